@@ -1,0 +1,73 @@
+"""The one home of time and randomness: everything else takes a Clock or a random.Random.
+
+Intervals (leases, idle times, backoff) use monotonic_s, which no clock step moves. Only what a
+client gave as a date (an asset's expiry) is judged by wall_s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def monotonic_s(self) -> float:
+        """Seconds since some fixed point; the same point for every process until the next boot."""
+        ...
+
+    def wall_s(self) -> float:
+        """Seconds since 1970-01-01 UTC, as the operator set the machine's clock."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic_s(self) -> float:
+        """See Clock."""
+        return time.monotonic()  # noqa: TID251 - this is its home
+
+    def wall_s(self) -> float:
+        """See Clock."""
+        return time.time()  # noqa: TID251 - this is its home
+
+    async def sleep(self, seconds: float) -> None:
+        """See Clock."""
+        await asyncio.sleep(seconds)
+
+
+class ManualClock:
+    """A clock for tests and simulations: stands still until it is moved."""
+
+    def __init__(self, monotonic_s: float = 1_000.0, wall_s: float = 1_800_000_000.0) -> None:
+        self._monotonic_s = monotonic_s
+        self._wall_s = wall_s
+
+    def monotonic_s(self) -> float:
+        """See Clock."""
+        return self._monotonic_s
+
+    def wall_s(self) -> float:
+        """See Clock."""
+        return self._wall_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Move both clocks on instead of waiting."""
+        self.advance(seconds)
+        await asyncio.sleep(0)
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._monotonic_s += seconds
+        self._wall_s += seconds
+
+    def step_wall(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as an operator or NTP may."""
+        self._wall_s += seconds

@@ -1,0 +1,83 @@
+"""Digests: the value that names a blob, and the hash functions behind it.
+
+Hot calls make thousands of these, so a Digest is a tuple of raw bytes; the text form is made only
+where a person or a resource name needs it.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import NamedTuple, Protocol
+
+import blake3
+
+HASH_BYTES = 32
+MAX_SIZE_BYTES = 2**63 - 1
+
+
+class DigestFunction(enum.IntEnum):
+    """Hash functions that this node stores under (values of REAPI v2 DigestFunction.Value)."""
+
+    SHA256 = 1
+    BLAKE3 = 9
+
+    @property
+    def wire_name(self) -> str:
+        """The lower-case name used in resource names, e.g. "blake3"."""
+        return self.name.lower()
+
+
+class Hasher(Protocol):
+    """The part of hashlib's interface that is used here."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> object:
+        """Take more bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the raw hash of the bytes taken so far."""
+        ...
+
+
+def new_hasher(function: DigestFunction) -> Hasher:
+    """Return a fresh hasher of this function."""
+    return hashlib.sha256() if function == DigestFunction.SHA256 else blake3.blake3()
+
+
+def hash_bytes(function: DigestFunction, data: bytes | memoryview) -> bytes:
+    """Return the raw 32-byte hash of data."""
+    if function == DigestFunction.SHA256:
+        return hashlib.sha256(data).digest()
+    return blake3.blake3(data).digest()
+
+
+class Digest(NamedTuple):
+    """A blob's name: raw hash (32 bytes), size in bytes, and the function that made the hash."""
+
+    hash: bytes
+    size_bytes: int
+    function: DigestFunction = DigestFunction.SHA256
+
+    @property
+    def hash_hex(self) -> str:
+        """The hash as 64 lower-case hex digits."""
+        return self.hash.hex()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this names the empty blob, which every store holds without being given it."""
+        return self.size_bytes == 0 and self.hash == _EMPTY_HASH[self.function]
+
+    def __str__(self) -> str:
+        text = f"{self.hash.hex()}/{self.size_bytes}"
+        return text if self.function == DigestFunction.SHA256 else f"blake3/{text}"
+
+
+_EMPTY_HASH = {function: hash_bytes(function, b"") for function in DigestFunction}
+EMPTY = Digest(_EMPTY_HASH[DigestFunction.SHA256], 0)
+
+
+def digest_of(data: bytes, function: DigestFunction = DigestFunction.SHA256) -> Digest:
+    """Return the digest that names data."""
+    return Digest(hash_bytes(function, data), len(data), function)

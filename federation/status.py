@@ -1,0 +1,78 @@
+"""The counters that every floor writes and that /metrics and `federation status` read.
+
+One Metrics object a process, with a registry of its own, so that several nodes can live in one
+test process. Label values come from closed sets only (method names, status names, kinds): no
+name that a client chose ever becomes a label, which keeps the number of series bounded.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """Everything this process counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        reg = self.registry
+        self.requests = Counter(
+            "federation_requests_total",
+            "Calls ended, by method and status",
+            ["method", "code"],
+            registry=reg,
+        )
+        self.request_seconds = Histogram(
+            "federation_request_seconds",
+            "Time from first byte to status",
+            ["method"],
+            buckets=_SECONDS,
+            registry=reg,
+        )
+        self.requests_running = Gauge(
+            "federation_requests_running", "Calls being answered now", registry=reg
+        )
+        self.bytes = Counter(
+            "federation_blob_bytes_total",
+            "Blob bytes moved, by direction (in, out)",
+            ["direction"],
+            registry=reg,
+        )
+        self.lookups = Counter(
+            "federation_lookups_total",
+            "Objects asked for, by kind (blob, action_result, asset) and result (hit, miss)",
+            ["kind", "result"],
+            registry=reg,
+        )
+        self.stored_bytes = Gauge(
+            "federation_stored_bytes", "Bytes held, index included", registry=reg
+        )
+        self.stored_blobs = Gauge("federation_stored_blobs", "Blobs held", registry=reg)
+        self.stored_entries = Gauge(
+            "federation_stored_entries", "Action results and assets held", registry=reg
+        )
+        self.quota_bytes = Gauge("federation_quota_bytes", "Effective quota", registry=reg)
+        self.evicted = Counter("federation_evicted_total", "Objects evicted", registry=reg)
+        self.evicted_bytes = Counter(
+            "federation_evicted_bytes_total", "Bytes evicted", registry=reg
+        )
+        self.quarantined = Counter(
+            "federation_quarantined_total", "Blobs found damaged and set aside", registry=reg
+        )
+        self.uploads_open = Gauge(
+            "federation_uploads_open", "Uploads begun and not ended", registry=reg
+        )
+        self.commit_seconds = Histogram(
+            "federation_commit_seconds",
+            "One catalogue transaction, begin to durable",
+            buckets=_SECONDS,
+            registry=reg,
+        )
+        self.loop_lag_seconds = Histogram(
+            "federation_event_loop_lag_seconds",
+            "How late the event loop ran a timer",
+            buckets=_SECONDS,
+            registry=reg,
+        )

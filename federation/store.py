@@ -1,0 +1,198 @@
+"""The contracts between services and whatever keeps blobs and index entries.
+
+Store is implemented by local storage, and later by remote servers and pull-through; every
+implementation passes tests/store/. Index is the same for action results and assets.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from federation.digest import Digest
+from federation.errors import FederationError
+
+CHUNK_BYTES = 2 * 1024 * 1024
+SMALL_BLOB_BYTES = 4 * 1024 * 1024  # most that read_small and write_small take as one blob
+
+Chunks = AsyncIterator[bytes]
+
+
+class Source(enum.IntEnum):
+    """Who gave us an object; kept in the change log."""
+
+    CLIENT = 0
+    UPSTREAM = 1
+    PEER = 2
+
+
+class Provenance(NamedTuple):
+    """Where an object came from: who, and the node ids it passed, oldest first."""
+
+    source: Source = Source.CLIENT
+    via: tuple[str, ...] = ()
+
+
+FROM_CLIENT = Provenance()
+
+
+class Ingest(Protocol):
+    """One blob being received. Nothing of it is visible before commit() returned.
+
+    Exactly one of commit and abort ends it; both are safe after a failure of append.
+    """
+
+    @property
+    def digest(self) -> Digest:
+        """What the bytes must turn out to be."""
+        ...
+
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes append has taken."""
+        ...
+
+    async def append(self, data: bytes) -> None:
+        """Take the next bytes; returns when they are hashed and handed to the disk or buffered.
+
+        Raises:
+            DigestMismatch: more bytes than the digest's size. Raised before any are written.
+            StorageFull: no room.
+        """
+        ...
+
+    async def commit(self) -> bool:
+        """Verify, make durable, make visible. True: stored; False: it was already there.
+
+        Raises:
+            DigestMismatch: too few bytes, or other bytes than the digest names; nothing is kept.
+            StorageFull, StorageFailed: nothing is kept.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Drop what was received. Never raises; safe to call twice and after commit."""
+        ...
+
+
+class Store(Protocol):
+    """Blobs by digest. The empty blob is always held. All methods are safe to call concurrently
+    and to cancel: a cancelled write stores all or nothing.
+    """
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """Return those that are not held; the others are leased (not evicted for a lease period).
+
+        Raises SourceUnavailable when a remote store does not answer; a local one never raises.
+        """
+        ...
+
+    def open_read(
+        self, digest: Digest, *, offset: int = 0, limit: int | None = None, chunk_bytes: int = 0
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """Stream bytes offset..offset+limit of the blob (limit None: to its end).
+
+        Yields non-empty chunks of at most CHUNK_BYTES. Entering settles whether the blob is here,
+        so the caller may still try another source.
+
+        Raises on entry:
+            BlobNotFound: the store answered and does not hold it.
+            SourceUnavailable: the store did not answer; absence is unknown.
+            OffsetOutside: not in 0..digest.size_bytes (google.bytestream ReadRequest).
+        Raises while iterating: SourceUnavailable, BlobDamaged (before the last chunk).
+        """
+        ...
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """Store one blob: verified, durable and visible on return. False: it was already there.
+
+        Raises DigestMismatch, BlobTooLarge, StorageFull, StorageFailed, or what chunks raises; in
+        each case nothing of this write is kept.
+        """
+        ...
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """Return each blob's bytes, None where it is not held or found damaged.
+
+        For batches: one hop for all of them. Leases what it returns.
+        """
+        ...
+
+    async def write_small(
+        self,
+        blobs: Sequence[tuple[Digest, bytes]],
+        *,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> list[FederationError | None]:
+        """Store a batch in one durable step; per blob None (held now) or why it was refused."""
+        ...
+
+
+class LocalStore(Store, Protocol):
+    """What services need beyond Store from the node's own storage."""
+
+    def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> Ingest:
+        """Start receiving a blob; reserves its size.
+
+        Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
+        """
+        ...
+
+    def presence_epoch(self) -> int:
+        """A number that changes whenever anything that was held is gone, in any process.
+
+        What was found present under one epoch is still present while the epoch is the same.
+        """
+        ...
+
+
+class EntryKind(enum.IntEnum):
+    """The three kinds of index entries; they never mix, even under one name."""
+
+    ACTION_RESULT = 1
+    ASSET_BLOB = 2
+    ASSET_DIRECTORY = 3
+
+
+class EntryKey(NamedTuple):
+    """Where an index entry lives: kind, REAPI instance name, and a name unique within both.
+
+    The name of an action result is function byte + hash + size (8 bytes, big-endian); that of an
+    asset is the SHA-256 of its URI with its sorted qualifiers (wire/asset_key.py).
+    """
+
+    kind: EntryKind
+    instance: str
+    name: bytes
+
+
+class Entry(NamedTuple):
+    """An index entry as stored: value is the serialized message exactly as its client sent it."""
+
+    key: EntryKey
+    value: bytes
+    label: str  # for people and rules: the URI, or the action's digest
+    stored_at_s: float = 0.0  # wall clock; set by put
+    expires_at_s: float | None = None  # wall clock; None: never
+
+
+class Index(Protocol):
+    """Action results and assets by key."""
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        """Return each entry as stored, expired ones too; None where there is none.
+
+        Marks the found ones as used. Raises SourceUnavailable when a remote does not answer.
+        """
+        ...
+
+    async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
+        """Store all entries durably in one step; the last write of a key wins.
+
+        Raises StorageFull, StorageFailed: none of them is stored.
+        """
+        ...

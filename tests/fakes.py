@@ -1,0 +1,122 @@
+"""In-memory stand-ins that keep the contracts of federation.store; tests/store/ proves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+
+from federation.clock import Clock, ManualClock
+from federation.digest import Digest, hash_bytes
+from federation.errors import BlobNotFound, DigestMismatch, FederationError, OffsetOutside
+from federation.store import CHUNK_BYTES, FROM_CLIENT, Chunks, Entry, EntryKey, Provenance
+
+
+class MemoryIngest:
+    def __init__(self, store: MemoryStore, digest: Digest) -> None:
+        self._store = store
+        self.digest = digest
+        self._data = bytearray()
+
+    @property
+    def received_bytes(self) -> int:
+        return len(self._data)
+
+    async def append(self, data: bytes) -> None:
+        if len(self._data) + len(data) > self.digest.size_bytes:
+            raise DigestMismatch(self.digest, "more bytes were sent")
+        self._data += data
+
+    async def commit(self) -> bool:
+        return self._store.add(self.digest, bytes(self._data))
+
+    async def abort(self) -> None:
+        self._data.clear()
+
+
+class MemoryStore:
+    """Holds blobs in a dict. `blobs` may be changed by tests; bump `epoch` after a removal."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[Digest, bytes] = {}
+        self.epoch = 0
+        self.leased: set[Digest] = set()
+
+    def add(self, digest: Digest, data: bytes) -> bool:
+        if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash:
+            raise DigestMismatch(digest, "other bytes were sent")
+        new = digest not in self.blobs and not digest.is_empty
+        if new:
+            self.blobs[digest] = data
+        return new
+
+    def remove(self, digest: Digest) -> None:
+        del self.blobs[digest]
+        self.epoch += 1
+
+    def _get(self, digest: Digest) -> bytes | None:
+        return b"" if digest.is_empty else self.blobs.get(digest)
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        missing = {d for d in digests if self._get(d) is None}
+        self.leased.update(set(digests) - missing)
+        return missing
+
+    @asynccontextmanager
+    async def open_read(
+        self, digest: Digest, *, offset: int = 0, limit: int | None = None, chunk_bytes: int = 0
+    ) -> AsyncIterator[Chunks]:
+        data = self._get(digest)
+        if data is None:
+            raise BlobNotFound(digest)
+        if not 0 <= offset <= digest.size_bytes:
+            raise OffsetOutside(digest, offset)
+        end = len(data) if limit is None else min(len(data), offset + limit)
+        step = chunk_bytes or CHUNK_BYTES
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for at in range(offset, end, step):
+                yield data[at : min(at + step, end)]
+
+        yield chunks()
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        ingest = self.begin(digest, provenance=provenance)
+        async for chunk in chunks:
+            await ingest.append(chunk)
+        return await ingest.commit()
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        return [self._get(d) for d in digests]
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT
+    ) -> list[FederationError | None]:
+        outcome: list[FederationError | None] = []
+        for digest, data in blobs:
+            try:
+                self.add(digest, data)
+                outcome.append(None)
+            except DigestMismatch as error:
+                outcome.append(error)
+        return outcome
+
+    def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> MemoryIngest:
+        return MemoryIngest(self, digest)
+
+    def presence_epoch(self) -> int:
+        return self.epoch
+
+
+class MemoryIndex:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.entries: dict[EntryKey, Entry] = {}
+        self._clock = clock or ManualClock()
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        return [self.entries.get(key) for key in keys]
+
+    async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
+        for entry in entries:
+            self.entries[entry.key] = entry._replace(stored_at_s=self._clock.wall_s())
