@@ -7,41 +7,34 @@ complaints into messages with file and line.
 from __future__ import annotations
 
 import os
-import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
-_SIZE_UNIT = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_DURATION_UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+from federation.config_values import (
+    AddressText,
+    Count,
+    Duration,
+    FilePath,
+    Flag,
+    Name,
+    Share,
+    Size,
+    format_size,
+    parse_address,
+)
+from federation.errors import ConfigError
 
-
-def parse_size(value: Any) -> Any:
-    """Turn "10G", "16K" or a number of bytes into bytes (units are powers of 1024)."""
-    if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            raise ValueError("a size is a number with K, M, G or T behind it, e.g. 500G")
-        return int(float(match[1]) * _SIZE_UNIT[match[2].upper()])
-    return value
-
-
-def parse_duration(value: Any) -> Any:
-    """Turn "90s", "10m", "1h", "200ms" or a number of seconds into seconds."""
-    if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError("a duration is a number with ms, s, m, h or d behind it, e.g. 90s")
-        return float(match[1]) * _DURATION_UNIT_S[match[2] or "s"]
-    return value
-
-
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
-Duration = Annotated[float, BeforeValidator(parse_duration), Field(ge=0)]
+FRAMING_BYTES = 2**16  # room in a message for what surrounds a batch's blob bytes
 
 
 class Section(BaseModel):
@@ -53,27 +46,41 @@ class Section(BaseModel):
         alias_generator=lambda name: name.replace("_", "-"),
         validate_by_name=True,
         validate_by_alias=True,
+        validate_default=True,  # a default may clash with a value that was given
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_defaults(cls, value: Any) -> Any:
+        return {} if value is None else value
 
 
 def default_data_dir() -> Path:
-    """Return the folder of the XDG base directory specification for this program's data."""
-    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(home) / "federation"
+    """Return the folder of the XDG base directory specification for this program's data.
+
+    Raises ConfigError where there is no home folder.
+    """
+    home = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if home.is_absolute():  # the specification says to ignore a relative one
+        return home / "federation"
+    try:
+        return Path.home() / ".local" / "share" / "federation"
+    except RuntimeError:
+        raise ConfigError("this user has no home folder: say where to store (data-dir)") from None
 
 
 class Tls(Section):
     """What a listener shows its clients."""
 
-    server_cert: Path = Field(description="PEM file: the server's certificate, then its chain")
-    server_key: Path = Field(description="PEM file: the certificate's private key")
+    server_cert: FilePath = Field(description="PEM file: the server's certificate, then its chain")
+    server_key: FilePath = Field(description="PEM file: the certificate's private key")
 
 
 class Listener(Section):
     """One address that gRPC is served on."""
 
-    address: str = Field(description="host:port; port 0 picks a free one")
-    push: bool = Field(default=False, description="whether callers may write")
+    address: AddressText = Field(description="host:port; port 0 picks a free one")
+    push: Flag = Field(default=False, description="whether callers may write")
     tls: Tls | None = Field(default=None, description="without it the listener is plain text")
 
 
@@ -87,16 +94,16 @@ class Storage(Section):
     """How much is kept, and how."""
 
     quota: Size | None = Field(
-        default=None, description="most bytes kept; default: the disk less its reserve"
+        default=None, gt=0, description="most bytes kept; default: the disk less its reserve"
     )
     reserve: Size = Field(
         default=2 * 2**30, description="free disk left to others (at most 5 % of a small disk)"
     )
-    high_watermark: float = Field(
-        default=0.95, gt=0, le=1, description="share of the quota at which eviction starts"
+    high_watermark: Share = Field(
+        default=0.95, description="share of the quota at which eviction starts"
     )
-    low_watermark: float = Field(
-        default=0.90, gt=0, le=1, description="share of the quota at which eviction stops"
+    low_watermark: Share = Field(
+        default=0.90, description="share of the quota at which eviction stops"
     )
     inline_max: Size = Field(
         default=16 * 2**10, le=2**20, description="largest blob kept inside the catalogue"
@@ -108,25 +115,55 @@ class Storage(Section):
     verify_after: Duration = Field(
         default=86400.0, description="a blob not verified for this long is verified when read"
     )
-    log_max_rows: int = Field(default=5_000_000, ge=1000, description="most rows of the change log")
-    scrub: Scrub = Scrub()
+    log_max_rows: Count = Field(
+        default=5_000_000, ge=1000, description="most rows of the change log"
+    )
+    scrub: Scrub = Field(default=Scrub(), description="re-reading of stored blobs")
+
+    @field_validator("low_watermark")
+    @classmethod
+    def _below_high(cls, low: float, info: ValidationInfo) -> float:
+        high = info.data.get("high_watermark")
+        if high is not None and low >= high:
+            raise ValueError(f"low-watermark ({low}) must be below high-watermark ({high})")
+        return low
+
+    @field_validator("max_blob")
+    @classmethod
+    def _at_least_inline(cls, max_blob: int, info: ValidationInfo) -> int:
+        inline_max = info.data.get("inline_max")
+        if inline_max is not None and max_blob < inline_max:
+            raise ValueError(
+                f"max-blob ({format_size(max_blob)}) must be at least inline-max "
+                f"({format_size(inline_max)})"
+            )
+        return max_blob
 
 
 class Limits(Section):
     """Bounds on what clients can make the node hold."""
 
     message: Size = Field(
-        default=8 * 2**20, ge=2**22 + 2**16, description="largest message received"
+        default=8 * 2**20,
+        ge=2**22 + 2**16,
+        le=2**30,
+        description="largest message received",
     )
     batch_total: Size = Field(
         default=4 * 2**20 - 2**16,
         ge=2**16,
         description="most blob bytes in one batch call, as Capabilities report it",
     )
-    streams: int = Field(default=1000, ge=1, description="calls answered at once, over all clients")
-    streams_per_connection: int = Field(default=500, ge=1, description="calls at once on one")
-    connections: int = Field(default=2000, ge=1, description="connections open at once")
-    uploads: int = Field(default=2000, ge=1, description="uploads begun and not ended")
+    streams: Count = Field(
+        default=1000, ge=1, le=2**31 - 1, description="calls answered at once on each listener"
+    )
+    streams_per_connection: Count = Field(
+        default=500, ge=1, le=2**31 - 1, description="calls open at once on one connection"
+    )
+    connections: Count = Field(
+        default=2000, ge=1, le=2**31 - 1, description="connections open at once on each listener"
+    )
+    uploads: Count = Field(default=2000, ge=1, description="uploads begun and not ended")
     upload_idle: Duration = Field(
         default=600.0, gt=0, description="an upload without a byte for this long is dropped"
     )
@@ -136,31 +173,46 @@ class Limits(Section):
     buffer_memory: Size = Field(
         default=256 * 2**20, ge=2**23, description="blob bytes held in memory at once"
     )
-    threads: int = Field(default=8, ge=1, le=256, description="threads for disk and hashing")
+    threads: Count = Field(default=8, ge=1, le=256, description="threads for disk and hashing")
     request_time: Duration = Field(
         default=60.0, gt=0, description="longest a call without a stream may take"
     )
-    tree_directories: int = Field(
+    tree_directories: Count = Field(
         default=1_000_000, ge=1, description="most directories of one tree that are walked"
     )
-    closure_blobs: int = Field(
+    closure_blobs: Count = Field(
         default=2_000_000, ge=1, description="most blobs that one action result or asset may name"
     )
     drain: Duration = Field(
         default=30.0, description="how long running calls may go on after SIGTERM"
     )
 
+    @field_validator("batch_total")
+    @classmethod
+    def _fits_in_a_message(cls, batch_total: int, info: ValidationInfo) -> int:
+        message = info.data.get("message")
+        if message is not None and batch_total + FRAMING_BYTES > message:
+            raise ValueError(
+                f"batch-total ({format_size(batch_total)}) must be at least "
+                f"{format_size(FRAMING_BYTES)} below message ({format_size(message)})"
+            )
+        return batch_total
+
 
 class Http(Section):
     """The HTTP listener: metrics and health."""
 
-    address: str | None = Field(default="127.0.0.1:8981", description="host:port; null: none")
+    address: AddressText | None = Field(
+        default="127.0.0.1:8981", description="host:port; null: none"
+    )
 
 
 class Log(Section):
     """What is written to standard error, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe events written; debug: one line per request"
+    )
     format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, JSON otherwise"
     )
@@ -169,12 +221,38 @@ class Log(Section):
 class Config(Section):
     """The whole file."""
 
-    node_name: str = Field(default_factory=socket.gethostname, min_length=1, max_length=100)
-    data_dir: Path = Field(default_factory=default_data_dir)
-    listeners: list[Listener] = Field(
-        default=[Listener(address="127.0.0.1:8980", push=True)], min_length=1
+    node_name: Name = Field(
+        default_factory=socket.gethostname,
+        description="what people call this node; default: the host name",
     )
-    storage: Storage = Storage()
-    limits: Limits = Limits()
-    http: Http = Http()
-    log: Log = Log()
+    data_dir: FilePath = Field(
+        default_factory=default_data_dir,
+        description="where everything is stored; default: federation/ in the XDG data directory",
+    )
+    listeners: list[Listener] = Field(
+        default=[Listener(address="127.0.0.1:8980", push=True)],
+        min_length=1,
+        max_length=64,
+        description="the addresses that gRPC is served on",
+    )
+    storage: Storage = Field(default=Storage(), description="how much is kept, and how")
+    limits: Limits = Field(default=Limits(), description="bounds on what clients can use up")
+    http: Http = Field(default=Http(), description="metrics and health over HTTP")
+    log: Log = Field(default=Log(), description="what is written to standard error")
+
+    @field_validator("listeners")
+    @classmethod
+    def _different_addresses(cls, listeners: list[Listener]) -> list[Listener]:
+        fixed = [x.address for x in listeners if parse_address(x.address).port]
+        for address in fixed:
+            if fixed.count(address) > 1:
+                raise ValueError(f"two listeners have the address {address}")
+        return listeners
+
+    @field_validator("http")
+    @classmethod
+    def _not_a_listener(cls, http: Http, info: ValidationInfo) -> Http:
+        taken = [x.address for x in info.data.get("listeners", [])]
+        if http.address and http.address in taken and parse_address(http.address).port:
+            raise ValueError(f"a listener has the address {http.address} already")
+        return http
