@@ -7,7 +7,7 @@ implementation passes tests/store/. Index is the same for action results and ass
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -18,6 +18,7 @@ CHUNK_BYTES = 2 * 1024 * 1024
 SMALL_BLOB_BYTES = 4 * 1024 * 1024  # most that read_small and write_small take as one blob
 
 Chunks = AsyncIterator[bytes]
+NextBytes = Callable[[], int]
 
 
 class Source(enum.IntEnum):
@@ -90,12 +91,20 @@ class Store(Protocol):
         ...
 
     def open_read(
-        self, digest: Digest, *, offset: int = 0, limit: int | None = None, chunk_bytes: int = 0
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
     ) -> AbstractAsyncContextManager[Chunks]:
         """Stream bytes offset..offset+limit of the blob (limit None: to its end).
 
-        Yields non-empty chunks of at most CHUNK_BYTES. Entering settles whether the blob is here,
-        so the caller may still try another source.
+        Yields non-empty chunks of at most CHUNK_BYTES. next_bytes, where given, is asked on the
+        event loop right before each chunk is read for the most bytes that it may have (at least
+        1), so that a reader's speed can set the size. At most one chunk is read ahead.
+
+        Entering settles whether the blob is here, so the caller may still try another source.
 
         Raises on entry:
             BlobNotFound: the store answered and does not hold it.

@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager
 from federation.clock import Clock, ManualClock
 from federation.digest import Digest, hash_bytes
 from federation.errors import BlobNotFound, DigestMismatch, FederationError, OffsetOutside
-from federation.store import CHUNK_BYTES, FROM_CLIENT, Chunks, Entry, EntryKey, Provenance
+from federation.store import (
+    CHUNK_BYTES,
+    FROM_CLIENT,
+    Chunks,
+    Entry,
+    EntryKey,
+    NextBytes,
+    Provenance,
+)
 
 
 class MemoryIngest:
@@ -63,7 +71,12 @@ class MemoryStore:
 
     @asynccontextmanager
     async def open_read(
-        self, digest: Digest, *, offset: int = 0, limit: int | None = None, chunk_bytes: int = 0
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
     ) -> AsyncIterator[Chunks]:
         data = self._get(digest)
         if data is None:
@@ -71,11 +84,13 @@ class MemoryStore:
         if not 0 <= offset <= digest.size_bytes:
             raise OffsetOutside(digest, offset)
         end = len(data) if limit is None else min(len(data), offset + limit)
-        step = chunk_bytes or CHUNK_BYTES
 
         async def chunks() -> AsyncIterator[bytes]:
-            for at in range(offset, end, step):
-                yield data[at : min(at + step, end)]
+            at = offset
+            while at < end:
+                step = min(next_bytes() if next_bytes else CHUNK_BYTES, CHUNK_BYTES, end - at)
+                yield data[at : at + step]
+                at += step
 
         yield chunks()
 

@@ -1,0 +1,261 @@
+"""What every call passes through: rights, time limits, counting, logging, errors to statuses.
+
+One wrapper around each handler; interceptors cost more. Requests and responses are raw bytes, so
+that a service decides itself how it reads them. Nothing here knows what a method does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import grpc
+import structlog
+
+from federation.clock import Clock
+from federation.config import Limits
+from federation.errors import NotAllowed, Stalled
+from federation.services.log_limit import LogLimit
+from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, Outcome, outcome_of
+from federation.status import Metrics
+
+_log = structlog.get_logger(__name__)
+_ABORT_S = 5.0  # a status that a peer does not take for this long is not waited for
+
+_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What the wrapper needs; one for each listener, since rights differ."""
+
+    metrics: Metrics
+    limits: Limits
+    clock: Clock
+    may_push: bool
+    log_limit: LogLimit
+
+
+class Call(NamedTuple):
+    """One running call, as services see it.
+
+    context must not be touched once the handler has ended: grpc frees what is behind it, and
+    asking for the peer then crashes the process. That is why peer is read at the beginning.
+    """
+
+    context: Context
+    method: str  # "package.Service/Method"
+    may_push: bool
+    peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
+
+
+class RequestStream:
+    """The messages of a client stream."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def next(self, timeout_s: float) -> bytes | None:
+        """Return the next message, None after the client's half-close.
+
+        Raises Stalled when none comes for timeout_s; the stream cannot be read after that.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                message = await self._context.read()
+        except TimeoutError:
+            raise Stalled(f"no message for {timeout_s:g} s") from None
+        return None if message is _EOF else message
+
+
+class Unary(NamedTuple):
+    """One request, one response."""
+
+    handler: Callable[[bytes, Call], Awaitable[bytes]]
+    writes: bool = False
+
+
+class ServerStream(NamedTuple):
+    """One request, many responses. The handler is an async generator function."""
+
+    handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
+    writes: bool = False
+
+
+class ClientStream(NamedTuple):
+    """Many requests, one response."""
+
+    handler: Callable[[RequestStream, Call], Awaitable[bytes]]
+    writes: bool = False
+
+
+Method = Unary | ServerStream | ClientStream
+
+
+class Service(Protocol):
+    """One gRPC service."""
+
+    @property
+    def name(self) -> str:
+        """Its full name, e.g. "google.bytestream.ByteStream"."""
+        ...
+
+    def methods(self) -> Mapping[str, Method]:
+        """Its methods by name; one that is not here is UNIMPLEMENTED."""
+        ...
+
+
+def handlers(
+    services: Sequence[Service], runtime: Runtime
+) -> list[grpc.GenericRpcHandler[bytes, bytes]]:
+    """Return what grpc.aio.Server.add_generic_rpc_handlers takes."""
+    return [_generic_handler(service, runtime) for service in services]
+
+
+def _generic_handler(service: Service, runtime: Runtime) -> grpc.GenericRpcHandler[bytes, bytes]:
+    wrapped = {
+        name: _wrap(_Wrapper(f"{service.name}/{name}", method.writes, runtime), method)
+        for name, method in service.methods().items()
+    }
+    return grpc.method_handlers_generic_handler(service.name, wrapped)
+
+
+def _wrap(wrapper: _Wrapper, method: Method) -> Any:
+    if isinstance(method, Unary):
+        return grpc.unary_unary_rpc_method_handler(wrapper.unary(method.handler))
+    if isinstance(method, ServerStream):
+        return grpc.unary_stream_rpc_method_handler(wrapper.server_stream(method.handler))
+    return grpc.stream_unary_rpc_method_handler(wrapper.client_stream(method.handler))
+
+
+class _Wrapper:
+    """The parts that all calls of one method share."""
+
+    def __init__(self, method: str, writes: bool, runtime: Runtime) -> None:
+        self._method = method
+        self._refused = writes and not runtime.may_push
+        self._runtime = runtime
+        self._seconds = runtime.metrics.request_seconds.labels(method=method)
+        self._running = runtime.metrics.requests_running
+        self._counts: dict[str, Any] = {}
+
+    def unary(self, handler: Callable[[bytes, Call], Awaitable[bytes]]) -> Any:
+        limit_s = self._runtime.limits.request_time
+
+        async def serve(request: bytes, context: Context) -> bytes:
+            async def answer(call: Call) -> bytes:
+                async with _time_limit(limit_s):
+                    return await handler(request, call)
+
+            return await self._guard(answer, context)
+
+        return serve
+
+    def client_stream(self, handler: Callable[[RequestStream, Call], Awaitable[bytes]]) -> Any:
+        async def serve(_requests: object, context: Context) -> bytes:
+            async def answer(call: Call) -> bytes:
+                return await handler(RequestStream(context), call)
+
+            return await self._guard(answer, context)
+
+        return serve
+
+    def server_stream(self, handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]) -> Any:
+        stall_s = self._runtime.limits.stall
+
+        async def serve(request: bytes, context: Context) -> None:
+            async def answer(call: Call) -> bytes:
+                await _send_all(handler(request, call), context, stall_s)
+                return b""
+
+            await self._guard(answer, context)
+
+        return serve
+
+    async def _guard(self, answer: Callable[[Call], Awaitable[bytes]], context: Context) -> bytes:
+        """Run one call; every way in which it can end is counted and logged here."""
+        started_s = self._runtime.clock.monotonic_s()
+        call = Call(context, self._method, self._runtime.may_push, context.peer())
+        outcome = _CANCELLED
+        self._running.inc()
+        try:
+            self._check_rights()
+            response = await answer(call)
+            outcome = OK
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a call
+            outcome = outcome_of(error) or self._unforeseen(error)
+        else:
+            return response
+        finally:
+            self._running.dec()
+            self._ended(outcome, self._runtime.clock.monotonic_s() - started_s, call.peer)
+        await _abort(context, outcome)
+        return b""
+
+    def _check_rights(self) -> None:
+        if self._refused:
+            raise NotAllowed(f"this listener does not take writes ({self._method})")
+
+    def _unforeseen(self, error: Exception) -> Outcome:
+        if (held_back := self._runtime.log_limit.take()) is not None:
+            _log.error("call_failed", method=self._method, held_back=held_back, exc_info=error)
+        return INTERNAL
+
+    def _ended(self, outcome: Outcome, seconds: float, peer: str) -> None:
+        code = outcome.code.name
+        counter = self._counts.get(code)
+        if counter is None:
+            counter = self._runtime.metrics.requests.labels(method=self._method, code=code)
+            self._counts[code] = counter
+        counter.inc()
+        self._seconds.observe(seconds)
+        facts = {"method": self._method, "code": code, "seconds": round(seconds, 6)}
+        if outcome.message:
+            facts["message"] = outcome.message
+        if outcome.code is grpc.StatusCode.OK:
+            _log.debug("request", peer=peer, **facts)
+        elif (held_back := self._runtime.log_limit.take()) is not None:
+            # A flood of bad requests must not become a flood of lines.
+            level = _log.warning if outcome.code in TROUBLE_HERE else _log.debug
+            level("request", peer=peer, held_back=held_back, **facts)
+
+
+_CANCELLED = Outcome(grpc.StatusCode.CANCELLED, "")
+
+
+@asynccontextmanager
+async def _time_limit(limit_s: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(limit_s) as scope:
+            yield
+    except TimeoutError:
+        if scope.expired():
+            raise Stalled(f"the call took longer than {limit_s:g} s") from None
+        raise
+
+
+async def _send_all(
+    messages: AsyncGenerator[bytes, None], context: Context, stall_s: float
+) -> None:
+    """Write each message; one that the reader does not take for stall_s ends the call."""
+    async with aclosing(messages):
+        async for message in messages:
+            try:
+                async with asyncio.timeout(stall_s):
+                    await context.write(message)
+            except TimeoutError:
+                raise Stalled(f"the reader took nothing for {stall_s:g} s") from None
+
+
+async def _abort(context: Context, outcome: Outcome) -> None:
+    """Send a status other than OK, for a bounded time: a stalled reader may never take it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ABORT_S):
+            await context.abort(outcome.code, outcome.message)

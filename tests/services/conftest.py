@@ -1,0 +1,78 @@
+"""A real server in the process: grpc.aio on port 0, the given services, a channel to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+import pytest
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc as re_grpc
+from federation._proto.google.bytestream import bytestream_pb2_grpc
+from federation.clock import Clock, SystemClock
+from federation.config import Limits
+from federation.services.log_limit import LogLimit
+from federation.services.rpc import Runtime, Service, handlers
+from federation.status import Metrics
+from tests.fakes import MemoryStore
+
+
+@dataclass
+class Served:
+    """A running server and one channel to it."""
+
+    channel: grpc.aio.Channel
+    port: int
+    metrics: Metrics
+    server: grpc.aio.Server
+
+    @property
+    def cas(self) -> re_grpc.ContentAddressableStorageStub:
+        return re_grpc.ContentAddressableStorageStub(self.channel)
+
+    @property
+    def bytestream(self) -> bytestream_pb2_grpc.ByteStreamStub:
+        return bytestream_pb2_grpc.ByteStreamStub(self.channel)
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+Serve = Callable[..., Awaitable[Served]]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Start a server: await serve(service, ..., limits=, may_push=, metrics=, clock=)."""
+    running: list[Served] = []
+
+    async def start(
+        *services: Service,
+        limits: Limits | None = None,
+        may_push: bool = True,
+        metrics: Metrics | None = None,
+        clock: Clock | None = None,
+    ) -> Served:
+        limits, metrics = limits or Limits(), metrics or Metrics()
+        clock = clock or SystemClock()
+        server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
+        runtime = Runtime(metrics, limits, clock, may_push, LogLimit(clock))
+        server.add_generic_rpc_handlers(handlers(services, runtime))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        channel = grpc.aio.insecure_channel(
+            f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
+        )
+        running.append(Served(channel, port, metrics, server))
+        return running[-1]
+
+    yield start
+    for one in running:
+        await one.channel.close()
+        await one.server.stop(grace=0)
