@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import grpc
@@ -19,26 +19,30 @@ from federation.clock import Clock
 from federation.config import Limits
 from federation.errors import NotAllowed, Stalled
 from federation.services.log_limit import LogLimit
+from federation.services.memory_budget import MemoryBudget
+from federation.services.request_stream import RequestStream
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, Outcome, outcome_of
 from federation.status import Metrics
 
 _log = structlog.get_logger(__name__)
 _ABORT_S = 5.0  # a status that a peer does not take for this long is not waited for
 
-_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
-
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Runtime:
-    """What the wrapper needs; one for each listener, since rights differ."""
+    """What the wrapper needs; one for each listener, since rights differ. They share a budget."""
 
     metrics: Metrics
     limits: Limits
     clock: Clock
     may_push: bool
-    log_limit: LogLimit
+    budget: MemoryBudget
+    log_limit: LogLimit = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log_limit = LogLimit(self.clock)
 
 
 class Call(NamedTuple):
@@ -52,27 +56,6 @@ class Call(NamedTuple):
     method: str  # "package.Service/Method"
     may_push: bool
     peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
-
-
-class RequestStream:
-    """The messages of a client stream."""
-
-    __slots__ = ("_context",)
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    async def next(self, timeout_s: float) -> bytes | None:
-        """Return the next message, None after the client's half-close.
-
-        Raises Stalled when none comes for timeout_s; the stream cannot be read after that.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                message = await self._context.read()
-        except TimeoutError:
-            raise Stalled(f"no message for {timeout_s:g} s") from None
-        return None if message is _EOF else message
 
 
 class Unary(NamedTuple):
@@ -161,7 +144,8 @@ class _Wrapper:
     def client_stream(self, handler: Callable[[RequestStream, Call], Awaitable[bytes]]) -> Any:
         async def serve(_requests: object, context: Context) -> bytes:
             async def answer(call: Call) -> bytes:
-                return await handler(RequestStream(context), call)
+                with closing(RequestStream(context.read, self._runtime.budget)) as requests:
+                    return await handler(requests, call)
 
             return await self._guard(answer, context)
 

@@ -12,7 +12,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.google.bytestream import bytestream_pb2_grpc
 from federation.clock import Clock, SystemClock
 from federation.config import Limits
-from federation.services.log_limit import LogLimit
+from federation.services.memory_budget import MemoryBudget
 from federation.services.rpc import Runtime, Service, handlers
 from federation.status import Metrics
 from tests.fakes import MemoryStore
@@ -58,11 +58,13 @@ async def serve() -> AsyncIterator[Serve]:
         may_push: bool = True,
         metrics: Metrics | None = None,
         clock: Clock | None = None,
+        budget: MemoryBudget | None = None,
     ) -> Served:
         limits, metrics = limits or Limits(), metrics or Metrics()
         clock = clock or SystemClock()
+        budget = budget or MemoryBudget(limits.buffer_memory)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
-        runtime = Runtime(metrics, limits, clock, may_push, LogLimit(clock))
+        runtime = Runtime(metrics, limits, clock, may_push, budget)
         server.add_generic_rpc_handlers(handlers(services, runtime))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

@@ -12,7 +12,8 @@ from federation.clock import ManualClock
 from federation.config import Limits
 from federation.digest import EMPTY
 from federation.services.log_limit import LogLimit
-from federation.services.rpc import Call, ClientStream, Method, RequestStream, ServerStream, Unary
+from federation.services.request_stream import RequestStream
+from federation.services.rpc import Call, ClientStream, Method, ServerStream, Unary
 from federation.services.status_codes import clean, outcome_of
 from tests.services.conftest import Serve, Served
 

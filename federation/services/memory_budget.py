@@ -1,0 +1,29 @@
+"""The bound on blob bytes held in memory over all streams (limits.buffer-memory).
+
+Nobody waits for it: whoever finds no room does with its small minimum instead (one message of an
+upload, a chunk of 64 KiB of a read), so a full budget slows streams down and blocks none.
+"""
+
+from __future__ import annotations
+
+
+class MemoryBudget:
+    """Bytes that may still be held."""
+
+    def __init__(self, total_bytes: int) -> None:
+        self.total_bytes = total_bytes
+        self.used_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<MemoryBudget {self.used_bytes} of {self.total_bytes} bytes used>"
+
+    def try_take(self, size_bytes: int) -> bool:
+        """Take this much if there is room; what was taken has to be given back."""
+        if self.used_bytes + size_bytes > self.total_bytes:
+            return False
+        self.used_bytes += size_bytes
+        return True
+
+    def give_back(self, size_bytes: int) -> None:
+        """Return what try_take gave."""
+        self.used_bytes -= size_bytes

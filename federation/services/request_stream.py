@@ -1,0 +1,121 @@
+"""The messages of a client stream, read ahead within bounds.
+
+A pump task reads them and the handler takes them from a queue: the next message is received while
+the handler works on the last. The pump also is what makes time limits and cancellation safe: grpc
+keeps a pointer into the object behind a pending read, which cancelling the read would free. So a
+read is never cancelled; it ends by itself when the call does, and the pump with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import grpc
+
+from federation.errors import Stalled
+from federation.services.memory_budget import MemoryBudget
+
+AHEAD_BYTES = 2**20
+AHEAD_MESSAGES = 256  # bounds what many tiny messages cost in objects
+_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
+
+_pumps: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
+
+
+class RequestStream:
+    """The messages of one call, in order."""
+
+    def __init__(self, read: Callable[[], Awaitable[object]], budget: MemoryBudget) -> None:
+        self._read = read
+        self._budget = budget
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._budgeted_bytes = 0  # the part of the queue that the budget knows of
+        self._ended = False
+        self._closed = False
+        self._started = False
+        self._arrived: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "open"
+        return f"<RequestStream {len(self._queue)} queued, {self._queued_bytes} bytes, {state}>"
+
+    async def next(self, timeout_s: float) -> bytes | None:
+        """Return the next message, None after the client's half-close.
+
+        Raises Stalled when none comes for timeout_s.
+        """
+        self._start()
+        while not self._queue:
+            if self._ended:
+                return None
+            self._arrived = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived
+            except TimeoutError:
+                raise Stalled(f"no message came for {timeout_s:g} s") from None
+        message = self._queue.popleft()
+        self._queued_bytes -= len(message)
+        self._give_back(min(self._budgeted_bytes, len(message)))
+        _wake(self._room)
+        return message
+
+    def close(self) -> None:
+        """Drop what is queued; called when the handler has ended."""
+        self._closed = True
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._give_back(self._budgeted_bytes)
+        _wake(self._room)
+
+    def _give_back(self, size_bytes: int) -> None:
+        self._budgeted_bytes -= size_bytes
+        self._budget.give_back(size_bytes)
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            task = asyncio.get_running_loop().create_task(self._pump(), name="request stream")
+            _pumps.add(task)
+            task.add_done_callback(_pumps.discard)
+
+    async def _pump(self) -> None:
+        try:
+            while (message := await self._next_read()) is not None and not self._closed:
+                within_budget = self._put(message)
+                while not self._closed and self._is_full(within_budget):
+                    self._room = asyncio.get_running_loop().create_future()
+                    await self._room
+        finally:
+            self._ended = True
+            _wake(self._arrived)
+
+    def _put(self, message: bytes) -> bool:
+        within_budget = self._budget.try_take(len(message))
+        if within_budget:
+            self._budgeted_bytes += len(message)
+        self._queue.append(message)
+        self._queued_bytes += len(message)
+        _wake(self._arrived)
+        return within_budget
+
+    def _is_full(self, within_budget: bool) -> bool:
+        if not within_budget:  # then one message at a time
+            return bool(self._queue)
+        return self._queued_bytes >= AHEAD_BYTES or len(self._queue) >= AHEAD_MESSAGES
+
+    async def _next_read(self) -> bytes | None:
+        try:
+            message = await self._read()
+        except grpc.aio.BaseError:  # the call ended while this read was pending
+            return None
+        return message if isinstance(message, bytes) else None
+
+
+def _wake(waiting: asyncio.Future[None] | None) -> None:
+    if waiting is not None and not waiting.done():
+        waiting.set_result(None)

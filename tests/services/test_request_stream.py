@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+
+from federation.errors import Stalled
+from federation.services.memory_budget import MemoryBudget
+from federation.services.request_stream import AHEAD_BYTES, AHEAD_MESSAGES, RequestStream
+
+
+class Sender:
+    """Stands in for a call's context: gives what it holds, then EOF or waits."""
+
+    def __init__(self, *messages: bytes, ends: bool = True) -> None:
+        self.messages = list(messages)
+        self.ends = ends
+        self.hang_up = asyncio.Event()
+        self.cancelled = False
+
+    async def read(self) -> object:
+        if self.messages:
+            return self.messages.pop(0)
+        if self.ends:
+            return grpc.aio.EOF
+        try:
+            await self.hang_up.wait()
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        raise grpc.aio.UsageError
+
+
+async def settle() -> None:
+    for _ in range(2000):
+        await asyncio.sleep(0)
+
+
+async def test_messages_come_in_order_then_none_for_ever() -> None:
+    stream = RequestStream(Sender(b"a", b"", b"b").read, MemoryBudget(100))
+    assert [await stream.next(5) for _ in range(5)] == [b"a", b"", b"b", None, None]
+
+
+async def test_silence_is_a_stall_and_the_pending_read_is_not_cancelled() -> None:
+    sender = Sender(ends=False)
+    stream = RequestStream(sender.read, MemoryBudget(100))
+    with pytest.raises(Stalled):
+        await stream.next(0.01)
+    stream.close()
+    await settle()
+    assert not sender.cancelled
+    sender.hang_up.set()
+    await settle()
+    assert await stream.next(5) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "ahead"),
+    [(1, AHEAD_MESSAGES), (AHEAD_BYTES // 4, 4), (2 * AHEAD_BYTES, 1)],
+    ids=["tiny", "middling", "large"],
+)
+async def test_reading_ahead_is_bounded(size: int, ahead: int) -> None:
+    sender = Sender(*[bytes(size)] * 1000)
+    budget = MemoryBudget(100 * AHEAD_BYTES)
+    stream = RequestStream(sender.read, budget)
+    await stream.next(5)
+    await settle()
+    assert 1000 - len(sender.messages) == ahead + 1
+    assert budget.used_bytes == ahead * size
+    while await stream.next(5) is not None:
+        pass
+    assert budget.used_bytes == 0
+
+
+async def test_without_budget_one_message_at_a_time_is_read() -> None:
+    sender = Sender(*[bytes(10)] * 5)
+    stream = RequestStream(sender.read, MemoryBudget(5))
+    assert await stream.next(5) == bytes(10)
+    await settle()
+    assert len(sender.messages) == 3  # one queued beside the one taken
+    assert [await stream.next(5) for _ in range(5)] == [bytes(10)] * 4 + [None]
+
+
+async def test_close_gives_the_budget_back_and_stops_the_pump() -> None:
+    sender = Sender(*[bytes(10)] * 1000)
+    budget = MemoryBudget(10_000)
+    stream = RequestStream(sender.read, budget)
+    await stream.next(5)
+    await settle()
+    stream.close()
+    await settle()
+    assert budget.used_bytes == 0
+    assert len(sender.messages) > 700
+    assert "ended" in repr(stream)
