@@ -102,7 +102,7 @@ def _problem(path: Path, parsed: Parsed, detail: ErrorDetails) -> Problem:
     elif detail["type"] == "missing":
         message = "missing, and has no default"
     else:
-        message = _allowed(detail)
+        message = allowed(detail)
         if not location or location in parsed.lines:  # else it is a default, not in the file
             message = f"found {_shown(parsed.at(location))}; {message}"
     return Problem(str(path), parsed.line_of(location), _dotted(location), message)
@@ -128,7 +128,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _FOUND_MAX else f"{text[:_FOUND_MAX]}…"
 
 
-def _allowed(detail: ErrorDetails) -> str:
+def allowed(detail: ErrorDetails) -> str:
     """Return what may stand there, in our words; pydantic's where it has said it well enough."""
     context = detail.get("ctx", {})
     kind = detail["type"]

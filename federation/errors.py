@@ -106,3 +106,7 @@ class Stalled(FederationError):
 
 class ConfigError(FederationError):
     """A setting is unknown or has a bad value; the message names file, path and what is allowed."""
+
+
+class CannotStart(FederationError):
+    """The node cannot take what it needs to serve, such as a port; nothing was left running."""

@@ -1,0 +1,88 @@
+"""One gRPC listener: its options, its addresses, its end.
+
+Addresses are resolved here and bound one by one: gRPC itself is content when some of those that a
+name stands for can be bound, which leaves a node that some clients cannot reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc
+
+from federation import config
+from federation.addresses import listen, resolve
+from federation.config_values import Address, parse_address
+from federation.errors import CannotStart
+
+_HANDSHAKE_MS = 20_000  # for TLS and for the HTTP/2 preface; then the connection is closed
+_PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
+_KEEPALIVE_MS = 60_000  # a client whose machine is gone is noticed after this and the next
+_KEEPALIVE_TIMEOUT_MS = 20_000
+_IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
+
+Handlers = Sequence[grpc.GenericRpcHandler[bytes, bytes]]
+
+
+def options(limits: config.Limits) -> list[tuple[str, int]]:
+    """Return gRPC's channel arguments for a server with these limits."""
+    return [
+        ("grpc.so_reuseport", 0),  # a port that another program has is an error, not shared
+        ("grpc.max_receive_message_length", limits.message),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_MIN_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+    ]
+
+
+class GrpcServer:
+    """Serves these handlers on one listener: bind, start, stop, each once and in this order."""
+
+    def __init__(
+        self, listener: config.Listener, limits: config.Limits, handlers: Handlers
+    ) -> None:
+        self.listener = listener
+        self.address = parse_address(listener.address)  # after bind, with the real port
+        self.server: grpc.aio.Server = grpc.aio.server(
+            options=options(limits), maximum_concurrent_rpcs=limits.streams
+        )
+        self.server.add_generic_rpc_handlers(tuple(handlers))
+
+    def __repr__(self) -> str:
+        return f"<GrpcServer {self.address} push={self.listener.push}>"
+
+    async def bind(self, credentials: grpc.ServerCredentials | None) -> None:
+        """Take every address that the listener's host stands for; all or CannotStart."""
+        for host in await resolve(self.address):
+            wanted = Address(host, self.address.port)
+            try:
+                if credentials is None:
+                    port = self.server.add_insecure_port(str(wanted))
+                else:
+                    port = self.server.add_secure_port(str(wanted), credentials)
+            except RuntimeError:
+                raise CannotStart(_why_not(wanted)) from None
+            self.address = self.address._replace(port=port)
+
+    async def start(self) -> None:
+        """Answer calls."""
+        await self.server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls; let running ones go on for grace_s at most, then cancel them."""
+        await self.server.stop(grace_s)
+
+
+def _why_not(wanted: Address) -> str:
+    """Return the system's reason for not binding: gRPC writes it to its own log only."""
+    try:
+        listen(wanted).close()
+    except CannotStart as error:
+        return str(error)
+    return f"cannot listen on {wanted}: something else had it a moment ago"

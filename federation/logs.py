@@ -1,0 +1,135 @@
+"""Structured logs to standard error: what an event looks like, and what may be in it.
+
+Event names are fixed snake_case words, facts are fields. Text that a client chose can be in any
+field, so every value is escaped and clipped here, once, whoever logged it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import structlog
+from structlog.typing import Processor
+
+from federation import config
+from federation.log_writer import LogWriter
+
+_TEXT_MAX = 400
+_EXCEPTION_MAX = 20_000
+_ITEMS_MAX = 20
+_NESTING_MAX = 3
+
+Flush = Callable[[float], bool]
+
+
+def configure(settings: config.Log) -> Flush:
+    """Send structlog's events, and warnings of the libraries below us, to standard error.
+
+    Returns what waits until written, at most so many seconds: to be called before the end.
+    """
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)
+    colours = on_terminal and not os.environ.get("NO_COLOR")
+    writer = LogWriter(_write_stderr, _lost_line)
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    structlog.configure(
+        processors=processors(as_json=as_json, colours=colours),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Line(writer),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+    return writer.flush
+
+
+def processors(*, as_json: bool, colours: bool) -> list[Processor]:
+    """Return the steps from an event to its line."""
+    render: Processor = structlog.processors.JSONRenderer(sort_keys=False)
+    if not as_json:
+        render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        harmless,
+        render,
+    ]
+
+
+def harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Escape control characters in, and clip, every value: log lines cannot be forged."""
+    for key, value in event.items():
+        if key == "exception":
+            lines = str(value)[-_EXCEPTION_MAX:].split("\n")
+            # Indented, so that a line break in an error's text cannot pass for an event.
+            event[key] = "\n".join(f"    {escape(line)}" for line in lines)
+        else:
+            event[key] = _harmless(value, _NESTING_MAX)
+    return event
+
+
+def _harmless(value: Any, nesting: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping) and nesting:
+        items = list(value.items())[:_ITEMS_MAX]
+        return {clip(str(k)): _harmless(v, nesting - 1) for k, v in items}
+    # By exact type: a Digest is a tuple too, but one that says better itself how to show it.
+    if type(value) in (list, tuple) and nesting:
+        return [_harmless(item, nesting - 1) for item in value[:_ITEMS_MAX]]
+    return clip(str(value))
+
+
+def clip(text: str) -> str:
+    """Return text on one line, free of control characters, and not longer than a log needs."""
+    if len(text) > _TEXT_MAX:
+        return f"{escape(text[:_TEXT_MAX])}… ({len(text)} characters)"
+    return escape(text)
+
+
+def escape(text: str) -> str:
+    """Return text with everything that is not printable written as Python would (\\n, \\x1b)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Line:
+    """What structlog calls with a finished line; all levels go the same way."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+
+    def msg(self, line: str) -> None:
+        self._writer.put(line)
+
+    debug = info = warning = error = critical = exception = fatal = warn = log = msg
+
+
+class _Forward(logging.Handler):
+    """Brings what libraries log (asyncio, aiohttp) into our form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        log = structlog.get_logger(record.name)
+        log.log(
+            record.levelno,
+            "library_message",
+            library=record.name,
+            text=record.getMessage(),
+            exc_info=record.exc_info,
+        )
+
+
+def _write_stderr(data: bytes) -> None:
+    while data:
+        data = data[os.write(2, data) :]
+
+
+def _lost_line(count: int) -> str:
+    return json.dumps({"event": "log_lines_lost", "level": "warning", "lines": count})

@@ -1,0 +1,160 @@
+"""A running node: binds every port or none, serves, watches itself, drains and ends.
+
+Knows servers and storage, and nothing of what the calls mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+import structlog
+
+from federation.clock import Clock
+from federation.grpc_server import GrpcServer
+from federation.readiness import Phase, Readiness
+from federation.status import Metrics
+from federation.tasks import Background
+from federation.tls import KeyPair
+from federation.web import HttpServer
+
+_log = structlog.get_logger(__name__)
+
+_LAG_EVERY_S = 0.1
+_HEALTH_EVERY_S = 0.5
+
+
+class Storage(Protocol):
+    """What a node needs of its storage."""
+
+    def announce(self, listeners: Sequence[str], http: str | None) -> None:
+        """Publish the addresses once every port answers."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was begun and let go of the data directory."""
+        ...
+
+
+class Health(Protocol):
+    """What answers gRPC health checks on one server."""
+
+    async def set(self, serving: bool) -> None:
+        """Change the answer, and tell those who watch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One gRPC listener with what is particular to it."""
+
+    server: GrpcServer
+    pair: KeyPair | None
+    health: Health
+
+    async def bind(self) -> None:
+        """Take the address; raises CannotStart."""
+        credentials = None
+        if self.pair is not None:
+            credentials = grpc.ssl_server_credentials([(self.pair.key, self.pair.certificate)])
+        await self.server.bind(credentials)
+
+
+class Node:
+    """Owns the servers and, from start() on, the storage."""
+
+    def __init__(
+        self,
+        ports: Sequence[Port],
+        http: HttpServer | None,
+        storage: Storage,
+        readiness: Readiness,
+        metrics: Metrics,
+        clock: Clock,
+        drain_s: float,
+    ) -> None:
+        self._ports = ports
+        self._http = http
+        self._storage = storage
+        self._readiness = readiness
+        self._metrics = metrics
+        self._clock = clock
+        self._drain_s = drain_s
+        self._tasks = Background()
+
+    def __repr__(self) -> str:
+        return f"<Node {self._readiness.phase.value} on {', '.join(self.listeners)}>"
+
+    @property
+    def listeners(self) -> list[str]:
+        """host:port of each gRPC listener; with real ports once started."""
+        return [str(port.server.address) for port in self._ports]
+
+    @property
+    def http(self) -> str | None:
+        """host:port of the HTTP listener, if there is one."""
+        return str(self._http.address) if self._http else None
+
+    async def start(self) -> None:
+        """Bind everything, then answer, then say so.
+
+        Raises CannotStart; then nothing is bound any more and the storage is closed.
+        """
+        try:
+            for port in self._ports:
+                await port.bind()
+            if self._http is not None:
+                await self._http.start()
+            for port in self._ports:
+                await port.server.start()
+            self._readiness.phase = Phase.SERVING
+            await self._tell_health()
+            self._storage.announce(self.listeners, self.http)
+        except BaseException:
+            await self._end(0)
+            raise
+        self._tasks.start(self._watch_lag(), "loop-lag")
+        self._tasks.start(self._watch_health(), "health")
+        _log.info("serving", listeners=self.listeners, http=self.http)
+
+    async def stop(self) -> None:
+        """Refuse new calls, let running ones finish for the drain time, close the storage."""
+        _log.info("draining", limit_s=self._drain_s)
+        self._readiness.phase = Phase.DRAINING
+        await self._tell_health()
+        await self._end(self._drain_s)
+        _log.info("stopped")
+
+    async def _end(self, grace_s: float) -> None:
+        await asyncio.gather(*(port.server.stop(grace_s) for port in self._ports))
+        await self._tasks.close()
+        if self._http is not None:  # last of the servers: it shows that the node drains
+            await self._http.stop()
+        await self._storage.close()
+
+    async def _tell_health(self) -> None:
+        serving = self._readiness.refresh().serving
+        for port in self._ports:
+            await port.health.set(serving)
+
+    async def _watch_health(self) -> None:
+        last = self._readiness.verdict()
+        while True:
+            await self._clock.sleep(_HEALTH_EVERY_S)
+            verdict = self._readiness.refresh()
+            if verdict == last:
+                continue
+            last = verdict
+            level = _log.info if verdict == (True, "") else _log.warning
+            level("health_changed", serving=verdict.serving, reason=verdict.reason)
+            await self._tell_health()
+
+    async def _watch_lag(self) -> None:
+        while True:
+            before_s = self._clock.monotonic_s()
+            await self._clock.sleep(_LAG_EVERY_S)
+            late_s = self._clock.monotonic_s() - before_s - _LAG_EVERY_S
+            self._metrics.loop_lag_seconds.observe(max(0.0, late_s))

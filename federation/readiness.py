@@ -1,0 +1,45 @@
+"""Whether this node wants calls: one answer for gRPC health, /readyz and the service manager."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Phase(enum.Enum):
+    """Where the process is in its life."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+class Verdict(NamedTuple):
+    """The answer: may calls come, and if something is wrong, what."""
+
+    serving: bool
+    reason: str  # not empty with serving=True: degraded
+
+
+class Readiness:
+    """Holds the last known state, so that asking costs nothing and waits for nothing."""
+
+    def __init__(self, storage_health: Callable[[], tuple[bool, str]]) -> None:
+        self._storage_health = storage_health
+        self.phase = Phase.STARTING
+        self._storage = (True, "")
+
+    def __repr__(self) -> str:
+        return f"<Readiness {self.phase.value} {self._storage}>"
+
+    def refresh(self) -> Verdict:
+        """Ask storage (which answers from memory) and return the new verdict."""
+        self._storage = self._storage_health()
+        return self.verdict()
+
+    def verdict(self) -> Verdict:
+        """Return what is known now."""
+        if self.phase is not Phase.SERVING:
+            return Verdict(False, self.phase.value)
+        return Verdict(*self._storage)
