@@ -32,6 +32,11 @@ class Background:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("background_task_failed", task=task.get_name(), exc_info=error)
 
+    async def drain(self) -> None:
+        """Wait until all tasks have ended by themselves."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def close(self) -> None:
         """Cancel all tasks and wait until each has ended."""
         tasks = list(self._tasks)

@@ -97,6 +97,8 @@ class MemoryStore:
     async def write(
         self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
     ) -> bool:
+        if self._get(digest) is not None:
+            return False
         ingest = self.begin(digest, provenance=provenance)
         async for chunk in chunks:
             await ingest.append(chunk)

@@ -1,0 +1,102 @@
+"""Blob files: opening one with suspicion, hashing it, and receiving one crash-safely.
+
+A file is trusted only while it is a regular file of the right size whose ctime is the one seen
+when it was last verified; whatever else lies under its name is damage. Opening never follows a
+link and never waits for a FIFO.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+
+from federation.digest import Digest, new_hasher
+from federation.errors import TooBusy
+from federation.storage.directory import NO_HANDLES
+
+_HASH_STEP = 1024 * 1024
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class Damage(Exception):
+    """What lies on the disk is not the blob; str() says in which way."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBlob:
+    """An open blob file: descriptor and the ctime that identifies this state of it."""
+
+    fd: int
+    ctime_ns: int
+
+    def __enter__(self) -> OpenBlob:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def open_blob(path: str, size_bytes: int) -> OpenBlob:
+    """Open a blob's file for reading.
+
+    Raises Damage when it is gone, not a plain file, or of another size, and TooBusy when this
+    process has no file handle left (which must never look like a missing blob).
+    """
+    try:
+        fd = os.open(path, _OPEN)
+    except OSError as error:
+        if error.errno in NO_HANDLES:
+            raise TooBusy(f"no file handle left: {error.strerror}") from error
+        raise Damage(f"cannot be opened: {error.strerror}") from error
+    facts = os.fstat(fd)
+    if stat.S_ISREG(facts.st_mode) and facts.st_size == size_bytes:
+        return OpenBlob(fd, facts.st_ctime_ns)
+    os.close(fd)
+    if not stat.S_ISREG(facts.st_mode):
+        raise Damage("is not a plain file")
+    raise Damage(f"has {facts.st_size} bytes instead of {size_bytes}")
+
+
+def is_intact(path: str, size_bytes: int) -> bool:
+    """Whether a plain file of this size lies there; cheap, reads no content."""
+    try:
+        facts = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size == size_bytes
+
+
+def read_exactly(fd: int, size_bytes: int, offset: int) -> bytes:
+    """Read size_bytes at offset. Raises Damage when the disk gives an error or fewer bytes."""
+    parts = []
+    while size_bytes > 0:
+        try:
+            part = os.pread(fd, size_bytes, offset)
+        except OSError as error:
+            raise Damage(f"cannot be read: {error.strerror}") from error
+        if not part:
+            raise Damage(f"ends at byte {offset}")
+        parts.append(part)
+        offset += len(part)
+        size_bytes -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def verify_file(fd: int, digest: Digest) -> None:
+    """Hash the whole file. Raises Damage when its bytes are not those that the digest names."""
+    hasher = new_hasher(digest.function)
+    offset = 0
+    while offset < digest.size_bytes:
+        part = read_exactly(fd, min(_HASH_STEP, digest.size_bytes - offset), offset)
+        hasher.update(part)
+        offset += len(part)
+    if hasher.digest() != digest.hash:
+        raise Damage("has other bytes than its digest names")
+
+
+def verify_path(path: str, digest: Digest) -> int:
+    """Open, verify and close; return the verified file's ctime. Raises Damage, TooBusy."""
+    with open_blob(path, digest.size_bytes) as blob:
+        verify_file(blob.fd, digest)
+        return blob.ctime_ns

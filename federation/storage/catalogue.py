@@ -1,0 +1,192 @@
+"""The catalogue's questions and changes about blobs, as plain functions of a connection.
+
+Nothing here opens files or knows threads. Changes take the open Transaction, which keeps totals
+and the change log; questions take any connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from federation.digest import Digest, DigestFunction
+from federation.storage.transaction import BLOB, Transaction
+from federation.store import Provenance
+
+LIVE = 0
+MARKED = 1
+
+_PREFIX = {function: bytes((function,)) for function in DigestFunction}
+_BLOCKS = (1, 8, 64, 500)  # sizes of IN (...) lists, so that few statements are ever prepared
+_COLUMNS = "key, size, inline, seq, accessed, verified, ctime_ns, state"
+_LOOK_UP = {
+    n: f"SELECT {_COLUMNS} FROM blob WHERE key IN ({', '.join('?' * n)})"  # noqa: S608
+    for n in _BLOCKS
+}
+_READ = {
+    n: f"SELECT {_COLUMNS.replace('seq', 'blob.seq')}, data FROM blob "  # noqa: S608
+    "LEFT JOIN small ON inline AND small.seq = blob.seq "
+    f"WHERE key IN ({', '.join('?' * n)})"
+    for n in _BLOCKS
+}
+
+
+class BlobRow(NamedTuple):
+    """A row of the table blob; times are store milliseconds."""
+
+    key: bytes
+    size_bytes: int
+    inline: int
+    seq: int
+    accessed_ms: int
+    verified_ms: int
+    ctime_ns: int
+    state: int
+
+
+def key_of(digest: Digest) -> bytes:
+    """Return the catalogue key of a digest: function byte and hash."""
+    return _PREFIX[digest.function] + digest.hash
+
+
+def digest_of_key(key: bytes, size_bytes: int) -> Digest:
+    """Return the digest that key_of made this key from."""
+    return Digest(key[1:], size_bytes, DigestFunction(key[0]))
+
+
+def _blocks(keys: Sequence[bytes]) -> Iterable[tuple[int, Sequence[bytes]]]:
+    """Cut keys into lists of the prepared sizes, the last one filled up by repeating a key."""
+    at = 0
+    while at < len(keys):
+        left = len(keys) - at
+        size = next((n for n in _BLOCKS if n >= left), _BLOCKS[-1])
+        part = list(keys[at : at + size])
+        yield size, part + part[-1:] * (size - len(part))
+        at += size
+
+
+def look_up(connection: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, BlobRow]:
+    """Return the rows of those keys that have one."""
+    found: dict[bytes, BlobRow] = {}
+    for size, part in _blocks(keys):
+        for row in connection.execute(_LOOK_UP[size], part):
+            found[row[0]] = BlobRow._make(row)
+    return found
+
+
+def read_rows(
+    connection: apsw.Connection, keys: Sequence[bytes]
+) -> dict[bytes, tuple[BlobRow, bytes | None]]:
+    """Return rows and, of blobs kept inline, their bytes."""
+    found: dict[bytes, tuple[BlobRow, bytes | None]] = {}
+    for size, part in _blocks(keys):
+        for row in connection.execute(_READ[size], part):
+            found[row[0]] = (BlobRow._make(row[:8]), row[8])
+    return found
+
+
+def insert(
+    transaction: Transaction,
+    key: bytes,
+    size_bytes: int,
+    data: bytes | None,
+    ctime_ns: int,
+    origin: Provenance,
+) -> None:
+    """Make a verified blob visible, with its change log row. data None: it is in its file."""
+    seq = transaction.next_seq()
+    now = transaction.now_ms
+    execute = transaction.connection.execute
+    if data is not None:
+        execute("INSERT INTO small VALUES (?, ?)", (seq, data))
+    execute(
+        "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+        (key, size_bytes, int(data is not None), seq, now, now, ctime_ns),
+    )
+    transaction.log(seq, BLOB, "", key, size_bytes, origin)
+    transaction.totals.blobs += 1
+    transaction.totals.size_bytes += size_bytes
+
+
+def revive(transaction: Transaction, key: bytes) -> None:
+    """Renew the access time, also of a blob that eviction has marked."""
+    transaction.connection.execute(
+        "UPDATE blob SET accessed = ?, state = 0 WHERE key = ?", (transaction.now_ms, key)
+    )
+
+
+def touch(connection: apsw.Connection, touched: dict[bytes, int]) -> None:
+    """Write access times; a marked blob was leased before the mark, so it lives on."""
+    connection.executemany(
+        "UPDATE blob SET accessed = ?2, state = 0 WHERE key = ?1 AND accessed < ?2",
+        touched.items(),
+    )
+
+
+def set_verified(connection: apsw.Connection, verified: dict[bytes, tuple[int, int]]) -> None:
+    """Write when blobs were verified, and the file's ctime at that time."""
+    connection.executemany(
+        "UPDATE blob SET verified = ?2, ctime_ns = ?3 WHERE key = ?1",
+        ((key, when_ms, ctime_ns) for key, (when_ms, ctime_ns) in verified.items()),
+    )
+
+
+def delete(transaction: Transaction, row: BlobRow) -> None:
+    """Make a blob invisible. Its file, if it has one, is the caller's to remove."""
+    execute = transaction.connection.execute
+    execute("DELETE FROM blob WHERE key = ?", (row.key,))
+    if row.inline:
+        execute("DELETE FROM small WHERE seq = ?", (row.seq,))
+    transaction.totals.blobs -= 1
+    transaction.totals.size_bytes -= row.size_bytes
+
+
+def eviction_candidates(
+    connection: apsw.Connection, before_ms: int, limit: int
+) -> list[tuple[int, int, bytes]]:
+    """Return (accessed, size, key) of live blobs not accessed since before_ms, oldest first."""
+    rows: Any = connection.execute(
+        "SELECT accessed, size, key FROM blob WHERE accessed < ? AND state = 0 "
+        "ORDER BY accessed LIMIT ?",
+        (before_ms, limit),
+    ).fetchall()
+    return list(rows)
+
+
+def mark(transaction: Transaction, candidates: Iterable[tuple[int, bytes]]) -> list[bytes]:
+    """Mark (accessed, key) where nothing touched them since; return the keys marked."""
+    marked = []
+    for accessed, key in candidates:
+        transaction.connection.execute(
+            "UPDATE blob SET state = 1 WHERE key = ? AND accessed = ? AND state = 0",
+            (key, accessed),
+        )
+        if transaction.connection.changes():
+            marked.append(key)
+    return marked
+
+
+def marked_keys(connection: apsw.Connection) -> list[bytes]:
+    """Return the keys that some process marked and did not come to delete."""
+    return [key for (key,) in connection.execute("SELECT key FROM blob WHERE state = 1")]
+
+
+def delete_marked(transaction: Transaction, keys: Sequence[bytes], before_ms: int) -> list[BlobRow]:
+    """Delete those keys that are still marked and untouched since before_ms; return their rows."""
+    gone = []
+    for row in look_up(transaction.connection, keys).values():
+        if row.state == MARKED and row.accessed_ms < before_ms:
+            delete(transaction, row)
+            gone.append(row)
+    return gone
+
+
+def newest_access_ms(connection: apsw.Connection) -> int:
+    """Return the latest access time over blobs and entries."""
+    (newest,) = connection.execute(
+        "SELECT max(ifnull((SELECT max(accessed) FROM blob), 0), "
+        "ifnull((SELECT max(accessed) FROM entry), 0))"
+    ).fetchone() or (0,)
+    return int(newest)

@@ -1,0 +1,99 @@
+"""The parts of an open data directory that reading, receiving and maintenance share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import apsw
+import structlog
+
+from federation import config
+from federation.clock import Clock
+from federation.digest import Digest
+from federation.errors import FederationError, SourceUnavailable
+from federation.status import Metrics
+from federation.storage.directory import DataDirectory
+from federation.storage.pool import Pool
+from federation.storage.quarantine import quarantine
+from federation.storage.runs import Run
+from federation.storage.shared import Epoch
+from federation.storage.space import Space
+from federation.storage.timing import StoreClock, Timing
+from federation.storage.touches import Touches
+from federation.storage.transaction import Transaction
+from federation.storage.writer import Writer
+from federation.tasks import Background
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Core:
+    """One per process and data directory. All fields are used from the event loop."""
+
+    directory: DataDirectory
+    settings: config.Storage
+    clock: Clock
+    store_clock: StoreClock
+    timing: Timing
+    metrics: Metrics
+    run: Run
+    epoch: Epoch
+    pool: Pool
+    writer: Writer
+    touches: Touches
+    space: Space
+    background: Background
+    pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now
+
+    def now_ms(self) -> int:
+        """Return store time."""
+        return self.store_clock.now_ms()
+
+    def may_promise(self, asked_ms: int) -> bool:
+        """Whether a look-up begun at asked_ms may be answered with "present", which is a lease.
+
+        Not when so much time went by, or touches have stayed unwritten for so long, that an
+        eviction could have looked twice without seeing this lease.
+        """
+        limit = self.now_ms() - self.timing.unflushed_max_ms
+        oldest = self.touches.unflushed_since_ms()
+        return asked_ms >= limit and (oldest is None or oldest >= limit)
+
+    def lease(self, keys: list[bytes], asked_ms: int) -> None:
+        """Lease blobs whose written access time is getting old."""
+        if keys:
+            self.touches.blobs(keys, asked_ms)
+
+    async def set_aside(self, digest: Digest, seq: int, reason: str) -> None:
+        """Quarantine a blob found damaged; from then on it is missing. Never raises.
+
+        When even that cannot be written, the blob is not served either: every read checks again.
+        """
+
+        def work(transaction: Transaction) -> bool:
+            return quarantine(transaction, self.directory, digest, seq, reason)
+
+        try:
+            if await self.writer.submit(work):
+                self.epoch.bump()
+                self.metrics.quarantined.inc()
+                _log.error("blob_quarantined", digest=str(digest), reason=reason)
+        except FederationError as error:
+            _log.error("blob_damaged", digest=str(digest), reason=reason, kept_because=str(error))
+
+    def set_aside_soon(self, digest: Digest, seq: int, reason: str) -> None:
+        """Do the same without making the caller wait."""
+        self.background.start(self.set_aside(digest, seq, reason), "quarantine")
+
+    def catalogue_unreadable(self, error: apsw.Error) -> SourceUnavailable:
+        """Note a failed catalogue read; a damaged catalogue is not written to any more."""
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.IOError):
+            self.writer.fail(
+                f"the catalogue is damaged or unreadable ({reason}). Stop the node, check the "
+                "disk, and run `federation rebuild`"
+            )
+        _log.error("catalogue_read_failed", reason=reason)
+        return SourceUnavailable("catalogue", reason)

@@ -1,0 +1,149 @@
+"""Least recently used eviction, in two steps that are safe against every other process.
+
+Candidates are marked first: from then on every process calls them missing, and any use revives
+them. After Timing.grace_ms, longer than any lease given before the mark may stay unwritten, those
+still untouched are deleted, and only then their files. Nothing leased is ever a candidate.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from federation.storage import catalogue, entries
+from federation.storage.catalogue import BlobRow
+from federation.storage.core import Core
+from federation.storage.placing import remove_stray
+from federation.storage.transaction import Transaction
+
+SLICE = 500  # rows of one transaction, so that uploads never wait long for the write lock
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What eviction takes next: blobs as (accessed, key), entries by row id, and their bytes."""
+
+    blobs: tuple[tuple[int, bytes], ...]
+    entries: tuple[int, ...]
+    size_bytes: int
+
+
+def choose(
+    blobs: Iterable[tuple[int, int, bytes]],
+    index: Iterable[tuple[int, int, int]],
+    needed_bytes: int,
+) -> Choice:
+    """Take the least recently used of both (accessed, size, key or id) until enough is freed."""
+    taken_blobs: list[tuple[int, bytes]] = []
+    taken_entries: list[int] = []
+    size = 0
+    oldest_first: Iterable[tuple[int, int, bytes | int]] = heapq.merge(
+        blobs, index, key=lambda item: item[0]
+    )
+    for accessed, amount, name in oldest_first:
+        if size >= needed_bytes:
+            break
+        size += amount
+        if isinstance(name, bytes):
+            taken_blobs.append((accessed, name))
+        else:
+            taken_entries.append(name)
+    return Choice(tuple(taken_blobs), tuple(taken_entries), size)
+
+
+@dataclass(slots=True)
+class _Marked:
+    keys: Sequence[bytes]
+    size_bytes: int
+    due_ms: int
+
+
+class Evictor:
+    """Used by the process that holds the maintenance lock; step() does one slice."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._marked: list[_Marked] = []
+
+    def __repr__(self) -> str:
+        return f"<Evictor {sum(len(marked.keys) for marked in self._marked)} marked>"
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes marked and not yet deleted."""
+        return sum(marked.size_bytes for marked in self._marked)
+
+    async def adopt(self) -> None:
+        """Take over what a predecessor marked and did not come to delete."""
+        keys = await self._core.pool.run(
+            lambda: catalogue.marked_keys(self._core.pool.connection())
+        )
+        due_ms = self._core.now_ms() + self._core.timing.grace_ms
+        for at in range(0, len(keys), SLICE):
+            self._marked.append(_Marked(keys[at : at + SLICE], 0, due_ms))
+
+    async def mark(self, needed_bytes: int) -> int:
+        """Mark (and of index entries, delete) one slice; return its bytes, 0 for nothing left."""
+        before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
+        choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
+        if not choice.blobs and not choice.entries:
+            return 0
+        # The marks are a promise to look again, not a removal: FindMissing says missing at once.
+        keys = await self._core.writer.submit(lambda tx: catalogue.mark(tx, choice.blobs))
+        self._core.epoch.bump()
+        due_ms = self._core.now_ms() + self._core.timing.grace_ms
+        if choice.entries:
+            count, size = await self._core.writer.submit(
+                lambda tx: entries.delete(tx, choice.entries, before_ms)
+            )
+            self._count(count, size)
+        if keys:
+            self._marked.append(_Marked(keys, choice.size_bytes, due_ms))
+        return choice.size_bytes
+
+    def _choose(self, before_ms: int, needed_bytes: int) -> Choice:
+        connection = self._core.pool.connection()
+        return choose(
+            catalogue.eviction_candidates(connection, before_ms, SLICE),
+            entries.eviction_candidates(connection, before_ms, SLICE),
+            needed_bytes,
+        )
+
+    async def sweep_due(self) -> int:
+        """Delete what was marked long enough ago and is still untouched; return freed bytes."""
+        freed = 0
+        while self._marked and self._marked[0].due_ms <= self._core.now_ms():
+            freed += await self._delete(self._marked[0])
+            self._marked.pop(0)
+        return freed
+
+    async def _delete(self, marked: _Marked) -> int:
+        before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
+        gone = await self._core.writer.submit(
+            lambda tx: catalogue.delete_marked(tx, marked.keys, before_ms)
+        )
+        self._core.epoch.bump()
+        files = [row for row in gone if not row.inline]
+        if files:
+            await self._core.writer.submit(lambda tx: self._unlink(tx, files))
+        size = sum(row.size_bytes for row in gone)
+        self._count(len(gone), size)
+        return size
+
+    def _unlink(self, transaction: Transaction, rows: list[BlobRow]) -> None:
+        """Remove files, each only while no new row claims it."""
+        for row in rows:
+            digest = catalogue.digest_of_key(row.key, row.size_bytes)
+            path = self._core.directory.blob_path(digest)
+            remove_stray(transaction, self._core.directory, path, row.key)
+
+    def _count(self, objects: int, size_bytes: int) -> None:
+        self._core.metrics.evicted.inc(objects)
+        self._core.metrics.evicted_bytes.inc(size_bytes)
+        if objects:
+            _log.debug("evicted", objects=objects, size_bytes=size_bytes)

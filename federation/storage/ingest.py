@@ -1,0 +1,148 @@
+"""Receiving one blob: bounded in memory, hashed on the way, invisible until it is durable.
+
+Small blobs gather in memory and become a catalogue row. Larger ones go to incoming/ and are made
+durable in the order that survives a power cut at any step: bytes, fdatasync, then under the
+catalogue's write lock rename, fsync of the folder, row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+from federation.digest import Digest, new_hasher
+from federation.errors import DigestMismatch, StorageFull
+from federation.storage.core import Core
+from federation.storage.directory import disk_errors_named
+from federation.storage.placing import place_file, place_inline
+from federation.store import Provenance
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class LocalIngest:
+    """See federation.store.Ingest. The size is reserved when this is made."""
+
+    def __init__(self, core: Core, digest: Digest, path: Path, origin: Provenance) -> None:
+        self._core = core
+        self._digest = digest
+        self._path = str(path)
+        self._origin = origin
+        self._received_bytes = 0
+        self._hasher = new_hasher(digest.function)
+        self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
+        self._lock = threading.Lock()  # held by the thread that uses the file
+        self._fd: int | None = None
+        self._ended = False
+
+    def __repr__(self) -> str:
+        return f"<LocalIngest {self._digest} {self._received_bytes} received>"
+
+    @property
+    def digest(self) -> Digest:
+        """See Ingest."""
+        return self._digest
+
+    @property
+    def received_bytes(self) -> int:
+        """See Ingest."""
+        return self._received_bytes
+
+    async def append(self, data: bytes) -> None:
+        """See Ingest."""
+        end = self._received_bytes + len(data)
+        if end > self._digest.size_bytes:
+            raise DigestMismatch(self._digest, f"at least {end} bytes were sent")
+        if self._small is not None:
+            self._small += data
+        else:
+            await self._core.pool.run(self._write, data)
+        self._received_bytes = end
+
+    def _write(self, data: bytes) -> None:
+        """Hash and write in a thread. Raises StorageFull, SourceUnavailable."""
+        with self._lock, disk_errors_named("receiving a blob"):
+            if self._ended:
+                return  # abort came while this waited for a thread
+            self._hasher.update(data)
+            if self._fd is None:
+                self._fd = os.open(self._path, _CREATE, 0o600)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    async def commit(self) -> bool:
+        """See Ingest."""
+        if self._received_bytes != self._digest.size_bytes:
+            await self.abort()
+            raise DigestMismatch(self._digest, f"{self._received_bytes} bytes were sent")
+        # The work goes on when the caller is cancelled: it ends stored or dropped, not halfway.
+        work = self._core.background.start(self._commit(), "commit")
+        return await asyncio.shield(work)
+
+    async def _commit(self) -> bool:
+        try:
+            if self._small is not None:
+                return await self._commit_small(bytes(self._small))
+            await self._core.pool.run(self._seal)
+            return await self._core.writer.submit(
+                lambda transaction: place_file(
+                    transaction, self._core.directory, self._digest, self._path, self._origin
+                )
+            )
+        finally:
+            await self.abort()
+
+    async def _commit_small(self, data: bytes) -> bool:
+        self._hasher.update(data)
+        self._check_hash()
+        if not data:
+            return False
+        (outcome,) = await self._core.writer.submit(
+            lambda transaction: place_inline(
+                transaction, self._core.directory, [(self._digest, data)], self._origin
+            )
+        )
+        if isinstance(outcome, StorageFull):
+            raise outcome
+        return outcome
+
+    def _check_hash(self) -> None:
+        if self._hasher.digest() != self._digest.hash:
+            raise DigestMismatch(self._digest, "other bytes were sent")
+
+    def _seal(self) -> None:
+        """Verify and make the bytes durable; runs in a thread.
+
+        After a failed fdatasync the file is thrown away: a second one on the same descriptor
+        would report success without writing what the kernel dropped.
+        """
+        with self._lock, disk_errors_named("making a blob durable"):
+            self._check_hash()
+            assert self._fd is not None
+            os.fdatasync(self._fd)
+
+    async def abort(self) -> None:
+        """See Ingest."""
+        if self._ended:
+            return
+        self._ended = True
+        self._core.space.release(self._digest.size_bytes)
+        if self._small is not None:
+            self._small.clear()
+        else:
+            self._core.pool.submit(self._drop)
+
+    def _drop(self) -> None:
+        """Close and remove the received file; after a rename there is nothing to remove."""
+        with self._lock:
+            if self._fd is None:
+                return
+            os.close(self._fd)
+            self._fd = None
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                return

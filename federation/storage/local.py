@@ -1,0 +1,215 @@
+"""Storage: the node's own blobs and index entries in one data directory.
+
+Reads go straight to the catalogue and the files from a few threads; writes go through one writer
+thread that commits in groups. Several processes may open one directory; they agree through the
+catalogue, kernel locks and the epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from federation import config
+from federation.clock import Clock
+from federation.digest import Digest
+from federation.errors import FederationError
+from federation.status import Metrics
+from federation.storage import entries as catalogue_entries
+from federation.storage import schema
+from federation.storage.core import Core
+from federation.storage.ingest import LocalIngest
+from federation.storage.maintenance import Maintenance
+from federation.storage.opening import Opened, open_directory
+from federation.storage.pool import Pool
+from federation.storage.reading import Presence
+from federation.storage.receiving import Receiver
+from federation.storage.space import Space
+from federation.storage.streaming import Reading
+from federation.storage.timing import Timing
+from federation.storage.touches import Touches
+from federation.storage.transaction import Totals
+from federation.storage.writer import Writer
+from federation.store import FROM_CLIENT, Chunks, Entry, EntryKey, NextBytes, Provenance
+from federation.tasks import Background
+
+
+class Storage:
+    """An open data directory: federation.store's LocalStore and Index. Make it with open()."""
+
+    def __init__(self, core: Core, node_id: str) -> None:
+        self.node_id = node_id
+        self._core = core
+        self._presence = Presence(core)
+        self._receiver = Receiver(core, self._presence)
+        self.maintenance = Maintenance(core)
+
+    def __repr__(self) -> str:
+        return f"<Storage {self._core.directory.root} {self._core.space!r}>"
+
+    @classmethod
+    async def open(
+        cls,
+        data_dir: Path,
+        settings: config.Storage,
+        limits: config.Limits,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> Storage:
+        """Open a data directory, making it when it is not there. Raises StorageRefused."""
+        timing = Timing.for_lease(settings.lease)
+        opened = await asyncio.to_thread(open_directory, data_dir, clock, timing)
+        core = _assemble(opened, settings, limits, metrics, clock, timing)
+        storage = cls(core, opened.node_id)
+        await storage.maintenance.measure()
+        core.writer.start()
+        storage.maintenance.start()
+        return storage
+
+    @property
+    def core(self) -> Core:
+        """The parts, for the offline commands of this package and tests."""
+        return self._core
+
+    def announce(self, **facts: Any) -> None:
+        """Publish this process's addresses for people and tools (run/ID.json)."""
+        self._core.run.announce({**facts, "node_id": self.node_id})
+
+    def health(self) -> tuple[bool, str]:
+        """Return whether everything works, and what does not."""
+        if self._core.writer.failure is not None:
+            return False, self._core.writer.failure
+        oldest = self._core.touches.unflushed_since_ms()
+        if oldest is not None and self._core.now_ms() - oldest > max(
+            10_000, self._core.timing.unflushed_max_ms
+        ):
+            return False, "the catalogue has not been writable for more than 10 s"
+        return True, ""
+
+    async def close(self) -> None:
+        """Write what is gathered, end all threads, leave the directory."""
+        await self._core.background.drain()
+        await self.maintenance.close()
+        await asyncio.to_thread(self._core.writer.close)
+        await asyncio.to_thread(self._core.pool.close)
+        self._core.run.end()
+        self._core.epoch.close()
+
+    # -- Store -----------------------------------------------------------------------------
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """See federation.store.Store."""
+        return await self._presence.find_missing(digests)
+
+    def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """See federation.store.Store."""
+        return Reading(self._core, digest, offset, limit, next_bytes)
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """See federation.store.Store."""
+        return await self._receiver.write(digest, chunks, provenance)
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """See federation.store.Store."""
+        return await self._presence.read_small(digests)
+
+    async def write_small(
+        self,
+        blobs: Sequence[tuple[Digest, bytes]],
+        *,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> list[FederationError | None]:
+        """See federation.store.Store."""
+        return await self._receiver.write_small(blobs, provenance)
+
+    def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> LocalIngest:
+        """See federation.store.LocalStore."""
+        return self._receiver.begin(digest, provenance)
+
+    def presence_epoch(self) -> int:
+        """See federation.store.LocalStore."""
+        return self._core.epoch.value
+
+    # -- Index -----------------------------------------------------------------------------
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        """See federation.store.Index."""
+        now_ms = self._core.now_ms()
+        try:
+            rows = await self._core.pool.run(self._get, keys)
+        except apsw.Error as error:
+            raise self._core.catalogue_unreadable(error) from error
+        renew_before = now_ms - self._core.timing.granularity_ms
+        found: list[Entry | None] = []
+        for row in rows:
+            if row is None:
+                found.append(None)
+                continue
+            row_id, accessed_ms, entry = row
+            if accessed_ms < renew_before:
+                self._core.touches.entry(row_id, now_ms)
+            found.append(entry)
+        return found
+
+    def _get(self, keys: Sequence[EntryKey]) -> list[tuple[int, int, Entry] | None]:
+        return catalogue_entries.get(self._core.pool.connection(), keys)
+
+    async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
+        """See federation.store.Index."""
+        await self._core.writer.submit(
+            lambda transaction: catalogue_entries.put(transaction, entries, provenance)
+        )
+
+
+def _assemble(
+    opened: Opened,
+    settings: config.Storage,
+    limits: config.Limits,
+    metrics: Metrics,
+    clock: Clock,
+    timing: Timing,
+) -> Core:
+    space = Space(settings.max_blob)
+    path = opened.directory.catalogue
+
+    def on_commit(totals: Totals) -> None:
+        space.stored_bytes = totals.size_bytes
+
+    writer = Writer(
+        partial(schema.connect, path),
+        opened.store_clock,
+        clock,
+        quota_bytes=lambda: space.quota_bytes,
+        on_commit=on_commit,
+        metrics=metrics,
+    )
+    return Core(
+        directory=opened.directory,
+        settings=settings,
+        clock=clock,
+        store_clock=opened.store_clock,
+        timing=timing,
+        metrics=metrics,
+        run=opened.run,
+        epoch=opened.epoch,
+        pool=Pool(limits.threads, partial(schema.connect, path, read_only=True)),
+        writer=writer,
+        touches=Touches(),
+        space=space,
+        background=Background(),
+    )

@@ -1,0 +1,254 @@
+"""What runs in the background of every process, and what only one of them does.
+
+Every process writes its touches and measures its room. The one that holds the maintenance lock (a
+kernel lock, so a killed holder loses it at once) also evicts, sweeps, scrubs and trims the change
+log. Eviction pauses for one lease period after a process died, whose leases are then unknown.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import apsw
+import structlog
+
+from federation.errors import FederationError
+from federation.storage.core import Core
+from federation.storage.eviction import Evictor
+from federation.storage.runs import bury_dead_runs
+from federation.storage.scrub import Scrubber
+from federation.storage.shared import FileLock
+from federation.storage.space import Disk, effective_quota, measure_disk
+from federation.storage.sweep import Sweeper
+from federation.storage.transaction import Totals, Transaction, read_totals
+from federation.tasks import Background
+
+_SWEEP_EVERY_S = 6 * 3600.0
+_TRIM_EVERY_S = 60.0
+_TRIM_ROWS = 10_000
+_RESERVE_BYTES = 16 * 1024 * 1024
+HOLD = "evict_hold_until_ms"
+REQUEST = "collect_request"
+DONE = "collect_done"
+
+_log = structlog.get_logger(__name__)
+
+
+class Maintenance:
+    """Background work of one process on a data directory."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._lock = FileLock(core.directory.maintenance_lock)
+        self._evictor = Evictor(core)
+        self._sweeper = Sweeper(core)
+        self._scrubber = Scrubber(core)
+        self._background = Background()
+        self._next_sweep_s = 0.0
+        self._next_trim_s = 0.0
+        self.held_back = ""  # why eviction pauses, for people
+
+    def __repr__(self) -> str:
+        return f"<Maintenance {'holder' if self._lock.held else 'waiting'} {self._evictor!r}>"
+
+    @property
+    def is_holder(self) -> bool:
+        """Whether this process does the work that only one may do."""
+        return self._lock.held
+
+    def start(self) -> None:
+        """Begin; close() ends it."""
+        self._background.start(self._flush_loop(), "touch-flush")
+        self._background.start(self._tick_loop(), "maintenance")
+
+    async def close(self) -> None:
+        """Stop, write the last touches, give the lock to another process."""
+        await self._background.close()
+        await self.flush()
+        self._lock.release()
+
+    # -- every process ---------------------------------------------------------------------
+
+    async def _flush_loop(self) -> None:
+        while True:
+            await self._core.clock.sleep(self._core.timing.flush_ms / 1000)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write gathered touches. When that fails they stay, and leases stop being given."""
+        batch = self._core.touches.take()
+        if not batch:
+            self._core.touches.flushed()
+            return
+        try:
+            await self._core.writer.submit(lambda tx: batch.write(tx.connection))
+        except FederationError as error:
+            self._core.touches.failed()
+            _log.warning("touches_not_written", reason=str(error))
+        except BaseException:
+            self._core.touches.failed()
+            raise
+        else:
+            self._core.touches.flushed()
+
+    async def measure(self) -> None:
+        """Take the totals of all processes and the disk's room into account. Never raises."""
+        try:
+            disk, totals = await self._core.pool.run(self._measure)
+        except (apsw.Error, OSError) as error:
+            _log.warning("room_not_measured", reason=str(error))
+            return
+        settings = self._core.settings
+        quota = effective_quota(settings.quota, settings.reserve, disk, totals.size_bytes)
+        self._core.space.update(stored_bytes=totals.size_bytes, quota_bytes=quota)
+        metrics = self._core.metrics
+        metrics.stored_bytes.set(totals.size_bytes)
+        metrics.stored_blobs.set(totals.blobs)
+        metrics.stored_entries.set(totals.entries)
+        metrics.quota_bytes.set(quota)
+
+    def _measure(self) -> tuple[Disk, Totals]:
+        totals = read_totals(self._core.pool.connection())
+        return measure_disk(self._core.directory.root), totals
+
+    async def _tick_loop(self) -> None:
+        tick_s = min(1.0, self._core.timing.grace_ms / 4000)
+        while True:
+            try:
+                await self._tick()
+            except (FederationError, OSError, apsw.Error) as error:
+                # Full disk, lost lock race, damaged catalogue: said once a tick, tried again.
+                _log.warning("maintenance_failed", reason=str(error))
+            await self._core.clock.sleep(tick_s)
+
+    async def _tick(self) -> None:
+        await self.measure()
+        if not self._lock.held:
+            if not await self._core.pool.run(self._lock.acquire):
+                return
+            await self._take_over()
+        await self._bury()
+        await self._evict_to_watermark()
+        await self._serve_request()
+        await self._tidy()
+
+    # -- the holder ------------------------------------------------------------------------
+
+    async def _take_over(self) -> None:
+        _log.info("maintenance_taken_over", run=self._core.run.id)
+        await self._evictor.adopt()
+        self._background.start(self._scrubber.run(), "scrub")
+        await self._core.pool.run(self._make_reserve)
+
+    def _make_reserve(self) -> None:
+        """Keep some disk for the eviction that a full disk will need."""
+        path = self._core.directory.reserve
+        if path.exists() or self._disk_is_tight():
+            return
+        with path.open("wb") as file:
+            file.write(bytes(_RESERVE_BYTES))
+
+    def _disk_is_tight(self) -> bool:
+        return measure_disk(self._core.directory.root).free_bytes < 8 * _RESERVE_BYTES
+
+    async def _bury(self) -> None:
+        """Pause eviction for a lease period when a process was killed."""
+        if dead := await self._core.pool.run(self._bury_dead):
+            _log.warning("process_died", runs=dead, eviction_pauses_s=self._core.settings.lease)
+            until_ms = self._core.now_ms() + self._core.timing.lease_ms
+            await self._core.writer.submit(lambda tx: set_meta(tx, HOLD, until_ms))
+
+    def _bury_dead(self) -> list[str]:
+        lock = FileLock(self._core.directory.open_lock)
+        if not lock.acquire():
+            return []  # a process is just joining; it does the same
+        try:
+            return bury_dead_runs(self._core.directory)
+        finally:
+            lock.release()
+
+    async def _evict_to_watermark(self) -> None:
+        await self._evictor.sweep_due()
+        space = self._core.space
+        high = space.quota_bytes * self._core.settings.high_watermark
+        if space.stored_bytes <= high and not self._core.pressure.is_set():
+            return
+        self._core.pressure.clear()
+        await self.evict(int(space.quota_bytes * self._core.settings.low_watermark))
+
+    async def evict(self, target_bytes: int) -> int:
+        """Mark blobs until what is not marked fits the target; return the bytes marked now."""
+        hold_ms = await self._core.pool.run(self._meta, HOLD)
+        if hold_ms and self._core.now_ms() < hold_ms:
+            left_s = (hold_ms - self._core.now_ms()) / 1000
+            self.held_back = f"a process died; its leases end in {left_s:.0f} s"
+            return 0
+        self.held_back = ""
+        marked = 0
+        try:
+            while (
+                need := self._core.space.stored_bytes - self._evictor.pending_bytes - target_bytes
+            ) > 0:
+                size = await self._evictor.mark(need)
+                if not size:
+                    self.held_back = "everything older is gone; the rest is leased"
+                    break
+                marked += size
+        except FederationError:
+            # A full disk: the reserve gives eviction the room that its own commit needs.
+            self._core.directory.reserve.unlink(missing_ok=True)
+            raise
+        return marked
+
+    async def _serve_request(self) -> None:
+        """Do what `federation gc` in another process asked for."""
+        text = await self._core.pool.run(self._meta, REQUEST)
+        if not text:
+            return
+        request: dict[str, Any] = json.loads(text)
+        await self.evict(int(request["target_bytes"]))
+        if self._evictor.pending_bytes == 0:
+            done = json.dumps({"id": request["id"], "held_back": self.held_back})
+            await self._core.writer.submit(lambda tx: set_meta(tx, REQUEST, None))
+            await self._core.writer.submit(lambda tx: set_meta(tx, DONE, done))
+
+    async def _tidy(self) -> None:
+        now_s = self._core.clock.monotonic_s()
+        if now_s >= self._next_trim_s:
+            self._next_trim_s = now_s + _TRIM_EVERY_S
+            await self._core.writer.submit(self._trim_log)
+        if now_s >= self._next_sweep_s:
+            self._next_sweep_s = now_s + _SWEEP_EVERY_S
+            self._background.start(self._sweep(), "sweep")
+
+    async def _sweep(self) -> None:
+        await self._sweeper.incoming()
+        for number in range(256):
+            await self._sweeper.folder(number)
+            await self._core.clock.sleep(0.01)
+
+    def _trim_log(self, transaction: Transaction) -> None:
+        """Bound the change log, oldest rows first, a slice a minute."""
+        last_gone = transaction.totals.seq - self._core.settings.log_max_rows
+        transaction.connection.execute(
+            "DELETE FROM log WHERE seq IN (SELECT seq FROM log WHERE seq <= ? LIMIT ?)",
+            (last_gone, _TRIM_ROWS),
+        )
+
+    def _meta(self, name: str) -> Any:
+        return get_meta(self._core.pool.connection(), name)
+
+
+def get_meta(connection: apsw.Connection, name: str) -> Any:
+    """Return a value of the table meta, None when it is not set."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else None
+
+
+def set_meta(transaction: Transaction, name: str, value: int | str | None) -> None:
+    """Set or (None) remove a value of the table meta."""
+    if value is None:
+        transaction.connection.execute("DELETE FROM meta WHERE name = ?", (name,))
+    else:
+        transaction.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))

@@ -1,0 +1,128 @@
+"""Opening a data directory: every check that keeps a wrong program or a lost file from harm.
+
+All processes open under one lock, so that making, migrating and counting the dead happen alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from federation.clock import Clock
+from federation.errors import StorageRefused
+from federation.storage import catalogue, schema
+from federation.storage.directory import DataDirectory
+from federation.storage.runs import Run, bury_dead_runs, live_runs
+from federation.storage.shared import Epoch, FileLock
+from federation.storage.timing import StoreClock, Timing, boot_id
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What opening found out and made."""
+
+    directory: DataDirectory
+    node_id: str
+    store_clock: StoreClock
+    run: Run
+    epoch: Epoch
+
+
+def open_directory(root: Path, clock: Clock, timing: Timing) -> Opened:
+    """Make or check a data directory and join it. Blocks.
+
+    Raises StorageRefused: it cannot be used, its catalogue is lost, damaged or newer, or an old
+    one is in use by a running process; the message says what to do. Nothing is changed then.
+    """
+    schema.check_library()
+    directory = DataDirectory(root)
+    directory.prepare()
+    lock = FileLock(directory.open_lock)
+    with _refusals_named(directory):
+        try:
+            lock.acquire(wait=True)
+            return _join(directory, clock, timing)
+        finally:
+            lock.release()
+
+
+def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
+    check_catalogue_is_there(directory)
+    connection = schema.connect(directory.catalogue)
+    try:
+        _bring_up(connection, directory)
+        node_id, base_ms = _identify(connection, clock)
+        store_clock = StoreClock(clock, base_ms)
+        if bury_dead_runs(directory):
+            hold_ms = store_clock.now_ms() + timing.lease_ms
+            connection.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('evict_hold_until_ms', ?)", (hold_ms,)
+            )
+    finally:
+        connection.close()
+    return Opened(directory, node_id, store_clock, Run(directory), Epoch(directory.epoch))
+
+
+def check_catalogue_is_there(directory: DataDirectory) -> None:
+    """Refuse to start empty over blobs whose catalogue was lost."""
+    try:
+        present = directory.catalogue.stat().st_size > 0
+    except FileNotFoundError:
+        present = False
+    if not present and directory.has_blob_files():
+        raise StorageRefused(
+            f"{directory.catalogue} is missing or empty, but there are blob files beside it. "
+            "Run `federation rebuild` to make a new catalogue from the files."
+        )
+
+
+def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
+    found = schema.stored_version(connection)
+    users = [run for run in live_runs(directory) if found not in (0, schema.VERSION)]
+    if users:
+        pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
+        raise StorageRefused(
+            f"the catalogue has schema version {found}, this program uses {schema.VERSION}, and "
+            f"running processes (pid {pids}) still use the former. Stop them first."
+        )
+    schema.bring_up(connection)
+
+
+def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int]:
+    """Return this node's id and the base of store time, making either when it is not valid."""
+    with connection:
+        rows: Any = connection.execute("SELECT name, value FROM meta").fetchall()
+        meta: dict[str, Any] = dict(rows)
+        if "node_id" not in meta:
+            meta["node_id"] = uuid.uuid4().hex
+        if meta.get("boot_id") != boot_id():
+            newest = catalogue.newest_access_ms(connection)
+            meta["boot_id"] = boot_id()
+            meta["clock_base_ms"] = newest + 1 - int(clock.monotonic_s() * 1000)
+        connection.executemany(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+            [(name, meta[name]) for name in ("node_id", "boot_id", "clock_base_ms")],
+        )
+    return str(meta["node_id"]), int(str(meta["clock_base_ms"]))
+
+
+@contextmanager
+def _refusals_named(directory: DataDirectory) -> Iterator[None]:
+    try:
+        yield
+    except (apsw.NotADBError, apsw.CorruptError) as error:
+        raise StorageRefused(
+            f"{directory.catalogue} is damaged ({error}). Keep a copy of the data directory, then "
+            "run `federation rebuild`; blobs in files are verified and kept."
+        ) from error
+    except (apsw.Error, OSError) as error:
+        raise StorageRefused(
+            f"data directory {directory.root} cannot be opened: {error}. "
+            "Check that the disk has room and that this user may write there."
+        ) from error

@@ -1,0 +1,140 @@
+"""Answering from local storage: presence, streams and small batches.
+
+Bytes are verified before they are trusted: inline blobs at every read (they are small), files when
+they were not verified for `verify-after` or their ctime moved. A file is then hashed before the
+first byte where it is small or read in part, and while it streams otherwise, its last chunk held
+back until the hash has matched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import apsw
+
+from federation.digest import Digest, hash_bytes
+from federation.storage import blob_files, catalogue
+from federation.storage.blob_files import Damage
+from federation.storage.catalogue import MARKED, BlobRow, key_of
+from federation.storage.core import Core
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a look-up in a thread brings back to the event loop."""
+
+    missing: set[Digest] = field(default_factory=set)
+    lease: list[bytes] = field(default_factory=list)
+    damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
+    verified: list[tuple[bytes, int]] = field(default_factory=list)
+
+
+class Presence:
+    """find_missing and read_small of local storage."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """See federation.store.Store. Trouble with the catalogue makes blobs missing."""
+        wanted = {digest for digest in digests if not digest.is_empty}
+        if not wanted:
+            return set()
+        asked_ms = self._core.now_ms()
+        try:
+            found = await self._core.pool.run(self._find, wanted, asked_ms)
+        except apsw.Error as error:
+            self._core.catalogue_unreadable(error)
+            return wanted
+        self._note(found, asked_ms)
+        return found.missing if self._core.may_promise(asked_ms) else wanted
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
+        asked_ms = self._core.now_ms()
+        try:
+            data, found = await self._core.pool.run(self._read, digests, asked_ms)
+        except apsw.Error as error:
+            raise self._core.catalogue_unreadable(error) from error
+        self._note(found, asked_ms)
+        return data
+
+    def _note(self, found: _Found, asked_ms: int) -> None:
+        self._core.lease(found.lease, asked_ms)
+        for key, ctime_ns in found.verified:
+            self._core.touches.verified(key, asked_ms, ctime_ns)
+        for digest, seq, reason in found.damaged:
+            self._core.set_aside_soon(digest, seq, reason)
+
+    def _find(self, wanted: set[Digest], asked_ms: int) -> _Found:
+        found = _Found()
+        renew_before = asked_ms - self._core.timing.granularity_ms
+        ordered = [(digest, key_of(digest)) for digest in wanted]
+        rows = catalogue.look_up(self._core.pool.connection(), [key for _, key in ordered])
+        for digest, key in ordered:
+            row = rows.get(key)
+            if row is None or row.size_bytes != digest.size_bytes or row.state == MARKED:
+                found.missing.add(digest)
+            elif not row.inline and not self._file_is_there(digest):
+                found.missing.add(digest)
+                found.damaged.append((digest, row.seq, "its file is gone or has another size"))
+            elif row.accessed_ms < renew_before:
+                found.lease.append(key)
+        return found
+
+    def _file_is_there(self, digest: Digest) -> bool:
+        path = self._core.directory.blob_path(digest)
+        return blob_files.is_intact(path, digest.size_bytes)
+
+    def _read(self, digests: Sequence[Digest], asked_ms: int) -> tuple[list[bytes | None], _Found]:
+        found = _Found()
+        renew_before = asked_ms - self._core.timing.granularity_ms
+        keys = [key_of(digest) for digest in digests]
+        rows = catalogue.read_rows(self._core.pool.connection(), list(dict.fromkeys(keys)))
+        answers: list[bytes | None] = []
+        for digest, key in zip(digests, keys, strict=True):
+            row, data = rows.get(key, (None, None))
+            if digest.is_empty:
+                answers.append(b"")
+            elif row is None or row.size_bytes != digest.size_bytes:
+                answers.append(None)
+            else:
+                answers.append(self._trusted(digest, row, data, found))
+                if row.accessed_ms < renew_before or row.state == MARKED:
+                    found.lease.append(key)
+        return answers, found
+
+    def _trusted(
+        self, digest: Digest, row: BlobRow, data: bytes | None, found: _Found
+    ) -> bytes | None:
+        try:
+            if data is None:
+                return self._read_file(digest, row, found)
+            check_inline(digest, data)
+        except Damage as damage:
+            found.damaged.append((digest, row.seq, str(damage)))
+            return None
+        return data
+
+    def _read_file(self, digest: Digest, row: BlobRow, found: _Found) -> bytes:
+        path = self._core.directory.blob_path(digest)
+        blob = blob_files.open_blob(path, digest.size_bytes)
+        with blob:
+            data = blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
+        if needs_verifying(self._core, row, blob.ctime_ns):
+            check_inline(digest, data)
+            found.verified.append((row.key, blob.ctime_ns))
+        return data
+
+
+def check_inline(digest: Digest, data: bytes) -> None:
+    """Compare bytes in memory with their digest. Raises Damage."""
+    if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash:
+        raise Damage("has other bytes than its digest names")
+
+
+def needs_verifying(core: Core, row: BlobRow, ctime_ns: int) -> bool:
+    """Whether a file must be hashed before its bytes are trusted."""
+    age_ms = core.now_ms() - row.verified_ms
+    return ctime_ns != row.ctime_ns or age_ms > core.settings.verify_after * 1000

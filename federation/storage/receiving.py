@@ -1,0 +1,144 @@
+"""Taking blobs in: streams through LocalIngest, batches in one durable step."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterable, Sequence
+
+from federation.digest import Digest
+from federation.errors import DigestMismatch, FederationError, StorageFailed, StorageFull
+from federation.storage.blob_files import Damage
+from federation.storage.core import Core
+from federation.storage.ingest import LocalIngest
+from federation.storage.placing import place_inline
+from federation.storage.reading import Presence, check_inline
+from federation.store import Provenance
+
+_HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
+_FILES_AT_ONCE = 4
+
+
+class Receiver:
+    """begin, write and write_small of local storage."""
+
+    def __init__(self, core: Core, presence: Presence) -> None:
+        self._core = core
+        self._presence = presence
+        self._numbers = itertools.count()
+
+    def begin(self, digest: Digest, origin: Provenance) -> LocalIngest:
+        """See federation.store.LocalStore."""
+        if self._core.writer.failure is not None:
+            raise StorageFailed(self._core.writer.failure)
+        self._core.space.check_blob(digest)
+        self._reserve(digest.size_bytes)
+        path = self._core.directory.incoming / f"{self._core.run.id}-{next(self._numbers)}"
+        return LocalIngest(self._core, digest, path, origin)
+
+    def _reserve(self, size_bytes: int) -> None:
+        try:
+            self._core.space.reserve(size_bytes)
+        except StorageFull:
+            self._core.pressure.set()
+            raise
+
+    async def write(self, digest: Digest, chunks: AsyncIterable[bytes], origin: Provenance) -> bool:
+        """See federation.store.Store."""
+        if not await self._presence.find_missing([digest]):
+            return False
+        ingest = self.begin(digest, origin)
+        try:
+            async for chunk in chunks:
+                await ingest.append(chunk)
+            return await ingest.commit()
+        finally:
+            await ingest.abort()
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
+    ) -> list[FederationError | None]:
+        """See federation.store.Store."""
+        total = sum(len(data) for _, data in blobs)
+        if total <= _HASH_INLINE_BYTES:
+            verdicts = _verify(blobs)
+        else:
+            verdicts = await self._core.pool.run(_verify, blobs)
+        wanted = {
+            digest: data
+            for (digest, data), refusal in zip(blobs, verdicts, strict=True)
+            if refusal is None and data
+        }
+        inline_max = self._core.settings.inline_max
+        outcomes = await self._store_inline(
+            [(d, data) for d, data in wanted.items() if d.size_bytes <= inline_max], origin
+        )
+        outcomes |= await self._store_files(
+            [(d, data) for d, data in wanted.items() if d.size_bytes > inline_max], origin
+        )
+        return [
+            refusal or outcomes.get(digest)
+            for (digest, _), refusal in zip(blobs, verdicts, strict=True)
+        ]
+
+    async def _store_inline(
+        self, blobs: list[tuple[Digest, bytes]], origin: Provenance
+    ) -> dict[Digest, FederationError | None]:
+        if not blobs:
+            return {}
+        size_bytes = sum(digest.size_bytes for digest, _ in blobs)
+        try:
+            self._reserve(size_bytes)
+        except StorageFull as error:
+            return dict.fromkeys((digest for digest, _ in blobs), error)
+        try:
+            outcomes = await self._core.writer.submit(
+                lambda transaction: place_inline(transaction, self._core.directory, blobs, origin)
+            )
+        except FederationError as error:
+            return dict.fromkeys((digest for digest, _ in blobs), error)
+        finally:
+            self._core.space.release(size_bytes)
+        return {
+            digest: outcome if isinstance(outcome, StorageFull) else None
+            for (digest, _), outcome in zip(blobs, outcomes, strict=True)
+        }
+
+    async def _store_files(
+        self, blobs: list[tuple[Digest, bytes]], origin: Provenance
+    ) -> dict[Digest, FederationError | None]:
+        if not blobs:
+            return {}
+        missing = await self._presence.find_missing([digest for digest, _ in blobs])
+        gate = asyncio.Semaphore(_FILES_AT_ONCE)
+
+        async def store(digest: Digest, data: bytes) -> FederationError | None:
+            async with gate:
+                try:
+                    ingest = self.begin(digest, origin)
+                    try:
+                        await ingest.append(data)
+                        await ingest.commit()
+                    finally:
+                        await ingest.abort()
+                except FederationError as error:
+                    return error
+            return None
+
+        waiting = [(digest, data) for digest, data in blobs if digest in missing]
+        results = await asyncio.gather(*(store(digest, data) for digest, data in waiting))
+        return {digest: result for (digest, _), result in zip(waiting, results, strict=True)}
+
+
+def _verify(blobs: Sequence[tuple[Digest, bytes]]) -> list[FederationError | None]:
+    """Hash a batch; per blob None or why its bytes are not those of its digest."""
+    verdicts: list[FederationError | None] = []
+    for digest, data in blobs:
+        try:
+            check_inline(digest, data)
+            verdicts.append(None)
+        except Damage:
+            sent = f"{len(data)} bytes were sent"
+            wrong = "other bytes were sent" if len(data) == digest.size_bytes else sent
+            verdicts.append(DigestMismatch(digest, wrong))
+    return verdicts

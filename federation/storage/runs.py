@@ -1,0 +1,80 @@
+"""Which processes serve this data directory, and which of them died without saying goodbye.
+
+Each has run/ID.lock, locked for its life, and once it answers, run/ID.json with its addresses. A
+lock file that can be locked belongs to a process that was killed: what it had promised from
+memory (leases not yet written) is unknown, so eviction pauses for one lease period.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from federation.storage.directory import DataDirectory
+from federation.storage.shared import FileLock
+
+
+class Run:
+    """This process's presence in the data directory."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self._json = directory.run / f"{self.id}.json"
+        self._lock_path = directory.run / f"{self.id}.lock"
+        self._lock = FileLock(self._lock_path)
+        self._lock.acquire(wait=True)  # somebody counting the living may hold it for a moment
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}>"
+
+    def announce(self, facts: dict[str, Any]) -> None:
+        """Publish what people and tools may want to know, in one step."""
+        temporary = self._json.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"pid": os.getpid(), **facts}))
+        temporary.replace(self._json)
+
+    def end(self) -> None:
+        """Leave cleanly: no trace stays."""
+        self._json.unlink(missing_ok=True)
+        self._lock_path.unlink(missing_ok=True)
+        self._lock.release()
+
+
+def live_runs(directory: DataDirectory) -> list[dict[str, Any]]:
+    """Return {"id", and what was announced} of each process that serves this directory now."""
+    found = []
+    for path in sorted(directory.run.glob("*.lock")):
+        lock = FileLock(path)
+        if lock.acquire():
+            lock.release()
+            continue
+        found.append({"id": path.stem, **_announced(path.with_suffix(".json"))})
+    return found
+
+
+def bury_dead_runs(directory: DataDirectory) -> list[str]:
+    """Remove the traces of processes that were killed; return their run ids.
+
+    The caller holds the open lock, so that no process is just making its own trace.
+    """
+    dead = []
+    for path in sorted(directory.run.glob("*.lock")):
+        lock = FileLock(path)
+        if not lock.acquire():
+            continue
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        lock.release()
+        dead.append(path.stem)
+    return dead
+
+
+def _announced(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text())
+    except (OSError, ValueError):  # not announced yet, or being replaced
+        return {}
+    return facts if isinstance(facts, dict) else {}

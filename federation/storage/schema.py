@@ -1,0 +1,125 @@
+"""The catalogue's tables, how a connection to it is set up, and how older ones are brought up.
+
+user_version is the schema version. A newer one is refused; an older one is migrated, a step a
+version, in one transaction, so that a crash leaves it finished or untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import apsw
+
+from federation.errors import StorageRefused
+
+VERSION = 1
+SQLITE_OLDEST = (3, 51, 3)
+BUSY_MS = 30_000
+
+# One row a blob, in key order (function byte + hash). `seq` is the row of the change log that
+# accepted it and, for a blob kept inline, its row in `small`: blob rows stay short, so that
+# thousands of look-ups touch few pages. state: 0 live, 1 marked by eviction. Times are store
+# milliseconds. ctime_ns is the file's at its last verification; 0 for inline blobs.
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE totals (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  bytes INTEGER NOT NULL, blobs INTEGER NOT NULL, entries INTEGER NOT NULL, seq INTEGER NOT NULL
+);
+INSERT INTO totals VALUES (1, 0, 0, 0, 0);
+CREATE TABLE blob (
+  key BLOB PRIMARY KEY, size INTEGER NOT NULL, inline INTEGER NOT NULL, seq INTEGER NOT NULL,
+  accessed INTEGER NOT NULL, verified INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  state INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX blob_by_access ON blob (accessed);
+CREATE INDEX blob_marked ON blob (key) WHERE state = 1;
+CREATE TABLE small (seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE entry (
+  id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, instance TEXT NOT NULL, name BLOB NOT NULL,
+  value BLOB NOT NULL, label TEXT NOT NULL, stored REAL NOT NULL, expires REAL,
+  accessed INTEGER NOT NULL, seq INTEGER NOT NULL, UNIQUE (kind, instance, name)
+);
+CREATE INDEX entry_by_access ON entry (accessed);
+CREATE TABLE log (
+  seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, instance TEXT NOT NULL, name BLOB NOT NULL,
+  size INTEGER NOT NULL, stored REAL NOT NULL, source INTEGER NOT NULL, via TEXT NOT NULL
+);
+CREATE TABLE quarantine (
+  id INTEGER PRIMARY KEY, key BLOB NOT NULL, size INTEGER NOT NULL, reason TEXT NOT NULL,
+  found REAL NOT NULL, file TEXT NOT NULL
+);
+"""
+
+# From version N to N + 1. Version 1 is the first.
+MIGRATIONS: Mapping[int, str] = {}
+
+
+def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
+    """Open the catalogue with this program's settings. Raises apsw.Error.
+
+    synchronous=FULL: WAL with NORMAL loses acknowledged commits at a power cut (measured).
+    Memory-mapped reads stay off: a disk error would be a SIGBUS instead of an error.
+    """
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX
+    connection = apsw.Connection(str(path), flags=flags, statementcachesize=200)
+    connection.set_busy_timeout(BUSY_MS)
+    connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute("PRAGMA cell_size_check = ON")
+    connection.execute("PRAGMA cache_size = -16000")
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def check_library(version: str | None = None) -> str:
+    """Return the loaded SQLite's version. Raises StorageRefused for one that corrupts a WAL.
+
+    Before 3.51.3 two connections that commit and checkpoint at once could reset a WAL wrongly,
+    and several processes on one directory do just that.
+    """
+    loaded = version or apsw.sqlite_lib_version()
+    if tuple(int(part) for part in loaded.split(".")[:3]) < SQLITE_OLDEST:
+        oldest = ".".join(map(str, SQLITE_OLDEST))
+        raise StorageRefused(
+            f"SQLite {loaded} is loaded; versions before {oldest} can corrupt a catalogue that "
+            "several processes use. Install apsw's own wheel, which bundles a newer one: "
+            "pip install --force-reinstall --only-binary :all: apsw"
+        )
+    return loaded
+
+
+def stored_version(connection: apsw.Connection) -> int:
+    """Return the schema version of an open catalogue; 0 for an empty one."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone() or (0,)
+    return int(version)
+
+
+def bring_up(
+    connection: apsw.Connection,
+    *,
+    version: int = VERSION,
+    migrations: Mapping[int, str] = MIGRATIONS,
+) -> None:
+    """Create the tables or migrate them to this version, all or nothing.
+
+    Raises StorageRefused when a newer program wrote the catalogue; nothing is changed then.
+    """
+    with connection:
+        found = stored_version(connection)
+        if found > version:
+            raise StorageRefused(
+                f"the catalogue has schema version {found}, this program knows up to {version}. "
+                "Use the program version that wrote it, or a newer one."
+            )
+        if found == 0:
+            connection.execute(_TABLES)
+            found = VERSION
+        for step in range(found, version):
+            connection.execute(migrations[step])
+        connection.execute(f"PRAGMA user_version = {version}")

@@ -1,0 +1,97 @@
+"""What the processes on one data directory share through the kernel: locks and the epoch.
+
+Locks are flock(2) locks: the kernel drops them when their process dies, so nothing is ever stale.
+The epoch is a counter in a memory-mapped file: reading it costs a memory access, so every answer
+from memory can afford to check it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from pathlib import Path
+
+from federation.errors import StorageRefused
+
+_COUNTER = struct.Struct("=Q")
+_EPOCH_BYTES = mmap.PAGESIZE
+
+
+class FileLock:
+    """A lock file. The file stays; only the kernel's lock on it counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<FileLock {self._path.name} {'held' if self.held else 'free'}>"
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd is not None
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Take the lock; False when another process has it and wait is off. Raises OSError."""
+        if self._fd is not None:
+            return True
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        """Give the lock back; safe when it is not held."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+class Epoch:
+    """A counter that every process sees at once. It moves when anything held is gone."""
+
+    def __init__(self, path: Path) -> None:
+        """Map the file, making it when absent. Raises StorageRefused where mmap is not shared."""
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if os.fstat(self._fd).st_size < _EPOCH_BYTES:
+                os.ftruncate(self._fd, _EPOCH_BYTES)
+            self._map = mmap.mmap(self._fd, _EPOCH_BYTES, mmap.MAP_SHARED)
+        except OSError as error:
+            os.close(self._fd)
+            raise StorageRefused(
+                f"{path.parent} is on a file system without shared memory mapping "
+                f"({error.strerror}); use a local disk"
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<Epoch {self.value}>"
+
+    @property
+    def value(self) -> int:
+        """The counter now."""
+        count: int = _COUNTER.unpack_from(self._map)[0]
+        return count
+
+    def bump(self) -> None:
+        """Add one, safely against other processes."""
+        fcntl.lockf(self._fd, fcntl.LOCK_EX)
+        try:
+            _COUNTER.pack_into(self._map, 0, self.value + 1)
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Unmap."""
+        self._map.close()
+        os.close(self._fd)

@@ -1,0 +1,185 @@
+"""One blob as a stream from local storage (Store.open_read)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from types import TracebackType
+
+import apsw
+
+from federation.digest import Digest, Hasher, new_hasher
+from federation.errors import BlobDamaged, BlobNotFound, OffsetOutside
+from federation.storage import blob_files, catalogue
+from federation.storage.blob_files import Damage, OpenBlob
+from federation.storage.catalogue import BlobRow, key_of
+from federation.storage.core import Core
+from federation.storage.reading import check_inline, needs_verifying
+from federation.store import CHUNK_BYTES, Chunks, NextBytes
+
+_VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
+
+
+class Reading:
+    """An async context manager: entering finds (and where due verifies) the blob."""
+
+    def __init__(
+        self,
+        core: Core,
+        digest: Digest,
+        offset: int,
+        limit: int | None,
+        next_bytes: NextBytes | None,
+    ) -> None:
+        self._core = core
+        self._digest = digest
+        self._key = key_of(digest)
+        self._offset = offset
+        self._end = digest.size_bytes if limit is None else offset + limit
+        self._end = min(self._end, digest.size_bytes)
+        self._next_bytes = next_bytes
+        self._row: BlobRow | None = None
+        self._blob: OpenBlob | None = None
+        self._data: bytes | None = None
+        self._hasher: Hasher | None = None
+        self._job: Future[bytes] | None = None
+        self._touched_ms = 0
+        self._verified = False  # set in a thread, told to Touches on the event loop
+
+    def __repr__(self) -> str:
+        return f"<Reading {self._digest} {self._offset}..{self._end}>"
+
+    async def __aenter__(self) -> Chunks:
+        """Find the blob. Raises BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy."""
+        if not 0 <= self._offset <= self._digest.size_bytes:
+            raise OffsetOutside(self._digest, self._offset)
+        if self._digest.is_empty:
+            self._data = b""
+            return self._slices()
+        opening = self._core.pool.submit(self._open)
+        try:
+            await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(lambda _: self._close())
+            raise
+        except apsw.Error as error:
+            raise self._core.catalogue_unreadable(error) from error
+        except Damage as damage:
+            await self._report(damage)
+            raise BlobNotFound(self._digest) from damage
+        self._touch()
+        self._note_verified()
+        return self._slices() if self._data is not None else self._chunks()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file, after a read that may still run in a thread."""
+        if self._job is not None and not self._job.done():
+            self._job.add_done_callback(lambda _: self._close())
+        elif self._blob is not None:
+            self._core.pool.submit(self._close)  # the last close of an evicted file can be slow
+
+    def _close(self) -> None:
+        blob, self._blob = self._blob, None
+        if blob is not None:
+            os.close(blob.fd)
+
+    def _open(self) -> None:
+        """Look the blob up and open it; runs in a thread. Raises BlobNotFound, Damage, TooBusy."""
+        found = catalogue.read_rows(self._core.pool.connection(), [self._key]).get(self._key)
+        if found is None or found[0].size_bytes != self._digest.size_bytes:
+            raise BlobNotFound(self._digest)
+        row, data = found
+        self._row = row
+        if data is not None:
+            check_inline(self._digest, data)
+            self._data = data
+            return
+        path = self._core.directory.blob_path(self._digest)
+        self._blob = blob_files.open_blob(path, self._digest.size_bytes)
+        if needs_verifying(self._core, row, self._blob.ctime_ns):
+            self._verify_or_plan()
+
+    def _verify_or_plan(self) -> None:
+        assert self._blob is not None
+        whole = self._offset == 0 and self._end == self._digest.size_bytes
+        if whole and self._digest.size_bytes > _VERIFY_FIRST_BYTES:
+            self._hasher = new_hasher(self._digest.function)
+            return
+        try:
+            blob_files.verify_file(self._blob.fd, self._digest)
+        except Damage:
+            self._close()
+            raise
+        self._verified = True
+
+    def _note_verified(self) -> None:
+        if self._verified and self._blob is not None:
+            self._verified = False
+            self._core.touches.verified(self._key, self._core.now_ms(), self._blob.ctime_ns)
+
+    async def _slices(self) -> AsyncIterator[bytes]:
+        assert self._data is not None
+        while self._offset < self._end:
+            step = self._step()
+            yield self._data[self._offset : self._offset + step]
+            self._offset += step
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        """Yield the file's bytes, one chunk read ahead."""
+        self._job = self._submit(self._offset)
+        while self._job is not None:
+            start = self._offset
+            try:
+                data = await asyncio.wrap_future(self._job)
+            except Damage as damage:
+                await self._report(damage)
+                raise BlobDamaged(self._digest, str(damage)) from damage
+            self._note_verified()
+            self._offset = start + len(data)
+            self._job = self._submit(self._offset)
+            if self._core.now_ms() - self._touched_ms > self._core.timing.granularity_ms:
+                self._touch()  # a reader slower than the lease keeps its blob
+            yield data
+
+    def _submit(self, offset: int) -> Future[bytes] | None:
+        if offset >= self._end:
+            return None
+        return self._core.pool.submit(self._read, offset, self._step_at(offset))
+
+    def _step(self) -> int:
+        return self._step_at(self._offset)
+
+    def _step_at(self, offset: int) -> int:
+        wanted = CHUNK_BYTES if self._next_bytes is None else self._next_bytes()
+        return min(max(wanted, 1), CHUNK_BYTES, self._end - offset)
+
+    def _read(self, offset: int, size_bytes: int) -> bytes:
+        """Read in a thread; the last chunk only passes once the whole has the right hash."""
+        assert self._blob is not None
+        data = blob_files.read_exactly(self._blob.fd, size_bytes, offset)
+        if self._hasher is not None:
+            self._hasher.update(data)
+            if offset + size_bytes == self._digest.size_bytes:
+                if self._hasher.digest() != self._digest.hash:
+                    raise Damage("has other bytes than its digest names")
+                self._verified = True
+        return data
+
+    def _touch(self) -> None:
+        self._touched_ms = self._core.now_ms()
+        if self._row is None:
+            return
+        old = self._touched_ms - self._core.timing.granularity_ms
+        if self._row.accessed_ms < old or self._row.state == catalogue.MARKED:
+            self._core.lease([self._key], self._touched_ms)
+
+    async def _report(self, damage: Damage) -> None:
+        if self._row is not None:
+            await self._core.set_aside(self._digest, self._row.seq, str(damage))

@@ -1,0 +1,74 @@
+"""Store time and the intervals that make leases safe.
+
+Store time orders accesses over processes and restarts: milliseconds that never step back. It is
+the kernel's monotonic clock (one for all processes until the next boot) plus a base kept in the
+catalogue; at a new boot the base is chosen so that store time goes on from the latest access. The
+wall clock has no part in it, so setting it moves no lease and starts no eviction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from federation.clock import Clock
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot."""
+    return _BOOT_ID.read_text().strip()
+
+
+class StoreClock:
+    """Store time in milliseconds, from a base and the monotonic clock."""
+
+    def __init__(self, clock: Clock, base_ms: int) -> None:
+        self._clock = clock
+        self._base_ms = base_ms
+
+    def now_ms(self) -> int:
+        """Return store time now."""
+        return self._base_ms + int(self._clock.monotonic_s() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Intervals derived from the lease period; all in milliseconds.
+
+    A lease is a touch: the access time in memory, written within flush_ms. To keep touches cheap
+    an access time is renewed only when it is older than granularity_ms. Eviction marks its
+    candidates, waits grace_ms (longer than any touch may stay unwritten) and looks again. So what
+    may be evicted was last accessed before lease + slack.
+    """
+
+    lease_ms: int
+    granularity_ms: int
+    flush_ms: int
+    grace_ms: int
+
+    @classmethod
+    def for_lease(cls, lease_s: float) -> Timing:
+        """Choose the intervals; a lease of an hour gives 60 s, 2 s and 10 s."""
+        lease_ms = max(1, int(lease_s * 1000))
+        return cls(
+            lease_ms=lease_ms,
+            granularity_ms=min(60_000, lease_ms // 8),
+            flush_ms=max(20, min(2_000, lease_ms // 8)),
+            grace_ms=max(200, min(10_000, lease_ms)),
+        )
+
+    @property
+    def cutoff_age_ms(self) -> int:
+        """How long ago an object must have been touched to be evicted.
+
+        Twice the granularity: once for touches not renewed, once for verdicts about whole
+        closures that services keep for as long.
+        """
+        return self.lease_ms + 2 * self.granularity_ms
+
+    @property
+    def unflushed_max_ms(self) -> int:
+        """How old an unwritten touch may get before no new lease is given."""
+        return self.grace_ms // 2

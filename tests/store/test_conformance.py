@@ -1,0 +1,251 @@
+"""What every Store must do; each implementation and decorator joins STORES and passes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from federation.clock import SystemClock
+from federation.config import Limits
+from federation.config import Storage as Settings
+from federation.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.errors import BlobNotFound, DigestMismatch, OffsetOutside
+from federation.status import Metrics
+from federation.storage import Storage
+from federation.store import CHUNK_BYTES, LocalStore
+from tests.fakes import MemoryStore
+
+SIZES = [1, 1000, 16 * 1024, 16 * 1024 + 1, 200_000, 5 * 1024 * 1024 + 3]
+
+
+def bytes_of(size: int) -> bytes:
+    return (b"0123456789abcdef" * (size // 16 + 1))[:size]
+
+
+async def memory(_: Path) -> LocalStore:
+    return MemoryStore()
+
+
+async def local(path: Path) -> LocalStore:
+    return await Storage.open(path / "data", Settings(), Limits(), Metrics(), SystemClock())
+
+
+STORES: dict[str, Callable[[Path], Awaitable[LocalStore]]] = {"memory": memory, "local": local}
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LocalStore]:
+    made = await STORES[request.param](tmp_path)
+    yield made
+    if isinstance(made, Storage):
+        await made.close()
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def read(store: LocalStore, digest: Digest, **options: int) -> bytes:
+    async with store.open_read(digest, **options) as stream:  # type: ignore[arg-type]
+        return b"".join([chunk async for chunk in stream])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("function", list(DigestFunction))
+async def test_a_written_blob_reads_back_whole(
+    store: LocalStore, size: int, function: DigestFunction
+) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data, function)
+    assert await store.find_missing([digest]) == {digest}
+    assert await store.write(digest, chunks(data[: size // 2], data[size // 2 :])) is True
+    assert await store.find_missing([digest]) == set()
+    assert await read(store, digest) == data
+    assert await store.read_small([digest, digest]) == [data, data]
+
+
+async def test_writing_what_is_held_says_so_and_needs_no_bytes(store: LocalStore) -> None:
+    data = bytes_of(100_000)
+    await store.write(digest_of(data), chunks(data))
+    assert await store.write(digest_of(data), chunks()) is False
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_an_ingest_of_what_is_held_already_ends_well(store: LocalStore, size: int) -> None:
+    data = bytes_of(size)
+    first, second = store.begin(digest_of(data)), store.begin(digest_of(data))
+    for ingest in (first, second):
+        await ingest.append(data)
+    assert [await first.commit(), await second.commit()] == [True, False]
+    assert await read(store, digest_of(data)) == data
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(b"wr", b"ong"), (b"righ",), (b"rightx",), (b"right", b"x"), ()],
+    ids=["other", "short", "long", "long-late", "nothing"],
+)
+@pytest.mark.parametrize("pad", [0, 100_000])
+async def test_a_write_that_fails_verification_leaves_no_trace(
+    store: LocalStore, parts: tuple[bytes, ...], pad: int
+) -> None:
+    wanted = digest_of(b"p" * pad + b"right")
+    sent = (b"p" * pad, *parts) if pad and parts else parts
+    with pytest.raises(DigestMismatch):
+        await store.write(wanted, chunks(*sent))
+    with pytest.raises(BlobNotFound):
+        await read(store, wanted)
+    assert await store.find_missing([wanted]) == {wanted}
+
+
+async def test_a_writer_s_own_error_passes_and_nothing_stays(store: LocalStore) -> None:
+    data = bytes_of(100_000)
+
+    async def broken() -> AsyncIterator[bytes]:
+        yield data[:50_000]
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await store.write(digest_of(data), broken())
+    assert await store.find_missing([digest_of(data)]) == {digest_of(data)}
+
+
+async def test_an_aborted_ingest_stores_nothing(store: LocalStore) -> None:
+    data = bytes_of(100_000)
+    ingest = store.begin(digest_of(data))
+    await ingest.append(data)
+    assert ingest.received_bytes == len(data)
+    await ingest.abort()
+    await ingest.abort()
+    assert await store.find_missing([digest_of(data)]) == {digest_of(data)}
+
+
+async def test_an_overrun_is_refused_before_it_is_stored(store: LocalStore) -> None:
+    ingest = store.begin(digest_of(b"12345"))
+    await ingest.append(b"123")
+    with pytest.raises(DigestMismatch):
+        await ingest.append(b"456")
+    assert ingest.received_bytes == 3
+    await ingest.append(b"45")
+    assert await ingest.commit() is True
+
+
+async def test_the_empty_blob_is_always_held(store: LocalStore) -> None:
+    assert await store.find_missing([EMPTY]) == set()
+    assert await read(store, EMPTY) == b""
+    assert await store.read_small([EMPTY]) == [b""]
+    assert await store.write(EMPTY, chunks()) is False
+    assert await store.write_small([(EMPTY, b"")]) == [None]
+
+
+async def test_size_zero_with_another_hash_is_missing_and_refused(store: LocalStore) -> None:
+    odd = digest_of(b"x")._replace(size_bytes=0)
+    assert await store.find_missing([odd]) == {odd}
+    with pytest.raises(BlobNotFound):
+        await read(store, odd)
+    (refused,) = await store.write_small([(odd, b"")])
+    assert isinstance(refused, DigestMismatch)
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_the_same_hash_with_another_size_is_another_blob(
+    store: LocalStore, size: int
+) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data)
+    await store.write(digest, chunks(data))
+    for off in (digest._replace(size_bytes=size - 1), digest._replace(size_bytes=size + 1)):
+        assert await store.find_missing([off, digest]) == {off}
+        assert await store.read_small([off]) == [None]
+        with pytest.raises(BlobNotFound):
+            await read(store, off)
+
+
+async def test_functions_never_mix(store: LocalStore) -> None:
+    data = bytes_of(1000)
+    digest = digest_of(data, DigestFunction.BLAKE3)
+    await store.write(digest, chunks(data))
+    asked = digest._replace(function=DigestFunction.SHA256)
+    assert await store.find_missing([asked]) == {asked}
+
+
+@pytest.mark.parametrize("size", [1000, 5_000_000])
+async def test_offset_and_limit_cut_exactly(store: LocalStore, size: int) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data)
+    await store.write(digest, chunks(data))
+    for offset, limit in [(0, 1), (7, 100), (size - 3, 100), (size, 5), (1, size)]:
+        assert await read(store, digest, offset=offset, limit=limit) == data[offset:][:limit]
+    assert await read(store, digest, offset=size // 3) == data[size // 3 :]
+
+
+@pytest.mark.parametrize("offset", [-1, 1001])
+async def test_an_offset_outside_is_refused_on_entry(store: LocalStore, offset: int) -> None:
+    data = bytes_of(1000)
+    await store.write(digest_of(data), chunks(data))
+    with pytest.raises(OffsetOutside):
+        await read(store, digest_of(data), offset=offset)
+
+
+async def test_chunks_are_as_small_as_asked_and_never_empty(store: LocalStore) -> None:
+    data = bytes_of(CHUNK_BYTES * 2 + 5)
+    await store.write(digest_of(data), chunks(data))
+    sizes = iter([1, 10, 100_000, CHUNK_BYTES * 9, *[1_000_000] * 9])
+    async with store.open_read(digest_of(data), next_bytes=lambda: next(sizes)) as stream:
+        seen = [chunk async for chunk in stream]
+    assert [len(chunk) for chunk in seen[:4]] == [1, 10, 100_000, CHUNK_BYTES]
+    assert b"".join(seen) == data
+
+
+async def test_batches_answer_in_order_with_duplicates_and_absent_ones(store: LocalStore) -> None:
+    blobs = [(digest_of(bytes_of(n)), bytes_of(n)) for n in (1, 50, 20_000, 50)]
+    bad = digest_of(b"right")
+    outcome = await store.write_small([*blobs, (bad, b"wrong"), (bad, b"short ")])
+    assert outcome[:4] == [None] * 4
+    assert all(isinstance(error, DigestMismatch) for error in outcome[4:])
+    asked = [blobs[2][0], bad, blobs[0][0], blobs[0][0]]
+    assert await store.read_small(asked) == [blobs[2][1], None, blobs[0][1], blobs[0][1]]
+
+
+async def test_one_digest_good_and_bad_in_a_batch_is_stored(store: LocalStore) -> None:
+    digest = digest_of(b"right")
+    bad, good = await store.write_small([(digest, b"wrong"), (digest, b"right")])
+    assert isinstance(bad, DigestMismatch)
+    assert good is None
+    assert await store.read_small([digest]) == [b"right"]
+
+
+@pytest.mark.parametrize("size", [1000, 300_000])
+async def test_many_writers_of_one_blob_all_succeed(store: LocalStore, size: int) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data)
+    outcomes = await asyncio.gather(*(store.write(digest, chunks(data)) for _ in range(20)))
+    assert outcomes.count(True) == 1
+    assert await read(store, digest) == data
+
+
+@pytest.mark.parametrize("size", [1000, 300_000])
+async def test_a_cancelled_write_stores_all_or_nothing(store: LocalStore, size: int) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data)
+    for steps in range(12):
+        task = asyncio.ensure_future(store.write(digest, chunks(data[:10], data[10:])))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if not await store.find_missing([digest]):
+            assert await read(store, digest) == data
+
+
+async def test_a_reader_that_leaves_early_harms_nobody(store: LocalStore) -> None:
+    data = bytes_of(6_000_000)
+    await store.write(digest_of(data), chunks(data))
+    async with store.open_read(digest_of(data)) as stream:
+        async for _ in stream:
+            break
+    assert await read(store, digest_of(data)) == data
