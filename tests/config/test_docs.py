@@ -1,0 +1,89 @@
+"""The example file and the page about the configuration say what the model says."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from federation.config import Config
+from federation.config_file import load, loads
+from federation.config_keys import walk
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "config.example.yaml"
+
+
+def with_examples():
+    """The example file with its `#key` lines taken in."""
+    return re.sub(r"^( *)#(?=( *# | *[a-z-]+:))", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
+
+
+def paths(value, below=()):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*below, key)
+            yield from paths(inner, (*below, key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from paths(inner, below)
+
+
+def test_the_example_says_what_the_defaults_are():
+    assert load(EXAMPLE) == Config()
+
+
+def test_the_example_names_every_key_and_no_other():
+    named = set(paths(yaml.safe_load(with_examples())))
+    assert named == {key.path for key in walk()}
+
+
+def test_the_example_shows_a_fixed_default_as_such():
+    shown = set(paths(yaml.safe_load(EXAMPLE.read_text())))
+    hidden = {key.dotted for key in walk() if key.path not in shown}
+    assert hidden == {
+        "node-name",
+        "data-dir",
+        "storage.quota",
+        "listeners.tls",
+        "listeners.tls.server-cert",
+        "listeners.tls.server-key",
+    }
+
+
+def test_what_the_example_shows_in_comments_is_allowed_too():
+    found = loads(with_examples(), EXAMPLE, {})
+    assert found.storage.quota == 500 * 2**30
+    assert found.listeners[0].tls.server_key == ROOT / "server.key"
+
+
+def test_every_key_has_a_comment_above_it_in_the_example():
+    lines = EXAMPLE.read_text().splitlines()
+    for at, line in enumerate(lines):
+        if re.match(r" *#?[a-z-]+: *\S", line) and "- address" not in line:
+            above = lines[at - 1].strip()
+            neighbour = re.match(r"#?(high-watermark|server-cert)", above)
+            assert above.startswith("#") or neighbour or above == "scrub:", line
+
+
+def test_every_key_is_described():
+    assert [key.dotted for key in walk() if not key.field.description] == []
+
+
+def test_the_page_is_made_from_the_model():
+    done = subprocess.run([sys.executable, ROOT / "docs/generate.py", "--check"], check=False)
+    assert done.returncode == 0, "docs/configuration.md is stale: run docs/generate.py"
+
+
+def test_a_stale_page_is_noticed(tmp_path, monkeypatch):
+    script = tmp_path / "generate.py"
+    script.write_text((ROOT / "docs/generate.py").read_text())
+    module = runpy.run_path(str(script))
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert module["main"]() == 1
+    monkeypatch.setattr(sys, "argv", ["generate.py"])
+    assert module["main"]() == 0
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
+    assert module["main"]() == 0
