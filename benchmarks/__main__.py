@@ -1,0 +1,89 @@
+"""`python -m benchmarks`: run the rows and print the table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import structlog
+
+from benchmarks import payloads, report
+from benchmarks.measure import Bench
+from benchmarks.rows import all_rows
+from benchmarks.servers import SERVERS
+
+_NAMES = list(all_rows(quick=True))
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--only", multiple=True, metavar="ROW", help=f"Rows to run (repeatable): {', '.join(_NAMES)}."
+)
+@click.option(
+    "--server", "names", multiple=True, type=click.Choice(list(SERVERS)), help="Default: all."
+)
+@click.option("--repeat", default=5, type=click.IntRange(1), help="Rounds of each row.")
+@click.option("--seconds", default=0.5, type=click.FloatRange(0.01), help="Length of a round.")
+@click.option("--quick", is_flag=True, help="Small blobs, one short round: does it still run?")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end.")
+@click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the servers' directories go; default: a temporary folder.",
+)
+def main(
+    only: tuple[str, ...],
+    names: tuple[str, ...],
+    repeat: int,
+    seconds: float,
+    quick: bool,
+    as_json: bool,
+    home: Path | None,
+) -> None:
+    """Measure this node beside buildbox-casd and BuildGrid, each in its own process."""
+    rows = all_rows(quick=quick)
+    unknown = [name for name in only if name not in rows]
+    if unknown:
+        raise click.BadParameter(f"no such row: {', '.join(unknown)}", param_hint="--only")
+    chosen = [rows[name] for name in only] or list(rows.values())
+    kinds = [SERVERS[name] for name in names] or list(SERVERS.values())
+    if quick:
+        repeat, seconds = 1, 0.05
+    # Rows that use the node's storage themselves must not log into what is printed.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    facts = _machine()
+    if not as_json:
+        print(f"{facts}\n\n{report.header()}")
+    results = []
+    for spec in chosen:
+        print(f"{spec.name} …", file=sys.stderr)
+        # A folder for each row, so that what one row wrote is gone before the next.
+        with tempfile.TemporaryDirectory(dir=home, prefix="benchmark-") as folder:
+            measured = Bench(kinds, Path(folder), repeat=repeat, seconds=seconds).run(spec)
+        if not as_json:
+            print(report.lines(measured), flush=True)
+        results += measured
+    if as_json:
+        print(json.dumps({"machine": facts, "results": report.as_json(results)}, indent=1))
+
+
+def _machine() -> str:
+    data = payloads.large_blob(64 * payloads.MIB)
+    began = time.process_time()
+    hashlib.sha256(data).digest()
+    rate = len(data) / (time.process_time() - began) / 1e9
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), Linux {platform.release().split('-')[0]}, "
+        f"Python {platform.python_version()}, SHA-256 {rate:.2f} GB/s on one core"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The smallest call there is: what a server costs before it does anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
+
+from benchmarks.base import CallRow, RowSpec
+from benchmarks.link import CAPABILITIES, expect
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+
+
+class Capabilities(CallRow):
+    """GetCapabilities, again and again."""
+
+    def set_up(self) -> None:
+        """See CallRow."""
+        call = self.link.unary(CAPABILITIES, "GetCapabilities")
+        answer = re_pb2.ServerCapabilities.FromString(call(b""))
+        functions = answer.cache_capabilities.digest_functions
+        expect(re_pb2.DigestFunction.SHA256 in functions, "SHA-256 is not offered")
+        self._call = partial(call, b"")
+
+    def calls(self) -> Iterator[Callable[[], object]]:
+        """See CallRow."""
+        return repeat(self._call)
+
+
+def rows(*, quick: bool) -> list[RowSpec]:
+    """Return this module's rows."""
+    del quick
+    return [
+        RowSpec("capabilities", "GetCapabilities", Capabilities, budget="≤ 200 µs CPU; aim 90 µs")
+    ]
