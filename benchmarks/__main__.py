@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import platform
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
 import structlog
 
-from benchmarks import payloads, report
-from benchmarks.measure import Bench
+from benchmarks import machine, report
+from benchmarks.measure import Bench, Result
 from benchmarks.rows import all_rows
 from benchmarks.servers import SERVERS
 
@@ -54,35 +50,25 @@ def main(
         raise click.BadParameter(f"no such row: {', '.join(unknown)}", param_hint="--only")
     chosen = [rows[name] for name in only] or list(rows.values())
     kinds = [SERVERS[name] for name in names] or list(SERVERS.values())
+    shown = [kind.name for kind in kinds]
     if quick:
         repeat, seconds = 1, 0.05
     # Rows that use the node's storage themselves must not log into what is printed.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    facts = _machine()
+    facts = machine.describe(home or Path(tempfile.gettempdir()))
     if not as_json:
-        print(f"{facts}\n\n{report.header()}")
-    results = []
+        print(f"{facts}\n\n{report.header(shown)}")
+    results: list[Result] = []
     for spec in chosen:
         print(f"{spec.name} …", file=sys.stderr)
         # A folder for each row, so that what one row wrote is gone before the next.
         with tempfile.TemporaryDirectory(dir=home, prefix="benchmark-") as folder:
             measured = Bench(kinds, Path(folder), repeat=repeat, seconds=seconds).run(spec)
         if not as_json:
-            print(report.lines(measured), flush=True)
+            print(report.line(measured, shown), flush=True)
         results += measured
     if as_json:
         print(json.dumps({"machine": facts, "results": report.as_json(results)}, indent=1))
-
-
-def _machine() -> str:
-    data = payloads.large_blob(64 * payloads.MIB)
-    began = time.process_time()
-    hashlib.sha256(data).digest()
-    rate = len(data) / (time.process_time() - began) / 1e9
-    return (
-        f"{os.cpu_count()} cores ({platform.machine()}), Linux {platform.release().split('-')[0]}, "
-        f"Python {platform.python_version()}, SHA-256 {rate:.2f} GB/s on one core"
-    )
 
 
 if __name__ == "__main__":

@@ -93,8 +93,13 @@ class RowSpec:
     title: str
     make: Callable[[Server], Row]
     items: float = 1.0  # per call, for the rate
-    item: str = "call"  # "B" for bytes
+    item: str = "call"  # what is counted; "B" for bytes
     memory: bool = False  # values are bytes over idle, not seconds
     stores: bool = False  # whether durability matters here
     budget: str = ""
     servers: Sequence[str] = ("federation", "casd", "buildgrid")
+
+    @property
+    def plural(self) -> str:
+        """The name of several items."""
+        return "directories" if self.item == "directory" else f"{self.item}s"

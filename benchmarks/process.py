@@ -30,7 +30,7 @@ class Server(ABC):
     """One server program over one data directory."""
 
     name: str
-    durability: str  # what an OK to a write promises
+    durability: str  # "synced": what was acknowledged survives a power cut
 
     def __init__(self, home: Path) -> None:
         self.home = home / self.name

