@@ -61,11 +61,19 @@ class Epoch:
     """A counter that every process sees at once. It moves when anything held is gone."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file, making it when absent. Raises StorageRefused where mmap is not shared."""
+        """Map the file, making it when absent.
+
+        Its block is allocated before it is mapped: touching a hole on a full disk is a SIGBUS.
+
+        Raises OSError (no room), StorageRefused where mmap is not shared.
+        """
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            if os.fstat(self._fd).st_size < _EPOCH_BYTES:
-                os.ftruncate(self._fd, _EPOCH_BYTES)
+            os.posix_fallocate(self._fd, 0, _EPOCH_BYTES)
+        except OSError:
+            os.close(self._fd)
+            raise
+        try:
             self._map = mmap.mmap(self._fd, _EPOCH_BYTES, mmap.MAP_SHARED)
         except OSError as error:
             os.close(self._fd)

@@ -60,15 +60,24 @@ class Sweeper:
         return sum(remove_stray(transaction, directory, path, key) for path, key in strays)
 
     def _dead_uploads(self) -> list[str]:
-        alive = {run["id"] for run in live_runs(self._core.directory)} | {self._core.run.id}
+        """Return some uploads of dead processes.
+
+        The living are counted before and, because one may have joined and begun an upload
+        meanwhile, after looking: a process is known to be alive before its first upload begins.
+        """
+        alive = self._alive()
         found = []
         with os.scandir(self._core.directory.incoming) as entries:
             for entry in entries:
                 if entry.name.partition("-")[0] not in alive:
-                    found.append(entry.path)
+                    found.append(entry)
                     if len(found) == _SLICE:
                         break
-        return found
+        alive = self._alive()
+        return [entry.path for entry in found if entry.name.partition("-")[0] not in alive]
+
+    def _alive(self) -> set[str]:
+        return {run["id"] for run in live_runs(self._core.directory)} | {self._core.run.id}
 
     def _remove(self, paths: Iterable[str]) -> int:
         return sum(discard(self._core.directory, path) for path in paths)
