@@ -110,24 +110,27 @@ class Node:
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
         name: str = "node",
+        files_dir: Path | None = None,
     ) -> None:
         """Describe a node.
 
         Args:
-            data_dir: its data directory; config and log are written beside it, as <name>.yaml etc.
+            data_dir: its data directory.
             settings: keys of the configuration file, merged over the defaults for tests.
             prefix: a program to run it under, e.g. strace with -D; must keep the session.
             env: additional environment.
             args: arguments of `serve` instead of a configuration file; data_dir must be among them.
             name: tells apart the files of several nodes.
+            files_dir: where <name>.yaml and <name>.log are written; default: beside data_dir.
         """
         self.data_dir = data_dir
         self.settings = settings or {}
         self.prefix = list(prefix)
         self.env = dict(env or {})
         self.args = args
-        self.config_path = data_dir.parent / f"{name}.yaml"
-        self.log_path = data_dir.parent / f"{name}.log"
+        files_dir = files_dir or data_dir.parent
+        self.config_path = files_dir / f"{name}.yaml"
+        self.log_path = files_dir / f"{name}.log"
         self.facts: dict[str, Any] = {}
         self.start_s = 0.0
         self._process: subprocess.Popen[bytes] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 import grpc
@@ -57,12 +57,22 @@ def code_of(error: grpc.RpcError) -> grpc.StatusCode:
     return code
 
 
+def outcome(call: Callable[[], object]) -> grpc.StatusCode:
+    """How a call ends: OK or the code that it fails with."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return code_of(error)
+    return grpc.StatusCode.OK
+
+
 class Client:
     """Calls one node; every call has a deadline, so a node that hangs fails the test."""
 
     def __init__(self, address: str, instance: str = "", timeout_s: float = 30) -> None:
         self.instance = instance
         self.timeout_s = timeout_s
+        self._endings: list[Callable[[], object]] = []
         self.channel = grpc.insecure_channel(address, options=_OPTIONS)
         self.cas = reapi_grpc.ContentAddressableStorageStub(self.channel)
         self.actions = reapi_grpc.ActionCacheStub(self.channel)
@@ -81,6 +91,12 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.channel.close()
+        for ending in self._endings:
+            ending()
+
+    def at_close(self, ending: Callable[[], object]) -> None:
+        """Have this called once the channel is closed, e.g. to let a paused upload's thread go."""
+        self._endings.append(ending)
 
     # Blobs
 
