@@ -21,8 +21,6 @@ _KEEPALIVE_MS = 60_000  # a client whose machine is gone is noticed after this a
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
 
-Handlers = Sequence[grpc.GenericRpcHandler[bytes, bytes]]
-
 
 def options(limits: config.Limits) -> list[tuple[str, int]]:
     """Return gRPC's channel arguments for a server with these limits."""
@@ -45,13 +43,17 @@ class GrpcServer:
     """Serves these handlers on one listener: bind, start, stop, each once and in this order."""
 
     def __init__(
-        self, listener: config.Listener, limits: config.Limits, handlers: Handlers
+        self,
+        listener: config.Listener,
+        limits: config.Limits,
+        handlers: Sequence[grpc.GenericRpcHandler[bytes, bytes]],
     ) -> None:
         self.listener = listener
         self.address = parse_address(listener.address)  # after bind, with the real port
         self.server: grpc.aio.Server = grpc.aio.server(
             options=options(limits), maximum_concurrent_rpcs=limits.streams
         )
+        self._started = False
         self.server.add_generic_rpc_handlers(tuple(handlers))
 
     def __repr__(self) -> str:
@@ -72,10 +74,17 @@ class GrpcServer:
 
     async def start(self) -> None:
         """Answer calls."""
+        self._started = True
         await self.server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new calls; let running ones go on for grace_s at most, then cancel them."""
+        """Take no new calls; let running ones go on for grace_s at most, then cancel them.
+
+        May be called instead of start, too: then the ports are free again.
+        """
+        if not self._started:  # gRPC lets go of the ports of a server only if it ever ran
+            await self.start()
+            grace_s = 0
         await self.server.stop(grace_s)
 
 

@@ -1,0 +1,128 @@
+"""Log lines cannot be forged by clients, and a stuck standard error stops nothing."""
+
+import json
+import logging
+import threading
+
+import pytest
+import structlog
+
+from federation import logs
+from federation.digest import EMPTY
+from federation.log_writer import LogWriter
+
+
+def render(*, as_json, event="something", **fields):
+    line = {"event": event, **fields}
+    for step in logs.processors(as_json=as_json, colours=False):
+        line = step(None, "info", line)
+    return line
+
+
+def test_a18_control_characters_are_escaped_and_long_text_is_clipped():
+    found = json.loads(render(as_json=True, peer="a\n\x1b[31mb\u202e", name="x" * 70_000))
+    assert found["peer"] == "a\\n\\x1b[31mb\\u202e"
+    assert found["name"] == "x" * 400 + "… (70000 characters)"
+
+
+def test_a18_a_console_line_stays_one_line():
+    line = render(as_json=False, peer="a\nlevel=info event=forged\x1b[2J")
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+def test_a18_an_error_text_cannot_pass_for_an_event():
+    try:
+        raise ValueError("bad\n2026-01-01 [info] forged\x1b[2J")
+    except ValueError as error:
+        line = render(as_json=False, exc_info=error)
+    assert "\x1b" not in line
+    assert "\n    2026-01-01 [info] forged" in line
+
+
+def test_a18_nothing_nests_or_lists_without_end():
+    deep = []
+    for _ in range(50):
+        deep = [deep, "\n"]
+    found = json.loads(render(as_json=True, deep=deep, many=list(range(1000)), of={"\n": b"\0"}))
+    assert found["many"] == list(range(20))
+    assert found["of"] == {"\\n": "b'\\x00'"}
+    assert len(json.dumps(found["deep"])) < 1000
+
+
+def test_values_say_themselves_how_they_look():
+    found = json.loads(render(as_json=True, digest=EMPTY, count=3, ratio=0.5, none=None, yes=True))
+    assert found["digest"] == str(EMPTY)
+    assert (found["count"], found["ratio"], found["none"], found["yes"]) == (3, 0.5, None, True)
+
+
+def test_what_libraries_log_becomes_an_event():
+    with structlog.testing.capture_logs() as events:
+        record = logging.makeLogRecord(
+            {"name": "asyncio", "levelno": logging.ERROR, "msg": "task %s", "args": ("died",)}
+        )
+        logs._Forward().emit(record)
+    assert events[0]["event"] == "library_message"
+    assert (events[0]["library"], events[0]["text"]) == ("asyncio", "task died")
+
+
+class Target:
+    """Where a writer writes: may refuse, may hang."""
+
+    def __init__(self):
+        self.lines = []
+        self.refuses = False
+        self.open = threading.Event()
+        self.open.set()
+
+    def write(self, data):
+        self.open.wait(20)
+        if self.refuses:
+            raise BrokenPipeError
+        self.lines += data.decode().splitlines()
+
+
+@pytest.fixture
+def target():
+    return Target()
+
+
+def writer(target, **kwargs):
+    return LogWriter(target.write, lambda lost: f"lost {lost}", **kwargs)
+
+
+def test_lines_come_out_in_order(target):
+    log = writer(target)
+    for i in range(100):
+        log.put(str(i))
+    assert log.flush(10)
+    assert target.lines == [str(i) for i in range(100)]
+
+
+def test_o19_a_closed_standard_error_loses_lines_and_counts_them(target):
+    log = writer(target)
+    target.refuses = True
+    log.put("a")
+    log.put("b")
+    assert log.flush(10)
+    target.refuses = False
+    log.put("c")
+    assert log.flush(10)
+    assert target.lines == ["lost 2", "c"]
+
+
+def test_o19_a_stuck_standard_error_makes_nobody_wait(target):
+    log = writer(target, queued_max=10)
+    target.open.clear()
+    for i in range(1000):
+        log.put(str(i))
+    assert not log.flush(0.01)
+    assert "lost" in repr(log)
+    target.open.set()
+    assert log.flush(10)
+    log.put("end")
+    assert log.flush(10)
+    lost = [line for line in target.lines if line.startswith("lost")]
+    written = [line for line in target.lines if line.isdigit()]
+    assert len(written) + sum(int(line.split()[1]) for line in lost) == 1000
+    assert target.lines[-1] == "end"

@@ -1,0 +1,143 @@
+"""What the HTTP face answers, and that it answers whatever state the node is in."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager, suppress
+
+import aiohttp
+import pytest
+
+from federation.errors import CannotStart
+from federation.readiness import Phase, Readiness
+from federation.status import Metrics
+from federation.web import HttpServer, Pages
+from federation.web import server as web_server
+
+
+class Face:
+    def __init__(self):
+        self.health = (True, "")
+        self.metrics = Metrics()
+        self.readiness = Readiness(lambda: self.health)
+        about = {"node": "<paris>", "listeners": [{"address": "127.0.0.1:1"}]}
+        self.pages = Pages(self.metrics, self.readiness, lambda: about)
+
+    def set(self, phase, health=(True, "")):
+        self.health = health
+        self.readiness.phase = phase
+        self.readiness.refresh()
+
+
+@pytest.fixture
+def face():
+    return Face()
+
+
+@asynccontextmanager
+async def served(face):
+    server = HttpServer("127.0.0.1:0", face.pages.answer)
+    await server.start()
+    try:
+        async with aiohttp.ClientSession(f"http://{server.address}") as session:
+            yield session
+    finally:
+        await server.stop()
+
+
+async def get(session, path, **kwargs):
+    async with session.get(path, **kwargs) as answer:
+        return answer.status, await answer.text()
+
+
+@pytest.mark.parametrize(
+    ("phase", "health", "code", "facts"),
+    [
+        (Phase.SERVING, (True, ""), 200, {"status": "serving"}),
+        (Phase.SERVING, (True, "disk full"), 503, {"status": "degraded", "reason": "disk full"}),
+        (Phase.SERVING, (False, "broken"), 503, {"status": "unavailable", "reason": "broken"}),
+        (Phase.STARTING, (True, ""), 503, {"status": "unavailable", "reason": "starting"}),
+        (Phase.DRAINING, (True, ""), 503, {"status": "unavailable", "reason": "draining"}),
+    ],
+)
+async def test_ready_only_while_calls_are_wanted(face, phase, health, code, facts):
+    face.set(phase, health)
+    async with served(face) as session:
+        status, text = await get(session, "/readyz")
+        assert (status, json.loads(text)) == (code, facts)
+        assert (await get(session, "/healthz"))[0] == 200
+
+
+async def test_o18_answers_come_from_memory_while_storage_is_stuck(face):
+    face.set(Phase.SERVING)
+
+    def stuck():
+        pytest.fail("a request asked storage")
+
+    face.readiness._storage_health = stuck
+    async with served(face) as session:
+        for path in ("/", "/readyz", "/healthz", "/metrics"):
+            assert (await get(session, path))[0] == 200
+
+
+async def test_metrics_are_in_the_exposition_format(face):
+    face.metrics.requests.labels(method="a/B", code="OK").inc(3)
+    async with served(face) as session, session.get("/metrics") as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=")
+        text = await answer.text()
+    assert 'federation_requests_total{code="OK",method="a/B"} 3.0' in text
+
+
+async def test_the_index_is_a_page_for_people_and_json_for_programs(face):
+    face.set(Phase.SERVING)
+    async with served(face) as session:
+        _, text = await get(session, "/")
+        assert json.loads(text)["node"] == "<paris>"
+        _, page = await get(session, "/", headers={"Accept": "text/html"})
+        assert "<h1>&lt;paris&gt;</h1>" in page
+        assert "<paris>" not in page
+
+
+async def test_other_paths_and_methods_are_refused(face):
+    async with served(face) as session:
+        assert (await get(session, "/nothing"))[0] == 404
+        assert (await get(session, "/../etc/passwd"))[0] == 404
+        async with session.post("/metrics", data=b"x" * 100_000) as answer:
+            assert answer.status == 405
+        async with session.head("/healthz") as answer:
+            assert answer.status == 200
+
+
+async def test_o17_a_taken_port_is_an_error(face):
+    async with served(face) as session:
+        taken = str(session._base_url.authority)
+        server = HttpServer(taken, face.pages.answer)
+        with pytest.raises(CannotStart, match=f"cannot listen on {taken}: Address already in use"):
+            await server.start()
+        await server.stop()
+
+
+async def test_l01_connections_above_the_bound_are_closed_at_once(face, monkeypatch):
+    monkeypatch.setattr(web_server, "_CONNECTIONS_MAX", 3)
+    async with served(face) as session, asyncio.timeout(20):
+        ends = [await asyncio.open_connection(*place(session)) for _ in range(5)]
+        for reader, _ in ends[3:]:
+            with suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        reader, writer = ends[0]
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        for _, writer in ends:
+            writer.close()
+
+
+async def test_l01_headers_that_never_end_are_not_waited_for(face, monkeypatch):
+    monkeypatch.setattr(web_server, "_IDLE_S", 0.2)
+    async with served(face) as session, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(*place(session))
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost:")
+        assert await reader.read() == b""
+        writer.close()
+
+
+def place(session):
+    return session._base_url.host, session._base_url.port
