@@ -19,34 +19,21 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from federation.clock import SystemClock
+from tests.polling import wait_until
+from tests.samples import Samples
 
 Settings = Mapping[str, Any]
 
 _clock = SystemClock()
 _LOG_SHOWN_BYTES = 6000
-
-
-def wait_until(
-    condition: Callable[[], object], what: str, *, timeout_s: float = 20, every_s: float = 0.02
-) -> Any:
-    """Poll until condition() is true and return its value; fail with `what` at the deadline."""
-    deadline_s = _clock.monotonic_s() + timeout_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        if _clock.monotonic_s() > deadline_s:
-            raise AssertionError(f"not within {timeout_s} s: {what}")
-        time.sleep(every_s)
 
 
 def federation(
@@ -81,21 +68,6 @@ def _settings(data_dir: Path, over: Settings) -> dict[str, Any]:
         "limits": {"drain": "5s"},
     }
     return merged(base, over)
-
-
-class Samples:
-    """One scrape of /metrics."""
-
-    def __init__(self, text: str) -> None:
-        self._samples = [s for f in text_string_to_metric_families(text) for s in f.samples]
-
-    def value(self, name: str, **labels: str) -> float:
-        """Return the sum of the samples of this name that carry these labels; 0 if none do."""
-        return sum(
-            s.value
-            for s in self._samples
-            if s.name == name and labels.items() <= dict(s.labels).items()
-        )
 
 
 class Node:

@@ -1,0 +1,25 @@
+"""Waiting for another process or thread, with a deadline and a reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from federation.clock import SystemClock
+
+_clock = SystemClock()
+
+
+def wait_until(
+    condition: Callable[[], object], what: str, *, timeout_s: float = 20, every_s: float = 0.02
+) -> Any:
+    """Poll until condition() is true and return its value; fail with `what` at the deadline."""
+    deadline_s = _clock.monotonic_s() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if _clock.monotonic_s() > deadline_s:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        time.sleep(every_s)
