@@ -168,6 +168,11 @@ def mark(transaction: Transaction, candidates: Iterable[tuple[int, bytes]]) -> l
     return marked
 
 
+def unmark_all(transaction: Transaction) -> None:
+    """Make every marked blob live again."""
+    transaction.connection.execute("UPDATE blob SET state = 0 WHERE state = 1")
+
+
 def marked_keys(connection: apsw.Connection) -> list[bytes]:
     """Return the keys that some process marked and did not come to delete."""
     return [key for (key,) in connection.execute("SELECT key FROM blob WHERE state = 1")]

@@ -46,6 +46,8 @@ class Core:
     space: Space
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now
+    wanted_bytes: int = 0  # the largest upload that found no room since eviction last looked
+    refused_ms: int | None = None  # when an upload was last refused for want of room
 
     def now_ms(self) -> int:
         """Return store time."""
@@ -65,6 +67,12 @@ class Core:
         """Lease blobs whose written access time is getting old."""
         if keys:
             self.touches.blobs(keys, asked_ms)
+
+    def note_refusal(self, size_bytes: int) -> None:
+        """Ask for eviction, enough for an upload of this size."""
+        self.refused_ms = self.now_ms()
+        self.wanted_bytes = max(self.wanted_bytes, size_bytes)
+        self.pressure.set()
 
     async def set_aside(self, digest: Digest, seq: int, reason: str) -> None:
         """Quarantine a blob found damaged; from then on it is missing. Never raises.

@@ -74,6 +74,11 @@ class Evictor:
         return f"<Evictor {sum(len(marked.keys) for marked in self._marked)} marked>"
 
     @property
+    def is_pending(self) -> bool:
+        """Whether marked blobs wait for their second look."""
+        return bool(self._marked)
+
+    @property
     def pending_bytes(self) -> int:
         """Bytes marked and not yet deleted."""
         return sum(marked.size_bytes for marked in self._marked)
@@ -86,6 +91,13 @@ class Evictor:
         due_ms = self._core.now_ms() + self._core.timing.grace_ms
         for at in range(0, len(keys), SLICE):
             self._marked.append(_Marked(keys[at : at + SLICE], 0, due_ms))
+
+    async def forgive(self) -> None:
+        """Unmark everything: a process died, and may have leased what is marked."""
+        if not self._marked:
+            return
+        self._marked.clear()
+        await self._core.writer.submit(catalogue.unmark_all)
 
     async def mark(self, needed_bytes: int) -> int:
         """Mark (and of index entries, delete) one slice; return its bytes, 0 for nothing left."""

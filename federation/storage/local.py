@@ -19,7 +19,7 @@ import apsw
 from federation import config
 from federation.clock import Clock
 from federation.digest import Digest
-from federation.errors import FederationError
+from federation.errors import FederationError, StorageFull
 from federation.status import Metrics
 from federation.storage import entries as catalogue_entries
 from federation.storage import schema
@@ -38,6 +38,8 @@ from federation.storage.transaction import Totals
 from federation.storage.writer import Writer
 from federation.store import FROM_CLIENT, Chunks, Entry, EntryKey, NextBytes, Provenance
 from federation.tasks import Background
+
+_FULL_FOR_MS = 10_000
 
 
 class Storage:
@@ -61,15 +63,22 @@ class Storage:
         limits: config.Limits,
         metrics: Metrics,
         clock: Clock,
+        *,
+        maintain: bool = True,
     ) -> Storage:
-        """Open a data directory, making it when it is not there. Raises StorageRefused."""
+        """Open a data directory, making it when it is not there.
+
+        maintain False: serve and write, but leave eviction and the like to other processes.
+
+        Raises StorageRefused.
+        """
         timing = Timing.for_lease(settings.lease)
         opened = await asyncio.to_thread(open_directory, data_dir, clock, timing)
         core = _assemble(opened, settings, limits, metrics, clock, timing)
         storage = cls(core, opened.node_id)
         await storage.maintenance.measure()
         core.writer.start()
-        storage.maintenance.start()
+        storage.maintenance.start(maintain=maintain)
         return storage
 
     @property
@@ -170,7 +179,14 @@ class Storage:
         return catalogue_entries.get(self._core.pool.connection(), keys)
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
-        """See federation.store.Index."""
+        """See federation.store.Index.
+
+        Also refused for a while after an upload was: BuildStream takes a full cache's refusal of
+        blobs as "already there" and pushes the name all the same, so only here does it notice.
+        """
+        refused_ms = self._core.refused_ms
+        if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
+            raise StorageFull("this node is full and refused an upload a moment ago; try again")
         await self._core.writer.submit(
             lambda transaction: catalogue_entries.put(transaction, entries, provenance)
         )

@@ -7,6 +7,8 @@ log. Eviction pauses for one lease period after a process died, whose leases are
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -57,10 +59,34 @@ class Maintenance:
         """Whether this process does the work that only one may do."""
         return self._lock.held
 
-    def start(self) -> None:
-        """Begin; close() ends it."""
+    @property
+    def eviction_pending(self) -> bool:
+        """Whether marked blobs wait to be deleted."""
+        return self._evictor.is_pending
+
+    def start(self, *, maintain: bool) -> None:
+        """Begin; close() ends it. maintain False: only write touches."""
         self._background.start(self._flush_loop(), "touch-flush")
-        self._background.start(self._tick_loop(), "maintenance")
+        if maintain:
+            self._background.start(self._tick_loop(), "maintenance")
+
+    async def try_to_hold(self) -> bool:
+        """Take the maintenance lock for a command; False: another process has it."""
+        if not await self._core.pool.run(self._lock.acquire):
+            return False
+        await self._evictor.adopt()
+        return True
+
+    async def delete_due(self) -> int:
+        """Delete marked blobs whose time has come; return the freed bytes."""
+        return await self._evictor.sweep_due()
+
+    async def sweep_all(self) -> int:
+        """Remove left-over uploads and stray files now; return how many."""
+        removed = await self._sweeper.incoming()
+        for number in range(256):
+            removed += await self._sweeper.folder(number)
+        return removed
 
     async def close(self) -> None:
         """Stop, write the last touches, give the lock to another process."""
@@ -120,7 +146,10 @@ class Maintenance:
             except (FederationError, OSError, apsw.Error) as error:
                 # Full disk, lost lock race, damaged catalogue: said once a tick, tried again.
                 _log.warning("maintenance_failed", reason=str(error))
-            await self._core.clock.sleep(tick_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(tick_s):
+                    await self._core.pressure.wait()
+            await asyncio.sleep(tick_s / 10)  # a bound when refusals come in a stream
 
     async def _tick(self) -> None:
         await self.measure()
@@ -169,26 +198,36 @@ class Maintenance:
             lock.release()
 
     async def _evict_to_watermark(self) -> None:
-        await self._evictor.sweep_due()
-        space = self._core.space
-        high = space.quota_bytes * self._core.settings.high_watermark
-        if space.stored_bytes <= high and not self._core.pressure.is_set():
+        if await self._is_held_back():
+            await self._evictor.forgive()
             return
-        self._core.pressure.clear()
-        await self.evict(int(space.quota_bytes * self._core.settings.low_watermark))
+        await self._evictor.sweep_due()
+        core = self._core
+        core.pressure.clear()
+        wanted, core.wanted_bytes = core.wanted_bytes, 0
+        quota = core.space.quota_bytes
+        if core.space.stored_bytes > quota * core.settings.high_watermark or wanted:
+            low = int(quota * core.settings.low_watermark)
+            await self.evict(min(low, quota - core.space.reserved_bytes - wanted))
+
+    async def _is_held_back(self) -> bool:
+        """Whether leases of a killed process, which nobody knows, may still run."""
+        hold_ms = await self._core.pool.run(self._meta, HOLD)
+        left_ms = (hold_ms or 0) - self._core.now_ms()
+        self.held_back = (
+            f"a process died; its leases end in {left_ms / 1000:.0f} s" if left_ms > 0 else ""
+        )
+        return left_ms > 0
 
     async def evict(self, target_bytes: int) -> int:
         """Mark blobs until what is not marked fits the target; return the bytes marked now."""
-        hold_ms = await self._core.pool.run(self._meta, HOLD)
-        if hold_ms and self._core.now_ms() < hold_ms:
-            left_s = (hold_ms - self._core.now_ms()) / 1000
-            self.held_back = f"a process died; its leases end in {left_s:.0f} s"
+        if await self._is_held_back():
             return 0
-        self.held_back = ""
         marked = 0
+        space = self._core.space
         try:
             while (
-                need := self._core.space.stored_bytes - self._evictor.pending_bytes - target_bytes
+                need := space.stored_bytes - self._evictor.pending_bytes - max(0, target_bytes)
             ) > 0:
                 size = await self._evictor.mark(need)
                 if not size:
@@ -208,7 +247,7 @@ class Maintenance:
             return
         request: dict[str, Any] = json.loads(text)
         await self.evict(int(request["target_bytes"]))
-        if self._evictor.pending_bytes == 0:
+        if not self._evictor.is_pending:
             done = json.dumps({"id": request["id"], "held_back": self.held_back})
             await self._core.writer.submit(lambda tx: set_meta(tx, REQUEST, None))
             await self._core.writer.submit(lambda tx: set_meta(tx, DONE, done))

@@ -40,7 +40,7 @@ class Receiver:
         try:
             self._core.space.reserve(size_bytes)
         except StorageFull:
-            self._core.pressure.set()
+            self._core.note_refusal(size_bytes)
             raise
 
     async def write(self, digest: Digest, chunks: AsyncIterable[bytes], origin: Provenance) -> bool:

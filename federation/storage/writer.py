@@ -103,6 +103,8 @@ class Writer:
             raise StorageFailed(self.failure)
         operation = _Operation(work)
         with self._wake:
+            if self._closing:
+                raise StorageFailed("this node is shutting down")
             if len(self._queue) >= _QUEUED_MAX:
                 raise TooBusy(f"{_QUEUED_MAX} catalogue writes are waiting; try again")
             self._queue.append(operation)

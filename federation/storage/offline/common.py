@@ -1,0 +1,37 @@
+"""What the offline operations share: progress, and joining a directory without maintaining it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from federation import config
+from federation.clock import SystemClock
+from federation.errors import StorageRefused
+from federation.status import Metrics
+from federation.storage.directory import DataDirectory
+from federation.storage.local import Storage
+
+Progress = Callable[[int, int], None]  # done, total (0: not known)
+
+
+def existing(data_dir: Path) -> DataDirectory:
+    """Return the data directory. Raises StorageRefused when there is none."""
+    directory = DataDirectory(data_dir)
+    if not data_dir.is_dir():
+        raise StorageRefused(f"{data_dir} is not there; name it with --data-dir or --config")
+    return directory
+
+
+@asynccontextmanager
+async def joined(data_dir: Path, settings: config.Storage) -> AsyncIterator[Storage]:
+    """Open an existing data directory as one more process that does no maintenance."""
+    existing(data_dir)
+    storage = await Storage.open(
+        data_dir, settings, config.Limits(), Metrics(), SystemClock(), maintain=False
+    )
+    try:
+        yield storage
+    finally:
+        await storage.close()

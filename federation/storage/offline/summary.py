@@ -1,0 +1,80 @@
+"""What is stored and who serves it, read without changing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from federation.errors import StorageRefused
+from federation.storage import schema
+from federation.storage.maintenance import HOLD, get_meta
+from federation.storage.offline.common import existing
+from federation.storage.runs import live_runs
+from federation.storage.space import measure_disk
+from federation.storage.timing import boot_id
+from federation.storage.transaction import read_totals
+
+_QUARANTINE_SHOWN = 20
+
+
+def summary(data_dir: Path) -> dict[str, Any]:
+    """Return the facts that `federation status` shows.
+
+    Raises StorageRefused when there is no data directory or its catalogue cannot be read.
+    """
+    directory = existing(data_dir)
+    facts: dict[str, Any] = {
+        "data-dir": str(data_dir),
+        "processes": live_runs(directory),
+        "disk": {"free_bytes": measure_disk(data_dir).free_bytes},
+    }
+    if not directory.catalogue.exists():
+        raise StorageRefused(f"{data_dir} holds no catalogue; nothing has been served from it yet")
+    try:
+        connection = schema.connect(directory.catalogue, read_only=True)
+        try:
+            facts |= _stored(connection)
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise StorageRefused(
+            f"{directory.catalogue} cannot be read ({error}); see `federation rebuild --help`"
+        ) from error
+    return facts
+
+
+def _stored(connection: apsw.Connection) -> dict[str, Any]:
+    totals = read_totals(connection)
+    first: Any = connection.execute("SELECT min(seq) FROM log").fetchone()
+    damaged: Any = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+    recent: Any = connection.execute(
+        "SELECT lower(hex(substr(key, 2))), size, reason FROM quarantine ORDER BY id DESC LIMIT ?",
+        (_QUARANTINE_SHOWN,),
+    ).fetchall()
+    return {
+        "node-id": get_meta(connection, "node_id"),
+        "schema-version": schema.stored_version(connection),
+        "sqlite-version": apsw.sqlite_lib_version(),
+        "bytes": totals.size_bytes,
+        "blobs": totals.blobs,
+        "entries": totals.entries,
+        "change-log": {
+            "last": totals.seq,
+            "rows": totals.seq - (first[0] or totals.seq + 1) + 1,
+        },
+        "eviction-held-until-ms": _hold(connection),
+        "quarantine": {
+            "blobs": damaged[0],
+            "newest": [f"{name}/{size}: {reason}" for name, size, reason in recent],
+        },
+    }
+
+
+def _hold(connection: apsw.Connection) -> int | None:
+    """Return until when (store time) eviction pauses, if that was set during this boot."""
+    if get_meta(connection, "boot_id") != boot_id():
+        return None
+    hold: int | None = get_meta(connection, HOLD)
+    return hold
