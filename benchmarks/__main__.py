@@ -11,7 +11,9 @@ import click
 import structlog
 
 from benchmarks import machine, report
+from benchmarks.link import WrongAnswerError
 from benchmarks.measure import Bench, Result
+from benchmarks.process import ServerFailedError
 from benchmarks.rows import all_rows
 from benchmarks.servers import SERVERS
 
@@ -63,7 +65,11 @@ def main(
         print(f"{spec.name} …", file=sys.stderr)
         # A folder for each row, so that what one row wrote is gone before the next.
         with tempfile.TemporaryDirectory(dir=home, prefix="benchmark-") as folder:
-            measured = Bench(kinds, Path(folder), repeat=repeat, seconds=seconds).run(spec)
+            bench = Bench(kinds, Path(folder), repeat=repeat, seconds=seconds)
+            try:
+                measured = bench.run(spec)
+            except (ServerFailedError, WrongAnswerError) as error:
+                raise click.ClickException(f"{spec.name}: {error}") from error
         if not as_json:
             print(report.line(measured, shown), flush=True)
         results += measured

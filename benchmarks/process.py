@@ -69,7 +69,8 @@ class Server(ABC):
             time.sleep(0.002)
         code = self._process.poll()
         self.stop()
-        raise ServerFailedError(f"{self.name} did not start ({code}): see {self.home / 'log'}")
+        said = (self.home / "log").read_text(errors="replace")[-2000:]
+        raise ServerFailedError(f"{self.name} did not start (exit status {code}):\n{said}")
 
     def stop(self) -> None:
         """End the server and wait until it is gone; twice does no harm."""
