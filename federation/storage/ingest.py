@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from federation.digest import Digest, new_hasher
-from federation.errors import DigestMismatch, StorageFull
+from federation.errors import DigestMismatch, FederationError, StorageFull
 from federation.storage.core import Core
 from federation.storage.directory import disk_errors_named
 from federation.storage.placing import place_file, place_inline
@@ -35,6 +35,7 @@ class LocalIngest:
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
         self._lock = threading.Lock()  # held by the thread that uses the file
         self._fd: int | None = None
+        self._committing = False
         self._ended = False
 
     def __repr__(self) -> str:
@@ -57,12 +58,20 @@ class LocalIngest:
             raise DigestMismatch(self._digest, f"at least {end} bytes were sent")
         if self._small is not None:
             self._small += data
-        else:
-            await self._core.pool.run(self._write, data)
-        self._received_bytes = end
+            self._received_bytes = end
+            return
+        writing = asyncio.ensure_future(self._core.pool.run(self._write, data))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # The thread writes on. Who resumes this upload must find those bytes counted.
+            await asyncio.wait([writing])
+            if not writing.cancelled():
+                writing.exception()  # the caller is gone; it shows in what was received
+            raise
 
     def _write(self, data: bytes) -> None:
-        """Hash and write in a thread. Raises StorageFull, SourceUnavailable."""
+        """Hash, write and count in a thread. Raises StorageFull, SourceUnavailable."""
         with self._lock, disk_errors_named("receiving a blob"):
             if self._ended:
                 return  # abort came while this waited for a thread
@@ -72,6 +81,7 @@ class LocalIngest:
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
+            self._received_bytes += len(data)
 
     async def commit(self) -> bool:
         """See Ingest."""
@@ -79,10 +89,15 @@ class LocalIngest:
             await self.abort()
             raise DigestMismatch(self._digest, f"{self._received_bytes} bytes were sent")
         # The work goes on when the caller is cancelled: it ends stored or dropped, not halfway.
+        self._committing = True
         work = self._core.background.start(self._commit(), "commit")
-        return await asyncio.shield(work)
+        outcome: bool | FederationError = await asyncio.shield(work)
+        if isinstance(outcome, FederationError):
+            raise outcome
+        return outcome
 
-    async def _commit(self) -> bool:
+    async def _commit(self) -> bool | FederationError:
+        """Return how it ends as a value: a caller that left is no failure of the background."""
         try:
             if self._small is not None:
                 return await self._commit_small(bytes(self._small))
@@ -92,8 +107,10 @@ class LocalIngest:
                     transaction, self._core.directory, self._digest, self._path, self._origin
                 )
             )
+        except FederationError as error:
+            return error
         finally:
-            await self.abort()
+            self._end()
 
     async def _commit_small(self, data: bytes) -> bool:
         self._hasher.update(data)
@@ -125,7 +142,11 @@ class LocalIngest:
             os.fdatasync(self._fd)
 
     async def abort(self) -> None:
-        """See Ingest."""
+        """See Ingest. A commit that runs is left to end by itself."""
+        if not self._committing:
+            self._end()
+
+    def _end(self) -> None:
         if self._ended:
             return
         self._ended = True
