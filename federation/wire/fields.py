@@ -15,6 +15,7 @@ VARINT, FIXED64, LENGTH, GROUP, END_GROUP, FIXED32 = range(6)
 MAX_NESTING = 100  # the compiled runtime's own bound on nested groups and messages
 _FIELD_NUMBER_MAX = 2**29 - 1
 _MASK64 = 2**64 - 1
+_SHORT = 5  # most bytes of a tag or a length: their values have 32 bits
 
 Buffer = bytes | memoryview
 Field = tuple[int, int, int, int]
@@ -25,17 +26,17 @@ def broken(what: str) -> InvalidRequest:
     return InvalidRequest(f"the request is not a valid protobuf: {what}")
 
 
-def read_varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+def read_varint(data: Buffer, at: int, end: int, bytes_max: int = 10) -> tuple[int, int]:
     """Return the unsigned 64-bit value of the varint at `at`, and where it ends."""
     value = shift = 0
-    while at < end and shift < 70:
+    while at < end and shift < 7 * bytes_max:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value & _MASK64, at
         shift += 7
-    raise broken("truncated varint" if at >= end else "varint of more than 10 bytes")
+    raise broken("truncated or over-long varint")
 
 
 def signed(value: int) -> int:
@@ -64,14 +65,14 @@ def fields(data: Buffer, start: int = 0, end: int | None = None) -> Iterator[Fie
         if tag < 0x80:
             at += 1
         else:
-            tag, at = read_varint(data, at, stop)
+            tag, at = read_varint(data, at, stop, _SHORT)
         kind = tag & 7
         if kind == LENGTH:
             if at < stop and data[at] < 0x80:
                 length = data[at]
                 at += 1
             else:
-                length, at = read_varint(data, at, stop)
+                length, at = read_varint(data, at, stop, _SHORT)
             content, at = at, at + length
             if at > stop:
                 raise broken("length beyond the end")
@@ -107,9 +108,9 @@ def _skip_group(data: Buffer, at: int, end: int, tag: int, depth: int) -> int:
     while opened:
         if len(opened) > depth:
             raise broken("nested too deep")
-        tag, at = read_varint(data, at, end)
+        tag, at = read_varint(data, at, end, _SHORT)
         kind = tag & 7
-        if not 0 < tag >> 3 <= _FIELD_NUMBER_MAX:
+        if tag >> 3 > _FIELD_NUMBER_MAX:
             raise broken("field number out of range")
         if kind == GROUP:
             opened.append(tag >> 3)
@@ -119,7 +120,7 @@ def _skip_group(data: Buffer, at: int, end: int, tag: int, depth: int) -> int:
         elif kind == VARINT:
             _, at = read_varint(data, at, end)
         elif kind == LENGTH:
-            length, at = read_varint(data, at, end)
+            length, at = read_varint(data, at, end, _SHORT)
             at += length
             if at > end:
                 raise broken("length beyond the end")

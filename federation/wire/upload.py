@@ -1,0 +1,68 @@
+"""The rules of one upload as a state machine (google.bytestream WriteRequest; REAPI v2, CAS).
+
+It counts bytes as they are sent: blob bytes of a plain upload, compressed ones of a zstd upload.
+A request that breaks a rule raises InvalidRequest and changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from federation.errors import InvalidRequest
+
+_ZSTD_SLACK_BYTES = 2**20  # headers and skippable frames
+
+
+@dataclass(slots=True)
+class Upload:
+    """Where one upload stands, over all the streams that carry it."""
+
+    size_bytes: int  # of the blob, uncompressed
+    compressed: bool = False
+    received_bytes: int = 0
+    finished: bool = False
+    _name: str | None = None  # the running stream's resource name, as its client wrote it
+
+    @property
+    def resumable_bytes(self) -> int:
+        """Where another stream may go on. A zstd upload can only start over."""
+        return 0 if self.compressed else self.received_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """The most bytes that may be sent."""
+        if not self.compressed:
+            return self.size_bytes
+        return self.size_bytes + self.size_bytes // 2 + _ZSTD_SLACK_BYTES
+
+    def begin_stream(self, resource_name: str, write_offset: int) -> bool:
+        """Take the first message of a stream. True: it starts over, what was received is void."""
+        if write_offset not in {0, self.resumable_bytes}:
+            raise InvalidRequest(
+                f"write_offset {write_offset}; this upload goes on at {self.resumable_bytes}, "
+                "or starts over at 0"
+            )
+        restarts = write_offset == 0 and self.received_bytes > 0
+        if restarts:
+            self.received_bytes = 0
+        self.finished = False
+        self._name = resource_name
+        return restarts
+
+    def receive(
+        self, resource_name: str, write_offset: int, data_bytes: int, finish_write: bool
+    ) -> None:
+        """Take a message of the stream, the first one too; its data may then be ingested."""
+        if self.finished:
+            raise InvalidRequest("a message after the one with finish_write")
+        if resource_name and resource_name != self._name:
+            raise InvalidRequest("resource_name differs from the first message's")
+        if write_offset != self.received_bytes:
+            raise InvalidRequest(f"write_offset {write_offset}, expected {self.received_bytes}")
+        end = write_offset + data_bytes
+        if end > self.most_bytes:
+            raise InvalidRequest(f"{end} bytes sent for a blob of {self.size_bytes}")
+        if finish_write and not self.compressed and end != self.size_bytes:
+            raise InvalidRequest(f"finish_write after {end} bytes of {self.size_bytes}")
+        self.received_bytes = end
+        self.finished = finish_write

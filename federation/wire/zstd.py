@@ -1,0 +1,108 @@
+"""zstd for blobs: decoding that no client can blow up, and encoding.
+
+A decoder never allocates by what a frame header claims: output comes in pieces, the window is
+capped, and it stops one byte past the blob's size. Several frames and skippable ones are one
+blob, as RFC 8878 has it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from federation.errors import InvalidRequest
+
+if sys.version_info >= (3, 14):
+    from compression import zstd as _zstd
+else:
+    from backports import zstd as _zstd
+
+PIECE_BYTES = 2**20
+WINDOW_LOG_MAX = 23  # 8 MiB; RFC 8878 asks decoders for that much, and level 19 needs it
+LEVEL = 3
+_FRAMES_MIN = 1000  # most frames of a blob, beside one for each KiB of it
+
+_OPTIONS = {int(_zstd.DecompressionParameter.window_log_max): WINDOW_LOG_MAX}
+
+
+class Decoder:
+    """Decodes one blob of a known size: push what arrives, pull until it returns None, finish."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left_bytes = size_bytes
+        self._frames_left = _FRAMES_MIN + size_bytes // 1024
+        self._frame: _zstd.ZstdDecompressor | None = None
+        self._input = b""
+
+    def push(self, data: bytes) -> None:
+        """Take compressed bytes; everything pushed before must have been pulled."""
+        self._input += data
+
+    def pull(self) -> bytes | None:
+        """Return the next 1 byte to 1 MiB of the blob; None: push more.
+
+        Raises InvalidRequest when the data is not zstd, or gives more bytes than the blob has.
+        """
+        while self._input or (self._frame is not None and not self._frame.needs_input):
+            piece = self._step(min(PIECE_BYTES, self._left_bytes + 1))
+            if piece:
+                if len(piece) > self._left_bytes:
+                    raise InvalidRequest("the zstd data expands to more bytes than the digest says")
+                self._left_bytes -= len(piece)
+                return piece
+        return None
+
+    def _step(self, max_bytes: int) -> bytes:
+        if self._frame is None:
+            if self._frames_left == 0:
+                raise InvalidRequest("the zstd data has too many frames for its size")
+            self._frames_left -= 1
+            self._frame = _zstd.ZstdDecompressor(options=_OPTIONS)
+        data, self._input = self._input, b""
+        try:
+            piece = self._frame.decompress(data, max_bytes)
+        except _zstd.ZstdError as error:
+            raise InvalidRequest(f"the data is not zstd that this node takes: {error}") from None
+        if self._frame.eof:
+            self._input = self._frame.unused_data
+            self._frame = None
+        return piece
+
+    def finish(self) -> None:
+        """State that no more data comes. Raises InvalidRequest when some is missing."""
+        if self._frame is not None:
+            raise InvalidRequest("the zstd data ends inside a frame")
+        if self._left_bytes:
+            raise InvalidRequest(
+                f"the zstd data expands to {self._left_bytes} bytes less than the digest says"
+            )
+
+
+def decode(data: bytes, size_bytes: int) -> bytes:
+    """Decode a whole blob of this size. Raises InvalidRequest."""
+    decoder = Decoder(size_bytes)
+    decoder.push(data)
+    pieces = []
+    while (piece := decoder.pull()) is not None:
+        pieces.append(piece)
+    decoder.finish()
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class Encoder:
+    """Encodes a stream as one frame; with memory for one window, whatever its length."""
+
+    def __init__(self) -> None:
+        self._compressor = _zstd.ZstdCompressor(level=LEVEL)
+
+    def encode(self, data: bytes) -> bytes:
+        """Take the next bytes; what comes out may be empty."""
+        return self._compressor.compress(data)
+
+    def finish(self) -> bytes:
+        """Return the end of the frame."""
+        return self._compressor.flush()
+
+
+def encode(data: bytes) -> bytes:
+    """Encode a whole blob."""
+    return _zstd.compress(data, level=LEVEL)
