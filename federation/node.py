@@ -1,12 +1,12 @@
 """A running node: binds every port or none, serves, watches itself, drains and ends.
 
-Knows servers and storage, and nothing of what the calls mean.
+Knows servers, and nothing of what the calls mean or where blobs are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,15 +27,11 @@ _LAG_EVERY_S = 0.1
 _HEALTH_EVERY_S = 0.5
 
 
-class Storage(Protocol):
-    """What a node needs of its storage."""
-
-    def announce(self, listeners: Sequence[str], http: str | None) -> None:
-        """Publish the addresses once every port answers."""
-        ...
+class Owned(Protocol):
+    """What lives as long as the node."""
 
     async def close(self) -> None:
-        """Finish what was begun and let go of the data directory."""
+        """Finish what was begun and let go."""
         ...
 
 
@@ -64,21 +60,36 @@ class Port:
 
 
 class Node:
-    """Owns the servers and, from start() on, the storage."""
+    """Owns the servers and what is behind them."""
 
     def __init__(
         self,
+        *,
         ports: Sequence[Port],
         http: HttpServer | None,
-        storage: Storage,
+        owned: Sequence[Owned],
+        announce: Callable[..., None],
         readiness: Readiness,
         metrics: Metrics,
         clock: Clock,
         drain_s: float,
     ) -> None:
+        """Take the parts of a node that is not started.
+
+        Args:
+            ports: the gRPC listeners.
+            http: the HTTP listener.
+            owned: closed in this order once no call runs any more; the storage is the last.
+            announce: called with listeners=[...], http=... once every port answers.
+            readiness: what is said about this node; its phase is the node's to set.
+            metrics: where the lag of the event loop goes.
+            clock: paces the watching.
+            drain_s: how long running calls may go on after stop().
+        """
         self._ports = ports
         self._http = http
-        self._storage = storage
+        self._owned = owned
+        self._announce = announce
         self._readiness = readiness
         self._metrics = metrics
         self._clock = clock
@@ -101,7 +112,7 @@ class Node:
     async def start(self) -> None:
         """Bind everything, then answer, then say so.
 
-        Raises CannotStart; then nothing is bound any more and the storage is closed.
+        Raises CannotStart; then nothing is bound any more and what is owned is closed.
         """
         try:
             for port in self._ports:
@@ -112,7 +123,7 @@ class Node:
                 await port.server.start()
             self._readiness.phase = Phase.SERVING
             await self._tell_health()
-            self._storage.announce(self.listeners, self.http)
+            self._announce(listeners=self.listeners, http=self.http)
         except BaseException:
             await self._end(0)
             raise
@@ -121,7 +132,7 @@ class Node:
         _log.info("serving", listeners=self.listeners, http=self.http)
 
     async def stop(self) -> None:
-        """Refuse new calls, let running ones finish for the drain time, close the storage."""
+        """Refuse new calls, let running ones finish for the drain time, close the rest."""
         _log.info("draining", limit_s=self._drain_s)
         self._readiness.phase = Phase.DRAINING
         await self._tell_health()
@@ -133,7 +144,8 @@ class Node:
         await self._tasks.close()
         if self._http is not None:  # last of the servers: it shows that the node drains
             await self._http.stop()
-        await self._storage.close()
+        for thing in self._owned:
+            await thing.close()
 
     async def _tell_health(self) -> None:
         serving = self._readiness.refresh().serving

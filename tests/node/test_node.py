@@ -27,8 +27,8 @@ class FakeStorage:
         self.closed = 0
         self.state = (True, "")
 
-    def announce(self, listeners, http):
-        self.announced = (list(listeners), http)
+    def announce(self, **facts):
+        self.announced = facts
 
     def health(self):
         return self.state
@@ -93,13 +93,14 @@ class Bench:
             for address in addresses or ("127.0.0.1:0",)
         ]
         self.node = Node(
-            self.ports,
-            HttpServer(http, pages.answer) if http else None,
-            self.storage,
-            self.readiness,
-            self.metrics,
-            SystemClock(),
-            drain_s,
+            ports=self.ports,
+            http=HttpServer(http, pages.answer) if http else None,
+            owned=[self.storage],
+            announce=self.storage.announce,
+            readiness=self.readiness,
+            metrics=self.metrics,
+            clock=SystemClock(),
+            drain_s=drain_s,
         )
 
     async def __aenter__(self):
@@ -131,7 +132,8 @@ def taken_port():
 
 async def test_all_ports_answer_and_are_announced_with_their_real_numbers():
     async with Bench("127.0.0.1:0", "localhost:0", "[::]:0") as bench:
-        listeners, http = bench.storage.announced
+        listeners, http = bench.node.listeners, bench.node.http
+        assert bench.storage.announced == {"listeners": listeners, "http": http}
         assert [address.rpartition(":")[0] for address in listeners] == [
             "127.0.0.1",
             "localhost",

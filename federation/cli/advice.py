@@ -1,0 +1,29 @@
+"""What a configuration allows that its owner may not have meant."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from federation.config import Config
+from federation.config_values import parse_address
+from federation.tls import is_exposed
+
+
+class Advice(NamedTuple):
+    """An event name for the log, and the same as a sentence."""
+
+    event: str
+    text: str
+
+
+def advice(config: Config) -> list[Advice]:
+    """Return the warnings for a configuration whose TLS files are known to be there; blocks."""
+    found = []
+    for listener in config.listeners:
+        if listener.push and not parse_address(listener.address).is_loopback:
+            text = f"{listener.address}: whoever reaches this address may push"
+            found.append(Advice("anyone_may_push", text))
+        if listener.tls and is_exposed(listener.tls.server_key):
+            text = f"{listener.tls.server_key}: other users of this machine may read this key"
+            found.append(Advice("key_exposed", text))
+    return found

@@ -1,0 +1,37 @@
+"""federation check-config FILE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from federation.cli.advice import advice
+from federation.cli.command import Command, json_option
+from federation.cli.output import emit_json
+from federation.config_file import load
+from federation.tls import load_pairs
+
+
+@click.command(
+    "check-config",
+    cls=Command,
+    epilog="\b\nExample:\n  federation check-config /etc/federation.yaml && systemctl restart ...",
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@json_option
+def check_config(file: Path, as_json: bool) -> None:
+    """Say whether FILE is a good configuration, with every problem and its line.
+
+    Runs what `serve` runs before it touches anything: the file itself, its certificates and keys.
+    """
+    config = load(file)
+    load_pairs(config)
+    warnings = [item.text for item in advice(config)]
+    if as_json:
+        shown = config.model_dump(mode="json", by_alias=True)
+        emit_json({"file": str(file), "problems": [], "warnings": warnings, "config": shown})
+        return
+    for text in warnings:
+        click.echo(f"{file}: warning: {text}", err=True)
+    click.echo(f"{file}: good")

@@ -1,0 +1,83 @@
+"""What every command shares: exit codes, errors without tracebacks, JSON on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from federation.cli.output import emit_json
+from federation.config_file import ConfigFileError
+from federation.errors import ConfigError, FederationError
+
+OK = 0
+FOUND_PROBLEMS = 1
+BAD_USAGE = 2
+CANNOT_RUN = 3
+INTERRUPTED = 130
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done, and nothing is wrong
+  1    done, and problems were found (the output says which)
+  2    wrong usage or bad configuration; nothing was touched
+  3    cannot run: port taken, data directory refused, disk trouble
+  130  interrupted; 128 + N after a second signal N
+"""
+
+F = TypeVar("F", bound=Callable[..., Any] | click.Command)
+
+
+class Command(click.Command):
+    """A command whose errors are one line on standard error and an exit code."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        epilog = kwargs.pop("epilog", None)
+        kwargs["epilog"] = f"{epilog.rstrip()}\n\n{EXIT_CODES}" if epilog else EXIT_CODES
+        kwargs.setdefault("context_settings", {"max_content_width": 100})
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """See click.Command."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except ConfigError as error:
+            _fail(ctx, error, BAD_USAGE)
+        except FederationError as error:
+            _fail(ctx, error, CANNOT_RUN)
+        except OSError as error:
+            _fail(ctx, _explained(error), CANNOT_RUN)
+        except KeyboardInterrupt:
+            _fail(ctx, "interrupted", INTERRUPTED)
+        except Exception as error:
+            if os.environ.get("FEDERATION_TRACEBACK"):
+                raise
+            hint = "FEDERATION_TRACEBACK=1 shows where"
+            _fail(ctx, f"unexpected {type(error).__name__}: {error} ({hint})", CANNOT_RUN)
+
+
+def json_option(function: F) -> F:
+    """Add --json to a command; its value arrives as `as_json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON on standard output, for scripts."
+    )(function)
+
+
+def _fail(ctx: click.Context, error: Exception | str, code: int) -> NoReturn:
+    if ctx.params.get("as_json"):
+        facts: dict[str, Any] = {"error": str(error), "exit-code": code}
+        if isinstance(error, ConfigFileError):
+            facts["problems"] = [problem._asdict() for problem in error.problems]
+        emit_json(facts)
+    click.echo(f"{ctx.find_root().info_name}: {error}", err=True)
+    sys.exit(code)
+
+
+def _explained(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"

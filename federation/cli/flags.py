@@ -1,0 +1,50 @@
+"""Command line flags to a configuration, with complaints that name the flag."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from federation.config import Config
+from federation.config_file import allowed
+from federation.config_yaml import Location
+from federation.errors import ConfigError
+
+
+class Flag(NamedTuple):
+    """One flag as people type it, the key that it sets, and what was given."""
+
+    name: str
+    location: Location
+    value: Any
+
+
+def config_of(flags: list[Flag]) -> Config:
+    """Return the configuration in which these flags set one listener and other keys.
+
+    Raises ConfigError with every problem.
+    """
+    raw: dict[str, Any] = {"listeners": [{}]}
+    for flag in flags:
+        *above, key = flag.location
+        target: Any = raw
+        for part in above:
+            target = target.setdefault(part, {}) if isinstance(part, str) else target[part]
+        target[key] = flag.value
+    names = {flag.location: flag.name for flag in flags}
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_complaint(d, names) for d in error.errors())) from None
+
+
+def _complaint(detail: ErrorDetails, names: Mapping[Location, str]) -> str:
+    location = detail["loc"]
+    if location[-2:-1] == ("tls",) and detail["type"] == "missing":
+        return "a certificate and a key belong together: one of the two was not given"
+    section = [name for place, name in names.items() if place[: len(location)] == location]
+    name = names.get(location) or ", ".join(section) or ".".join(map(str, location))
+    return f"{name}: {allowed(detail)}"

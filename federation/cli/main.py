@@ -1,0 +1,26 @@
+"""The `federation` command and the list of its subcommands."""
+
+from __future__ import annotations
+
+import click
+
+from federation import __version__
+from federation.cli.check_config import check_config
+from federation.cli.command import EXIT_CODES
+from federation.cli.serve import serve
+
+
+@click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="federation")
+def main() -> None:
+    """A durable build cache that BuildStream, Bazel and other REAPI clients use unchanged.
+
+    \b
+    federation serve                  a node on 127.0.0.1:8980, at once
+    federation serve --config FILE    a node as the file describes it
+    federation COMMAND --help         all about one command
+    """
+
+
+for command in (serve, check_config):
+    main.add_command(command)

@@ -1,0 +1,55 @@
+"""Where a command finds the data directory and the storage settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import click
+
+from federation import config
+from federation.config_file import load
+from federation.errors import ConfigError, StorageRefused
+
+F = TypeVar("F", bound=Callable[..., Any] | click.Command)
+
+
+class Place(NamedTuple):
+    """A data directory and how it is to be treated."""
+
+    data_dir: Path
+    storage: config.Storage
+
+
+def place_options(function: F) -> F:
+    """Add --config and --data-dir."""
+    for option in (
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The data directory.  [default: federation/ in the XDG data directory]",
+        ),
+        click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Take the data directory and the storage settings from this file.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def place(config_path: Path | None, data_dir: Path | None) -> Place:
+    """Return the data directory that was meant.
+
+    Raises ConfigError, or StorageRefused where there is none: looking must not create it.
+    """
+    if config_path is not None and data_dir is not None:
+        raise ConfigError("give either --config or --data-dir")
+    settings = load(config_path) if config_path else config.Config()
+    folder = data_dir.absolute() if data_dir else settings.data_dir
+    if not folder.is_dir():
+        raise StorageRefused(f"there is no data directory {folder}")
+    return Place(folder, settings.storage)

@@ -1,0 +1,63 @@
+"""What commands print on standard output: lines for people, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import click
+
+
+def emit_json(facts: Mapping[str, Any]) -> None:
+    """Print facts as JSON."""
+    click.echo(json.dumps(facts, indent=2, default=str))
+
+
+class Report(Protocol):
+    """What a long work found and did."""
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Return plain values by name."""
+        ...
+
+
+def emit_report(report: Report, *, as_json: bool) -> None:
+    """Print a report for people or scripts."""
+    facts = report.as_dict()
+    if as_json:
+        emit_json(facts)
+    else:
+        click.echo("\n".join(lines(facts)))
+
+
+def lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Return facts as people read them: one a line, what belongs together indented."""
+    found = []
+    for key, value in facts.items():
+        if isinstance(value, Mapping):
+            found += [f"{indent}{key}:", *lines(value, indent + "  ")]
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            found.append(f"{indent}{key}:")
+            for item in value:
+                first, *rest = lines(item, indent + "    ")
+                found += [f"{indent}  - {first.strip()}", *rest]
+        else:
+            found.append(f"{indent}{key}: {_shown(key, value)}")
+    return found
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    if key.endswith("bytes") and isinstance(value, int) and value >= 1024:
+        return f"{value} ({_rounded(value)})"
+    return "none" if value is None else str(value)
+
+
+def _rounded(size_bytes: int) -> str:
+    power, letter = next(p for p in _POWERS if size_bytes >= 2 ** p[0])
+    return f"{size_bytes / 2**power:.1f}{letter}"
+
+
+_POWERS = ((40, "T"), (30, "G"), (20, "M"), (10, "K"))
