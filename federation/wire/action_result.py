@@ -1,0 +1,130 @@
+"""ActionResults as bytes: taken out of an update, and inlined into, without re-encoding them.
+
+A client gets back exactly what was stored, unknown fields and node properties included; what is
+inlined for a request is added to those bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.digest import Digest, DigestFunction
+from federation.errors import InvalidRequest
+from federation.store import EntryKey, EntryKind
+from federation.wire.digests import function_of, to_digest
+from federation.wire.fields import LENGTH, fields, length_field
+
+RESPONSE_MAX_BYTES = 4 * 2**20 - 2**16  # clients refuse messages above 4 MiB, headers included
+
+STDOUT, STDERR = -1, -2  # places besides the indices of output_files
+_ACTION_RESULT = 3  # UpdateActionResultRequest.action_result
+_OUTPUT_FILES, _CONTENTS = 2, 5  # ActionResult.output_files, OutputFile.contents
+_RAW_FIELD = {STDOUT: 5, STDERR: 7}  # ActionResult.stdout_raw, stderr_raw
+_OVERHEAD_BYTES = 16  # of one inlined field: tags and lengths
+
+
+class Update(NamedTuple):
+    """An UpdateActionResultRequest: where the result belongs, and its bytes as sent."""
+
+    key: EntryKey
+    action: Digest
+    function: DigestFunction
+    value: bytes
+
+
+def key_of(instance: str, action: Digest) -> EntryKey:
+    """Return where the result of an action lives in the index."""
+    name = bytes((action.function,)) + action.hash + action.size_bytes.to_bytes(8, "big")
+    return EntryKey(EntryKind.ACTION_RESULT, instance, name)
+
+
+def read_update(data: bytes) -> Update:
+    """Read an UpdateActionResultRequest. What the result names is not looked at.
+
+    Raises InvalidRequest when action_digest or action_result is unset, the digest malformed, or
+    the result larger than a response may be; DecodeError when data is not such a message.
+    """
+    request = reapi.UpdateActionResultRequest.FromString(data)
+    function = function_of(request.digest_function)
+    action = to_digest(request.action_digest, function)
+    if not request.HasField("action_result"):
+        raise InvalidRequest("action_result is not set")
+    # A message field sent in parts is merged by joining the parts.
+    value = b"".join(
+        data[a:b]
+        for number, kind, a, b in fields(data)
+        if number == _ACTION_RESULT and kind == LENGTH
+    )
+    if len(value) > RESPONSE_MAX_BYTES:
+        raise InvalidRequest(
+            f"action_result has {len(value)} bytes; at most {RESPONSE_MAX_BYTES} can be returned. "
+            "Store outputs as blobs instead of inlining them"
+        )
+    return Update(key_of(request.instance_name, action), action, function, value)
+
+
+def to_inline(
+    value: bytes, request: reapi.GetActionResultRequest, function: DigestFunction
+) -> dict[int, Digest]:
+    """Choose what to inline, by place, of what a request asks for: as much as there is room for.
+
+    Left out is what is empty or inlined already, and what would make the response too large.
+    """
+    if not (request.inline_stdout or request.inline_stderr or request.inline_output_files):
+        return {}
+    result = reapi.ActionResult.FromString(value)
+    asked: list[tuple[int, reapi.Digest]] = []
+    if request.inline_stdout and not result.stdout_raw:
+        asked.append((STDOUT, result.stdout_digest))
+    if request.inline_stderr and not result.stderr_raw:
+        asked.append((STDERR, result.stderr_digest))
+    paths = set(request.inline_output_files)
+    if paths:
+        asked += [
+            (place, file.digest)
+            for place, file in enumerate(result.output_files)
+            if file.path in paths and not file.contents
+        ]
+    room_bytes = RESPONSE_MAX_BYTES - len(value)
+    chosen: dict[int, Digest] = {}
+    for place, digest in asked:
+        needed_bytes = digest.size_bytes + _OVERHEAD_BYTES
+        if digest.size_bytes > 0 and needed_bytes <= room_bytes:
+            chosen[place] = to_digest(digest, function)
+            room_bytes -= needed_bytes
+    return chosen
+
+
+def with_inlined(value: bytes, contents: Mapping[int, bytes]) -> bytes:
+    """Return the result with contents put in at their places."""
+    parts = []
+    if any(place >= 0 for place in contents):
+        parts += _with_files(value, contents)
+    else:
+        parts.append(value)
+    # Of a field that occurs twice the last one counts, so adding at the end is enough.
+    parts += [
+        length_field(number, contents[place])
+        for place, number in _RAW_FIELD.items()
+        if place in contents
+    ]
+    return b"".join(parts)
+
+
+def _with_files(value: bytes, contents: Mapping[int, bytes]) -> list[bytes]:
+    parts: list[bytes] = []
+    copied = place = 0
+    start = 0
+    for number, kind, a, b in fields(value):
+        end = b
+        if number == _OUTPUT_FILES and kind == LENGTH:
+            if place in contents:
+                file = value[a:b] + length_field(_CONTENTS, contents[place])
+                parts += [value[copied:start], length_field(_OUTPUT_FILES, file)]
+                copied = end
+            place += 1
+        start = end
+    parts.append(value[copied:])
+    return parts

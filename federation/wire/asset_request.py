@@ -1,0 +1,141 @@
+"""What Remote Asset requests ask for: a Fetch as keys and conditions, a Push as index entries.
+
+Stored of a push is its message less the URIs and the instance name, which are in the entry, and
+less the qualifiers that carry credentials.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation.digest import Digest
+from federation.errors import InvalidRequest
+from federation.store import Entry, EntryKey, EntryKind
+from federation.wire.action_result import RESPONSE_MAX_BYTES
+from federation.wire.asset_key import CHECKSUM, asset_names, check_uris, is_secret, qualifiers_of
+from federation.wire.closure import Pushed, pushed_of
+from federation.wire.digests import function_of, to_digest
+from federation.wire.resource_name import check_instance
+from federation.wire.sri import Integrity, read_integrity
+from federation.wire.timestamps import check_not_negative, wall_s_of
+
+PUSH_MAX_BYTES = 64 * 2**20  # what one push may store over all its URIs
+
+
+class Wanted(NamedTuple):
+    """Any one of keys, in this order, if it meets the conditions."""
+
+    keys: list[EntryKey]
+    oldest_s: float | None  # wall clock; entries stored before are not wanted
+    integrity: Integrity | None  # of a blob; a directory's checksum is only a part of its name
+
+
+def wanted_by(request: asset.FetchBlobRequest | asset.FetchDirectoryRequest) -> Wanted:
+    """Read a Fetch.
+
+    A blob asked for with a checksum may also have been pushed without one, since it is compared
+    with the checksum in any case. Raises InvalidRequest; a missing URI is found before all else,
+    because clients look for that answer when they connect.
+    """
+    check_uris(request.uris)
+    check_instance(request.instance_name)
+    function = function_of(request.digest_function)
+    if request.HasField("timeout"):
+        check_not_negative(request.timeout, "timeout")
+    oldest_s = None
+    if request.HasField("oldest_content_accepted"):
+        oldest_s = wall_s_of(request.oldest_content_accepted, "oldest_content_accepted")
+    qualifiers = qualifiers_of(request.qualifiers)
+    integrity = _integrity_of(qualifiers)
+    names = asset_names(function, request.uris, qualifiers)
+    if isinstance(request, asset.FetchDirectoryRequest):
+        keys = [EntryKey(EntryKind.ASSET_DIRECTORY, request.instance_name, each) for each in names]
+        return Wanted(keys, oldest_s, None)
+    if integrity is not None:
+        del qualifiers[CHECKSUM]
+        plain = asset_names(function, request.uris, qualifiers)
+        names = [name for pair in zip(names, plain, strict=True) for name in pair]
+    keys = [EntryKey(EntryKind.ASSET_BLOB, request.instance_name, each) for each in names]
+    return Wanted(keys, oldest_s, integrity)
+
+
+def entries_of(request: Pushed) -> list[Entry]:
+    """Return an entry for each URI of a Push, none twice.
+
+    The digests in it are left to closure.names_of_entry, which reads many in slices. Raises
+    InvalidRequest.
+    """
+    check_uris(request.uris)
+    check_instance(request.instance_name)
+    function = function_of(request.digest_function)
+    qualifiers = qualifiers_of(request.qualifiers)
+    expires_at_s = None
+    if request.HasField("expire_at"):
+        expires_at_s = wall_s_of(request.expire_at, "expire_at")
+    is_blob = isinstance(request, asset.PushBlobRequest)
+    kind = EntryKind.ASSET_BLOB if is_blob else EntryKind.ASSET_DIRECTORY
+    value = _stored_value(request)
+    if len(value) > RESPONSE_MAX_BYTES or len(value) * len(request.uris) > PUSH_MAX_BYTES:
+        raise InvalidRequest(
+            f"a push of {len(value)} bytes under {len(request.uris)} URIs is too large; "
+            f"at most {RESPONSE_MAX_BYTES} bytes, and {PUSH_MAX_BYTES} over all URIs"
+        )
+    entries: dict[EntryKey, Entry] = {}
+    names = asset_names(function, request.uris, qualifiers)
+    for uri, name in zip(request.uris, names, strict=True):
+        key = EntryKey(kind, request.instance_name, name)
+        entries[key] = Entry(key, value, uri, expires_at_s=expires_at_s)
+    return list(entries.values())
+
+
+def integrity_pushed(pushed: Pushed) -> Integrity | None:
+    """Return the checksum that a blob was pushed with."""
+    if isinstance(pushed, asset.PushDirectoryRequest):
+        return None
+    return _integrity_of({each.name: each.value for each in pushed.qualifiers})
+
+
+def content_of(pushed: Pushed) -> Digest:
+    """Return the digest of the blob or root directory that a push is about."""
+    function = function_of(pushed.digest_function)
+    if isinstance(pushed, asset.PushBlobRequest):
+        return to_digest(pushed.blob_digest, function)
+    return to_digest(pushed.root_directory_digest, function)
+
+
+def answer_with(entry: Entry) -> bytes:
+    """Return the response to a Fetch that this entry answers."""
+    pushed = pushed_of(entry)
+    function = function_of(pushed.digest_function).name
+    answer: asset.FetchBlobResponse | asset.FetchDirectoryResponse
+    if isinstance(pushed, asset.PushBlobRequest):
+        answer = asset.FetchBlobResponse(blob_digest=pushed.blob_digest, digest_function=function)
+    else:
+        answer = asset.FetchDirectoryResponse(
+            root_directory_digest=pushed.root_directory_digest, digest_function=function
+        )
+    answer.uri = entry.label
+    answer.qualifiers.extend(pushed.qualifiers)
+    if pushed.HasField("expire_at"):
+        answer.expires_at.CopyFrom(pushed.expire_at)
+    return answer.SerializeToString()
+
+
+def _integrity_of(qualifiers: dict[str, str]) -> Integrity | None:
+    return read_integrity(qualifiers[CHECKSUM]) if CHECKSUM in qualifiers else None
+
+
+def _stored_value(request: Pushed) -> bytes:
+    stored: Pushed
+    if isinstance(request, asset.PushBlobRequest):
+        stored = asset.PushBlobRequest()
+        stored.CopyFrom(request)
+    else:
+        stored = asset.PushDirectoryRequest()
+        stored.CopyFrom(request)
+    stored.ClearField("uris")
+    stored.ClearField("instance_name")
+    stored.ClearField("qualifiers")
+    stored.qualifiers.extend(each for each in request.qualifiers if not is_secret(each.name))
+    return stored.SerializeToString(deterministic=True)
