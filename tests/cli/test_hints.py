@@ -1,0 +1,56 @@
+"""What `serve` tells people can be pasted as it is."""
+
+import yaml
+
+from federation.cli.hints import bazel, buildstream, choose, hints
+from federation.config import Config
+
+PULL = {"address": "0.0.0.0:11001"}
+TLS = {"server-cert": "/etc/server.crt", "server-key": "/etc/server.key"}
+
+
+def target(*listeners):
+    config = Config.model_validate({"listeners": list(listeners)})
+    return choose(config, [listener.address for listener in config.listeners])
+
+
+def test_buildstream_reads_its_part():
+    server = {"url": "http://127.0.0.1:8980", "push": True}
+    assert yaml.safe_load(buildstream(target({"address": "127.0.0.1:8980", "push": True}))) == {
+        "artifacts": {"servers": [server]},
+        "source-caches": {"servers": [server]},
+    }
+
+
+def test_a_listener_that_takes_pushes_is_preferred():
+    assert target(PULL, {"address": "[::1]:1", "push": True}).address.port == 1
+    assert target(PULL, {"address": "[::1]:1"}).address.port == 11001
+
+
+def test_tls_and_pull_only_are_said():
+    found = target({"address": "cache.example:1", "tls": TLS})
+    server = yaml.safe_load(buildstream(found))["artifacts"]["servers"][0]
+    assert server == {
+        "url": "https://cache.example:1",
+        "auth": {"server-cert": "/etc/server.crt"},
+    }
+    assert bazel(found).split() == [
+        "build",
+        "--remote_cache=grpcs://cache.example:1",
+        "build",
+        "--tls_certificate=/etc/server.crt",
+        "build",
+        "--remote_upload_local_results=false",
+    ]
+
+
+def test_every_address_of_the_machine_is_shown_as_its_name(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "paris")
+    assert "http://paris:11001" in buildstream(target(PULL))
+
+
+def test_the_real_port_is_shown():
+    config = Config.model_validate({"listeners": [{"address": "127.0.0.1:0", "push": True}]})
+    text = hints(config, ["127.0.0.1:4711"])
+    assert "grpc://127.0.0.1:4711" in text
+    assert ":0\n" not in text

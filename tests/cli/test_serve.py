@@ -1,0 +1,265 @@
+"""`serve` as a process: how it starts, what it says, how it ends."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from tests.certificates import self_signed
+from tests.process import Node, federation, serve, wait_until
+
+SERVED = {
+    "build.bazel.remote.execution.v2.Capabilities",
+    "build.bazel.remote.execution.v2.ActionCache",
+    "build.bazel.remote.asset.v1.Fetch",
+    "build.bazel.remote.asset.v1.Push",
+    "grpc.health.v1.Health",
+}
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+def check_health(address):
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        return stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status
+
+
+def events(node):
+    return [json.loads(line) for line in node.log.splitlines() if line.startswith("{")]
+
+
+def free(port):
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def flags(data_dir, *more):
+    return ["--data-dir", str(data_dir), "--address", "127.0.0.1:0", "--http", "127.0.0.1:0", *more]
+
+
+def test_it_serves_and_a_sigterm_ends_it_with_0(data_dir):
+    with serve(data_dir) as node:
+        assert node.facts.keys() >= {"pid", "node", "node_id", "listeners", "http", "version"}
+        assert check_health(node.address) == health_pb2.HealthCheckResponse.SERVING
+        for path in ("/", "/healthz", "/readyz"):
+            assert node.http_get(path)[0] == 200
+        assert node.metrics().value("federation_event_loop_lag_seconds_count") >= 0
+        assert node.stop() == 0
+    assert list(data_dir.glob("run/*.json")) == []
+
+
+def test_every_service_is_described_by_reflection(data_dir):
+    with serve(data_dir) as node, grpc.insecure_channel(node.address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=20)
+        assert {s.name for s in answer.list_services_response.service} >= SERVED
+
+
+def test_without_anything_it_stores_in_the_xdg_directory_and_says_how_to_use_it(tmp_path):
+    # The ports are the defaults themselves; another run of the tests may have them for a moment.
+    wait_until(lambda: free(8980) and free(8981), "ports 8980 and 8981 free", timeout_s=60)
+    data_dir = tmp_path / "federation"
+    with serve(data_dir, args=[], env={"XDG_DATA_HOME": str(tmp_path)}) as node:
+        assert (node.addresses, node.http) == (["127.0.0.1:8980"], "127.0.0.1:8981")
+        wait_until(lambda: "--remote_cache=grpc://127.0.0.1:8980" in node.log, "the hints")
+        assert "push: true" in node.log
+        assert check_health("127.0.0.1:8980") == health_pb2.HealthCheckResponse.SERVING
+        assert node.stop() == 0
+
+
+def test_a_log_that_is_no_terminal_is_json_and_hints_come_once(data_dir):
+    with serve(data_dir, args=flags(data_dir)) as node:
+        wait_until(lambda: "Bazel" in node.log, "the hints")
+        assert node.stop() == 0
+    found = [event["event"] for event in events(node)]
+    assert found.index("serving") < found.index("draining") < found.index("stopped")
+    assert node.log.count("Bazel") == 1
+
+
+def test_tls(tmp_path, data_dir):
+    files = self_signed(tmp_path)
+    tls = ["--tls-cert", str(files.certificate), "--tls-key", str(files.key)]
+    with serve(data_dir, args=flags(data_dir, *tls)) as node:
+        trusted = grpc.ssl_channel_credentials(files.certificate.read_bytes())
+        with grpc.secure_channel(node.address, trusted) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            assert stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status
+        wait_until(lambda: "grpcs://" in node.log, "the hints")
+
+
+def test_o06_a_bad_configuration_ends_with_2_and_touches_nothing(tmp_path, data_dir):
+    file = tmp_path / "node.yaml"
+    file.write_text(f"data-dir: {data_dir}\nstorage:\n  quota: -1\n")
+    done = federation("serve", "--config", str(file))
+    assert done.returncode == 2
+    assert done.stderr == (f"federation: {file}:3: storage.quota: found -1; must be at least 0\n")
+    assert done.stdout == ""
+    assert not data_dir.exists()
+
+
+def test_o06_a_bad_certificate_ends_with_2_and_touches_nothing(tmp_path, data_dir):
+    (tmp_path / "bad").write_text("rubbish")
+    bad = str(tmp_path / "bad")
+    done = federation("serve", *flags(data_dir, "--tls-cert", bad, "--tls-key", bad))
+    assert done.returncode == 2
+    assert "not a PEM certificate and its PEM key" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not data_dir.exists()
+
+
+def test_o17_a_taken_port_ends_with_3_and_the_other_port_is_free(tmp_path, data_dir):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        settings = {
+            "data-dir": str(data_dir),
+            "listeners": [{"address": "127.0.0.1:0"}, {"address": taken}],
+            "http": {"address": None},
+        }
+        file = tmp_path / "node.yaml"
+        file.write_text(yaml.safe_dump(settings))
+        done = federation("serve", "--config", str(file))
+    assert done.returncode == 3
+    assert f"federation: cannot listen on {taken}: Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(data_dir.glob("run/*.json")) == []
+
+
+def test_o16_a_data_directory_that_cannot_be_made_ends_with_3(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = federation("serve", *flags(tmp_path / "file" / "data"))
+    assert done.returncode == 3
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_o03_a_second_signal_ends_at_once(data_dir):
+    settings = {"limits": {"drain": "1h"}}
+    with serve(data_dir, settings) as node, grpc.insecure_channel(node.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        next(watching)
+        node.signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in node.log, "the first signal")
+        node.signal(signal.SIGTERM)
+        assert node.wait_exit() == 128 + signal.SIGTERM
+
+
+def test_o03_hangups_and_broken_pipes_are_survived(data_dir):
+    with serve(data_dir) as node:
+        for _ in range(100):
+            node.signal(signal.SIGHUP)
+            node.signal(signal.SIGPIPE)
+        assert check_health(node.address) == health_pb2.HealthCheckResponse.SERVING
+        assert node.stop() == 0
+
+
+def test_o04_a_signal_during_the_start_ends_cleanly(data_dir):
+    # As soon as a signal is heard at all, and once the data directory is being made.
+    for begun in (lambda: True, (data_dir / "run").exists):
+        with Node(data_dir).launch() as node:
+            wait_until(partial(_handles_sigterm, node.pid), "a handler for SIGTERM")
+            wait_until(begun, "the data directory")
+            node.signal(signal.SIGTERM)
+            assert node.wait_exit() == 0
+        assert list(data_dir.glob("run/*")) == []
+    with serve(data_dir) as node:
+        assert check_health(node.address) == health_pb2.HealthCheckResponse.SERVING
+
+
+def _handles_sigterm(pid):
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(re.search(r"SigCgt:\s*([0-9a-f]+)", status)[1], 16)
+    return caught >> (signal.SIGTERM - 1) & 1
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_o19_closed_standard_files_do_not_stop_it(data_dir, closed):
+    node = Node(data_dir, args=flags(data_dir), prefix=["sh", "-c", f'exec "$@" {closed}', "sh"])
+    with node.start():
+        assert check_health(node.address) == health_pb2.HealthCheckResponse.SERVING
+        assert node.stop() == 0
+
+
+def test_o19_a_standard_error_that_nobody_reads_does_not_stop_it(data_dir):
+    reading, writing = os.pipe()
+    command = [
+        sys.executable,
+        "-m",
+        "federation",
+        "serve",
+        *flags(data_dir),
+        "--log-level",
+        "debug",
+    ]
+    with subprocess.Popen(command, stderr=writing, stdout=subprocess.DEVNULL) as process:
+        try:
+            os.close(writing)
+            (path,) = wait_until(lambda: list(data_dir.glob("run/*.json")), "the announcement")
+            address = json.loads(path.read_text())["listeners"][0]
+            for _ in range(20):  # far more lines than the pipe holds
+                with grpc.insecure_channel(address) as channel:
+                    ask = channel.unary_unary(
+                        "/build.bazel.remote.execution.v2.Capabilities/GetCapabilities"
+                    )
+                    for _ in range(50):
+                        ask(b"", timeout=20)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(30)
+            os.close(reading)
+    assert code == 0
+
+
+def test_o21_readiness_is_told_once_the_ports_answer(tmp_path, data_dir):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        node = Node(data_dir, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}).launch()
+        with node:
+            assert manager.recv(100) == b"READY=1"
+            node.wait_ready(0)
+            assert check_health(node.address) == health_pb2.HealthCheckResponse.SERVING
+            assert node.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
+
+
+def test_the_old_command_serves_all_addresses(tmp_path, data_dir):
+    script = Path(sys.executable).with_name("bst-artifact-server")
+    files = self_signed(tmp_path)
+    command = [script, "--port", "0", "--enable-push", "--quota", "1G"]
+    command += ["--server-key", files.key, "--server-cert", files.certificate, data_dir]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            (path,) = wait_until(lambda: list(data_dir.glob("run/*.json")), "the announcement")
+            facts = json.loads(path.read_text())
+            assert facts["http"] is None
+            host, _, port = facts["listeners"][0].rpartition(":")
+            assert host == "[::]"
+            trusted = grpc.ssl_channel_credentials(files.certificate.read_bytes())
+            with grpc.secure_channel(f"localhost:{port}", trusted) as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                assert stub.Check(health_pb2.HealthCheckRequest(), timeout=20).status
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert '"event": "anyone_may_push"' in log
