@@ -46,7 +46,6 @@ class Core:
     space: Space
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now
-    wanted_bytes: int = 0  # the largest upload that found no room since eviction last looked
     refused_ms: int | None = None  # when an upload was last refused for want of room
 
     def now_ms(self) -> int:
@@ -71,7 +70,7 @@ class Core:
     def note_refusal(self, size_bytes: int) -> None:
         """Ask for eviction, enough for an upload of this size."""
         self.refused_ms = self.now_ms()
-        self.wanted_bytes = max(self.wanted_bytes, size_bytes)
+        self.epoch.want(size_bytes)
         self.pressure.set()
 
     async def set_aside(self, digest: Digest, seq: int, reason: str) -> None:

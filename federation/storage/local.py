@@ -95,9 +95,9 @@ class Storage:
         if self._core.writer.failure is not None:
             return False, self._core.writer.failure
         oldest = self._core.touches.unflushed_since_ms()
-        if oldest is not None and self._core.now_ms() - oldest > max(
-            10_000, self._core.timing.unflushed_max_ms
-        ):
+        unflushed_ms = 0 if oldest is None else self._core.now_ms() - oldest
+        stuck_ms = self._core.writer.stuck_s() * 1000
+        if max(unflushed_ms, stuck_ms) > max(10_000, self._core.timing.unflushed_max_ms):
             return False, "the catalogue has not been writable for more than 10 s"
         return True, ""
 

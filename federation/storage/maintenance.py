@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import apsw
 import structlog
 
-from federation.errors import FederationError
+from federation.errors import FederationError, StorageFull
 from federation.storage.core import Core
 from federation.storage.eviction import Evictor
 from federation.storage.runs import bury_dead_runs
@@ -29,7 +30,7 @@ from federation.tasks import Background
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
 _TRIM_ROWS = 10_000
-_RESERVE_BYTES = 16 * 1024 * 1024
+_RESERVE_MAX_BYTES = 16 * 1024 * 1024
 HOLD = "evict_hold_until_ms"
 REQUEST = "collect_request"
 DONE = "collect_done"
@@ -153,6 +154,8 @@ class Maintenance:
 
     async def _tick(self) -> None:
         await self.measure()
+        for number in self._core.writer.take_unsettled():
+            await self._sweeper.folder(number)
         if not self._lock.held:
             if not await self._core.pool.run(self._lock.acquire):
                 return
@@ -168,18 +171,16 @@ class Maintenance:
         _log.info("maintenance_taken_over", run=self._core.run.id)
         await self._evictor.adopt()
         self._background.start(self._scrubber.run(), "scrub")
-        await self._core.pool.run(self._make_reserve)
 
     def _make_reserve(self) -> None:
-        """Keep some disk for the eviction that a full disk will need."""
+        """Keep some disk for the eviction that a full disk will need, while there is plenty."""
         path = self._core.directory.reserve
-        if path.exists() or self._disk_is_tight():
+        disk = measure_disk(self._core.directory.root)
+        size = min(_RESERVE_MAX_BYTES, disk.total_bytes // 64)
+        if path.exists() or disk.free_bytes < 8 * size:
             return
         with path.open("wb") as file:
-            file.write(bytes(_RESERVE_BYTES))
-
-    def _disk_is_tight(self) -> bool:
-        return measure_disk(self._core.directory.root).free_bytes < 8 * _RESERVE_BYTES
+            file.write(bytes(size))
 
     async def _bury(self) -> None:
         """Pause eviction for a lease period when a process was killed."""
@@ -201,10 +202,11 @@ class Maintenance:
         if await self._is_held_back():
             await self._evictor.forgive()
             return
-        await self._evictor.sweep_due()
+        with self._reserve_as_last_resort():
+            await self._evictor.sweep_due()
         core = self._core
         core.pressure.clear()
-        wanted, core.wanted_bytes = core.wanted_bytes, 0
+        wanted = core.epoch.take_wanted()
         quota = core.space.quota_bytes
         if core.space.stored_bytes > quota * core.settings.high_watermark or wanted:
             low = int(quota * core.settings.low_watermark)
@@ -225,7 +227,7 @@ class Maintenance:
             return 0
         marked = 0
         space = self._core.space
-        try:
+        with self._reserve_as_last_resort():
             while (
                 need := space.stored_bytes - self._evictor.pending_bytes - max(0, target_bytes)
             ) > 0:
@@ -234,11 +236,16 @@ class Maintenance:
                     self.held_back = "everything older is gone; the rest is leased"
                     break
                 marked += size
-        except FederationError:
-            # A full disk: the reserve gives eviction the room that its own commit needs.
+        return marked
+
+    @contextlib.contextmanager
+    def _reserve_as_last_resort(self) -> Iterator[None]:
+        """On a full disk, free the room that eviction's own commits need at the next tick."""
+        try:
+            yield
+        except StorageFull:
             self._core.directory.reserve.unlink(missing_ok=True)
             raise
-        return marked
 
     async def _serve_request(self) -> None:
         """Do what `federation gc` in another process asked for."""
@@ -256,7 +263,9 @@ class Maintenance:
         now_s = self._core.clock.monotonic_s()
         if now_s >= self._next_trim_s:
             self._next_trim_s = now_s + _TRIM_EVERY_S
-            await self._core.writer.submit(self._trim_log)
+            await self._core.pool.run(self._make_reserve)
+            while await self._core.writer.submit(self._trim_log) == _TRIM_ROWS:
+                continue  # a slice a transaction, so that uploads go in between
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_EVERY_S
             self._background.start(self._sweep(), "sweep")
@@ -267,13 +276,14 @@ class Maintenance:
             await self._sweeper.folder(number)
             await self._core.clock.sleep(0.01)
 
-    def _trim_log(self, transaction: Transaction) -> None:
-        """Bound the change log, oldest rows first, a slice a minute."""
+    def _trim_log(self, transaction: Transaction) -> int:
+        """Remove some of the oldest rows beyond the change log's bound; return how many."""
         last_gone = transaction.totals.seq - self._core.settings.log_max_rows
         transaction.connection.execute(
             "DELETE FROM log WHERE seq IN (SELECT seq FROM log WHERE seq <= ? LIMIT ?)",
             (last_gone, _TRIM_ROWS),
         )
+        return transaction.connection.changes()
 
     def _meta(self, name: str) -> Any:
         return get_meta(self._core.pool.connection(), name)

@@ -11,11 +11,14 @@ import fcntl
 import mmap
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from federation.errors import StorageRefused
 
 _COUNTER = struct.Struct("=Q")
+_WANTED_AT = _COUNTER.size
 _EPOCH_BYTES = mmap.PAGESIZE
 
 
@@ -58,7 +61,11 @@ class FileLock:
 
 
 class Epoch:
-    """A counter that every process sees at once. It moves when anything held is gone."""
+    """A counter that every process sees at once. It moves when anything held is gone.
+
+    Beside it lies the size of the largest upload that was refused for want of room, so that the
+    one process that evicts hears of the others' need.
+    """
 
     def __init__(self, path: Path) -> None:
         """Map the file, making it when absent.
@@ -93,9 +100,29 @@ class Epoch:
 
     def bump(self) -> None:
         """Add one, safely against other processes."""
+        with self._locked():
+            _COUNTER.pack_into(self._map, 0, self.value + 1)
+
+    def want(self, size_bytes: int) -> None:
+        """Tell the process that evicts of an upload for which there was no room."""
+        with self._locked():
+            wanted: int = _COUNTER.unpack_from(self._map, _WANTED_AT)[0]
+            _COUNTER.pack_into(self._map, _WANTED_AT, max(wanted, size_bytes))
+
+    def take_wanted(self) -> int:
+        """Return the size of the largest upload that found no room since the last call; 0: none."""
+        wanted: int = _COUNTER.unpack_from(self._map, _WANTED_AT)[0]
+        if wanted:
+            with self._locked():
+                wanted = _COUNTER.unpack_from(self._map, _WANTED_AT)[0]
+                _COUNTER.pack_into(self._map, _WANTED_AT, 0)
+        return wanted
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
-            _COUNTER.pack_into(self._map, 0, self.value + 1)
+            yield
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN)
 

@@ -14,6 +14,7 @@ import errno
 import threading
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
@@ -80,6 +81,8 @@ class Writer:
         self._queue: deque[_Operation] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._unsettled: set[int] = set()
+        self._begun_s: float | None = None
         self.totals = Totals()
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="catalogue-writer", daemon=True)
@@ -112,6 +115,16 @@ class Writer:
         result: _T = await operation.future
         return result
 
+    def stuck_s(self) -> float:
+        """How long the transaction that runs now has been running; 0 when none does."""
+        begun_s = self._begun_s
+        return 0.0 if begun_s is None else self._clock.monotonic_s() - begun_s
+
+    def take_unsettled(self) -> set[int]:
+        """Return the blob folders where failed transactions may have left files without rows."""
+        unsettled, self._unsettled = self._unsettled, set()
+        return unsettled
+
     def fail(self, reason: str) -> None:
         """Write nothing any more; what is queued and what comes gets StorageFailed."""
         if self.failure is None:
@@ -135,6 +148,7 @@ class Writer:
     def _run(self) -> None:
         connection: apsw.Connection | None = None
         while batch := self._take():
+            self._begun_s = self._clock.monotonic_s()
             try:
                 if self.failure is not None:
                     raise StorageFailed(self.failure)
@@ -143,6 +157,7 @@ class Writer:
                     self._commit(connection, batch)
             except Exception as error:  # noqa: BLE001 - every waiter must hear of it
                 self._give_up(connection, batch, error)
+            self._begun_s = None
             batch[0].loop.call_soon_threadsafe(self._settle, batch)
         if connection is not None:
             connection.close()
@@ -161,12 +176,16 @@ class Writer:
             totals=read_totals(connection),
             quota_bytes=self._quota_bytes(),
         )
-        for operation in batch:
-            self._apply(transaction, operation)
-        for folder in transaction.folders:
-            sync_folder(folder)
-        write_totals(connection, transaction.totals)
-        connection.execute("COMMIT")
+        try:
+            for operation in batch:
+                self._apply(transaction, operation)
+            for folder in transaction.folders:
+                sync_folder(folder)
+            write_totals(connection, transaction.totals)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._unsettled |= {int(Path(folder).name, 16) for folder in transaction.folders}
+            raise
         self.totals = transaction.totals
 
     def _apply(self, transaction: Transaction, operation: _Operation) -> None:

@@ -1,0 +1,63 @@
+"""Real storage in a temporary folder, with leases short enough to watch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from federation.clock import SystemClock
+from federation.config import Limits, Scrub
+from federation.config import Storage as Settings
+from federation.digest import Digest, digest_of
+from federation.status import Metrics
+from federation.storage import Storage
+
+MIB = 1024 * 1024
+
+
+def short(**changes: object) -> Settings:
+    """Settings with a lease of half a second and no scrub, changed as said."""
+    base = {"lease": 0.5, "scrub": Scrub(rate=0)}
+    return Settings.model_validate({**base, **changes})
+
+
+@asynccontextmanager
+async def opened(path: Path, settings: Settings) -> AsyncIterator[Storage]:
+    storage = await Storage.open(path, settings, Limits(), Metrics(), SystemClock())
+    try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+@pytest.fixture
+async def open_storage(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Storage]]]:
+    """A function that opens the test's data directory, once more at each call."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(settings: Settings | None = None) -> Storage:
+            return await stack.enter_async_context(opened(tmp_path / "data", settings or short()))
+
+        yield open_one
+
+
+async def put(storage: Storage, data: bytes) -> Digest:
+    (refused,) = await storage.write_small([(digest_of(data), data)])
+    assert refused is None
+    return digest_of(data)
+
+
+async def read(storage: Storage, digest: Digest) -> bytes:
+    async with storage.open_read(digest) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+    """Poll until the condition holds; fail after a deadline."""
+    async with asyncio.timeout(within_s):
+        while not await condition():  # noqa: ASYNC110 - the other side has no event to give
+            await asyncio.sleep(0.02)

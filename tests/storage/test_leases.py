@@ -1,0 +1,145 @@
+"""Eviction against leases, in one process and between two on one directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from federation.errors import StorageFull
+from federation.storage import Storage
+from federation.storage.runs import live_runs
+from federation.store import Entry, EntryKey, EntryKind
+from tests.storage.conftest import MIB, opened, put, read, short, until
+
+Opener = Callable[..., Awaitable[Storage]]
+
+
+async def test_the_least_recently_used_go_and_the_used_stay(open_storage: Opener) -> None:
+    storage = await open_storage(short(quota=2 * MIB))
+    old = [await put(storage, os.urandom(100_000)) for _ in range(10)]
+    small = [await put(storage, os.urandom(1000)) for _ in range(10)]
+    used = old[0]
+
+    async def evicted() -> bool:
+        await storage.write_small([_fresh(200_000)])
+        assert await read(storage, used)
+        return _evicted(storage) >= 19  # nothing but the used one is older than the fresh ones
+
+    await until(evicted, 20)
+    assert await storage.find_missing([*old, *small]) == {*old[1:], *small}
+    assert storage.core.space.stored_bytes <= 2 * MIB
+
+
+def _evicted(storage: Storage) -> float:
+    value = storage.core.metrics.registry.get_sample_value("federation_evicted_total")
+    assert value is not None
+    return value
+
+
+def _fresh(size: int) -> tuple[object, bytes]:
+    from federation.digest import digest_of
+
+    data = os.urandom(size)
+    return digest_of(data), data
+
+
+async def test_p5_what_find_missing_promised_is_readable_within_the_lease(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage(short(quota=MIB, lease=2.0))
+    wanted = [await put(storage, os.urandom(40_000)) for _ in range(10)]
+    loop = asyncio.get_running_loop()
+    for _ in range(3):
+        present = set(wanted) - await storage.find_missing(wanted)
+        until_s = loop.time() + 1.8
+        while loop.time() < until_s:
+            await storage.write_small([_fresh(60_000)])
+            for digest in present:
+                assert len(await read(storage, digest)) == 40_000
+    assert present
+
+
+async def test_a_full_store_of_leased_blobs_refuses_writes_and_names(open_storage: Opener) -> None:
+    storage = await open_storage(short(quota=MIB, lease=60.0))
+    held = [await put(storage, os.urandom(200_000)) for _ in range(5)]
+    (refused,) = await storage.write_small([_fresh(200_000)])
+    assert isinstance(refused, StorageFull)
+    assert await storage.find_missing(held) == set()
+    key = EntryKey(EntryKind.ASSET_BLOB, "", b"k" * 32)
+    try:
+        await storage.put([Entry(key, b"v", "uri")])
+    except StorageFull:
+        return
+    raise AssertionError("a name was taken for blobs that were refused")
+
+
+async def test_two_processes_see_each_other_s_writes_and_agree_after_eviction(
+    open_storage: Opener,
+) -> None:
+    first = await open_storage(short(quota=2 * MIB))
+    second = await open_storage(short(quota=2 * MIB))
+    digest = await put(first, os.urandom(100_000))
+    assert await second.find_missing([digest]) == set()
+    epoch = second.presence_epoch()
+
+    async def gone() -> bool:
+        await second.write_small([_fresh(200_000)])
+        return second.presence_epoch() != epoch
+
+    await until(gone, 20)
+    assert first.presence_epoch() == second.presence_epoch()
+    holders = [storage.maintenance.is_holder for storage in (first, second)]
+    assert holders.count(True) == 1
+
+
+async def test_a_lease_given_by_one_process_is_kept_by_the_other(open_storage: Opener) -> None:
+    evicting = await open_storage(short(quota=2 * MIB))
+    await until(lambda: _true(evicting.maintenance.is_holder))
+    other = await open_storage(short(quota=2 * MIB))
+    digest = await put(other, os.urandom(100_000))
+    for _ in range(60):
+        assert await other.find_missing([digest]) == set()
+        await evicting.write_small([_fresh(100_000)])
+        assert len(await read(other, digest)) == 100_000
+        await asyncio.sleep(0.02)
+    assert _evicted(evicting) > 0
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def test_p5_after_a_killed_process_nothing_is_evicted_for_a_lease(tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    settings = short(quota=MIB, lease=1.0)
+    async with opened(path, settings) as storage:
+        await put(storage, os.urandom(1000))
+        run = storage.core.run
+        (storage.core.directory.run / f"{run.id}.lock").unlink()
+        (storage.core.directory.run / "deadbeef.lock").touch()
+    async with opened(path, settings) as storage:
+        assert [run["id"] for run in live_runs(storage.core.directory)] == [storage.core.run.id]
+        assert await storage.maintenance.evict(0) == 0
+        assert "died" in storage.maintenance.held_back
+
+        async def evicts() -> bool:
+            return await storage.maintenance.evict(0) > 0
+
+        await until(evicts)
+
+
+async def test_entries_are_evicted_with_the_rest_and_count_as_bytes(open_storage: Opener) -> None:
+    storage = await open_storage(short(quota=MIB))
+    keys = [EntryKey(EntryKind.ACTION_RESULT, "i", bytes([n]) * 32) for n in range(8)]
+    for key in keys:
+        await storage.put([Entry(key, os.urandom(100_000), "label")])
+
+    async def trimmed() -> bool:
+        await storage.write_small([_fresh(10_000)])
+        return _evicted(storage) >= 1
+
+    await until(trimmed)
+    assert (await storage.get(keys))[0] is None
+    assert storage.core.space.stored_bytes < MIB
