@@ -57,9 +57,10 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
     connection = schema.connect(directory.catalogue)
     try:
         _bring_up(connection, directory)
-        node_id, base_ms = _identify(connection, clock)
+        node_id, base_ms, rebooted = _identify(connection, clock)
         store_clock = StoreClock(clock, base_ms)
-        if bury_dead_runs(directory):
+        # A power cut may take even the traces of the dead with it: then the new boot tells.
+        if bury_dead_runs(directory) or rebooted:
             hold_ms = store_clock.now_ms() + timing.lease_ms
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('evict_hold_until_ms', ?)", (hold_ms,)
@@ -94,11 +95,15 @@ def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
     schema.bring_up(connection)
 
 
-def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int]:
-    """Return this node's id and the base of store time, making either when it is not valid."""
+def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool]:
+    """Return this node's id, the base of store time, and whether the machine was started since.
+
+    Makes what is not there or not valid.
+    """
     with connection:
         rows: Any = connection.execute("SELECT name, value FROM meta").fetchall()
         meta: dict[str, Any] = dict(rows)
+        rebooted = meta.get("boot_id", boot_id()) != boot_id()
         if "node_id" not in meta:
             meta["node_id"] = uuid.uuid4().hex
         if meta.get("boot_id") != boot_id():
@@ -109,7 +114,7 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int]:
             "INSERT OR REPLACE INTO meta VALUES (?, ?)",
             [(name, meta[name]) for name in ("node_id", "boot_id", "clock_base_ms")],
         )
-    return str(meta["node_id"]), int(str(meta["clock_base_ms"]))
+    return str(meta["node_id"]), int(str(meta["clock_base_ms"])), rebooted
 
 
 @contextmanager
