@@ -1,0 +1,424 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+import pytest
+import structlog
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation._proto.buildstream.v2 import artifact_pb2
+from federation.clock import ManualClock
+from federation.config import Limits
+from federation.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.errors import SourceUnavailable
+from federation.services import closure_walk
+from federation.services.closure import ClosureChecker
+from federation.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
+from federation.wire.closure import ARTIFACT_URN
+from tests.fakes import MemoryStore
+from tests.wire.test_closure import directory, message_of, tree
+
+LEASE_S = 3600.0
+
+
+class WatchedStore(MemoryStore):
+    """Counts what is asked, and can hold every call back until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[set[Digest]] = []
+        self.read: list[list[Digest]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = asyncio.Event()
+
+    async def _pass(self) -> None:
+        if not self.gate.is_set():
+            self.waiting.set()
+            await self.gate.wait()
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        self.asked.append(set(digests))
+        missing = await super().find_missing(digests)
+        await self._pass()
+        return missing
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        self.read.append(list(digests))
+        found = await super().read_small(digests)
+        await self._pass()
+        return found
+
+    def put(self, data: bytes) -> Digest:
+        self.add(digest_of(data), data)
+        return digest_of(data)
+
+
+@pytest.fixture
+def store() -> WatchedStore:
+    return WatchedStore()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def checker(store, clock):
+    checker = ClosureChecker(store, Limits(), clock, LEASE_S)
+    yield checker
+    await checker.close()
+
+
+def action_entry(
+    *files: Digest, trees: Sequence[Digest] = (), roots: Sequence[Digest] = (), name: int = 0
+) -> Entry:
+    result = reapi.ActionResult()
+    for file in files:
+        result.output_files.add(path="f", digest=message_of(file))
+    for each in trees:
+        result.output_directories.add(path="t", tree_digest=message_of(each))
+    for each in roots:
+        result.output_directories.add(path="d", root_directory_digest=message_of(each))
+    key = EntryKey(EntryKind.ACTION_RESULT, "", b"\x01" + name.to_bytes(40, "big"))
+    return Entry(key, result.SerializeToString(), "action")
+
+
+def asset_entry(blob: Digest, uri: str, **references: Sequence[Digest]) -> Entry:
+    push = asset.PushBlobRequest(blob_digest=message_of(blob))
+    for field, digests in references.items():
+        getattr(push, field).extend(message_of(each) for each in digests)
+    return Entry(EntryKey(EntryKind.ASSET_BLOB, "", bytes(32)), push.SerializeToString(), uri)
+
+
+def deep(store: WatchedStore, levels: int, twins: int = 1) -> Digest:
+    """Store a chain of directories, each naming the next one `twins` times."""
+    child = store.put(directory({"leaf": store.put(b"leaf")}))
+    for level in range(levels):
+        children = {f"{level}-{twin}": child for twin in range(twins)}
+        child = store.put(directory({}, children))
+    return child
+
+
+async def test_an_entry_is_complete_only_with_each_file_of_its_tree(store, checker):
+    files = {f"f{n}": store.put(b"%d" % n) for n in range(5)}
+    entry = action_entry(trees=[store.put(tree(directory(files)))])
+    assert await checker.complete(entry)
+    for digest in files.values():
+        data = store.blobs[digest]
+        store.remove(digest)
+        assert not await checker.complete(entry)
+        store.put(data)
+        assert await checker.complete(entry)
+
+
+async def test_everything_found_is_leased(store, checker):
+    leaf, root = store.put(b"leaf"), deep(store, 3)
+    assert await checker.complete(action_entry(leaf, roots=[root]))
+    read = {digest for batch in store.read for digest in batch}  # read_small leases, by contract
+    assert store.leased | read >= set(store.blobs)
+
+
+async def test_w03_the_right_hash_with_another_size_is_not_here(store, checker):
+    digest = store.put(b"file")
+    assert not await checker.complete(action_entry(digest._replace(size_bytes=5)))
+    assert not await checker.complete(action_entry(digest._replace(size_bytes=0)))
+    wrong = store.put(directory({}))
+    assert not await checker.complete(action_entry(roots=[wrong._replace(size_bytes=1)]))
+
+
+async def test_w06_the_empty_blob_directory_and_tree_are_always_here(checker):
+    assert await checker.complete(action_entry(EMPTY, trees=[EMPTY], roots=[EMPTY]))
+
+
+async def test_w28_blobs_of_another_function_do_not_count(store, checker):
+    data = b"file"
+    blake3 = digest_of(data, DigestFunction.BLAKE3)
+    store.add(blake3, data)
+    key = EntryKey(EntryKind.ACTION_RESULT, "", b"\x09" + bytes(40))
+    entry = action_entry(blake3)
+    assert not await checker.complete(entry)
+    assert await checker.complete(entry._replace(key=key))
+
+
+async def test_w29_a_diamond_of_40_levels_is_read_once_a_level(store, checker):
+    root = deep(store, 40, twins=2)
+    assert await checker.complete(action_entry(roots=[root]))
+    assert len(store.read) == 41
+    assert all(len(batch) == 1 for batch in store.read)
+
+
+async def test_w30_a_chain_20_000_deep_is_walked_without_recursion(store, checker):
+    assert await checker.complete(action_entry(roots=[deep(store, 20_000)]))
+
+
+@pytest.mark.parametrize(
+    ("data", "as_tree"),
+    [
+        (directory({"a": EMPTY}), True),
+        (tree(directory({"a": EMPTY}, {"d": EMPTY})), False),
+        (b"\x9f\x13 random", True),
+        (b"\x9f\x13 random", False),
+    ],
+)
+async def test_w32_confused_types_are_incomplete(store, checker, data, as_tree):
+    digest = store.put(data)
+    names = {"trees": [digest]} if as_tree else {"roots": [digest]}
+    assert not await checker.complete(action_entry(**names))
+
+
+async def test_w32_an_action_result_that_names_its_own_action_as_output(store, checker):
+    action = store.put(reapi.Action(command_digest=message_of(digest_of(b"c"))).SerializeToString())
+    assert await checker.complete(action_entry(action))  # as a file it is one
+    assert not await checker.complete(action_entry(trees=[action]))
+    assert not await checker.complete(action_entry(roots=[action]))
+
+
+async def test_an_artifact_is_complete_without_its_build_tree_unless_that_is_referenced(
+    store, checker
+):
+    build_tree = directory({"o": digest_of(b"object file")})
+    proto = artifact_pb2.Artifact(
+        version=2,
+        files=message_of(store.put(directory({"bin": store.put(b"bin")}))),
+        buildtree=message_of(digest_of(build_tree)),
+        low_diversity_meta=message_of(store.put(b"low")),
+        high_diversity_meta=message_of(store.put(b"high")),
+    )
+    blob = store.put(proto.SerializeToString())
+    uri = ARTIFACT_URN + "project/element/key"
+    assert await checker.complete(asset_entry(blob, uri))
+    referencing = asset_entry(blob, uri, references_directories=[digest_of(build_tree)])
+    assert not await checker.complete(referencing)
+    store.put(build_tree)
+    assert not await checker.complete(referencing)
+    store.put(b"object file")
+    assert await checker.complete(referencing)
+
+
+@pytest.mark.parametrize("gone", [b"bin", b"low", b"high", b"public", b"log"])
+async def test_w34_an_artifact_is_incomplete_without_any_of_its_parts(store, checker, gone):
+    proto = artifact_pb2.Artifact(
+        version=2,
+        files=message_of(store.put(directory({"bin": store.put(b"bin")}))),
+        public_data=message_of(store.put(b"public")),
+        low_diversity_meta=message_of(store.put(b"low")),
+        high_diversity_meta=message_of(store.put(b"high")),
+        logs=[artifact_pb2.Artifact.LogFile(name="l", digest=message_of(store.put(b"log")))],
+    )
+    entry = asset_entry(store.put(proto.SerializeToString()), ARTIFACT_URN + "p/e/k")
+    assert await checker.complete(entry)
+    store.remove(digest_of(gone))
+    assert not await checker.complete(entry)
+
+
+async def test_a_structure_too_large_for_read_small_is_streamed(store, checker):
+    leaf = store.put(b"leaf")
+    data = directory({f"{n}-{'x' * 1000}": leaf for n in range(SMALL_BLOB_BYTES // 1000)})
+    assert len(data) > SMALL_BLOB_BYTES
+    large = store.put(data)
+    for entry in (
+        action_entry(roots=[large]),
+        action_entry(trees=[store.put(tree(directory({}, {"d": large}), data))]),
+    ):
+        assert await checker.complete(entry)
+    assert not store.read
+    assert large in store.leased
+    store.remove(leaf)
+    assert not await checker.complete(action_entry(roots=[large]))
+
+
+async def test_a_structure_that_is_absurdly_large_is_not_read(store, checker):
+    absurd = digest_of(b"x")._replace(size_bytes=closure_walk.STRUCTURE_MAX_BYTES + 1)
+    store.blobs[absurd] = b"x"
+    with structlog.testing.capture_logs() as logs:
+        assert not await checker.complete(action_entry(roots=[absurd]))
+    assert [line["event"] for line in logs] == ["closure_too_large"]
+
+
+def _of_blobs(store: WatchedStore, count: int) -> Entry:
+    return action_entry(*(store.put(b"%d" % n) for n in range(count)))
+
+
+def _of_directories(store: WatchedStore, count: int) -> Entry:
+    return action_entry(roots=[store.put(directory({f"{n}": EMPTY})) for n in range(count)])
+
+
+def _of_directories_in_a_tree(store: WatchedStore, count: int) -> Entry:
+    children = [directory({f"{n}": EMPTY}) for n in range(count - 2)]  # besides Tree and its root
+    return action_entry(trees=[store.put(tree(directory({}), *children))])
+
+
+@pytest.mark.parametrize(
+    ("limit", "make"),
+    [
+        ("closure_blobs", _of_blobs),
+        ("tree_directories", _of_directories),
+        ("tree_directories", _of_directories_in_a_tree),
+    ],
+)
+async def test_beyond_a_limit_an_entry_is_hidden_and_that_is_said_once(store, clock, limit, make):
+    checker = ClosureChecker(store, Limits(**{limit: 10}), clock, LEASE_S)
+    with structlog.testing.capture_logs() as logs:
+        assert await checker.complete(make(store, 10))
+        assert not await checker.complete(make(store, 11))
+        assert not await checker.complete(make(store, 11))
+    assert [line["event"] for line in logs] == ["closure_too_large"]
+    await checker.close()
+
+
+async def test_a_verdict_is_kept_until_something_is_gone(store, checker):
+    entry = action_entry(store.put(b"a"))
+    assert await checker.complete(entry)
+    assert await checker.complete(entry)
+    assert len(store.asked) == 1
+    other = store.put(b"other")
+    store.remove(other)
+    assert await checker.complete(entry)
+    assert len(store.asked) == 2
+
+
+async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(store, clock):
+    for lease_s, kept_s in ((LEASE_S, 60.0), (20.0, 5.0)):
+        checker = ClosureChecker(store, Limits(), clock, lease_s)
+        entry = action_entry(store.put(b"a"))
+        store.asked.clear()
+        assert await checker.complete(entry)
+        clock.advance(kept_s)
+        assert await checker.complete(entry)
+        assert len(store.asked) == 1
+        clock.advance(0.1)
+        assert await checker.complete(entry)
+        assert len(store.asked) == 2
+        await checker.close()
+
+
+async def test_incomplete_is_never_remembered(store, checker):
+    entry = action_entry(digest_of(b"a"))
+    assert not await checker.complete(entry)
+    store.put(b"a")
+    assert await checker.complete(entry)
+
+
+async def test_a_verdict_is_about_one_value_of_one_entry(store, checker):
+    whole, holed = action_entry(store.put(b"a")), action_entry(digest_of(b"b"))
+    assert await checker.complete(whole)
+    assert not await checker.complete(holed)
+    assert not await checker.complete(holed._replace(key=whole.key))
+
+
+async def test_what_goes_during_a_walk_is_not_covered_by_its_verdict(store, checker):
+    gone = store.put(b"gone")
+    entry = action_entry(gone)
+    store.gate.clear()
+    walk = asyncio.ensure_future(checker.complete(entry))
+    await store.waiting.wait()
+    store.remove(gone)
+    store.gate.set()
+    await walk
+    assert not await checker.complete(entry)
+
+
+async def test_verdicts_are_bounded(checker, monkeypatch):
+    monkeypatch.setattr("federation.services.closure._VERDICTS", 10)
+    for n in range(20):
+        assert await checker.complete(action_entry(EMPTY, name=n))
+    assert repr(checker) == "<ClosureChecker 10 verdicts, 0 walks>"
+
+
+async def test_those_who_ask_at_once_share_one_walk(store, checker):
+    entry = action_entry(store.put(b"a"))
+    store.gate.clear()
+    asking = [asyncio.ensure_future(checker.complete(entry)) for _ in range(20)]
+    await store.waiting.wait()
+    assert repr(checker) == "<ClosureChecker 0 verdicts, 1 walks>"
+    store.gate.set()
+    assert await asyncio.gather(*asking) == [True] * 20
+    assert len(store.asked) == 1
+
+
+async def test_a_caller_that_leaves_does_not_break_the_others(store, checker):
+    entry = action_entry(store.put(b"a"))
+    store.gate.clear()
+    first, second = (asyncio.ensure_future(checker.complete(entry)) for _ in range(2))
+    await store.waiting.wait()
+    first.cancel()
+    await asyncio.wait([first])
+    assert first.cancelled()
+    store.gate.set()
+    assert await second
+    assert len(store.asked) == 1
+
+
+async def test_l18_a_walk_stops_with_the_last_who_waits(store, checker):
+    leaves = {f"{n}": store.put(b"%d" % n) for n in range(10 * closure_walk._LEAVES)}
+    entry = action_entry(roots=[store.put(directory(leaves))])
+    store.gate.clear()
+    asking = [asyncio.ensure_future(checker.complete(entry)) for _ in range(2)]
+    await store.waiting.wait()
+    for each in asking:
+        each.cancel()
+    await asyncio.wait(asking)
+    assert repr(checker) == "<ClosureChecker 0 verdicts, 0 walks>"
+    store.gate.set()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not store.asked  # it was reading the directory, and has not gone on to its files
+    assert await checker.complete(entry)
+    assert len(store.asked) == 10
+
+
+async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(store, checker):
+    leaves = {f"{n}": store.put(b"%d" % n) for n in range(100_000)}
+    entry = action_entry(roots=[store.put(directory(leaves))])
+    turns = 0
+    asking = asyncio.ensure_future(checker.complete(entry))
+    while not asking.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert await asking
+    assert turns >= 100
+
+
+async def test_who_joins_a_walk_late_sees_a_hole_filled_before(store, checker):
+    hole, entry = digest_of(b"hole"), action_entry(digest_of(b"hole"))
+    store.gate.clear()
+    early = asyncio.ensure_future(checker.complete(entry))
+    await store.waiting.wait()  # it has been told by now that the hole is missing
+    assert store.put(b"hole") == hole
+    late = asyncio.ensure_future(checker.complete(entry))
+    await asyncio.sleep(0)
+    store.gate.set()
+    assert not await early
+    assert await late
+
+
+async def test_a_store_that_cannot_tell_is_not_one_with_a_hole():
+    class Silent(WatchedStore):
+        async def find_missing(self, digests):
+            raise SourceUnavailable("disk", "gone")
+
+    checker = ClosureChecker(Silent(), Limits(), ManualClock(), LEASE_S)
+    with pytest.raises(SourceUnavailable):
+        await checker.complete(action_entry(digest_of(b"a")))
+    await checker.close()
+
+
+async def test_walks_over_something_large_run_one_at_a_time(store, checker, monkeypatch):
+    monkeypatch.setattr(closure_walk, "_LARGE_WALK_STRUCTURES", 1)
+    entries = [
+        action_entry(roots=[deep(store, 3), store.put(directory({f"{n}": EMPTY}))], name=n)
+        for n in range(4)
+    ]
+    store.gate.clear()
+    asking = [asyncio.ensure_future(checker.complete(each)) for each in entries]
+    await store.waiting.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(store.read) == 1
+    asking[0].cancel()
+    store.gate.set()
+    assert await asyncio.gather(*asking[1:]) == [True] * 3
