@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,8 +17,10 @@ from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.capabilities import CapabilitiesService
+from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
+from federation.services.compute import Compute
 from federation.services.health import add_health, add_reflection
 from federation.services.memory_budget import MemoryBudget
 from federation.services.rpc import Runtime, Service, handlers
@@ -55,7 +58,8 @@ def build(
     limits = config.limits
     budget = MemoryBudget(limits.buffer_memory)
     closures = ClosureChecker(storage, limits, clock, config.storage.lease)
-    services = make_services(config, storage, closures, metrics, clock)
+    compute = Compute(limits.threads)
+    services = make_services(config, storage, closures, compute, metrics, clock)
     ports = []
     for listener, pair in zip(config.listeners, pairs, strict=True):
         runtime = Runtime(metrics, limits, clock, listener.push, budget)
@@ -69,7 +73,7 @@ def build(
     return Node(
         ports=ports,
         http=http,
-        owned=[closures, storage],
+        closers=[closures.close, partial(asyncio.to_thread, compute.close), storage.close],
         announce=partial(storage.announce, **facts),
         readiness=readiness,
         metrics=metrics,
@@ -82,12 +86,14 @@ def make_services(
     config: Config,
     storage: Storage,
     closures: ClosureChecker,
+    compute: Compute,
     metrics: Metrics,
     clock: Clock,
 ) -> list[Service]:
     """Return every service; each is served on every listener, which knows who may write."""
     checksums = ChecksumVerifier(storage)
     return [
+        CasService(storage, config.limits, metrics, compute),
         CapabilitiesService(config.limits, config.storage.max_blob),
         ActionCacheService(storage, storage, closures, metrics),
         FetchService(storage, closures, checksums, clock, metrics),

@@ -6,7 +6,7 @@ Knows servers, and nothing of what the calls mean or where blobs are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,14 +25,6 @@ _log = structlog.get_logger(__name__)
 
 _LAG_EVERY_S = 0.1
 _HEALTH_EVERY_S = 0.5
-
-
-class Owned(Protocol):
-    """What lives as long as the node."""
-
-    async def close(self) -> None:
-        """Finish what was begun and let go."""
-        ...
 
 
 class Health(Protocol):
@@ -67,7 +59,7 @@ class Node:
         *,
         ports: Sequence[Port],
         http: HttpServer | None,
-        owned: Sequence[Owned],
+        closers: Sequence[Callable[[], Awaitable[None]]],
         announce: Callable[..., None],
         readiness: Readiness,
         metrics: Metrics,
@@ -79,7 +71,7 @@ class Node:
         Args:
             ports: the gRPC listeners.
             http: the HTTP listener.
-            owned: closed in this order once no call runs any more; the storage is the last.
+            closers: called in this order once no call runs any more; the storage's is the last.
             announce: called with listeners=[...], http=... once every port answers.
             readiness: what is said about this node; its phase is the node's to set.
             metrics: where the lag of the event loop goes.
@@ -88,7 +80,7 @@ class Node:
         """
         self._ports = ports
         self._http = http
-        self._owned = owned
+        self._closers = closers
         self._announce = announce
         self._readiness = readiness
         self._metrics = metrics
@@ -112,7 +104,7 @@ class Node:
     async def start(self) -> None:
         """Bind everything, then answer, then say so.
 
-        Raises CannotStart; then nothing is bound any more and what is owned is closed.
+        Raises CannotStart; then nothing is bound any more and everything is closed.
         """
         try:
             for port in self._ports:
@@ -144,8 +136,8 @@ class Node:
         await self._tasks.close()
         if self._http is not None:  # last of the servers: it shows that the node drains
             await self._http.stop()
-        for thing in self._owned:
-            await thing.close()
+        for close in self._closers:
+            await close()
 
     async def _tell_health(self) -> None:
         serving = self._readiness.refresh().serving

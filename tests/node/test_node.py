@@ -95,7 +95,7 @@ class Bench:
         self.node = Node(
             ports=self.ports,
             http=HttpServer(http, pages.answer) if http else None,
-            owned=[self.storage],
+            closers=[self.storage.close],
             announce=self.storage.announce,
             readiness=self.readiness,
             metrics=self.metrics,
