@@ -152,6 +152,7 @@ class Limits(Section):
     batch_total: Size = Field(
         default=4 * 2**20 - 2**16,
         ge=2**16,
+        le=2**22,  # clients refuse messages above 4 MiB
         description="most blob bytes in one batch call, as Capabilities report it",
     )
     streams: Count = Field(

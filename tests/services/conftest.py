@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -12,6 +12,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.google.bytestream import bytestream_pb2_grpc
 from federation.clock import Clock, SystemClock
 from federation.config import Limits
+from federation.services.compute import Compute
 from federation.services.memory_budget import MemoryBudget
 from federation.services.rpc import Runtime, Service, handlers
 from federation.status import Metrics
@@ -78,3 +79,17 @@ async def serve() -> AsyncIterator[Serve]:
     for one in running:
         await one.channel.close()
         await one.server.stop(grace=0)
+
+
+@pytest.fixture
+def compute() -> Iterator[Compute]:
+    threads = Compute(2)
+    yield threads
+    threads.close()
+
+
+async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
+    """Return the status other than OK that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()

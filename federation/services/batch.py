@@ -1,0 +1,167 @@
+"""BatchUpdateBlobs and BatchReadBlobs: small blobs, many in one call, each with its own status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from federation.config import Limits
+from federation.digest import Digest
+from federation.errors import BlobNotFound, FederationError, InvalidRequest
+from federation.services.compute import Compute
+from federation.services.rpc import Call
+from federation.services.status_codes import INTERNAL, outcome_of
+from federation.status import Metrics
+from federation.store import Store
+from federation.wire import zstd
+from federation.wire.cas_codec import (
+    IDENTITY,
+    ZSTD,
+    Answer,
+    Asked,
+    Sent,
+    decode_batch_read,
+    decode_batch_update,
+    encode_batch_read,
+    encode_batch_update,
+)
+
+# An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
+ITEMS_MAX = 2**22 // 96
+_ZSTD_MIN_BYTES = 128  # nothing shorter gets smaller
+
+Outcome = bytes | FederationError
+
+
+class BatchCalls:
+    """The two batch calls."""
+
+    def __init__(self, store: Store, limits: Limits, metrics: Metrics, compute: Compute) -> None:
+        self._store = store
+        self._total_max = limits.batch_total
+        self._compute = compute
+        self._bytes_in = metrics.bytes.labels(direction="in")
+        self._bytes_out = metrics.bytes.labels(direction="out")
+        self._hits = metrics.lookups.labels(kind="blob", result="hit")
+        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+
+    async def update(self, request: bytes, _call: Call) -> bytes:
+        """Store each blob that is what its digest says; the others get their own status."""
+        items = decode_batch_update(request).items
+        self._check_total(len(items), _sent_bytes(items))
+        packed_bytes = sum(len(item.data) for item in items if item.compressor == ZSTD)
+        blobs = await self._compute.run(packed_bytes, _unpack, items)
+        results = await self._store_all(items, blobs)
+        self._bytes_in.inc(sum(len(item.data) for item in items))
+        return encode_batch_update(
+            [_answer(item.asked.raw, result) for item, result in zip(items, results, strict=True)]
+        )
+
+    async def _store_all(self, items: list[Sent], blobs: list[Outcome]) -> list[Outcome | None]:
+        """Write what could be unpacked, in one durable step; repeated blobs once."""
+        batch: list[tuple[Digest, bytes]] = []
+        first: dict[Digest, int] = {}
+        place: list[int | None] = []
+        for item, blob in zip(items, blobs, strict=True):
+            digest = item.asked.digest
+            if digest is None or isinstance(blob, FederationError):
+                place.append(None)
+                continue
+            at = first.setdefault(digest, len(batch))
+            if at == len(batch) or batch[at][1] != blob:
+                at = len(batch)
+                batch.append((digest, blob))
+            place.append(at)
+        stored = await self._store.write_small(batch) if batch else []
+        return [blob if at is None else stored[at] for at, blob in zip(place, blobs, strict=True)]
+
+    async def read(self, request: bytes, _call: Call) -> bytes:
+        """Answer each digest asked, in order; those not held with NOT_FOUND."""
+        asked = decode_batch_read(request)
+        digests = [item.digest for item in asked.items if item.digest is not None]
+        self._check_total(len(asked.items), sum(digest.size_bytes for digest in digests))
+        unique = list(dict.fromkeys(digests))
+        blobs = await self._store.read_small(unique) if unique else []
+        found = dict(zip(unique, blobs, strict=True))
+        self._count(blobs)
+        answers = [_answer_read(item, found) for item in asked.items]
+        if asked.zstd_accepted:
+            work_bytes = sum(len(answer.data) for answer in answers)
+            answers = await self._compute.run(work_bytes, _pack, answers)
+        return encode_batch_read(answers)
+
+    def _count(self, blobs: list[bytes | None]) -> None:
+        held = [len(blob) for blob in blobs if blob is not None]
+        self._hits.inc(len(held))
+        self._misses.inc(len(blobs) - len(held))
+        self._bytes_out.inc(sum(held))
+
+    def _check_total(self, items: int, total_bytes: int) -> None:
+        """REAPI: a batch above max_batch_total_size_bytes is INVALID_ARGUMENT as a whole."""
+        if total_bytes > self._total_max:
+            raise InvalidRequest(
+                f"{total_bytes} blob bytes in one batch; at most {self._total_max} are taken, "
+                "larger blobs go through ByteStream"
+            )
+        if items > ITEMS_MAX:
+            raise InvalidRequest(f"{items} blobs in one batch; at most {ITEMS_MAX} are taken")
+
+
+def _sent_bytes(items: list[Sent]) -> int:
+    """Return the larger of what was sent and what it unpacks to."""
+    sent = sum(len(item.data) for item in items)
+    unpacked = sum(
+        item.asked.digest.size_bytes
+        if item.compressor == ZSTD and item.asked.digest is not None
+        else len(item.data)
+        for item in items
+    )
+    return max(sent, unpacked)
+
+
+def _unpack(items: Iterable[Sent]) -> list[Outcome]:
+    """Return each item's blob, or why it is refused."""
+    return [_unpack_one(item) for item in items]
+
+
+def _unpack_one(item: Sent) -> Outcome:
+    digest = item.asked.digest
+    if digest is None:
+        return item.asked.error or InvalidRequest("malformed digest")
+    if item.compressor == IDENTITY:
+        return item.data
+    if item.compressor != ZSTD:
+        return InvalidRequest(f"compressor {item.compressor} is not served; IDENTITY and ZSTD are")
+    try:
+        return zstd.decode(item.data, digest.size_bytes)
+    except InvalidRequest as error:
+        return error
+
+
+def _pack(answers: list[Answer]) -> list[Answer]:
+    """Compress the answers that get smaller by it."""
+    return [_pack_one(answer) for answer in answers]
+
+
+def _pack_one(answer: Answer) -> Answer:
+    if len(answer.data) < _ZSTD_MIN_BYTES:
+        return answer
+    packed = zstd.encode(answer.data)
+    if len(packed) >= len(answer.data):
+        return answer
+    return answer._replace(data=packed, compressor=ZSTD)
+
+
+def _answer(raw_digest: bytes, result: Outcome | None) -> Answer:
+    if not isinstance(result, FederationError):
+        return Answer(raw_digest)
+    outcome = outcome_of(result) or INTERNAL
+    return Answer(raw_digest, outcome.number, outcome.message)
+
+
+def _answer_read(item: Asked, found: dict[Digest, bytes | None]) -> Answer:
+    if item.digest is None:
+        return _answer(item.raw, item.error or InvalidRequest("malformed digest"))
+    blob = found[item.digest]
+    if blob is None:
+        return _answer(item.raw, BlobNotFound(item.digest))
+    return Answer(item.raw, data=blob)

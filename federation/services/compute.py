@@ -1,0 +1,36 @@
+"""Threads for what would hold up the event loop: compressing, and decoding of huge requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+INLINE_BYTES = 64 * 1024  # below that the hop to a thread costs more than the work
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Compute:
+    """A fixed number of threads, shared by the services."""
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compute")
+
+    async def run(
+        self, work_bytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Call the function: at once where it has little to work on, else in a thread.
+
+        A cancelled caller leaves the thread to finish; what it works on must not be used again.
+        """
+        if work_bytes <= INLINE_BYTES:
+            return function(*args, **kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for what runs and end the threads."""
+        self._pool.shutdown()
