@@ -1,0 +1,81 @@
+"""ActionCache: results of actions, served only with everything they name.
+
+The action's digest is an opaque key: what it points at is never looked at, and need not exist or
+be an Action (moon keys its results by the digest of a JSON manifest).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.digest import Digest
+from federation.errors import EntryNotFound
+from federation.services.closure import ClosureChecker
+from federation.services.rpc import Call, Method, Unary
+from federation.status import Metrics
+from federation.store import Entry, Index, Store
+from federation.wire.action_result import key_of, read_update, to_inline, with_inlined
+from federation.wire.closure import SLICE, names_of_action_result
+from federation.wire.digests import function_of, to_digest
+from federation.wire.resource_name import check_instance
+
+
+class ActionCacheService:
+    """build.bazel.remote.execution.v2.ActionCache."""
+
+    name = "build.bazel.remote.execution.v2.ActionCache"
+
+    def __init__(
+        self, store: Store, index: Index, closures: ClosureChecker, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._index = index
+        self._closures = closures
+        self._hits = metrics.lookups.labels(kind="action_result", result="hit")
+        self._misses = metrics.lookups.labels(kind="action_result", result="miss")
+
+    def methods(self) -> Mapping[str, Method]:
+        """See rpc.Service."""
+        return {
+            "GetActionResult": Unary(self._get),
+            "UpdateActionResult": Unary(self._update, writes=True),
+        }
+
+    async def _get(self, data: bytes, _call: Call) -> bytes:
+        request = reapi.GetActionResultRequest.FromString(data)
+        check_instance(request.instance_name)
+        function = function_of(request.digest_function)
+        action = to_digest(request.action_digest, function)
+        entry = (await self._index.get([key_of(request.instance_name, action)]))[0]
+        if entry is None or not await self._closures.complete(entry):
+            raise self._miss(action)
+        places = to_inline(entry.value, request, function)
+        value = await self._inline(entry.value, places, action) if places else entry.value
+        self._hits.inc()
+        return value
+
+    async def _inline(self, value: bytes, places: Mapping[int, Digest], action: Digest) -> bytes:
+        found = await self._store.read_small(list(places.values()))
+        contents = {
+            place: content
+            for place, content in zip(places, found, strict=True)
+            if content is not None
+        }
+        if len(contents) < len(places):  # found damaged just now: the result is not complete
+            raise self._miss(action)
+        return with_inlined(value, contents)
+
+    def _miss(self, action: Digest) -> EntryNotFound:
+        self._misses.inc()
+        return EntryNotFound(f"no result of action {action} that could be served")
+
+    async def _update(self, data: bytes, _call: Call) -> bytes:
+        update = read_update(data)
+        check_instance(update.key.instance)
+        for names in names_of_action_result(update.value, update.function):
+            if len(names.blobs) == SLICE:
+                await asyncio.sleep(0)  # reading it checks all digests, and there may be many
+        await self._index.put([Entry(update.key, update.value, str(update.action))])
+        return update.value
