@@ -19,8 +19,10 @@ from federation.errors import StorageRefused
 from federation.storage import catalogue, schema
 from federation.storage.directory import DataDirectory
 from federation.storage.runs import Run, bury_dead_runs, live_runs
-from federation.storage.shared import Epoch, FileLock
+from federation.storage.shared import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
+
+_NO_SHARED_MEMORY = (apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ def _refusals_named(directory: DataDirectory) -> Iterator[None]:
             "run `federation rebuild`; blobs in files are verified and kept."
         ) from error
     except (apsw.Error, OSError) as error:
+        if getattr(error, "extendedresult", 0) in _NO_SHARED_MEMORY:
+            raise no_shared_memory(directory.root, str(error)) from error
         raise StorageRefused(
             f"data directory {directory.root} cannot be opened: {error}. "
             "Check that the disk has room and that this user may write there."

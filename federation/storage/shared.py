@@ -60,6 +60,13 @@ class FileLock:
             self._fd = None
 
 
+def no_shared_memory(data_dir: Path, reason: str) -> StorageRefused:
+    """Return the refusal of a data directory that processes cannot share."""
+    return StorageRefused(
+        f"{data_dir} is on a file system without shared memory mapping ({reason}); use a local disk"
+    )
+
+
 class Epoch:
     """A counter that every process sees at once. It moves when anything held is gone.
 
@@ -84,10 +91,7 @@ class Epoch:
             self._map = mmap.mmap(self._fd, _EPOCH_BYTES, mmap.MAP_SHARED)
         except OSError as error:
             os.close(self._fd)
-            raise StorageRefused(
-                f"{path.parent} is on a file system without shared memory mapping "
-                f"({error.strerror}); use a local disk"
-            ) from error
+            raise no_shared_memory(path.parent, str(error.strerror)) from error
 
     def __repr__(self) -> str:
         return f"<Epoch {self.value}>"
