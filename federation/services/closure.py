@@ -45,7 +45,8 @@ class ClosureChecker:
         self._store = store
         self._limits = limits
         self._clock = clock
-        self._remember_s = min(_REMEMBER_S, lease_s / 4)
+        # As long as storage leaves touches unrenewed: an eviction allows for both (Timing).
+        self._remember_s = min(_REMEMBER_S, lease_s / 8)
         self._verdicts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._walks: dict[bytes, _Shared] = {}
         self._told: set[bytes] = set()

@@ -282,7 +282,7 @@ async def test_a_verdict_is_kept_until_something_is_gone(store, checker):
 
 
 async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(store, clock):
-    for lease_s, kept_s in ((LEASE_S, 60.0), (20.0, 5.0)):
+    for lease_s, kept_s in ((LEASE_S, 60.0), (20.0, 2.5)):
         checker = ClosureChecker(store, Limits(), clock, lease_s)
         entry = action_entry(store.put(b"a"))
         store.asked.clear()
