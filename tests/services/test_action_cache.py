@@ -14,8 +14,8 @@ from federation.status import Metrics
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.fields import length_field
 from tests.fakes import MemoryIndex
+from tests.messages import directory, message_of, tree
 from tests.services.calls import refused
-from tests.wire.test_closure import directory, message_of, tree
 
 SERVICE = "/build.bazel.remote.execution.v2.ActionCache"
 ACTION = message_of(digest_of(b"an action that nobody uploaded"))

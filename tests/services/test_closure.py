@@ -18,7 +18,7 @@ from federation.services.closure import ClosureChecker
 from federation.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
 from federation.wire.closure import ARTIFACT_URN
 from tests.fakes import MemoryStore
-from tests.wire.test_closure import directory, message_of, tree
+from tests.messages import directory, message_of, tree
 
 LEASE_S = 3600.0
 

@@ -21,29 +21,13 @@ from federation.wire.closure import (
     names_of_structure,
 )
 from federation.wire.fields import length_field
+from tests.messages import directory, message_of, tree
 
 SHA256 = DigestFunction.SHA256
 
 
-def message_of(digest: Digest) -> reapi.Digest:
-    return reapi.Digest(hash=digest.hash_hex, size_bytes=digest.size_bytes)
-
-
 def blob(text: str) -> Digest:
     return digest_of(text.encode())
-
-
-def directory(files: dict[str, Digest], children: dict[str, Digest] | None = None) -> bytes:
-    message = reapi.Directory()
-    for name, digest in files.items():
-        message.files.add(name=name, digest=message_of(digest))
-    for name, digest in (children or {}).items():
-        message.directories.add(name=name, digest=message_of(digest))
-    return message.SerializeToString()
-
-
-def tree(root: bytes, *children: bytes) -> bytes:
-    return length_field(1, root) + b"".join(length_field(2, each) for each in children)
 
 
 def gathered(parts: Iterator[Names]) -> tuple[set[Digest], set[tuple[Shape, Digest]]]:

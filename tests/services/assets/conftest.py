@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from federation.clock import ManualClock
+from federation.config import Limits
+from federation.services.asset_fetch import FetchService
+from federation.services.asset_push import PushService
+from federation.services.checksum import ChecksumVerifier
+from federation.services.closure import ClosureChecker
+from federation.status import Metrics
+from tests.fakes import MemoryIndex
+from tests.services.assets.served import Assets
+
+
+@pytest.fixture
+def make_assets(serve, store):
+    async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Assets:
+        metrics, clock = Metrics(), ManualClock()
+        index = index or MemoryIndex(clock)
+        closures = ClosureChecker(store, Limits(), clock, 3600)
+        checksums = ChecksumVerifier(store)
+        fetch = FetchService(index, closures, checksums, clock, metrics)
+        push = PushService(index, checksums)
+        served = await serve(fetch, push, may_push=may_push, metrics=metrics)
+        return Assets(served, store, index, clock)
+
+    return make
+
+
+@pytest.fixture
+async def assets(make_assets) -> Assets:
+    return await make_assets()

@@ -1,0 +1,60 @@
+"""Served Fetch and Push, and what their tests speak of."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import grpc
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2_grpc as asset_grpc
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.digest import digest_of
+from tests.messages import message_of
+from tests.services.calls import refused
+
+BAD = grpc.StatusCode.INVALID_ARGUMENT
+NOT_FOUND = grpc.StatusCode.NOT_FOUND
+URI = "https://example.com/archive.tar"
+ARTIFACT = "urn:fdc:buildstream.build:2020:artifact:project/element/"
+SOURCE = "urn:fdc:buildstream.build:2020:source:"
+
+
+def sri(algorithm: str, data: bytes) -> asset.Qualifier:
+    text = base64.b64encode(hashlib.new(algorithm, data).digest()).decode()
+    return asset.Qualifier(name="checksum.sri", value=f"{algorithm}-{text}")
+
+
+def qualifiers(**pairs: str) -> list[asset.Qualifier]:
+    return [asset.Qualifier(name=name, value=value) for name, value in pairs.items()]
+
+
+class Assets:
+    """Served Fetch and Push."""
+
+    def __init__(self, served, store, index, clock):
+        self.served, self.store, self.index, self.clock = served, store, index, clock
+        self.fetch = asset_grpc.FetchStub(served.channel)
+        self.push = asset_grpc.PushStub(served.channel)
+
+    def put(self, data: bytes) -> reapi.Digest:
+        self.store.add(digest_of(data), data)
+        return message_of(digest_of(data))
+
+    async def push_blob(self, *uris: str, data: bytes = b"it", **fields):
+        fields.setdefault("blob_digest", message_of(digest_of(data)))
+        return await self.push.PushBlob(asset.PushBlobRequest(uris=uris, **fields))
+
+    async def push_directory(self, *uris: str, data: bytes = b"", **fields):
+        fields.setdefault("root_directory_digest", message_of(digest_of(data)))
+        return await self.push.PushDirectory(asset.PushDirectoryRequest(uris=uris, **fields))
+
+    async def fetch_blob(self, *uris: str, **fields) -> asset.FetchBlobResponse:
+        return await self.fetch.FetchBlob(asset.FetchBlobRequest(uris=uris, **fields))
+
+    async def fetch_directory(self, *uris: str, **fields) -> asset.FetchDirectoryResponse:
+        return await self.fetch.FetchDirectory(asset.FetchDirectoryRequest(uris=uris, **fields))
+
+    async def hidden(self, *uris: str, **fields) -> None:
+        await refused(self.fetch_blob(*uris, **fields), NOT_FOUND)
