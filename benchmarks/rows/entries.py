@@ -12,6 +12,7 @@ from benchmarks.link import ACTION_CACHE, FETCH, PUSH, expect
 from benchmarks.rows.tree import build_tree
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as ra_pb2
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
+from federation._proto.buildstream.v2 import artifact_pb2
 
 _OUTPUTS = 10
 _DIRECTORIES = 10
@@ -50,7 +51,14 @@ class FetchBlob(CallRow):
     def set_up(self) -> None:
         """See CallRow."""
         directories, files = build_tree("asset", _DIRECTORIES, _FILES_EACH)
-        artifact = payloads.blob("artifact", 1000)
+        # A server may read the artifact to know what it names, so it has to be a real one.
+        artifact = artifact_pb2.Artifact(
+            version=1,
+            build_success=True,
+            strong_key=64 * "a",
+            weak_key=64 * "b",
+            files=payloads.digest_of(directories[-1]),
+        ).SerializeToString()
         self.link.upload([artifact, *directories, *files])
         uris = [_URN + 64 * "a", _URN + 64 * "b"]
         push = ra_pb2.PushBlobRequest(uris=uris, blob_digest=payloads.digest_of(artifact))
