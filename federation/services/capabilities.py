@@ -1,0 +1,59 @@
+"""Capabilities: what this node can do, the same for every instance, save the caller's rights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation._proto.build.bazel.semver import semver_pb2
+from federation.config import Limits
+from federation.digest import DigestFunction
+from federation.services.rpc import Call, Method, Unary
+from federation.wire.resource_name import check_instance
+
+_LOW_API = semver_pb2.SemVer(major=2, minor=0)  # Bazel 4 speaks exactly 2.0
+_HIGH_API = semver_pb2.SemVer(major=2, minor=11)
+
+
+class CapabilitiesService:
+    """build.bazel.remote.execution.v2.Capabilities."""
+
+    name = "build.bazel.remote.execution.v2.Capabilities"
+
+    def __init__(self, limits: Limits, max_blob_bytes: int) -> None:
+        # Some clients ask once in every job, so both answers are made once.
+        self._answers = {
+            may_push: capabilities(limits, max_blob_bytes, may_push).SerializeToString()
+            for may_push in (False, True)
+        }
+
+    def methods(self) -> Mapping[str, Method]:
+        """See rpc.Service."""
+        return {"GetCapabilities": Unary(self._get)}
+
+    async def _get(self, data: bytes, call: Call) -> bytes:
+        check_instance(reapi.GetCapabilitiesRequest.FromString(data).instance_name)
+        return self._answers[call.may_push]
+
+
+def capabilities(limits: Limits, max_blob_bytes: int, may_push: bool) -> reapi.ServerCapabilities:
+    """Return what a caller is told; may_push is its right to write.
+
+    IDENTITY is no entry of the lists of compressors: it is always supported (REAPI v2).
+    """
+    zstd = [reapi.Compressor.ZSTD]
+    return reapi.ServerCapabilities(
+        cache_capabilities=reapi.CacheCapabilities(
+            digest_functions=[function.name for function in DigestFunction],
+            action_cache_update_capabilities=reapi.ActionCacheUpdateCapabilities(
+                update_enabled=may_push
+            ),
+            max_batch_total_size_bytes=limits.batch_total,
+            max_cas_blob_size_bytes=max_blob_bytes,
+            symlink_absolute_path_strategy=reapi.SymlinkAbsolutePathStrategy.ALLOWED,
+            supported_compressors=zstd,
+            supported_batch_update_compressors=zstd,
+        ),
+        low_api_version=_LOW_API,
+        high_api_version=_HIGH_API,
+    )

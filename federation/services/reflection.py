@@ -1,0 +1,29 @@
+"""gRPC server reflection: what people and tools like grpcurl learn the services from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc_reflection.v1alpha import reflection
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
+from federation._proto.google.bytestream import bytestream_pb2
+from federation.services.health import HEALTH
+
+# A description is found once its module is imported, which services on raw bytes need not do.
+_DESCRIBED = (remote_asset_pb2, remote_execution_pb2, bytestream_pb2)
+
+
+def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
+    """Serve the descriptions of these services, health and itself; call before the start.
+
+    Raises KeyError for a service that this package has no description of.
+    """
+    pool = descriptor_pool.Default()
+    names = (*service_names, HEALTH, reflection.SERVICE_NAME)
+    for name in names:
+        pool.FindServiceByName(name)
+    reflection.enable_server_reflection(names, server, pool)

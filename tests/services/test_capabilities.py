@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc
+from federation.config import Limits
+from federation.services.capabilities import CapabilitiesService
+from tests.services.calls import refused
+
+MAX_BLOB_BYTES = 123_456_789_000
+
+
+@pytest.fixture
+def ask(serve):
+    async def start(may_push: bool = True, limits: Limits | None = None):
+        limits = limits or Limits()
+        service = CapabilitiesService(limits, MAX_BLOB_BYTES)
+        served = await serve(service, may_push=may_push, limits=limits)
+        stub = remote_execution_pb2_grpc.CapabilitiesStub(served.channel)
+
+        async def get(instance: str = "") -> reapi.ServerCapabilities:
+            return await stub.GetCapabilities(reapi.GetCapabilitiesRequest(instance_name=instance))
+
+        return get
+
+    return start
+
+
+async def test_every_instance_gets_the_same_answer(ask):
+    get = await ask()
+    answers = [await get(name) for name in ("", "main", "team/a", "moon-outputs")]
+    assert all(answer == answers[0] for answer in answers)
+
+
+async def test_w17_an_illegal_instance_name_is_refused(ask):
+    get = await ask()
+    for name in ("blobs", "../x", "a/capabilities"):
+        await refused(get(name), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+async def test_bazel_4_finds_exactly_2_0_in_the_range_and_sha256(ask):
+    answer = await (await ask())()
+    low, high = answer.low_api_version, answer.high_api_version
+    assert (low.major, low.minor) <= (2, 0) <= (high.major, high.minor)
+    assert reapi.DigestFunction.SHA256 in answer.cache_capabilities.digest_functions
+
+
+async def test_moon_finds_zstd_in_both_lists(ask):
+    cache = (await (await ask())()).cache_capabilities
+    assert reapi.Compressor.ZSTD in cache.supported_compressors
+    assert reapi.Compressor.ZSTD in cache.supported_batch_update_compressors
+
+
+@pytest.mark.parametrize("may_push", [False, True])
+async def test_a17_a_caller_is_told_its_own_rights(ask, may_push):
+    cache = (await (await ask(may_push))()).cache_capabilities
+    assert cache.action_cache_update_capabilities.update_enabled is may_push
+
+
+async def test_w25_limits_are_told_as_they_are_enforced_and_leave_room_for_framing(ask):
+    cache = (await (await ask())()).cache_capabilities
+    assert 0 < cache.max_batch_total_size_bytes <= 4 * 2**20 - 2**16
+    assert cache.max_cas_blob_size_bytes == MAX_BLOB_BYTES
+    small = await ask(limits=Limits(batch_total=100_000))
+    assert (await small()).cache_capabilities.max_batch_total_size_bytes == 100_000
+
+
+async def test_nothing_is_claimed_that_is_not_served(ask):
+    answer = await (await ask())()
+    cache = answer.cache_capabilities
+    functions = {reapi.DigestFunction.SHA256, reapi.DigestFunction.BLAKE3}
+    assert set(cache.digest_functions) == functions
+    assert not cache.split_blob_support
+    assert not cache.splice_blob_support
+    assert not answer.HasField("execution_capabilities")
+    assert cache.symlink_absolute_path_strategy == reapi.SymlinkAbsolutePathStrategy.ALLOWED

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from federation.services.health import HEALTH, add_health
+from tests.services.calls import refused
+
+CAS = "build.bazel.remote.execution.v2.ContentAddressableStorage"
+FETCH = "build.bazel.remote.asset.v1.Fetch"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+@pytest.fixture
+async def served():
+    """A server with health only: (control, channel)."""
+    server = grpc.aio.server()
+    control = add_health(server, [CAS, FETCH])
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield control, channel
+    await server.stop(grace=0)
+
+
+def check(channel, service: str = ""):
+    request = health_pb2.HealthCheckRequest(service=service)
+    return health_pb2_grpc.HealthStub(channel).Check(request)
+
+
+def watch(channel, service: str = ""):
+    request = health_pb2.HealthCheckRequest(service=service)
+    return health_pb2_grpc.HealthStub(channel).Watch(request)
+
+
+async def test_nothing_serves_until_that_is_said(served):
+    control, channel = served
+    assert (await check(channel)).status == NOT_SERVING
+    await control.set(True)
+    for service in ("", CAS, FETCH, HEALTH):
+        assert (await check(channel, service)).status == SERVING
+    await control.set(False)
+    for service in ("", CAS, FETCH, HEALTH):
+        assert (await check(channel, service)).status == NOT_SERVING
+    assert repr(control) == "<HealthControl not serving>"
+
+
+async def test_an_unknown_service_is_not_found(served):
+    control, channel = served
+    await control.set(True)
+    await refused(check(channel, "nobody"), grpc.StatusCode.NOT_FOUND)
+
+
+async def test_all_services_can_be_listed(served):
+    control, channel = served
+    await control.set(True)
+    answer = await health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
+    assert set(answer.statuses) == {"", CAS, FETCH, HEALTH}
+    assert {each.status for each in answer.statuses.values()} == {SERVING}
+
+
+async def test_a_watcher_hears_each_change_once(served):
+    control, channel = served
+    watching = watch(channel)
+    assert (await watching.read()).status == NOT_SERVING
+    for serving in (True, False, True):
+        await control.set(serving)
+        await control.set(serving)
+        assert (await watching.read()).status == (SERVING if serving else NOT_SERVING)
+    watching.cancel()
+
+
+async def test_a_watcher_of_an_unknown_service_hears_that_and_waits(served):
+    _, channel = served
+    watching = watch(channel, "nobody")
+    assert (await watching.read()).status == UNKNOWN
+    watching.cancel()
+
+
+async def test_o02_a_watcher_that_reads_nothing_does_not_hold_up_a_change(served):
+    control, channel = served
+    watching = [watch(channel) for _ in range(50)]
+    await asyncio.gather(*(each.initial_metadata() for each in watching))
+    async with asyncio.timeout(10):
+        for n in range(1000):
+            await control.set(bool(n % 2))
+    assert (await check(channel)).status == SERVING
+    for each in watching:
+        each.cancel()
