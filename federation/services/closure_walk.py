@@ -22,7 +22,7 @@ STRUCTURE_MAX_BYTES = 64 * 2**20  # largest structure read; a directory of 600,0
 _LEAVES = 2000  # blobs in one find_missing
 _READ_STRUCTURES = 256  # in one read_small
 _READ_BYTES = SMALL_BLOB_BYTES  # in one read_small, unless its first alone is as large
-_REMEMBERED_LEAVES = 100_000  # checked leaves that are not asked for again
+_REMEMBERED_LEAVES = 20_000  # checked leaves that are not asked for again; more slow the gc down
 _LARGE_WALK_STRUCTURES = 50_000
 _UNCOUNTED_BYTES = 256 * 2**10  # batches of structures up to this size take no turn
 
