@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from federation.errors import Stalled
+from federation.errors import FederationError, Stalled
 from federation.services.memory_budget import MemoryBudget
 
 AHEAD_BYTES = 2**20
@@ -36,6 +36,7 @@ class RequestStream:
         self._ended = False
         self._closed = False
         self._started = False
+        self._error: FederationError | None = None
         self._arrived: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
 
@@ -46,10 +47,12 @@ class RequestStream:
     async def next(self, timeout_s: float) -> bytes | None:
         """Return the next message, None after the client's half-close.
 
-        Raises Stalled when none comes for timeout_s.
+        Raises Stalled when none comes for timeout_s, and what interrupt was given.
         """
         self._start()
-        while not self._queue:
+        while not self._queue or self._error is not None:
+            if self._error is not None:
+                raise self._error
             if self._ended:
                 return None
             self._arrived = asyncio.get_running_loop().create_future()
@@ -63,6 +66,11 @@ class RequestStream:
         self._give_back(min(self._budgeted_bytes, len(message)))
         _wake(self._room)
         return message
+
+    def interrupt(self, error: FederationError) -> None:
+        """Make this and every later next() raise the error."""
+        self._error = error
+        _wake(self._arrived)
 
     def close(self) -> None:
         """Drop what is queued; called when the handler has ended."""

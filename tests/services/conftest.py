@@ -12,11 +12,13 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.google.bytestream import bytestream_pb2_grpc
 from federation.clock import Clock, SystemClock
 from federation.config import Limits
+from federation.services.bytestream import ByteStreamService
 from federation.services.compute import Compute
 from federation.services.memory_budget import MemoryBudget
 from federation.services.rpc import Runtime, Service, handlers
 from federation.status import Metrics
 from tests.fakes import MemoryStore
+from tests.services.bytestream import Client
 
 
 @dataclass
@@ -93,3 +95,28 @@ async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code()
+
+
+Connect = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+async def connect(serve: Serve, store: MemoryStore, compute: Compute) -> AsyncIterator[Connect]:
+    """Serve ByteStream and connect a client: await connect(limits=, store=, may_push=)."""
+    services: list[ByteStreamService] = []
+
+    async def start(
+        *, limits: Limits | None = None, other: MemoryStore | None = None, may_push: bool = True
+    ) -> Client:
+        limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
+        budget = MemoryBudget(limits.buffer_memory)
+        service = ByteStreamService(other or store, limits, clock, metrics, budget, compute)
+        services.append(service)
+        served = await serve(
+            service, limits=limits, metrics=metrics, budget=budget, may_push=may_push
+        )
+        return Client(served, service, budget)
+
+    yield start
+    for service in services:
+        await service.close()

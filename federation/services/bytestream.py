@@ -1,0 +1,47 @@
+"""google.bytestream.ByteStream: large blobs, one in each call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from federation.clock import Clock
+from federation.config import Limits
+from federation.services.bytestream_read import ReadCalls
+from federation.services.bytestream_write import WriteCalls
+from federation.services.compute import Compute
+from federation.services.memory_budget import MemoryBudget
+from federation.services.rpc import ClientStream, Method, ServerStream, Unary
+from federation.services.uploads import Uploads
+from federation.status import Metrics
+from federation.store import LocalStore
+
+
+class ByteStreamService:
+    """Read, Write and QueryWriteStatus. Listeners share one, and with it the open uploads."""
+
+    name = "google.bytestream.ByteStream"
+
+    def __init__(
+        self,
+        store: LocalStore,
+        limits: Limits,
+        clock: Clock,
+        metrics: Metrics,
+        budget: MemoryBudget,
+        compute: Compute,
+    ) -> None:
+        self._uploads = Uploads(store, limits, metrics, budget, compute)
+        self._read = ReadCalls(store, clock, metrics, budget, compute)
+        self._write = WriteCalls(store, self._uploads, limits, clock, metrics)
+
+    def methods(self) -> Mapping[str, Method]:
+        """See Service."""
+        return {
+            "Read": ServerStream(self._read.read),
+            "Write": ClientStream(self._write.write, writes=True),
+            "QueryWriteStatus": Unary(self._write.query),
+        }
+
+    async def close(self) -> None:
+        """Drop the uploads that wait to be resumed; call it when the servers have stopped."""
+        await self._uploads.close()

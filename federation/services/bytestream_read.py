@@ -1,0 +1,120 @@
+"""ByteStream.Read: a blob, or a part of it, plain or as zstd."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from federation.clock import Clock
+from federation.digest import Digest
+from federation.errors import BlobNotFound, InvalidRequest, OffsetOutside
+from federation.services.compute import Compute
+from federation.services.memory_budget import MemoryBudget
+from federation.services.rpc import Call
+from federation.status import Metrics
+from federation.store import Chunks, Store
+from federation.wire.bytestream_codec import ReadRequest, decode_read_request, encode_read_response
+from federation.wire.chunk_sizer import SMALL_BYTES, ChunkSizer
+from federation.wire.resource_name import ReadName, parse_read
+from federation.wire.zstd import Encoder
+
+_HELD_CHUNKS = 2  # one being sent, one read ahead
+
+
+class ReadCalls:
+    """Read over a store."""
+
+    def __init__(
+        self, store: Store, clock: Clock, metrics: Metrics, budget: MemoryBudget, compute: Compute
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._budget = budget
+        self._compute = compute
+        self._bytes_out = metrics.bytes.labels(direction="out")
+        self._hits = metrics.lookups.labels(kind="blob", result="hit")
+        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+
+    async def read(self, request: bytes, _call: Call) -> AsyncGenerator[bytes, None]:
+        """Send the bytes asked for; a blob that is not held is NOT_FOUND before any."""
+        asked = decode_read_request(request)
+        name = parse_read(asked.resource_name)
+        limit = _check(asked, name)
+        pace = _Pace(self._clock, self._budget)
+        try:
+            opened = self._store.open_read(
+                name.digest, offset=asked.read_offset, limit=limit, next_bytes=pace.next_bytes
+            )
+            async with opened as chunks:
+                self._hits.inc()
+                async with aclosing(self._sent(chunks, name.compressed)) as sent:
+                    async for data in sent:
+                        pace.begin()
+                        yield encode_read_response(data)
+                        pace.sent(len(data))
+                        self._bytes_out.inc(len(data))
+        except BlobNotFound:
+            self._misses.inc()
+            raise
+        finally:
+            pace.close()
+
+    async def _sent(self, chunks: Chunks, compressed: bool) -> AsyncGenerator[bytes, None]:
+        if not compressed:
+            async for chunk in chunks:
+                yield chunk
+            return
+        encoder = Encoder()
+        async for chunk in chunks:
+            if data := await self._compute.run(len(chunk), encoder.encode, chunk):
+                yield data
+        yield encoder.finish()
+
+
+def _check(asked: ReadRequest, name: ReadName) -> int | None:
+    """Return the limit, None for none. Raises InvalidRequest, OffsetOutside."""
+    digest: Digest = name.digest
+    if name.compressed and asked.read_limit:
+        raise InvalidRequest("read_limit with compressed-blobs (REAPI: it must be 0)")
+    if asked.read_limit < 0:
+        raise InvalidRequest(f"read_limit {asked.read_limit} is negative")
+    if not 0 <= asked.read_offset <= digest.size_bytes:
+        raise OffsetOutside(digest, asked.read_offset)
+    return asked.read_limit or None
+
+
+class _Pace:
+    """One reader's chunk size, and its share of the budget for more than small chunks."""
+
+    def __init__(self, clock: Clock, budget: MemoryBudget) -> None:
+        self._clock = clock
+        self._budget = budget
+        self._sizer = ChunkSizer()
+        self._taken_bytes = 0
+        self._begun_s = 0.0
+
+    def next_bytes(self) -> int:
+        """See Store.open_read."""
+        wanted = self._sizer.chunk_bytes
+        if wanted <= SMALL_BYTES:
+            self.close()
+            return SMALL_BYTES
+        more = _HELD_CHUNKS * wanted - self._taken_bytes
+        if more > 0:
+            if not self._budget.try_take(more):
+                return max(SMALL_BYTES, self._taken_bytes // _HELD_CHUNKS)
+            self._taken_bytes += more
+        return wanted
+
+    def begin(self) -> None:
+        """A chunk goes out."""
+        self._begun_s = self._clock.monotonic_s()
+
+    def sent(self, size_bytes: int) -> None:
+        """The reader took it."""
+        self._sizer.wrote(size_bytes, self._clock.monotonic_s() - self._begun_s)
+
+    def close(self) -> None:
+        """Give the budget back."""
+        self._budget.give_back(self._taken_bytes)
+        self._taken_bytes = 0

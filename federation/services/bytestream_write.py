@@ -1,0 +1,136 @@
+"""ByteStream.Write and QueryWriteStatus: one blob in many messages, plain or as zstd."""
+
+from __future__ import annotations
+
+from federation.clock import Clock
+from federation.config import Limits
+from federation.digest import Digest
+from federation.errors import InvalidRequest, Stalled
+from federation.services.receiver import Receiver
+from federation.services.request_stream import RequestStream
+from federation.services.rpc import Call
+from federation.services.uploads import OpenUpload, Uploads
+from federation.status import Metrics
+from federation.store import LocalStore
+from federation.wire.bytestream_codec import (
+    WriteRequest,
+    decode_query_request,
+    decode_write_request,
+    encode_query_response,
+    encode_write_response,
+)
+from federation.wire.progress import Progress
+from federation.wire.resource_name import UploadName, parse_upload
+
+# Clients half-close right behind finish_write. Waiting that long for it catches those that send
+# more data instead, and costs the few that wait for the answer first next to nothing.
+_TAIL_S = 0.05
+_ALREADY_HELD_ZSTD = -1  # REAPI: committed_size of a compressed upload that was not needed
+
+
+class WriteCalls:
+    """Write over a store."""
+
+    def __init__(
+        self, store: LocalStore, uploads: Uploads, limits: Limits, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._stall_s = limits.stall
+        self._clock = clock
+        self._bytes_in = metrics.bytes.labels(direction="in")
+
+    async def write(self, requests: RequestStream, _call: Call) -> bytes:
+        """Store a blob; one that is held already is answered without reading the rest."""
+        messages = _Messages(requests, self._clock, self._stall_s)
+        first = await messages.next()
+        if first is None:
+            raise InvalidRequest("a Write without a message")
+        name = parse_upload(first.resource_name)
+        if await self._is_held(name.digest):
+            await self._uploads.drop_parked(name)
+            return _early_answer(name)
+        async with self._uploads.claim(name, requests) as upload:
+            # Another stream of this upload may have ended in between, and well.
+            if await self._is_held(name.digest):
+                upload.resumable = False
+                return _early_answer(name)
+            if upload.rules.begin_stream(first.resource_name, first.write_offset):
+                await self._uploads.start_over(upload)
+                upload.rules.begin_stream(first.resource_name, 0)
+            receiver = await self._receive(upload, first, messages)
+            upload.resumable = False  # whatever a commit comes to, it ends the ingest
+            await receiver.finish()
+            return encode_write_response(upload.rules.received_bytes)
+
+    async def query(self, request: bytes, _call: Call) -> bytes:
+        """Say where an upload stands; one that is not known stands at 0."""
+        name = parse_upload(decode_query_request(request))
+        if await self._is_held(name.digest):
+            return encode_query_response(name.digest.size_bytes, complete=True)
+        return encode_query_response(self._uploads.resumable_bytes(name), complete=False)
+
+    async def _is_held(self, digest: Digest) -> bool:
+        return not await self._store.find_missing([digest])
+
+    async def _receive(
+        self, upload: OpenUpload, first: WriteRequest, messages: _Messages
+    ) -> Receiver:
+        """Take messages up to the one with finish_write."""
+        receiver = await self._uploads.begin(upload)
+        message: WriteRequest | None = first
+        while message is not None:
+            self._check(upload, message)  # no await between this and put: they count the same bytes
+            await receiver.put(message.data)
+            self._bytes_in.inc(len(message.data))
+            if message.finish_write:
+                if (extra := await messages.tail()) is not None:
+                    self._check(upload, extra)
+                return receiver
+            message = await messages.next()
+        raise InvalidRequest("the stream ended without finish_write; the upload can be resumed")
+
+    def _check(self, upload: OpenUpload, message: WriteRequest) -> None:
+        try:
+            upload.rules.receive(
+                message.resource_name,
+                message.write_offset,
+                len(message.data),
+                message.finish_write,
+            )
+        except InvalidRequest:
+            upload.resumable = False
+            raise
+
+
+class _Messages:
+    """The decoded messages of a stream that has to keep moving."""
+
+    def __init__(self, requests: RequestStream, clock: Clock, stall_s: float) -> None:
+        self._requests = requests
+        self._clock = clock
+        self._stall_s = stall_s
+        self._progress = Progress(stall_s, clock.monotonic_s())
+
+    async def next(self) -> WriteRequest | None:
+        """Return the next message, None after the half-close. Raises Stalled, InvalidRequest."""
+        data = await self._requests.next(self._stall_s)
+        if data is None:
+            return None
+        message = decode_write_request(data)
+        moves = self._progress.saw(len(message.data), self._clock.monotonic_s())
+        if not moves and not message.finish_write:
+            raise Stalled(f"next to nothing came for {self._stall_s:g} s")
+        return message
+
+    async def tail(self) -> WriteRequest | None:
+        """Return a message that comes right behind the last one; None: there is none."""
+        try:
+            data = await self._requests.next(_TAIL_S)
+        except Stalled:
+            return None
+        return None if data is None else decode_write_request(data)
+
+
+def _early_answer(name: UploadName) -> bytes:
+    return encode_write_response(_ALREADY_HELD_ZSTD if name.compressed else name.digest.size_bytes)

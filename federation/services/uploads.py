@@ -1,0 +1,221 @@
+"""The uploads that are open: which stream feeds each, and which wait for one to go on.
+
+An upload is known by its whole resource name, since clients use one uuid for many blobs. One
+stream at a time owns it; a newcomer takes over, and the older stream ends with ABORTED before the
+newcomer touches anything. What a broken stream leaves is parked until it is idle for too long, or
+until the room is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from federation.config import Limits
+from federation.errors import StorageFull, TooBusy, UploadSuperseded
+from federation.services.compute import Compute
+from federation.services.memory_budget import MemoryBudget
+from federation.services.receiver import Receiver
+from federation.services.request_stream import RequestStream
+from federation.status import Metrics
+from federation.store import LocalStore
+from federation.wire.resource_name import UploadName
+from federation.wire.upload import Upload
+from federation.wire.zstd import Decoder
+
+_log = structlog.get_logger(__name__)
+
+
+class _Claim:
+    """One stream's hold on an upload."""
+
+    def __init__(self, requests: RequestStream) -> None:
+        self.requests = requests
+        self.entered = False
+        self.released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class OpenUpload:
+    """One upload. Only the stream that owns it changes it."""
+
+    def __init__(self, name: UploadName) -> None:
+        self.name = name
+        self.rules = Upload(name.digest.size_bytes, name.compressed)
+        self.receiver: Receiver | None = None
+        self.resumable = True
+        self.owner: _Claim | None = None
+        self.idle_timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        state = "owned" if self.owner else "parked"
+        return f"<OpenUpload {self.name.digest} {state} at {self.rules.received_bytes}>"
+
+    async def come_to_rest(self) -> None:
+        """Write what is gathered; without a use for it, or where that fails, drop everything."""
+        kept = False
+        try:
+            kept = self.resumable and self.receiver is not None and await self.receiver.park()
+        finally:
+            if not kept:
+                await self.reset()
+
+    async def reset(self) -> None:
+        """Drop what was received."""
+        receiver, self.receiver = self.receiver, None
+        self.rules = Upload(self.name.digest.size_bytes, self.name.compressed)
+        self.resumable = True
+        if receiver is not None:
+            await receiver.abort()
+
+
+class Uploads:
+    """All open uploads of a node."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        limits: Limits,
+        metrics: Metrics,
+        budget: MemoryBudget,
+        compute: Compute,
+    ) -> None:
+        self._store = store
+        self._most = limits.uploads
+        self._idle_s = limits.upload_idle
+        self._open_gauge = metrics.uploads_open
+        self._budget = budget
+        self._compute = compute
+        self._by_name: dict[UploadName, OpenUpload] = {}
+        self._parked: dict[UploadName, OpenUpload] = {}  # the longest parked first
+        self._ending: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Uploads {len(self._by_name)} open, {len(self._parked)} of them parked>"
+
+    def resumable_bytes(self, name: UploadName) -> int:
+        """Return where a stream of this name may go on; 0 for an upload that is not known."""
+        upload = self._by_name.get(name)
+        return upload.rules.resumable_bytes if upload is not None else 0
+
+    @asynccontextmanager
+    async def claim(self, name: UploadName, requests: RequestStream) -> AsyncIterator[OpenUpload]:
+        """Own the upload; on the way out it is parked, or dropped where nobody can go on with it.
+
+        Raises TooBusy, and UploadSuperseded when another stream came while this one waited.
+        """
+        upload = self._by_name.get(name) or self._add(name)
+        claim, previous = _Claim(requests), upload.owner
+        upload.owner = claim
+        self._unpark(upload)
+        try:
+            if previous is not None:
+                previous.requests.interrupt(
+                    UploadSuperseded("another stream took over this upload")
+                )
+                await asyncio.shield(previous.released)
+            if upload.owner is not claim:
+                raise UploadSuperseded("another stream took over this upload")
+            claim.entered = True
+            yield upload
+        finally:
+            self._start_ending(self._release(upload, claim, previous))
+
+    async def begin(self, upload: OpenUpload) -> Receiver:
+        """Return the receiver of this upload, a new one at its first bytes.
+
+        Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
+        """
+        while upload.receiver is None:
+            digest = upload.name.digest
+            try:
+                ingest = self._store.begin(digest)
+            except (StorageFull, TooBusy):
+                if not self._parked:
+                    raise
+                await self._drop(next(iter(self._parked.values())))
+                continue
+            decoder = Decoder(digest.size_bytes) if upload.name.compressed else None
+            upload.receiver = Receiver(ingest, decoder, self._budget, self._compute)
+        return upload.receiver
+
+    async def drop_parked(self, name: UploadName) -> None:
+        """Drop an upload that no stream owns, if there is one of this name."""
+        if (upload := self._parked.get(name)) is not None:
+            await self._drop(upload)
+
+    async def start_over(self, upload: OpenUpload) -> None:
+        """Drop what an owned upload has received."""
+        await asyncio.shield(self._start_ending(upload.reset()))
+
+    async def close(self) -> None:
+        """Drop all uploads; the streams have ended."""
+        while self._ending:
+            await asyncio.wait(self._ending)
+        while self._parked:
+            await self._drop(next(iter(self._parked.values())))
+
+    def _add(self, name: UploadName) -> OpenUpload:
+        if len(self._by_name) >= self._most:
+            if not self._parked:
+                raise TooBusy(f"{self._most} uploads are open; no more are taken")
+            self._expire(next(iter(self._parked.values())))
+        upload = self._by_name[name] = OpenUpload(name)
+        self._open_gauge.set(len(self._by_name))
+        return upload
+
+    async def _release(self, upload: OpenUpload, claim: _Claim, previous: _Claim | None) -> None:
+        """Let the next stream in, once this one's bytes and the one's before are at rest."""
+        try:
+            if previous is not None:
+                await previous.released
+            if claim.entered:
+                await upload.come_to_rest()
+        finally:
+            claim.released.set_result(None)
+            if upload.owner is claim:
+                upload.owner = None
+                self._park(upload)
+
+    def _park(self, upload: OpenUpload) -> None:
+        if upload.rules.resumable_bytes == 0:  # nothing to go on with
+            self._expire(upload)
+            return
+        self._parked[upload.name] = upload
+        loop = asyncio.get_running_loop()
+        upload.idle_timer = loop.call_later(self._idle_s, self._expire, upload)
+
+    def _unpark(self, upload: OpenUpload) -> None:
+        self._parked.pop(upload.name, None)
+        if upload.idle_timer is not None:
+            upload.idle_timer.cancel()
+            upload.idle_timer = None
+
+    def _forget(self, upload: OpenUpload) -> None:
+        self._unpark(upload)
+        del self._by_name[upload.name]
+        self._open_gauge.set(len(self._by_name))
+
+    def _expire(self, upload: OpenUpload) -> None:
+        self._forget(upload)
+        if upload.receiver is not None:
+            self._start_ending(upload.reset())
+
+    async def _drop(self, upload: OpenUpload) -> None:
+        self._forget(upload)
+        await asyncio.shield(self._start_ending(upload.reset()))
+
+    def _start_ending(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run to its end whatever happens to the stream that caused it."""
+        task = asyncio.get_running_loop().create_task(work, name="upload ending")
+        self._ending.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("upload_ending_failed", exc_info=error)

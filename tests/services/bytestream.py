@@ -1,0 +1,75 @@
+"""What the ByteStream tests share: a client's side of Read and Write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import grpc
+
+from federation._proto.google.bytestream import bytestream_pb2 as bs
+from federation.digest import Digest
+from federation.services.bytestream import ByteStreamService
+from federation.services.memory_budget import MemoryBudget
+from federation.wire.resource_name import read_name
+
+if TYPE_CHECKING:
+    from tests.services.conftest import Served
+
+
+class Client:
+    """One client of a served ByteStream."""
+
+    def __init__(self, served: Served, service: ByteStreamService, budget: MemoryBudget) -> None:
+        self.served = served
+        self.service = service
+        self.budget = budget
+
+    async def read(
+        self, digest: Digest, *, offset: int = 0, limit: int = 0, compressed: bool = False
+    ) -> bytes:
+        return await self.read_named(
+            read_name(digest, compressed=compressed), offset=offset, limit=limit
+        )
+
+    async def read_named(self, name: str, *, offset: int = 0, limit: int = 0) -> bytes:
+        request = bs.ReadRequest(resource_name=name, read_offset=offset, read_limit=limit)
+        return b"".join([part.data async for part in self.served.bytestream.Read(request)])
+
+    async def write(self, *messages: bs.WriteRequest) -> int:
+        """Send the messages and half-close; return committed_size."""
+
+        async def sending() -> AsyncIterator[bs.WriteRequest]:
+            for message in messages:
+                yield message
+
+        response = await self.served.bytestream.Write(sending())
+        return response.committed_size
+
+    def open_write(self) -> grpc.aio.StreamUnaryCall:
+        return self.served.bytestream.Write()
+
+    async def query(self, name: str) -> tuple[int, bool]:
+        request = bs.QueryWriteStatusRequest(resource_name=name)
+        answer = await self.served.bytestream.QueryWriteStatus(request)
+        return answer.committed_size, answer.complete
+
+
+def messages(name: str, data: bytes, *, step: int = 0, start: int = 0) -> list[bs.WriteRequest]:
+    """Cut data[start:] into messages, the name in the first one only, finish_write in the last."""
+    step = step or max(1, len(data))
+    cuts = [
+        bs.WriteRequest(write_offset=at, data=data[at : at + step])
+        for at in range(start, len(data), step)
+    ] or [bs.WriteRequest(write_offset=start)]
+    cuts[0].resource_name = name
+    cuts[-1].finish_write = True
+    return cuts
+
+
+async def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait until something that happens in the background has happened."""
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110 - nothing to be notified by
+            await asyncio.sleep(0.005)
