@@ -9,12 +9,14 @@ from itertools import count
 
 from benchmarks import payloads
 from benchmarks.base import CallRow, RowSpec
-from benchmarks.link import CAS, expect
+from benchmarks.crowd import CLIENTS, Crowd
+from benchmarks.link import CAS, Link, expect
 from benchmarks.payloads import KIB, MIB
 from benchmarks.process import Server
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
 
 _STAMP_BYTES = 16
+_WRITTEN_BY_EACH = 5
 
 
 @lru_cache(maxsize=1)
@@ -57,11 +59,49 @@ class Write(CallRow):
         return digest, list(payloads.write(digest, payloads.split(data)))
 
 
+class WriteTogether(Write):
+    """Eight clients that each write several new blobs."""
+
+    def set_up(self) -> None:
+        """See CallRow."""
+        super().set_up()
+        self._crowd = Crowd(self.server.address)
+
+    def calls(self) -> Iterator[Callable[[], object]]:
+        """See CallRow."""
+        while True:
+            work = [partial(_write_all, link, self._next_writes()) for link in self._crowd.links]
+            yield partial(self._crowd.run, work)
+
+    def _next_writes(self) -> list[list[bytes]]:
+        return [self._next_write()[1] for _ in range(_WRITTEN_BY_EACH)]
+
+    def close(self) -> None:
+        """See CallRow."""
+        if hasattr(self, "_crowd"):
+            self._crowd.close()
+        super().close()
+
+
+def _write_all(link: Link, writes: list[list[bytes]]) -> None:
+    for messages in writes:
+        link.write(messages)
+
+
 def rows(*, quick: bool) -> list[RowSpec]:
     """Return this module's rows."""
     large = 16 * MIB if quick else 256 * MIB
     sizes = [("1KiB", KIB), ("64KiB", 64 * KIB), ("1MiB", MIB), ("256MiB", large)]
-    return [_row(*size, new=True) for size in sizes] + [_row(*size, new=False) for size in sizes]
+    together = RowSpec(
+        "write-64KiB-new-8-clients",
+        f"Write 64KiB, new, {CLIENTS} clients, {_WRITTEN_BY_EACH} each",
+        partial(WriteTogether, size_bytes=64 * KIB, new=True),
+        items=CLIENTS * _WRITTEN_BY_EACH * 64 * KIB,
+        item="B",
+        stores=True,
+    )
+    new = [_row(*size, new=True) for size in sizes]
+    return [*new, together, *(_row(*size, new=False) for size in sizes)]
 
 
 def _row(size: str, size_bytes: int, *, new: bool) -> RowSpec:
