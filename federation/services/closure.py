@@ -18,6 +18,7 @@ from federation.clock import Clock
 from federation.config import Limits
 from federation.errors import InvalidRequest
 from federation.services.closure_walk import TooLarge, Turns, Walk
+from federation.services.log_limit import LogLimit
 from federation.services.status_codes import clean
 from federation.store import Entry, LocalStore
 from federation.tasks import Background
@@ -50,6 +51,7 @@ class ClosureChecker:
         self._verdicts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._walks: dict[bytes, _Shared] = {}
         self._told: set[bytes] = set()
+        self._log_limit = LogLimit(clock)
         self._turns = Turns()
         self._background = Background()
 
@@ -130,7 +132,9 @@ class ClosureChecker:
         if len(self._told) >= _TOLD:
             self._told.clear()
         self._told.add(key)
-        _log.warning("closure_too_large", entry=clean(entry.label), reason=str(error))
+        if (held_back := self._log_limit.take()) is not None:
+            label, reason = clean(entry.label), str(error)
+            _log.warning("closure_too_large", entry=label, reason=reason, held_back=held_back)
 
 
 def _key_of(entry: Entry) -> bytes:

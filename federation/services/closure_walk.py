@@ -13,10 +13,10 @@ from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from federation.config import Limits
-from federation.digest import Digest
+from federation.digest import Digest, DigestFunction
 from federation.errors import BlobDamaged, BlobNotFound, FederationError
 from federation.store import SMALL_BLOB_BYTES, LocalStore
-from federation.wire.closure import SLICE, Names, Structure, names_of_structure
+from federation.wire.closure import SLICE, Names, Shape, Structure, names_of_structure
 
 STRUCTURE_MAX_BYTES = 64 * 2**20  # largest structure read; a directory of 600,000 files fits
 _LEAVES = 2000  # blobs in one find_missing
@@ -54,7 +54,7 @@ class Walk:
         self._is_large = False
         self._leaves: set[Digest] = set()
         self._checked: set[Digest] = set()
-        self._level: list[Structure] = []
+        self._level: list[bytes] = []  # packed, as in _seen: there may be a million
         self._seen: set[bytes] = set()
         self._blobs = self._directories = self._work = 0
 
@@ -95,11 +95,10 @@ class Walk:
             await asyncio.sleep(0)  # the loop's turn; also where a cancelled walk ends
 
     def _meet(self, structure: Structure) -> None:
-        shape, digest = structure
-        key = bytes((shape,)) + digest.hash + digest.size_bytes.to_bytes(8, "big")
-        if key not in self._seen:
-            self._seen.add(key)
-            self._level.append(structure)
+        packed = _packed(structure)
+        if packed not in self._seen:
+            self._seen.add(packed)
+            self._level.append(packed)
 
     def _check_limits(self) -> None:
         if self._blobs > self._limits.closure_blobs:
@@ -116,7 +115,7 @@ class Walk:
             self._checked.clear()
         self._checked |= leaves
 
-    async def _open_level(self, level: list[Structure]) -> None:
+    async def _open_level(self, level: list[bytes]) -> None:
         if len(self._seen) > _LARGE_WALK_STRUCTURES:
             await self._wait_for_turn()
         for batch in _batches(level):
@@ -151,9 +150,10 @@ class Walk:
         return found
 
     async def _read_large(self, digest: Digest) -> bytes:
+        if await self._store.find_missing([digest]):  # also leases it, as reading does not
+            raise _Hole
         if digest.size_bytes > STRUCTURE_MAX_BYTES:
             raise TooLarge(f"structure {digest} is larger than {STRUCTURE_MAX_BYTES} bytes")
-        self._leaves.add(digest)  # reading it as a stream does not lease it
         try:
             async with self._store.open_read(digest) as chunks:
                 return b"".join([chunk async for chunk in chunks])
@@ -166,11 +166,23 @@ class Walk:
             self._is_large = True
 
 
-def _batches(level: list[Structure]) -> Iterator[list[Structure]]:
+def _packed(structure: Structure) -> bytes:
+    shape, digest = structure
+    head = bytes((shape, digest.function))
+    return head + digest.size_bytes.to_bytes(8, "big") + digest.hash
+
+
+def _unpacked(packed: bytes) -> Structure:
+    size_bytes = int.from_bytes(packed[2:10], "big")
+    return Shape(packed[0]), Digest(packed[10:], size_bytes, DigestFunction(packed[1]))
+
+
+def _batches(level: list[bytes]) -> Iterator[list[Structure]]:
     """Cut a level into batches for read_small; each larger structure is one by itself."""
     batch: list[Structure] = []
     room_bytes = _READ_BYTES
-    for structure in level:
+    for packed in level:
+        structure = _unpacked(packed)
         size_bytes = structure[1].size_bytes
         if batch and (size_bytes > room_bytes or len(batch) == _READ_STRUCTURES):
             yield batch

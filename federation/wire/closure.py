@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -171,28 +172,28 @@ def _names_of_tree(data: bytes, function: DigestFunction) -> Iterator[Names]:
     """Yield the files of all directories in a Tree, then those directories it names but lacks.
 
     Directories are told apart by the digest of their bytes as they stand in the Tree, which is
-    why its fields are read raw.
+    why its fields are read raw. Only what is named is kept: a Tree may hold far more.
     """
-    held: set[Digest] = set()
     named: set[Digest] = set()
     blobs: list[Digest] = []
     directories = nodes = 0
     for raw in _directories_of_tree(data):
-        digest = digest_of(raw, function)
-        if digest in held:
-            continue
-        held.add(digest)
         directories += 1
-        nodes += 1
-        for names in names_of_structure(Shape.DIRECTORY, raw, function):
+        for names in chain((Names(),), names_of_structure(Shape.DIRECTORY, raw, function)):
             blobs += names.blobs
             named.update(each for _, each in names.structures)
             nodes += len(names.blobs) + len(names.structures)
-            if nodes >= SLICE:
+            if nodes + directories >= SLICE:
                 yield Names(blobs, directories_held=directories)
                 blobs, directories, nodes = [], 0, 0
     yield Names(blobs, directories_held=directories)
-    for lacking in _slices(list(named - held)):
+    for count, raw in enumerate(_directories_of_tree(data)):
+        if not named:
+            break
+        named.discard(digest_of(raw, function))
+        if count % SLICE == 0:
+            yield Names()
+    for lacking in _slices(list(named)):
         yield Names(structures=[(Shape.DIRECTORY, each) for each in lacking])
 
 
