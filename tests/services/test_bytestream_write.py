@@ -271,9 +271,9 @@ async def test_w12_where_an_upload_stands(client: Client) -> None:
     assert await client.query(NAME) == (0, False)
     call = client.open_write()
     await call.write(bs.WriteRequest(resource_name=NAME, data=BLOB[:70_000]))
-    async with asyncio.timeout(10):
-        while await client.query(NAME) != (70_000, False):
-            await asyncio.sleep(0)
+    received = "federation_blob_bytes_total"
+    await eventually(lambda: client.served.counted(received, direction="in") == 70_000)
+    assert await client.query(NAME) == (70_000, False)
     await call.write(bs.WriteRequest(write_offset=70_000, data=BLOB[70_000:], finish_write=True))
     await call.done_writing()
     assert (await call).committed_size == len(BLOB)
