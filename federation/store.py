@@ -30,10 +30,11 @@ class Source(enum.IntEnum):
 
 
 class Provenance(NamedTuple):
-    """Where an object came from: who, and the node ids it passed, oldest first."""
+    """Where an object came from: who, by which name, and the node ids it passed, oldest first."""
 
     source: Source = Source.CLIENT
     via: tuple[str, ...] = ()
+    origin: str = ""  # the upstream's or peer's name in our configuration; empty for clients
 
 
 FROM_CLIENT = Provenance()
@@ -187,6 +188,8 @@ class Entry(NamedTuple):
     label: str  # for people and rules: the URI, or the action's digest
     stored_at_s: float = 0.0  # wall clock; set by put
     expires_at_s: float | None = None  # wall clock; None: never
+    source: Source = Source.CLIENT  # of the provenance given to put
+    origin: str = ""  # likewise
 
 
 class Index(Protocol):

@@ -136,4 +136,8 @@ class MemoryIndex:
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:
-            self.entries[entry.key] = entry._replace(stored_at_s=self._clock.wall_s())
+            self.entries[entry.key] = entry._replace(
+                stored_at_s=self._clock.wall_s(),
+                source=provenance.source,
+                origin=provenance.origin,
+            )

@@ -9,16 +9,17 @@ import apsw
 
 from federation.errors import StorageFull
 from federation.storage.transaction import Transaction
-from federation.store import Entry, EntryKey, Provenance
+from federation.store import Entry, EntryKey, Provenance, Source
 
 _GET = (
-    "SELECT id, accessed, value, label, stored, expires FROM entry "
+    "SELECT id, accessed, value, label, stored, expires, source, origin FROM entry "
     "WHERE kind = ? AND instance = ? AND name = ?"
 )
 _UPSERT = (
-    "INSERT INTO entry (kind, instance, name, value, label, stored, expires, accessed, seq) "
-    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT (kind, instance, name) DO UPDATE SET "
-    "value = ?4, label = ?5, stored = ?6, expires = ?7, accessed = ?8, seq = ?9"
+    "INSERT INTO entry (kind, instance, name, value, label, stored, expires, source, origin, "
+    "accessed, seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) "
+    "ON CONFLICT (kind, instance, name) DO UPDATE SET value = ?4, label = ?5, stored = ?6, "
+    "expires = ?7, source = ?8, origin = ?9, accessed = ?10, seq = ?11"
 )
 
 
@@ -33,8 +34,13 @@ def get(
     """Return (row id, accessed, entry) of each key, None where there is no such entry."""
     found: list[tuple[int, int, Entry] | None] = []
     for key in keys:
-        row = connection.execute(_GET, (int(key.kind), key.instance, key.name)).fetchone()
-        found.append(None if row is None else (row[0], row[1], Entry(key, *row[2:])))
+        row: Any = connection.execute(_GET, (int(key.kind), key.instance, key.name)).fetchone()
+        if row is None:
+            found.append(None)
+            continue
+        row_id, accessed, value, label, stored, expires, source, origin = row
+        entry = Entry(key, value, label, stored, expires, Source(source), origin)
+        found.append((row_id, accessed, entry))
     return found
 
 
@@ -61,7 +67,8 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
     same = old is not None and (old[0], old[2]) == (entry.value, entry.expires_at_s)
     seq = old[3] if same else transaction.next_seq()
     values = (entry.value, entry.label, transaction.wall_s, entry.expires_at_s)
-    execute(_UPSERT, (kind, instance, name, *values, transaction.now_ms, seq))
+    came = (int(origin.source), origin.origin)
+    execute(_UPSERT, (kind, instance, name, *values, *came, transaction.now_ms, seq))
     if not same:
         transaction.log(seq, kind, instance, name, size, origin)
     transaction.totals.entries += old is None

@@ -15,7 +15,7 @@ from federation.store import Provenance
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
 
-_LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(slots=True)
@@ -48,19 +48,8 @@ class Transaction:
         self, seq: int, kind: int, instance: str, name: bytes, size: int, origin: Provenance
     ) -> None:
         """Append the change log row of an accepted object."""
-        self.connection.execute(
-            _LOG,
-            (
-                seq,
-                kind,
-                instance,
-                name,
-                size,
-                self.wall_s,
-                int(origin.source),
-                ",".join(origin.via),
-            ),
-        )
+        came = (int(origin.source), ",".join(origin.via), origin.origin)
+        self.connection.execute(_LOG, (seq, kind, instance, name, size, self.wall_s, *came))
 
     def room_for(self, size_bytes: int) -> bool:
         """Whether the quota has this many bytes left, seen from inside the write lock."""

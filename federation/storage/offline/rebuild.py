@@ -27,7 +27,7 @@ from federation.storage.reading import check_inline
 from federation.storage.runs import live_runs
 from federation.storage.shared import FileLock
 from federation.storage.transaction import Totals, Transaction, write_totals
-from federation.store import FROM_CLIENT
+from federation.store import FROM_CLIENT, Provenance
 
 _COMMIT_EVERY = 2000
 
@@ -139,7 +139,8 @@ class _Rebuild:
             self._step(number)
         for number, entry in enumerate(saved.entries(), start=1):
             self._transaction.wall_s = entry.stored_at_s  # its age stays what it was
-            entries.put(self._transaction, [entry], FROM_CLIENT)
+            came = Provenance(entry.source, origin=entry.origin)
+            entries.put(self._transaction, [entry], came)
             self.report.entries += 1
             self._step(number)
         if (node_id := saved.node_id()) is not None:

@@ -15,7 +15,7 @@ import apsw
 from federation.digest import Digest
 from federation.storage.catalogue import digest_of_key
 from federation.storage.maintenance import get_meta
-from federation.store import Entry, EntryKey, EntryKind
+from federation.store import Entry, EntryKey, EntryKind, Source
 
 _INLINE = (
     "SELECT small.seq, log.name, log.size, small.data FROM small JOIN log USING (seq) "
@@ -25,7 +25,10 @@ _BY_BLOB = (
     "SELECT small.seq, blob.key, blob.size, small.data FROM blob JOIN small "
     "ON blob.inline AND small.seq = blob.seq ORDER BY blob.key"
 )
-_ENTRIES = "SELECT id, kind, instance, name, value, label, stored, expires FROM entry ORDER BY id"
+_ENTRIES = (
+    "SELECT id, kind, instance, name, value, label, stored, expires, source, origin "
+    "FROM entry ORDER BY id"
+)
 
 
 class Salvage:
@@ -51,10 +54,19 @@ class Salvage:
 
     def entries(self) -> Iterator[Entry]:
         """Yield index entries."""
-        for _, kind, instance, name, value, label, stored, expires in self._rows(_ENTRIES):
+        for _, kind, instance, name, *values, source, origin in self._rows(_ENTRIES):
+            value, label, stored, expires = values
             try:
                 key = EntryKey(EntryKind(kind), str(instance), bytes(name))
-                entry = Entry(key, bytes(value), str(label), float(stored), expires)
+                entry = Entry(
+                    key,
+                    bytes(value),
+                    str(label),
+                    float(stored),
+                    expires,
+                    Source(source),
+                    str(origin),
+                )
             except (ValueError, TypeError):
                 continue
             yield entry
