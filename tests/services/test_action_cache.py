@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 
@@ -13,7 +15,7 @@ from federation.services.closure import ClosureChecker
 from federation.status import Metrics
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.fields import length_field
-from tests.fakes import MemoryIndex
+from tests.fakes import MemoryIndex, MemoryStore
 from tests.messages import directory, message_of, tree
 from tests.services.calls import refused
 
@@ -369,3 +371,30 @@ async def test_hits_and_misses_are_counted(cache):
     lookups = "federation_lookups_total"
     assert cache.served.counted(lookups, kind="action_result", result="miss") == 2
     assert cache.served.counted(lookups, kind="action_result", result="hit") == 1
+
+
+async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve):
+    class GatedStore(MemoryStore):
+        asked, gate = asyncio.Event(), asyncio.Event()
+
+        async def find_missing(self, digests):
+            self.asked.set()
+            await self.gate.wait()
+            return await super().find_missing(digests)
+
+    store, index, metrics = GatedStore(), MemoryIndex(), Metrics()
+    closures = ClosureChecker(store, Limits(), ManualClock(), 3600)
+    service = ActionCacheService(store, index, closures, metrics)
+    served = await serve(service, metrics=metrics)
+    cache = Cache(served.channel, store, index, metrics, served)
+    await cache.update(reapi.ActionResult(stdout_digest=cache.put(b"out")))
+    request = reapi.GetActionResultRequest(action_digest=ACTION)
+    call = cache.get_raw(request.SerializeToString())
+    async with asyncio.timeout(10):
+        await store.asked.wait()
+        assert repr(closures) == "<ClosureChecker 0 verdicts, 1 walks>"
+        call.cancel()
+        while "1 walks" in repr(closures):  # noqa: ASYNC110 - it comes over the wire
+            await asyncio.sleep(0.01)
+    store.gate.set()
+    assert (await cache.get()).stdout_digest.size_bytes == 3

@@ -371,11 +371,16 @@ async def test_l18_a_walk_stops_with_the_last_who_waits(store, checker):
     assert len(store.asked) == 10
 
 
-async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(store, checker):
-    leaves = {f"{n}": store.put(b"%d" % n) for n in range(100_000)}
-    entry = action_entry(roots=[store.put(directory(leaves))])
+@pytest.mark.parametrize("directories", [1, 50])  # read in a thread, and on the loop
+async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(store, checker, directories):
+    leaves = [store.put(b"%d" % n) for n in range(100_000)]
+    step = len(leaves) // directories
+    roots = [
+        store.put(directory({f"{n}": leaf for n, leaf in enumerate(leaves[at : at + step])}))
+        for at in range(0, len(leaves), step)
+    ]
     turns = 0
-    asking = asyncio.ensure_future(checker.complete(entry))
+    asking = asyncio.ensure_future(checker.complete(action_entry(roots=roots)))
     while not asking.done():
         turns += 1
         await asyncio.sleep(0)
