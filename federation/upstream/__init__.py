@@ -1,0 +1,1 @@
+"""Pull-through: what is missed here is taken from upstream caches, in priority order."""

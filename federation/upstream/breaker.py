@@ -1,0 +1,74 @@
+"""A breaker for one upstream: after a run of failures it is not asked, except by a probe.
+
+A machine without I/O: callers say what happened and when. All callers of one upstream share one.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass
+
+
+class State(enum.Enum):
+    """What the breaker lets through."""
+
+    CLOSED = "up"  # everything
+    OPEN = "down"  # nothing until the next probe is due
+    PROBING = "probing"  # one probe is under way
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Opens after failures_max failures in a row; the delay between probes grows to the maximum.
+
+    The maximum bounds how long an upstream that has come back stays unused. A failure that time
+    alone does not mend (a refused certificate) opens at once and waits the long delay.
+    """
+
+    failures_max: int = 5
+    first_delay_s: float = 0.5
+    delay_max_s: float = 5.0
+    stubborn_delay_s: float = 60.0
+    probe_max_s: float = 30.0
+    state: State = State.CLOSED
+    failures: int = 0
+    next_probe_s: float = 0.0
+    last_error: str = ""
+
+    def allows(self) -> bool:
+        """Whether an ordinary call may go out."""
+        return self.state is State.CLOSED
+
+    def probe_due(self, now_s: float) -> bool:
+        """Whether a probe should be sent now; when so, it is taken as sent."""
+        if self.state is State.CLOSED or now_s < self.next_probe_s:
+            return False
+        self.state = State.PROBING
+        self.next_probe_s = now_s + self.probe_max_s  # one that never ends is given up
+        return True
+
+    def succeeded(self) -> bool:
+        """An answer came, a miss too. Returns whether that closed the breaker."""
+        closed = self.state is not State.CLOSED
+        self.state, self.failures, self.last_error = State.CLOSED, 0, ""
+        return closed
+
+    def failed(
+        self, now_s: float, error: str, jitter: random.Random, *, stubborn: bool = False
+    ) -> bool:
+        """No answer came. Returns whether that opened the breaker."""
+        was_closed = self.state is State.CLOSED
+        if self.state is State.OPEN:
+            return False  # a call that began before it opened
+        self.failures += 1
+        self.last_error = error
+        if was_closed and self.failures < self.failures_max and not stubborn:
+            return False
+        rounds = max(0, self.failures - self.failures_max)
+        delay_s = min(self.delay_max_s, self.first_delay_s * 2 ** min(rounds, 20))
+        if stubborn:
+            delay_s = self.stubborn_delay_s
+        self.state = State.OPEN
+        self.next_probe_s = now_s + delay_s * jitter.uniform(0.5, 1.0)
+        return was_closed
