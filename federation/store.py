@@ -40,6 +40,18 @@ class Provenance(NamedTuple):
 FROM_CLIENT = Provenance()
 
 
+class Growing(Protocol):
+    """Read access to what an ingest has received so far; outlives the ingest's end."""
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes that append has taken. Raises SourceUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Let go. Never raises; safe to call twice."""
+        ...
+
+
 class Ingest(Protocol):
     """One blob being received. Nothing of it is visible before commit() returned.
 
@@ -62,6 +74,14 @@ class Ingest(Protocol):
         Raises:
             DigestMismatch: more bytes than the digest's size. Raised before any are written.
             StorageFull: no room.
+        """
+        ...
+
+    async def open_growing(self) -> Growing:
+        """Open what is received for reading while more arrives.
+
+        For blobs too large for the catalogue, after the first append and before commit or abort.
+        Raises SourceUnavailable, TooBusy.
         """
         ...
 

@@ -19,6 +19,17 @@ from federation.store import (
 )
 
 
+class MemoryGrowing:
+    def __init__(self, data: bytearray) -> None:
+        self._data = data
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        return bytes(self._data[offset : offset + size_bytes])
+
+    async def close(self) -> None:
+        return None
+
+
 class MemoryIngest:
     def __init__(self, store: MemoryStore, digest: Digest) -> None:
         self._store = store
@@ -34,11 +45,14 @@ class MemoryIngest:
             raise DigestMismatch(self.digest, "more bytes were sent")
         self._data += data
 
+    async def open_growing(self) -> MemoryGrowing:
+        return MemoryGrowing(self._data)
+
     async def commit(self) -> bool:
         return self._store.add(self.digest, bytes(self._data))
 
     async def abort(self) -> None:
-        self._data.clear()
+        self._data = bytearray()
 
 
 class MemoryStore:

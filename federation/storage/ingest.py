@@ -13,13 +13,38 @@ import threading
 from pathlib import Path
 
 from federation.digest import Digest, new_hasher
-from federation.errors import DigestMismatch, FederationError, StorageFull
+from federation.errors import DigestMismatch, FederationError, SourceUnavailable, StorageFull
 from federation.storage.core import Core
 from federation.storage.directory import disk_errors_named
 from federation.storage.placing import place_file, place_inline
 from federation.store import Provenance
 
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class GrowingFile:
+    """See federation.store.Growing: a descriptor of its own, so no rename or unlink matters."""
+
+    def __init__(self, core: Core, fd: int) -> None:
+        self._core = core
+        self._fd: int | None = fd
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """See Growing."""
+        return await self._core.pool.run(self._read, offset, size_bytes)
+
+    def _read(self, offset: int, size_bytes: int) -> bytes:
+        with disk_errors_named("reading what is received"):
+            if self._fd is None:
+                raise SourceUnavailable("ingest", "closed")
+            return os.pread(self._fd, size_bytes, offset)
+
+    async def close(self) -> None:
+        """See Growing."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._core.pool.submit(os.close, fd)
 
 
 class LocalIngest:
@@ -82,6 +107,17 @@ class LocalIngest:
             while view:
                 view = view[os.write(self._fd, view) :]
             self._received_bytes += len(data)
+
+    async def open_growing(self) -> GrowingFile:
+        """See Ingest."""
+        fd = await self._core.pool.run(self._open_again)
+        return GrowingFile(self._core, fd)
+
+    def _open_again(self) -> int:
+        with self._lock, disk_errors_named("reading what is received"):
+            if self._fd is None:
+                raise SourceUnavailable("ingest", f"{self._digest} is not being received")
+            return os.open(self._path, _READ)
 
     async def commit(self) -> bool:
         """See Ingest."""

@@ -134,6 +134,20 @@ async def test_an_overrun_is_refused_before_it_is_stored(store: LocalStore) -> N
     assert await ingest.commit() is True
 
 
+async def test_what_is_received_can_be_read_while_more_arrives(store: LocalStore) -> None:
+    data = bytes_of(300_000)
+    ingest = store.begin(digest_of(data))
+    await ingest.append(data[:100_000])
+    growing = await ingest.open_growing()
+    assert await growing.read(50_000, 10_000) == data[50_000:60_000]
+    await ingest.append(data[100_000:])
+    assert await growing.read(90_000, 20_000) == data[90_000:110_000]
+    await ingest.commit()
+    assert await growing.read(290_000, 10_000) == data[290_000:]
+    await growing.close()
+    await growing.close()
+
+
 async def test_the_empty_blob_is_always_held(store: LocalStore) -> None:
     assert await store.find_missing([EMPTY]) == set()
     assert await read(store, EMPTY) == b""
