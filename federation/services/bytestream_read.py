@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 
 from federation.clock import Clock
 from federation.digest import Digest
@@ -18,7 +18,7 @@ from federation.wire.chunk_sizer import SMALL_BYTES, ChunkSizer
 from federation.wire.resource_name import ReadName, parse_read
 from federation.wire.zstd import Encoder
 
-_HELD_CHUNKS = 2  # one being sent, one read ahead
+_HELD_CHUNKS = 4  # one being sent, as read, as message and inside grpc, and one read ahead
 
 
 class ReadCalls:
@@ -47,23 +47,22 @@ class ReadCalls:
             )
             async with opened as chunks:
                 self._hits.inc()
-                async with aclosing(self._sent(chunks, name.compressed)) as sent:
+                packed = aclosing(self._compress(chunks)) if name.compressed else None
+                async with packed or nullcontext(chunks) as sent:
                     async for data in sent:
+                        size_bytes, response = len(data), encode_read_response(data)
+                        del data  # the response is a copy
                         pace.begin()
-                        yield encode_read_response(data)
-                        pace.sent(len(data))
-                        self._bytes_out.inc(len(data))
+                        yield response
+                        pace.sent(size_bytes)
+                        self._bytes_out.inc(size_bytes)
         except BlobNotFound:
             self._misses.inc()
             raise
         finally:
             pace.close()
 
-    async def _sent(self, chunks: Chunks, compressed: bool) -> AsyncGenerator[bytes, None]:
-        if not compressed:
-            async for chunk in chunks:
-                yield chunk
-            return
+    async def _compress(self, chunks: Chunks) -> AsyncGenerator[bytes, None]:
         encoder = Encoder()
         async for chunk in chunks:
             if data := await self._compute.run(len(chunk), encoder.encode, chunk):

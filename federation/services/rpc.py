@@ -203,7 +203,7 @@ class _Wrapper:
         facts = {"method": self._method, "code": code, "seconds": round(seconds, 6)}
         if outcome.message:
             facts["message"] = outcome.message
-        if outcome.code is grpc.StatusCode.OK:
+        if outcome.code in _ORDINARY:
             _log.debug("request", peer=peer, **facts)
         elif (held_back := self._runtime.log_limit.take()) is not None:
             # A flood of bad requests must not become a flood of lines.
@@ -211,6 +211,7 @@ class _Wrapper:
             level("request", peer=peer, held_back=held_back, **facts)
 
 
+_ORDINARY = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
 _CANCELLED = Outcome(grpc.StatusCode.CANCELLED, "")
 
 
@@ -236,6 +237,9 @@ async def _send_all(
                     await context.write(message)
             except TimeoutError:
                 raise Stalled(f"the reader took nothing for {stall_s:g} s") from None
+            except grpc.aio.InternalError:
+                # The reader is gone, and grpc says so here before it cancels the handler.
+                raise asyncio.CancelledError from None
 
 
 async def _abort(context: Context, outcome: Outcome) -> None:

@@ -1,30 +1,34 @@
 """How large the next chunk of a read should be.
 
 Large chunks cost the least per byte, small ones hold the least memory for a reader that does not
-take them. A stream begins small, since nothing is known about its reader, and doubles while the
-reader keeps up.
+take them. That a write goes through fast says little at first: it may only have filled the
+reader's flow-control window, of megabytes, and then the chunk behind it stays with us. So chunks
+grow with what the reader has taken, and fall back as soon as one write is slow.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-SMALL_BYTES = 64 * 1024
+SMALL_BYTES = 32 * 1024
 LARGE_BYTES = 2 * 1024 * 1024
-FAST_BYTES_PER_S = 24e6  # keeps the whole ramp below a tenth of a second
-SLOW_BYTES_PER_S = 4e6  # at 2 MiB a chunk, half a second between two
+_SHARE = 8  # a chunk is at most this part of what the reader has taken
+_SLOW_BYTES_PER_S = 4e6  # at 2 MiB a chunk, half a second between two
 
 
 @dataclass(slots=True)
 class ChunkSizer:
-    """The chunk size of one stream."""
+    """The chunk size of one stream; a power of two."""
 
     chunk_bytes: int = SMALL_BYTES
+    _taken_bytes: int = 0
 
     def wrote(self, size_bytes: int, seconds: float) -> None:
         """Learn that the reader took a chunk of this size in this time."""
-        rate = size_bytes / max(seconds, 1e-6)
-        if rate < SLOW_BYTES_PER_S:
+        if size_bytes < _SLOW_BYTES_PER_S * seconds:
             self.chunk_bytes = SMALL_BYTES
-        elif rate > FAST_BYTES_PER_S:
-            self.chunk_bytes = min(self.chunk_bytes * 2, LARGE_BYTES)
+            self._taken_bytes = 0
+            return
+        self._taken_bytes += size_bytes
+        while self.chunk_bytes < LARGE_BYTES and self._taken_bytes >= 2 * self.chunk_bytes * _SHARE:
+            self.chunk_bytes *= 2

@@ -124,7 +124,7 @@ async def test_w33_what_is_not_protobuf_is_refused(client: Client) -> None:
 
 
 async def test_chunks_grow_for_a_reader_that_keeps_up(connect: Connect, store: MemoryStore) -> None:
-    blob = bytes(16 * 2**20)
+    blob = bytes(32 * 2**20)
     store.add(digest_of(blob), blob)
     client = await connect()
     request = bs.ReadRequest(resource_name=read_name(digest_of(blob)))
@@ -181,7 +181,7 @@ async def test_a_reader_that_leaves_gives_its_budget_back(
     store.add(digest_of(blob), blob)
     client = await connect()
     call = client.served.bytestream.Read(bs.ReadRequest(resource_name=read_name(digest_of(blob))))
-    for _ in range(8):
+    for _ in range(60):
         await call.read()
     await eventually(lambda: client.budget.used_bytes > 0)
     call.cancel()

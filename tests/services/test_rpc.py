@@ -221,6 +221,30 @@ async def test_l19_bad_requests_do_not_flood_the_log(serve: Serve) -> None:
     assert 50 <= len(logs) < 120
 
 
+async def test_misses_are_ordinary_and_each_has_its_line_at_debug(serve: Serve) -> None:
+    probe = Probe()
+    served = await serve(probe)
+    probe.error = errors.BlobNotFound(EMPTY)
+    with capture_logs() as logs:
+        for _ in range(80):
+            await failure(unary(served, "Echo")(b""))
+    assert [line["log_level"] for line in logs] == ["debug"] * 80
+
+
+async def test_a_reader_that_leaves_in_mid_write_is_no_error_of_ours(serve: Serve) -> None:
+    probe = Probe()
+    served = await serve(probe)
+    with capture_logs() as logs:
+        for _ in range(20):
+            call = served.channel.unary_stream("/test.Probe/Count")(b"10000000")
+            assert await call.read() == b"0"
+            call.cancel()
+            async with asyncio.timeout(5):
+                await probe.closed.wait()
+            probe.closed.clear()
+    assert {line["log_level"] for line in logs} <= {"debug"}
+
+
 def test_a_log_limit_says_how_many_lines_it_held_back() -> None:
     clock = ManualClock()
     limit = LogLimit(clock, per_second=1, burst=2)

@@ -1,0 +1,137 @@
+"""Whatever bytes a client sends: a documented status, and nothing in the log that we missed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from structlog.testing import capture_logs
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
+from federation._proto.google.bytestream import bytestream_pb2 as bs
+from federation.clock import SystemClock
+from federation.config import Limits
+from federation.digest import digest_of
+from federation.services.bytestream import ByteStreamService
+from federation.services.cas import CasService
+from federation.services.compute import Compute
+from federation.services.memory_budget import MemoryBudget
+from federation.status import Metrics
+from federation.wire import zstd
+from federation.wire.resource_name import read_name, upload_name
+from tests.fakes import MemoryStore
+from tests.services.conftest import Serve
+
+CAS = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
+BYTESTREAM = "/google.bytestream.ByteStream/"
+DOCUMENTED = {
+    grpc.StatusCode.OK,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+}
+BLOB = b"words " * 1000
+D = digest_of(BLOB)
+WIRE = pb.Digest(hash=D.hash_hex, size_bytes=D.size_bytes)
+VALID = [
+    ("unary", CAS + "FindMissingBlobs", pb.FindMissingBlobsRequest(blob_digests=[WIRE])),
+    ("unary", CAS + "BatchReadBlobs", pb.BatchReadBlobsRequest(digests=[WIRE, WIRE])),
+    (
+        "unary",
+        CAS + "BatchUpdateBlobs",
+        pb.BatchUpdateBlobsRequest(
+            requests=[
+                pb.BatchUpdateBlobsRequest.Request(digest=WIRE, data=BLOB),
+                pb.BatchUpdateBlobsRequest.Request(
+                    digest=WIRE, data=zstd.encode(BLOB), compressor=1
+                ),
+            ]
+        ),
+    ),
+    ("stream", CAS + "GetTree", pb.GetTreeRequest(root_digest=WIRE, page_size=3)),
+    ("stream", BYTESTREAM + "Read", bs.ReadRequest(resource_name=read_name(D), read_offset=5)),
+    (
+        "unary",
+        BYTESTREAM + "QueryWriteStatus",
+        bs.QueryWriteStatusRequest(resource_name=upload_name(D, "u")),
+    ),
+    (
+        "client",
+        BYTESTREAM + "Write",
+        bs.WriteRequest(resource_name=upload_name(D, "u"), data=BLOB, finish_write=True),
+    ),
+    (
+        "client",
+        BYTESTREAM + "Write",
+        bs.WriteRequest(
+            resource_name=upload_name(D, "u", compressed=True),
+            data=zstd.encode(BLOB),
+            finish_write=True,
+        ),
+    ),
+]
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Change, drop, repeat or insert a few bytes."""
+    out = bytearray(data)
+    for _ in range(rng.randrange(1, 4)):
+        at = rng.randrange(len(out) + 1)
+        match rng.randrange(4):
+            case 0:
+                out[at : at + 1] = rng.randbytes(1)
+            case 1:
+                del out[at : at + rng.randrange(1, 20)]
+            case 2:
+                out[at:at] = out[at : at + rng.randrange(1, 40)]
+            case _:
+                out[at:at] = rng.randbytes(rng.randrange(1, 10))
+    return bytes(out)
+
+
+async def outcome(channel: grpc.aio.Channel, kind: str, path: str, data: bytes) -> grpc.StatusCode:
+    async def twice() -> AsyncIterator[bytes]:
+        yield data
+        yield data
+
+    if kind == "unary":
+        call = channel.unary_unary(path)(data, timeout=20)
+    elif kind == "client":
+        call = channel.stream_unary(path)(twice(), timeout=20)
+    else:
+        call = channel.unary_stream(path)(data, timeout=20)
+        try:
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        except grpc.aio.AioRpcError:
+            pass
+    return await call.code()
+
+
+@pytest.mark.parametrize("rounds", [60, pytest.param(20_000, marks=pytest.mark.heavy)])
+async def test_w42_any_bytes_end_in_a_documented_status(
+    serve: Serve, store: MemoryStore, compute: Compute, rounds: int
+) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print("seed", seed)  # noqa: T201 - shown when the test fails
+    rng = random.Random(seed)
+    limits, metrics, clock = Limits(), Metrics(), SystemClock()
+    budget = MemoryBudget(limits.buffer_memory)
+    bytestream = ByteStreamService(store, limits, clock, metrics, budget, compute)
+    cas = CasService(store, limits, metrics, compute)
+    served = await serve(bytestream, cas, limits=limits, metrics=metrics, budget=budget)
+    codes = set()
+    with capture_logs() as logs:
+        for _ in range(rounds):
+            for kind, path, message in VALID:
+                data = mutated(message.SerializeToString(), rng)
+                codes.add(await outcome(served.channel, kind, path, data))
+    assert codes <= DOCUMENTED
+    assert [line for line in logs if line["log_level"] == "error"] == []
+    assert all(digest_of(data, digest.function) == digest for digest, data in store.blobs.items())
+    await bytestream.close()
+    assert budget.used_bytes == 0
