@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import structlog
 
 from federation import config
 from federation.clock import Clock
@@ -40,6 +41,8 @@ from federation.store import FROM_CLIENT, Chunks, Entry, EntryKey, NextBytes, Pr
 from federation.tasks import Background
 
 _FULL_FOR_MS = 10_000
+
+_log = structlog.get_logger(__name__)
 
 
 class Storage:
@@ -74,6 +77,7 @@ class Storage:
         """
         timing = Timing.for_lease(settings.lease)
         opened = await asyncio.to_thread(open_directory, data_dir, clock, timing)
+        _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
         core = _assemble(opened, settings, limits, metrics, clock, timing)
         storage = cls(core, opened.node_id)
         await storage.maintenance.measure()

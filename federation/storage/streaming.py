@@ -52,7 +52,10 @@ class Reading:
         return f"<Reading {self._digest} {self._offset}..{self._end}>"
 
     async def __aenter__(self) -> Chunks:
-        """Find the blob. Raises BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy."""
+        """Find the blob and read its first chunk, so that what cannot be read counts as missing.
+
+        Raises BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy.
+        """
         if not 0 <= self._offset <= self._digest.size_bytes:
             raise OffsetOutside(self._digest, self._offset)
         if self._digest.is_empty:
@@ -71,7 +74,23 @@ class Reading:
             raise BlobNotFound(self._digest) from damage
         self._touch()
         self._note_verified()
-        return self._slices() if self._data is not None else self._chunks()
+        if self._data is not None:
+            return self._slices()
+        if (job := self._submit(self._offset)) is not None:
+            await self._first_read(job)
+        return self._chunks()
+
+    async def _first_read(self, job: Future[bytes]) -> None:
+        self._job = job
+        try:
+            await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            job.add_done_callback(lambda _: self._close())
+            raise
+        except Damage as damage:
+            self._close()
+            await self._report(damage)
+            raise BlobNotFound(self._digest) from damage
 
     async def __aexit__(
         self,
@@ -133,7 +152,6 @@ class Reading:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         """Yield the file's bytes, one chunk read ahead."""
-        self._job = self._submit(self._offset)
         while self._job is not None:
             start = self._offset
             try:
