@@ -1,0 +1,17 @@
+"""The benchmarks still run. What they measure is nobody's promise here."""
+
+import json
+import subprocess
+import sys
+
+
+def test_two_quick_rows_run_against_the_node():
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", "--server", "federation"]
+    command += ["--only", "capabilities", "--only", "batch-update-100"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    results = json.loads(ended.stdout)["results"]
+    assert [result["row"] for result in results] == ["capabilities", "batch-update-100"]
+    assert all(result["calls"] >= 1 and result["median"] > 0 for result in results)
