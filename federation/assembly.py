@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from federation import __version__
 from federation.clock import Clock, SystemClock
@@ -16,13 +16,15 @@ from federation.readiness import Readiness
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
+from federation.services.bytestream import ByteStreamService
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.compute import Compute
-from federation.services.health import add_health, add_reflection
+from federation.services.health import add_health
 from federation.services.memory_budget import MemoryBudget
+from federation.services.reflection import add_reflection
 from federation.services.rpc import Runtime, Service, handlers
 from federation.status import Metrics
 from federation.storage import Storage
@@ -57,13 +59,11 @@ def build(
     """Build a node on an open storage, which is the node's from then on."""
     limits = config.limits
     budget = MemoryBudget(limits.buffer_memory)
-    closures = ClosureChecker(storage, limits, clock, config.storage.lease)
-    compute = Compute(limits.threads)
-    services = make_services(config, storage, closures, compute, metrics, clock)
+    services = make_services(config, storage, metrics, clock, budget)
     ports = []
     for listener, pair in zip(config.listeners, pairs, strict=True):
         runtime = Runtime(metrics, limits, clock, listener.push, budget)
-        ports.append(make_port(listener, pair, services, runtime))
+        ports.append(make_port(listener, pair, services.served, runtime))
     readiness = Readiness(storage.health)
     facts = {"node": config.node_name, "version": __version__}
     http = None
@@ -73,7 +73,7 @@ def build(
     return Node(
         ports=ports,
         http=http,
-        closers=[closures.close, partial(asyncio.to_thread, compute.close), storage.close],
+        closers=[*services.closers, storage.close],
         announce=partial(storage.announce, **facts),
         readiness=readiness,
         metrics=metrics,
@@ -82,23 +82,32 @@ def build(
     )
 
 
+class Services(NamedTuple):
+    """What is served, and what has to be closed, in this order, when it is not any more."""
+
+    served: list[Service]
+    closers: list[Callable[[], Awaitable[None]]]
+
+
 def make_services(
-    config: Config,
-    storage: Storage,
-    closures: ClosureChecker,
-    compute: Compute,
-    metrics: Metrics,
-    clock: Clock,
-) -> list[Service]:
+    config: Config, storage: Storage, metrics: Metrics, clock: Clock, budget: MemoryBudget
+) -> Services:
     """Return every service; each is served on every listener, which knows who may write."""
+    limits = config.limits
+    compute = Compute(limits.threads)
+    closures = ClosureChecker(storage, limits, clock, config.storage.lease)
     checksums = ChecksumVerifier(storage)
-    return [
-        CasService(storage, config.limits, metrics, compute),
-        CapabilitiesService(config.limits, config.storage.max_blob),
+    byte_stream = ByteStreamService(storage, limits, clock, metrics, budget, compute)
+    served: list[Service] = [
+        CapabilitiesService(limits, config.storage.max_blob),
+        CasService(storage, limits, metrics, compute),
+        byte_stream,
         ActionCacheService(storage, storage, closures, metrics),
         FetchService(storage, closures, checksums, clock, metrics),
         PushService(storage, checksums),
     ]
+    end_threads = partial(asyncio.to_thread, compute.close)
+    return Services(served, [byte_stream.close, closures.close, end_threads])
 
 
 def make_port(

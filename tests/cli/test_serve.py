@@ -22,6 +22,8 @@ from tests.process import Node, federation, serve, wait_until
 SERVED = {
     "build.bazel.remote.execution.v2.Capabilities",
     "build.bazel.remote.execution.v2.ActionCache",
+    "build.bazel.remote.execution.v2.ContentAddressableStorage",
+    "google.bytestream.ByteStream",
     "build.bazel.remote.asset.v1.Fetch",
     "build.bazel.remote.asset.v1.Push",
     "grpc.health.v1.Health",
@@ -263,3 +265,22 @@ def test_the_old_command_serves_all_addresses(tmp_path, data_dir):
             _, log = process.communicate(timeout=30)
     assert process.returncode == 0
     assert '"event": "anyone_may_push"' in log
+
+
+def test_w43_handshakes_that_fail_do_not_fill_the_log(tmp_path, data_dir):
+    files = self_signed(tmp_path)
+    tls = ["--tls-cert", str(files.certificate), "--tls-key", str(files.key)]
+    with serve(data_dir, args=flags(data_dir, *tls)) as node:
+        wait_until(lambda: "Bazel" in node.log, "the hints")
+        before = node.log
+        host, _, port = node.address.rpartition(":")
+        for rubbish in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\x16\x03",
+        ):
+            for _ in range(20):
+                with socket.create_connection((host, int(port)), timeout=20) as raw:
+                    raw.sendall(rubbish)
+        assert node.http_get("/readyz")[0] == 200
+        assert node.log == before
