@@ -7,8 +7,8 @@ that a service decides itself how it reads them. Nothing here knows what a metho
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -134,8 +134,13 @@ class _Wrapper:
 
         async def serve(request: bytes, context: Context) -> bytes:
             async def answer(call: Call) -> bytes:
-                async with _time_limit(limit_s):
-                    return await handler(request, call)
+                try:
+                    async with asyncio.timeout(limit_s) as scope:
+                        return await handler(request, call)
+                except TimeoutError:
+                    if not scope.expired():  # the machine's own, e.g. of a disk
+                        raise
+                    raise Stalled(f"the call took longer than {limit_s:g} s") from None
 
             return await self._guard(answer, context)
 
@@ -215,17 +220,6 @@ _ORDINARY = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANC
 _CANCELLED = Outcome(grpc.StatusCode.CANCELLED, "")
 
 
-@asynccontextmanager
-async def _time_limit(limit_s: float) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(limit_s) as scope:
-            yield
-    except TimeoutError:
-        if scope.expired():
-            raise Stalled(f"the call took longer than {limit_s:g} s") from None
-        raise
-
-
 async def _send_all(
     messages: AsyncGenerator[bytes, None], context: Context, stall_s: float
 ) -> None:
@@ -244,6 +238,6 @@ async def _send_all(
 
 async def _abort(context: Context, outcome: Outcome) -> None:
     """Send a status other than OK, for a bounded time: a stalled reader may never take it."""
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, grpc.aio.InternalError):  # the latter: the caller is gone
         async with asyncio.timeout(_ABORT_S):
             await context.abort(outcome.code, outcome.message)
