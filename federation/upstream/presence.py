@@ -1,0 +1,61 @@
+"""What upstreams have, asked in parallel within a time budget and remembered for a while."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+
+from federation.digest import Digest
+from federation.errors import SourceUnavailable
+from federation.tasks import Background
+from federation.upstream.source import Upstream
+
+
+class UpstreamPresence:
+    """find_missing over upstreams, for callers that may only read."""
+
+    def __init__(self, upstreams: Sequence[Upstream], budget_s: float) -> None:
+        self._upstreams = upstreams
+        self._budget_s = budget_s
+        self._background = Background()
+
+    async def find_missing(
+        self, digests: Collection[Digest], only: Upstream | None = None
+    ) -> set[Digest]:
+        """Return those that no healthy upstream says it has. Never raises; unknown is missing."""
+        missing = set(digests)
+        asking = []
+        for upstream in [only] if only is not None else self._upstreams:
+            if not upstream.serves_blobs or not upstream.is_up:
+                continue
+            now_s = upstream.clock.monotonic_s()
+            answers = {digest: upstream.answers.recall(digest, now_s) for digest in digests}
+            missing -= {digest for digest, present in answers.items() if present}
+            if unknown := [digest for digest, present in answers.items() if present is None]:
+                asking.append((upstream, unknown))
+        tasks = [
+            self._background.start(self._ask(upstream, unknown), f"find missing {upstream.name}")
+            for upstream, unknown in asking
+            if missing.intersection(unknown)
+        ]
+        if tasks:
+            # Whoever answers late is remembered for the next time all the same.
+            done, _ = await asyncio.wait(tasks, timeout=self._budget_s)
+            for task in done:
+                missing -= task.result()
+        return missing
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._background.close()
+
+    async def _ask(self, upstream: Upstream, digests: list[Digest]) -> set[Digest]:
+        try:
+            absent = await upstream.store.find_missing(digests)
+        except SourceUnavailable as error:
+            upstream.note(error)
+            return set()
+        present = set(digests) - absent
+        upstream.note(None, present)
+        upstream.note_absent(absent)
+        return present

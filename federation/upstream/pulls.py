@@ -1,0 +1,117 @@
+"""The pulls under way: one a blob, started by the first reader and joined by the others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from federation.clock import Clock
+from federation.digest import Digest
+from federation.errors import OffsetOutside, TooBusy
+from federation.store import (
+    CHUNK_BYTES,
+    Chunks,
+    LocalStore,
+    NextBytes,
+    Provenance,
+    Source,
+)
+from federation.tasks import Background
+from federation.upstream.pull import Pull
+from federation.upstream.source import Upstream
+
+
+class Pulls:
+    """Single-flight reading from upstreams into a local store."""
+
+    def __init__(
+        self, local: LocalStore, upstreams: Sequence[Upstream], clock: Clock, pulls_max: int
+    ) -> None:
+        self._local = local
+        self._upstreams = upstreams
+        self._clock = clock
+        self._pulls_max = pulls_max
+        self._pulls: dict[Digest, Pull] = {}
+        self._background = Background()
+        self.joined = 0  # reads that cost no upstream read, because one was under way
+
+    def __repr__(self) -> str:
+        return f"<Pulls {len(self._pulls)} of {self._pulls_max}>"
+
+    def open_read(
+        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """Read a blob that is not here through its pull.
+
+        Raises on entry BlobNotFound, OffsetOutside, TooBusy, StorageFull; while iterating also
+        SourceUnavailable and BlobDamaged.
+        """
+        return self._reading(digest, offset, limit, next_bytes)
+
+    async def close(self) -> None:
+        """Stop all pulls."""
+        await self._background.close()
+
+    @asynccontextmanager
+    async def _reading(
+        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
+    ) -> AsyncIterator[Chunks]:
+        if not 0 <= offset <= digest.size_bytes:
+            raise OffsetOutside(digest, offset)
+        end = digest.size_bytes if limit is None else min(offset + limit, digest.size_bytes)
+        pull = self._join(digest)
+        try:
+            await pull.wait_beyond(min(offset, digest.size_bytes - 1))
+            yield self._follow(pull, offset, end, next_bytes)
+        finally:
+            await asyncio.shield(pull.leave())
+
+    def _join(self, digest: Digest) -> Pull:
+        pull = self._pulls.get(digest)
+        if pull is not None and pull.error is None:
+            self.joined += 1
+        else:
+            pull = self._start(digest)
+        pull.join()
+        return pull
+
+    def _start(self, digest: Digest) -> Pull:
+        if len(self._pulls) >= self._pulls_max:
+            raise TooBusy(f"{self._pulls_max} blobs are being pulled from upstreams; try again")
+        provenance = Provenance(Source.UPSTREAM)
+        pull = Pull(
+            digest,
+            self._upstreams,
+            lambda: self._local.begin(digest, provenance=provenance),
+            self._clock,
+        )
+        self._pulls[digest] = pull
+        pull.started(self._background.start(self._run(pull), f"pull {digest}"))
+        return pull
+
+    async def _run(self, pull: Pull) -> None:
+        try:
+            await pull.run()
+        finally:
+            if self._pulls.get(pull.digest) is pull:
+                del self._pulls[pull.digest]
+
+    async def _follow(
+        self, pull: Pull, offset: int, end: int, next_bytes: NextBytes | None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield what has come, as it comes; the rest from here once it is committed."""
+        while offset < end:
+            await pull.wait_beyond(offset)
+            if pull.committed:
+                async with self._local.open_read(
+                    pull.digest, offset=offset, limit=end - offset, next_bytes=next_bytes
+                ) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+                return
+            wanted = CHUNK_BYTES if next_bytes is None else next_bytes()
+            size = min(max(wanted, 1), CHUNK_BYTES, end - offset, pull.available_bytes - offset)
+            data = await pull.read(offset, size)
+            offset += len(data)
+            yield data

@@ -1,0 +1,183 @@
+"""PullThrough: local storage, and behind it upstreams for whatever is missed.
+
+When you would want it: always when upstreams are configured. Writes go to local storage only.
+A request that has passed this node already is answered from local storage alone, so that nodes
+which list each other end a miss instead of sending it round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from federation import hops
+from federation.clock import Clock
+from federation.digest import Digest
+from federation.errors import BlobNotFound, FederationError
+from federation.store import (
+    FROM_CLIENT,
+    Chunks,
+    Ingest,
+    LocalStore,
+    NextBytes,
+    Provenance,
+)
+from federation.upstream.presence import UpstreamPresence
+from federation.upstream.pulls import Pulls
+from federation.upstream.small import SmallPulls
+from federation.upstream.source import Upstream
+
+SMALL_PULL_BYTES = 256 * 1024  # up to this a blob comes whole, in one answer with others
+
+
+class Federation:
+    """What every view of one node's upstreams shares; one a process."""
+
+    def __init__(
+        self,
+        node_id: str,
+        local: LocalStore,
+        upstreams: Sequence[Upstream],
+        clock: Clock,
+        *,
+        pulls_max: int = 256,
+        presence_budget_s: float = 0.5,
+    ) -> None:
+        self.node_id = node_id
+        self.local = local
+        self.upstreams = list(upstreams)
+        self.offline = False
+        self.pulls = Pulls(local, self.upstreams, clock, pulls_max)
+        self.small = SmallPulls(local, self.upstreams)
+        self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
+
+    def __repr__(self) -> str:
+        return f"<Federation {self.upstreams!r}{' offline' if self.offline else ''}>"
+
+    def may_ask(self) -> bool:
+        """Whether the request being served may go to upstreams."""
+        here = hops.current()
+        if self.offline or here.is_at_its_end:
+            return False
+        return not here.passed(self.node_id)
+
+    async def close(self) -> None:
+        """Stop everything under way."""
+        await self.pulls.close()
+        await self.small.close()
+        await self.presence.close()
+
+
+class PullThrough:
+    """A LocalStore whose misses are pulled.
+
+    tells_upstreams: whether find_missing counts what upstreams have as present. Only for callers
+    that may not push: one that may would skip an upload and rely on a cache that can go away.
+    only: ask this upstream and no other (for the closure of an entry that came from it).
+    """
+
+    def __init__(
+        self, shared: Federation, *, tells_upstreams: bool, only: Upstream | None = None
+    ) -> None:
+        self._shared = shared
+        self._local = shared.local
+        self._tells_upstreams = tells_upstreams
+        self._only = only
+
+    def __repr__(self) -> str:
+        return f"<PullThrough {self._shared!r}>"
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """See federation.store.Store."""
+        missing = await self._local.find_missing(digests)
+        if missing and self._tells_upstreams and self._shared.may_ask():
+            return await self._shared.presence.find_missing(missing, self._only)
+        return missing
+
+    def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """See federation.store.Store."""
+        return self._reading(digest, offset, limit, next_bytes)
+
+    @asynccontextmanager
+    async def _reading(
+        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
+    ) -> AsyncIterator[Chunks]:
+        opened = self._local.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
+        try:
+            chunks = await opened.__aenter__()
+        except BlobNotFound:
+            if not self._shared.may_ask():
+                raise
+        else:
+            try:
+                yield chunks
+            finally:
+                await opened.__aexit__(None, None, None)
+            return
+        async with self._pulled(digest, offset, limit, next_bytes) as pulled:
+            yield pulled
+
+    @asynccontextmanager
+    async def _pulled(
+        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
+    ) -> AsyncIterator[Chunks]:
+        if digest.size_bytes <= SMALL_PULL_BYTES:
+            data = (await self._shared.small.read([digest], self._only)).get(digest)
+            if data is None:
+                raise BlobNotFound(digest)
+            yield _slices(data, offset, limit, next_bytes)
+            return
+        async with self._shared.pulls.open_read(digest, offset, limit, next_bytes) as chunks:
+            yield chunks
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """See federation.store.Store."""
+        answers = await self._local.read_small(digests)
+        absent = [d for d, data in zip(digests, answers, strict=True) if data is None]
+        if not absent or not self._shared.may_ask():
+            return answers
+        found = await self._shared.small.read(absent, self._only)
+        return [
+            found.get(digest) if data is None else data
+            for digest, data in zip(digests, answers, strict=True)
+        ]
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """See federation.store.Store."""
+        return await self._local.write(digest, chunks, provenance=provenance)
+
+    async def write_small(
+        self,
+        blobs: Sequence[tuple[Digest, bytes]],
+        *,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> list[FederationError | None]:
+        """See federation.store.Store."""
+        return await self._local.write_small(blobs, provenance=provenance)
+
+    def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> Ingest:
+        """See federation.store.LocalStore."""
+        return self._local.begin(digest, provenance=provenance)
+
+    def presence_epoch(self) -> int:
+        """See federation.store.LocalStore."""
+        return self._local.presence_epoch()
+
+
+async def _slices(
+    data: bytes, offset: int, limit: int | None, next_bytes: NextBytes | None
+) -> AsyncIterator[bytes]:
+    end = len(data) if limit is None else min(len(data), offset + limit)
+    while offset < end:
+        step = end - offset if next_bytes is None else max(1, next_bytes())
+        yield data[offset : min(offset + step, end)]
+        offset += step

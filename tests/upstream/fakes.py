@@ -1,0 +1,120 @@
+"""Upstream stores that misbehave by script: what a remote client would report, without a wire."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from federation.clock import Clock, SystemClock
+from federation.digest import Digest
+from federation.errors import SourceUnavailable
+from federation.store import Chunks, NextBytes
+from federation.upstream.answers import Answers
+from federation.upstream.source import Upstream
+from tests.fakes import MemoryStore
+
+
+@dataclass
+class Script:
+    """How the next reads go. Offsets are of the whole blob."""
+
+    down: bool = False
+    hang_on_open: bool = False
+    break_at: list[int] = field(default_factory=list)  # one break a read, at these offsets
+    stall_at: int | None = None
+    flip_at: int | None = None
+    chunk_bytes: int = 64 * 1024
+    extra: bytes = b""
+    gate: asyncio.Event | None = None  # waited for before each chunk
+
+
+class ScriptedStore(MemoryStore):
+    def __init__(self, name: str, script: Script | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.script = script or Script()
+        self.reads: list[tuple[Digest, int]] = []
+        self.finds = 0
+        self.small_reads = 0
+
+    def _check(self) -> None:
+        if self.script.down:
+            raise SourceUnavailable(self.name, "refused")
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        self.finds += 1
+        if self.script.hang_on_open:
+            await asyncio.Event().wait()
+        self._check()
+        return await super().find_missing(digests)
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        self.small_reads += 1
+        if self.script.hang_on_open:
+            await asyncio.Event().wait()
+        self._check()
+        return await super().read_small(digests)
+
+    @asynccontextmanager
+    async def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AsyncIterator[Chunks]:
+        self.reads.append((digest, offset))
+        if self.script.hang_on_open:
+            await asyncio.Event().wait()
+        self._check()
+        step = self.script.chunk_bytes
+        opened = super().open_read(digest, offset=offset, limit=limit, next_bytes=lambda: step)
+        async with opened as chunks:
+            yield self._misbehave(chunks, offset)
+
+    async def _misbehave(self, chunks: Chunks, at: int) -> AsyncIterator[bytes]:
+        script = self.script
+        break_at = script.break_at.pop(0) if script.break_at else None
+        async for right in chunks:
+            chunk = right
+            if script.gate is not None:
+                await script.gate.wait()
+            end = at + len(chunk)
+            if script.flip_at is not None and at <= script.flip_at < end:
+                where = script.flip_at - at
+                chunk = chunk[:where] + bytes([chunk[where] ^ 1]) + chunk[where + 1 :]
+            if break_at is not None and end > break_at:
+                if break_at > at:
+                    yield chunk[: break_at - at]
+                raise SourceUnavailable(self.name, "reset")
+            yield chunk
+            at = end
+            if script.stall_at is not None and at >= script.stall_at:
+                await asyncio.Event().wait()
+        if script.extra:
+            yield script.extra
+
+
+def upstream(
+    name: str, script: Script | None = None, clock: Clock | None = None, **options: object
+) -> tuple[Upstream, ScriptedStore]:
+    store = ScriptedStore(name, script)
+    made = Upstream(
+        name,
+        store,
+        clock or SystemClock(),
+        random.Random(1),
+        Answers(present_s=30.0, absent_s=5.0),
+        **options,  # type: ignore[arg-type]
+    )
+    return made, store
+
+
+async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - the other side has no event to give
+            await asyncio.sleep(0.005)

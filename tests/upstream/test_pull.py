@@ -1,0 +1,277 @@
+"""Pulling one blob: single-flight, cut-through, failover, and never wrong bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from federation import hops
+from federation.clock import SystemClock
+from federation.digest import Digest, digest_of
+from federation.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
+from federation.storage import Storage
+from federation.upstream.pull import WITHHELD_BYTES
+from federation.upstream.source import Upstream
+from federation.upstream.store import Federation, PullThrough
+from tests.storage.conftest import opened, short
+from tests.upstream.fakes import Script, until, upstream
+
+SIZE = 3_000_000
+DATA = os.urandom(SIZE)
+BLOB = digest_of(DATA)
+
+
+@asynccontextmanager
+async def node(
+    path: Path, *upstreams: Upstream, **options: object
+) -> AsyncIterator[tuple[PullThrough, Storage, Federation]]:
+    async with opened(path / "data", short(lease=60.0)) as storage:
+        shared = Federation("me", storage, upstreams, SystemClock(), **options)  # type: ignore[arg-type]
+        try:
+            yield PullThrough(shared, tells_upstreams=True), storage, shared
+        finally:
+            await shared.close()
+
+
+async def read(store: PullThrough, digest: Digest = BLOB, **options: int) -> bytes:
+    async with store.open_read(digest, **options) as chunks:  # type: ignore[arg-type]
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def test_a_miss_is_pulled_once_for_many_readers_and_kept(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    up, there = upstream("a", Script(gate=gate))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, storage, shared):
+        offsets = [0, 1, SIZE // 2, SIZE - 1] * 25
+        readers = [asyncio.ensure_future(read(store, offset=offset)) for offset in offsets]
+        await until(lambda: len(there.reads) == 1)
+        gate.set()
+        assert await asyncio.gather(*readers) == [DATA[offset:] for offset in offsets]
+        assert there.reads == [(BLOB, 0)]
+        assert shared.pulls.joined == 99
+        await until(lambda: not shared.pulls._pulls)
+        assert await storage.find_missing([BLOB]) == set()
+    there.script.down = True
+    async with node(tmp_path, up) as (store, _, _):
+        assert await read(store) == DATA
+
+
+async def test_bytes_flow_while_they_arrive_and_the_last_are_withheld(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(stall_at=SIZE))
+    there.blobs[BLOB] = DATA
+    got = b""
+    async with (
+        node(tmp_path, up) as (store, storage, _),
+        store.open_read(BLOB) as chunks,
+    ):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                async for chunk in chunks:
+                    got += chunk
+        assert got == DATA[: SIZE - WITHHELD_BYTES]
+        assert await storage.find_missing([BLOB]) == {BLOB}
+
+
+@pytest.mark.parametrize("breaks", [[0], [SIZE // 2], [SIZE - 1], [100_000, SIZE // 2, SIZE - 1]])
+async def test_u02_a_break_is_continued_at_the_same_offset_by_the_next(
+    tmp_path: Path, breaks: list[int]
+) -> None:
+    first, bad = upstream("a", Script(break_at=list(breaks)))
+    second, good = upstream("b")
+    bad.blobs[BLOB] = good.blobs[BLOB] = DATA
+    async with node(tmp_path, first, second) as (store, _, _):
+        assert await read(store) == DATA
+    assert good.reads == [(BLOB, breaks[0])]
+    assert first.breaker.failures == 1
+
+
+async def test_u22_a_lone_upstream_that_breaks_but_gets_on_is_resumed(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(break_at=[500_000, 1_000_000, 2_000_000]))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _):
+        assert await read(store) == DATA
+    assert [offset for _, offset in there.reads] == [0, 500_000, 1_000_000, 2_000_000]
+
+
+async def test_a_lone_upstream_that_does_not_get_on_is_an_error_not_short_bytes(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a", Script(break_at=[500_000, 500_000, 500_000]))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, storage, _):
+        with pytest.raises((SourceUnavailable, BlobNotFound)):
+            await read(store)
+        assert await storage.find_missing([BLOB]) == {BLOB}
+
+
+async def test_u01_wrong_bytes_are_dropped_and_the_next_one_is_read_from_zero(
+    tmp_path: Path,
+) -> None:
+    small = DATA[: WITHHELD_BYTES + 300_000]
+    digest = digest_of(small)
+    first, bad = upstream("a", Script(flip_at=len(small) - 1, chunk_bytes=len(small)))
+    second, good = upstream("b")
+    bad.blobs[digest] = good.blobs[digest] = small
+    async with node(tmp_path, first, second) as (store, _, _):
+        # The reader begins in the withheld part: it has been given nothing when the bytes turn
+        # out wrong.
+        assert await read(store, digest, offset=len(small) - 10) == small[-10:]
+        assert await read(store, digest) == small
+    assert first.wrong_bytes == 1
+    assert good.reads == [(digest, 0)]
+
+
+async def test_u01_wrong_bytes_after_some_were_handed_out_end_in_data_loss(
+    tmp_path: Path,
+) -> None:
+    gate = asyncio.Event()
+    up, there = upstream("a", Script(flip_at=10, gate=gate))
+    there.blobs[BLOB] = DATA
+    got = b""
+    async with node(tmp_path, up) as (store, storage, _):
+        gate.set()
+        async with store.open_read(BLOB) as chunks:
+            with pytest.raises(BlobDamaged):  # noqa: PT012 - it raises between chunks
+                async for chunk in chunks:
+                    got += chunk
+        assert 0 < len(got) < SIZE
+        assert await storage.find_missing([BLOB]) == {BLOB}
+        assert up.wrong_bytes == 1
+
+
+async def test_u03_more_bytes_than_the_blob_has_are_not_taken(tmp_path: Path) -> None:
+    first, bad = upstream("a", Script(extra=b"x"))
+    second, good = upstream("b")
+    bad.blobs[BLOB] = good.blobs[BLOB] = DATA
+    async with node(tmp_path, first, second) as (store, _, _):
+        assert await read(store) == DATA
+
+
+async def test_u04_a_silent_upstream_is_raced_by_the_next(tmp_path: Path) -> None:
+    first, silent = upstream("a", Script(hang_on_open=True), hedge_delay_s=0.05)
+    second, good = upstream("b")
+    good.blobs[BLOB] = DATA
+    async with node(tmp_path, first, second) as (store, _, _):
+        async with asyncio.timeout(5):
+            assert await read(store) == DATA
+    assert len(silent.reads) == len(good.reads) == 1
+
+
+async def test_order_is_priority_and_a_miss_moves_on(tmp_path: Path) -> None:
+    pairs = [upstream(name) for name in "abc"]
+    pairs[1][1].blobs[BLOB] = pairs[2][1].blobs[BLOB] = DATA
+    async with node(tmp_path, *(up for up, _ in pairs)) as (store, _, _):
+        assert await read(store) == DATA
+    assert [len(there.reads) for _, there in pairs] == [1, 1, 0]
+
+
+async def test_a_miss_everywhere_is_remembered_until_the_blob_is_pushed(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    async with node(tmp_path, up) as (store, storage, _):
+        for _ in range(3):
+            with pytest.raises(BlobNotFound):
+                await read(store)
+        assert len(there.reads) == 1
+        ingest = storage.begin(BLOB)
+        await ingest.append(DATA)
+        await ingest.commit()
+        assert await read(store) == DATA
+
+
+async def test_u06_a_down_upstream_is_a_miss_and_soon_not_asked(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(down=True))
+    async with node(tmp_path, up) as (store, _, _):
+        for _ in range(10):
+            with pytest.raises(BlobNotFound):
+                await read(store)
+    assert len(there.reads) == 5
+    assert not up.is_up
+
+
+async def test_u11_readers_that_all_leave_before_half_stop_the_pull(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(stall_at=SIZE // 10))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, storage, shared):
+        readers = [asyncio.ensure_future(read(store)) for _ in range(3)]
+        await until(lambda: shared.pulls.joined == 2)
+        readers[0].cancel()
+        await asyncio.sleep(0.05)
+        assert shared.pulls._pulls
+        for reader in readers[1:]:
+            reader.cancel()
+        await until(lambda: not shared.pulls._pulls)
+        incoming = storage.core.directory.incoming
+        await until(lambda: not list(incoming.iterdir()))
+        assert storage.core.space.reserved_bytes == 0
+
+
+async def test_u11_readers_that_leave_after_half_do_not_stop_it(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    up, there = upstream("a", Script(gate=gate, chunk_bytes=SIZE * 6 // 10))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, storage, shared):
+        gate.set()
+        async with store.open_read(BLOB, limit=1000) as chunks:
+            gate.clear()
+            async for _ in chunks:
+                break
+        assert shared.pulls._pulls
+        gate.set()
+        await until(lambda: not shared.pulls._pulls)
+        assert await storage.find_missing([BLOB]) == set()
+
+
+async def test_u13_a_failed_pull_is_not_remembered(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(down=True))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _):
+        results = await asyncio.gather(*(read(store) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(result, BlobNotFound) for result in results)
+        there.script.down = False
+        assert await read(store) == DATA
+
+
+async def test_u17_a_request_that_was_here_before_is_answered_from_local(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _):
+        with hops.serving(hops.Hops(("other", "me"), "other")):
+            with pytest.raises(BlobNotFound):
+                await read(store)
+            assert await store.find_missing([BLOB]) == {BLOB}
+            assert await store.read_small([BLOB]) == [None]
+    assert not there.reads
+
+
+async def test_offline_asks_nobody(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, shared):
+        shared.offline = True
+        with pytest.raises(BlobNotFound):
+            await read(store)
+        shared.offline = False
+        assert await read(store) == DATA
+
+
+async def test_u27_pulls_at_once_are_bounded(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(hang_on_open=True))
+    async with node(tmp_path, up, pulls_max=4) as (store, storage, _):
+        wanted: Sequence[Digest] = [BLOB._replace(hash=os.urandom(32)) for _ in range(10)]
+        readers = [asyncio.ensure_future(read(store, digest)) for digest in wanted]
+        await until(lambda: len(there.reads) == 4)
+        done, pending = await asyncio.wait(readers, timeout=0.2)
+        assert len(pending) == 4
+        assert all(isinstance(task.exception(), TooBusy) for task in done)
+        held = await storage.write_small([(digest_of(b"x"), b"x")])
+        assert held == [None]
+        assert await read(store, digest_of(b"x")) == b"x"
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)

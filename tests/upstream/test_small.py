@@ -1,0 +1,71 @@
+"""Batches and presence through upstreams."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from federation.digest import digest_of
+from federation.upstream.store import PullThrough
+from tests.upstream.fakes import Script, until, upstream
+from tests.upstream.test_pull import node, read
+
+BLOBS = {digest_of(data): data for data in (bytes([n]) * 1000 for n in range(50))}
+ASKED = list(BLOBS)
+
+
+async def test_a_batch_is_filled_from_the_upstreams_in_order_and_kept(tmp_path: Path) -> None:
+    first, one = upstream("a")
+    second, two = upstream("b")
+    one.blobs.update(list(BLOBS.items())[:20])
+    two.blobs.update(list(BLOBS.items())[10:40])
+    async with node(tmp_path, first, second) as (store, storage, _):
+        answers = await store.read_small(ASKED)
+        assert answers == [*list(BLOBS.values())[:40], *[None] * 10]
+        assert await storage.read_small(ASKED) == answers
+        assert await read(store, ASKED[5]) == BLOBS[ASKED[5]]
+    assert (one.small_reads, two.small_reads) == (1, 1)
+
+
+async def test_a_small_blob_asked_for_by_many_is_read_once(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs.update(BLOBS)
+    async with node(tmp_path, up) as (store, _, _):
+        digest = ASKED[0]
+        answers = await asyncio.gather(*(read(store, digest) for _ in range(50)))
+        assert set(answers) == {BLOBS[digest]}
+    assert there.small_reads == 1
+
+
+async def test_u14_find_missing_asks_in_parallel_within_its_budget(tmp_path: Path) -> None:
+    hanging, _ = upstream("a", Script(hang_on_open=True))
+    down, _ = upstream("b", Script(down=True))
+    good, there = upstream("c")
+    there.blobs.update(list(BLOBS.items())[:10])
+    async with node(tmp_path, hanging, down, good, presence_budget_s=0.1) as (store, _, _):
+        async with asyncio.timeout(1.0):
+            assert await store.find_missing(ASKED) == set(ASKED[10:])
+            assert await store.find_missing(ASKED[:10]) == set()
+        assert there.finds == 1
+
+
+async def test_p5_a_caller_that_may_push_is_told_of_local_blobs_only(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs.update(BLOBS)
+    async with node(tmp_path, up) as (_, storage, shared):
+        pushing = PullThrough(shared, tells_upstreams=False)
+        assert await pushing.find_missing(ASKED) == set(ASKED)
+        await storage.write_small(list(BLOBS.items())[:1])
+        assert await pushing.find_missing(ASKED) == set(ASKED[1:])
+    assert there.finds == 0
+
+
+async def test_a_caller_that_leaves_does_not_stop_the_batch(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs.update(BLOBS)
+    async with node(tmp_path, up) as (store, storage, shared):
+        task = asyncio.ensure_future(store.read_small(ASKED))
+        await until(lambda: there.small_reads == 1)
+        task.cancel()
+        await until(lambda: not shared.small._waiting)
+        assert await storage.find_missing(ASKED) == set()
