@@ -27,10 +27,12 @@ _NESTING_MAX = 3
 Flush = Callable[[float], bool]
 
 
-def configure(settings: config.Log) -> Flush:
+def configure(settings: config.Log, *, for_good: bool = True) -> Flush:
     """Send structlog's events, and warnings of the libraries below us, to standard error.
 
-    Returns what waits until written, at most so many seconds: to be called before the end.
+    for_good: nobody configures again in this process, which makes each event cheaper.
+
+    Returns what waits until all is written, at most so many seconds: to be called before the end.
     """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)
@@ -41,7 +43,7 @@ def configure(settings: config.Log) -> Flush:
         processors=processors(as_json=as_json, colours=colours),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Line(writer),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=for_good,
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return writer.flush

@@ -7,7 +7,11 @@ import click
 from federation import __version__
 from federation.cli.check_config import check_config
 from federation.cli.command import EXIT_CODES
+from federation.cli.gc import gc
+from federation.cli.rebuild import rebuild
 from federation.cli.serve import serve
+from federation.cli.status import status
+from federation.cli.verify import verify
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 100})
@@ -22,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (serve, check_config):
+for command in (serve, check_config, status, verify, gc, rebuild):
     main.add_command(command)

@@ -10,7 +10,7 @@ import click
 
 from federation import config
 from federation.config_file import load
-from federation.errors import ConfigError, StorageRefused
+from federation.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
@@ -44,12 +44,9 @@ def place_options(function: F) -> F:
 def place(config_path: Path | None, data_dir: Path | None) -> Place:
     """Return the data directory that was meant.
 
-    Raises ConfigError, or StorageRefused where there is none: looking must not create it.
+    Raises ConfigError.
     """
     if config_path is not None and data_dir is not None:
         raise ConfigError("give either --config or --data-dir")
     settings = load(config_path) if config_path else config.Config()
-    folder = data_dir.absolute() if data_dir else settings.data_dir
-    if not folder.is_dir():
-        raise StorageRefused(f"there is no data directory {folder}")
-    return Place(folder, settings.storage)
+    return Place(data_dir.absolute() if data_dir else settings.data_dir, settings.storage)

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and nothing at all elsewhere."""
+"""What long work shows meanwhile: a bar on a terminal, nothing elsewhere, warnings everywhere."""
 
 from __future__ import annotations
 
@@ -8,22 +8,36 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from federation import config, logs
+
 Report = Callable[[int, int], None]
+
+_FLUSH_S = 1.0
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Report]:
-    """Give a function that takes (done, total) as often as the work likes."""
+    """Give a function that takes (done, total) as often as the work likes; total 0: not known."""
+    flush = logs.configure(config.Log(level="warning"), for_good=False)
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _say_nothing
-        return
+    try:
+        if console.is_terminal:
+            with _bar(what, console) as report:
+                yield report
+        else:
+            yield _say_nothing
+    finally:
+        flush(_FLUSH_S)
+
+
+@contextmanager
+def _bar(what: str, console: Console) -> Iterator[Report]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            bar.update(task, completed=done, total=total or None)
 
         yield report
 

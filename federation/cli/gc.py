@@ -1,0 +1,51 @@
+"""federation gc."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.options import place, place_options
+from federation.cli.output import emit_report
+from federation.cli.progress import progress
+from federation.config_values import parse_size
+from federation.storage import offline
+
+
+class SizeType(click.ParamType[int]):
+    """A size as the configuration file has it."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """See click.ParamType."""
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command(cls=Command, epilog="\b\nExamples:\n  federation gc\n  federation gc --to 100G")
+@place_options
+@click.option(
+    "--to", "target_bytes", type=SizeType(), help="Evict until at most this much is kept."
+)
+@json_option
+def gc(
+    config_path: Path | None, data_dir: Path | None, target_bytes: int | None, as_json: bool
+) -> None:
+    """Evict down to the low watermark of the quota, or to --to, and remove left-over files.
+
+    The least recently used goes first, never what is leased: then less is freed than was asked
+    for, and the exit code is 1. A serving node does this by itself; beside one, it does the work.
+    """
+    where = place(config_path, data_dir)
+    with progress("evicting") as report:
+        done = offline.collect(where.data_dir, where.storage, report, target_bytes=target_bytes)
+    emit_report(done, as_json=as_json)
+    if done.held_back:
+        sys.exit(FOUND_PROBLEMS)

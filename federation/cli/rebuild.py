@@ -1,0 +1,33 @@
+"""federation rebuild."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.options import place, place_options
+from federation.cli.output import emit_report
+from federation.cli.progress import progress
+from federation.storage import offline
+
+
+@click.command(cls=Command, epilog="\b\nExample:\n  federation rebuild --data-dir /srv/federation")
+@place_options
+@json_option
+def rebuild(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Make a new catalogue from the blob files, after the catalogue was lost or damaged.
+
+    Reads and verifies every file. What only the catalogue held (small blobs, action results,
+    assets) is saved as far as the old one can be read; clients push the rest again. The old one
+    stays as catalogue.old.sqlite. Refused while a node serves the directory. An interrupted
+    rebuild changes nothing. Exits with 1 if files were damaged and set aside.
+    """
+    where = place(config_path, data_dir)
+    with progress("rebuilding") as report:
+        done = offline.rebuild(where.data_dir, where.storage, report)
+    emit_report(done, as_json=as_json)
+    if done.damaged_files:
+        sys.exit(FOUND_PROBLEMS)

@@ -1,0 +1,35 @@
+"""federation verify."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.options import place, place_options
+from federation.cli.output import emit_report
+from federation.cli.progress import progress
+from federation.storage import offline
+
+
+@click.command(
+    cls=Command, epilog="\b\nExamples:\n  federation verify\n  federation verify --repair"
+)
+@place_options
+@click.option(
+    "--repair", is_flag=True, help="Set damaged blobs aside, so that they can come again."
+)
+@json_option
+def verify(config_path: Path | None, data_dir: Path | None, repair: bool, as_json: bool) -> None:
+    """Read every stored blob and compare it with its digest, and check the catalogue.
+
+    May run beside a serving node. Exits with 1 if anything is wrong, set aside or not.
+    """
+    where = place(config_path, data_dir)
+    with progress("verifying") as report:
+        found = offline.verify(where.data_dir, where.storage, report, repair=repair)
+    emit_report(found, as_json=as_json)
+    if not found.ok:
+        sys.exit(FOUND_PROBLEMS)
