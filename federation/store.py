@@ -192,7 +192,7 @@ class EntryKey(NamedTuple):
     """Where an index entry lives: kind, REAPI instance name, and a name unique within both.
 
     The name of an action result is function byte + hash + size (8 bytes, big-endian); that of an
-    asset is the SHA-256 of its URI with its sorted qualifiers (wire/asset_key.py).
+    asset is the SHA-256 of its digest function, URI and sorted qualifiers (wire/asset_key.py).
     """
 
     kind: EntryKind

@@ -1,8 +1,8 @@
 """Whether everything that an index entry names is here, so that the entry may be served.
 
-Verdicts are remembered for a short time, far less than a lease, so that serving an entry keeps
-renewing the leases of what it names. Only "complete" is remembered: a hole may be filled at any
-moment. One entry is walked once at a time, however many ask for it.
+Verdicts over large closures are remembered for a short time, far less than a lease, so that
+serving an entry keeps renewing the leases of what it names. Only "complete" is remembered: a hole
+may be filled at any moment. One entry is walked once at a time, however many ask for it.
 """
 
 from __future__ import annotations
@@ -40,9 +40,22 @@ class _Shared:
 
 
 class ClosureChecker:
-    """Asks a store; lease_s is the store's lease period."""
+    """Asks a store; lease_s is the store's lease period.
 
-    def __init__(self, store: LocalStore, limits: Limits, clock: Clock, lease_s: float) -> None:
+    A closure of up to small_max blobs and structures is walked each time: that takes about a
+    millisecond, and notices files that vanished behind the node's back.
+    """
+
+    def __init__(
+        self,
+        store: LocalStore,
+        limits: Limits,
+        clock: Clock,
+        lease_s: float,
+        *,
+        small_max: int = 500,
+    ) -> None:
+        self._small_max = small_max
         self._store = store
         self._limits = limits
         self._clock = clock
@@ -116,7 +129,7 @@ class ClosureChecker:
         except TooLarge as error:
             self._tell_once(key, entry, error)
             return False
-        if complete:
+        if complete and walk.met > self._small_max:
             self._remember(key, epoch, at_s)
         return complete
 

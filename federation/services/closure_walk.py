@@ -58,6 +58,11 @@ class Walk:
         self._seen: set[bytes] = set()
         self._blobs = self._directories = self._work = 0
 
+    @property
+    def met(self) -> int:
+        """How many blobs and structures the walk has met."""
+        return self._blobs + len(self._seen)
+
     async def complete(self, entry_names: Callable[[], Iterator[Names]]) -> bool:
         """Return whether everything is here.
 

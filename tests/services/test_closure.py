@@ -68,7 +68,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def checker(store, clock):
-    checker = ClosureChecker(store, Limits(), clock, LEASE_S)
+    checker = ClosureChecker(store, Limits(), clock, LEASE_S, small_max=0)
     yield checker
     await checker.close()
 
@@ -283,7 +283,7 @@ async def test_a_verdict_is_kept_until_something_is_gone(store, checker):
 
 async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(store, clock):
     for lease_s, kept_s in ((LEASE_S, 60.0), (20.0, 2.5)):
-        checker = ClosureChecker(store, Limits(), clock, lease_s)
+        checker = ClosureChecker(store, Limits(), clock, lease_s, small_max=0)
         entry = action_entry(store.put(b"a"))
         store.asked.clear()
         assert await checker.complete(entry)
@@ -320,6 +320,18 @@ async def test_what_goes_during_a_walk_is_not_covered_by_its_verdict(store, chec
     store.gate.set()
     await walk
     assert not await checker.complete(entry)
+
+
+async def test_w35_a_small_closure_is_walked_each_time(store, clock):
+    checker = ClosureChecker(store, Limits(), clock, LEASE_S)
+    try:
+        store.add(digest_of(b"out"), b"out")
+        entry = action_entry(digest_of(b"out"))
+        assert await checker.complete(entry)
+        del store.blobs[digest_of(b"out")]  # behind the node's back: no epoch moves
+        assert not await checker.complete(entry)
+    finally:
+        await checker.close()
 
 
 async def test_verdicts_are_bounded(checker, monkeypatch):
