@@ -76,3 +76,35 @@ class Metrics:
             buckets=_SECONDS,
             registry=reg,
         )
+        self.remote_calls = Counter(
+            "federation_remote_calls_total",
+            "Calls to other servers, by the server's name, method and outcome",
+            ["remote", "method", "outcome"],
+            registry=reg,
+        )
+        self.remote_bytes = Counter(
+            "federation_remote_bytes_total",
+            "Message bytes from (in) and to (out) other servers",
+            ["remote", "direction"],
+            registry=reg,
+        )
+        self.remote_wrong_bytes = Counter(
+            "federation_remote_wrong_blobs_total",
+            "Blobs from other servers that were not what their digests name",
+            ["remote"],
+            registry=reg,
+        )
+        self.remote_first_byte_seconds = Histogram(
+            "federation_remote_first_byte_seconds",
+            "Time to the first message of a stream from another server",
+            ["remote", "method"],
+            buckets=_SECONDS,
+            registry=reg,
+        )
+        self.remote_seconds = Histogram(
+            "federation_remote_seconds",
+            "Time that a call to another server took",
+            ["remote", "method"],
+            buckets=_SECONDS,
+            registry=reg,
+        )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from federation.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.errors import BlobNotFound, DigestMismatch, OffsetOutside
 from federation.status import Metrics
 from federation.storage import Storage
-from federation.store import CHUNK_BYTES, LocalStore
+from federation.store import CHUNK_BYTES, LocalStore, Store
 from tests.fakes import MemoryStore
+from tests.remote.served import connected, serving
 
 SIZES = [1, 1000, 16 * 1024, 16 * 1024 + 1, 200_000, 5 * 1024 * 1024 + 3]
 
@@ -25,23 +27,45 @@ def bytes_of(size: int) -> bytes:
     return (b"0123456789abcdef" * (size // 16 + 1))[:size]
 
 
-async def memory(_: Path) -> LocalStore:
-    return MemoryStore()
+@asynccontextmanager
+async def memory(_: Path) -> AsyncIterator[LocalStore]:
+    yield MemoryStore()
 
 
-async def local(path: Path) -> LocalStore:
-    return await Storage.open(path / "data", Settings(), Limits(), Metrics(), SystemClock())
+@asynccontextmanager
+async def local(path: Path) -> AsyncIterator[LocalStore]:
+    store = await Storage.open(path / "data", Settings(), Limits(), Metrics(), SystemClock())
+    yield store
+    await store.close()
 
 
-STORES: dict[str, Callable[[Path], Awaitable[LocalStore]]] = {"memory": memory, "local": local}
+@asynccontextmanager
+async def remote(path: Path) -> AsyncIterator[Store]:
+    """Another node, over a real connection."""
+    async with local(path) as there, serving(there) as address, connected(address) as here:
+        yield here.store
+
+
+LOCAL_STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[LocalStore]]] = {
+    "memory": memory,
+    "local": local,
+}
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
+    **LOCAL_STORES,
+    "remote": remote,
+}
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LocalStore]:
-    made = await STORES[request.param](tmp_path)
-    yield made
-    if isinstance(made, Storage):
-        await made.close()
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    async with STORES[request.param](tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(params=LOCAL_STORES)
+async def local_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LocalStore]:
+    async with LOCAL_STORES[request.param](tmp_path) as made:
+        yield made
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -49,7 +73,7 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def read(store: LocalStore, digest: Digest, **options: int) -> bytes:
+async def read(store: Store, digest: Digest, **options: int) -> bytes:
     async with store.open_read(digest, **options) as stream:  # type: ignore[arg-type]
         return b"".join([chunk async for chunk in stream])
 
@@ -57,7 +81,7 @@ async def read(store: LocalStore, digest: Digest, **options: int) -> bytes:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("function", list(DigestFunction))
 async def test_a_written_blob_reads_back_whole(
-    store: LocalStore, size: int, function: DigestFunction
+    store: Store, size: int, function: DigestFunction
 ) -> None:
     data = bytes_of(size)
     digest = digest_of(data, function)
@@ -68,20 +92,22 @@ async def test_a_written_blob_reads_back_whole(
     assert await store.read_small([digest, digest]) == [data, data]
 
 
-async def test_writing_what_is_held_says_so_and_needs_no_bytes(store: LocalStore) -> None:
+async def test_writing_what_is_held_says_so_and_needs_no_bytes(store: Store) -> None:
     data = bytes_of(100_000)
     await store.write(digest_of(data), chunks(data))
     assert await store.write(digest_of(data), chunks()) is False
 
 
 @pytest.mark.parametrize("size", SIZES)
-async def test_an_ingest_of_what_is_held_already_ends_well(store: LocalStore, size: int) -> None:
+async def test_an_ingest_of_what_is_held_already_ends_well(
+    local_store: LocalStore, size: int
+) -> None:
     data = bytes_of(size)
-    first, second = store.begin(digest_of(data)), store.begin(digest_of(data))
+    first, second = local_store.begin(digest_of(data)), local_store.begin(digest_of(data))
     for ingest in (first, second):
         await ingest.append(data)
     assert [await first.commit(), await second.commit()] == [True, False]
-    assert await read(store, digest_of(data)) == data
+    assert await read(local_store, digest_of(data)) == data
 
 
 @pytest.mark.parametrize(
@@ -91,7 +117,7 @@ async def test_an_ingest_of_what_is_held_already_ends_well(store: LocalStore, si
 )
 @pytest.mark.parametrize("pad", [0, 100_000])
 async def test_a_write_that_fails_verification_leaves_no_trace(
-    store: LocalStore, parts: tuple[bytes, ...], pad: int
+    store: Store, parts: tuple[bytes, ...], pad: int
 ) -> None:
     wanted = digest_of(b"p" * pad + b"right")
     sent = (b"p" * pad, *parts) if pad and parts else parts
@@ -102,7 +128,7 @@ async def test_a_write_that_fails_verification_leaves_no_trace(
     assert await store.find_missing([wanted]) == {wanted}
 
 
-async def test_a_writer_s_own_error_passes_and_nothing_stays(store: LocalStore) -> None:
+async def test_a_writer_s_own_error_passes_and_nothing_stays(store: Store) -> None:
     data = bytes_of(100_000)
 
     async def broken() -> AsyncIterator[bytes]:
@@ -114,18 +140,18 @@ async def test_a_writer_s_own_error_passes_and_nothing_stays(store: LocalStore) 
     assert await store.find_missing([digest_of(data)]) == {digest_of(data)}
 
 
-async def test_an_aborted_ingest_stores_nothing(store: LocalStore) -> None:
+async def test_an_aborted_ingest_stores_nothing(local_store: LocalStore) -> None:
     data = bytes_of(100_000)
-    ingest = store.begin(digest_of(data))
+    ingest = local_store.begin(digest_of(data))
     await ingest.append(data)
     assert ingest.received_bytes == len(data)
     await ingest.abort()
     await ingest.abort()
-    assert await store.find_missing([digest_of(data)]) == {digest_of(data)}
+    assert await local_store.find_missing([digest_of(data)]) == {digest_of(data)}
 
 
-async def test_an_overrun_is_refused_before_it_is_stored(store: LocalStore) -> None:
-    ingest = store.begin(digest_of(b"12345"))
+async def test_an_overrun_is_refused_before_it_is_stored(local_store: LocalStore) -> None:
+    ingest = local_store.begin(digest_of(b"12345"))
     await ingest.append(b"123")
     with pytest.raises(DigestMismatch):
         await ingest.append(b"456")
@@ -134,9 +160,9 @@ async def test_an_overrun_is_refused_before_it_is_stored(store: LocalStore) -> N
     assert await ingest.commit() is True
 
 
-async def test_what_is_received_can_be_read_while_more_arrives(store: LocalStore) -> None:
+async def test_what_is_received_can_be_read_while_more_arrives(local_store: LocalStore) -> None:
     data = bytes_of(300_000)
-    ingest = store.begin(digest_of(data))
+    ingest = local_store.begin(digest_of(data))
     await ingest.append(data[:100_000])
     growing = await ingest.open_growing()
     assert await growing.read(50_000, 10_000) == data[50_000:60_000]
@@ -148,7 +174,7 @@ async def test_what_is_received_can_be_read_while_more_arrives(store: LocalStore
     await growing.close()
 
 
-async def test_the_empty_blob_is_always_held(store: LocalStore) -> None:
+async def test_the_empty_blob_is_always_held(store: Store) -> None:
     assert await store.find_missing([EMPTY]) == set()
     assert await read(store, EMPTY) == b""
     assert await store.read_small([EMPTY]) == [b""]
@@ -156,7 +182,7 @@ async def test_the_empty_blob_is_always_held(store: LocalStore) -> None:
     assert await store.write_small([(EMPTY, b"")]) == [None]
 
 
-async def test_size_zero_with_another_hash_is_missing_and_refused(store: LocalStore) -> None:
+async def test_size_zero_with_another_hash_is_missing_and_refused(store: Store) -> None:
     odd = digest_of(b"x")._replace(size_bytes=0)
     assert await store.find_missing([odd]) == {odd}
     with pytest.raises(BlobNotFound):
@@ -166,9 +192,7 @@ async def test_size_zero_with_another_hash_is_missing_and_refused(store: LocalSt
 
 
 @pytest.mark.parametrize("size", [10, 100_000])
-async def test_the_same_hash_with_another_size_is_another_blob(
-    store: LocalStore, size: int
-) -> None:
+async def test_the_same_hash_with_another_size_is_another_blob(store: Store, size: int) -> None:
     data = bytes_of(size)
     digest = digest_of(data)
     await store.write(digest, chunks(data))
@@ -179,7 +203,7 @@ async def test_the_same_hash_with_another_size_is_another_blob(
             await read(store, off)
 
 
-async def test_functions_never_mix(store: LocalStore) -> None:
+async def test_functions_never_mix(store: Store) -> None:
     data = bytes_of(1000)
     digest = digest_of(data, DigestFunction.BLAKE3)
     await store.write(digest, chunks(data))
@@ -188,7 +212,7 @@ async def test_functions_never_mix(store: LocalStore) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 5_000_000])
-async def test_offset_and_limit_cut_exactly(store: LocalStore, size: int) -> None:
+async def test_offset_and_limit_cut_exactly(store: Store, size: int) -> None:
     data = bytes_of(size)
     digest = digest_of(data)
     await store.write(digest, chunks(data))
@@ -198,24 +222,41 @@ async def test_offset_and_limit_cut_exactly(store: LocalStore, size: int) -> Non
 
 
 @pytest.mark.parametrize("offset", [-1, 1001])
-async def test_an_offset_outside_is_refused_on_entry(store: LocalStore, offset: int) -> None:
+async def test_an_offset_outside_is_refused_on_entry(store: Store, offset: int) -> None:
     data = bytes_of(1000)
     await store.write(digest_of(data), chunks(data))
     with pytest.raises(OffsetOutside):
         await read(store, digest_of(data), offset=offset)
 
 
-async def test_chunks_are_as_small_as_asked_and_never_empty(store: LocalStore) -> None:
+async def test_chunks_have_the_size_asked_for(local_store: LocalStore) -> None:
     data = bytes_of(CHUNK_BYTES * 2 + 5)
-    await store.write(digest_of(data), chunks(data))
+    await local_store.write(digest_of(data), chunks(data))
     sizes = iter([1, 10, 100_000, CHUNK_BYTES * 9, *[1_000_000] * 9])
-    async with store.open_read(digest_of(data), next_bytes=lambda: next(sizes)) as stream:
+    async with local_store.open_read(digest_of(data), next_bytes=lambda: next(sizes)) as stream:
         seen = [chunk async for chunk in stream]
     assert [len(chunk) for chunk in seen[:4]] == [1, 10, 100_000, CHUNK_BYTES]
     assert b"".join(seen) == data
 
 
-async def test_batches_answer_in_order_with_duplicates_and_absent_ones(store: LocalStore) -> None:
+async def test_chunks_are_as_small_as_asked_and_never_empty(store: Store) -> None:
+    data = bytes_of(CHUNK_BYTES * 2 + 5)
+    await store.write(digest_of(data), chunks(data))
+    asked = [1, 10, 100_000, CHUNK_BYTES * 9]
+    wanted: list[int] = []
+
+    def next_bytes() -> int:
+        wanted.append(asked[len(wanted)] if len(wanted) < len(asked) else 1_000_000)
+        return wanted[-1]
+
+    async with store.open_read(digest_of(data), next_bytes=next_bytes) as stream:
+        seen = [chunk async for chunk in stream]
+    assert all(0 < len(chunk) <= CHUNK_BYTES for chunk in seen)
+    assert all(len(chunk) <= most for chunk, most in zip(seen, wanted, strict=False))
+    assert b"".join(seen) == data
+
+
+async def test_batches_answer_in_order_with_duplicates_and_absent_ones(store: Store) -> None:
     blobs = [(digest_of(bytes_of(n)), bytes_of(n)) for n in (1, 50, 20_000, 50)]
     bad = digest_of(b"right")
     outcome = await store.write_small([*blobs, (bad, b"wrong"), (bad, b"short ")])
@@ -225,7 +266,7 @@ async def test_batches_answer_in_order_with_duplicates_and_absent_ones(store: Lo
     assert await store.read_small(asked) == [blobs[2][1], None, blobs[0][1], blobs[0][1]]
 
 
-async def test_one_digest_good_and_bad_in_a_batch_is_stored(store: LocalStore) -> None:
+async def test_one_digest_good_and_bad_in_a_batch_is_stored(store: Store) -> None:
     digest = digest_of(b"right")
     bad, good = await store.write_small([(digest, b"wrong"), (digest, b"right")])
     assert isinstance(bad, DigestMismatch)
@@ -234,7 +275,7 @@ async def test_one_digest_good_and_bad_in_a_batch_is_stored(store: LocalStore) -
 
 
 @pytest.mark.parametrize("size", [1000, 300_000])
-async def test_many_writers_of_one_blob_all_succeed(store: LocalStore, size: int) -> None:
+async def test_many_writers_of_one_blob_all_succeed(store: Store, size: int) -> None:
     data = bytes_of(size)
     digest = digest_of(data)
     outcomes = await asyncio.gather(*(store.write(digest, chunks(data)) for _ in range(20)))
@@ -243,7 +284,7 @@ async def test_many_writers_of_one_blob_all_succeed(store: LocalStore, size: int
 
 
 @pytest.mark.parametrize("size", [1000, 300_000])
-async def test_a_cancelled_write_stores_all_or_nothing(store: LocalStore, size: int) -> None:
+async def test_a_cancelled_write_stores_all_or_nothing(store: Store, size: int) -> None:
     data = bytes_of(size)
     digest = digest_of(data)
     for steps in range(12):
@@ -256,7 +297,7 @@ async def test_a_cancelled_write_stores_all_or_nothing(store: LocalStore, size: 
             assert await read(store, digest) == data
 
 
-async def test_a_reader_that_leaves_early_harms_nobody(store: LocalStore) -> None:
+async def test_a_reader_that_leaves_early_harms_nobody(store: Store) -> None:
     data = bytes_of(6_000_000)
     await store.write(digest_of(data), chunks(data))
     async with store.open_read(digest_of(data)) as stream:

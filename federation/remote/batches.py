@@ -1,0 +1,260 @@
+"""Small blobs in batches: as many in one call as the remote takes, each with its own outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from federation.digest import Digest, DigestFunction, hash_bytes
+from federation.errors import DigestMismatch, FederationError, InvalidRequest
+from federation.remote import codec
+from federation.remote.calls import Calls
+from federation.remote.capabilities import Capabilities
+from federation.remote.codec import BlobSent, Item
+from federation.remote.failures import (
+    FailureKind,
+    NotFound,
+    RemoteFailed,
+    RequestRefused,
+    failure,
+    from_status,
+)
+from federation.remote.methods import BATCH_READ, BATCH_UPDATE
+from federation.store import SMALL_BLOB_BYTES
+from federation.wire import zstd
+from federation.wire.cas_codec import IDENTITY, ZSTD
+
+ITEMS_MAX = 4_000  # of one batch; servers bound it without saying so
+_ITEM_BYTES = 128  # what an item costs in a message beside its data
+_ZSTD_MIN_BYTES = 1024
+_INLINE_BYTES = 64 * 1024  # hashing less costs less than handing it to a thread
+
+# With these a remote says that it does not take batches, or not this one; one by one may work.
+_ONE_BY_ONE = frozenset({FailureKind.UNSUPPORTED, FailureKind.REFUSED, FailureKind.MALFORMED})
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+ReadOne = Callable[[Digest], Awaitable[bytes | None]]
+WriteOne = Callable[[Digest, bytes], Awaitable[FederationError | None]]
+
+
+class Batches:
+    """BatchReadBlobs and BatchUpdateBlobs of one remote."""
+
+    def __init__(
+        self,
+        calls: Calls,
+        remote: str,
+        instance: str,
+        on_wrong: Callable[[Sequence[Digest]], None],
+        on_bad_zstd: Callable[[str], None],
+    ) -> None:
+        self._calls = calls
+        self._remote = remote
+        self._instance = instance
+        self._on_wrong = on_wrong
+        self._on_bad_zstd = on_bad_zstd
+
+    async def read(
+        self, digests: Sequence[Digest], can: Capabilities, use_zstd: bool, read_one: ReadOne
+    ) -> dict[Digest, bytes | None]:
+        """Return the blobs, each verified; None: not held, or other bytes came.
+
+        Raises RemoteFailed when it is not known of one whether it is held.
+        """
+        small, large = _split(digests, can)
+        found: dict[Digest, bytes | None] = {}
+        for function, group in _groups(small, can):
+            answers = await self._read_group(function, group, use_zstd)
+            if answers is None:
+                large += group
+                continue
+            found |= answers
+            large += [digest for digest in group if digest not in answers]
+        for digest in large:
+            found[digest] = await read_one(digest)
+        return found
+
+    async def _read_group(
+        self, function: DigestFunction, group: list[Digest], use_zstd: bool
+    ) -> dict[Digest, bytes | None] | None:
+        """Return what the answers settle; None: the remote takes no such batch."""
+        request = codec.batch_read(self._instance, group, function, zstd=use_zstd)
+        try:
+            data = await self._calls.unary(BATCH_READ, request)
+            items = codec.batch_items(self._remote, data)
+        except NotFound:
+            return None
+        except RemoteFailed as error:
+            if error.kind in _ONE_BY_ONE:
+                return None
+            raise
+        by_name = {(digest.hash_hex, digest.size_bytes): digest for digest in group}
+        held: dict[Digest, Item] = {}
+        answers: dict[Digest, bytes | None] = {}
+        for item in items:
+            digest = by_name.get((item.digest.hash, item.digest.size_bytes))
+            if digest is None:
+                continue  # not asked for
+            if item.code == 0:
+                held[digest] = item
+            elif isinstance(from_status(self._remote, item.code, item.message), NotFound):
+                answers[digest] = None
+        blobs = await _off_loop(sum(len(i.data) for i in held.values()), _unpack_all, held)
+        bad = [digest for digest, blob in blobs.items() if blob is None]
+        wrong = [digest for digest in bad if held[digest].compressor == IDENTITY]
+        if wrong:
+            self._on_wrong(wrong)
+        if len(wrong) < len(bad):
+            self._on_bad_zstd("a blob in a batch came compressed and was not what it should be")
+        for digest in set(bad).difference(wrong):
+            del blobs[digest]  # asked for again, as plain bytes
+        return answers | blobs
+
+    async def write(
+        self,
+        blobs: Sequence[tuple[Digest, bytes]],
+        can: Capabilities,
+        use_zstd: bool,
+        write_one: WriteOne,
+    ) -> list[FederationError | None]:
+        """Send them; return for each None or why it was not taken."""
+        outcome: list[FederationError | None] = [None] * len(blobs)
+        places = [at for at, (digest, data) in enumerate(blobs) if data or not digest.is_empty]
+        mismatched = await _off_loop(sum(len(blobs[at][1]) for at in places), _mismatched, blobs)
+        for at in mismatched:
+            outcome[at] = DigestMismatch(blobs[at][0], "other bytes were given")
+        good = {blobs[at][0]: blobs[at][1] for at in places if at not in mismatched}
+        results = await self._write_good(good, can, use_zstd, write_one)
+        for at in places:
+            if at not in mismatched:
+                outcome[at] = results[blobs[at][0]]
+        return outcome
+
+    async def _write_good(
+        self, blobs: dict[Digest, bytes], can: Capabilities, use_zstd: bool, write_one: WriteOne
+    ) -> dict[Digest, FederationError | None]:
+        small, large = _split(list(blobs), can)
+        results: dict[Digest, FederationError | None] = {}
+        for function, group in _groups(small, can):
+            try:
+                answers = await self._write_group(function, group, blobs, use_zstd)
+            except RemoteFailed as error:
+                answers = dict.fromkeys(group, error)
+            results |= answers or {}
+            large += [digest for digest in group if digest not in results]
+        for digest in large:
+            results[digest] = await write_one(digest, blobs[digest])
+        return results
+
+    async def _write_group(
+        self,
+        function: DigestFunction,
+        group: list[Digest],
+        blobs: dict[Digest, bytes],
+        use_zstd: bool,
+    ) -> dict[Digest, FederationError | None] | None:
+        """Return the outcomes; of what was refused compressed, none. None: no batch is taken."""
+        sent = [BlobSent(digest, blobs[digest]) for digest in group]
+        if use_zstd:
+            sent = await _off_loop(sum(len(blob.data) for blob in sent), _pack_all, sent)
+        request = codec.batch_update(self._instance, sent, function)
+        try:
+            data = await self._calls.unary(BATCH_UPDATE, request)
+        except NotFound as error:
+            detail = f"BatchUpdateBlobs: {error}"
+            raise failure(self._remote, FailureKind.INTERNAL, detail) from None
+        except RemoteFailed as error:
+            if error.kind in _ONE_BY_ONE:
+                return None
+            raise
+        statuses = self._statuses(data)
+        no_answer = failure(self._remote, FailureKind.MALFORMED, "a blob of a batch has no answer")
+        outcome = {
+            blob.digest: statuses.get((blob.digest.hash_hex, blob.digest.size_bytes), no_answer)
+            for blob in sent
+        }
+        for blob in sent:
+            if blob.compressed and isinstance(outcome[blob.digest], RequestRefused):
+                del outcome[blob.digest]
+        return outcome
+
+    def _statuses(self, data: bytes) -> dict[tuple[str, int], FederationError | None]:
+        statuses: dict[tuple[str, int], FederationError | None] = {}
+        for item in codec.batch_items(self._remote, data):
+            try:
+                code, message = codec.update_status(item)
+            except InvalidRequest:
+                detail = "a status that is not a valid message"
+                raise failure(self._remote, FailureKind.MALFORMED, detail) from None
+            name = item.digest.hash, item.digest.size_bytes
+            statuses[name] = from_status(self._remote, code, message)
+        return statuses
+
+
+def _split(digests: Sequence[Digest], can: Capabilities) -> tuple[list[Digest], list[Digest]]:
+    """Return those that fit in a batch and those that do not."""
+    small: list[Digest] = []
+    large: list[Digest] = []
+    most_bytes = min(can.batch_bytes - _ITEM_BYTES, SMALL_BLOB_BYTES)
+    for digest in digests:
+        (small if digest.size_bytes <= most_bytes else large).append(digest)
+    return small, large
+
+
+def _groups(
+    digests: Sequence[Digest], can: Capabilities
+) -> list[tuple[DigestFunction, list[Digest]]]:
+    groups = []
+    for function in DigestFunction:
+        mine = [digest for digest in digests if digest.function is function]
+        sizes = [digest.size_bytes + _ITEM_BYTES for digest in mine]
+        cuts = codec.grouped(sizes, can.batch_bytes, ITEMS_MAX)
+        groups += [(function, mine[part]) for part in cuts]
+    return groups
+
+
+async def _off_loop(size_bytes: int, work: Callable[[_T], _R], blobs: _T) -> _R:
+    """Do what takes time in proportion to size_bytes, without blocking the event loop."""
+    if size_bytes <= _INLINE_BYTES:
+        return work(blobs)
+    return await asyncio.to_thread(work, blobs)
+
+
+def _unpack_all(held: dict[Digest, Item]) -> dict[Digest, bytes | None]:
+    return {digest: _unpack(digest, item) for digest, item in held.items()}
+
+
+def _unpack(digest: Digest, item: Item) -> bytes | None:
+    """Return the blob of an answer; None: it is not what the digest names."""
+    data = item.data
+    if item.compressor == ZSTD:
+        try:
+            data = zstd.decode(data, digest.size_bytes)
+        except InvalidRequest:
+            return None
+    elif item.compressor != IDENTITY:
+        return None
+    right = len(data) == digest.size_bytes and hash_bytes(digest.function, data) == digest.hash
+    return data if right else None
+
+
+def _pack_all(blobs: list[BlobSent]) -> list[BlobSent]:
+    return [_pack(blob) for blob in blobs]
+
+
+def _pack(blob: BlobSent) -> BlobSent:
+    if len(blob.data) < _ZSTD_MIN_BYTES:
+        return blob
+    packed = zstd.encode(blob.data)
+    return BlobSent(blob.digest, packed, True) if len(packed) < len(blob.data) else blob
+
+
+def _mismatched(blobs: Sequence[tuple[Digest, bytes]]) -> set[int]:
+    """Return the places of blobs that are not what their digests name."""
+    return {
+        at
+        for at, (digest, data) in enumerate(blobs)
+        if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash
+    }

@@ -1,0 +1,223 @@
+"""Every call to a remote passes here: bounded, timed, counted, and failed in our own types.
+
+Unary calls are retried within one time limit. Streams are not: only who reads one knows whether to
+go on here or at another remote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+import grpc
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+
+from federation.clock import Clock
+from federation.remote.bandwidth import TokenBucket
+from federation.remote.connection import Connection
+from federation.remote.failures import (
+    FailureKind,
+    NotFound,
+    RemoteFailed,
+    Unsupported,
+    failure,
+    from_rpc,
+)
+from federation.remote.measures import LEFT, NOT_FOUND, OK, Measures
+from federation.remote.methods import Method
+from federation.remote.settings import RemoteSettings
+from federation.remote.slots import Slots
+from federation.remote.streams import (
+    IncomingStream,
+    OutgoingStream,
+    StreamTimes,
+    raise_if_cancelled,
+)
+
+_FORGET_S = 600.0  # what a remote did not support may have come with its next version
+_JITTER = 0.5  # a delay is multiplied by 1 - this to 1 + this
+
+Metadata = list[tuple[str, str]]
+
+
+class Calls:
+    """The calls to one remote."""
+
+    def __init__(
+        self,
+        settings: RemoteSettings,
+        measures: Measures,
+        clock: Clock,
+        rng: random.Random,
+        connect: Callable[[], Awaitable[tuple[Connection, Metadata]]],
+        on_failure: Callable[[RemoteFailed], None],
+    ) -> None:
+        self._settings = settings
+        self._measures = measures
+        self._clock = clock
+        self._random = rng
+        self._connect = connect
+        self._on_failure = on_failure
+        self._bucket = TokenBucket(settings.bandwidth_bytes_s, clock.monotonic_s())
+        self._unsupported: dict[Method, float] = {}
+        self.slots = Slots(
+            settings.name, settings.concurrency, settings.queue_max, settings.request_timeout_s
+        )
+
+    @property
+    def unsupported(self) -> list[str]:
+        """The methods that the remote turned out not to have."""
+        return sorted(f"{method.service}/{method.name}" for method in self._unsupported)
+
+    def forget_unsupported(self) -> None:
+        """Find out again: another program may answer now."""
+        self._unsupported.clear()
+
+    async def unary(
+        self, method: Method, request: bytes, *, retry: bool = True, timeout_s: float | None = None
+    ) -> bytes:
+        """Return the response. Raises NotFound, RemoteFailed."""
+        self._check_supported(method)
+        limit_s = timeout_s or self._settings.request_timeout_s
+        deadline_s = self._clock.monotonic_s() + limit_s
+        if not retry:
+            return await self._try(method, request, deadline_s)
+        retrying = AsyncRetrying(
+            sleep=self._clock.sleep,
+            retry=retry_if_exception(_may_do_better),
+            wait=self._delay_s,
+            stop=lambda state: self._is_enough(state, deadline_s),
+            reraise=True,
+        )
+        return await retrying(self._try, method, request, deadline_s)
+
+    async def _try(self, method: Method, request: bytes, deadline_s: float) -> bytes:
+        async with self._running(method) as started:
+            connection, metadata = await self._connect()
+            left_s = max(deadline_s - self._clock.monotonic_s(), 0.001)
+            started()
+            call = connection.unary(method)(request, timeout=left_s, metadata=metadata)
+            self._measures.sent(len(request))
+            try:
+                response: bytes = await call
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc(self._settings.name, error) from None
+            except asyncio.CancelledError:
+                self._raise_unless_cancelled()
+            self._measures.received(len(response))
+            await self._brake(len(request) + len(response))
+            return response
+
+    @asynccontextmanager
+    async def incoming(self, method: Method, request: bytes) -> AsyncIterator[IncomingStream]:
+        """Run a call with many responses. Raises NotFound, RemoteFailed, here and when read."""
+        self._check_supported(method)
+        async with self._running(method, stream=True) as started:
+            connection, metadata = await self._connect()
+            started()
+            call = connection.server_stream(method)(request, metadata=metadata)
+            stream = IncomingStream(call, method, self._times())
+            try:
+                yield stream
+            finally:
+                call.cancel()
+
+    @asynccontextmanager
+    async def outgoing(self, method: Method) -> AsyncIterator[OutgoingStream]:
+        """Run a call with many requests. Raises NotFound, RemoteFailed, here and when written."""
+        self._check_supported(method)
+        async with self._running(method, stream=True) as started:
+            connection, metadata = await self._connect()
+            started()
+            call = connection.client_stream(method)(metadata=metadata)
+            try:
+                yield OutgoingStream(call, self._times())
+            finally:
+                call.cancel()
+
+    def _times(self) -> StreamTimes:
+        return StreamTimes(
+            remote=self._settings.name,
+            stall_s=self._settings.stall_s,
+            answer_s=self._settings.request_timeout_s,
+            clock=self._clock,
+            measures=self._measures,
+            brake=self._brake,
+        )
+
+    @asynccontextmanager
+    async def _running(
+        self, method: Method, *, stream: bool = False
+    ) -> AsyncIterator[Callable[[], None]]:
+        """Hold a slot, and see to it that the call is counted however it ends."""
+        async with self.slots.one():
+            started_s = self._clock.monotonic_s()
+
+            def started() -> None:
+                nonlocal started_s
+                started_s = self._clock.monotonic_s()
+
+            outcome: str = LEFT
+            try:
+                yield started
+                outcome = OK
+            except NotFound:
+                outcome = NOT_FOUND
+                raise
+            except RemoteFailed as error:
+                outcome = str(error.kind)
+                if isinstance(error, Unsupported) and not stream:
+                    # Of a stream it may be the resource's compressor that is not supported.
+                    self._unsupported[method] = self._clock.monotonic_s() + _FORGET_S
+                self._on_failure(error)
+                raise
+            finally:
+                self._measures.ended(method.name, outcome, self._clock.monotonic_s() - started_s)
+
+    def _check_supported(self, method: Method) -> None:
+        until_s = self._unsupported.get(method)
+        if until_s is None:
+            return
+        if self._clock.monotonic_s() >= until_s:
+            del self._unsupported[method]
+            return
+        raise failure(
+            self._settings.name,
+            FailureKind.UNSUPPORTED,
+            f"it has no {method.service}/{method.name}",
+        )
+
+    def _raise_unless_cancelled(self) -> NoReturn:
+        raise_if_cancelled()
+        raise failure(
+            self._settings.name, FailureKind.CLOSED, "the connection was closed"
+        ) from None
+
+    async def _brake(self, size_bytes: int) -> None:
+        wait_s = self._bucket.take(size_bytes, self._clock.monotonic_s())
+        if wait_s > 0:
+            await self._clock.sleep(wait_s)
+
+    def _delay_s(self, state: RetryCallState) -> float:
+        delay_s = self._settings.retry_delay_s * 2.0 ** min(state.attempt_number - 1, 30)
+        delay_s *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked_s = error.retry_after_s if isinstance(error, RemoteFailed) else None
+        return max(delay_s, asked_s or 0.0)
+
+    def _is_enough(self, state: RetryCallState, deadline_s: float) -> bool:
+        if state.attempt_number > self._settings.retry_limit:
+            return True
+        return self._clock.monotonic_s() + state.upcoming_sleep >= deadline_s
+
+
+def _may_do_better(error: BaseException) -> bool:
+    """Whether to try again at once; a bound of our own is not reached any less by that."""
+    return (
+        isinstance(error, RemoteFailed)
+        and error.is_retryable
+        and error.kind is not FailureKind.BUSY
+    )

@@ -1,0 +1,117 @@
+"""What a remote can do: asked once a connection, and lived without when it does not say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.clock import Clock
+from federation.digest import DigestFunction
+from federation.remote.failures import NotFound, RemoteFailed, Unsupported
+from federation.tasks import Background
+
+BATCH_LEAST_BYTES = 64 * 2**10
+BATCH_MOST_BYTES = 4 * 2**20 - 64 * 2**10  # what every server takes in one message
+
+ASK_S = 30.0  # how long an answer is of use
+_WAIT_S = 2.0  # how long a call waits for it; then it goes ahead with the defaults
+_FRESH_S = 600.0
+_AGAIN_S = 5.0  # after a failure
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What matters of ServerCapabilities; the defaults are those of a server that does not say."""
+
+    stated: bool = False
+    batch_bytes: int = BATCH_MOST_BYTES  # most blob bytes in one batch call
+    functions: frozenset[DigestFunction] | None = None  # None: not stated
+    zstd: bool = False  # in ByteStream and BatchReadBlobs
+    zstd_update: bool = False  # in BatchUpdateBlobs
+    blob_max_bytes: int | None = None
+    takes_results: bool | None = None  # whether we may update action results
+
+    def hashes_with(self, function: DigestFunction) -> bool:
+        """Whether it may hold blobs under this function."""
+        return self.functions is None or function in self.functions
+
+
+UNSTATED = Capabilities()
+
+
+def read_capabilities(data: bytes) -> Capabilities:
+    """Read a ServerCapabilities; absurd numbers are brought into range. Raises DecodeError."""
+    message = reapi.ServerCapabilities.FromString(data)
+    cache = message.cache_capabilities
+    stated_batch = cache.max_batch_total_size_bytes
+    known = frozenset(DigestFunction(f) for f in cache.digest_functions if f in _FUNCTIONS)
+    return Capabilities(
+        stated=True,
+        batch_bytes=_clamped(stated_batch) if stated_batch > 0 else BATCH_MOST_BYTES,
+        functions=known if cache.digest_functions else None,
+        zstd=reapi.Compressor.ZSTD in cache.supported_compressors,
+        zstd_update=reapi.Compressor.ZSTD in cache.supported_batch_update_compressors,
+        blob_max_bytes=cache.max_cas_blob_size_bytes if cache.max_cas_blob_size_bytes > 0 else None,
+        takes_results=cache.action_cache_update_capabilities.update_enabled,
+    )
+
+
+_FUNCTIONS = frozenset(int(function) for function in DigestFunction)
+
+
+def _clamped(batch_bytes: int) -> int:
+    return min(max(batch_bytes, BATCH_LEAST_BYTES), BATCH_MOST_BYTES)
+
+
+class CapabilitiesMemory:
+    """Asks when nothing fresh is known, one question at a time, and never makes a call fail."""
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[bytes]], clock: Clock, background: Background
+    ) -> None:
+        self._ask = ask
+        self._clock = clock
+        self._background = background
+        self._known = UNSTATED
+        self._fresh_until_s = 0.0
+        self._lost = True  # what is known was said over an earlier connection, or nothing is
+        self._asking: asyncio.Task[None] | None = None
+
+    @property
+    def known(self) -> Capabilities:
+        """What was last learned."""
+        return self._known
+
+    def connection_lost(self) -> None:
+        """Whoever answers next may be another program."""
+        if self._known.stated:
+            self._lost = True
+
+    async def get(self) -> Capabilities:
+        """Return what the remote can do, as far as is known within a short time."""
+        fresh = self._clock.monotonic_s() < self._fresh_until_s
+        if fresh and not self._lost:
+            return self._known
+        if self._asking is None:
+            self._asking = self._background.start(self._learn(), "asking for capabilities")
+        if self._lost:
+            await asyncio.wait({self._asking}, timeout=_WAIT_S)
+            self._lost = False  # one that is slow to say is waited for once
+        return self._known
+
+    async def _learn(self) -> None:
+        fresh_s = _FRESH_S
+        try:
+            self._known = read_capabilities(await self._ask())
+        except (Unsupported, NotFound, DecodeError):
+            self._known = UNSTATED
+        except RemoteFailed:
+            self._known, fresh_s = UNSTATED, _AGAIN_S
+        finally:
+            self._asking = None
+        self._lost = False
+        self._fresh_until_s = self._clock.monotonic_s() + fresh_s

@@ -1,0 +1,83 @@
+"""One gRPC channel to a remote, with the options that make a broken one noticed and mended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from federation.remote.methods import Method
+from federation.remote.secrets import Certificates
+from federation.remote.settings import RemoteSettings, Target
+
+MESSAGE_MAX_BYTES = 16 * 2**20
+_KEEPALIVE_TIMEOUT_MS = 20_000
+_CONNECT_MS = 5_000  # for one address; then the next one of the name is tried
+_BACKOFF_FIRST_MS = 200
+_BACKOFF_MAX_MS = 2_000  # a remote is back within seconds of its return; breakers spare it more
+_RESOLVE_EVERY_MS = 2_000
+_NEVER_MS = 2**31 - 1
+
+
+def options(settings: RemoteSettings) -> list[tuple[str, int]]:
+    """Return gRPC's channel arguments."""
+    keepalive_ms = int(settings.keepalive_time_s * 1000) or _NEVER_MS
+    return [
+        ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),  # remotes share no connection and no backoff
+        ("grpc.enable_retries", 0),  # retrying is decided here
+        ("grpc.keepalive_time_ms", min(keepalive_ms, _NEVER_MS)),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
+        ("grpc.initial_reconnect_backoff_ms", _BACKOFF_FIRST_MS),
+        ("grpc.max_reconnect_backoff_ms", _BACKOFF_MAX_MS),
+        ("grpc.dns_min_time_between_resolutions_ms", _RESOLVE_EVERY_MS),
+    ]
+
+
+class Connection:
+    """A channel made with certain certificates. Messages go in and come out as bytes."""
+
+    def __init__(
+        self, settings: RemoteSettings, target: Target, certificates: Certificates
+    ) -> None:
+        self.certificates = certificates
+        if target.tls:
+            credentials = grpc.ssl_channel_credentials(
+                certificates.roots, certificates.key, certificates.chain
+            )
+            channel = grpc.aio.secure_channel(target.authority, credentials, options(settings))
+        else:
+            channel = grpc.aio.insecure_channel(target.authority, options(settings))
+        self._channel: Any = channel  # the stubs want serializers, which raw bytes need not
+        self._unary: dict[Method, Any] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it stands at this moment."""
+        return bool(self._channel.get_state() is grpc.ChannelConnectivity.READY)
+
+    @property
+    def state(self) -> str:
+        """What people are shown."""
+        return str(self._channel.get_state().name.lower())
+
+    def unary(self, method: Method) -> Any:
+        """Return grpc.aio's callable for one request and one response."""
+        callable_ = self._unary.get(method)
+        if callable_ is None:
+            callable_ = self._unary[method] = self._channel.unary_unary(method.path)
+        return callable_
+
+    def server_stream(self, method: Method) -> Any:
+        """Return grpc.aio's callable for one request and many responses."""
+        return self._channel.unary_stream(method.path)
+
+    def client_stream(self, method: Method) -> Any:
+        """Return grpc.aio's callable for many requests and one response."""
+        return self._channel.stream_unary(method.path)
+
+    async def close(self, grace_s: float | None = None) -> None:
+        """Cancel what still runs after grace_s."""
+        await self._channel.close(grace_s)

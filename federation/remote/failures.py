@@ -1,0 +1,195 @@
+"""How a call to a remote can fail, and the one table from gRPC statuses to that.
+
+NOT_FOUND is no failure: it is an answer, and callers of raw calls get it as NotFound. Everything
+else leaves absence unknown, so all of it is SourceUnavailable. The kinds are a closed set: they
+are labels of metrics, and what retries and breakers decide by.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from federation.errors import FederationError, SourceUnavailable
+
+_DETAIL_CHARS = 300
+_RETRY_MAX_S = 3600.0  # no server may silence itself for longer than that
+
+
+class FailureKind(enum.StrEnum):
+    """Why a call failed."""
+
+    UNAVAILABLE = "unavailable"  # not reached, or it says so itself
+    TIMEOUT = "timeout"  # no answer in the time given
+    STALLED = "stalled"  # a stream without progress
+    EXHAUSTED = "exhausted"  # it has reached a bound of its own
+    INTERNAL = "internal"  # it failed, in whatever way
+    CANCELLED = "cancelled"  # it ended the call by itself
+    DENIED = "denied"  # it knows us and does not let us
+    CERTIFICATE = "certificate"  # it is not who it should be, or does not accept who we are
+    REFUSED = "refused"  # it will never take this request
+    UNSUPPORTED = "unsupported"  # it has no such service or method
+    SHORT = "short"  # fewer bytes than the digest says, and a clean end
+    OVERRUN = "overrun"  # more bytes than the digest says
+    WRONG_BYTES = "wrong_bytes"  # other bytes than the digest names
+    MALFORMED = "malformed"  # an answer that is no message, or zstd data that is none
+    BUSY = "busy"  # a bound of ours: too many calls to this remote wait already
+    HOPS = "hops"  # the request has passed as many nodes as one may
+    CLOSED = "closed"  # we have closed the connection
+
+
+_RETRYABLE = frozenset(
+    {
+        FailureKind.UNAVAILABLE,
+        FailureKind.TIMEOUT,
+        FailureKind.STALLED,
+        FailureKind.EXHAUSTED,
+        FailureKind.INTERNAL,
+        FailureKind.CANCELLED,
+        FailureKind.SHORT,
+        FailureKind.BUSY,
+    }
+)
+
+
+class NotFound(FederationError):
+    """The remote answered that it does not hold what was asked for."""
+
+
+class RemoteFailed(SourceUnavailable):
+    """A remote did not answer as it should; kind says how."""
+
+    def __init__(
+        self, remote: str, kind: FailureKind, detail: str, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(remote, f"{kind}: {detail}" if detail else str(kind))
+        self.kind = kind
+        self.retry_after_s = retry_after_s  # how long the remote asked to be left alone
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether the same call may do better in a moment."""
+        return self.kind in _RETRYABLE
+
+
+class Denied(RemoteFailed):
+    """The remote does not let us in, or is not who it should be; an operator has to mend it."""
+
+
+class RequestRefused(RemoteFailed):
+    """The remote will never take this request; others may be fine."""
+
+
+class Unsupported(RemoteFailed):
+    """The remote has no such service or method."""
+
+
+class WrongBytes(RemoteFailed):
+    """The remote sent other bytes than the digest names."""
+
+
+_TYPES: dict[FailureKind, type[RemoteFailed]] = {
+    FailureKind.DENIED: Denied,
+    FailureKind.CERTIFICATE: Denied,
+    FailureKind.REFUSED: RequestRefused,
+    FailureKind.UNSUPPORTED: Unsupported,
+    FailureKind.WRONG_BYTES: WrongBytes,
+}
+
+_KINDS = {
+    grpc.StatusCode.UNAVAILABLE: FailureKind.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED: FailureKind.TIMEOUT,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: FailureKind.EXHAUSTED,
+    grpc.StatusCode.INTERNAL: FailureKind.INTERNAL,
+    grpc.StatusCode.UNKNOWN: FailureKind.INTERNAL,
+    grpc.StatusCode.ABORTED: FailureKind.INTERNAL,
+    grpc.StatusCode.DATA_LOSS: FailureKind.INTERNAL,
+    grpc.StatusCode.CANCELLED: FailureKind.CANCELLED,
+    grpc.StatusCode.UNAUTHENTICATED: FailureKind.DENIED,
+    grpc.StatusCode.PERMISSION_DENIED: FailureKind.DENIED,
+    grpc.StatusCode.INVALID_ARGUMENT: FailureKind.REFUSED,
+    grpc.StatusCode.FAILED_PRECONDITION: FailureKind.REFUSED,
+    grpc.StatusCode.OUT_OF_RANGE: FailureKind.REFUSED,
+    grpc.StatusCode.ALREADY_EXISTS: FailureKind.REFUSED,
+    grpc.StatusCode.UNIMPLEMENTED: FailureKind.UNSUPPORTED,
+}
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+# gRPC reports a failed handshake as UNAVAILABLE, with no sign but OpenSSL's words in the text;
+# the tests make each of these failures happen against a real server.
+_CERTIFICATE_SIGNS = (
+    "CERTIFICATE_VERIFY_FAILED",
+    "is not in peer certificate",
+    "Hostname Verification Check failed",
+    "ALERT_UNKNOWN_CA",
+    "ALERT_CERTIFICATE",
+    "ALERT_BAD_CERTIFICATE",
+    "ALERT_CERTIFICATE_REQUIRED",
+)
+
+
+def failure(
+    remote: str, kind: FailureKind, detail: str, retry_after_s: float | None = None
+) -> RemoteFailed:
+    """Return the error of this kind, in the type that callers tell apart."""
+    return _TYPES.get(kind, RemoteFailed)(remote, kind, detail, retry_after_s)
+
+
+def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFound:
+    """Return what a failed call means."""
+    detail = _clean(error.details() or "")
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        return NotFound(f"{remote}: {detail}")
+    kind = _KINDS.get(error.code(), FailureKind.INTERNAL)
+    if kind is FailureKind.UNAVAILABLE and _is_about_certificates(error):
+        kind = FailureKind.CERTIFICATE
+    shown = f"{error.code().name} {detail}".rstrip()
+    return failure(remote, kind, shown, _retry_after_s(error))
+
+
+def from_status(remote: str, code: int, message: str) -> RemoteFailed | NotFound | None:
+    """Return what a google.rpc.Status inside a response means; None: OK."""
+    if code == 0:
+        return None
+    known = _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
+    if known is grpc.StatusCode.NOT_FOUND:
+        return NotFound(f"{remote}: {_clean(message)}")
+    kind = _KINDS.get(known, FailureKind.INTERNAL)
+    return failure(remote, kind, f"{known.name} {_clean(message)}".rstrip())
+
+
+def _is_about_certificates(error: grpc.aio.AioRpcError) -> bool:
+    text = f"{error.details()} {error.debug_error_string()}"
+    return any(sign in text for sign in _CERTIFICATE_SIGNS)
+
+
+def _retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
+    """Return the delay of google.rpc.RetryInfo in the trailers (gRPC's rich error model)."""
+    trailers: Any = error.trailing_metadata()  # the stubs do not know that it is a mapping
+    for key, value in trailers or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            return _delay_in(value)
+    return None
+
+
+def _delay_in(details: bytes) -> float | None:
+    info = RetryInfo()
+    try:
+        for each in Status.FromString(details).details:
+            if each.Is(RetryInfo.DESCRIPTOR) and each.Unpack(info):
+                delay_s: float = info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+                return min(max(delay_s, 0.0), _RETRY_MAX_S)
+    except DecodeError:
+        return None  # a hint that cannot be read is no hint
+    return None
+
+
+def _clean(text: str) -> str:
+    """Return what a remote wrote as one short line that a log and a terminal can show."""
+    clipped = text[:_DETAIL_CHARS]
+    return "".join(c if c.isprintable() else " " for c in clipped).strip()

@@ -1,0 +1,228 @@
+"""The names a remote knows: action results, assets, and the references of BuildStream 1.x.
+
+A miss is None. A service that the remote does not have is a miss to those who ask, and
+Unsupported to those who tell. What an answer names is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation._proto.buildstream.v2 import buildstream_pb2 as references
+from federation.digest import Digest, DigestFunction
+from federation.errors import InvalidRequest
+from federation.remote.codec import digest_in, function_number, parse, wire_digest
+from federation.remote.failures import (
+    FailureKind,
+    NotFound,
+    Unsupported,
+    failure,
+    from_status,
+)
+from federation.remote.methods import (
+    FETCH_BLOB,
+    FETCH_DIRECTORY,
+    GET_REFERENCE,
+    GET_RESULT,
+    PUSH_BLOB,
+    PUSH_DIRECTORY,
+    UPDATE_REFERENCE,
+    UPDATE_RESULT,
+    Method,
+)
+from federation.remote.remote import Remote
+from federation.wire.digests import function_of
+from federation.wire.timestamps import wall_s_of
+
+_NANOS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedAsset:
+    """What a remote answered to a Fetch."""
+
+    uri: str  # which of those asked for it is
+    digest: Digest  # of the blob, or of the root directory
+    expires_at_s: float | None = None  # wall clock; None: never
+    qualifiers: Mapping[str, str] = field(default_factory=dict)
+
+
+class RemoteIndex:
+    """Action results, assets and references of one remote."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    def __repr__(self) -> str:
+        return f"<RemoteIndex {self._remote!r}>"
+
+    async def get_action_result(self, action: Digest, instance: str | None = None) -> bytes | None:
+        """Return the serialized ActionResult as it was sent, None where there is none.
+
+        instance None: the remote's own, from the configuration; so for all methods here. Raises
+        RemoteFailed.
+        """
+        request = reapi.GetActionResultRequest(
+            instance_name=self._instance(instance),
+            action_digest=wire_digest(action),
+            digest_function=function_number(action.function),  # type: ignore[arg-type]
+        )
+        data = await self._ask(GET_RESULT, request)
+        if data is not None:
+            parse(self._remote.name, reapi.ActionResult, data)
+        return data
+
+    async def update_action_result(
+        self, action: Digest, result: bytes, instance: str | None = None
+    ) -> None:
+        """Store a serialized ActionResult. Raises RemoteFailed."""
+        request = reapi.UpdateActionResultRequest(
+            instance_name=self._instance(instance),
+            action_digest=wire_digest(action),
+            digest_function=function_number(action.function),  # type: ignore[arg-type]
+        )
+        request.action_result.ParseFromString(result)
+        await self._tell(UPDATE_RESULT, request)
+
+    async def fetch_blob(
+        self,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None = None,
+        function: DigestFunction = DigestFunction.SHA256,
+        oldest_content_accepted_s: float | None = None,
+        instance: str | None = None,
+    ) -> FetchedAsset | None:
+        """Return the blob that any of the URIs names, None where there is none.
+
+        oldest_content_accepted_s: wall clock; what was stored before is not wanted. Raises
+        RemoteFailed.
+        """
+        request = asset.FetchBlobRequest()
+        self._ask_for(request, uris, qualifiers, function, oldest_content_accepted_s, instance)
+        data = await self._ask(FETCH_BLOB, request)
+        if data is None:
+            return None
+        answer = parse(self._remote.name, asset.FetchBlobResponse, data)
+        return self._fetched(answer, answer.blob_digest, function)
+
+    async def fetch_directory(
+        self,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None = None,
+        function: DigestFunction = DigestFunction.SHA256,
+        oldest_content_accepted_s: float | None = None,
+        instance: str | None = None,
+    ) -> FetchedAsset | None:
+        """Return the directory that any of the URIs names; else as fetch_blob."""
+        request = asset.FetchDirectoryRequest()
+        self._ask_for(request, uris, qualifiers, function, oldest_content_accepted_s, instance)
+        data = await self._ask(FETCH_DIRECTORY, request)
+        if data is None:
+            return None
+        answer = parse(self._remote.name, asset.FetchDirectoryResponse, data)
+        return self._fetched(answer, answer.root_directory_digest, function)
+
+    async def push_blob(self, push: asset.PushBlobRequest, instance: str | None = None) -> None:
+        """Push all that the message says, under this instance name. Raises RemoteFailed."""
+        request = asset.PushBlobRequest()
+        request.CopyFrom(push)
+        request.instance_name = self._instance(instance)
+        await self._tell(PUSH_BLOB, request)
+
+    async def push_directory(
+        self, push: asset.PushDirectoryRequest, instance: str | None = None
+    ) -> None:
+        """Push all that the message says, under this instance name. Raises RemoteFailed."""
+        request = asset.PushDirectoryRequest()
+        request.CopyFrom(push)
+        request.instance_name = self._instance(instance)
+        await self._tell(PUSH_DIRECTORY, request)
+
+    async def get_reference(self, key: str, instance: str | None = None) -> Digest | None:
+        """Return the root directory that a reference names, None where there is none.
+
+        Raises RemoteFailed.
+        """
+        request = references.GetReferenceRequest(instance_name=self._instance(instance), key=key)
+        data = await self._ask(GET_REFERENCE, request)
+        if data is None:
+            return None
+        answer = parse(self._remote.name, references.GetReferenceResponse, data)
+        return digest_in(self._remote.name, answer.digest, DigestFunction.SHA256)
+
+    async def update_reference(
+        self, keys: Sequence[str], digest: Digest, instance: str | None = None
+    ) -> None:
+        """Let these references name a root directory. Raises RemoteFailed."""
+        request = references.UpdateReferenceRequest(
+            instance_name=self._instance(instance), keys=keys, digest=wire_digest(digest)
+        )
+        await self._tell(UPDATE_REFERENCE, request)
+
+    def _instance(self, instance: str | None) -> str:
+        return self._remote.settings.instance_name if instance is None else instance
+
+    async def _ask(self, method: Method, request: Message) -> bytes | None:
+        try:
+            return await self._remote.calls.unary(method, request.SerializeToString())
+        except (NotFound, Unsupported):
+            return None
+
+    async def _tell(self, method: Method, request: Message) -> None:
+        try:
+            await self._remote.calls.unary(method, request.SerializeToString())
+        except NotFound as error:  # BuildGrid says so of blobs that an entry names and it lacks
+            raise failure(self._remote.name, FailureKind.REFUSED, str(error)) from None
+
+    def _ask_for(
+        self,
+        request: asset.FetchBlobRequest | asset.FetchDirectoryRequest,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None,
+        function: DigestFunction,
+        oldest_s: float | None,
+        instance: str | None,
+    ) -> None:
+        request.instance_name = self._instance(instance)
+        request.uris.extend(uris)
+        for name, value in (qualifiers or {}).items():
+            request.qualifiers.add(name=name, value=value)
+        request.digest_function = function_number(function)  # type: ignore[assignment]
+        if oldest_s is not None:
+            request.oldest_content_accepted.CopyFrom(_timestamp(oldest_s))
+
+    def _fetched(
+        self,
+        answer: asset.FetchBlobResponse | asset.FetchDirectoryResponse,
+        digest: reapi.Digest,
+        function: DigestFunction,
+    ) -> FetchedAsset | None:
+        """Read an answer that came with OK, but may say otherwise inside."""
+        name = self._remote.name
+        error = from_status(name, answer.status.code, answer.status.message)
+        if isinstance(error, NotFound):
+            return None
+        if error is not None:
+            raise error
+        try:
+            if answer.digest_function:
+                function = function_of(answer.digest_function)
+            expires_at_s = None
+            if answer.HasField("expires_at"):
+                expires_at_s = wall_s_of(answer.expires_at, "expires_at")
+        except InvalidRequest as invalid:
+            raise failure(name, FailureKind.MALFORMED, str(invalid)) from None
+        qualifiers = {each.name: each.value for each in answer.qualifiers}
+        found = digest_in(name, digest, function)
+        return FetchedAsset(answer.uri, found, expires_at_s, qualifiers)
+
+
+def _timestamp(wall_s: float) -> Timestamp:
+    nanos = round(wall_s * _NANOS)
+    return Timestamp(seconds=nanos // _NANOS, nanos=nanos % _NANOS)

@@ -1,0 +1,50 @@
+"""What is counted about one remote; its name comes from the configuration, so the set is closed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federation.status import Metrics
+
+OK, NOT_FOUND, LEFT = "ok", "not_found", "left"  # outcomes besides the kinds of failure
+
+
+class Measures:
+    """The metrics of one remote."""
+
+    def __init__(self, metrics: Metrics, remote: str) -> None:
+        self._metrics = metrics
+        self._remote = remote
+        self._calls: dict[tuple[str, str], Any] = {}
+        self._received = metrics.remote_bytes.labels(remote=remote, direction="in")
+        self._sent = metrics.remote_bytes.labels(remote=remote, direction="out")
+        self._wrong = metrics.remote_wrong_bytes.labels(remote=remote)
+
+    def ended(self, method: str, outcome: str, seconds: float) -> None:
+        """Count a call that has ended."""
+        counter = self._calls.get((method, outcome))
+        if counter is None:
+            counter = self._metrics.remote_calls.labels(
+                remote=self._remote, method=method, outcome=outcome
+            )
+            self._calls[method, outcome] = counter
+        counter.inc()
+        self._metrics.remote_seconds.labels(remote=self._remote, method=method).observe(seconds)
+
+    def first_byte(self, method: str, seconds: float) -> None:
+        """Note how long the first message of a stream took."""
+        self._metrics.remote_first_byte_seconds.labels(remote=self._remote, method=method).observe(
+            seconds
+        )
+
+    def received(self, size_bytes: int) -> None:
+        """Count bytes from the remote."""
+        self._received.inc(size_bytes)
+
+    def sent(self, size_bytes: int) -> None:
+        """Count bytes to the remote."""
+        self._sent.inc(size_bytes)
+
+    def wrong(self, blobs: int) -> None:
+        """Count blobs that were not what their digests name."""
+        self._wrong.inc(blobs)

@@ -1,0 +1,165 @@
+"""One blob as it comes from a remote: counted to the byte, unpacked, and not yet believed.
+
+The last bytes are withheld until the remote has ended the stream, since it may say only then that
+something went wrong. Whether the bytes are those that the digest names is for the reader to find
+out, who stores them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Protocol
+
+from federation.digest import Digest
+from federation.errors import InvalidRequest
+from federation.remote import codec
+from federation.remote.calls import Calls
+from federation.remote.failures import FailureKind, failure
+from federation.remote.methods import READ
+from federation.remote.streams import IncomingStream
+from federation.store import CHUNK_BYTES, Chunks, NextBytes
+from federation.wire.resource_name import read_name
+from federation.wire.zstd import Decoder
+
+# What a remote may answer whose zstd does not work, where plain bytes would.
+ZSTD_AT_FAULT = frozenset(
+    {
+        FailureKind.MALFORMED,
+        FailureKind.SHORT,
+        FailureKind.OVERRUN,
+        FailureKind.INTERNAL,
+        FailureKind.REFUSED,
+        FailureKind.UNSUPPORTED,
+    }
+)
+
+
+class Pieces(Protocol):
+    """The bytes of a blob in order."""
+
+    async def next(self) -> bytes | None:
+        """Return the next ones, never none; None after the last. Raises NotFound, RemoteFailed."""
+        ...
+
+
+def open_plain(
+    calls: Calls, remote: str, instance: str, digest: Digest, offset: int, end: int
+) -> AbstractAsyncContextManager[Pieces]:
+    """Read bytes offset..end as they are."""
+    limit = 0 if end == digest.size_bytes else end - offset
+    request = codec.read_request(read_name(digest, instance), offset, limit)
+    return _open_plain(calls, remote, request, end - offset)
+
+
+@asynccontextmanager
+async def _open_plain(
+    calls: Calls, remote: str, request: bytes, size_bytes: int
+) -> AsyncIterator[Pieces]:
+    async with calls.incoming(READ, request) as stream:
+        yield _Plain(remote, stream, size_bytes)
+
+
+@asynccontextmanager
+async def open_zstd(
+    calls: Calls, remote: str, instance: str, digest: Digest
+) -> AsyncIterator[Pieces]:
+    """Read a whole blob, compressed on its way."""
+    request = codec.read_request(read_name(digest, instance, compressed=True), 0, 0)
+    async with calls.incoming(READ, request) as stream:
+        yield _Zstd(remote, stream, digest.size_bytes)
+
+
+class _Plain:
+    def __init__(self, remote: str, stream: IncomingStream, size_bytes: int) -> None:
+        self._remote = remote
+        self._stream = stream
+        self._size_bytes = size_bytes
+        self._got_bytes = 0
+
+    async def next(self) -> bytes | None:
+        if self._got_bytes == self._size_bytes:
+            return None
+        data = await _next_data(self._remote, self._stream)
+        if data is None:
+            detail = f"the stream ended after {self._got_bytes} of {self._size_bytes} bytes"
+            raise failure(self._remote, FailureKind.SHORT, detail)
+        self._got_bytes += len(data)
+        right = self._got_bytes <= self._size_bytes
+        if self._got_bytes == self._size_bytes:
+            right = await self._stream.end(partial(codec.read_size, self._remote))
+        if not right:
+            detail = f"it sent more than the {self._size_bytes} bytes asked for"
+            raise failure(self._remote, FailureKind.OVERRUN, detail)
+        return data
+
+
+class _Zstd:
+    def __init__(self, remote: str, stream: IncomingStream, size_bytes: int) -> None:
+        self._remote = remote
+        self._stream = stream
+        self._decoder = Decoder(size_bytes)
+        self._left_bytes = size_bytes
+
+    async def next(self) -> bytes | None:
+        if self._left_bytes == 0:
+            return None
+        while (piece := await self._pull()) is None:
+            data = await _next_data(self._remote, self._stream)
+            if data is None:
+                detail = f"the zstd stream ended with {self._left_bytes} bytes to come"
+                raise failure(self._remote, FailureKind.SHORT, detail)
+            self._decoder.push(data)
+        self._left_bytes -= len(piece)
+        if self._left_bytes == 0:
+            await self._end()
+        return piece
+
+    async def _pull(self) -> bytes | None:
+        try:
+            return await asyncio.to_thread(self._decoder.pull)
+        except InvalidRequest as error:
+            raise failure(self._remote, FailureKind.MALFORMED, str(error)) from None
+
+    async def _end(self) -> None:
+        """Take what may follow the last byte: checksums, skippable frames, and the end."""
+        try:
+            while (data := await _next_data(self._remote, self._stream)) is not None:
+                self._decoder.push(data)
+                await asyncio.to_thread(self._decoder.pull)
+            await asyncio.to_thread(self._decoder.pull)
+            self._decoder.finish()
+        except InvalidRequest as error:
+            raise failure(self._remote, FailureKind.MALFORMED, str(error)) from None
+
+
+async def _next_data(remote: str, stream: IncomingStream) -> bytes | None:
+    message = await stream.next(partial(codec.read_size, remote))
+    return None if message is None else codec.read_data(remote, message)
+
+
+async def chunks_of(
+    first: bytes, pieces: Pieces, next_bytes: NextBytes | None
+) -> AsyncIterator[bytes]:
+    """Yield the first piece and all that follow, in chunks as small as the reader asks for."""
+    data: bytes | None = first
+    while data is not None:
+        if next_bytes is None and len(data) <= CHUNK_BYTES:
+            yield data
+        else:
+            at, view = 0, memoryview(data)
+            while at < len(data):
+                wanted = CHUNK_BYTES if next_bytes is None else max(next_bytes(), 1)
+                size = min(wanted, CHUNK_BYTES, len(data) - at)
+                yield data if size == len(data) else bytes(view[at : at + size])
+                at += size
+        data = await pieces.next()
+
+
+async def no_chunks() -> Chunks:
+    """Yield nothing."""
+    empty: tuple[bytes, ...] = ()
+    for nothing in empty:
+        yield nothing

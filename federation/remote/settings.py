@@ -1,0 +1,89 @@
+"""What has to be known about a remote before the first call: where it is, and how to treat it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from federation.errors import ConfigError
+
+_TLS = {"http": False, "grpc": False, "https": True, "grpcs": True}
+_DEFAULT_PORT = {False: 80, True: 443}
+
+
+class Target(NamedTuple):
+    """Where to connect."""
+
+    authority: str  # host:port, an IPv6 address in brackets
+    tls: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteSettings:
+    """One upstream or peer.
+
+    Without server_cert a certificate is checked against the system's roots. An access token needs
+    TLS. Files are read again when they change.
+    """
+
+    name: str  # for people, logs and metrics
+    url: str  # http, grpc: plain text; https, grpcs: TLS
+    instance_name: str = ""
+    server_cert: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    access_token: Path | None = None
+    keepalive_time_s: float = 60.0  # a silent connection is probed after this; 0: never
+    retry_limit: int = 4  # tries of a unary call after the first
+    retry_delay_s: float = 1.0  # before the first retry; doubles with each
+    request_timeout_s: float = 120.0  # a unary call with its retries
+    stall_s: float = 10.0  # a stream without progress for this long is given up
+    concurrency: int = 64  # calls at once
+    queue_max: int = 1024  # calls that wait for one to end; beyond, they fail at once
+    bandwidth_bytes_s: int = 0  # both directions together; 0: no limit
+    compression: bool = True  # use zstd where the remote can
+
+    def target(self) -> Target:
+        """Return where to connect.
+
+        Raises ConfigError for a URL that is none of this protocol's, and for keys that do not go
+        together.
+        """
+        where = f"remote {self.name}"
+        target = _parse(self.url, where)
+        if not target.tls and any((self.server_cert, self.client_cert, self.client_key)):
+            raise ConfigError(f"{where}: certificates need an https or grpcs url, not {self.url}")
+        if not target.tls and self.access_token:
+            raise ConfigError(
+                f"{where}: access-token is only sent over TLS; use an https or grpcs url"
+            )
+        if (self.client_cert is None) != (self.client_key is None):
+            raise ConfigError(f"{where}: client-cert and client-key go together")
+        return target
+
+
+def _parse(url: str, where: str) -> Target:
+    try:
+        parts = urlsplit(url)
+        tls, host, port = _TLS[parts.scheme], parts.hostname, parts.port
+    except (ValueError, KeyError):
+        raise ConfigError(f"{where}: url {_shown(url)!r}: {_HELP}") from None
+    if not host or parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError(f"{where}: url {_shown(url)!r}: {_HELP}")
+    if parts.path not in {"", "/"}:
+        raise ConfigError(
+            f"{where}: url {_shown(url)!r} has a path; say instance-name: {parts.path[1:]}"
+        )
+    shown = f"[{host}]" if ":" in host else host
+    return Target(f"{shown}:{port or _DEFAULT_PORT[tls]}", tls)
+
+
+_HELP = "a url is http, https, grpc or grpcs, then ://host:port, e.g. https://cache.example.com:443"
+
+
+def _shown(url: str) -> str:
+    """Return the URL without what may be a password in it."""
+    scheme, colon, rest = url.partition("://")
+    return f"{scheme}{colon}{rest.rpartition('@')[2]}"

@@ -1,0 +1,344 @@
+"""A remote as a Store (federation.store): what it holds can be asked for, read and added to.
+
+Silence is SourceUnavailable in one of the types of failures.py, never absence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import structlog
+
+from federation import hops
+from federation.digest import Digest, DigestFunction, new_hasher
+from federation.errors import BlobNotFound, FederationError, OffsetOutside, SourceUnavailable
+from federation.remote import codec
+from federation.remote.batches import Batches
+from federation.remote.capabilities import Capabilities
+from federation.remote.failures import (
+    FailureKind,
+    NotFound,
+    RemoteFailed,
+    WrongBytes,
+    failure,
+)
+from federation.remote.methods import FIND_MISSING
+from federation.remote.reading import (
+    ZSTD_AT_FAULT,
+    Pieces,
+    chunks_of,
+    no_chunks,
+    open_plain,
+    open_zstd,
+)
+from federation.remote.remote import Remote
+from federation.remote.replay import OnceReplay, OpenAt, ReopenReplay, Replay, ZstdReplay
+from federation.remote.writing import Upload
+from federation.store import FROM_CLIENT, Chunks, NextBytes, Provenance
+
+_log = structlog.get_logger(__name__)
+_FIND_MAX = 10_000  # digests in one FindMissingBlobs: 0.8 MB
+_ZSTD_MIN_BYTES = 1024
+_ZSTD_REST_S = 600.0  # how long a remote whose zstd was broken is asked for plain bytes
+
+
+class RemoteStore:
+    """The blobs of one remote."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._calls = remote.calls
+        self._instance = remote.settings.instance_name
+        self._batches = Batches(
+            remote.calls, remote.name, self._instance, self._note_wrong, self.rest_zstd
+        )
+        self._no_zstd_until_s = 0.0
+        self._writing: dict[Digest, _Turns] = {}
+
+    def __repr__(self) -> str:
+        return f"<RemoteStore {self._remote!r}>"
+
+    @property
+    def remote(self) -> Remote:
+        """Where the blobs are."""
+        return self._remote
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """See Store. Raises RemoteFailed."""
+        can = await self._remote.capabilities()
+        missing: set[Digest] = set()
+        for function in DigestFunction:
+            asked = [d for d in digests if d.function is function and not d.is_empty]
+            if not can.hashes_with(function):
+                missing.update(asked)  # it cannot even name them
+                continue
+            for at in range(0, len(asked), _FIND_MAX):
+                part = asked[at : at + _FIND_MAX]
+                request = codec.find_missing(self._instance, part, function)
+                try:
+                    data = await self._calls.unary(FIND_MISSING, request)
+                except NotFound as error:  # says nothing about any of them
+                    raise self._odd(error) from None
+                missing |= codec.missing_in(self._remote.name, data, part)
+        return missing
+
+    @asynccontextmanager
+    async def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AsyncIterator[Chunks]:
+        """See Store. The bytes are counted but not verified: whoever stores them does that, and
+        tells sent_wrong_bytes().
+
+        Raises RemoteFailed on entry and while iterating.
+        """
+        if not 0 <= offset <= digest.size_bytes:
+            raise OffsetOutside(digest, offset)
+        end = digest.size_bytes if limit is None else min(offset + limit, digest.size_bytes)
+        if digest.is_empty:
+            yield no_chunks()
+        elif end <= offset:  # the protocol cannot ask for nothing
+            if await self.find_missing([digest]):
+                raise BlobNotFound(digest)
+            yield no_chunks()
+        else:
+            async with AsyncExitStack() as stack:
+                try:
+                    first, pieces = await self._open(stack, digest, offset, end)
+                except NotFound:
+                    raise BlobNotFound(digest) from None
+                yield chunks_of(first, pieces, next_bytes)
+
+    async def _open(
+        self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
+    ) -> tuple[bytes, Pieces]:
+        """Return the first bytes, which settle that the blob is there, and where the others come.
+
+        Raises NotFound, RemoteFailed.
+        """
+        can = await self._remote.capabilities()
+        if not can.hashes_with(digest.function):
+            raise NotFound(f"{self._remote.name} does not know {digest.function.name}")
+        whole = offset == 0 and end == digest.size_bytes
+        if whole and self._use_zstd(can, digest):
+            async with AsyncExitStack() as attempt:
+                try:
+                    pieces = await attempt.enter_async_context(
+                        open_zstd(self._calls, self._remote.name, self._instance, digest)
+                    )
+                    watched = _Watched(pieces, self)
+                    first = await watched.next()
+                    assert first is not None
+                except RemoteFailed as error:
+                    if error.kind not in ZSTD_AT_FAULT:
+                        raise
+                else:
+                    await stack.enter_async_context(attempt.pop_all())
+                    return first, watched
+        pieces = await stack.enter_async_context(
+            open_plain(self._calls, self._remote.name, self._instance, digest, offset, end)
+        )
+        first = await pieces.next()
+        assert first is not None
+        return first, pieces
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """See Store. Verified here before the remote may store it.
+
+        The nodes of provenance go along as the request's hops.
+
+        Several writes of one blob go one after the other, so that it is sent once. Raises
+        DigestMismatch, RemoteFailed, and what chunks raises.
+        """
+        if digest.is_empty:
+            return False
+        async with self._turn(digest):
+            with _coming_from(provenance):
+                if not await self.find_missing([digest]):
+                    return False
+                return await self._upload(digest, OnceReplay(digest, chunks))
+
+    @asynccontextmanager
+    async def _turn(self, digest: Digest) -> AsyncIterator[None]:
+        turns = self._writing.setdefault(digest, _Turns())
+        turns.users += 1
+        try:
+            async with turns.lock:
+                yield
+        finally:
+            turns.users -= 1
+            if not turns.users:
+                del self._writing[digest]
+
+    async def send(
+        self, digest: Digest, open_at: OpenAt, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """Write a blob that can be read again from any offset; call it when the remote misses it.
+
+        open_at(offset) gives its bytes from there on, as open_read does. They are not verified
+        here: they come from a store that has done so, and the remote does. False: it was there.
+
+        Raises RemoteFailed, and what open_at raises.
+        """
+        if digest.is_empty:
+            return False
+        with _coming_from(provenance):
+            return await self._upload(digest, ReopenReplay(digest, open_at))
+
+    async def _upload(self, digest: Digest, plain: Replay) -> bool:
+        can = await self._remote.capabilities()
+        self._check_taken(digest, can)
+        try:
+            if self._use_zstd(can, digest):
+                try:
+                    return await self._run(digest, ZstdReplay(plain), zstd=True)
+                except RemoteFailed as error:
+                    if error.kind not in ZSTD_AT_FAULT or not await plain.rewind(0):
+                        raise
+                    self.rest_zstd(error.reason)
+            return await self._run(digest, plain, zstd=False)
+        finally:
+            await plain.close()
+
+    async def _run(self, digest: Digest, source: Replay, *, zstd: bool) -> bool:
+        number = self._remote.random.getrandbits(128)
+        upload = Upload(
+            self._calls, self._remote.name, self._instance, digest, zstd=zstd, number=number
+        )
+        return await upload.run(source)
+
+    def _check_taken(self, digest: Digest, can: Capabilities) -> None:
+        name = self._remote.name
+        if not can.hashes_with(digest.function):
+            detail = f"it does not store under {digest.function.name}"
+            raise failure(name, FailureKind.REFUSED, detail)
+        if can.blob_max_bytes is not None and digest.size_bytes > can.blob_max_bytes:
+            detail = f"blob {digest} is larger than the {can.blob_max_bytes} bytes it takes"
+            raise failure(name, FailureKind.REFUSED, detail)
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """See Store; every blob is verified, and None also where other bytes came.
+
+        Raises RemoteFailed when it is not known of one whether it is held.
+        """
+        can = await self._remote.capabilities()
+        wanted = [
+            d for d in dict.fromkeys(digests) if not d.is_empty and can.hashes_with(d.function)
+        ]
+        use_zstd = can.zstd and self._zstd_allowed()
+        found = await self._batches.read(wanted, can, use_zstd, self._read_whole)
+        return [b"" if digest.is_empty else found.get(digest) for digest in digests]
+
+    async def _read_whole(self, digest: Digest) -> bytes | None:
+        hasher = new_hasher(digest.function)
+        parts: list[bytes] = []
+        try:
+            async with self.open_read(digest) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(hasher.update, chunk)
+                    parts.append(chunk)
+        except BlobNotFound:
+            return None
+        if hasher.digest() != digest.hash:
+            self.sent_wrong_bytes(digest)
+            return None
+        return b"".join(parts)
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT
+    ) -> list[FederationError | None]:
+        """See Store; what the remote did not answer for is a RemoteFailed in its place."""
+        can = await self._remote.capabilities()
+        use_zstd = can.zstd_update and self._zstd_allowed()
+        with _coming_from(provenance):
+            return await self._batches.write(blobs, can, use_zstd, self._write_one)
+
+    async def _write_one(self, digest: Digest, data: bytes) -> FederationError | None:
+        async def once() -> AsyncIterator[bytes]:
+            yield data
+
+        try:
+            await self._upload(digest, OnceReplay(digest, once()))
+        except SourceUnavailable as error:
+            return error
+        return None
+
+    def sent_wrong_bytes(self, digest: Digest) -> WrongBytes:
+        """Count and log that what open_read gave was not what the digest names.
+
+        Returns the error to raise. Compressed reads rest for a while, since they may be the cause.
+        """
+        self._note_wrong([digest])
+        self.rest_zstd("what it sent compressed may be at fault")
+        return WrongBytes(
+            self._remote.name, FailureKind.WRONG_BYTES, f"other bytes came for blob {digest}"
+        )
+
+    def _note_wrong(self, digests: Sequence[Digest]) -> None:
+        self._remote.measures.wrong(len(digests))
+        _log.warning(
+            "remote_sent_wrong_bytes",
+            remote=self._remote.name,
+            blobs=len(digests),
+            digest=str(digests[0]),
+        )
+
+    def rest_zstd(self, reason: str) -> None:
+        """Ask for plain bytes for a while."""
+        if self._zstd_allowed():
+            _log.info("remote_zstd_rests", remote=self._remote.name, reason=reason)
+        self._no_zstd_until_s = self._remote.clock.monotonic_s() + _ZSTD_REST_S
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` shows beside Remote.describe."""
+        return {"zstd_rests": not self._zstd_allowed()}
+
+    def _zstd_allowed(self) -> bool:
+        if not self._remote.settings.compression:
+            return False
+        return self._remote.clock.monotonic_s() >= self._no_zstd_until_s
+
+    def _use_zstd(self, can: Capabilities, digest: Digest) -> bool:
+        return can.zstd and digest.size_bytes > _ZSTD_MIN_BYTES and self._zstd_allowed()
+
+    def _odd(self, error: NotFound) -> RemoteFailed:
+        return failure(self._remote.name, FailureKind.INTERNAL, f"NOT_FOUND out of place: {error}")
+
+
+def _coming_from(provenance: Provenance) -> AbstractContextManager[None]:
+    """Let calls say which nodes a blob has passed; without any, which ones the request has."""
+    via = provenance.via
+    return hops.serving(hops.Hops(via, via[0]) if via else hops.current())
+
+
+class _Turns:
+    """Who writes one blob, and who waits for that."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
+class _Watched:
+    """Pieces that came compressed; what goes wrong with them makes zstd rest."""
+
+    def __init__(self, pieces: Pieces, store: RemoteStore) -> None:
+        self._pieces = pieces
+        self._store = store
+
+    async def next(self) -> bytes | None:
+        try:
+            return await self._pieces.next()
+        except RemoteFailed as error:
+            if error.kind in ZSTD_AT_FAULT:
+                self._store.rest_zstd(error.reason)
+            raise

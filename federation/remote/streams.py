@@ -1,0 +1,175 @@
+"""One streaming call, driven so that it can neither hang nor fail in a foreign type.
+
+A wait for the remote is limited by ending the call, never by cancelling the wait alone: what is
+behind a pending read or write belongs to gRPC until the call has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+
+from federation.clock import Clock
+from federation.remote.failures import FailureKind, RemoteFailed, failure, from_rpc
+from federation.remote.measures import Measures
+from federation.remote.methods import Method
+
+_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
+_END_S = 2.0  # how long a remote may take to end a stream whose bytes have all come
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """What all streams of one remote share."""
+
+    remote: str
+    stall_s: float
+    answer_s: float
+    clock: Clock
+    measures: Measures
+    brake: Callable[[int], Awaitable[None]]
+
+
+class _Limited:
+    """A call whose waits have limits."""
+
+    def __init__(self, call: Any, times: StreamTimes) -> None:
+        self._call = call
+        self._times = times
+        self._expired = False
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._call.cancel()
+
+    async def _within(self, deadline_s: float, waiting: Awaitable[_T]) -> _T:
+        """Wait until this time of the event loop at most; then the call is ended."""
+        timer = asyncio.get_running_loop().call_at(deadline_s, self._expire)
+        try:
+            return await waiting
+        finally:
+            timer.cancel()
+
+    def _stopped(self, detail: str) -> NoReturn:
+        """Say why a wait was cut off, unless it was the waiting task that was cancelled."""
+        raise_if_cancelled()
+        if self._expired:
+            raise failure(self._times.remote, FailureKind.STALLED, detail) from None
+        detail = "the connection was closed"
+        raise failure(self._times.remote, FailureKind.CLOSED, detail) from None
+
+
+class IncomingStream(_Limited):
+    """The responses of a call."""
+
+    def __init__(self, call: Any, method: Method, times: StreamTimes) -> None:
+        super().__init__(call, times)
+        self._method = method
+        self._started_s = times.clock.monotonic_s()
+        self._first = True
+
+    async def next(self, has_content: Callable[[bytes], int]) -> bytes | None:
+        """Return the next message that has content, None at a clean end.
+
+        Messages without content are no progress. Raises NotFound, RemoteFailed.
+        """
+        deadline_s = asyncio.get_running_loop().time() + self._times.stall_s
+        while (message := await self._read(deadline_s)) is not None:
+            if has_content(message):
+                if self._first:
+                    self._first = False
+                    seconds = self._times.clock.monotonic_s() - self._started_s
+                    self._times.measures.first_byte(self._method.name, seconds)
+                await self._times.brake(len(message))
+                return message
+        return None
+
+    async def end(self, has_content: Callable[[bytes], int]) -> bool:
+        """Wait for the end of a stream of which all bytes have come; False: more have.
+
+        One that simply does not end is not waited for: its bytes are all there. Raises
+        RemoteFailed, since a remote may say only now that they were wrong.
+        """
+        deadline_s = asyncio.get_running_loop().time() + min(_END_S, self._times.stall_s)
+        while True:
+            try:
+                message = await self._read(deadline_s)
+            except RemoteFailed:
+                if self._expired:
+                    return True
+                raise
+            if message is None:
+                return True
+            if has_content(message):
+                return False
+
+    async def _read(self, deadline_s: float) -> bytes | None:
+        try:
+            message = await self._within(deadline_s, self._call.read())
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(self._times.remote, error) from None
+        except asyncio.CancelledError:
+            self._stopped(f"nothing came for {self._times.stall_s:g} s")
+        if message is _EOF:
+            return None
+        assert isinstance(message, bytes)
+        self._times.measures.received(len(message))
+        return message
+
+
+class OutgoingStream(_Limited):
+    """The requests of a call, and its one response."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the remote has ended the call, whatever more there is to send."""
+        return bool(self._call.done())
+
+    async def send(self, message: bytes) -> bool:
+        """Send; False: the remote has ended the call, and answer() says how."""
+        deadline_s = asyncio.get_running_loop().time() + self._times.stall_s
+        try:
+            await self._within(deadline_s, self._call.write(message))
+        except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
+            return False
+        except asyncio.CancelledError:
+            self._stopped(f"nothing was taken for {self._times.stall_s:g} s")
+        self._times.measures.sent(len(message))
+        await self._times.brake(len(message))
+        return True
+
+    async def answer(self) -> bytes:
+        """Say that all is sent, where it is, and return the response.
+
+        Raises NotFound, RemoteFailed.
+        """
+        deadline_s = asyncio.get_running_loop().time() + self._times.answer_s
+        try:
+            return await self._within(deadline_s, self._finish())
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(self._times.remote, error) from None
+        except asyncio.CancelledError:
+            self._stopped(f"no answer came for {self._times.answer_s:g} s")
+
+    async def _finish(self) -> bytes:
+        if not self._call.done():
+            with suppress(grpc.aio.InternalError):  # it has ended in between; see below how
+                await self._call.done_writing()
+        response: bytes = await self._call
+        return response
+
+
+def raise_if_cancelled() -> None:
+    """Pass the cancellation on if it is this task that is being cancelled.
+
+    gRPC also raises CancelledError where only the call was cancelled.
+    """
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise asyncio.CancelledError

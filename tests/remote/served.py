@@ -1,0 +1,115 @@
+"""A node's real services in this process, and the client of another node that is connected."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+from federation.clock import Clock, SystemClock
+from federation.config import Limits
+from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
+from federation.services.action_cache import ActionCacheService
+from federation.services.asset_fetch import FetchService
+from federation.services.asset_push import PushService
+from federation.services.bytestream import ByteStreamService
+from federation.services.capabilities import CapabilitiesService
+from federation.services.cas import CasService
+from federation.services.checksum import ChecksumVerifier
+from federation.services.closure import ClosureChecker
+from federation.services.compute import Compute
+from federation.services.memory_budget import MemoryBudget
+from federation.services.rpc import Runtime, handlers
+from federation.status import Metrics
+from federation.store import Index, LocalStore
+from tests.fakes import MemoryIndex
+
+NODE_ID = "node-of-the-test"
+
+
+def settings_for(address: str, **changes: Any) -> RemoteSettings:
+    """Settings that fail fast: a test is about one failure, not about waiting for it."""
+    base: dict[str, Any] = {
+        "name": "there",
+        "url": f"grpc://{address}",
+        "retry_limit": 0,
+        "retry_delay_s": 0.01,
+        "request_timeout_s": 10.0,
+        "stall_s": 5.0,
+    }
+    return RemoteSettings(**{**base, **changes})
+
+
+@dataclass
+class Here:
+    """Our side of a connection."""
+
+    remote: Remote
+    store: RemoteStore
+    index: RemoteIndex
+    metrics: Metrics
+
+    def counted(self, name: str, **labels: str) -> float:
+        labels = {"remote": self.remote.name, **labels}
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def calls(self, method: str, outcome: str = "ok") -> float:
+        return self.counted("federation_remote_calls_total", method=method, outcome=outcome)
+
+
+def connect(settings: RemoteSettings, clock: Clock | None = None) -> Here:
+    """Make the client; close its remote at the end."""
+    metrics = Metrics()
+    rng = random.Random(7)
+    remote = Remote(settings, metrics, clock or SystemClock(), rng, node_id=NODE_ID)
+    return Here(remote, RemoteStore(remote), RemoteIndex(remote), metrics)
+
+
+@asynccontextmanager
+async def connected(
+    address: str, clock: Clock | None = None, **changes: Any
+) -> AsyncIterator[Here]:
+    """Connect to a server, and close the connection behind the test."""
+    here = connect(settings_for(address, **changes), clock)
+    try:
+        yield here
+    finally:
+        await here.remote.close()
+
+
+@asynccontextmanager
+async def serving(
+    store: LocalStore, index: Index | None = None, *, limits: Limits | None = None
+) -> AsyncIterator[str]:
+    """Serve a node's services over these, and give the address."""
+    limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
+    index = index or MemoryIndex()
+    budget, compute = MemoryBudget(limits.buffer_memory), Compute(2)
+    closures = ClosureChecker(store, limits, clock, 3600.0)
+    checksums = ChecksumVerifier(store)
+    bytestream = ByteStreamService(store, limits, clock, metrics, budget, compute)
+    services = [
+        bytestream,
+        CasService(store, limits, metrics, compute),
+        CapabilitiesService(limits, 2**40),
+        ActionCacheService(store, index, closures, metrics),
+        FetchService(index, closures, checksums, clock, metrics),
+        PushService(index, checksums),
+    ]
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
+    server.add_generic_rpc_handlers(
+        tuple(handlers(services, Runtime(metrics, limits, clock, True, budget)))
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(grace=0)
+        await bytestream.close()
+        await closures.close()
+        compute.close()
