@@ -92,7 +92,7 @@ def compute() -> Iterator[Compute]:
 
 async def status_of(call: Awaitable[object]) -> grpc.StatusCode:
     """Return the status other than OK that a call ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.RpcError) as caught:
         await call
     return caught.value.code()
 
@@ -103,7 +103,7 @@ Connect = Callable[..., Awaitable[Client]]
 @pytest.fixture
 async def connect(serve: Serve, store: MemoryStore, compute: Compute) -> AsyncIterator[Connect]:
     """Serve ByteStream and connect a client: await connect(limits=, store=, may_push=)."""
-    services: list[ByteStreamService] = []
+    clients: list[Client] = []
 
     async def start(
         *, limits: Limits | None = None, other: MemoryStore | None = None, may_push: bool = True
@@ -111,12 +111,13 @@ async def connect(serve: Serve, store: MemoryStore, compute: Compute) -> AsyncIt
         limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
         budget = MemoryBudget(limits.buffer_memory)
         service = ByteStreamService(other or store, limits, clock, metrics, budget, compute)
-        services.append(service)
         served = await serve(
             service, limits=limits, metrics=metrics, budget=budget, may_push=may_push
         )
-        return Client(served, service, budget)
+        clients.append(Client(served, service, budget))
+        return clients[-1]
 
     yield start
-    for service in services:
-        await service.close()
+    for client in clients:
+        client.close()
+        await client.service.close()
