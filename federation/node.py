@@ -34,6 +34,10 @@ class Health(Protocol):
         """Change the answer, and tell those who watch."""
         ...
 
+    def end(self) -> None:
+        """Tell those who watch that it does not serve any more, and let them go."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -127,7 +131,8 @@ class Node:
         """Refuse new calls, let running ones finish for the drain time, close the rest."""
         _log.info("draining", limit_s=self._drain_s)
         self._readiness.phase = Phase.DRAINING
-        await self._tell_health()
+        for port in self._ports:
+            port.health.end()
         await self._end(self._drain_s)
         _log.info("stopped")
 

@@ -9,7 +9,7 @@ import click
 from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit_json, lines
-from federation.storage import offline
+from federation.storage.offline import summary
 
 
 @click.command(
@@ -22,7 +22,7 @@ def status(config_path: Path | None, data_dir: Path | None, as_json: bool) -> No
 
     Reads the data directory, beside a running node or without one, and changes nothing.
     """
-    facts = offline.summary(place(config_path, data_dir).data_dir)
+    facts = summary(place(config_path, data_dir).data_dir)
     if as_json:
         emit_json(facts)
     else:

@@ -27,6 +27,7 @@ class HealthControl:
     def __init__(self, service_names: Iterable[str]) -> None:
         self.names = frozenset(("", HEALTH, *service_names))
         self._serving = False
+        self._ended = False
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -39,6 +40,15 @@ class HealthControl:
             self._changed.set()
             self._changed = asyncio.Event()
 
+    def end(self) -> None:
+        """Say "not serving" for good, and end the calls of those who watch.
+
+        They would otherwise hold up a drain to its limit: a watcher never hangs up by itself.
+        """
+        self._serving = False
+        self._ended = True
+        self._changed.set()
+
     def status_of(self, service: str) -> int:
         """Return a HealthCheckResponse.ServingStatus."""
         if service not in self.names:
@@ -46,7 +56,7 @@ class HealthControl:
         return _SERVING if self._serving else _NOT_SERVING
 
     async def changes(self, service: str) -> AsyncIterator[int]:
-        """Yield the status, and again whenever it has changed. Never ends."""
+        """Yield the status, and again whenever it has changed, until end()."""
         told = None
         while True:
             changed = self._changed
@@ -54,6 +64,8 @@ class HealthControl:
             if status != told:
                 told = status
                 yield status
+            elif self._ended:
+                return
             else:
                 await changed.wait()
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -155,14 +156,29 @@ def test_o16_a_data_directory_that_cannot_be_made_ends_with_3(tmp_path):
 
 def test_o03_a_second_signal_ends_at_once(data_dir):
     settings = {"limits": {"drain": "1h"}}
+    silent = threading.Event()
     with serve(data_dir, settings) as node, grpc.insecure_channel(node.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        watching = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
-        next(watching)
+        write = channel.stream_unary("/google.bytestream.ByteStream/Write")
+        held = write.future((silent.wait(60) and b"" for _ in range(1)), timeout=60)
+        running = lambda: node.metrics().value("federation_requests_running") == 1  # noqa: E731
+        wait_until(running, "the call that will not end")
         node.signal(signal.SIGTERM)
         wait_until(lambda: "draining" in node.log, "the first signal")
         node.signal(signal.SIGTERM)
         assert node.wait_exit() == 128 + signal.SIGTERM
+        silent.set()
+        assert held.exception(timeout=20)
+
+
+def test_o01_those_who_watch_health_hear_of_the_end_and_do_not_delay_it(data_dir):
+    settings = {"limits": {"drain": "1h"}}
+    with serve(data_dir, settings) as node, grpc.insecure_channel(node.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = stub.Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVING
+        node.signal(signal.SIGTERM)
+        assert [m.status for m in watching] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+        assert node.wait_exit() == 0
 
 
 def test_o03_hangups_and_broken_pipes_are_survived(data_dir):

@@ -44,6 +44,9 @@ class FakeHealth:
     async def set(self, serving):
         self.told.append(serving)
 
+    def end(self):
+        self.told.append(False)
+
 
 class Echo:
     """Answers at once, or when released."""
