@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,10 @@ from tests.clients.tools import Result, run, tool, tree
 
 WIDE_FILES = 400
 BIG_BYTES = 9_000_000
+WIDE_BYTES = 20_000
 
 _PROJECT = {"name": "shop", "min-version": "2.0", "element-path": "elements"}
 _ELEMENTS: dict[str, dict[str, Any]] = {
-    "root": {"kind": "import", "sources": [{"kind": "local", "path": "files/root"}]},
-    "text": {"kind": "import", "sources": [{"kind": "local", "path": "files/text"}]},
     "upper": {
         "kind": "manual",
         "build-depends": ["root.bst", "text.bst"],
@@ -32,35 +33,61 @@ _ELEMENTS: dict[str, dict[str, Any]] = {
     "all": {"kind": "compose", "build-depends": ["text.bst", "upper.bst"]},
     "app": {"kind": "stack", "depends": ["all.bst"]},
 }
-ELEMENTS = len(_ELEMENTS)
+ELEMENTS = len(_ELEMENTS) + 2
 
 
-def make_project(root: Path) -> Path:
-    """Write a project of five elements; app.bst holds what all the others make.
+class Project:
+    """A project of five elements; app.bst holds what all the others make.
 
-    Its files are one each of what a tree can have, one too large for a batch, and enough small
-    ones for several batches.
+    What root.bst and text.bst import comes from archives: local files would be in every user's
+    cache without any server. The files of text.bst are one each of what a tree can have, one too
+    large for a batch, and enough small ones for several batches.
     """
-    bits = random.Random(1)
-    text = root / "files" / "text"
-    (text / "wide").mkdir(parents=True)
-    (text / "hello.txt").write_text("hello\n")
-    (text / "empty").touch()
-    (text / "hollow").mkdir()
-    (text / "link").symlink_to("hello.txt")
-    (text / "run").write_text("#!/bin/sh\n")
-    (text / "run").chmod(0o755)
-    (text / "big").write_bytes(bits.randbytes(BIG_BYTES))
-    for number in range(WIDE_FILES):
-        (text / "wide" / f"{number:04}").write_bytes(bits.randbytes(20_000))
-    binaries = root / "files" / "root" / "bin"
-    binaries.mkdir(parents=True)
-    shutil.copy(tool("busybox"), binaries / "busybox")
-    (binaries / "sh").symlink_to("busybox")
-    write_yaml(root / "project.conf", _PROJECT)
-    for name, element in _ELEMENTS.items():
-        write_yaml(root / "elements" / f"{name}.bst", element)
-    return root
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.text = root / "files" / "text"
+        self.binaries = root / "files" / "root"
+        self._origin = root / "origin"
+        self._origin.mkdir(parents=True)
+        aliases = {"origin": f"{self._origin.as_uri()}/"}
+        write_yaml(root / "project.conf", {**_PROJECT, "aliases": aliases})
+        self._fill()
+        self.pack("root")
+        self.pack("text")
+        for name, element in _ELEMENTS.items():
+            write_yaml(root / "elements" / f"{name}.bst", element)
+
+    def _fill(self) -> None:
+        bits = random.Random(1)
+        (self.text / "wide").mkdir(parents=True)
+        (self.text / "hello.txt").write_text("hello\n")
+        (self.text / "empty").touch()
+        (self.text / "hollow").mkdir()
+        (self.text / "link").symlink_to("hello.txt")
+        (self.text / "run").write_text("#!/bin/sh\n")
+        (self.text / "run").chmod(0o755)
+        (self.text / "big").write_bytes(bits.randbytes(BIG_BYTES))
+        for number in range(WIDE_FILES):
+            (self.text / "wide" / f"{number:04}").write_bytes(bits.randbytes(WIDE_BYTES))
+        (self.binaries / "bin").mkdir(parents=True)
+        shutil.copy(tool("busybox"), self.binaries / "bin" / "busybox")
+        (self.binaries / "bin" / "sh").symlink_to("busybox")
+
+    def pack(self, name: str) -> None:
+        """Make files/<name> the content of the element of that name, as it is now."""
+        archive = self._origin / f"{name}.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(self.root / "files" / name, arcname=".")
+        ref = hashlib.sha256(archive.read_bytes()).hexdigest()
+        source = {"kind": "tar", "url": f"origin:{archive.name}", "ref": ref, "base-dir": ""}
+        element = {"kind": "import", "sources": [source]}
+        write_yaml(self.root / "elements" / f"{name}.bst", element)
+
+    def forget_origin(self) -> None:
+        """Lose the archives, so that who has no cached copy can neither fetch nor build."""
+        for archive in self._origin.iterdir():
+            archive.unlink()
 
 
 def write_yaml(path: Path, content: dict[str, Any]) -> None:
@@ -77,7 +104,7 @@ def server(address: str, *, push: bool = True, instance: str = "") -> dict[str, 
 class User:
     """Somebody with a home folder of their own, so with an empty cache at first."""
 
-    def __init__(self, home: Path, project: Path, **config: Any) -> None:
+    def __init__(self, home: Path, project: Project, **config: Any) -> None:
         """Write the user's buildstream.conf; config is what is in it, `_` for `-`."""
         tool("bwrap")
         self.home = home
@@ -94,13 +121,14 @@ class User:
             "XDG_DATA_HOME": str(self.home / "xdg-data"),
         }
         options = ("--no-interactive", "--no-colors", "--config", str(self._config))
-        return run(tool("bst"), *options, *args, cwd=self.project, env=env, code=code)
+        return run(tool("bst"), *options, *args, cwd=self.project.root, env=env, code=code)
 
     def checkout(self, element: str, kind: str = "artifact") -> dict[str, tuple[str, object]]:
         """Return the content of an element's artifact, or of its sources."""
         folder = self.home / "checkout" / kind / element
         self.bst(kind, "checkout", "--directory", str(folder), element)
-        return tree(folder)
+        # Sources are laid out in a folder for each element, also where there is only one.
+        return tree(folder if kind == "artifact" else folder / element.removesuffix(".bst"))
 
 
 def queue(result: Result, name: str) -> tuple[int, int, int]:

@@ -166,4 +166,4 @@ def test_a_listener_without_push_serves_a_builder_that_does_not_upload(
     assert hits(result) == ACTIONS - 2  # upper and big read what has changed
     assert counted.bytes_in() == 0
     uploading = Builder(tmp_path / "third", workspace, node, reading[0])
-    assert "update" in uploading.build(code=34)
+    assert "not authorized to write local results" in uploading.build(code=34)

@@ -9,30 +9,30 @@ import pytest
 from tests.clients.buildstream import (
     BIG_BYTES,
     ELEMENTS,
+    WIDE_BYTES,
     WIDE_FILES,
+    Project,
     User,
     artifacts,
-    make_project,
     queue,
     server,
-    write_yaml,
 )
 from tests.clients.tools import Counted, tree
 from tests.process import Node
 
 pytestmark = pytest.mark.clients
 
-CONTENT_BYTES = BIG_BYTES + WIDE_FILES * 20_000
+CONTENT_BYTES = BIG_BYTES + WIDE_FILES * WIDE_BYTES
 MANY_FILES = 14_000  # the client asks for at most 13,108 blobs at once
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return make_project(tmp_path / "project")
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
 
 
 def test_a_fresh_cache_rebuilds_nothing_and_gets_the_same_bytes(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     pushed = Counted(node)
     alice = User(tmp_path / "alice", project, **artifacts(server(node.address)))
@@ -42,6 +42,7 @@ def test_a_fresh_cache_rebuilds_nothing_and_gets_the_same_bytes(
     assert pushed.calls("PushBlob") == ELEMENTS
     assert pushed.bytes_in() >= CONTENT_BYTES
 
+    project.forget_origin()
     pulled = Counted(node)
     bob = User(tmp_path / "bob", project, **artifacts(server(node.address, push=False)))
     rebuilt = bob.bst("build", "app.bst", "upper.bst")
@@ -55,20 +56,20 @@ def test_a_fresh_cache_rebuilds_nothing_and_gets_the_same_bytes(
     app = bob.checkout("app.bst")
     assert app == alice.checkout("app.bst")
     assert app.pop("share/upper.txt") == ("file", b"HELLO\n")
-    assert {name: app[name] for name in app if name != "share"} == tree(project / "files" / "text")
+    assert {name: app[name] for name in app if name != "share"} == tree(project.text)
 
 
-def test_artifact_pull_fetches_everything(tmp_path: Path, project: Path, node: Node) -> None:
+def test_artifact_pull_fetches_everything(tmp_path: Path, project: Project, node: Node) -> None:
     User(tmp_path / "alice", project, **artifacts(server(node.address))).bst("build", "app.bst")
     bob = User(tmp_path / "bob", project, **artifacts(server(node.address)))
     pulled = bob.bst("artifact", "pull", "--deps", "all", "app.bst")
     assert queue(pulled, "Pull") == (ELEMENTS, 0, 0)
-    assert bob.checkout("text.bst") == tree(project / "files" / "text")
-    assert bob.checkout("root.bst") == tree(project / "files" / "root")
+    assert bob.checkout("text.bst") == tree(project.text)
+    assert bob.checkout("root.bst") == tree(project.binaries)
 
 
 def test_pushing_again_says_already_there_and_sends_nothing(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     alice = User(tmp_path / "alice", project, **artifacts(server(node.address)))
     alice.bst("build", "app.bst")
@@ -82,10 +83,11 @@ def test_pushing_again_says_already_there_and_sends_nothing(
 
 
 def test_a_weak_key_finds_what_was_built_upon_other_content(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     User(tmp_path / "alice", project, **artifacts(server(node.address))).bst("build", "upper.bst")
-    (project / "files" / "text" / "hello.txt").write_text("changed\n")
+    (project.text / "hello.txt").write_text("changed\n")
+    project.pack("text")
     strict = User(tmp_path / "bob", project, **artifacts(server(node.address, push=False)))
     missed = strict.bst("artifact", "pull", "upper.bst", code=None)
     assert "does not have artifact" in missed
@@ -104,13 +106,13 @@ def test_a_weak_key_finds_what_was_built_upon_other_content(
 
 
 def test_an_instance_name_with_a_slash_is_a_name_space_of_its_own(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     team = server(node.address, instance="team/a")
     User(tmp_path / "alice", project, **artifacts(team)).bst("build", "app.bst")
     bob = User(tmp_path / "bob", project, **artifacts(team))
     assert queue(bob.bst("build", "app.bst"), "Build")[0] == 0
-    assert bob.checkout("text.bst") == tree(project / "files" / "text")
+    assert bob.checkout("text.bst") == tree(project.text)
 
     others = User(tmp_path / "carol", project, **artifacts(server(node.address)))
     missed = others.bst("artifact", "pull", "--deps", "all", "app.bst", code=None)
@@ -118,14 +120,14 @@ def test_an_instance_name_with_a_slash_is_a_name_space_of_its_own(
 
 
 def test_a_listener_without_push_serves_readers_and_turns_pushers_away(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     reading = node.addresses[1]
     User(tmp_path / "alice", project, **artifacts(server(node.address))).bst("build", "app.bst")
 
     bob = User(tmp_path / "bob", project, **artifacts(server(reading, push=False)))
     assert queue(bob.bst("build", "app.bst"), "Build")[0] == 0
-    assert bob.checkout("text.bst") == tree(project / "files" / "text")
+    assert bob.checkout("text.bst") == tree(project.text)
 
     refused = Counted(node)
     carol = User(tmp_path / "carol", project, **artifacts(server(reading)))
@@ -137,7 +139,7 @@ def test_a_listener_without_push_serves_readers_and_turns_pushers_away(
 
 
 def test_the_node_can_be_the_whole_storage_of_a_client(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     cache = {"cache": {"storage-service": {"url": f"http://{node.address}"}}}
     alice = User(tmp_path / "alice", project, **cache, **artifacts(server(node.address)))
@@ -148,14 +150,13 @@ def test_the_node_can_be_the_whole_storage_of_a_client(
 
 
 def test_an_artifact_of_very_many_files_takes_more_than_one_question(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
-    files = project / "files" / "many"
+    files = project.root / "files" / "many"
     files.mkdir()
     for number in range(MANY_FILES):
         (files / str(number)).write_text(f"content of {number}\n")
-    source = {"kind": "local", "path": "files/many"}
-    write_yaml(project / "elements" / "many.bst", {"kind": "import", "sources": [source]})
+    project.pack("many")
 
     pushed = Counted(node)
     alice = User(tmp_path / "alice", project, **artifacts(server(node.address)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.buildstream import ELEMENTS, User, artifacts, make_project, queue, server
+from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue, server
 from tests.clients.tools import Counted, tree
 from tests.process import Node
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.clients
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    return make_project(tmp_path / "project")
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path / "project")
 
 
 def lose(node: Node, content: bytes) -> None:
@@ -28,11 +28,11 @@ def lose(node: Node, content: bytes) -> None:
 
 
 def test_an_artifact_that_lost_a_blob_is_a_miss_and_a_push_repairs_it(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     alice = User(tmp_path / "alice", project, **artifacts(server(node.address)))
     alice.bst("build", "text.bst")
-    lose(node, (project / "files" / "text" / "big").read_bytes())
+    lose(node, (project.text / "big").read_bytes())
 
     bob = User(tmp_path / "bob", project, **artifacts(server(node.address, push=False)))
     missed = bob.bst("build", "text.bst")  # a miss, not a failure: bob builds it himself
@@ -46,31 +46,31 @@ def test_an_artifact_that_lost_a_blob_is_a_miss_and_a_push_repairs_it(
 
     repaired = Counted(node)
     alice.bst("artifact", "push", "text.bst")
-    assert repaired.bytes_in() >= len((project / "files" / "text" / "big").read_bytes())
+    assert repaired.bytes_in() >= len((project.text / "big").read_bytes())
 
     carol = User(tmp_path / "carol", project, **artifacts(server(node.address, push=False)))
     pulled = carol.bst("build", "text.bst")
     assert queue(pulled, "Build")[0] == 0
     assert queue(pulled, "Pull") == (1, 0, 0)
-    assert carol.checkout("text.bst") == tree(project / "files" / "text")
+    assert carol.checkout("text.bst") == tree(project.text)
 
 
 def test_a_builder_that_may_push_repairs_the_node_by_building(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     push = artifacts(server(node.address))
     User(tmp_path / "alice", project, **push).bst("build", "app.bst")
-    lose(node, (project / "files" / "text" / "big").read_bytes())
+    lose(node, (project.text / "big").read_bytes())
     bob = User(tmp_path / "bob", project, **push)
     queue(bob.bst("build", "--deps", "all", "app.bst"), "Build")
     carol = User(tmp_path / "carol", project, **artifacts(server(node.address, push=False)))
     pulled = carol.bst("artifact", "pull", "--deps", "all", "app.bst")
     assert queue(pulled, "Pull") == (ELEMENTS, 0, 0)
-    assert carol.checkout("text.bst") == tree(project / "files" / "text")
+    assert carol.checkout("text.bst") == tree(project.text)
 
 
 def test_a_restarted_node_has_everything_that_was_pushed(
-    tmp_path: Path, project: Path, node: Node
+    tmp_path: Path, project: Project, node: Node
 ) -> None:
     User(tmp_path / "alice", project, **artifacts(server(node.address))).bst("build", "app.bst")
     node.kill()
@@ -78,4 +78,4 @@ def test_a_restarted_node_has_everything_that_was_pushed(
     bob = User(tmp_path / "bob", project, **artifacts(server(node.address, push=False)))
     pulled = bob.bst("artifact", "pull", "--deps", "all", "app.bst")
     assert queue(pulled, "Pull") == (ELEMENTS, 0, 0)
-    assert bob.checkout("text.bst") == tree(project / "files" / "text")
+    assert bob.checkout("text.bst") == tree(project.text)
