@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,16 +19,27 @@ class Files(NamedTuple):
     key: Path
 
 
-def self_signed(folder: Path, name: str = "server", password: bytes | None = None) -> Files:
-    """Write <name>.crt and <name>.key for localhost and 127.0.0.1."""
+_HOSTS = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
+_DAY = dt.timedelta(days=1)
+
+
+def self_signed(
+    folder: Path,
+    name: str = "server",
+    password: bytes | None = None,
+    *,
+    hosts: Sequence[x509.GeneralName] = _HOSTS,
+    expired: bool = False,
+) -> Files:
+    """Write <name>.crt and <name>.key, by default for localhost and 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(dt.UTC)
-    hosts = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    since, until = (now - 2 * _DAY, now - _DAY) if expired else (now - _DAY, now + _DAY)
     certificate = (
         x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
+        .not_valid_before(since)
+        .not_valid_after(until)
         .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
         .sign(key, hashes.SHA256())
     )

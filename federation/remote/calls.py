@@ -33,6 +33,7 @@ from federation.remote.slots import Slots
 from federation.remote.streams import (
     IncomingStream,
     OutgoingStream,
+    Run,
     StreamTimes,
     raise_if_cancelled,
 )
@@ -95,10 +96,10 @@ class Calls:
         return await retrying(self._try, method, request, deadline_s)
 
     async def _try(self, method: Method, request: bytes, deadline_s: float) -> bytes:
-        async with self._running(method) as started:
+        async with self._running(method) as run:
             connection, metadata = await self._connect()
             left_s = max(deadline_s - self._clock.monotonic_s(), 0.001)
-            started()
+            run.started_s = self._clock.monotonic_s()
             call = connection.unary(method)(request, timeout=left_s, metadata=metadata)
             self._measures.sent(len(request))
             try:
@@ -115,11 +116,11 @@ class Calls:
     async def incoming(self, method: Method, request: bytes) -> AsyncIterator[IncomingStream]:
         """Run a call with many responses. Raises NotFound, RemoteFailed, here and when read."""
         self._check_supported(method)
-        async with self._running(method, stream=True) as started:
+        async with self._running(method, stream=True) as run:
             connection, metadata = await self._connect()
-            started()
+            run.started_s = self._clock.monotonic_s()
             call = connection.server_stream(method)(request, metadata=metadata)
-            stream = IncomingStream(call, method, self._times())
+            stream = IncomingStream(call, method, self._times(), run)
             try:
                 yield stream
             finally:
@@ -129,12 +130,12 @@ class Calls:
     async def outgoing(self, method: Method) -> AsyncIterator[OutgoingStream]:
         """Run a call with many requests. Raises NotFound, RemoteFailed, here and when written."""
         self._check_supported(method)
-        async with self._running(method, stream=True) as started:
+        async with self._running(method, stream=True) as run:
             connection, metadata = await self._connect()
-            started()
+            run.started_s = self._clock.monotonic_s()
             call = connection.client_stream(method)(metadata=metadata)
             try:
-                yield OutgoingStream(call, self._times())
+                yield OutgoingStream(call, self._times(), run)
             finally:
                 call.cancel()
 
@@ -149,33 +150,31 @@ class Calls:
         )
 
     @asynccontextmanager
-    async def _running(
-        self, method: Method, *, stream: bool = False
-    ) -> AsyncIterator[Callable[[], None]]:
+    async def _running(self, method: Method, *, stream: bool = False) -> AsyncIterator[Run]:
         """Hold a slot, and see to it that the call is counted however it ends."""
         async with self.slots.one():
-            started_s = self._clock.monotonic_s()
-
-            def started() -> None:
-                nonlocal started_s
-                started_s = self._clock.monotonic_s()
-
-            outcome: str = LEFT
+            run = Run(self._clock.monotonic_s())
+            finished = False
             try:
-                yield started
-                outcome = OK
-            except NotFound:
-                outcome = NOT_FOUND
-                raise
-            except RemoteFailed as error:
-                outcome = str(error.kind)
-                if isinstance(error, Unsupported) and not stream:
-                    # Of a stream it may be the resource's compressor that is not supported.
-                    self._unsupported[method] = self._clock.monotonic_s() + _FORGET_S
-                self._on_failure(error)
+                yield run
+                finished = True
+            except (NotFound, RemoteFailed) as error:
+                run.failed(error)
                 raise
             finally:
-                self._measures.ended(method.name, outcome, self._clock.monotonic_s() - started_s)
+                self._ended(method, run, OK if finished else LEFT, stream)
+
+    def _ended(self, method: Method, run: Run, outcome: str, stream: bool) -> None:
+        error = run.error
+        if isinstance(error, NotFound):
+            outcome = NOT_FOUND
+        elif error is not None:
+            outcome = str(error.kind)
+            if isinstance(error, Unsupported) and not stream:
+                # Of a stream it may be the resource's compressor that is not supported.
+                self._unsupported[method] = self._clock.monotonic_s() + _FORGET_S
+            self._on_failure(error)
+        self._measures.ended(method.name, outcome, self._clock.monotonic_s() - run.started_s)
 
     def _check_supported(self, method: Method) -> None:
         until_s = self._unsupported.get(method)

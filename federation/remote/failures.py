@@ -72,6 +72,16 @@ class RemoteFailed(SourceUnavailable):
         self.retry_after_s = retry_after_s  # how long the remote asked to be left alone
 
     @property
+    def stubborn(self) -> bool:
+        """Whether it stays so until an operator does something."""
+        return self.kind in {FailureKind.DENIED, FailureKind.CERTIFICATE}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether a bound of this node was reached, which says nothing about the remote."""
+        return self.kind in {FailureKind.BUSY, FailureKind.HOPS, FailureKind.CLOSED}
+
+    @property
     def is_retryable(self) -> bool:
         """Whether the same call may do better in a moment."""
         return self.kind in _RETRYABLE

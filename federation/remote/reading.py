@@ -17,7 +17,7 @@ from federation.digest import Digest
 from federation.errors import InvalidRequest
 from federation.remote import codec
 from federation.remote.calls import Calls
-from federation.remote.failures import FailureKind, failure
+from federation.remote.failures import FailureKind
 from federation.remote.methods import READ
 from federation.remote.streams import IncomingStream
 from federation.store import CHUNK_BYTES, Chunks, NextBytes
@@ -85,14 +85,14 @@ class _Plain:
         data = await _next_data(self._remote, self._stream)
         if data is None:
             detail = f"the stream ended after {self._got_bytes} of {self._size_bytes} bytes"
-            raise failure(self._remote, FailureKind.SHORT, detail)
+            raise self._stream.fail(FailureKind.SHORT, detail)
         self._got_bytes += len(data)
         right = self._got_bytes <= self._size_bytes
         if self._got_bytes == self._size_bytes:
             right = await self._stream.end(partial(codec.read_size, self._remote))
         if not right:
             detail = f"it sent more than the {self._size_bytes} bytes asked for"
-            raise failure(self._remote, FailureKind.OVERRUN, detail)
+            raise self._stream.fail(FailureKind.OVERRUN, detail)
         return data
 
 
@@ -110,7 +110,7 @@ class _Zstd:
             data = await _next_data(self._remote, self._stream)
             if data is None:
                 detail = f"the zstd stream ended with {self._left_bytes} bytes to come"
-                raise failure(self._remote, FailureKind.SHORT, detail)
+                raise self._stream.fail(FailureKind.SHORT, detail)
             self._decoder.push(data)
         self._left_bytes -= len(piece)
         if self._left_bytes == 0:
@@ -121,7 +121,7 @@ class _Zstd:
         try:
             return await asyncio.to_thread(self._decoder.pull)
         except InvalidRequest as error:
-            raise failure(self._remote, FailureKind.MALFORMED, str(error)) from None
+            raise self._stream.fail(FailureKind.MALFORMED, str(error)) from None
 
     async def _end(self) -> None:
         """Take what may follow the last byte: checksums, skippable frames, and the end."""
@@ -132,7 +132,7 @@ class _Zstd:
             await asyncio.to_thread(self._decoder.pull)
             self._decoder.finish()
         except InvalidRequest as error:
-            raise failure(self._remote, FailureKind.MALFORMED, str(error)) from None
+            raise self._stream.fail(FailureKind.MALFORMED, str(error)) from None
 
 
 async def _next_data(remote: str, stream: IncomingStream) -> bytes | None:

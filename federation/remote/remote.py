@@ -13,7 +13,7 @@ from federation.clock import Clock
 from federation.remote.calls import Calls, Metadata
 from federation.remote.capabilities import ASK_S, Capabilities, CapabilitiesMemory
 from federation.remote.connection import Connection
-from federation.remote.failures import Denied, FailureKind, RemoteFailed, failure
+from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.remote.measures import Measures
 from federation.remote.methods import CAPABILITIES
 from federation.remote.secrets import SecretFiles
@@ -98,7 +98,7 @@ class Remote:
                 "kind": str(error.kind),
                 "reason": error.reason,
                 "at": at_s,
-                "needs_operator": isinstance(error, Denied),
+                "stubborn": error.stubborn,
             }
         return shown
 
@@ -141,13 +141,13 @@ class Remote:
         return hops.headers(passed.after(self._node_id))
 
     def _failed(self, error: RemoteFailed) -> None:
-        if error.kind in {FailureKind.HOPS, FailureKind.BUSY, FailureKind.CLOSED}:
-            return  # says nothing about the remote
+        if error.is_ours:
+            return
         self._last_failure = (error, self.clock.wall_s())
         if error.kind is FailureKind.UNAVAILABLE:
             self._capabilities.connection_lost()
             self.calls.forget_unsupported()
-        if isinstance(error, Denied):
+        if error.stubborn:
             self._secrets.look_soon()
 
     async def _ask(self) -> bytes:

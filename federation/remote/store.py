@@ -6,8 +6,21 @@ Silence is SourceUnavailable in one of the types of failures.py, never absence.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Sequence,
+)
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+)
+from functools import partial
 from typing import Any
 
 import structlog
@@ -109,12 +122,12 @@ class RemoteStore:
                 raise BlobNotFound(digest)
             yield no_chunks()
         else:
-            async with AsyncExitStack() as stack:
-                try:
+            try:
+                async with AsyncExitStack() as stack:
                     first, pieces = await self._open(stack, digest, offset, end)
-                except NotFound:
-                    raise BlobNotFound(digest) from None
-                yield chunks_of(first, pieces, next_bytes)
+                    yield chunks_of(first, pieces, next_bytes)
+            except NotFound:
+                raise BlobNotFound(digest) from None
 
     async def _open(
         self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
@@ -127,27 +140,22 @@ class RemoteStore:
         if not can.hashes_with(digest.function):
             raise NotFound(f"{self._remote.name} does not know {digest.function.name}")
         whole = offset == 0 and end == digest.size_bytes
+        pieces: Pieces
         if whole and self._use_zstd(can, digest):
-            async with AsyncExitStack() as attempt:
-                try:
-                    pieces = await attempt.enter_async_context(
-                        open_zstd(self._calls, self._remote.name, self._instance, digest)
-                    )
-                    watched = _Watched(pieces, self)
-                    first = await watched.next()
-                    assert first is not None
-                except RemoteFailed as error:
-                    if error.kind not in ZSTD_AT_FAULT:
-                        raise
-                else:
-                    await stack.enter_async_context(attempt.pop_all())
-                    return first, watched
-        pieces = await stack.enter_async_context(
-            open_plain(self._calls, self._remote.name, self._instance, digest, offset, end)
-        )
+            opening = open_zstd(self._calls, self._remote.name, self._instance, digest)
+            plain = partial(self._open_plain, stack, digest, end=end)
+            pieces = _ZstdOrPlain(stack, opening, plain, self.rest_zstd)
+        else:
+            pieces = await self._open_plain(stack, digest, offset, end)
         first = await pieces.next()
         assert first is not None
         return first, pieces
+
+    async def _open_plain(
+        self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
+    ) -> Pieces:
+        opening = open_plain(self._calls, self._remote.name, self._instance, digest, offset, end)
+        return await stack.enter_async_context(opening)
 
     async def write(
         self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
@@ -328,17 +336,44 @@ class _Turns:
         self.users = 0
 
 
-class _Watched:
-    """Pieces that came compressed; what goes wrong with them makes zstd rest."""
+class _ZstdOrPlain:
+    """A blob's pieces as they come compressed; where zstd fails, as plain bytes from there on.
 
-    def __init__(self, pieces: Pieces, store: RemoteStore) -> None:
-        self._pieces = pieces
-        self._store = store
+    Of the pieces before that nothing is known, as of all that comes: who stores them verifies them.
+    """
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        opening: AbstractAsyncContextManager[Pieces],
+        plain: Callable[[int], Awaitable[Pieces]],
+        on_fault: Callable[[str], None],
+    ) -> None:
+        self._stack = stack
+        self._attempt = AsyncExitStack()
+        self._opening = opening
+        self._plain = plain
+        self._on_fault = on_fault
+        self._pieces: Pieces | None = None
+        self._given_bytes = 0
+        self._is_plain = False
 
     async def next(self) -> bytes | None:
         try:
-            return await self._pieces.next()
+            piece = await self._next()
         except RemoteFailed as error:
-            if error.kind in ZSTD_AT_FAULT:
-                self._store.rest_zstd(error.reason)
-            raise
+            if self._is_plain or error.kind not in ZSTD_AT_FAULT:
+                raise
+            self._on_fault(error.reason)
+            self._is_plain = True
+            await self._attempt.aclose()  # its slot is the one to be used next
+            self._pieces = await self._plain(self._given_bytes)
+            piece = await self._pieces.next()
+        self._given_bytes += 0 if piece is None else len(piece)
+        return piece
+
+    async def _next(self) -> bytes | None:
+        if self._pieces is None:
+            await self._stack.enter_async_context(self._attempt)
+            self._pieces = await self._attempt.enter_async_context(self._opening)
+        return await self._pieces.next()

@@ -15,13 +15,14 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from federation.clock import Clock
-from federation.remote.failures import FailureKind, RemoteFailed, failure, from_rpc
+from federation.remote.failures import FailureKind, NotFound, RemoteFailed, failure, from_rpc
 from federation.remote.measures import Measures
 from federation.remote.methods import Method
 
 _EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
 _END_S = 2.0  # how long a remote may take to end a stream whose bytes have all come
 _T = TypeVar("_T")
+_E = TypeVar("_E", "NotFound | RemoteFailed", NotFound, RemoteFailed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +37,27 @@ class StreamTimes:
     brake: Callable[[int], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class Run:
+    """How one call goes. Its first failure counts, whatever its user makes of it."""
+
+    started_s: float
+    error: NotFound | RemoteFailed | None = None
+
+    def failed(self, error: _E) -> _E:
+        """Take note of it, and return it to be raised."""
+        if self.error is None:
+            self.error = error
+        return error
+
+
 class _Limited:
     """A call whose waits have limits."""
 
-    def __init__(self, call: Any, times: StreamTimes) -> None:
+    def __init__(self, call: Any, times: StreamTimes, run: Run) -> None:
         self._call = call
         self._times = times
+        self._run = run
         self._expired = False
 
     def _expire(self) -> None:
@@ -56,22 +72,27 @@ class _Limited:
         finally:
             timer.cancel()
 
+    def fail(self, kind: FailureKind, detail: str) -> RemoteFailed:
+        """Return the error to raise about this call."""
+        return self._run.failed(failure(self._times.remote, kind, detail))
+
+    def _failed(self, error: grpc.aio.AioRpcError) -> NotFound | RemoteFailed:
+        return self._run.failed(from_rpc(self._times.remote, error))
+
     def _stopped(self, detail: str) -> NoReturn:
         """Say why a wait was cut off, unless it was the waiting task that was cancelled."""
         raise_if_cancelled()
         if self._expired:
-            raise failure(self._times.remote, FailureKind.STALLED, detail) from None
-        detail = "the connection was closed"
-        raise failure(self._times.remote, FailureKind.CLOSED, detail) from None
+            raise self.fail(FailureKind.STALLED, detail) from None
+        raise self.fail(FailureKind.CLOSED, "the connection was closed") from None
 
 
 class IncomingStream(_Limited):
     """The responses of a call."""
 
-    def __init__(self, call: Any, method: Method, times: StreamTimes) -> None:
-        super().__init__(call, times)
+    def __init__(self, call: Any, method: Method, times: StreamTimes, run: Run) -> None:
+        super().__init__(call, times, run)
         self._method = method
-        self._started_s = times.clock.monotonic_s()
         self._first = True
 
     async def next(self, has_content: Callable[[bytes], int]) -> bytes | None:
@@ -84,7 +105,7 @@ class IncomingStream(_Limited):
             if has_content(message):
                 if self._first:
                     self._first = False
-                    seconds = self._times.clock.monotonic_s() - self._started_s
+                    seconds = self._times.clock.monotonic_s() - self._run.started_s
                     self._times.measures.first_byte(self._method.name, seconds)
                 await self._times.brake(len(message))
                 return message
@@ -102,6 +123,7 @@ class IncomingStream(_Limited):
                 message = await self._read(deadline_s)
             except RemoteFailed:
                 if self._expired:
+                    self._run.error = None
                     return True
                 raise
             if message is None:
@@ -113,7 +135,10 @@ class IncomingStream(_Limited):
         try:
             message = await self._within(deadline_s, self._call.read())
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(self._times.remote, error) from None
+            if error.code() is grpc.StatusCode.NOT_FOUND and not self._first:
+                detail = f"NOT_FOUND in the middle: {error.details()}"
+                raise self.fail(FailureKind.INTERNAL, detail) from None
+            raise self._failed(error) from None
         except asyncio.CancelledError:
             self._stopped(f"nothing came for {self._times.stall_s:g} s")
         if message is _EOF:
@@ -153,7 +178,7 @@ class OutgoingStream(_Limited):
         try:
             return await self._within(deadline_s, self._finish())
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(self._times.remote, error) from None
+            raise self._failed(error) from None
         except asyncio.CancelledError:
             self._stopped(f"no answer came for {self._times.answer_s:g} s")
 

@@ -22,6 +22,7 @@ from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.compute import Compute
+from federation.services.finder import LocalFinder
 from federation.services.memory_budget import MemoryBudget
 from federation.services.rpc import Runtime, handlers
 from federation.status import Metrics
@@ -96,8 +97,8 @@ async def serving(
         bytestream,
         CasService(store, limits, metrics, compute),
         CapabilitiesService(limits, 2**40),
-        ActionCacheService(store, index, closures, metrics),
-        FetchService(index, closures, checksums, clock, metrics),
+        ActionCacheService(store, index, LocalFinder(index, closures), metrics),
+        FetchService(LocalFinder(index, closures), checksums, clock, metrics),
         PushService(index, checksums),
     ]
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
