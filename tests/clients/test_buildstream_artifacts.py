@@ -16,6 +16,7 @@ from tests.clients.buildstream import (
     artifacts,
     queue,
     server,
+    write_yaml,
 )
 from tests.clients.tools import Counted, tree
 from tests.process import Node
@@ -156,12 +157,21 @@ def test_an_artifact_of_very_many_files_takes_more_than_one_question(
     files.mkdir()
     for number in range(MANY_FILES):
         (files / str(number)).write_text(f"content of {number}\n")
-    project.pack("many")
-
+    source = {"kind": "local", "path": "files/many"}
+    write_yaml(project.root / "elements" / "many.bst", {"kind": "import", "sources": [source]})
     pushed = Counted(node)
     alice = User(tmp_path / "alice", project, **artifacts(server(node.address)))
     assert queue(alice.bst("build", "many.bst"), "Push") == (1, 0, 0)
     assert pushed.calls("FindMissingBlobs") >= 2
-    bob = User(tmp_path / "bob", project, **artifacts(server(node.address, push=False)))
-    assert queue(bob.bst("build", "many.bst"), "Pull") == (1, 0, 0)
-    assert bob.checkout("many.bst") == tree(files)
+    key = alice.bst("show", "--deps", "none", "--format", "%{full-key}", "many.bst")
+    name = f"shop/many/{key.output.split()[-1]}"
+
+    # Bob's project does not have the element, so that none of its files are his already.
+    pulled = Counted(node)
+    other = Project(tmp_path / "other")
+    bob = User(tmp_path / "bob", other, **artifacts(server(node.address, push=False)))
+    assert "Pulled artifact" in bob.bst("artifact", "pull", name)
+    assert pulled.bytes_out() >= sum(path.stat().st_size for path in files.iterdir())
+    out = tmp_path / "out"
+    bob.bst("artifact", "checkout", "--deps", "none", "--directory", str(out), name)
+    assert tree(out) == tree(files)
