@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from federation.config import Section
 from federation.config_keys import Key, walk
+from federation.config_section import Section
 from federation.config_values import Duration, Size, format_duration, format_size
 
 TARGET = Path(__file__).with_name("configuration.md")

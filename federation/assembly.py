@@ -22,13 +22,17 @@ from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.compute import Compute
+from federation.services.finder import Finder, LocalFinder
 from federation.services.health import add_health
 from federation.services.memory_budget import MemoryBudget
 from federation.services.reflection import add_reflection
 from federation.services.rpc import Runtime, Service, handlers
 from federation.status import Metrics
 from federation.storage import Storage
+from federation.store import LocalStore
 from federation.tls import KeyPair
+from federation.upstream.store import PullThrough
+from federation.upstream_assembly import make_pulling
 from federation.web import HttpServer, Pages
 
 
@@ -62,14 +66,22 @@ def build(
     services = make_services(config, storage, metrics, clock, budget)
     ports = []
     for listener, pair in zip(config.listeners, pairs, strict=True):
-        runtime = Runtime(metrics, limits, clock, listener.push, budget)
-        ports.append(make_port(listener, pair, services.served, runtime))
+        runtime = Runtime(
+            metrics, limits, clock, listener.push, budget, follows_hops=bool(config.upstreams)
+        )
+        served = services.for_pushers if listener.push else services.for_readers
+        ports.append(make_port(listener, pair, served, runtime))
     readiness = Readiness(storage.health)
     facts = {"node": config.node_name, "version": __version__}
     http = None
     if config.http.address is not None:
-        pages = Pages(metrics, readiness, lambda: {**facts, "listeners": _shown(ports)})
+        pages = Pages(
+            metrics,
+            readiness,
+            lambda: {**facts, "listeners": _shown(ports), **services.describe()},
+        )
         http = HttpServer(config.http.address, pages.answer)
+    services.start()
     return Node(
         ports=ports,
         http=http,
@@ -83,31 +95,84 @@ def build(
 
 
 class Services(NamedTuple):
-    """What is served, and what has to be closed, in this order, when it is not any more."""
+    """What is served to whom, and what has to be closed, in this order, when it is not any more."""
 
-    served: list[Service]
+    for_pushers: list[Service]
+    for_readers: list[Service]
     closers: list[Callable[[], Awaitable[None]]]
+    start: Callable[[], None]
+    describe: Callable[[], dict[str, Any]]
 
 
 def make_services(
     config: Config, storage: Storage, metrics: Metrics, clock: Clock, budget: MemoryBudget
 ) -> Services:
-    """Return every service; each is served on every listener, which knows who may write."""
-    limits = config.limits
-    compute = Compute(limits.threads)
-    closures = ClosureChecker(storage, limits, clock, config.storage.lease)
-    checksums = ChecksumVerifier(storage)
-    byte_stream = ByteStreamService(storage, limits, clock, metrics, budget, compute)
-    served: list[Service] = [
-        CapabilitiesService(limits, config.storage.max_blob),
-        CasService(storage, limits, metrics, compute),
-        byte_stream,
-        ActionCacheService(storage, storage, closures, metrics),
-        FetchService(storage, closures, checksums, clock, metrics),
-        PushService(storage, checksums),
-    ]
-    end_threads = partial(asyncio.to_thread, compute.close)
-    return Services(served, [byte_stream.close, closures.close, end_threads])
+    """Return every service, pulling from upstreams where there are any."""
+    closures = ClosureChecker(storage, config.limits, clock, config.storage.lease)
+    if not config.upstreams:
+        kit = _Kit(config, storage, metrics, clock, budget, Compute(config.limits.threads))
+        served = kit.services(storage, LocalFinder(storage, closures))
+        return Services(
+            served, served, [*kit.closers, closures.close], lambda: None, dict[str, Any]
+        )
+    pulling = make_pulling(config, storage, closures, metrics, clock)
+    kit = _Kit(config, storage, metrics, clock, budget, Compute(config.limits.threads))
+    to_pushers = PullThrough(pulling.shared, tells_upstreams=False)
+    to_readers = PullThrough(pulling.shared, tells_upstreams=True)
+    for_pushers = kit.services(to_pushers, pulling.finder)
+    for_readers = kit.services(to_readers, pulling.finder)
+
+    def describe() -> dict[str, Any]:
+        return {"offline": pulling.shared.offline, "upstreams": pulling.describe()}
+
+    closers = [*kit.closers, *pulling.closers, closures.close]
+    return Services(for_pushers, for_readers, closers, pulling.start, describe)
+
+
+class _Kit:
+    """Builds the services over one store after another; uploads are shared by all of them."""
+
+    def __init__(
+        self,
+        config: Config,
+        storage: Storage,
+        metrics: Metrics,
+        clock: Clock,
+        budget: MemoryBudget,
+        compute: Compute,
+    ) -> None:
+        self._config = config
+        self._storage = storage
+        self._metrics = metrics
+        self._clock = clock
+        self._budget = budget
+        self._compute = compute
+        self._streams: list[ByteStreamService] = []
+
+    def services(self, store: LocalStore, finder: Finder) -> list[Service]:
+        """Return every service over this store."""
+        limits, metrics, clock = self._config.limits, self._metrics, self._clock
+        checksums = ChecksumVerifier(store)
+        stream = ByteStreamService(store, limits, clock, metrics, self._budget, self._compute)
+        self._streams.append(stream)
+        return [
+            CapabilitiesService(limits, self._config.storage.max_blob),
+            CasService(store, limits, metrics, self._compute),
+            stream,
+            ActionCacheService(store, self._storage, finder, metrics),
+            FetchService(finder, checksums, clock, metrics),
+            PushService(self._storage, checksums),
+        ]
+
+    @property
+    def closers(self) -> list[Callable[[], Awaitable[None]]]:
+        """What ends uploads, then threads."""
+
+        async def close_streams() -> None:
+            for stream in self._streams:
+                await stream.close()
+
+        return [close_streams, partial(asyncio.to_thread, self._compute.close)]
 
 
 def make_port(

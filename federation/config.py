@@ -9,17 +9,12 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator
 
+from federation.config_section import Section
+from federation.config_upstreams import Pull, Upstream
 from federation.config_values import (
     AddressText,
     Count,
@@ -35,24 +30,6 @@ from federation.config_values import (
 from federation.errors import ConfigError
 
 FRAMING_BYTES = 2**16  # room in a message for what surrounds a batch's blob bytes
-
-
-class Section(BaseModel):
-    """A mapping of the file: unknown keys are errors, names have dashes."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-        validate_by_name=True,
-        validate_by_alias=True,
-        validate_default=True,  # a default may clash with a value that was given
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_defaults(cls, value: Any) -> Any:
-        return {} if value is None else value
 
 
 def default_data_dir() -> Path:
@@ -237,6 +214,13 @@ class Config(Section):
         description="the addresses that gRPC is served on",
     )
     storage: Storage = Field(default=Storage(), description="how much is kept, and how")
+    offline: Flag = Field(default=False, description="true: upstreams are never asked")
+    upstreams: list[Upstream] = Field(
+        default=[],
+        max_length=64,
+        description="caches that are asked, in this order, for what is missed here",
+    )
+    pull: Pull = Field(default=Pull(), description="how upstreams are asked")
     limits: Limits = Field(default=Limits(), description="bounds on what clients can use up")
     http: Http = Field(default=Http(), description="metrics and health over HTTP")
     log: Log = Field(default=Log(), description="what is written to standard error")
@@ -249,6 +233,15 @@ class Config(Section):
             if fixed.count(address) > 1:
                 raise ValueError(f"two listeners have the address {address}")
         return listeners
+
+    @field_validator("upstreams")
+    @classmethod
+    def _different_names(cls, upstreams: list[Upstream]) -> list[Upstream]:
+        names = [upstream.name for upstream in upstreams]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two upstreams have the name {name}")
+        return upstreams
 
     @field_validator("http")
     @classmethod

@@ -7,7 +7,8 @@ from typing import NamedTuple, get_args
 
 from pydantic.fields import FieldInfo
 
-from federation.config import Config, Section
+from federation.config import Config
+from federation.config_section import Section
 
 Path = tuple[str, ...]
 

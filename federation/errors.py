@@ -18,7 +18,7 @@ class FederationError(Exception):
 
 
 class InvalidRequest(FederationError):
-    """The caller sent something that can never be right; the message says what and how to mend it."""
+    """What the caller sent can never be right; the message says what, and how to mend it."""
 
 
 class BlobNotFound(FederationError):

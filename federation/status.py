@@ -70,6 +70,24 @@ class Metrics:
             buckets=_SECONDS,
             registry=reg,
         )
+        self.upstream_up = Gauge(
+            "federation_upstream_up",
+            "1 while an upstream is asked, 0 while it is only probed",
+            ["upstream"],
+            registry=reg,
+        )
+        self.upstream_answers = Counter(
+            "federation_upstream_answers_total",
+            "What upstreams said about blobs (hit, miss), or that they did not (silence), or worse "
+            "(wrong_bytes)",
+            ["upstream", "result"],
+            registry=reg,
+        )
+        self.reads_saved = Counter(
+            "federation_upstream_reads_saved_total",
+            "Reads of absent blobs that joined one under way instead of asking an upstream",
+            registry=reg,
+        )
         self.loop_lag_seconds = Histogram(
             "federation_event_loop_lag_seconds",
             "How late the event loop ran a timer",

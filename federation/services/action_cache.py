@@ -8,18 +8,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.digest import Digest
 from federation.errors import EntryNotFound
-from federation.services.closure import ClosureChecker
+from federation.services.finder import Asked, Finder
 from federation.services.rpc import Call, Method, Unary
 from federation.status import Metrics
-from federation.store import Entry, Index, Store
+from federation.store import Entry, EntryKey, Index, Store
+from federation.upstream.names import UpstreamIndex
 from federation.wire.action_result import key_of, read_update, to_inline, with_inlined
 from federation.wire.closure import SLICE, names_of_action_result
 from federation.wire.digests import function_of, to_digest
 from federation.wire.resource_name import check_instance
+
+
+class _ActionQuestion(NamedTuple):
+    """GetActionResult as put to an upstream."""
+
+    key: EntryKey
+    action: Digest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See AskUpstream: actions have no names."""
+        return ()
+
+    async def put_to(self, index: UpstreamIndex) -> Entry | None:
+        """See AskUpstream."""
+        value = await index.get_action_result(self.action)
+        return None if value is None else Entry(self.key, value, str(self.action))
+
+
+async def _any_result(_entry: Entry) -> bool:
+    return True
 
 
 class ActionCacheService:
@@ -27,12 +50,10 @@ class ActionCacheService:
 
     name = "build.bazel.remote.execution.v2.ActionCache"
 
-    def __init__(
-        self, store: Store, index: Index, closures: ClosureChecker, metrics: Metrics
-    ) -> None:
+    def __init__(self, store: Store, index: Index, finder: Finder, metrics: Metrics) -> None:
         self._store = store
         self._index = index
-        self._closures = closures
+        self._finder = finder
         self._hits = metrics.lookups.labels(kind="action_result", result="hit")
         self._misses = metrics.lookups.labels(kind="action_result", result="miss")
 
@@ -48,8 +69,9 @@ class ActionCacheService:
         check_instance(request.instance_name)
         function = function_of(request.digest_function)
         action = to_digest(request.action_digest, function)
-        entry = (await self._index.get([key_of(request.instance_name, action)]))[0]
-        if entry is None or not await self._closures.complete(entry):
+        key = key_of(request.instance_name, action)
+        entry = await self._finder.find(Asked([key], _any_result, _ActionQuestion(key, action)))
+        if entry is None:
             raise self._miss(action)
         places = to_inline(entry.value, request, function)
         value = await self._inline(entry.value, places, action) if places else entry.value

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import grpc
 import structlog
 
+from federation import hops
 from federation.clock import Clock
 from federation.config import Limits
 from federation.errors import NotAllowed, Stalled
@@ -39,6 +40,7 @@ class Runtime:
     clock: Clock
     may_push: bool
     budget: MemoryBudget
+    follows_hops: bool = False  # whether calls are made on behalf of callers, who name their hops
     log_limit: LogLimit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +130,7 @@ class _Wrapper:
         self._seconds = runtime.metrics.request_seconds.labels(method=method)
         self._running = runtime.metrics.requests_running
         self._counts: dict[str, Any] = {}
+        self._hops = runtime.follows_hops
 
     def unary(self, handler: Callable[[bytes, Call], Awaitable[bytes]]) -> Any:
         limit_s = self._runtime.limits.request_time
@@ -176,7 +179,7 @@ class _Wrapper:
         self._running.inc()
         try:
             self._check_rights()
-            response = await answer(call)
+            response = await (self._on_behalf(answer, call) if self._hops else answer(call))
             outcome = OK
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
             outcome = outcome_of(error) or self._unforeseen(error)
@@ -187,6 +190,10 @@ class _Wrapper:
             self._ended(outcome, self._runtime.clock.monotonic_s() - started_s, call.peer)
         await _abort(context, outcome)
         return b""
+
+    async def _on_behalf(self, answer: Callable[[Call], Awaitable[bytes]], call: Call) -> bytes:
+        with hops.serving(hops.parse(call.context.invocation_metadata() or ())):
+            return await answer(call)
 
     def _check_rights(self) -> None:
         if self._refused:

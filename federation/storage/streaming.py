@@ -164,7 +164,9 @@ class Reading:
             self._job = self._submit(self._offset)
             if self._core.now_ms() - self._touched_ms > self._core.timing.granularity_ms:
                 self._touch()  # a reader slower than the lease keeps its blob
-            yield data
+            handed_on = [data]
+            del data  # or a stalled reader keeps the chunk here and its copy in the transport
+            yield handed_on.pop()
 
     def _submit(self, offset: int) -> Future[bytes] | None:
         if offset >= self._end:

@@ -1,14 +1,13 @@
-"""What one upstream said it has and has not, for a short time and a bounded number of digests.
+"""What one upstream said it has and has not, for a short time and a bounded number of keys.
 
-Without I/O. Forgotten as a whole when the upstream goes down or comes back.
+Keys are digests of blobs, or keys of index entries. Without I/O. Forgotten as a whole when the
+upstream goes down or comes back.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
-
-from federation.digest import Digest
+from collections.abc import Hashable, Iterable
 
 
 class Answers:
@@ -18,27 +17,27 @@ class Answers:
         self._present_s = present_s
         self._absent_s = absent_s
         self._entries_max = entries_max
-        self._until: OrderedDict[Digest, tuple[bool, float]] = OrderedDict()
+        self._until: OrderedDict[Hashable, tuple[bool, float]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Answers {len(self._until)}>"
 
-    def note(self, digests: Iterable[Digest], *, present: bool, now_s: float) -> None:
+    def note(self, keys: Iterable[Hashable], *, present: bool, now_s: float) -> None:
         """Remember an answer."""
         until_s = now_s + (self._present_s if present else self._absent_s)
-        for digest in digests:
-            self._until[digest] = (present, until_s)
-            self._until.move_to_end(digest)
+        for key in keys:
+            self._until[key] = (present, until_s)
+            self._until.move_to_end(key)
         while len(self._until) > self._entries_max:
             self._until.popitem(last=False)
 
-    def recall(self, digest: Digest, now_s: float) -> bool | None:
+    def recall(self, key: Hashable, now_s: float) -> bool | None:
         """Return whether the upstream has it; None: not known any more, or never was."""
-        answer = self._until.get(digest)
+        answer = self._until.get(key)
         if answer is None:
             return None
         if now_s >= answer[1]:
-            del self._until[digest]
+            del self._until[key]
             return None
         return answer[0]
 

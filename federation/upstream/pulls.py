@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import OffsetOutside, TooBusy
+from federation.status import Metrics
 from federation.store import (
     CHUNK_BYTES,
     Chunks,
@@ -26,7 +27,12 @@ class Pulls:
     """Single-flight reading from upstreams into a local store."""
 
     def __init__(
-        self, local: LocalStore, upstreams: Sequence[Upstream], clock: Clock, pulls_max: int
+        self,
+        local: LocalStore,
+        upstreams: Sequence[Upstream],
+        clock: Clock,
+        metrics: Metrics,
+        pulls_max: int,
     ) -> None:
         self._local = local
         self._upstreams = upstreams
@@ -34,6 +40,7 @@ class Pulls:
         self._pulls_max = pulls_max
         self._pulls: dict[Digest, Pull] = {}
         self._background = Background()
+        self._metrics = metrics
         self.joined = 0  # reads that cost no upstream read, because one was under way
 
     def __repr__(self) -> str:
@@ -48,6 +55,14 @@ class Pulls:
         SourceUnavailable and BlobDamaged.
         """
         return self._reading(digest, offset, limit, next_bytes)
+
+    async def fetch(self, digest: Digest) -> None:
+        """Bring a blob here without reading it. Raises what open_read raises."""
+        pull = self._join(digest)
+        try:
+            await pull.wait_beyond(digest.size_bytes)
+        finally:
+            await asyncio.shield(pull.leave())
 
     async def close(self) -> None:
         """Stop all pulls."""
@@ -71,6 +86,7 @@ class Pulls:
         pull = self._pulls.get(digest)
         if pull is not None and pull.error is None:
             self.joined += 1
+            self._metrics.reads_saved.inc()
         else:
             pull = self._start(digest)
         pull.join()

@@ -12,6 +12,7 @@ import structlog
 
 from federation.digest import Digest
 from federation.errors import FederationError, SourceUnavailable
+from federation.status import Metrics
 from federation.store import LocalStore, Provenance, Source
 from federation.tasks import Background
 from federation.upstream.source import Upstream
@@ -22,7 +23,8 @@ _log = structlog.get_logger(__name__)
 class SmallPulls:
     """read_small over upstreams, into a local store."""
 
-    def __init__(self, local: LocalStore, upstreams: Sequence[Upstream]) -> None:
+    def __init__(self, local: LocalStore, upstreams: Sequence[Upstream], metrics: Metrics) -> None:
+        self._metrics = metrics
         self._local = local
         self._upstreams = upstreams
         self._waiting: dict[Digest, asyncio.Future[bytes | None]] = {}
@@ -42,6 +44,7 @@ class SmallPulls:
         mine = [digest for digest in dict.fromkeys(digests) if digest not in self._waiting]
         theirs = {d: self._waiting[d] for d in digests if d in self._waiting}
         self.joined += len(theirs)
+        self._metrics.reads_saved.inc(len(theirs))
         found: dict[Digest, bytes] = {}
         if mine:
             loop = asyncio.get_running_loop()

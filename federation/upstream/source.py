@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import BlobNotFound, FederationError, SourceUnavailable
-from federation.store import Store
+from federation.remote import RemoteFailed
+from federation.status import Metrics
+from federation.store import EntryKey, EntryKind, Store
 from federation.upstream.answers import Answers
 from federation.upstream.breaker import Breaker
+
+if TYPE_CHECKING:
+    from federation.upstream.names import UpstreamIndex
 
 _log = structlog.get_logger(__name__)
 
@@ -29,14 +36,21 @@ class Upstream:
     store: Store
     clock: Clock
     jitter: random.Random
+    metrics: Metrics
     answers: Answers
+    index: UpstreamIndex | None = None
+    uri_globs: tuple[str, ...] = ()  # assets it is asked about; empty: all
     serves_blobs: bool = True
     serves_index: bool = True
     trusts_action_results: bool = True
     hedge_delay_s: float = 2.0
     breaker: Breaker = field(default_factory=Breaker)
+    unnamed: Answers = field(default_factory=lambda: Answers(present_s=0.0, absent_s=2.0))
     wrong_bytes: int = 0
     last_success_s: float | None = None
+
+    def __post_init__(self) -> None:
+        self.metrics.upstream_up.labels(upstream=self.name).set(1)
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.breaker.state.value}>"
@@ -52,6 +66,22 @@ class Upstream:
             return False
         return self.answers.recall(digest, self.clock.monotonic_s()) is not False
 
+    def may_name(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> bool:
+        """Whether it makes sense to ask it for this index entry now."""
+        if self.index is None or not self.serves_index or not self.is_up:
+            return False
+        if keys[0].kind == EntryKind.ACTION_RESULT and not self.trusts_action_results:
+            return False
+        if uris and self.uri_globs:
+            globs = self.uri_globs
+            if not any(fnmatchcase(uri, glob) for uri in uris for glob in globs):
+                return False
+        return self.unnamed.recall(keys[0], self.clock.monotonic_s()) is not False
+
+    def note_unnamed(self, key: EntryKey) -> None:
+        """It answered, and has no such entry."""
+        self.unnamed.note([key], present=False, now_s=self.clock.monotonic_s())
+
     def note(self, error: FederationError | None, digests: Iterable[Digest] = ()) -> None:
         """Take in how asking it went: None (it had them), BlobNotFound, or silence."""
         now_s = self.clock.monotonic_s()
@@ -59,20 +89,50 @@ class Upstream:
             self.last_success_s = now_s
             self.answers.note(digests, present=error is None, now_s=now_s)
             if self.breaker.succeeded():
-                self.answers.forget()
+                self.metrics.upstream_up.labels(upstream=self.name).set(1)
+                self._forget()
                 _log.info("upstream_is_back", upstream=self.name)
+            self._count(error is None, digests)
+        elif isinstance(error, RemoteFailed) and error.is_ours:
+            return  # a bound of this node: it says nothing about the upstream
         elif isinstance(error, SourceUnavailable):
-            stubborn = getattr(error, "stubborn", False)
+            self.metrics.upstream_answers.labels(upstream=self.name, result="silence").inc()
+            stubborn = isinstance(error, RemoteFailed) and error.stubborn
             if self.breaker.failed(now_s, str(error), self.jitter, stubborn=stubborn):
-                self.answers.forget()
+                self.metrics.upstream_up.labels(upstream=self.name).set(0)
+                self._forget()
                 _log.warning("upstream_is_down", upstream=self.name, reason=str(error))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `federation status` shows of it."""
+        now_s = self.clock.monotonic_s()
+        ago_s = None if self.last_success_s is None else round(now_s - self.last_success_s, 1)
+        return {
+            "name": self.name,
+            "state": self.breaker.state.value,
+            "last-answer-s-ago": ago_s,
+            "last-error": self.breaker.last_error or None,
+            "wrong-bytes": self.wrong_bytes,
+        }
+
+    def _count(self, hit: bool, digests: Iterable[Digest]) -> None:
+        if count := len(list(digests)):
+            result = "hit" if hit else "miss"
+            self.metrics.upstream_answers.labels(upstream=self.name, result=result).inc(count)
+
+    def _forget(self) -> None:
+        self.answers.forget()
+        self.unnamed.forget()
 
     def note_absent(self, digests: Iterable[Digest]) -> None:
         """It answered, and has not these."""
+        digests = list(digests)
+        self._count(hit=False, digests=digests)
         self.answers.note(digests, present=False, now_s=self.clock.monotonic_s())
 
     def note_wrong_bytes(self, digest: Digest) -> None:
         """It sent bytes that are not the blob's: do not ask it for this blob for a while."""
+        self.metrics.upstream_answers.labels(upstream=self.name, result="wrong_bytes").inc()
         self.wrong_bytes += 1
         self.answers.note([digest], present=False, now_s=self.clock.monotonic_s())
         _log.error("upstream_sent_wrong_bytes", upstream=self.name, digest=str(digest))

@@ -14,6 +14,7 @@ from federation import hops
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import BlobNotFound, FederationError
+from federation.status import Metrics
 from federation.store import (
     FROM_CLIENT,
     Chunks,
@@ -39,6 +40,7 @@ class Federation:
         local: LocalStore,
         upstreams: Sequence[Upstream],
         clock: Clock,
+        metrics: Metrics,
         *,
         pulls_max: int = 256,
         presence_budget_s: float = 0.5,
@@ -47,8 +49,8 @@ class Federation:
         self.local = local
         self.upstreams = list(upstreams)
         self.offline = False
-        self.pulls = Pulls(local, self.upstreams, clock, pulls_max)
-        self.small = SmallPulls(local, self.upstreams)
+        self.pulls = Pulls(local, self.upstreams, clock, metrics, pulls_max)
+        self.small = SmallPulls(local, self.upstreams, metrics)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
 
     def __repr__(self) -> str:
@@ -72,7 +74,8 @@ class PullThrough:
     """A LocalStore whose misses are pulled.
 
     tells_upstreams: whether find_missing counts what upstreams have as present. Only for callers
-    that may not push: one that may would skip an upload and rely on a cache that can go away.
+    that may not push: one that may would skip an upload and rely on a cache that can go away. A
+    node of ours, known by its hops, asks on behalf of its own readers and is told as well.
     only: ask this upstream and no other (for the closure of an entry that came from it).
     """
 
@@ -90,7 +93,8 @@ class PullThrough:
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store."""
         missing = await self._local.find_missing(digests)
-        if missing and self._tells_upstreams and self._shared.may_ask():
+        tells = self._tells_upstreams or bool(hops.current().via)
+        if missing and tells and self._shared.may_ask():
             return await self._shared.presence.find_missing(missing, self._only)
         return missing
 

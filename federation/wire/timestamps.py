@@ -19,6 +19,12 @@ def wall_s_of(message: Timestamp, what: str) -> float:
     return message.seconds + message.nanos / _NANOS
 
 
+def timestamp_of(wall_s: float) -> Timestamp:
+    """Return seconds since 1970 as a message."""
+    nanos = round(wall_s * _NANOS)
+    return Timestamp(seconds=nanos // _NANOS, nanos=nanos % _NANOS)
+
+
 def check_not_negative(message: Duration, what: str) -> None:
     """Raise InvalidRequest for a duration below zero; what names the field."""
     if message.seconds < 0 or message.nanos < 0:

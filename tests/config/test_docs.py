@@ -11,6 +11,7 @@ import yaml
 from federation.config import Config
 from federation.config_file import load, loads
 from federation.config_keys import walk
+from federation.config_upstreams import ConnectionConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
@@ -18,7 +19,9 @@ EXAMPLE = ROOT / "config.example.yaml"
 
 def with_examples():
     """The example file with its `#key` lines taken in."""
-    return re.sub(r"^( *)#(?=( *# | *[a-z-]+:))", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
+    return re.sub(
+        r"^( *)#(?=( *# | *(- )?[a-z-]+:))", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE
+    )
 
 
 def paths(value, below=()):
@@ -43,7 +46,7 @@ def test_the_example_names_every_key_and_no_other():
 def test_the_example_shows_a_fixed_default_as_such():
     shown = set(paths(yaml.safe_load(EXAMPLE.read_text())))
     hidden = {key.dotted for key in walk() if key.path not in shown}
-    assert hidden == {
+    assert {name for name in hidden if name.partition(".")[0] != "upstreams"} == {
         "node-name",
         "data-dir",
         "storage.quota",
@@ -57,6 +60,8 @@ def test_what_the_example_shows_in_comments_is_allowed_too():
     found = loads(with_examples(), EXAMPLE, {})
     assert found.storage.quota == 500 * 2**30
     assert found.listeners[0].tls.server_key == ROOT / "server.key"
+    assert found.upstreams[0].auth.client_key == ROOT / "me.key"
+    assert found.upstreams[0].connection_config == ConnectionConfig()
 
 
 def test_every_key_has_a_comment_above_it_in_the_example():

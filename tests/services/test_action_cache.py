@@ -12,6 +12,7 @@ from federation.digest import DigestFunction, digest_of
 from federation.errors import StorageFull
 from federation.services.action_cache import ActionCacheService
 from federation.services.closure import ClosureChecker
+from federation.services.finder import LocalFinder
 from federation.status import Metrics
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.fields import length_field
@@ -54,7 +55,7 @@ def make_cache(serve, store):
     async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Cache:
         metrics, index = Metrics(), index or MemoryIndex()
         closures = ClosureChecker(store, Limits(), ManualClock(), 3600)
-        service = ActionCacheService(store, index, closures, metrics)
+        service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
         served = await serve(service, may_push=may_push, metrics=metrics)
         return Cache(served.channel, store, index, metrics, served)
 
@@ -384,7 +385,7 @@ async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve):
 
     store, index, metrics = GatedStore(), MemoryIndex(), Metrics()
     closures = ClosureChecker(store, Limits(), ManualClock(), 3600)
-    service = ActionCacheService(store, index, closures, metrics)
+    service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
     served = await serve(service, metrics=metrics)
     cache = Cache(served.channel, store, index, metrics, served)
     await cache.update(reapi.ActionResult(stdout_digest=cache.put(b"out")))

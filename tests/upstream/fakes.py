@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from federation.clock import Clock, SystemClock
 from federation.digest import Digest
 from federation.errors import SourceUnavailable
+from federation.status import Metrics
 from federation.store import Chunks, NextBytes
 from federation.upstream.answers import Answers
 from federation.upstream.source import Upstream
@@ -108,6 +109,7 @@ def upstream(
         store,
         clock or SystemClock(),
         random.Random(1),
+        Metrics(),
         Answers(present_s=30.0, absent_s=5.0),
         **options,  # type: ignore[arg-type]
     )

@@ -8,6 +8,7 @@ from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
+from federation.services.finder import LocalFinder
 from federation.status import Metrics
 from tests.fakes import MemoryIndex
 from tests.services.assets.served import Assets
@@ -20,7 +21,7 @@ def make_assets(serve, store):
         index = index or MemoryIndex(clock)
         closures = ClosureChecker(store, Limits(), clock, 3600)
         checksums = ChecksumVerifier(store)
-        fetch = FetchService(index, closures, checksums, clock, metrics)
+        fetch = FetchService(LocalFinder(index, closures), checksums, clock, metrics)
         push = PushService(index, checksums)
         served = await serve(fetch, push, may_push=may_push, metrics=metrics)
         return Assets(served, store, index, clock)

@@ -1,0 +1,66 @@
+"""A Fetch as put to an upstream, and its answer as an index entry of this node.
+
+A Fetch's answer says nothing about what its asset references; what the entry's closure must have
+is then what its content itself names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation.store import Entry, EntryKey
+from federation.upstream.names import Named, UpstreamIndex
+from federation.wire.asset_key import is_secret
+from federation.wire.asset_request import entries_of
+from federation.wire.digests import function_of
+from federation.wire.timestamps import timestamp_of, wall_s_of
+
+Request = asset.FetchBlobRequest | asset.FetchDirectoryRequest
+
+
+class AssetQuestion:
+    """See federation.upstream.names.AskUpstream."""
+
+    def __init__(self, request: Request, keys: Sequence[EntryKey]) -> None:
+        self._request = request
+        self._keys = frozenset(keys)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The URIs."""
+        return list(self._request.uris)
+
+    async def put_to(self, index: UpstreamIndex) -> Entry | None:
+        """Ask. An answer under a URI that was not asked for is none. Raises SourceUnavailable."""
+        request = self._request
+        qualifiers = {q.name: q.value for q in request.qualifiers if not is_secret(q.name)}
+        function = function_of(request.digest_function)
+        oldest_s = None
+        if request.HasField("oldest_content_accepted"):
+            oldest_s = wall_s_of(request.oldest_content_accepted, "oldest_content_accepted")
+        is_blob = isinstance(request, asset.FetchBlobRequest)
+        ask = index.fetch_blob if is_blob else index.fetch_directory
+        answer = await ask(list(request.uris), qualifiers, function, oldest_s)
+        if answer is None or answer.digest.function != function:
+            return None
+        (entry,) = entries_of(self._as_push(answer))
+        return entry if entry.key in self._keys else None
+
+    def _as_push(self, answer: Named) -> asset.PushBlobRequest | asset.PushDirectoryRequest:
+        request = self._request
+        pushed: asset.PushBlobRequest | asset.PushDirectoryRequest
+        if isinstance(request, asset.FetchBlobRequest):
+            pushed = asset.PushBlobRequest()
+            content = pushed.blob_digest
+        else:
+            pushed = asset.PushDirectoryRequest()
+            content = pushed.root_directory_digest
+        content.hash, content.size_bytes = answer.digest.hash_hex, answer.digest.size_bytes
+        pushed.instance_name = request.instance_name
+        pushed.uris.append(answer.uri)
+        pushed.qualifiers.extend(request.qualifiers)
+        pushed.digest_function = request.digest_function
+        if answer.expires_at_s is not None:
+            pushed.expire_at.CopyFrom(timestamp_of(answer.expires_at_s))
+        return pushed

@@ -1,0 +1,142 @@
+"""Finding entries here and, on a miss, at upstreams in order.
+
+What was pushed here always wins over what an upstream says. What was pulled is asked for again
+after index_ttl_s while its upstream is up, since names are mutable, and is served as it is while
+the upstream is not. An entry from an upstream is stored and served only when its closure is whole,
+here and at that upstream together.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from federation.clock import Clock
+from federation.config import Limits
+from federation.errors import FederationError
+from federation.services.closure import ClosureChecker
+from federation.services.finder import Asked
+from federation.services.prefetch import Prefetcher
+from federation.store import Entry, EntryKey, Index, Provenance, Source
+from federation.upstream.names import UpstreamNames
+from federation.upstream.source import Upstream
+from federation.upstream.store import Federation, PullThrough
+
+_NEVER = 2**62  # closures at an upstream are walked each time: it may lose them any moment
+
+
+class _Held(NamedTuple):
+    """What is here under the keys asked for, as far as it is acceptable."""
+
+    pushed: list[Entry]
+    fresh: list[Entry]
+    stale: list[Entry]
+
+
+class FederatedFinder:
+    """See finder.Finder."""
+
+    def __init__(
+        self,
+        index: Index,
+        closures: ClosureChecker,
+        shared: Federation,
+        prefetcher: Prefetcher,
+        limits: Limits,
+        clock: Clock,
+        *,
+        lease_s: float,
+        index_ttl_s: float,
+    ) -> None:
+        self._index = index
+        self._closures = closures
+        self._shared = shared
+        self._prefetcher = prefetcher
+        self._clock = clock
+        self._index_ttl_s = index_ttl_s
+        self._names = UpstreamNames(shared.upstreams)
+        self._by_upstream = {
+            upstream.name: ClosureChecker(
+                PullThrough(
+                    shared,
+                    tells_upstreams=True,
+                    only=upstream if upstream.serves_blobs else None,
+                ),
+                limits,
+                clock,
+                lease_s,
+                small_max=_NEVER,
+            )
+            for upstream in shared.upstreams
+        }
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        await self._names.close()
+        for closures in self._by_upstream.values():
+            await closures.close()
+
+    async def find(self, asked: Asked) -> Entry | None:
+        """See finder.Finder."""
+        held = await self._held(asked)
+        for entry in held.pushed:
+            if await self._closures.complete(entry):
+                return entry
+        for entry in held.fresh:
+            if await self._complete_together(entry):
+                return entry
+        if self._shared.may_ask():
+            taken = {entry.key for entry in held.pushed}
+            pulled = await self._ask_upstreams(asked, taken)
+            if pulled is not None:
+                return pulled
+        for entry in held.stale:
+            if await self._complete_together(entry):
+                return entry
+        return None
+
+    async def _held(self, asked: Asked) -> _Held:
+        held = _Held([], [], [])
+        fresh_since_s = self._clock.wall_s() - self._index_ttl_s
+        for entry in await self._index.get(asked.keys):
+            if entry is None or not await asked.acceptable(entry):
+                continue
+            if entry.source is not Source.UPSTREAM:
+                held.pushed.append(entry)
+            elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():
+                held.fresh.append(entry)
+            else:
+                held.stale.append(entry)
+        return held
+
+    async def _complete_together(self, entry: Entry) -> bool:
+        """Whether a pulled entry's closure is here, or here and at the upstream it came from."""
+        if await self._closures.complete(entry):
+            return True
+        there = self._by_upstream.get(entry.origin)
+        return there is not None and self._shared.may_ask() and await there.complete(entry)
+
+    async def _ask_upstreams(self, asked: Asked, taken: set[EntryKey]) -> Entry | None:
+        async for upstream, answer in self._names.answers(asked.keys, asked.ask):
+            entry = self._dated(answer, upstream)
+            if not await asked.acceptable(entry):
+                continue
+            if not await self._by_upstream[upstream.name].complete(entry):
+                continue  # holes: nothing is stored, and it is asked for again later
+            if entry.key not in taken:
+                await self._keep(entry, upstream)
+            self._prefetcher.soon(entry, upstream)
+            return entry
+        return None
+
+    def _dated(self, entry: Entry, upstream: Upstream) -> Entry:
+        return entry._replace(
+            stored_at_s=self._clock.wall_s(), source=Source.UPSTREAM, origin=upstream.name
+        )
+
+    async def _keep(self, entry: Entry, upstream: Upstream) -> None:
+        provenance = Provenance(Source.UPSTREAM, origin=upstream.name)
+        try:
+            await self._index.put([entry], provenance=provenance)
+        except FederationError as error:
+            # A full node still answers; it will ask again.
+            self._prefetcher.tell_not_kept(entry, error)

@@ -1,0 +1,125 @@
+"""Asking upstreams for index entries: in order, each question once at a time, misses remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+from federation.digest import Digest, DigestFunction
+from federation.errors import FederationError, SourceUnavailable
+from federation.store import Entry, EntryKey
+from federation.tasks import Background
+from federation.upstream.source import Upstream
+
+
+class Named(Protocol):
+    """What an upstream answers to a Fetch."""
+
+    @property
+    def uri(self) -> str:
+        """Which of the URIs asked for it is."""
+        ...
+
+    @property
+    def digest(self) -> Digest:
+        """Of the blob, or of the root directory."""
+        ...
+
+    @property
+    def expires_at_s(self) -> float | None:
+        """Wall clock; None: never."""
+        ...
+
+
+class UpstreamIndex(Protocol):
+    """The part of federation.remote.RemoteIndex that is used to pull; a miss is None."""
+
+    async def get_action_result(self, action: Digest) -> bytes | None:
+        """Return a serialized ActionResult."""
+        ...
+
+    async def fetch_blob(
+        self,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None = None,
+        function: DigestFunction = DigestFunction.SHA256,
+        oldest_content_accepted_s: float | None = None,
+    ) -> Named | None:
+        """Return the blob behind the first URI that has one."""
+        ...
+
+    async def fetch_directory(
+        self,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None = None,
+        function: DigestFunction = DigestFunction.SHA256,
+        oldest_content_accepted_s: float | None = None,
+    ) -> Named | None:
+        """Return the directory behind the first URI that has one."""
+        ...
+
+
+class AskUpstream(Protocol):
+    """One question that can be put to any upstream."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The URIs asked about; empty for an action result."""
+        ...
+
+    async def put_to(self, index: UpstreamIndex) -> Entry | None:
+        """Ask. Returns an entry under one of the keys asked for. Raises SourceUnavailable."""
+        ...
+
+
+class UpstreamNames:
+    """Index look-ups at all upstreams of a node."""
+
+    def __init__(self, upstreams: Sequence[Upstream]) -> None:
+        self._upstreams = upstreams
+        self._asking: dict[tuple[str, EntryKey], asyncio.Task[Entry | None]] = {}
+        self._background = Background()
+
+    def __repr__(self) -> str:
+        return f"<UpstreamNames {len(self._asking)} asking>"
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await self._background.close()
+
+    async def answers(
+        self, keys: Sequence[EntryKey], question: AskUpstream
+    ) -> AsyncIterator[tuple[Upstream, Entry]]:
+        """Yield the answer of each upstream that has one, in order; the caller stops at will."""
+        for upstream in self._upstreams:
+            if not upstream.may_name(keys, question.names):
+                continue
+            entry = await self._ask(upstream, keys[0], question)
+            if entry is not None:
+                yield upstream, entry
+
+    async def _ask(self, upstream: Upstream, key: EntryKey, question: AskUpstream) -> Entry | None:
+        """Join the same question under way, or ask. The question belongs to the node."""
+        at = (upstream.name, key)
+        task = self._asking.get(at)
+        if task is None:
+            task = self._background.start(self._put(upstream, key, question), "ask upstream")
+            self._asking[at] = task
+            task.add_done_callback(lambda _: self._asking.pop(at, None))
+        return await asyncio.shield(task)
+
+    async def _put(self, upstream: Upstream, key: EntryKey, question: AskUpstream) -> Entry | None:
+        assert upstream.index is not None
+        try:
+            entry = await question.put_to(upstream.index)
+        except SourceUnavailable as error:
+            upstream.note(error)
+            return None
+        except FederationError as error:  # an answer that makes no sense
+            upstream.note(SourceUnavailable(upstream.name, str(error)))
+            return None
+        upstream.note(None)
+        if entry is None:
+            upstream.note_unnamed(key)
+        return entry

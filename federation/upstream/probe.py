@@ -1,0 +1,53 @@
+"""Looking whether an upstream that is down has come back, without any client waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from federation.clock import Clock
+from federation.digest import digest_of
+from federation.errors import FederationError, SourceUnavailable
+from federation.tasks import Background
+from federation.upstream.source import Upstream
+
+_LOOK_EVERY_S = 0.25
+_BLOB = digest_of(b"federation: are you there?")
+_URI = "urn:federation:are-you-there"
+
+
+class Prober:
+    """Probes each upstream when its breaker says that it is time."""
+
+    def __init__(self, upstreams: Sequence[Upstream], clock: Clock) -> None:
+        self._upstreams = upstreams
+        self._clock = clock
+        self._background = Background()
+
+    def start(self) -> None:
+        """Begin; close() ends it."""
+        self._background.start(self._watch(), "upstream-probes")
+
+    async def close(self) -> None:
+        """Stop probing."""
+        await self._background.close()
+
+    async def _watch(self) -> None:
+        while True:
+            await self._clock.sleep(_LOOK_EVERY_S)
+            for upstream in self._upstreams:
+                if upstream.breaker.probe_due(self._clock.monotonic_s()):
+                    self._background.start(self._probe(upstream), f"probe {upstream.name}")
+
+    async def _probe(self, upstream: Upstream) -> None:
+        """Ask for something nobody has: any answer is a sign of life."""
+        try:
+            if upstream.serves_blobs:
+                await upstream.store.find_missing([_BLOB])
+            elif upstream.index is not None:
+                await upstream.index.fetch_blob([_URI])
+        except SourceUnavailable as error:
+            upstream.note(error)
+        except FederationError as error:
+            upstream.note(SourceUnavailable(upstream.name, str(error)))
+        else:
+            upstream.note(None)
