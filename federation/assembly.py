@@ -117,10 +117,13 @@ def make_services(
         )
     pulling = make_pulling(config, storage, closures, metrics, clock)
     kit = _Kit(config, storage, metrics, clock, budget, Compute(config.limits.threads))
-    to_pushers = PullThrough(pulling.shared, tells_upstreams=False)
-    to_readers = PullThrough(pulling.shared, tells_upstreams=True)
-    for_pushers = kit.services(to_pushers, pulling.finder)
-    for_readers = kit.services(to_readers, pulling.finder)
+    through = partial(PullThrough, pulling.shared)
+    for_pushers = kit.services(
+        through(tells_upstreams=False),
+        pulling.finder,
+        asked_for_missing=through(tells_upstreams=False, tells_nodes=True),
+    )
+    for_readers = kit.services(through(tells_upstreams=True), pulling.finder)
 
     def describe() -> dict[str, Any]:
         return {"offline": pulling.shared.offline, "upstreams": pulling.describe()}
@@ -149,15 +152,17 @@ class _Kit:
         self._compute = compute
         self._streams: list[ByteStreamService] = []
 
-    def services(self, store: LocalStore, finder: Finder) -> list[Service]:
-        """Return every service over this store."""
+    def services(
+        self, store: LocalStore, finder: Finder, asked_for_missing: LocalStore | None = None
+    ) -> list[Service]:
+        """Return every service over this store; FindMissing may have a view of its own."""
         limits, metrics, clock = self._config.limits, self._metrics, self._clock
         checksums = ChecksumVerifier(store)
         stream = ByteStreamService(store, limits, clock, metrics, self._budget, self._compute)
         self._streams.append(stream)
         return [
             CapabilitiesService(limits, self._config.storage.max_blob),
-            CasService(store, limits, metrics, self._compute),
+            CasService(asked_for_missing or store, limits, metrics, self._compute),
             stream,
             ActionCacheService(store, self._storage, finder, metrics),
             FetchService(finder, checksums, clock, metrics),

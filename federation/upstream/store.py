@@ -74,17 +74,24 @@ class PullThrough:
     """A LocalStore whose misses are pulled.
 
     tells_upstreams: whether find_missing counts what upstreams have as present. Only for callers
-    that may not push: one that may would skip an upload and rely on a cache that can go away. A
-    node of ours, known by its hops, asks on behalf of its own readers and is told as well.
+    that may not push: one that may would skip an upload and rely on a cache that can go away.
+    tells_nodes: the same for requests with hops: a node of ours asks on behalf of its readers. Only
+    for the FindMissing call itself: an upload must never be answered "held" because of an upstream.
     only: ask this upstream and no other (for the closure of an entry that came from it).
     """
 
     def __init__(
-        self, shared: Federation, *, tells_upstreams: bool, only: Upstream | None = None
+        self,
+        shared: Federation,
+        *,
+        tells_upstreams: bool,
+        tells_nodes: bool = False,
+        only: Upstream | None = None,
     ) -> None:
         self._shared = shared
         self._local = shared.local
         self._tells_upstreams = tells_upstreams
+        self._tells_nodes = tells_nodes
         self._only = only
 
     def __repr__(self) -> str:
@@ -93,7 +100,7 @@ class PullThrough:
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store."""
         missing = await self._local.find_missing(digests)
-        tells = self._tells_upstreams or bool(hops.current().via)
+        tells = self._tells_upstreams or (self._tells_nodes and bool(hops.current().via))
         if missing and tells and self._shared.may_ask():
             return await self._shared.presence.find_missing(missing, self._only)
         return missing

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from federation import hops
 from federation.digest import digest_of
 from federation.upstream.store import PullThrough
 from tests.upstream.fakes import Script, until, upstream
@@ -69,3 +70,15 @@ async def test_a_caller_that_leaves_does_not_stop_the_batch(tmp_path: Path) -> N
         task.cancel()
         await until(lambda: not shared.small._waiting)
         assert await storage.find_missing(ASKED) == set()
+
+
+async def test_a_node_of_ours_is_told_where_it_asks_for_its_readers_only(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs.update(BLOBS)
+    async with node(tmp_path, up) as (_, _, shared):
+        asked = PullThrough(shared, tells_upstreams=False, tells_nodes=True)
+        uploading = PullThrough(shared, tells_upstreams=False)
+        with hops.serving(hops.Hops(("other",), "other")):
+            assert await asked.find_missing(ASKED) == set()
+            assert await uploading.find_missing(ASKED) == set(ASKED)
+        assert await asked.find_missing(ASKED) == set(ASKED)
