@@ -6,6 +6,7 @@ Unsupported to those who tell. What an answer names is not looked at.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -224,5 +225,6 @@ class RemoteIndex:
 
 
 def _timestamp(wall_s: float) -> Timestamp:
-    nanos = round(wall_s * _NANOS)
-    return Timestamp(seconds=nanos // _NANOS, nanos=nanos % _NANOS)
+    whole = math.floor(wall_s)
+    nanos = min(int((wall_s - whole) * _NANOS), _NANOS - 1)
+    return Timestamp(seconds=whole, nanos=nanos)

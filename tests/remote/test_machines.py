@@ -1,0 +1,150 @@
+"""The parts without I/O: hops, bandwidth, groups, turns."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from federation import hops
+from federation.hops import HOPS_MAX, NOWHERE, ORIGIN_HEADER, VIA_HEADER, Hops
+from federation.remote import FailureKind, RemoteFailed
+from federation.remote.bandwidth import TokenBucket
+from federation.remote.codec import grouped
+from federation.remote.slots import Slots
+
+IDS = st.text("abcXYZ0189._-", min_size=1, max_size=64)
+
+
+@given(st.lists(IDS, max_size=HOPS_MAX), st.none() | IDS)
+def test_hops_survive_their_headers(via: list[str], origin: str | None) -> None:
+    there = Hops(tuple(via), origin)
+    assert hops.parse(hops.headers(there)) == there
+
+
+@pytest.mark.parametrize(
+    "via",
+    [
+        "",
+        ",",
+        "a,,b",
+        "a b",
+        "a,b\n",
+        "ä",
+        "x" * 65,
+        ",".join(["a"] * (HOPS_MAX + 1)),
+        "a," * 100_000,
+        "a;b",
+    ],
+)
+def test_headers_that_are_not_right_are_ignored(via: str) -> None:
+    assert hops.parse([(VIA_HEADER, via), (ORIGIN_HEADER, via)]) == NOWHERE
+
+
+def test_hops_are_read_from_among_other_metadata() -> None:
+    metadata = [("user-agent", "x"), (VIA_HEADER, "a, b"), ("some-bin", b"\xff"), (VIA_HEADER, "c")]
+    assert hops.parse(metadata).via in {("a", "b"), ("c",)}
+
+
+def test_a_node_finds_itself_in_what_has_passed_it() -> None:
+    assert Hops(("a", "b"), "z").passed("a")
+    assert Hops(("a",), "z").passed("z")
+    assert not Hops(("a",), "z").passed("b")
+    assert NOWHERE.after("me") == Hops(("me",), "me")
+    assert Hops(("a",), "z").after("me") == Hops(("a", "me"), "z")
+
+
+async def test_hops_hold_for_what_is_started_within() -> None:
+    async def seen() -> Hops:
+        return hops.current()
+
+    there = Hops(("a",), "a")
+    with hops.serving(there):
+        inside = asyncio.ensure_future(seen())
+    assert hops.current() == NOWHERE
+    assert await inside == there
+
+
+@given(st.lists(st.integers(1, 200_000), min_size=1, max_size=50))
+def test_bytes_pass_at_the_rate_and_not_above(sizes: list[int]) -> None:
+    rate, now_s = 100_000, 50.0
+    bucket = TokenBucket(rate, now_s)
+    for size in sizes:
+        now_s += bucket.take(size, now_s)
+    passed_s = now_s - 50.0
+    assert passed_s * rate >= sum(sizes) - 1
+    assert passed_s * rate <= sum(sizes) + 1
+
+
+def test_a_pause_saves_up_only_a_little() -> None:
+    bucket = TokenBucket(1000, 0.0)
+    assert bucket.take(250, 3600.0) == 0.0
+    assert bucket.take(1000, 3600.0) == pytest.approx(1.0)
+    assert bucket.take(0, 3500.0) == pytest.approx(1.0)  # time that goes back gains nothing
+
+
+def test_no_limit_is_no_wait() -> None:
+    assert TokenBucket(0, 0.0).take(2**40, 0.0) == 0.0
+
+
+@given(
+    st.lists(st.integers(0, 100), max_size=60),
+    st.integers(1, 150),
+    st.integers(1, 10),
+)
+def test_groups_are_everything_once_in_order_and_fit(
+    sizes: list[int], bytes_max: int, count_max: int
+) -> None:
+    groups = [sizes[cut] for cut in grouped(sizes, bytes_max, count_max)]
+    assert [size for group in groups for size in group] == sizes
+    for group in groups:
+        assert 0 < len(group) <= count_max
+        assert sum(group) <= bytes_max or len(group) == 1
+
+
+async def test_turns_come_in_order_and_none_is_lost() -> None:
+    slots = Slots("there", running_max=2, queue_max=100, wait_s=10)
+    order: list[int] = []
+
+    async def use(number: int) -> None:
+        async with slots.one():
+            order.append(number)
+            await asyncio.sleep(0)
+
+    tasks = [asyncio.ensure_future(use(number)) for number in range(30)]
+    for task in tasks[5:30:5]:
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert order == sorted(order)
+    assert (slots.running, slots.queued) == (0, 0)
+    assert repr(slots) == "<Slots 0 running, 0 queued>"
+
+
+@given(st.lists(st.integers(0, 40), max_size=30))
+def test_turns_survive_any_cancellation(steps: list[int]) -> None:
+    async def run() -> None:
+        slots = Slots("there", running_max=1, queue_max=3, wait_s=10)
+
+        async def use() -> None:
+            try:
+                async with slots.one():
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+            except RemoteFailed as error:
+                assert error.kind is FailureKind.BUSY  # noqa: PT017
+
+        tasks = []
+        for step in steps:
+            tasks.append(asyncio.ensure_future(use()))
+            for _ in range(step % 4):
+                await asyncio.sleep(0)
+            tasks[step % len(tasks)].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert (slots.running, slots.queued) == (0, 0)
+        async with slots.one():
+            pass
+
+    asyncio.run(run())
