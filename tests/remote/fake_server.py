@@ -529,11 +529,13 @@ class RawServer:
 
 
 class Proxy:
-    """Forwards connections to a server, until told to cut, freeze or refuse them."""
+    """Forwards connections to a server, until told to cut, freeze or refuse them.
+
+    The server is host:port or unix:path.
+    """
 
     def __init__(self, target: str) -> None:
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
+        self._target = target
         self._ends: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -579,7 +581,7 @@ class Proxy:
             _reset(writer)
             return
         try:
-            far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+            far_reader, far_writer = await self._connect()
         except OSError:
             _reset(writer)
             return
@@ -592,6 +594,13 @@ class Proxy:
             task = loop.create_task(work)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        scheme, _, path = self._target.partition(":")
+        if scheme == "unix":
+            return await asyncio.open_unix_connection(path)
+        host, _, port = self._target.rpartition(":")
+        return await asyncio.open_connection(host, int(port))
 
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, to_client: bool
