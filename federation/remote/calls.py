@@ -84,8 +84,20 @@ class Calls:
         self._check_supported(method)
         limit_s = timeout_s or self._settings.request_timeout_s
         deadline_s = self._clock.monotonic_s() + limit_s
-        if not retry:
+        try:
             return await self._try(method, request, deadline_s)
+        except RemoteFailed as error:
+            if not retry or not _may_do_better(error):
+                raise
+            first = error
+        return await self._retry(first, method, request, deadline_s)
+
+    async def _retry(
+        self, first: RemoteFailed, method: Method, request: bytes, deadline_s: float
+    ) -> bytes:
+        """Go on after a failure. It is the first attempt here: most calls need no such machinery,
+        which costs as much as the rest of a call.
+        """
         retrying = AsyncRetrying(
             sleep=self._clock.sleep,
             retry=retry_if_exception(_may_do_better),
@@ -93,7 +105,16 @@ class Calls:
             stop=lambda state: self._is_enough(state, deadline_s),
             reraise=True,
         )
-        return await retrying(self._try, method, request, deadline_s)
+        failed = False
+
+        async def attempt() -> bytes:
+            nonlocal failed
+            if not failed:
+                failed = True
+                raise first
+            return await self._try(method, request, deadline_s)
+
+        return await retrying(attempt)
 
     async def _try(self, method: Method, request: bytes, deadline_s: float) -> bytes:
         async with self._running(method) as run:
