@@ -51,15 +51,15 @@ def open_plain(
     """Read bytes offset..end as they are."""
     limit = 0 if end == digest.size_bytes else end - offset
     request = codec.read_request(read_name(digest, instance), offset, limit)
-    return _open_plain(calls, remote, request, end - offset)
+    return _open_plain(calls, remote, request, end - offset, digest.size_bytes - offset)
 
 
 @asynccontextmanager
 async def _open_plain(
-    calls: Calls, remote: str, request: bytes, size_bytes: int
+    calls: Calls, remote: str, request: bytes, wanted_bytes: int, most_bytes: int
 ) -> AsyncIterator[Pieces]:
     async with calls.incoming(READ, request) as stream:
-        yield _Plain(remote, stream, size_bytes)
+        yield _Plain(remote, stream, wanted_bytes, most_bytes)
 
 
 @asynccontextmanager
@@ -73,27 +73,40 @@ async def open_zstd(
 
 
 class _Plain:
-    def __init__(self, remote: str, stream: IncomingStream, size_bytes: int) -> None:
+    """Bytes as they are: those that are wanted, of a stream that may go on to the blob's end.
+
+    Some servers do not know of limits (BuildGrid); more than the blob has, no server may send.
+    """
+
+    def __init__(
+        self, remote: str, stream: IncomingStream, wanted_bytes: int, most_bytes: int
+    ) -> None:
         self._remote = remote
         self._stream = stream
-        self._size_bytes = size_bytes
+        self._wanted_bytes = wanted_bytes
+        self._most_bytes = most_bytes
         self._got_bytes = 0
 
     async def next(self) -> bytes | None:
-        if self._got_bytes == self._size_bytes:
+        if self._got_bytes >= self._wanted_bytes:
             return None
         data = await _next_data(self._remote, self._stream)
         if data is None:
-            detail = f"the stream ended after {self._got_bytes} of {self._size_bytes} bytes"
+            detail = f"the stream ended after {self._got_bytes} of {self._wanted_bytes} bytes"
             raise self._stream.fail(FailureKind.SHORT, detail)
         self._got_bytes += len(data)
-        right = self._got_bytes <= self._size_bytes
-        if self._got_bytes == self._size_bytes:
-            right = await self._stream.end(partial(codec.read_size, self._remote))
-        if not right:
-            detail = f"it sent more than the {self._size_bytes} bytes asked for"
+        excess_bytes = self._got_bytes - self._wanted_bytes
+        if excess_bytes >= 0 and await self._goes_beyond():
+            detail = f"it sent more than the {self._most_bytes} bytes that there are"
             raise self._stream.fail(FailureKind.OVERRUN, detail)
-        return data
+        return data[:-excess_bytes] if excess_bytes > 0 else data
+
+    async def _goes_beyond(self) -> bool:
+        """Whether more comes than there is, all that is wanted having come."""
+        if self._got_bytes != self._wanted_bytes:
+            return self._got_bytes > self._most_bytes
+        ended = await self._stream.end(partial(codec.read_size, self._remote))
+        return not ended and self._wanted_bytes == self._most_bytes
 
 
 class _Zstd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -91,6 +92,24 @@ async def test_u03_more_bytes_than_the_digest_says_are_cut(
     assert len(came) < digest.size_bytes
 
 
+@pytest.mark.parametrize("limit", [1, 7, 65_536, 150_000, 299_000])
+async def test_a_server_that_knows_no_limits_is_cut_off(
+    fake: FakeServer, here: Here, limit: int
+) -> None:
+    data = noise(300_000)
+    digest = fake.holds(data)
+
+    async def all_of_it(_asked: bytes, context: fake_server.Context) -> AsyncIterator[bytes]:
+        async for part in fake_server.as_it_is(data[500:], context):
+            yield part
+
+    fake.streams = all_of_it
+    assert await read(here.store, digest, offset=500, limit=limit) == data[500:][:limit]
+    fake.streams = fake_server.goes_on_with(data + data)
+    came, _ = await read_until_failure(here.store, digest, FailureKind.OVERRUN)
+    assert len(came) < digest.size_bytes
+
+
 async def test_u03_an_endless_stream_is_cut(fake: FakeServer, here: Here) -> None:
     digest = fake.holds(noise(1000))
     fake.streams = fake_server.endless
@@ -138,10 +157,10 @@ async def test_u24_a_message_above_the_limit_fails_the_read(fake: FakeServer, he
     data = noise(17 * 2**20)
     digest = fake.holds(data)
 
-    async def at_once(data: bytes, _: object) -> object:  # type: ignore[misc]
+    async def at_once(data: bytes, _: object) -> AsyncIterator[bytes]:
         yield data
 
-    fake.streams = at_once  # type: ignore[assignment]
+    fake.streams = at_once
     came, _ = await read_until_failure(here.store, digest, FailureKind.EXHAUSTED)
     assert came == b""
 
@@ -149,7 +168,7 @@ async def test_u24_a_message_above_the_limit_fails_the_read(fake: FakeServer, he
 async def test_an_answer_that_is_no_message_fails_the_read(fake: FakeServer, here: Here) -> None:
     digest = fake.holds(noise(1000))
 
-    async def nonsense(_request: bytes, _context: object) -> object:  # type: ignore[misc]
+    async def nonsense(_request: bytes, _context: object) -> AsyncIterator[bytes]:
         yield b"\xff\xff\xff"
 
     fake.read = nonsense  # type: ignore[method-assign,assignment]
@@ -311,7 +330,7 @@ async def test_u19_a_refusal_of_zstd_is_no_refusal_of_the_blob(
 ) -> None:
     data = text(5000)
 
-    async def only_plain(sent: bytes, context: fake_server.Context) -> object:  # type: ignore[misc]
+    async def only_plain(sent: bytes, context: fake_server.Context) -> AsyncIterator[bytes]:
         if sent != data:
             await context.abort(code, "no zstd here")
         yield sent

@@ -1,20 +1,25 @@
-"""The client against buildbox-casd itself: reading, writing, batches, action results, assets."""
+"""The client against casd and BuildGrid themselves: blobs, batches, action results, assets."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.digest import EMPTY, DigestFunction, digest_of
 from federation.errors import BlobNotFound, DigestMismatch
+from federation.remote import Unsupported
 from federation.store import Chunks
 from tests.clients.casd import casd
+from tests.clients.tools import tool
 from tests.messages import directory, message_of
 from tests.remote.blobs import chunks, noise, read, text
 from tests.remote.fake_server import Proxy
@@ -25,10 +30,74 @@ pytestmark = pytest.mark.clients
 URI = "urn:fdc:buildstream.build:2020:artifact:project/element/key"
 
 
+@contextmanager
+def buildgrid(folder: Path) -> Iterator[str]:
+    """Run a BuildGrid that keeps blobs and action results in memory; give its socket."""
+    folder.mkdir()
+    address = f"unix:{folder / 'socket'}"
+    (folder / "config.yml").write_text(_BUILDGRID.format(address=address))
+    guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*guard, tool("bgd"), "server", "start", str(folder / "config.yml")],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(timeout=40)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+_BUILDGRID = """
+server:
+  - !channel
+    address: "{address}"
+    insecure-mode: true
+description: one for a test
+thread-pool-size: 20
+storages:
+  - !lru-storage &cas
+    size: 512M
+caches:
+  - !lru-action-cache &results
+    storage: *cas
+    max-cached-refs: 256
+    allow-updates: true
+instances:
+  - name: ""
+    storages: [*cas]
+    caches: [*results]
+    services:
+      - !action-cache {{cache: *results}}
+      - !cas {{storage: *cas}}
+      - !bytestream {{storage: *cas}}
+"""
+
+
+@contextmanager
+def casd_socket(folder: Path) -> Iterator[str]:
+    with casd(folder):
+        yield f"unix:{folder / 'socket'}"
+
+
+SERVERS = {"casd": casd_socket, "buildgrid": buildgrid}
+
+
+@pytest.fixture(params=SERVERS)
+def make(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
-    with casd(tmp_path / "casd"):
-        async with Proxy(f"unix:{tmp_path / 'casd' / 'socket'}") as between:
+async def proxy(make: str, tmp_path: Path) -> AsyncIterator[Proxy]:
+    with SERVERS[make](tmp_path / make) as address:
+        async with Proxy(address) as between:
             yield between
 
 
@@ -99,12 +168,16 @@ async def test_action_results_go_there_and_come_back(here: Here) -> None:
     assert reapi.ActionResult.FromString(found).stdout_raw == b"said"
 
 
-async def test_assets_go_there_and_come_back(here: Here) -> None:
+async def test_assets_go_there_and_come_back(make: str, here: Here) -> None:
     data = noise(1000)
     root = directory({"file": digest_of(data)})
     await here.store.write_small([(digest_of(data), data), (digest_of(root), root)])
     assert await here.index.fetch_blob([URI]) is None
     assert await here.index.fetch_directory([URI]) is None
+    if make == "buildgrid":
+        with pytest.raises(Unsupported):
+            await here.index.push_blob(asset.PushBlobRequest(uris=[URI]))
+        return
     push = asset.PushBlobRequest(
         uris=[URI, "urn:weak"],
         blob_digest=message_of(digest_of(data)),
@@ -123,7 +196,7 @@ async def test_assets_go_there_and_come_back(here: Here) -> None:
     assert tree.digest == digest_of(root)
 
 
-async def test_what_casd_cannot_do_is_known(here: Here) -> None:
+async def test_what_they_cannot_do_is_known(here: Here) -> None:
     known = await here.remote.capabilities()
     assert known.stated
     assert known.hashes_with(DigestFunction.SHA256)
