@@ -126,7 +126,12 @@ def make_services(
     for_readers = kit.services(through(tells_upstreams=True), pulling.finder)
 
     def describe() -> dict[str, Any]:
-        return {"offline": pulling.shared.offline, "upstreams": pulling.describe()}
+        because = {"config": config.offline, "switch": storage.offline_switch.is_on}
+        return {
+            "offline": pulling.shared.offline,
+            "offline-because": [name for name, is_so in because.items() if is_so],
+            "upstreams": pulling.describe(),
+        }
 
     closers = [*kit.closers, *pulling.closers, closures.close]
     return Services(for_pushers, for_readers, closers, pulling.start, describe)

@@ -55,7 +55,11 @@ def make_pulling(
         pulls_max=config.pull.blobs_at_once,
         presence_budget_s=config.pull.find_missing_time,
     )
-    shared.offline = config.offline
+
+    def follow_switch(is_on: bool) -> None:
+        shared.offline = config.offline or is_on
+
+    storage.offline_switch.watch(follow_switch)
     prefetcher = Prefetcher(shared, config.limits, config.pull.prefetch)
     finder = FederatedFinder(
         storage,
@@ -67,7 +71,7 @@ def make_pulling(
         lease_s=config.storage.lease,
         index_ttl_s=config.pull.index_ttl,
     )
-    prober = Prober(upstreams, clock)
+    prober = Prober(upstreams, clock, lambda: not shared.offline)
 
     def describe() -> list[dict[str, Any]]:
         return [

@@ -8,6 +8,7 @@ from federation import __version__
 from federation.cli.check_config import check_config
 from federation.cli.command import EXIT_CODES
 from federation.cli.gc import gc
+from federation.cli.offline import offline
 from federation.cli.rebuild import rebuild
 from federation.cli.serve import serve
 from federation.cli.status import status
@@ -26,5 +27,5 @@ def main() -> None:
     """
 
 
-for command in (serve, check_config, status, verify, gc, rebuild):
+for command in (serve, check_config, status, offline, verify, gc, rebuild):
     main.add_command(command)

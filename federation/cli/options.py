@@ -16,10 +16,11 @@ F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 
 class Place(NamedTuple):
-    """A data directory and how it is to be treated."""
+    """A data directory and how it is to be treated; file: all of the file, if one was given."""
 
     data_dir: Path
     storage: config.Storage
+    file: config.Config | None = None
 
 
 def place_options(function: F) -> F:
@@ -48,5 +49,8 @@ def place(config_path: Path | None, data_dir: Path | None) -> Place:
     """
     if config_path is not None and data_dir is not None:
         raise ConfigError("give either --config or --data-dir")
-    settings = load(config_path) if config_path else config.Config()
-    return Place(data_dir.absolute() if data_dir else settings.data_dir, settings.storage)
+    if config_path is not None:
+        loaded = load(config_path)
+        return Place(loaded.data_dir, loaded.storage, loaded)
+    defaults = config.Config()
+    return Place(data_dir.absolute() if data_dir else defaults.data_dir, defaults.storage)

@@ -24,7 +24,11 @@ class Report(Protocol):
 
 def emit_report(report: Report, *, as_json: bool) -> None:
     """Print a report for people or scripts."""
-    facts = report.as_dict()
+    emit(report.as_dict(), as_json=as_json)
+
+
+def emit(facts: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print facts for people or scripts."""
     if as_json:
         emit_json(facts)
     else:
@@ -52,6 +56,8 @@ def _shown(key: str, value: Any) -> str:
         return ", ".join(map(str, value)) or "none"
     if key.endswith("bytes") and isinstance(value, int) and value >= 1024:
         return f"{value} ({_rounded(value)})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "none" if value is None else str(value)
 
 

@@ -16,18 +16,25 @@ _FLUSH_S = 1.0
 
 
 @contextmanager
+def warnings_only() -> Iterator[None]:
+    """Let warnings through to standard error, and nothing else that is logged meanwhile."""
+    flush = logs.configure(config.Log(level="warning"), for_good=False)
+    try:
+        yield
+    finally:
+        flush(_FLUSH_S)
+
+
+@contextmanager
 def progress(what: str) -> Iterator[Report]:
     """Give a function that takes (done, total) as often as the work likes; total 0: not known."""
-    flush = logs.configure(config.Log(level="warning"), for_good=False)
     console = Console(stderr=True)
-    try:
+    with warnings_only():
         if console.is_terminal:
             with _bar(what, console) as report:
                 yield report
         else:
             yield _say_nothing
-    finally:
-        flush(_FLUSH_S)
 
 
 @contextmanager

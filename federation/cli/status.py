@@ -8,7 +8,8 @@ import click
 
 from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
-from federation.cli.output import emit_json, lines
+from federation.cli.output import emit
+from federation.cli.processes import facts_of_processes
 from federation.storage.offline import summary
 
 
@@ -18,12 +19,11 @@ from federation.storage.offline import summary
 @place_options
 @json_option
 def status(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Show what is stored, and which processes serve it at which addresses.
+    """Show what is stored, which processes serve it where, and how their upstreams are.
 
-    Reads the data directory, beside a running node or without one, and changes nothing.
+    Reads the data directory, beside a running node or without one, and asks each process over
+    HTTP for what only it knows; one that does not answer within a second is shown as such.
+    Changes nothing.
     """
-    facts = summary(place(config_path, data_dir).data_dir)
-    if as_json:
-        emit_json(facts)
-    else:
-        click.echo("\n".join(lines(facts)))
+    where = place(config_path, data_dir).data_dir
+    emit({**summary(where), "processes": facts_of_processes(where)}, as_json=as_json)

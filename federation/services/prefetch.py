@@ -121,6 +121,8 @@ class _Pulling(PullThrough):
         return await super().find_missing(missing) if missing else set()
 
     async def _pull(self, digest: Digest) -> None:
+        if not self._federation.may_ask():
+            return
         try:
             await self._federation.pulls.fetch(digest)
         except FederationError as error:

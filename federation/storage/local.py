@@ -33,6 +33,7 @@ from federation.storage.reading import Presence
 from federation.storage.receiving import Receiver
 from federation.storage.space import Space
 from federation.storage.streaming import Reading
+from federation.storage.switch import OfflineSwitch
 from federation.storage.timing import Timing
 from federation.storage.touches import Touches
 from federation.storage.transaction import Totals
@@ -54,6 +55,7 @@ class Storage:
         self._presence = Presence(core)
         self._receiver = Receiver(core, self._presence)
         self.maintenance = Maintenance(core)
+        self.offline_switch = OfflineSwitch(core)
 
     def __repr__(self) -> str:
         return f"<Storage {self._core.directory.root} {self._core.space!r}>"
@@ -83,6 +85,9 @@ class Storage:
         await storage.maintenance.measure()
         core.writer.start()
         storage.maintenance.start(maintain=maintain)
+        await storage.offline_switch.refresh()
+        if maintain:
+            storage.offline_switch.start()
         return storage
 
     @property
@@ -108,6 +113,7 @@ class Storage:
     async def close(self) -> None:
         """Write what is gathered, end all threads, leave the directory."""
         await self._core.background.drain()
+        await self.offline_switch.close()
         await self.maintenance.close()
         await asyncio.to_thread(self._core.writer.close)
         await asyncio.to_thread(self._core.pool.close)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from federation.clock import Clock
 from federation.digest import digest_of
@@ -18,9 +18,12 @@ _URI = "urn:federation:are-you-there"
 class Prober:
     """Probes each upstream when its breaker says that it is time."""
 
-    def __init__(self, upstreams: Sequence[Upstream], clock: Clock) -> None:
+    def __init__(
+        self, upstreams: Sequence[Upstream], clock: Clock, may_probe: Callable[[], bool]
+    ) -> None:
         self._upstreams = upstreams
         self._clock = clock
+        self._may_probe = may_probe
         self._background = Background()
 
     def start(self) -> None:
@@ -34,6 +37,8 @@ class Prober:
     async def _watch(self) -> None:
         while True:
             await self._clock.sleep(_LOOK_EVERY_S)
+            if not self._may_probe():
+                continue
             for upstream in self._upstreams:
                 if upstream.breaker.probe_due(self._clock.monotonic_s()):
                     self._background.start(self._probe(upstream), f"probe {upstream.name}")

@@ -2,7 +2,8 @@
 
 from federation.storage.offline.collect import CollectReport, collect
 from federation.storage.offline.rebuild import RebuildReport, rebuild
-from federation.storage.offline.summary import summary
+from federation.storage.offline.summary import processes, summary
+from federation.storage.offline.switching import offline_since_s, turn_offline
 from federation.storage.offline.verify import VerifyReport, verify
 
 __all__ = [
@@ -10,7 +11,10 @@ __all__ = [
     "RebuildReport",
     "VerifyReport",
     "collect",
+    "offline_since_s",
+    "processes",
     "rebuild",
     "summary",
+    "turn_offline",
     "verify",
 ]

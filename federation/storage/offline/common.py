@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+import apsw
 
 from federation import config
 from federation.clock import SystemClock
 from federation.errors import StorageRefused
 from federation.status import Metrics
+from federation.storage import schema
 from federation.storage.directory import DataDirectory
 from federation.storage.local import Storage
 
@@ -22,6 +25,28 @@ def existing(data_dir: Path) -> DataDirectory:
     if not data_dir.is_dir():
         raise StorageRefused(f"{data_dir} is not there; name it with --data-dir or --config")
     return directory
+
+
+@contextmanager
+def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
+    """Open the catalogue for questions only.
+
+    Raises StorageRefused when there is none, or it cannot be read, here or while it is used.
+    """
+    if not directory.catalogue.exists():
+        raise StorageRefused(
+            f"{directory.root} holds no catalogue; nothing has been served from it yet"
+        )
+    try:
+        connection = schema.connect(directory.catalogue, read_only=True)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    except apsw.Error as error:
+        raise StorageRefused(
+            f"{directory.catalogue} cannot be read ({error}); see `federation rebuild --help`"
+        ) from error
 
 
 @asynccontextmanager

@@ -21,11 +21,13 @@ from federation.errors import StorageRefused, TooBusy
 from federation.storage import blob_files, catalogue, entries, schema
 from federation.storage.blob_files import Damage
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
+from federation.storage.maintenance import set_meta
 from federation.storage.offline.common import Progress, existing
 from federation.storage.offline.salvage import salvage
 from federation.storage.reading import check_inline
 from federation.storage.runs import live_runs
 from federation.storage.shared import FileLock
+from federation.storage.switch import OFFLINE_SINCE
 from federation.storage.transaction import Totals, Transaction, write_totals
 from federation.store import FROM_CLIENT, Provenance
 
@@ -129,7 +131,7 @@ class _Rebuild:
         self.report.file_bytes += digest.size_bytes
 
     def _take_old(self) -> None:
-        """Save small blobs, index entries and the node's id from the old catalogue."""
+        """Save small blobs, index entries, node id and offline switch from the old one."""
         source = next((p for p in (self._directory.catalogue, self._old) if _has_content(p)), None)
         if source is None:
             return
@@ -143,10 +145,8 @@ class _Rebuild:
             entries.put(self._transaction, [entry], came)
             self.report.entries += 1
             self._step(number)
-        if (node_id := saved.node_id()) is not None:
-            self._transaction.connection.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('node_id', ?)", (node_id,)
-            )
+        for name in ("node_id", OFFLINE_SINCE):
+            set_meta(self._transaction, name, saved.meta(name))
         self.report.old_catalogue = saved.verdict()
         saved.close()
 

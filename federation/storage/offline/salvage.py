@@ -71,13 +71,13 @@ class Salvage:
                 continue
             yield entry
 
-    def node_id(self) -> str | None:
-        """Return the node's id, if that can still be read."""
+    def meta(self, name: str) -> int | str | None:
+        """Return a value of the table meta, if it is set and can still be read."""
         try:
-            found = get_meta(self._connection, "node_id") if self._connection else None
+            found = get_meta(self._connection, name) if self._connection else None
         except apsw.Error:
             return None
-        return None if found is None else str(found)
+        return found if isinstance(found, int | str) else None
 
     def verdict(self) -> str:
         """Say how much of it could be read."""

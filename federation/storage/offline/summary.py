@@ -7,16 +7,24 @@ from typing import Any
 
 import apsw
 
-from federation.errors import StorageRefused
 from federation.storage import schema
 from federation.storage.maintenance import HOLD, get_meta
-from federation.storage.offline.common import existing
+from federation.storage.offline.common import existing, reading
 from federation.storage.runs import live_runs
 from federation.storage.space import measure_disk
+from federation.storage.switch import OFFLINE_SINCE
 from federation.storage.timing import boot_id
 from federation.storage.transaction import read_totals
 
 _QUARANTINE_SHOWN = 20
+
+
+def processes(data_dir: Path) -> list[dict[str, Any]]:
+    """Return what each process that serves this directory now has announced.
+
+    Raises StorageRefused when there is no data directory.
+    """
+    return live_runs(existing(data_dir))
 
 
 def summary(data_dir: Path) -> dict[str, Any]:
@@ -30,18 +38,8 @@ def summary(data_dir: Path) -> dict[str, Any]:
         "processes": live_runs(directory),
         "disk": {"free_bytes": measure_disk(data_dir).free_bytes},
     }
-    if not directory.catalogue.exists():
-        raise StorageRefused(f"{data_dir} holds no catalogue; nothing has been served from it yet")
-    try:
-        connection = schema.connect(directory.catalogue, read_only=True)
-        try:
-            facts |= _stored(connection)
-        finally:
-            connection.close()
-    except apsw.Error as error:
-        raise StorageRefused(
-            f"{directory.catalogue} cannot be read ({error}); see `federation rebuild --help`"
-        ) from error
+    with reading(directory) as connection:
+        facts |= _stored(connection)
     return facts
 
 
@@ -55,6 +53,7 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
     ).fetchall()
     return {
         "node-id": get_meta(connection, "node_id"),
+        "offline-switch": "off" if get_meta(connection, OFFLINE_SINCE) is None else "on",
         "schema-version": schema.stored_version(connection),
         "sqlite-version": apsw.sqlite_lib_version(),
         "bytes": totals.size_bytes,

@@ -1,0 +1,58 @@
+"""federation offline."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from federation.cli.command import Command, json_option
+from federation.cli.options import Place, place, place_options
+from federation.cli.output import emit
+from federation.cli.processes import facts_of_processes
+from federation.cli.progress import warnings_only
+from federation.storage.offline import offline_since_s, turn_offline
+
+_SHOWN = ("pid", "http", "offline", "offline-because", "not-known")
+
+
+@click.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  federation offline on\n  federation offline off\n  federation offline",
+)
+@click.argument("state", type=click.Choice(["on", "off"]), required=False)
+@place_options
+@json_option
+def offline(
+    state: str | None, config_path: Path | None, data_dir: Path | None, as_json: bool
+) -> None:
+    """Stop asking upstreams (on), ask them again (off), or show which it is and why.
+
+    Every process that serves the data directory follows within about a second, reads under way
+    are finished, and what is started later finds the switch as it was left. It needs no network.
+    A configuration with `offline: true` stays offline whatever the switch says.
+    """
+    where = place(config_path, data_dir)
+    if state is not None:
+        with warnings_only():
+            turn_offline(where.data_dir, where.storage, on=state == "on")
+    emit(_facts(where), as_json=as_json)
+
+
+def _facts(where: Place) -> dict[str, Any]:
+    since_s = offline_since_s(where.data_dir)
+    by_config = where.file is not None and where.file.offline
+    facts: dict[str, Any] = {
+        "offline": by_config or since_s is not None,
+        "switch": "off" if since_s is None else "on",
+        "switched-on-at": None if since_s is None else datetime.fromtimestamp(since_s, UTC),
+    }
+    if where.file is not None:
+        facts["config"] = "offline: true" if by_config else "offline: false"
+    facts["processes"] = [
+        {name: process[name] for name in _SHOWN if name in process}
+        for process in facts_of_processes(where.data_dir)
+    ]
+    return facts

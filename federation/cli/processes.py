@@ -1,0 +1,62 @@
+"""What the processes that serve a data directory say of themselves over HTTP, if they have it.
+
+A process that does not answer in time is shown as such: no command fails because of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from federation.storage.offline import processes
+
+_ANSWER_S = 1.0
+_BYTES_MAX = 2**20
+_ACCEPT = {"Accept": "application/json"}
+
+
+def facts_of_processes(data_dir: Path) -> list[dict[str, Any]]:
+    """Return what each process has announced, and behind it what it answers now.
+
+    One that does not answer has the key not-known with the reason. Raises StorageRefused.
+    """
+    announced = processes(data_dir)
+    return asyncio.run(_ask_all(announced)) if announced else []
+
+
+async def _ask_all(announced: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+    async with aiohttp.ClientSession(timeout=timeout, headers=_ACCEPT) as session:
+        return list(await asyncio.gather(*(_ask(session, each) for each in announced)))
+
+
+async def _ask(session: aiohttp.ClientSession, announced: dict[str, Any]) -> dict[str, Any]:
+    address = announced.get("http")
+    if not address:
+        return {**announced, "not-known": "it has no HTTP listener"}
+    try:
+        async with session.get(f"http://{address}/") as answer:
+            facts = json.loads(await _body(answer))
+    except TimeoutError:
+        return {**announced, "not-known": f"no answer within {_ANSWER_S:g} s"}
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return {**announced, "not-known": str(error) or type(error).__name__}
+    if not isinstance(facts, dict):
+        return {**announced, "not-known": "its answer is not from a node"}
+    facts.pop("links", None)
+    listeners = {"listeners": announced["listeners"]} if "listeners" in announced else {}
+    return {**announced, **facts, **listeners}
+
+
+async def _body(answer: aiohttp.ClientResponse) -> bytes:
+    """Read the whole answer. Raises ValueError for one that no node would give."""
+    body = bytearray()
+    async for part in answer.content.iter_any():
+        body += part
+        if len(body) > _BYTES_MAX:
+            raise ValueError(f"its answer has more than {_BYTES_MAX} bytes")
+    return bytes(body)
