@@ -189,7 +189,9 @@ class Batches:
                 detail = "a status that is not a valid message"
                 raise failure(self._remote, FailureKind.MALFORMED, detail) from None
             name = item.digest.hash, item.digest.size_bytes
-            statuses[name] = from_status(self._remote, code, message)
+            error = from_status(self._remote, code, message)
+            there = isinstance(error, RemoteFailed) and error.kind is FailureKind.EXISTS
+            statuses[name] = None if there else error
         return statuses
 
 

@@ -10,7 +10,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import NoReturn
 
 import grpc
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
@@ -119,46 +118,53 @@ class Calls:
     async def _try(self, method: Method, request: bytes, deadline_s: float) -> bytes:
         async with self._running(method) as run:
             connection, metadata = await self._connect()
-            left_s = max(deadline_s - self._clock.monotonic_s(), 0.001)
             run.started_s = self._clock.monotonic_s()
-            call = connection.unary(method)(request, timeout=left_s, metadata=metadata)
+            left_s = max(deadline_s - run.started_s, 0.001)
+            with connection.in_use():
+                call = connection.unary(method)(request, timeout=left_s, metadata=metadata)
+                response = await self._response(call)
             self._measures.sent(len(request))
-            try:
-                response: bytes = await call
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc(self._settings.name, error) from None
-            except asyncio.CancelledError:
-                self._raise_unless_cancelled()
             self._measures.received(len(response))
             await self._brake(len(request) + len(response))
             return response
 
+    async def _response(self, call: Awaitable[bytes]) -> bytes:
+        try:
+            return await call
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(self._settings.name, error) from None
+        except asyncio.CancelledError:
+            raise_if_cancelled()
+            detail = "the connection was closed"
+            raise failure(self._settings.name, FailureKind.CLOSED, detail) from None
+
     @asynccontextmanager
     async def incoming(self, method: Method, request: bytes) -> AsyncIterator[IncomingStream]:
         """Run a call with many responses. Raises NotFound, RemoteFailed, here and when read."""
-        self._check_supported(method)
-        async with self._running(method, stream=True) as run:
-            connection, metadata = await self._connect()
-            run.started_s = self._clock.monotonic_s()
+        async with self._stream(method) as (connection, metadata, run):
             call = connection.server_stream(method)(request, metadata=metadata)
-            stream = IncomingStream(call, method, self._times(), run)
             try:
-                yield stream
+                yield IncomingStream(call, method, self._times(), run)
             finally:
                 call.cancel()
 
     @asynccontextmanager
     async def outgoing(self, method: Method) -> AsyncIterator[OutgoingStream]:
         """Run a call with many requests. Raises NotFound, RemoteFailed, here and when written."""
-        self._check_supported(method)
-        async with self._running(method, stream=True) as run:
-            connection, metadata = await self._connect()
-            run.started_s = self._clock.monotonic_s()
+        async with self._stream(method) as (connection, metadata, run):
             call = connection.client_stream(method)(metadata=metadata)
             try:
                 yield OutgoingStream(call, self._times(), run)
             finally:
                 call.cancel()
+
+    @asynccontextmanager
+    async def _stream(self, method: Method) -> AsyncIterator[tuple[Connection, Metadata, Run]]:
+        async with self._running(method, stream=True) as run:
+            connection, metadata = await self._connect()
+            run.started_s = self._clock.monotonic_s()
+            with connection.in_use():
+                yield connection, metadata, run
 
     def _times(self) -> StreamTimes:
         return StreamTimes(
@@ -209,12 +215,6 @@ class Calls:
             FailureKind.UNSUPPORTED,
             f"it has no {method.service}/{method.name}",
         )
-
-    def _raise_unless_cancelled(self) -> NoReturn:
-        raise_if_cancelled()
-        raise failure(
-            self._settings.name, FailureKind.CLOSED, "the connection was closed"
-        ) from None
 
     async def _brake(self, size_bytes: int) -> None:
         wait_s = self._bucket.take(size_bytes, self._clock.monotonic_s())

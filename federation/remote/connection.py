@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -52,6 +55,9 @@ class Connection:
             channel = grpc.aio.insecure_channel(target.authority, options(settings))
         self._channel: Any = channel  # the stubs want serializers, which raw bytes need not
         self._unary: dict[Method, Any] = {}
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def is_ready(self) -> bool:
@@ -78,6 +84,29 @@ class Connection:
         """Return grpc.aio's callable for many requests and one response."""
         return self._channel.stream_unary(method.path)
 
-    async def close(self, grace_s: float | None = None) -> None:
-        """Cancel what still runs after grace_s."""
-        await self._channel.close(grace_s)
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Say that a call runs on it."""
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def retire(self, grace_s: float) -> None:
+        """Close it when its calls have ended, or after grace_s, or when this is cancelled."""
+        # gRPC's own grace does not do: once it has begun, nothing can end it before its time.
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        except TimeoutError:
+            pass  # what still runs is cancelled
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        await self._channel.close()

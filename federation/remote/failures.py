@@ -32,6 +32,7 @@ class FailureKind(enum.StrEnum):
     CANCELLED = "cancelled"  # it ended the call by itself
     DENIED = "denied"  # it knows us and does not let us
     CERTIFICATE = "certificate"  # it is not who it should be, or does not accept who we are
+    EXISTS = "exists"  # what was sent is there already, which some servers call an error
     REFUSED = "refused"  # it will never take this request
     UNSUPPORTED = "unsupported"  # it has no such service or method
     SHORT = "short"  # fewer bytes than the digest says, and a clean end
@@ -125,7 +126,7 @@ _KINDS = {
     grpc.StatusCode.INVALID_ARGUMENT: FailureKind.REFUSED,
     grpc.StatusCode.FAILED_PRECONDITION: FailureKind.REFUSED,
     grpc.StatusCode.OUT_OF_RANGE: FailureKind.REFUSED,
-    grpc.StatusCode.ALREADY_EXISTS: FailureKind.REFUSED,
+    grpc.StatusCode.ALREADY_EXISTS: FailureKind.EXISTS,
     grpc.StatusCode.UNIMPLEMENTED: FailureKind.UNSUPPORTED,
 }
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}

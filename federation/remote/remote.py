@@ -129,7 +129,7 @@ class Remote:
             self._capabilities.connection_lost()
             if old is not None:
                 _log.info("remote_certificates_changed", remote=self.name)
-                self._background.start(old.close(_OLD_CONNECTION_S), "closing a connection")
+                self._background.start(old.retire(_OLD_CONNECTION_S), "closing a connection")
         assert self._connection is not None
         return self._connection, metadata
 
@@ -141,7 +141,7 @@ class Remote:
         return hops.headers(passed.after(self._node_id))
 
     def _failed(self, error: RemoteFailed) -> None:
-        if error.is_ours:
+        if error.is_ours or error.kind is FailureKind.EXISTS:
             return
         self._last_failure = (error, self.clock.wall_s())
         if error.kind is FailureKind.UNAVAILABLE:

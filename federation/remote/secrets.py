@@ -24,7 +24,7 @@ _TOKEN_MAX_CHARS = 8 * 1024  # servers refuse more than that in the headers of a
 
 
 class Certificates(NamedTuple):
-    """PEM texts; None: the system's roots, or no certificate of our own."""
+    """PEM texts; None: gRPC's own roots, or no certificate of our own."""
 
     roots: bytes | None = None
     key: bytes | None = None

@@ -24,8 +24,9 @@ class Target(NamedTuple):
 class RemoteSettings:
     """One upstream or peer.
 
-    Without server_cert a certificate is checked against the system's roots. An access token needs
-    TLS. Files are read again when they change.
+    Without server_cert a certificate is checked against the public roots that come with gRPC (the
+    environment's GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names others). An access token needs TLS. Files
+    are read again when they change.
     """
 
     name: str  # for people, logs and metrics

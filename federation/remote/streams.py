@@ -151,6 +151,13 @@ class IncomingStream(_Limited):
 class OutgoingStream(_Limited):
     """The requests of a call, and its one response."""
 
+    def __init__(self, call: Any, times: StreamTimes, run: Run) -> None:
+        super().__init__(call, times, run)
+        # call.write would do, but where a write meets the end of the call, it puts INTERNAL in the
+        # place of the status that the server is sending, be that OK or a refusal.
+        inner = getattr(call, "_cython_call", None)
+        self._write = getattr(inner, "send_serialized_message", None) or call.write
+
     @property
     def is_answered(self) -> bool:
         """Whether the remote has ended the call, whatever more there is to send."""
@@ -160,7 +167,7 @@ class OutgoingStream(_Limited):
         """Send; False: the remote has ended the call, and answer() says how."""
         deadline_s = asyncio.get_running_loop().time() + self._times.stall_s
         try:
-            await self._within(deadline_s, self._call.write(message))
+            await self._within(deadline_s, self._send(message))
         except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             return False
         except asyncio.CancelledError:
@@ -168,6 +175,10 @@ class OutgoingStream(_Limited):
         self._times.measures.sent(len(message))
         await self._times.brake(len(message))
         return True
+
+    async def _send(self, message: bytes) -> None:
+        await self._call.wait_for_connection()
+        await self._write(message)
 
     async def answer(self) -> bytes:
         """Say that all is sent, where it is, and return the response.

@@ -81,6 +81,10 @@ class Upload:
                 response = await stream.answer()
             except NotFound as error:  # no answer to a Write that means anything
                 raise failure(self._remote, FailureKind.INTERNAL, str(error)) from None
+            except RemoteFailed as error:
+                if error.kind is FailureKind.EXISTS:
+                    return False
+                raise
         self._check(codec.committed(self._remote, response), sent, last)
         return last
 

@@ -16,9 +16,9 @@ from federation.digest import digest_of
 from federation.errors import ConfigError
 from federation.remote import Denied, FailureKind, RemoteFailed, RemoteSettings
 from tests.certificates import Files, self_signed
-from tests.remote.blobs import until
-from tests.remote.fake_server import FakeServer, fails
-from tests.remote.served import Here, connected, settings_for
+from tests.remote.blobs import read, until
+from tests.remote.fake_server import FakeServer, fails, hangs_after
+from tests.remote.served import Here, connect, connected, settings_for
 
 ASKED = digest_of(b"asked")
 
@@ -277,3 +277,28 @@ async def test_the_old_connection_ends_with_its_calls(tmp_path: Path) -> None:
             clock.advance(6)
             await answers(here)
             await until(lambda: old.state == "shutdown", "the old connection is closed")
+
+
+async def test_closing_ends_the_old_connections_too(tmp_path: Path) -> None:
+    files, clock = self_signed(tmp_path), ManualClock()
+    other = self_signed(tmp_path, "other")
+    async with FakeServer(tls(files)) as fake:
+        digest = fake.holds(b"content")
+        fake.streams = hangs_after(3)
+        options = {"url": secure(fake.address), "server_cert": files.certificate}
+        here = connect(settings_for(fake.address, **options), clock)
+        reading = asyncio.ensure_future(read(here.store, digest))
+        await until(lambda: fake.calls("Read"), "the call runs")
+        old = here.remote._connection
+        assert old is not None
+        both = files.certificate.read_bytes() + other.certificate.read_bytes()
+        files.certificate.write_bytes(both)
+        clock.advance(6)
+        await answers(here)
+        assert old.state != "shutdown"
+        assert not reading.done()
+        async with asyncio.timeout(5):
+            await here.remote.close()
+            with pytest.raises(RemoteFailed):
+                await reading
+        assert old.state == "shutdown"

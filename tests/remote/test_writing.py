@@ -16,6 +16,7 @@ from federation.errors import DigestMismatch
 from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
 from federation.store import Chunks, Provenance, Source
 from tests.fakes import MemoryStore
+from tests.messages import message_of
 from tests.remote import fake_server
 from tests.remote.blobs import chunks, noise, text
 from tests.remote.fake_server import FakeServer, Proxy, Upload, good_capabilities, take
@@ -96,6 +97,20 @@ async def test_an_early_ok_means_it_was_there(fake: FakeServer, here: Here) -> N
     source = Replayable(data)
     assert await here.store.send(digest_of(data), source) is False
     assert here.calls("Write") == 1
+
+
+async def test_a_server_that_calls_it_an_error_that_a_blob_is_there(
+    fake: FakeServer, here: Here
+) -> None:
+    fake.writes = breaks_after(0, grpc.StatusCode.ALREADY_EXISTS)  # type: ignore[assignment]
+    data = noise(1000)
+    assert await here.store.send(digest_of(data), Replayable(data)) is False
+    answer = reapi.BatchUpdateBlobsResponse()
+    item = answer.responses.add(digest=message_of(digest_of(data)))
+    item.status.code = grpc.StatusCode.ALREADY_EXISTS.value[0]
+    fake.does["BatchUpdateBlobs"] = fake_server.answers(answer.SerializeToString())
+    assert await here.store.write_small([(digest_of(data), data)]) == [None]
+    assert here.remote.describe()["last_failure"] is None
 
 
 async def test_an_early_ok_of_a_real_node_is_understood() -> None:
@@ -239,6 +254,20 @@ async def test_a_refusal_is_not_tried_again(
         await here.store.send(digest_of(data), Replayable(data))
     assert type(caught.value) is type_
     assert len(fake.calls("Write")) == 1
+
+
+async def test_the_status_that_ends_an_upload_is_the_server_s_own(fake: FakeServer) -> None:
+    async def refuses(upload: Upload, context: fake_server.Context) -> None:
+        for _ in range(len(fake.calls("Write")) % 7):
+            await upload.next()
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED, "told to refuse")
+
+    fake.writes = refuses
+    data = noise(5_000_000)
+    async with connected(fake.address, retry_limit=0) as here:
+        for _ in range(150):
+            with pytest.raises(Denied):
+                await here.store.send(digest_of(data), Replayable(data, step=10_000))
 
 
 async def test_u04_a_server_that_takes_nothing_is_a_stall(fake: FakeServer, here: Here) -> None:
