@@ -120,6 +120,8 @@ class Calls:
             connection, metadata = await self._connect()
             run.started_s = self._clock.monotonic_s()
             left_s = max(deadline_s - run.started_s, 0.001)
+            if method.is_quick:
+                left_s = min(left_s, self._settings.stall_s)
             with connection.in_use():
                 call = connection.unary(method)(request, timeout=left_s, metadata=metadata)
                 response = await self._response(call)
@@ -235,9 +237,11 @@ class Calls:
 
 
 def _may_do_better(error: BaseException) -> bool:
-    """Whether to try again at once; a bound of our own is not reached any less by that."""
-    return (
-        isinstance(error, RemoteFailed)
-        and error.is_retryable
-        and error.kind is not FailureKind.BUSY
-    )
+    """Whether to try again soon.
+
+    A bound of our own is not reached any less by that, and one who did not answer in time has had
+    his time: whoever waits should rather hear of it.
+    """
+    if not isinstance(error, RemoteFailed) or not error.is_retryable:
+        return False
+    return error.kind not in {FailureKind.BUSY, FailureKind.TIMEOUT}

@@ -151,6 +151,15 @@ async def test_u04_a_call_that_is_never_answered_ends_in_time(fake: FakeServer) 
         assert here.remote.calls.slots.running == 0
 
 
+async def test_u04_a_question_that_gets_no_answer_is_a_stall_and_not_asked_again(
+    fake: FakeServer,
+) -> None:
+    fake.does[FIND] = hangs
+    async with connected(fake.address, stall_s=0.3, retry_limit=3) as here, asyncio.timeout(5):
+        assert (await fails_with(here)).kind is FailureKind.TIMEOUT
+    assert len(fake.calls(FIND)) == 1
+
+
 async def test_a_method_that_is_not_there_is_remembered_for_a_while(fake: FakeServer) -> None:
     clock = ManualClock()
     fake.does[FIND] = fails(grpc.StatusCode.UNIMPLEMENTED)
