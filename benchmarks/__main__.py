@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import click
+import grpc
 import structlog
 
 from benchmarks import machine, report
@@ -68,10 +69,10 @@ def main(
             bench = Bench(kinds, Path(folder), repeat=repeat, seconds=seconds)
             try:
                 measured = bench.run(spec)
-            except (ServerFailedError, WrongAnswerError) as error:
+            except (ServerFailedError, WrongAnswerError, grpc.RpcError) as error:
                 raise click.ClickException(f"{spec.name}: {error}") from error
-        if not as_json:
-            print(report.line(measured, shown), flush=True)
+            if not as_json:  # before the clean-up, which takes a while after a million files
+                print(report.line(measured, shown), flush=True)
         results += measured
     if as_json:
         print(json.dumps({"machine": facts, "results": report.as_json(results)}, indent=1))
