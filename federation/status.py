@@ -83,9 +83,18 @@ class Metrics:
             ["upstream", "result"],
             registry=reg,
         )
+        self.upstream_entries = Counter(
+            "federation_upstream_entries_total",
+            "Index entries that upstreams answered about, by kind (action_result, asset) and "
+            "result (hit, miss)",
+            ["upstream", "kind", "result"],
+            registry=reg,
+        )
         self.reads_saved = Counter(
             "federation_upstream_reads_saved_total",
-            "Reads of absent blobs that joined one under way instead of asking an upstream",
+            "Reads of absent blobs that joined one under way instead of asking an upstream, by the "
+            "upstream that sent the bytes",
+            ["upstream"],
             registry=reg,
         )
         self.loop_lag_seconds = Histogram(

@@ -58,6 +58,8 @@ class Ingest(Protocol):
     Exactly one of commit and abort ends it; both are safe after a failure of append.
     """
 
+    provenance: Provenance  # as given to begin(); may be made more precise until commit()
+
     @property
     def digest(self) -> Digest:
         """What the bytes must turn out to be."""

@@ -17,6 +17,7 @@ from federation.services.prefetch import Prefetcher
 from federation.status import Metrics
 from federation.storage import Storage
 from federation.upstream.answers import Answers
+from federation.upstream.facts import facts_of
 from federation.upstream.probe import Prober
 from federation.upstream.source import Upstream
 from federation.upstream.store import Federation
@@ -51,7 +52,6 @@ def make_pulling(
         storage,
         upstreams,
         clock,
-        metrics,
         pulls_max=config.pull.blobs_at_once,
         presence_budget_s=config.pull.find_missing_time,
     )
@@ -75,8 +75,7 @@ def make_pulling(
 
     def describe() -> list[dict[str, Any]]:
         return [
-            {**upstream.describe(), **remote.describe()}
-            for upstream, remote in zip(upstreams, remotes, strict=True)
+            facts_of(upstream, remote) for upstream, remote in zip(upstreams, remotes, strict=True)
         ]
 
     closers = [prober.close, prefetcher.close, finder.close, shared.close]

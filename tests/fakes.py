@@ -31,9 +31,12 @@ class MemoryGrowing:
 
 
 class MemoryIngest:
-    def __init__(self, store: MemoryStore, digest: Digest) -> None:
+    def __init__(
+        self, store: MemoryStore, digest: Digest, provenance: Provenance = FROM_CLIENT
+    ) -> None:
         self._store = store
         self.digest = digest
+        self.provenance = provenance
         self._data = bytearray()
 
     @property
@@ -134,7 +137,7 @@ class MemoryStore:
         return outcome
 
     def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> MemoryIngest:
-        return MemoryIngest(self, digest)
+        return MemoryIngest(self, digest, provenance)
 
     def presence_epoch(self) -> int:
         return self.epoch

@@ -50,11 +50,11 @@ class GrowingFile:
 class LocalIngest:
     """See federation.store.Ingest. The size is reserved when this is made."""
 
-    def __init__(self, core: Core, digest: Digest, path: Path, origin: Provenance) -> None:
+    def __init__(self, core: Core, digest: Digest, path: Path, provenance: Provenance) -> None:
         self._core = core
         self._digest = digest
         self._path = str(path)
-        self._origin = origin
+        self.provenance = provenance
         self._received_bytes = 0
         self._hasher = new_hasher(digest.function)
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
@@ -140,7 +140,7 @@ class LocalIngest:
             await self._core.pool.run(self._seal)
             return await self._core.writer.submit(
                 lambda transaction: place_file(
-                    transaction, self._core.directory, self._digest, self._path, self._origin
+                    transaction, self._core.directory, self._digest, self._path, self.provenance
                 )
             )
         except FederationError as error:
@@ -155,7 +155,7 @@ class LocalIngest:
             return False
         (outcome,) = await self._core.writer.submit(
             lambda transaction: place_inline(
-                transaction, self._core.directory, [(self._digest, data)], self._origin
+                transaction, self._core.directory, [(self._digest, data)], self.provenance
             )
         )
         if isinstance(outcome, StorageFull):

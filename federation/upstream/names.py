@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
+from federation import hops
 from federation.digest import Digest, DigestFunction
 from federation.errors import FederationError, SourceUnavailable
 from federation.store import Entry, EntryKey
 from federation.tasks import Background
+from federation.upstream.hedge import Hedge
 from federation.upstream.source import Upstream
 
 
@@ -78,7 +81,7 @@ class UpstreamNames:
 
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
         self._upstreams = upstreams
-        self._asking: dict[tuple[str, EntryKey], asyncio.Task[Entry | None]] = {}
+        self._asking: dict[tuple[str, EntryKey, hops.Hops], asyncio.Task[Entry | None]] = {}
         self._background = Background()
 
     def __repr__(self) -> str:
@@ -90,18 +93,28 @@ class UpstreamNames:
 
     async def answers(
         self, keys: Sequence[EntryKey], question: AskUpstream
-    ) -> AsyncIterator[tuple[Upstream, Entry]]:
-        """Yield the answer of each upstream that has one, in order; the caller stops at will."""
-        for upstream in self._upstreams:
-            if not upstream.may_name(keys, question.names):
-                continue
-            entry = await self._ask(upstream, keys[0], question)
-            if entry is not None:
-                yield upstream, entry
+    ) -> AsyncGenerator[tuple[Upstream, Entry], None]:
+        """Yield the answer of each upstream that has one, in order; the caller closes it at will.
+
+        The next upstream is asked too where one is slow.
+        """
+
+        async def ask(upstream: Upstream) -> Entry | None:
+            return await self._ask(upstream, keys[0], question)
+
+        candidates = [u for u in self._upstreams if u.may_name(keys, question.names)]
+        async with aclosing(Hedge(candidates, ask).answers()) as answers:
+            async for upstream, entry in answers:
+                if entry is not None:
+                    yield upstream, entry
 
     async def _ask(self, upstream: Upstream, key: EntryKey, question: AskUpstream) -> Entry | None:
-        """Join the same question under way, or ask. The question belongs to the node."""
-        at = (upstream.name, key)
+        """Join the same question under way, or ask. The question belongs to the node.
+
+        Only requests that have passed the same nodes share one: two nodes that ask each other
+        would otherwise wait for each other.
+        """
+        at = (upstream.name, key, hops.current())
         task = self._asking.get(at)
         if task is None:
             task = self._background.start(self._put(upstream, key, question), "ask upstream")
@@ -120,6 +133,5 @@ class UpstreamNames:
             upstream.note(SourceUnavailable(upstream.name, str(error)))
             return None
         upstream.note(None)
-        if entry is None:
-            upstream.note_unnamed(key)
+        upstream.note_entry(key, found=entry is not None)
         return entry

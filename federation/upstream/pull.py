@@ -55,6 +55,7 @@ class Pull:
         self._changed = asyncio.Event()
         self._handed_out = False
         self._readers = 0
+        self._saved = 0  # reads not yet counted, because nobody sends
         self._senders: list[Upstream] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -76,9 +77,11 @@ class Pull:
 
     # -- readers ---------------------------------------------------------------------------
 
-    def join(self) -> None:
-        """One more reader."""
+    def join(self, *, saves_read: bool = False) -> None:
+        """One more reader; saves_read: without this pull it would have read by itself."""
         self._readers += 1
+        self._saved += saves_read
+        self._count_saved()
 
     async def leave(self) -> None:
         """One less. The last one to go stops a pull that is not past half."""
@@ -165,6 +168,9 @@ class Pull:
                 _log.info("pull_continues", digest=str(self.digest), at=ingest.received_bytes)
                 continue
             self._note(race, None)
+            if len(self._senders) == 1:
+                came = ingest.provenance._replace(origin=self._senders[0].name)
+                ingest.provenance = came
             return
         raise SourceUnavailable("upstreams", f"{_ROUNDS_MAX} breaks in one blob")
 
@@ -184,12 +190,13 @@ class Pull:
         """Store one upstream's bytes. Raises SourceUnavailable when they end early or trickle."""
         assert self._ingest is not None
         ingest, size = self._ingest, self.digest.size_bytes
-        if upstream not in self._senders:
-            self._senders.append(upstream)
         window_s, window_bytes = self._clock.monotonic_s(), ingest.received_bytes
         async for chunk in chunks:
             if ingest.received_bytes + len(chunk) > size:
                 raise SourceUnavailable(upstream.name, "sent more bytes than the blob has")
+            if upstream not in self._senders:
+                self._senders.append(upstream)
+                self._count_saved()
             await ingest.append(chunk)
             if self._growing is None:
                 self._growing = await ingest.open_growing()
@@ -213,6 +220,11 @@ class Pull:
         if self._handed_out:
             raise BlobDamaged(self.digest, "an upstream sent other bytes") from error
         await self._close_growing()
+
+    def _count_saved(self) -> None:
+        if self._senders and self._saved:
+            self._senders[-1].note_saved(self._saved)
+            self._saved = 0
 
     def _tell(self) -> None:
         self._changed.set()

@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import OffsetOutside, TooBusy
-from federation.status import Metrics
 from federation.store import (
     CHUNK_BYTES,
     Chunks,
@@ -31,7 +30,6 @@ class Pulls:
         local: LocalStore,
         upstreams: Sequence[Upstream],
         clock: Clock,
-        metrics: Metrics,
         pulls_max: int,
     ) -> None:
         self._local = local
@@ -40,7 +38,6 @@ class Pulls:
         self._pulls_max = pulls_max
         self._pulls: dict[Digest, Pull] = {}
         self._background = Background()
-        self._metrics = metrics
         self.joined = 0  # reads that cost no upstream read, because one was under way
 
     def __repr__(self) -> str:
@@ -86,10 +83,10 @@ class Pulls:
         pull = self._pulls.get(digest)
         if pull is not None and pull.error is None:
             self.joined += 1
-            self._metrics.reads_saved.inc()
+            pull.join(saves_read=True)
         else:
             pull = self._start(digest)
-        pull.join()
+            pull.join()
         return pull
 
     def _start(self, digest: Digest) -> Pull:

@@ -1,7 +1,8 @@
 """Getting bytes of one blob from the first upstream that opens it.
 
 Upstreams are tried in order. One that is slow to open is raced by the next after its hedge delay;
-whoever opens first sends, and the others are let go before they cost anything.
+whoever opens first sends, and the others are let go before they cost anything. That one was
+overtaken counts like a failure of it (see hedge.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from federation.digest import Digest
 from federation.errors import BlobNotFound, FederationError, SourceUnavailable
 from federation.store import Chunks
+from federation.upstream.hedge import overtaken
 from federation.upstream.source import Upstream
 
 Take = Callable[[Upstream, Chunks], Awaitable[None]]
@@ -31,6 +33,7 @@ class Race:
         self._waiting = list(candidates)
         self._take = take
         self._running: dict[asyncio.Task[None], Upstream] = {}
+        self._late: set[str] = set()
         self._claimed = asyncio.Event()
         self.winner: Upstream | None = None
         self.lost: list[tuple[Upstream, FederationError]] = []
@@ -47,11 +50,13 @@ class Race:
                 self._start_next()
                 if not self._running:
                     raise self._nobody()
-                await asyncio.wait(
+                done, _ = await asyncio.wait(
                     {*self._running, claimed},
                     timeout=self._patience_s(),
                     return_when=asyncio.FIRST_COMPLETED,
                 )
+                if not done:
+                    self._late.update(upstream.name for upstream in self._running.values())
                 self._collect()
             await self._finish()
         finally:
@@ -93,7 +98,11 @@ class Race:
 
     async def _finish(self) -> None:
         (mine,) = [task for task, upstream in self._running.items() if upstream is self.winner]
-        await self._stop([task for task in self._running if task is not mine])
+        others = {task: up for task, up in self._running.items() if task is not mine}
+        for task, upstream in others.items():
+            if upstream.name in self._late and not task.done():
+                upstream.note(overtaken(upstream))
+        await self._stop(list(others))
         try:
             await mine
         finally:

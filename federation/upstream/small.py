@@ -6,13 +6,13 @@ Each blob is asked for once at a time: whoever asks meanwhile waits for the same
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
 
 from federation.digest import Digest
 from federation.errors import FederationError, SourceUnavailable
-from federation.status import Metrics
 from federation.store import LocalStore, Provenance, Source
 from federation.tasks import Background
 from federation.upstream.source import Upstream
@@ -23,11 +23,11 @@ _log = structlog.get_logger(__name__)
 class SmallPulls:
     """read_small over upstreams, into a local store."""
 
-    def __init__(self, local: LocalStore, upstreams: Sequence[Upstream], metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, local: LocalStore, upstreams: Sequence[Upstream]) -> None:
         self._local = local
         self._upstreams = upstreams
         self._waiting: dict[Digest, asyncio.Future[bytes | None]] = {}
+        self._saved: Counter[Digest] = Counter()  # reads that wait for somebody else's
         self._background = Background()
         self.joined = 0
 
@@ -44,7 +44,7 @@ class SmallPulls:
         mine = [digest for digest in dict.fromkeys(digests) if digest not in self._waiting]
         theirs = {d: self._waiting[d] for d in digests if d in self._waiting}
         self.joined += len(theirs)
-        self._metrics.reads_saved.inc(len(theirs))
+        self._saved.update(theirs.keys())
         found: dict[Digest, bytes] = {}
         if mine:
             loop = asyncio.get_running_loop()
@@ -65,15 +65,21 @@ class SmallPulls:
 
     async def _pull(self, digests: list[Digest], upstreams: list[Upstream]) -> dict[Digest, bytes]:
         found: dict[Digest, bytes] = {}
+        senders: dict[Digest, Upstream] = {}
         try:
             for upstream in upstreams:
                 wanted = [d for d in digests if d not in found and upstream.may_have(d)]
                 if wanted:
-                    found |= await self._ask(upstream, wanted)
-            await self._keep(found)
+                    sent = await self._ask(upstream, wanted)
+                    await self._keep(sent, upstream)
+                    found |= sent
+                    senders.update(dict.fromkeys(sent, upstream))
             return found
         finally:
             for digest in digests:
+                saved = self._saved.pop(digest, 0)
+                if saved and digest in senders:
+                    senders[digest].note_saved(saved)
                 future = self._waiting.pop(digest)
                 if not future.done():
                     future.set_result(found.get(digest))
@@ -89,14 +95,13 @@ class SmallPulls:
         upstream.note_absent([digest for digest in wanted if digest not in found])
         return found
 
-    async def _keep(self, found: dict[Digest, bytes]) -> None:
+    async def _keep(self, found: dict[Digest, bytes], upstream: Upstream) -> None:
         """Store what came; a full disk is no reason not to answer."""
         if not found:
             return
+        came = Provenance(Source.UPSTREAM, origin=upstream.name)
         try:
-            refusals = await self._local.write_small(
-                list(found.items()), provenance=Provenance(Source.UPSTREAM)
-            )
+            refusals = await self._local.write_small(list(found.items()), provenance=came)
         except FederationError as error:
             refusals = [error]
         if any(refusals):

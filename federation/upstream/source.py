@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -50,7 +50,11 @@ class Upstream:
     last_success_s: float | None = None
 
     def __post_init__(self) -> None:
+        """Begin every series at 0, so that a rise from nothing can be seen."""
         self.metrics.upstream_up.labels(upstream=self.name).set(1)
+        for result in ("hit", "miss", "silence", "wrong_bytes"):
+            self.metrics.upstream_answers.labels(upstream=self.name, result=result)
+        self.metrics.reads_saved.labels(upstream=self.name)
 
     def __repr__(self) -> str:
         return f"<Upstream {self.name} {self.breaker.state.value}>"
@@ -78,9 +82,17 @@ class Upstream:
                 return False
         return self.unnamed.recall(keys[0], self.clock.monotonic_s()) is not False
 
-    def note_unnamed(self, key: EntryKey) -> None:
-        """It answered, and has no such entry."""
-        self.unnamed.note([key], present=False, now_s=self.clock.monotonic_s())
+    def note_entry(self, key: EntryKey, *, found: bool) -> None:
+        """It answered whether it has an entry."""
+        kind = "action_result" if key.kind is EntryKind.ACTION_RESULT else "asset"
+        result = "hit" if found else "miss"
+        self.metrics.upstream_entries.labels(upstream=self.name, kind=kind, result=result).inc()
+        if not found:
+            self.unnamed.note([key], present=False, now_s=self.clock.monotonic_s())
+
+    def note_saved(self, reads: int) -> None:
+        """So many reads were served by one that it sends."""
+        self.metrics.reads_saved.labels(upstream=self.name).inc(reads)
 
     def note(self, error: FederationError | None, digests: Iterable[Digest] = ()) -> None:
         """Take in how asking it went: None (it had them), BlobNotFound, or silence."""
@@ -102,18 +114,6 @@ class Upstream:
                 self.metrics.upstream_up.labels(upstream=self.name).set(0)
                 self._forget()
                 _log.warning("upstream_is_down", upstream=self.name, reason=str(error))
-
-    def describe(self) -> dict[str, Any]:
-        """Return what `federation status` shows of it."""
-        now_s = self.clock.monotonic_s()
-        ago_s = None if self.last_success_s is None else round(now_s - self.last_success_s, 1)
-        return {
-            "name": self.name,
-            "state": self.breaker.state.value,
-            "last-answer-s-ago": ago_s,
-            "last-error": self.breaker.last_error or None,
-            "wrong-bytes": self.wrong_bytes,
-        }
 
     def _count(self, hit: bool, digests: Iterable[Digest]) -> None:
         if count := len(list(digests)):

@@ -14,7 +14,6 @@ from federation import hops
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import BlobNotFound, FederationError
-from federation.status import Metrics
 from federation.store import (
     FROM_CLIENT,
     Chunks,
@@ -40,7 +39,6 @@ class Federation:
         local: LocalStore,
         upstreams: Sequence[Upstream],
         clock: Clock,
-        metrics: Metrics,
         *,
         pulls_max: int = 256,
         presence_budget_s: float = 0.5,
@@ -49,8 +47,8 @@ class Federation:
         self.local = local
         self.upstreams = list(upstreams)
         self.offline = False
-        self.pulls = Pulls(local, self.upstreams, clock, metrics, pulls_max)
-        self.small = SmallPulls(local, self.upstreams, metrics)
+        self.pulls = Pulls(local, self.upstreams, clock, pulls_max)
+        self.small = SmallPulls(local, self.upstreams)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
 
     def __repr__(self) -> str:

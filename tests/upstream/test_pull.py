@@ -14,7 +14,6 @@ from federation import hops
 from federation.clock import SystemClock
 from federation.digest import Digest, digest_of
 from federation.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
-from federation.status import Metrics
 from federation.storage import Storage
 from federation.upstream.pull import WITHHELD_BYTES
 from federation.upstream.source import Upstream
@@ -32,7 +31,7 @@ async def node(
     path: Path, *upstreams: Upstream, **options: object
 ) -> AsyncIterator[tuple[PullThrough, Storage, Federation]]:
     async with opened(path / "data", short(lease=60.0)) as storage:
-        shared = Federation("me", storage, upstreams, SystemClock(), Metrics(), **options)  # type: ignore[arg-type]
+        shared = Federation("me", storage, upstreams, SystemClock(), **options)  # type: ignore[arg-type]
         try:
             yield PullThrough(shared, tells_upstreams=True), storage, shared
         finally:

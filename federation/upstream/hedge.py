@@ -1,0 +1,78 @@
+"""Asking upstreams one question in order, and not waiting for good for one that is silent.
+
+The next upstream is asked when those before it have answered to no avail, or have been silent for
+their hedge delay; answers are taken as they come. How often one is overtaken counts like failing:
+an upstream that hangs would otherwise cost every question its hedge delay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from federation.errors import SourceUnavailable
+from federation.upstream.source import Upstream
+
+_T = TypeVar("_T")
+
+
+def overtaken(upstream: Upstream) -> SourceUnavailable:
+    """Return what to note about an upstream that another one was faster than after its delay."""
+    return SourceUnavailable(upstream.name, f"silent for {upstream.hedge_delay_s:g} s")
+
+
+class Hedge(Generic[_T]):
+    """One question. Close what answers() returns when enough is known."""
+
+    def __init__(
+        self, upstreams: Sequence[Upstream], ask: Callable[[Upstream], Awaitable[_T]]
+    ) -> None:
+        """ask puts the question to one upstream; it handles that one's failure itself."""
+        self._waiting = list(upstreams)
+        self._ask = ask
+        self._running: dict[asyncio.Task[_T], Upstream] = {}
+        self._late: set[str] = set()
+
+    async def answers(self) -> AsyncGenerator[tuple[Upstream, _T], None]:
+        """Yield each answer as it comes."""
+        try:
+            while self._waiting or self._running:
+                if self._waiting and self._late.issuperset(self._names()):
+                    self._start(self._waiting.pop(0))
+                for task in await self._next():
+                    upstream = self._running.pop(task)
+                    self._late.discard(upstream.name)
+                    yield upstream, task.result()
+        finally:
+            await self._stop()
+
+    def _names(self) -> list[str]:
+        return [upstream.name for upstream in self._running.values()]
+
+    def _start(self, upstream: Upstream) -> None:
+        task = asyncio.get_running_loop().create_task(
+            self._put(upstream), name=f"ask {upstream.name}"
+        )
+        self._running[task] = upstream
+
+    async def _put(self, upstream: Upstream) -> _T:
+        return await self._ask(upstream)
+
+    async def _next(self) -> list[asyncio.Task[_T]]:
+        """Return those that have answered; none: it is time to ask another."""
+        patience_s = None
+        if self._waiting:
+            patience_s = min(upstream.hedge_delay_s for upstream in self._running.values())
+        await asyncio.wait(self._running, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        done = [task for task in self._running if task.done()]
+        if not done:
+            self._late.update(self._names())
+        return done
+
+    async def _stop(self) -> None:
+        for task, upstream in self._running.items():
+            if upstream.name in self._late and not task.done():
+                upstream.note(overtaken(upstream))
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
