@@ -11,6 +11,11 @@ from federation.clock import SystemClock
 _clock = SystemClock()
 
 
+def pass_time(seconds: float) -> None:
+    """Let time pass, where time itself is what a test is about: a lease, an age."""
+    time.sleep(seconds)
+
+
 def wait_until(
     condition: Callable[[], object], what: str, *, timeout_s: float = 20, every_s: float = 0.02
 ) -> Any:

@@ -17,7 +17,7 @@ def prefix(*injections: str, paths: Sequence[Path] = (), out: str = "/dev/null")
 
     Args:
         injections: as behind `-e inject=`, e.g. "fdatasync:error=EIO:when=3". `when` counts calls
-            of each thread.
+            of each thread. A bare name is traced only.
         paths: only calls on these very paths.
         out: where the trace goes.
 
@@ -52,7 +52,7 @@ def injected(trace: Path) -> int:
 def _arguments(injections: Sequence[str], paths: Sequence[Path], out: str) -> list[str]:
     calls = ",".join(dict.fromkeys(i.partition(":")[0] for i in injections))
     arguments = ["-f", "-qq", "-o", out, "-e", f"trace={calls}"]
-    for injection in injections:
+    for injection in (i for i in injections if ":" in i):
         arguments += ["-e", f"inject={injection}"]
     for path in paths:
         arguments += ["-P", str(path)]
