@@ -24,18 +24,6 @@ from federation.store import CHUNK_BYTES, Chunks, NextBytes
 from federation.wire.resource_name import read_name
 from federation.wire.zstd import Decoder
 
-# What a remote may answer whose zstd does not work, where plain bytes would.
-ZSTD_AT_FAULT = frozenset(
-    {
-        FailureKind.MALFORMED,
-        FailureKind.SHORT,
-        FailureKind.OVERRUN,
-        FailureKind.INTERNAL,
-        FailureKind.REFUSED,
-        FailureKind.UNSUPPORTED,
-    }
-)
-
 
 class Pieces(Protocol):
     """The bytes of a blob in order."""

@@ -9,13 +9,10 @@ import asyncio
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
-    Awaitable,
-    Callable,
     Collection,
     Sequence,
 )
 from contextlib import (
-    AbstractAsyncContextManager,
     AbstractContextManager,
     AsyncExitStack,
     asynccontextmanager,
@@ -30,7 +27,7 @@ from federation.digest import Digest, DigestFunction, new_hasher
 from federation.errors import BlobNotFound, FederationError, OffsetOutside, SourceUnavailable
 from federation.remote import codec
 from federation.remote.batches import Batches
-from federation.remote.capabilities import Capabilities
+from federation.remote.compression import Zstd, ZstdOrPlain
 from federation.remote.failures import (
     FailureKind,
     NotFound,
@@ -40,7 +37,6 @@ from federation.remote.failures import (
 )
 from federation.remote.methods import FIND_MISSING
 from federation.remote.reading import (
-    ZSTD_AT_FAULT,
     Pieces,
     chunks_of,
     no_chunks,
@@ -48,14 +44,12 @@ from federation.remote.reading import (
     open_zstd,
 )
 from federation.remote.remote import Remote
-from federation.remote.replay import OnceReplay, OpenAt, ReopenReplay, Replay, ZstdReplay
-from federation.remote.writing import Upload
+from federation.remote.replay import OnceReplay, OpenAt, ReopenReplay
+from federation.remote.uploads import Uploads
 from federation.store import FROM_CLIENT, Chunks, NextBytes, Provenance
 
 _log = structlog.get_logger(__name__)
 _FIND_MAX = 10_000  # digests in one FindMissingBlobs: 0.8 MB
-_ZSTD_MIN_BYTES = 1024
-_ZSTD_REST_S = 600.0  # how long a remote whose zstd was broken is asked for plain bytes
 
 
 class RemoteStore:
@@ -65,11 +59,11 @@ class RemoteStore:
         self._remote = remote
         self._calls = remote.calls
         self._instance = remote.settings.instance_name
+        self._zstd = Zstd(remote)
         self._batches = Batches(
-            remote.calls, remote.name, self._instance, self._note_wrong, self.rest_zstd
+            remote.calls, remote.name, self._instance, self._note_wrong, self._zstd.rest
         )
-        self._no_zstd_until_s = 0.0
-        self._writing: dict[Digest, _Turns] = {}
+        self._uploads = Uploads(remote, self._zstd)
 
     def __repr__(self) -> str:
         return f"<RemoteStore {self._remote!r}>"
@@ -141,10 +135,10 @@ class RemoteStore:
             raise NotFound(f"{self._remote.name} does not know {digest.function.name}")
         whole = offset == 0 and end == digest.size_bytes
         pieces: Pieces
-        if whole and self._use_zstd(can, digest):
+        if whole and self._zstd.suits(can, digest):
             opening = open_zstd(self._calls, self._remote.name, self._instance, digest)
             plain = partial(self._open_plain, stack, digest, end=end)
-            pieces = _ZstdOrPlain(stack, opening, plain, self.rest_zstd)
+            pieces = ZstdOrPlain(stack, opening, plain, self._zstd.rest)
         else:
             pieces = await self._open_plain(stack, digest, offset, end)
         first = await pieces.next()
@@ -169,23 +163,11 @@ class RemoteStore:
         """
         if digest.is_empty:
             return False
-        async with self._turn(digest):
+        async with self._uploads.turn(digest):
             with _coming_from(provenance):
                 if not await self.find_missing([digest]):
                     return False
-                return await self._upload(digest, OnceReplay(digest, chunks))
-
-    @asynccontextmanager
-    async def _turn(self, digest: Digest) -> AsyncIterator[None]:
-        turns = self._writing.setdefault(digest, _Turns())
-        turns.users += 1
-        try:
-            async with turns.lock:
-                yield
-        finally:
-            turns.users -= 1
-            if not turns.users:
-                del self._writing[digest]
+                return await self._uploads.send(digest, OnceReplay(digest, chunks))
 
     async def send(
         self, digest: Digest, open_at: OpenAt, *, provenance: Provenance = FROM_CLIENT
@@ -200,38 +182,7 @@ class RemoteStore:
         if digest.is_empty:
             return False
         with _coming_from(provenance):
-            return await self._upload(digest, ReopenReplay(digest, open_at))
-
-    async def _upload(self, digest: Digest, plain: Replay) -> bool:
-        can = await self._remote.capabilities()
-        self._check_taken(digest, can)
-        try:
-            if self._use_zstd(can, digest):
-                try:
-                    return await self._run(digest, ZstdReplay(plain), zstd=True)
-                except RemoteFailed as error:
-                    if error.kind not in ZSTD_AT_FAULT or not await plain.rewind(0):
-                        raise
-                    self.rest_zstd(error.reason)
-            return await self._run(digest, plain, zstd=False)
-        finally:
-            await plain.close()
-
-    async def _run(self, digest: Digest, source: Replay, *, zstd: bool) -> bool:
-        number = self._remote.random.getrandbits(128)
-        upload = Upload(
-            self._calls, self._remote.name, self._instance, digest, zstd=zstd, number=number
-        )
-        return await upload.run(source)
-
-    def _check_taken(self, digest: Digest, can: Capabilities) -> None:
-        name = self._remote.name
-        if not can.hashes_with(digest.function):
-            detail = f"it does not store under {digest.function.name}"
-            raise failure(name, FailureKind.REFUSED, detail)
-        if can.blob_max_bytes is not None and digest.size_bytes > can.blob_max_bytes:
-            detail = f"blob {digest} is larger than the {can.blob_max_bytes} bytes it takes"
-            raise failure(name, FailureKind.REFUSED, detail)
+            return await self._uploads.send(digest, ReopenReplay(digest, open_at))
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See Store; every blob is verified, and None also where other bytes came.
@@ -242,7 +193,7 @@ class RemoteStore:
         wanted = [
             d for d in dict.fromkeys(digests) if not d.is_empty and can.hashes_with(d.function)
         ]
-        use_zstd = can.zstd and self._zstd_allowed()
+        use_zstd = can.zstd and self._zstd.is_allowed
         found = await self._batches.read(wanted, can, use_zstd, self._read_whole)
         return [b"" if digest.is_empty else found.get(digest) for digest in digests]
 
@@ -266,7 +217,7 @@ class RemoteStore:
     ) -> list[FederationError | None]:
         """See Store; what the remote did not answer for is a RemoteFailed in its place."""
         can = await self._remote.capabilities()
-        use_zstd = can.zstd_update and self._zstd_allowed()
+        use_zstd = can.zstd_update and self._zstd.is_allowed
         with _coming_from(provenance):
             return await self._batches.write(blobs, can, use_zstd, self._write_one)
 
@@ -275,7 +226,7 @@ class RemoteStore:
             yield data
 
         try:
-            await self._upload(digest, OnceReplay(digest, once()))
+            await self._uploads.send(digest, OnceReplay(digest, once()))
         except SourceUnavailable as error:
             return error
         return None
@@ -286,7 +237,7 @@ class RemoteStore:
         Returns the error to raise. Compressed reads rest for a while, since they may be the cause.
         """
         self._note_wrong([digest])
-        self.rest_zstd("what it sent compressed may be at fault")
+        self._zstd.rest("what it sent compressed may be at fault")
         return WrongBytes(
             self._remote.name, FailureKind.WRONG_BYTES, f"other bytes came for blob {digest}"
         )
@@ -300,23 +251,9 @@ class RemoteStore:
             digest=str(digests[0]),
         )
 
-    def rest_zstd(self, reason: str) -> None:
-        """Ask for plain bytes for a while."""
-        if self._zstd_allowed():
-            _log.info("remote_zstd_rests", remote=self._remote.name, reason=reason)
-        self._no_zstd_until_s = self._remote.clock.monotonic_s() + _ZSTD_REST_S
-
     def describe(self) -> dict[str, Any]:
         """Return what `status` shows beside Remote.describe."""
-        return {"zstd_rests": not self._zstd_allowed()}
-
-    def _zstd_allowed(self) -> bool:
-        if not self._remote.settings.compression:
-            return False
-        return self._remote.clock.monotonic_s() >= self._no_zstd_until_s
-
-    def _use_zstd(self, can: Capabilities, digest: Digest) -> bool:
-        return can.zstd and digest.size_bytes > _ZSTD_MIN_BYTES and self._zstd_allowed()
+        return {"zstd_rests": self._zstd.rests}
 
     def _odd(self, error: NotFound) -> RemoteFailed:
         return failure(self._remote.name, FailureKind.INTERNAL, f"NOT_FOUND out of place: {error}")
@@ -326,54 +263,3 @@ def _coming_from(provenance: Provenance) -> AbstractContextManager[None]:
     """Let calls say which nodes a blob has passed; without any, which ones the request has."""
     via = provenance.via
     return hops.serving(hops.Hops(via, via[0]) if via else hops.current())
-
-
-class _Turns:
-    """Who writes one blob, and who waits for that."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
-
-
-class _ZstdOrPlain:
-    """A blob's pieces as they come compressed; where zstd fails, as plain bytes from there on.
-
-    Of the pieces before that nothing is known, as of all that comes: who stores them verifies them.
-    """
-
-    def __init__(
-        self,
-        stack: AsyncExitStack,
-        opening: AbstractAsyncContextManager[Pieces],
-        plain: Callable[[int], Awaitable[Pieces]],
-        on_fault: Callable[[str], None],
-    ) -> None:
-        self._stack = stack
-        self._attempt = AsyncExitStack()
-        self._opening = opening
-        self._plain = plain
-        self._on_fault = on_fault
-        self._pieces: Pieces | None = None
-        self._given_bytes = 0
-        self._is_plain = False
-
-    async def next(self) -> bytes | None:
-        try:
-            piece = await self._next()
-        except RemoteFailed as error:
-            if self._is_plain or error.kind not in ZSTD_AT_FAULT:
-                raise
-            self._on_fault(error.reason)
-            self._is_plain = True
-            await self._attempt.aclose()  # its slot is the one to be used next
-            self._pieces = await self._plain(self._given_bytes)
-            piece = await self._pieces.next()
-        self._given_bytes += 0 if piece is None else len(piece)
-        return piece
-
-    async def _next(self) -> bytes | None:
-        if self._pieces is None:
-            await self._stack.enter_async_context(self._attempt)
-            self._pieces = await self._attempt.enter_async_context(self._opening)
-        return await self._pieces.next()

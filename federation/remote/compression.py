@@ -1,0 +1,102 @@
+"""Whether blobs travel as zstd, and what is done where a remote that offers it gets it wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+import structlog
+
+from federation.digest import Digest
+from federation.remote.capabilities import Capabilities
+from federation.remote.failures import FailureKind, RemoteFailed
+from federation.remote.reading import Pieces
+from federation.remote.remote import Remote
+
+_log = structlog.get_logger(__name__)
+_LEAST_BYTES = 1024  # of a blob that is worth it
+_REST_S = 600.0  # how long a remote whose zstd was broken is asked for plain bytes
+
+# What a remote may answer whose zstd does not work, where plain bytes would.
+ZSTD_AT_FAULT = frozenset(
+    {
+        FailureKind.MALFORMED,
+        FailureKind.SHORT,
+        FailureKind.OVERRUN,
+        FailureKind.INTERNAL,
+        FailureKind.REFUSED,
+        FailureKind.UNSUPPORTED,
+    }
+)
+
+
+class Zstd:
+    """Whether zstd is used with one remote."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+        self._resting_until_s = 0.0
+
+    @property
+    def rests(self) -> bool:
+        """Whether plain bytes are used for a while."""
+        return self._remote.clock.monotonic_s() < self._resting_until_s
+
+    @property
+    def is_allowed(self) -> bool:
+        """Whether it may be used where the remote can."""
+        return self._remote.settings.compression and not self.rests
+
+    def suits(self, can: Capabilities, digest: Digest) -> bool:
+        """Whether a whole blob is to travel as zstd."""
+        return can.zstd and digest.size_bytes > _LEAST_BYTES and self.is_allowed
+
+    def rest(self, reason: str) -> None:
+        """Use plain bytes for a while."""
+        if self.is_allowed:
+            _log.info("remote_zstd_rests", remote=self._remote.name, reason=reason)
+        self._resting_until_s = self._remote.clock.monotonic_s() + _REST_S
+
+
+class ZstdOrPlain:
+    """A blob's pieces as they come compressed; where zstd fails, as plain bytes from there on.
+
+    Of the pieces before that nothing is known, as of all that comes: who stores them verifies them.
+    """
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        opening: AbstractAsyncContextManager[Pieces],
+        plain: Callable[[int], Awaitable[Pieces]],
+        on_fault: Callable[[str], None],
+    ) -> None:
+        self._stack = stack
+        self._attempt = AsyncExitStack()
+        self._opening = opening
+        self._plain = plain
+        self._on_fault = on_fault
+        self._pieces: Pieces | None = None
+        self._given_bytes = 0
+        self._is_plain = False
+
+    async def next(self) -> bytes | None:
+        """See Pieces."""
+        try:
+            piece = await self._next()
+        except RemoteFailed as error:
+            if self._is_plain or error.kind not in ZSTD_AT_FAULT:
+                raise
+            self._on_fault(error.reason)
+            self._is_plain = True
+            await self._attempt.aclose()  # its slot is the one to be used next
+            self._pieces = await self._plain(self._given_bytes)
+            piece = await self._pieces.next()
+        self._given_bytes += 0 if piece is None else len(piece)
+        return piece
+
+    async def _next(self) -> bytes | None:
+        if self._pieces is None:
+            await self._stack.enter_async_context(self._attempt)
+            self._pieces = await self._attempt.enter_async_context(self._opening)
+        return await self._pieces.next()
