@@ -48,7 +48,7 @@ def rows(*, quick: bool) -> list[RowSpec]:
     return [
         RowSpec(
             f"find-missing-{count}",
-            f"FindMissing, {count:,} digests",
+            f"FindMissing, {count:,} digest{'' if count == 1 else 's'}",
             partial(FindMissing, count=count),
             items=count,
             item="digest",
