@@ -1,6 +1,8 @@
 """Batches of small absent blobs, taken from upstreams in order and kept.
 
-Each blob is asked for once at a time: whoever asks meanwhile waits for the same answer.
+Each blob is asked for once at a time: whoever asks the same upstreams meanwhile waits for the same
+answer. Requests that have passed different nodes do not share one: two nodes that ask each other
+would otherwise wait for each other.
 """
 
 from __future__ import annotations
@@ -8,16 +10,28 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing
+from typing import NamedTuple
 
 import structlog
 
+from federation import hops
 from federation.digest import Digest
 from federation.errors import FederationError, SourceUnavailable
 from federation.store import LocalStore, Provenance, Source
 from federation.tasks import Background
+from federation.upstream.hedge import Hedge
 from federation.upstream.source import Upstream
 
 _log = structlog.get_logger(__name__)
+
+
+class _Asked(NamedTuple):
+    """What makes two questions the same."""
+
+    digest: Digest
+    only: str | None
+    passed: hops.Hops
 
 
 class SmallPulls:
@@ -26,8 +40,8 @@ class SmallPulls:
     def __init__(self, local: LocalStore, upstreams: Sequence[Upstream]) -> None:
         self._local = local
         self._upstreams = upstreams
-        self._waiting: dict[Digest, asyncio.Future[bytes | None]] = {}
-        self._saved: Counter[Digest] = Counter()  # reads that wait for somebody else's
+        self._waiting: dict[_Asked, asyncio.Future[bytes | None]] = {}
+        self._saved: Counter[_Asked] = Counter()  # reads that wait for somebody else's
         self._background = Background()
         self.joined = 0
 
@@ -41,48 +55,66 @@ class SmallPulls:
 
         An upstream that does not answer lacks them: its silence is a miss here.
         """
-        mine = [digest for digest in dict.fromkeys(digests) if digest not in self._waiting]
-        theirs = {d: self._waiting[d] for d in digests if d in self._waiting}
+        name, passed = only.name if only is not None else None, hops.current()
+        asked = [_Asked(digest, name, passed) for digest in dict.fromkeys(digests)]
+        mine = [each for each in asked if each not in self._waiting]
+        theirs = {each: self._waiting[each] for each in asked if each in self._waiting}
         self.joined += len(theirs)
         self._saved.update(theirs.keys())
         found: dict[Digest, bytes] = {}
         if mine:
             loop = asyncio.get_running_loop()
-            self._waiting.update((digest, loop.create_future()) for digest in mine)
+            self._waiting.update((each, loop.create_future()) for each in mine)
             upstreams = [only] if only is not None else list(self._upstreams)
             # The pull belongs to the node: it goes on when this caller leaves.
             work = self._background.start(self._pull(mine, upstreams), "pull small blobs")
             found = await asyncio.shield(work)
-        for digest, future in theirs.items():
+        for each, future in theirs.items():
             data = await asyncio.shield(future)
             if data is not None:
-                found[digest] = data
+                found[each.digest] = data
         return found
 
     async def close(self) -> None:
         """Stop what is under way."""
         await self._background.close()
 
-    async def _pull(self, digests: list[Digest], upstreams: list[Upstream]) -> dict[Digest, bytes]:
+    async def _pull(self, asked: list[_Asked], upstreams: list[Upstream]) -> dict[Digest, bytes]:
         found: dict[Digest, bytes] = {}
         senders: dict[Digest, Upstream] = {}
         try:
-            for upstream in upstreams:
-                wanted = [d for d in digests if d not in found and upstream.may_have(d)]
-                if wanted:
-                    sent = await self._ask(upstream, wanted)
-                    await self._keep(sent, upstream)
-                    found |= sent
-                    senders.update(dict.fromkeys(sent, upstream))
+            await self._collect([each.digest for each in asked], upstreams, found, senders)
             return found
         finally:
-            for digest in digests:
-                saved = self._saved.pop(digest, 0)
-                if saved and digest in senders:
-                    senders[digest].note_saved(saved)
-                future = self._waiting.pop(digest)
+            for each in asked:
+                saved = self._saved.pop(each, 0)
+                if saved and each.digest in senders:
+                    senders[each.digest].note_saved(saved)
+                future = self._waiting.pop(each)
                 if not future.done():
-                    future.set_result(found.get(digest))
+                    future.set_result(found.get(each.digest))
+
+    async def _collect(
+        self,
+        digests: list[Digest],
+        upstreams: list[Upstream],
+        found: dict[Digest, bytes],
+        senders: dict[Digest, Upstream],
+    ) -> None:
+        """Fill found and senders from the upstreams, in order; one that is slow is overtaken."""
+
+        async def ask(upstream: Upstream) -> dict[Digest, bytes]:
+            wanted = [d for d in digests if d not in found and upstream.may_have(d)]
+            return await self._ask(upstream, wanted) if wanted else {}
+
+        async with aclosing(Hedge(upstreams, ask).answers()) as answers:
+            async for upstream, sent in answers:
+                new = {digest: data for digest, data in sent.items() if digest not in found}
+                await self._keep(new, upstream)
+                found |= new
+                senders.update(dict.fromkeys(new, upstream))
+                if len(found) == len(digests):
+                    return
 
     async def _ask(self, upstream: Upstream, wanted: list[Digest]) -> dict[Digest, bytes]:
         try:

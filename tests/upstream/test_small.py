@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from federation import hops
-from federation.digest import digest_of
+from federation.digest import Digest, digest_of
 from federation.upstream.store import PullThrough
 from tests.upstream.fakes import Script, until, upstream
 from tests.upstream.test_pull import node, read
@@ -82,3 +83,76 @@ async def test_a_node_of_ours_is_told_where_it_asks_for_its_readers_only(tmp_pat
             assert await asked.find_missing(ASKED) == set()
             assert await uploading.find_missing(ASKED) == set(ASKED)
         assert await asked.find_missing(ASKED) == set(ASKED)
+
+
+async def test_u04_a_silent_upstream_is_overtaken_by_the_next_and_left_alone(
+    tmp_path: Path,
+) -> None:
+    silent, unheard = upstream("a", Script(hang_on_open=True), hedge_delay_s=0.02)
+    good, there = upstream("b")
+    there.blobs.update(BLOBS)
+    async with node(tmp_path, silent, good) as (store, _, _), asyncio.timeout(10):
+        for digest in ASKED[:8]:
+            assert await store.read_small([digest]) == [BLOBS[digest]]
+    assert unheard.small_reads == silent.breaker.failures == 5
+    assert not silent.is_up
+
+
+async def test_a_slow_upstream_is_waited_for_where_the_others_lack_the_blob(
+    tmp_path: Path,
+) -> None:
+    gate = asyncio.Event()
+    slow, theirs = upstream("a", hedge_delay_s=0.02)
+    other, _ = upstream("b")
+    theirs.blobs.update(BLOBS)
+    answer = theirs.read_small
+
+    async def later(digests: Sequence[Digest]) -> list[bytes | None]:
+        await gate.wait()
+        return await answer(digests)
+
+    theirs.read_small = later  # type: ignore[method-assign]
+    async with node(tmp_path, slow, other) as (store, _, _), asyncio.timeout(10):
+        task = asyncio.ensure_future(store.read_small(ASKED[:1]))
+        await until(lambda: not other.may_have(ASKED[0]))
+        gate.set()
+        assert await task == [BLOBS[ASKED[0]]]
+    assert slow.is_up
+
+
+async def test_u17_requests_that_passed_different_nodes_do_not_wait_for_each_other(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a", Script(hang_on_open=True))
+    async with node(tmp_path, up) as (store, _, _):
+        mine = asyncio.ensure_future(store.read_small(ASKED[:1]))
+        await until(lambda: there.small_reads == 1)
+        with hops.serving(hops.Hops(("other",), "other")):
+            theirs = asyncio.ensure_future(store.read_small(ASKED[:1]))
+        await until(lambda: there.small_reads == 2)
+        for task in (mine, theirs):
+            task.cancel()
+        await asyncio.gather(mine, theirs, return_exceptions=True)
+
+
+async def test_a_question_to_one_upstream_does_not_answer_for_the_others(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    first, one = upstream("a")
+    second, two = upstream("b")
+    two.blobs.update(BLOBS)
+    answer = one.read_small
+
+    async def later(digests: Sequence[Digest]) -> list[bytes | None]:
+        await gate.wait()
+        return await answer(digests)
+
+    one.read_small = later  # type: ignore[method-assign]
+    async with node(tmp_path, first, second) as (store, _, shared):
+        only = PullThrough(shared, tells_upstreams=True, only=first)
+        lacking = asyncio.ensure_future(only.read_small(ASKED[:1]))
+        await until(lambda: bool(shared.small._waiting))
+        reading = asyncio.ensure_future(store.read_small(ASKED[:1]))
+        await until(lambda: len(shared.small._waiting) == 2)
+        gate.set()
+        assert await lacking == [None]
+        assert await reading == [BLOBS[ASKED[0]]]
