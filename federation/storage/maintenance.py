@@ -1,8 +1,8 @@
-"""What runs in the background of every process, and what only one of them does.
+"""What only one process on a data directory does: evict, sweep, scrub, trim the change log.
 
-Every process writes its touches and measures its room. The one that holds the maintenance lock (a
-kernel lock, so a killed holder loses it at once) also evicts, sweeps, scrubs and trims the change
-log. Eviction pauses for one lease period after a process died, whose leases are then unknown.
+It is the one that holds the maintenance lock, a kernel lock, so a killed holder loses it at once
+and another process takes over. Eviction pauses for one lease period after a process died, whose
+leases are then unknown.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import structlog
 from federation.errors import FederationError, StorageFull
 from federation.storage.core import Core
 from federation.storage.eviction import Evictor
+from federation.storage.meta import DONE, HOLD, REQUEST, get_meta, set_meta
+from federation.storage.pulse import Pulse
 from federation.storage.runs import bury_dead_runs
 from federation.storage.scrub import Scrubber
 from federation.storage.shared import FileLock
-from federation.storage.space import Disk, effective_quota, measure_disk
+from federation.storage.space import measure_disk
 from federation.storage.sweep import Sweeper
-from federation.storage.transaction import Totals, Transaction, read_totals
+from federation.storage.transaction import Transaction
 from federation.tasks import Background
 
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
+_WARN_EVERY_S = 60.0
 _TRIM_ROWS = 10_000
 _RESERVE_MAX_BYTES = 16 * 1024 * 1024
-HOLD = "evict_hold_until_ms"
-REQUEST = "collect_request"
-DONE = "collect_done"
 
 _log = structlog.get_logger(__name__)
 
@@ -41,8 +41,9 @@ _log = structlog.get_logger(__name__)
 class Maintenance:
     """Background work of one process on a data directory."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, pulse: Pulse) -> None:
         self._core = core
+        self._pulse = pulse
         self._lock = FileLock(core.directory.maintenance_lock)
         self._evictor = Evictor(core)
         self._sweeper = Sweeper(core)
@@ -50,6 +51,8 @@ class Maintenance:
         self._background = Background()
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
+        self._warned: dict[str, tuple[str, float]] = {}  # event: what was said, and when
+        self._trouble = ""
         self.held_back = ""  # why eviction pauses, for people
 
     def __repr__(self) -> str:
@@ -65,11 +68,9 @@ class Maintenance:
         """Whether marked blobs wait to be deleted."""
         return self._evictor.is_pending
 
-    def start(self, *, maintain: bool) -> None:
-        """Begin; close() ends it. maintain False: only write touches."""
-        self._background.start(self._flush_loop(), "touch-flush")
-        if maintain:
-            self._background.start(self._tick_loop(), "maintenance")
+    def start(self) -> None:
+        """Begin; close() ends it."""
+        self._background.start(self._tick_loop(), "maintenance")
 
     async def try_to_hold(self) -> bool:
         """Take the maintenance lock for a command; False: another process has it."""
@@ -90,54 +91,9 @@ class Maintenance:
         return removed
 
     async def close(self) -> None:
-        """Stop, write the last touches, give the lock to another process."""
+        """Stop, and give the lock to another process."""
         await self._background.close()
-        await self.flush()
         self._lock.release()
-
-    # -- every process ---------------------------------------------------------------------
-
-    async def _flush_loop(self) -> None:
-        while True:
-            await self._core.clock.sleep(self._core.timing.flush_ms / 1000)
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Write gathered touches. When that fails they stay, and leases stop being given."""
-        batch = self._core.touches.take()
-        if not batch:
-            self._core.touches.flushed()
-            return
-        try:
-            await self._core.writer.submit(lambda tx: batch.write(tx.connection))
-        except FederationError as error:
-            self._core.touches.failed()
-            _log.warning("touches_not_written", reason=str(error))
-        except BaseException:
-            self._core.touches.failed()
-            raise
-        else:
-            self._core.touches.flushed()
-
-    async def measure(self) -> None:
-        """Take the totals of all processes and the disk's room into account. Never raises."""
-        try:
-            disk, totals = await self._core.pool.run(self._measure)
-        except (apsw.Error, OSError) as error:
-            _log.warning("room_not_measured", reason=str(error))
-            return
-        settings = self._core.settings
-        quota = effective_quota(settings.quota, settings.reserve, disk, totals.size_bytes)
-        self._core.space.update(stored_bytes=totals.size_bytes, quota_bytes=quota)
-        metrics = self._core.metrics
-        metrics.stored_bytes.set(totals.size_bytes)
-        metrics.stored_blobs.set(totals.blobs)
-        metrics.stored_entries.set(totals.entries)
-        metrics.quota_bytes.set(quota)
-
-    def _measure(self) -> tuple[Disk, Totals]:
-        totals = read_totals(self._core.pool.connection())
-        return measure_disk(self._core.directory.root), totals
 
     async def _tick_loop(self) -> None:
         tick_s = min(1.0, self._core.timing.grace_ms / 4000)
@@ -145,15 +101,21 @@ class Maintenance:
             try:
                 await self._tick()
             except (FederationError, OSError, apsw.Error) as error:
-                # Full disk, lost lock race, damaged catalogue: said once a tick, tried again.
-                _log.warning("maintenance_failed", reason=str(error))
+                # Full disk, lost lock race, damaged catalogue: tried again at the next tick.
+                self._warn("maintenance_failed", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(tick_s):
                     await self._core.pressure.wait()
             await asyncio.sleep(tick_s / 10)  # a bound when refusals come in a stream
 
+    def _tell(self, trouble: str) -> None:
+        """Log what is wrong once, until it changes."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            _log.warning("maintenance_failed", reason=trouble)
+
     async def _tick(self) -> None:
-        await self.measure()
+        await self._pulse.measure()
         for number in self._core.writer.take_unsettled():
             await self._sweeper.folder(number)
         if not self._lock.held:
@@ -164,8 +126,6 @@ class Maintenance:
         await self._evict_to_watermark()
         await self._serve_request()
         await self._tidy()
-
-    # -- the holder ------------------------------------------------------------------------
 
     async def _take_over(self) -> None:
         _log.info("maintenance_taken_over", run=self._core.run.id)
@@ -287,17 +247,3 @@ class Maintenance:
 
     def _meta(self, name: str) -> Any:
         return get_meta(self._core.pool.connection(), name)
-
-
-def get_meta(connection: apsw.Connection, name: str) -> Any:
-    """Return a value of the table meta, None when it is not set."""
-    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-    return row[0] if row else None
-
-
-def set_meta(transaction: Transaction, name: str, value: int | str | None) -> None:
-    """Set or (None) remove a value of the table meta."""
-    if value is None:
-        transaction.connection.execute("DELETE FROM meta WHERE name = ?", (name,))
-    else:
-        transaction.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
