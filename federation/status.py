@@ -97,6 +97,11 @@ class Metrics:
             ["upstream"],
             registry=reg,
         )
+        self.prefetches = Gauge(
+            "federation_prefetches_unfinished",
+            "Pulled entries whose closures are still being brought here; at 0 the upstreams may go",
+            registry=reg,
+        )
         self.loop_lag_seconds = Histogram(
             "federation_event_loop_lag_seconds",
             "How late the event loop ran a timer",

@@ -60,7 +60,7 @@ def make_pulling(
         shared.offline = config.offline or is_on
 
     storage.offline_switch.watch(follow_switch)
-    prefetcher = Prefetcher(shared, config.limits, config.pull.prefetch)
+    prefetcher = Prefetcher(shared, config.limits, config.pull.prefetch, metrics)
     finder = FederatedFinder(
         storage,
         closures,

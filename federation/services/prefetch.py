@@ -19,6 +19,7 @@ from federation.digest import Digest
 from federation.errors import FederationError
 from federation.services.closure_walk import TooLarge, Turns, Walk
 from federation.services.status_codes import clean
+from federation.status import Metrics
 from federation.store import Entry, EntryKey
 from federation.tasks import Background
 from federation.upstream.source import Upstream
@@ -39,7 +40,15 @@ class Prefetcher:
     anyway, its structures ("none" is for nodes whose disk is precious: nothing is queued).
     """
 
-    def __init__(self, shared: Federation, limits: Limits, mode: Mode, *, workers: int = 2) -> None:
+    def __init__(
+        self,
+        shared: Federation,
+        limits: Limits,
+        mode: Mode,
+        metrics: Metrics,
+        *,
+        workers: int = 2,
+    ) -> None:
         self._shared = shared
         self._limits = limits
         self._mode = mode
@@ -48,7 +57,9 @@ class Prefetcher:
         self._turns = Turns()
         self._running = 0
         self._background = Background()
+        self._fetching = 0
         self.dropped = 0
+        metrics.prefetches.set_function(lambda: len(self._queue) + self._fetching)
 
     def __repr__(self) -> str:
         return f"<Prefetcher {self._mode} {self._running} running, {len(self._queue)} queued>"
@@ -88,6 +99,13 @@ class Prefetcher:
             self._running -= 1
 
     async def _fetch(self, entry: Entry, upstream: Upstream) -> None:
+        self._fetching += 1
+        try:
+            await self._bring(entry, upstream)
+        finally:
+            self._fetching -= 1
+
+    async def _bring(self, entry: Entry, upstream: Upstream) -> None:
         store = _Pulling(self._shared, upstream if upstream.serves_blobs else None)
         try:
             walk = Walk(store, self._limits, self._turns)
