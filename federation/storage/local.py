@@ -29,6 +29,7 @@ from federation.storage.ingest import LocalIngest
 from federation.storage.maintenance import Maintenance
 from federation.storage.opening import Opened, open_directory
 from federation.storage.pool import Pool
+from federation.storage.pulse import Pulse
 from federation.storage.reading import Presence
 from federation.storage.receiving import Receiver
 from federation.storage.space import Space
@@ -54,7 +55,8 @@ class Storage:
         self._core = core
         self._presence = Presence(core)
         self._receiver = Receiver(core, self._presence)
-        self.maintenance = Maintenance(core)
+        self.pulse = Pulse(core)
+        self.maintenance = Maintenance(core, self.pulse)
         self.offline_switch = OfflineSwitch(core)
 
     def __repr__(self) -> str:
@@ -82,9 +84,11 @@ class Storage:
         _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
         core = _assemble(opened, settings, limits, metrics, clock, timing)
         storage = cls(core, opened.node_id)
-        await storage.maintenance.measure()
+        await storage.pulse.measure()
         core.writer.start()
-        storage.maintenance.start(maintain=maintain)
+        storage.pulse.start()
+        if maintain:
+            storage.maintenance.start()
         await storage.offline_switch.refresh()
         if maintain:
             storage.offline_switch.start()
@@ -115,6 +119,7 @@ class Storage:
         await self._core.background.drain()
         await self.offline_switch.close()
         await self.maintenance.close()
+        await self.pulse.close()
         await asyncio.to_thread(self._core.writer.close)
         await asyncio.to_thread(self._core.pool.close)
         self._core.run.end()

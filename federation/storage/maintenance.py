@@ -17,6 +17,7 @@ import apsw
 import structlog
 
 from federation.errors import FederationError, StorageFull
+from federation.storage.complaints import Complaints
 from federation.storage.core import Core
 from federation.storage.eviction import Evictor
 from federation.storage.meta import DONE, HOLD, REQUEST, get_meta, set_meta
@@ -31,7 +32,6 @@ from federation.tasks import Background
 
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
-_WARN_EVERY_S = 60.0
 _TRIM_ROWS = 10_000
 _RESERVE_MAX_BYTES = 16 * 1024 * 1024
 
@@ -51,8 +51,7 @@ class Maintenance:
         self._background = Background()
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
-        self._warned: dict[str, tuple[str, float]] = {}  # event: what was said, and when
-        self._trouble = ""
+        self._complaints = Complaints(_log, core.clock)
         self.held_back = ""  # why eviction pauses, for people
 
     def __repr__(self) -> str:
@@ -102,17 +101,11 @@ class Maintenance:
                 await self._tick()
             except (FederationError, OSError, apsw.Error) as error:
                 # Full disk, lost lock race, damaged catalogue: tried again at the next tick.
-                self._warn("maintenance_failed", error)
+                self._complaints.warn("maintenance_failed", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(tick_s):
                     await self._core.pressure.wait()
             await asyncio.sleep(tick_s / 10)  # a bound when refusals come in a stream
-
-    def _tell(self, trouble: str) -> None:
-        """Log what is wrong once, until it changes."""
-        if trouble != self._trouble:
-            self._trouble = trouble
-            _log.warning("maintenance_failed", reason=trouble)
 
     async def _tick(self) -> None:
         await self._pulse.measure()

@@ -12,7 +12,7 @@ import apsw
 import structlog
 
 from federation.storage.core import Core
-from federation.storage.maintenance import get_meta, set_meta
+from federation.storage.meta import get_meta, set_meta
 from federation.tasks import Background
 
 OFFLINE_SINCE = "offline_since_s"

@@ -11,7 +11,7 @@ from typing import Any
 
 from federation import config
 from federation.storage.local import Storage
-from federation.storage.maintenance import DONE, REQUEST, get_meta, set_meta
+from federation.storage.meta import DONE, REQUEST, get_meta, set_meta
 from federation.storage.offline.common import Progress, joined
 
 _POLL_S = 0.2
@@ -64,7 +64,7 @@ async def _collect(
         else:
             report.by_running_node = True
             report.held_back = await _ask(storage, target_bytes, before, progress)
-        await storage.maintenance.measure()
+        await storage.pulse.measure()
         report.stored_bytes = space.stored_bytes
         report.freed_bytes = max(0, before - space.stored_bytes)
         if report.stored_bytes <= target_bytes:
@@ -87,7 +87,7 @@ async def _ask(storage: Storage, target_bytes: int, before: int, progress: Progr
     await core.writer.submit(lambda tx: set_meta(tx, REQUEST, json.dumps(request)))
     while True:
         await asyncio.sleep(_POLL_S)
-        await storage.maintenance.measure()
+        await storage.pulse.measure()
         progress(max(0, before - core.space.stored_bytes), max(0, before - target_bytes))
         text = await core.pool.run(lambda: get_meta(core.pool.connection(), DONE))
         done = json.loads(text) if text else {}

@@ -21,7 +21,7 @@ from federation.errors import StorageRefused, TooBusy
 from federation.storage import blob_files, catalogue, entries, schema
 from federation.storage.blob_files import Damage
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
-from federation.storage.maintenance import set_meta
+from federation.storage.meta import set_meta
 from federation.storage.offline.common import Progress, existing
 from federation.storage.offline.salvage import salvage
 from federation.storage.reading import check_inline

@@ -14,7 +14,7 @@ import apsw
 
 from federation.digest import Digest
 from federation.storage.catalogue import digest_of_key
-from federation.storage.maintenance import get_meta
+from federation.storage.meta import get_meta
 from federation.store import Entry, EntryKey, EntryKind, Source
 
 _INLINE = (

@@ -8,7 +8,7 @@ from typing import Any
 import apsw
 
 from federation.storage import schema
-from federation.storage.maintenance import HOLD, get_meta
+from federation.storage.meta import HOLD, get_meta
 from federation.storage.offline.common import existing, reading
 from federation.storage.runs import live_runs
 from federation.storage.space import measure_disk

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from federation import config
-from federation.storage.maintenance import get_meta
+from federation.storage.meta import get_meta
 from federation.storage.offline.common import existing, joined, reading
 from federation.storage.switch import OFFLINE_SINCE
 
