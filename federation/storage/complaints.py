@@ -1,4 +1,4 @@
-"""Trouble that lasts is logged when it begins, when it changes, and once a minute; not each time."""
+"""Trouble that lasts is logged when it begins, when it changes, and once a minute."""
 
 from __future__ import annotations
 
