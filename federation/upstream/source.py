@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from federation import hops
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import BlobNotFound, FederationError, SourceUnavailable
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from federation.upstream.names import UpstreamIndex
 
 _log = structlog.get_logger(__name__)
+
+_REST_MAX_S = 60.0  # no upstream may keep itself out for longer at a time
 
 
 @dataclass(slots=True)
@@ -48,6 +51,8 @@ class Upstream:
     unnamed: Answers = field(default_factory=lambda: Answers(present_s=0.0, absent_s=2.0))
     wrong_bytes: int = 0
     last_success_s: float | None = None
+    rests_until_s: float = 0.0  # monotonic; it asked to be left alone
+    is_this_node: bool = False  # its address leads back here
 
     def __post_init__(self) -> None:
         """Begin every series at 0, so that a rise from nothing can be seen."""
@@ -57,12 +62,23 @@ class Upstream:
         self.metrics.reads_saved.labels(upstream=self.name)
 
     def __repr__(self) -> str:
-        return f"<Upstream {self.name} {self.breaker.state.value}>"
+        return f"<Upstream {self.name} {self.state}>"
 
     @property
     def is_up(self) -> bool:
         """Whether it is asked at all."""
-        return self.breaker.allows()
+        return self.breaker.allows() and not self.is_this_node and not self._rests
+
+    @property
+    def state(self) -> str:
+        """What people are shown."""
+        if self.is_this_node:
+            return "ignored: it is this node"
+        return "resting" if self._rests and self.breaker.allows() else self.breaker.state.value
+
+    @property
+    def _rests(self) -> bool:
+        return self.clock.monotonic_s() < self.rests_until_s
 
     def may_have(self, digest: Digest) -> bool:
         """Whether it makes sense to ask it for this blob now."""
@@ -87,7 +103,7 @@ class Upstream:
         kind = "action_result" if key.kind is EntryKind.ACTION_RESULT else "asset"
         result = "hit" if found else "miss"
         self.metrics.upstream_entries.labels(upstream=self.name, kind=kind, result=result).inc()
-        if not found:
+        if not found and _is_asked_for_ourselves():
             self.unnamed.note([key], present=False, now_s=self.clock.monotonic_s())
 
     def note_saved(self, reads: int) -> None:
@@ -99,7 +115,8 @@ class Upstream:
         now_s = self.clock.monotonic_s()
         if error is None or isinstance(error, BlobNotFound):
             self.last_success_s = now_s
-            self.answers.note(digests, present=error is None, now_s=now_s)
+            if error is None or _is_asked_for_ourselves():
+                self.answers.note(digests, present=error is None, now_s=now_s)
             if self.breaker.succeeded():
                 self.metrics.upstream_up.labels(upstream=self.name).set(1)
                 self._forget()
@@ -109,6 +126,8 @@ class Upstream:
             return  # a bound of this node: it says nothing about the upstream
         elif isinstance(error, SourceUnavailable):
             self.metrics.upstream_answers.labels(upstream=self.name, result="silence").inc()
+            if isinstance(error, RemoteFailed) and error.retry_after_s is not None:
+                self.rests_until_s = now_s + min(error.retry_after_s, _REST_MAX_S)
             stubborn = isinstance(error, RemoteFailed) and error.stubborn
             if self.breaker.failed(now_s, str(error), self.jitter, stubborn=stubborn):
                 self.metrics.upstream_up.labels(upstream=self.name).set(0)
@@ -128,7 +147,8 @@ class Upstream:
         """It answered, and has not these."""
         digests = list(digests)
         self._count(hit=False, digests=digests)
-        self.answers.note(digests, present=False, now_s=self.clock.monotonic_s())
+        if _is_asked_for_ourselves():
+            self.answers.note(digests, present=False, now_s=self.clock.monotonic_s())
 
     def note_wrong_bytes(self, digest: Digest) -> None:
         """It sent bytes that are not the blob's: do not ask it for this blob for a while."""
@@ -136,3 +156,10 @@ class Upstream:
         self.wrong_bytes += 1
         self.answers.note([digest], present=False, now_s=self.clock.monotonic_s())
         _log.error("upstream_sent_wrong_bytes", upstream=self.name, digest=str(digest))
+
+
+def _is_asked_for_ourselves() -> bool:
+    """Whether an absence may be remembered: what an upstream answers to a request that has passed
+    other nodes may leave out what it would have asked those for.
+    """
+    return not hops.current().via
