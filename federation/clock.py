@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -71,3 +72,8 @@ class ManualClock:
     def step_wall(self, seconds: float) -> None:
         """Set the wall clock forward or back, as an operator or NTP may."""
         self._wall_s += seconds
+
+
+def utc_text(wall_s: float) -> str:
+    """Return a wall clock time as people and scripts read it: 2026-01-31 12:00:00+00:00."""
+    return datetime.fromtimestamp(wall_s, UTC).isoformat(" ", "seconds")

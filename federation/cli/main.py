@@ -7,6 +7,7 @@ import click
 from federation import __version__
 from federation.cli.check_config import check_config
 from federation.cli.command import EXIT_CODES
+from federation.cli.explain import explain
 from federation.cli.gc import gc
 from federation.cli.offline import offline
 from federation.cli.rebuild import rebuild
@@ -27,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (serve, check_config, status, offline, verify, gc, rebuild):
+for command in (serve, check_config, status, explain, offline, verify, gc, rebuild):
     main.add_command(command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import warnings_only
+from federation.clock import utc_text
 from federation.storage.offline import offline_since_s, turn_offline
 
 _SHOWN = ("pid", "http", "offline", "offline-because", "not-known")
@@ -47,7 +47,7 @@ def _facts(where: Place) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "offline": by_config or since_s is not None,
         "switch": "off" if since_s is None else "on",
-        "switched-on-at": None if since_s is None else datetime.fromtimestamp(since_s, UTC),
+        "switched-on-at": None if since_s is None else utc_text(since_s),
     }
     if where.file is not None:
         facts["config"] = "offline: true" if by_config else "offline: false"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
+from federation.clock import utc_text
 from federation.remote import Remote
 from federation.status import Metrics
 from federation.upstream.source import Upstream
@@ -25,11 +25,10 @@ def facts_of(upstream: Upstream, remote: Remote) -> dict[str, Any]:
     return {
         "name": upstream.name,
         "url": shown["url"],
-        "state": upstream.breaker.state.value,
+        "state": upstream.state,
         "last-answer-s-ago": None if at_s is None else round(now_s - at_s, 1),
-        "last-error": failed and f"{failed['kind']}: {failed['reason']}",
-        "last-error-at": failed
-        and datetime.fromtimestamp(failed["at"], UTC).isoformat(" ", "seconds"),
+        "last-error": failed and failed["reason"],
+        "last-error-at": failed and utc_text(failed["at"]),
         **counted(upstream.metrics, upstream.name),
         "connection": shown["connection"],
         "calls-running": shown["running"],

@@ -1,0 +1,142 @@
+"""What upstreams say right now of one object, asked by this command itself and not by a node."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from federation.clock import SystemClock
+from federation.config_upstreams import Upstream as Settings
+from federation.digest import Digest, DigestFunction
+from federation.errors import FederationError
+from federation.remote import Remote, RemoteIndex, RemoteStore
+from federation.status import Metrics
+from federation.store import Entry, EntryKind
+from federation.upstream_assembly import remote_settings
+from federation.wire.asset_request import content_of
+from federation.wire.closure import pushed_of
+
+_CALL_S = 3.0
+_ALL_S = 5.0  # with connecting
+
+PRESENT, ABSENT, SILENT, NOT_ASKED = "present", "absent", "silent", "not asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One upstream as this command asks it."""
+
+    settings: Settings
+    store: RemoteStore
+    index: RemoteIndex
+
+
+Question = Callable[[Asked], Awaitable[dict[str, Any]]]
+
+
+def ask(upstreams: Sequence[Settings], node_id: str, question: Question) -> list[dict[str, Any]]:
+    """Put a question to all upstreams at once; return a mapping for each, in their order.
+
+    One that does not answer within a few seconds is silent, with the reason. Never raises.
+    """
+    return asyncio.run(_ask_all(upstreams, node_id, question))
+
+
+async def _ask_all(
+    upstreams: Sequence[Settings], node_id: str, question: Question
+) -> list[dict[str, Any]]:
+    return list(await asyncio.gather(*(_ask(each, node_id, question) for each in upstreams)))
+
+
+async def _ask(settings: Settings, node_id: str, question: Question) -> dict[str, Any]:
+    answer: dict[str, Any]
+    try:
+        async with asyncio.timeout(_ALL_S):
+            answer = await _put(settings, node_id, question)
+    except TimeoutError:
+        answer = {"answer": SILENT, "reason": f"no answer within {_ALL_S:g} s"}
+    except FederationError as error:
+        answer = {"answer": SILENT, "reason": str(error)}
+    return {"name": settings.name, **answer}
+
+
+async def _put(settings: Settings, node_id: str, question: Question) -> dict[str, Any]:
+    impatient = replace(
+        remote_settings(settings), request_timeout_s=_CALL_S, stall_s=_CALL_S, retry_limit=0
+    )
+    jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+    remote = Remote(impatient, Metrics(), SystemClock(), jitter, node_id=node_id)
+    try:
+        return await question(Asked(settings, RemoteStore(remote), RemoteIndex(remote)))
+    finally:
+        await remote.close()
+
+
+def about_blob(digest: Digest) -> Question:
+    """Ask whether it has a blob."""
+
+    async def question(asked: Asked) -> dict[str, Any]:
+        if asked.settings.type == "index":
+            return _not_asked("it is not asked for blobs (type: index)")
+        return _said(not await asked.store.find_missing([digest]))
+
+    return question
+
+
+def about_action(action: Digest, here: Sequence[Entry], missing: Sequence[Digest]) -> Question:
+    """Ask for an action's result, and which of the blobs that are missing here it has."""
+
+    async def question(asked: Asked) -> dict[str, Any]:
+        if asked.settings.type == "storage":
+            return _not_asked("it is not asked for action results (type: storage)")
+        if not asked.settings.trust_action_results:
+            return _not_asked("it is not asked for action results (trust-action-results: false)")
+        value = await asked.index.get_action_result(action)
+        same = any(value == entry.value for entry in here)
+        facts = {"same-as-here": same} if value is not None and here else {}
+        return {**_said(value is not None), **facts, **await _of_missing(asked, missing)}
+
+    return question
+
+
+def about_asset(
+    uri: str, qualifiers: Mapping[str, str], here: Sequence[Entry], missing: Sequence[Digest]
+) -> Question:
+    """Ask for the blob and the directory of a URI, and which of what is missing here it has."""
+    functions = {content_of(pushed_of(entry)).function for entry in here}
+    function = functions.pop() if len(functions) == 1 else DigestFunction.SHA256
+
+    async def question(asked: Asked) -> dict[str, Any]:
+        if asked.settings.type == "storage":
+            return _not_asked("it is not asked for assets (type: storage)")
+        facts: dict[str, Any] = {}
+        for kind, fetch in (
+            (EntryKind.ASSET_BLOB, asked.index.fetch_blob),
+            (EntryKind.ASSET_DIRECTORY, asked.index.fetch_directory),
+        ):
+            if (found := await fetch([uri], qualifiers, function)) is not None:
+                contents = {content_of(pushed_of(e)) for e in here if e.key.kind is kind}
+                facts[kind.name.lower().replace("_", "-")] = str(found.digest)
+                if contents:
+                    facts["same-as-here"] = found.digest in contents
+        return {**_said(bool(facts)), **facts, **await _of_missing(asked, missing)}
+
+    return question
+
+
+async def _of_missing(asked: Asked, missing: Sequence[Digest]) -> dict[str, Any]:
+    if not missing or asked.settings.type == "index":
+        return {}
+    absent = await asked.store.find_missing(missing)
+    return {"has-of-the-missing": f"{len(missing) - len(absent)} of {len(missing)}"}
+
+
+def _said(present: bool) -> dict[str, Any]:
+    return {"answer": PRESENT if present else ABSENT}
+
+
+def _not_asked(reason: str) -> dict[str, Any]:
+    return {"answer": NOT_ASKED, "reason": reason}

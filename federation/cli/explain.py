@@ -1,0 +1,205 @@
+"""federation explain."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from federation.cli.ask_upstreams import (
+    NOT_ASKED,
+    Question,
+    about_action,
+    about_asset,
+    about_blob,
+    ask,
+)
+from federation.cli.closure_report import closure_of
+from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.options import Place, place, place_options
+from federation.cli.output import emit
+from federation.cli.progress import warnings_only
+from federation.config import Limits
+from federation.digest import Digest, DigestFunction
+from federation.storage.offline import Explainer, FoundEntry, explaining
+from federation.store import EntryKind
+from federation.wire.asset_request import content_of
+from federation.wire.closure import pushed_of
+
+_DIGEST = re.compile(r"(?:(sha256|blake3)/)?([0-9a-fA-F]{64})(?:/([0-9]{1,18}))?")
+_EXAMPLES = """\b
+Examples:
+  federation explain 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08/4
+  federation explain --config /etc/federation.yaml blake3/HASH/SIZE
+  federation explain urn:fdc:buildstream.build:2020:artifact:project/element/KEY
+  federation explain --action HASH/SIZE
+"""
+
+
+class DigestType(click.ParamType[Digest]):
+    """A digest with its size."""
+
+    name = "digest"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Digest:
+        """See click.ParamType."""
+        match = _DIGEST.fullmatch(value)
+        if match is None or match[3] is None:
+            self.fail(f"{value!r} is not HASH/SIZE or blake3/HASH/SIZE", param, ctx)
+        return Digest(bytes.fromhex(match[2]), int(match[3]), _function(match[1]))
+
+
+@click.command(cls=Command, epilog=_EXAMPLES)
+@click.argument("name", metavar="DIGEST|URI", required=False)
+@click.option("--action", type=DigestType(), help="Explain the result of this action instead.")
+@click.option("--instance", help='Only entries of this instance name; "" is one.  [default: all]')
+@click.option(
+    "--qualifier",
+    "qualifiers",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="With a URI: ask upstreams with this qualifier. May be repeated.",
+)
+@place_options
+@json_option
+def explain(
+    name: str | None,
+    action: Digest | None,
+    instance: str | None,
+    qualifiers: tuple[str, ...],
+    config_path: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Tell all about a blob, an asset or an action result: whether it is here, since when, from
+    whom, why it would be evicted or not, and what every upstream says of it now.
+
+    Reads the data directory, gives no lease and changes nothing. Upstreams are those of --config,
+    asked by this command itself; not while the node is offline. Exits with 1 if it is not here,
+    or lacks something that it names.
+    """
+    if (name is None) == (action is None):
+        raise click.UsageError("give a DIGEST, a URI, or --action")
+    asked_with = _qualifiers(qualifiers)
+    where = place(config_path, data_dir)
+    with explaining(where.data_dir, where.storage) as explainer:
+        teller = _Teller(where, explainer)
+        if action is not None:
+            facts, fine = teller.action(action, instance)
+        elif (match := _DIGEST.fullmatch(name or "")) is not None:
+            facts, fine = teller.blob(match)
+        else:
+            facts, fine = teller.asset(name or "", instance, asked_with)
+    emit(facts, as_json=as_json)
+    if not fine:
+        sys.exit(FOUND_PROBLEMS)
+
+
+Told = tuple[dict[str, Any], bool]  # the facts, and whether all is here
+
+
+class _Teller:
+    """Puts together what the catalogue and the upstreams say."""
+
+    def __init__(self, where: Place, explainer: Explainer) -> None:
+        self._where = where
+        self._explainer = explainer
+        self._limits = Limits() if where.file is None else where.file.limits
+
+    def blob(self, match: re.Match[str]) -> Told:
+        found = self._digest(match)
+        if found is None:
+            note = "no blob with this hash is here; give HASH/SIZE to have upstreams asked"
+            return {"hash": match[2].lower(), "here": False, "note": note}, False
+        facts = self._explainer.blob(found)
+        told = {"digest": str(found), **facts, **self._upstreams(about_blob(found))}
+        return told, bool(facts["here"])
+
+    def action(self, action: Digest, instance: str | None) -> Told:
+        found = self._explainer.action_results(action, instance)
+        shown, missing = self._entries(found)
+        question = about_action(action, [each.entry for each in found], missing)
+        told = {"action": str(action), "entries": shown, **self._upstreams(question)}
+        return told, _any_complete(shown)
+
+    def asset(self, uri: str, instance: str | None, qualifiers: dict[str, str]) -> Told:
+        found = self._explainer.assets(uri, instance)
+        shown, missing = self._entries(found)
+        question = about_asset(uri, qualifiers, [each.entry for each in found], missing)
+        told = {"uri": uri, "entries": shown, **self._upstreams(question)}
+        return told, _any_complete(shown)
+
+    def _digest(self, match: re.Match[str]) -> Digest | None:
+        raw_hash = bytes.fromhex(match[2])
+        functions = [_function(match[1])] if match[1] else list(DigestFunction)
+        known = [self._explainer.with_hash(each, raw_hash) for each in functions]
+        found = next((digest for digest in known if digest is not None), None)
+        if match[3] is None:
+            return found
+        function = found.function if found is not None else functions[0]
+        return Digest(raw_hash, int(match[3]), function)
+
+    def _entries(self, found: Sequence[FoundEntry]) -> tuple[list[dict[str, Any]], list[Digest]]:
+        """Return what is shown of the entries, and what is missing of the first with holes."""
+        shown = []
+        missing: list[Digest] = []
+        for each in found:
+            report = closure_of(each.entry, self._explainer, self._limits)
+            missing = missing or report.missing
+            closure = {
+                "complete": report.complete,
+                "blobs": report.blobs,
+                "structures": report.structures,
+                "missing": [str(digest) for digest in report.missing],
+                **({"problem": report.problem} if report.problem else {}),
+            }
+            shown.append({**each.facts, **_content(each), "closure": closure})
+        return shown, missing
+
+    def _upstreams(self, question: Question) -> dict[str, Any]:
+        """Return nothing where no configuration says which upstreams there are."""
+        file = self._where.file
+        if file is None:
+            return {}
+        if file.offline or self._explainer.is_switched_offline:
+            reason = "this node is offline"
+            answers = [
+                {"name": each.name, "answer": NOT_ASKED, "reason": reason}
+                for each in file.upstreams
+            ]
+        else:
+            with warnings_only():
+                answers = ask(file.upstreams, self._explainer.node_id, question)
+        return {"upstreams": answers}
+
+
+def _content(found: FoundEntry) -> dict[str, Any]:
+    if found.entry.key.kind is EntryKind.ACTION_RESULT:
+        return {"bytes": len(found.entry.value)}
+    pushed = pushed_of(found.entry)
+    qualifiers = [f"{each.name}={each.value}" for each in pushed.qualifiers]
+    return {"content": str(content_of(pushed)), "qualifiers": qualifiers}
+
+
+def _any_complete(entries: Sequence[dict[str, Any]]) -> bool:
+    return any(entry["closure"]["complete"] for entry in entries)
+
+
+def _function(name: str | None) -> DigestFunction:
+    return DigestFunction[(name or "sha256").upper()]
+
+
+def _qualifiers(given: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for each in given:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise click.UsageError(f"--qualifier {each}: not NAME=VALUE")
+        found[name] = value
+    return found

@@ -1,0 +1,37 @@
+"""What is said about an object's eviction."""
+
+import pytest
+
+from federation.storage.offline.standing import Standing, standing
+from federation.storage.timing import Timing
+
+HOUR = Timing.for_lease(3600)
+SEVEN = "7 objects were used less recently and go first"
+OLD = Standing(age_ms=10**8, marked=False, hold_ms=0, older=7, stored_bytes=50, starts_at_bytes=100)
+
+
+@pytest.mark.parametrize(
+    ("of", "says"),
+    [
+        (OLD._replace(marked=True), "marked: deleted within 10 s unless it is used"),
+        (OLD._replace(age_ms=0), "no: leased, for 3720 s more if it is not used again"),
+        (
+            OLD._replace(age_ms=HOUR.cutoff_age_ms - 1500, hold_ms=9000, stored_bytes=200),
+            "no: leased, for 2 s more if it is not used again",
+        ),
+        (
+            OLD._replace(hold_ms=9000, stored_bytes=200),
+            "no: eviction pauses for 9 s, because a process was killed",
+        ),
+        (
+            OLD,
+            f"no: 50 bytes more are stored before eviction starts; {SEVEN}",
+        ),
+        (
+            OLD._replace(stored_bytes=101),
+            f"yes: more is stored than 100 bytes; {SEVEN}",
+        ),
+    ],
+)
+def test_every_standing_says_what_decides_it(of, says):
+    assert standing(of, HOUR) == says
