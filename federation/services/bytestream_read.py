@@ -40,7 +40,9 @@ class ReadCalls:
         asked = decode_read_request(request)
         name = parse_read(asked.resource_name)
         limit = _check(asked, name)
-        pace = _Pace(self._clock, self._budget)
+        left_bytes = name.digest.size_bytes - asked.read_offset
+        size_bytes = left_bytes if limit is None else min(limit, left_bytes)
+        pace = _Pace(self._clock, self._budget, size_bytes)
         try:
             opened = self._store.open_read(
                 name.digest, offset=asked.read_offset, limit=limit, next_bytes=pace.next_bytes
@@ -50,12 +52,12 @@ class ReadCalls:
                 packed = aclosing(self._compress(chunks)) if name.compressed else None
                 async with packed or nullcontext(chunks) as sent:
                     async for data in sent:
-                        size_bytes, response = len(data), encode_read_response(data)
+                        sent_bytes, response = len(data), encode_read_response(data)
                         del data  # the response is a copy
                         pace.begin()
                         yield response
-                        pace.sent(size_bytes)
-                        self._bytes_out.inc(size_bytes)
+                        pace.sent(sent_bytes)
+                        self._bytes_out.inc(sent_bytes)
         except BlobNotFound:
             self._misses.inc()
             raise
@@ -85,16 +87,17 @@ def _check(asked: ReadRequest, name: ReadName) -> int | None:
 class _Pace:
     """One reader's chunk size, and its share of the budget for more than small chunks."""
 
-    def __init__(self, clock: Clock, budget: MemoryBudget) -> None:
+    def __init__(self, clock: Clock, budget: MemoryBudget, size_bytes: int) -> None:
         self._clock = clock
         self._budget = budget
-        self._sizer = ChunkSizer()
+        self._size_bytes = size_bytes
+        self._sizer = ChunkSizer.for_read(size_bytes)
         self._taken_bytes = 0
         self._begun_s = 0.0
 
     def next_bytes(self) -> int:
         """See Store.open_read."""
-        wanted = self._sizer.chunk_bytes
+        wanted = min(self._sizer.chunk_bytes, self._size_bytes)
         if wanted <= SMALL_BYTES:
             self.close()
             return SMALL_BYTES

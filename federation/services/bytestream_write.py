@@ -51,8 +51,8 @@ class WriteCalls:
             await self._uploads.drop_parked(name)
             return _early_answer(name)
         async with self._uploads.claim(name, requests) as upload:
-            # Another stream of this upload may have ended in between, and well.
-            if await self._is_held(name.digest):
+            # The stream it was taken over from may have ended well.
+            if upload.taken_over and await self._is_held(name.digest):
                 upload.resumable = False
                 return _early_answer(name)
             if upload.rules.begin_stream(first.resource_name, first.write_offset):

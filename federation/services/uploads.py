@@ -47,6 +47,7 @@ class OpenUpload:
         self.rules = Upload(name.digest.size_bytes, name.compressed)
         self.receiver: Receiver | None = None
         self.resumable = True
+        self.taken_over = False  # whether its owner had to wait for an older stream to end
         self.owner: _Claim | None = None
         self.idle_timer: asyncio.TimerHandle | None = None
 
@@ -110,6 +111,7 @@ class Uploads:
         upload = self._by_name.get(name) or self._add(name)
         claim, previous = _Claim(requests), upload.owner
         upload.owner = claim
+        upload.taken_over = previous is not None
         self._unpark(upload)
         try:
             if previous is not None:

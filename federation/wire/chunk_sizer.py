@@ -23,6 +23,15 @@ class ChunkSizer:
     chunk_bytes: int = SMALL_BYTES
     _taken_bytes: int = 0
 
+    @classmethod
+    def for_read(cls, size_bytes: int) -> ChunkSizer:
+        """Return the sizer of a read of so many bytes.
+
+        What fits one large chunk goes out as one: there is nothing to learn from a reader of that
+        little, and 32 chunks of a megabyte cost five times the CPU of one.
+        """
+        return cls(LARGE_BYTES if size_bytes <= LARGE_BYTES else SMALL_BYTES)
+
     def wrote(self, size_bytes: int, seconds: float) -> None:
         """Learn that the reader took a chunk of this size in this time."""
         if size_bytes < _SLOW_BYTES_PER_S * seconds:

@@ -32,3 +32,8 @@ def test_the_size_stays_within_its_bounds(writes: list[tuple[int, float]]) -> No
     for size, seconds in writes:
         sizer.wrote(size, seconds)
         assert SMALL_BYTES <= sizer.chunk_bytes <= LARGE_BYTES
+
+
+def test_what_fits_one_large_chunk_is_not_cut() -> None:
+    assert ChunkSizer.for_read(LARGE_BYTES).chunk_bytes == LARGE_BYTES
+    assert ChunkSizer.for_read(LARGE_BYTES + 1).chunk_bytes == SMALL_BYTES
