@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +16,15 @@ from tests.process_client import Client
 
 
 @contextmanager
-def casd(folder: Path, *options: str, instance: str = "") -> Iterator[Client]:
+def casd(
+    folder: Path, *options: str, instance: str = "", address: str | None = None
+) -> Iterator[Client]:
     """Run a casd with an empty store in folder, and give a client of it.
 
-    It listens on a socket in the file system, so that no port has to be guessed.
+    Without an address it listens on a socket in the file system, so that no port has to be guessed.
     """
     folder.mkdir(parents=True)
-    address = f"unix:{folder / 'socket'}"
+    address = address or f"unix:{folder / 'socket'}"
     # The kernel ends it if the test process dies, so that nothing is left behind.
     guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
     with (folder / "log").open("wb") as log:
@@ -42,3 +45,16 @@ def casd(folder: Path, *options: str, instance: str = "") -> Iterator[Client]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def free_address() -> Iterator[str]:
+    """Give host:port that nobody else is given meanwhile, and that casd can listen on.
+
+    Held by a socket that does not listen: gRPC's C++ servers share a port with it, and calls
+    arrive at them alone.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("127.0.0.1", 0))
+        yield "{}:{}".format(*held.getsockname())

@@ -130,10 +130,12 @@ class Counted:
         """Return by how much the samples of this name with these labels have grown."""
         return int(self._node.metrics().value(name, **labels) - self._before.value(name, **labels))
 
-    def calls(self, method: str, code: str = "OK") -> int:
-        """Return how many calls of this method ended with this code."""
-        full = f"{_SERVICES[method]}/{method}"
-        return self.since("federation_requests_total", method=full, code=code)
+    def calls(self, method: str, code: str | None = "OK") -> int:
+        """Return how many calls of this method ended with this code; None: with any."""
+        labels = {"method": f"{_SERVICES[method]}/{method}"}
+        if code is not None:
+            labels["code"] = code
+        return self.since("federation_requests_total", **labels)
 
     def hits(self, kind: str) -> int:
         """Return how many objects of this kind were asked for and found."""
