@@ -11,7 +11,7 @@ from typing import Any
 from federation.clock import SystemClock
 from federation.config_upstreams import Upstream as Settings
 from federation.digest import Digest, DigestFunction
-from federation.errors import FederationError
+from federation.errors import FederationError, SourceUnavailable
 from federation.remote import Remote, RemoteIndex, RemoteStore
 from federation.status import Metrics
 from federation.store import Entry, EntryKind
@@ -58,6 +58,8 @@ async def _ask(settings: Settings, node_id: str, question: Question) -> dict[str
             answer = await _put(settings, node_id, question)
     except TimeoutError:
         answer = {"answer": SILENT, "reason": f"no answer within {_ALL_S:g} s"}
+    except SourceUnavailable as error:
+        answer = {"answer": SILENT, "reason": error.reason}
     except FederationError as error:
         answer = {"answer": SILENT, "reason": str(error)}
     return {"name": settings.name, **answer}

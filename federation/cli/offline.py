@@ -10,12 +10,12 @@ import click
 from federation.cli.command import Command, json_option
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
-from federation.cli.processes import facts_of_processes
+from federation.cli.processes import BECAUSE, facts_of_processes, wait_for_switch
 from federation.cli.progress import warnings_only
 from federation.clock import utc_text
 from federation.storage.offline import offline_since_s, turn_offline
 
-_SHOWN = ("pid", "http", "offline", "offline-because", "not-known")
+_SHOWN = ("pid", "http", "offline", BECAUSE, "not-known")
 
 
 @click.command(
@@ -30,14 +30,16 @@ def offline(
 ) -> None:
     """Stop asking upstreams (on), ask them again (off), or show which it is and why.
 
-    Every process that serves the data directory follows within about a second, reads under way
-    are finished, and what is started later finds the switch as it was left. It needs no network.
+    Every process that serves the data directory follows within about a second, which is waited
+    for. Reads under way are finished. What is started later finds the switch as it was left. It
+    needs no network.
     A configuration with `offline: true` stays offline whatever the switch says.
     """
     where = place(config_path, data_dir)
     if state is not None:
         with warnings_only():
             turn_offline(where.data_dir, where.storage, on=state == "on")
+        wait_for_switch(where.data_dir, on=state == "on")
     emit(_facts(where), as_json=as_json)
 
 

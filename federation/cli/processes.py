@@ -12,9 +12,12 @@ from typing import Any
 
 import aiohttp
 
+from federation.clock import SystemClock
 from federation.storage.offline import processes
 
+BECAUSE = "offline-because"
 _ANSWER_S = 1.0
+_FOLLOW_S = 2.0
 _BYTES_MAX = 2**20
 _ACCEPT = {"Accept": "application/json"}
 
@@ -26,6 +29,21 @@ def facts_of_processes(data_dir: Path) -> list[dict[str, Any]]:
     """
     announced = processes(data_dir)
     return asyncio.run(_ask_all(announced)) if announced else []
+
+
+def wait_for_switch(data_dir: Path, *, on: bool) -> None:
+    """Return once every process that says why it is offline has followed, or has had the time."""
+    asyncio.run(_followed(processes(data_dir), on=on))
+
+
+async def _followed(announced: list[dict[str, Any]], *, on: bool) -> None:
+    clock = SystemClock()
+    until_s = clock.monotonic_s() + _FOLLOW_S
+    while clock.monotonic_s() < until_s:
+        known = [each.get(BECAUSE) for each in await _ask_all(announced)]
+        if all(("switch" in because) is on for because in known if because is not None):
+            return
+        await clock.sleep(_FOLLOW_S / 20)
 
 
 async def _ask_all(announced: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -51,6 +51,7 @@ def test_it_is_switched_while_running_in_every_process_and_kept_over_a_restart(t
     with node, second:
         facts = run(data_dir, "on")
         assert (facts["offline"], facts["switch"]) == (True, "on")
+        assert [each["offline"] for each in facts["processes"]] == [True, True]
         for each in (node, second):
             wait_for(each, offline=True)
             assert about(each)["offline-because"] == ["switch"]

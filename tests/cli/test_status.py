@@ -1,0 +1,81 @@
+"""What `status` learns from running processes, and that none of them can make it fail."""
+
+import json
+import socket
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+from federation.cli import main, processes
+from tests.process import serve
+
+
+def run(data_dir, *args):
+    done = CliRunner().invoke(main, ["status", "--data-dir", str(data_dir), *args])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def only_process(data_dir):
+    (process,) = json.loads(run(data_dir, "--json"))["processes"]
+    return process
+
+
+UPSTREAM = {"upstreams": [{"name": "hq", "url": "grpc://127.0.0.1:1"}]}
+
+
+def test_what_only_the_process_knows_is_shown_for_people_and_scripts(tmp_path):
+    with serve(tmp_path / "data", UPSTREAM) as node:
+        process = only_process(node.data_dir)
+        assert (process["pid"], process["status"]) == (node.pid, "serving")
+        assert process["listeners"] == node.addresses
+        (upstream,) = process["upstreams"]
+        assert (upstream["name"], upstream["state"], upstream["hits"]) == ("hq", "up", 0)
+        assert upstream["last-answer-s-ago"] is None
+        shown = run(node.data_dir)
+        assert "      - name: hq\n        url: grpc://127.0.0.1:1\n        state: up\n" in shown
+
+
+def test_a_process_that_hangs_costs_a_second_and_is_shown_as_such(tmp_path):
+    with serve(tmp_path / "data", UPSTREAM) as node:
+        node.pause()
+        process = only_process(node.data_dir)
+        node.resume()
+        assert process["not-known"] == "no answer within 1 s"
+        assert process["pid"] == node.pid
+
+
+def test_a_process_without_http_is_shown_as_such(tmp_path):
+    with serve(tmp_path / "data", {"http": {"address": None}}) as node:
+        assert only_process(node.data_dir)["not-known"] == "it has no HTTP listener"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "its answer is not from a node"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{", "Expecting property name"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(2**21), "its answer has more than 1048576 bytes"),
+        (b"SSH-2.0-server\r\n\r\n", "Bad status line"),
+    ],
+)
+def test_whatever_answers_at_the_address_is_survived(monkeypatch, tmp_path, answer, reason):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(processes, "processes", lambda _: [{"pid": 1, "http": address}])
+
+        def answer_once():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                try:
+                    connection.sendall(answer)
+                except ConnectionError:
+                    return  # it did not want the rest
+
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        (facts,) = processes.facts_of_processes(tmp_path)
+        thread.join(20)
+        assert reason in facts["not-known"]
