@@ -22,6 +22,7 @@ from federation.errors import (
     FederationError,
     SourceUnavailable,
 )
+from federation.hops import NOWHERE, Hops
 from federation.store import Chunks, Growing, Ingest
 from federation.upstream.race import Race
 from federation.upstream.source import Upstream
@@ -43,8 +44,11 @@ class Pull:
         upstreams: Sequence[Upstream],
         begin: Callable[[], Ingest],
         clock: Clock,
+        passed: Hops = NOWHERE,
     ) -> None:
+        """passed: the nodes that the request has passed which asked first."""
         self.digest = digest
+        self.passed = passed
         self.committed = False
         self.error: FederationError | None = None
         self._upstreams = list(upstreams)
@@ -95,6 +99,13 @@ class Pull:
         else:
             await self._close_growing()
 
+    async def wait_begun(self) -> None:
+        """Wait until bytes come. Raises what ended the pull, if that was a failure."""
+        while not self.committed and self.error is None and not self.received_bytes:
+            await self._changed.wait()
+        if self.error is not None:
+            raise self.error
+
     async def wait_beyond(self, offset: int) -> None:
         """Wait until there is something to read behind offset, or the pull has ended.
 
@@ -117,6 +128,11 @@ class Pull:
     def started(self, task: asyncio.Task[None]) -> None:
         """The task that runs run()."""
         self._task = task
+
+    def is_here(self) -> None:
+        """Somebody else brought the blob here in the meantime: there is nothing to pull."""
+        self.committed = True
+        self._tell()
 
     async def run(self) -> None:
         """Pull until the blob is here or nobody can give it. Never raises but CancelledError."""

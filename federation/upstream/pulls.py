@@ -1,4 +1,8 @@
-"""The pulls under way: one a blob, started by the first reader and joined by the others."""
+"""The pulls under way: one a blob, started by the first reader and joined by the others.
+
+A request that came from another node joins a pull that gets on, but does not wait long for one that
+has not begun: that may be waiting for the very node that asks. It then has one with its own hops.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+from federation import hops
 from federation.clock import Clock
 from federation.digest import Digest
-from federation.errors import OffsetOutside, TooBusy
+from federation.errors import BlobNotFound, OffsetOutside, TooBusy
 from federation.store import (
     CHUNK_BYTES,
     Chunks,
@@ -20,6 +25,10 @@ from federation.store import (
 from federation.tasks import Background
 from federation.upstream.pull import Pull
 from federation.upstream.source import Upstream
+
+_PATIENCE_S = 0.3  # of a request from another node with a pull that has not begun
+
+_Key = tuple[Digest, hops.Hops | None]  # None: of all who ask, whatever nodes they have passed
 
 
 class Pulls:
@@ -36,7 +45,7 @@ class Pulls:
         self._upstreams = upstreams
         self._clock = clock
         self._pulls_max = pulls_max
-        self._pulls: dict[Digest, Pull] = {}
+        self._pulls: dict[_Key, Pull] = {}
         self._background = Background()
         self.joined = 0  # reads that cost no upstream read, because one was under way
 
@@ -55,7 +64,7 @@ class Pulls:
 
     async def fetch(self, digest: Digest) -> None:
         """Bring a blob here without reading it. Raises what open_read raises."""
-        pull = self._join(digest)
+        pull = await self._begun(digest)
         try:
             await pull.wait_beyond(digest.size_bytes)
         finally:
@@ -72,24 +81,42 @@ class Pulls:
         if not 0 <= offset <= digest.size_bytes:
             raise OffsetOutside(digest, offset)
         end = digest.size_bytes if limit is None else min(offset + limit, digest.size_bytes)
-        pull = self._join(digest)
+        pull = await self._begun(digest)
         try:
             await pull.wait_beyond(min(offset, digest.size_bytes - 1))
             yield self._follow(pull, offset, end, next_bytes)
         finally:
             await asyncio.shield(pull.leave())
 
-    def _join(self, digest: Digest) -> Pull:
-        pull = self._pulls.get(digest)
+    async def _begun(self, digest: Digest) -> Pull:
+        """Join a pull, so that the caller can wait for it; it must leave it."""
+        passed = hops.current()
+        pull = self._join((digest, None))
+        if pull.passed == passed:
+            return pull
+        try:
+            async with asyncio.timeout(_PATIENCE_S if passed.via else None):
+                await pull.wait_begun()
+        except (TimeoutError, BlobNotFound):  # others may get answers that this one did not
+            await asyncio.shield(pull.leave())
+            return self._join((digest, passed))
+        except BaseException:
+            await asyncio.shield(pull.leave())
+            raise
+        return pull
+
+    def _join(self, key: _Key) -> Pull:
+        pull = self._pulls.get(key)
         if pull is not None and pull.error is None:
             self.joined += 1
             pull.join(saves_read=True)
         else:
-            pull = self._start(digest)
+            pull = self._start(key)
             pull.join()
         return pull
 
-    def _start(self, digest: Digest) -> Pull:
+    def _start(self, key: _Key) -> Pull:
+        digest, _ = key
         if len(self._pulls) >= self._pulls_max:
             raise TooBusy(f"{self._pulls_max} blobs are being pulled from upstreams; try again")
         provenance = Provenance(Source.UPSTREAM)
@@ -98,17 +125,21 @@ class Pulls:
             self._upstreams,
             lambda: self._local.begin(digest, provenance=provenance),
             self._clock,
+            hops.current(),
         )
-        self._pulls[digest] = pull
-        pull.started(self._background.start(self._run(pull), f"pull {digest}"))
+        self._pulls[key] = pull
+        pull.started(self._background.start(self._run(key, pull), f"pull {digest}"))
         return pull
 
-    async def _run(self, pull: Pull) -> None:
+    async def _run(self, key: _Key, pull: Pull) -> None:
         try:
-            await pull.run()
+            if await self._local.find_missing([pull.digest]):
+                await pull.run()
+            else:  # it came between the caller's look and its joining
+                pull.is_here()
         finally:
-            if self._pulls.get(pull.digest) is pull:
-                del self._pulls[pull.digest]
+            if self._pulls.get(key) is pull:
+                del self._pulls[key]
 
     async def _follow(
         self, pull: Pull, offset: int, end: int, next_bytes: NextBytes | None

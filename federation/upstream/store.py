@@ -22,6 +22,7 @@ from federation.store import (
     NextBytes,
     Provenance,
 )
+from federation.upstream.itself import Itself
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
 from federation.upstream.small import SmallPulls
@@ -50,6 +51,7 @@ class Federation:
         self.pulls = Pulls(local, self.upstreams, clock, pulls_max)
         self.small = SmallPulls(local, self.upstreams)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
+        self.itself = Itself(self.upstreams)
 
     def __repr__(self) -> str:
         return f"<Federation {self.upstreams!r}{' offline' if self.offline else ''}>"
@@ -57,6 +59,8 @@ class Federation:
     def may_ask(self) -> bool:
         """Whether the request being served may go to upstreams."""
         here = hops.current()
+        if here.via and here.via[-1] == self.node_id:
+            self.itself.called()
         if self.offline or here.is_at_its_end:
             return False
         return not here.passed(self.node_id)
@@ -66,6 +70,7 @@ class Federation:
         await self.pulls.close()
         await self.small.close()
         await self.presence.close()
+        await self.itself.close()
 
 
 class PullThrough:
@@ -97,6 +102,7 @@ class PullThrough:
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store."""
+        self._shared.itself.recognise(digests)
         missing = await self._local.find_missing(digests)
         tells = self._tells_upstreams or (self._tells_nodes and bool(hops.current().via))
         if missing and tells and self._shared.may_ask():

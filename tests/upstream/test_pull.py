@@ -275,3 +275,66 @@ async def test_u27_pulls_at_once_are_bounded(tmp_path: Path) -> None:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def test_u17_a_node_that_asks_does_not_wait_for_a_pull_that_may_wait_for_it(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a", Script(hang_on_open=True))
+    async with node(tmp_path, up) as (store, _, shared):
+        mine = asyncio.ensure_future(read(store))
+        await until(lambda: len(there.reads) == 1)
+        there.script.hang_on_open = False
+        with hops.serving(hops.Hops(("other",), "other")), pytest.raises(BlobNotFound):
+            await read(store)
+        assert len(there.reads) == 2
+        assert len(shared.pulls._pulls) == 1
+        mine.cancel()
+        await asyncio.gather(mine, return_exceptions=True)
+
+
+async def test_a_node_that_asks_joins_a_pull_that_gets_on(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    up, there = upstream("a", Script(gate=gate))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, shared):
+        gate.set()
+        mine = asyncio.ensure_future(read(store))
+        await until(lambda: any(pull.received_bytes for pull in shared.pulls._pulls.values()))
+        gate.clear()
+        with hops.serving(hops.Hops(("other",), "other")):
+            theirs = asyncio.ensure_future(read(store))
+        await until(lambda: shared.pulls.joined == 1)
+        gate.set()
+        assert await mine == await theirs == DATA
+    assert there.reads == [(BLOB, 0)]
+
+
+async def test_a_client_is_not_given_the_miss_of_a_request_that_passed_other_nodes(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a", Script(hang_on_open=True))
+    async with node(tmp_path, up) as (store, _, shared):
+        with hops.serving(hops.Hops(("other",), "other")):
+            theirs = asyncio.ensure_future(read(store))
+        await until(lambda: len(there.reads) == 1)
+        mine = asyncio.ensure_future(read(store))
+        await until(lambda: shared.pulls.joined == 1)
+        there.script = Script()
+        there.blobs[BLOB] = DATA
+        (pull,) = shared.pulls._pulls.values()
+        pull.error = BlobNotFound(BLOB)
+        pull._tell()
+        assert await mine == DATA
+        theirs.cancel()
+        await asyncio.gather(theirs, return_exceptions=True)
+
+
+async def test_a_blob_that_came_in_the_meantime_is_not_pulled_again(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, shared):
+        assert await read(store) == DATA
+        async with shared.pulls.open_read(BLOB, 0, None, None) as chunks:
+            assert b"".join([chunk async for chunk in chunks]) == DATA
+    assert len(there.reads) == 1
