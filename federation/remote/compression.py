@@ -10,6 +10,8 @@ import structlog
 from federation.digest import Digest
 from federation.remote.capabilities import Capabilities
 from federation.remote.failures import FailureKind, RemoteFailed
+from federation.remote.faster_way import LEAST_BYTES as WAY_BYTES
+from federation.remote.faster_way import FasterWay
 from federation.remote.reading import Pieces
 from federation.remote.remote import Remote
 
@@ -36,6 +38,7 @@ class Zstd:
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
         self._resting_until_s = 0.0
+        self.way = FasterWay()
 
     @property
     def rests(self) -> bool:
@@ -49,7 +52,9 @@ class Zstd:
 
     def suits(self, can: Capabilities, digest: Digest) -> bool:
         """Whether a whole blob is to travel as zstd."""
-        return can.zstd and digest.size_bytes > _LEAST_BYTES and self.is_allowed
+        if not can.zstd or digest.size_bytes <= _LEAST_BYTES or not self.is_allowed:
+            return False
+        return self.way.choose_zstd() if digest.size_bytes >= WAY_BYTES else self.way.is_zstd
 
     def rest(self, reason: str) -> None:
         """Use plain bytes for a while."""
@@ -78,17 +83,17 @@ class ZstdOrPlain:
         self._on_fault = on_fault
         self._pieces: Pieces | None = None
         self._given_bytes = 0
-        self._is_plain = False
+        self.is_plain = False
 
     async def next(self) -> bytes | None:
         """See Pieces."""
         try:
             piece = await self._next()
         except RemoteFailed as error:
-            if self._is_plain or error.kind not in ZSTD_AT_FAULT:
+            if self.is_plain or error.kind not in ZSTD_AT_FAULT:
                 raise
             self._on_fault(error.reason)
-            self._is_plain = True
+            self.is_plain = True
             await self._attempt.aclose()  # its slot is the one to be used next
             self._pieces = await self._plain(self._given_bytes)
             piece = await self._pieces.next()

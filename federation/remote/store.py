@@ -119,7 +119,9 @@ class RemoteStore:
             try:
                 async with AsyncExitStack() as stack:
                     first, pieces = await self._open(stack, digest, offset, end)
-                    yield chunks_of(first, pieces, next_bytes)
+                    chunks = chunks_of(first, pieces, next_bytes)
+                    whole = end - offset == digest.size_bytes
+                    yield self._timed(chunks, pieces, digest) if whole else chunks
             except NotFound:
                 raise BlobNotFound(digest) from None
 
@@ -144,6 +146,15 @@ class RemoteStore:
         first = await pieces.next()
         assert first is not None
         return first, pieces
+
+    async def _timed(self, chunks: Chunks, pieces: Pieces, digest: Digest) -> Chunks:
+        """Pass chunks on, and learn from how long all of them took."""
+        began_s = self._remote.clock.monotonic_s()
+        async for chunk in chunks:
+            yield chunk
+        seconds = self._remote.clock.monotonic_s() - began_s
+        zstd = isinstance(pieces, ZstdOrPlain) and not pieces.is_plain
+        self._zstd.way.took(digest.size_bytes, seconds, zstd=zstd)
 
     async def _open_plain(
         self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
@@ -193,7 +204,7 @@ class RemoteStore:
         wanted = [
             d for d in dict.fromkeys(digests) if not d.is_empty and can.hashes_with(d.function)
         ]
-        use_zstd = can.zstd and self._zstd.is_allowed
+        use_zstd = can.zstd and self._zstd.is_allowed and self._zstd.way.is_zstd
         found = await self._batches.read(wanted, can, use_zstd, self._read_whole)
         return [b"" if digest.is_empty else found.get(digest) for digest in digests]
 
