@@ -93,9 +93,10 @@ def make_upstream(
     jitter: random.Random,
 ) -> Upstream:
     """Give one remote its place in the order of upstreams."""
+    store = RemoteStore(remote)
     return Upstream(
         settings.name,
-        RemoteStore(remote),
+        store,
         clock,
         jitter,
         metrics,
@@ -106,6 +107,7 @@ def make_upstream(
         serves_index=settings.type in {"all", "index"},
         trusts_action_results=settings.trust_action_results,
         hedge_delay_s=settings.hedge_delay,
+        on_wrong_bytes=store.sent_wrong_bytes,
     )
 
 

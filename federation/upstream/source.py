@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -47,6 +47,7 @@ class Upstream:
     serves_index: bool = True
     trusts_action_results: bool = True
     hedge_delay_s: float = 2.0
+    on_wrong_bytes: Callable[[Digest], object] | None = None  # tells its client, which may adapt
     breaker: Breaker = field(default_factory=Breaker)
     unnamed: Answers = field(default_factory=lambda: Answers(present_s=0.0, absent_s=2.0))
     wrong_bytes: int = 0
@@ -154,6 +155,8 @@ class Upstream:
         """It sent bytes that are not the blob's: do not ask it for this blob for a while."""
         self.metrics.upstream_answers.labels(upstream=self.name, result="wrong_bytes").inc()
         self.wrong_bytes += 1
+        if self.on_wrong_bytes is not None:
+            self.on_wrong_bytes(digest)
         self.answers.note([digest], present=False, now_s=self.clock.monotonic_s())
         _log.error("upstream_sent_wrong_bytes", upstream=self.name, digest=str(digest))
 
