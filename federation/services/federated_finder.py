@@ -113,7 +113,10 @@ class FederatedFinder:
         if await self._closures.complete(entry):
             return True
         there = self._by_upstream.get(entry.origin)
-        return there is not None and self._shared.may_ask() and await there.complete(entry)
+        if there is None or not self._shared.may_ask() or not await there.complete(entry):
+            return False
+        self._prefetcher.soon(entry)  # what was to bring the rest may have ended with a process
+        return True
 
     async def _ask_upstreams(self, asked: Asked, taken: set[EntryKey]) -> Entry | None:
         async for upstream, answer in self._names.answers(asked.keys, asked.ask):
@@ -124,7 +127,7 @@ class FederatedFinder:
                 continue  # holes: nothing is stored, and it is asked for again later
             if entry.key not in taken:
                 await self._keep(entry, upstream)
-            self._prefetcher.soon(entry, upstream)
+            self._prefetcher.soon(entry)
             return entry
         return None
 

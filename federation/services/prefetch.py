@@ -22,7 +22,6 @@ from federation.services.status_codes import clean
 from federation.status import Metrics
 from federation.store import Entry, EntryKey
 from federation.tasks import Background
-from federation.upstream.source import Upstream
 from federation.upstream.store import SMALL_PULL_BYTES, Federation, PullThrough
 from federation.wire.closure import names_of_entry
 
@@ -53,7 +52,7 @@ class Prefetcher:
         self._limits = limits
         self._mode = mode
         self._workers = workers
-        self._queue: OrderedDict[EntryKey, tuple[Entry, Upstream]] = OrderedDict()
+        self._queue: OrderedDict[EntryKey, Entry] = OrderedDict()
         self._turns = Turns()
         self._running = 0
         self._background = Background()
@@ -69,11 +68,11 @@ class Prefetcher:
         """Whether nothing is queued or running."""
         return not self._queue and not self._running
 
-    def soon(self, entry: Entry, upstream: Upstream) -> None:
+    def soon(self, entry: Entry) -> None:
         """Bring the rest of this entry's closure here when there is time."""
         if self._mode != "all":
             return
-        self._queue[entry.key] = (entry, upstream)
+        self._queue[entry.key] = entry
         if len(self._queue) > _QUEUED_MAX:
             self._queue.popitem(last=False)
             self.dropped += 1
@@ -93,22 +92,21 @@ class Prefetcher:
     async def _work(self) -> None:
         try:
             while self._queue:
-                _, (entry, upstream) = self._queue.popitem(last=False)
-                await self._fetch(entry, upstream)
+                _, entry = self._queue.popitem(last=False)
+                await self._fetch(entry)
         finally:
             self._running -= 1
 
-    async def _fetch(self, entry: Entry, upstream: Upstream) -> None:
+    async def _fetch(self, entry: Entry) -> None:
         self._fetching += 1
         try:
-            await self._bring(entry, upstream)
+            await self._bring(entry)
         finally:
             self._fetching -= 1
 
-    async def _bring(self, entry: Entry, upstream: Upstream) -> None:
-        store = _Pulling(self._shared, upstream if upstream.serves_blobs else None)
+    async def _bring(self, entry: Entry) -> None:
         try:
-            walk = Walk(store, self._limits, self._turns)
+            walk = Walk(_Pulling(self._shared), self._limits, self._turns)
             whole = await walk.complete(lambda: names_of_entry(entry))
             _log.debug("prefetched", entry=clean(entry.label), whole=whole)
         except (TooLarge, FederationError) as error:
@@ -116,10 +114,14 @@ class Prefetcher:
 
 
 class _Pulling(PullThrough):
-    """A store that makes present what it is asked about."""
+    """A store that makes present what it is asked about.
 
-    def __init__(self, shared: Federation, only: Upstream | None) -> None:
-        super().__init__(shared, tells_upstreams=False, only=only)
+    From whichever upstream is first to have it: so it shares the pulls of clients, who read the
+    very same blobs at the very same time.
+    """
+
+    def __init__(self, shared: Federation) -> None:
+        super().__init__(shared, tells_upstreams=False)
         self._federation = shared
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:

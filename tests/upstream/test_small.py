@@ -156,3 +156,14 @@ async def test_a_question_to_one_upstream_does_not_answer_for_the_others(tmp_pat
         gate.set()
         assert await lacking == [None]
         assert await reading == [BLOBS[ASKED[0]]]
+
+
+async def test_a_blob_that_came_after_its_reader_looked_is_not_read_again(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs.update(BLOBS)
+    async with node(tmp_path, up) as (store, storage, shared):
+        await storage.write_small(list(BLOBS.items())[:1])
+        assert await shared.small.read(ASKED[:1]) == {ASKED[0]: BLOBS[ASKED[0]]}
+        assert there.small_reads == 0
+        assert await store.read_small(ASKED[:2]) == list(BLOBS.values())[:2]
+    assert there.small_reads == 1
