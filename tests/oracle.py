@@ -35,8 +35,9 @@ class Finding:
 
     def check(self) -> Finding:
         """Fail with the problems, if there are any."""
-        assert not self.problems, f"{len(self.problems)} lost or wrong:\n" + "\n".join(
-            self.problems[:20]
+        assert not self.problems, (
+            f"{len(self.problems)} lost or wrong of {self.blobs} blobs and {self.entries} "
+            f"entries:\n" + "\n".join(self.problems[:40])
         )
         return self
 

@@ -27,6 +27,13 @@ def node(data_dir: Path) -> Iterator[Node]:
         yield serving
 
 
+@pytest.fixture(scope="module")
+def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One node for the tests of a file that damage one blob each."""
+    with serve(tmp_path_factory.mktemp("shared") / "data") as serving:
+        yield serving
+
+
 @pytest.fixture
 def client(node: Node) -> Iterator[Client]:
     with Client(node.address) as calling:

@@ -61,7 +61,7 @@ def power_cut_loop(
         data_dir = disk.mount_point / "data"
         for number in range(rounds):
             with Node(data_dir, prefix=LYING if lying else (), files_dir=folder).start() as node:
-                _judge(node, oracle)
+                _judge(node, oracle, f"seed {seed}, flag {flag}, after round {number}")
                 load = Load(node.address, oracle, f"{seed}:{number}", large_bytes=2**20).start()
                 time.sleep(rng.uniform(0.05, 0.6))
                 disk.cut(flag)
@@ -72,16 +72,19 @@ def power_cut_loop(
             result.blobs, result.entries = len(oracle.blobs), len(oracle.actions)
             tell(result)
         with Node(data_dir, files_dir=folder).start() as node:
-            _judge(node, oracle)
+            _judge(node, oracle, f"seed {seed}, flag {flag}, at the end")
             assert node.stop() == 0, node.log_tail
     return result
 
 
-def _judge(node: Node, oracle: Oracle) -> None:
-    with Client(node.address) as client:
-        oracle.verify(client).check()
-        oracle.verify_unacknowledged(client).check()
-    assert_clean(node.data_dir)
+def _judge(node: Node, oracle: Oracle, when: str) -> None:
+    try:
+        with Client(node.address) as client:
+            oracle.verify(client).check()
+            oracle.verify_unacknowledged(client).check()
+        assert_clean(node.data_dir)
+    except AssertionError as error:
+        raise AssertionError(f"{when}: {error}\n{node.log_tail}") from error
 
 
 @click.command()

@@ -22,6 +22,12 @@ OK, NOT_FOUND = grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND
 _BLOB_BYTES = 3 * 2**20  # more than one chunk
 
 
+@pytest.fixture
+def node(shared_node: Node) -> Node:
+    """Each test damages a blob of its own and heals it again."""
+    return shared_node
+
+
 def _flip(path: Path, offset: int) -> None:
     with path.open("r+b") as file:
         file.seek(offset)
@@ -204,7 +210,7 @@ def test_s20_stray_files_are_never_served_and_go_away(data_dir: Path) -> None:
         held = file_blob()
         client.write(held)
         node.kill()
-        strays = _scatter_strays(data_dir, number=300)
+        strays = _scatter_strays(data_dir, number=120)
         node.start()
         with Client(node.address) as again:
             assert again.find_missing(strays) == set(strays)

@@ -36,7 +36,13 @@ def test_s01_killed_again_and_again_it_keeps_what_it_acknowledged(tmp_path: Path
     assert max(result.starts_s) < _START_MAX_S, result.starts_s
 
 
-@pytest.mark.parametrize("step", _STEPS)
+_HEAVY_STEPS = {"blob file made durable", "folder made durable", "row written"}
+
+
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(s, marks=pytest.mark.heavy) if s in _HEAVY_STEPS else s for s in _STEPS],
+)
 def test_s05_killed_in_the_middle_of_a_step_it_is_all_or_nothing(
     step: str, data_dir: Path, oracle: Oracle
 ) -> None:

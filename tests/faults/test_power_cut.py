@@ -11,6 +11,7 @@ import pytest
 from tests.faults.clean import assert_clean
 from tests.faults.disks import FLUSH_ALL, FLUSH_LOG, FLUSH_NOTHING, Disk
 from tests.faults.power_cut import power_cut_loop
+from tests.oracle import Oracle
 from tests.process import Node
 from tests.process_client import Client
 
@@ -35,6 +36,8 @@ def test_s03_a_disk_that_lies_about_fsync_is_caught(tmp_path: Path) -> None:
     """The control: if faked fsyncs lost nothing here, the cuts above would prove nothing."""
     with pytest.raises(AssertionError, match=r"lost or wrong|before it was ready"):
         power_cut_loop(tmp_path, 6, _seed(), lying=True)
+    with Oracle(tmp_path / "acknowledged.jsonl") as oracle:
+        assert oracle.blobs, "nothing was acknowledged, so nothing could be lost"
 
 
 @pytest.mark.parametrize("after_s", [0.2, 0.4, 0.6, 0.8, 1.0])

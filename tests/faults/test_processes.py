@@ -124,7 +124,7 @@ def test_s38_no_process_calls_present_what_another_evicted(data_dir: Path) -> No
 def test_s34_two_processes_under_readers_and_kills_keep_the_catalogue_whole(
     data_dir: Path, oracle: Oracle
 ) -> None:
-    for number in range(3):
+    for number in range(2):
         with serving(data_dir, 2, {}) as (one, two):
             with Client(one.address) as client:
                 oracle.verify(client).check()
