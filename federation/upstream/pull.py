@@ -76,6 +76,8 @@ class Pull:
         """How much readers may have."""
         if self.committed:
             return self.digest.size_bytes
+        if self._growing is None:  # it is only just being opened, or what came was dropped
+            return 0
         withheld = min(WITHHELD_BYTES, self.digest.size_bytes)
         return min(self.received_bytes, self.digest.size_bytes - withheld)
 

@@ -15,6 +15,7 @@ from federation.clock import SystemClock
 from federation.digest import Digest, digest_of
 from federation.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
 from federation.storage import Storage
+from federation.store import Growing, Ingest, Provenance
 from federation.upstream.pull import WITHHELD_BYTES
 from federation.upstream.source import Upstream
 from federation.upstream.store import Federation, PullThrough
@@ -338,3 +339,37 @@ async def test_a_blob_that_came_in_the_meantime_is_not_pulled_again(tmp_path: Pa
         async with shared.pulls.open_read(BLOB, 0, None, None) as chunks:
             assert b"".join([chunk async for chunk in chunks]) == DATA
     assert len(there.reads) == 1
+
+
+async def test_u10_a_reader_that_comes_right_behind_the_first_bytes_waits_for_them(
+    tmp_path: Path,
+) -> None:
+    gate = asyncio.Event()
+    up, there = upstream("a", Script(gate=gate))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, storage, _):
+        begin = storage.begin
+
+        def begin_slowly(digest: Digest, *, provenance: Provenance) -> Ingest:
+            ingest = begin(digest, provenance=provenance)
+            opening = ingest.open_growing
+
+            async def later() -> Growing:
+                await asyncio.sleep(0.05)
+                return await opening()
+
+            ingest.open_growing = later  # type: ignore[method-assign]
+            return ingest
+
+        storage.begin = begin_slowly  # type: ignore[method-assign]
+        gate.set()
+        first = asyncio.ensure_future(read(store))
+        await asyncio.sleep(0)
+        others = []
+        while not first.done():
+            others.append(asyncio.ensure_future(read(store, offset=SIZE - 1000)))
+            others.append(asyncio.ensure_future(read(store, limit=1000)))
+            await asyncio.sleep(0.005)
+        assert await first == DATA
+        got = await asyncio.gather(*others)
+        assert set(got) == {DATA[:1000], DATA[-1000:]}
