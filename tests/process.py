@@ -10,6 +10,7 @@ its own in the way.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -223,8 +224,12 @@ class Node:
         _send(self.pid, number)
 
     def pause(self) -> None:
-        """Freeze the node (SIGSTOP)."""
+        """Freeze the node (SIGSTOP), and wait until no thread of it can say anything any more.
+
+        A thread that waits for the disk (D) stops before it gets back to its program.
+        """
         self.signal(signal.SIGSTOP)
+        wait_until(lambda: _states(self.pid) <= set("TtDZ"), f"all threads of {self!r} to stop")
 
     def resume(self) -> None:
         """Let a frozen node go on (SIGCONT)."""
@@ -312,6 +317,15 @@ def serve(data_dir: Path, settings: Settings | None = None, **kwargs: Any) -> It
     """Start a node and kill it at the end, if the test has not ended it by then."""
     with Node(data_dir, settings, **kwargs).start() as node:
         yield node
+
+
+def _states(pid: int) -> set[str]:
+    """Return the states of a process's threads, as /proc names them."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread that ended while we looked
+            found.add(path.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 def _send(pid: int, number: signal.Signals) -> None:

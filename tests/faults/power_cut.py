@@ -64,6 +64,9 @@ def power_cut_loop(
                 _judge(node, oracle, f"seed {seed}, flag {flag}, after round {number}")
                 load = Load(node.address, oracle, f"{seed}:{number}", large_bytes=2**20).start()
                 time.sleep(rng.uniform(0.05, 0.6))
+                # The processor stops with the disk. Else a sync that is under way while the disk is
+                # shut down could still report success, and the node acknowledge after its end.
+                node.pause()
                 disk.cut(flag)
                 node.kill()
                 result.calls += load.stop().calls
