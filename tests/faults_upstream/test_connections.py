@@ -1,0 +1,132 @@
+"""What upstreams say of themselves, where their names lead, how their connections end, and what
+happens here when there is no room for what they send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+
+from federation.digest import digest_of
+from tests.faults.disks import tmpfs
+from tests.faults_upstream.site import PUSHER, Site, upstream
+from tests.process_client import outcome
+from tests.remote.blobs import noise
+from tests.remote.fake_server import Context, UnaryDoes, answers, fails, good_capabilities, hangs
+
+MIB = 2**20
+LARGE, SMALL = noise(3 * MIB), [noise(900, seed=seed) for seed in range(20)]
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        fails(grpc.StatusCode.UNIMPLEMENTED),
+        fails(grpc.StatusCode.UNAVAILABLE),
+        hangs,
+        answers(b"\xff\xff no message"),
+        answers(good_capabilities(batch_bytes=0).SerializeToString()),
+        answers(good_capabilities(batch_bytes=1).SerializeToString()),
+        answers(good_capabilities(batch_bytes=2**63 - 1).SerializeToString()),
+        answers(good_capabilities(batch_bytes=-1).SerializeToString()),
+    ],
+    ids=["unimplemented", "unavailable", "hangs", "rubbish", "zero", "one", "huge", "negative"],
+)
+async def test_u20_whatever_it_says_of_itself_it_is_used(site: Site, does: UnaryDoes) -> None:
+    there = await site.fake()
+    there.does["GetCapabilities"] = does
+    large, small = there.holds(LARGE), {there.holds(data): data for data in SMALL}
+    node = site.node(upstream("there", there.address))
+    client = site.client(node)
+    assert await site.off(client.batch_read, list(small)) == small
+    assert await site.off(client.read, large) == LARGE
+
+
+async def test_u21_a_name_whose_first_address_is_dead_is_reached_by_the_next(site: Site) -> None:
+    there = await site.fake()  # of localhost's addresses it listens on 127.0.0.1 only
+    digest = there.holds(LARGE)
+    port = there.address.rpartition(":")[2]
+    node = site.node(upstream("there", f"localhost:{port}"))
+    assert await site.off(site.client(node, timeout_s=10).read, digest) == LARGE
+
+
+async def test_u21_a_name_that_does_not_resolve_costs_a_miss_and_the_next_is_asked(
+    site: Site,
+) -> None:
+    good = await site.fake()
+    digest = good.holds(LARGE)
+    node = site.node(upstream("lost", "no-such-host.invalid:1"), upstream("good", good.address))
+    client = site.client(node, timeout_s=15)
+    assert await site.off(client.read, digest) == LARGE
+    nowhere = digest_of(b"nowhere")
+    assert await site.off(client.batch_read, [nowhere]) == {}
+
+
+async def test_u22_goaway_in_the_middle_of_a_blob_is_resumed(site: Site) -> None:
+    there = await site.fake(
+        options=[("grpc.max_connection_age_ms", 400), ("grpc.max_connection_age_grace_ms", 100)]
+    )
+    digest = there.holds(LARGE)
+
+    async def steady(data: bytes, _context: Context) -> AsyncIterator[bytes]:
+        for at in range(0, len(data), 100_000):
+            yield data[at : at + 100_000]
+            await asyncio.sleep(0.04)
+
+    there.streams = steady
+    node = site.node(upstream("there", there.address))
+    assert await site.read(node, digest) == LARGE
+    assert len(there.calls("Read")) > 1
+
+
+async def test_u25_a_blob_larger_than_the_quota_evicts_nothing_else(site: Site) -> None:
+    there = await site.fake()
+    digest, fits = there.holds(noise(12 * MIB)), there.holds(LARGE)
+    node = site.node(upstream("there", there.address), storage={"quota": "8M", "lease": "1s"})
+    client, pusher = site.client(node), site.client(node, PUSHER)
+    local = noise(2 * MIB, seed=3)
+    await site.off(pusher.write, local)
+    end = await site.off(outcome, lambda: client.read(digest))
+    assert end is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert await site.off(client.read, digest_of(local)) == local
+    assert await site.off(client.read, fits) == LARGE
+    assert node.metrics().value("federation_evicted_total") == 0
+
+
+async def test_u25_small_blobs_and_entries_are_passed_on_when_there_is_no_room(
+    site: Site,
+) -> None:
+    there = await site.fake()
+    node = site.node(
+        upstream("there", there.address),
+        storage={"quota": "2M", "inline-max": "1K", "lease": "1h"},
+    )
+    pusher, client = site.client(node, PUSHER), site.client(node)
+    filling = [noise(150_000, seed=seed) for seed in range(40)]
+    ends = [await site.off(outcome, lambda data=data: pusher.write(data)) for data in filling]
+    assert ends[-1] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    wanted = there.holds(noise(200_000, seed=77))
+    assert await site.off(client.batch_read, [wanted]) == {wanted: noise(200_000, seed=77)}
+    kept = ends.count(grpc.StatusCode.OK)
+    for data in filling[:kept]:
+        assert await site.off(client.read, digest_of(data)) == data
+    assert not await site.off(pusher.find_missing, [digest_of(data) for data in filling[:kept]])
+
+
+@pytest.mark.heavy
+async def test_u25_a_disk_that_fills_while_pulling_costs_that_read_only(site: Site) -> None:
+    there = await site.fake()
+    digest = there.holds(noise(40 * MIB))
+    with tmpfs(site.folder / "disk", size="24m") as disk:
+        site.folder = disk
+        node = site.node(upstream("there", there.address))
+        local = noise(2 * MIB, seed=3)
+        await site.off(site.client(node, PUSHER).write, local)
+        client = site.client(node)
+        end = await site.off(outcome, lambda: client.read(digest))
+        assert end is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert await site.off(client.read, digest_of(local)) == local
+        await site.end()
