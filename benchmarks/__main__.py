@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import grpc
 import structlog
 
 from benchmarks import machine, report
+from benchmarks.base import RowSpec
 from benchmarks.link import WrongAnswerError
 from benchmarks.measure import Bench, Result
+from benchmarks.mirror import measure as mirror_measure
+from benchmarks.mirror import report as mirror_report
+from benchmarks.mirror import rows as mirror_rows
+from benchmarks.mirror.site import PROXIES
 from benchmarks.process import ServerFailedError
 from benchmarks.rows import all_rows
 from benchmarks.servers import SERVERS
 
-_NAMES = list(all_rows(quick=True))
+_NAMES = [*all_rows(quick=True), *mirror_rows.all_rows(quick=True)]
+_Spec = TypeVar("_Spec", RowSpec, mirror_measure.MirrorSpec)
+_FAILURES = (ServerFailedError, WrongAnswerError, grpc.RpcError)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,35 +57,92 @@ def main(
     home: Path | None,
 ) -> None:
     """Measure this node beside buildbox-casd and BuildGrid, each in its own process."""
-    rows = all_rows(quick=quick)
-    unknown = [name for name in only if name not in rows]
+    unknown = [name for name in only if name not in _NAMES]
     if unknown:
         raise click.BadParameter(f"no such row: {', '.join(unknown)}", param_hint="--only")
-    chosen = [rows[name] for name in only] or list(rows.values())
-    kinds = [SERVERS[name] for name in names] or list(SERVERS.values())
-    shown = [kind.name for kind in kinds]
     if quick:
         repeat, seconds = 1, 0.05
     # Rows that use the node's storage themselves must not log into what is printed.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     facts = machine.describe(home or Path(tempfile.gettempdir()))
-    if not as_json:
-        print(f"{facts}\n\n{report.header(shown)}")
-    results: list[Result] = []
-    for spec in chosen:
-        print(f"{spec.name} …", file=sys.stderr)
-        # A folder for each row, so that what one row wrote is gone before the next.
-        with tempfile.TemporaryDirectory(dir=home, prefix="benchmark-") as folder:
-            bench = Bench(kinds, Path(folder), repeat=repeat, seconds=seconds)
-            try:
-                measured = bench.run(spec)
-            except (ServerFailedError, WrongAnswerError, grpc.RpcError) as error:
-                raise click.ClickException(f"{spec.name}: {error}") from error
-            if not as_json:  # before the clean-up, which takes a while after a million files
-                print(report.line(measured, shown), flush=True)
-        results += measured
+    show = _nothing if as_json else _print
+    show(facts)
+    run = _Run(only or _NAMES, names or list(SERVERS), home, quick, show)
+    results, ways = run.rows(repeat, seconds), run.mirrors(repeat)
     if as_json:
-        print(json.dumps({"machine": facts, "results": report.as_json(results)}, indent=1))
+        found = {
+            "machine": facts,
+            "results": report.as_json(results),
+            "mirror": mirror_report.as_json(ways),
+        }
+        print(json.dumps(found, indent=1))
+
+
+class _Run:
+    """The chosen rows over the chosen servers, each row below a folder of its own.
+
+    A folder for each row, so that what one row wrote is gone before the next.
+    """
+
+    def __init__(
+        self,
+        only: Sequence[str],
+        servers: Sequence[str],
+        home: Path | None,
+        quick: bool,
+        show: Callable[[str], None],
+    ) -> None:
+        self._only = only
+        self._servers = servers
+        self._home = home
+        self._quick = quick
+        self._show = show
+
+    def rows(self, repeat: int, seconds: float) -> list[Result]:
+        """Run the rows of single servers."""
+        kinds = [SERVERS[name] for name in self._servers]
+        results: list[Result] = []
+        for spec in self._chosen(all_rows(quick=self._quick), report.header(self._servers)):
+            with self._folder(spec.name) as folder:
+                measured = Bench(kinds, folder, repeat=repeat, seconds=seconds).run(spec)
+                # Before the clean-up, which takes a while after a million files.
+                self._show(report.line(measured, self._servers))
+            results += measured
+        return results
+
+    def mirrors(self, repeat: int) -> list[mirror_measure.Way]:
+        """Run the rows of reads through proxies."""
+        proxies = [name for name in self._servers if name in PROXIES]
+        ways: list[mirror_measure.Way] = []
+        for spec in self._chosen(mirror_rows.all_rows(quick=self._quick), mirror_report.header()):
+            with self._folder(spec.name) as folder:
+                measured = mirror_measure.run(spec, folder, proxies, repeat)
+                self._show(mirror_report.lines(measured))
+            ways += measured
+        return ways
+
+    def _chosen(self, rows: Mapping[str, _Spec], header: str) -> list[_Spec]:
+        chosen = [spec for name, spec in rows.items() if name in self._only]
+        if chosen:
+            self._show(f"\n{header}")
+        return chosen
+
+    @contextmanager
+    def _folder(self, name: str) -> Iterator[Path]:
+        print(f"{name} …", file=sys.stderr)
+        with tempfile.TemporaryDirectory(dir=self._home, prefix="benchmark-") as folder:
+            try:
+                yield Path(folder)
+            except _FAILURES as error:
+                raise click.ClickException(f"{name}: {error}") from error
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _nothing(text: str) -> None:
+    del text
 
 
 if __name__ == "__main__":

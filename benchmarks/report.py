@@ -16,7 +16,7 @@ def header(servers: Sequence[str]) -> str:
     compared = [f"vs {name}" for name in _compared(servers)]
     columns = ["row", *servers, *compared]
     columns += [f"{what}: {together}" for what in ("server CPU", "client CPU", "peak RSS", "OK is")]
-    return f"{_table_line(columns)}\n{_table_line(['---'] * len(columns))}"
+    return f"{table_line(columns)}\n{table_line(['---'] * len(columns))}"
 
 
 def line(results: Sequence[Result], servers: Sequence[str]) -> str:
@@ -32,10 +32,10 @@ def line(results: Sequence[Result], servers: Sequence[str]) -> str:
     cells += [
         " / ".join(each(lambda result: _cpu(result, result.server_cpu_s))),
         " / ".join(each(lambda result: _cpu(result, result.client_cpu_s))),
-        " / ".join(each(lambda result: _size(result.peak_bytes))),
+        " / ".join(each(lambda result: show_size(result.peak_bytes))),
         " / ".join(each(lambda result: result.durability)) if results[0].row.stores else "",
     ]
-    return _table_line(cells)
+    return table_line(cells)
 
 
 def as_json(results: Sequence[Result]) -> list[dict[str, object]]:
@@ -66,14 +66,15 @@ def _compared(servers: Sequence[str]) -> list[str]:
     return [name for name in _OTHERS if name in servers and _BASE in servers]
 
 
-def _table_line(cells: Iterable[str]) -> str:
+def table_line(cells: Iterable[str]) -> str:
+    """Return one line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def _value(result: Result) -> str:
     row = result.row
     spread = (max(result.medians) - min(result.medians)) / 2 / result.value
-    told = _size(result.value) if row.memory else _time(result.value)
+    told = show_size(result.value) if row.memory else show_time(result.value)
     rate = f", {_rate(result)}" if row.items > 1 else ""
     return f"{told} ±{spread:.0%}{rate}"
 
@@ -96,14 +97,16 @@ def _cpu(result: Result, cpu_s: float) -> str:
     """CPU of a call; for streams of a megabyte and more, per GB."""
     if result.row.item == "B" and result.row.items >= 2**20:
         return f"{cpu_s / result.row.items * 1e9:.2f} s/GB"
-    return _time(cpu_s)
+    return show_time(cpu_s)
 
 
-def _time(seconds: float) -> str:
+def show_time(seconds: float) -> str:
+    """Return seconds in a unit that suits them."""
     if seconds >= 1:
         return f"{seconds:.3g} s"
     return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
-def _size(size_bytes: float) -> str:
+def show_size(size_bytes: float) -> str:
+    """Return bytes in MiB."""
     return f"{size_bytes / 2**20:.0f} MiB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from typing import Any
 
 from benchmarks import install
 from benchmarks.process import Server
@@ -18,22 +19,30 @@ class Node(Server):
 
     def command(self) -> list[str]:
         """See Server."""
-        config = {
+        path = self.home / "config.yaml"
+        path.write_text(json.dumps(self.settings()))  # JSON is YAML
+        return [sys.executable, "-m", "federation", "serve", "--config", str(path)]
+
+    def settings(self) -> dict[str, object]:
+        """Return the configuration: what is not said here is the default."""
+        return {
             "data-dir": str(self.data_dir),
             "listeners": [{"address": "127.0.0.1:0", "push": True}],
             "http": {"address": None},
             "log": {"level": "warning", "format": "json"},
         }
-        path = self.home / "config.yaml"
-        path.write_text(json.dumps(config))  # JSON is YAML
-        return [sys.executable, "-m", "federation", "serve", "--config", str(path)]
 
     def find_address(self) -> str | None:
         """See Server."""
+        said = self.said()
+        return str(said["listeners"][0]) if said else None
+
+    def said(self) -> dict[str, Any] | None:
+        """Return what the node announces; None as long as it does not serve."""
         for path in (self.data_dir / "run").glob("*.json"):
-            said = json.loads(path.read_text())
+            said: dict[str, Any] = json.loads(path.read_text())
             if said["pid"] == self.pid:
-                return str(said["listeners"][0])
+                return said
         return None
 
 
@@ -46,7 +55,12 @@ class Casd(Server):
     def command(self) -> list[str]:
         """See Server."""
         self.address = f"127.0.0.1:{_free_port()}"
-        return [str(install.casd_binary()), "--bind", self.address, str(self.data_dir)]
+        binary = str(install.casd_binary())
+        return [binary, "--bind", self.address, *self.options(), str(self.data_dir)]
+
+    def options(self) -> list[str]:
+        """Return what else to say on the command line."""
+        return []
 
 
 _BUILDGRID_CONFIG = """\

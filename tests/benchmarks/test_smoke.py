@@ -5,13 +5,21 @@ import subprocess
 import sys
 
 
-def test_two_quick_rows_run_against_the_node():
+def test_quick_rows_of_both_tables_run_against_the_node():
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json", "--server", "federation"]
     command += ["--only", "capabilities", "--only", "batch-update-100"]
+    command += ["--only", "mirror-readers"]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
 
     assert ended.returncode == 0, ended.stderr
-    results = json.loads(ended.stdout)["results"]
+    found = json.loads(ended.stdout)
+    results, ways = found["results"], found["mirror"]
     assert [result["row"] for result in results] == ["capabilities", "batch-update-100"]
     assert all(result["calls"] >= 1 and result["median"] > 0 for result in results)
+    reads = {(way["server"], way["state"]): way["upstream_reads"] for way in ways}
+    assert reads == {
+        ("upstream", "direct"): 10,
+        ("federation", "cold"): 1,
+        ("federation", "warm"): 0,
+    }

@@ -1,0 +1,1 @@
+"""Reading what a cache does not hold: from the upstream itself, and through a proxy of it."""

@@ -1,0 +1,89 @@
+"""The servers of one row: an upstream, and before it the proxies that are compared."""
+
+from __future__ import annotations
+
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.process import Server
+from benchmarks.servers import Casd, Node
+
+_READS = ("google.bytestream.ByteStream/Read", "ContentAddressableStorage/BatchReadBlobs")
+
+
+class Upstream(Node):
+    """A node that everything is pulled from, and that counts what it is asked."""
+
+    name = "upstream"
+
+    def settings(self) -> dict[str, object]:
+        """See Node."""
+        return {**super().settings(), "http": {"address": "127.0.0.1:0"}}
+
+    def reads(self) -> int:
+        """Return how many calls that read blobs have ended since the start."""
+        said = self.said() or {}
+        with urllib.request.urlopen(f"http://{said['http']}/metrics") as answer:
+            text = answer.read().decode()
+        return sum(
+            int(sample.value)
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "federation_requests_total"
+            and sample.labels["method"].endswith(_READS)
+        )
+
+
+class MirrorNode(Node):
+    """A node that pulls from the upstream; whatever else is the default."""
+
+    upstream = ""
+
+    def settings(self) -> dict[str, object]:
+        """See Node."""
+        there = {"name": "upstream", "url": f"http://{self.upstream}"}
+        return {**super().settings(), "upstreams": [there]}
+
+
+class CasdProxy(Casd):
+    """buildbox-casd as a proxy of the upstream."""
+
+    upstream = ""
+
+    def options(self) -> list[str]:
+        """See Casd."""
+        return [f"--cas-remote=http://{self.upstream}"]
+
+
+PROXIES: dict[str, type[MirrorNode | CasdProxy]] = {
+    kind.name: kind for kind in (MirrorNode, CasdProxy)
+}
+
+
+class Site:
+    """An upstream and proxies of it, running."""
+
+    def __init__(self, home: Path, proxies: Sequence[str]) -> None:
+        """proxies: keys of PROXIES."""
+        self.upstream = Upstream(home)
+        self._proxies = [PROXIES[name](home) for name in proxies]
+
+    @property
+    def fronts(self) -> list[Server]:
+        """What clients ask: the upstream itself, then each proxy."""
+        return [self.upstream, *self._proxies]
+
+    def start(self) -> None:
+        """Start all of them; raises ServerFailedError."""
+        self.upstream.start()
+        for proxy in self._proxies:
+            proxy.upstream = self.upstream.address
+            proxy.start()
+
+    def stop(self) -> None:
+        """Stop those that run."""
+        for server in reversed(self.fronts):
+            server.stop()
