@@ -16,6 +16,7 @@ from federation.store import (
     EntryKey,
     NextBytes,
     Provenance,
+    Source,
 )
 
 
@@ -153,6 +154,9 @@ class MemoryIndex:
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:
+            held = self.entries.get(entry.key)
+            if held and held.source is not Source.UPSTREAM is provenance.source:
+                continue
             self.entries[entry.key] = entry._replace(
                 stored_at_s=self._clock.wall_s(),
                 source=provenance.source,

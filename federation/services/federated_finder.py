@@ -8,6 +8,7 @@ here and at that upstream together.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import NamedTuple
 
 from federation.clock import Clock
@@ -119,16 +120,17 @@ class FederatedFinder:
         return True
 
     async def _ask_upstreams(self, asked: Asked, taken: set[EntryKey]) -> Entry | None:
-        async for upstream, answer in self._names.answers(asked.keys, asked.ask):
-            entry = self._dated(answer, upstream)
-            if not await asked.acceptable(entry):
-                continue
-            if not await self._by_upstream[upstream.name].complete(entry):
-                continue  # holes: nothing is stored, and it is asked for again later
-            if entry.key not in taken:
-                await self._keep(entry, upstream)
-            self._prefetcher.soon(entry)
-            return entry
+        async with aclosing(self._names.answers(asked.keys, asked.ask)) as answers:
+            async for upstream, answer in answers:
+                entry = self._dated(answer, upstream)
+                if not await asked.acceptable(entry):
+                    continue
+                if not await self._by_upstream[upstream.name].complete(entry):
+                    continue  # holes: nothing is stored, and it is asked for again later
+                if entry.key not in taken:
+                    await self._keep(entry, upstream)
+                self._prefetcher.soon(entry)
+                return entry
         return None
 
     def _dated(self, entry: Entry, upstream: Upstream) -> Entry:

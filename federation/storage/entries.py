@@ -47,6 +47,8 @@ def get(
 def put(transaction: Transaction, entries: Sequence[Entry], origin: Provenance) -> None:
     """Store entries; one that is held with the same value is renewed without a log row.
 
+    What was pushed here stays: an entry from an upstream replaces only one from an upstream.
+
     Raises StorageFull, before anything of that entry changed.
     """
     for entry in entries:
@@ -57,9 +59,12 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
     kind, instance, name = int(entry.key.kind), entry.key.instance, entry.key.name
     execute = transaction.connection.execute
     old: Any = execute(
-        "SELECT value, label, expires, seq FROM entry WHERE kind = ? AND instance = ? AND name = ?",
+        "SELECT value, label, expires, seq, source FROM entry "
+        "WHERE kind = ? AND instance = ? AND name = ?",
         (kind, instance, name),
     ).fetchone()
+    if old and origin.source is Source.UPSTREAM and old[4] != Source.UPSTREAM:
+        return
     size = size_of(entry.value, entry.label)
     growth = size - (size_of(old[0], old[1]) if old else 0)
     if growth > 0 and not transaction.room_for(growth):

@@ -103,9 +103,10 @@ class Site:
             raise AssertionError(f"not within {within_s} s: {what}\n{logs}") from None
 
     async def end(self) -> None:
-        """Check what each node leaves behind, and end it."""
+        """Check what each node leaves behind, and end it; what was started since, the next time."""
+        nodes, self.nodes = self.nodes, []
         try:
-            for node in self.nodes:
+            for node in nodes:
                 signs = [
                     line for line in node.log.splitlines() if any(b in line for b in _BAD_SIGNS)
                 ]
@@ -113,9 +114,11 @@ class Site:
                 if node.running:
                     await self.off(assert_clean, node.data_dir)
         finally:
-            for node in self.nodes:
+            for node in nodes:
                 await self.off(node.close)
-            self._threads.shutdown()
+
+    def close(self) -> None:
+        self._threads.shutdown()
 
 
 @asynccontextmanager
@@ -126,6 +129,7 @@ async def site_in(folder: Path) -> AsyncIterator[Site]:
             yield site
         finally:
             await site.end()
+            site.close()
 
 
 def status(node: Node) -> dict[str, Any]:

@@ -1,0 +1,187 @@
+"""A finder over real storage and scripted upstreams, and how tests ask it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation.clock import Clock, SystemClock
+from federation.config import Limits
+from federation.digest import Digest, DigestFunction, digest_of
+from federation.errors import SourceUnavailable
+from federation.services.asset_question import AssetQuestion
+from federation.services.closure import ClosureChecker
+from federation.services.federated_finder import FederatedFinder
+from federation.services.finder import Asked
+from federation.services.prefetch import Mode, Prefetcher
+from federation.status import Metrics
+from federation.storage import Storage
+from federation.store import Entry, EntryKey
+from federation.upstream.source import Upstream
+from federation.upstream.store import Federation
+from federation.wire.action_result import key_of
+from federation.wire.asset_request import entries_of, wanted_by
+from tests.messages import message_of
+from tests.storage.conftest import opened, short
+from tests.upstream.fakes import ScriptedStore, upstream
+
+
+class Answer(NamedTuple):
+    uri: str
+    digest: Digest
+    expires_at_s: float | None = None
+
+
+@dataclass
+class ScriptedIndex:
+    """See federation.upstream.names.UpstreamIndex."""
+
+    name: str
+    order: list[str]  # of all who are asked, shared
+    results: dict[Digest, bytes] = field(default_factory=dict)
+    assets: dict[str, Answer] = field(default_factory=dict)
+    down: bool = False
+    gate: asyncio.Event | None = None
+
+    @property
+    def asked(self) -> int:
+        return self.order.count(self.name)
+
+    async def _answer(self) -> None:
+        self.order.append(self.name)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.down:
+            raise SourceUnavailable(self.name, "refused")
+
+    async def get_action_result(self, action: Digest) -> bytes | None:
+        await self._answer()
+        return self.results.get(action)
+
+    async def fetch_blob(
+        self,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None = None,
+        function: DigestFunction = DigestFunction.SHA256,
+        oldest_content_accepted_s: float | None = None,
+    ) -> Answer | None:
+        await self._answer()
+        return next((self.assets[uri] for uri in uris if uri in self.assets), None)
+
+    fetch_directory = fetch_blob
+
+
+@dataclass
+class There:
+    """One scripted upstream."""
+
+    upstream: Upstream
+    store: ScriptedStore
+    index: ScriptedIndex
+
+    def names(self, uri: str, data: bytes, *, holds: bool = True) -> Digest:
+        """Let it have an asset, and its blob too unless told not to."""
+        digest = digest_of(data)
+        self.index.assets[uri] = Answer(uri, digest)
+        if holds:
+            self.store.blobs[digest] = data
+        return digest
+
+    @property
+    def is_down(self) -> bool:
+        return self.index.down
+
+    @is_down.setter
+    def is_down(self, down: bool) -> None:
+        self.index.down = self.store.script.down = down
+
+
+@dataclass
+class Here:
+    finder: FederatedFinder
+    storage: Storage
+    shared: Federation
+    prefetcher: Prefetcher
+
+    async def fetch(self, *uris: str) -> Digest | None:
+        """Ask for an asset as FetchBlob does."""
+        request = asset.FetchBlobRequest(uris=uris)
+        wanted = wanted_by(request)
+        asked = Asked(wanted.keys, _any, AssetQuestion(request, wanted.keys))
+        return _content(await self.finder.find(asked))
+
+    async def result(self, action: Digest) -> bytes | None:
+        """Ask as GetActionResult does."""
+        key = key_of("", action)
+        entry = await self.finder.find(Asked([key], _any, ActionQuestion(key, action)))
+        return None if entry is None else entry.value
+
+    async def push(self, uri: str, data: bytes, *, holds: bool = True) -> None:
+        digest = digest_of(data)
+        if holds:
+            await self.storage.write_small([(digest, data)])
+        pushed = asset.PushBlobRequest(uris=[uri], blob_digest=message_of(digest))
+        await self.storage.put(entries_of(pushed))
+
+    async def held(self, uri: str) -> Entry | None:
+        """What is stored under a name, whole or not."""
+        (entry,) = await self.storage.get(wanted_by(asset.FetchBlobRequest(uris=[uri])).keys)
+        return entry
+
+
+class ActionQuestion(NamedTuple):
+    key: EntryKey
+    action: Digest
+    names: tuple[str, ...] = ()
+
+    async def put_to(self, index: ScriptedIndex) -> Entry | None:
+        value = await index.get_action_result(self.action)
+        return None if value is None else Entry(self.key, value, str(self.action))
+
+
+async def _any(_entry: Entry) -> bool:
+    return True
+
+
+def _content(entry: Entry | None) -> Digest | None:
+    if entry is None:
+        return None
+    found = asset.PushBlobRequest.FromString(entry.value).blob_digest
+    return Digest(bytes.fromhex(found.hash), found.size_bytes)
+
+
+def there(order: list[str], name: str, clock: Clock | None = None, **options: object) -> There:
+    index = ScriptedIndex(name, order)
+    made, store = upstream(name, clock=clock, index=index, **options)
+    return There(made, store, index)
+
+
+@asynccontextmanager
+async def finder_over(
+    path: Path,
+    *upstreams: There,
+    clock: Clock | None = None,
+    prefetch: Mode = "none",
+    ttl_s: float = 300.0,
+    **settings: object,
+) -> AsyncIterator[Here]:
+    clock, metrics, limits = clock or SystemClock(), Metrics(), Limits()
+    async with opened(path / "data", short(**{"lease": 60.0, **settings})) as storage:
+        shared = Federation("me", storage, [each.upstream for each in upstreams], clock)
+        closures = ClosureChecker(storage, limits, clock, 60.0)
+        prefetcher = Prefetcher(shared, limits, prefetch, metrics)
+        finder = FederatedFinder(
+            storage, closures, shared, prefetcher, limits, clock, lease_s=60.0, index_ttl_s=ttl_s
+        )
+        try:
+            yield Here(finder, storage, shared, prefetcher)
+        finally:
+            await prefetcher.close()
+            await finder.close()
+            await shared.close()
+            await closures.close()
