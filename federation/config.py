@@ -83,7 +83,7 @@ class Storage(Section):
         default=0.90, description="share of the quota at which eviction stops"
     )
     inline_max: Size = Field(
-        default=16 * 2**10, le=2**20, description="largest blob kept inside the catalogue"
+        default=16 * 2**10, le=2**18, description="largest blob kept inside the catalogue"
     )
     max_blob: Size = Field(default=64 * 2**30, description="largest blob accepted")
     lease: Duration = Field(

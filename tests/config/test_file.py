@@ -100,7 +100,7 @@ def test_client_certificates_are_not_a_key_yet():
         ("storage:\n  quota: -1", 2, "found -1; must be at least 0"),
         ("storage:\n  quota: 1.5", 2, "found 1.5; a size is"),
         ("storage:\n  quota: 9000000T", 2, 'found "9000000T"; must be at most 4194304T'),
-        ("storage:\n  inline-max: 5M", 2, 'found "5M"; must be at most 1M'),
+        ("storage:\n  inline-max: 5M", 2, 'found "5M"; must be at most 256K'),
         ("storage:\n  high-watermark: 0.5", 1, "low-watermark (0.9) must be below high-watermark"),
         ("storage:\n  low-watermark: true", 2, "found true; must be a number"),
         ("storage:\n  low-watermark: 1.5", 2, "found 1.5; must be at most 1"),
