@@ -14,6 +14,7 @@ from typing import Literal
 
 import structlog
 
+from federation import hops
 from federation.config import Limits
 from federation.digest import Digest
 from federation.errors import FederationError
@@ -22,7 +23,8 @@ from federation.services.status_codes import clean
 from federation.status import Metrics
 from federation.store import Entry, EntryKey
 from federation.tasks import Background
-from federation.upstream.store import SMALL_PULL_BYTES, Federation, PullThrough
+from federation.upstream.store import Federation, PullThrough
+from federation.upstream.whole import SMALL_PULL_BYTES
 from federation.wire.closure import names_of_entry
 
 _QUEUED_MAX = 10_000
@@ -91,9 +93,10 @@ class Prefetcher:
 
     async def _work(self) -> None:
         try:
-            while self._queue:
-                _, entry = self._queue.popitem(last=False)
-                await self._fetch(entry)
+            with hops.serving(hops.NOWHERE):  # for this node, whoever's request caused it
+                while self._queue:
+                    _, entry = self._queue.popitem(last=False)
+                    await self._fetch(entry)
         finally:
             self._running -= 1
 

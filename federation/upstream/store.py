@@ -27,8 +27,7 @@ from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
 from federation.upstream.small import SmallPulls
 from federation.upstream.source import Upstream
-
-SMALL_PULL_BYTES = 256 * 1024  # up to this a blob comes whole, in one answer with others
+from federation.upstream.whole import SMALL_PULL_BYTES, read_whole
 
 
 class Federation:
@@ -158,7 +157,8 @@ class PullThrough:
         absent = [d for d, data in zip(digests, answers, strict=True) if data is None]
         if not absent or not self._shared.may_ask():
             return answers
-        found = await self._shared.small.read(absent, self._only)
+        shared = self._shared
+        found = await read_whole(self._local, shared.pulls, shared.small, absent, self._only)
         return [
             found.get(digest) if data is None else data
             for digest, data in zip(digests, answers, strict=True)

@@ -10,7 +10,7 @@ from federation import hops
 from federation.digest import Digest, digest_of
 from federation.upstream.store import PullThrough
 from tests.upstream.fakes import Script, until, upstream
-from tests.upstream.test_pull import node, read
+from tests.upstream.test_pull import BLOB, DATA, SIZE, node, read
 
 BLOBS = {digest_of(data): data for data in (bytes([n]) * 1000 for n in range(50))}
 ASKED = list(BLOBS)
@@ -167,3 +167,43 @@ async def test_a_blob_that_came_after_its_reader_looked_is_not_read_again(tmp_pa
         assert there.small_reads == 0
         assert await store.read_small(ASKED[:2]) == list(BLOBS.values())[:2]
     assert there.small_reads == 1
+
+
+async def test_a_larger_blob_in_a_batch_shares_the_pull_of_those_who_stream_it(
+    tmp_path: Path,
+) -> None:
+    gate = asyncio.Event()
+    up, there = upstream("a", Script(gate=gate))
+    there.blobs.update(BLOBS)
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _):
+        streamed = asyncio.ensure_future(read(store))
+        await until(lambda: len(there.reads) == 1)
+        batch = asyncio.ensure_future(store.read_small([ASKED[0], BLOB, digest_of(b"nowhere")]))
+        await until(lambda: there.small_reads == 1)
+        gate.set()
+        assert await batch == [BLOBS[ASKED[0]], DATA, None]
+        assert await streamed == DATA
+    assert there.reads == [(BLOB, 0)]
+    assert there.small_reads == 1
+
+
+async def test_a_larger_blob_in_a_batch_is_answered_where_it_cannot_be_pulled(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up, pulls_max=0) as (store, _, _):
+        assert await store.read_small([BLOB]) == [DATA]
+    assert there.small_reads == 1
+
+
+async def test_wrong_bytes_of_a_larger_blob_in_a_batch_are_replaced_by_the_next(
+    tmp_path: Path,
+) -> None:
+    bad, wrong = upstream("a", Script(flip_at=SIZE // 2))
+    good, right = upstream("b")
+    wrong.blobs[BLOB] = right.blobs[BLOB] = DATA
+    async with node(tmp_path, bad, good) as (store, _, _):
+        assert await store.read_small([BLOB]) == [DATA]
+    assert bad.wrong_bytes == 1
