@@ -21,6 +21,7 @@ from tests.process_client import Client, action_result, code_of, outcome
 
 OK = grpc.StatusCode.OK
 _LEASE_S = 2.0
+_SHORT_LEASE_S = 0.3
 # Eviction frees one such gap each time it runs, so a wide one makes it strip all it may.
 WIDE = {"high-watermark": 0.7, "low-watermark": 0.2}
 _SETTINGS = {"storage": {"quota": "12M", "lease": f"{_LEASE_S}s", **WIDE}}
@@ -34,13 +35,15 @@ def pressed(data_dir: Path) -> Iterator[Node]:
     assert "Traceback" not in node.log, node.log_tail
 
 
-def patiently(call: Callable[[], object], timeout_s: float = 20) -> None:
-    """Repeat a call that is refused while everything held is leased."""
-    until_s = _clock.monotonic_s() + timeout_s
+def patiently(call: Callable[[], object], timeout_s: float = 20) -> float:
+    """Repeat a call that is refused while all is leased; returns when the last one began."""
+    until_s = (began_s := _clock.monotonic_s()) + timeout_s
     while (code := outcome(call)) is not OK:
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED, code
         assert _clock.monotonic_s() < until_s, f"no room for {timeout_s} s, and leases are short"
         pass_time(0.05)
+        began_s = _clock.monotonic_s()
+    return began_s
 
 
 @contextmanager
@@ -123,6 +126,17 @@ def test_s30_what_an_action_result_names_is_read_after_it_was_served(pressed: No
     assert_clean(pressed.data_dir)
 
 
+def _read_leased(client: Client, data: bytes, since_s: float) -> None:
+    """Read what was just acknowledged. Only once the lease may be over may it be gone."""
+    got: list[bytes] = []
+    code = outcome(lambda: got.append(client.read(digest_of(data))))
+    if code is grpc.StatusCode.NOT_FOUND:
+        late_s = _clock.monotonic_s() - since_s
+        assert late_s > _SHORT_LEASE_S, f"acknowledged, and not found {late_s:.3f} s later"
+    else:
+        assert got == [data], code
+
+
 def _tasks(node: Node, number: int, work: Callable[[Client, random.Random], None]) -> list[str]:
     """Run work in so many threads and return what went wrong."""
     faults: list[str] = []
@@ -151,10 +165,10 @@ def test_s22_put_read_and_evict_the_same_few_blobs(data_dir: Path) -> None:
     def work(client: Client, rng: random.Random) -> None:
         for _ in range(10):
             data, digest = blobs[n := rng.randrange(20)], digests[n]
-            patiently(lambda: client.write(data, digest))  # noqa: B023
-            assert client.read(digest) == data, "acknowledged, within its lease, and not found"
+            since_s = patiently(lambda: client.write(data, digest))  # noqa: B023
+            _read_leased(client, data, since_s)
 
-    settings = {"storage": {"quota": 10 * 100_000 + 50_000, "lease": "200ms", **WIDE}}
+    settings = {"storage": {"quota": 10 * 100_000 + 50_000, "lease": f"{_SHORT_LEASE_S}s", **WIDE}}
     with serve(data_dir, settings) as node:
         faults = _tasks(node, 64, work)
         assert not faults, f"{len(faults)}: {faults[:3]}"
@@ -168,14 +182,14 @@ def test_s37_a_late_removal_cannot_hit_the_file_of_a_new_upload(data_dir: Path) 
     """One blob is evicted and uploaded again, over and over, while clients race to upload it."""
     data = file_blob(1_500_000)
     digest = digest_of(data)
-    settings = {"storage": {"quota": "6M", "lease": "200ms", **WIDE}}
+    settings = {"storage": {"quota": "6M", "lease": f"{_SHORT_LEASE_S}s", **WIDE}}
     with serve(data_dir, settings) as node, storm(node):
         returns = [0]
 
         def work(client: Client, rng: random.Random) -> None:
             for _ in range(6):
-                patiently(lambda: client.write(data, digest))
-                assert client.read(digest) == data, "the new upload was hit"
+                since_s = patiently(lambda: client.write(data, digest))
+                _read_leased(client, data, since_s)
                 pass_time(rng.uniform(0.2, 1.6))
                 returns[0] += bool(client.find_missing([digest]))
 
