@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
+from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import InvalidRequest
 from federation.remote import codec
@@ -31,6 +32,26 @@ class Pieces(Protocol):
     async def next(self) -> bytes | None:
         """Return the next ones, never none; None after the last. Raises NotFound, RemoteFailed."""
         ...
+
+
+class Waited:
+    """Pieces, and for how long their reader has waited for them.
+
+    What the reader does between them is its own: a slow disk says nothing about the remote.
+    """
+
+    def __init__(self, pieces: Pieces, clock: Clock, began_s: float) -> None:
+        """began_s: when the call began, on the monotonic clock."""
+        self.pieces = pieces
+        self.seconds = clock.monotonic_s() - began_s
+        self._clock = clock
+
+    async def next(self) -> bytes | None:
+        """See Pieces."""
+        asked_s = self._clock.monotonic_s()
+        piece = await self.pieces.next()
+        self.seconds += self._clock.monotonic_s() - asked_s
+        return piece
 
 
 def open_plain(

@@ -38,6 +38,7 @@ from federation.remote.failures import (
 from federation.remote.methods import FIND_MISSING
 from federation.remote.reading import (
     Pieces,
+    Waited,
     chunks_of,
     no_chunks,
     open_plain,
@@ -127,7 +128,7 @@ class RemoteStore:
 
     async def _open(
         self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
-    ) -> tuple[bytes, Pieces]:
+    ) -> tuple[bytes, Waited]:
         """Return the first bytes, which settle that the blob is there, and where the others come.
 
         Raises NotFound, RemoteFailed.
@@ -136,6 +137,7 @@ class RemoteStore:
         if not can.hashes_with(digest.function):
             raise NotFound(f"{self._remote.name} does not know {digest.function.name}")
         whole = offset == 0 and end == digest.size_bytes
+        began_s = self._remote.clock.monotonic_s()
         pieces: Pieces
         if whole and self._zstd.suits(can, digest):
             opening = open_zstd(self._calls, self._remote.name, self._instance, digest)
@@ -143,18 +145,18 @@ class RemoteStore:
             pieces = ZstdOrPlain(stack, opening, plain, self._zstd.rest)
         else:
             pieces = await self._open_plain(stack, digest, offset, end)
-        first = await pieces.next()
+        waited = Waited(pieces, self._remote.clock, began_s)
+        first = await waited.next()
         assert first is not None
-        return first, pieces
+        return first, waited
 
-    async def _timed(self, chunks: Chunks, pieces: Pieces, digest: Digest) -> Chunks:
-        """Pass chunks on, and learn from how long all of them took."""
-        began_s = self._remote.clock.monotonic_s()
+    async def _timed(self, chunks: Chunks, waited: Waited, digest: Digest) -> Chunks:
+        """Pass chunks on, and learn from how long all of them were waited for."""
         async for chunk in chunks:
             yield chunk
-        seconds = self._remote.clock.monotonic_s() - began_s
+        pieces = waited.pieces
         zstd = isinstance(pieces, ZstdOrPlain) and not pieces.is_plain
-        self._zstd.way.took(digest.size_bytes, seconds, zstd=zstd)
+        self._zstd.way.took(digest.size_bytes, waited.seconds, zstd=zstd)
 
     async def _open_plain(
         self, stack: AsyncExitStack, digest: Digest, offset: int, end: int

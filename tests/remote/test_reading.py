@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
+from federation.clock import ManualClock
 from federation.digest import DigestFunction, digest_of
 from federation.errors import BlobNotFound
 from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused, Unsupported
@@ -255,6 +256,29 @@ async def test_zstd_is_used_where_both_can(packed: FakeServer, here: Here, size:
         assert await read(here.store, packed.holds(data)) == data
     # Of large blobs the second goes plain, to learn which way is faster.
     assert resources(packed) == [True, size < LEAST_BYTES]
+
+
+@pytest.mark.parametrize("zstd_is_slow", [True, False])
+async def test_the_way_is_chosen_by_how_long_the_remote_takes_and_not_by_its_reader(
+    packed: FakeServer, zstd_is_slow: bool
+) -> None:
+    clock = ManualClock()
+
+    async def streams(data: bytes, _context: object) -> AsyncIterator[bytes]:
+        is_slow = resources(packed)[-1] is zstd_is_slow
+        clock.advance(1.0 if is_slow else 0.1)
+        yield data
+
+    packed.streams = streams  # type: ignore[assignment]
+    async with connected(packed.address, clock) as here:
+        for number in range(5):
+            data = number.to_bytes(1, "big") + noise(LEAST_BYTES)
+            async with here.store.open_read(packed.holds(data)) as chunks:
+                async for _ in chunks:
+                    # Whoever stores the bytes is slow just where they came fast.
+                    was_slow = resources(packed)[-1] is zstd_is_slow
+                    clock.advance(0.0 if was_slow else 30.0)
+    assert resources(packed)[2:] == [not zstd_is_slow] * 3
 
 
 async def test_zstd_is_not_used_for_parts_and_tiny_blobs(packed: FakeServer, here: Here) -> None:
