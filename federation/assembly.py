@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from federation import __version__
+from federation.client_gate import ClientGate
 from federation.clock import Clock, SystemClock
 from federation.config import Config, Listener
 from federation.grpc_server import GrpcServer
+from federation.live_tls import LiveTls
 from federation.node import Node, Port
 from federation.readiness import Readiness
 from federation.services.action_cache import ActionCacheService
@@ -65,12 +67,15 @@ def build(
     budget = MemoryBudget(limits.buffer_memory)
     services = make_services(config, storage, metrics, clock, budget)
     ports = []
-    for listener, pair in zip(config.listeners, pairs, strict=True):
+    for at, (listener, pair) in enumerate(zip(config.listeners, pairs, strict=True)):
         runtime = Runtime(
             metrics, limits, clock, listener.push, budget, follows_hops=bool(config.upstreams)
         )
         served = services.for_pushers if listener.push else services.for_readers
-        ports.append(make_port(listener, pair, served, runtime))
+        tls = None
+        if listener.tls is not None and pair is not None:
+            tls = LiveTls(listener.tls, f"listeners[{at}].tls", pair, clock)
+        ports.append(make_port(listener, tls, served, runtime))
     readiness = Readiness(storage.health)
     facts = {"node": config.node_name, "version": __version__}
     http = None
@@ -186,14 +191,17 @@ class _Kit:
 
 
 def make_port(
-    listener: Listener, pair: KeyPair | None, services: Sequence[Service], runtime: Runtime
+    listener: Listener, tls: LiveTls | None, services: Sequence[Service], runtime: Runtime
 ) -> Port:
     """Put services, health and reflection behind one listener."""
-    server = GrpcServer(listener, runtime.limits, handlers(services, runtime))
+    gates = []
+    if tls is not None and tls.pair.clients is not None:
+        gates.append(ClientGate(tls, runtime.metrics, runtime.clock))
+    server = GrpcServer(listener, runtime.limits, handlers(services, runtime), gates)
     names = [service.name for service in services]
     health = add_health(server.server, names)
     add_reflection(server.server, names)
-    return Port(server, pair, health)
+    return Port(server, tls, health)
 
 
 def _shown(ports: Sequence[Port]) -> list[dict[str, Any]]:
@@ -201,7 +209,8 @@ def _shown(ports: Sequence[Port]) -> list[dict[str, Any]]:
         {
             "address": str(port.server.address),
             "push": port.server.listener.push,
-            "tls": port.pair is not None,
+            "tls": port.tls is not None,
+            "client-certs": port.tls is not None and port.tls.pair.clients is not None,
         }
         for port in ports
     ]

@@ -51,6 +51,11 @@ class Tls(Section):
 
     server_cert: FilePath = Field(description="PEM file: the server's certificate, then its chain")
     server_key: FilePath = Field(description="PEM file: the certificate's private key")
+    client_certs: FilePath | None = Field(
+        default=None,
+        description="PEM file: the certificates of the clients let in, no others; "
+        "default: everybody",
+    )
 
 
 class Listener(Section):

@@ -6,7 +6,8 @@ name stands for can be bound, which leaves a node that some clients cannot reach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 
@@ -47,11 +48,14 @@ class GrpcServer:
         listener: config.Listener,
         limits: config.Limits,
         handlers: Sequence[grpc.GenericRpcHandler[bytes, bytes]],
+        interceptors: Sequence[Any] = (),
     ) -> None:
         self.listener = listener
         self.address = parse_address(listener.address)  # after bind, with the real port
         self.server: grpc.aio.Server = grpc.aio.server(
-            options=options(limits), maximum_concurrent_rpcs=limits.streams
+            options=options(limits),
+            maximum_concurrent_rpcs=limits.streams,
+            interceptors=tuple(interceptors),
         )
         self._started = False
         self.server.add_generic_rpc_handlers(tuple(handlers))
@@ -59,15 +63,18 @@ class GrpcServer:
     def __repr__(self) -> str:
         return f"<GrpcServer {self.address} push={self.listener.push}>"
 
-    async def bind(self, credentials: grpc.ServerCredentials | None) -> None:
-        """Take every address that the listener's host stands for; all or CannotStart."""
+    async def bind(self, credentials: Callable[[], grpc.ServerCredentials] | None) -> None:
+        """Take every address that the listener's host stands for; all or CannotStart.
+
+        credentials: makes those of one address; gRPC tells changes of a pair to one only.
+        """
         for host in await resolve(self.address):
             wanted = Address(host, self.address.port)
             try:
                 if credentials is None:
                     port = self.server.add_insecure_port(str(wanted))
                 else:
-                    port = self.server.add_secure_port(str(wanted), credentials)
+                    port = self.server.add_secure_port(str(wanted), credentials())
             except RuntimeError:
                 raise CannotStart(_why_not(wanted)) from None
             self.address = self.address._replace(port=port)

@@ -8,23 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-import grpc
 import structlog
 
+from federation.client_gate import credentials
 from federation.clock import Clock
 from federation.grpc_server import GrpcServer
+from federation.live_tls import LiveTls
 from federation.readiness import Phase, Readiness
 from federation.status import Metrics
 from federation.tasks import Background
-from federation.tls import KeyPair
 from federation.web import HttpServer
 
 _log = structlog.get_logger(__name__)
 
 _LAG_EVERY_S = 0.1
 _HEALTH_EVERY_S = 0.5
+_TLS_EVERY_S = 0.5  # a change is taken at the second look: within 2 s in all
 
 
 class Health(Protocol):
@@ -44,15 +46,12 @@ class Port:
     """One gRPC listener with what is particular to it."""
 
     server: GrpcServer
-    pair: KeyPair | None
+    tls: LiveTls | None
     health: Health
 
     async def bind(self) -> None:
         """Take the address; raises CannotStart."""
-        credentials = None
-        if self.pair is not None:
-            credentials = grpc.ssl_server_credentials([(self.pair.key, self.pair.certificate)])
-        await self.server.bind(credentials)
+        await self.server.bind(None if self.tls is None else partial(credentials, self.tls))
 
 
 class Node:
@@ -91,6 +90,7 @@ class Node:
         self._clock = clock
         self._drain_s = drain_s
         self._tasks = Background()
+        self._asked_for_tls = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Node {self._readiness.phase.value} on {', '.join(self.listeners)}>"
@@ -125,7 +125,13 @@ class Node:
             raise
         self._tasks.start(self._watch_lag(), "loop-lag")
         self._tasks.start(self._watch_health(), "health")
+        if any(port.tls for port in self._ports):
+            self._tasks.start(self._watch_tls(), "tls-files")
         _log.info("serving", listeners=self.listeners, http=self.http)
+
+    def reload(self) -> None:
+        """Read certificates, keys and client lists again, without waiting for a change of them."""
+        self._asked_for_tls.set()
 
     async def stop(self) -> None:
         """Refuse new calls, let running ones finish for the drain time, close the rest."""
@@ -160,6 +166,15 @@ class Node:
             level = _log.info if verdict == (True, "") else _log.warning
             level("health_changed", serving=verdict.serving, reason=verdict.reason)
             await self._tell_health()
+
+    async def _watch_tls(self) -> None:
+        live = [port.tls for port in self._ports if port.tls is not None]
+        while True:
+            asked = self._asked_for_tls.is_set()
+            self._asked_for_tls.clear()
+            for tls in live:
+                await asyncio.to_thread(tls.refresh, asked=asked)
+            await self._clock.sleep(_TLS_EVERY_S)
 
     async def _watch_lag(self) -> None:
         while True:

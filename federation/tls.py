@@ -1,4 +1,4 @@
-"""Certificates and keys of a listener: read, checked as a pair, and never printed."""
+"""Certificates, keys and client lists of a listener: read, checked, and never printed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import stat
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from federation.client_list import LIST_MAX_BYTES, ClientList, parse_client_list
 from federation.config import Config, Tls
 from federation.errors import ConfigError
 
 
 class KeyPair(NamedTuple):
-    """The PEM texts of a certificate chain and its private key."""
+    """The PEM texts of a certificate chain and its private key, and the clients let in."""
 
     certificate: bytes
     key: bytes
+    clients: ClientList | None = None  # None: everybody
 
 
 def load_pairs(config: Config) -> list[KeyPair | None]:
@@ -30,7 +32,7 @@ def load_pairs(config: Config) -> list[KeyPair | None]:
 
 
 def load_pair(tls: Tls, where: str) -> KeyPair:
-    """Read a certificate and its key and see that they belong together; blocks."""
+    """Read a certificate, its key, which must belong together, and the list; blocks."""
     certificate = _read(tls.server_cert, f"{where}.server-cert")
     key = _read(tls.server_key, f"{where}.server-key")
 
@@ -46,7 +48,15 @@ def load_pair(tls: Tls, where: str) -> KeyPair:
         if reason != "KEY_VALUES_MISMATCH":
             hint = f"not a PEM certificate and its PEM key ({reason})"
         raise ConfigError(f"{where}: {tls.server_cert}, {tls.server_key}: {hint}") from None
-    return KeyPair(certificate, key)
+    return KeyPair(certificate, key, _load_clients(tls, where))
+
+
+def _load_clients(tls: Tls, where: str) -> ClientList | None:
+    path = tls.client_certs
+    if path is None:
+        return None
+    where = f"{where}.client-certs"
+    return parse_client_list(_read(path, where, LIST_MAX_BYTES + 1), f"{where}: {path}")
 
 
 def is_exposed(key: Path) -> bool:
@@ -54,8 +64,9 @@ def is_exposed(key: Path) -> bool:
     return bool(key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
 
 
-def _read(path: Path, where: str) -> bytes:
+def _read(path: Path, where: str, max_bytes: int = -1) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(max_bytes)
     except OSError as error:
         raise ConfigError(f"{where}: {path}: {error.strerror or error}") from None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
@@ -30,18 +30,36 @@ def self_signed(
     *,
     hosts: Sequence[x509.GeneralName] = _HOSTS,
     expired: bool = False,
+    early: bool = False,
+    issuer: Files | None = None,
+    serial: int | None = None,
+    cn: str | None = None,
 ) -> Files:
-    """Write <name>.crt and <name>.key, by default for localhost and 127.0.0.1."""
+    """Write <name>.crt and <name>.key, by default for localhost and 127.0.0.1.
+
+    early: not valid before tomorrow. issuer: whose key signs it, instead of its own. cn: its
+    common name, if not name.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn or name)])
     now = dt.datetime.now(dt.UTC)
     since, until = (now - 2 * _DAY, now - _DAY) if expired else (now - _DAY, now + _DAY)
+    if early:
+        since, until = now + _DAY, now + 2 * _DAY
+    above = subject
+    signing: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = key
+    if issuer is not None:
+        above = x509.load_pem_x509_certificate(issuer.certificate.read_bytes()).subject
+        loaded = serialization.load_pem_private_key(issuer.key.read_bytes(), None)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
+        signing = loaded
+    serial = serial or x509.random_serial_number()
     certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(above, subject, key.public_key(), serial)
         .not_valid_before(since)
         .not_valid_after(until)
         .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-        .sign(key, hashes.SHA256())
+        .sign(signing, hashes.SHA256())
     )
     files = Files(folder / f"{name}.crt", folder / f"{name}.key")
     files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

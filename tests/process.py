@@ -82,6 +82,7 @@ class Node:
         prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "federation", "serve"),
         name: str = "node",
         files_dir: Path | None = None,
     ) -> None:
@@ -93,6 +94,7 @@ class Node:
             prefix: a program to run it under, e.g. strace with -D; must keep the session.
             env: additional environment.
             args: arguments of `serve` instead of a configuration file; data_dir must be among them.
+            program: what takes args, if not `federation serve`.
             name: tells apart the files of several nodes.
             files_dir: where <name>.yaml and <name>.log are written; default: beside data_dir.
         """
@@ -101,6 +103,7 @@ class Node:
         self.prefix = list(prefix)
         self.env = dict(env or {})
         self.args = args
+        self.program = list(program)
         files_dir = files_dir or data_dir.parent
         self.config_path = files_dir / f"{name}.yaml"
         self.log_path = files_dir / f"{name}.log"
@@ -123,7 +126,7 @@ class Node:
         guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*guard, *self.prefix, sys.executable, "-m", "federation", "serve", *args],
+                [*guard, *self.prefix, *self.program, *args],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

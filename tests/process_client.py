@@ -69,11 +69,20 @@ def outcome(call: Callable[[], object]) -> grpc.StatusCode:
 class Client:
     """Calls one node; every call has a deadline, so a node that hangs fails the test."""
 
-    def __init__(self, address: str, instance: str = "", timeout_s: float = 30) -> None:
+    def __init__(
+        self,
+        address: str,
+        instance: str = "",
+        timeout_s: float = 30,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         self.instance = instance
         self.timeout_s = timeout_s
         self._endings: list[Callable[[], object]] = []
-        self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        if credentials is None:
+            self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        else:
+            self.channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
         self.cas = reapi_grpc.ContentAddressableStorageStub(self.channel)
         self.actions = reapi_grpc.ActionCacheStub(self.channel)
         self.capabilities_stub = reapi_grpc.CapabilitiesStub(self.channel)

@@ -20,7 +20,8 @@ def advice(config: Config) -> list[Advice]:
     """Return the warnings for a configuration whose TLS files are known to be there; blocks."""
     found = []
     for listener in config.listeners:
-        if listener.push and not parse_address(listener.address).is_loopback:
+        listed = listener.tls is not None and listener.tls.client_certs is not None
+        if listener.push and not listed and not parse_address(listener.address).is_loopback:
             text = f"{listener.address}: whoever reaches this address may push"
             found.append(Advice("anyone_may_push", text))
         if listener.tls and is_exposed(listener.tls.server_key):

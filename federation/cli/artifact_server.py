@@ -12,10 +12,13 @@ from federation.cli.command import Command
 from federation.cli.flags import Flag, config_of
 from federation.cli.run_node import run
 from federation.config import Config
+from federation.errors import ConfigError
 
 _EXAMPLES = """\b
-Example:
+Examples:
   bst-artifact-server --port 11001 --server-key server.key --server-cert server.crt /srv/artifacts
+  bst-artifact-server --port 11002 --server-key server.key --server-cert server.crt \\
+    --client-certs authorized.crt --enable-push /srv/artifacts
 """
 
 
@@ -31,7 +34,25 @@ Example:
 @click.option("--server-key", help="Private key of the server for TLS (PEM).")
 @click.option("--server-cert", help="Certificate of the server for TLS (PEM).")
 @click.option(
-    "--enable-push", is_flag=True, help="Let callers write. Whoever reaches the port may."
+    "--client-certs",
+    help="Certificates of the clients that are let in, one after the other (PEM); exactly these.",
+)
+@click.option(
+    "--enable-push",
+    is_flag=True,
+    help="Let callers write: those of --client-certs; without it, whoever reaches the port.",
+)
+@click.option(
+    "--head-room-min",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Free disk that is always left, at most 5 % of the disk.  [default: 2G]",
+)
+@click.option(
+    "--head-room-max",
+    type=click.IntRange(min=0),
+    metavar="BYTES",
+    help="Free disk that cleaning up is to reach: kept free all the time here, as the above.",
 )
 @click.option("--quota", help="Most bytes kept, e.g. 10G.  [default: the disk less a reserve]")
 @click.option(
@@ -57,9 +78,22 @@ def _config(given: dict[str, Any]) -> Config:
         Flag("--enable-push", ("listeners", 0, "push"), given["enable_push"]),
         Flag("--server-cert", ("listeners", 0, "tls", "server-cert"), given["server_cert"]),
         Flag("--server-key", ("listeners", 0, "tls", "server-key"), given["server_key"]),
+        Flag("--client-certs", ("listeners", 0, "tls", "client-certs"), given["client_certs"]),
         Flag("DIR", ("data-dir",), str(given["directory"])),
+        _head_room(given["head_room_min"], given["head_room_max"]),
         Flag("--quota", ("storage", "quota"), given["quota"]),
         Flag("--log-level", ("log", "level"), given["log_level"]),
     ]
     no_http = Flag("", ("http", "address"), None)
     return config_of([*(flag for flag in flags if flag.value is not None), no_http])
+
+
+def _head_room(least: int | None, most: int | None) -> Flag:
+    """Return what to keep free: the larger, since the old server went there when it cleaned up.
+
+    It let the room shrink to the smaller in between; this node evicts little and often instead.
+    """
+    if least is not None and most is not None and least > most:
+        raise ConfigError("--head-room-min is more than --head-room-max")
+    name = "--head-room-min" if most is None else "--head-room-max"
+    return Flag(name, ("storage", "reserve"), least if most is None else most)

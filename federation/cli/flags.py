@@ -44,7 +44,13 @@ def config_of(flags: list[Flag]) -> Config:
 def _complaint(detail: ErrorDetails, names: Mapping[Location, str]) -> str:
     location = detail["loc"]
     if location[-2:-1] == ("tls",) and detail["type"] == "missing":
+        if (*location[:-1], "client-certs") in names and not _pair_begun(location, names):
+            return "--client-certs: needs TLS, so the server's certificate and key too"
         return "a certificate and a key belong together: one of the two was not given"
     section = [name for place, name in names.items() if place[: len(location)] == location]
     name = names.get(location) or ", ".join(section) or ".".join(map(str, location))
     return f"{name}: {allowed(detail)}"
+
+
+def _pair_begun(location: Location, names: Mapping[Location, str]) -> bool:
+    return any((*location[:-1], key) in names for key in ("server-cert", "server-key"))

@@ -44,6 +44,8 @@ def buildstream(target: Target) -> str:
         server.append("    push: true")
     if target.listener.tls:
         server += ["    auth:", f"      server-cert: {target.listener.tls.server_cert}"]
+        if target.listener.tls.client_certs:
+            server += ["      client-cert: client.crt", "      client-key: client.key"]
     servers = "\n".join(["  servers:", *server])
     return _indented(f"artifacts:\n{servers}\nsource-caches:\n{servers}")
 
@@ -54,6 +56,9 @@ def bazel(target: Target) -> str:
     lines = [f"build --remote_cache={scheme}://{_reachable(target.address)}"]
     if target.listener.tls:
         lines.append(f"build --tls_certificate={target.listener.tls.server_cert}")
+        if target.listener.tls.client_certs:
+            lines.append("build --tls_client_certificate=client.crt")
+            lines.append("build --tls_client_key=client.key")
     if not target.listener.push:
         lines.append("build --remote_upload_local_results=false")
     return _indented("\n".join(lines))

@@ -50,6 +50,7 @@ async def _serve(
     node = await open_node(config, pairs)
     if not stop.is_set():  # a signal during the start waits until what was begun is whole
         await node.start()
+        _handle_hangup(node)
         process.settle()
         ready(node)
         systemd.notify("READY=1")
@@ -64,7 +65,16 @@ def _handle_signals(stop: asyncio.Event, flush: logs.Flush) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_asked_to_stop, number, stop, flush))
+    # Until there is something that can be read again.
     loop.add_signal_handler(signal.SIGHUP, partial(_log.info, "hangup_ignored"))
+
+
+def _handle_hangup(node: Node) -> None:
+    def reload() -> None:
+        _log.info("hangup", text="certificates, keys and client lists are read again")
+        node.reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
 
 
 def _asked_to_stop(number: signal.Signals, stop: asyncio.Event, flush: logs.Flush) -> None:

@@ -84,7 +84,11 @@ def test_a_file_and_flags_together_are_refused():
         (["--port", "70000", "dir"], "70000 is not in the range"),
         (["--port", "1", "--quota", "x", "dir"], "--quota: a size is"),
         (["--port", "1", "--server-key", "k", "dir"], "a certificate and a key belong together"),
-        (["--port", "1", "--client-certs", "c", "dir"], "No such option"),
+        (["--port", "1", "--client-certs", "c", "dir"], "--client-certs: needs TLS"),
+        (["--port", "1", "--client-certs", "c", "--server-key", "k", "dir"], "belong together"),
+        (["--port", "1", "--head-room-min", "2", "--head-room-max", "1", "dir"], "is more than"),
+        (["--port", "1", "--head-room-min", "-1", "dir"], "-1 is not in the range"),
+        (["--port", "1", "--index-only", "dir"], "No such option"),
     ],
 )
 def test_the_old_command_line_refuses_bad_usage(args, says):

@@ -44,6 +44,16 @@ def test_tls_and_pull_only_are_said():
     ]
 
 
+def test_a_client_certificate_is_asked_for_where_one_is_needed():
+    listed = {**TLS, "client-certs": "/etc/authorized.crt"}
+    found = target({"address": "cache.example:1", "push": True, "tls": listed})
+    server = yaml.safe_load(buildstream(found))["artifacts"]["servers"][0]
+    assert server["auth"]["client-cert"] == "client.crt"
+    assert server["auth"]["client-key"] == "client.key"
+    assert "build --tls_client_certificate=client.crt" in bazel(found)
+    assert "build --tls_client_key=client.key" in bazel(found)
+
+
 def test_every_address_of_the_machine_is_shown_as_its_name(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "paris")
     assert "http://paris:11001" in buildstream(target(PULL))

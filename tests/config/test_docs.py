@@ -53,6 +53,7 @@ def test_the_example_shows_a_fixed_default_as_such():
         "listeners.tls",
         "listeners.tls.server-cert",
         "listeners.tls.server-key",
+        "listeners.tls.client-certs",
     }
 
 

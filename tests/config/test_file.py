@@ -76,12 +76,13 @@ def test_an_unknown_key_is_refused_with_a_guess(text, path, says):
     assert found.path == path
 
 
-def test_client_certificates_are_not_a_key_yet():
-    tls = "{server-cert: a, server-key: b,\n    client-certs: c}"
+def test_a_key_of_a_later_version_is_unknown():
+    tls = "{server-cert: a, server-key: b,\n    client-ca: c}"
     text = f"listeners:\n- address: a:1\n  tls: {tls}"
     assert problem(text).line == 4
-    assert problem(text).path == "listeners[0].tls.client-certs"
-    assert problem(text).message == "unknown key; known here: server-cert, server-key"
+    assert problem(text).path == "listeners[0].tls.client-ca"
+    known = "known here: server-cert, server-key, client-certs"
+    assert problem(text).message == f"unknown key; did you mean client-certs? {known}"
 
 
 @pytest.mark.parametrize(

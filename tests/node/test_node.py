@@ -11,6 +11,7 @@ from federation.clock import SystemClock
 from federation.config import Limits, Listener
 from federation.errors import CannotStart
 from federation.grpc_server import GrpcServer
+from federation.live_tls import LiveTls
 from federation.node import Node, Port
 from federation.readiness import Readiness
 from federation.status import Metrics
@@ -79,7 +80,7 @@ class Echo:
 class Bench:
     """A node of fakes around real servers."""
 
-    def __init__(self, *addresses, http="127.0.0.1:0", drain_s=10.0, limits=None, pair=None):
+    def __init__(self, *addresses, http="127.0.0.1:0", drain_s=10.0, limits=None, tls=None):
         self.storage = FakeStorage()
         self.health = FakeHealth()
         self.echo = Echo()
@@ -90,7 +91,7 @@ class Bench:
         self.ports = [
             Port(
                 GrpcServer(Listener(address=address), limits, self.echo.handlers()),
-                pair,
+                tls,
                 self.health,
             )
             for address in addresses or ("127.0.0.1:0",)
@@ -273,8 +274,9 @@ async def test_messages_above_the_limit_are_refused():
 
 async def test_tls_clients_that_trust_the_certificate_are_served(tmp_path):
     files = self_signed(tmp_path)
-    pair = load_pair(config.Tls(server_cert=files.certificate, server_key=files.key), "here")
-    async with Bench("localhost:0", pair=pair) as bench:
+    tls = config.Tls(server_cert=files.certificate, server_key=files.key)
+    live = LiveTls(tls, "here", load_pair(tls, "here"), SystemClock())
+    async with Bench("localhost:0", tls=live) as bench:
         address = bench.node.listeners[0]
         trusted = grpc.ssl_channel_credentials(files.certificate.read_bytes())
         async with grpc.aio.secure_channel(address, trusted) as channel:
