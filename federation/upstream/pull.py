@@ -26,6 +26,7 @@ from federation.hops import NOWHERE, Hops
 from federation.store import Chunks, Growing, Ingest
 from federation.upstream.race import Race
 from federation.upstream.source import Upstream
+from federation.upstream.steps import Steps
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ class Pull:
         self._clock = clock
         self._ingest: Ingest | None = None
         self._growing: Growing | None = None
-        self._changed = asyncio.Event()
+        self._steps = Steps(lambda: self.received_bytes)
         self._handed_out = False
         self._readers = 0
         self._saved = 0  # reads not yet counted, because nobody sends
@@ -79,7 +80,7 @@ class Pull:
         if self._growing is None:  # it is only just being opened, or what came was dropped
             return 0
         withheld = min(WITHHELD_BYTES, self.digest.size_bytes)
-        return min(self.received_bytes, self.digest.size_bytes - withheld)
+        return min(self._steps.shown_bytes, self.digest.size_bytes - withheld)
 
     # -- readers ---------------------------------------------------------------------------
 
@@ -104,7 +105,7 @@ class Pull:
     async def wait_begun(self) -> None:
         """Wait until bytes come. Raises what ended the pull, if that was a failure."""
         while not self.committed and self.error is None and not self.received_bytes:
-            await self._changed.wait()
+            await self._steps.wait()
         if self.error is not None:
             raise self.error
 
@@ -114,7 +115,7 @@ class Pull:
         Raises what ended the pull, if that was a failure.
         """
         while not self.committed and self.error is None and self.available_bytes <= offset:
-            await self._changed.wait()
+            await self._steps.wait()
         if self.error is not None:
             raise self.error
 
@@ -134,7 +135,7 @@ class Pull:
     def is_here(self) -> None:
         """Somebody else brought the blob here in the meantime: there is nothing to pull."""
         self.committed = True
-        self._tell()
+        self._steps.show()
 
     async def run(self) -> None:
         """Pull until the blob is here or nobody can give it. Never raises but CancelledError."""
@@ -148,13 +149,14 @@ class Pull:
         finally:
             if self._ingest is not None:
                 await self._ingest.abort()
-            self._tell()
+            self._steps.show()
             if not self._readers:
                 await self._close_growing()
 
     async def _pull(self) -> None:
         while True:
             self._ingest = self._begin()
+            self._steps.show()  # nothing, again, after wrong bytes
             await self._fill(self._ingest)
             try:
                 await self._ingest.commit()
@@ -218,7 +220,10 @@ class Pull:
             await ingest.append(chunk)
             if self._growing is None:
                 self._growing = await ingest.open_growing()
-            self._tell()
+            if ingest.received_bytes == size:
+                self._steps.show()
+            else:
+                self._steps.more_came()
             now_s = self._clock.monotonic_s()
             if now_s - window_s >= _RATE_WINDOW_S:
                 self._check_rate(upstream, ingest.received_bytes - window_bytes)
@@ -243,10 +248,6 @@ class Pull:
         if self._senders and self._saved:
             self._senders[-1].note_saved(self._saved)
             self._saved = 0
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
     async def _close_growing(self) -> None:
         growing, self._growing = self._growing, None

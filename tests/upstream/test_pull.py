@@ -325,7 +325,7 @@ async def test_a_client_is_not_given_the_miss_of_a_request_that_passed_other_nod
         there.blobs[BLOB] = DATA
         (pull,) = shared.pulls._pulls.values()
         pull.error = BlobNotFound(BLOB)
-        pull._tell()
+        pull._steps.show()
         assert await mine == DATA
         theirs.cancel()
         await asyncio.gather(theirs, return_exceptions=True)
@@ -373,3 +373,36 @@ async def test_u10_a_reader_that_comes_right_behind_the_first_bytes_waits_for_th
         assert await first == DATA
         got = await asyncio.gather(*others)
         assert set(got) == {DATA[:1000], DATA[-1000:]}
+
+
+async def test_small_pieces_of_an_upstream_are_not_sent_on_one_by_one(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    up, there = upstream("a", Script(chunk_bytes=1024, gate=gate))
+    there.blobs[BLOB] = DATA
+    async with (
+        node(tmp_path, up) as (store, _, _),
+        asyncio.timeout(30),
+    ):
+
+        async def follow() -> list[bytes]:
+            async with store.open_read(BLOB) as chunks:
+                return [chunk async for chunk in chunks]
+
+        readers = [asyncio.ensure_future(follow()) for _ in range(20)]
+        await until(lambda: len(there.reads) == 1)
+        gate.set()
+        for chunks in await asyncio.gather(*readers):
+            assert b"".join(chunks) == DATA
+            # Each is an eighth of what has come by then, or what came in a moment.
+            assert len(chunks) < SIZE // 1024 // 5
+
+
+async def test_what_has_come_is_shown_although_nothing_follows(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(chunk_bytes=1024, stall_at=1024 * 1024))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _), store.open_read(BLOB) as chunks:
+        got = b""
+        async with asyncio.timeout(30):
+            while len(got) < 1024 * 1024:
+                got += await anext(chunks)  # type: ignore[call-overload]
+    assert got == DATA[: len(got)]
