@@ -37,7 +37,7 @@ def all_rows(*, quick: bool) -> dict[str, MirrorSpec]:
             f"{readers} readers of one {shared // MIB} MiB blob",
             partial(Together, shared, readers),
             warm_up_bytes=warm_up,
-            rounds_max=2,
+            rounds_max=1,
         ),
     ]
     return {spec.name: spec for spec in rows}
