@@ -227,7 +227,8 @@ class Index(Protocol):
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         """Store all entries durably in one step; the last write of a key wins.
 
-        One that comes from an upstream does not replace one that does not, and is let fall.
+        One that comes from an upstream does not replace one that does not and has not expired: it
+        is let fall.
 
         Raises StorageFull, StorageFailed: none of them is stored.
         """

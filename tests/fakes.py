@@ -155,7 +155,11 @@ class MemoryIndex:
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:
             held = self.entries.get(entry.key)
-            if held and held.source is not Source.UPSTREAM is provenance.source:
+            if (
+                held
+                and held.source is not Source.UPSTREAM is provenance.source
+                and (held.expires_at_s is None or held.expires_at_s > self._clock.wall_s())
+            ):
                 continue
             self.entries[entry.key] = entry._replace(
                 stored_at_s=self._clock.wall_s(),

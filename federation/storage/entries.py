@@ -47,7 +47,7 @@ def get(
 def put(transaction: Transaction, entries: Sequence[Entry], origin: Provenance) -> None:
     """Store entries; one that is held with the same value is renewed without a log row.
 
-    What was pushed here stays: an entry from an upstream replaces only one from an upstream.
+    What was pushed here stays until it expires: an entry from an upstream does not replace it.
 
     Raises StorageFull, before anything of that entry changed.
     """
@@ -64,7 +64,9 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
         (kind, instance, name),
     ).fetchone()
     if old and origin.source is Source.UPSTREAM and old[4] != Source.UPSTREAM:
-        return
+        expires_s = old[2]
+        if expires_s is None or expires_s > transaction.wall_s:
+            return
     size = size_of(entry.value, entry.label)
     growth = size - (size_of(old[0], old[1]) if old else 0)
     if growth > 0 and not transaction.room_for(growth):

@@ -9,7 +9,7 @@ import pytest
 
 from federation import hops
 from federation.digest import digest_of
-from federation.store import Source
+from federation.store import Provenance, Source
 from tests.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import Answer, finder_over, there
@@ -343,3 +343,33 @@ async def test_a_full_node_still_answers_and_asks_again(tmp_path: Path) -> None:
         assert await here.result(ACTION) == result
         assert await here.storage.find_missing([digest_of(filler)]) == set()
     assert up.index.asked == 2
+
+
+async def test_an_expired_push_gives_way_to_what_an_upstream_says(tmp_path: Path) -> None:
+    up = there([], "up")
+    up.names(URI, NEW)
+    async with finder_over(tmp_path, up) as here:
+        await here.push(URI, OURS)
+        pushed = await here.held(URI)
+        assert pushed is not None
+        await here.storage.put([pushed._replace(expires_at_s=1.0)])
+        came = pushed._replace(value=b"newer", expires_at_s=None)
+        await here.storage.put([came], provenance=Provenance(Source.UPSTREAM, origin="up"))
+        held = await here.held(URI)
+        assert held is not None
+        assert (held.value, held.source) == (b"newer", Source.UPSTREAM)
+
+
+async def test_the_rest_of_a_pulled_entry_is_brought_here_after_a_restart_too(
+    tmp_path: Path,
+) -> None:
+    up = there([], "up")
+    digest = up.names(URI, OLD)
+    async with finder_over(tmp_path, up, prefetch="none") as here:
+        await here.fetch(URI)
+        assert await here.storage.find_missing([digest]) == {digest}
+    async with finder_over(tmp_path, up, prefetch="all") as here:
+        assert await here.fetch(URI) == digest
+        await until(lambda: here.prefetcher.idle)
+        assert await here.storage.find_missing([digest]) == set()
+    assert up.index.asked == 1
