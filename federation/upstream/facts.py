@@ -39,7 +39,6 @@ def facts_of(upstream: Upstream, remote: Remote) -> dict[str, Any]:
 
 def counted(metrics: Metrics, name: str) -> dict[str, Any]:
     """Return what was counted of one upstream. Times are milliseconds."""
-    wrong = _total(metrics.remote_wrong_bytes.collect(), remote=name)
     answers = list(metrics.upstream_answers.collect())
     entries = list(metrics.upstream_entries.collect())
     first_byte = _buckets(metrics.remote_first_byte_seconds.collect(), remote=name)
@@ -49,7 +48,7 @@ def counted(metrics: Metrics, name: str) -> dict[str, Any]:
         "entry-hits": _total(entries, upstream=name, result="hit"),
         "entry-misses": _total(entries, upstream=name, result="miss"),
         "silences": _total(answers, upstream=name, result="silence"),
-        "wrong-bytes": wrong + _total(answers, upstream=name, result="wrong_bytes"),
+        "wrong-bytes": _total(metrics.remote_wrong_bytes.collect(), remote=name),
         "received-bytes": _total(metrics.remote_bytes.collect(), remote=name, direction="in"),
         "reads-saved": _total(metrics.reads_saved.collect(), upstream=name),
         "first-byte-ms": {

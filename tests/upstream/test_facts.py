@@ -89,7 +89,7 @@ def test_what_is_shown_is_counted_apart_for_each_upstream() -> None:
         "entry-hits": 1,
         "entry-misses": 1,
         "silences": 0,
-        "wrong-bytes": 3,
+        "wrong-bytes": 2,
         "received-bytes": 0,
         "reads-saved": 0,
     }
