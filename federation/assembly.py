@@ -27,6 +27,7 @@ from federation.services.compute import Compute
 from federation.services.finder import Finder, LocalFinder
 from federation.services.health import add_health
 from federation.services.memory_budget import MemoryBudget
+from federation.services.references import ReferenceService
 from federation.services.reflection import add_reflection
 from federation.services.rpc import Runtime, Service, handlers
 from federation.status import Metrics
@@ -170,13 +171,16 @@ class _Kit:
         checksums = ChecksumVerifier(store)
         stream = ByteStreamService(store, limits, clock, metrics, self._budget, self._compute)
         self._streams.append(stream)
+        fetch = FetchService(finder, checksums, clock, metrics)
+        push = PushService(self._storage, checksums)
         return [
             CapabilitiesService(limits, self._config.storage.max_blob),
             CasService(asked_for_missing or store, limits, metrics, self._compute),
             stream,
             ActionCacheService(store, self._storage, finder, metrics),
-            FetchService(finder, checksums, clock, metrics),
-            PushService(self._storage, checksums),
+            fetch,
+            push,
+            ReferenceService(fetch, push),
         ]
 
     @property

@@ -44,12 +44,13 @@ class FetchService:
         }
 
     async def _fetch_blob(self, data: bytes, _call: Call) -> bytes:
-        return await self._fetch(asset.FetchBlobRequest.FromString(data))
+        return await self.fetch(asset.FetchBlobRequest.FromString(data))
 
     async def _fetch_directory(self, data: bytes, _call: Call) -> bytes:
-        return await self._fetch(asset.FetchDirectoryRequest.FromString(data))
+        return await self.fetch(asset.FetchDirectoryRequest.FromString(data))
 
-    async def _fetch(self, request: Request) -> bytes:
+    async def fetch(self, request: Request) -> bytes:
+        """Return the encoded response to this Fetch. Raises EntryNotFound, InvalidRequest."""
         wanted = wanted_by(request)
         acceptable = partial(self._acceptable, wanted)
         entry = await self._finder.find(

@@ -37,12 +37,13 @@ class PushService:
         }
 
     async def _push_blob(self, data: bytes, _call: Call) -> bytes:
-        return await self._push(asset.PushBlobRequest.FromString(data))
+        return await self.push(asset.PushBlobRequest.FromString(data))
 
     async def _push_directory(self, data: bytes, _call: Call) -> bytes:
-        return await self._push(asset.PushDirectoryRequest.FromString(data))
+        return await self.push(asset.PushDirectoryRequest.FromString(data))
 
-    async def _push(self, pushed: Pushed) -> bytes:
+    async def push(self, pushed: Pushed) -> bytes:
+        """Store, and return the encoded response. Raises InvalidRequest, StorageFull."""
         entries = entries_of(pushed)
         for names in names_of_entry(entries[0]):
             if len(names.blobs) + len(names.structures) == SLICE:

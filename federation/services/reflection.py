@@ -10,11 +10,12 @@ from grpc_reflection.v1alpha import reflection
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
+from federation._proto.buildstream.v2 import buildstream_pb2
 from federation._proto.google.bytestream import bytestream_pb2
 from federation.services.health import HEALTH
 
 # A description is found once its module is imported, which services on raw bytes need not do.
-_DESCRIBED = (remote_asset_pb2, remote_execution_pb2, bytestream_pb2)
+_DESCRIBED = (remote_asset_pb2, remote_execution_pb2, bytestream_pb2, buildstream_pb2)
 
 
 def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:

@@ -16,6 +16,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from federation._proto.buildstream.v2.buildstream_pb2 import UpdateReferenceRequest
+from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
 from federation.client_list import fingerprint_of
 from federation.digest import digest_of
 from tests.access import page
@@ -94,6 +96,9 @@ WRITES: dict[str, Callable[[Client, bytes], object]] = {
             uris=["urn:d"], root_directory_digest=digest_message(digest_of(data))
         )
     ),
+    "UpdateReference": lambda client, data: ReferenceStorageStub(client.channel).UpdateReference(
+        UpdateReferenceRequest(keys=["p/e/k"], digest=digest_message(digest_of(data)))
+    ),
 }
 
 
@@ -106,6 +111,14 @@ def test_a01_no_writing_call_gets_through_on_the_pull_port(site: Site, method: s
             assert client.get_action_result(digest_of(data)) is None
             assert client.fetch_blob(f"urn:{len(data)}") is None
     assert not stored(site, data)
+
+
+def test_a01_splicing_is_not_there_on_either_port(site: Site) -> None:
+    method = "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob"
+    for node in (site.pull, site.push):
+        with page.connect(node, site.trusted, site.client) as client:
+            splice = client.channel.unary_unary(method)
+            assert outcome(lambda: splice(b"")) is grpc.StatusCode.UNIMPLEMENTED  # noqa: B023
 
 
 def test_a02_nobody_pushes_without_a_certificate_or_in_plain_text(site: Site) -> None:

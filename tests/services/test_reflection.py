@@ -10,6 +10,7 @@ from federation.services.reflection import add_reflection
 SERVICES = {
     "build.bazel.remote.execution.v2.ContentAddressableStorage": b"FindMissingBlobsRequest",
     "build.bazel.remote.asset.v1.Fetch": b"FetchBlobRequest",
+    "buildstream.v2.ReferenceStorage": b"UpdateReferenceRequest",
     "google.bytestream.ByteStream": b"QueryWriteStatusRequest",
     HEALTH: b"HealthCheckRequest",
 }

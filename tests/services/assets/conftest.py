@@ -9,6 +9,7 @@ from federation.services.asset_push import PushService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.finder import LocalFinder
+from federation.services.references import ReferenceService
 from federation.status import Metrics
 from tests.fakes import MemoryIndex
 from tests.services.assets.served import Assets
@@ -23,7 +24,8 @@ def make_assets(serve, store):
         checksums = ChecksumVerifier(store)
         fetch = FetchService(LocalFinder(index, closures), checksums, clock, metrics)
         push = PushService(index, checksums)
-        served = await serve(fetch, push, may_push=may_push, metrics=metrics)
+        references = ReferenceService(fetch, push)
+        served = await serve(fetch, push, references, may_push=may_push, metrics=metrics)
         return Assets(served, store, index, clock)
 
     return make

@@ -1,0 +1,61 @@
+"""BuildStream 1's ReferenceStorage: an older dialect of Remote Asset's directories.
+
+A reference is answered only when its whole tree is here, like any asset: BuildStream 1 stops a push
+at an equal reference without looking at its blobs, so one with a hole would never be mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation._proto.buildstream.v2 import buildstream_pb2 as bst
+from federation.errors import InvalidRequest
+from federation.services.asset_fetch import FetchService
+from federation.services.asset_push import PushService
+from federation.services.rpc import Call, Method, Unary
+from federation.wire.reference_key import uri_of
+from federation.wire.resource_name import check_instance
+
+
+class ReferenceService:
+    """buildstream.v2.ReferenceStorage."""
+
+    name = "buildstream.v2.ReferenceStorage"
+
+    def __init__(self, fetch: FetchService, push: PushService) -> None:
+        self._fetch = fetch
+        self._push = push
+
+    def methods(self) -> Mapping[str, Method]:
+        """See rpc.Service."""
+        return {
+            "GetReference": Unary(self._get),
+            "UpdateReference": Unary(self._update, writes=True),
+            "Status": Unary(self._status),
+        }
+
+    async def _get(self, data: bytes, _call: Call) -> bytes:
+        request = bst.GetReferenceRequest.FromString(data)
+        question = asset.FetchDirectoryRequest(
+            instance_name=request.instance_name, uris=[uri_of(request.key)]
+        )
+        answer = asset.FetchDirectoryResponse.FromString(await self._fetch.fetch(question))
+        found = bst.GetReferenceResponse(digest=answer.root_directory_digest)
+        return found.SerializeToString()
+
+    async def _update(self, data: bytes, _call: Call) -> bytes:
+        request = bst.UpdateReferenceRequest.FromString(data)
+        if not request.keys:
+            raise InvalidRequest("no key: give at least one in keys")
+        pushed = asset.PushDirectoryRequest(
+            instance_name=request.instance_name,
+            uris=[uri_of(key) for key in request.keys],
+            root_directory_digest=request.digest,
+        )
+        await self._push.push(pushed)
+        return bst.UpdateReferenceResponse().SerializeToString()
+
+    async def _status(self, data: bytes, call: Call) -> bytes:
+        check_instance(bst.StatusRequest.FromString(data).instance_name)
+        return bst.StatusResponse(allow_updates=call.may_push).SerializeToString()
