@@ -70,6 +70,8 @@ class LiveTls:
                 pair = load_pair(self._tls, self._where)
             except ConfigError as error:
                 trouble: str | None = str(error)
+            except Exception as error:  # noqa: BLE001 - else nobody would be taken off a list again
+                trouble = f"{self._where}: {type(error).__name__}: {error}"
             else:
                 trouble = None
             if self._stamp() == stamp:  # else what was read is half of one and half of the other

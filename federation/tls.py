@@ -7,6 +7,8 @@ import stat
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from cryptography import x509
+
 from federation.client_list import LIST_MAX_BYTES, ClientList, parse_client_list
 from federation.config import Config, Tls
 from federation.errors import ConfigError
@@ -62,6 +64,16 @@ def _load_clients(tls: Tls, where: str) -> ClientList | None:
 def is_exposed(key: Path) -> bool:
     """Whether other users of the machine may read this private key; blocks."""
     return bool(key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+
+
+def lacks_names(certificate: Path) -> bool:
+    """Whether a certificate has no subject alternative name, which many clients need; blocks."""
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
+        parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.InvalidVersion, ValueError):
+        return True  # names that cannot be read are none to a client either
+    return False
 
 
 def _read(path: Path, where: str, max_bytes: int = -1) -> bytes:

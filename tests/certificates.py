@@ -54,13 +54,14 @@ def self_signed(
         assert isinstance(loaded, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey)
         signing = loaded
     serial = serial or x509.random_serial_number()
-    certificate = (
+    builder = (
         x509.CertificateBuilder(above, subject, key.public_key(), serial)
         .not_valid_before(since)
         .not_valid_after(until)
-        .add_extension(x509.SubjectAlternativeName(hosts), critical=False)
-        .sign(signing, hashes.SHA256())
     )
+    if hosts:
+        builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+    certificate = builder.sign(signing, hashes.SHA256())
     files = Files(folder / f"{name}.crt", folder / f"{name}.key")
     files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     secrecy = (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from federation.config import Config
 from federation.config_values import parse_address
-from federation.tls import is_exposed
+from federation.tls import is_exposed, lacks_names
 
 
 class Advice(NamedTuple):
@@ -27,4 +27,10 @@ def advice(config: Config) -> list[Advice]:
         if listener.tls and is_exposed(listener.tls.server_key):
             text = f"{listener.tls.server_key}: other users of this machine may read this key"
             found.append(Advice("key_exposed", text))
+        if listener.tls and lacks_names(listener.tls.server_cert):
+            text = (
+                f"{listener.tls.server_cert}: no subject alternative name; BuildStream takes that, "
+                "other clients may not"
+            )
+            found.append(Advice("certificate_without_names", text))
     return found

@@ -152,3 +152,16 @@ def test_a10_a_new_server_certificate_under_traffic_fails_no_call(site: Site) ->
         ended.set()
         traffic.join(20)
     assert failed == []
+
+
+def test_a21_a_list_that_is_replaced_all_the_time_is_never_empty_or_half(site: Site) -> None:
+    with page.connect(site.node, site.trusted, site.alice) as alice:
+        alice.write(b"before")
+        for turn in range(300):
+            site.authorize(*([site.alice], [site.bob, site.alice])[turn % 2])
+            site.node.signal(signal.SIGHUP)
+            assert outcome(alice.capabilities) is OK
+        with page.connect(site.node, site.trusted, site.alice) as again:
+            again.write(b"after")
+    assert "tls_files_refused" not in site.node.log
+    assert "client_refused" not in site.node.log

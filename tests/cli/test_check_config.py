@@ -70,6 +70,28 @@ def test_certificates_are_checked_too(tmp_path):
     assert f"listeners[0].tls.server-key: {files.key}: No such file or directory" in done.stderr
 
 
+def test_a_list_of_clients_is_checked_and_ends_the_warning(tmp_path):
+    files = self_signed(tmp_path, hosts=())
+    file = tmp_path / "node.yaml"
+    file.write_text(
+        "listeners:\n- address: 0.0.0.0:1\n  push: true\n"
+        f"  tls: {{server-cert: {files.certificate}, server-key: {files.key},"
+        " client-certs: authorized.crt}\n"
+    )
+    listed = tmp_path / "authorized.crt"
+    listed.write_bytes(files.certificate.read_bytes())
+    done = run(file)
+    assert done.exit_code == 0
+    (line,) = done.stderr.splitlines()
+    assert "no subject alternative name" in line
+    listed.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
+    done = run(file)
+    assert done.exit_code == 2
+    place = f"listeners[0].tls.client-certs: {listed}: block 2 (line"
+    assert place in done.stderr
+    assert "a private key" in done.stderr
+
+
 @pytest.mark.parametrize("args", [[], ["--no-such-option"], ["a", "b"]])
 def test_wrong_usage_is_2(args):
     assert run(*args).exit_code == 2

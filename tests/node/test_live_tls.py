@@ -142,3 +142,17 @@ def test_an_unreadable_file_is_a_change_too(bench):
         bench.list.chmod(0)
     assert bench.look() + bench.look() == ["tls_files_refused"]
     assert bench.listed() == [True, True]
+
+
+def test_a_surprise_of_a_parser_is_a_bad_file_and_watching_goes_on(bench, monkeypatch):
+    def fail(*_):
+        raise RecursionError("too deep")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("federation.live_tls.load_pair", fail)
+        bench.replace(bench.list, bench.one)
+        assert bench.look() + bench.look() + bench.look() == ["tls_files_refused"]
+        assert bench.listed() == [True, True]
+    bench.replace(bench.list, bench.two)
+    assert bench.look() + bench.look() == ["tls_files_taken"]
+    assert bench.listed() == [False, True]

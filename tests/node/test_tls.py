@@ -4,7 +4,7 @@ import pytest
 
 from federation.config import Config, Tls
 from federation.errors import ConfigError
-from federation.tls import is_exposed, load_pair, load_pairs
+from federation.tls import is_exposed, lacks_names, load_pair, load_pairs
 from tests.certificates import self_signed
 
 
@@ -56,3 +56,11 @@ def test_a22_a_key_that_others_may_read_is_noticed(tmp_path):
     assert not is_exposed(files.key)
     files.key.chmod(0o644)
     assert is_exposed(files.key)
+
+
+def test_a_certificate_without_alternative_names_is_noticed(tmp_path):
+    assert not lacks_names(self_signed(tmp_path).certificate)
+    assert lacks_names(self_signed(tmp_path, hosts=()).certificate)
+    broken = tmp_path / "broken.crt"
+    broken.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    assert lacks_names(broken)
