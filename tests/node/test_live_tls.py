@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from federation.client_list import fingerprint_of
@@ -51,7 +52,10 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path):
-    return Bench(tmp_path)
+    before = structlog.get_config()  # a command that ran in this process may have set its level
+    structlog.reset_defaults()
+    yield Bench(tmp_path)
+    structlog.configure(**before)
 
 
 def test_files_that_stay_as_they_are_are_not_read_again(bench):
