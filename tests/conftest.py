@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
+import structlog
+from structlog._config import BoundLoggerLazyProxy
 
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",
     "heavy": "take minutes, need root, or both: pytest -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """Undo what a command that ran in this process did to logging: others look at events."""
+    before = structlog.get_config()
+    yield
+    if structlog.get_config()["cache_logger_on_first_use"]:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("federation."):
+                for value in list(vars(module).values()):
+                    if isinstance(value, BoundLoggerLazyProxy):
+                        vars(value).pop("bind", None)  # where structlog caches the logger
+    structlog.configure(**before)
 
 
 def pytest_configure(config: pytest.Config) -> None:
