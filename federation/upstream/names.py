@@ -76,12 +76,15 @@ class AskUpstream(Protocol):
         ...
 
 
+_Question = tuple[str, EntryKey, hops.Hops]  # the upstream's name, what is asked, and for whom
+
+
 class UpstreamNames:
     """Index look-ups at all upstreams of a node."""
 
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
         self._upstreams = upstreams
-        self._asking: dict[tuple[str, EntryKey, hops.Hops], asyncio.Task[Entry | None]] = {}
+        self._asking: dict[_Question, asyncio.Task[Entry | None]] = {}
         self._background = Background()
 
     def __repr__(self) -> str:
@@ -99,16 +102,25 @@ class UpstreamNames:
         The next upstream is asked too where one is slow.
         """
 
+        begun: list[_Question] = []
+
         async def ask(upstream: Upstream) -> Entry | None:
-            return await self._ask(upstream, keys[0], question)
+            return await self._ask(upstream, keys[0], question, begun)
 
         candidates = [u for u in self._upstreams if u.may_name(keys, question.names)]
-        async with aclosing(Hedge(candidates, ask).answers()) as answers:
-            async for upstream, entry in answers:
-                if entry is not None:
-                    yield upstream, entry
+        try:
+            async with aclosing(Hedge(candidates, ask).answers()) as answers:
+                async for upstream, entry in answers:
+                    if entry is not None:
+                        yield upstream, entry
+        finally:
+            # Only now: whoever comes between an answer and its being kept joins the question.
+            for at in begun:
+                self._close(at)
 
-    async def _ask(self, upstream: Upstream, key: EntryKey, question: AskUpstream) -> Entry | None:
+    async def _ask(
+        self, upstream: Upstream, key: EntryKey, question: AskUpstream, begun: list[_Question]
+    ) -> Entry | None:
         """Join the same question under way, or ask. The question belongs to the node.
 
         Only requests that have passed the same nodes share one: two nodes that ask each other
@@ -119,8 +131,16 @@ class UpstreamNames:
         if task is None:
             task = self._background.start(self._put(upstream, key, question), "ask upstream")
             self._asking[at] = task
-            task.add_done_callback(lambda _: self._asking.pop(at, None))
+            begun.append(at)
         return await asyncio.shield(task)
+
+    def _close(self, at: _Question) -> None:
+        """Let the next who asks begin anew, once the question under way is answered."""
+        task = self._asking[at]
+        if task.done():
+            del self._asking[at]
+        else:  # whoever began it has left
+            task.add_done_callback(lambda _: self._asking.pop(at, None))
 
     async def _put(self, upstream: Upstream, key: EntryKey, question: AskUpstream) -> Entry | None:
         assert upstream.index is not None
