@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -69,7 +69,13 @@ class Site:
     async def silent(self) -> RawServer:
         return await self._stack.enter_async_context(RawServer())
 
-    def node(self, *upstreams: Settings, name: str = "node", **settings: Any) -> Node:
+    def node(
+        self,
+        *upstreams: Settings,
+        name: str = "node",
+        prefix: Sequence[str] = (),
+        **settings: Any,
+    ) -> Node:
         """Start a node that pulls from these; keywords are further keys of its configuration."""
         base: Settings = {
             "listeners": [
@@ -80,7 +86,7 @@ class Site:
             "storage": {"scrub": {"rate": 0}},
         }
         keys = {key.replace("_", "-"): value for key, value in settings.items()}
-        node = Node(self.folder / name, merged(base, keys), name=name)
+        node = Node(self.folder / name, merged(base, keys), name=name, prefix=prefix)
         self.nodes.append(node)
         return node.start()
 

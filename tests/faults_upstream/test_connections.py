@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -45,12 +46,43 @@ async def test_u20_whatever_it_says_of_itself_it_is_used(site: Site, does: Unary
     assert await site.off(client.read, large) == LARGE
 
 
-async def test_u21_a_name_whose_first_address_is_dead_is_reached_by_the_next(site: Site) -> None:
-    there = await site.fake()  # of localhost's addresses it listens on 127.0.0.1 only
+def own_hosts(hosts: Path) -> list[str]:
+    """A prefix that lets a program see this file as /etc/hosts, and everybody else the old one."""
+    script = 'mount --bind "$0" /etc/hosts && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", script, str(hosts)]
+
+
+@pytest.mark.heavy
+async def test_u21_a_name_whose_first_address_is_dead_is_reached_by_the_next(
+    site: Site, tmp_path: Path
+) -> None:
+    there = await site.fake()  # listens on 127.0.0.1 only
     digest = there.holds(LARGE)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n127.0.0.2 twin.test\n127.0.0.1 twin.test\n")
     port = there.address.rpartition(":")[2]
-    node = site.node(upstream("there", f"localhost:{port}"))
+    node = site.node(upstream("there", f"twin.test:{port}"), prefix=own_hosts(hosts))
     assert await site.off(site.client(node, timeout_s=10).read, digest) == LARGE
+
+
+@pytest.mark.heavy
+async def test_u21_a_name_that_resolves_again_later_is_used_again(
+    site: Site, tmp_path: Path
+) -> None:
+    there = await site.fake()
+    digest = there.holds(LARGE)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n")
+    port = there.address.rpartition(":")[2]
+    node = site.node(upstream("there", f"late.test:{port}"), prefix=own_hosts(hosts))
+    client = site.client(node)
+    for _ in range(6):
+        assert await site.off(outcome, lambda: client.read(digest)) is grpc.StatusCode.NOT_FOUND
+    assert not there.asked
+    hosts.write_text("127.0.0.1 localhost\n127.0.0.1 late.test\n")
+    await site.until(
+        lambda: outcome(lambda: client.read(digest)) is grpc.StatusCode.OK, "the name to lead there"
+    )
 
 
 async def test_u21_a_name_that_does_not_resolve_costs_a_miss_and_the_next_is_asked(
