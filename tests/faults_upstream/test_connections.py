@@ -53,19 +53,6 @@ def own_hosts(hosts: Path) -> list[str]:
 
 
 @pytest.mark.heavy
-async def test_u21_a_name_whose_first_address_is_dead_is_reached_by_the_next(
-    site: Site, tmp_path: Path
-) -> None:
-    there = await site.fake()  # listens on 127.0.0.1 only
-    digest = there.holds(LARGE)
-    hosts = tmp_path / "hosts"
-    hosts.write_text("127.0.0.1 localhost\n127.0.0.2 twin.test\n127.0.0.1 twin.test\n")
-    port = there.address.rpartition(":")[2]
-    node = site.node(upstream("there", f"twin.test:{port}"), prefix=own_hosts(hosts))
-    assert await site.off(site.client(node, timeout_s=10).read, digest) == LARGE
-
-
-@pytest.mark.heavy
 async def test_u21_a_name_that_resolves_again_later_is_used_again(
     site: Site, tmp_path: Path
 ) -> None:
