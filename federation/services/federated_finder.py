@@ -78,13 +78,17 @@ class FederatedFinder:
 
     async def find(self, asked: Asked) -> Entry | None:
         """See finder.Finder."""
-        held = await self._held(asked)
-        for entry in held.pushed:
-            if await self._closures.complete(entry):
-                return entry
-        for entry in held.fresh:
-            if await self._complete_together(entry):
-                return entry
+        for _ in range(2):
+            closed = self._names.closed
+            held = await self._held(asked)
+            for entry in held.pushed:
+                if await self._closures.complete(entry):
+                    return entry
+            for entry in held.fresh:
+                if await self._complete_together(entry):
+                    return entry
+            if closed == self._names.closed:
+                break  # else what this look missed may have been answered and kept meanwhile
         if self._shared.may_ask():
             taken = {entry.key for entry in held.pushed}
             pulled = await self._ask_upstreams(asked, taken)

@@ -86,6 +86,7 @@ class UpstreamNames:
         self._upstreams = upstreams
         self._asking: dict[_Question, asyncio.Task[Entry | None]] = {}
         self._background = Background()
+        self.closed = 0  # questions answered so far, and their answers kept
 
     def __repr__(self) -> str:
         return f"<UpstreamNames {len(self._asking)} asking>"
@@ -136,6 +137,7 @@ class UpstreamNames:
 
     def _close(self, at: _Question) -> None:
         """Let the next who asks begin anew, once the question under way is answered."""
+        self.closed += 1
         task = self._asking[at]
         if task.done():
             del self._asking[at]
