@@ -19,7 +19,6 @@ from federation.services.memory_budget import MemoryBudget
 
 AHEAD_BYTES = 2**20
 AHEAD_MESSAGES = 256  # bounds what many tiny messages cost in objects
-_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
 
 _pumps: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
 
