@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from federation.config_peers import Peer
 from federation.config_section import Section
 from federation.config_upstreams import Pull, Upstream
 from federation.config_values import (
@@ -63,6 +65,13 @@ class Listener(Section):
 
     address: AddressText = Field(description="host:port; port 0 picks a free one")
     push: Flag = Field(default=False, description="whether callers may write")
+    acknowledge: Literal["local", "one-peer", "all-peers"] = Field(
+        default="local",
+        description="what has to hold a write before its caller gets its OK",
+    )
+    acknowledge_within: Duration = Field(
+        default=5.0, gt=0, description="how long peers are waited for; then the OK is given anyway"
+    )
     tls: Tls | None = Field(default=None, description="without it the listener is plain text")
 
 
@@ -83,6 +92,13 @@ class Storage(Section):
     )
     high_watermark: Share = Field(
         default=0.95, description="share of the quota at which eviction starts"
+    )
+    when_full: Literal["evict", "refuse"] = Field(
+        default="evict",
+        description=(
+            "when what peers have not acknowledged yet fills the quota. evict: the peer that lags "
+            "most needs a resync, and eviction goes on; refuse: writes are refused"
+        ),
     )
     low_watermark: Share = Field(
         default=0.90, description="share of the quota at which eviction stops"
@@ -226,6 +242,9 @@ class Config(Section):
         description="caches that are asked, in this order, for what is missed here",
     )
     pull: Pull = Field(default=Pull(), description="how upstreams are asked")
+    peers: list[Peer] = Field(
+        default=[], max_length=64, description="caches that get what this node newly receives"
+    )
     limits: Limits = Field(default=Limits(), description="bounds on what clients can use up")
     http: Http = Field(default=Http(), description="metrics and health over HTTP")
     log: Log = Field(default=Log(), description="what is written to standard error")
@@ -241,12 +260,15 @@ class Config(Section):
 
     @field_validator("upstreams")
     @classmethod
-    def _different_names(cls, upstreams: list[Upstream]) -> list[Upstream]:
-        names = [upstream.name for upstream in upstreams]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two upstreams have the name {name}")
+    def _different_upstreams(cls, upstreams: list[Upstream]) -> list[Upstream]:
+        _check_different("upstreams", [upstream.name for upstream in upstreams])
         return upstreams
+
+    @field_validator("peers")
+    @classmethod
+    def _different_peers(cls, peers: list[Peer]) -> list[Peer]:
+        _check_different("peers", [peer.name for peer in peers])
+        return peers
 
     @field_validator("http")
     @classmethod
@@ -255,3 +277,9 @@ class Config(Section):
         if http.address and http.address in taken and parse_address(http.address).port:
             raise ValueError(f"a listener has the address {http.address} already")
         return http
+
+
+def _check_different(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two {what} have the name {name}")

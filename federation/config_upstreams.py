@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from federation.config_section import Section
 from federation.config_values import Count, Duration, FilePath, Flag, Name, Size
@@ -13,11 +13,25 @@ from federation.config_values import Count, Duration, FilePath, Flag, Name, Size
 _SCHEMES = ("http", "grpc", "https", "grpcs")
 
 
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.username or parts.query or parts.path not in {"", "/"}:
+        raise ValueError("a url is http, https, grpc or grpcs, then ://host:port")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+
+
 class Auth(Section):
-    """How this node and an upstream know each other; names as in BuildStream's configuration."""
+    """How this node and another cache know each other; names as in BuildStream's configuration."""
 
     server_cert: FilePath | None = Field(
-        default=None, description="PEM file: what the upstream's certificate must be signed by"
+        default=None, description="PEM file: what its certificate must be signed by"
     )
     client_cert: FilePath | None = Field(
         default=None, description="PEM file: the certificate this node shows"
@@ -37,7 +51,7 @@ class Auth(Section):
 
 
 class ConnectionConfig(Section):
-    """How an upstream is talked to; names as in BuildStream's configuration."""
+    """How another cache is talked to; names as in BuildStream's configuration."""
 
     keepalive_time: Duration = Field(
         default=60.0, description="a silent connection is probed after this long; 0: never"
@@ -62,7 +76,7 @@ class Upstream(Section):
     """A cache that is asked for what is missed here."""
 
     name: Name = Field(description="what logs, metrics and commands call it")
-    url: str = Field(description="http, grpc (plain) or https, grpcs (TLS), ://host:port")
+    url: Url = Field(description="http, grpc (plain) or https, grpcs (TLS), ://host:port")
     instance_name: str = Field(default="", max_length=1000, description="its REAPI instance name")
     type: Literal["all", "storage", "index"] = Field(
         default="all",
@@ -83,18 +97,6 @@ class Upstream(Section):
     hedge_delay: Duration = Field(
         default=2.0, gt=0, description="the next upstream is tried too when this one is so slow"
     )
-
-    @field_validator("url")
-    @classmethod
-    def _is_url(cls, url: str) -> str:
-        try:
-            parts = urlsplit(url)
-            fine = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            fine = False
-        if not fine or parts.username or parts.query or parts.path not in {"", "/"}:
-            raise ValueError("a url is http, https, grpc or grpcs, then ://host:port")
-        return url
 
     @model_validator(mode="after")
     def _secrets_need_tls(self) -> Upstream:

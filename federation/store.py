@@ -202,6 +202,19 @@ class EntryKey(NamedTuple):
     name: bytes
 
 
+class Stamp(NamedTuple):
+    """When a name was given its value, by a hybrid logical clock; the greater one wins everywhere.
+
+    ticks: milliseconds of the wall clock * 65536 + a counter. Comparing tuples compares stamps.
+    """
+
+    ticks: int = 0
+    node: str = ""  # id of the node whose client gave the value; breaks ties
+
+
+NO_STAMP = Stamp()  # of what came from an upstream: any other wins
+
+
 class Entry(NamedTuple):
     """An index entry as stored: value is the serialized message exactly as its client sent it."""
 
@@ -212,6 +225,7 @@ class Entry(NamedTuple):
     expires_at_s: float | None = None  # wall clock; None: never
     source: Source = Source.CLIENT  # of the provenance given to put
     origin: str = ""  # likewise
+    stamp: Stamp = NO_STAMP  # given by put, except to what a peer sends: that keeps its own
 
 
 class Index(Protocol):
@@ -226,6 +240,9 @@ class Index(Protocol):
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         """Store all entries durably in one step; the last write of a key wins.
+
+        The last one over all nodes: one from a peer (provenance PEER) whose stamp is not greater
+        than that of what is held is let fall, and so is one of the same value.
 
         One that comes from an upstream does not replace one that does not and has not expired: it
         is let fall.

@@ -11,6 +11,7 @@ import yaml
 from federation.config import Config
 from federation.config_file import load, loads
 from federation.config_keys import walk
+from federation.config_peers import Peer
 from federation.config_upstreams import ConnectionConfig
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def test_the_example_names_every_key_and_no_other():
 def test_the_example_shows_a_fixed_default_as_such():
     shown = set(paths(yaml.safe_load(EXAMPLE.read_text())))
     hidden = {key.dotted for key in walk() if key.path not in shown}
-    assert {name for name in hidden if name.partition(".")[0] != "upstreams"} == {
+    assert {name for name in hidden if name.partition(".")[0] not in {"upstreams", "peers"}} == {
         "node-name",
         "data-dir",
         "storage.quota",
@@ -63,6 +64,9 @@ def test_what_the_example_shows_in_comments_is_allowed_too():
     assert found.listeners[0].tls.server_key == ROOT / "server.key"
     assert found.upstreams[0].auth.client_key == ROOT / "me.key"
     assert found.upstreams[0].connection_config == ConnectionConfig()
+    (peer,) = found.peers
+    assert peer.connection_config == Peer.model_fields["connection_config"].default
+    assert peer.window == Peer.model_fields["window"].default
 
 
 def test_every_key_has_a_comment_above_it_in_the_example():

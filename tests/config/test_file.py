@@ -65,7 +65,6 @@ def test_a_message_names_file_line_path_found_and_allowed():
         ("log: {Level: info}", "log.Level", "did you mean level?"),
         ("zzz: 1", "zzz", "unknown key; known here: node-name, data-dir, listeners, storage"),
         ("1: 1", "1", "unknown key; known here:"),
-        ("peers: []", "peers", "unknown key; known here:"),
         ("workers: 2", "workers", "unknown key;"),
         ("<<: {}", "<<", "unknown key;"),
     ],

@@ -1,0 +1,1 @@
+"""From the configuration's peers to a running replication, as a recipe."""
