@@ -30,7 +30,8 @@ def advice(config: Config) -> list[Advice]:
         if listener.tls and lacks_names(listener.tls.server_cert):
             text = (
                 f"{listener.tls.server_cert}: no subject alternative name; BuildStream takes that, "
-                "other clients may not"
+                "clients written in Go, Rust or Java (Bazel, moon) do not: `federation keygen "
+                "server HOST` makes a certificate that all take"
             )
             found.append(Advice("certificate_without_names", text))
     return found

@@ -16,6 +16,16 @@ class Target(NamedTuple):
     address: Address
 
 
+class Pointer(NamedTuple):
+    """Where a server is and what a client needs to reach it; paths as they are to be written."""
+
+    url: str
+    push: bool = False
+    server_cert: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+
+
 def choose(config: Config, addresses: list[str]) -> Target:
     """Return the first listener that takes pushes, else the first."""
     targets = [
@@ -38,30 +48,73 @@ def hints(config: Config, addresses: list[str]) -> str:
 
 def buildstream(target: Target) -> str:
     """Return the part of buildstream.conf (BuildStream 2)."""
-    scheme = "https" if target.listener.tls else "http"
-    server = [f"  - url: {scheme}://{_reachable(target.address)}"]
-    if target.listener.push:
-        server.append("    push: true")
-    if target.listener.tls:
-        server += ["    auth:", f"      server-cert: {target.listener.tls.server_cert}"]
-        if target.listener.tls.client_certs:
-            server += ["      client-cert: client.crt", "      client-key: client.key"]
-    servers = "\n".join(["  servers:", *server])
-    return _indented(f"artifacts:\n{servers}\nsource-caches:\n{servers}")
+    return indented(buildstream_2(_pointer(target)))
 
 
 def bazel(target: Target) -> str:
     """Return the lines of .bazelrc."""
-    scheme = "grpcs" if target.listener.tls else "grpc"
-    lines = [f"build --remote_cache={scheme}://{_reachable(target.address)}"]
-    if target.listener.tls:
-        lines.append(f"build --tls_certificate={target.listener.tls.server_cert}")
-        if target.listener.tls.client_certs:
-            lines.append("build --tls_client_certificate=client.crt")
-            lines.append("build --tls_client_key=client.key")
-    if not target.listener.push:
+    return indented(bazel_lines(_pointer(target)))
+
+
+def buildstream_2(pointer: Pointer, *, in_project: bool = False) -> str:
+    """Return what BuildStream 2 reads, in the user's file or in the project's."""
+    server = [f"- url: {pointer.url}"]
+    if pointer.push:
+        server.append("  push: true")
+    if auth := _auth(pointer):
+        server += ["  auth:", *(f"    {key}: {value}" for key, value in auth.items())]
+    if in_project:
+        return "\n".join(["artifacts:", *server, "source-caches:", *server])
+    servers = ["  servers:", *(f"  {line}" for line in server)]
+    return "\n".join(["artifacts:", *servers, "source-caches:", *servers])
+
+
+def buildstream_1(pointer: Pointer) -> str:
+    """Return what BuildStream 1 reads, in the user's file and in the project's."""
+    keys = {"url": pointer.url, **({"push": "true"} if pointer.push else {}), **_auth(pointer)}
+    return "\n".join(["artifacts:", *(f"  {key}: {value}" for key, value in keys.items())])
+
+
+def bazel_lines(pointer: Pointer) -> str:
+    """Return lines of .bazelrc."""
+    lines = [f"build --remote_cache={_grpc_url(pointer.url)}"]
+    for key, value in _auth(pointer).items():
+        lines.append(f"build --{_BAZEL[key]}={value}")
+    if not pointer.push:
         lines.append("build --remote_upload_local_results=false")
-    return _indented("\n".join(lines))
+    return "\n".join(lines)
+
+
+_BAZEL = {
+    "server-cert": "tls_certificate",
+    "client-cert": "tls_client_certificate",
+    "client-key": "tls_client_key",
+}
+
+
+def _auth(pointer: Pointer) -> dict[str, str]:
+    keys = {
+        "server-cert": pointer.server_cert,
+        "client-cert": pointer.client_cert,
+        "client-key": pointer.client_key,
+    }
+    return {key: value for key, value in keys.items() if value is not None}
+
+
+def _grpc_url(url: str) -> str:
+    return "grpc" + url.removeprefix("http") if url.startswith("http") else url
+
+
+def _pointer(target: Target) -> Pointer:
+    tls = target.listener.tls
+    listed = tls is not None and tls.client_certs is not None
+    return Pointer(
+        f"{'https' if tls else 'http'}://{_reachable(target.address)}",
+        push=target.listener.push,
+        server_cert=None if tls is None else str(tls.server_cert),
+        client_cert="client.crt" if listed else None,
+        client_key="client.key" if listed else None,
+    )
 
 
 def _reachable(address: Address) -> Address:
@@ -69,5 +122,6 @@ def _reachable(address: Address) -> Address:
     return address._replace(host=socket.gethostname()) if address.is_wildcard else address
 
 
-def _indented(text: str) -> str:
+def indented(text: str) -> str:
+    """Return text as people set off what is to be copied."""
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 
 from federation import __version__
+from federation.cli.authorize import authorize_command
 from federation.cli.check_config import check_config
 from federation.cli.command import EXIT_CODES
 from federation.cli.explain import explain
 from federation.cli.gc import gc
+from federation.cli.keygen import keygen
 from federation.cli.offline import offline
 from federation.cli.rebuild import rebuild
 from federation.cli.serve import serve
@@ -28,5 +30,16 @@ def main() -> None:
     """
 
 
-for command in (serve, check_config, status, explain, offline, verify, gc, rebuild):
+for command in (
+    serve,
+    check_config,
+    status,
+    explain,
+    offline,
+    verify,
+    gc,
+    rebuild,
+    keygen,
+    authorize_command,
+):
     main.add_command(command)

@@ -1,0 +1,123 @@
+"""federation authorize."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from federation.authorizing import Authorized, Candidate, authorize, candidate
+from federation.cli.command import Command, json_option
+from federation.cli.new_files import replace_file
+from federation.cli.output import emit_json
+from federation.client_list import LIST_MAX_BYTES
+from federation.clock import SystemClock, utc_text
+from federation.config_file import load
+from federation.errors import ConfigError
+
+_EXAMPLES = """\b
+Examples:
+  federation authorize alice.crt --list /etc/federation/authorized.crt
+  federation authorize alice.crt bob.crt --config /etc/federation.yaml
+"""
+
+
+@click.command("authorize", cls=Command, epilog=_EXAMPLES)
+@click.argument(
+    "certificates", nargs=-1, required=True, metavar="CERTIFICATE...", type=click.Path()
+)
+@click.option(
+    "--list",
+    "list_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The list; made if it is not there.  [default: authorized.crt]",
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Take the list that this configuration names (client-certs).",
+)
+@json_option
+def authorize_command(
+    certificates: tuple[str, ...], list_path: Path | None, config_path: Path | None, as_json: bool
+) -> None:
+    """Add clients' certificates to the list of those that are let in.
+
+    Each CERTIFICATE is a PEM file with one certificate. All are checked before anything is written;
+    a private key, an expired certificate or a list that is broken is refused. One that is listed
+    already is named and not added again. The list is replaced as a whole, and a serving node takes
+    it within 2 s.
+    """
+    where = _list(list_path, config_path).resolve()  # a link stays one
+    now_s = SystemClock().wall_s()
+    candidates = [candidate(_read(Path(name)), name, now_s) for name in certificates]
+    with _alone(where.parent):
+        before = _read(where) if where.exists() else b""
+        done = authorize(before, str(where), candidates)
+        if done.added:
+            mode = where.stat().st_mode & 0o7777 if where.exists() else 0o644
+            replace_file(where, done.text, mode)
+    _report(where, done, now_s, as_json=as_json)
+
+
+def _list(list_path: Path | None, config_path: Path | None) -> Path:
+    if config_path is None:
+        return list_path or Path("authorized.crt")
+    if list_path is not None:
+        raise click.UsageError("give either --list or --config")
+    config = load(config_path)
+    lists = {x.tls.client_certs for x in config.listeners if x.tls and x.tls.client_certs}
+    if len(lists) != 1:
+        named = ", ".join(sorted(map(str, lists))) or "no list"
+        raise ConfigError(f"{config_path}: its listeners name {named}: say which with --list")
+    return lists.pop()
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LIST_MAX_BYTES + 1)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep two of these commands from losing what the other adds."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _report(where: Path, done: Authorized, now_s: float, *, as_json: bool) -> None:
+    if as_json:
+        emit_json(
+            {
+                "list": str(where),
+                "added": [_facts(each) for each in done.added],
+                "listed-already": [_facts(each) for each in done.known],
+            }
+        )
+        return
+    for each in done.added:
+        since_s = each.listed.since_s
+        early = f"; let in from {utc_text(since_s)} on" if now_s < since_s else ""
+        click.echo(f"{each.where}: added {each.listed.subject} {each.fingerprint}{early}")
+    for each in done.known:
+        click.echo(f"{each.where}: listed already: {each.listed.subject} {each.fingerprint}")
+
+
+def _facts(each: Candidate) -> dict[str, Any]:
+    return {
+        "file": each.where,
+        "subject": each.listed.subject,
+        "fingerprint-sha256": each.fingerprint,
+        "not-before": utc_text(each.listed.since_s),
+        "not-after": utc_text(each.listed.until_s),
+    }

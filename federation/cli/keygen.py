@@ -1,0 +1,115 @@
+"""federation keygen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from federation.certificate_maker import DAYS_MAX, KeyType, Purpose, make_pair
+from federation.cli.command import Command, json_option
+from federation.cli.hints import Pointer, bazel_lines, buildstream_1, buildstream_2, indented
+from federation.cli.new_files import put_files
+from federation.cli.output import emit_json
+from federation.client_list import parse_client_list
+from federation.clock import SystemClock
+
+_EXAMPLES = """\b
+Examples:
+  federation keygen server cache.example.com 10.0.0.5
+  federation keygen client alice --url https://cache.example.com:11002
+"""
+
+
+@click.command(cls=Command, epilog=_EXAMPLES)
+@click.argument("purpose", type=click.Choice(["server", "client"]))
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--key-type", type=click.Choice(["ec", "rsa"]), default="ec", show_default=True)
+@click.option(
+    "--days",
+    type=click.IntRange(1, DAYS_MAX),
+    default=3650,
+    show_default=True,
+    help="How long the certificate is valid.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Write OUT.crt and OUT.key.  [default: server, client]",
+)
+@click.option("--url", help="Where clients find the server, for the printed configuration.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+@json_option
+def keygen(
+    purpose: Purpose,
+    names: tuple[str, ...],
+    key_type: KeyType,
+    days: int,
+    out: Path | None,
+    url: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make a certificate and its key for a server or a client, and say where to put them.
+
+    A server's NAMEs are the host names and IP addresses that clients reach it by; a client's NAME
+    is what to call it in logs. The certificate has them as subject alternative names, is signed by
+    itself, and is no authority. The key is readable by its owner alone and has no password.
+    """
+    made = make_pair(purpose, names, key_type, SystemClock().wall_s(), days)
+    out = Path(purpose) if out is None else out
+    certificate, key = out.with_name(f"{out.name}.crt"), out.with_name(f"{out.name}.key")
+    put_files({key: (made.key, 0o600), certificate: (made.certificate, 0o644)}, force=force)
+    (fingerprint,) = parse_client_list(made.certificate, str(certificate)).by_fingerprint
+    if as_json:
+        emit_json(
+            {"certificate": str(certificate), "key": str(key), "fingerprint-sha256": fingerprint}
+        )
+        return
+    click.echo(f"{certificate}, {key}: made; SHA-256 {fingerprint}\n")
+    if purpose == "server":
+        click.echo(_for_server(names, certificate, key, url))
+    else:
+        click.echo(_for_client(certificate, key, url))
+
+
+def _for_server(names: tuple[str, ...], certificate: Path, key: Path, url: str | None) -> str:
+    host = f"[{names[0]}]" if ":" in names[0] else names[0]
+    pull = Pointer(url or f"https://{host}:11001", server_cert=str(certificate))
+    tls = f"tls: {{server-cert: {certificate}, server-key: {key}}}"
+    return _sections(
+        {
+            "The node's configuration": f"listeners:\n- address: 0.0.0.0:11001\n  {tls}",
+            **_for_tools(pull),
+        }
+    )
+
+
+def _for_client(certificate: Path, key: Path, url: str | None) -> str:
+    push = Pointer(
+        url or "https://cache.example.com:11002",
+        push=True,
+        server_cert="server.crt",
+        client_cert=str(certificate),
+        client_key=str(key),
+    )
+    allow = f"federation authorize {certificate.name} --list authorized.crt"
+    return _sections(
+        {
+            "On the server, with the certificate (the key stays here)": allow,
+            **_for_tools(push),
+        }
+    )
+
+
+def _for_tools(pointer: Pointer) -> dict[str, str]:
+    return {
+        "BuildStream 2, in ~/.config/buildstream.conf": buildstream_2(pointer),
+        "BuildStream 2, in project.conf": buildstream_2(pointer, in_project=True),
+        "BuildStream 1, in either": buildstream_1(pointer),
+        "Bazel, in .bazelrc": bazel_lines(pointer),
+    }
+
+
+def _sections(parts: dict[str, str]) -> str:
+    return "\n\n".join(f"{title}:\n\n{indented(text)}" for title, text in parts.items()) + "\n"
