@@ -68,6 +68,8 @@ class PeerRecord(NamedTuple):
     last_success_s: float = 0.0  # wall clock; 0: never
     last_error: str = ""
     last_error_s: float = 0.0
+    pins_pulled: bool = False  # whether it is to get what came from upstreams, too
+    marks: int = 0  # counts how often storage marked it NEEDS_RESYNC: see Ledger.save
 
 
 class Parked(NamedTuple):
@@ -135,7 +137,12 @@ class Ledger(Protocol):
         ...
 
     async def save(self, records: Sequence[PeerRecord]) -> None:
-        """Store records in one durable step. `wanted` is not written: see want()."""
+        """Store records in one durable step. `wanted` is not written: see want().
+
+        Nor is `marks`: storage counts it up when it marks a record NEEDS_RESYNC (no room left for
+        what is pinned, a trimmed log). Of a record with fewer marks than are stored, the writer did
+        not know yet: its state, reason and position are not written either.
+        """
         ...
 
     async def want(self, name: str) -> None:
