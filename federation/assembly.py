@@ -15,6 +15,7 @@ from federation.grpc_server import GrpcServer
 from federation.live_tls import LiveTls
 from federation.node import Node, Port
 from federation.readiness import Readiness
+from federation.rights import everybody
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
@@ -29,7 +30,7 @@ from federation.services.health import add_health
 from federation.services.memory_budget import MemoryBudget
 from federation.services.references import ReferenceService
 from federation.services.reflection import add_reflection
-from federation.services.rpc import Runtime, Service, handlers
+from federation.services.rpc import Runtime, SameForAll, Service, handlers
 from federation.status import Metrics
 from federation.storage import Storage
 from federation.store import LocalStore
@@ -70,7 +71,12 @@ def build(
     ports = []
     for at, (listener, pair) in enumerate(zip(config.listeners, pairs, strict=True)):
         runtime = Runtime(
-            metrics, limits, clock, listener.push, budget, follows_hops=bool(config.upstreams)
+            metrics,
+            limits,
+            clock,
+            SameForAll(everybody(push=listener.push)),
+            budget,
+            follows_hops=bool(config.upstreams),
         )
         served = services.for_pushers if listener.push else services.for_readers
         tls = None

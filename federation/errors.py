@@ -96,6 +96,10 @@ class NotAllowed(FederationError):
     """The caller has no right to do this on this listener."""
 
 
+class NotAuthenticated(FederationError):
+    """The caller's credentials are missing or no good; others could give it the right."""
+
+
 class UploadSuperseded(FederationError):
     """Another stream took over this upload (same resource name)."""
 

@@ -64,9 +64,9 @@ class ActionCacheService:
             "UpdateActionResult": Unary(self._update, writes=True),
         }
 
-    async def _get(self, data: bytes, _call: Call) -> bytes:
+    async def _get(self, data: bytes, call: Call) -> bytes:
         request = reapi.GetActionResultRequest.FromString(data)
-        check_instance(request.instance_name)
+        call.check_pull(check_instance(request.instance_name))
         function = function_of(request.digest_function)
         action = to_digest(request.action_digest, function)
         key = key_of(request.instance_name, action)
@@ -93,9 +93,9 @@ class ActionCacheService:
         self._misses.inc()
         return EntryNotFound(f"no result of action {action} that could be served")
 
-    async def _update(self, data: bytes, _call: Call) -> bytes:
+    async def _update(self, data: bytes, call: Call) -> bytes:
         update = read_update(data)
-        check_instance(update.key.instance)
+        call.check_push(check_instance(update.key.instance))
         for names in names_of_action_result(update.value, update.function):
             if len(names.blobs) == SLICE:
                 await asyncio.sleep(0)  # reading it checks all digests, and there may be many

@@ -43,15 +43,19 @@ class FetchService:
             "FetchDirectory": Unary(self._fetch_directory),
         }
 
-    async def _fetch_blob(self, data: bytes, _call: Call) -> bytes:
-        return await self.fetch(asset.FetchBlobRequest.FromString(data))
+    async def _fetch_blob(self, data: bytes, call: Call) -> bytes:
+        return await self.fetch(asset.FetchBlobRequest.FromString(data), call)
 
-    async def _fetch_directory(self, data: bytes, _call: Call) -> bytes:
-        return await self.fetch(asset.FetchDirectoryRequest.FromString(data))
+    async def _fetch_directory(self, data: bytes, call: Call) -> bytes:
+        return await self.fetch(asset.FetchDirectoryRequest.FromString(data), call)
 
-    async def fetch(self, request: Request) -> bytes:
-        """Return the encoded response to this Fetch. Raises EntryNotFound, InvalidRequest."""
+    async def fetch(self, request: Request, call: Call) -> bytes:
+        """Return the encoded response to this Fetch.
+
+        Raises EntryNotFound, InvalidRequest, and what Call.check_pull does.
+        """
         wanted = wanted_by(request)
+        call.check_pull(request.instance_name)
         acceptable = partial(self._acceptable, wanted)
         entry = await self._finder.find(
             Asked(wanted.keys, acceptable, AssetQuestion(request, wanted.keys))

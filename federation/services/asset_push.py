@@ -36,15 +36,19 @@ class PushService:
             "PushDirectory": Unary(self._push_directory, writes=True),
         }
 
-    async def _push_blob(self, data: bytes, _call: Call) -> bytes:
-        return await self.push(asset.PushBlobRequest.FromString(data))
+    async def _push_blob(self, data: bytes, call: Call) -> bytes:
+        return await self.push(asset.PushBlobRequest.FromString(data), call)
 
-    async def _push_directory(self, data: bytes, _call: Call) -> bytes:
-        return await self.push(asset.PushDirectoryRequest.FromString(data))
+    async def _push_directory(self, data: bytes, call: Call) -> bytes:
+        return await self.push(asset.PushDirectoryRequest.FromString(data), call)
 
-    async def push(self, pushed: Pushed) -> bytes:
-        """Store, and return the encoded response. Raises InvalidRequest, StorageFull."""
+    async def push(self, pushed: Pushed, call: Call) -> bytes:
+        """Store, and return the encoded response.
+
+        Raises InvalidRequest, StorageFull, and what Call.check_push does.
+        """
         entries = entries_of(pushed)
+        call.check_push(pushed.instance_name)
         for names in names_of_entry(entries[0]):
             if len(names.blobs) + len(names.structures) == SLICE:
                 await asyncio.sleep(0)  # reading it checks all digests, and there may be many

@@ -44,9 +44,11 @@ class BatchCalls:
         self._hits = metrics.lookups.labels(kind="blob", result="hit")
         self._misses = metrics.lookups.labels(kind="blob", result="miss")
 
-    async def update(self, request: bytes, _call: Call) -> bytes:
+    async def update(self, request: bytes, call: Call) -> bytes:
         """Store each blob that is what its digest says; the others get their own status."""
-        items = decode_batch_update(request).items
+        update = decode_batch_update(request)
+        call.check_push(update.instance)
+        items = update.items
         self._check_total(len(items), _sent_bytes(items))
         packed_bytes = sum(len(item.data) for item in items if item.compressor == ZSTD)
         blobs = await self._compute.run(packed_bytes, _unpack, items)
@@ -74,9 +76,10 @@ class BatchCalls:
         stored = await self._store.write_small(batch) if batch else []
         return [blob if at is None else stored[at] for at, blob in zip(place, blobs, strict=True)]
 
-    async def read(self, request: bytes, _call: Call) -> bytes:
+    async def read(self, request: bytes, call: Call) -> bytes:
         """Answer each digest asked, in order; those not held with NOT_FOUND."""
         asked = decode_batch_read(request)
+        call.check_pull(asked.instance)
         digests = [item.digest for item in asked.items if item.digest is not None]
         self._check_total(len(asked.items), sum(digest.size_bytes for digest in digests))
         unique = list(dict.fromkeys(digests))

@@ -35,10 +35,11 @@ class ReadCalls:
         self._hits = metrics.lookups.labels(kind="blob", result="hit")
         self._misses = metrics.lookups.labels(kind="blob", result="miss")
 
-    async def read(self, request: bytes, _call: Call) -> AsyncGenerator[bytes, None]:
+    async def read(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the bytes asked for; a blob that is not held is NOT_FOUND before any."""
         asked = decode_read_request(request)
         name = parse_read(asked.resource_name)
+        call.check_pull(name.instance)
         limit = _check(asked, name)
         left_bytes = name.digest.size_bytes - asked.read_offset
         size_bytes = left_bytes if limit is None else min(limit, left_bytes)

@@ -40,13 +40,14 @@ class WriteCalls:
         self._clock = clock
         self._bytes_in = metrics.bytes.labels(direction="in")
 
-    async def write(self, requests: RequestStream, _call: Call) -> bytes:
+    async def write(self, requests: RequestStream, call: Call) -> bytes:
         """Store a blob; one that is held already is answered without reading the rest."""
         messages = _Messages(requests, self._clock, self._stall_s)
         first = await messages.next()
         if first is None:
             raise InvalidRequest("a Write without a message")
         name = parse_upload(first.resource_name)
+        call.check_push(name.instance)
         if await self._is_held(name.digest):
             await self._uploads.drop_parked(name)
             return _early_answer(name)
@@ -63,9 +64,10 @@ class WriteCalls:
             await receiver.finish()
             return encode_write_response(upload.rules.received_bytes)
 
-    async def query(self, request: bytes, _call: Call) -> bytes:
+    async def query(self, request: bytes, call: Call) -> bytes:
         """Say where an upload stands; one that is not known stands at 0."""
         name = parse_upload(decode_query_request(request))
+        call.check_pull(name.instance)
         if await self._is_held(name.digest):
             return encode_query_response(name.digest.size_bytes, complete=True)
         return encode_query_response(self._uploads.resumable_bytes(name), complete=False)

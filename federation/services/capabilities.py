@@ -32,8 +32,10 @@ class CapabilitiesService:
         return {"GetCapabilities": Unary(self._get)}
 
     async def _get(self, data: bytes, call: Call) -> bytes:
-        check_instance(reapi.GetCapabilitiesRequest.FromString(data).instance_name)
-        return self._answers[call.may_push]
+        instance = check_instance(reapi.GetCapabilitiesRequest.FromString(data).instance_name)
+        call.check_pull(instance)
+        may_push = call.rights.may_push(instance)
+        return self._answers[may_push]
 
 
 def capabilities(limits: Limits, max_blob_bytes: int, may_push: bool) -> reapi.ServerCapabilities:

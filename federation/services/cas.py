@@ -39,9 +39,10 @@ class CasService:
             "GetTree": ServerStream(self._tree.get),
         }
 
-    async def find_missing(self, request: bytes, _call: Call) -> bytes:
+    async def find_missing(self, request: bytes, call: Call) -> bytes:
         """Answer with each digest once that is not held; the others are leased."""
         asked = await self._compute.run(len(request), decode_find_missing, request)
+        call.check_pull(asked.instance)
         digests = dict.fromkeys(asked.digests)
         missing = await self._store.find_missing(digests.keys()) if digests else set()
         self._hits.inc(len(digests) - len(missing))

@@ -35,16 +35,16 @@ class ReferenceService:
             "Status": Unary(self._status),
         }
 
-    async def _get(self, data: bytes, _call: Call) -> bytes:
+    async def _get(self, data: bytes, call: Call) -> bytes:
         request = bst.GetReferenceRequest.FromString(data)
         question = asset.FetchDirectoryRequest(
             instance_name=request.instance_name, uris=[uri_of(request.key)]
         )
-        answer = asset.FetchDirectoryResponse.FromString(await self._fetch.fetch(question))
+        answer = asset.FetchDirectoryResponse.FromString(await self._fetch.fetch(question, call))
         found = bst.GetReferenceResponse(digest=answer.root_directory_digest)
         return found.SerializeToString()
 
-    async def _update(self, data: bytes, _call: Call) -> bytes:
+    async def _update(self, data: bytes, call: Call) -> bytes:
         request = bst.UpdateReferenceRequest.FromString(data)
         if not request.keys:
             raise InvalidRequest("no key: give at least one in keys")
@@ -53,9 +53,11 @@ class ReferenceService:
             uris=[uri_of(key) for key in request.keys],
             root_directory_digest=request.digest,
         )
-        await self._push.push(pushed)
+        await self._push.push(pushed, call)
         return bst.UpdateReferenceResponse().SerializeToString()
 
     async def _status(self, data: bytes, call: Call) -> bytes:
-        check_instance(bst.StatusRequest.FromString(data).instance_name)
-        return bst.StatusResponse(allow_updates=call.may_push).SerializeToString()
+        instance = check_instance(bst.StatusRequest.FromString(data).instance_name)
+        call.check_pull(instance)
+        may_push = call.rights.may_push(instance)
+        return bst.StatusResponse(allow_updates=may_push).SerializeToString()

@@ -18,7 +18,8 @@ import structlog
 from federation import hops
 from federation.clock import Clock
 from federation.config import Limits
-from federation.errors import NotAllowed, Stalled
+from federation.errors import Stalled
+from federation.rights import Rights, Role
 from federation.services.log_limit import LogLimit
 from federation.services.memory_budget import MemoryBudget
 from federation.services.request_stream import RequestStream
@@ -31,6 +32,29 @@ _ABORT_S = 5.0  # a status that a peer does not take for this long is not waited
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
+class Access(Protocol):
+    """Who may do what on one listener."""
+
+    def rights_of(self, context: Context, method: str) -> Rights:
+        """Return what the caller may do.
+
+        Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
+        not let in at all.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SameForAll:
+    """The access of a listener that asks nobody who it is."""
+
+    rights: Rights
+
+    def rights_of(self, _context: Context, _method: str) -> Rights:
+        """See Access."""
+        return self.rights
+
+
 @dataclass(slots=True)
 class Runtime:
     """What the wrapper needs; one for each listener, since rights differ. They share a budget."""
@@ -38,7 +62,7 @@ class Runtime:
     metrics: Metrics
     limits: Limits
     clock: Clock
-    may_push: bool
+    access: Access
     budget: MemoryBudget
     follows_hops: bool = False  # whether calls are made on behalf of callers, who name their hops
     log_limit: LogLimit = field(init=False)
@@ -56,8 +80,21 @@ class Call(NamedTuple):
 
     context: Context
     method: str  # "package.Service/Method"
-    may_push: bool
+    rights: Rights
     peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether the caller may be believed to be a node of ours, as far as its headers say so."""
+        return self.rights.is_peer
+
+    def check_pull(self, instance: str) -> None:
+        """Every handler that reads says so, as soon as it knows where. Raises what Rights does."""
+        self.rights.check_in(instance, Role.PULL, self.method)
+
+    def check_push(self, instance: str) -> None:
+        """The same for handlers that write, before they store anything."""
+        self.rights.check_in(instance, Role.PUSH, self.method)
 
 
 class Unary(NamedTuple):
@@ -125,8 +162,9 @@ class _Wrapper:
 
     def __init__(self, method: str, writes: bool, runtime: Runtime) -> None:
         self._method = method
-        self._refused = writes and not runtime.may_push
+        self._needs = Role.PUSH if writes else Role.PULL
         self._runtime = runtime
+        self._access = runtime.access
         self._seconds = runtime.metrics.request_seconds.labels(method=method)
         self._running = runtime.metrics.requests_running
         self._counts: dict[str, Any] = {}
@@ -174,11 +212,13 @@ class _Wrapper:
     async def _guard(self, answer: Callable[[Call], Awaitable[bytes]], context: Context) -> bytes:
         """Run one call; every way in which it can end is counted and logged here."""
         started_s = self._runtime.clock.monotonic_s()
-        call = Call(context, self._method, self._runtime.may_push, context.peer())
+        peer = context.peer()
         outcome = _CANCELLED
         self._running.inc()
         try:
-            self._check_rights()
+            rights = self._access.rights_of(context, self._method)
+            rights.check(self._needs, self._method)
+            call = Call(context, self._method, rights, peer)
             response = await (self._on_behalf(answer, call) if self._hops else answer(call))
             outcome = OK
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
@@ -187,17 +227,13 @@ class _Wrapper:
             return response
         finally:
             self._running.dec()
-            self._ended(outcome, self._runtime.clock.monotonic_s() - started_s, call.peer)
+            self._ended(outcome, self._runtime.clock.monotonic_s() - started_s, peer)
         await _abort(context, outcome)
         return b""
 
     async def _on_behalf(self, answer: Callable[[Call], Awaitable[bytes]], call: Call) -> bytes:
         with hops.serving(hops.parse(call.context.invocation_metadata() or ())):
             return await answer(call)
-
-    def _check_rights(self) -> None:
-        if self._refused:
-            raise NotAllowed(f"this listener does not take writes ({self._method})")
 
     def _unforeseen(self, error: Exception) -> Outcome:
         if (held_back := self._runtime.log_limit.take()) is not None:

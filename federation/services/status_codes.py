@@ -24,6 +24,7 @@ _TABLE: dict[type[errors.FederationError], grpc.StatusCode] = {
     errors.SourceUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.BlobDamaged: grpc.StatusCode.DATA_LOSS,
     errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.UploadSuperseded: grpc.StatusCode.ABORTED,
     errors.Stalled: grpc.StatusCode.DEADLINE_EXCEEDED,
 }

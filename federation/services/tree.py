@@ -33,9 +33,10 @@ class TreeCalls:
         self._compute = compute
         self._directories_max = limits.tree_directories
 
-    async def get(self, request: bytes, _call: Call) -> AsyncGenerator[bytes, None]:
+    async def get(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the tree; directories that are not held are left out, but for the root."""
         asked = decode_get_tree(request)
+        call.check_pull(asked.instance)
         if asked.page_token:
             raise InvalidRequest("page_token is not one that this node gave")
         walk = _Walk(asked.root, self._directories_max)

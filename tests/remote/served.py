@@ -13,6 +13,7 @@ import grpc
 from federation.clock import Clock, SystemClock
 from federation.config import Limits
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
+from federation.rights import everybody
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
@@ -24,7 +25,7 @@ from federation.services.closure import ClosureChecker
 from federation.services.compute import Compute
 from federation.services.finder import LocalFinder
 from federation.services.memory_budget import MemoryBudget
-from federation.services.rpc import Runtime, handlers
+from federation.services.rpc import Runtime, SameForAll, handlers
 from federation.status import Metrics
 from federation.store import Index, LocalStore
 from tests.fakes import MemoryIndex
@@ -103,7 +104,7 @@ async def serving(
     ]
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
     server.add_generic_rpc_handlers(
-        tuple(handlers(services, Runtime(metrics, limits, clock, True, budget)))
+        tuple(handlers(services, Runtime(metrics, limits, clock, SameForAll(everybody(push=True)), budget)))
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -12,10 +12,11 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.google.bytestream import bytestream_pb2_grpc
 from federation.clock import Clock, SystemClock
 from federation.config import Limits
+from federation.rights import everybody
 from federation.services.bytestream import ByteStreamService
 from federation.services.compute import Compute
 from federation.services.memory_budget import MemoryBudget
-from federation.services.rpc import Runtime, Service, handlers
+from federation.services.rpc import Runtime, SameForAll, Service, handlers
 from federation.status import Metrics
 from tests.fakes import MemoryStore
 from tests.services.bytestream import Client
@@ -67,7 +68,8 @@ async def serve() -> AsyncIterator[Serve]:
         clock = clock or SystemClock()
         budget = budget or MemoryBudget(limits.buffer_memory)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
-        runtime = Runtime(metrics, limits, clock, may_push, budget)
+        access = SameForAll(everybody(push=may_push))
+        runtime = Runtime(metrics, limits, clock, access, budget)
         server.add_generic_rpc_handlers(handlers(services, runtime))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

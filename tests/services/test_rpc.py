@@ -140,7 +140,7 @@ async def test_a_listener_without_push_refuses_writes_before_the_handler(serve: 
     assert failed.code() == grpc.StatusCode.PERMISSION_DENIED
     assert probe.calls == []
     assert await unary(served, "Echo")(b"read") == b"read"
-    assert probe.calls[0].may_push is False
+    assert probe.calls[0].rights.may_push("") is False
 
 
 async def test_a_call_without_a_stream_ends_at_the_time_limit(serve: Serve) -> None:

@@ -1,0 +1,78 @@
+"""Rights are what roles, instances and the listener leave of each other."""
+
+import pytest
+
+from federation.errors import NotAllowed, NotAuthenticated
+from federation.rights import ANONYMOUS, Instances, Rights, Role, everybody
+
+M = "package.Service/Method"
+
+
+def refusal(call, kind=NotAllowed):
+    with pytest.raises(kind) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("roles", "pulls", "pushes", "peers"),
+    [
+        ([], False, False, False),
+        ([Role.PULL], True, False, False),
+        ([Role.PUSH], True, True, False),
+        ([Role.PULL, Role.PEER], True, True, True),
+        ([Role.ADMIN], True, True, True),
+    ],
+)
+def test_a_role_includes_those_before_it(roles, pulls, pushes, peers):
+    rights = Rights("somebody", roles)
+    assert (rights.may_pull("x"), rights.may_push("x"), rights.is_peer) == (pulls, pushes, peers)
+
+
+def test_a01_a_listener_without_writes_leaves_nobody_more_than_pull():
+    rights = Rights("somebody", [Role.ADMIN], takes_writes=False)
+    assert rights.may_pull("")
+    assert not rights.may_push("")
+    assert not rights.is_peer
+    says = refusal(lambda: rights.check(Role.PUSH, M))
+    assert says == f"this listener does not take writes ({M})"
+
+
+def test_instances_are_patterns_over_the_whole_name():
+    some = Instances(["main", "teams/*", "v?", ""])
+    assert [name in some for name in ("main", "teams/a/b", "v1", "")] == [True] * 4
+    assert [name in some for name in ("Main", "main/x", "teams", "v12", "x/teams/a")] == [False] * 5
+    assert "anything" in Instances()
+    assert "main" not in Instances([])
+
+
+def test_what_is_remembered_of_instances_is_bounded():
+    some = Instances(["a*"])
+    for turn in range(5000):
+        assert (f"a{turn}" in some, f"b{turn}" in some) == (True, False)
+    assert len(some._known) <= 1000
+
+
+def test_a15_a_right_in_one_instance_is_none_in_another():
+    rights = Rights("token ci", [Role.PUSH], Instances(["ci"]))
+    rights.check_in("ci", Role.PUSH, M)
+    for role in (Role.PULL, Role.PUSH):
+        says = refusal(lambda role=role: rights.check_in("main", role, M))
+        assert "in instance 'main', which token ci has not" in says
+    assert (rights.may_push("ci"), rights.may_push("main")) == (True, False)
+
+
+def test_who_showed_nothing_is_asked_for_credentials_only_where_some_would_help():
+    helped = Rights(ANONYMOUS, [Role.PULL], credentials_help=True)
+    says = refusal(lambda: helped.check(Role.PUSH, M), NotAuthenticated)
+    assert says == f"{M} needs the right to push, and no credentials were shown"
+    nobody = Rights(ANONYMOUS, [Role.PULL])
+    says = refusal(lambda: nobody.check_in("x", Role.PUSH, M))
+    assert says.endswith("which callers without credentials have not")
+    closed = Rights(ANONYMOUS, [Role.PULL], takes_writes=False, credentials_help=True)
+    refusal(lambda: closed.check_in("x", Role.PUSH, M), NotAllowed)
+
+
+def test_without_authentication_whoever_may_push_is_a_peer():
+    assert (everybody(push=True).may_push("x"), everybody(push=True).is_peer) == (True, True)
+    assert (everybody(push=False).may_push("x"), everybody(push=False).is_peer) == (False, False)
