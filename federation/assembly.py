@@ -70,14 +70,7 @@ def build(
     services = make_services(config, storage, metrics, clock, budget)
     ports = []
     for at, (listener, pair) in enumerate(zip(config.listeners, pairs, strict=True)):
-        runtime = Runtime(
-            metrics,
-            limits,
-            clock,
-            SameForAll(everybody(push=listener.push)),
-            budget,
-            follows_hops=bool(config.upstreams),
-        )
+        runtime = Runtime(metrics, limits, clock, SameForAll(everybody(push=listener.push)), budget)
         served = services.for_pushers if listener.push else services.for_readers
         tls = None
         if listener.tls is not None and pair is not None:

@@ -2,8 +2,9 @@
 
 Two headers carry it: federation-via, the ids of the nodes passed, oldest first, and
 federation-origin, the node where the request began. Whoever serves a request sets its hops, and
-every call made on its behalf carries them on, with this node's id behind the others. Whether a
-caller's headers may be believed is not decided here.
+every call made on its behalf carries them on, with this node's id behind the others. Two more are
+about replication alone: federation-replicates marks each call of it, and federation-stamp goes with
+the index entry that it dates. Whether a caller's headers may be believed is not decided here.
 """
 
 from __future__ import annotations
@@ -14,20 +15,29 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
+from federation.store import Stamp
+
 VIA_HEADER = "federation-via"
 ORIGIN_HEADER = "federation-origin"
+REPLICATES_HEADER = "federation-replicates"
+STAMP_HEADER = "federation-stamp"
 HOPS_MAX = 16
 ID_MAX_CHARS = 64
+TICKS_MAX = 2**63 - 1
 
+_REPLICATES = "1"
+_STAMP = re.compile(rf"([1-9][0-9]{{0,18}})-([A-Za-z0-9._-]{{1,{ID_MAX_CHARS}}})")
 _ID = re.compile(rf"[A-Za-z0-9._-]{{1,{ID_MAX_CHARS}}}")
 _VIA_MAX_CHARS = HOPS_MAX * (ID_MAX_CHARS + 2)
 
 
 class Hops(NamedTuple):
-    """Where a request has been."""
+    """Where a request has been, and whether it is replication's."""
 
     via: tuple[str, ...] = ()
     origin: str | None = None
+    replicates: bool = False  # answered from what is held here alone, and written as a peer's
+    stamp: Stamp | None = None  # of the index entry that the request writes
 
     def passed(self, node_id: str) -> bool:
         """Whether the request was at this node before: answering from local ends the loop."""
@@ -40,7 +50,11 @@ class Hops(NamedTuple):
 
     def after(self, node_id: str) -> Hops:
         """Return the hops of a call that this node makes for the request."""
-        return Hops((*self.via, node_id), self.origin or node_id)
+        return self._replace(via=(*self.via, node_id), origin=self.origin or node_id)
+
+    def unmarked(self) -> Hops:
+        """Return only where it has been: a caller that is no peer cannot replicate."""
+        return Hops(self.via, self.origin) if self.replicates or self.stamp else self
 
 
 NOWHERE = Hops()
@@ -49,15 +63,24 @@ _current: ContextVar[Hops] = ContextVar("federation_hops", default=NOWHERE)
 
 def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Hops:
     """Read the hops from a call's metadata; headers that are malformed or too long are ignored."""
-    via, origin = NOWHERE
+    via, origin, replicates, stamp = NOWHERE
     for key, value in metadata:
         if not isinstance(value, str):
             continue
         if key == VIA_HEADER:
             via = _parse_via(value)
         elif key == ORIGIN_HEADER:
-            origin = value if _ID.fullmatch(value) else None
-    return Hops(via, origin)
+            origin = value if is_node_id(value) else None
+        elif key == REPLICATES_HEADER:
+            replicates = value == _REPLICATES
+        elif key == STAMP_HEADER:
+            stamp = _parse_stamp(value)
+    return Hops(via, origin, replicates, stamp)
+
+
+def is_node_id(text: str) -> bool:
+    """Whether a node may have this id."""
+    return _ID.fullmatch(text) is not None
 
 
 def _parse_via(text: str) -> tuple[str, ...]:
@@ -68,6 +91,13 @@ def _parse_via(text: str) -> tuple[str, ...]:
     return ids if usable else ()
 
 
+def _parse_stamp(text: str) -> Stamp | None:
+    found = _STAMP.fullmatch(text)
+    if found is None or int(found[1]) > TICKS_MAX:
+        return None
+    return Stamp(int(found[1]), found[2])
+
+
 def headers(hops: Hops) -> list[tuple[str, str]]:
     """Return the metadata that parse reads back."""
     found = []
@@ -75,6 +105,10 @@ def headers(hops: Hops) -> list[tuple[str, str]]:
         found.append((VIA_HEADER, ",".join(hops.via)))
     if hops.origin is not None:
         found.append((ORIGIN_HEADER, hops.origin))
+    if hops.replicates:
+        found.append((REPLICATES_HEADER, _REPLICATES))
+    if hops.stamp is not None:
+        found.append((STAMP_HEADER, f"{hops.stamp.ticks}-{hops.stamp.node}"))
     return found
 
 

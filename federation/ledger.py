@@ -106,6 +106,14 @@ class Ledger(Protocol):
         """Of this node."""
         ...
 
+    @property
+    def log_epoch(self) -> str:
+        """The name of this change log: another one when it was begun anew, by `rebuild`.
+
+        1 to 64 letters, digits, - and _: peers are told it, see federation/announced.py.
+        """
+        ...
+
     def try_to_lead(self) -> bool:
         """Become the one process on this data directory that replicates; False: another is it.
 

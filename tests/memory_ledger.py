@@ -187,6 +187,10 @@ class MemoryLedger:
     def node_id(self) -> str:
         return self.storage.node_id
 
+    @property
+    def log_epoch(self) -> str:
+        return f"epoch-of-{self.storage.node_id}"
+
     def try_to_lead(self) -> bool:
         if self.storage.leader is None:
             self.storage.leader = self

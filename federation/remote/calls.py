@@ -76,20 +76,29 @@ class Calls:
         """Find out again: another program may answer now."""
         self._unsupported.clear()
 
-    async def unary(
-        self, method: Method, request: bytes, *, retry: bool = True, timeout_s: float | None = None
-    ) -> bytes:
+    async def unary(self, method: Method, request: bytes) -> bytes:
         """Return the response. Raises NotFound, RemoteFailed."""
         self._check_supported(method)
-        limit_s = timeout_s or self._settings.request_timeout_s
-        deadline_s = self._clock.monotonic_s() + limit_s
+        deadline_s = self._clock.monotonic_s() + self._settings.request_timeout_s
         try:
             return await self._try(method, request, deadline_s)
         except RemoteFailed as error:
-            if not retry or not _may_do_better(error):
+            if not _may_do_better(error):
                 raise
             first = error
         return await self._retry(first, method, request, deadline_s)
+
+    async def unary_once(
+        self, method: Method, request: bytes, timeout_s: float
+    ) -> tuple[bytes, Metadata]:
+        """Return the response and the headers before it, without trying again.
+
+        Raises NotFound, RemoteFailed.
+        """
+        self._check_supported(method)
+        headers: Metadata = []
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        return await self._try(method, request, deadline_s, headers), headers
 
     async def _retry(
         self, first: RemoteFailed, method: Method, request: bytes, deadline_s: float
@@ -115,7 +124,13 @@ class Calls:
 
         return await retrying(attempt)
 
-    async def _try(self, method: Method, request: bytes, deadline_s: float) -> bytes:
+    async def _try(
+        self,
+        method: Method,
+        request: bytes,
+        deadline_s: float,
+        headers: Metadata | None = None,
+    ) -> bytes:
         async with self._running(method) as run:
             connection, metadata = await self._connect()
             run.started_s = self._clock.monotonic_s()
@@ -125,6 +140,8 @@ class Calls:
             with connection.in_use():
                 call = connection.unary(method)(request, timeout=left_s, metadata=metadata)
                 response = await self._response(call)
+                if headers is not None:
+                    headers.extend(await call.initial_metadata())
             self._measures.sent(len(request))
             self._measures.received(len(response))
             await self._brake(len(request) + len(response))

@@ -7,8 +7,9 @@ from typing import Any
 
 import structlog
 
-from federation import hops
+from federation import announced, hops
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.announced import LogPosition
 from federation.clock import Clock
 from federation.remote.calls import Calls, Metadata
 from federation.remote.capabilities import ASK_S, Capabilities, CapabilitiesMemory
@@ -51,6 +52,7 @@ class Remote:
         self._connection: Connection | None = None
         self._closed = False
         self._background = Background()
+        self._announced = announced.UNKNOWN
         self._last_failure: tuple[RemoteFailed, float] | None = None
         self.calls = Calls(settings, self.measures, clock, rng, self._connect, self._failed)
         self._capabilities = CapabilitiesMemory(self._ask, clock, self._background)
@@ -63,6 +65,16 @@ class Remote:
     def name(self) -> str:
         """What people call it."""
         return self.settings.name
+
+    @property
+    def node_id(self) -> str:
+        """Of the node of ours that answered last; empty: none has, or it takes us for no peer."""
+        return self._announced.node_id
+
+    @property
+    def log_seen(self) -> LogPosition | None:
+        """Where that node's change log ended when it was last asked for its capabilities."""
+        return self._announced.log
 
     async def capabilities(self) -> Capabilities:
         """Return what it can do; its defaults when it does not say. Never raises RemoteFailed."""
@@ -78,6 +90,7 @@ class Remote:
             "name": self.settings.name,
             "url": self.settings.url,
             "connection": "closed" if self._closed else self._state(),
+            "node_id": self.node_id,
             "running": self.calls.slots.running,
             "queued": self.calls.slots.queued,
             "capabilities": {
@@ -153,6 +166,8 @@ class Remote:
     async def _ask(self) -> bytes:
         request = reapi.GetCapabilitiesRequest(instance_name=self.settings.instance_name)
         with hops.serving(hops.NOWHERE):  # asked for this node, whatever request it was that waits
-            return await self.calls.unary(
-                CAPABILITIES, request.SerializeToString(), retry=False, timeout_s=ASK_S
+            response, headers = await self.calls.unary_once(
+                CAPABILITIES, request.SerializeToString(), ASK_S
             )
+        self._announced = announced.parse(headers)
+        return response

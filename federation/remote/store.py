@@ -274,5 +274,5 @@ class RemoteStore:
 
 def _coming_from(provenance: Provenance) -> AbstractContextManager[None]:
     """Let calls say which nodes a blob has passed; without any, which ones the request has."""
-    via = provenance.via
-    return hops.serving(hops.Hops(via, via[0]) if via else hops.current())
+    via, passed = provenance.via, hops.current()
+    return hops.serving(passed._replace(via=via, origin=via[0]) if via else passed)

@@ -1,11 +1,16 @@
-"""Capabilities: what this node can do, the same for every instance, save the caller's rights."""
+"""Capabilities: what this node can do, the same for every instance, save the caller's rights.
+
+A node of ours that may be a peer is also told who answers: see federation/announced.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from federation import announced, hops
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.build.bazel.semver import semver_pb2
+from federation.announced import UNKNOWN, Announced
 from federation.config import Limits
 from federation.digest import DigestFunction
 from federation.services.rpc import Call, Method, Unary
@@ -20,12 +25,18 @@ class CapabilitiesService:
 
     name = "build.bazel.remote.execution.v2.Capabilities"
 
-    def __init__(self, limits: Limits, max_blob_bytes: int) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        max_blob_bytes: int,
+        announce: Callable[[], Announced] = lambda: UNKNOWN,
+    ) -> None:
         # Some clients ask once in every job, so both answers are made once.
         self._answers = {
             may_push: capabilities(limits, max_blob_bytes, may_push).SerializeToString()
             for may_push in (False, True)
         }
+        self._announce = announce
 
     def methods(self) -> Mapping[str, Method]:
         """See rpc.Service."""
@@ -35,6 +46,8 @@ class CapabilitiesService:
         instance = check_instance(reapi.GetCapabilitiesRequest.FromString(data).instance_name)
         call.check_pull(instance)
         may_push = call.rights.may_push(instance)
+        if call.is_peer and hops.current().via:
+            await call.context.send_initial_metadata(announced.headers(self._announce()))
         return self._answers[may_push]
 
 

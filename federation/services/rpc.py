@@ -64,7 +64,6 @@ class Runtime:
     clock: Clock
     access: Access
     budget: MemoryBudget
-    follows_hops: bool = False  # whether calls are made on behalf of callers, who name their hops
     log_limit: LogLimit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,7 +167,6 @@ class _Wrapper:
         self._seconds = runtime.metrics.request_seconds.labels(method=method)
         self._running = runtime.metrics.requests_running
         self._counts: dict[str, Any] = {}
-        self._hops = runtime.follows_hops
 
     def unary(self, handler: Callable[[bytes, Call], Awaitable[bytes]]) -> Any:
         limit_s = self._runtime.limits.request_time
@@ -219,7 +217,7 @@ class _Wrapper:
             rights = self._access.rights_of(context, self._method)
             rights.check(self._needs, self._method)
             call = Call(context, self._method, rights, peer)
-            response = await (self._on_behalf(answer, call) if self._hops else answer(call))
+            response = await self._on_behalf(answer, call)
             outcome = OK
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
             outcome = outcome_of(error) or self._unforeseen(error)
@@ -232,7 +230,8 @@ class _Wrapper:
         return b""
 
     async def _on_behalf(self, answer: Callable[[Call], Awaitable[bytes]], call: Call) -> bytes:
-        with hops.serving(hops.parse(call.context.invocation_metadata() or ())):
+        passed = hops.parse(call.context.invocation_metadata() or ())
+        with hops.serving(passed if call.is_peer else passed.unmarked()):
             return await answer(call)
 
     def _unforeseen(self, error: Exception) -> Outcome:

@@ -56,11 +56,15 @@ class Federation:
         return f"<Federation {self.upstreams!r}{' offline' if self.offline else ''}>"
 
     def may_ask(self) -> bool:
-        """Whether the request being served may go to upstreams."""
+        """Whether the request being served may go to upstreams.
+
+        A node of ours that replicates wants to know what is held here: what an upstream has may be
+        gone when it is needed, and would then have been sent nowhere.
+        """
         here = hops.current()
         if here.via and here.via[-1] == self.node_id:
             self.itself.called()
-        if self.offline or here.is_at_its_end:
+        if self.offline or here.is_at_its_end or here.replicates:
             return False
         return not here.passed(self.node_id)
 

@@ -82,6 +82,7 @@ class FakeServer:
         self.pushed: list[Message] = []
         self.asked: list[Asked] = []
         self.capabilities = good_capabilities()
+        self.announces: list[tuple[str, str]] = []  # headers with the answer to GetCapabilities
         self.does: dict[str, UnaryDoes] = {}  # by method name, instead of what a good server does
         self.streams: StreamDoes = as_it_is  # what is sent of a blob that is held
         self.packs: Callable[[bytes], bytes] = zstd.encode
@@ -146,7 +147,8 @@ class FakeServer:
         metadata: Any = context.invocation_metadata()
         self.asked.append(Asked(method, request, dict(metadata)))
 
-    async def _GetCapabilities(self, _request: bytes, _context: Context) -> bytes:  # noqa: N802
+    async def _GetCapabilities(self, _request: bytes, context: Context) -> bytes:  # noqa: N802
+        await context.send_initial_metadata(tuple(self.announces))
         return self.capabilities.SerializeToString()
 
     async def _FindMissingBlobs(self, request: bytes, _context: Context) -> bytes:  # noqa: N802

@@ -104,7 +104,11 @@ async def serving(
     ]
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
     server.add_generic_rpc_handlers(
-        tuple(handlers(services, Runtime(metrics, limits, clock, SameForAll(everybody(push=True)), budget)))
+        tuple(
+            handlers(
+                services, Runtime(metrics, limits, clock, SameForAll(everybody(push=True)), budget)
+            )
+        )
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

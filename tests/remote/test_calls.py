@@ -11,6 +11,7 @@ from federation import hops
 from federation.clock import ManualClock, SystemClock
 from federation.digest import digest_of
 from federation.remote import Denied, FailureKind, RemoteFailed, Unsupported
+from federation.store import Provenance, Source, Stamp
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, until
 from tests.remote.fake_server import FakeServer, fails, first_times, hangs
@@ -264,6 +265,19 @@ async def test_every_call_says_which_nodes_it_has_passed(fake: FakeServer, here:
     assert hops.parse(alone.metadata.items()) == hops.Hops((NODE_ID,), NODE_ID)
     for call in (behind, reading):
         assert hops.parse(call.metadata.items()) == hops.Hops(("a", "b", NODE_ID), "a")
+
+
+async def test_what_is_written_by_replication_says_so(fake: FakeServer, here: Here) -> None:
+    data = noise(100)
+    marked = hops.Hops(replicates=True, stamp=Stamp(7, "a"))
+    with hops.serving(marked):
+        await here.store.write_small(
+            [(digest_of(data), data)], provenance=Provenance(Source.PEER, ("a", "b"))
+        )
+    (call,) = fake.calls("BatchUpdateBlobs")
+    assert hops.parse(call.metadata.items()) == hops.Hops(
+        ("a", "b", NODE_ID), "a", replicates=True, stamp=Stamp(7, "a")
+    )
 
 
 async def test_u17_a_request_that_has_passed_too_many_nodes_goes_no_further(

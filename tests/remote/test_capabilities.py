@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.announced import LOG_HEADER, NODE_HEADER, LogPosition
 from federation.clock import ManualClock
 from federation.digest import DigestFunction, digest_of
 from federation.remote.capabilities import (
@@ -57,6 +58,24 @@ async def test_it_is_asked_again_after_a_reconnect(fake: FakeServer) -> None:
         await until(lambda: connection()["connection"] != "ready", "the cut is noticed")
         assert (await here.remote.capabilities()).zstd is True
         assert len(fake.calls(GET)) == 2
+
+
+async def test_r20_who_answers_is_known_and_noticed_when_it_is_another(fake: FakeServer) -> None:
+    async with Proxy(fake.address) as proxy, connected(proxy.address) as here:
+        await here.remote.capabilities()
+        assert (here.remote.node_id, here.remote.log_seen) == ("", None)
+        state = here.remote.describe
+        for node_id, log in (("b", LogPosition("e1", 7)), ("c", LogPosition("e2", 3))):
+            fake.announces = [(NODE_HEADER, node_id), (LOG_HEADER, str(log))]
+            proxy.cut()
+            await until(lambda: state()["connection"] != "ready", "the cut is noticed")
+            await here.remote.capabilities()
+            assert (here.remote.node_id, here.remote.log_seen) == (node_id, log)
+        fake.does[GET] = fails(grpc.StatusCode.UNAVAILABLE)
+        proxy.cut()
+        await until(lambda: state()["connection"] != "ready", "the cut is noticed")
+        await here.remote.capabilities()
+        assert here.remote.node_id == "c"  # silence says nothing about who it is
 
 
 @pytest.mark.parametrize(

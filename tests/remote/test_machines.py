@@ -8,19 +8,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation import hops
-from federation.hops import HOPS_MAX, NOWHERE, ORIGIN_HEADER, VIA_HEADER, Hops
+from federation import announced, hops
+from federation.announced import LOG_HEADER, NODE_HEADER, UNKNOWN, Announced, LogPosition
+from federation.hops import (
+    HOPS_MAX,
+    NOWHERE,
+    ORIGIN_HEADER,
+    REPLICATES_HEADER,
+    STAMP_HEADER,
+    TICKS_MAX,
+    VIA_HEADER,
+    Hops,
+)
 from federation.remote import FailureKind, RemoteFailed
 from federation.remote.bandwidth import TokenBucket
 from federation.remote.codec import grouped
 from federation.remote.slots import Slots
+from federation.store import Stamp
 
 IDS = st.text("abcXYZ0189._-", min_size=1, max_size=64)
 
 
-@given(st.lists(IDS, max_size=HOPS_MAX), st.none() | IDS)
-def test_hops_survive_their_headers(via: list[str], origin: str | None) -> None:
-    there = Hops(tuple(via), origin)
+STAMPS = st.builds(Stamp, st.integers(1, TICKS_MAX), IDS)
+
+
+@given(st.lists(IDS, max_size=HOPS_MAX), st.none() | IDS, st.booleans(), st.none() | STAMPS)
+def test_hops_survive_their_headers(
+    via: list[str], origin: str | None, replicates: bool, stamp: Stamp | None
+) -> None:
+    there = Hops(tuple(via), origin, replicates, stamp)
     assert hops.parse(hops.headers(there)) == there
 
 
@@ -43,6 +59,39 @@ def test_headers_that_are_not_right_are_ignored(via: str) -> None:
     assert hops.parse([(VIA_HEADER, via), (ORIGIN_HEADER, via)]) == NOWHERE
 
 
+@pytest.mark.parametrize(
+    "stamp",
+    ["", "5", "5-", "-5-a", "0-a", "05-a", "5-a\n", "5-ä", f"{TICKS_MAX + 1}-a", "9" * 20 + "-a"],
+)
+def test_a_stamp_that_is_not_right_is_ignored(stamp: str) -> None:
+    assert hops.parse([(STAMP_HEADER, stamp)]) == NOWHERE
+
+
+@pytest.mark.parametrize("mark", ["", "0", "true", "11"])
+def test_only_one_word_marks_replication(mark: str) -> None:
+    assert hops.parse([(REPLICATES_HEADER, mark)]) == NOWHERE
+
+
+def test_a_caller_that_is_no_peer_keeps_only_where_it_has_been() -> None:
+    there = Hops(("a",), "z", replicates=True, stamp=Stamp(1, "a"))
+    assert there.unmarked() == Hops(("a",), "z")
+
+
+@given(IDS, st.text("azAZ09_-", min_size=1, max_size=64), st.integers(0, 10**19 - 1))
+def test_what_a_node_announces_survives_its_headers(node_id: str, epoch: str, seq: int) -> None:
+    said = Announced(node_id, LogPosition(epoch, seq))
+    assert announced.parse(announced.headers(said)) == said
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ä", "a b", "x" * 65, "e.", ".5", "e.5\n", "e.-5", f"e.{10**19}"]
+)
+def test_an_announcement_that_is_not_right_is_ignored(text: str) -> None:
+    usable_id = hops.is_node_id(text)
+    said = announced.parse([(NODE_HEADER, text), (LOG_HEADER, text), (LOG_HEADER, b"e.5")])
+    assert said == (Announced(text) if usable_id else UNKNOWN)
+
+
 def test_hops_are_read_from_among_other_metadata() -> None:
     metadata = [("user-agent", "x"), (VIA_HEADER, "a, b"), ("some-bin", b"\xff"), (VIA_HEADER, "c")]
     assert hops.parse(metadata).via in {("a", "b"), ("c",)}
@@ -54,6 +103,8 @@ def test_a_node_finds_itself_in_what_has_passed_it() -> None:
     assert not Hops(("a",), "z").passed("b")
     assert NOWHERE.after("me") == Hops(("me",), "me")
     assert Hops(("a",), "z").after("me") == Hops(("a", "me"), "z")
+    marked = Hops(("a",), "z", replicates=True, stamp=Stamp(1, "a"))
+    assert marked.after("me") == marked._replace(via=("a", "me"))
 
 
 async def test_hops_hold_for_what_is_started_within() -> None:

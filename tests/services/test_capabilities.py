@@ -3,13 +3,17 @@ from __future__ import annotations
 import grpc
 import pytest
 
+from federation import announced
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc
+from federation.announced import Announced, LogPosition
 from federation.config import Limits
+from federation.hops import VIA_HEADER
 from federation.services.capabilities import CapabilitiesService
 from tests.services.calls import refused
 
 MAX_BLOB_BYTES = 123_456_789_000
+ME = Announced("me", LogPosition("epoch", 12))
 
 
 @pytest.fixture
@@ -76,3 +80,20 @@ async def test_nothing_is_claimed_that_is_not_served(ask):
     assert not cache.splice_blob_support
     assert not answer.HasField("execution_capabilities")
     assert cache.symlink_absolute_path_strategy == reapi.SymlinkAbsolutePathStrategy.ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("may_push", "metadata", "told"),
+    [
+        (True, [(VIA_HEADER, "a")], ME),
+        (True, [], announced.UNKNOWN),  # no node of ours
+        (False, [(VIA_HEADER, "a")], announced.UNKNOWN),  # no peer
+    ],
+)
+async def test_only_a_peer_is_told_who_answers(serve, may_push, metadata, told):
+    service = CapabilitiesService(Limits(), MAX_BLOB_BYTES, lambda: ME)
+    served = await serve(service, may_push=may_push)
+    stub = remote_execution_pb2_grpc.CapabilitiesStub(served.channel)
+    call = stub.GetCapabilities(reapi.GetCapabilitiesRequest(), metadata=metadata)
+    assert announced.parse(await call.initial_metadata()) == told
+    assert (await call).cache_capabilities.max_cas_blob_size_bytes == MAX_BLOB_BYTES

@@ -238,11 +238,16 @@ async def test_u13_a_failed_pull_is_not_remembered(tmp_path: Path) -> None:
         assert await read(store) == DATA
 
 
-async def test_u17_a_request_that_was_here_before_is_answered_from_local(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "passed", [hops.Hops(("other", "me"), "other"), hops.Hops(("other",), "other", replicates=True)]
+)
+async def test_u17_a_request_that_was_here_before_or_replicates_is_answered_from_local(
+    tmp_path: Path, passed: hops.Hops
+) -> None:
     up, there = upstream("a")
     there.blobs[BLOB] = DATA
     async with node(tmp_path, up) as (store, _, _):
-        with hops.serving(hops.Hops(("other", "me"), "other")):
+        with hops.serving(passed):
             with pytest.raises(BlobNotFound):
                 await read(store)
             assert await store.find_missing([BLOB]) == {BLOB}
