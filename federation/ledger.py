@@ -8,7 +8,7 @@ Storage implements it over the catalogue; tests have one in memory.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from federation.digest import Digest
@@ -76,7 +76,7 @@ class Parked(NamedTuple):
     """An object that a peer will not take, or that is not fit to be sent."""
 
     peer: str
-    seq: int
+    seq: int  # of its log row; 0: found by a reconcile
     digest: Digest | None
     key: EntryKey | None
     label: str  # for people: the URI, the action's digest, or the blob's
@@ -92,6 +92,7 @@ class Page(NamedTuple):
     digests: Sequence[Digest]
     entries: Sequence[Entry]
     next: str | None
+    pulled: Collection[Digest] = frozenset()  # those of digests that only an upstream gave us
 
 
 class Ledger(Protocol):
@@ -166,7 +167,11 @@ class Ledger(Protocol):
         ...
 
     async def park(self, rows: Sequence[Parked]) -> None:
-        """Remember objects as parked, in one durable step; again for the same adds a try."""
+        """Remember objects as parked, in one durable step.
+
+        Of one that is parked already, seq, reason and time are replaced, its tries are counted up,
+        and it is not asked for any more.
+        """
         ...
 
     async def parked(self, name: str | None = None, limit: int = 1000) -> list[Parked]:

@@ -290,7 +290,10 @@ class MemoryLedger:
     async def blobs(self, position: str | None, limit: int) -> Page:
         held = {self.storage.place_of[digest]: digest for digest in self.storage.blobs}
         places, following = _part(held, position, limit)
-        return Page([held[place] for place in places], [], following)
+        digests = [held[place] for place in places]
+        source_of = self.storage.source_of
+        pulled = frozenset(d for d in digests if source_of.get(d) is Source.UPSTREAM)
+        return Page(digests, [], following, pulled)
 
     async def entries(self, position: str | None, limit: int) -> Page:
         held = {self.storage.place_of[key]: each for key, each in self.storage.entries.items()}
