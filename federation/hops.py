@@ -36,7 +36,7 @@ class Hops(NamedTuple):
 
     via: tuple[str, ...] = ()
     origin: str | None = None
-    replicates: bool = False  # answered from what is held here alone, and written as a peer's
+    replicates: bool = False  # whoever asks is told of what is held here alone
     stamp: Stamp | None = None  # of the index entry that the request writes
 
     def passed(self, node_id: str) -> bool:
@@ -51,10 +51,6 @@ class Hops(NamedTuple):
     def after(self, node_id: str) -> Hops:
         """Return the hops of a call that this node makes for the request."""
         return self._replace(via=(*self.via, node_id), origin=self.origin or node_id)
-
-    def unmarked(self) -> Hops:
-        """Return only where it has been: a caller that is no peer cannot replicate."""
-        return Hops(self.via, self.origin) if self.replicates or self.stamp else self
 
 
 NOWHERE = Hops()

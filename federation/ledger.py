@@ -25,7 +25,7 @@ class LogRow(NamedTuple):
     stored_at_s: float  # wall clock
     source: Source
     via: tuple[str, ...]  # ids of the nodes it passed on its way here, oldest first
-    origin: str  # the name of the upstream in our configuration; empty for others
+    origin: str  # see Provenance
     total_bytes: int  # sizes of all rows ever logged up to and with this one
 
 

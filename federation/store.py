@@ -30,11 +30,13 @@ class Source(enum.IntEnum):
 
 
 class Provenance(NamedTuple):
-    """Where an object came from: who, by which name, and the node ids it passed, oldest first."""
+    """Where an object came from, and the ids of the nodes it has passed, oldest first."""
 
     source: Source = Source.CLIENT
     via: tuple[str, ...] = ()
-    origin: str = ""  # the upstream's or peer's name in our configuration; empty for clients
+    # The upstream's name in our configuration; of what peers send, the id of the node that had it
+    # first; empty for clients.
+    origin: str = ""
 
 
 FROM_CLIENT = Provenance()

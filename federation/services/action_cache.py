@@ -14,6 +14,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.digest import Digest
 from federation.errors import EntryNotFound
 from federation.services.finder import Asked, Finder
+from federation.services.provenance import dated, provenance_of
 from federation.services.rpc import Call, Method, Unary
 from federation.status import Metrics
 from federation.store import Entry, EntryKey, Index, Store
@@ -99,5 +100,6 @@ class ActionCacheService:
         for names in names_of_action_result(update.value, update.function):
             if len(names.blobs) == SLICE:
                 await asyncio.sleep(0)  # reading it checks all digests, and there may be many
-        await self._index.put([Entry(update.key, update.value, str(update.action))])
+        entries = dated([Entry(update.key, update.value, str(update.action))], call)
+        await self._index.put(entries, provenance=provenance_of(call))
         return update.value

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.errors import InvalidRequest
 from federation.services.checksum import ChecksumVerifier
+from federation.services.provenance import dated, provenance_of
 from federation.services.rpc import Call, Method, Unary
 from federation.store import Index
 from federation.wire.asset_request import content_of, entries_of, integrity_pushed
@@ -55,5 +56,5 @@ class PushService:
         integrity = integrity_pushed(pushed)
         if integrity is not None and self._checksums.contradicts(content_of(pushed), integrity):
             raise InvalidRequest("checksum.sri is not that of blob_digest")
-        await self._index.put(entries)
+        await self._index.put(dated(entries, call), provenance=provenance_of(call))
         return _DONE

@@ -8,10 +8,11 @@ from federation.config import Limits
 from federation.digest import Digest
 from federation.errors import BlobNotFound, FederationError, InvalidRequest
 from federation.services.compute import Compute
+from federation.services.provenance import provenance_of
 from federation.services.rpc import Call
 from federation.services.status_codes import INTERNAL, outcome_of
 from federation.status import Metrics
-from federation.store import Store
+from federation.store import Provenance, Store
 from federation.wire import zstd
 from federation.wire.cas_codec import (
     IDENTITY,
@@ -52,13 +53,15 @@ class BatchCalls:
         self._check_total(len(items), _sent_bytes(items))
         packed_bytes = sum(len(item.data) for item in items if item.compressor == ZSTD)
         blobs = await self._compute.run(packed_bytes, _unpack, items)
-        results = await self._store_all(items, blobs)
+        results = await self._store_all(items, blobs, provenance_of(call))
         self._bytes_in.inc(sum(len(item.data) for item in items))
         return encode_batch_update(
             [_answer(item.asked.raw, result) for item, result in zip(items, results, strict=True)]
         )
 
-    async def _store_all(self, items: list[Sent], blobs: list[Outcome]) -> list[Outcome | None]:
+    async def _store_all(
+        self, items: list[Sent], blobs: list[Outcome], provenance: Provenance
+    ) -> list[Outcome | None]:
         """Write what could be unpacked, in one durable step; repeated blobs once."""
         batch: list[tuple[Digest, bytes]] = []
         first: dict[Digest, int] = {}
@@ -73,7 +76,7 @@ class BatchCalls:
                 at = len(batch)
                 batch.append((digest, blob))
             place.append(at)
-        stored = await self._store.write_small(batch) if batch else []
+        stored = await self._store.write_small(batch, provenance=provenance) if batch else []
         return [blob if at is None else stored[at] for at, blob in zip(place, blobs, strict=True)]
 
     async def read(self, request: bytes, call: Call) -> bytes:

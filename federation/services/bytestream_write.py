@@ -6,6 +6,7 @@ from federation.clock import Clock
 from federation.config import Limits
 from federation.digest import Digest
 from federation.errors import InvalidRequest, Stalled
+from federation.services.provenance import provenance_of
 from federation.services.receiver import Receiver
 from federation.services.request_stream import RequestStream
 from federation.services.rpc import Call
@@ -59,7 +60,8 @@ class WriteCalls:
             if upload.rules.begin_stream(first.resource_name, first.write_offset):
                 await self._uploads.start_over(upload)
                 upload.rules.begin_stream(first.resource_name, 0)
-            receiver = await self._receive(upload, first, messages)
+            receiver = await self._uploads.begin(upload, provenance_of(call))
+            await self._receive(upload, receiver, first, messages)
             upload.resumable = False  # whatever a commit comes to, it ends the ingest
             await receiver.finish()
             return encode_write_response(upload.rules.received_bytes)
@@ -76,10 +78,9 @@ class WriteCalls:
         return not await self._store.find_missing([digest])
 
     async def _receive(
-        self, upload: OpenUpload, first: WriteRequest, messages: _Messages
-    ) -> Receiver:
+        self, upload: OpenUpload, receiver: Receiver, first: WriteRequest, messages: _Messages
+    ) -> None:
         """Take messages up to the one with finish_write."""
-        receiver = await self._uploads.begin(upload)
         message: WriteRequest | None = first
         while message is not None:
             self._check(upload, message)  # no await between this and put: they count the same bytes
@@ -88,7 +89,7 @@ class WriteCalls:
             if message.finish_write:
                 if (extra := await messages.tail()) is not None:
                     self._check(upload, extra)
-                return receiver
+                return
             message = await messages.next()
         raise InvalidRequest("the stream ended without finish_write; the upload can be resumed")
 

@@ -230,8 +230,7 @@ class _Wrapper:
         return b""
 
     async def _on_behalf(self, answer: Callable[[Call], Awaitable[bytes]], call: Call) -> bytes:
-        passed = hops.parse(call.context.invocation_metadata() or ())
-        with hops.serving(passed if call.is_peer else passed.unmarked()):
+        with hops.serving(hops.parse(call.context.invocation_metadata() or ())):
             return await answer(call)
 
     def _unforeseen(self, error: Exception) -> Outcome:

@@ -22,7 +22,7 @@ from federation.services.memory_budget import MemoryBudget
 from federation.services.receiver import Receiver
 from federation.services.request_stream import RequestStream
 from federation.status import Metrics
-from federation.store import LocalStore
+from federation.store import LocalStore, Provenance
 from federation.wire.resource_name import UploadName
 from federation.wire.upload import Upload
 from federation.wire.zstd import Decoder
@@ -126,7 +126,7 @@ class Uploads:
         finally:
             self._start_ending(self._release(upload, claim, previous))
 
-    async def begin(self, upload: OpenUpload) -> Receiver:
+    async def begin(self, upload: OpenUpload, provenance: Provenance) -> Receiver:
         """Return the receiver of this upload, a new one at its first bytes.
 
         Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
@@ -134,7 +134,7 @@ class Uploads:
         while upload.receiver is None:
             digest = upload.name.digest
             try:
-                ingest = self._store.begin(digest)
+                ingest = self._store.begin(digest, provenance=provenance)
             except (StorageFull, TooBusy):
                 if not self._parked:
                     raise

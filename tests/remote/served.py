@@ -13,7 +13,7 @@ import grpc
 from federation.clock import Clock, SystemClock
 from federation.config import Limits
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
-from federation.rights import everybody
+from federation.rights import Rights, everybody
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
@@ -85,7 +85,11 @@ async def connected(
 
 @asynccontextmanager
 async def serving(
-    store: LocalStore, index: Index | None = None, *, limits: Limits | None = None
+    store: LocalStore,
+    index: Index | None = None,
+    *,
+    limits: Limits | None = None,
+    rights: Rights | None = None,
 ) -> AsyncIterator[str]:
     """Serve a node's services over these, and give the address."""
     limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
@@ -103,13 +107,9 @@ async def serving(
         PushService(index, checksums),
     ]
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
-    server.add_generic_rpc_handlers(
-        tuple(
-            handlers(
-                services, Runtime(metrics, limits, clock, SameForAll(everybody(push=True)), budget)
-            )
-        )
-    )
+    access = SameForAll(rights or everybody(push=True))
+    runtime = Runtime(metrics, limits, clock, access, budget)
+    server.add_generic_rpc_handlers(tuple(handlers(services, runtime)))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

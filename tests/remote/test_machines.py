@@ -72,11 +72,6 @@ def test_only_one_word_marks_replication(mark: str) -> None:
     assert hops.parse([(REPLICATES_HEADER, mark)]) == NOWHERE
 
 
-def test_a_caller_that_is_no_peer_keeps_only_where_it_has_been() -> None:
-    there = Hops(("a",), "z", replicates=True, stamp=Stamp(1, "a"))
-    assert there.unmarked() == Hops(("a",), "z")
-
-
 @given(IDS, st.text("azAZ09_-", min_size=1, max_size=64), st.integers(0, 10**19 - 1))
 def test_what_a_node_announces_survives_its_headers(node_id: str, epoch: str, seq: int) -> None:
     said = Announced(node_id, LogPosition(epoch, seq))

@@ -1,0 +1,29 @@
+"""Where a write comes from: a client, or a peer that tells which nodes it has passed.
+
+What a caller says of that counts only if it has the peer role: otherwise anybody could keep an
+object from being replicated, or date an entry so that no later one replaces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from federation import hops
+from federation.services.rpc import Call
+from federation.store import FROM_CLIENT, Entry, Provenance, Source
+
+
+def provenance_of(call: Call) -> Provenance:
+    """Return what is kept about who wrote, for the request being served."""
+    passed = hops.current()
+    if not call.is_peer or not passed.via:
+        return FROM_CLIENT
+    return Provenance(Source.PEER, passed.via, passed.origin or "")
+
+
+def dated(entries: Sequence[Entry], call: Call) -> Sequence[Entry]:
+    """Return the entries with the stamp that a peer sent along; others get theirs when stored."""
+    stamp = hops.current().stamp
+    if stamp is None or not call.is_peer:
+        return entries
+    return [entry._replace(stamp=stamp) for entry in entries]

@@ -1,0 +1,77 @@
+"""What a node keeps about who wrote, when the client of another node writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from federation import hops
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.digest import digest_of
+from federation.hops import Hops
+from federation.rights import Rights, Role
+from federation.store import FROM_CLIENT, Provenance, Source, Stamp
+from tests.memory_ledger import MemoryStorage
+from tests.messages import message_of
+from tests.remote.blobs import chunks, noise
+from tests.remote.served import NODE_ID, Here, connected, serving
+
+STAMP = Stamp(7, "first")
+FROM_PEER = Provenance(Source.PEER, ("first", NODE_ID), "first")
+
+
+@asynccontextmanager
+async def node(*roles: Role) -> AsyncIterator[tuple[MemoryStorage, Here]]:
+    storage = MemoryStorage("there")
+    rights = Rights("a caller", roles)
+    async with serving(storage, storage, rights=rights) as address, connected(address) as here:
+        yield storage, here
+
+
+async def write_everything(here: Here) -> None:
+    """Write by every call there is: two blobs, an action result, assets, a reference."""
+    small, large = noise(100), noise(5_000_000)
+    await here.store.write_small([(digest_of(small), small)])
+    await here.store.write(digest_of(large), chunks(large))
+    result = reapi.ActionResult(exit_code=1).SerializeToString()
+    await here.index.update_action_result(digest_of(b"action"), result)
+    named = message_of(digest_of(small))
+    await here.index.push_blob(asset.PushBlobRequest(uris=["a", "b"], blob_digest=named))
+    await here.index.push_directory(
+        asset.PushDirectoryRequest(uris=["c"], root_directory_digest=named)
+    )
+
+
+def kept(storage: MemoryStorage) -> Sequence[Provenance]:
+    return [Provenance(row.source, row.via, row.origin) for row in storage.log]
+
+
+async def test_what_a_peer_writes_is_kept_as_a_peers_with_its_stamp() -> None:
+    async with node(Role.PEER) as (storage, here):
+        with hops.serving(Hops(("first",), "first", replicates=True, stamp=STAMP)):
+            await write_everything(here)
+        assert kept(storage) == [FROM_PEER] * 6
+        assert {entry.stamp for entry in storage.entries.values()} == {STAMP}
+
+
+async def test_a_caller_that_is_no_peer_is_a_client_whatever_it_says() -> None:
+    async with node(Role.PUSH) as (storage, here):
+        with hops.serving(Hops(("first",), "first", replicates=True, stamp=STAMP)):
+            await write_everything(here)
+        assert kept(storage) == [FROM_CLIENT] * 6
+        assert {entry.stamp.node for entry in storage.entries.values()} == {"there"}
+
+
+@pytest.mark.parametrize("stamp", [STAMP, None])
+async def test_the_later_stamp_wins_whichever_comes_first(stamp: Stamp | None) -> None:
+    action = digest_of(b"action")
+    async with node(Role.PEER) as (storage, here):
+        await here.index.update_action_result(action, b"\x20\x01")
+        with hops.serving(Hops(("first",), "first", replicates=True, stamp=stamp)):
+            await here.index.update_action_result(action, b"\x20\x02")
+        (entry,) = storage.entries.values()
+        # One without a stamp is as new as if a client had just written it.
+        assert entry.value == (b"\x20\x01" if stamp is not None else b"\x20\x02")
