@@ -13,7 +13,7 @@ import apsw
 
 from federation.digest import Digest, DigestFunction
 from federation.storage.transaction import BLOB, Transaction
-from federation.store import Provenance
+from federation.store import Provenance, Source
 
 LIVE = 0
 MARKED = 1
@@ -115,6 +115,35 @@ def revive(transaction: Transaction, key: bytes) -> None:
     transaction.connection.execute(
         "UPDATE blob SET accessed = ?, state = 0 WHERE key = ?", (transaction.now_ms, key)
     )
+
+
+def renew(transaction: Transaction, row: BlobRow, origin: Provenance) -> None:
+    """Note one more upload of a blob that is held.
+
+    One that came from an upstream and now from a client or a peer is theirs from then on: it gets
+    a new log row, so that it is replicated like whatever they upload.
+    """
+    revive(transaction, row.key)
+    if origin.source is Source.UPSTREAM or not _was_pulled(transaction.connection, row.seq):
+        return
+    seq = transaction.next_seq()
+    execute = transaction.connection.execute
+    if row.inline:
+        execute("UPDATE small SET seq = ? WHERE seq = ?", (seq, row.seq))
+    execute("UPDATE blob SET seq = ? WHERE key = ?", (seq, row.key))
+    transaction.log(seq, BLOB, "", row.key, row.size_bytes, origin)
+
+
+def _was_pulled(connection: apsw.Connection, seq: int) -> bool:
+    """Whether a log row names an upstream; one that was trimmed since is not asked for again."""
+    row = connection.execute("SELECT source FROM log WHERE seq = ?", (seq,)).fetchone()
+    return row is not None and row[0] == Source.UPSTREAM
+
+
+def pulled_keys(connection: apsw.Connection, keys: Sequence[bytes]) -> list[bytes]:
+    """Return those keys of blobs held whose log row names an upstream."""
+    rows = look_up(connection, keys)
+    return [key for key, row in rows.items() if _was_pulled(connection, row.seq)]
 
 
 def touch(connection: apsw.Connection, touched: dict[bytes, int]) -> None:

@@ -14,6 +14,7 @@ from federation.digest import Digest
 from federation.errors import FederationError, SourceUnavailable
 from federation.status import Metrics
 from federation.storage.directory import DataDirectory
+from federation.storage.head import Head
 from federation.storage.pool import Pool
 from federation.storage.quarantine import quarantine
 from federation.storage.runs import Run
@@ -40,6 +41,7 @@ class Core:
     metrics: Metrics
     run: Run
     epoch: Epoch
+    head: Head
     pool: Pool
     writer: Writer
     touches: Touches

@@ -7,6 +7,7 @@ quarantine/           blobs found damaged, for people to look at; bounded
 run/RUN.json, .lock   one pair a process that serves this directory
 epoch                 a counter shared by all of them through memory
 maintenance.lock      held by the one process that evicts, scrubs and sweeps
+replication.lock      held by the one process that sends to peers
 reserve               room to evict in when the disk is full
 """
 
@@ -39,6 +40,7 @@ class DataDirectory:
         self.run = root / "run"
         self.epoch = root / "epoch"
         self.maintenance_lock = root / "maintenance.lock"
+        self.replication_lock = root / "replication.lock"
         self.open_lock = root / "open.lock"
         self.reserve = root / "reserve"
         self._blobs = str(self.blobs)

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apsw
 
 from federation.errors import StorageFull
+from federation.storage.stamps import Held, Verdict, check, judge
 from federation.storage.transaction import Transaction
-from federation.store import Entry, EntryKey, Provenance, Source
+from federation.store import NO_STAMP, Entry, EntryKey, Provenance, Source, Stamp
 
 _GET = (
-    "SELECT id, accessed, value, label, stored, expires, source, origin FROM entry "
-    "WHERE kind = ? AND instance = ? AND name = ?"
+    "SELECT id, accessed, seq, value, label, stored, expires, source, origin, ticks, node "
+    "FROM entry WHERE kind = ? AND instance = ? AND name = ?"
 )
 _UPSERT = (
     "INSERT INTO entry (kind, instance, name, value, label, stored, expires, source, origin, "
-    "accessed, seq) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) "
+    "accessed, seq, ticks, node) "
+    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) "
     "ON CONFLICT (kind, instance, name) DO UPDATE SET value = ?4, label = ?5, stored = ?6, "
-    "expires = ?7, source = ?8, origin = ?9, accessed = ?10, seq = ?11"
+    "expires = ?7, source = ?8, origin = ?9, accessed = ?10, seq = ?11, ticks = ?12, node = ?13"
 )
+
+
+class EntryRow(NamedTuple):
+    """A row of the table entry: the entry, and what is kept with it; store milliseconds."""
+
+    id: int
+    accessed_ms: int
+    seq: int
+    entry: Entry
 
 
 def size_of(value: bytes, label: str) -> int:
@@ -28,58 +39,80 @@ def size_of(value: bytes, label: str) -> int:
     return len(value) + len(label.encode())
 
 
-def get(
-    connection: apsw.Connection, keys: Sequence[EntryKey]
-) -> list[tuple[int, int, Entry] | None]:
-    """Return (row id, accessed, entry) of each key, None where there is no such entry."""
-    found: list[tuple[int, int, Entry] | None] = []
-    for key in keys:
-        row: Any = connection.execute(_GET, (int(key.kind), key.instance, key.name)).fetchone()
-        if row is None:
-            found.append(None)
-            continue
-        row_id, accessed, value, label, stored, expires, source, origin = row
-        entry = Entry(key, value, label, stored, expires, Source(source), origin)
-        found.append((row_id, accessed, entry))
-    return found
+def get(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
+    """Return the row of each key, None where there is no such entry."""
+    return [_row(connection, key) for key in keys]
+
+
+def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
+    row: Any = connection.execute(_GET, (int(key.kind), key.instance, key.name)).fetchone()
+    if row is None:
+        return None
+    row_id, accessed, seq, *values, source, origin, ticks, node = row
+    entry = Entry(key, *values, Source(source), origin, Stamp(ticks, node))
+    return EntryRow(row_id, accessed, seq, entry)
 
 
 def put(transaction: Transaction, entries: Sequence[Entry], origin: Provenance) -> None:
-    """Store entries; one that is held with the same value is renewed without a log row.
+    """Store entries as Index.put says; what stays as it is, is renewed without a log row.
 
-    What was pushed here stays until it expires: an entry from an upstream does not replace it.
-
-    Raises StorageFull, before anything of that entry changed.
+    Raises StorageFull, InvalidRequest (a stamp from the future), before anything of that entry
+    changed.
     """
     for entry in entries:
         _put(transaction, entry, origin)
 
 
 def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
-    kind, instance, name = int(entry.key.kind), entry.key.instance, entry.key.name
-    execute = transaction.connection.execute
-    old: Any = execute(
-        "SELECT value, label, expires, seq, source FROM entry "
-        "WHERE kind = ? AND instance = ? AND name = ?",
-        (kind, instance, name),
-    ).fetchone()
-    if old and origin.source is Source.UPSTREAM and old[4] != Source.UPSTREAM:
-        expires_s = old[2]
-        if expires_s is None or expires_s > transaction.wall_s:
-            return
+    source, old = origin.source, _row(transaction.connection, entry.key)
+    by_stamp = source is Source.PEER and entry.stamp != NO_STAMP
+    if by_stamp:
+        check(entry.stamp, transaction.wall_s)
+        transaction.observe(entry.stamp)
+    held = old and Held(old.entry.value, old.entry.expires_at_s, old.entry.source, old.entry.stamp)
+    verdict = judge(held, entry, source, transaction.wall_s)
+    if verdict is Verdict.TAKE:
+        stamp = entry.stamp if by_stamp else NO_STAMP
+        if source is not Source.UPSTREAM and not by_stamp:
+            stamp = transaction.next_stamp()
+        _take(transaction, entry._replace(stamp=stamp), origin, old)
+    elif old and verdict is Verdict.RENEW:
+        if by_stamp:
+            touch(transaction.connection, {old.id: transaction.now_ms})
+        else:
+            _write(transaction, entry._replace(stamp=old.entry.stamp), origin, old.seq, old)
+
+
+def _take(transaction: Transaction, entry: Entry, origin: Provenance, old: EntryRow | None) -> None:
     size = size_of(entry.value, entry.label)
-    growth = size - (size_of(old[0], old[1]) if old else 0)
+    growth = size - (size_of(old.entry.value, old.entry.label) if old else 0)
     if growth > 0 and not transaction.room_for(growth):
         raise StorageFull("the quota is used up; nothing was stored")
-    same = old is not None and (old[0], old[2]) == (entry.value, entry.expires_at_s)
-    seq = old[3] if same else transaction.next_seq()
+    seq = transaction.next_seq()
+    _write(transaction, entry, origin, seq, old)
+    kind, instance, name = entry.key
+    transaction.log(seq, int(kind), instance, name, size, origin)
+
+
+def _write(
+    transaction: Transaction, entry: Entry, origin: Provenance, seq: int, old: EntryRow | None
+) -> None:
+    """Write the row and count it; its label may have another length also when it is renewed."""
+    kind, instance, name = entry.key
     values = (entry.value, entry.label, transaction.wall_s, entry.expires_at_s)
     came = (int(origin.source), origin.origin)
-    execute(_UPSERT, (kind, instance, name, *values, *came, transaction.now_ms, seq))
-    if not same:
-        transaction.log(seq, kind, instance, name, size, origin)
+    row = (int(kind), instance, name, *values, *came, transaction.now_ms, seq, *entry.stamp)
+    transaction.connection.execute(_UPSERT, row)
     transaction.totals.entries += old is None
-    transaction.totals.size_bytes += growth
+    transaction.totals.size_bytes += size_of(entry.value, entry.label)
+    if old:
+        transaction.totals.size_bytes -= size_of(old.entry.value, old.entry.label)
+
+
+def restore(transaction: Transaction, entry: Entry) -> None:
+    """Store an entry with the stamp it has, for a catalogue made anew."""
+    transaction.observe(entry.stamp)
+    _take(transaction, entry, Provenance(entry.source, origin=entry.origin), None)
 
 
 def touch(connection: apsw.Connection, touched: dict[int, int]) -> None:

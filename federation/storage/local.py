@@ -25,7 +25,10 @@ from federation.status import Metrics
 from federation.storage import entries as catalogue_entries
 from federation.storage import schema
 from federation.storage.core import Core
+from federation.storage.entries import EntryRow
+from federation.storage.head import Head
 from federation.storage.ingest import LocalIngest
+from federation.storage.ledger import CatalogueLedger
 from federation.storage.maintenance import Maintenance
 from federation.storage.opening import Opened, open_directory
 from federation.storage.pool import Pool
@@ -50,9 +53,10 @@ _log = structlog.get_logger(__name__)
 class Storage:
     """An open data directory: federation.store's LocalStore and Index. Make it with open()."""
 
-    def __init__(self, core: Core, node_id: str) -> None:
+    def __init__(self, core: Core, node_id: str, log_epoch: str) -> None:
         self.node_id = node_id
         self._core = core
+        self.ledger = CatalogueLedger(core, node_id, log_epoch)
         self._presence = Presence(core)
         self._receiver = Receiver(core, self._presence)
         self.pulse = Pulse(core)
@@ -83,7 +87,7 @@ class Storage:
         opened = await asyncio.to_thread(open_directory, data_dir, clock, timing)
         _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
         core = _assemble(opened, settings, limits, metrics, clock, timing)
-        storage = cls(core, opened.node_id)
+        storage = cls(core, opened.node_id, opened.log_epoch)
         await storage.pulse.measure()
         core.writer.start()
         storage.pulse.start()
@@ -98,6 +102,11 @@ class Storage:
     def core(self) -> Core:
         """The parts, for the offline commands of this package and tests."""
         return self._core
+
+    def follow(self, settings: config.Storage) -> None:
+        """Keep this much from now on; what only an opening takes (lease, max-blob) stays."""
+        self._core.settings = settings
+        self._core.pressure.set()  # have it measured, and evicted, now
 
     def announce(self, **facts: Any) -> None:
         """Publish this process's addresses for people and tools (run/ID.json)."""
@@ -116,6 +125,7 @@ class Storage:
 
     async def close(self) -> None:
         """Write what is gathered, end all threads, leave the directory."""
+        self.ledger.close()
         await self._core.background.drain()
         await self.offline_switch.close()
         await self.maintenance.close()
@@ -184,13 +194,12 @@ class Storage:
             if row is None:
                 found.append(None)
                 continue
-            row_id, accessed_ms, entry = row
-            if accessed_ms < renew_before:
-                self._core.touches.entry(row_id, now_ms)
-            found.append(entry)
+            if row.accessed_ms < renew_before:
+                self._core.touches.entry(row.id, now_ms)
+            found.append(row.entry)
         return found
 
-    def _get(self, keys: Sequence[EntryKey]) -> list[tuple[int, int, Entry] | None]:
+    def _get(self, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
         return catalogue_entries.get(self._core.pool.connection(), keys)
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
@@ -217,9 +226,11 @@ def _assemble(
 ) -> Core:
     space = Space(settings.max_blob)
     path = opened.directory.catalogue
+    head = Head(opened.epoch, clock)
 
     def on_commit(totals: Totals) -> None:
         space.stored_bytes = totals.size_bytes
+        head.note(totals.seq)
 
     writer = Writer(
         partial(schema.connect, path),
@@ -228,6 +239,7 @@ def _assemble(
         quota_bytes=lambda: space.quota_bytes,
         on_commit=on_commit,
         metrics=metrics,
+        node_id=opened.node_id,
     )
     return Core(
         directory=opened.directory,
@@ -238,6 +250,7 @@ def _assemble(
         metrics=metrics,
         run=opened.run,
         epoch=opened.epoch,
+        head=head,
         pool=Pool(limits.threads, partial(schema.connect, path, read_only=True)),
         writer=writer,
         touches=Touches(),

@@ -8,6 +8,7 @@ import apsw
 
 from federation.storage.transaction import Transaction
 
+LOG_EPOCH = "log_epoch"  # of the change log: another one, other rows under the same numbers
 HOLD = "evict_hold_until_ms"  # store time until which nothing is evicted
 REQUEST = "collect_request"  # what `federation gc` asks of the process that evicts
 DONE = "collect_done"  # its answer

@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import structlog
 
 from federation.clock import Clock
 from federation.errors import StorageRefused
 from federation.storage import catalogue, schema
 from federation.storage.directory import DataDirectory
+from federation.storage.meta import LOG_EPOCH, get_meta
 from federation.storage.runs import Run, bury_dead_runs, live_runs
 from federation.storage.shared import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
+from federation.storage.transaction import read_totals
 
+_log = structlog.get_logger(__name__)
 _NO_SHARED_MEMORY = (apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN)
 
 
@@ -31,6 +35,7 @@ class Opened:
 
     directory: DataDirectory
     node_id: str
+    log_epoch: str
     store_clock: StoreClock
     run: Run
     epoch: Epoch
@@ -59,8 +64,11 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
     connection = schema.connect(directory.catalogue)
     try:
         _bring_up(connection, directory)
+        alone = not live_runs(directory)
         node_id, base_ms, rebooted = _identify(connection, clock)
         store_clock = StoreClock(clock, base_ms)
+        epoch = Epoch(directory.epoch)
+        log_epoch = _open_log(connection, epoch, alone=alone)
         # A power cut may take even the traces of the dead with it: then the new boot tells.
         if bury_dead_runs(directory) or rebooted:
             hold_ms = store_clock.now_ms() + timing.lease_ms
@@ -69,7 +77,7 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
             )
     finally:
         connection.close()
-    return Opened(directory, node_id, store_clock, Run(directory), Epoch(directory.epoch))
+    return Opened(directory, node_id, log_epoch, store_clock, Run(directory), epoch)
 
 
 def check_catalogue_is_there(directory: DataDirectory) -> None:
@@ -102,7 +110,7 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool
 
     Makes what is not there or not valid.
     """
-    with connection:
+    with schema.writing(connection):
         rows: Any = connection.execute("SELECT name, value FROM meta").fetchall()
         meta: dict[str, Any] = dict(rows)
         rebooted = meta.get("boot_id", boot_id()) != boot_id()
@@ -117,6 +125,25 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool
             [(name, meta[name]) for name in ("node_id", "boot_id", "clock_base_ms")],
         )
     return str(meta["node_id"]), int(str(meta["clock_base_ms"])), rebooted
+
+
+def _open_log(connection: apsw.Connection, epoch: Epoch, *, alone: bool) -> str:
+    """Return the change log's epoch.
+
+    A new one begins where the catalogue knows fewer rows than processes told of: somebody put back
+    an older one, and new rows will get numbers that others had.
+    """
+    seq = read_totals(connection).seq
+    known: Any = get_meta(connection, LOG_EPOCH)
+    if alone and known is not None and epoch.head > seq:
+        _log.warning("catalogue_went_back", rows=seq, rows_before=epoch.head)
+        known = None
+    if known is None:
+        known = uuid.uuid4().hex
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LOG_EPOCH, known))
+    if alone:
+        epoch.set_head(seq)
+    return str(known)
 
 
 @contextmanager

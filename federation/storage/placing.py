@@ -38,7 +38,7 @@ def place_file(
     row = catalogue.look_up(transaction.connection, [key]).get(key)
     if row is not None:
         if _is_whole(directory, digest, row):
-            catalogue.revive(transaction, key)
+            catalogue.renew(transaction, row, origin)
             return False
         catalogue.delete(transaction, row)
     if not transaction.room_for(digest.size_bytes):
@@ -67,7 +67,7 @@ def place_inline(
     for (digest, data), key in zip(blobs, keys, strict=True):
         row = rows.get(key)
         if row is not None and _is_whole(directory, digest, row):
-            catalogue.revive(transaction, key)
+            catalogue.renew(transaction, row, origin)
             outcomes.append(False)
             continue
         if row is not None:

@@ -61,6 +61,7 @@ class Pulse:
         except (apsw.Error, OSError) as error:
             self._complaints.warn("room_not_measured", error)
             return
+        self._core.head.note(totals.seq)
         settings = self._core.settings
         quota = effective_quota(settings.quota, settings.reserve, disk, totals.size_bytes)
         self._core.space.update(stored_bytes=totals.size_bytes, quota_bytes=quota)

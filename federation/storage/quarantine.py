@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+import apsw
+
 from federation.digest import Digest
 from federation.storage import catalogue
 from federation.storage.directory import DataDirectory
@@ -42,6 +44,12 @@ def quarantine(
         _move(path, str(target))
     _forget_old(transaction, directory)
     return True
+
+
+def was_set_aside(connection: apsw.Connection, key: bytes) -> bool:
+    """Whether a blob with this catalogue key was found damaged, as far back as that is kept."""
+    found = connection.execute("SELECT 1 FROM quarantine WHERE key = ? LIMIT 1", (key,)).fetchone()
+    return found is not None
 
 
 def _keep(target: str, data: object) -> None:

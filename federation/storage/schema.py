@@ -6,14 +6,15 @@ version, in one transaction, so that a crash leaves it finished or untouched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
 
 from federation.errors import StorageRefused
 
-VERSION = 1
+VERSION = 2
 SQLITE_OLDEST = (3, 51, 3)
 BUSY_MS = 30_000
 
@@ -25,9 +26,10 @@ _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE totals (
   id INTEGER PRIMARY KEY CHECK (id = 1),
-  bytes INTEGER NOT NULL, blobs INTEGER NOT NULL, entries INTEGER NOT NULL, seq INTEGER NOT NULL
+  bytes INTEGER NOT NULL, blobs INTEGER NOT NULL, entries INTEGER NOT NULL, seq INTEGER NOT NULL,
+  logged INTEGER NOT NULL DEFAULT 0, ticks INTEGER NOT NULL DEFAULT 0
 );
-INSERT INTO totals VALUES (1, 0, 0, 0, 0);
+INSERT INTO totals (id, bytes, blobs, entries, seq) VALUES (1, 0, 0, 0, 0);
 CREATE TABLE blob (
   key BLOB PRIMARY KEY, size INTEGER NOT NULL, inline INTEGER NOT NULL, seq INTEGER NOT NULL,
   accessed INTEGER NOT NULL, verified INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
@@ -40,13 +42,14 @@ CREATE TABLE entry (
   id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, instance TEXT NOT NULL, name BLOB NOT NULL,
   value BLOB NOT NULL, label TEXT NOT NULL, stored REAL NOT NULL, expires REAL,
   source INTEGER NOT NULL, origin TEXT NOT NULL,
-  accessed INTEGER NOT NULL, seq INTEGER NOT NULL, UNIQUE (kind, instance, name)
+  accessed INTEGER NOT NULL, seq INTEGER NOT NULL,
+  ticks INTEGER NOT NULL DEFAULT 0, node TEXT NOT NULL DEFAULT '', UNIQUE (kind, instance, name)
 );
 CREATE INDEX entry_by_access ON entry (accessed);
 CREATE TABLE log (
   seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, instance TEXT NOT NULL, name BLOB NOT NULL,
   size INTEGER NOT NULL, stored REAL NOT NULL, source INTEGER NOT NULL, via TEXT NOT NULL,
-  origin TEXT NOT NULL
+  origin TEXT NOT NULL, total INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE quarantine (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL, size INTEGER NOT NULL, reason TEXT NOT NULL,
@@ -54,8 +57,42 @@ CREATE TABLE quarantine (
 );
 """
 
+# How far each lane of each peer has acknowledged the change log (federation.ledger.PeerRecord), and
+# what was parked for it. A blob's `parked.name` is its key, as in the log.
+_PEER_TABLES = """
+CREATE TABLE peer (
+  name TEXT NOT NULL, lane TEXT NOT NULL, cursor INTEGER NOT NULL, state TEXT NOT NULL,
+  reason TEXT NOT NULL, position TEXT NOT NULL, node_id TEXT NOT NULL, log_seen TEXT NOT NULL,
+  served INTEGER NOT NULL, sent_objects INTEGER NOT NULL, sent_bytes INTEGER NOT NULL,
+  last_success REAL NOT NULL, last_error TEXT NOT NULL, last_error_at REAL NOT NULL,
+  pins_pulled INTEGER NOT NULL, wanted INTEGER NOT NULL DEFAULT 0,
+  marks INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (name, lane)
+) WITHOUT ROWID;
+CREATE TABLE parked (
+  id INTEGER PRIMARY KEY, peer TEXT NOT NULL, kind INTEGER NOT NULL, instance TEXT NOT NULL,
+  name BLOB NOT NULL, size INTEGER NOT NULL, seq INTEGER NOT NULL, label TEXT NOT NULL,
+  reason TEXT NOT NULL, parked REAL NOT NULL, tries INTEGER NOT NULL, retry INTEGER NOT NULL,
+  UNIQUE (peer, kind, instance, name)
+);
+"""
+
+# Rows of the log from before count for nothing in its totals: no peer's cursor is among them. An
+# entry was given when it was stored, or now, where the clock was ahead then.
+_STAMPS = """
+ALTER TABLE totals ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE totals ADD COLUMN ticks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE log ADD COLUMN total INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN ticks INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN node TEXT NOT NULL DEFAULT '';
+UPDATE entry SET
+  ticks = CAST(min(stored, unixepoch('now', 'subsec')) * 1000 AS INTEGER) << 16,
+  node = ifnull((SELECT value FROM meta WHERE name = 'node_id'), '')
+  WHERE source <> 1;
+UPDATE totals SET ticks = ifnull((SELECT max(ticks) FROM entry), 0);
+"""
+
 # From version N to N + 1. Version 1 is the first.
-MIGRATIONS: Mapping[int, str] = {}
+MIGRATIONS: Mapping[int, str] = {1: _STAMPS + _PEER_TABLES}
 
 
 def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
@@ -96,6 +133,23 @@ def check_library(version: str | None = None) -> str:
     return loaded
 
 
+@contextmanager
+def writing(connection: apsw.Connection) -> Iterator[None]:
+    """Do all of it or nothing, with the write lock from the beginning.
+
+    A transaction that reads first and then writes fails at once, without waiting for the lock,
+    when another process has written in between.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # some errors have undone it already
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
 def stored_version(connection: apsw.Connection) -> int:
     """Return the schema version of an open catalogue; 0 for an empty one."""
     (version,) = connection.execute("PRAGMA user_version").fetchone() or (0,)
@@ -112,7 +166,7 @@ def bring_up(
 
     Raises StorageRefused when a newer program wrote the catalogue; nothing is changed then.
     """
-    with connection:
+    with writing(connection):
         found = stored_version(connection)
         if found > version:
             raise StorageRefused(
@@ -120,7 +174,7 @@ def bring_up(
                 "Use the program version that wrote it, or a newer one."
             )
         if found == 0:
-            connection.execute(_TABLES)
+            connection.execute(_TABLES + _PEER_TABLES)
             found = VERSION
         for step in range(found, version):
             connection.execute(migrations[step])

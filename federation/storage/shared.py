@@ -19,6 +19,8 @@ from federation.errors import StorageRefused
 
 _COUNTER = struct.Struct("=Q")
 _WANTED_AT = _COUNTER.size
+_HEAD = struct.Struct("@Q")  # native: one aligned store, so that nobody reads half of a number
+_HEAD_AT = 16
 _EPOCH_BYTES = mmap.PAGESIZE
 
 
@@ -71,7 +73,8 @@ class Epoch:
     """A counter that every process sees at once. It moves when anything held is gone.
 
     Beside it lies the size of the largest upload that was refused for want of room, so that the
-    one process that evicts hears of the others' need.
+    one process that evicts hears of the others' need, and the number of the newest row of the
+    change log, so that the one process that replicates hears of the others' commits.
     """
 
     def __init__(self, path: Path) -> None:
@@ -121,6 +124,16 @@ class Epoch:
                 wanted = _COUNTER.unpack_from(self._map, _WANTED_AT)[0]
                 _COUNTER.pack_into(self._map, _WANTED_AT, 0)
         return wanted
+
+    @property
+    def head(self) -> int:
+        """The newest row of the change log that a process told of."""
+        seq: int = _HEAD.unpack_from(self._map, _HEAD_AT)[0]
+        return seq
+
+    def set_head(self, seq: int) -> None:
+        """Tell of a row. Two processes at once may leave the older: see head.Head."""
+        _HEAD.pack_into(self._map, _HEAD_AT, seq)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

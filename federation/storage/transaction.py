@@ -11,21 +11,24 @@ from dataclasses import dataclass, field
 
 import apsw
 
-from federation.store import Provenance
+from federation.storage.stamps import next_ticks
+from federation.store import Provenance, Stamp
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
 
-_LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(slots=True)
 class Totals:
-    """What is held: bytes of blobs and index values, numbers of both, and the last log row."""
+    """What is held: bytes of blobs and index values, numbers of both; where log and clock stand."""
 
     size_bytes: int = 0
     blobs: int = 0
     entries: int = 0
-    seq: int = 0
+    seq: int = 0  # of the newest log row
+    logged_bytes: int = 0  # sizes of all rows ever logged
+    ticks: int = 0  # of the greatest stamp given or met
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class Transaction:
     wall_s: float
     totals: Totals
     quota_bytes: int
+    node_id: str
     folders: set[str] = field(default_factory=set)  # to sync before the commit
 
     def next_seq(self) -> int:
@@ -48,8 +52,18 @@ class Transaction:
         self, seq: int, kind: int, instance: str, name: bytes, size: int, origin: Provenance
     ) -> None:
         """Append the change log row of an accepted object."""
-        came = (int(origin.source), ",".join(origin.via), origin.origin)
+        self.totals.logged_bytes += size
+        came = (int(origin.source), ",".join(origin.via), origin.origin, self.totals.logged_bytes)
         self.connection.execute(_LOG, (seq, kind, instance, name, size, self.wall_s, *came))
+
+    def next_stamp(self) -> Stamp:
+        """Date a value that is given here now."""
+        self.totals.ticks = next_ticks(self.totals.ticks, self.wall_s)
+        return Stamp(self.totals.ticks, self.node_id)
+
+    def observe(self, stamp: Stamp) -> None:
+        """Date whatever is given here from now on after this."""
+        self.totals.ticks = max(self.totals.ticks, stamp.ticks)
 
     def room_for(self, size_bytes: int) -> bool:
         """Whether the quota has this many bytes left, seen from inside the write lock."""
@@ -58,13 +72,15 @@ class Transaction:
 
 def read_totals(connection: apsw.Connection) -> Totals:
     """Return the totals as last committed."""
-    row = connection.execute("SELECT bytes, blobs, entries, seq FROM totals").fetchone()
+    row = connection.execute(
+        "SELECT bytes, blobs, entries, seq, logged, ticks FROM totals"
+    ).fetchone()
     return Totals(*row) if row else Totals()
 
 
 def write_totals(connection: apsw.Connection, totals: Totals) -> None:
     """Store the totals inside the open transaction."""
     connection.execute(
-        "UPDATE totals SET bytes = ?, blobs = ?, entries = ?, seq = ?",
+        "UPDATE totals SET bytes = ?, blobs = ?, entries = ?, seq = ?, logged = ?, ticks = ?",
         dataclasses.astuple(totals),
     )

@@ -71,6 +71,8 @@ class Writer:
         quota_bytes: Callable[[], int],
         on_commit: Callable[[Totals], None],
         metrics: Metrics,
+        *,
+        node_id: str,
     ) -> None:
         self._connect = connect
         self._store_clock = store_clock
@@ -78,6 +80,7 @@ class Writer:
         self._quota_bytes = quota_bytes
         self._on_commit = on_commit  # on the event loop, before anybody hears of the commit
         self._metrics = metrics
+        self._node_id = node_id  # of the stamps given in its transactions
         self._queue: deque[_Operation] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -175,6 +178,7 @@ class Writer:
             wall_s=self._clock.wall_s(),
             totals=read_totals(connection),
             quota_bytes=self._quota_bytes(),
+            node_id=self._node_id,
         )
         try:
             for operation in batch:

@@ -30,7 +30,7 @@ async def test_o13_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> No
     connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
     connection.close()
     before = catalogue.read_bytes()
-    with pytest.raises(StorageRefused, match="schema version 2"):
+    with pytest.raises(StorageRefused, match=f"schema version {schema.VERSION + 1}"):
         async with opened(tmp_path, short()):
             pytest.fail("opened")
     assert catalogue.read_bytes() == before
@@ -39,14 +39,14 @@ async def test_o13_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> No
 def test_o12_an_older_schema_migrates_in_one_transaction(tmp_path: Path) -> None:
     connection = schema.connect(tmp_path / "c.sqlite")
     schema.bring_up(connection)
-    steps = {1: "ALTER TABLE blob ADD COLUMN extra INTEGER NOT NULL DEFAULT 7"}
-    schema.bring_up(connection, version=2, migrations=steps)
-    assert schema.stored_version(connection) == 2
+    steps = {2: "ALTER TABLE blob ADD COLUMN extra INTEGER NOT NULL DEFAULT 7"}
+    schema.bring_up(connection, version=3, migrations=steps)
+    assert schema.stored_version(connection) == 3
     assert connection.execute("SELECT count(extra) FROM blob").fetchall() == [(0,)]
-    broken = {2: "CREATE TABLE fine (x); CREATE TABLE meta (twice)"}
+    broken = {3: "CREATE TABLE fine (x); CREATE TABLE meta (twice)"}
     with pytest.raises(apsw.SQLError):
-        schema.bring_up(connection, version=3, migrations=broken)
-    assert schema.stored_version(connection) == 2
+        schema.bring_up(connection, version=4, migrations=broken)
+    assert schema.stored_version(connection) == 3
     assert not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'fine'").fetchall()
 
 

@@ -53,6 +53,7 @@ async def writer(failing: Failing) -> AsyncIterator[Writer]:
         quota_bytes=lambda: 1000,
         on_commit=lambda _: None,
         metrics=Metrics(),
+        node_id="here",
     )
     made.start()
     yield made

@@ -90,7 +90,9 @@ class _Rebuild:
         connection.execute("PRAGMA synchronous = OFF")  # made durable in one go at the end
         schema.bring_up(connection)
         clock = SystemClock()
-        self._transaction = Transaction(connection, 1, clock.wall_s(), Totals(), quota_bytes=2**62)
+        self._transaction = Transaction(
+            connection, 1, clock.wall_s(), Totals(), quota_bytes=2**62, node_id=""
+        )
         connection.execute("BEGIN")
         self._take_files()
         self._take_old()
