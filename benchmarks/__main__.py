@@ -23,11 +23,19 @@ from benchmarks.mirror import report as mirror_report
 from benchmarks.mirror import rows as mirror_rows
 from benchmarks.mirror.site import PROXIES
 from benchmarks.process import ServerFailedError
+from benchmarks.replication import measure as replication_measure
+from benchmarks.replication import report as replication_report
+from benchmarks.replication import rows as replication_rows
+from benchmarks.replication.site import RECEIVERS
 from benchmarks.rows import all_rows
 from benchmarks.servers import SERVERS
 
-_NAMES = [*all_rows(quick=True), *mirror_rows.all_rows(quick=True)]
-_Spec = TypeVar("_Spec", RowSpec, mirror_measure.MirrorSpec)
+_NAMES = [
+    *all_rows(quick=True),
+    *mirror_rows.all_rows(quick=True),
+    *replication_rows.all_rows(quick=True),
+]
+_Spec = TypeVar("_Spec", RowSpec, mirror_measure.MirrorSpec, replication_measure.ReplicationSpec)
 _FAILURES = (ServerFailedError, WrongAnswerError, grpc.RpcError)
 
 
@@ -69,11 +77,13 @@ def main(
     show(facts)
     run = _Run(only or _NAMES, names or list(SERVERS), home, quick, show)
     results, ways = run.rows(repeat, seconds), run.mirrors(repeat)
+    arrivals = run.replications(repeat)
     if as_json:
         found = {
             "machine": facts,
             "results": report.as_json(results),
             "mirror": mirror_report.as_json(ways),
+            "replication": replication_report.as_json(arrivals),
         }
         print(json.dumps(found, indent=1))
 
@@ -120,6 +130,20 @@ class _Run:
                 self._show(mirror_report.lines(measured))
             ways += measured
         return ways
+
+    def replications(self, repeat: int) -> list[replication_measure.Arrival]:
+        """Run the rows of a node and its peer."""
+        peers = [name for name in self._servers if name in RECEIVERS]
+        arrivals: list[replication_measure.Arrival] = []
+        rows = replication_rows.all_rows(quick=self._quick)
+        for spec in self._chosen(rows, replication_report.header()):
+            measured = []
+            for peer in peers:
+                with self._folder(spec.name) as folder:
+                    measured.append(spec.measure(spec, folder, peer, repeat))
+            self._show(replication_report.lines(measured))
+            arrivals += measured
+        return arrivals
 
     def _chosen(self, rows: Mapping[str, _Spec], header: str) -> list[_Spec]:
         chosen = [spec for name, spec in rows.items() if name in self._only]
