@@ -131,7 +131,7 @@ class Ledger(Protocol):
         ...
 
     async def read(self, after: int, limit: int) -> LogSlice:
-        """Return up to limit rows with seq > after."""
+        """Return up to limit rows with seq > after; not whole also where after is beyond head()."""
         ...
 
     async def total_bytes(self, seq: int) -> int:
@@ -142,7 +142,10 @@ class Ledger(Protocol):
         ...
 
     async def peers(self) -> list[PeerRecord]:
-        """Return every record, those of peers that left the configuration too."""
+        """Return every record, those of peers that left the configuration too.
+
+        One whose cursor is beyond head() is returned as NEEDS_RESYNC.
+        """
         ...
 
     async def save(self, records: Sequence[PeerRecord]) -> None:

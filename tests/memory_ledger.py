@@ -124,10 +124,8 @@ class MemoryStorage(MemoryStore):
             return not same and (held.source is Source.UPSTREAM or expired)
         if held.source is Source.UPSTREAM:
             return True
-        if same:
-            return False
         if source is Source.CLIENT or entry.stamp == NO_STAMP:
-            return True
+            return not same
         return _rank(entry) > _rank(held)
 
     def _tick(self) -> Stamp:
@@ -218,7 +216,8 @@ class MemoryLedger:
         log = self.storage.log
         start = bisect_right(log, after, key=lambda row: row.seq)
         oldest = log[0].seq if log else self.head() + 1
-        return LogSlice(log[start : start + limit], after + 1 >= oldest)
+        is_whole = oldest <= after + 1 <= self.head() + 1
+        return LogSlice(log[start : start + limit], is_whole)
 
     async def total_bytes(self, seq: int) -> int:
         log = self.storage.log
@@ -228,7 +227,7 @@ class MemoryLedger:
         return log[0].total_bytes - log[0].size_bytes if log else self.storage.total_bytes
 
     async def peers(self) -> list[PeerRecord]:
-        return list(self.storage.records.values())
+        return [_checked(record, self.head()) for record in self.storage.records.values()]
 
     async def save(self, records: Sequence[PeerRecord]) -> None:
         await asyncio.sleep(0)
@@ -301,7 +300,7 @@ class MemoryLedger:
         return Page([], [held[place] for place in places], following)
 
     async def is_damaged(self, digest: Digest) -> bool:
-        return digest in self.storage.damaged
+        return digest in self.storage.damaged and digest not in self.storage.blobs
 
 
 def _object(digest: Digest | None, key: EntryKey | None) -> Digest | EntryKey:
@@ -310,6 +309,13 @@ def _object(digest: Digest | None, key: EntryKey | None) -> Digest | EntryKey:
         return digest
     assert key is not None
     return key
+
+
+def _checked(record: PeerRecord, head: int) -> PeerRecord:
+    if record.cursor <= head:
+        return record
+    reason = "its cursor is beyond the end of the change log"
+    return record._replace(state=PeerState.NEEDS_RESYNC, reason=reason, position="")
 
 
 def _saved(record: PeerRecord, held: PeerRecord | None) -> PeerRecord:

@@ -58,6 +58,12 @@ def total_bytes(connection: apsw.Connection, seq: int) -> int:
     return max(0, int(row[0])) if row else 0
 
 
+def reaches_back_to(connection: apsw.Connection, seq: int) -> bool:
+    """Whether there is any row up to this one."""
+    row = connection.execute("SELECT 1 FROM log WHERE seq <= ? LIMIT 1", (seq,)).fetchone()
+    return row is not None
+
+
 def trim(transaction: Transaction, last_gone: int, limit: int) -> int:
     """Remove up to limit of the oldest rows, none beyond last_gone; return how many."""
     transaction.connection.execute(
