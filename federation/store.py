@@ -103,10 +103,8 @@ class Ingest(Protocol):
         ...
 
 
-class Store(Protocol):
-    """Blobs by digest. The empty blob is always held. All methods are safe to call concurrently
-    and to cancel: a cancelled write stores all or nothing.
-    """
+class Readable(Protocol):
+    """The part of Store that changes nothing."""
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those that are not held; the others are leased (not evicted for a lease period).
@@ -139,6 +137,19 @@ class Store(Protocol):
         """
         ...
 
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """Return each blob's bytes, None where it is not held or found damaged.
+
+        For batches: one hop for all of them. Leases what it returns.
+        """
+        ...
+
+
+class Store(Readable, Protocol):
+    """Blobs by digest. The empty blob is always held. All methods are safe to call concurrently
+    and to cancel: a cancelled write stores all or nothing.
+    """
+
     async def write(
         self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
     ) -> bool:
@@ -146,13 +157,6 @@ class Store(Protocol):
 
         Raises DigestMismatch, BlobTooLarge, StorageFull, StorageFailed, or what chunks raises; in
         each case nothing of this write is kept.
-        """
-        ...
-
-    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        """Return each blob's bytes, None where it is not held or found damaged.
-
-        For batches: one hop for all of them. Leases what it returns.
         """
         ...
 
@@ -244,11 +248,13 @@ class Index(Protocol):
         """Store all entries durably in one step; the last write of a key wins.
 
         The last one over all nodes: one from a peer (provenance PEER) whose stamp is not greater
-        than that of what is held is let fall, and so is one of the same value.
+        than that of what is held is let fall. One with a greater stamp is taken over even if its
+        value is the same: a third value in between would win here and lose elsewhere.
 
         One that comes from an upstream does not replace one that does not and has not expired: it
         is let fall.
 
-        Raises StorageFull, StorageFailed: none of them is stored.
+        Raises StorageFull, StorageFailed, InvalidRequest (a stamp from a peer that is more than a
+        year ahead of the wall clock): none of them is stored.
         """
         ...

@@ -72,6 +72,10 @@ class Calls:
         """The methods that the remote turned out not to have."""
         return sorted(f"{method.service}/{method.name}" for method in self._unsupported)
 
+    def lacks(self, method: Method) -> bool:
+        """Whether the remote turned out not to have this method, not long ago."""
+        return self._clock.monotonic_s() < self._unsupported.get(method, 0.0)
+
     def forget_unsupported(self) -> None:
         """Find out again: another program may answer now."""
         self._unsupported.clear()

@@ -39,9 +39,11 @@ from federation.remote.methods import (
 )
 from federation.remote.remote import Remote
 from federation.wire.digests import function_of
+from federation.wire.fields import length_field
 from federation.wire.timestamps import wall_s_of
 
 _NANOS = 1_000_000_000
+_ACTION_RESULT = 3  # UpdateActionResultRequest.action_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +84,15 @@ class RemoteIndex:
     async def update_action_result(
         self, action: Digest, result: bytes, instance: str | None = None
     ) -> None:
-        """Store a serialized ActionResult. Raises RemoteFailed."""
+        """Store a serialized ActionResult, to the byte as it is. Raises RemoteFailed."""
         request = reapi.UpdateActionResultRequest(
             instance_name=self._instance(instance),
             action_digest=wire_digest(action),
             digest_function=function_number(action.function),  # type: ignore[arg-type]
         )
-        request.action_result.ParseFromString(result)
-        await self._tell(UPDATE_RESULT, request)
+        # Written anew it could come out as other bytes, and be another value to those who compare.
+        whole = request.SerializeToString() + length_field(_ACTION_RESULT, result)
+        await self._tell_bytes(UPDATE_RESULT, whole)
 
     async def fetch_blob(
         self,
@@ -176,8 +179,11 @@ class RemoteIndex:
             return None
 
     async def _tell(self, method: Method, request: Message) -> None:
+        await self._tell_bytes(method, request.SerializeToString())
+
+    async def _tell_bytes(self, method: Method, request: bytes) -> None:
         try:
-            await self._remote.calls.unary(method, request.SerializeToString())
+            await self._remote.calls.unary(method, request)
         except NotFound as error:  # BuildGrid says so of blobs that an entry names and it lacks
             raise failure(self._remote.name, FailureKind.REFUSED, str(error)) from None
 

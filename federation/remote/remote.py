@@ -82,9 +82,14 @@ class Remote:
             self._capabilities.connection_lost()
         return await self._capabilities.get()
 
+    @property
+    def known(self) -> Capabilities:
+        """What it said last that it can do; nothing is asked."""
+        return self._capabilities.known
+
     def describe(self) -> dict[str, Any]:
         """Return what `status` shows of it."""
-        known = self._capabilities.known
+        known = self.known
         functions = known.functions
         shown: dict[str, Any] = {
             "name": self.settings.name,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from federation.config import Limits
 from federation.digest import Digest, DigestFunction
 from federation.errors import BlobDamaged, BlobNotFound, FederationError
-from federation.store import SMALL_BLOB_BYTES, LocalStore
+from federation.store import SMALL_BLOB_BYTES, Readable
 from federation.wire.closure import SLICE, Names, Shape, Structure, names_of_structure
 
 STRUCTURE_MAX_BYTES = 64 * 2**20  # largest structure read; a directory of 600,000 files fits
@@ -46,7 +46,7 @@ class Turns:
 class Walk:
     """Use once."""
 
-    def __init__(self, store: LocalStore, limits: Limits, turns: Turns) -> None:
+    def __init__(self, store: Readable, limits: Limits, turns: Turns) -> None:
         self._store = store
         self._limits = limits
         self._turns = turns

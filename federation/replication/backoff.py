@@ -1,0 +1,104 @@
+"""When a peer that fails is tried again: later each time, by one call at a time.
+
+A machine without I/O: callers say what happened and when.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+
+from tenacity import RetryCallState, wait_exponential
+
+from federation.remote.failures import FailureKind, RemoteFailed
+
+_JITTER = 0.25  # a delay is multiplied by 1 - this to 1 + this
+
+# A peer that is away is met within seconds of its return, at the price of one small call now and
+# then. One that answers, but has no room or does not let us in, is left alone for longer; one that
+# does not answer in time has taken its time already.
+_LONGEST_S = {
+    FailureKind.TIMEOUT: 1.0,
+    FailureKind.STALLED: 1.0,
+    FailureKind.UNAVAILABLE: 5.0,
+    FailureKind.BUSY: 1.0,
+}
+_LONGEST_OTHERS_S = 60.0
+
+
+class State(enum.Enum):
+    """What may be sent."""
+
+    OPEN = "open"  # everything
+    PAUSED = "paused"  # nothing until the delay is over
+    TRYING = "trying"  # one call is under way, whose outcome decides
+
+
+class Backoff:
+    """One peer's; first_s is the first delay, which doubles."""
+
+    def __init__(self, first_s: float, jitter: random.Random) -> None:
+        self._first_s = first_s
+        self._jitter = jitter
+        self.state = State.OPEN
+        self.failures = 0  # in a row
+        self.generation = 0  # a failure of a call that began before the last one says nothing new
+        self.until_s = 0.0
+        self._by_write = False  # whether only a write can tell that it is over
+
+    def __repr__(self) -> str:
+        return f"<Backoff {self.state.value} after {self.failures} failures>"
+
+    def may_pass(self, now_s: float) -> bool:
+        """Whether a call may go out now; when so, it counts as gone out."""
+        if self.state is State.PAUSED and now_s >= self.until_s:
+            self.state = State.TRYING
+            return True
+        return self.state is State.OPEN
+
+    def wait_s(self, now_s: float) -> float:
+        """Return how long it is until the next try; 0 when only others' outcomes are waited for."""
+        return max(0.0, self.until_s - now_s) if self.state is State.PAUSED else 0.0
+
+    def succeeded(self, *, wrote: bool) -> bool:
+        """Note an answer; return whether everything may go out again because of it.
+
+        wrote: something was taken. What came of a failed write is not mended by a question that
+        is answered.
+        """
+        if self.state is State.OPEN:
+            return False
+        if wrote or not self._by_write:
+            self.state, self.failures, self._by_write = State.OPEN, 0, False
+            return True
+        if self.state is State.TRYING:
+            self.state, self.until_s = State.PAUSED, 0.0  # the next call may try
+        return False
+
+    def failed(self, error: RemoteFailed, now_s: float, generation: int, *, wrote: bool) -> bool:
+        """Note a failure of a call that began in a generation; return whether it is news."""
+        if generation != self.generation:
+            return False
+        self.generation += 1
+        self.failures += 1
+        self._by_write = self._by_write or wrote
+        self.state = State.PAUSED
+        self.until_s = now_s + self._delay_s(error)
+        return True
+
+    def gave_up(self) -> None:
+        """Note that the call which tried was ended from here, without an outcome."""
+        if self.state is State.TRYING:
+            self.state = State.PAUSED
+
+    def try_now(self) -> None:
+        """End a delay early."""
+        self.until_s = 0.0
+
+    def _delay_s(self, error: RemoteFailed) -> float:
+        longest_s = _LONGEST_S.get(error.kind, _LONGEST_OTHERS_S)
+        attempt = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+        attempt.attempt_number = self.failures
+        delay_s = wait_exponential(multiplier=self._first_s, max=longest_s)(attempt)
+        delay_s *= self._jitter.uniform(1 - _JITTER, 1 + _JITTER)
+        return max(delay_s, error.retry_after_s or 0.0)

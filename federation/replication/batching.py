@@ -1,0 +1,70 @@
+"""How much is sent in one batch, and how many batches at once: what takes the peer about a second.
+
+A machine without I/O. Over a slow link large batches run into time limits and keep everything
+behind them waiting; to a peer that takes long over each object, only many batches at once help.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from federation.digest import Digest
+
+TARGET_S = 1.0
+ITEMS_MAX = 1000
+BATCHES_MAX = 8
+_FIRST_BYTES = 2**20
+_LEAST_BYTES = 16 * 2**10
+_FIRST_BATCHES = 4
+
+
+class Pace:
+    """Learns from each batch."""
+
+    def __init__(self) -> None:
+        self.bytes_max = _FIRST_BYTES
+        self.items_max = ITEMS_MAX
+        self.at_once = _FIRST_BATCHES
+
+    def __repr__(self) -> str:
+        return f"<Pace {self.at_once} of {self.items_max} blobs, {self.bytes_max} bytes>"
+
+    def took(self, items: int, size_bytes: int, seconds: float, peer_bytes_max: int) -> None:
+        """Note how long a batch took. peer_bytes_max: the most that the peer takes in one."""
+        if seconds > 2 * TARGET_S:
+            self._slower(items, size_bytes, TARGET_S / seconds)
+        elif seconds < TARGET_S / 2:
+            self.at_once = min(BATCHES_MAX, self.at_once + 1)
+            if 2 * items >= self.items_max or 2 * size_bytes >= self.bytes_max:
+                self.items_max = min(ITEMS_MAX, self.items_max * 2)
+                self.bytes_max = min(max(_LEAST_BYTES, peer_bytes_max), self.bytes_max * 2)
+        elif seconds < TARGET_S:
+            self.at_once = min(BATCHES_MAX, self.at_once + 1)
+
+    def failed(self, items: int, size_bytes: int) -> None:
+        """Note that one was not answered in time."""
+        self._slower(items, size_bytes, 0.25)
+
+    def _slower(self, items: int, size_bytes: int, share: float) -> None:
+        if items > 1 and size_bytes > _LEAST_BYTES:
+            self.bytes_max = max(_LEAST_BYTES, int(min(self.bytes_max, size_bytes) * share))
+            self.items_max = max(1, int(min(self.items_max, items) * share))
+        elif items > 1:
+            self.items_max = max(1, int(min(self.items_max, items) * share))
+        else:
+            self.at_once = max(1, self.at_once // 2)
+
+    def cut(self, digests: Sequence[Digest], peer_bytes_max: int) -> Iterator[list[Digest]]:
+        """Yield them in batches, in order; each is cut when it is asked for."""
+        batch: list[Digest] = []
+        size_bytes = 0
+        for digest in digests:
+            limit_bytes = min(self.bytes_max, peer_bytes_max)
+            full = size_bytes + digest.size_bytes > limit_bytes or len(batch) >= self.items_max
+            if batch and full:
+                yield batch
+                batch, size_bytes = [], 0
+            batch.append(digest)
+            size_bytes += digest.size_bytes
+        if batch:
+            yield batch

@@ -1,0 +1,70 @@
+"""Whose fault a failure is, the object's or the peer's: parking the one, waiting for the other.
+
+A machine without I/O. A peer that does not let us in refuses every object, and must lose none; a
+single object that it will not have must not hold up the others. What tells them apart is whether
+others are taken in between.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from federation.remote.failures import FailureKind
+
+DENIED_IN_A_ROW = 3  # different objects; then the peer does not let us in at all
+_TRACKED_MAX = 10_000
+
+# How often one object fails in such a way, others being taken in between, until it is parked.
+# What is missing here (silence, a broken connection) is never an object's fault.
+_PATIENCE = {
+    FailureKind.DENIED: 2,
+    FailureKind.INTERNAL: 5,
+    FailureKind.MALFORMED: 5,
+    FailureKind.EXHAUSTED: 10,
+}
+
+
+class Fault(enum.Enum):
+    """What to do about a failure."""
+
+    OBJECT = "object"  # park it
+    UNCLEAR = "unclear"  # try it again, alone
+    PEER = "peer"  # leave the peer alone for a while
+
+
+class Blame:
+    """Remembers what failed lately at one peer."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._failures: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
+        self._denied: set[Hashable] = set()  # since something was taken
+
+    def __repr__(self) -> str:
+        return f"<Blame {len(self._failures)} failing, {len(self._denied)} denied in a row>"
+
+    def taken(self, thing: Hashable) -> None:
+        """Note that the peer took an object."""
+        self._taken += 1
+        self._denied.clear()
+        self._failures.pop(thing, None)
+
+    def failed(self, thing: Hashable, kind: FailureKind) -> Fault:
+        """Note that the peer did not take an object, which was sent alone or failed by itself."""
+        patience = _PATIENCE.get(kind)
+        if patience is None:
+            return Fault.PEER
+        count, taken_then = self._failures.pop(thing, (0, -1))
+        if self._taken > taken_then:
+            count += 1  # else nothing was taken since: it says nothing about this one
+        if count >= patience:
+            return Fault.OBJECT
+        self._failures[thing] = (count, self._taken)
+        if len(self._failures) > _TRACKED_MAX:
+            self._failures.popitem(last=False)
+        if kind is not FailureKind.DENIED:
+            return Fault.PEER
+        self._denied.add(thing)
+        return Fault.PEER if len(self._denied) >= DENIED_IN_A_ROW else Fault.UNCLEAR

@@ -1,0 +1,232 @@
+"""Index entries to one peer: each behind all that it names, as it is now, the newest last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from federation.clock import Clock
+from federation.errors import FederationError, SourceUnavailable, StorageFailed
+from federation.ledger import Ledger
+from federation.remote.failures import RemoteFailed, RequestRefused, Unsupported
+from federation.replication.blame import Fault
+from federation.replication.closures import ShippingStore, Walk
+from federation.replication.gate import Gate
+from federation.replication.outcome import (
+    PRESENT,
+    SENT,
+    TOO_FAR,
+    Outcome,
+    parked,
+    skipped,
+)
+from federation.replication.rules import Bounds, may_go_on
+from federation.replication.shipping import Shipper
+from federation.replication.tally import Tally
+from federation.replication.target import Target, Via
+from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Readable, Stamp
+
+WALKS_AT_ONCE = 16
+WALKS_BEGUN_MAX = 64  # those that wait for a large blob included
+_HOLE_DELAYS_S = (0.2, 0.5, 1.0, 2.0)  # a client pushes names and blobs in any order
+_AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
+
+SUPERSEDED = skipped("superseded by a newer one")
+EXPIRED = skipped("expired")
+LEFT_OUT = skipped("a rule leaves out a blob that it needs and the peer lacks")
+_SERVICES = {
+    EntryKind.ACTION_RESULT: "ActionCache",
+    EntryKind.ASSET_BLOB: "Remote Asset",
+    EntryKind.ASSET_DIRECTORY: "Remote Asset",
+}
+
+
+class Wanted(NamedTuple):
+    """An entry to be sent."""
+
+    seq: int  # of its newest row when it was read
+    entry: Entry
+    via: Via
+    bounds: Bounds = Bounds()
+    keeps_theirs: bool = False  # leave a peer without stamps what it has under this name
+
+
+class _Name:
+    """Who sends one name, and what was sent of it while anybody did."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+        self.newest_seq = 0
+
+
+class EntrySender:
+    """Sends to one peer from here."""
+
+    def __init__(
+        self,
+        store: Readable,
+        ledger: Ledger,
+        target: Target,
+        gate: Gate,
+        shipper: Shipper,
+        walk: Walk,
+        tally: Tally,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._target = target
+        self._gate = gate
+        self._shipper = shipper
+        self._walk = walk
+        self._tally = tally
+        self._clock = clock
+        self._names: dict[EntryKey, _Name] = {}
+        self._begun = asyncio.Semaphore(WALKS_BEGUN_MAX)
+        self._walking = asyncio.Semaphore(WALKS_AT_ONCE)
+
+    def __repr__(self) -> str:
+        return f"<EntrySender {len(self._names)} names>"
+
+    @asynccontextmanager
+    async def reading(
+        self, keys: Sequence[EntryKey]
+    ) -> AsyncIterator[list[tuple[int, Entry] | None]]:
+        """Give the entries of these names as they are now, to be sent within.
+
+        What was read first and is sent last must not undo a newer value at a peer that knows
+        nothing of stamps; so as long as anybody has a name's entry in hand, it is remembered which
+        one was sent.
+        """
+        for key in keys:
+            self._names.setdefault(key, _Name()).users += 1
+        try:
+            yield await self._ledger.entries_at(keys)
+        finally:
+            for key in keys:
+                name = self._names[key]
+                name.users -= 1
+                if not name.users:
+                    del self._names[key]
+
+    async def send(self, wanted: Wanted) -> Outcome:
+        """Bring one entry to its end; call it within reading().
+
+        Raises what the store and the ledger raise when they cannot tell.
+        """
+        entry = wanted.entry
+        if not may_go_on(wanted.via):
+            return TOO_FAR
+        if entry.expires_at_s is not None and entry.expires_at_s <= self._clock.wall_s():
+            return EXPIRED
+        if self._target.lacks(entry.key.kind):
+            return self._unsupported(entry.key.kind)
+        if (outcome := await self._closed(wanted)) is not None:
+            return outcome
+        name = self._names[entry.key]
+        async with name.lock:
+            if name.newest_seq > wanted.seq:
+                return SUPERSEDED
+            outcome = await self._push(wanted)
+            if outcome.is_there:
+                name.newest_seq = wanted.seq
+        return outcome
+
+    # What it names
+
+    async def _closed(self, wanted: Wanted, *, anew: bool = False) -> Outcome | None:
+        """Bring all that it names there; None: it is there, and the entry may follow."""
+        for delay_s in (*_HOLE_DELAYS_S, None):
+            view = ShippingStore(
+                self._store, self._shipper, wanted.via, wanted.bounds, self._for_large
+            )
+            if anew:
+                self._shipper.confirmed.clear()
+            try:
+                async with self._begun, self._walking:
+                    if await self._walk(view, wanted.entry):
+                        return None
+            except (SourceUnavailable, StorageFailed):
+                raise
+            except FederationError as error:
+                return parked(str(error))
+            if view.lacks_here is None or delay_s is None:
+                break
+            await self._clock.sleep(delay_s)
+            if await self._is_old(wanted):
+                return SUPERSEDED
+        if view.unsent is not None:
+            digest, outcome = view.unsent
+            return parked(f"it needs blob {digest}: {outcome.reason}")
+        if view.left_out is not None and view.lacks_here is None:
+            return LEFT_OUT
+        return parked(f"it needs blob {view.lacks_here}, which is not here")
+
+    @asynccontextmanager
+    async def _for_large(self) -> AsyncIterator[None]:
+        """Let another walk go on while this one waits for a large blob to be sent."""
+        self._walking.release()
+        try:
+            yield
+        finally:
+            await self._walking.acquire()
+
+    async def _is_old(self, wanted: Wanted) -> bool:
+        (now,) = await self._ledger.entries_at([wanted.entry.key])
+        return now is None or now[0] > wanted.seq
+
+    # The entry
+
+    async def _push(self, wanted: Wanted) -> Outcome:
+        """Push until it is taken, or is not to be any more."""
+        delay_s, refused = 0.0, False
+        while True:
+            result = await self._try_push(wanted)
+            if isinstance(result, Outcome):
+                return result
+            if isinstance(result, RequestRefused):
+                if refused:
+                    return parked(result.reason)
+                refused = True  # perhaps for something that it names, and the peer has lost
+                if (outcome := await self._closed(wanted, anew=True)) is not None:
+                    return outcome
+                continue
+            await self._shipper.sender.bear(result)
+            if self._gate.is_open:
+                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+                await self._clock.sleep(delay_s)
+            if await self._is_old(wanted):
+                return SUPERSEDED
+
+    async def _try_push(self, wanted: Wanted) -> Outcome | RemoteFailed:
+        entry = wanted.entry
+        async with self._gate.turn(writes=True) as turn:
+            try:
+                if wanted.keeps_theirs and await self._target.has(entry):
+                    return PRESENT
+                await self._target.push(entry._replace(stamp=self._stamp(entry)), wanted.via)
+            except Unsupported:
+                return self._unsupported(entry.key.kind)
+            except RequestRefused as error:
+                return error
+            except RemoteFailed as error:
+                if self._shipper.sender.blame.failed(entry.key, error.kind) is Fault.OBJECT:
+                    return parked(error.reason)
+                if not error.is_ours:
+                    turn.failed(error)
+                return error
+            turn.succeeded()
+        self._shipper.sender.blame.taken(entry.key)
+        self._tally.sent(len(entry.value))
+        return SENT
+
+    def _stamp(self, entry: Entry) -> Stamp:
+        """Return what dates it there. What an upstream gave has no stamp, and gives way to all."""
+        return Stamp(1, self._ledger.node_id) if entry.stamp == NO_STAMP else entry.stamp
+
+    def _unsupported(self, kind: EntryKind) -> Outcome:
+        self._tally.unsupported[_SERVICES[kind]] += 1
+        return skipped(f"the peer has no {_SERVICES[kind]}")

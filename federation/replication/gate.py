@@ -1,0 +1,146 @@
+"""Where every call to a peer passes: it waits there while the peer is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from federation.clock import Clock
+from federation.remote.failures import FailureKind, RemoteFailed
+from federation.replication.backoff import Backoff, State
+
+_log = structlog.get_logger(__name__)
+
+
+class Turn:
+    """One call's way through the gate."""
+
+    def __init__(self, gate: Gate, generation: int, *, writes: bool) -> None:
+        self._gate = gate
+        self._generation = generation
+        self._writes = writes
+        self.is_settled = False
+
+    def succeeded(self) -> None:
+        """Say that the peer answers as it should; a long call may say so before its end."""
+        self.is_settled = True
+        self._gate.succeeded(wrote=self._writes)
+
+    def failed(self, error: RemoteFailed) -> None:
+        """Say that the peer is to be left alone for a while."""
+        self.is_settled = True
+        self._gate.failed(error, self._generation, wrote=self._writes)
+
+    def left(self) -> None:
+        """Let another call try, if this one ended without an outcome."""
+        if not self.is_settled:
+            self._gate.gave_up()
+
+
+class Gate:
+    """One for each peer."""
+
+    def __init__(self, peer: str, clock: Clock, first_s: float, jitter: random.Random) -> None:
+        self._peer = peer
+        self._clock = clock
+        self._backoff = Backoff(first_s, jitter)
+        self._changed = asyncio.Event()
+        self.last_error: RemoteFailed | None = None
+        self.last_error_s = 0.0  # wall clock
+        self.last_success_s = 0.0  # wall clock; of anything answered
+
+    def __repr__(self) -> str:
+        return f"<Gate {self._backoff!r}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has to wait."""
+        return self._backoff.state is State.OPEN
+
+    @property
+    def failures(self) -> int:
+        """How often in a row it failed."""
+        return self._backoff.failures
+
+    @property
+    def wait_s(self) -> float:
+        """How long until the next try."""
+        return self._backoff.wait_s(self._clock.monotonic_s())
+
+    @asynccontextmanager
+    async def turn(self, *, writes: bool) -> AsyncIterator[Turn]:
+        """Wait until a call may go out; the caller says how it went.
+
+        A RemoteFailed that is raised within closes the gate.
+        """
+        while not self._backoff.may_pass(self._clock.monotonic_s()):
+            await self._wait()
+        turn = Turn(self, self._backoff.generation, writes=writes)
+        try:
+            yield turn
+        except RemoteFailed as error:
+            if not error.is_ours and not turn.is_settled:
+                turn.failed(error)
+            raise
+        finally:
+            turn.left()
+
+    async def opened(self) -> None:
+        """Wait until the gate is open, without trying."""
+        while not self.is_open:
+            changed = self._changed
+            await changed.wait()
+
+    def succeeded(self, *, wrote: bool) -> None:
+        """See Turn.succeeded."""
+        self.last_success_s = self._clock.wall_s()
+        before = self._backoff.state
+        if self._backoff.succeeded(wrote=wrote):
+            _log.info("peer_answers_again", peer=self._peer)
+        if self._backoff.state is not before:
+            self._tell()
+
+    def failed(self, error: RemoteFailed, generation: int, *, wrote: bool) -> None:
+        """See Turn.failed."""
+        if error.kind is FailureKind.CLOSED:
+            return
+        self.last_error, self.last_error_s = error, self._clock.wall_s()
+        first = self._backoff.failures == 0
+        if self._backoff.failed(error, self._clock.monotonic_s(), generation, wrote=wrote):
+            if first:
+                _log.warning("peer_fails", peer=self._peer, reason=error.reason)
+            self._tell()
+
+    def gave_up(self) -> None:
+        """See Turn.left."""
+        self._backoff.gave_up()
+        self._tell()
+
+    def try_now(self) -> None:
+        """End a delay early: the peer gave a sign of life."""
+        self._backoff.try_now()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _wait(self) -> None:
+        """Wait for the end of the delay or for another's outcome, whatever comes first."""
+        changed = self._changed
+        delay_s = self.wait_s
+        if not delay_s:
+            if self._backoff.state is State.TRYING:
+                await changed.wait()
+            return
+        waiting = asyncio.ensure_future(changed.wait())
+        sleeping = asyncio.ensure_future(self._clock.sleep(delay_s))
+        try:
+            await asyncio.wait({waiting, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+            sleeping.cancel()

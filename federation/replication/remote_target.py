@@ -1,0 +1,128 @@
+"""A peer over the wire, through the client for any server of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from federation import hops
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation.digest import Digest, DigestFunction
+from federation.errors import FederationError
+from federation.remote import Remote, RemoteIndex, RemoteStore
+from federation.remote.methods import PUSH_BLOB, PUSH_DIRECTORY, UPDATE_RESULT
+from federation.replication.target import Identity, OpenAt, Via
+from federation.store import Entry, EntryKey, EntryKind, Stamp
+from federation.wire.closure import function_of_entry, pushed_of
+
+_METHODS = {
+    EntryKind.ACTION_RESULT: UPDATE_RESULT,
+    EntryKind.ASSET_BLOB: PUSH_BLOB,
+    EntryKind.ASSET_DIRECTORY: PUSH_DIRECTORY,
+}
+
+
+class RemoteTarget:
+    """See target.Target. instance: what entries are sent under; None: what they have here."""
+
+    def __init__(self, remote: Remote, instance: str | None) -> None:
+        self._remote = remote
+        self._store = RemoteStore(remote)
+        self._index = RemoteIndex(remote)
+        self._instance = instance
+
+    def __repr__(self) -> str:
+        return f"<RemoteTarget {self._remote!r}>"
+
+    @property
+    def identity(self) -> Identity:
+        """See Target."""
+        return Identity(self._remote.node_id, self._remote.log_seen)
+
+    @property
+    def batch_bytes(self) -> int:
+        """See Target."""
+        return self._remote.known.batch_bytes
+
+    def hashes_with(self, function: DigestFunction) -> bool:
+        """See Target."""
+        return self._remote.known.hashes_with(function)
+
+    def lacks(self, kind: EntryKind) -> bool:
+        """See Target."""
+        return self._remote.calls.lacks(_METHODS[kind])
+
+    async def meet(self) -> None:
+        """See Target."""
+        with _replicating(()):
+            await self._remote.capabilities()
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """See Target."""
+        with _replicating(()):
+            return await self._store.find_missing(digests)
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+    ) -> list[FederationError | None]:
+        """See Target."""
+        with _replicating(via):
+            return await self._store.write_small(blobs)
+
+    async def send(self, digest: Digest, open_at: OpenAt, via: Via) -> None:
+        """See Target."""
+        with _replicating(via):
+            await self._store.send(digest, open_at)
+
+    async def push(self, entry: Entry, via: Via) -> None:
+        """See Target."""
+        instance = entry.key.instance if self._instance is None else self._instance
+        with _replicating(via, entry.stamp):
+            if entry.key.kind is EntryKind.ACTION_RESULT:
+                action = action_of(entry.key)
+                await self._index.update_action_result(action, entry.value, instance)
+                return
+            pushed = pushed_of(entry)
+            pushed.uris.append(entry.label)
+            if isinstance(pushed, asset.PushBlobRequest):
+                await self._index.push_blob(pushed, instance)
+            else:
+                await self._index.push_directory(pushed, instance)
+
+    async def has(self, entry: Entry) -> bool:
+        """See Target."""
+        instance = entry.key.instance if self._instance is None else self._instance
+        with _replicating(()):
+            if entry.key.kind is EntryKind.ACTION_RESULT:
+                action = action_of(entry.key)
+                return await self._index.get_action_result(action, instance) is not None
+            pushed, function = pushed_of(entry), function_of_entry(entry)
+            qualifiers = {each.name: each.value for each in pushed.qualifiers}
+            fetch: Any = self._index.fetch_directory
+            if entry.key.kind is EntryKind.ASSET_BLOB:
+                fetch = self._index.fetch_blob
+            found = await fetch([entry.label], qualifiers, function, instance=instance)
+            return found is not None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` shows of the connection."""
+        return self._remote.describe()
+
+    async def close(self) -> None:
+        """See Target."""
+        await self._remote.close()
+
+
+@contextmanager
+def _replicating(via: Via, stamp: Stamp | None = None) -> Iterator[None]:
+    """Mark the calls within as replication's, of an object that came this way."""
+    with hops.serving(hops.Hops(via, via[0] if via else None, True, stamp)):
+        yield
+
+
+def action_of(key: EntryKey) -> Digest:
+    """Return the digest of the action whose result has this key."""
+    name = key.name
+    size_bytes = int.from_bytes(name[-8:], "big")
+    return Digest(name[1:-8], size_bytes, DigestFunction(name[0]))

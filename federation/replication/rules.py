@@ -1,0 +1,118 @@
+"""What of all that is held a peer gets, and when: its rules, and which way an object came.
+
+A machine without I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from fnmatch import translate
+from re import Pattern
+from re import compile as compile_pattern
+from typing import NamedTuple
+
+from federation import hops
+from federation.config_peers import Peer, Rule
+from federation.digest import Digest
+from federation.store import EntryKey, EntryKind, Source
+
+
+class When(enum.StrEnum):
+    """When an object is sent."""
+
+    ALWAYS = "always"
+    WINDOW = "window"
+    MANUAL = "manual"
+    NEVER = "never"
+
+
+class Bounds(NamedTuple):
+    """Which blobs may be sent along with an entry."""
+
+    min_bytes: int = 0
+    max_bytes: int = 0  # 0: no limit
+    metadata_only: bool = False  # only directories and trees come along
+
+    def admit(self, digest: Digest) -> bool:
+        """Whether a blob is of a size that is sent."""
+        size = digest.size_bytes
+        return self.min_bytes <= size and (not self.max_bytes or size <= self.max_bytes)
+
+
+class Decision(NamedTuple):
+    """What the rules say of one entry."""
+
+    when: When
+    bounds: Bounds = Bounds()
+
+
+class _Rule:
+    def __init__(self, rule: Rule) -> None:
+        self.decision = Decision(
+            When(rule.when), Bounds(rule.min_size, rule.max_size, rule.closure == "metadata")
+        )
+        self._uri = None if rule.match == "*" else compile_pattern(translate(rule.match))
+        self._instances = _patterns(rule.instances)
+        self.concerns_blobs = self._uri is None and not self._instances
+
+    def matches(self, key: EntryKey, label: str) -> bool:
+        """Whether it is about this entry."""
+        if self._instances and not any(p.match(key.instance) for p in self._instances):
+            return False
+        if self._uri is None:
+            return True
+        return key.kind is not EntryKind.ACTION_RESULT and bool(self._uri.match(label))
+
+
+def _patterns(globs: Sequence[str]) -> list[Pattern[str]]:
+    return [compile_pattern(translate(glob)) for glob in globs]
+
+
+class Rules:
+    """The rules of one peer; without any, everything is sent always.
+
+    Blobs have neither URI nor instance, so a rule that names some concerns no blob by itself; nor
+    does one that lets only directories come along with an entry. What entries need comes along.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self._rules = [_Rule(rule) for rule in peer.rules or [Rule()]]
+        self._sends_pulled = peer.send == "all"
+
+    @property
+    def has_window(self) -> bool:
+        """Whether anything waits for the peer's window."""
+        return any(rule.decision.when is When.WINDOW for rule in self._rules)
+
+    def of_blob(self, digest: Digest) -> When:
+        """Decide about a blob that came by itself; one outside a rule's sizes is not its matter."""
+        for rule in self._rules:
+            decision = rule.decision
+            if not rule.concerns_blobs or not decision.bounds.admit(digest):
+                continue
+            if decision.bounds.metadata_only and decision.when is not When.NEVER:
+                continue
+            return decision.when
+        return When.NEVER
+
+    def of_entry(self, key: EntryKey, label: str) -> Decision:
+        """Decide about an action result or asset; label is its URI."""
+        for rule in self._rules:
+            if rule.matches(key, label):
+                return rule.decision
+        return Decision(When.NEVER)
+
+    def takes_from(self, source: Source) -> bool:
+        """Whether what came from there is sent at all."""
+        return source is not Source.UPSTREAM or self._sends_pulled
+
+
+def was_there(via: Sequence[str], peer_node: str) -> bool:
+    """Whether an object passed the peer on its way here. peer_node: its node id, or empty."""
+    return bool(peer_node) and peer_node in via
+
+
+def may_go_on(via: Sequence[str]) -> bool:
+    """Whether one more node can be written down behind these."""
+    return len(via) < hops.HOPS_MAX

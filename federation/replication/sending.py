@@ -1,0 +1,310 @@
+"""Blobs that a peer lacks, sent to it: small ones in batches, large ones by themselves.
+
+Waits as long as it takes: a call that fails is made again once the peer is up to it. An object ends
+only by being there, by being set aside, or with the task that sends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+import structlog
+
+from federation.clock import Clock
+from federation.digest import Digest
+from federation.errors import BlobDamaged, BlobNotFound, DigestMismatch, FederationError
+from federation.ledger import Ledger
+from federation.remote.failures import FailureKind, RemoteFailed, RequestRefused
+from federation.replication.batching import Pace
+from federation.replication.blame import Blame, Fault
+from federation.replication.gate import Gate, Turn
+from federation.replication.outcome import DAMAGED, GONE, SENT, Outcome, parked
+from federation.replication.tally import Tally
+from federation.replication.target import OpenAt, Target, Via
+from federation.store import Chunks, Readable
+
+_log = structlog.get_logger(__name__)
+
+LARGE_AT_ONCE = 3
+_BUSY_S = 0.2
+_ALIVE_BYTES = 2**20  # taken of a long upload, it shows that the peer works
+_AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0  # for single blobs, while others are taken
+
+Settle = Callable[[Digest, Outcome], None]
+
+
+class Sender:
+    """Sends to one peer from here."""
+
+    def __init__(
+        self,
+        name: str,
+        store: Readable,
+        ledger: Ledger,
+        target: Target,
+        gate: Gate,
+        tally: Tally,
+        clock: Clock,
+    ) -> None:
+        self.blame = Blame()
+        self.pace = Pace()
+        self._name = name
+        self._store = store
+        self._ledger = ledger
+        self._target = target
+        self._gate = gate
+        self._tally = tally
+        self._clock = clock
+        self._batches = 0
+        self._batch_ended = asyncio.Event()
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+
+    def __repr__(self) -> str:
+        return f"<Sender {self._batches} batches, {self.pace!r}>"
+
+    # Questions
+
+    async def ask(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Return what the peer lacks; asks until it answers."""
+        while True:
+            try:
+                async with self._gate.turn(writes=False) as turn:
+                    missing = await self._target.find_missing(digests)
+                    turn.succeeded()
+                    return missing
+            except RemoteFailed as error:
+                await self.bear(error)
+
+    async def bear(self, error: RemoteFailed) -> None:
+        """Raise what waiting does not mend. The gate knows of everything else."""
+        if error.kind in {FailureKind.CLOSED, FailureKind.HOPS}:
+            raise error
+        if error.is_ours:
+            await self._clock.sleep(_BUSY_S)
+
+    # Batches
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        while self._batches >= self.pace.at_once:
+            ended = self._batch_ended
+            await ended.wait()
+        self._batches += 1
+        try:
+            yield
+        finally:
+            self._batches -= 1
+            self._batch_ended.set()
+            self._batch_ended = asyncio.Event()
+
+    async def send_batch(self, batch: list[Digest], via: Via, settle: Settle) -> None:
+        """Bring each blob of a batch to its end.
+
+        Neither the slot nor the bytes are kept while the peer is left alone.
+        """
+        left, halve, delay_s = batch, False, 0.0
+        while left:
+            async with self._slot():
+                parts = list(self._parts(left, halve=halve))
+                tried = await self._try_batch(left, via, settle) if len(parts) == 1 else None
+            if tried is None:
+                for part in parts:
+                    await self.send_batch(part, via, settle)
+                return
+            forgot = await self._confirm(tried.taken, settle)
+            left, halve = tried.again + forgot, tried.halve
+            if left and self._gate.is_open and not halve:
+                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+                await self._clock.sleep(delay_s)
+            left = await self._still_missing(left, settle)
+
+    def _parts(self, left: list[Digest], *, halve: bool) -> Iterator[list[Digest]]:
+        """Yield what goes together: a batch may have become too large for the link meanwhile."""
+        middle = len(left) // 2
+        for half in (left[:middle], left[middle:]) if halve and middle else (left,):
+            yield from self.pace.cut(half, self._target.batch_bytes)
+
+    async def _still_missing(self, left: list[Digest], settle: Settle) -> list[Digest]:
+        """Settle what has arrived although it seemed not to have; return the others."""
+        missing = await self.ask(left) if left else set()
+        for digest in left:
+            if digest not in missing:
+                settle(digest, SENT)
+        return [digest for digest in left if digest in missing]
+
+    async def _try_batch(self, batch: list[Digest], via: Via, settle: Settle) -> _Tried:
+        async with self._gate.turn(writes=True) as turn:
+            blobs = await self._read(batch, settle)
+            if not blobs:
+                return _Tried([], [])
+            began_s = self._clock.monotonic_s()
+            try:
+                results = await self._target.write_small(blobs, via)
+            except RemoteFailed as error:
+                results = [error] * len(blobs)
+            took_s = self._clock.monotonic_s() - began_s
+            tried = self._sort(blobs, results, took_s, settle, turn)
+        if tried.error is not None:
+            await self.bear(tried.error)
+        return tried
+
+    async def _read(self, batch: list[Digest], settle: Settle) -> list[tuple[Digest, bytes]]:
+        found = await self._store.read_small(batch)
+        blobs: list[tuple[Digest, bytes]] = []
+        for digest, data in zip(batch, found, strict=True):
+            if data is None:
+                settle(digest, await self._lost(digest))
+            else:
+                blobs.append((digest, data))
+        return blobs
+
+    async def _lost(self, digest: Digest) -> Outcome:
+        return DAMAGED if await self._ledger.is_damaged(digest) else GONE
+
+    def _sort(
+        self,
+        blobs: list[tuple[Digest, bytes]],
+        results: Sequence[FederationError | None],
+        took_s: float,
+        settle: Settle,
+        turn: Turn,
+    ) -> _Tried:
+        """Settle what is refused for good; return the others."""
+        size_bytes = sum(len(data) for _, data in blobs)
+        failed = {d: error for (d, _), error in zip(blobs, results, strict=True) if error}
+        taken = [digest for digest, _ in blobs if digest not in failed]
+        if taken:
+            turn.succeeded()
+            self.pace.took(len(blobs), size_bytes, took_s, self._target.batch_bytes)
+        for digest in taken:
+            self.blame.taken(digest)
+        as_one = len(blobs) > 1 and not taken  # it may be one that all of them suffer for
+        again: list[Digest] = []
+        error = None
+        for digest, failure in failed.items():
+            if (outcome := _for_good(failure)) is not None:
+                settle(digest, outcome)
+                continue
+            assert isinstance(failure, RemoteFailed)
+            if not as_one and self.blame.failed(digest, failure.kind) is Fault.OBJECT:
+                settle(digest, parked(failure.reason))
+                continue
+            again.append(digest)
+            error = failure
+        if taken or error is None:
+            return _Tried(taken, again)
+        if as_one and error.kind is FailureKind.DENIED:
+            return _Tried(taken, again, halve=True)
+        if error.kind is FailureKind.TIMEOUT:
+            self.pace.failed(len(blobs), size_bytes)
+        if not error.is_ours:
+            turn.failed(error)
+        return _Tried(taken, again, error=error)
+
+    async def _confirm(self, taken: list[Digest], settle: Settle) -> list[Digest]:
+        """Settle what the peer has indeed; return what it forgot."""
+        missing = await self.ask(taken) if taken else set()
+        for digest in taken:
+            if digest not in missing:
+                self._tally.sent(digest.size_bytes)
+                settle(digest, SENT)
+        forgot = [digest for digest in taken if digest in missing]
+        if forgot:
+            self.note_forgotten(forgot)
+        return forgot
+
+    def note_forgotten(self, digests: Sequence[Digest]) -> None:
+        """Count blobs that the peer took, or said it had, and does not have."""
+        flagged = self._tally.forgets
+        self._tally.forgotten += len(digests)
+        if self._tally.forgets and not flagged:
+            _log.warning(
+                "peer_forgets",
+                peer=self._name,
+                blobs=self._tally.forgotten,
+                digest=str(digests[0]),
+            )
+
+    # Large ones
+
+    async def send_large(self, digest: Digest, via: Via, settle: Settle) -> None:
+        """Bring one large blob to its end."""
+        delay_s = 0.0
+        while True:
+            async with self._large:
+                outcome = await self._try_large(digest, via)
+            if outcome is SENT:
+                forgot = await self._confirm([digest], settle)
+                if not forgot:
+                    return
+            elif outcome is not None:
+                settle(digest, outcome)
+                return
+            if self._gate.is_open:
+                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+                await self._clock.sleep(delay_s)
+            if not await self._still_missing([digest], settle):
+                return
+
+    async def _try_large(self, digest: Digest, via: Via) -> Outcome | None:
+        """Send it once; None: try again."""
+        async with self._gate.turn(writes=True) as turn:
+            try:
+                await self._target.send(digest, self._opener(digest, turn), via)
+            except BlobNotFound:
+                return await self._lost(digest)
+            except (BlobDamaged, DigestMismatch):
+                return DAMAGED
+            except RequestRefused as refused:
+                return parked(refused.reason)
+            except RemoteFailed as failed:
+                error = failed
+            else:
+                turn.succeeded()
+                self.blame.taken(digest)
+                return SENT
+            if self.blame.failed(digest, error.kind) is Fault.OBJECT:
+                return parked(error.reason)
+            if not error.is_ours:
+                turn.failed(error)
+        await self.bear(error)
+        return None
+
+    def _opener(self, digest: Digest, turn: Turn) -> OpenAt:
+        @asynccontextmanager
+        async def open_at(offset: int) -> AsyncIterator[Chunks]:
+            async with self._store.open_read(digest, offset=offset) as chunks:
+                yield _watched(chunks, turn)
+
+        return open_at
+
+
+async def _watched(chunks: Chunks, turn: Turn) -> Chunks:
+    """Pass chunks on, and let others pass the gate once a good part of them was taken."""
+    size_bytes = 0
+    async for chunk in chunks:
+        yield chunk
+        size_bytes += len(chunk)
+        if size_bytes - len(chunk) < _ALIVE_BYTES <= size_bytes:
+            turn.succeeded()
+
+
+class _Tried(NamedTuple):
+    """What came of sending a batch once."""
+
+    taken: list[Digest]
+    again: list[Digest]  # not taken, for reasons that may pass
+    halve: bool = False  # it may be for a single blob that none was taken
+    error: RemoteFailed | None = None  # why none was
+
+
+def _for_good(error: FederationError) -> Outcome | None:
+    """Return what is to become of a blob that was not taken; None: it may yet be."""
+    if isinstance(error, DigestMismatch):
+        return DAMAGED
+    if isinstance(error, RequestRefused):
+        return parked(error.reason)
+    return None if isinstance(error, RemoteFailed) else parked(str(error))

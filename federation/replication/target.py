@@ -1,0 +1,77 @@
+"""What replication asks of a peer. remote_target.py does it over the wire, a simulation in memory.
+
+Every method raises RemoteFailed when the peer does not do as it should.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from federation.announced import LogPosition
+from federation.digest import Digest, DigestFunction
+from federation.errors import FederationError
+from federation.store import Chunks, Entry, EntryKind
+
+OpenAt = Callable[[int], AbstractAsyncContextManager[Chunks]]
+Via = tuple[str, ...]  # ids of the nodes that an object passed before this one
+
+
+class Identity(NamedTuple):
+    """Who answered last; empty of what is no node of ours."""
+
+    node_id: str = ""
+    log: LogPosition | None = None
+
+
+class Target(Protocol):
+    """One peer."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who answered last. Cheap; known once any call was answered."""
+        ...
+
+    @property
+    def batch_bytes(self) -> int:
+        """The most bytes of blobs in one write_small. Cheap; known likewise."""
+        ...
+
+    def hashes_with(self, function: DigestFunction) -> bool:
+        """Whether it may hold blobs under this function. Cheap; known likewise."""
+        ...
+
+    def lacks(self, kind: EntryKind) -> bool:
+        """Whether it turned out to have no such service. Cheap; forgotten after a while."""
+        ...
+
+    async def meet(self) -> None:
+        """Learn who it is and what it can do. Raises nothing."""
+        ...
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """Return those that it does not hold itself."""
+        ...
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+    ) -> list[FederationError | None]:
+        """Send a batch; return for each None or why it was not taken."""
+        ...
+
+    async def send(self, digest: Digest, open_at: OpenAt, via: Via) -> None:
+        """Send one blob of any size, going on after a break; raises what open_at raises, too."""
+        ...
+
+    async def push(self, entry: Entry, via: Via) -> None:
+        """Send an index entry with its stamp, under the instance name that it is to have there."""
+        ...
+
+    async def has(self, entry: Entry) -> bool:
+        """Whether it has any entry of this one's name."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        ...
