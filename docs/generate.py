@@ -70,6 +70,8 @@ def _kind(key: Key) -> str:
     if key.section is not None:
         return "list of mappings" if key.is_list else "mapping"
     annotation = key.field.annotation
+    if get_origin(annotation) is list:
+        return "list"
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     functions = _validators(key)
@@ -108,7 +110,7 @@ def _default(key: Key) -> str:
     if isinstance(value, Section):
         return ""
     if isinstance(value, list):
-        return "; ".join(f"`{_listener(item)}`" for item in value)
+        return "; ".join(f"`{_item(item)}`" for item in value)
     functions = _validators(key)
     if _SIZE in functions:
         value = format_size(value)
@@ -123,7 +125,9 @@ def _words(key: Key) -> tuple[str, str]:
     return what, default
 
 
-def _listener(item: Section) -> str:
+def _item(item: Any) -> str:
+    if not isinstance(item, Section):
+        return str(item)
     values = item.model_dump(by_alias=True, exclude_none=True)
     return ", ".join(f"{k}: {str(v).lower()}" for k, v in values.items())
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from federation.config_auth import ListenerAuth
 from federation.config_peers import Peer
 from federation.config_section import Section
 from federation.config_upstreams import Pull, Upstream
@@ -49,7 +50,7 @@ def default_data_dir() -> Path:
 
 
 class Tls(Section):
-    """What a listener shows its clients."""
+    """What a listener shows its clients, and what they have to show."""
 
     server_cert: FilePath = Field(description="PEM file: the server's certificate, then its chain")
     server_key: FilePath = Field(description="PEM file: the certificate's private key")
@@ -58,6 +59,20 @@ class Tls(Section):
         description="PEM file: the certificates of the clients let in, no others; "
         "default: everybody",
     )
+    peer_certs: FilePath | None = Field(
+        default=None,
+        description="PEM file: the certificates of nodes that are let in as peers; default: none",
+    )
+    client_ca: FilePath | None = Field(
+        default=None,
+        description="PEM file: authorities; whoever has a certificate that they signed is let in; "
+        "default: none",
+    )
+
+    @property
+    def asks_clients(self) -> bool:
+        """Whether only clients with a certificate are let in."""
+        return any((self.client_certs, self.peer_certs, self.client_ca))
 
 
 class Listener(Section):
@@ -73,6 +88,42 @@ class Listener(Section):
         default=5.0, gt=0, description="how long peers are waited for; then the OK is given anyway"
     )
     tls: Tls | None = Field(default=None, description="without it the listener is plain text")
+    auth: ListenerAuth | None = Field(
+        default=None,
+        description="tokens, and what whom is allowed; default: whoever connects may read, and "
+        "write with `push: true`",
+    )
+
+    @field_validator("auth")
+    @classmethod
+    def _fits(cls, auth: ListenerAuth | None, info: ValidationInfo) -> ListenerAuth | None:
+        if auth is None or not {"tls", "push", "address"} <= info.data.keys():
+            return auth
+        if reason := _misfit(auth, info.data["tls"], info.data["push"], info.data["address"]):
+            raise ValueError(reason)
+        return auth
+
+
+def _misfit(auth: ListenerAuth, tls: Tls | None, push: bool, address: str) -> str | None:
+    """Return why this cannot be what the operator means, and how to mend it."""
+    by_certificate = tls is not None and tls.asks_clients
+    if auth.takes_tokens and tls is None and not parse_address(address).is_loopback:
+        return (
+            "tokens would travel as plain text, for everybody on the way to read: add tls to this "
+            "listener, or let it listen on 127.0.0.1"
+        )
+    if auth.clients and (tls is None or not (tls.client_certs or tls.client_ca)):
+        return "clients are rules about certificates: set tls.client-ca or tls.client-certs, too"
+    if not auth.takes_tokens and not by_certificate:
+        return "nobody could show anything: add tokens or jwt here, or client certificates in tls"
+    if auth.anonymous != "none" and by_certificate:
+        return (
+            "anonymous: every caller of this listener shows a certificate; leave it out, or have a "
+            "listener of its own for callers without"
+        )
+    if auth.anonymous == "push" and not push:
+        return "anonymous: push, but the listener takes no writes: say `push: true`, too"
+    return None
 
 
 class Scrub(Section):

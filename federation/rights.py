@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 from federation.errors import NotAllowed, NotAuthenticated
 
@@ -26,9 +26,12 @@ class Role(enum.IntEnum):
     ADMIN = 4
 
     @classmethod
-    def named(cls, names: Iterable[str]) -> frozenset[Role]:
-        """Return the roles of these names. Raises KeyError."""
-        return frozenset(cls[name.upper()] for name in names)
+    def named(cls, name: str) -> Role:
+        """Return the role of this name, in small letters. Raises KeyError."""
+        return _NAMED[name]
+
+
+_NAMED = {role.name.lower(): role for role in Role}
 
 
 class Instances:
@@ -65,7 +68,7 @@ class Rights:
     def __init__(
         self,
         identity: str,
-        roles: Collection[Role],
+        role: Role | None,
         instances: Instances = EVERY_INSTANCE,
         *,
         takes_writes: bool = True,
@@ -75,14 +78,13 @@ class Rights:
 
         Args:
             identity: what logs call the caller.
-            roles: none: it may do nothing.
+            role: None: it may do nothing.
             instances: where.
             takes_writes: whether the listener does; if not, nobody has more than pull there.
             credentials_help: whether the caller showed none, and some would give it more.
         """
-        role = max(roles, default=0)
         self.identity = identity
-        self._role = role if takes_writes else min(role, Role.PULL)
+        self._role = int(role or 0) if takes_writes else min(role or 0, Role.PULL)
         self._instances = instances
         self._takes_writes = takes_writes
         self._helps = credentials_help
@@ -130,11 +132,10 @@ class Rights:
         needed = f"{method} needs the right to {role.name.lower()}{where}"
         if self._helps:
             return NotAuthenticated(f"{needed}, and no credentials were shown")
-        who = "callers without credentials have" if self.is_anonymous else f"{self.identity} has"
-        return NotAllowed(f"{needed}, which {who} not")
+        who = "callers without credentials" if self.is_anonymous else self.identity
+        return NotAllowed(f"{needed}; {who} may not do that")
 
 
 def everybody(*, push: bool) -> Rights:
     """Return the rights on a listener without authentication: whoever may push is a peer, too."""
-    roles = (Role.PEER,) if push else (Role.PULL,)
-    return Rights(ANONYMOUS, roles, takes_writes=push)
+    return Rights(ANONYMOUS, Role.PEER if push else Role.PULL, takes_writes=push)

@@ -9,17 +9,28 @@ from typing import NamedTuple, NoReturn
 
 from cryptography import x509
 
+from federation.authorities import Authorities
 from federation.client_list import LIST_MAX_BYTES, ClientList, parse_client_list
 from federation.config import Config, Tls
 from federation.errors import ConfigError
 
 
 class KeyPair(NamedTuple):
-    """The PEM texts of a certificate chain and its private key, and the clients let in."""
+    """The PEM texts of a certificate chain and its private key, and the clients let in.
+
+    Without any of the three lists everybody is.
+    """
 
     certificate: bytes
     key: bytes
-    clients: ClientList | None = None  # None: everybody
+    clients: ClientList | None = None
+    peers: ClientList | None = None
+    authorities: ClientList | None = None
+
+    @property
+    def lists(self) -> list[ClientList]:
+        """The lists that there are."""
+        return [x for x in (self.clients, self.peers, self.authorities) if x is not None]
 
 
 def load_pairs(config: Config) -> list[KeyPair | None]:
@@ -50,20 +61,42 @@ def load_pair(tls: Tls, where: str) -> KeyPair:
         if reason != "KEY_VALUES_MISMATCH":
             hint = f"not a PEM certificate and its PEM key ({reason})"
         raise ConfigError(f"{where}: {tls.server_cert}, {tls.server_key}: {hint}") from None
-    return KeyPair(certificate, key, _load_clients(tls, where))
+    return KeyPair(
+        certificate,
+        key,
+        _load_list(tls.client_certs, f"{where}.client-certs"),
+        _load_list(tls.peer_certs, f"{where}.peer-certs"),
+        _load_authorities(tls.client_ca, f"{where}.client-ca"),
+    )
 
 
-def _load_clients(tls: Tls, where: str) -> ClientList | None:
-    path = tls.client_certs
+def _load_list(path: Path | None, where: str) -> ClientList | None:
     if path is None:
         return None
-    where = f"{where}.client-certs"
     return parse_client_list(_read(path, where, LIST_MAX_BYTES + 1), f"{where}: {path}")
+
+
+def _load_authorities(path: Path | None, where: str) -> ClientList | None:
+    found = _load_list(path, where)
+    if found is not None:
+        Authorities(found.pem, f"{where}: {path}")
+    return found
 
 
 def is_exposed(key: Path) -> bool:
     """Whether other users of the machine may read this private key; blocks."""
     return bool(key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+
+
+def end_of(certificate: bytes) -> float | None:
+    """Return until when the first of these certificates (PEM) counts, in seconds since 1970 UTC.
+
+    None for one that OpenSSL takes and this cannot read.
+    """
+    try:
+        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
+    except (ValueError, x509.InvalidVersion):
+        return None
 
 
 def lacks_names(certificate: Path) -> bool:

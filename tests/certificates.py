@@ -34,16 +34,20 @@ def self_signed(
     issuer: Files | None = None,
     serial: int | None = None,
     cn: str | None = None,
+    days: float = 30,
+    authority: bool = False,
+    subject: x509.Name | None = None,
 ) -> Files:
     """Write <name>.crt and <name>.key, by default for localhost and 127.0.0.1.
 
     early: not valid before tomorrow. issuer: whose key signs it, instead of its own. cn: its
-    common name, if not name.
+    common name, if not name. days: until its end. authority: it may sign others.
+    subject: its whole subject.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn or name)])
+    subject = subject or x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, cn or name)])
     now = dt.datetime.now(dt.UTC)
-    since, until = (now - 2 * _DAY, now - _DAY) if expired else (now - _DAY, now + _DAY)
+    since, until = (now - 2 * _DAY, now - _DAY) if expired else (now - _DAY, now + days * _DAY)
     if early:
         since, until = now + _DAY, now + 2 * _DAY
     above = subject
@@ -61,6 +65,9 @@ def self_signed(
     )
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+    if authority:
+        constraints = x509.BasicConstraints(ca=True, path_length=None)
+        builder = builder.add_extension(constraints, critical=True)
     certificate = builder.sign(signing, hashes.SHA256())
     files = Files(folder / f"{name}.crt", folder / f"{name}.key")
     files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -47,7 +47,11 @@ def test_the_example_names_every_key_and_no_other():
 def test_the_example_shows_a_fixed_default_as_such():
     shown = set(paths(yaml.safe_load(EXAMPLE.read_text())))
     hidden = {key.dotted for key in walk() if key.path not in shown}
-    assert {name for name in hidden if name.partition(".")[0] not in {"upstreams", "peers"}} == {
+    examples = ("upstreams", "peers", "listeners.auth.")
+    assert {name for name in hidden if not name.startswith(examples)} == {
+        "listeners.auth",
+        "listeners.tls.peer-certs",
+        "listeners.tls.client-ca",
         "node-name",
         "data-dir",
         "storage.quota",

@@ -76,12 +76,12 @@ def test_an_unknown_key_is_refused_with_a_guess(text, path, says):
 
 
 def test_a_key_of_a_later_version_is_unknown():
-    tls = "{server-cert: a, server-key: b,\n    client-ca: c}"
+    tls = "{server-cert: a, server-key: b,\n    client-crl: c}"
     text = f"listeners:\n- address: a:1\n  tls: {tls}"
     assert problem(text).line == 4
-    assert problem(text).path == "listeners[0].tls.client-ca"
-    known = "known here: server-cert, server-key, client-certs"
-    assert problem(text).message == f"unknown key; did you mean client-certs? {known}"
+    assert problem(text).path == "listeners[0].tls.client-crl"
+    known = "known here: server-cert, server-key, client-certs, peer-certs, client-ca"
+    assert problem(text).message == f"unknown key; did you mean client-ca? {known}"
 
 
 @pytest.mark.parametrize(
