@@ -321,6 +321,17 @@ class Config(Section):
         _check_different("peers", [peer.name for peer in peers])
         return peers
 
+    @field_validator("peers")
+    @classmethod
+    def _there_for_acknowledge(cls, peers: list[Peer], info: ValidationInfo) -> list[Peer]:
+        for listener in info.data.get("listeners", []):
+            if listener.acknowledge != "local" and not peers:
+                raise ValueError(
+                    f"the listener {listener.address} has acknowledge: {listener.acknowledge}, "
+                    "and there are no peers"
+                )
+        return peers
+
     @field_validator("http")
     @classmethod
     def _not_a_listener(cls, http: Http, info: ValidationInfo) -> Http:

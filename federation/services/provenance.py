@@ -15,15 +15,15 @@ from federation.store import FROM_CLIENT, Entry, Provenance, Source
 
 def provenance_of(call: Call) -> Provenance:
     """Return what is kept about who wrote, for the request being served."""
-    passed = hops.current()
-    if not call.is_peer or not passed.via:
+    if not call.is_replication:
         return FROM_CLIENT
+    passed = hops.current()
     return Provenance(Source.PEER, passed.via, passed.origin or "")
 
 
 def dated(entries: Sequence[Entry], call: Call) -> Sequence[Entry]:
     """Return the entries with the stamp that a peer sent along; others get theirs when stored."""
     stamp = hops.current().stamp
-    if stamp is None or not call.is_peer:
+    if stamp is None or not call.is_replication:
         return entries
     return [entry._replace(stamp=stamp) for entry in entries]

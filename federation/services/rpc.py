@@ -20,6 +20,7 @@ from federation.clock import Clock
 from federation.config import Limits
 from federation.errors import Stalled
 from federation.rights import Rights, Role
+from federation.services.acknowledge import Acknowledge
 from federation.services.log_limit import LogLimit
 from federation.services.memory_budget import MemoryBudget
 from federation.services.request_stream import RequestStream
@@ -64,6 +65,7 @@ class Runtime:
     clock: Clock
     access: Access
     budget: MemoryBudget
+    acknowledge: Acknowledge | None = None  # None: writes are answered once they are durable here
     log_limit: LogLimit = field(init=False)
 
     def __post_init__(self) -> None:
@@ -86,6 +88,11 @@ class Call(NamedTuple):
     def is_peer(self) -> bool:
         """Whether the caller may be believed to be a node of ours, as far as its headers say so."""
         return self.rights.is_peer
+
+    @property
+    def is_replication(self) -> bool:
+        """Whether a peer hands on what it was given: what it says of where from then counts."""
+        return self.is_peer and bool(hops.current().via)
 
     def check_pull(self, instance: str) -> None:
         """Every handler that reads says so, as soon as it knows where. Raises what Rights does."""
@@ -164,6 +171,7 @@ class _Wrapper:
         self._needs = Role.PUSH if writes else Role.PULL
         self._runtime = runtime
         self._access = runtime.access
+        self._acknowledge = runtime.acknowledge if writes else None
         self._seconds = runtime.metrics.request_seconds.labels(method=method)
         self._running = runtime.metrics.requests_running
         self._counts: dict[str, Any] = {}
@@ -231,7 +239,12 @@ class _Wrapper:
 
     async def _on_behalf(self, answer: Callable[[Call], Awaitable[bytes]], call: Call) -> bytes:
         with hops.serving(hops.parse(call.context.invocation_metadata() or ())):
-            return await answer(call)
+            response = await answer(call)
+            # Two nodes that waited for each other's acknowledgement of the other's writes would
+            # wait for ever; whoever took a write from its client waits for all of them.
+            if self._acknowledge is not None and not call.is_replication:
+                await self._acknowledge.wait()
+            return response
 
     def _unforeseen(self, error: Exception) -> Outcome:
         if (held_back := self._runtime.log_limit.take()) is not None:

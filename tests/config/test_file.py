@@ -112,6 +112,11 @@ def test_a_key_of_a_later_version_is_unknown():
         ("listeners: []", 1, "found an empty list; must not be empty"),
         ("listeners:\n- push: true", 2, "missing, and has no default"),
         ("listeners:\n- address: a:1\n- address: a:1", 1, "found a list; two listeners have the"),
+        (
+            "listeners:\n- address: a:1\n  acknowledge: one-peer",
+            1,
+            "the listener a:1 has acknowledge: one-peer, and there are no peers",
+        ),
         ("http:\n  address: 127.0.0.1:8980", 1, "found a mapping; a listener has the address"),
         ("http:\n  address: 80", 2, "found 80; must be text (a number or date needs quotes)"),
         ("log:\n  level: loud", 2, 'found "loud"; must be debug, info, warning or error'),

@@ -14,6 +14,7 @@ from federation.clock import Clock, SystemClock
 from federation.config import Limits
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.rights import Rights, everybody
+from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
@@ -90,6 +91,7 @@ async def serving(
     *,
     limits: Limits | None = None,
     rights: Rights | None = None,
+    acknowledge: Acknowledge | None = None,
 ) -> AsyncIterator[str]:
     """Serve a node's services over these, and give the address."""
     limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
@@ -108,7 +110,7 @@ async def serving(
     ]
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
     access = SameForAll(rights or everybody(push=True))
-    runtime = Runtime(metrics, limits, clock, access, budget)
+    runtime = Runtime(metrics, limits, clock, access, budget, acknowledge)
     server.add_generic_rpc_handlers(tuple(handlers(services, runtime)))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

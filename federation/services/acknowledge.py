@@ -1,0 +1,83 @@
+"""Answering a write only when peers have it, too: `acknowledge` of a listener.
+
+What is waited for is the end of the change log as it was when the write was durable here. That is a
+little more than the write itself where others write at the same time, and costs no look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal, Protocol
+
+import structlog
+
+from federation.clock import Clock
+from federation.errors import SourceUnavailable
+from federation.services.log_limit import LogLimit
+from federation.status import Metrics
+
+How = Literal["one-peer", "all-peers"]
+
+_log = structlog.get_logger(__name__)
+
+
+class Acknowledgements(Protocol):
+    """What is known about how far peers have the change log."""
+
+    def head(self) -> int:
+        """Return the newest row's seq."""
+        ...
+
+    async def wait_acknowledged(
+        self, seq: int, peers: Collection[str], needed: int, timeout_s: float
+    ) -> bool:
+        """Wait until so many of these peers have every row up to seq; False after timeout_s.
+
+        Raises SourceUnavailable when it cannot be found out.
+        """
+        ...
+
+
+class Acknowledge:
+    """Holds back the OK of one listener's writes for a while."""
+
+    def __init__(
+        self,
+        known: Acknowledgements,
+        how: How,
+        peers: Collection[str],
+        within_s: float,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._known = known
+        self._peers = tuple(peers)
+        self._needed = 1 if how == "one-peer" else len(self._peers)
+        self._within_s = within_s
+        self._clock = clock
+        self._seconds = metrics.peers.acknowledge_seconds.labels(acknowledge=how)
+        self._timeouts = metrics.peers.acknowledge_timeouts.labels(acknowledge=how)
+        self._log_limit = LogLimit(clock)
+
+    def __repr__(self) -> str:
+        return f"<Acknowledge by {self._needed} of {self._peers} within {self._within_s:g} s>"
+
+    async def wait(self) -> None:
+        """Return when the peers have what was written until now, or after the time limit.
+
+        Never an error: the write is durable here, and goes on to the peers in any case.
+        """
+        began_s = self._clock.monotonic_s()
+        if not await self._have_it():
+            self._timeouts.inc()
+            if (held_back := self._log_limit.take()) is not None:
+                _log.warning("not_acknowledged_in_time", waits=repr(self), held_back=held_back)
+        self._seconds.observe(self._clock.monotonic_s() - began_s)
+
+    async def _have_it(self) -> bool:
+        try:
+            return await self._known.wait_acknowledged(
+                self._known.head(), self._peers, self._needed, self._within_s
+            )
+        except SourceUnavailable:
+            return False  # counted as one that did not say so
