@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from federation import __version__
+from federation.announced import Announced, LogPosition
 from federation.client_gate import ClientGate
 from federation.clock import Clock, SystemClock
 from federation.config import Config, Listener
@@ -16,6 +17,7 @@ from federation.live_tls import LiveTls
 from federation.node import Node, Port
 from federation.readiness import Readiness
 from federation.rights import everybody
+from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
@@ -70,7 +72,14 @@ def build(
     services = make_services(config, storage, metrics, clock, budget)
     ports = []
     for at, (listener, pair) in enumerate(zip(config.listeners, pairs, strict=True)):
-        runtime = Runtime(metrics, limits, clock, SameForAll(everybody(push=listener.push)), budget)
+        runtime = Runtime(
+            metrics,
+            limits,
+            clock,
+            SameForAll(everybody(push=listener.push)),
+            budget,
+            acknowledge_of(listener, config, storage, metrics, clock),
+        )
         served = services.for_pushers if listener.push else services.for_readers
         tls = None
         if listener.tls is not None and pair is not None:
@@ -173,7 +182,7 @@ class _Kit:
         fetch = FetchService(finder, checksums, clock, metrics)
         push = PushService(self._storage, checksums)
         return [
-            CapabilitiesService(limits, self._config.storage.max_blob),
+            CapabilitiesService(limits, self._config.storage.max_blob, self._announce),
             CasService(asked_for_missing or store, limits, metrics, self._compute),
             stream,
             ActionCacheService(store, self._storage, finder, metrics),
@@ -181,6 +190,10 @@ class _Kit:
             push,
             ReferenceService(fetch, push),
         ]
+
+    def _announce(self) -> Announced:
+        ledger = self._storage.ledger
+        return Announced(ledger.node_id, LogPosition(ledger.log_epoch, ledger.head()))
 
     @property
     def closers(self) -> list[Callable[[], Awaitable[None]]]:
@@ -191,6 +204,16 @@ class _Kit:
                 await stream.close()
 
         return [close_streams, partial(asyncio.to_thread, self._compute.close)]
+
+
+def acknowledge_of(
+    listener: Listener, config: Config, storage: Storage, metrics: Metrics, clock: Clock
+) -> Acknowledge | None:
+    """Return what holds back the OK of this listener's writes; None: nothing does."""
+    if listener.acknowledge == "local":
+        return None
+    peers, within_s = [peer.name for peer in config.peers], listener.acknowledge_within
+    return Acknowledge(storage.ledger, listener.acknowledge, peers, within_s, metrics, clock)
 
 
 def make_port(
