@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -79,7 +79,7 @@ class TokenTable:
         right = hmac.compare_digest(_hash(shown), token.sha256 if token else _ABSENT)
         return token if right else None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Token]:
         return iter(self._tokens.values())
 
 
@@ -148,6 +148,17 @@ def parse_tokens(data: bytes, where: str) -> TokenTable:
             raise ConfigError(f"{place}: id {token.id} is there twice; take one of the lines out")
         found[token.id] = token
     return TokenTable(found, data)
+
+
+def without_token(data: bytes, number: str) -> bytes:
+    """Return a good file's text without the line of this token; all else stays as it is."""
+    kept = []
+    for line in data.split(b"\n"):
+        text = line.strip()
+        if text and not text.startswith(b"#") and json.loads(text)["id"] == number:
+            continue
+        kept.append(line)
+    return b"\n".join(kept)
 
 
 def _read_line(text: bytes, place: str) -> Token:

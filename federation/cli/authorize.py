@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +9,7 @@ import click
 
 from federation.authorizing import Authorized, Candidate, authorize, candidate
 from federation.cli.command import Command, json_option
-from federation.cli.new_files import replace_file
+from federation.cli.new_files import alone, replace_file
 from federation.cli.output import emit_json
 from federation.client_list import LIST_MAX_BYTES
 from federation.clock import SystemClock, utc_text
@@ -57,7 +53,7 @@ def authorize_command(
     where = _list(list_path, config_path).resolve()  # a link stays one
     now_s = SystemClock().wall_s()
     candidates = [candidate(_read(Path(name)), name, now_s) for name in certificates]
-    with _alone(where.parent):
+    with alone(where.parent):
         before = _read(where) if where.exists() else b""
         done = authorize(before, str(where), candidates)
         if done.added:
@@ -82,17 +78,6 @@ def _list(list_path: Path | None, config_path: Path | None) -> Path:
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(LIST_MAX_BYTES + 1)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep two of these commands from losing what the other adds."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _report(where: Path, done: Authorized, now_s: float, *, as_json: bool) -> None:

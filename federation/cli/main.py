@@ -15,6 +15,7 @@ from federation.cli.offline import offline
 from federation.cli.rebuild import rebuild
 from federation.cli.serve import serve
 from federation.cli.status import status
+from federation.cli.token import token
 from federation.cli.verify import verify
 
 
@@ -33,6 +34,7 @@ def main() -> None:
 for command in (
     serve,
     check_config,
+    token,
     status,
     explain,
     offline,

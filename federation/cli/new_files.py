@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,17 @@ def replace_file(path: Path, data: bytes, mode: int) -> None:
     """Put new contents in the place of a file that is there or not; raises OSError."""
     with _beside(path, data, mode) as temporary:
         temporary.replace(path)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep two commands that change files in a folder from losing what the other adds."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -1,0 +1,196 @@
+"""federation token: make, list and withdraw static tokens."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from federation.cli.command import EXIT_CODES, Command, json_option
+from federation.cli.new_files import alone, replace_file
+from federation.cli.output import emit, emit_json
+from federation.clock import SystemClock, utc_text
+from federation.config_file import load
+from federation.config_values import format_duration, parse_duration
+from federation.errors import ConfigError
+from federation.rights import Role
+from federation.tokens import (
+    RANDOM_BYTES,
+    TOKENS_MAX_BYTES,
+    Token,
+    make_token,
+    parse_tokens,
+    without_token,
+)
+
+F = TypeVar("F", bound=Callable[..., Any] | click.Command)
+_MODE = 0o640  # no secret is in it, but it says who may do what
+
+
+@click.group(epilog=EXIT_CODES)
+def token() -> None:
+    """Tokens that callers show instead of a certificate.
+
+    The file keeps a hash of each, one a line; a serving node takes a change within 2 s.
+    """
+
+
+def _file_options(function: F) -> F:
+    for option in (
+        click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="Take the file that this configuration names (auth.tokens).",
+        ),
+        click.option(
+            "--file",
+            "file_path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="The file with the tokens' hashes.  [default: tokens]",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+@token.command(
+    cls=Command,
+    epilog="\b\nExamples:\n"
+    "  federation token new --role push --name ci --expires 90d --file /etc/federation/tokens\n"
+    "  federation token new --role pull --instance 'teams/a/*' --config /etc/federation.yaml\n",
+)
+@click.option(
+    "--role",
+    type=click.Choice([role.name.lower() for role in Role]),
+    required=True,
+    help="What it allows; each role includes those before it.",
+)
+@click.option(
+    "--instance",
+    "instances",
+    multiple=True,
+    metavar="PATTERN",
+    help="Instance names where; may be given several times.  [default: *]",
+)
+@click.option("--name", help="What logs call who shows it.")
+@click.option(
+    "--expires", metavar="DURATION", help="How long it counts, e.g. 90d.  [default: ever]"
+)
+@_file_options
+@json_option
+def new(
+    role: str,
+    instances: tuple[str, ...],
+    name: str | None,
+    expires: str | None,
+    file_path: Path | None,
+    config_path: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a token, add its hash to the file, and print it: this once, and nowhere else."""
+    where = _file(file_path, config_path)
+    now_s = SystemClock().wall_s()
+    lasts_s = _duration(expires)
+    made = make_token(
+        Role.named(role),
+        secrets.token_bytes(RANDOM_BYTES),
+        now_s,
+        instances=instances or ("*",),
+        name=name,
+        expires_after_s=lasts_s,
+    )
+    with alone(where.parent):
+        before = _read(where) if where.exists() else b""
+        parse_tokens(before, str(where))
+        joint = b"" if not before or before.endswith(b"\n") else b"\n"
+        after = before + joint + made.line.encode() + b"\n"
+        (*_, last) = parse_tokens(after, str(where))
+        _write(where, after)
+    if as_json:
+        emit_json({"token": made.text, "file": str(where), **_facts(last)})
+        return
+    lasts = "for ever" if lasts_s is None else f"for {format_duration(lasts_s)}"
+    click.echo(f"{where}: added token {made.id}, which counts {lasts}", err=True)
+    click.echo(made.text)
+
+
+@token.command("list", cls=Command, epilog="\b\nExample:\n  federation token list --file tokens")
+@_file_options
+@json_option
+def list_tokens(file_path: Path | None, config_path: Path | None, as_json: bool) -> None:
+    """Show what each token of the file allows."""
+    where = _file(file_path, config_path)
+    found = parse_tokens(_read(where), str(where))
+    emit({"file": str(where), "tokens": [_facts(each) for each in found]}, as_json=as_json)
+
+
+@token.command(
+    cls=Command, epilog="\b\nExample:\n  federation token revoke 0a1b2c3d4e5f --file tokens"
+)
+@click.argument("number", metavar="ID")
+@_file_options
+@json_option
+def revoke(number: str, file_path: Path | None, config_path: Path | None, as_json: bool) -> None:
+    """Take the token with this ID (see `list`) out of the file: it counts no longer."""
+    where = _file(file_path, config_path)
+    with alone(where.parent):
+        before = _read(where)
+        gone = next((x for x in parse_tokens(before, str(where)) if x.id == number), None)
+        if gone is None:
+            raise ConfigError(
+                f"{where}: no token with the ID {number}; see `federation token list`"
+            )
+        _write(where, without_token(before, number))
+    if as_json:
+        emit_json({"file": str(where), "revoked": _facts(gone)})
+    else:
+        click.echo(f"{where}: {gone.identity} counts no longer")
+
+
+def _file(file_path: Path | None, config_path: Path | None) -> Path:
+    if config_path is None:
+        return (file_path or Path("tokens")).resolve()  # a link stays one
+    if file_path is not None:
+        raise click.UsageError("give either --file or --config")
+    listeners = load(config_path).listeners
+    files = {x.auth.tokens for x in listeners if x.auth and x.auth.tokens}
+    if len(files) != 1:
+        named = ", ".join(sorted(map(str, files))) or "no file of tokens"
+        raise ConfigError(f"{config_path}: its listeners name {named}: say which with --file")
+    return files.pop().resolve()
+
+
+def _duration(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise ConfigError(f"--expires: {error}") from None
+    if not 0 < seconds < 1e10:
+        raise ConfigError("--expires: has to be more than nothing, and less than 300 years")
+    return seconds
+
+
+def _read(where: Path) -> bytes:
+    with where.open("rb") as file:
+        return file.read(TOKENS_MAX_BYTES + 1)
+
+
+def _write(where: Path, data: bytes) -> None:
+    mode = where.stat().st_mode & 0o7777 if where.exists() else _MODE
+    replace_file(where, data, mode)
+
+
+def _facts(each: Token) -> dict[str, Any]:
+    return {
+        "id": each.id,
+        "name": each.name or None,
+        "role": each.role.name.lower(),
+        "instances": list(each.instances.patterns),
+        "expires": None if each.until_s is None else utc_text(each.until_s),
+    }
