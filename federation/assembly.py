@@ -11,8 +11,9 @@ from federation import __version__
 from federation.announced import Announced, LogPosition
 from federation.client_gate import ClientGate
 from federation.clock import Clock, SystemClock
-from federation.config import Config, Listener
+from federation.config import Config, Limits, Listener
 from federation.grpc_server import GrpcServer
+from federation.live_limits import LiveLimits
 from federation.live_tls import LiveTls
 from federation.node import Node, Port
 from federation.readiness import Readiness
@@ -27,7 +28,7 @@ from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.compute import Compute
-from federation.services.finder import Finder, LocalFinder
+from federation.services.finder import Finder
 from federation.services.health import add_health
 from federation.services.memory_budget import MemoryBudget
 from federation.services.references import ReferenceService
@@ -38,7 +39,7 @@ from federation.storage import Storage
 from federation.store import LocalStore
 from federation.tls import KeyPair
 from federation.upstream.store import PullThrough
-from federation.upstream_assembly import make_pulling
+from federation.upstream_assembly import Pulling
 from federation.web import HttpServer, Pages
 
 
@@ -67,9 +68,9 @@ def build(
     clock: Clock,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
-    limits = config.limits
+    limits = LiveLimits.model_validate(config.limits.model_dump())
     budget = MemoryBudget(limits.buffer_memory)
-    services = make_services(config, storage, metrics, clock, budget)
+    services = make_services(config, limits, storage, metrics, clock, budget)
     ports = []
     for at, (listener, pair) in enumerate(zip(config.listeners, pairs, strict=True)):
         runtime = Runtime(
@@ -104,8 +105,22 @@ def build(
         readiness=readiness,
         metrics=metrics,
         clock=clock,
-        drain_s=limits.drain,
+        limits=limits,
+        follow=partial(_follow, storage, limits, budget, services),
     )
+
+
+def _follow(
+    storage: Storage, limits: LiveLimits, budget: MemoryBudget, services: Services, config: Config
+) -> None:
+    """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
+
+    Raises ConfigError before anything has changed.
+    """
+    services.follow(config)
+    storage.follow(config.storage)
+    limits.take(config.limits)
+    budget.total_bytes = limits.buffer_memory
 
 
 class Services(NamedTuple):
@@ -116,21 +131,21 @@ class Services(NamedTuple):
     closers: list[Callable[[], Awaitable[None]]]
     start: Callable[[], None]
     describe: Callable[[], dict[str, Any]]
+    follow: Callable[[Config], None]
 
 
 def make_services(
-    config: Config, storage: Storage, metrics: Metrics, clock: Clock, budget: MemoryBudget
+    config: Config,
+    limits: Limits,
+    storage: Storage,
+    metrics: Metrics,
+    clock: Clock,
+    budget: MemoryBudget,
 ) -> Services:
-    """Return every service, pulling from upstreams where there are any."""
-    closures = ClosureChecker(storage, config.limits, clock, config.storage.lease)
-    if not config.upstreams:
-        kit = _Kit(config, storage, metrics, clock, budget, Compute(config.limits.threads))
-        served = kit.services(storage, LocalFinder(storage, closures))
-        return Services(
-            served, served, [*kit.closers, closures.close], lambda: None, dict[str, Any]
-        )
-    pulling = make_pulling(config, storage, closures, metrics, clock)
-    kit = _Kit(config, storage, metrics, clock, budget, Compute(config.limits.threads))
+    """Return every service, pulling from upstreams where there are any, now or after a reload."""
+    closures = ClosureChecker(storage, limits, clock, config.storage.lease)
+    pulling = Pulling(config, storage, closures, limits, metrics, clock)
+    kit = _Kit(config, limits, storage, metrics, clock, budget, Compute(limits.threads))
     through = partial(PullThrough, pulling.shared)
     for_pushers = kit.services(
         through(tells_upstreams=False),
@@ -139,16 +154,10 @@ def make_services(
     )
     for_readers = kit.services(through(tells_upstreams=True), pulling.finder)
 
-    def describe() -> dict[str, Any]:
-        because = {"config": config.offline, "switch": storage.offline_switch.is_on}
-        return {
-            "offline": pulling.shared.offline,
-            "offline-because": [name for name, is_so in because.items() if is_so],
-            "upstreams": pulling.describe(),
-        }
-
     closers = [*kit.closers, *pulling.closers, closures.close]
-    return Services(for_pushers, for_readers, closers, pulling.start, describe)
+    return Services(
+        for_pushers, for_readers, closers, pulling.start, pulling.describe, pulling.follow
+    )
 
 
 class _Kit:
@@ -157,6 +166,7 @@ class _Kit:
     def __init__(
         self,
         config: Config,
+        limits: Limits,
         storage: Storage,
         metrics: Metrics,
         clock: Clock,
@@ -164,6 +174,7 @@ class _Kit:
         compute: Compute,
     ) -> None:
         self._config = config
+        self._limits = limits
         self._storage = storage
         self._metrics = metrics
         self._clock = clock
@@ -175,7 +186,7 @@ class _Kit:
         self, store: LocalStore, finder: Finder, asked_for_missing: LocalStore | None = None
     ) -> list[Service]:
         """Return every service over this store; FindMissing may have a view of its own."""
-        limits, metrics, clock = self._config.limits, self._metrics, self._clock
+        limits, metrics, clock = self._limits, self._metrics, self._clock
         checksums = ChecksumVerifier(store)
         stream = ByteStreamService(store, limits, clock, metrics, self._budget, self._compute)
         self._streams.append(stream)

@@ -38,15 +38,38 @@ def configure(settings: config.Log, *, for_good: bool = True) -> Flush:
     as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)
     colours = on_terminal and not os.environ.get("NO_COLOR")
     writer = LogWriter(_write_stderr, _lost_line)
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    set_level(settings.level)
     structlog.configure(
         processors=processors(as_json=as_json, colours=colours),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=_Levelled,
         logger_factory=lambda *_: _Line(writer),
         cache_logger_on_first_use=for_good,
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return writer.flush
+
+
+def set_level(level: str) -> None:
+    """Let through events of this level and above from now on, whoever logs them."""
+    filtering = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
+    for name in _METHODS:
+        setattr(_Levelled, name, getattr(filtering, name))
+
+
+class _Levelled(structlog.make_filtering_bound_logger(logging.INFO)):  # type: ignore[misc]
+    """What loggers are made of: theirs once made, so that a new level is put into the class.
+
+    An event below the level costs one empty call.
+    """
+
+
+# Also those for which there is no asynchronous code here: together they are a logger's levels.
+_METHODS = [
+    name
+    for name in dir(_Levelled)
+    if name.removeprefix("a")
+    in {"debug", "info", "warn", "warning", "err", "error", "critical", "fatal", "exception", "log"}
+]
 
 
 def processors(*, as_json: bool, colours: bool) -> list[Processor]:

@@ -9,12 +9,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
 from federation.client_gate import credentials
 from federation.clock import Clock
+from federation.config import Config, Limits
 from federation.grpc_server import GrpcServer
 from federation.live_tls import LiveTls
 from federation.readiness import Phase, Readiness
@@ -67,7 +68,8 @@ class Node:
         readiness: Readiness,
         metrics: Metrics,
         clock: Clock,
-        drain_s: float,
+        limits: Limits,
+        follow: Callable[[Config], None],
     ) -> None:
         """Take the parts of a node that is not started.
 
@@ -79,7 +81,8 @@ class Node:
             readiness: what is said about this node; its phase is the node's to set.
             metrics: where the lag of the event loop goes.
             clock: paces the watching.
-            drain_s: how long running calls may go on after stop().
+            limits: drain is how long running calls may go on after stop().
+            follow: has everything that can take a new configuration take it, or nothing.
         """
         self._ports = ports
         self._http = http
@@ -88,7 +91,9 @@ class Node:
         self._readiness = readiness
         self._metrics = metrics
         self._clock = clock
-        self._drain_s = drain_s
+        self._limits = limits
+        self._follow = follow
+        self._announced: dict[str, Any] = {}
         self._tasks = Background()
         self._asked_for_tls = asyncio.Event()
 
@@ -105,6 +110,11 @@ class Node:
         """host:port of the HTTP listener, if there is one."""
         return str(self._http.address) if self._http else None
 
+    @property
+    def drain_s(self) -> float:
+        """How long running calls may go on after stop()."""
+        return self._limits.drain
+
     async def start(self) -> None:
         """Bind everything, then answer, then say so.
 
@@ -119,7 +129,7 @@ class Node:
                 await port.server.start()
             self._readiness.phase = Phase.SERVING
             await self._tell_health()
-            self._announce(listeners=self.listeners, http=self.http)
+            self.announce(listeners=self.listeners, http=self.http)
         except BaseException:
             await self._end(0)
             raise
@@ -129,17 +139,29 @@ class Node:
             self._tasks.start(self._watch_tls(), "tls-files")
         _log.info("serving", listeners=self.listeners, http=self.http)
 
-    def reload(self) -> None:
+    def announce(self, **facts: Any) -> None:
+        """Publish these facts about this process, besides those published before."""
+        self._announced |= facts
+        self._announce(**self._announced)
+
+    def reload_tls(self) -> None:
         """Read certificates, keys and client lists again, without waiting for a change of them."""
         self._asked_for_tls.set()
 
+    def follow(self, config: Config) -> None:
+        """Serve as this configuration says, in all that can change while a node runs.
+
+        Raises ConfigError; then nothing has changed.
+        """
+        self._follow(config)
+
     async def stop(self) -> None:
         """Refuse new calls, let running ones finish for the drain time, close the rest."""
-        _log.info("draining", limit_s=self._drain_s)
+        _log.info("draining", limit_s=self.drain_s)
         self._readiness.phase = Phase.DRAINING
         for port in self._ports:
             port.health.end()
-        await self._end(self._drain_s)
+        await self._end(self.drain_s)
         _log.info("stopped")
 
     async def _end(self, grace_s: float) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import structlog
 
 from federation.clock import Clock
-from federation.config import Config
+from federation.config import Config, Limits
 from federation.config_upstreams import Upstream as Settings
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.services.closure import ClosureChecker
@@ -16,72 +17,160 @@ from federation.services.federated_finder import FederatedFinder
 from federation.services.prefetch import Prefetcher
 from federation.status import Metrics
 from federation.storage import Storage
+from federation.tasks import Background
 from federation.upstream.answers import Answers
 from federation.upstream.facts import facts_of
 from federation.upstream.probe import Prober
 from federation.upstream.source import Upstream
 from federation.upstream.store import Federation
 
+_log = structlog.get_logger(__name__)
 
-@dataclass(frozen=True, slots=True)
+_LET_GO_S = 600.0  # what reads from an upstream that was taken out may still take
+_LOOK_EVERY_S = 0.25
+
+
 class Pulling:
-    """What a node with upstreams has in addition."""
+    """What a node has for its upstreams, none included; follow() has it take other ones."""
 
-    shared: Federation
-    finder: FederatedFinder
-    start: Callable[[], None]
-    describe: Callable[[], list[dict[str, Any]]]
-    closers: list[Callable[[], Awaitable[None]]]
+    def __init__(
+        self,
+        config: Config,
+        storage: Storage,
+        closures: ClosureChecker,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        """Connect to nothing yet; each upstream is connected when it is first asked."""
+        self._offline = config.offline
+        self._switch = storage.offline_switch
+        self._metrics = metrics
+        self._clock = clock
+        self._node_id = storage.node_id
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+        self._connected: dict[str, _Connected] = {}
+        self._background = Background()
+        self.shared = Federation(
+            storage.node_id,
+            storage,
+            self._take(config),
+            clock,
+            pulls_max=config.pull.blobs_at_once,
+            presence_budget_s=config.pull.find_missing_time,
+        )
+        self._prefetcher = Prefetcher(self.shared, limits, config.pull.prefetch, metrics)
+        self.finder = FederatedFinder(
+            storage,
+            closures,
+            self.shared,
+            self._prefetcher,
+            limits,
+            clock,
+            lease_s=config.storage.lease,
+            index_ttl_s=config.pull.index_ttl,
+        )
+        self._prober = Prober(self.shared.upstreams, clock, lambda: not self.shared.offline)
+        self._switch.watch(self._follow_switch)
 
+    def start(self) -> None:
+        """Begin to probe upstreams that are down."""
+        self._prober.start()
 
-def make_pulling(
-    config: Config, storage: Storage, closures: ClosureChecker, metrics: Metrics, clock: Clock
-) -> Pulling:
-    """Connect to nothing yet; each upstream is connected when it is first asked."""
-    jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
-    remotes = [
-        Remote(remote_settings(each), metrics, clock, jitter, node_id=storage.node_id)
-        for each in config.upstreams
-    ]
-    upstreams = [
-        make_upstream(config, each, remote, metrics, clock, jitter)
-        for each, remote in zip(config.upstreams, remotes, strict=True)
-    ]
-    shared = Federation(
-        storage.node_id,
-        storage,
-        upstreams,
-        clock,
-        pulls_max=config.pull.blobs_at_once,
-        presence_budget_s=config.pull.find_missing_time,
-    )
+    def follow(self, config: Config) -> None:
+        """Ask these upstreams from now on, and in this way.
 
-    def follow_switch(is_on: bool) -> None:
-        shared.offline = config.offline or is_on
+        One whose settings are the same keeps its connection and what is known of it. One that is
+        gone is let go once the reads under way have ended.
 
-    storage.offline_switch.watch(follow_switch)
-    prefetcher = Prefetcher(shared, config.limits, config.pull.prefetch, metrics)
-    finder = FederatedFinder(
-        storage,
-        closures,
-        shared,
-        prefetcher,
-        config.limits,
-        clock,
-        lease_s=config.storage.lease,
-        index_ttl_s=config.pull.index_ttl,
-    )
-    prober = Prober(upstreams, clock, lambda: not shared.offline)
+        Raises ConfigError; then nothing has changed.
+        """
+        before = [upstream.name for upstream in self.shared.upstreams]
+        self.shared.upstreams[:] = self._take(config)
+        self._offline = config.offline
+        self._follow_switch(self._switch.is_on)
+        self.shared.pulls.pulls_max = config.pull.blobs_at_once
+        self.shared.presence.budget_s = config.pull.find_missing_time
+        self.shared.itself.look_again()
+        self._prefetcher.mode = config.pull.prefetch
+        self.finder.index_ttl_s = config.pull.index_ttl
+        after = [upstream.name for upstream in self.shared.upstreams]
+        if before != after:
+            _log.info("upstreams_changed", before=before, after=after)
 
-    def describe() -> list[dict[str, Any]]:
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` and the index page show."""
+        because = {"config": self._offline, "switch": self._switch.is_on}
+        return {
+            "offline": self.shared.offline,
+            "offline-because": [name for name, is_so in because.items() if is_so],
+            "upstreams": [
+                facts_of(each, self._connected[each.name].remote) for each in self.shared.upstreams
+            ],
+        }
+
+    @property
+    def closers(self) -> list[Callable[[], Awaitable[None]]]:
+        """What ends everything, in this order."""
         return [
-            facts_of(upstream, remote) for upstream, remote in zip(upstreams, remotes, strict=True)
+            self._prober.close,
+            self._prefetcher.close,
+            self.finder.close,
+            self.shared.close,
+            self._background.close,
+            self._disconnect,
         ]
 
-    closers = [prober.close, prefetcher.close, finder.close, shared.close]
-    return Pulling(
-        shared, finder, prober.start, describe, [*closers, *(each.close for each in remotes)]
-    )
+    def _take(self, config: Config) -> list[Upstream]:
+        """Have these upstreams, and let go of all others. Raises ConfigError."""
+        wanted = {each.name: self._connect(config, each) for each in config.upstreams}
+        for name, old in self._connected.items():
+            new = wanted.get(name)
+            if new is None:
+                self._metrics.upstream_up.remove(name)
+            if new is not old:
+                self._retire(old.remote)
+        self._connected = wanted
+        for each in wanted.values():
+            each.upstream.answers.present_s = config.pull.present_for
+            each.upstream.answers.absent_s = config.pull.absent_for
+        return [each.upstream for each in wanted.values()]
+
+    def _connect(self, config: Config, settings: Settings) -> _Connected:
+        """Return what there is of this upstream, or all of it anew if its settings are new."""
+        known = self._connected.get(settings.name)
+        if known is not None and known.settings == settings:
+            return known
+        metrics, clock, jitter = self._metrics, self._clock, self._jitter
+        remote = Remote(remote_settings(settings), metrics, clock, jitter, node_id=self._node_id)
+        upstream = make_upstream(config, settings, remote, metrics, clock, jitter)
+        return _Connected(settings, remote, upstream)
+
+    def _retire(self, remote: Remote) -> None:
+        self._background.start(self._close_when_idle(remote), f"letting go of {remote.name}")
+
+    async def _close_when_idle(self, remote: Remote) -> None:
+        try:
+            until_s = self._clock.monotonic_s() + _LET_GO_S
+            while remote.calls.slots.running and self._clock.monotonic_s() < until_s:
+                await self._clock.sleep(_LOOK_EVERY_S)
+        finally:
+            await remote.close()
+
+    def _follow_switch(self, is_on: bool) -> None:
+        self.shared.offline = self._offline or is_on
+
+    async def _disconnect(self) -> None:
+        for each in self._connected.values():
+            await each.remote.close()
+
+
+class _Connected(NamedTuple):
+    """One upstream, the client for it, and the settings that both were made from."""
+
+    settings: Settings
+    remote: Remote
+    upstream: Upstream
 
 
 def make_upstream(

@@ -13,6 +13,7 @@ from federation.cli.gc import gc
 from federation.cli.keygen import keygen
 from federation.cli.offline import offline
 from federation.cli.rebuild import rebuild
+from federation.cli.reload import reload
 from federation.cli.serve import serve
 from federation.cli.status import status
 from federation.cli.token import token
@@ -34,6 +35,7 @@ def main() -> None:
 for command in (
     serve,
     check_config,
+    reload,
     token,
     status,
     explain,

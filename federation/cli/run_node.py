@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import structlog
 
@@ -15,8 +16,11 @@ from federation.assembly import open_node
 from federation.cli import process, systemd
 from federation.cli.advice import advice
 from federation.cli.command import FOUND_PROBLEMS
+from federation.cli.reloading import Reloader
+from federation.clock import SystemClock
 from federation.config import Config
 from federation.node import Node
+from federation.tasks import Background
 from federation.tls import KeyPair, load_pairs
 
 _log = structlog.get_logger(__name__)
@@ -26,8 +30,10 @@ _FLUSH_S = 1.0
 Ready = Callable[[Node], None]
 
 
-def run(config: Config, ready: Ready) -> None:
+def run(config: Config, ready: Ready, file: Path | None = None) -> None:
     """Serve until SIGTERM or SIGINT, then drain; ready(node) runs once every port answers.
+
+    file: where the configuration came from; SIGHUP has it read again.
 
     Raises ConfigError before anything is touched, CannotStart, StorageRefused.
     """
@@ -37,44 +43,43 @@ def run(config: Config, ready: Ready) -> None:
     for item in advice(config):
         _log.warning(item.event, text=item.text)
     try:
-        asyncio.run(_serve(config, pairs, ready, flush))
+        asyncio.run(_serve(config, pairs, ready, file, flush))
     finally:
         flush(_FLUSH_S)
 
 
 async def _serve(
-    config: Config, pairs: list[KeyPair | None], ready: Ready, flush: logs.Flush
+    config: Config,
+    pairs: list[KeyPair | None],
+    ready: Ready,
+    file: Path | None,
+    flush: logs.Flush,
 ) -> None:
-    stop = asyncio.Event()
-    _handle_signals(stop, flush)
-    node = await open_node(config, pairs)
+    stop, hangup = asyncio.Event(), asyncio.Event()
+    _handle_signals(stop, hangup, flush)
+    clock = SystemClock()
+    node = await open_node(config, pairs, clock)
+    background = Background()
     if not stop.is_set():  # a signal during the start waits until what was begun is whole
         await node.start()
-        _handle_hangup(node)
+        node.announce(config=None if file is None else str(file))
+        background.start(Reloader(config, file, node, clock).run(hangup), "reload")
         process.settle()
         ready(node)
         systemd.notify("READY=1")
         await stop.wait()
     systemd.notify("STOPPING=1")
-    limit_s = config.limits.drain + _CLOSE_S
+    await background.close()
+    limit_s = node.drain_s + _CLOSE_S
     asyncio.get_running_loop().call_later(limit_s, _give_up, limit_s, flush)
     await node.stop()
 
 
-def _handle_signals(stop: asyncio.Event, flush: logs.Flush) -> None:
+def _handle_signals(stop: asyncio.Event, hangup: asyncio.Event, flush: logs.Flush) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, partial(_asked_to_stop, number, stop, flush))
-    # Until there is something that can be read again.
-    loop.add_signal_handler(signal.SIGHUP, partial(_log.info, "hangup_ignored"))
-
-
-def _handle_hangup(node: Node) -> None:
-    def reload() -> None:
-        _log.info("hangup", text="certificates, keys and client lists are read again")
-        node.reload()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)  # one during the start is served after it
 
 
 def _asked_to_stop(number: signal.Signals, stop: asyncio.Event, flush: logs.Flush) -> None:

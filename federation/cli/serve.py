@@ -87,7 +87,7 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     def ready(node: Node) -> None:
         click.echo(hints(config, node.listeners))
 
-    run(config, ready)
+    run(config, ready, config_path and config_path.absolute())
 
 
 def from_flags(given: dict[str, Any]) -> Config:

@@ -37,13 +37,13 @@ class WriteCalls:
     ) -> None:
         self._store = store
         self._uploads = uploads
-        self._stall_s = limits.stall
+        self._limits = limits
         self._clock = clock
         self._bytes_in = metrics.bytes.labels(direction="in")
 
     async def write(self, requests: RequestStream, call: Call) -> bytes:
         """Store a blob; one that is held already is answered without reading the rest."""
-        messages = _Messages(requests, self._clock, self._stall_s)
+        messages = _Messages(requests, self._clock, self._limits.stall)
         first = await messages.next()
         if first is None:
             raise InvalidRequest("a Write without a message")

@@ -71,6 +71,11 @@ class ClosureChecker:
     def __repr__(self) -> str:
         return f"<ClosureChecker {len(self._verdicts)} verdicts, {len(self._walks)} walks>"
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no walk is under way."""
+        return not self._walks
+
     async def complete(self, entry: Entry) -> bool:
         """Return whether all that the entry names is here; then it is also leased.
 

@@ -33,6 +33,13 @@ class _Held(NamedTuple):
     stale: list[Entry]
 
 
+class _There(NamedTuple):
+    """What checks closures at one upstream."""
+
+    upstream: Upstream
+    closures: ClosureChecker
+
+
 class FederatedFinder:
     """See finder.Finder."""
 
@@ -52,28 +59,18 @@ class FederatedFinder:
         self._closures = closures
         self._shared = shared
         self._prefetcher = prefetcher
+        self._limits = limits
         self._clock = clock
-        self._index_ttl_s = index_ttl_s
+        self._lease_s = lease_s
+        self.index_ttl_s = index_ttl_s
         self._names = UpstreamNames(shared.upstreams)
-        self._by_upstream = {
-            upstream.name: ClosureChecker(
-                PullThrough(
-                    shared,
-                    tells_upstreams=True,
-                    only=upstream if upstream.serves_blobs else None,
-                ),
-                limits,
-                clock,
-                lease_s,
-                small_max=_NEVER,
-            )
-            for upstream in shared.upstreams
-        }
+        self._there: dict[str, _There] = {}
+        self._replaced: list[ClosureChecker] = []  # of upstreams that a reload took or changed
 
     async def close(self) -> None:
         """Stop what is under way."""
         await self._names.close()
-        for closures in self._by_upstream.values():
+        for closures in [*self._replaced, *(there.closures for there in self._there.values())]:
             await closures.close()
 
     async def find(self, asked: Asked) -> Entry | None:
@@ -101,7 +98,7 @@ class FederatedFinder:
 
     async def _held(self, asked: Asked) -> _Held:
         held = _Held([], [], [])
-        fresh_since_s = self._clock.wall_s() - self._index_ttl_s
+        fresh_since_s = self._clock.wall_s() - self.index_ttl_s
         for entry in await self._index.get(asked.keys):
             if entry is None or not await asked.acceptable(entry):
                 continue
@@ -117,8 +114,10 @@ class FederatedFinder:
         """Whether a pulled entry's closure is here, or here and at the upstream it came from."""
         if await self._closures.complete(entry):
             return True
-        there = self._by_upstream.get(entry.origin)
-        if there is None or not self._shared.may_ask() or not await there.complete(entry):
+        origin = next((u for u in self._shared.upstreams if u.name == entry.origin), None)
+        if origin is None or not self._shared.may_ask():
+            return False
+        if not await self._closures_at(origin).complete(entry):
             return False
         self._prefetcher.soon(entry)  # what was to bring the rest may have ended with a process
         return True
@@ -129,13 +128,29 @@ class FederatedFinder:
                 entry = self._dated(answer, upstream)
                 if not await asked.acceptable(entry):
                     continue
-                if not await self._by_upstream[upstream.name].complete(entry):
+                if not await self._closures_at(upstream).complete(entry):
                     continue  # holes: nothing is stored, and it is asked for again later
                 if entry.key not in taken:
                     await self._keep(entry, upstream)
                 self._prefetcher.soon(entry)
                 return entry
         return None
+
+    def _closures_at(self, upstream: Upstream) -> ClosureChecker:
+        """Return what looks here and at one upstream; a reload may have brought a new one."""
+        there = self._there.get(upstream.name)
+        if there is not None and there.upstream is not upstream:
+            busy = [each for each in self._replaced if not each.is_idle]
+            self._replaced = [*busy, there.closures]
+            there = None
+        if there is None:
+            only = upstream if upstream.serves_blobs else None
+            store = PullThrough(self._shared, tells_upstreams=True, only=only)
+            closures = ClosureChecker(
+                store, self._limits, self._clock, self._lease_s, small_max=_NEVER
+            )
+            there = self._there[upstream.name] = _There(upstream, closures)
+        return there.closures
 
     def _dated(self, entry: Entry, upstream: Upstream) -> Entry:
         return entry._replace(

@@ -52,7 +52,7 @@ class Prefetcher:
     ) -> None:
         self._shared = shared
         self._limits = limits
-        self._mode = mode
+        self.mode = mode
         self._workers = workers
         self._queue: OrderedDict[EntryKey, Entry] = OrderedDict()
         self._turns = Turns()
@@ -63,7 +63,7 @@ class Prefetcher:
         metrics.prefetches.set_function(lambda: len(self._queue) + self._fetching)
 
     def __repr__(self) -> str:
-        return f"<Prefetcher {self._mode} {self._running} running, {len(self._queue)} queued>"
+        return f"<Prefetcher {self.mode} {self._running} running, {len(self._queue)} queued>"
 
     @property
     def idle(self) -> bool:
@@ -72,7 +72,7 @@ class Prefetcher:
 
     def soon(self, entry: Entry) -> None:
         """Bring the rest of this entry's closure here when there is time."""
-        if self._mode != "all":
+        if self.mode != "all":
             return
         self._queue[entry.key] = entry
         if len(self._queue) > _QUEUED_MAX:

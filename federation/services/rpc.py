@@ -177,9 +177,9 @@ class _Wrapper:
         self._counts: dict[str, Any] = {}
 
     def unary(self, handler: Callable[[bytes, Call], Awaitable[bytes]]) -> Any:
-        limit_s = self._runtime.limits.request_time
-
         async def serve(request: bytes, context: Context) -> bytes:
+            limit_s = self._runtime.limits.request_time  # a reload may change it
+
             async def answer(call: Call) -> bytes:
                 try:
                     async with asyncio.timeout(limit_s) as scope:
@@ -204,9 +204,9 @@ class _Wrapper:
         return serve
 
     def server_stream(self, handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]) -> Any:
-        stall_s = self._runtime.limits.stall
-
         async def serve(request: bytes, context: Context) -> None:
+            stall_s = self._runtime.limits.stall
+
             async def answer(call: Call) -> bytes:
                 await _send_all(handler(request, call), context, stall_s)
                 return b""

@@ -31,7 +31,7 @@ class TreeCalls:
     def __init__(self, store: Store, limits: Limits, compute: Compute) -> None:
         self._store = store
         self._compute = compute
-        self._directories_max = limits.tree_directories
+        self._limits = limits
 
     async def get(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the tree; directories that are not held are left out, but for the root."""
@@ -39,7 +39,7 @@ class TreeCalls:
         call.check_pull(asked.instance)
         if asked.page_token:
             raise InvalidRequest("page_token is not one that this node gave")
-        walk = _Walk(asked.root, self._directories_max)
+        walk = _Walk(asked.root, self._limits.tree_directories)
         page = _Page(asked.page_size or _READ_AT_ONCE)
         while batch := walk.next_batch():
             async for blob in self._read(batch, walk):

@@ -85,8 +85,7 @@ class Uploads:
         compute: Compute,
     ) -> None:
         self._store = store
-        self._most = limits.uploads
-        self._idle_s = limits.upload_idle
+        self._limits = limits
         self._open_gauge = metrics.uploads_open
         self._budget = budget
         self._compute = compute
@@ -161,9 +160,9 @@ class Uploads:
             await self._drop(next(iter(self._parked.values())))
 
     def _add(self, name: UploadName) -> OpenUpload:
-        if len(self._by_name) >= self._most:
+        if len(self._by_name) >= self._limits.uploads:
             if not self._parked:
-                raise TooBusy(f"{self._most} uploads are open; no more are taken")
+                raise TooBusy(f"{self._limits.uploads} uploads are open; no more are taken")
             self._expire(next(iter(self._parked.values())))
         upload = self._by_name[name] = OpenUpload(name)
         self._open_gauge.set(len(self._by_name))
@@ -188,7 +187,7 @@ class Uploads:
             return
         self._parked[upload.name] = upload
         loop = asyncio.get_running_loop()
-        upload.idle_timer = loop.call_later(self._idle_s, self._expire, upload)
+        upload.idle_timer = loop.call_later(self._limits.upload_idle, self._expire, upload)
 
     def _unpark(self, upload: OpenUpload) -> None:
         self._parked.pop(upload.name, None)

@@ -14,8 +14,8 @@ class Answers:
     """Present and absent answers of one upstream with their times."""
 
     def __init__(self, *, present_s: float, absent_s: float, entries_max: int = 100_000) -> None:
-        self._present_s = present_s
-        self._absent_s = absent_s
+        self.present_s = present_s
+        self.absent_s = absent_s
         self._entries_max = entries_max
         self._until: OrderedDict[Hashable, tuple[bool, float]] = OrderedDict()
 
@@ -24,7 +24,7 @@ class Answers:
 
     def note(self, keys: Iterable[Hashable], *, present: bool, now_s: float) -> None:
         """Remember an answer."""
-        until_s = now_s + (self._present_s if present else self._absent_s)
+        until_s = now_s + (self.present_s if present else self.absent_s)
         for key in keys:
             self._until[key] = (present, until_s)
             self._until.move_to_end(key)

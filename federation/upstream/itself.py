@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Itself:
-    """Looks once in the life of a process: settings do not change within one."""
+    """Looks once, and once more after the upstreams have changed."""
 
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
         self._upstreams = upstreams
@@ -37,6 +37,10 @@ class Itself:
             self._looked = True
             self._background.start(self._look(), "which upstream is this node")
 
+    def look_again(self) -> None:
+        """The upstreams are others now."""
+        self._looked = False
+
     def recognise(self, digests: Collection[Digest]) -> None:
         """See whether a question that arrived here is one that was sent to an upstream."""
         if not self._asking:
@@ -52,7 +56,7 @@ class Itself:
 
     async def _look(self) -> None:
         with hops.serving(hops.NOWHERE):
-            for upstream in self._upstreams:
+            for upstream in list(self._upstreams):
                 await self._ask(upstream)
         found = [upstream.name for upstream in self._upstreams if upstream.is_this_node]
         _log.error(

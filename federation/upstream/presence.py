@@ -16,7 +16,7 @@ class UpstreamPresence:
 
     def __init__(self, upstreams: Sequence[Upstream], budget_s: float) -> None:
         self._upstreams = upstreams
-        self._budget_s = budget_s
+        self.budget_s = budget_s
         self._background = Background()
 
     async def find_missing(
@@ -40,7 +40,7 @@ class UpstreamPresence:
         ]
         if tasks:
             # Whoever answers late is remembered for the next time all the same.
-            done, _ = await asyncio.wait(tasks, timeout=self._budget_s)
+            done, _ = await asyncio.wait(tasks, timeout=self.budget_s)
             for task in done:
                 missing -= task.result()
         return missing

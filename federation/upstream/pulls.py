@@ -44,13 +44,13 @@ class Pulls:
         self._local = local
         self._upstreams = upstreams
         self._clock = clock
-        self._pulls_max = pulls_max
+        self.pulls_max = pulls_max
         self._pulls: dict[_Key, Pull] = {}
         self._background = Background()
         self.joined = 0  # reads that cost no upstream read, because one was under way
 
     def __repr__(self) -> str:
-        return f"<Pulls {len(self._pulls)} of {self._pulls_max}>"
+        return f"<Pulls {len(self._pulls)} of {self.pulls_max}>"
 
     def open_read(
         self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
@@ -117,8 +117,8 @@ class Pulls:
 
     def _start(self, key: _Key) -> Pull:
         digest, _ = key
-        if len(self._pulls) >= self._pulls_max:
-            raise TooBusy(f"{self._pulls_max} blobs are being pulled from upstreams; try again")
+        if len(self._pulls) >= self.pulls_max:
+            raise TooBusy(f"{self.pulls_max} blobs are being pulled from upstreams; try again")
         provenance = Provenance(Source.UPSTREAM)
         pull = Pull(
             digest,

@@ -82,12 +82,13 @@ class Bench:
 
     def __init__(self, *addresses, http="127.0.0.1:0", drain_s=10.0, limits=None, tls=None):
         self.storage = FakeStorage()
+        self.followed = []
         self.health = FakeHealth()
         self.echo = Echo()
         self.metrics = Metrics()
         self.readiness = Readiness(self.storage.health)
         pages = Pages(self.metrics, self.readiness, dict)
-        limits = limits or Limits()
+        limits = limits or Limits(drain=drain_s)
         self.ports = [
             Port(
                 GrpcServer(Listener(address=address), limits, self.echo.handlers()),
@@ -104,7 +105,8 @@ class Bench:
             readiness=self.readiness,
             metrics=self.metrics,
             clock=SystemClock(),
-            drain_s=drain_s,
+            limits=limits,
+            follow=self.followed.append,
         )
 
     async def __aenter__(self):

@@ -1,0 +1,96 @@
+"""federation reload."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from federation.cli.command import BAD_USAGE, CANNOT_RUN, FOUND_PROBLEMS, OK, Command, json_option
+from federation.cli.options import place, place_options
+from federation.cli.output import emit
+from federation.cli.reloading import RELOAD
+from federation.clock import SystemClock
+from federation.errors import CannotStart
+from federation.storage.offline import processes
+
+_WAIT_S = 10.0
+_LOOK_EVERY_S = 0.05
+_SHOWN = ("changed", "needs-restart", "error")
+
+
+@click.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  federation reload --config /etc/federation.yaml\n  federation reload",
+)
+@place_options
+@json_option
+def reload(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Have the serving processes read their configuration and TLS files again.
+
+    Each that serves the data directory reads the file that it was started with, and is waited for.
+    What is wrong with it is told, and then nothing has changed. Quota and other bounds of the
+    storage, most limits, upstreams, `offline` and the log level change at once, without a failed
+    call; what else differs is named as needing a restart, and the exit code is 1. A process that
+    refuses its file makes it 2.
+    """
+    where = place(config_path, data_dir).data_dir
+    serving = processes(where)
+    if not serving:
+        raise CannotStart(f"no process serves {where}")
+    asked_s = SystemClock().monotonic_s()
+    unasked = {each["id"]: reason for each in serving if (reason := _ask(each))}
+    answers = _wait(where, [each["id"] for each in serving if each["id"] not in unasked], asked_s)
+    told = [_told(each, unasked, answers) for each in serving]
+    emit({"processes": told}, as_json=as_json)
+    sys.exit(max(_code(each) for each in told))
+
+
+def _ask(process: dict[str, Any]) -> str | None:
+    """Send the signal; return why that was not possible, None if it was."""
+    if "pid" not in process:
+        return "it is just starting"
+    try:
+        os.kill(process["pid"], signal.SIGHUP)
+    except PermissionError:
+        return "this user may not signal it: be the node's user, or root"
+    except ProcessLookupError:
+        return "it has just ended"
+    return None
+
+
+def _wait(data_dir: Path, ids: list[str], asked_s: float) -> dict[str, dict[str, Any]]:
+    """Return the outcome of each process that has begun a reload since it was asked."""
+    clock = SystemClock()
+    answers: dict[str, dict[str, Any]] = {}
+    while len(answers) < len(ids) and clock.monotonic_s() < asked_s + _WAIT_S:
+        for each in processes(data_dir):
+            outcome = each.get(RELOAD)
+            if each["id"] in ids and outcome and outcome["began-monotonic-s"] >= asked_s:
+                answers[each["id"]] = outcome
+        time.sleep(_LOOK_EVERY_S)
+    return answers
+
+
+def _told(
+    process: dict[str, Any], unasked: dict[str, str], answers: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    told = {key: process.get(key) for key in ("pid", "config", "listeners")}
+    if process["id"] in unasked:
+        return {**told, "not-known": unasked[process["id"]]}
+    if process["id"] not in answers:
+        return {**told, "not-known": f"no answer within {_WAIT_S:g} s"}
+    return {**told, **{key: answers[process["id"]][key] for key in _SHOWN}}
+
+
+def _code(told: dict[str, Any]) -> int:
+    if "not-known" in told:
+        return CANNOT_RUN
+    if told["error"] is not None:
+        return BAD_USAGE
+    return FOUND_PROBLEMS if told["needs-restart"] else OK

@@ -1,0 +1,76 @@
+"""What a running process can take of a new configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from federation.config import Config, Limits
+from federation.config_changes import LIVE, changes, is_live
+from federation.config_keys import walk
+from federation.errors import ConfigError
+from federation.live_limits import LiveLimits
+
+RUNNING = Config.model_validate({"node-name": "paris", "data-dir": "/srv"})
+
+
+def wanted(**keys: Any) -> Config:
+    raw = {"node-name": "paris", "data-dir": "/srv", **keys}
+    return Config.model_validate({key.replace("_", "-"): value for key, value in raw.items()})
+
+
+def test_the_same_is_no_change() -> None:
+    found = changes(RUNNING, wanted())
+    assert (found.config, found.now, found.restart) == (RUNNING, [], [])
+
+
+def test_what_is_live_is_taken_and_the_rest_is_named() -> None:
+    found = changes(
+        RUNNING,
+        wanted(storage={"quota": "1G", "lease": "2h"}, http={"address": None}, offline=True),
+    )
+    assert found.now == ["storage.quota", "offline"]
+    assert found.restart == ["storage.lease", "http.address"]
+    assert found.config.storage.quota == 2**30
+    assert found.config.storage.lease == RUNNING.storage.lease
+    assert found.config.http == RUNNING.http
+    assert found.config.offline
+
+
+def test_upstreams_are_one_key() -> None:
+    upstreams = [{"name": "hq", "url": "grpc://hq:1"}]
+    found = changes(RUNNING, wanted(upstreams=upstreams))
+    assert found.now == ["upstreams"]
+    assert [each.name for each in found.config.upstreams] == ["hq"]
+    assert changes(found.config, wanted(upstreams=upstreams)).now == []
+
+
+def test_listeners_need_a_restart_as_a_whole() -> None:
+    found = changes(RUNNING, wanted(listeners=[{"address": "127.0.0.1:1"}]))
+    assert (found.now, found.restart) == ([], ["listeners"])
+    assert found.config == RUNNING
+
+
+def test_what_would_only_go_together_with_a_restart_is_refused() -> None:
+    small = wanted(storage={"max-blob": "1K", "inline-max": "1K"})
+    with pytest.raises(ConfigError, match=r"needs a restart \(storage\.max-blob\)"):
+        changes(small, wanted(storage={"max-blob": "1M", "inline-max": "16K"}))
+
+
+def test_every_live_key_is_one_that_there_is() -> None:
+    assert {key.dotted for key in walk()} >= LIVE
+
+
+def test_live_is_what_is_below_too() -> None:
+    assert is_live("storage.scrub.rate")
+    assert is_live("upstreams.auth.client-key")
+    assert not is_live("storage")
+    assert not is_live("storage.scrubbing")
+
+
+def test_limits_are_taken_in_place() -> None:
+    live = LiveLimits.model_validate(Limits().model_dump())
+    held: Limits = live
+    live.take(Limits(stall=7.0))
+    assert held.stall == 7.0
