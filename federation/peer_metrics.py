@@ -78,6 +78,13 @@ class PeerMetrics:
             ["peer", "result"],
             registry=reg,
         )
+        self.given_up = Counter(
+            "federation_peer_given_up_total",
+            "Times that what a peer lacked was more than may be kept for it, by what was full "
+            "(room: the quota; log: log-max-rows); a comparison brings it up to date",
+            ["peer", "reason"],
+            registry=reg,
+        )
         self.forgot = Counter(
             "federation_peer_forgot_total",
             "Objects that a peer had acknowledged and was found to lack later",

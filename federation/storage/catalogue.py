@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.digest import Digest, DigestFunction
+from federation.storage.peer_records import Pins
 from federation.storage.transaction import BLOB, Transaction
 from federation.store import Provenance, Source
 
@@ -173,15 +174,27 @@ def delete(transaction: Transaction, row: BlobRow) -> None:
 
 
 def eviction_candidates(
-    connection: apsw.Connection, before_ms: int, limit: int
+    connection: apsw.Connection, from_ms: int, before_ms: int, pins: Pins, limit: int
 ) -> list[tuple[int, int, bytes]]:
-    """Return (accessed, size, key) of live blobs not accessed since before_ms, oldest first."""
+    """Return (accessed, size, key) of live blobs that no peer waits for, oldest first.
+
+    Last accessed in from_ms..before_ms.
+    """
     rows: Any = connection.execute(
-        "SELECT accessed, size, key FROM blob WHERE accessed < ? AND state = 0 "
+        "SELECT accessed, size, key FROM blob WHERE accessed >= ? AND accessed < ? AND state = 0 "
+        "AND (seq <= ? OR seq <= ? AND (SELECT source FROM log WHERE log.seq = blob.seq) = 1) "
         "ORDER BY accessed LIMIT ?",
-        (before_ms, limit),
+        (from_ms, before_ms, *pins, limit),
     ).fetchall()
     return list(rows)
+
+
+def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
+    """Whether a live blob was not accessed since before_ms, whoever waits for it."""
+    row = connection.execute(
+        "SELECT 1 FROM blob WHERE accessed < ? AND state = 0 LIMIT 1", (before_ms,)
+    ).fetchone()
+    return row is not None
 
 
 def mark(transaction: Transaction, candidates: Iterable[tuple[int, bytes]]) -> list[bytes]:

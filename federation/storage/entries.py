@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.errors import StorageFull
+from federation.storage.peer_records import Pins
 from federation.storage.stamps import Held, Verdict, check, judge
 from federation.storage.transaction import Transaction
 from federation.store import NO_STAMP, Entry, EntryKey, Provenance, Source, Stamp
 
+COLUMNS = "value, label, stored, expires, source, origin, ticks, node"  # as entry_of takes them
 _GET = (
-    "SELECT id, accessed, seq, value, label, stored, expires, source, origin, ticks, node "
+    f"SELECT id, accessed, seq, {COLUMNS} "  # noqa: S608 - constants
     "FROM entry WHERE kind = ? AND instance = ? AND name = ?"
 )
 _UPSERT = (
@@ -48,9 +50,15 @@ def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
     row: Any = connection.execute(_GET, (int(key.kind), key.instance, key.name)).fetchone()
     if row is None:
         return None
-    row_id, accessed, seq, *values, source, origin, ticks, node = row
-    entry = Entry(key, *values, Source(source), origin, Stamp(ticks, node))
-    return EntryRow(row_id, accessed, seq, entry)
+    row_id, accessed, seq, *columns = row
+    return EntryRow(row_id, accessed, seq, entry_of(key, columns))
+
+
+def entry_of(key: EntryKey, columns: Sequence[Any]) -> Entry:
+    """Return the entry whose COLUMNS these are."""
+    value, label, stored_s, expires_s, source, origin, ticks, node = columns
+    given = Stamp(ticks, node)
+    return Entry(key, value, label, stored_s, expires_s, Source(source), origin, given)
 
 
 def put(transaction: Transaction, entries: Sequence[Entry], origin: Provenance) -> None:
@@ -123,15 +131,27 @@ def touch(connection: apsw.Connection, touched: dict[int, int]) -> None:
 
 
 def eviction_candidates(
-    connection: apsw.Connection, before_ms: int, limit: int
+    connection: apsw.Connection, from_ms: int, before_ms: int, pins: Pins, limit: int
 ) -> list[tuple[int, int, int]]:
-    """Return (accessed, size, row id) of entries not accessed since before_ms, oldest first."""
+    """Return (accessed, size, row id) of entries that no peer waits for, oldest first.
+
+    Last accessed in from_ms..before_ms.
+    """
     rows: Any = connection.execute(
         "SELECT accessed, length(value) + length(CAST(label AS BLOB)), id FROM entry "
-        "WHERE accessed < ? ORDER BY accessed LIMIT ?",
-        (before_ms, limit),
+        "WHERE accessed >= ? AND accessed < ? AND (seq <= ? OR seq <= ? AND source = 1) "
+        "ORDER BY accessed LIMIT ?",
+        (from_ms, before_ms, *pins, limit),
     ).fetchall()
     return list(rows)
+
+
+def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
+    """Whether an entry was not accessed since before_ms, whoever waits for it."""
+    row = connection.execute(
+        "SELECT 1 FROM entry WHERE accessed < ? LIMIT 1", (before_ms,)
+    ).fetchone()
+    return row is not None
 
 
 def delete(transaction: Transaction, ids: Sequence[int], before_ms: int) -> tuple[int, int]:

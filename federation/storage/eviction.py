@@ -2,7 +2,8 @@
 
 Candidates are marked first: from then on every process calls them missing, and any use revives
 them. After Timing.grace_ms, longer than any lease given before the mark may stay unwritten, those
-still untouched are deleted, and only then their files. Nothing leased is ever a candidate.
+still untouched are deleted, and only then their files. Nothing leased is ever a candidate, and
+nothing that a peer is still to get.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from federation.storage import catalogue, entries
+from federation.storage import catalogue, entries, peer_records
 from federation.storage.catalogue import BlobRow
 from federation.storage.core import Core
 from federation.storage.placing import remove_stray
@@ -26,10 +27,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What eviction takes next: blobs as (accessed, key), entries by row id, and their bytes."""
+    """What eviction takes next: (accessed, key) of blobs, (accessed, row id) of entries."""
 
     blobs: tuple[tuple[int, bytes], ...]
-    entries: tuple[int, ...]
+    entries: tuple[tuple[int, int], ...]
     size_bytes: int
 
 
@@ -40,7 +41,7 @@ def choose(
 ) -> Choice:
     """Take the least recently used of both (accessed, size, key or id) until enough is freed."""
     taken_blobs: list[tuple[int, bytes]] = []
-    taken_entries: list[int] = []
+    taken_entries: list[tuple[int, int]] = []
     size = 0
     oldest_first: Iterable[tuple[int, int, bytes | int]] = heapq.merge(
         blobs, index, key=lambda item: item[0]
@@ -52,7 +53,7 @@ def choose(
         if isinstance(name, bytes):
             taken_blobs.append((accessed, name))
         else:
-            taken_entries.append(name)
+            taken_entries.append((accessed, name))
     return Choice(tuple(taken_blobs), tuple(taken_entries), size)
 
 
@@ -69,6 +70,7 @@ class Evictor:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._marked: list[_Marked] = []
+        self.rewind()
 
     def __repr__(self) -> str:
         return f"<Evictor {sum(len(marked.keys) for marked in self._marked)} marked>"
@@ -99,8 +101,16 @@ class Evictor:
         self._marked.clear()
         await self._core.writer.submit(catalogue.unmark_all)
 
+    def rewind(self) -> None:
+        """Begin with the least recently used again: what was pinned may not be any more."""
+        self._blobs_from_ms = 0
+        self._entries_from_ms = 0
+
     async def mark(self, needed_bytes: int) -> int:
-        """Mark (and of index entries, delete) one slice; return its bytes, 0 for nothing left."""
+        """Mark (and of index entries, delete) one slice; return its bytes, 0 for nothing left.
+
+        Goes on where the last slice ended, since what is pinned would be passed each time.
+        """
         before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
         choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
         if not choice.blobs and not choice.entries:
@@ -111,7 +121,7 @@ class Evictor:
         due_ms = self._core.now_ms() + self._core.timing.grace_ms
         if choice.entries:
             count, size = await self._core.writer.submit(
-                lambda tx: entries.delete(tx, choice.entries, before_ms)
+                lambda tx: entries.delete(tx, [row_id for _, row_id in choice.entries], before_ms)
             )
             self._count(count, size)
         if keys:
@@ -120,10 +130,31 @@ class Evictor:
 
     def _choose(self, before_ms: int, needed_bytes: int) -> Choice:
         connection = self._core.pool.connection()
-        return choose(
-            catalogue.eviction_candidates(connection, before_ms, SLICE),
-            entries.eviction_candidates(connection, before_ms, SLICE),
-            needed_bytes,
+        pins = peer_records.pins(peer_records.read(connection))
+        blobs = catalogue.eviction_candidates(
+            connection, self._blobs_from_ms, before_ms, pins, SLICE
+        )
+        index = entries.eviction_candidates(
+            connection, self._entries_from_ms, before_ms, pins, SLICE
+        )
+        choice = choose(blobs, index, needed_bytes)
+        if choice.blobs or not blobs:
+            self._blobs_from_ms = choice.blobs[-1][0] if choice.blobs else before_ms
+        if choice.entries or not index:
+            self._entries_from_ms = choice.entries[-1][0] if choice.entries else before_ms
+        return choice
+
+    async def has_pinned(self) -> bool:
+        """Whether something that no client uses is kept for a peer; when mark found nothing."""
+        before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
+        return await self._core.pool.run(self._has_pinned, before_ms)
+
+    def _has_pinned(self, before_ms: int) -> bool:
+        connection = self._core.pool.connection()
+        if peer_records.pins(peer_records.read(connection)) == peer_records.NO_PINS:
+            return False
+        return catalogue.any_unleased(connection, before_ms) or entries.any_unleased(
+            connection, before_ms
         )
 
     async def sweep_due(self) -> int:

@@ -14,7 +14,8 @@ import apsw
 
 from federation.ledger import Page
 from federation.storage.catalogue import digest_of_key
-from federation.store import Entry, EntryKey, EntryKind, Source, Stamp
+from federation.storage.entries import COLUMNS, entry_of
+from federation.store import Entry, EntryKey, EntryKind, Source
 
 _WRITTEN_WITHIN_MS = 5 * 60_000
 _PAGE_BYTES = 8 * 2**20  # of entries' values in one page
@@ -25,8 +26,8 @@ _BLOBS = (
     "WHERE state = 0 AND (accessed, key) "
 )
 _ENTRIES = (
-    "SELECT accessed, id, kind, instance, name, value, label, stored, expires, source, origin, "
-    "ticks, node FROM entry WHERE (accessed, id) "
+    f"SELECT accessed, id, kind, instance, name, {COLUMNS} "  # noqa: S608 - constants
+    "FROM entry WHERE (accessed, id) "
 )
 _DOWN = {
     "blob": _BLOBS + "< (?, ?) ORDER BY accessed DESC, key DESC LIMIT ?",
@@ -75,9 +76,8 @@ def entries(connection: apsw.Connection, position: str | None, limit: int, now_m
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    _, _, kind, instance, name, *values, source, origin, ticks, node = row
-    key = EntryKey(EntryKind(kind), instance, name)
-    return Entry(key, *values, Source(source), origin, Stamp(ticks, node))
+    _, _, kind, instance, name, *columns = row
+    return entry_of(EntryKey(EntryKind(kind), instance, name), columns)
 
 
 def _page(

@@ -17,6 +17,7 @@ import apsw
 import structlog
 
 from federation.errors import FederationError, StorageFull
+from federation.storage import retention
 from federation.storage.complaints import Complaints
 from federation.storage.core import Core
 from federation.storage.eviction import Evictor
@@ -33,6 +34,8 @@ from federation.tasks import Background
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
 _TRIM_ROWS = 10_000
+_PINNED = "the rest is leased, or waits for peers (when-full: refuse)"
+_PINNED_REST = 20.0  # times as long as it took to find nothing, nothing is looked for again
 _RESERVE_MAX_BYTES = 16 * 1024 * 1024
 
 _log = structlog.get_logger(__name__)
@@ -51,6 +54,7 @@ class Maintenance:
         self._background = Background()
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
+        self._pinned_until_s = 0.0
         self._complaints = Complaints(_log, core.clock)
         self.held_back = ""  # why eviction pauses, for people
 
@@ -178,18 +182,40 @@ class Maintenance:
         """Mark blobs until what is not marked fits the target; return the bytes marked now."""
         if await self._is_held_back():
             return 0
+        begun_s = self._core.clock.monotonic_s()
+        if begun_s < self._pinned_until_s:
+            self.held_back = _PINNED
+            return 0
         marked = 0
         space = self._core.space
+        self._evictor.rewind()
         with self._reserve_as_last_resort():
             while (
                 need := space.stored_bytes - self._evictor.pending_bytes - max(0, target_bytes)
             ) > 0:
                 size = await self._evictor.mark(need)
-                if not size:
-                    self.held_back = "everything older is gone; the rest is leased"
-                    break
                 marked += size
+                if not size and not await self._give_up_a_peer():
+                    break
+        if self.held_back == _PINNED:  # all that is pinned was looked through for nothing
+            took_s = self._core.clock.monotonic_s() - begun_s
+            self._pinned_until_s = begun_s + took_s * _PINNED_REST
         return marked
+
+    async def _give_up_a_peer(self) -> bool:
+        """Where all that eviction may still take is kept for peers, keep less; False: no more."""
+        if not await self._evictor.has_pinned():
+            self.held_back = "everything older is gone; the rest is leased"
+            return False
+        if self._core.settings.when_full == "refuse":
+            self.held_back = _PINNED
+            return False
+        record = await self._core.writer.submit(retention.give_up_one)
+        if record is None:
+            return False  # they caught up just now; the next tick looks again
+        retention.tell(self._core.metrics, record, retention.NO_ROOM, self._core.head.value)
+        self._evictor.rewind()
+        return True
 
     @contextlib.contextmanager
     def _reserve_as_last_resort(self) -> Iterator[None]:
@@ -217,8 +243,7 @@ class Maintenance:
         if now_s >= self._next_trim_s:
             self._next_trim_s = now_s + _TRIM_EVERY_S
             await self._core.pool.run(self._make_reserve)
-            while await self._core.writer.submit(self._trim_log) == _TRIM_ROWS:
-                continue  # a slice a transaction, so that uploads go in between
+            await self.trim_log()
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_EVERY_S
             self._background.start(self._sweep(), "sweep")
@@ -229,14 +254,19 @@ class Maintenance:
             await self._sweeper.folder(number)
             await self._core.clock.sleep(0.01)
 
-    def _trim_log(self, transaction: Transaction) -> int:
-        """Remove some of the oldest rows beyond the change log's bound; return how many."""
-        last_gone = transaction.totals.seq - self._core.settings.log_max_rows
-        transaction.connection.execute(
-            "DELETE FROM log WHERE seq IN (SELECT seq FROM log WHERE seq <= ? LIMIT ?)",
-            (last_gone, _TRIM_ROWS),
-        )
-        return transaction.connection.changes()
+    async def trim_log(self) -> None:
+        """Remove the rows beyond the change log's bound, though peers have not read them."""
+
+        def work(transaction: Transaction) -> retention.Trimmed:
+            last_gone = transaction.totals.seq - self._core.settings.log_max_rows
+            return retention.trim_log(transaction, last_gone, _TRIM_ROWS)
+
+        rows = _TRIM_ROWS
+        while rows == _TRIM_ROWS:  # a slice a transaction, so that uploads go in between
+            rows, given_up = await self._core.writer.submit(work)
+            for record in given_up:
+                head = self._core.head.value
+                retention.tell(self._core.metrics, record, retention.LOG_TOO_LONG, head)
 
     def _meta(self, name: str) -> Any:
         return get_meta(self._core.pool.connection(), name)

@@ -37,6 +37,9 @@ class Pins(NamedTuple):
     pulled: int  # of what came from upstreams
 
 
+NO_PINS = Pins(2**62, 2**62)
+
+
 def read(connection: apsw.Connection) -> list[PeerRecord]:
     """Return all records; one whose cursor cannot be is read as one that needs a resync."""
     with connection:
@@ -48,8 +51,12 @@ def read(connection: apsw.Connection) -> list[PeerRecord]:
 
 
 def _record(row: Sequence[Any]) -> PeerRecord:
-    name, lane, cursor, state, *values, pins_pulled, marks = row
-    return PeerRecord(name, Lane(lane), cursor, PeerState(state), *values, bool(pins_pulled), marks)
+    record = PeerRecord._make(row)
+    return record._replace(
+        lane=Lane(record.lane),
+        state=PeerState(record.state),
+        pins_pulled=bool(record.pins_pulled),
+    )
 
 
 def _checked(record: PeerRecord, head: int) -> PeerRecord:
@@ -88,9 +95,9 @@ def following(records: Iterable[PeerRecord]) -> list[PeerRecord]:
     return sorted(found, key=lambda record: record.cursor)
 
 
-def pins(records: Iterable[PeerRecord], head: int) -> Pins:
+def pins(records: Iterable[PeerRecord]) -> Pins:
     """Return what is pinned for these records; without any, nothing is."""
-    received, pulled = head, head
+    received, pulled = NO_PINS
     for record in following(records):
         received = min(received, record.cursor)
         if record.pins_pulled:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from federation.ledger import PeerRecord
+from federation.status import Metrics
 from federation.storage import change_log, peer_records
 from federation.storage.transaction import Transaction
 
@@ -52,8 +53,9 @@ def give_up_one(transaction: Transaction) -> PeerRecord | None:
     return None
 
 
-def tell(record: PeerRecord, why: str, head: int) -> None:
+def tell(metrics: Metrics, record: PeerRecord, why: str, head: int) -> None:
     """Say loudly that a peer was given up."""
+    metrics.peers.given_up.labels(record.name, why).inc()
     _log.error(
         "peer_needs_resync",
         peer=record.name,

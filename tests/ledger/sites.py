@@ -31,7 +31,8 @@ class ClosingLedger(Ledger, Protocol):
 class Site(Protocol):
     """One node's storage."""
 
-    ledger: ClosingLedger
+    @property
+    def ledger(self) -> ClosingLedger: ...
 
     @property
     def store(self) -> LocalStore: ...

@@ -31,12 +31,12 @@ def test_choose_takes_the_oldest_of_both_and_just_enough(
     assert choice.size_bytes >= min(needed, total)
     taken_sizes = sorted(
         [size for accessed, size, key in rows if (accessed, key) in choice.blobs]
-        + [size for _, size, row in entries if row in choice.entries]
+        + [size for accessed, size, row in entries if (accessed, row) in choice.entries]
     )
     assert sum(taken_sizes) == choice.size_bytes
     if taken_sizes:
         assert choice.size_bytes - taken_sizes[-1] < needed
-    taken = [a for a, _ in choice.blobs] + [a for a, _, row in entries if row in choice.entries]
+    taken = [accessed for accessed, _ in choice.blobs + choice.entries]
     kept = [a for a, _, key in rows if (a, key) not in choice.blobs]
     assert not taken or not kept or max(taken) <= max(kept)
 
