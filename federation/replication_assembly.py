@@ -1,1 +1,134 @@
 """From the configuration's peers to a running replication, as a recipe."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from federation.clock import Clock
+from federation.config import Config
+from federation.config_peers import Peer
+from federation.ledger import Ledger
+from federation.remote import Remote, RemoteSettings
+from federation.replication.book import Book
+from federation.replication.closures import Walk
+from federation.replication.entries import EntrySender
+from federation.replication.gate import Gate
+from federation.replication.link import Link
+from federation.replication.remote_target import RemoteTarget
+from federation.replication.sending import Sender
+from federation.replication.shipping import Shipper
+from federation.replication.tally import Tally
+from federation.replication.target import Target
+from federation.replication.worker import Worker
+from federation.status import Metrics
+from federation.store import Readable
+
+
+class Replication:
+    """What a node with peers has in addition."""
+
+    def __init__(
+        self,
+        peers: Sequence[Peer],
+        store: Readable,
+        ledger: Ledger,
+        walk: Walk,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._peers = list(peers)
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+        self._store = store
+        self._ledger = ledger
+        self._walk = walk
+        self._metrics = metrics
+        self._clock = clock
+        self._worker = Worker(ledger, self._link, clock)
+
+    def __repr__(self) -> str:
+        return f"<Replication {self._worker!r}>"
+
+    def start(self) -> None:
+        """Begin sending; each peer is connected when it is first asked."""
+        self._worker.start(self._peers)
+
+    async def reload(self, peers: Sequence[Peer]) -> None:
+        """Send to these from now on."""
+        await self._worker.reload(peers)
+
+    async def close(self) -> None:
+        """Stop sending, and save how far each peer has come."""
+        await self._worker.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` shows."""
+        return self._worker.describe()
+
+    def _link(self, peer: Peer, book: Book) -> Link:
+        remote = Remote(
+            remote_settings(peer),
+            self._metrics,
+            self._clock,
+            self._jitter,
+            node_id=self._ledger.node_id,
+        )
+        target = RemoteTarget(remote, peer.instance_name)
+        return make_link(
+            peer, book, target, self._store, self._ledger, self._walk, self._clock, self._jitter
+        )
+
+
+def make_replication(
+    config: Config,
+    store: Readable,
+    ledger: Ledger,
+    walk: Walk,
+    metrics: Metrics,
+    clock: Clock,
+) -> Replication:
+    """Connect to nothing yet. walk: see replication.closures.Walk."""
+    return Replication(config.peers, store, ledger, walk, metrics, clock)
+
+
+def make_link(
+    peer: Peer,
+    book: Book,
+    target: Target,
+    store: Readable,
+    ledger: Ledger,
+    walk: Walk,
+    clock: Clock,
+    jitter: random.Random,
+) -> Link:
+    """Put together what sends to one peer."""
+    tally = Tally(clock)
+    gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter)
+    sender = Sender(peer.name, store, ledger, target, gate, tally, clock)
+    shipper = Shipper(sender, target, clock)
+    entries = EntrySender(store, ledger, target, gate, shipper, walk, tally, clock)
+    return Link(peer, ledger, book, target, gate, shipper, entries, tally, clock)
+
+
+def remote_settings(peer: Peer) -> RemoteSettings:
+    """Return what the client for one peer needs to know.
+
+    It does not try again by itself: what fails is tried again by one call at a time, for all.
+    """
+    auth, connection = peer.auth, peer.connection_config
+    return RemoteSettings(
+        name=peer.name,
+        url=peer.url,
+        instance_name=peer.instance_name or "",
+        server_cert=auth.server_cert,
+        client_cert=auth.client_cert,
+        client_key=auth.client_key,
+        access_token=auth.access_token,
+        keepalive_time_s=connection.keepalive_time,
+        retry_limit=0,
+        request_timeout_s=connection.request_timeout,
+        stall_s=connection.stall,
+        concurrency=connection.concurrency,
+        bandwidth_bytes_s=connection.bandwidth,
+    )

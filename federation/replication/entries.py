@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple
@@ -30,17 +31,26 @@ from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Readable, Sta
 
 WALKS_AT_ONCE = 16
 WALKS_BEGUN_MAX = 64  # those that wait for a large blob included
-_HOLE_DELAYS_S = (0.2, 0.5, 1.0, 2.0)  # a client pushes names and blobs in any order
+_HOLE_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 
 SUPERSEDED = skipped("superseded by a newer one")
 EXPIRED = skipped("expired")
+INCOMPLETE = skipped("not all that it names is here")
 LEFT_OUT = skipped("a rule leaves out a blob that it needs and the peer lacks")
 _SERVICES = {
     EntryKind.ACTION_RESULT: "ActionCache",
     EntryKind.ASSET_BLOB: "Remote Asset",
     EntryKind.ASSET_DIRECTORY: "Remote Asset",
 }
+
+
+class Hole(enum.Enum):
+    """What to do about an entry that names something which is not here."""
+
+    WAIT = "wait"  # a client pushes names and blobs in any order; park it in the end
+    PARK = "park"
+    SKIP = "skip"  # it is hidden here, too, and sent when it is pushed again
 
 
 class Wanted(NamedTuple):
@@ -50,6 +60,7 @@ class Wanted(NamedTuple):
     entry: Entry
     via: Via
     bounds: Bounds = Bounds()
+    hole: Hole = Hole.WAIT
     keeps_theirs: bool = False  # leave a peer without stamps what it has under this name
 
 
@@ -139,7 +150,7 @@ class EntrySender:
 
     async def _closed(self, wanted: Wanted, *, anew: bool = False) -> Outcome | None:
         """Bring all that it names there; None: it is there, and the entry may follow."""
-        for delay_s in (*_HOLE_DELAYS_S, None):
+        for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
             view = ShippingStore(
                 self._store, self._shipper, wanted.via, wanted.bounds, self._for_large
             )
@@ -158,12 +169,7 @@ class EntrySender:
             await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
-        if view.unsent is not None:
-            digest, outcome = view.unsent
-            return parked(f"it needs blob {digest}: {outcome.reason}")
-        if view.left_out is not None and view.lacks_here is None:
-            return LEFT_OUT
-        return parked(f"it needs blob {view.lacks_here}, which is not here")
+        return _why_open(view, wanted.hole)
 
     @asynccontextmanager
     async def _for_large(self) -> AsyncIterator[None]:
@@ -230,3 +236,15 @@ class EntrySender:
     def _unsupported(self, kind: EntryKind) -> Outcome:
         self._tally.unsupported[_SERVICES[kind]] += 1
         return skipped(f"the peer has no {_SERVICES[kind]}")
+
+
+def _why_open(view: ShippingStore, hole: Hole) -> Outcome:
+    """Return what is to become of an entry that cannot be sent with all that it names."""
+    if view.unsent is not None:
+        digest, outcome = view.unsent
+        return parked(f"it needs blob {digest}: {outcome.reason}")
+    if view.lacks_here is None:
+        return LEFT_OUT
+    if hole is Hole.SKIP:
+        return INCOMPLETE
+    return parked(f"it needs blob {view.lacks_here}, which is not here")

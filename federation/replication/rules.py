@@ -78,7 +78,7 @@ class Rules:
 
     def __init__(self, peer: Peer) -> None:
         self._rules = [_Rule(rule) for rule in peer.rules or [Rule()]]
-        self._sends_pulled = peer.send == "all"
+        self.sends_pulled = peer.send == "all"
 
     @property
     def has_window(self) -> bool:
@@ -105,7 +105,7 @@ class Rules:
 
     def takes_from(self, source: Source) -> bool:
         """Whether what came from there is sent at all."""
-        return source is not Source.UPSTREAM or self._sends_pulled
+        return source is not Source.UPSTREAM or self.sends_pulled
 
 
 def was_there(via: Sequence[str], peer_node: str) -> bool:

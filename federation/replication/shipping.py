@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.replication.confirmed import Confirmed
+from federation.replication.failing import first_of
 from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, Outcome
 from federation.replication.rules import may_go_on
 from federation.replication.sending import Sender
@@ -126,7 +127,7 @@ class Shipper:
                 for batch in self.sender.pace.cut(small, self._target.batch_bytes):
                     group.create_task(self.sender.send_batch(batch, via, settle))
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None  # the others are of the same trouble, or its end
+            raise first_of(errors) from None
 
     def _small_max(self) -> int:
         return min(self._target.batch_bytes // 2, SMALL_BLOB_BYTES)

@@ -1,0 +1,260 @@
+"""The change log followed for one lane to a peer: slices in flight, acknowledged by object."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from federation.digest import Digest
+from federation.ledger import Lane, LogRow, Parked
+from federation.replication.cursor import Progress
+from federation.replication.entries import SUPERSEDED, Wanted
+from federation.replication.failing import first_of
+from federation.replication.link import Link
+from federation.replication.outcome import GONE, Fate, Outcome, skipped
+from federation.replication.rules import When, was_there
+from federation.replication.target import Via
+from federation.store import SMALL_BLOB_BYTES, Entry
+
+_log = structlog.get_logger(__name__)
+
+SLICE_ROWS = 1000
+UNRESOLVED_MAX = 10_000  # rows; what is large or troublesome lets so many pass
+_LINGER_S = 0.04  # single pushes are gathered for so long
+_WAIT_S = 60.0
+_BLOBS_FIRST_S = 5.0
+
+CAME_FROM_IT = skipped("it came from the peer")
+PULLED = skipped("it came from an upstream")
+BY_RULE = skipped("a rule leaves it out")
+_HERE = (CAME_FROM_IT, PULLED, BY_RULE)
+
+
+class LogTrimmed(Exception):
+    """Rows that this lane has not seen are gone."""
+
+
+class _Part(NamedTuple):
+    """The rows of one slice that are to be sent."""
+
+    blobs: dict[Via, dict[Digest, list[LogRow]]]
+    entries: list[LogRow]
+
+
+class Follower:
+    """Run it until it fails or is cancelled; a new one goes on from the saved cursor."""
+
+    def __init__(self, link: Link, lane: Lane) -> None:
+        self._link = link
+        self._lane = lane
+        self._when = When.WINDOW if lane is Lane.WINDOW else When.ALWAYS
+        self.progress = Progress(link.record(lane).cursor)
+        self._moved = asyncio.Event()
+        self._to_park: list[tuple[LogRow, Parked]] = []
+        self._parking = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Follower of {self._link.name} {self._lane} {self.progress!r}>"
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the peer has all that the log tells of."""
+        return self.progress.cursor >= self._link.ledger.head()
+
+    async def run(self) -> None:
+        """Follow. Raises LogTrimmed, and what the store and the ledger raise."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._park())
+                await self._follow(group.create_task)
+        except ExceptionGroup as errors:
+            raise first_of(errors) from None
+
+    async def _follow(self, start: Callable[..., object]) -> None:
+        ledger, newest = self._link.ledger, self._link.peer.order == "newest"
+        while True:
+            head = ledger.head()
+            part = self.progress.claim(head, SLICE_ROWS, newest=newest)
+            if part is None:
+                if await ledger.wait_beyond(head, _WAIT_S):
+                    await self._link.clock.sleep(_LINGER_S)
+                continue
+            start(self._bring(await self._read(*part), *part))
+            while self.progress.unresolved > UNRESOLVED_MAX:
+                await self._moved.wait()
+
+    async def _read(self, first: int, last: int) -> list[LogRow]:
+        found = await self._link.ledger.read(first - 1, last - first + 1)
+        if not found.is_whole:
+            raise LogTrimmed
+        return [row for row in found.rows if row.seq <= last]
+
+    async def skip_ahead(self) -> None:
+        """Move the cursor over what is not for this lane, up to the first that is.
+
+        What lies beyond the cursor is kept from eviction; a lane that waits must not keep others'.
+        """
+        while (part := self.progress.claim(self._link.ledger.head(), SLICE_ROWS)) is not None:
+            rows = await self._read(*part)
+            chosen = await self._choose(rows)
+            wanted = [
+                row.seq for found in chosen.blobs.values() for r in found.values() for row in r
+            ]
+            wanted += [row.seq for row in chosen.entries]
+            upto = min(wanted, default=part[1] + 1) - 1
+            if self.progress.done(part[0], upto):
+                self._tell()
+            if wanted:
+                self.progress.release(*part)
+                return
+
+    # One slice
+
+    async def _bring(self, rows: Sequence[LogRow], first: int, last: int) -> None:
+        for gap in _gaps(rows, first, last):
+            self._done(*gap)
+        part = await self._choose(rows, self._end)
+        async with asyncio.TaskGroup() as group:
+            small = group.create_task(self._ship(part.blobs, large=False))
+            group.create_task(self._ship(part.blobs, large=True))
+            if part.entries:
+                # Batches are cheaper than what walks ask for one by one; but no blob that makes
+                # trouble holds up the entries that do not need it.
+                await asyncio.wait({small}, timeout=_BLOBS_FIRST_S)
+                group.create_task(self._push(part.entries))
+
+    async def _choose(
+        self, rows: Sequence[LogRow], end: Callable[[LogRow, Outcome], None] | None = None
+    ) -> _Part:
+        """Return what is for this lane; the others come to their end."""
+        link, part = self._link, _Part({}, [])
+        node_id = link.node_id
+        for row in rows:
+            outcome = None
+            if was_there(row.via, node_id):
+                outcome = CAME_FROM_IT
+            elif not link.rules.takes_from(row.source):
+                outcome = PULLED
+            elif row.digest is not None and link.rules.of_blob(row.digest) is not self._when:
+                outcome = BY_RULE
+            if outcome is None and row.digest is not None:
+                part.blobs.setdefault(row.via, {}).setdefault(row.digest, []).append(row)
+            elif outcome is None:
+                part.entries.append(row)
+            elif end is not None:
+                end(row, outcome)
+        return await self._choose_entries(part, end)
+
+    async def _choose_entries(
+        self, part: _Part, end: Callable[[LogRow, Outcome], None] | None
+    ) -> _Part:
+        """Leave out the entries whose rule sends them another time, or never."""
+        if not part.entries:
+            return part
+        keys = [row.key for row in part.entries if row.key is not None]
+        chosen = []
+        found = await self._link.ledger.entries_at(keys)
+        for row, now in zip(part.entries, found, strict=True):
+            outcome = None
+            if now is None:
+                outcome = GONE
+            elif now[0] > row.seq:
+                outcome = SUPERSEDED
+            elif self._link.rules.of_entry(now[1].key, now[1].label).when is not self._when:
+                outcome = BY_RULE
+            if outcome is None:
+                chosen.append(row)
+            elif end is not None:
+                end(row, outcome)
+        return _Part(part.blobs, chosen)
+
+    async def _ship(self, blobs: dict[Via, dict[Digest, list[LogRow]]], *, large: bool) -> None:
+        async with asyncio.TaskGroup() as group:
+            for via, rows_of in blobs.items():
+                chosen = {
+                    digest: rows
+                    for digest, rows in rows_of.items()
+                    if (digest.size_bytes > SMALL_BLOB_BYTES) is large
+                }
+
+                def told(
+                    digest: Digest, outcome: Outcome, rows_of: dict[Digest, list[LogRow]] = chosen
+                ) -> None:
+                    for row in rows_of[digest]:
+                        self._end(row, outcome)
+
+                if chosen:
+                    group.create_task(self._ship_to_end(chosen, via, told))
+
+    async def _ship_to_end(
+        self, rows_of: dict[Digest, list[LogRow]], via: Via, told: Callable[[Digest, Outcome], None]
+    ) -> None:
+        await self._link.shipper.ship(rows_of, via, told)
+
+    async def _push(self, rows: Sequence[LogRow]) -> None:
+        keys = [row.key for row in rows if row.key is not None]
+        async with self._link.entries.reading(keys) as found, asyncio.TaskGroup() as group:
+            for row, now in zip(rows, found, strict=True):
+                if now is None:
+                    self._end(row, GONE)
+                elif now[0] > row.seq:
+                    self._end(row, SUPERSEDED)
+                else:
+                    group.create_task(self._push_one(row, now[1]))
+
+    async def _push_one(self, row: LogRow, entry: Entry) -> None:
+        decision = self._link.rules.of_entry(entry.key, entry.label)
+        wanted = Wanted(row.seq, entry, row.via, decision.bounds)
+        self._end(row, await self._link.entries.send(wanted), entry.label)
+
+    # The ends
+
+    def _end(self, row: LogRow, outcome: Outcome, label: str = "") -> None:
+        if outcome not in _HERE:
+            self._link.count(outcome, row.size_bytes)
+        if outcome.fate is Fate.PARKED:
+            thing = row.digest if row.digest is not None else row.key
+            assert thing is not None
+            parked = self._link.parked(row.seq, thing, label or str(thing), outcome.reason)
+            self._to_park.append((row, parked))
+            self._parking.set()
+            return
+        self._done(row.seq, row.seq)
+
+    async def _park(self) -> None:
+        """Remember what is set aside before the cursor may pass it."""
+        while True:
+            await self._parking.wait()
+            self._parking.clear()
+            taken, self._to_park = self._to_park, []
+            await self._link.ledger.park([parked for _, parked in taken])
+            for row, parked in taken:
+                _log.warning(
+                    "object_parked", peer=parked.peer, object=parked.label, reason=parked.reason
+                )
+                self._done(row.seq, row.seq)
+
+    def _done(self, first: int, last: int) -> None:
+        if self.progress.done(first, last):
+            self._tell()
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _tell(self) -> None:
+        link, cursor = self._link, self.progress.cursor
+        link.change(self._lane, cursor=cursor)
+        link.ledger.note_acknowledged(link.name, self._lane, cursor)
+
+
+def _gaps(rows: Sequence[LogRow], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges within first..last that have no row."""
+    at = first
+    for row in rows:
+        if row.seq > at:
+            yield at, row.seq - 1
+        at = row.seq + 1
+    if at <= last:
+        yield at, last

@@ -1,0 +1,296 @@
+"""One peer brought up to date, for as long as it is configured.
+
+Met first, so that it is known who it is; then the log is followed, all is offered where the log
+does not do, what is parked is tried again, and all the while it is watched whether the same data
+directory still answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+
+from federation.announced import LogPosition, parse_log
+from federation.digest import digest_of
+from federation.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.ledger import Lane, PeerRecord, PeerState
+from federation.replication.failing import first_of
+from federation.replication.follower import Follower, LogTrimmed
+from federation.replication.link import Link
+from federation.replication.reconcile import (
+    Position,
+    Purpose,
+    Reconcile,
+    pause_of_check,
+    read_position,
+)
+from federation.replication.retry import Retry
+from federation.replication.window import Window
+
+_log = structlog.get_logger(__name__)
+
+_WATCH_EVERY_S = 0.5
+_MEET_EVERY_TURNS = 20  # of watching
+_AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
+_WINDOW_LOOK_S = 30.0
+_ITSELF_S = 60.0
+_PROBE = digest_of(b"federation")  # asking for any blob shows that the peer answers
+
+_LOCAL_TROUBLE = (SourceUnavailable, StorageFailed, StorageFull)
+
+
+class Resync(Exception):
+    """The log alone does not do any more for these lanes; the message says why."""
+
+    def __init__(self, reason: str, *lanes: Lane) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.lanes = lanes
+
+
+class IsItself(Exception):
+    """The peer's address leads back to this node."""
+
+
+class PeerRunner:
+    """Runs what sends to one peer; run() until cancelled."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.followers: dict[Lane, Follower] = {}
+        self.reconciles: dict[Lane, Reconcile] = {}
+        self.state = "starting"
+        self._window = Window.parse(link.peer.window)
+        self._counted = (0, 0)
+        self._checked_s: dict[Lane, float] = {}
+        self._pages: dict[Lane, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<PeerRunner {self.link.name} {self.state}>"
+
+    async def run(self) -> None:
+        """Begin again after whatever went wrong."""
+        delay_s = 0.0
+        while True:
+            try:
+                await self._serve()
+            except (Resync, LogTrimmed) as error:
+                self._begin_resync(error)
+                delay_s = 0.0
+                continue
+            except IsItself:
+                self.state = "itself"
+                _log.error("peer_is_this_node", peer=self.link.name, url=self.link.peer.url)
+                delay_s = _ITSELF_S
+            except _LOCAL_TROUBLE as error:
+                self.state = "local trouble"
+                _log.warning("replication_waits", peer=self.link.name, reason=str(error))
+                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+            except Exception:  # noqa: BLE001 - the outermost loop; a peer is not given up
+                self.state = "failed"
+                _log.exception("replication_failed", peer=self.link.name)
+                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+            finally:
+                self.followers, self.reconciles = {}, {}
+            await self.link.clock.sleep(delay_s)
+
+    async def _serve(self) -> None:
+        link = self.link
+        for lane in link.lanes:
+            record = link.record(lane)
+            link.change(lane, pins_pulled=link.rules.sends_pulled)
+            if record.cursor > link.ledger.head():
+                raise Resync("its cursor is beyond the end of the change log", lane)
+        self.state = "meeting"
+        await link.shipper.sender.ask([_PROBE])
+        self._check_identity()
+        self.state = "up"
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch())
+                group.create_task(Retry(link).run())
+                for lane in link.lanes:
+                    follower = Follower(link, lane)
+                    self.followers[lane] = follower
+                    group.create_task(self._follow(lane, follower))
+                    group.create_task(self._reconcile(lane))
+        except BaseExceptionGroup as errors:
+            raise first_of(errors) from None
+
+    def _begin_resync(self, error: Resync | LogTrimmed) -> None:
+        link = self.link
+        reason = "the change log no longer reaches back far enough"
+        lanes = tuple(link.lanes)
+        if isinstance(error, Resync):
+            reason, lanes = error.reason, error.lanes or lanes
+        identity = link.target.identity
+        for lane in lanes:
+            _log.warning("peer_needs_resync", peer=link.name, lane=str(lane), reason=reason)
+            link.change(
+                lane,
+                state=PeerState.NEEDS_RESYNC,
+                reason=reason,
+                position="",
+                cursor=link.ledger.head(),
+            )
+            if identity.node_id:
+                link.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
+        link.shipper.confirmed.clear()
+
+    # Who it is
+
+    def _check_identity(self) -> None:
+        """Notice who answers now. Raises Resync, IsItself."""
+        link = self.link
+        identity = link.target.identity
+        if not identity.node_id:
+            return
+        if identity.node_id == link.ledger.node_id:
+            raise IsItself
+        for lane in link.lanes:
+            record = link.record(lane)
+            if (reason := _what_changed(record, identity.node_id, identity.log)) is not None:
+                raise Resync(reason)
+            link.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
+
+    async def _watch(self) -> None:
+        link, turn = self.link, 0
+        while True:
+            await link.clock.sleep(_WATCH_EVERY_S)
+            turn += 1
+            self._note_in_record()
+            for lane in link.lanes:
+                if link.book.take_mark(link.name, lane):
+                    raise Resync(link.record(lane).reason, lane)
+            if turn % _MEET_EVERY_TURNS == 0 and link.gate.is_open:
+                await link.target.meet()
+            self._check_identity()
+
+    def _note_in_record(self) -> None:
+        """Keep what people are shown after a restart, too."""
+        link, record = self.link, self.link.record(Lane.ALWAYS)
+        objects, size_bytes = link.tally.sent_objects, link.tally.sent_bytes
+        before, self._counted = self._counted, (objects, size_bytes)
+        link.change(
+            Lane.ALWAYS,
+            sent_objects=record.sent_objects + objects - before[0],
+            sent_bytes=record.sent_bytes + size_bytes - before[1],
+        )
+        if objects > before[0]:
+            link.change(Lane.ALWAYS, last_success_s=link.clock.wall_s())
+        if link.gate.last_error is not None:
+            link.change(
+                Lane.ALWAYS,
+                last_error=link.gate.last_error.reason,
+                last_error_s=link.gate.last_error_s,
+            )
+
+    # What is sent
+
+    async def _follow(self, lane: Lane, follower: Follower) -> None:
+        if lane is Lane.ALWAYS:
+            await follower.run()
+        clock = self.link.clock
+        while True:
+            await self._while_open(follower.run)
+            self.followers[lane] = follower = Follower(self.link, lane)
+            await follower.skip_ahead()
+            await clock.sleep(min(_WINDOW_LOOK_S, self._opens_in_s() or _WATCH_EVERY_S))
+
+    async def _while_open(self, work: Any) -> None:
+        """Run something in the window; return when it closes, or at once."""
+        if self._opens_in_s():
+            return
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(work())
+            while not self._opens_in_s() and not task.done():
+                await self.link.clock.sleep(_WATCH_EVERY_S)
+            task.cancel()
+
+    def _opens_in_s(self) -> float:
+        return self._window.opens_in_s(self.link.clock.wall_s())
+
+    async def _reconcile(self, lane: Lane) -> None:
+        """Offer all that is held whenever that is due."""
+        clock = self.link.clock
+        self._checked_s.setdefault(lane, clock.monotonic_s())
+        while True:
+            position = self._due(lane)
+            if position is None or self._is_shut(lane):
+                await clock.sleep(_WATCH_EVERY_S)
+                continue
+            walk = Reconcile(
+                self.link,
+                lane,
+                lambda: self.followers[lane].is_idle,
+                lambda at: self._keep(lane, at),
+            )
+            self.reconciles[lane] = walk
+            await self._walk(lane, walk, position)
+            self.reconciles.pop(lane, None)
+
+    def _due(self, lane: Lane) -> Position | None:
+        record = self.link.record(lane)
+        kept = read_position(record.position)
+        if record.state is PeerState.NEEDS_RESYNC:
+            wished = Purpose.REQUEST if record.wanted > record.served else Purpose.RESYNC
+            return kept if kept and kept.purpose is not Purpose.CHECK else Position(wished)
+        if record.wanted > record.served:
+            return kept if kept and kept.purpose is Purpose.REQUEST else Position(Purpose.REQUEST)
+        if kept is not None and kept.purpose is Purpose.CHECK:
+            return kept
+        every_s = self.link.peer.check_every
+        waited_s = self.link.clock.monotonic_s() - self._checked_s[lane]
+        return Position(Purpose.CHECK) if every_s and waited_s >= every_s / 10 else None
+
+    async def _walk(self, lane: Lane, walk: Reconcile, position: Position) -> None:
+        """Walk to the end, unless the window closes, or a check makes way for what is urgent."""
+        link, wanted = self.link, self.link.record(lane).wanted
+        is_check = position.purpose is Purpose.CHECK
+        if not is_check:
+            _log.info("reconcile_goes", peer=link.name, lane=str(lane), position=str(position))
+        pause_s = pause_of_check(link.peer.check_every, self._pages.get(lane, 0)) if is_check else 0
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(walk.run(position, pause_s))
+            while not task.done():
+                await asyncio.wait({task}, timeout=_WATCH_EVERY_S)
+                if (is_check and self._is_urgent(lane)) or self._is_shut(lane):
+                    task.cancel()
+                    await asyncio.wait({task})
+        if task.cancelled():
+            return
+        if is_check:
+            self._pages[lane], self._checked_s[lane] = walk.pages, link.clock.monotonic_s()
+            link.change(lane, position="")
+            return
+        _log.info("reconcile_ends", peer=link.name, lane=str(lane), offered=walk.offered)
+        link.change(lane, position="", state=PeerState.FOLLOWING, reason="")
+        if position.purpose is Purpose.REQUEST:
+            link.change(lane, served=wanted)
+        await link.book.save()
+
+    def _is_shut(self, lane: Lane) -> bool:
+        return lane is Lane.WINDOW and bool(self._opens_in_s())
+
+    def _is_urgent(self, lane: Lane) -> bool:
+        record = self.link.record(lane)
+        return record.state is PeerState.NEEDS_RESYNC or record.wanted > record.served
+
+    def _keep(self, lane: Lane, position: Position) -> None:
+        self.link.change(lane, position=str(position))
+
+
+def _what_changed(record: PeerRecord, node_id: str, log: LogPosition | None) -> str | None:
+    """Return why a peer may have lost what it acknowledged; None: it is as it was last met."""
+    if record.node_id and record.node_id != node_id:
+        return f"another data directory answers: node {node_id} instead of {record.node_id}"
+    before = parse_log(record.log_seen)
+    if before is None or log is None:
+        return None
+    if before.epoch != log.epoch:
+        return "its change log was begun anew"
+    if log.seq < before.seq:
+        return f"it was put back to an earlier state: its log ends at {log.seq}, not {before.seq}"
+    return None

@@ -1,0 +1,147 @@
+"""Replication of one node: in one process of those on its data directory, to all its peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from federation.clock import Clock
+from federation.config_peers import Peer
+from federation.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.ledger import Ledger
+from federation.replication.book import Book
+from federation.replication.facts import Lag, facts_of, facts_of_record
+from federation.replication.link import Link
+from federation.replication.peer import PeerRunner
+from federation.tasks import Background
+
+_log = structlog.get_logger(__name__)
+
+_LEAD_EVERY_S = 1.0
+_LOOK_EVERY_S = 1.0
+
+
+class _Running:
+    """One peer that is being sent to."""
+
+    def __init__(self, link: Link, background: Background) -> None:
+        self.peer = link.peer
+        self.link = link
+        self.runner = PeerRunner(link)
+        self.lags = {lane: Lag(link, lane) for lane in link.lanes}
+        self.task = background.start(self.runner.run(), f"peer {link.name}")
+
+    async def stop(self) -> None:
+        """End it; its record stays."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.link.target.close()
+
+
+class Worker:
+    """start() it, reload() it with other peers, close() it."""
+
+    def __init__(
+        self, ledger: Ledger, make_link: Callable[[Peer, Book], Link], clock: Clock
+    ) -> None:
+        """make_link: what connects to a peer, when it is first used."""
+        self._ledger = ledger
+        self._make_link = make_link
+        self._clock = clock
+        self._book = Book(ledger, clock)
+        self._peers: list[Peer] = []
+        self._running: dict[str, _Running] = {}
+        self._parked: dict[str, int] = {}
+        self._background = Background()
+        self._changing = asyncio.Lock()
+        self.leads = False
+
+    def __repr__(self) -> str:
+        return f"<Worker {'leads' if self.leads else 'waits'}, {len(self._running)} peers>"
+
+    def start(self, peers: Sequence[Peer]) -> None:
+        """Begin, as soon as no other process on the data directory does it."""
+        self._peers = list(peers)
+        self._background.start(self._run(), "replication")
+
+    async def reload(self, peers: Sequence[Peer]) -> None:
+        """Send to these from now on; those that stay as they were notice nothing.
+
+        What a peer that is left out has not got stays pinned until it is dropped.
+        """
+        self._peers = list(peers)
+        if self.leads:
+            await self._apply()
+
+    async def close(self) -> None:
+        """Stop sending, and save how far each peer has come."""
+        await self._background.close()
+        async with self._changing:
+            for running in self._running.values():
+                await running.link.target.close()
+            self._running.clear()
+        if self.leads:
+            try:
+                await self._book.save()
+            except (SourceUnavailable, StorageFailed, StorageFull) as error:
+                _log.warning("peer_records_not_saved", reason=str(error))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` shows."""
+        names = {peer.name for peer in self._peers}
+        shown = [
+            facts_of(each.runner, each.lags, self._parked.get(name, 0))
+            for name, each in sorted(self._running.items())
+        ]
+        left = [
+            facts_of_record(record, self._parked.get(record.name, 0))
+            for record in self._book.records()
+            if record.name not in names
+        ]
+        return {"replicates-here": self.leads, "peers": shown, "left-peers": left}
+
+    async def _run(self) -> None:
+        while not self._ledger.try_to_lead():
+            await self._clock.sleep(_LEAD_EVERY_S)
+        await self._load()
+        self.leads = True
+        _log.info("replication_starts", peers=[peer.name for peer in self._peers])
+        self._background.start(self._book.run(), "peer records")
+        await self._apply()
+        await self._look()
+
+    async def _load(self) -> None:
+        while True:
+            try:
+                return await self._book.load()
+            except SourceUnavailable as error:
+                _log.warning("replication_waits", reason=str(error))
+                await self._clock.sleep(_LEAD_EVERY_S)
+
+    async def _apply(self) -> None:
+        """Let what runs be what is configured."""
+        async with self._changing:
+            wanted = {peer.name: peer for peer in self._peers}
+            for name, running in list(self._running.items()):
+                if wanted.get(name) != running.peer:
+                    await running.stop()
+                    del self._running[name]
+            for name, peer in wanted.items():
+                if name not in self._running:
+                    link = self._make_link(peer, self._book)
+                    self._running[name] = _Running(link, self._background)
+
+    async def _look(self) -> None:
+        """Look up what describe() shows and only the ledger knows."""
+        while True:
+            try:
+                self._parked = await self._ledger.parked_counts()
+                for running in list(self._running.values()):
+                    for lag in running.lags.values():
+                        await lag.look()
+            except SourceUnavailable as error:
+                _log.warning("replication_lag_unknown", reason=str(error))
+            await self._clock.sleep(_LOOK_EVERY_S)
