@@ -1,11 +1,11 @@
-"""Blobs that a peer said a moment ago it holds, so that it is not asked again at once."""
+"""Objects that a peer said a moment ago it holds, so that it is not asked again at once."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 
 from federation.clock import Clock
-from federation.digest import Digest
 
 _FOR_S = 60.0  # far less than any cache keeps what it was just asked for
 _MAX = 50_000
@@ -16,25 +16,25 @@ class Confirmed:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._until_s: OrderedDict[Digest, float] = OrderedDict()
+        self._until_s: OrderedDict[Hashable, float] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Confirmed {len(self._until_s)} blobs>"
+        return f"<Confirmed {len(self._until_s)} objects>"
 
-    def __contains__(self, digest: Digest) -> bool:
-        until_s = self._until_s.get(digest)
+    def __contains__(self, thing: Hashable) -> bool:
+        until_s = self._until_s.get(thing)
         return until_s is not None and self._clock.monotonic_s() < until_s
 
-    def add(self, digest: Digest) -> None:
+    def add(self, thing: Hashable) -> None:
         """Note that the peer holds it now."""
-        self._until_s[digest] = self._clock.monotonic_s() + _FOR_S
-        self._until_s.move_to_end(digest)
+        self._until_s[thing] = self._clock.monotonic_s() + _FOR_S
+        self._until_s.move_to_end(thing)
         if len(self._until_s) > _MAX:
             self._until_s.popitem(last=False)
 
-    def discard(self, digest: Digest) -> None:
+    def discard(self, thing: Hashable) -> None:
         """Ask again about this one."""
-        self._until_s.pop(digest, None)
+        self._until_s.pop(thing, None)
 
     def clear(self) -> None:
         """Ask again about all: another may answer now."""

@@ -137,13 +137,21 @@ class EntrySender:
             return self._unsupported(entry.key.kind)
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
+        return await self._push_in_order(wanted)
+
+    async def _push_in_order(self, wanted: Wanted) -> Outcome:
+        entry = wanted.entry
         name = self._names[entry.key]
+        confirmed, this_one = self._shipper.confirmed, (entry.key, wanted.seq)
         async with name.lock:
             if name.newest_seq > wanted.seq:
                 return SUPERSEDED
+            if this_one in confirmed:
+                return PRESENT
             outcome = await self._push(wanted)
             if outcome.is_there:
                 name.newest_seq = wanted.seq
+                confirmed.add(this_one)
         return outcome
 
     # What it names

@@ -10,7 +10,7 @@ import structlog
 
 from federation.clock import Clock
 from federation.config_peers import Peer
-from federation.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.errors import SourceUnavailable, StorageFailed, StorageFull, TooBusy
 from federation.ledger import Ledger
 from federation.replication.book import Book
 from federation.replication.facts import Lag, facts_of, facts_of_record
@@ -104,7 +104,7 @@ class Worker:
         return {"replicates-here": self.leads, "peers": shown, "left-peers": left}
 
     async def _run(self) -> None:
-        while not self._ledger.try_to_lead():
+        while not self._try_to_lead():
             await self._clock.sleep(_LEAD_EVERY_S)
         await self._load()
         self.leads = True
@@ -112,6 +112,13 @@ class Worker:
         self._background.start(self._book.run(), "peer records")
         await self._apply()
         await self._look()
+
+    def _try_to_lead(self) -> bool:
+        try:
+            return self._ledger.try_to_lead()
+        except (SourceUnavailable, TooBusy) as error:
+            _log.warning("replication_waits", reason=str(error))
+            return False
 
     async def _load(self) -> None:
         while True:

@@ -1,0 +1,144 @@
+"""Our side in the test's process: a storage that replicates to whatever peers a test names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation.clock import SystemClock
+from federation.config import Limits
+from federation.config import Storage as Settings
+from federation.config_peers import Peer
+from federation.digest import Digest, digest_of
+from federation.replication_assembly import Replication
+from federation.services.closure_walk import Turns, Walk
+from federation.status import Metrics
+from federation.storage import Storage
+from federation.store import FROM_CLIENT, Entry, EntryKey, EntryKind, Provenance, Readable
+from federation.wire.action_result import key_of
+from federation.wire.asset_request import entries_of
+from federation.wire.closure import names_of_entry
+from tests.process_client import action_result, message
+
+LIMITS = Limits()
+
+
+async def walk(store: Readable, entry: Entry) -> bool:
+    """What a node walks with, and turns of its own."""
+    return await Walk(store, LIMITS, Turns()).complete(lambda: names_of_entry(entry))
+
+
+def result_of(action: Digest, *outputs: Digest, instance: str = "") -> Entry:
+    """An action result that names these blobs."""
+    result = action_result([(f"out{at}", digest) for at, digest in enumerate(outputs)])
+    return Entry(key_of(instance, action), result.SerializeToString(), str(action))
+
+
+def asset_of(uri: str, digest: Digest, *references: Digest, instance: str = "") -> Entry:
+    """An asset that names this blob."""
+    (entry,) = entries_of(
+        asset.PushBlobRequest(
+            instance_name=instance,
+            uris=[uri],
+            blob_digest=message(digest),
+            references_blobs=[message(each) for each in references],
+        )
+    )
+    return entry
+
+
+def key_of_blob(uri: str) -> EntryKey:
+    entry = asset_of(uri, digest_of(b""))
+    assert entry.key.kind is EntryKind.ASSET_BLOB
+    return entry.key
+
+
+@dataclass
+class Here:
+    """A storage that replicates."""
+
+    storage: Storage
+    replication: Replication
+    metrics: Metrics
+
+    async def push(self, *blobs: bytes, provenance: Provenance = FROM_CLIENT) -> list[Digest]:
+        """Take blobs as from a client, a batch of up to 1000 at a time."""
+        named = [(digest_of(data), data) for data in blobs]
+        for at in range(0, len(named), 1000):
+            part = named[at : at + 1000]
+            refused = await self.storage.write_small(part, provenance=provenance)
+            assert refused == [None] * len(part)
+        return [digest for digest, _ in named]
+
+    async def write(self, data: bytes) -> Digest:
+        """Take a blob of any size."""
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield data
+
+        digest = digest_of(data)
+        await self.storage.write(digest, chunks())
+        return digest
+
+    async def put(self, *entries: Entry, provenance: Provenance = FROM_CLIENT) -> None:
+        await self.storage.put(entries, provenance=provenance)
+
+    def facts(self, name: str = "there") -> dict[str, Any]:
+        """What status shows of a peer; empty while it is not sent to."""
+        shown = self.replication.describe()["peers"]
+        return next((each for each in shown if each["name"] == name), {})
+
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 20) -> None:
+        """Wait until something is so; fail with what status shows."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():  # noqa: ASYNC110 - another process is waited for
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError(
+                f"not within {timeout_s} s: {self.replication.describe()}"
+            ) from None
+
+    async def caught_up(self, name: str = "there", timeout_s: float = 20) -> dict[str, Any]:
+        """Wait until a peer has all that the log tells of."""
+
+        def is_there() -> bool:
+            facts = self.facts(name)
+            return facts.get("state") == "following" and facts["lag-objects"] == 0
+
+        await self.until(is_there, timeout_s)
+        return self.facts(name)
+
+    def calls(self, method: str, outcome: str = "ok", remote: str = "there") -> float:
+        labels = {"remote": remote, "method": method, "outcome": outcome}
+        return self.metrics.registry.get_sample_value("federation_remote_calls_total", labels) or 0
+
+
+def peer(address: str, name: str = "there", **keys: Any) -> Peer:
+    """A peer's section of the configuration, with delays as a test can bear them."""
+    connection = {"retry-delay": 20, "request-timeout": "5s", "stall": "2s"}
+    connection |= keys.pop("connection_config", {})
+    return Peer.model_validate(
+        {"name": name, "url": f"http://{address}", "connection-config": connection, **keys}
+    )
+
+
+@asynccontextmanager
+async def replicating(
+    path: Path, *peers: Peer, settings: Settings | None = None
+) -> AsyncIterator[Here]:
+    """Open a storage and send to these peers."""
+    metrics, clock = Metrics(), SystemClock()
+    storage = await Storage.open(path, settings or Settings(), LIMITS, metrics, clock)
+    replication = Replication(peers, storage, storage.ledger, walk, metrics, clock)
+    replication.start()
+    try:
+        yield Here(storage, replication, metrics)
+    finally:
+        await replication.close()
+        await storage.close()
