@@ -1,0 +1,30 @@
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE totals (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  bytes INTEGER NOT NULL, blobs INTEGER NOT NULL, entries INTEGER NOT NULL, seq INTEGER NOT NULL
+);
+INSERT INTO totals VALUES (1, 0, 0, 0, 0);
+CREATE TABLE blob (
+  key BLOB PRIMARY KEY, size INTEGER NOT NULL, inline INTEGER NOT NULL, seq INTEGER NOT NULL,
+  accessed INTEGER NOT NULL, verified INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  state INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE INDEX blob_by_access ON blob (accessed);
+CREATE INDEX blob_marked ON blob (key) WHERE state = 1;
+CREATE TABLE small (seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE entry (
+  id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, instance TEXT NOT NULL, name BLOB NOT NULL,
+  value BLOB NOT NULL, label TEXT NOT NULL, stored REAL NOT NULL, expires REAL,
+  source INTEGER NOT NULL, origin TEXT NOT NULL,
+  accessed INTEGER NOT NULL, seq INTEGER NOT NULL, UNIQUE (kind, instance, name)
+);
+CREATE INDEX entry_by_access ON entry (accessed);
+CREATE TABLE log (
+  seq INTEGER PRIMARY KEY, kind INTEGER NOT NULL, instance TEXT NOT NULL, name BLOB NOT NULL,
+  size INTEGER NOT NULL, stored REAL NOT NULL, source INTEGER NOT NULL, via TEXT NOT NULL,
+  origin TEXT NOT NULL
+);
+CREATE TABLE quarantine (
+  id INTEGER PRIMARY KEY, key BLOB NOT NULL, size INTEGER NOT NULL, reason TEXT NOT NULL,
+  found REAL NOT NULL, file TEXT NOT NULL
+);

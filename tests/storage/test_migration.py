@@ -1,0 +1,137 @@
+"""Catalogues that released versions wrote are brought up to date, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+
+from federation.digest import digest_of
+from federation.errors import StorageRefused
+from federation.storage import schema
+from federation.storage.catalogue import key_of
+from federation.store import NO_STAMP, EntryKey, EntryKind, Source
+from tests.storage.conftest import opened, read, short
+
+_SCHEMA_1 = Path(__file__).with_name("schema_1.sql")
+_STORED_S = 1_700_000_000.25
+_AHEAD_S = 9_000_000_000.0
+
+
+def make_version_1(path: Path, entries: int = 3, ahead_s: float = _AHEAD_S) -> None:
+    """A data directory as a node of schema version 1 left it: a blob and some entries.
+
+    The second entry was stored at ahead_s.
+    """
+    for number in range(256):
+        (path / "blobs" / f"{number:02x}").mkdir(parents=True)
+    connection = schema.connect(path / "catalogue.sqlite")
+    connection.execute(_SCHEMA_1.read_text() + "PRAGMA user_version = 1")
+    with connection:
+        connection.execute("INSERT INTO meta VALUES ('node_id', 'old-node')")
+        connection.execute("INSERT INTO small VALUES (1, ?)", (b"blob",))
+        connection.execute(
+            "INSERT INTO blob VALUES (?, 4, 1, 1, 5, 5, 0, 0)", (key_of(digest_of(b"blob")),)
+        )
+        connection.execute(
+            "INSERT INTO log VALUES (1, 0, '', ?, 4, ?, 0, '', '')",
+            (key_of(digest_of(b"blob")), _STORED_S),
+        )
+        for n in range(entries):
+            stored_s = ahead_s if n == 1 else _STORED_S + n
+            source = Source.UPSTREAM if n == 2 else Source.CLIENT
+            connection.execute(
+                "INSERT INTO entry (kind, instance, name, value, label, stored, source, origin, "
+                "accessed, seq) VALUES (2, '', ?, 'value', 'label', ?, ?, '', 5, ?)",
+                (b"%d" % n, stored_s, int(source), n + 2),
+            )
+            connection.execute(
+                "INSERT INTO log VALUES (?, 2, '', ?, 10, ?, ?, '', '')",
+                (n + 2, b"%d" % n, stored_s, int(source)),
+            )
+        connection.execute(
+            "UPDATE totals SET bytes = ?, blobs = 1, entries = ?, seq = ?",
+            (4 + 10 * entries, entries, entries + 1),
+        )
+    connection.close()
+
+
+def asset(name: bytes) -> EntryKey:
+    return EntryKey(EntryKind.ASSET_BLOB, "", name)
+
+
+async def test_o12_version_1_is_served_on_with_stamps_for_what_was_pushed(tmp_path: Path) -> None:
+    make_version_1(tmp_path)
+    async with opened(tmp_path, short()) as storage:
+        assert storage.node_id == "old-node"
+        assert await read(storage, digest_of(b"blob")) == b"blob"
+        pushed, ahead, pulled = await storage.get([asset(b"0"), asset(b"1"), asset(b"2")])
+        assert pushed is not None
+        assert ahead is not None
+        assert pulled is not None
+        assert pushed.stamp == (1_700_000_000_250 << 16, "old-node")
+        now = int(storage.core.clock.wall_s() * 1000) << 16
+        assert pushed.stamp.ticks < ahead.stamp.ticks <= now
+        assert pulled.stamp == NO_STAMP
+        rows, is_whole = await storage.ledger.read(0, 10)
+        assert ([row.seq for row in rows], is_whole) == ([1, 2, 3, 4], True)
+        assert await storage.ledger.peers() == []
+        await storage.put([pushed._replace(value=b"newer")])
+        (newer,) = await storage.get([asset(b"0")])
+        assert newer is not None
+        assert newer.stamp > ahead.stamp
+        rows, _ = await storage.ledger.read(4, 10)
+        assert [row.total_bytes for row in rows] == [10]
+
+
+def test_o12_a_migrated_catalogue_is_like_a_new_one(tmp_path: Path) -> None:
+    make_version_1(tmp_path / "old")
+    old, new = (
+        schema.connect(tmp_path / "old" / "catalogue.sqlite"),
+        schema.connect(tmp_path / "new.sqlite"),
+    )
+    for connection in (old, new):
+        schema.bring_up(connection)
+    assert _shape(old) == _shape(new)
+    assert schema.stored_version(old) == schema.stored_version(new) == schema.VERSION
+
+
+def _shape(connection: apsw.Connection) -> dict[str, object]:
+    tables = connection.execute(
+        "SELECT name, type FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name"
+    ).fetchall()
+    columns = {
+        str(name): connection.execute(f"PRAGMA table_info({name})").fetchall() for name, _ in tables
+    }
+    return {"tables": tables, **columns}
+
+
+def test_o12_a_migration_killed_at_any_point_is_finished_or_untouched(tmp_path: Path) -> None:
+    """The killing is done by a program that forks, since this one has threads."""
+    make_version_1(tmp_path / "first", entries=15_000, ahead_s=_STORED_S)
+    seed = random.SystemRandom().randrange(2**32)
+    command = [sys.executable, "-m", "tests.storage.kill_migration", str(tmp_path), str(seed), "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    counted = json.loads(done.stdout)
+    assert counted["killed"] == 20, counted
+    assert counted["untouched"] >= 1, f"seed {seed}: {counted}"
+    assert counted["untouched"] + counted["finished"] == 20, f"seed {seed}: {counted}"
+
+
+def test_o13_what_this_version_wrote_is_refused_by_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.sqlite"
+    connection = schema.connect(path)
+    schema.bring_up(connection)
+    connection.close()
+    before = path.read_bytes()
+    connection = schema.connect(path)
+    with pytest.raises(StorageRefused, match="schema version 2, this program knows up to 1"):
+        schema.bring_up(connection, version=1)
+    connection.close()
+    assert path.read_bytes() == before

@@ -1,0 +1,140 @@
+"""What several processes on one data directory know of each other's change log."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from federation.clock import SystemClock
+from federation.ledger import Lane, PeerRecord, PeerState
+from federation.storage import Storage
+from federation.storage.head import Head
+from federation.storage.shared import Epoch
+from tests.storage.conftest import opened, put, short
+
+OpenStorage = Callable[..., Awaitable[Storage]]
+
+
+async def test_a_commit_of_one_process_wakes_who_waits_in_another(
+    open_storage: OpenStorage,
+) -> None:
+    here, there = await open_storage(), await open_storage()
+    waiting = asyncio.ensure_future(there.ledger.wait_beyond(0, 30))
+    await put(here, b"blob")
+    assert await waiting
+    assert here.ledger.head() == there.ledger.head() == 1
+    assert (await there.ledger.read(0, 10)).rows[0].seq == 1
+
+
+async def test_only_one_process_replicates_and_another_takes_over(tmp_path: Path) -> None:
+    async with opened(tmp_path, short()) as there:
+        async with opened(tmp_path, short()) as here:
+            assert here.ledger.try_to_lead()
+            assert not there.ledger.try_to_lead()
+        assert there.ledger.try_to_lead()
+
+
+async def test_an_older_number_left_in_shared_memory_is_put_right(
+    open_storage: OpenStorage,
+) -> None:
+    here, there = await open_storage(), await open_storage()
+    await put(here, b"one")
+    await put(here, b"two")
+    here.core.epoch.set_head(1)  # as a process that was slower may do
+    assert here.ledger.head() == 2
+    await there.pulse.measure()
+    assert there.ledger.head() == 2
+    assert here.core.epoch.head == 2
+
+
+async def test_the_log_goes_on_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path, short()) as storage:
+        await put(storage, b"one")
+        epoch = storage.ledger.log_epoch
+    async with opened(tmp_path, short()) as storage:
+        assert storage.ledger.head() == 1
+        assert storage.ledger.log_epoch == epoch
+
+
+async def test_r21_an_older_catalogue_put_back_begins_a_new_log(tmp_path: Path) -> None:
+    async with opened(tmp_path, short()) as storage:
+        await put(storage, b"one")
+        epoch = storage.ledger.log_epoch
+    shutil.copy(tmp_path / "catalogue.sqlite", tmp_path / "backup")
+    async with opened(tmp_path, short()) as storage:
+        await put(storage, b"two")
+    shutil.move(tmp_path / "backup", tmp_path / "catalogue.sqlite")
+    async with opened(tmp_path, short()) as storage:
+        assert storage.ledger.head() == 1
+        assert storage.ledger.log_epoch != epoch
+        again = storage.ledger.log_epoch
+    async with opened(tmp_path, short()) as storage:
+        assert storage.ledger.log_epoch == again
+
+
+async def test_head_never_goes_back_for_who_knows_better(tmp_path: Path) -> None:
+    epoch = Epoch(tmp_path / "epoch")
+    head = Head(epoch, SystemClock())
+    head.note(5)
+    head.note(3)
+    assert head.value == epoch.head == 5
+    assert not await head.wait_beyond(5, 0)
+    epoch.close()
+
+
+# -- acknowledgements ------------------------------------------------------------------------
+
+
+def record(name: str, cursor: int, **more: object) -> PeerRecord:
+    made = PeerRecord(name, cursor=cursor, state=PeerState.FOLLOWING, reason="")
+    return made._replace(**more)
+
+
+async def test_a_write_waits_for_one_peer_or_for_all(open_storage: OpenStorage) -> None:
+    ledger = (await open_storage()).ledger
+    assert ledger.try_to_lead()
+    peers = ["tokyo", "paris"]
+    one = asyncio.ensure_future(ledger.wait_acknowledged(7, peers, 1, 30))
+    both = asyncio.ensure_future(ledger.wait_acknowledged(7, peers, 2, 30))
+    await asyncio.sleep(0)
+    ledger.note_acknowledged("tokyo", Lane.ALWAYS, 6)
+    ledger.note_acknowledged("elsewhere", Lane.ALWAYS, 9)
+    ledger.note_acknowledged("paris", Lane.WINDOW, 9)
+    await asyncio.sleep(0)
+    assert not one.done()
+    ledger.note_acknowledged("tokyo", Lane.ALWAYS, 8)
+    assert await one
+    assert not both.done()
+    ledger.note_acknowledged("paris", Lane.ALWAYS, 7)
+    assert await both
+    assert not await ledger.wait_acknowledged(9, peers, 1, 0.01)
+    assert await ledger.wait_acknowledged(9, [], 0, 0.01)
+
+
+async def test_a_process_that_does_not_replicate_reads_what_the_other_wrote(
+    open_storage: OpenStorage,
+) -> None:
+    here, there = await open_storage(), await open_storage()
+    assert there.ledger.try_to_lead()
+    for n in range(2):
+        await put(here, b"%d" % n)
+    waiting = asyncio.ensure_future(here.ledger.wait_acknowledged(2, ["tokyo"], 1, 30))
+    lost = record("paris", 2, state=PeerState.NEEDS_RESYNC, reason="new")
+    await there.ledger.save([record("tokyo", 1), lost])
+    assert not await here.ledger.wait_acknowledged(2, ["tokyo", "paris"], 1, 0.2)
+    assert not waiting.done()
+    await there.ledger.save([record("tokyo", 2)])
+    assert await waiting
+
+
+async def test_many_waiting_writes_read_the_records_once(open_storage: OpenStorage) -> None:
+    here = await open_storage()
+    await put(here, b"0")
+    waits = [
+        asyncio.ensure_future(here.ledger.wait_acknowledged(1, ["tokyo"], 1, 30)) for _ in range(50)
+    ]
+    waits[0].cancel()  # one that gives up takes nothing from the others
+    await here.ledger.save([record("tokyo", 1)])
+    assert await asyncio.gather(*waits[1:]) == [True] * 49
