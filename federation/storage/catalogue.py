@@ -135,6 +135,12 @@ def renew(transaction: Transaction, row: BlobRow, origin: Provenance) -> None:
     transaction.log(seq, BLOB, "", row.key, row.size_bytes, origin)
 
 
+def renew_all(transaction: Transaction, keys: Sequence[bytes], origin: Provenance) -> None:
+    """Do this for those of the keys that are still held."""
+    for row in look_up(transaction.connection, keys).values():
+        renew(transaction, row, origin)
+
+
 def _was_pulled(connection: apsw.Connection, seq: int) -> bool:
     """Whether a log row names an upstream; one that was trimmed since is not asked for again."""
     row = connection.execute("SELECT source FROM log WHERE seq = ?", (seq,)).fetchone()
