@@ -8,11 +8,14 @@ from federation import __version__
 from federation.cli.authorize import authorize_command
 from federation.cli.check_config import check_config
 from federation.cli.command import EXIT_CODES
+from federation.cli.drop_peer import drop_peer_command
 from federation.cli.explain import explain
 from federation.cli.gc import gc
 from federation.cli.keygen import keygen
 from federation.cli.offline import offline
+from federation.cli.parked import parked
 from federation.cli.rebuild import rebuild
+from federation.cli.reconcile import reconcile
 from federation.cli.reload import reload
 from federation.cli.serve import serve
 from federation.cli.status import status
@@ -40,6 +43,9 @@ for command in (
     status,
     explain,
     offline,
+    parked,
+    reconcile,
+    drop_peer_command,
     verify,
     gc,
     rebuild,

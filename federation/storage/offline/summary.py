@@ -7,9 +7,11 @@ from typing import Any
 
 import apsw
 
+from federation.clock import SystemClock
 from federation.storage import schema
 from federation.storage.meta import HOLD, get_meta
 from federation.storage.offline.common import existing, reading
+from federation.storage.offline.peers import peers_of
 from federation.storage.runs import live_runs
 from federation.storage.space import measure_disk
 from federation.storage.switch import OFFLINE_SINCE
@@ -68,6 +70,7 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
             "blobs": damaged[0],
             "newest": [f"{name}/{size}: {reason}" for name, size, reason in recent],
         },
+        "peers": [peer.as_dict() for peer in peers_of(connection, SystemClock())],
     }
 
 

@@ -1,0 +1,94 @@
+"""federation drop-peer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from federation.cli.command import Command, json_option
+from federation.cli.options import Place, place, place_options
+from federation.cli.output import emit
+from federation.cli.peer_names import check_peer
+from federation.cli.processes import facts_of_processes
+from federation.cli.progress import warnings_only
+from federation.errors import ConfigError
+from federation.storage.offline import Known, drop_peer
+
+_log = structlog.get_logger(__name__)
+
+
+@click.command(
+    "drop-peer",
+    cls=Command,
+    epilog="\b\nExamples:\n  federation drop-peer tokyo\n"
+    "  federation drop-peer tokyo --lose-unacknowledged",
+)
+@click.argument("peer")
+@click.option(
+    "--lose-unacknowledged",
+    "loses",
+    is_flag=True,
+    help="Drop it although it has not got all that it was to get.",
+)
+@place_options
+@json_option
+def drop_peer_command(
+    peer: str, loses: bool, config_path: Path | None, data_dir: Path | None, as_json: bool
+) -> None:
+    """Forget a peer that has left the configuration.
+
+    Until then it is remembered how far it had come, and what it has not acknowledged is not evicted
+    (within bounds). Refused while it is in the configuration of --config or of a process that
+    runs, and, without --lose-unacknowledged, while it has not got everything.
+    """
+    where = place(config_path, data_dir)
+    known = check_peer(where.data_dir, peer)
+    _check_gone(where, peer)
+    if not known.is_whole and not loses:
+        raise ConfigError(
+            f"{peer} has not got everything: {_lacks(known)}. "
+            "Reconcile it, or drop it all the same with --lose-unacknowledged"
+        )
+    with warnings_only():
+        drop_peer(where.data_dir, where.storage, peer)
+        facts = _facts(known)
+        if not known.is_whole:
+            _log.warning("peer_dropped", **{k.replace("-", "_"): v for k, v in facts.items()})
+    emit(facts, as_json=as_json)
+
+
+def _check_gone(where: Place, peer: str) -> None:
+    """Raise ConfigError while the peer would only be met again."""
+    if where.file is not None and any(each.name == peer for each in where.file.peers):
+        raise ConfigError(f"{peer} is in the configuration; take it out first")
+    for process in facts_of_processes(where.data_dir):
+        if any(each.get("name") == peer for each in process.get("peers", ())):
+            pid = process["pid"]
+            raise ConfigError(
+                f"process {pid} runs with {peer} in its configuration; take it out, and restart it"
+            )
+
+
+def _lacks(known: Known) -> str:
+    following = len(known.lags) == len(known.lanes)
+    parts = [] if following else ["what it lacks is not known, since it needs a resync"]
+    parts += [
+        f"{lag.objects} objects ({lag.size_bytes} bytes) are not acknowledged"
+        for lag in known.lags.values()
+        if lag.objects
+    ]
+    parts += [f"{known.parked} are parked"] if known.parked else []
+    return ", ".join(parts)
+
+
+def _facts(known: Known) -> dict[str, Any]:
+    return {
+        "dropped": known.name,
+        "unacknowledged-objects": sum(lag.objects for lag in known.lags.values()),
+        "unacknowledged-bytes": sum(lag.size_bytes for lag in known.lags.values()),
+        "needed-resync": len(known.lags) < len(known.lanes),
+        "parked": known.parked,
+    }

@@ -1,0 +1,91 @@
+"""federation parked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from federation.cli.command import Command, json_option
+from federation.cli.options import place, place_options
+from federation.cli.output import emit
+from federation.cli.peer_names import check_peer
+from federation.cli.progress import warnings_only
+from federation.clock import utc_text
+from federation.ledger import Parked
+from federation.storage.offline import ask_retry, processes, read_parked
+
+_SHOWN = 1000
+
+
+class Group(Command, click.Group):
+    """A command that also has commands of its own."""
+
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    epilog="\b\nExamples:\n  federation parked\n  federation parked --peer tokyo --json\n"
+    "  federation parked retry --peer tokyo",
+)
+@click.option("--peer", help="Only what is parked for this peer.  [default: all]")
+@place_options
+@json_option
+@click.pass_context
+def parked(
+    context: click.Context,
+    peer: str | None,
+    config_path: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """List the objects that a peer refuses for good, or that are not fit to be sent, and why.
+
+    They are set aside and hold up nothing else. Each is tried again about once an hour, and at once
+    with `federation parked retry`. The oldest thousand are shown.
+    """
+    if context.invoked_subcommand is not None:
+        if peer or config_path or data_dir or as_json:
+            raise click.UsageError(f"options go behind the word {context.invoked_subcommand}")
+        return
+    where = place(config_path, data_dir).data_dir
+    if peer is not None:
+        check_peer(where, peer)
+    rows = read_parked(where, peer, _SHOWN)
+    emit({"parked": [_shown(row) for row in rows]}, as_json=as_json)
+
+
+def _shown(row: Parked) -> dict[str, Any]:
+    kind = "blob" if row.key is None else row.key.kind.name.lower().replace("_", " ")
+    return {
+        "object": row.label or str(row.digest),
+        "kind": kind,
+        **({} if row.key is None else {"instance": row.key.instance}),
+        "peer": row.peer,
+        "reason": row.reason,
+        "parked-at": utc_text(row.parked_at_s),
+        "tries": row.tries,
+        "retry-asked": row.retry,
+    }
+
+
+@parked.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  federation parked retry\n  federation parked retry --peer tokyo",
+)
+@click.option("--peer", help="Only what is parked for this peer.  [default: all]")
+@place_options
+@json_option
+def retry(peer: str | None, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Have what is parked tried again, by the process that replicates, within seconds.
+
+    What is refused again stays parked, with the new reason. It needs no network.
+    """
+    where = place(config_path, data_dir)
+    if peer is not None:
+        check_peer(where.data_dir, peer)
+    with warnings_only():
+        asked = ask_retry(where.data_dir, where.storage, peer)
+    serving = len(processes(where.data_dir))
+    emit({"retry-asked": asked, "processes": serving}, as_json=as_json)

@@ -1,0 +1,24 @@
+"""The names of peers that commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from federation.errors import ConfigError
+from federation.storage.offline import Known, known_peers
+
+
+def check_peer(data_dir: Path, name: str) -> Known:
+    """Return what is known of a peer.
+
+    Raises ConfigError for a name that no peer has, StorageRefused.
+    """
+    known = known_peers(data_dir)
+    for peer in known:
+        if peer.name == name:
+            return peer
+    names = ", ".join(peer.name for peer in known) or "none"
+    raise ConfigError(
+        f"no peer {name!r} is known in {data_dir}; known: {names}. A peer is known once a process "
+        "has served with it in its configuration"
+    )

@@ -1,0 +1,82 @@
+"""federation reconcile."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.options import place, place_options
+from federation.cli.output import emit
+from federation.cli.peer_names import check_peer
+from federation.cli.progress import Report, progress, warnings_only
+from federation.clock import SystemClock
+from federation.errors import SourceUnavailable
+from federation.storage.offline import Known, ask_reconcile, processes
+
+_LOOK_EVERY_S = 0.5
+
+
+@click.command(
+    cls=Command,
+    epilog="\b\nExamples:\n  federation reconcile tokyo\n  federation reconcile tokyo --wait",
+)
+@click.argument("peer")
+@click.option(
+    "--wait", "waits", is_flag=True, help="Return when it is done. Ctrl-C only stops waiting."
+)
+@place_options
+@json_option
+def reconcile(
+    peer: str, waits: bool, config_path: Path | None, data_dir: Path | None, as_json: bool
+) -> None:
+    """Have all that is held here offered to a peer, and what it lacks sent.
+
+    What the rules say `when: manual` of goes along. A process that replicates begins within
+    seconds, in the order of last use, and goes on where it was after a restart; live traffic goes
+    first. With --wait it ends with 1 when something is parked for the peer afterwards.
+    """
+    where = place(config_path, data_dir)
+    check_peer(where.data_dir, peer)
+    with warnings_only():
+        ask_reconcile(where.data_dir, where.storage, peer)
+    asked = check_peer(where.data_dir, peer)
+    if not waits:
+        serving = len(processes(where.data_dir))
+        emit({"peer": peer, "reconcile-asked": True, "processes": serving}, as_json=as_json)
+        return
+    with progress(f"{peer}: objects sent") as report:
+        now = _wait(where.data_dir, asked, report)
+    emit(_facts(asked, now), as_json=as_json)
+    if now.parked:
+        sys.exit(FOUND_PROBLEMS)
+
+
+def _wait(data_dir: Path, asked: Known, report: Report) -> Known:
+    """Return the peer as it is once it has been reconciled. Raises SourceUnavailable."""
+    clock = SystemClock()
+    while True:
+        now = check_peer(data_dir, asked.name)
+        report(now.sent_objects - asked.sent_objects, 0)
+        if now.done >= asked.asked:
+            return now
+        if not processes(data_dir):
+            raise SourceUnavailable(
+                "replication",
+                f"no process serves {data_dir}; what was asked for is done when one does",
+            )
+        asyncio.run(clock.sleep(_LOOK_EVERY_S))
+
+
+def _facts(before: Known, now: Known) -> dict[str, Any]:
+    return {
+        "peer": now.name,
+        "reconciled": True,
+        "sent-objects": now.sent_objects - before.sent_objects,
+        "sent-bytes": now.sent_bytes - before.sent_bytes,
+        "parked": now.parked,
+    }
