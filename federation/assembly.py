@@ -17,6 +17,7 @@ from federation.live_limits import LiveLimits
 from federation.live_tls import LiveTls
 from federation.node import Node, Port
 from federation.readiness import Readiness
+from federation.replication_assembly import Replication, make_replication
 from federation.rights import everybody
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
@@ -71,6 +72,7 @@ def build(
     limits = LiveLimits.model_validate(config.limits.model_dump())
     budget = MemoryBudget(limits.buffer_memory)
     services = make_services(config, limits, storage, metrics, clock, budget)
+    replication = make_replication(config, limits, storage, metrics, clock)
     ports = []
     for at, (listener, pair) in enumerate(zip(config.listeners, pairs, strict=True)):
         runtime = Runtime(
@@ -79,7 +81,7 @@ def build(
             clock,
             SameForAll(everybody(push=listener.push)),
             budget,
-            acknowledge_of(listener, config, storage, metrics, clock),
+            acknowledge_of(listener, replication, storage, metrics, clock),
         )
         served = services.for_pushers if listener.push else services.for_readers
         tls = None
@@ -93,25 +95,37 @@ def build(
         pages = Pages(
             metrics,
             readiness,
-            lambda: {**facts, "listeners": _shown(ports), **services.describe()},
+            lambda: {
+                **facts,
+                "listeners": _shown(ports),
+                **services.describe(),
+                **replication.describe(),
+            },
         )
         http = HttpServer(config.http.address, pages.answer)
     services.start()
+    replication.start()
     return Node(
         ports=ports,
         http=http,
-        closers=[*services.closers, storage.close],
+        # Until no call runs any more replication goes on: some calls wait for peers.
+        closers=[replication.close, *services.closers, storage.close],
         announce=partial(storage.announce, **facts),
         readiness=readiness,
         metrics=metrics,
         clock=clock,
         limits=limits,
-        follow=partial(_follow, storage, limits, budget, services),
+        follow=partial(_follow, storage, limits, budget, services, replication),
     )
 
 
 def _follow(
-    storage: Storage, limits: LiveLimits, budget: MemoryBudget, services: Services, config: Config
+    storage: Storage,
+    limits: LiveLimits,
+    budget: MemoryBudget,
+    services: Services,
+    replication: Replication,
+    config: Config,
 ) -> None:
     """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
 
@@ -119,6 +133,7 @@ def _follow(
     """
     services.follow(config)
     storage.follow(config.storage)
+    replication.follow(config)
     limits.take(config.limits)
     budget.total_bytes = limits.buffer_memory
 
@@ -218,13 +233,19 @@ class _Kit:
 
 
 def acknowledge_of(
-    listener: Listener, config: Config, storage: Storage, metrics: Metrics, clock: Clock
+    listener: Listener, replication: Replication, storage: Storage, metrics: Metrics, clock: Clock
 ) -> Acknowledge | None:
     """Return what holds back the OK of this listener's writes; None: nothing does."""
     if listener.acknowledge == "local":
         return None
-    peers, within_s = [peer.name for peer in config.peers], listener.acknowledge_within
-    return Acknowledge(storage.ledger, listener.acknowledge, peers, within_s, metrics, clock)
+    return Acknowledge(
+        storage.ledger,
+        listener.acknowledge,
+        lambda: replication.names,
+        listener.acknowledge_within,
+        metrics,
+        clock,
+    )
 
 
 def make_port(

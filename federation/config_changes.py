@@ -19,6 +19,7 @@ LIVE = frozenset(
         "offline",
         "upstreams",
         "pull",
+        "peers",
         "log.level",
         "storage.quota",
         "storage.reserve",

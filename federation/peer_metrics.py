@@ -1,94 +1,32 @@
-"""The counters and gauges about peers. One process on a data directory replicates: only it has
-series with a peer's name. Names come from the configuration, all other labels from closed sets.
+"""What is measured of peers: counters of what happens, and what the process that replicates knows.
+
+Only that one process on a data directory has series with a peer's name, save those about the room
+that peers take up. Names come from the configuration, all other labels from closed sets.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 _WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class PeerMetrics:
-    """Everything that is counted about peers."""
+    """What is counted about peers where it happens."""
 
     def __init__(self, reg: CollectorRegistry) -> None:
-        self.lag_objects = Gauge(
-            "federation_peer_lag_objects",
-            "Rows of the change log that a peer has not acknowledged",
-            ["peer"],
-            registry=reg,
-        )
-        self.lag_bytes = Gauge(
-            "federation_peer_lag_bytes",
-            "Bytes of the objects in these rows",
-            ["peer"],
-            registry=reg,
-        )
-        self.lag_seconds = Gauge(
-            "federation_peer_lag_seconds",
-            "Age of the oldest row that a peer has not acknowledged; 0: there is none",
-            ["peer"],
-            registry=reg,
-        )
-        self.state = Gauge(
-            "federation_peer_state",
-            "1 for the state that a peer is in, 0 for the others",
-            ["peer", "state"],
-            registry=reg,
-        )
-        self.last_success_s = Gauge(
-            "federation_peer_last_success_timestamp_seconds",
-            "When a peer last took something or said that it has it (Unix time)",
-            ["peer"],
-            registry=reg,
-        )
-        self.sent = Counter(
-            "federation_peer_sent_total",
-            "Objects that a peer took, by kind (blob, action_result, asset)",
-            ["peer", "kind"],
-            registry=reg,
-        )
-        self.sent_bytes = Counter(
-            "federation_peer_sent_bytes_total", "Bytes of these objects", ["peer"], registry=reg
-        )
-        self.skipped = Counter(
-            "federation_peer_skipped_total",
-            "Objects not sent, by reason (held: the peer has it; rule, loop, superseded, gone, "
-            "unsupported, incomplete)",
-            ["peer", "reason"],
-            registry=reg,
-        )
-        self.parked = Gauge(
-            "federation_peer_parked",
-            "Objects set aside that a peer does not take",
-            ["peer"],
-            registry=reg,
-        )
-        self.errors = Counter(
-            "federation_peer_errors_total",
-            "Failures while sending, by kind as in federation_remote_calls_total",
-            ["peer", "kind"],
-            registry=reg,
-        )
-        self.resyncs = Counter(
-            "federation_peer_resyncs_total",
-            "Comparisons of all that is held here with what a peer has, by how they ended (done, "
-            "broken_off)",
-            ["peer", "result"],
-            registry=reg,
-        )
         self.given_up = Counter(
             "federation_peer_given_up_total",
             "Times that what a peer lacked was more than may be kept for it, by what was full "
             "(room: the quota; log: log-max-rows); a comparison brings it up to date",
             ["peer", "reason"],
-            registry=reg,
-        )
-        self.forgot = Counter(
-            "federation_peer_forgot_total",
-            "Objects that a peer had acknowledged and was found to lack later",
-            ["peer"],
             registry=reg,
         )
         self.acknowledge_seconds = Histogram(
@@ -104,3 +42,111 @@ class PeerMetrics:
             ["acknowledge"],
             registry=reg,
         )
+
+
+STATES = (
+    "starting",
+    "meeting",
+    "following",
+    "reconciling",
+    "needs-resync",
+    "unreachable",
+    "refused",
+    "itself",
+    "local-trouble",
+    "failed",
+)
+
+_GAUGES = {
+    "lag-objects": (
+        "federation_peer_lag_objects",
+        "Objects in the change log that a peer has not acknowledged",
+    ),
+    "lag-bytes": ("federation_peer_lag_bytes", "Bytes of the objects that it lacks"),
+    "lag-s": (
+        "federation_peer_lag_seconds",
+        "Age of the oldest object that it has not acknowledged; 0: there is none",
+    ),
+    "parked": ("federation_peer_parked_objects", "Objects set aside that it does not take"),
+}
+_COUNTERS = {
+    "sent-objects-total": ("federation_peer_sent_objects", "Objects that it was sent and has"),
+    "sent-bytes-total": ("federation_peer_sent_bytes", "Bytes of these objects"),
+    "present-objects": (
+        "federation_peer_present_objects",
+        "Objects that it had already when it was asked",
+    ),
+    "forgotten": (
+        "federation_peer_forgotten_objects",
+        "Objects that it had acknowledged and was found to lack later",
+    ),
+}
+
+
+class PeerCollector(Collector):
+    """Turns what `status` shows of peers into series when it is asked for them."""
+
+    def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:
+        """describe: gives "replicates-here" and "peers", from memory."""
+        self._describe = describe
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        facts = self._describe()
+        peers = facts["peers"]
+        leads = GaugeMetricFamily(
+            "federation_replicates", "1 in the process that sends to peers, 0 in others"
+        )
+        leads.add_metric([], float(facts["replicates-here"]))
+        yield leads
+        for key, (name, what) in _GAUGES.items():
+            yield _filled(GaugeMetricFamily(name, what, labels=["peer"]), key, peers)
+        for key, (name, what) in _COUNTERS.items():
+            yield _filled(CounterMetricFamily(name, what, labels=["peer"]), key, peers)
+        yield _states(peers)
+        yield _skipped(peers)
+        yield _last_success(peers)
+
+
+def _filled(family: Metric, key: str, peers: list[Mapping[str, Any]]) -> Metric:
+    for peer in peers:
+        family.add_metric([peer["name"]], peer[key])  # type: ignore[attr-defined]
+    return family
+
+
+def _states(peers: list[Mapping[str, Any]]) -> Metric:
+    family = GaugeMetricFamily(
+        "federation_peer_state",
+        "1 for the state that a peer is in, 0 for the others",
+        labels=["peer", "state"],
+    )
+    for peer in peers:
+        now = peer["state"].replace(" ", "-")
+        for state in dict.fromkeys((*STATES, now)):
+            family.add_metric([peer["name"], state], float(state == now))
+    return family
+
+
+def _skipped(peers: list[Mapping[str, Any]]) -> Metric:
+    family = CounterMetricFamily(
+        "federation_peer_skipped_objects",
+        "Objects that were not sent, by reason",
+        labels=["peer", "reason"],
+    )
+    for peer in peers:
+        for reason, count in peer["skipped"].items():
+            family.add_metric([peer["name"], reason], count)
+    return family
+
+
+def _last_success(peers: list[Mapping[str, Any]]) -> Metric:
+    family = GaugeMetricFamily(
+        "federation_peer_last_success_timestamp_seconds",
+        "When a peer last took something (Unix time); absent: never",
+        labels=["peer"],
+    )
+    for peer in peers:
+        if peer["last-success"]:
+            at_s = datetime.fromisoformat(peer["last-success"]).timestamp()
+            family.add_metric([peer["name"]], at_s)
+    return family

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import structlog
+
 from federation.clock import Clock
-from federation.config import Config
+from federation.config import Config, Limits
 from federation.config_peers import Peer
 from federation.ledger import Ledger
+from federation.peer_metrics import PeerCollector
 from federation.remote import Remote, RemoteSettings
 from federation.replication.book import Book
 from federation.replication.closures import Walk
@@ -22,8 +26,15 @@ from federation.replication.shipping import Shipper
 from federation.replication.tally import Tally
 from federation.replication.target import Target
 from federation.replication.worker import Worker
+from federation.services.closure_walk import Turns
+from federation.services.closure_walk import Walk as ClosureWalk
 from federation.status import Metrics
-from federation.store import Readable
+from federation.storage import Storage
+from federation.store import Entry, Readable
+from federation.tasks import Background
+from federation.wire.closure import names_of_entry
+
+_log = structlog.get_logger(__name__)
 
 
 class Replication:
@@ -46,20 +57,44 @@ class Replication:
         self._metrics = metrics
         self._clock = clock
         self._worker = Worker(ledger, self._link, clock)
+        self._started = False
+        self._background = Background()
+        metrics.registry.register(PeerCollector(self.describe))
 
     def __repr__(self) -> str:
         return f"<Replication {self._worker!r}>"
 
+    @property
+    def names(self) -> list[str]:
+        """The peers there are."""
+        return [peer.name for peer in self._peers]
+
     def start(self) -> None:
-        """Begin sending; each peer is connected when it is first asked."""
-        self._worker.start(self._peers)
+        """Begin sending; each peer is connected when it is first asked.
+
+        Without peers this process does not try to be the one that replicates: others may have some.
+        """
+        if self._peers:
+            self._started = True
+            self._worker.start(self._peers)
+
+    def follow(self, config: Config) -> None:
+        """Send to the peers of this configuration from now on."""
+        if config.peers != self._peers:
+            _log.info("peers_changed", before=self.names, after=[p.name for p in config.peers])
+            self._background.start(self.reload(config.peers), "taking over other peers")
 
     async def reload(self, peers: Sequence[Peer]) -> None:
         """Send to these from now on."""
-        await self._worker.reload(peers)
+        self._peers = list(peers)
+        if self._started:
+            await self._worker.reload(peers)
+        else:
+            self.start()
 
     async def close(self) -> None:
         """Stop sending, and save how far each peer has come."""
+        await self._background.close()
         await self._worker.close()
 
     def describe(self) -> dict[str, Any]:
@@ -81,15 +116,20 @@ class Replication:
 
 
 def make_replication(
-    config: Config,
-    store: Readable,
-    ledger: Ledger,
-    walk: Walk,
-    metrics: Metrics,
-    clock: Clock,
+    config: Config, limits: Limits, storage: Storage, metrics: Metrics, clock: Clock
 ) -> Replication:
-    """Connect to nothing yet. walk: see replication.closures.Walk."""
-    return Replication(config.peers, store, ledger, walk, metrics, clock)
+    """Connect to nothing yet."""
+    return Replication(config.peers, storage, storage.ledger, walking(limits), metrics, clock)
+
+
+def walking(limits: Limits) -> Walk:
+    """Return what walks closures to be sent; it has turns of its own, apart from readers'."""
+    turns = Turns()
+
+    async def walk(store: Readable, entry: Entry) -> bool:
+        return await ClosureWalk(store, limits, turns).complete(partial(names_of_entry, entry))
+
+    return walk
 
 
 def make_link(

@@ -6,7 +6,7 @@ little more than the write itself where others write at the same time, and costs
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Literal, Protocol
 
 import structlog
@@ -45,14 +45,15 @@ class Acknowledge:
         self,
         known: Acknowledgements,
         how: How,
-        peers: Collection[str],
+        peers: Callable[[], Collection[str]],
         within_s: float,
         metrics: Metrics,
         clock: Clock,
     ) -> None:
+        """peers: gives the names of those there are, which may change."""
         self._known = known
-        self._peers = tuple(peers)
-        self._needed = 1 if how == "one-peer" else len(self._peers)
+        self._how = how
+        self._peers = peers
         self._within_s = within_s
         self._clock = clock
         self._seconds = metrics.peers.acknowledge_seconds.labels(acknowledge=how)
@@ -60,7 +61,7 @@ class Acknowledge:
         self._log_limit = LogLimit(clock)
 
     def __repr__(self) -> str:
-        return f"<Acknowledge by {self._needed} of {self._peers} within {self._within_s:g} s>"
+        return f"<Acknowledge by {self._how} within {self._within_s:g} s>"
 
     async def wait(self) -> None:
         """Return when the peers have what was written until now, or after the time limit.
@@ -75,9 +76,11 @@ class Acknowledge:
         self._seconds.observe(self._clock.monotonic_s() - began_s)
 
     async def _have_it(self) -> bool:
+        peers = self._peers()
+        needed = 1 if self._how == "one-peer" else len(peers)
         try:
             return await self._known.wait_acknowledged(
-                self._known.head(), self._peers, self._needed, self._within_s
+                self._known.head(), peers, needed, self._within_s
             )
         except SourceUnavailable:
             return False  # counted as one that did not say so

@@ -34,6 +34,11 @@ class Known(NamedTuple):
     parked: int
 
     @property
+    def main(self) -> PeerRecord:
+        """The record of what is sent at any time, if there is one."""
+        return self.lanes.get(Lane.ALWAYS) or next(iter(self.lanes.values()))
+
+    @property
     def is_whole(self) -> bool:
         """Whether it has acknowledged all there is, and refused none of it."""
         following = all(each.state is PeerState.FOLLOWING for each in self.lanes.values())
@@ -42,12 +47,12 @@ class Known(NamedTuple):
     @property
     def asked(self) -> int:
         """How many reconciles people have asked for."""
-        return max(record.wanted for record in self.lanes.values())
+        return self.main.wanted
 
     @property
     def done(self) -> int:
-        """How many of these have been done."""
-        return min(record.served for record in self.lanes.values())
+        """How many of these have been done; what waits for a window is not waited for."""
+        return self.main.served
 
     @property
     def sent_objects(self) -> int:
@@ -61,14 +66,14 @@ class Known(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is shown."""
-        main = self.lanes.get(Lane.ALWAYS) or next(iter(self.lanes.values()))
+        main = self.main
         shown = {
             "name": self.name,
             **_lane(main, self.lags.get(main.lane)),
             "parked": self.parked,
-            "sent-objects": self.sent_objects,
-            "sent-bytes": self.sent_bytes,
-            "last-success-at": _date(max(r.last_success_s for r in self.lanes.values())),
+            "sent-objects-total": self.sent_objects,
+            "sent-bytes-total": self.sent_bytes,
+            "last-success": _date(max(r.last_success_s for r in self.lanes.values())),
             **_last_error(self.lanes.values()),
             "node-id": main.node_id or None,
             "reconciles-waiting": max(0, self.asked - self.done),
