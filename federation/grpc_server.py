@@ -15,6 +15,8 @@ from federation import config
 from federation.addresses import listen, resolve
 from federation.config_values import Address, parse_address
 from federation.errors import CannotStart
+from federation.listening_exchange import Exchange
+from federation.passed_sockets import PassedSockets
 
 _HANDSHAKE_MS = 20_000  # for TLS and for the HTTP/2 preface; then the connection is closed
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
@@ -58,26 +60,41 @@ class GrpcServer:
             interceptors=tuple(interceptors),
         )
         self._started = False
+        self._exchanges: list[Exchange] = []
         self.server.add_generic_rpc_handlers(tuple(handlers))
 
     def __repr__(self) -> str:
         return f"<GrpcServer {self.address} push={self.listener.push}>"
 
-    async def bind(self, credentials: Callable[[], grpc.ServerCredentials] | None) -> None:
+    async def bind(
+        self,
+        credentials: Callable[[], grpc.ServerCredentials] | None,
+        passed: PassedSockets | None = None,
+    ) -> None:
         """Take every address that the listener's host stands for; all or CannotStart.
 
         credentials: makes those of one address; gRPC tells changes of a pair to one only.
+        passed: the service manager's sockets; those on this port are taken instead.
         """
+        sockets = passed.take(self.address) if passed is not None else []
+        for each in sockets:
+            port = self._listen(Address("127.0.0.1", 0), credentials)
+            self._exchanges.append(Exchange(each, port))
+        if sockets:
+            return
         for host in await resolve(self.address):
-            wanted = Address(host, self.address.port)
-            try:
-                if credentials is None:
-                    port = self.server.add_insecure_port(str(wanted))
-                else:
-                    port = self.server.add_secure_port(str(wanted), credentials())
-            except RuntimeError:
-                raise CannotStart(_why_not(wanted)) from None
+            port = self._listen(Address(host, self.address.port), credentials)
             self.address = self.address._replace(port=port)
+
+    def _listen(
+        self, wanted: Address, credentials: Callable[[], grpc.ServerCredentials] | None
+    ) -> int:
+        try:
+            if credentials is None:
+                return self.server.add_insecure_port(str(wanted))
+            return self.server.add_secure_port(str(wanted), credentials())
+        except RuntimeError:
+            raise CannotStart(_why_not(wanted)) from None
 
     async def start(self) -> None:
         """Answer calls."""
@@ -92,6 +109,8 @@ class GrpcServer:
         if not self._started:  # gRPC lets go of the ports of a server only if it ever ran
             await self.start()
             grace_s = 0
+        while self._exchanges:
+            self._exchanges.pop().undo()
         await self.server.stop(grace_s)
 
 

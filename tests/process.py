@@ -85,6 +85,7 @@ class Node:
         program: Sequence[str] = (sys.executable, "-m", "federation", "serve"),
         name: str = "node",
         files_dir: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """Describe a node.
 
@@ -97,6 +98,7 @@ class Node:
             program: what takes args, if not `federation serve`.
             name: tells apart the files of several nodes.
             files_dir: where <name>.yaml and <name>.log are written; default: beside data_dir.
+            pass_fds: descriptors of the test that stay open in it under the same numbers.
         """
         self.data_dir = data_dir
         self.settings = settings or {}
@@ -104,6 +106,7 @@ class Node:
         self.env = dict(env or {})
         self.args = args
         self.program = list(program)
+        self.pass_fds = tuple(pass_fds)
         files_dir = files_dir or data_dir.parent
         self.config_path = files_dir / f"{name}.yaml"
         self.log_path = files_dir / f"{name}.log"
@@ -132,6 +135,7 @@ class Node:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.env},
                 start_new_session=True,
+                pass_fds=self.pass_fds,
             )
         return self
 

@@ -10,6 +10,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from federation.addresses import listen, resolve
 from federation.config_values import Address, parse_address
+from federation.passed_sockets import PassedSockets
 
 _CONNECTIONS_MAX = 100
 _IDLE_S = 20.0  # also for headers that never end
@@ -30,14 +31,20 @@ class HttpServer:
     def __repr__(self) -> str:
         return f"<HttpServer {self.address}>"
 
-    async def start(self) -> None:
-        """Bind and answer. Raises CannotStart; stop() then leaves nothing behind."""
+    async def start(self, passed: PassedSockets | None = None) -> None:
+        """Bind and answer. Raises CannotStart; stop() then leaves nothing behind.
+
+        passed: the service manager's sockets; those on this port are taken instead.
+        """
         server = _BoundedServer(
             self._answer, access_log=None, keepalive_timeout=_IDLE_S, lingering_time=_END_S
         )
         self._runner = web.ServerRunner(server, shutdown_timeout=_END_S)
         await self._runner.setup()
-        for host in await resolve(self.address):
+        sockets = passed.take(self.address) if passed is not None else []
+        for listening in sockets:
+            await web.SockSite(self._runner, listening).start()
+        for host in [] if sockets else await resolve(self.address):
             listening = listen(Address(host, self.address.port))
             self.address = self.address._replace(port=listening.getsockname()[1])
             await web.SockSite(self._runner, listening).start()
