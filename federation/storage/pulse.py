@@ -44,7 +44,10 @@ class Pulse:
             self._core.touches.flushed()
             return
         try:
-            await self._core.writer.submit(lambda tx: batch.write(tx.connection))
+            waited_max_ms = self._core.timing.unflushed_max_ms
+            await self._core.writer.submit(
+                lambda tx: batch.write(tx.connection, tx.now_ms - waited_max_ms)
+            )
         except FederationError as error:
             self._core.touches.failed()
             self._complaints.warn("touches_not_written", error)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import apsw
 
 from federation.storage import catalogue, entries
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -27,11 +30,19 @@ class TouchBatch:
     def __bool__(self) -> bool:
         return bool(self.blobs or self.entries or self.verified)
 
-    def write(self, connection: apsw.Connection) -> None:
-        """Write everything inside the open transaction."""
-        catalogue.touch(connection, self.blobs)
-        entries.touch(connection, self.entries)
+    def write(self, connection: apsw.Connection, floor_ms: int) -> None:
+        """Write everything inside the open transaction, no access time below floor_ms.
+
+        Who goes through all that is held in the order of these times (federation.storage.holdings)
+        relies on their being written soon: a batch that waited for a stuck disk counts as later.
+        """
+        catalogue.touch(connection, _not_below(self.blobs, floor_ms))
+        entries.touch(connection, _not_below(self.entries, floor_ms))
         catalogue.set_verified(connection, self.verified)
+
+
+def _not_below(times: dict[_T, int], floor_ms: int) -> dict[_T, int]:
+    return {name: max(time_ms, floor_ms) for name, time_ms in times.items()}
 
 
 class Touches:
