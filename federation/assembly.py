@@ -8,17 +8,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from federation import __version__
+from federation.access_assembly import ListenerAccess, make_access
+from federation.access_files import AccessFiles
 from federation.announced import Announced, LogPosition
-from federation.client_gate import ClientGate
+from federation.client_gate import GuardedServer
 from federation.clock import Clock, SystemClock
 from federation.config import Config, Limits, Listener
 from federation.grpc_server import GrpcServer
 from federation.live_limits import LiveLimits
-from federation.live_tls import LiveTls
 from federation.node import Node, Port
 from federation.readiness import Readiness
-from federation.replication_assembly import Replication, make_replication
-from federation.rights import everybody
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
@@ -30,24 +29,23 @@ from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.compute import Compute
 from federation.services.finder import Finder
-from federation.services.health import add_health
+from federation.services.health import Server, add_health
 from federation.services.memory_budget import MemoryBudget
 from federation.services.references import ReferenceService
 from federation.services.reflection import add_reflection
-from federation.services.rpc import Runtime, SameForAll, Service, handlers
+from federation.services.rpc import Runtime, Service, handlers
 from federation.status import Metrics
 from federation.storage import Storage
 from federation.store import LocalStore
-from federation.tls import KeyPair
 from federation.upstream.store import PullThrough
 from federation.upstream_assembly import Pulling
 from federation.web import HttpServer, Pages
 
 
 async def open_node(
-    config: Config, pairs: Sequence[KeyPair | None], clock: Clock | None = None
+    config: Config, files: Sequence[AccessFiles], clock: Clock | None = None
 ) -> Node:
-    """Open the storage and build a node on it, ready to start; pairs are its listeners' TLS.
+    """Open the storage and build a node on it, ready to start; files are its listeners'.
 
     Raises StorageRefused.
     """
@@ -55,7 +53,7 @@ async def open_node(
     metrics = Metrics()
     storage = await Storage.open(config.data_dir, config.storage, config.limits, metrics, clock)
     try:
-        return build(config, pairs, storage, metrics, clock)
+        return build(config, files, storage, metrics, clock)
     except BaseException:
         await storage.close()
         raise
@@ -63,7 +61,7 @@ async def open_node(
 
 def build(
     config: Config,
-    pairs: Sequence[KeyPair | None],
+    files: Sequence[AccessFiles],
     storage: Storage,
     metrics: Metrics,
     clock: Clock,
@@ -72,22 +70,18 @@ def build(
     limits = LiveLimits.model_validate(config.limits.model_dump())
     budget = MemoryBudget(limits.buffer_memory)
     services = make_services(config, limits, storage, metrics, clock, budget)
-    replication = make_replication(config, limits, storage, metrics, clock)
     ports = []
-    for at, (listener, pair) in enumerate(zip(config.listeners, pairs, strict=True)):
+    access = make_access(config, files, metrics, clock)
+    for listener, allowed in zip(config.listeners, access, strict=True):
         runtime = Runtime(
             metrics,
             limits,
             clock,
-            SameForAll(everybody(push=listener.push)),
+            allowed.rights,
             budget,
-            acknowledge_of(listener, replication, storage, metrics, clock),
+            acknowledge_of(listener, config, storage, metrics, clock),
         )
-        served = services.for_pushers if listener.push else services.for_readers
-        tls = None
-        if listener.tls is not None and pair is not None:
-            tls = LiveTls(listener.tls, f"listeners[{at}].tls", pair, clock)
-        ports.append(make_port(listener, tls, served, runtime))
+        ports.append(make_port(listener, allowed, services.served, runtime))
     readiness = Readiness(storage.health)
     facts = {"node": config.node_name, "version": __version__}
     http = None
@@ -98,34 +92,27 @@ def build(
             lambda: {
                 **facts,
                 "listeners": _shown(ports),
+                "warnings": [text for each in access if (text := each.warning()) is not None],
                 **services.describe(),
-                **replication.describe(),
             },
         )
         http = HttpServer(config.http.address, pages.answer)
     services.start()
-    replication.start()
     return Node(
         ports=ports,
         http=http,
-        # Until no call runs any more replication goes on: some calls wait for peers.
-        closers=[replication.close, *services.closers, storage.close],
+        closers=[*services.closers, storage.close],
         announce=partial(storage.announce, **facts),
         readiness=readiness,
         metrics=metrics,
         clock=clock,
         limits=limits,
-        follow=partial(_follow, storage, limits, budget, services, replication),
+        follow=partial(_follow, storage, limits, budget, services),
     )
 
 
 def _follow(
-    storage: Storage,
-    limits: LiveLimits,
-    budget: MemoryBudget,
-    services: Services,
-    replication: Replication,
-    config: Config,
+    storage: Storage, limits: LiveLimits, budget: MemoryBudget, services: Services, config: Config
 ) -> None:
     """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
 
@@ -133,7 +120,6 @@ def _follow(
     """
     services.follow(config)
     storage.follow(config.storage)
-    replication.follow(config)
     limits.take(config.limits)
     budget.total_bytes = limits.buffer_memory
 
@@ -141,8 +127,7 @@ def _follow(
 class Services(NamedTuple):
     """What is served to whom, and what has to be closed, in this order, when it is not any more."""
 
-    for_pushers: list[Service]
-    for_readers: list[Service]
+    served: list[Service]
     closers: list[Callable[[], Awaitable[None]]]
     start: Callable[[], None]
     describe: Callable[[], dict[str, Any]]
@@ -162,17 +147,15 @@ def make_services(
     pulling = Pulling(config, storage, closures, limits, metrics, clock)
     kit = _Kit(config, limits, storage, metrics, clock, budget, Compute(limits.threads))
     through = partial(PullThrough, pulling.shared)
-    for_pushers = kit.services(
+    served = kit.services(
         through(tells_upstreams=False),
         pulling.finder,
-        asked_for_missing=through(tells_upstreams=False, tells_nodes=True),
+        asked_by_readers=through(tells_upstreams=True),
+        asked_by_pushers=through(tells_upstreams=False, tells_nodes=True),
     )
-    for_readers = kit.services(through(tells_upstreams=True), pulling.finder)
 
     closers = [*kit.closers, *pulling.closers, closures.close]
-    return Services(
-        for_pushers, for_readers, closers, pulling.start, pulling.describe, pulling.follow
-    )
+    return Services(served, closers, pulling.start, pulling.describe, pulling.follow)
 
 
 class _Kit:
@@ -198,9 +181,13 @@ class _Kit:
         self._streams: list[ByteStreamService] = []
 
     def services(
-        self, store: LocalStore, finder: Finder, asked_for_missing: LocalStore | None = None
+        self,
+        store: LocalStore,
+        finder: Finder,
+        asked_by_readers: LocalStore,
+        asked_by_pushers: LocalStore,
     ) -> list[Service]:
-        """Return every service over this store; FindMissing may have a view of its own."""
+        """Return every service over this store; FindMissing has views of its own."""
         limits, metrics, clock = self._limits, self._metrics, self._clock
         checksums = ChecksumVerifier(store)
         stream = ByteStreamService(store, limits, clock, metrics, self._budget, self._compute)
@@ -209,7 +196,7 @@ class _Kit:
         push = PushService(self._storage, checksums)
         return [
             CapabilitiesService(limits, self._config.storage.max_blob, self._announce),
-            CasService(asked_for_missing or store, limits, metrics, self._compute),
+            CasService(asked_by_readers, limits, metrics, self._compute, asked_by_pushers),
             stream,
             ActionCacheService(store, self._storage, finder, metrics),
             fetch,
@@ -233,33 +220,27 @@ class _Kit:
 
 
 def acknowledge_of(
-    listener: Listener, replication: Replication, storage: Storage, metrics: Metrics, clock: Clock
+    listener: Listener, config: Config, storage: Storage, metrics: Metrics, clock: Clock
 ) -> Acknowledge | None:
     """Return what holds back the OK of this listener's writes; None: nothing does."""
     if listener.acknowledge == "local":
         return None
-    return Acknowledge(
-        storage.ledger,
-        listener.acknowledge,
-        lambda: replication.names,
-        listener.acknowledge_within,
-        metrics,
-        clock,
-    )
+    peers, within_s = [peer.name for peer in config.peers], listener.acknowledge_within
+    return Acknowledge(storage.ledger, listener.acknowledge, peers, within_s, metrics, clock)
 
 
 def make_port(
-    listener: Listener, tls: LiveTls | None, services: Sequence[Service], runtime: Runtime
+    listener: Listener, access: ListenerAccess, services: Sequence[Service], runtime: Runtime
 ) -> Port:
     """Put services, health and reflection behind one listener."""
-    gates = []
-    if tls is not None and tls.pair.clients is not None:
-        gates.append(ClientGate(tls, runtime.metrics, runtime.clock))
-    server = GrpcServer(listener, runtime.limits, handlers(services, runtime), gates)
+    server = GrpcServer(listener, runtime.limits, handlers(services, runtime))
+    front: Server = server.server
+    if access.callers is not None:
+        front = GuardedServer(front, access.callers, runtime.refusals, runtime.metrics)
     names = [service.name for service in services]
-    health = add_health(server.server, names)
-    add_reflection(server.server, names)
-    return Port(server, tls, health)
+    health = add_health(front, names)
+    add_reflection(front, names)
+    return Port(server, access.tls, health, access.watched)
 
 
 def _shown(ports: Sequence[Port]) -> list[dict[str, Any]]:
@@ -268,7 +249,8 @@ def _shown(ports: Sequence[Port]) -> list[dict[str, Any]]:
             "address": str(port.server.address),
             "push": port.server.listener.push,
             "tls": port.tls is not None,
-            "client-certs": port.tls is not None and port.tls.pair.clients is not None,
+            "client-certs": port.tls is not None and bool(port.tls.pair.lists),
+            "tokens": bool((auth := port.server.listener.auth) and auth.takes_tokens),
         }
         for port in ports
     ]

@@ -1,31 +1,28 @@
-"""Letting in listed clients only: the TLS of a listener, and a check of every call.
+"""Letting in certain clients only: the TLS of a listener, and a check of calls to health and such.
 
-gRPC verifies a client's certificate with the list as its trust roots. That lets in what a listed
+gRPC verifies a client's certificate with the lists as its trust roots. That lets in what a listed
 certificate signed, and whoever connected while still listed; so each call's certificate is compared
-with the list as it is at that moment, whatever service is called.
+with the lists as they are at that moment. services/rpc.py does that for the services of this
+package; what the gRPC libraries bring (health, reflection) is wrapped here.
 """
 
 from __future__ import annotations
 
 import inspect
-import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import grpc
-import structlog
 
-from federation.client_list import fingerprint_of
-from federation.clock import Clock
 from federation.errors import NotAllowed
+from federation.identity import Callers
 from federation.live_tls import LiveTls
-from federation.services.log_limit import LogLimit
+from federation.services.health import Server
+from federation.services.refusals import Refusals
 from federation.services.status_codes import outcome_of
 from federation.status import Metrics
 from federation.tls import KeyPair
-
-_log = structlog.get_logger(__name__)
 
 _MAKERS: dict[str, Callable[..., Any]] = {
     "unary_unary": grpc.unary_unary_rpc_method_handler,
@@ -50,44 +47,40 @@ def credentials(live: LiveTls) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(
         _configuration(shown),
         changed,  # type: ignore[arg-type]  # grpc documents None for "no change"
-        shown.clients is not None,
+        bool(shown.lists),
     )
 
 
 def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
-    roots = pair.clients.pem if pair.clients is not None else None
+    roots = b"".join(each.pem for each in pair.lists) or None
     return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], roots)
 
 
-class ClientGate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not so at run time
-    """Stands in front of every service of a listener that has a list."""
+class GuardedServer:
+    """Stands for a server while services are added to it that let in everybody by themselves."""
 
-    def __init__(self, live: LiveTls, metrics: Metrics, clock: Clock) -> None:
-        self._live = live
+    def __init__(
+        self, server: Server, callers: Callers, refusals: Refusals, metrics: Metrics
+    ) -> None:
+        self._server = server
+        self._callers = callers
+        self._refusals = refusals
         self._metrics = metrics
-        self._log_limit = LogLimit(clock)
-        self._guarded: dict[str, tuple[Any, Any]] = {}  # methods that there are, so bounded
 
     def __repr__(self) -> str:
-        return f"<ClientGate {self._live!r}>"
+        return f"<GuardedServer {self._callers!r}>"
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """See grpc.aio.ServerInterceptor."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        method = str(handler_call_details.method)
-        known, guarded = self._guarded.get(method, (None, None))
-        if known is not handler:
-            guarded = self._guard(handler, method.removeprefix("/"))
-            self._guarded[method] = (handler, guarded)
-        return guarded
+    def add_generic_rpc_handlers(
+        self, handlers: Sequence[grpc.GenericRpcHandler[Any, Any]]
+    ) -> None:
+        """Add handlers whose calls are answered for callers with a good certificate only."""
+        self._server.add_generic_rpc_handlers([_Guarded(each, self) for each in handlers])
 
-    def _guard(self, handler: Any, method: str) -> Any:
+    def add_registered_method_handlers(self, _service: str, _handlers: Any) -> None:
+        """Do nothing: the same handlers come through add_generic_rpc_handlers, too."""
+
+    def guard(self, handler: Any, method: str) -> Any:
+        """Return a handler of the same kind that looks at the caller first."""
         kind = next(kind for kind in _MAKERS if getattr(handler, kind) is not None)
         behind = self._behind(getattr(handler, kind), method)
         return _MAKERS[kind](behind, handler.request_deserializer, handler.response_serializer)
@@ -111,25 +104,33 @@ class ClientGate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # not s
         return call
 
     async def _admit(self, context: Any, method: str) -> None:
-        """End the call, unless its client is listed now."""
-        shown = context.auth_context()
-        (pem,) = shown.get("x509_pem_cert", (b"",))
-        fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(pem.decode())) if pem else ""
-        reason = self._live.refusal(fingerprint) if pem else "no certificate was shown"
-        if reason is None:
-            return
-        outcome = outcome_of(NotAllowed(f"this listener does not let this client in: {reason}"))
-        assert outcome is not None
-        self._metrics.requests.labels(method=method, code=outcome.code.name).inc()
-        if (held_back := self._log_limit.take()) is not None:
-            (subject,) = shown.get("x509_subject", (b"",))
-            _log.warning(
-                "client_refused",
-                reason=reason,
-                subject=subject.decode(errors="replace"),
-                fingerprint=fingerprint,
-                peer=context.peer(),
-                method=method,
-                held_back=held_back,
-            )
-        await context.abort(outcome.code, outcome.message)
+        """End the call, unless its client is let in now."""
+        try:
+            self._callers.admit(context)
+        except NotAllowed as error:
+            outcome = outcome_of(error)
+            assert outcome is not None
+            self._metrics.requests.labels(method=method, code=outcome.code.name).inc()
+            self._refusals.tell(error, method, context.peer())
+            await context.abort(outcome.code, outcome.message)
+
+
+class _Guarded(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # not so at run time
+    """What finds the handlers of some service, guarded."""
+
+    def __init__(self, inner: grpc.GenericRpcHandler[Any, Any], server: GuardedServer) -> None:
+        self._inner = inner
+        self._server = server
+        self._made: dict[str, tuple[Any, Any]] = {}  # methods that there are, so bounded
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """See grpc.GenericRpcHandler."""
+        handler = self._inner.service(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        known, guarded = self._made.get(method, (None, None))
+        if known is not handler:
+            guarded = self._server.guard(handler, method.removeprefix("/"))
+            self._made[method] = (handler, guarded)
+        return guarded

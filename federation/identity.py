@@ -8,7 +8,7 @@ their SHA-256 only: how long the look-up takes tells nothing about them, and non
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from federation.client_rights import ClientRights, Granted
@@ -33,7 +33,7 @@ _HEADER = "authorization"
 class Shown(Protocol):
     """What is looked at of a call; grpc's context has it."""
 
-    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Return what the connection says of the other side."""
         ...
 
@@ -84,7 +84,7 @@ class Callers:
     def __repr__(self) -> str:
         return f"<Callers of {self._where}, {len(self._known)} known>"
 
-    def rights_of(self, context: Shown, _method: str) -> Rights:
+    def rights_of(self, context: Shown) -> Rights:
         """Return what the caller may do: its token's rights, or else its certificate's.
 
         Raises NotAuthenticated for a token that is no good, ClientRefused for a certificate.

@@ -18,7 +18,6 @@ from federation.clock import Clock
 from federation.config import Config, Limits
 from federation.grpc_server import GrpcServer
 from federation.live_tls import LiveTls
-from federation.passed_sockets import PassedSockets
 from federation.readiness import Phase, Readiness
 from federation.status import Metrics
 from federation.tasks import Background
@@ -43,6 +42,14 @@ class Health(Protocol):
         ...
 
 
+class Watched(Protocol):
+    """Something that was read from files and follows them."""
+
+    def refresh(self, *, asked: bool) -> None:
+        """Look at the files, and take what they say; asked: even when they look the same."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """One gRPC listener with what is particular to it."""
@@ -50,11 +57,11 @@ class Port:
     server: GrpcServer
     tls: LiveTls | None
     health: Health
+    watched: Sequence[Watched] = ()
 
-    async def bind(self, passed: PassedSockets) -> None:
-        """Take the address, or what the service manager passed for it; raises CannotStart."""
-        tls = None if self.tls is None else partial(credentials, self.tls)
-        await self.server.bind(tls, passed)
+    async def bind(self) -> None:
+        """Take the address; raises CannotStart."""
+        await self.server.bind(None if self.tls is None else partial(credentials, self.tls))
 
 
 class Node:
@@ -117,20 +124,16 @@ class Node:
         """How long running calls may go on after stop()."""
         return self._limits.drain
 
-    async def start(self, passed: PassedSockets | None = None) -> None:
+    async def start(self) -> None:
         """Bind everything, then answer, then say so.
-
-        passed: sockets of the service manager, which have to be those of some of the listeners.
 
         Raises CannotStart; then nothing is bound any more and everything is closed.
         """
-        passed = passed or PassedSockets()
         try:
             for port in self._ports:
-                await port.bind(passed)
+                await port.bind()
             if self._http is not None:
-                await self._http.start(passed)
-            passed.check_all_taken()
+                await self._http.start()
             for port in self._ports:
                 await port.server.start()
             self._readiness.phase = Phase.SERVING
@@ -141,7 +144,7 @@ class Node:
             raise
         self._tasks.start(self._watch_lag(), "loop-lag")
         self._tasks.start(self._watch_health(), "health")
-        if any(port.tls for port in self._ports):
+        if any(port.watched for port in self._ports):
             self._tasks.start(self._watch_tls(), "tls-files")
         _log.info("serving", listeners=self.listeners, http=self.http)
 
@@ -151,7 +154,7 @@ class Node:
         self._announce(**self._announced)
 
     def reload_tls(self) -> None:
-        """Read certificates, keys and client lists again, without waiting for a change of them."""
+        """Read certificates, keys, lists and tokens again, without waiting for a change of them."""
         self._asked_for_tls.set()
 
     def follow(self, config: Config) -> None:
@@ -196,12 +199,12 @@ class Node:
             await self._tell_health()
 
     async def _watch_tls(self) -> None:
-        live = [port.tls for port in self._ports if port.tls is not None]
+        live = list(dict.fromkeys(each for port in self._ports for each in port.watched))
         while True:
             asked = self._asked_for_tls.is_set()
             self._asked_for_tls.clear()
-            for tls in live:
-                await asyncio.to_thread(tls.refresh, asked=asked)
+            for each in live:
+                await asyncio.to_thread(each.refresh, asked=asked)
             await self._clock.sleep(_TLS_EVERY_S)
 
     async def _watch_lag(self) -> None:

@@ -105,6 +105,12 @@ class Metrics:
             "Pulled entries whose closures are still being brought here; at 0 the upstreams may go",
             registry=reg,
         )
+        self.certificate_end = Gauge(
+            "federation_server_certificate_expiry_timestamp_seconds",
+            "When the certificate that a listener shows expires, in seconds since 1970",
+            ["listener"],
+            registry=reg,
+        )
         self.loop_lag_seconds = Histogram(
             "federation_event_loop_lag_seconds",
             "How late the event loop ran a timer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from federation.config import Config
+from federation.config import Config, Listener
 from federation.config_values import parse_address
 from federation.tls import is_exposed, lacks_names
 
@@ -20,8 +20,7 @@ def advice(config: Config) -> list[Advice]:
     """Return the warnings for a configuration whose TLS files are known to be there; blocks."""
     found = []
     for listener in config.listeners:
-        listed = listener.tls is not None and listener.tls.client_certs is not None
-        if listener.push and not listed and not parse_address(listener.address).is_loopback:
+        if _anyone_pushes(listener) and not parse_address(listener.address).is_loopback:
             text = f"{listener.address}: whoever reaches this address may push"
             found.append(Advice("anyone_may_push", text))
         if listener.tls and is_exposed(listener.tls.server_key):
@@ -35,3 +34,9 @@ def advice(config: Config) -> list[Advice]:
             )
             found.append(Advice("certificate_without_names", text))
     return found
+
+
+def _anyone_pushes(listener: Listener) -> bool:
+    if not listener.push or (listener.tls is not None and listener.tls.asks_clients):
+        return False
+    return listener.auth is None or listener.auth.anonymous == "push"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from federation.access_files import load_access
 from federation.cli.advice import advice
 from federation.cli.command import Command, json_option
 from federation.cli.output import emit_json
 from federation.config_file import load
-from federation.tls import load_pairs
 
 
 @click.command(
@@ -26,7 +26,7 @@ def check_config(file: Path, as_json: bool) -> None:
     Runs what `serve` runs before it touches anything: the file itself, its certificates and keys.
     """
     config = load(file)
-    load_pairs(config)
+    load_access(config)
     warnings = [item.text for item in advice(config)]
     if as_json:
         shown = config.model_dump(mode="json", by_alias=True)

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from federation import logs
+from federation.access_files import load_access
 from federation.cli import systemd
 from federation.clock import Clock, utc_text
 from federation.config import Config
@@ -21,7 +22,6 @@ from federation.config_changes import Changes, changes
 from federation.config_file import load
 from federation.errors import ConfigError
 from federation.node import Node
-from federation.tls import load_pairs
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ class Reloader:
         found = Changes(self._running, [], [])
         if self._file is not None:
             found = changes(self._running, load(self._file))
-        load_pairs(found.config)
+        load_access(found.config)
         return found
 
     def _outcome(self, *, changed: Sequence[str] = (), error: str | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from federation import logs
+from federation.access_files import AccessFiles, load_access
 from federation.assembly import open_node
 from federation.cli import process, systemd
 from federation.cli.advice import advice
@@ -20,9 +21,7 @@ from federation.cli.reloading import Reloader
 from federation.clock import SystemClock
 from federation.config import Config
 from federation.node import Node
-from federation.passed_sockets import PassedSockets, passed_sockets
 from federation.tasks import Background
-from federation.tls import KeyPair, load_pairs
 
 _log = structlog.get_logger(__name__)
 _CLOSE_S = 10.0  # for closing the storage after the drain time; a hung disk takes for ever
@@ -39,32 +38,30 @@ def run(config: Config, ready: Ready, file: Path | None = None) -> None:
     Raises ConfigError before anything is touched, CannotStart, StorageRefused.
     """
     process.prepare()
-    passed = passed_sockets(os.environ, os.getpid())
-    pairs = load_pairs(config)
+    files = load_access(config)
     flush = logs.configure(config.log)
     for item in advice(config):
         _log.warning(item.event, text=item.text)
     try:
-        asyncio.run(_serve(config, pairs, ready, file, passed, flush))
+        asyncio.run(_serve(config, files, ready, file, flush))
     finally:
         flush(_FLUSH_S)
 
 
 async def _serve(
     config: Config,
-    pairs: list[KeyPair | None],
+    files: list[AccessFiles],
     ready: Ready,
     file: Path | None,
-    passed: PassedSockets,
     flush: logs.Flush,
 ) -> None:
     stop, hangup = asyncio.Event(), asyncio.Event()
     _handle_signals(stop, hangup, flush)
     clock = SystemClock()
-    node = await open_node(config, pairs, clock)
+    node = await open_node(config, files, clock)
     background = Background()
     if not stop.is_set():  # a signal during the start waits until what was begun is whole
-        await node.start(passed)
+        await node.start()
         node.announce(config=None if file is None else str(file))
         background.start(Reloader(config, file, node, clock).run(hangup), "reload")
         process.settle()

@@ -30,7 +30,14 @@ F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 _MODE = 0o640  # no secret is in it, but it says who may do what
 
 
-@click.group(epilog=EXIT_CODES)
+_EXAMPLES = """\b
+Examples:
+  federation token new --role push --name ci --expires 90d --file /etc/federation/tokens
+  federation token list --config /etc/federation.yaml
+"""
+
+
+@click.group(epilog=f"{_EXAMPLES}\n{EXIT_CODES}", context_settings={"max_content_width": 100})
 def token() -> None:
     """Tokens that callers show instead of a certificate.
 

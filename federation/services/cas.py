@@ -22,8 +22,17 @@ class CasService:
 
     name = "build.bazel.remote.execution.v2.ContentAddressableStorage"
 
-    def __init__(self, store: Store, limits: Limits, metrics: Metrics, compute: Compute) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        metrics: Metrics,
+        compute: Compute,
+        asked_by_pushers: Store | None = None,
+    ) -> None:
+        """Take the store; whoever may push asks another one what is missing, if it is given."""
         self._store = store
+        self._asked_by_pushers = asked_by_pushers or store
         self._compute = compute
         self._batch = BatchCalls(store, limits, metrics, compute)
         self._tree = TreeCalls(store, limits, compute)
@@ -44,7 +53,9 @@ class CasService:
         asked = await self._compute.run(len(request), decode_find_missing, request)
         call.check_pull(asked.instance)
         digests = dict.fromkeys(asked.digests)
-        missing = await self._store.find_missing(digests.keys()) if digests else set()
+        pushes = call.rights.may_push(asked.instance)
+        store = self._asked_by_pushers if pushes else self._store
+        missing = await store.find_missing(digests.keys()) if digests else set()
         self._hits.inc(len(digests) - len(missing))
         self._misses.inc(len(missing))
         if not missing:

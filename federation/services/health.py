@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -95,7 +95,15 @@ class _Servicer:
             yield health_pb2.HealthCheckResponse(status=status)
 
 
-def add_health(server: grpc.aio.Server, service_names: Iterable[str] = ()) -> HealthControl:
+class Server(Protocol):
+    """What handlers are added to: a server, or something in front of one."""
+
+    def add_generic_rpc_handlers(self, handlers: Any, /) -> None:
+        """Serve these."""
+        ...
+
+
+def add_health(server: Server, service_names: Iterable[str] = ()) -> HealthControl:
     """Serve grpc.health.v1.Health for these services; call before the server starts."""
     control = HealthControl(service_names)
     health_pb2_grpc.add_HealthServicer_to_server(_Servicer(control), server)

@@ -23,6 +23,7 @@ from federation.rights import Rights, Role
 from federation.services.acknowledge import Acknowledge
 from federation.services.log_limit import LogLimit
 from federation.services.memory_budget import MemoryBudget
+from federation.services.refusals import Refusals
 from federation.services.request_stream import RequestStream
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, Outcome, outcome_of
 from federation.status import Metrics
@@ -36,7 +37,7 @@ Context = grpc.aio.ServicerContext[bytes, bytes]
 class Access(Protocol):
     """Who may do what on one listener."""
 
-    def rights_of(self, context: Context, method: str) -> Rights:
+    def rights_of(self, context: Context) -> Rights:
         """Return what the caller may do.
 
         Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
@@ -51,7 +52,7 @@ class SameForAll:
 
     rights: Rights
 
-    def rights_of(self, _context: Context, _method: str) -> Rights:
+    def rights_of(self, _context: Context) -> Rights:
         """See Access."""
         return self.rights
 
@@ -67,9 +68,11 @@ class Runtime:
     budget: MemoryBudget
     acknowledge: Acknowledge | None = None  # None: writes are answered once they are durable here
     log_limit: LogLimit = field(init=False)
+    refusals: Refusals = field(init=False)
 
     def __post_init__(self) -> None:
         self.log_limit = LogLimit(self.clock)
+        self.refusals = Refusals(LogLimit(self.clock))
 
 
 class Call(NamedTuple):
@@ -220,15 +223,18 @@ class _Wrapper:
         started_s = self._runtime.clock.monotonic_s()
         peer = context.peer()
         outcome = _CANCELLED
+        rights = None
         self._running.inc()
         try:
-            rights = self._access.rights_of(context, self._method)
+            rights = self._access.rights_of(context)
             rights.check(self._needs, self._method)
             call = Call(context, self._method, rights, peer)
             response = await self._on_behalf(answer, call)
             outcome = OK
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
             outcome = outcome_of(error) or self._unforeseen(error)
+            if outcome.code in _REFUSED:
+                self._runtime.refusals.tell(error, self._method, peer, rights)
         else:
             return response
         finally:
@@ -271,6 +277,7 @@ class _Wrapper:
 
 
 _ORDINARY = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
+_REFUSED = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 _CANCELLED = Outcome(grpc.StatusCode.CANCELLED, "")
 
 
