@@ -18,6 +18,7 @@ from federation.grpc_server import GrpcServer
 from federation.live_limits import LiveLimits
 from federation.node import Node, Port
 from federation.readiness import Readiness
+from federation.replication_assembly import Replication, make_replication
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
@@ -70,6 +71,7 @@ def build(
     limits = LiveLimits.model_validate(config.limits.model_dump())
     budget = MemoryBudget(limits.buffer_memory)
     services = make_services(config, limits, storage, metrics, clock, budget)
+    replication = make_replication(config, limits, storage, metrics, clock)
     ports = []
     access = make_access(config, files, metrics, clock)
     for listener, allowed in zip(config.listeners, access, strict=True):
@@ -79,7 +81,7 @@ def build(
             clock,
             allowed.rights,
             budget,
-            acknowledge_of(listener, config, storage, metrics, clock),
+            acknowledge_of(listener, replication, storage, metrics, clock),
         )
         ports.append(make_port(listener, allowed, services.served, runtime))
     readiness = Readiness(storage.health)
@@ -94,25 +96,33 @@ def build(
                 "listeners": _shown(ports),
                 "warnings": [text for each in access if (text := each.warning()) is not None],
                 **services.describe(),
+                **replication.describe(),
             },
         )
         http = HttpServer(config.http.address, pages.answer)
     services.start()
+    replication.start()
     return Node(
         ports=ports,
         http=http,
-        closers=[*services.closers, storage.close],
+        # Until no call runs any more replication goes on: some calls wait for peers.
+        closers=[replication.close, *services.closers, storage.close],
         announce=partial(storage.announce, **facts),
         readiness=readiness,
         metrics=metrics,
         clock=clock,
         limits=limits,
-        follow=partial(_follow, storage, limits, budget, services),
+        follow=partial(_follow, storage, limits, budget, services, replication),
     )
 
 
 def _follow(
-    storage: Storage, limits: LiveLimits, budget: MemoryBudget, services: Services, config: Config
+    storage: Storage,
+    limits: LiveLimits,
+    budget: MemoryBudget,
+    services: Services,
+    replication: Replication,
+    config: Config,
 ) -> None:
     """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
 
@@ -120,6 +130,7 @@ def _follow(
     """
     services.follow(config)
     storage.follow(config.storage)
+    replication.follow(config)
     limits.take(config.limits)
     budget.total_bytes = limits.buffer_memory
 
@@ -220,13 +231,19 @@ class _Kit:
 
 
 def acknowledge_of(
-    listener: Listener, config: Config, storage: Storage, metrics: Metrics, clock: Clock
+    listener: Listener, replication: Replication, storage: Storage, metrics: Metrics, clock: Clock
 ) -> Acknowledge | None:
     """Return what holds back the OK of this listener's writes; None: nothing does."""
     if listener.acknowledge == "local":
         return None
-    peers, within_s = [peer.name for peer in config.peers], listener.acknowledge_within
-    return Acknowledge(storage.ledger, listener.acknowledge, peers, within_s, metrics, clock)
+    return Acknowledge(
+        storage.ledger,
+        listener.acknowledge,
+        lambda: replication.names,
+        listener.acknowledge_within,
+        metrics,
+        clock,
+    )
 
 
 def make_port(

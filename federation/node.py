@@ -18,6 +18,7 @@ from federation.clock import Clock
 from federation.config import Config, Limits
 from federation.grpc_server import GrpcServer
 from federation.live_tls import LiveTls
+from federation.passed_sockets import PassedSockets
 from federation.readiness import Phase, Readiness
 from federation.status import Metrics
 from federation.tasks import Background
@@ -59,9 +60,10 @@ class Port:
     health: Health
     watched: Sequence[Watched] = ()
 
-    async def bind(self) -> None:
-        """Take the address; raises CannotStart."""
-        await self.server.bind(None if self.tls is None else partial(credentials, self.tls))
+    async def bind(self, passed: PassedSockets) -> None:
+        """Take the address, or what the service manager passed for it; raises CannotStart."""
+        tls = None if self.tls is None else partial(credentials, self.tls)
+        await self.server.bind(tls, passed)
 
 
 class Node:
@@ -124,16 +126,20 @@ class Node:
         """How long running calls may go on after stop()."""
         return self._limits.drain
 
-    async def start(self) -> None:
+    async def start(self, passed: PassedSockets | None = None) -> None:
         """Bind everything, then answer, then say so.
+
+        passed: sockets of the service manager, which have to be those of some of the listeners.
 
         Raises CannotStart; then nothing is bound any more and everything is closed.
         """
+        passed = passed or PassedSockets()
         try:
             for port in self._ports:
-                await port.bind()
+                await port.bind(passed)
             if self._http is not None:
-                await self._http.start()
+                await self._http.start(passed)
+            passed.check_all_taken()
             for port in self._ports:
                 await port.server.start()
             self._readiness.phase = Phase.SERVING

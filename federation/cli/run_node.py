@@ -21,6 +21,7 @@ from federation.cli.reloading import Reloader
 from federation.clock import SystemClock
 from federation.config import Config
 from federation.node import Node
+from federation.passed_sockets import PassedSockets, passed_sockets
 from federation.tasks import Background
 
 _log = structlog.get_logger(__name__)
@@ -38,12 +39,13 @@ def run(config: Config, ready: Ready, file: Path | None = None) -> None:
     Raises ConfigError before anything is touched, CannotStart, StorageRefused.
     """
     process.prepare()
+    passed = passed_sockets(os.environ, os.getpid())
     files = load_access(config)
     flush = logs.configure(config.log)
     for item in advice(config):
         _log.warning(item.event, text=item.text)
     try:
-        asyncio.run(_serve(config, files, ready, file, flush))
+        asyncio.run(_serve(config, files, ready, file, passed, flush))
     finally:
         flush(_FLUSH_S)
 
@@ -53,6 +55,7 @@ async def _serve(
     files: list[AccessFiles],
     ready: Ready,
     file: Path | None,
+    passed: PassedSockets,
     flush: logs.Flush,
 ) -> None:
     stop, hangup = asyncio.Event(), asyncio.Event()
@@ -61,7 +64,7 @@ async def _serve(
     node = await open_node(config, files, clock)
     background = Background()
     if not stop.is_set():  # a signal during the start waits until what was begun is whole
-        await node.start()
+        await node.start(passed)
         node.announce(config=None if file is None else str(file))
         background.start(Reloader(config, file, node, clock).run(hangup), "reload")
         process.settle()

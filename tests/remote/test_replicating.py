@@ -24,9 +24,9 @@ FROM_PEER = Provenance(Source.PEER, ("first", NODE_ID), "first")
 
 
 @asynccontextmanager
-async def node(*roles: Role) -> AsyncIterator[tuple[MemoryStorage, Here]]:
+async def node(role: Role) -> AsyncIterator[tuple[MemoryStorage, Here]]:
     storage = MemoryStorage("there")
-    rights = Rights("a caller", max(roles))
+    rights = Rights("a caller", role)
     async with serving(storage, storage, rights=rights) as address, connected(address) as here:
         yield storage, here
 

@@ -72,7 +72,7 @@ class Site:
 async def site(how: How, within_s: float = 30.0, role: Role = Role.PUSH) -> AsyncIterator[Site]:
     storage, metrics = MemoryStorage("there"), Metrics()
     known = Known(storage)
-    wait = Acknowledge(known, how, PEERS, within_s, metrics, ManualClock())
+    wait = Acknowledge(known, how, lambda: PEERS, within_s, metrics, ManualClock())
     async with (
         serving(storage, storage, acknowledge=wait, rights=Rights("a caller", role)) as address,
         connected(address) as here,
