@@ -55,13 +55,16 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     if key.endswith("bytes") and isinstance(value, int) and value >= 1024:
-        return f"{value} ({_rounded(value)})"
+        return f"{value} ({rounded(value)})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
 
 
-def _rounded(size_bytes: int) -> str:
+def rounded(size_bytes: int) -> str:
+    """Return a size as people say it: 12, 3.4M."""
+    if size_bytes < 2**10:
+        return str(size_bytes)
     power, letter = next(p for p in _POWERS if size_bytes >= 2 ** p[0])
     return f"{size_bytes / 2**power:.1f}{letter}"
 

@@ -66,8 +66,7 @@ def facts_of(runner: PeerRunner, lags: dict[Lane, Lag], parked: int) -> dict[str
         "bytes-per-s": round(bytes_per_s),
         "caught-up-in-s": _eta(sum(behind), per_s),
         "last-success": _at(record.last_success_s),
-        "last-error": record.last_error,
-        "last-error-at": _at(record.last_error_s),
+        **_last_error(link, record),
         "next-try-in-s": round(link.gate.wait_s, 1),
         "parked": parked,
         "sent-objects-total": record.sent_objects,
@@ -80,6 +79,14 @@ def facts_of(runner: PeerRunner, lags: dict[Lane, Lag], parked: int) -> dict[str
         "forgets": tally.forgets,
         "lanes": lanes,
     }
+
+
+def _last_error(link: Link, record: PeerRecord) -> dict[str, Any]:
+    """The record is written only while the peer is met: of one that never was, it says nothing."""
+    error, at_s = record.last_error, record.last_error_s
+    if link.gate.last_error is not None:
+        error, at_s = link.gate.last_error.reason, link.gate.last_error_s
+    return {"last-error": error, "last-error-at": _at(at_s)}
 
 
 def _lane(runner: PeerRunner, lane: Lane, lag: Lag) -> dict[str, Any]:

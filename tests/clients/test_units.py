@@ -39,9 +39,7 @@ def units(tmp_path: Path) -> Path:
 def analyze(*args: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     assert program, "systemd-analyze is not installed: tests/clients/install does it"
-    return subprocess.run(
-        [program, *args], capture_output=True, text=True, check=False, timeout=60
-    )
+    return subprocess.run([program, *args], capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_there_are_these_units() -> None:

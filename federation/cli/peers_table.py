@@ -1,0 +1,100 @@
+"""Peers as a table for people, once or live."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from federation.cli.output import rounded
+from federation.cli.peer_facts import notes_on
+from federation.clock import SystemClock
+
+_EVERY_S = 1.0
+_PIPED_WIDTH = 140
+_COLUMNS = ("peer", "state", "objects", "bytes", "age", "rate", "caught up in", "parked", "last ok")
+_GOOD, _BUSY = {"following"}, {"reconciling", "meeting", "starting"}
+_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
+
+
+def print_peers(peers: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table and what there is to say about it on standard output."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPED_WIDTH)
+    console.print(shown(peers))
+
+
+def watch(look: Callable[[], tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
+    """Show a headline and the peers, again each second until Ctrl-C."""
+    clock = SystemClock()
+
+    def frame() -> RenderableType:
+        headline, peers = look()
+        return Group(Text(headline), shown(peers))
+
+    try:
+        with Live(frame(), auto_refresh=False) as live:
+            while True:
+                asyncio.run(clock.sleep(_EVERY_S))
+                live.update(frame(), refresh=True)
+    except KeyboardInterrupt:
+        return  # it is how one stops looking
+
+
+def shown(peers: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the table, with notes below it."""
+    if not peers:
+        return Text("no peers")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in _COLUMNS:
+        left = column in {"peer", "state"}
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    for peer in peers:
+        table.add_row(*_row(peer))
+    notes = [Text(note) for peer in peers for note in notes_on(peer)]
+    return Group(table, *notes)
+
+
+def _row(peer: Mapping[str, Any]) -> list[str | Text]:
+    state = peer["state"]
+    style = "green" if state in _GOOD else "yellow" if state in _BUSY else "red"
+    rate, lag_bytes = peer.get("objects-per-s"), peer.get("lag-bytes")
+    return [
+        Text(peer["name"]),
+        Text(state, style=style),
+        _or_dash(peer.get("lag-objects")),
+        "-" if lag_bytes is None else rounded(lag_bytes),
+        span(peer.get("lag-s")),
+        "-" if rate is None else f"{rate:g}/s",
+        span(peer.get("caught-up-in-s")),
+        _or_dash(peer.get("parked")),
+        _ago(peer.get("last-success")),
+    ]
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def span(seconds: float | None) -> str:
+    """Return a time as people say it: 12s, 3.5h."""
+    if seconds is None:
+        return "-"
+    for unit_s, letter in _UNITS:
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.1f}{letter}"
+    return f"{seconds:.0f}s"
+
+
+def _ago(text: str | None) -> str:
+    if not text:
+        return "never"
+    then_s = datetime.fromisoformat(text).timestamp()
+    return f"{span(max(0.0, SystemClock().wall_s() - then_s))} ago"
