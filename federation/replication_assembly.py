@@ -147,6 +147,7 @@ def make_link(
     gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter)
     sender = Sender(peer.name, store, ledger, target, gate, tally, clock)
     shipper = Shipper(sender, target, clock)
+    gate.at_failure(shipper.confirmed.clear)
     entries = EntrySender(store, ledger, target, gate, shipper, walk, tally, clock)
     return Link(peer, ledger, book, target, gate, shipper, entries, tally, clock)
 

@@ -60,20 +60,22 @@ class Backoff:
         """Return how long it is until the next try; 0 when only others' outcomes are waited for."""
         return max(0.0, self.until_s - now_s) if self.state is State.PAUSED else 0.0
 
-    def succeeded(self, *, wrote: bool) -> bool:
+    def succeeded(self, *, wrote: bool, writes_wait: bool = False) -> bool:
         """Note an answer; return whether everything may go out again because of it.
 
         wrote: something was taken. What came of a failed write is not mended by a question that
-        is answered.
+        is answered: then one write may try, and where none waits, the next one decides.
         """
+        if wrote or not self._by_write:
+            self.failures, self._by_write = 0, False
         if self.state is State.OPEN:
             return False
-        if wrote or not self._by_write:
-            self.state, self.failures, self._by_write = State.OPEN, 0, False
-            return True
-        if self.state is State.TRYING:
-            self.state, self.until_s = State.PAUSED, 0.0  # the next call may try
-        return False
+        if self._by_write and writes_wait:
+            if self.state is State.TRYING:
+                self.state, self.until_s = State.PAUSED, 0.0
+            return False
+        self.state = State.OPEN
+        return True
 
     def failed(self, error: RemoteFailed, now_s: float, generation: int, *, wrote: bool) -> bool:
         """Note a failure of a call that began in a generation; return whether it is news."""

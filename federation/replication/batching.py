@@ -12,7 +12,8 @@ from federation.digest import Digest
 
 TARGET_S = 1.0
 ITEMS_MAX = 1000
-BATCHES_MAX = 8
+BATCHES_MAX = 16
+MEMORY_BYTES = 32 * 2**20  # of all batches under way
 _FIRST_BYTES = 2**20
 _LEAST_BYTES = 16 * 2**10
 _FIRST_BATCHES = 4
@@ -29,6 +30,11 @@ class Pace:
     def __repr__(self) -> str:
         return f"<Pace {self.at_once} of {self.items_max} blobs, {self.bytes_max} bytes>"
 
+    @property
+    def slots(self) -> int:
+        """How many batches may be under way."""
+        return min(self.at_once, max(1, MEMORY_BYTES // self.bytes_max))
+
     def took(self, items: int, size_bytes: int, seconds: float, peer_bytes_max: int) -> None:
         """Note how long a batch took. peer_bytes_max: the most that the peer takes in one."""
         if seconds > 2 * TARGET_S:
@@ -38,7 +44,7 @@ class Pace:
             if 2 * items >= self.items_max or 2 * size_bytes >= self.bytes_max:
                 self.items_max = min(ITEMS_MAX, self.items_max * 2)
                 self.bytes_max = min(max(_LEAST_BYTES, peer_bytes_max), self.bytes_max * 2)
-        elif seconds < TARGET_S:
+        elif seconds < 1.5 * TARGET_S:
             self.at_once = min(BATCHES_MAX, self.at_once + 1)
 
     def failed(self, items: int, size_bytes: int) -> None:

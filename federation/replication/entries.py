@@ -61,7 +61,7 @@ class Wanted(NamedTuple):
     via: Via
     bounds: Bounds = Bounds()
     hole: Hole = Hole.WAIT
-    keeps_theirs: bool = False  # leave a peer without stamps what it has under this name
+    keeps_theirs: bool = False  # leave the peer what it has under this name
 
 
 class _Name:
@@ -135,9 +135,25 @@ class EntrySender:
             return EXPIRED
         if self._target.lacks(entry.key.kind):
             return self._unsupported(entry.key.kind)
+        if wanted.keeps_theirs and await self._has(entry):
+            return PRESENT
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
         return await self._push_in_order(wanted)
+
+    async def _has(self, entry: Entry) -> bool:
+        """Ask until there is an answer; one that makes no sense is none, and says no."""
+        while True:
+            try:
+                async with self._gate.turn(writes=False) as turn:
+                    try:
+                        has = await self._target.has(entry)
+                    except RequestRefused:
+                        has = False
+                    turn.succeeded()
+                    return has
+            except RemoteFailed as error:
+                await self._shipper.sender.bear(error)
 
     async def _push_in_order(self, wanted: Wanted) -> Outcome:
         entry = wanted.entry
@@ -214,13 +230,13 @@ class EntrySender:
                 await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
+            if (outcome := await self._closed(wanted)) is not None:
+                return outcome  # whoever answers by now may lack what was there
 
     async def _try_push(self, wanted: Wanted) -> Outcome | RemoteFailed:
         entry = wanted.entry
         async with self._gate.turn(writes=True) as turn:
             try:
-                if wanted.keeps_theirs and await self._target.has(entry):
-                    return PRESENT
                 await self._target.push(entry._replace(stamp=self._stamp(entry)), wanted.via)
             except Unsupported:
                 return self._unsupported(entry.key.kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import structlog
@@ -49,12 +49,18 @@ class Gate:
         self._clock = clock
         self._backoff = Backoff(first_s, jitter)
         self._changed = asyncio.Event()
+        self._writes_wait = 0
+        self._on_failure: list[Callable[[], None]] = []
         self.last_error: RemoteFailed | None = None
         self.last_error_s = 0.0  # wall clock
         self.last_success_s = 0.0  # wall clock; of anything answered
 
     def __repr__(self) -> str:
         return f"<Gate {self._backoff!r}>"
+
+    def at_failure(self, work: Callable[[], None]) -> None:
+        """Have this called whenever the peer fails: who answers next may have lost things."""
+        self._on_failure.append(work)
 
     @property
     def is_open(self) -> bool:
@@ -77,8 +83,12 @@ class Gate:
 
         A RemoteFailed that is raised within closes the gate.
         """
-        while not self._backoff.may_pass(self._clock.monotonic_s()):
-            await self._wait()
+        self._writes_wait += writes
+        try:
+            while not self._backoff.may_pass(self._clock.monotonic_s()):
+                await self._wait()
+        finally:
+            self._writes_wait -= writes
         turn = Turn(self, self._backoff.generation, writes=writes)
         try:
             yield turn
@@ -99,7 +109,7 @@ class Gate:
         """See Turn.succeeded."""
         self.last_success_s = self._clock.wall_s()
         before = self._backoff.state
-        if self._backoff.succeeded(wrote=wrote):
+        if self._backoff.succeeded(wrote=wrote, writes_wait=self._writes_wait > 0):
             _log.info("peer_answers_again", peer=self._peer)
         if self._backoff.state is not before:
             self._tell()
@@ -109,6 +119,8 @@ class Gate:
         if error.kind is FailureKind.CLOSED:
             return
         self.last_error, self.last_error_s = error, self._clock.wall_s()
+        for work in self._on_failure:
+            work()
         first = self._backoff.failures == 0
         if self._backoff.failed(error, self._clock.monotonic_s(), generation, wrote=wrote):
             if first:

@@ -179,7 +179,9 @@ class Reconcile:
 
         async def offer(seq: int, entry: Entry) -> None:
             bounds = rules.of_entry(entry.key, entry.label).bounds
-            keeps_theirs = not link.node_id
+            # A node of ours knows by the stamp which value is the newer one. A check is about
+            # what is lost; what differs is the log's matter.
+            keeps_theirs = not link.node_id or purpose is Purpose.CHECK
             outcome = await link.entries.send(
                 Wanted(seq, entry, (), bounds, Hole.SKIP, keeps_theirs)
             )

@@ -11,6 +11,7 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation.digest import Digest, DigestFunction
 from federation.errors import FederationError
 from federation.remote import Remote, RemoteIndex, RemoteStore
+from federation.remote.failures import FailureKind, failure
 from federation.remote.methods import PUSH_BLOB, PUSH_DIRECTORY, UPDATE_RESULT
 from federation.replication.target import Identity, OpenAt, Via
 from federation.store import Entry, EntryKey, EntryKind, Stamp
@@ -78,6 +79,10 @@ class RemoteTarget:
     async def push(self, entry: Entry, via: Via) -> None:
         """See Target."""
         instance = entry.key.instance if self._instance is None else self._instance
+        before = self._remote.node_id
+        await self.meet()
+        if self._remote.node_id != before:
+            raise failure(self._remote.name, FailureKind.UNAVAILABLE, "another node answers now")
         with _replicating(via, entry.stamp):
             if entry.key.kind is EntryKind.ACTION_RESULT:
                 action = action_of(entry.key)

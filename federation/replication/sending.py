@@ -89,7 +89,7 @@ class Sender:
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        while self._batches >= self.pace.at_once:
+        while self._batches >= self.pace.slots:
             ended = self._batch_ended
             await ended.wait()
         self._batches += 1

@@ -65,7 +65,11 @@ class Target(Protocol):
         ...
 
     async def push(self, entry: Entry, via: Via) -> None:
-        """Send an index entry with its stamp, under the instance name that it is to have there."""
+        """Send an index entry with its stamp, under the instance name that it is to have there.
+
+        Fails without sending when another node answers than at the call before: what the entry
+        names may not be at that one.
+        """
         ...
 
     async def has(self, entry: Entry) -> bool:
