@@ -69,6 +69,17 @@ def _parked(row: tuple[Any, ...]) -> Parked:
     return Parked(peer, seq, digest, key, label, reason, parked_at, tries, bool(retry))
 
 
+def reason(
+    connection: apsw.Connection, peer: str, kind: int, instance: str, name: bytes
+) -> str | None:
+    """Return why an object (as in the log) is parked for a peer; None: it is not."""
+    row: Any = connection.execute(
+        "SELECT reason FROM parked WHERE peer = ? AND kind = ? AND instance = ? AND name = ?",
+        (peer, kind, instance, name),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def counts(connection: apsw.Connection) -> dict[str, int]:
     """Return how many objects are parked for each peer that has any."""
     rows: Any = connection.execute("SELECT peer, count(*) FROM parked GROUP BY peer").fetchall()

@@ -19,6 +19,11 @@ BLOB = 0  # kind of a log row; index entries use the values of EntryKind
 _LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
+# All columns, in the order of Totals behind the id: also the fewer that an older schema has, which
+# `federation status` may find beside a node that was not restarted yet.
+_TOTALS = "SELECT * FROM totals"
+
+
 @dataclass(slots=True)
 class Totals:
     """What is held: bytes of blobs and index values, numbers of both; where log and clock stand."""
@@ -72,10 +77,8 @@ class Transaction:
 
 def read_totals(connection: apsw.Connection) -> Totals:
     """Return the totals as last committed."""
-    row = connection.execute(
-        "SELECT bytes, blobs, entries, seq, logged, ticks FROM totals"
-    ).fetchone()
-    return Totals(*row) if row else Totals()
+    row = connection.execute(_TOTALS).fetchone()
+    return Totals(*row[1:]) if row else Totals()
 
 
 def write_totals(connection: apsw.Connection, totals: Totals) -> None:

@@ -7,7 +7,15 @@ from federation.storage.timing import Timing
 
 HOUR = Timing.for_lease(3600)
 SEVEN = "7 objects were used less recently and go first"
-OLD = Standing(age_ms=10**8, marked=False, hold_ms=0, older=7, stored_bytes=50, starts_at_bytes=100)
+OLD = Standing(
+    age_ms=10**8,
+    marked=False,
+    hold_ms=0,
+    kept_for=(),
+    older=7,
+    stored_bytes=50,
+    starts_at_bytes=100,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +30,10 @@ OLD = Standing(age_ms=10**8, marked=False, hold_ms=0, older=7, stored_bytes=50, 
         (
             OLD._replace(hold_ms=9000, stored_bytes=200),
             "no: eviction pauses for 9 s, because a process was killed",
+        ),
+        (
+            OLD._replace(kept_for=("paris", "tokyo"), stored_bytes=200),
+            "no: kept for paris, tokyo, see when-full",
         ),
         (
             OLD,

@@ -21,16 +21,17 @@ from federation.storage.directory import DataDirectory
 from federation.storage.meta import HOLD, get_meta
 from federation.storage.offline.common import existing, reading
 from federation.storage.offline.standing import Standing, standing
+from federation.storage.offline.waiting import LoggedObject, Waiting
 from federation.storage.reading import check_inline
 from federation.storage.space import effective_quota, measure_disk
 from federation.storage.switch import OFFLINE_SINCE
 from federation.storage.timing import Timing, boot_id
-from federation.storage.transaction import read_totals
+from federation.storage.transaction import BLOB, read_totals
 from federation.store import Entry, EntryKey, EntryKind, Source
 
 _SHOWN_MAX = 20  # quarantine notes of a blob, entries of a name
 _ENTRY = (
-    "SELECT kind, instance, name, value, label, stored, expires, source, origin, accessed "
+    "SELECT kind, instance, name, value, label, stored, expires, source, origin, accessed, seq "
     "FROM entry WHERE {} LIMIT ?"
 )
 
@@ -64,6 +65,7 @@ class Explainer:
         self._directory = directory
         self._settings = settings
         self._timing = Timing.for_lease(settings.lease)
+        self._waiting = Waiting(connection)
         self._now_ms = self._store_time_ms(clock)
         self.node_id = str(get_meta(connection, "node_id"))
         self.is_switched_offline = get_meta(connection, OFFLINE_SINCE) is not None
@@ -135,6 +137,7 @@ class Explainer:
 
     def _held(self, digest: Digest, row: BlobRow) -> dict[str, Any]:
         problem = self._problem(digest, row)
+        logged = self._logged(BLOB, "", row.key, row.seq)
         return {
             "here": not problem,
             "problem": problem or None,
@@ -143,7 +146,10 @@ class Explainer:
             **self._origin(row.seq),
             "last-use-s-ago": self._age_s(row.accessed_ms),
             "verified-s-ago": self._age_s(row.verified_ms),
-            "eviction": self._standing(row.accessed_ms, marked=row.state == catalogue.MARKED),
+            "eviction": self._standing(
+                row.accessed_ms, logged, marked=row.state == catalogue.MARKED
+            ),
+            **self._waiting.facts(logged),
         }
 
     def _problem(self, digest: Digest, row: BlobRow) -> str:
@@ -182,6 +188,13 @@ class Explainer:
             "via": via.split(",") if via else [],
         }
 
+    def _logged(self, kind: int, instance: str, name: bytes, seq: int) -> LoggedObject:
+        row: Any = self._connection.execute(
+            "SELECT source FROM log WHERE seq = ?", (seq,)
+        ).fetchone()
+        source = None if row is None else Source(row[0])
+        return LoggedObject(kind, instance, name, seq, source)
+
     def _quarantine(self, digest: Digest) -> list[dict[str, Any]]:
         rows: Any = self._connection.execute(
             "SELECT found, reason, file FROM quarantine WHERE key = ? ORDER BY id DESC LIMIT ?",
@@ -208,7 +221,9 @@ class Explainer:
         return [self._entry(row) for row in rows]
 
     def _entry(self, row: tuple[Any, ...]) -> FoundEntry:
-        kind, instance, name, value, label, stored, expires, source, origin, accessed_ms = row
+        kind, instance, name, value, label, stored, expires, *came, accessed_ms, seq = row
+        source, origin = came
+        logged = self._logged(kind, instance, name, seq)
         key = EntryKey(EntryKind(kind), instance, name)
         entry = Entry(key, value, label, stored, expires, Source(source), origin)
         return FoundEntry(
@@ -220,7 +235,8 @@ class Explainer:
                 "expires-at": "never" if expires is None else utc_text(expires),
                 "source": _source(entry.source, origin),
                 "last-use-s-ago": self._age_s(accessed_ms),
-                "eviction": self._standing(accessed_ms, marked=False),
+                "eviction": self._standing(accessed_ms, logged, marked=False),
+                **self._waiting.facts(logged),
             },
         )
 
@@ -236,7 +252,7 @@ class Explainer:
     def _age_s(self, then_ms: int) -> float:
         return max(0, self._now_ms - then_ms) / 1000
 
-    def _standing(self, accessed_ms: int, *, marked: bool) -> str:
+    def _standing(self, accessed_ms: int, logged: LoggedObject, *, marked: bool) -> str:
         totals = read_totals(self._connection)
         settings, disk = self._settings, measure_disk(self._directory.root)
         quota = effective_quota(settings.quota, settings.reserve, disk, totals.size_bytes)
@@ -253,6 +269,7 @@ class Explainer:
                 age_ms=self._now_ms - accessed_ms,
                 marked=marked,
                 hold_ms=hold_ms,
+                kept_for=self._waiting.kept_for(logged),
                 older=older[0],
                 stored_bytes=totals.size_bytes,
                 starts_at_bytes=int(quota * settings.high_watermark),

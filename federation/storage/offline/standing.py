@@ -13,6 +13,7 @@ class Standing(NamedTuple):
     age_ms: int
     marked: bool
     hold_ms: int
+    kept_for: tuple[str, ...]  # peers that are still to get it
     older: int
     stored_bytes: int
     starts_at_bytes: int
@@ -27,6 +28,8 @@ def standing(of: Standing, timing: Timing) -> str:
         return f"no: leased, for {leased_ms / 1000:.0f} s more if it is not used again"
     if of.hold_ms > 0:
         return f"no: eviction pauses for {of.hold_ms / 1000:.0f} s, because a process was killed"
+    if of.kept_for:
+        return f"no: kept for {', '.join(of.kept_for)}, see when-full"
     first = f"{of.older} objects were used less recently and go first"
     if of.stored_bytes <= of.starts_at_bytes:
         room = of.starts_at_bytes - of.stored_bytes
