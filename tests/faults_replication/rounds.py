@@ -218,7 +218,9 @@ def main(rounds: int, nodes: int, seed: int | None, folder: Path | None) -> None
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     click.echo(f"seed {seed}")
     with tempfile.TemporaryDirectory() as temporary:
-        result = Rounds(folder or Path(temporary), seed, nodes).run(rounds, _tell)
+        folder = folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        result = Rounds(folder, seed, nodes).run(rounds, _tell)
     click.echo()
     for name, fact in result.summary().items():
         click.echo(f"{name:38} {fact}")
