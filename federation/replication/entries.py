@@ -135,8 +135,10 @@ class EntrySender:
             return EXPIRED
         if self._target.lacks(entry.key.kind):
             return self._unsupported(entry.key.kind)
-        if wanted.keeps_theirs and await self._has(entry):
-            return PRESENT
+        if wanted.keeps_theirs:
+            if await self._has(entry):
+                return PRESENT
+            self._shipper.confirmed.discard((entry.key, wanted.seq))
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
         return await self._push_in_order(wanted)

@@ -6,8 +6,15 @@ from typing import Any
 
 from federation.clock import utc_text
 from federation.ledger import Lane, PeerRecord, PeerState
+from federation.remote.failures import FailureKind
 from federation.replication.link import Link
 from federation.replication.peer import PeerRunner
+
+_CLOSED_BY: dict[FailureKind | None, str] = {
+    FailureKind.DENIED: "refused",
+    FailureKind.CERTIFICATE: "refused",
+    FailureKind.EXHAUSTED: "full",
+}
 
 
 class Lag:
@@ -37,8 +44,8 @@ def state_of(runner: PeerRunner) -> str:
     if runner.state in {"itself", "local trouble", "failed"}:
         return runner.state
     if not link.gate.is_open:
-        error = link.gate.last_error
-        return "refused" if error is not None and error.stubborn else "unreachable"
+        kind = link.gate.last_error.kind if link.gate.last_error is not None else None
+        return _CLOSED_BY.get(kind, "unreachable")
     if runner.state != "up":
         return runner.state
     if record.state is PeerState.NEEDS_RESYNC:

@@ -142,7 +142,7 @@ class Reconcile:
             and (rules.sends_pulled or digest not in page.pulled)
         ]
         self.offered += len(digests)
-        if purpose is Purpose.CHECK:
+        if purpose is not Purpose.RESYNC:
             digests = await self._lost(digests)
         parked: list[Parked] = []
 
@@ -158,7 +158,7 @@ class Reconcile:
         """Return what the peer has not; where it should have all, count that as forgotten."""
         link = self._link
         up_to_date = self._is_idle()
-        missing = await link.shipper.lacking(digests)
+        missing = await link.shipper.lacking(digests, anew=True)
         if not missing:
             return []
         counts = await link.ledger.parked_counts()

@@ -15,7 +15,7 @@ from federation.store import EntryKey
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_EVERY_S = 5.0
+_LOOK_EVERY_S = 2.0
 _AT_ONCE = 1000
 _FIRST_S, _GROWTH, _LONGEST_S = 10.0, 6, 3600.0
 

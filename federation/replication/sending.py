@@ -111,8 +111,9 @@ class Sender:
                 parts = list(self._parts(left, halve=halve))
                 tried = await self._try_batch(left, via, settle) if len(parts) == 1 else None
             if tried is None:
-                for part in parts:
-                    await self.send_batch(part, via, settle)
+                async with asyncio.TaskGroup() as group:  # one that makes trouble holds up no other
+                    for part in parts:
+                        group.create_task(self.send_batch(part, via, settle))
                 return
             forgot = await self._confirm(tried.taken, settle)
             left, halve = tried.again + forgot, tried.halve

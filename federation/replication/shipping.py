@@ -74,14 +74,19 @@ class Shipper:
                     end(digest, future.result())
         return outcomes
 
-    async def lacking(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Return which of these the peer does not hold, sending none."""
-        asked = [d for d in digests if not d.is_empty and d not in self.confirmed]
+    async def lacking(self, digests: Sequence[Digest], *, anew: bool = False) -> set[Digest]:
+        """Return which of these the peer does not hold, sending none.
+
+        anew: whatever it said a moment ago.
+        """
+        asked = [d for d in digests if not d.is_empty and (anew or d not in self.confirmed)]
         missing: set[Digest] = set()
         for at in range(0, len(asked), _ASK_MAX):
             missing |= await self.sender.ask(asked[at : at + _ASK_MAX])
         for digest in asked:
-            if digest not in missing:
+            if digest in missing:
+                self.confirmed.discard(digest)
+            else:
                 self.confirmed.add(digest)
         return missing
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +15,17 @@ from federation.config import Limits
 from federation.config import Storage as Settings
 from federation.config_peers import Peer
 from federation.digest import Digest, digest_of
-from federation.replication_assembly import Replication
-from federation.services.closure_walk import Turns, Walk
+from federation.ledger import Ledger
+from federation.replication_assembly import Replication, walking
 from federation.status import Metrics
 from federation.storage import Storage
-from federation.store import FROM_CLIENT, Entry, EntryKey, EntryKind, Provenance, Readable
+from federation.store import FROM_CLIENT, Entry, Provenance
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of
-from federation.wire.closure import names_of_entry
+from tests.memory_ledger import MemoryLedger, MemoryStorage
 from tests.process_client import action_result, message
 
 LIMITS = Limits()
-
-
-async def walk(store: Readable, entry: Entry) -> bool:
-    """What a node walks with, and turns of its own."""
-    return await Walk(store, LIMITS, Turns()).complete(lambda: names_of_entry(entry))
 
 
 def result_of(action: Digest, *outputs: Digest, instance: str = "") -> Entry:
@@ -52,17 +47,12 @@ def asset_of(uri: str, digest: Digest, *references: Digest, instance: str = "") 
     return entry
 
 
-def key_of_blob(uri: str) -> EntryKey:
-    entry = asset_of(uri, digest_of(b""))
-    assert entry.key.kind is EntryKind.ASSET_BLOB
-    return entry.key
-
-
 @dataclass
 class Here:
     """A storage that replicates."""
 
-    storage: Storage
+    storage: Storage | MemoryStorage
+    ledger: Ledger
     replication: Replication
     metrics: Metrics
 
@@ -135,10 +125,35 @@ async def replicating(
     """Open a storage and send to these peers."""
     metrics, clock = Metrics(), SystemClock()
     storage = await Storage.open(path, settings or Settings(), LIMITS, metrics, clock)
-    replication = Replication(peers, storage, storage.ledger, walk, metrics, clock)
+    try:
+        async with _started(storage, storage.ledger, metrics, clock, peers) as here:
+            yield here
+    finally:
+        await storage.close()
+
+
+@asynccontextmanager
+async def remembering(*peers: Peer, storage: MemoryStorage | None = None) -> AsyncIterator[Here]:
+    """Send from a storage in memory."""
+    metrics, clock = Metrics(), SystemClock()
+    storage = storage or MemoryStorage(clock=clock)
+    ledger = MemoryLedger(storage)
+    async with _started(storage, ledger, metrics, clock, peers) as here:
+        yield here
+    ledger.close()
+
+
+@asynccontextmanager
+async def _started(
+    storage: Storage | MemoryStorage,
+    ledger: Ledger,
+    metrics: Metrics,
+    clock: SystemClock,
+    peers: Sequence[Peer],
+) -> AsyncIterator[Here]:
+    replication = Replication(peers, storage, ledger, walking(LIMITS), metrics, clock)
     replication.start()
     try:
-        yield Here(storage, replication, metrics)
+        yield Here(storage, ledger, replication, metrics)
     finally:
         await replication.close()
-        await storage.close()

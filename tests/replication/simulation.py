@@ -28,11 +28,11 @@ from federation.replication.book import Book
 from federation.replication.link import Link
 from federation.replication.target import Identity, OpenAt, Via
 from federation.replication.worker import Worker
-from federation.replication_assembly import make_link
+from federation.replication_assembly import make_link, walking
 from federation.store import Entry, EntryKind, Provenance, Source
 from federation.wire.closure import names_of_entry
 from tests.memory_ledger import MemoryLedger, MemoryStorage
-from tests.replication.here import asset_of, result_of, walk
+from tests.replication.here import LIMITS, asset_of, result_of
 from tests.replication.virtual_time import VirtualClock, run
 
 Edges = Sequence[tuple[int, int]]
@@ -189,6 +189,7 @@ class Node:
     def start(self) -> None:
         self.is_up = True
         self._ledger = ledger = MemoryLedger(self.storage)
+        walk = walking(LIMITS)
 
         def link(peer: Peer, book: Book) -> Link:
             target = SimulatedTarget(self.wires[peer.name])
