@@ -35,6 +35,7 @@ from federation.services.memory_budget import MemoryBudget
 from federation.services.references import ReferenceService
 from federation.services.reflection import add_reflection
 from federation.services.rpc import Runtime, Service, handlers
+from federation.services.shares import Shares
 from federation.status import Metrics
 from federation.storage import Storage
 from federation.store import LocalStore
@@ -72,6 +73,7 @@ def build(
     budget = MemoryBudget(limits.buffer_memory)
     services = make_services(config, limits, storage, metrics, clock, budget)
     replication = make_replication(config, limits, storage, metrics, clock)
+    shares = Shares(limits, clock, metrics)
     ports = []
     access = make_access(config, files, metrics, clock)
     for listener, allowed in zip(config.listeners, access, strict=True):
@@ -82,6 +84,8 @@ def build(
             allowed.rights,
             budget,
             acknowledge_of(listener, replication, storage, metrics, clock),
+            shares,
+            config.log.audit,
         )
         ports.append(make_port(listener, allowed, services.served, runtime))
     readiness = Readiness(storage.health)

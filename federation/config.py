@@ -220,6 +220,12 @@ class Limits(Section):
     stall: Duration = Field(
         default=120.0, gt=0, description="a stream without progress for this long is ended"
     )
+    uploads_per_caller: Count = Field(
+        default=0, ge=0, description="writing calls of one caller at once; more wait; 0: no limit"
+    )
+    bandwidth_per_caller: Size = Field(
+        default=0, description="bytes a second from and to one caller; 0: no limit"
+    )
     buffer_memory: Size = Field(
         default=256 * 2**20, ge=2**23, description="blob bytes held in memory at once"
     )
@@ -236,6 +242,13 @@ class Limits(Section):
     drain: Duration = Field(
         default=30.0, description="how long running calls may go on after SIGTERM"
     )
+
+    @field_validator("bandwidth_per_caller")
+    @classmethod
+    def _usable(cls, bandwidth: int) -> int:
+        if 0 < bandwidth < 2**16:
+            raise ValueError("bandwidth-per-caller must be 0 (no limit) or at least 64K")
+        return bandwidth
 
     @field_validator("batch_total")
     @classmethod
@@ -265,6 +278,9 @@ class Log(Section):
     )
     format: Literal["auto", "console", "json"] = Field(
         default="auto", description="auto: console on a terminal, JSON otherwise"
+    )
+    audit: Flag = Field(
+        default=True, description="whether each accepted push is logged: who, what, from where"
     )
 
 

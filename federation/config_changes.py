@@ -33,6 +33,8 @@ LIVE = frozenset(
         "limits.upload-idle",
         "limits.stall",
         "limits.buffer-memory",
+        "limits.uploads-per-caller",
+        "limits.bandwidth-per-caller",
         "limits.request-time",
         "limits.tree-directories",
         "limits.closure-blobs",

@@ -105,6 +105,13 @@ class Metrics:
             "Pulled entries whose closures are still being brought here; at 0 the upstreams may go",
             registry=reg,
         )
+        self.held_back = Counter(
+            "federation_callers_held_back_total",
+            "Times that a caller had to wait for its share, by what there was too much of (uploads, "
+            "bandwidth)",
+            ["by"],
+            registry=reg,
+        )
         self.certificate_end = Gauge(
             "federation_server_certificate_expiry_timestamp_seconds",
             "When the certificate that a listener shows expires, in seconds since 1970",

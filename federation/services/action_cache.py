@@ -102,4 +102,5 @@ class ActionCacheService:
                 await asyncio.sleep(0)  # reading it checks all digests, and there may be many
         entries = dated([Entry(update.key, update.value, str(update.action))], call)
         await self._index.put(entries, provenance=provenance_of(call))
+        call.accepted(update.key.instance, action=update.action)
         return update.value

@@ -57,4 +57,6 @@ class PushService:
         if integrity is not None and self._checksums.contradicts(content_of(pushed), integrity):
             raise InvalidRequest("checksum.sri is not that of blob_digest")
         await self._index.put(dated(entries, call), provenance=provenance_of(call))
+        content = content_of(pushed)
+        call.accepted(pushed.instance_name, uris=list(pushed.uris), digest=content)
         return _DONE

@@ -29,6 +29,7 @@ from federation.wire.cas_codec import (
 # An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
 ITEMS_MAX = 2**22 // 96
 _ZSTD_MIN_BYTES = 128  # nothing shorter gets smaller
+_TOLD_MAX = 10  # digests in one line of the audit
 
 Outcome = bytes | FederationError
 
@@ -55,6 +56,11 @@ class BatchCalls:
         blobs = await self._compute.run(packed_bytes, _unpack, items)
         results = await self._store_all(items, blobs, provenance_of(call))
         self._bytes_in.inc(sum(len(item.data) for item in items))
+        stored = [
+            x.asked.digest for x, result in zip(items, results, strict=True) if result is None
+        ]
+        if stored:
+            call.accepted(update.instance, blobs=len(stored), digests=stored[:_TOLD_MAX])
         return encode_batch_update(
             [_answer(item.asked.raw, result) for item, result in zip(items, results, strict=True)]
         )

@@ -64,6 +64,7 @@ class WriteCalls:
             await self._receive(upload, receiver, first, messages)
             upload.resumable = False  # whatever a commit comes to, it ends the ingest
             await receiver.finish()
+            call.accepted(name.instance, digest=name.digest)
             return encode_write_response(upload.rules.received_bytes)
 
     async def query(self, request: bytes, call: Call) -> bytes:

@@ -26,7 +26,17 @@ _pumps: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks wea
 class RequestStream:
     """The messages of one call, in order."""
 
-    def __init__(self, read: Callable[[], Awaitable[object]], budget: MemoryBudget) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[object]],
+        budget: MemoryBudget,
+        pay: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        """Take what reads one message; pay waits while its size is more than the caller may send.
+
+        That wait is none of the client's: it does not count as a stall.
+        """
+        self._pay = pay
         self._read = read
         self._budget = budget
         self._queue: deque[bytes] = deque()
@@ -64,6 +74,8 @@ class RequestStream:
         self._queued_bytes -= len(message)
         self._give_back(min(self._budgeted_bytes, len(message)))
         _wake(self._room)
+        if self._pay is not None:
+            await self._pay(len(message))
         return message
 
     def interrupt(self, error: FederationError) -> None:

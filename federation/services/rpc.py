@@ -21,10 +21,12 @@ from federation.config import Limits
 from federation.errors import Stalled
 from federation.rights import Rights, Role
 from federation.services.acknowledge import Acknowledge
+from federation.services.audit import push_accepted
 from federation.services.log_limit import LogLimit
 from federation.services.memory_budget import MemoryBudget
 from federation.services.refusals import Refusals
 from federation.services.request_stream import RequestStream
+from federation.services.shares import Share, Shares
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, Outcome, outcome_of
 from federation.status import Metrics
 
@@ -67,6 +69,8 @@ class Runtime:
     access: Access
     budget: MemoryBudget
     acknowledge: Acknowledge | None = None  # None: writes are answered once they are durable here
+    shares: Shares | None = None  # None: nobody is limited
+    audit: bool = False
     log_limit: LogLimit = field(init=False)
     refusals: Refusals = field(init=False)
 
@@ -86,6 +90,8 @@ class Call(NamedTuple):
     method: str  # "package.Service/Method"
     rights: Rights
     peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
+    share: Share | None = None  # None: the caller is not limited
+    audit: bool = False
 
     @property
     def is_peer(self) -> bool:
@@ -104,6 +110,11 @@ class Call(NamedTuple):
     def check_push(self, instance: str) -> None:
         """The same for handlers that write, before they store anything."""
         self.rights.check_in(instance, Role.PUSH, self.method)
+
+    def accepted(self, instance: str, **what: Any) -> None:
+        """Every handler that writes says so once it has stored something: for the audit."""
+        if self.audit:
+            push_accepted(self.rights, self.peer, self.method, instance, what)
 
 
 class Unary(NamedTuple):
@@ -174,6 +185,8 @@ class _Wrapper:
         self._needs = Role.PUSH if writes else Role.PULL
         self._runtime = runtime
         self._access = runtime.access
+        self._shares = runtime.shares
+        self._audit = runtime.audit
         self._acknowledge = runtime.acknowledge if writes else None
         self._seconds = runtime.metrics.request_seconds.labels(method=method)
         self._running = runtime.metrics.requests_running
@@ -184,13 +197,18 @@ class _Wrapper:
             limit_s = self._runtime.limits.request_time  # a reload may change it
 
             async def answer(call: Call) -> bytes:
+                if call.share is not None:
+                    await call.share.pay(len(request))
                 try:
                     async with asyncio.timeout(limit_s) as scope:
-                        return await handler(request, call)
+                        response = await handler(request, call)
                 except TimeoutError:
                     if not scope.expired():  # the machine's own, e.g. of a disk
                         raise
                     raise Stalled(f"the call took longer than {limit_s:g} s") from None
+                if call.share is not None:
+                    await call.share.pay(len(response))
+                return response
 
             return await self._guard(answer, context)
 
@@ -199,7 +217,8 @@ class _Wrapper:
     def client_stream(self, handler: Callable[[RequestStream, Call], Awaitable[bytes]]) -> Any:
         async def serve(_requests: object, context: Context) -> bytes:
             async def answer(call: Call) -> bytes:
-                with closing(RequestStream(context.read, self._runtime.budget)) as requests:
+                pay = call.share.pay if call.share is not None else None
+                with closing(RequestStream(context.read, self._runtime.budget, pay)) as requests:
                     return await handler(requests, call)
 
             return await self._guard(answer, context)
@@ -211,7 +230,7 @@ class _Wrapper:
             stall_s = self._runtime.limits.stall
 
             async def answer(call: Call) -> bytes:
-                await _send_all(handler(request, call), context, stall_s)
+                await _send_all(handler(request, call), call, stall_s)
                 return b""
 
             await self._guard(answer, context)
@@ -228,8 +247,13 @@ class _Wrapper:
         try:
             rights = self._access.rights_of(context)
             rights.check(self._needs, self._method)
-            call = Call(context, self._method, rights, peer)
-            response = await self._on_behalf(answer, call)
+            share = self._shares.of(rights, peer) if self._shares is not None else None
+            call = Call(context, self._method, rights, peer, share, self._audit)
+            if share is None:
+                response = await self._on_behalf(answer, call)
+            else:
+                async with share.taken(writes=self._needs is Role.PUSH):
+                    response = await self._on_behalf(answer, call)
             outcome = OK
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
             outcome = outcome_of(error) or self._unforeseen(error)
@@ -281,20 +305,20 @@ _REFUSED = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 _CANCELLED = Outcome(grpc.StatusCode.CANCELLED, "")
 
 
-async def _send_all(
-    messages: AsyncGenerator[bytes, None], context: Context, stall_s: float
-) -> None:
+async def _send_all(messages: AsyncGenerator[bytes, None], call: Call, stall_s: float) -> None:
     """Write each message; one that the reader does not take for stall_s ends the call."""
     async with aclosing(messages):
         async for message in messages:
             try:
                 async with asyncio.timeout(stall_s):
-                    await context.write(message)
+                    await call.context.write(message)
             except TimeoutError:
                 raise Stalled(f"the reader took nothing for {stall_s:g} s") from None
             except grpc.aio.InternalError:
                 # The reader is gone, and grpc says so here before it cancels the handler.
                 raise asyncio.CancelledError from None
+            if call.share is not None:
+                await call.share.pay(len(message))
 
 
 async def _abort(context: Context, outcome: Outcome) -> None:

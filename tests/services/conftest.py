@@ -12,11 +12,12 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.google.bytestream import bytestream_pb2_grpc
 from federation.clock import Clock, SystemClock
 from federation.config import Limits
-from federation.rights import everybody
+from federation.rights import Rights, everybody
 from federation.services.bytestream import ByteStreamService
 from federation.services.compute import Compute
 from federation.services.memory_budget import MemoryBudget
 from federation.services.rpc import Runtime, SameForAll, Service, handlers
+from federation.services.shares import Shares
 from federation.status import Metrics
 from tests.fakes import MemoryStore
 from tests.services.bytestream import Client
@@ -63,13 +64,16 @@ async def serve() -> AsyncIterator[Serve]:
         metrics: Metrics | None = None,
         clock: Clock | None = None,
         budget: MemoryBudget | None = None,
+        rights: Rights | None = None,
+        shares: Shares | None = None,
+        audit: bool = False,
     ) -> Served:
         limits, metrics = limits or Limits(), metrics or Metrics()
         clock = clock or SystemClock()
         budget = budget or MemoryBudget(limits.buffer_memory)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
-        access = SameForAll(everybody(push=may_push))
-        runtime = Runtime(metrics, limits, clock, access, budget)
+        access = SameForAll(rights or everybody(push=may_push))
+        runtime = Runtime(metrics, limits, clock, access, budget, shares=shares, audit=audit)
         server.add_generic_rpc_handlers(handlers(services, runtime))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

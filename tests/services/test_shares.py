@@ -1,0 +1,197 @@
+"""A caller that has its share waits for the rest; others do not notice, and nothing grows."""
+
+import asyncio
+
+import pytest
+
+from federation.clock import ManualClock
+from federation.config import Limits
+from federation.errors import Stalled
+from federation.live_limits import LiveLimits
+from federation.rights import Rights, Role, everybody
+from federation.services.cas import CasService
+from federation.services.shares import Shares, host_of
+from federation.status import Metrics
+
+KIB = 2**10
+PEER = "ipv4:10.0.0.1:1000"
+ALICE, BOB = Rights("alice", Role.PUSH), Rights("bob", Role.PUSH)
+
+
+class Bench:
+    def __init__(self, **limits):
+        self.limits = LiveLimits(**limits)
+        self.clock = ManualClock()
+        self.metrics = Metrics()
+        self.shares = Shares(self.limits, self.clock, self.metrics)
+        self.begun = []
+
+    def share(self, rights=ALICE, peer=PEER):
+        return self.shares.of(rights, peer)
+
+    def upload(self, rights=ALICE, until=None):
+        """Start a writing call that ends when `until` is set."""
+
+        async def run():
+            async with self.share(rights).taken(writes=True):
+                self.begun.append(rights.identity)
+                await (until or asyncio.Event()).wait()
+
+        return asyncio.get_running_loop().create_task(run())
+
+    def held_back(self, by):
+        name = "federation_callers_held_back_total"
+        return self.metrics.registry.get_sample_value(name, {"by": by}) or 0
+
+
+async def settle():
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def finish(*tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_without_limits_nobody_has_a_share():
+    assert Bench().share() is None
+
+
+async def test_uploads_above_the_number_wait_in_turn_and_others_do_not():
+    bench = Bench(uploads_per_caller=2)
+    ends = [asyncio.Event() for _ in range(4)]
+    running = [bench.upload(until=end) for end in ends]
+    other = bench.upload(BOB)
+    await settle()
+    assert bench.begun == ["alice", "alice", "bob"]
+    assert repr(bench.share()) == "<Share alice: 2 uploads, 2 waiting>"
+    assert bench.held_back("uploads") == 2
+    for end in ends:
+        end.set()
+        await settle()
+    assert bench.begun.count("alice") == 4
+    await asyncio.gather(*running)
+    assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
+    await finish(other)
+
+
+async def test_who_leaves_while_it_waits_gives_its_turn_to_the_next():
+    bench = Bench(uploads_per_caller=1)
+    end = asyncio.Event()
+    first, second = bench.upload(until=end), bench.upload()
+    await settle()
+    third = bench.upload()
+    await settle()
+    await finish(second)
+    end.set()
+    await settle()
+    assert bench.begun == ["alice", "alice"]
+    await finish(first, third)
+    assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
+
+
+async def test_a_turn_that_comes_when_its_caller_leaves_is_not_lost():
+    bench = Bench(uploads_per_caller=1)
+    async with bench.share().taken(writes=True):
+        second = bench.upload()
+        await settle()
+    second.cancel()  # nothing has run since its turn came
+    await settle()
+    assert bench.begun == []
+    third = bench.upload()
+    await settle()
+    assert bench.begun[-1] == "alice"
+    assert repr(bench.share()) == "<Share alice: 1 uploads, 0 waiting>"
+    await finish(third)
+
+
+async def test_a_turn_that_never_comes_ends_the_call_in_words():
+    bench = Bench(uploads_per_caller=1, stall=0.05)
+    first = bench.upload()
+    await settle()
+    with pytest.raises(Stalled, match="alice has 1 uploads running, as many as it may"):
+        await bench.upload()
+    await finish(first)
+    assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
+
+
+async def test_a_limit_that_was_raised_lets_in_all_that_fit():
+    bench = Bench(uploads_per_caller=1)
+    end = asyncio.Event()
+    running = [bench.upload(until=end), *(bench.upload() for _ in range(3))]
+    await settle()
+    bench.limits.take(Limits(uploads_per_caller=3))
+    end.set()
+    await settle()
+    assert len(bench.begun) == 4
+    await finish(*running)
+
+
+async def test_reads_are_no_uploads():
+    bench = Bench(uploads_per_caller=1)
+    upload = bench.upload()
+    await settle()
+    async with bench.share().taken(writes=False):
+        pass
+    await finish(upload)
+
+
+async def test_bytes_above_the_rate_take_their_time_and_a_pause_earns_one_second():
+    bench = Bench(bandwidth_per_caller=100 * KIB)
+    share, began_s = bench.share(), bench.clock.monotonic_s()
+    await share.pay(100 * KIB)
+    assert bench.clock.monotonic_s() == began_s
+    for _ in range(5):
+        await share.pay(100 * KIB)
+    assert bench.clock.monotonic_s() - began_s == pytest.approx(5, abs=0.01)
+    assert bench.held_back("bandwidth") == 5
+    bench.clock.advance(3600)
+    began_s = bench.clock.monotonic_s()
+    await share.pay(200 * KIB)
+    assert bench.clock.monotonic_s() - began_s == pytest.approx(1, abs=0.01)
+
+
+async def test_callers_without_a_name_are_told_apart_by_their_address():
+    bench = Bench(uploads_per_caller=1)
+    anybody = everybody(push=True)
+    one = bench.share(anybody, "ipv4:10.0.0.1:1000")
+    assert bench.share(anybody, "ipv4:10.0.0.1:2000") is one
+    assert bench.share(anybody, "ipv4:10.0.0.2:1000") is not one
+    assert bench.share(ALICE, "ipv4:10.0.0.1:1") is bench.share(ALICE, "ipv4:10.0.0.9:1")
+    assert host_of("ipv6:%5B::1%5D:5") == "%5B::1%5D"
+    assert host_of("unix:/x") == "unix:/x"
+
+
+async def test_the_table_is_bounded_and_keeps_who_is_in_debt_or_at_work():
+    bench = Bench(bandwidth_per_caller=64 * KIB, uploads_per_caller=1)
+    debtor = bench.share(BOB)
+    debtor._credit_bytes = -1e9
+    upload = bench.upload(ALICE)
+    await settle()
+    at_work = bench.share(ALICE)
+    for turn in range(12_000):
+        bench.share(Rights(f"caller {turn}", Role.PULL))
+    assert repr(bench.shares) == "<Shares of 10000>"
+    assert bench.share(BOB) is debtor
+    assert bench.share(ALICE) is at_work
+    await finish(upload)
+
+
+async def test_through_a_server_more_bytes_than_the_rate_take_their_time(serve, store, compute):
+    limits, metrics = LiveLimits(bandwidth_per_caller=2**20), Metrics()
+    clock = ManualClock()
+    served = await serve(
+        CasService(store, limits, metrics, compute),
+        limits=limits,
+        metrics=metrics,
+        clock=clock,
+        shares=Shares(limits, clock, metrics),
+    )
+    began_s = clock.monotonic_s()
+    for _ in range(5):
+        method = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs"
+        junk = b"\x7a" + b"\x80\x80\x40" + bytes(2**20)  # an unknown field of a mebibyte
+        await served.channel.unary_unary(method)(junk)
+    assert clock.monotonic_s() - began_s == pytest.approx(4, abs=0.1)
