@@ -86,6 +86,7 @@ def build(
             acknowledge_of(listener, replication, storage, metrics, clock),
             shares,
             config.log.audit,
+            heard_from=replication.heard_from,
         )
         ports.append(make_port(listener, allowed, services.served, runtime))
     readiness = Readiness(storage.health)

@@ -92,6 +92,10 @@ class Replication:
         else:
             self.start()
 
+    def heard_from(self, node_id: str) -> None:
+        """Say that a call of this node's has come in."""
+        self._worker.heard_from(node_id)
+
     async def close(self) -> None:
         """Stop sending, and save how far each peer has come."""
         await self._background.close()

@@ -14,6 +14,8 @@ from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
 
 _log = structlog.get_logger(__name__)
+_AWAY = {FailureKind.UNAVAILABLE, FailureKind.TIMEOUT, FailureKind.STALLED}
+_HEARD_EVERY_S = 1.0
 
 
 class Turn:
@@ -53,6 +55,7 @@ class Gate:
         self._on_failure: list[Callable[[], None]] = []
         self.last_error: RemoteFailed | None = None
         self.last_error_s = 0.0  # wall clock
+        self._heard_s = -_HEARD_EVERY_S  # when a sign of life last ended a delay
         self.last_success_s = 0.0  # wall clock; of anything answered
 
     def __repr__(self) -> str:
@@ -132,10 +135,18 @@ class Gate:
         self._backoff.gave_up()
         self._tell()
 
-    def try_now(self) -> None:
-        """End a delay early: the peer gave a sign of life."""
-        self._backoff.try_now()
-        self._tell()
+    def heard_from(self) -> None:
+        """End a delay early, at most once a second: a call of the peer's own has come in.
+
+        Not the delay of one that answers, but has no room or does not let us in.
+        """
+        now_s = self._clock.monotonic_s()
+        if self.is_open or self.last_error is None or self.last_error.kind not in _AWAY:
+            return
+        if now_s >= self._heard_s + _HEARD_EVERY_S:
+            self._heard_s = now_s
+            self._backoff.try_now()
+            self._tell()
 
     def _tell(self) -> None:
         self._changed.set()

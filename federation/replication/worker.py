@@ -76,6 +76,12 @@ class Worker:
         if self.leads:
             await self._apply()
 
+    def heard_from(self, node_id: str) -> None:
+        """Take a call from a node for a sign that it can be reached again, if it is a peer."""
+        for running in self._running.values():
+            if running.link.node_id == node_id:
+                running.link.gate.heard_from()
+
     async def close(self) -> None:
         """Stop sending, and save how far each peer has come."""
         await self._background.close()

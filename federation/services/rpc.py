@@ -71,6 +71,7 @@ class Runtime:
     acknowledge: Acknowledge | None = None  # None: writes are answered once they are durable here
     shares: Shares | None = None  # None: nobody is limited
     audit: bool = False
+    heard_from: Callable[[str], None] | None = None  # called with the id of each peer that calls
     log_limit: LogLimit = field(init=False)
     refusals: Refusals = field(init=False)
 
@@ -268,7 +269,10 @@ class _Wrapper:
         return b""
 
     async def _on_behalf(self, answer: Callable[[Call], Awaitable[bytes]], call: Call) -> bytes:
-        with hops.serving(hops.parse(call.context.invocation_metadata() or ())):
+        passed = hops.parse(call.context.invocation_metadata() or ())
+        if passed.via and call.is_peer and self._runtime.heard_from is not None:
+            self._runtime.heard_from(passed.via[-1])
+        with hops.serving(passed):
             response = await answer(call)
             # Two nodes that waited for each other's acknowledgement of the other's writes would
             # wait for ever; whoever took a write from its client waits for all of them.

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.process_client import Client, action_result, outcome
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))
+EXAMPLES.remove(ROOT / "docs/examples/two-sites-tokyo.yaml")  # as the other site's
 
 URI = "https://example.com/artifact"
 LARGE, SMALL = random.Random(1).randbytes(600_000), b"small"
@@ -69,6 +71,13 @@ def status(node):
     assert done.exit_code == 0, done.output
     (process,) = json.loads(done.stdout)["processes"]
     return process
+
+
+def test_the_sites_that_mirror_each_other_differ_in_names_alone():
+    paris, tokyo = (ROOT / f"docs/examples/two-sites-{name}.yaml" for name in ("paris", "tokyo"))
+    exchanged = {"paris": "tokyo", "tokyo": "paris", "10.1.0.5": "10.2.0.5"}
+    text = re.sub("|".join(exchanged), lambda found: exchanged[found[0]], paris.read_text())
+    assert text == tokyo.read_text()
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

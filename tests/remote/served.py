@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +92,7 @@ async def serving(
     limits: Limits | None = None,
     rights: Rights | None = None,
     acknowledge: Acknowledge | None = None,
+    heard_from: Callable[[str], None] | None = None,
 ) -> AsyncIterator[str]:
     """Serve a node's services over these, and give the address."""
     limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
@@ -110,7 +111,7 @@ async def serving(
     ]
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
     access = SameForAll(rights or everybody(push=True))
-    runtime = Runtime(metrics, limits, clock, access, budget, acknowledge)
+    runtime = Runtime(metrics, limits, clock, access, budget, acknowledge, heard_from=heard_from)
     server.add_generic_rpc_handlers(tuple(handlers(services, runtime)))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -75,3 +75,13 @@ async def test_the_later_stamp_wins_whichever_comes_first(stamp: Stamp | None) -
         (entry,) = storage.entries.values()
         # One without a stamp is as new as if a client had just written it.
         assert entry.value == (b"\x20\x01" if stamp is not None else b"\x20\x02")
+
+
+@pytest.mark.parametrize(("role", "heard"), [(Role.PEER, [NODE_ID]), (Role.PUSH, [])])
+async def test_a_call_of_a_peer_is_a_sign_of_life(role: Role, heard: list[str]) -> None:
+    seen: list[str] = []
+    rights = Rights("a caller", role)
+    serve = serving(MemoryStorage("there"), rights=rights, heard_from=seen.append)
+    async with serve as address, connected(address) as here:
+        await here.store.find_missing([digest_of(b"x")])
+    assert list(dict.fromkeys(seen)) == heard
