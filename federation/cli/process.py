@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -11,12 +12,17 @@ from google.protobuf.internal import api_implementation
 
 from federation.errors import CannotStart
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+_KEPT_BYTES = 32 * 2**20
+_MAPPED_FROM_BYTES = 16 * 2**20
+
 
 def prepare() -> None:
     """Make this process fit to serve. Raises CannotStart."""
     open_standard_files()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     raise_file_limit()
+    keep_freed_memory()
     check_protobuf(api_implementation.Type())
 
 
@@ -35,6 +41,19 @@ def raise_file_limit() -> None:
     """Allow this process as many open files as the system lets it have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep up to 32 MiB that was freed, instead of giving back and asking again.
+
+    A read makes and frees megabytes with each message. Given back each time, every page of the
+    next message is a fault and has to be cleared: a server that sends 256 MiB from the page cache
+    then spends 320 instead of 100 ms of CPU. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_BYTES)
 
 
 def check_protobuf(implementation: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext
+from typing import NamedTuple
 
 from federation.clock import Clock
 from federation.digest import Digest
@@ -14,11 +15,16 @@ from federation.services.rpc import Call
 from federation.status import Metrics
 from federation.store import Chunks, Store
 from federation.wire.bytestream_codec import ReadRequest, decode_read_request, encode_read_response
-from federation.wire.chunk_sizer import SMALL_BYTES, ChunkSizer
+from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES, ChunkSizer
 from federation.wire.resource_name import ReadName, parse_read
 from federation.wire.zstd import Encoder
 
-_HELD_CHUNKS = 4  # one being sent, as read, as message and inside grpc, and one read ahead
+_HELD_CHUNKS = 3  # of the one being sent: as it was read, as message, and inside grpc
+# The windows of a connection take megabytes at once from a reader that is slow behind them. Until
+# a reader has taken more than those hold, it shares this with all others in the same state, and
+# two hundred slow ones together cost no more than it.
+_ON_TRIAL_BYTES = 16 * 2**20
+_PROVEN_BYTES = 32 * 2**20
 
 
 class ReadCalls:
@@ -29,7 +35,7 @@ class ReadCalls:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._budget = budget
+        self._budgets = _Budgets(MemoryBudget(_ON_TRIAL_BYTES, part_of=budget), budget)
         self._compute = compute
         self._bytes_out = metrics.bytes.labels(direction="out")
         self._hits = metrics.lookups.labels(kind="blob", result="hit")
@@ -43,7 +49,7 @@ class ReadCalls:
         limit = _check(asked, name)
         left_bytes = name.digest.size_bytes - asked.read_offset
         size_bytes = left_bytes if limit is None else min(limit, left_bytes)
-        pace = _Pace(self._clock, self._budget, size_bytes)
+        pace = _Pace(self._clock, self._budgets, size_bytes)
         try:
             opened = self._store.open_read(
                 name.digest, offset=asked.read_offset, limit=limit, next_bytes=pace.next_bytes
@@ -85,15 +91,25 @@ def _check(asked: ReadRequest, name: ReadName) -> int | None:
     return asked.read_limit or None
 
 
-class _Pace:
-    """One reader's chunk size, and its share of the budget for more than small chunks."""
+class _Budgets(NamedTuple):
+    """What readers take large chunks from, before and after they have shown to be fast."""
 
-    def __init__(self, clock: Clock, budget: MemoryBudget, size_bytes: int) -> None:
+    on_trial: MemoryBudget
+    proven: MemoryBudget
+
+
+class _Pace:
+    """One reader's chunk size, and its share of a budget for more than small chunks."""
+
+    def __init__(self, clock: Clock, budgets: _Budgets, size_bytes: int) -> None:
         self._clock = clock
-        self._budget = budget
+        self._budgets = budgets
         self._size_bytes = size_bytes
         self._sizer = ChunkSizer.for_read(size_bytes)
+        # What goes out as one chunk has no time to show anything.
+        self._budget = budgets.proven if size_bytes <= LARGE_BYTES else budgets.on_trial
         self._taken_bytes = 0
+        self._sent_bytes = 0
         self._begun_s = 0.0
 
     def next_bytes(self) -> int:
@@ -102,6 +118,9 @@ class _Pace:
         if wanted <= SMALL_BYTES:
             self.close()
             return SMALL_BYTES
+        if self._sent_bytes >= _PROVEN_BYTES and self._budget is self._budgets.on_trial:
+            self.close()
+            self._budget = self._budgets.proven
         more = _HELD_CHUNKS * wanted - self._taken_bytes
         if more > 0:
             if not self._budget.try_take(more):
@@ -115,9 +134,10 @@ class _Pace:
 
     def sent(self, size_bytes: int) -> None:
         """The reader took it."""
+        self._sent_bytes += size_bytes
         self._sizer.wrote(size_bytes, self._clock.monotonic_s() - self._begun_s)
 
     def close(self) -> None:
-        """Give the budget back."""
+        """Give back what was taken from the budget."""
         self._budget.give_back(self._taken_bytes)
         self._taken_bytes = 0

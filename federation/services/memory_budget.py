@@ -8,11 +8,12 @@ from __future__ import annotations
 
 
 class MemoryBudget:
-    """Bytes that may still be held."""
+    """Bytes that may still be held; one that is part of another takes from both."""
 
-    def __init__(self, total_bytes: int) -> None:
+    def __init__(self, total_bytes: int, part_of: MemoryBudget | None = None) -> None:
         self.total_bytes = total_bytes
         self.used_bytes = 0
+        self._whole = part_of
 
     def __repr__(self) -> str:
         return f"<MemoryBudget {self.used_bytes} of {self.total_bytes} bytes used>"
@@ -21,9 +22,13 @@ class MemoryBudget:
         """Take this much if there is room; what was taken has to be given back."""
         if self.used_bytes + size_bytes > self.total_bytes:
             return False
+        if self._whole is not None and not self._whole.try_take(size_bytes):
+            return False
         self.used_bytes += size_bytes
         return True
 
     def give_back(self, size_bytes: int) -> None:
         """Return what try_take gave."""
         self.used_bytes -= size_bytes
+        if self._whole is not None:
+            self._whole.give_back(size_bytes)

