@@ -160,7 +160,7 @@ def make_services(
 ) -> Services:
     """Return every service, pulling from upstreams where there are any, now or after a reload."""
     closures = ClosureChecker(storage, limits, clock, config.storage.lease)
-    pulling = Pulling(config, storage, closures, limits, metrics, clock)
+    pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
     kit = _Kit(config, limits, storage, metrics, clock, budget, Compute(limits.threads))
     through = partial(PullThrough, pulling.shared)
     served = kit.services(

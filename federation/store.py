@@ -89,6 +89,10 @@ class Ingest(Protocol):
         """
         ...
 
+    def verify(self) -> None:
+        """Compare what came with the digest; commit() does it too. Raises DigestMismatch."""
+        ...
+
     async def commit(self) -> bool:
         """Verify, make durable, make visible. True: stored; False: it was already there.
 

@@ -14,6 +14,7 @@ from federation.config_upstreams import Upstream as Settings
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.services.closure import ClosureChecker
 from federation.services.federated_finder import FederatedFinder
+from federation.services.memory_budget import MemoryBudget
 from federation.services.prefetch import Prefetcher
 from federation.status import Metrics
 from federation.storage import Storage
@@ -41,6 +42,7 @@ class Pulling:
         limits: Limits,
         metrics: Metrics,
         clock: Clock,
+        budget: MemoryBudget,
     ) -> None:
         """Connect to nothing yet; each upstream is connected when it is first asked."""
         self._offline = config.offline
@@ -58,6 +60,7 @@ class Pulling:
             clock,
             pulls_max=config.pull.blobs_at_once,
             presence_budget_s=config.pull.find_missing_time,
+            memory=budget,
         )
         self._prefetcher = Prefetcher(self.shared, limits, config.pull.prefetch, metrics)
         self.finder = FederatedFinder(

@@ -52,6 +52,9 @@ class MemoryIngest:
     async def open_growing(self) -> MemoryGrowing:
         return MemoryGrowing(self._data)
 
+    def verify(self) -> None:
+        self._store.check(self.digest, bytes(self._data))
+
     async def commit(self) -> bool:
         return self._store.add(self.digest, bytes(self._data))
 
@@ -67,9 +70,12 @@ class MemoryStore:
         self.epoch = 0
         self.leased: set[Digest] = set()
 
-    def add(self, digest: Digest, data: bytes) -> bool:
+    def check(self, digest: Digest, data: bytes) -> None:
         if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash:
             raise DigestMismatch(digest, "other bytes were sent")
+
+    def add(self, digest: Digest, data: bytes) -> bool:
+        self.check(digest, data)
         new = digest not in self.blobs and not digest.is_empty
         if new:
             self.blobs[digest] = data

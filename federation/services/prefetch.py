@@ -141,7 +141,10 @@ class _Pulling(PullThrough):
                 batch = []
         if batch:
             await self.read_small(batch)
-        return await super().find_missing(missing) if missing else set()
+        if not missing:
+            return missing
+        await self._federation.small.wait_kept()
+        return await super().find_missing(missing)
 
     async def _pull(self, digest: Digest) -> None:
         if not self._federation.may_ask():

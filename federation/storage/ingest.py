@@ -2,7 +2,8 @@
 
 Small blobs gather in memory and become a catalogue row. Larger ones go to incoming/ and are made
 durable in the order that survives a power cut at any step: bytes, fdatasync, then under the
-catalogue's write lock rename, fsync of the folder, row.
+catalogue's write lock rename, fsync of the folder, row. Large pieces are hashed in one thread while
+another writes them, and the disk begins to write long before the fdatasync.
 """
 
 from __future__ import annotations
@@ -10,16 +11,19 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
-from federation.digest import Digest, new_hasher
+from federation.digest import Digest, Hasher, hash_bytes, new_hasher
 from federation.errors import DigestMismatch, FederationError, SourceUnavailable, StorageFull
 from federation.storage.core import Core
 from federation.storage.directory import disk_errors_named
 from federation.storage.placing import place_file, place_inline
+from federation.storage.write_back import WriteBack
 from federation.store import Provenance
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_HASH_BESIDE_BYTES = 128 * 1024  # hashing less costs less than handing it to another thread
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -60,6 +64,8 @@ class LocalIngest:
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
         self._lock = threading.Lock()  # held by the thread that uses the file
         self._fd: int | None = None
+        self._write_back = WriteBack(core.pool)
+        self._failure: Exception | None = None  # of an append; what is in the file is unknown
         self._committing = False
         self._ended = False
 
@@ -85,32 +91,56 @@ class LocalIngest:
             self._small += data
             self._received_bytes = end
             return
-        writing = asyncio.ensure_future(self._core.pool.run(self._write, data))
+        if self._failure is not None:
+            raise self._failure
+        writing = asyncio.ensure_future(self._hash_and_write(data))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            # The thread writes on. Who resumes this upload must find those bytes counted.
+            # The threads go on. Who resumes this upload must find those bytes counted.
             await asyncio.wait([writing])
             if not writing.cancelled():
-                writing.exception()  # the caller is gone; it shows in what was received
+                writing.exception()  # the caller is gone; later appends raise it
             raise
 
-    def _write(self, data: bytes) -> None:
-        """Hash, write and count in a thread. Raises StorageFull, SourceUnavailable."""
+    async def _hash_and_write(self, data: bytes) -> None:
+        """Hash, write and count in threads. Raises StorageFull, SourceUnavailable."""
+        try:
+            if len(data) < _HASH_BESIDE_BYTES:
+                await self._core.pool.run(self._write, data, self._hasher)
+            else:
+                hashing = self._core.pool.run(self._hasher.update, data)
+                writing = self._core.pool.run(self._write, data, None)
+                for outcome in await asyncio.gather(hashing, writing, return_exceptions=True):
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+        except Exception as error:
+            self._failure = error
+            raise
+        if not self._ended:
+            self._received_bytes += len(data)
+
+    def _write(self, data: bytes, hasher: Hasher | None) -> None:
         with self._lock, disk_errors_named("receiving a blob"):
             if self._ended:
                 return  # abort came while this waited for a thread
-            self._hasher.update(data)
+            if hasher is not None:
+                hasher.update(data)
             if self._fd is None:
                 self._fd = os.open(self._path, _CREATE, 0o600)
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
-            self._received_bytes += len(data)
+            self._write_back.wrote(self._fd, self._received_bytes + len(data))
 
     async def open_growing(self) -> GrowingFile:
         """See Ingest."""
-        fd = await self._core.pool.run(self._open_again)
+        opening = self._core.pool.submit(self._open_again)
+        try:
+            fd = await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
         return GrowingFile(self._core, fd)
 
     def _open_again(self) -> int:
@@ -119,11 +149,24 @@ class LocalIngest:
                 raise SourceUnavailable("ingest", f"{self._digest} is not being received")
             return os.open(self._path, _READ)
 
-    async def commit(self) -> bool:
+    def verify(self) -> None:
         """See Ingest."""
         if self._received_bytes != self._digest.size_bytes:
-            await self.abort()
             raise DigestMismatch(self._digest, f"{self._received_bytes} bytes were sent")
+        if self._small is not None:
+            right = hash_bytes(self._digest.function, bytes(self._small)) == self._digest.hash
+        else:
+            right = self._hasher.digest() == self._digest.hash
+        if not right:
+            raise DigestMismatch(self._digest, "other bytes were sent")
+
+    async def commit(self) -> bool:
+        """See Ingest."""
+        try:
+            self.verify()
+        except DigestMismatch:
+            await self.abort()
+            raise
         # The work goes on when the caller is cancelled: it ends stored or dropped, not halfway.
         self._committing = True
         work = self._core.background.start(self._commit(), "commit")
@@ -149,8 +192,6 @@ class LocalIngest:
             self._end()
 
     async def _commit_small(self, data: bytes) -> bool:
-        self._hasher.update(data)
-        self._check_hash()
         if not data:
             return False
         (outcome,) = await self._core.writer.submit(
@@ -162,18 +203,13 @@ class LocalIngest:
             raise outcome
         return outcome
 
-    def _check_hash(self) -> None:
-        if self._hasher.digest() != self._digest.hash:
-            raise DigestMismatch(self._digest, "other bytes were sent")
-
     def _seal(self) -> None:
-        """Verify and make the bytes durable; runs in a thread.
+        """Make the bytes durable; runs in a thread.
 
         After a failed fdatasync the file is thrown away: a second one on the same descriptor
         would report success without writing what the kernel dropped.
         """
         with self._lock, disk_errors_named("making a blob durable"):
-            self._check_hash()
             assert self._fd is not None
             os.fdatasync(self._fd)
 
@@ -203,3 +239,8 @@ class LocalIngest:
                 os.unlink(self._path)
             except FileNotFoundError:
                 return
+
+
+def _close_opened(opening: Future[int]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result())

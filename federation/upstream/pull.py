@@ -1,15 +1,17 @@
 """One absent blob on its way from upstreams into local storage, with readers following it.
 
-The pull belongs to the node: however many ask, an upstream is read once. Readers follow the
-growing file at offsets of their own; its last part is withheld until the whole has been verified
-and is durable, so nobody is ever given a complete wrong blob. An upstream that fails midway is
-continued at the same offset by the next one.
+The pull belongs to the node: however many ask, an upstream is read once. Readers follow what comes
+at offsets of their own, from memory while they keep up, else from the growing file; its last part
+is withheld until the whole has been verified, so nobody is ever given a complete wrong blob. That
+it becomes durable is not waited for by readers. An upstream that fails midway is continued at the
+same offset by the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import structlog
 
@@ -24,7 +26,9 @@ from federation.errors import (
 )
 from federation.hops import NOWHERE, Hops
 from federation.store import Chunks, Growing, Ingest
+from federation.upstream.intake import Intake
 from federation.upstream.race import Race
+from federation.upstream.recent import Budget, Recent
 from federation.upstream.source import Upstream
 from federation.upstream.steps import Steps
 
@@ -45,19 +49,23 @@ class Pull:
         upstreams: Sequence[Upstream],
         begin: Callable[[], Ingest],
         clock: Clock,
+        budget: Budget,
         passed: Hops = NOWHERE,
     ) -> None:
         """passed: the nodes that the request has passed which asked first."""
         self.digest = digest
         self.passed = passed
+        self.verified = False
         self.committed = False
         self.error: FederationError | None = None
         self._upstreams = list(upstreams)
         self._begin = begin
         self._clock = clock
-        self._ingest: Ingest | None = None
+        self._budget = budget
+        self._intake: Intake | None = None
         self._growing: Growing | None = None
-        self._steps = Steps(lambda: self.received_bytes)
+        self._steps = Steps(lambda: self._intake.recent.end if self._intake is not None else 0)
+        self._trouble: FederationError | None = None  # of this node's own storage
         self._handed_out = False
         self._readers = 0
         self._saved = 0  # reads not yet counted, because nobody sends
@@ -70,17 +78,20 @@ class Pull:
     @property
     def received_bytes(self) -> int:
         """How much has come."""
-        return self._ingest.received_bytes if self._ingest is not None else 0
+        return self._intake.came_bytes if self._intake is not None else 0
 
     @property
     def available_bytes(self) -> int:
         """How much readers may have."""
-        if self.committed:
+        if self.verified or self.committed:
             return self.digest.size_bytes
-        if self._growing is None:  # it is only just being opened, or what came was dropped
-            return 0
         withheld = min(WITHHELD_BYTES, self.digest.size_bytes)
         return min(self._steps.shown_bytes, self.digest.size_bytes - withheld)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether read() still gives bytes."""
+        return self._growing is not None
 
     # -- readers ---------------------------------------------------------------------------
 
@@ -112,18 +123,24 @@ class Pull:
     async def wait_beyond(self, offset: int) -> None:
         """Wait until there is something to read behind offset, or the pull has ended.
 
-        Raises what ended the pull, if that was a failure.
+        Raises what ended the pull, if that was a failure. One to keep what has been verified is
+        none for who only reads.
         """
         while not self.committed and self.error is None and self.available_bytes <= offset:
             await self._steps.wait()
-        if self.error is not None:
+        if self.error is not None and not (self.verified and offset < self.digest.size_bytes):
             raise self.error
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
-        """Return bytes below available_bytes. Raises SourceUnavailable."""
+        """Return bytes below available_bytes, at most so many. Raises SourceUnavailable."""
+        self._handed_out = True
+        if self._intake is not None:
+            shared = self._readers > 1
+            data = self._intake.recent.read(offset, size_bytes, shared=shared)
+            if data is not None:
+                return data
         if self._growing is None:
             raise SourceUnavailable("pull", "ended")
-        self._handed_out = True
         return await self._growing.read(offset, size_bytes)
 
     # -- the node's side -------------------------------------------------------------------
@@ -147,35 +164,53 @@ class Pull:
             self.error = self.error or SourceUnavailable("pull", "this node is shutting down")
             raise
         finally:
-            if self._ingest is not None:
-                await self._ingest.abort()
+            await self._drop_intake()
             self._steps.show()
             if not self._readers:
                 await self._close_growing()
 
     async def _pull(self) -> None:
         while True:
-            self._ingest = self._begin()
+            ingest = self._begin()
+            self._intake = Intake(
+                ingest, Recent(self._budget), self._budget, self._piece_came, self._first_stored
+            )
             self._steps.show()  # nothing, again, after wrong bytes
-            await self._fill(self._ingest)
+            await self._fill(ingest, self._intake)
             try:
-                await self._ingest.commit()
+                ingest.verify()
             except DigestMismatch as error:
                 await self._blame(error)
                 continue
+            self.verified = True
+            self._steps.show()
+            await ingest.commit()
             self.committed = True
             return
 
-    async def _fill(self, ingest: Ingest) -> None:
+    def _piece_came(self) -> None:
+        # The last one is shown when it has been verified: mostly at once, and as one message.
+        if self.received_bytes < self.digest.size_bytes:
+            self._steps.more_came()
+        else:
+            self._steps.show_soon()
+
+    async def _first_stored(self) -> None:
+        if self._growing is None and self._intake is not None:
+            self._growing = await self._intake.ingest.open_growing()
+
+    async def _fill(self, ingest: Ingest, intake: Intake) -> None:
         """Receive the whole blob, from as many upstreams as it takes."""
         candidates = [u for u in self._upstreams if u.may_have(self.digest)]
         self._senders = []
         for _ in range(_ROUNDS_MAX):
             before = ingest.received_bytes
-            race = Race(self.digest, before, candidates, self._take)
+            race = Race(self.digest, before, candidates, partial(self._take, intake))
             try:
                 await race.run()
             except (BlobNotFound, SourceUnavailable) as error:
+                if self._trouble is not None:
+                    raise self._trouble from error
                 self._note(race, error)
                 failed = {id(upstream) for upstream, _ in race.lost}
                 candidates = [u for u in candidates if id(u) not in failed]
@@ -206,30 +241,42 @@ class Pull:
             return SourceUnavailable("upstreams", str(error))
         return BlobNotFound(self.digest)
 
-    async def _take(self, upstream: Upstream, chunks: Chunks) -> None:
-        """Store one upstream's bytes. Raises SourceUnavailable when they end early or trickle."""
-        assert self._ingest is not None
-        ingest, size = self._ingest, self.digest.size_bytes
-        window_s, window_bytes = self._clock.monotonic_s(), ingest.received_bytes
+    async def _take(self, intake: Intake, upstream: Upstream, chunks: Chunks) -> None:
+        """Store one upstream's bytes. Raises SourceUnavailable when they end early or trickle.
+
+        When this ends, all that came is stored, so that the next one goes on behind it.
+        """
+        try:
+            await self._receive(intake, upstream, chunks)
+        except FederationError:
+            await self._stored(intake.settle())
+            raise
+        await self._stored(intake.settle())
+
+    async def _receive(self, intake: Intake, upstream: Upstream, chunks: Chunks) -> None:
+        size = self.digest.size_bytes
+        window_s, window_bytes = self._clock.monotonic_s(), intake.came_bytes
         async for chunk in chunks:
-            if ingest.received_bytes + len(chunk) > size:
+            if intake.came_bytes + len(chunk) > size:
                 raise SourceUnavailable(upstream.name, "sent more bytes than the blob has")
             if upstream not in self._senders:
                 self._senders.append(upstream)
                 self._count_saved()
-            await ingest.append(chunk)
-            if self._growing is None:
-                self._growing = await ingest.open_growing()
-            if ingest.received_bytes == size:
-                self._steps.show()
-            else:
-                self._steps.more_came()
+            await self._stored(intake.put(chunk))
             now_s = self._clock.monotonic_s()
             if now_s - window_s >= _RATE_WINDOW_S:
-                self._check_rate(upstream, ingest.received_bytes - window_bytes)
-                window_s, window_bytes = now_s, ingest.received_bytes
-        if ingest.received_bytes < size:
+                self._check_rate(upstream, intake.came_bytes - window_bytes)
+                window_s, window_bytes = now_s, intake.came_bytes
+        if intake.came_bytes < size:
             raise SourceUnavailable(upstream.name, "ended before the blob did")
+
+    async def _stored(self, storing: Awaitable[None]) -> None:
+        """Wait for this node's own storage; its failures say nothing about an upstream."""
+        try:
+            await storing
+        except FederationError as error:
+            self._trouble = error
+            raise
 
     def _check_rate(self, upstream: Upstream, got_bytes: int) -> None:
         others = [u for u in self._upstreams if u is not upstream and u.may_have(self.digest)]
@@ -242,7 +289,14 @@ class Pull:
             upstream.note_wrong_bytes(self.digest)
         if self._handed_out:
             raise BlobDamaged(self.digest, "an upstream sent other bytes") from error
+        await self._drop_intake()
         await self._close_growing()
+
+    async def _drop_intake(self) -> None:
+        """Let go of what is received. A commit that runs goes on, and the file stays readable."""
+        if self._intake is not None:
+            await self._intake.close()
+            await self._intake.ingest.abort()
 
     def _count_saved(self) -> None:
         if self._senders and self._saved:

@@ -24,6 +24,7 @@ from federation.store import (
 )
 from federation.tasks import Background
 from federation.upstream.pull import Pull
+from federation.upstream.recent import Budget
 from federation.upstream.source import Upstream
 
 _PATIENCE_S = 0.3  # of a request from another node with a pull that has not begun
@@ -40,27 +41,38 @@ class Pulls:
         upstreams: Sequence[Upstream],
         clock: Clock,
         pulls_max: int,
+        budget: Budget,
     ) -> None:
         self._local = local
         self._upstreams = upstreams
         self._clock = clock
         self.pulls_max = pulls_max
+        self._budget = budget
         self._pulls: dict[_Key, Pull] = {}
         self._background = Background()
+        self.kept = 0  # pulls that ended; whoever looked before this changed may find a blob now
         self.joined = 0  # reads that cost no upstream read, because one was under way
 
     def __repr__(self) -> str:
         return f"<Pulls {len(self._pulls)} of {self.pulls_max}>"
 
     def open_read(
-        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
+        self,
+        digest: Digest,
+        offset: int,
+        limit: int | None,
+        next_bytes: NextBytes | None,
+        *,
+        looked_at: int | None = None,
     ) -> AbstractAsyncContextManager[Chunks]:
         """Read a blob that is not here through its pull.
+
+        looked_at: what kept was before the caller looked here; None: look again.
 
         Raises on entry BlobNotFound, OffsetOutside, TooBusy, StorageFull; while iterating also
         SourceUnavailable and BlobDamaged.
         """
-        return self._reading(digest, offset, limit, next_bytes)
+        return self._reading(digest, offset, limit, next_bytes, looked_at)
 
     async def fetch(self, digest: Digest) -> None:
         """Bring a blob here without reading it. Raises what open_read raises."""
@@ -76,22 +88,27 @@ class Pulls:
 
     @asynccontextmanager
     async def _reading(
-        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
+        self,
+        digest: Digest,
+        offset: int,
+        limit: int | None,
+        next_bytes: NextBytes | None,
+        looked_at: int | None,
     ) -> AsyncIterator[Chunks]:
         if not 0 <= offset <= digest.size_bytes:
             raise OffsetOutside(digest, offset)
         end = digest.size_bytes if limit is None else min(offset + limit, digest.size_bytes)
-        pull = await self._begun(digest)
+        pull = await self._begun(digest, looked_at)
         try:
             await pull.wait_beyond(min(offset, digest.size_bytes - 1))
             yield self._follow(pull, offset, end, next_bytes)
         finally:
             await asyncio.shield(pull.leave())
 
-    async def _begun(self, digest: Digest) -> Pull:
+    async def _begun(self, digest: Digest, looked_at: int | None = None) -> Pull:
         """Join a pull, so that the caller can wait for it; it must leave it."""
         passed = hops.current()
-        pull = self._join((digest, None))
+        pull = self._join((digest, None), looked_at)
         if pull.passed == passed:
             return pull
         try:
@@ -105,17 +122,17 @@ class Pulls:
             raise
         return pull
 
-    def _join(self, key: _Key) -> Pull:
+    def _join(self, key: _Key, looked_at: int | None = None) -> Pull:
         pull = self._pulls.get(key)
         if pull is not None and pull.error is None:
             self.joined += 1
             pull.join(saves_read=True)
         else:
-            pull = self._start(key)
+            pull = self._start(key, look_again=looked_at != self.kept)
             pull.join()
         return pull
 
-    def _start(self, key: _Key) -> Pull:
+    def _start(self, key: _Key, *, look_again: bool) -> Pull:
         digest, _ = key
         if len(self._pulls) >= self.pulls_max:
             raise TooBusy(f"{self.pulls_max} blobs are being pulled from upstreams; try again")
@@ -125,29 +142,31 @@ class Pulls:
             self._upstreams,
             lambda: self._local.begin(digest, provenance=provenance),
             self._clock,
+            self._budget,
             hops.current(),
         )
         self._pulls[key] = pull
-        pull.started(self._background.start(self._run(key, pull), f"pull {digest}"))
+        pull.started(self._background.start(self._run(key, pull, look_again), f"pull {digest}"))
         return pull
 
-    async def _run(self, key: _Key, pull: Pull) -> None:
+    async def _run(self, key: _Key, pull: Pull, look_again: bool) -> None:
         try:
-            if await self._local.find_missing([pull.digest]):
+            if look_again and not await self._local.find_missing([pull.digest]):
+                pull.is_here()  # it came between the caller's look and its joining
+            else:
                 await pull.run()
-            else:  # it came between the caller's look and its joining
-                pull.is_here()
         finally:
+            self.kept += 1
             if self._pulls.get(key) is pull:
                 del self._pulls[key]
 
     async def _follow(
         self, pull: Pull, offset: int, end: int, next_bytes: NextBytes | None
     ) -> AsyncGenerator[bytes, None]:
-        """Yield what has come, as it comes; the rest from here once it is committed."""
+        """Yield what has come, as it comes; what is left of it once it is kept, from storage."""
         while offset < end:
             await pull.wait_beyond(offset)
-            if pull.committed:
+            if pull.committed and (end - offset > CHUNK_BYTES or not pull.is_readable):
                 async with self._local.open_read(
                     pull.digest, offset=offset, limit=end - offset, next_bytes=next_bytes
                 ) as chunks:

@@ -2,7 +2,8 @@
 
 Each blob is asked for once at a time: whoever asks the same upstreams meanwhile waits for the same
 answer. Requests that have passed different nodes do not share one: two nodes that ask each other
-would otherwise wait for each other.
+would otherwise wait for each other. Whoever asked is answered as soon as the bytes are verified;
+until they are durable here, they are answered from memory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from federation.errors import FederationError, SourceUnavailable
 from federation.store import LocalStore, Provenance, Source
 from federation.tasks import Background
 from federation.upstream.hedge import Hedge
+from federation.upstream.recent import Budget, NoBound
 from federation.upstream.source import Upstream
 
 _log = structlog.get_logger(__name__)
@@ -37,56 +39,79 @@ class _Asked(NamedTuple):
 class SmallPulls:
     """read_small over upstreams, into a local store."""
 
-    def __init__(self, local: LocalStore, upstreams: Sequence[Upstream]) -> None:
+    def __init__(
+        self, local: LocalStore, upstreams: Sequence[Upstream], budget: Budget | None = None
+    ) -> None:
+        """budget: of what is answered before it is kept; None: there is no bound."""
         self._local = local
         self._upstreams = upstreams
+        self._budget = budget or NoBound()
+        self._unkept: dict[Digest, bytes] = {}
+        self._keeping: set[asyncio.Task[None]] = set()
         self._waiting: dict[_Asked, asyncio.Future[bytes | None]] = {}
         self._saved: Counter[_Asked] = Counter()  # reads that wait for somebody else's
         self._background = Background()
         self.joined = 0
+        self.kept = 0  # batches; whoever looked for a blob before this changed may find it now
 
     def __repr__(self) -> str:
-        return f"<SmallPulls {len(self._waiting)} under way>"
+        return f"<SmallPulls {len(self._waiting)} under way, {len(self._unkept)} not kept yet>"
 
     async def read(
-        self, digests: Sequence[Digest], only: Upstream | None = None
+        self,
+        digests: Sequence[Digest],
+        only: Upstream | None = None,
+        *,
+        looked_at: int | None = None,
     ) -> dict[Digest, bytes]:
-        """Return the bytes of those that an upstream (or just one) has; verified and kept here.
+        """Return the bytes of those that an upstream (or just one) has; verified, and soon kept.
 
         An upstream that does not answer lacks them: its silence is a miss here.
+
+        looked_at: what kept was before the caller looked here; None: look again.
         """
         name, passed = only.name if only is not None else None, hops.current()
-        asked = [_Asked(digest, name, passed) for digest in dict.fromkeys(digests)]
+        found = {digest: self._unkept[digest] for digest in digests if digest in self._unkept}
+        rest = dict.fromkeys(digest for digest in digests if digest not in found)
+        asked = [_Asked(digest, name, passed) for digest in rest]
         mine = [each for each in asked if each not in self._waiting]
         theirs = {each: self._waiting[each] for each in asked if each in self._waiting}
         self.joined += len(theirs)
         self._saved.update(theirs.keys())
-        found: dict[Digest, bytes] = {}
         if mine:
             loop = asyncio.get_running_loop()
             self._waiting.update((each, loop.create_future()) for each in mine)
             upstreams = [only] if only is not None else list(self._upstreams)
             # The pull belongs to the node: it goes on when this caller leaves.
-            work = self._background.start(self._pull(mine, upstreams), "pull small blobs")
-            found = await asyncio.shield(work)
+            pull = self._pull(mine, upstreams, look_again=looked_at != self.kept)
+            work = self._background.start(pull, "pull small blobs")
+            found |= await asyncio.shield(work)
         for each, future in theirs.items():
             data = await asyncio.shield(future)
             if data is not None:
                 found[each.digest] = data
         return found
 
+    async def wait_kept(self) -> None:
+        """Wait until whatever has been answered so far is kept, or cannot be."""
+        if self._keeping:
+            await asyncio.wait(set(self._keeping))
+
     async def close(self) -> None:
         """Stop what is under way."""
         await self._background.close()
 
-    async def _pull(self, asked: list[_Asked], upstreams: list[Upstream]) -> dict[Digest, bytes]:
+    async def _pull(
+        self, asked: list[_Asked], upstreams: list[Upstream], *, look_again: bool
+    ) -> dict[Digest, bytes]:
         digests = [each.digest for each in asked]
         found: dict[Digest, bytes] = {}
         senders: dict[Digest, Upstream] = {}
         try:
-            # Some may have come between the caller's look and its question.
-            here = await self._local.read_small(digests)
-            found |= {d: data for d, data in zip(digests, here, strict=True) if data is not None}
+            if look_again:  # some may have come between the caller's look and its question
+                here = await self._local.read_small(digests)
+                answers = zip(digests, here, strict=True)
+                found |= {digest: data for digest, data in answers if data is not None}
             if len(found) < len(digests):
                 await self._collect(digests, upstreams, found, senders)
             return found
@@ -115,7 +140,7 @@ class SmallPulls:
         async with aclosing(Hedge(upstreams, ask).answers()) as answers:
             async for upstream, sent in answers:
                 new = {digest: data for digest, data in sent.items() if digest not in found}
-                await self._keep(new, upstream)
+                await self._keep_soon(new, upstream)
                 found |= new
                 senders.update(dict.fromkeys(new, upstream))
                 if len(found) == len(digests):
@@ -132,14 +157,33 @@ class SmallPulls:
         upstream.note_absent([digest for digest in wanted if digest not in found])
         return found
 
-    async def _keep(self, found: dict[Digest, bytes], upstream: Upstream) -> None:
-        """Store what came; a full disk is no reason not to answer."""
+    async def _keep_soon(self, found: dict[Digest, bytes], upstream: Upstream) -> None:
+        """Begin to store what came; where memory for that has run out, wait until it is stored."""
         if not found:
             return
+        size_bytes = sum(len(data) for data in found.values())
+        self._unkept |= found
+        if self._budget.try_take(size_bytes):
+            work = self._keep(found, upstream, size_bytes)
+            keeping = self._background.start(work, "keep small blobs")
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
+        else:
+            await self._keep(found, upstream, 0)
+
+    async def _keep(
+        self, found: dict[Digest, bytes], upstream: Upstream, budgeted_bytes: int
+    ) -> None:
+        """Store what came; that it cannot be kept is no failure of who asked."""
         came = Provenance(Source.UPSTREAM, origin=upstream.name)
         try:
             refusals = await self._local.write_small(list(found.items()), provenance=came)
         except FederationError as error:
             refusals = [error]
+        finally:
+            self.kept += 1
+            self._budget.give_back(budgeted_bytes)
+            for digest in found:
+                self._unkept.pop(digest, None)
         if any(refusals):
             _log.warning("pulled_blobs_not_kept", reason=str(next(filter(None, refusals))))

@@ -40,7 +40,12 @@ class Steps:
         came = self._received_bytes()
         if came - self.shown_bytes >= min(CHUNK_BYTES, came // _SHARE):
             self.show()
-        elif self._timer is None:
+        else:
+            self.show_soon()
+
+    def show_soon(self) -> None:
+        """Show it in a moment, unless something does before."""
+        if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_MOMENT_S, self.show)
 
     def show(self) -> None:

@@ -25,6 +25,7 @@ from federation.store import (
 from federation.upstream.itself import Itself
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
+from federation.upstream.recent import Budget, NoBound
 from federation.upstream.small import SmallPulls
 from federation.upstream.source import Upstream
 from federation.upstream.whole import SMALL_PULL_BYTES, read_whole
@@ -42,13 +43,15 @@ class Federation:
         *,
         pulls_max: int = 256,
         presence_budget_s: float = 0.5,
+        memory: Budget | None = None,
     ) -> None:
+        """memory: the bound on what pulls hold; None: there is none."""
         self.node_id = node_id
         self.local = local
         self.upstreams = list(upstreams)
         self.offline = False
-        self.pulls = Pulls(local, self.upstreams, clock, pulls_max)
-        self.small = SmallPulls(local, self.upstreams)
+        self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory or NoBound())
+        self.small = SmallPulls(local, self.upstreams, memory)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
         self.itself = Itself(self.upstreams)
 
@@ -127,6 +130,7 @@ class PullThrough:
     async def _reading(
         self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
     ) -> AsyncIterator[Chunks]:
+        looked_at = self._shared.pulls.kept, self._shared.small.kept
         opened = self._local.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
         try:
             chunks = await opened.__aenter__()
@@ -139,30 +143,42 @@ class PullThrough:
             finally:
                 await opened.__aexit__(None, None, None)
             return
-        async with self._pulled(digest, offset, limit, next_bytes) as pulled:
+        async with self._pulled(digest, offset, limit, next_bytes, *looked_at) as pulled:
             yield pulled
 
     @asynccontextmanager
     async def _pulled(
-        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
+        self,
+        digest: Digest,
+        offset: int,
+        limit: int | None,
+        next_bytes: NextBytes | None,
+        pulls_kept: int,
+        small_kept: int,
     ) -> AsyncIterator[Chunks]:
+        shared = self._shared
         if digest.size_bytes <= SMALL_PULL_BYTES:
-            data = (await self._shared.small.read([digest], self._only)).get(digest)
+            found = await shared.small.read([digest], self._only, looked_at=small_kept)
+            data = found.get(digest)
             if data is None:
                 raise BlobNotFound(digest)
             yield _slices(data, offset, limit, next_bytes)
             return
-        async with self._shared.pulls.open_read(digest, offset, limit, next_bytes) as chunks:
+        opened = shared.pulls.open_read(digest, offset, limit, next_bytes, looked_at=pulls_kept)
+        async with opened as chunks:
             yield chunks
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.store.Store."""
+        small_kept = self._shared.small.kept
         answers = await self._local.read_small(digests)
         absent = [d for d, data in zip(digests, answers, strict=True) if data is None]
         if not absent or not self._shared.may_ask():
             return answers
         shared = self._shared
-        found = await read_whole(self._local, shared.pulls, shared.small, absent, self._only)
+        found = await read_whole(
+            self._local, shared.pulls, shared.small, absent, self._only, looked_at=small_kept
+        )
         return [
             found.get(digest) if data is None else data
             for digest, data in zip(digests, answers, strict=True)

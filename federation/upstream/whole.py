@@ -27,14 +27,16 @@ async def read_whole(
     small: SmallPulls,
     digests: Sequence[Digest],
     only: Upstream | None = None,
+    *,
+    looked_at: int | None = None,
 ) -> dict[Digest, bytes]:
     """Return those that upstreams have; only: small ones from this upstream alone.
 
-    Larger ones that cannot be kept are answered all the same.
+    looked_at: see SmallPulls.read. Larger ones that cannot be kept are answered all the same.
     """
     larger = [digest for digest in digests if digest.size_bytes > SMALL_PULL_BYTES]
     if not larger:
-        return await small.read(digests, only)
+        return await small.read(digests, only, looked_at=looked_at)
     rest = [digest for digest in digests if digest.size_bytes <= SMALL_PULL_BYTES]
     came, found = await asyncio.gather(
         asyncio.gather(*(_bring(pulls, digest) for digest in larger)), small.read(rest, only)

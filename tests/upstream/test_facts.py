@@ -14,7 +14,7 @@ from federation.store import EntryKey, EntryKind, Source
 from federation.upstream.facts import counted, quantile
 from federation.upstream.source import Upstream
 from tests.upstream.fakes import Script, until, upstream
-from tests.upstream.test_pull import BLOB, DATA, node, read
+from tests.upstream.test_pull import BLOB, DATA, kept, node, read
 
 SMALL = digest_of(b"small")
 INF = float("inf")
@@ -35,9 +35,10 @@ async def test_a_pulled_blob_remembers_which_upstream_sent_it(tmp_path: Path) ->
     first, _ = upstream("a")
     second, there = upstream("b")
     there.blobs.update({BLOB: DATA, SMALL: b"small"})
-    async with node(tmp_path, first, second) as (store, storage, _):
+    async with node(tmp_path, first, second) as (store, storage, shared):
         assert await read(store) == DATA
         assert await read(store, SMALL) == b"small"
+        await kept(shared)
         for digest in (BLOB, SMALL):
             assert await came_from(storage, digest) == (Source.UPSTREAM, "b")
 
@@ -46,8 +47,9 @@ async def test_a_blob_that_two_upstreams_sent_names_neither(tmp_path: Path) -> N
     first, one = upstream("a", Script(break_at=[1_000_000]))
     second, two = upstream("b")
     one.blobs[BLOB] = two.blobs[BLOB] = DATA
-    async with node(tmp_path, first, second) as (store, storage, _):
+    async with node(tmp_path, first, second) as (store, storage, shared):
         assert await read(store) == DATA
+        await kept(shared)
         assert two.reads == [(BLOB, 1_000_000)]
         assert await came_from(storage, BLOB) == (Source.UPSTREAM, "")
 

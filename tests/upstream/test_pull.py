@@ -44,6 +44,12 @@ async def read(store: PullThrough, digest: Digest = BLOB, **options: int) -> byt
         return b"".join([chunk async for chunk in chunks])
 
 
+async def kept(shared: Federation) -> None:
+    """Wait until what was answered is durable."""
+    await until(lambda: not shared.pulls._pulls)
+    await shared.small.wait_kept()
+
+
 async def test_a_miss_is_pulled_once_for_many_readers_and_kept(tmp_path: Path) -> None:
     gate = asyncio.Event()
     up, there = upstream("a", Script(gate=gate))

@@ -10,7 +10,7 @@ from federation import hops
 from federation.digest import Digest, digest_of
 from federation.upstream.store import PullThrough
 from tests.upstream.fakes import Script, until, upstream
-from tests.upstream.test_pull import BLOB, DATA, SIZE, node, read
+from tests.upstream.test_pull import BLOB, DATA, SIZE, kept, node, read
 
 BLOBS = {digest_of(data): data for data in (bytes([n]) * 1000 for n in range(50))}
 ASKED = list(BLOBS)
@@ -21,9 +21,10 @@ async def test_a_batch_is_filled_from_the_upstreams_in_order_and_kept(tmp_path: 
     second, two = upstream("b")
     one.blobs.update(list(BLOBS.items())[:20])
     two.blobs.update(list(BLOBS.items())[10:40])
-    async with node(tmp_path, first, second) as (store, storage, _):
+    async with node(tmp_path, first, second) as (store, storage, shared):
         answers = await store.read_small(ASKED)
         assert answers == [*list(BLOBS.values())[:40], *[None] * 10]
+        await kept(shared)
         assert await storage.read_small(ASKED) == answers
         assert await read(store, ASKED[5]) == BLOBS[ASKED[5]]
     assert (one.small_reads, two.small_reads) == (1, 1)
@@ -70,6 +71,7 @@ async def test_a_caller_that_leaves_does_not_stop_the_batch(tmp_path: Path) -> N
         await until(lambda: there.small_reads == 1)
         task.cancel()
         await until(lambda: not shared.small._waiting)
+        await kept(shared)
         assert await storage.find_missing(ASKED) == set()
 
 

@@ -1,0 +1,120 @@
+"""Receiving beside storing: bounded, in order, and nothing lost when one of them fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from federation.digest import Digest, digest_of
+from federation.errors import StorageFull
+from federation.services.memory_budget import MemoryBudget
+from federation.store import CHUNK_BYTES
+from federation.upstream.intake import Intake
+from federation.upstream.recent import Budget, NoBound, Recent
+from tests.fakes import MemoryIngest, MemoryStore
+from tests.upstream.fakes import until
+
+
+class SlowIngest(MemoryIngest):
+    """Stores a piece each time it is let."""
+
+    def __init__(self, digest: Digest) -> None:
+        super().__init__(MemoryStore(), digest)
+        self.pieces: list[int] = []
+        self.may = asyncio.Semaphore(0)
+        self.full = False
+
+    async def append(self, data: bytes) -> None:
+        await self.may.acquire()
+        if self.full:
+            raise StorageFull("no room")
+        self.pieces.append(len(data))
+        await super().append(data)
+
+
+def made(
+    size_bytes: int, budget: Budget | None = None, on_piece: Callable[[], None] = lambda: None
+) -> tuple[Intake, SlowIngest]:
+    ingest = SlowIngest(digest_of(b"x")._replace(size_bytes=size_bytes))
+
+    async def nothing() -> None:
+        return None
+
+    budget = budget or NoBound()
+    return Intake(ingest, Recent(budget), budget, on_piece, nothing), ingest
+
+
+async def test_what_comes_while_a_piece_is_stored_becomes_the_next_piece() -> None:
+    intake, ingest = made(10_000)
+    for _ in range(100):
+        await intake.put(bytes(100))
+        await asyncio.sleep(0)
+    ingest.may.release()
+    ingest.may.release()
+    await intake.settle()
+    assert ingest.pieces == [100, 9_900]
+    assert intake.came_bytes == 10_000
+
+
+async def test_one_piece_may_wait_behind_the_one_that_is_stored_and_no_more() -> None:
+    intake, ingest = made(10 * CHUNK_BYTES)
+    came = 0
+
+    async def receive() -> None:
+        nonlocal came
+        for _ in range(10):
+            await intake.put(bytes(CHUNK_BYTES))
+            came += 1
+
+    receiving = asyncio.ensure_future(receive())
+    for stored in range(9):
+        await until(lambda stored=stored: came >= stored + 1)  # type: ignore[misc]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert came == stored + 1
+        assert intake.came_bytes == min(stored + 2, 10) * CHUNK_BYTES
+        ingest.may.release()
+    for _ in range(2):
+        ingest.may.release()
+    await receiving
+    await intake.settle()
+    assert ingest.pieces == [CHUNK_BYTES] * 10
+
+
+async def test_without_memory_a_piece_is_stored_before_the_next_is_taken() -> None:
+    budget = MemoryBudget(0)
+    intake, ingest = made(300, budget)
+    putting = asyncio.ensure_future(intake.put(bytes(100)))
+    await until(lambda: intake.recent.end == 100)
+    assert not putting.done()
+    ingest.may.release()
+    await putting
+    assert ingest.received_bytes == 100
+
+
+async def test_a_full_disk_is_told_to_who_brings_the_next_bytes_and_to_who_settles() -> None:
+    budget = MemoryBudget(10_000)
+    intake, ingest = made(1000, budget)
+    await intake.put(bytes(100))
+    ingest.full = True
+    ingest.may.release()
+    with pytest.raises(StorageFull):
+        await intake.settle()
+    with pytest.raises(StorageFull):
+        await intake.put(bytes(100))
+    await intake.close()
+    assert budget.used_bytes == 0
+
+
+async def test_closing_ends_what_runs_and_gives_the_memory_back() -> None:
+    budget = MemoryBudget(10_000)
+    intake, ingest = made(1000, budget)
+    await intake.put(bytes(100))
+    await asyncio.sleep(0)
+    await intake.put(bytes(100))
+    assert budget.used_bytes == 200
+    await intake.close()
+    assert budget.used_bytes == 0
+    assert ingest.pieces == []

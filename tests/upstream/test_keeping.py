@@ -1,0 +1,172 @@
+"""Whoever reads is answered when bytes are verified; that they are kept follows behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from federation.digest import Digest, digest_of
+from federation.errors import FederationError, SourceUnavailable, StorageFull
+from federation.services.memory_budget import MemoryBudget
+from federation.storage import Storage
+from federation.storage.ingest import LocalIngest
+from federation.store import Provenance
+from tests.upstream.fakes import until, upstream
+from tests.upstream.test_pull import BLOB, DATA, kept, node, read
+
+SMALL = digest_of(b"small")
+
+
+def change_ingests(storage: Storage, change: Callable[[LocalIngest], None]) -> None:
+    begin = storage.begin
+
+    def changed(digest: Digest, *, provenance: Provenance) -> LocalIngest:
+        ingest = begin(digest, provenance=provenance)
+        change(ingest)
+        return ingest
+
+    storage.begin = changed  # type: ignore[method-assign, assignment]
+
+
+def hold_commits(storage: Storage, gate: asyncio.Event) -> None:
+    def change(ingest: LocalIngest) -> None:
+        commit = ingest.commit
+
+        async def later() -> bool:
+            await gate.wait()
+            return await commit()
+
+        ingest.commit = later  # type: ignore[method-assign]
+
+    change_ingests(storage, change)
+
+
+def hold_batches(storage: Storage, gate: asyncio.Event) -> None:
+    write = storage.write_small
+
+    async def later(
+        blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance
+    ) -> list[FederationError | None]:
+        await gate.wait()
+        return await write(blobs, provenance=provenance)
+
+    storage.write_small = later  # type: ignore[method-assign, assignment]
+
+
+async def test_readers_do_not_wait_until_a_blob_is_durable_and_later_ones_join(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    gate = asyncio.Event()
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+        hold_commits(storage, gate)
+        assert await read(store) == DATA
+        assert await read(store, offset=1000, limit=2000) == DATA[1000:3000]
+        assert await storage.find_missing([BLOB]) == {BLOB}
+        bringing = asyncio.ensure_future(shared.pulls.fetch(BLOB))
+        await until(lambda: shared.pulls.joined == 2)
+        await asyncio.sleep(0)
+        assert not bringing.done()  # who wants it here waits until it is
+        gate.set()
+        await bringing
+        assert await storage.find_missing([BLOB]) == set()
+    assert there.reads == [(BLOB, 0)]
+
+
+async def test_u25_a_verified_blob_that_cannot_be_kept_is_read_to_its_end(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    gate = asyncio.Event()
+
+    def change(ingest: LocalIngest) -> None:
+        async def refuse() -> bool:
+            await gate.wait()
+            raise StorageFull("no room")
+
+        ingest.commit = refuse  # type: ignore[method-assign]
+
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+        change_ingests(storage, change)
+        async with store.open_read(BLOB) as chunks:
+            got = await anext(chunks)  # type: ignore[call-overload]
+            bringing = asyncio.ensure_future(shared.pulls.fetch(BLOB))
+            await asyncio.sleep(0)
+            gate.set()
+            with pytest.raises(StorageFull):
+                await bringing
+            await until(lambda: not shared.pulls._pulls)
+            async for chunk in chunks:
+                got += chunk
+        assert got == DATA
+        assert await storage.find_missing([BLOB]) == {BLOB}
+        assert storage.core.space.reserved_bytes == 0
+    assert up.breaker.failures == 0
+
+
+async def test_trouble_of_this_nodes_disk_is_no_failure_of_an_upstream_and_no_miss(
+    tmp_path: Path,
+) -> None:
+    first, one = upstream("a")
+    second, two = upstream("b")
+    one.blobs[BLOB] = two.blobs[BLOB] = DATA
+
+    def change(ingest: LocalIngest) -> None:
+        append = ingest.append
+
+        async def fail(data: bytes) -> None:
+            if ingest.received_bytes > 0:
+                raise SourceUnavailable("disk", "receiving a blob: EIO")
+            await append(data)
+
+        ingest.append = fail  # type: ignore[method-assign]
+
+    async with node(tmp_path, first, second) as (store, storage, _), asyncio.timeout(20):
+        change_ingests(storage, change)
+        with pytest.raises(SourceUnavailable, match="EIO"):
+            await read(store)
+        assert storage.core.space.reserved_bytes == 0
+    assert first.breaker.failures == first.wrong_bytes == 0
+    assert not two.reads
+
+
+async def test_small_blobs_are_answered_before_they_are_durable_and_asked_for_once(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a")
+    there.blobs[SMALL] = b"small"
+    gate = asyncio.Event()
+    budget = MemoryBudget(1000)
+    async with node(tmp_path, up, memory=budget) as (store, storage, shared):
+        hold_batches(storage, gate)
+        async with asyncio.timeout(20):
+            assert await read(store, SMALL) == b"small"
+            assert await storage.find_missing([SMALL]) == {SMALL}
+            assert await store.read_small([SMALL]) == [b"small"]
+            assert budget.used_bytes == 5
+            gate.set()
+            await kept(shared)
+            assert await storage.find_missing([SMALL]) == set()
+        assert budget.used_bytes == 0
+    assert there.small_reads == 1
+
+
+async def test_without_memory_small_blobs_are_kept_before_they_are_answered(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a")
+    there.blobs[SMALL] = b"small"
+    gate = asyncio.Event()
+    async with node(tmp_path, up, memory=MemoryBudget(4)) as (store, storage, _):
+        hold_batches(storage, gate)
+        reading = asyncio.ensure_future(read(store, SMALL))
+        await until(lambda: there.small_reads == 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not reading.done()
+        gate.set()
+        assert await reading == b"small"
+        assert await storage.find_missing([SMALL]) == set()
