@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from federation.readiness import Readiness
 from federation.status import Metrics
+from federation.web.status_page import status_page
 
 _LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
 
@@ -46,7 +46,7 @@ class Pages:
         facts = {**self._about(), **self._state(), "links": _LINKS}
         if "text/html" not in request.headers.get("Accept", ""):
             return _json(200, facts)
-        return web.Response(text=_page(facts), content_type="text/html")
+        return web.Response(text=status_page(facts, _LINKS), content_type="text/html")
 
     def _exposition(self, _request: web.BaseRequest) -> web.Response:
         body = generate_latest(self._metrics.registry)
@@ -69,13 +69,3 @@ class Pages:
 def _json(status: int, facts: Mapping[str, Any]) -> web.Response:
     text = json.dumps(facts, indent=2) + "\n"
     return web.Response(status=status, text=text, content_type="application/json")
-
-
-def _page(facts: Mapping[str, Any]) -> str:
-    name = html.escape(str(facts.get("node", "")))
-    links = "".join(f'<li><a href="{path}">{path}</a>: {what}' for what, path in _LINKS.items())
-    shown = html.escape(json.dumps({k: v for k, v in facts.items() if k != "links"}, indent=2))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>'
-        f"<h1>{name}</h1><pre>{shown}</pre><ul>{links}</ul></html>\n"
-    )

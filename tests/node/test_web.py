@@ -19,8 +19,8 @@ class Face:
         self.health = (True, "")
         self.metrics = Metrics()
         self.readiness = Readiness(lambda: self.health)
-        about = {"node": "<paris>", "listeners": [{"address": "127.0.0.1:1"}]}
-        self.pages = Pages(self.metrics, self.readiness, lambda: about)
+        self.about = {"node": "<paris>", "listeners": [{"address": "127.0.0.1:1"}]}
+        self.pages = Pages(self.metrics, self.readiness, lambda: self.about)
 
     def set(self, phase, health=(True, "")):
         self.health = health
@@ -95,6 +95,21 @@ async def test_the_index_is_a_page_for_people_and_json_for_programs(face):
         _, page = await get(session, "/", headers={"Accept": "text/html"})
         assert "<h1>&lt;paris&gt;</h1>" in page
         assert "<paris>" not in page
+
+
+async def test_peers_and_upstreams_are_tables_whose_text_is_only_text(face):
+    face.set(Phase.SERVING)
+    face.about["peers"] = [
+        {"name": "<tokyo>", "state": "following", "lag-objects": 7, "last-error": None}
+    ]
+    face.about["upstreams"] = [{"name": "hq", "state": "up", "hits": 3, "last-error": "<b>no"}]
+    async with served(face) as session:
+        _, page = await get(session, "/", headers={"Accept": "text/html"})
+    assert "<td>&lt;tokyo&gt;<td>following<td>7<td>" in page
+    assert "<td>hq<td>up<td>3<td>" in page
+    assert "<td>&lt;b&gt;no" in page
+    assert "<tokyo>" not in page
+    assert "<b>" not in page
 
 
 async def test_other_paths_and_methods_are_refused(face):
