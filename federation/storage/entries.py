@@ -120,7 +120,8 @@ def _write(
 def restore(transaction: Transaction, entry: Entry) -> None:
     """Store an entry with the stamp it has, for a catalogue made anew."""
     transaction.observe(entry.stamp)
-    _take(transaction, entry, Provenance(entry.source, origin=entry.origin), None)
+    old = _row(transaction.connection, entry.key)
+    _take(transaction, entry, Provenance(entry.source, origin=entry.origin), old)
 
 
 def touch(connection: apsw.Connection, touched: dict[int, int]) -> None:

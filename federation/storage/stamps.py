@@ -44,12 +44,14 @@ def next_ticks(last: int, wall_s: float) -> int:
     return max(last + 1, ticks_at(wall_s))
 
 
-def check(stamp: Stamp, wall_s: float) -> None:
-    """Refuse a stamp that nobody could outdo for a year: a clock was wrong when it was given.
+def is_too_far(stamp: Stamp, wall_s: float) -> bool:
+    """Whether nobody could outdo a stamp for a year: a clock was wrong when it was given."""
+    return stamp.ticks > ticks_at(wall_s + _AHEAD_MAX_S)
 
-    Raises InvalidRequest.
-    """
-    if stamp.ticks > ticks_at(wall_s + _AHEAD_MAX_S):
+
+def check(stamp: Stamp, wall_s: float) -> None:
+    """Raise InvalidRequest for a stamp that is too far in the future."""
+    if is_too_far(stamp, wall_s):
         raise InvalidRequest(
             f"the stamp {stamp.ticks}-{stamp.node} is more than a year ahead of this node's clock; "
             "push the value again where the clock is right"

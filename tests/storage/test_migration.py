@@ -47,16 +47,16 @@ def make_version_1(path: Path, entries: int = 3, ahead_s: float = _AHEAD_S) -> N
             source = Source.UPSTREAM if n == 2 else Source.CLIENT
             connection.execute(
                 "INSERT INTO entry (kind, instance, name, value, label, stored, source, origin, "
-                "accessed, seq) VALUES (2, '', ?, 'value', 'label', ?, ?, '', 5, ?)",
+                "accessed, seq) VALUES (2, '', ?, x'00', 'label', ?, ?, '', 5, ?)",
                 (b"%d" % n, stored_s, int(source), n + 2),
             )
             connection.execute(
-                "INSERT INTO log VALUES (?, 2, '', ?, 10, ?, ?, '', '')",
+                "INSERT INTO log VALUES (?, 2, '', ?, 6, ?, ?, '', '')",
                 (n + 2, b"%d" % n, stored_s, int(source)),
             )
         connection.execute(
             "UPDATE totals SET bytes = ?, blobs = 1, entries = ?, seq = ?",
-            (4 + 10 * entries, entries, entries + 1),
+            (4 + 6 * entries, entries, entries + 1),
         )
     connection.close()
 

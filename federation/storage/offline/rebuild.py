@@ -3,6 +3,9 @@
 Every file is hashed before it gets a row; what does not match goes to quarantine/. The new
 catalogue is complete and durable before it takes the old one's name, so an interrupted rebuild
 changes nothing and can simply be run again.
+
+The change log begins anew, under another epoch. What peers had acknowledged of the old one says
+nothing about the rows of the new, so each peer has to be compared with what is held here.
 """
 
 from __future__ import annotations
@@ -18,12 +21,12 @@ from federation import config
 from federation.clock import SystemClock
 from federation.digest import Digest
 from federation.errors import StorageRefused, TooBusy
-from federation.storage import blob_files, catalogue, entries, schema
+from federation.storage import blob_files, catalogue, entries, peer_records, schema
 from federation.storage.blob_files import Damage
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
 from federation.storage.meta import set_meta
 from federation.storage.offline.common import Progress, existing
-from federation.storage.offline.salvage import salvage
+from federation.storage.offline.salvage import Salvage, salvage
 from federation.storage.reading import check_inline
 from federation.storage.runs import live_runs
 from federation.storage.shared import FileLock
@@ -43,6 +46,7 @@ class RebuildReport:
     damaged_files: int = 0
     inline_blobs: int = 0
     entries: int = 0
+    peers: int = 0
     old_catalogue: str = "none"
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,6 +57,7 @@ class RebuildReport:
             "files-quarantined": self.damaged_files,
             "inline-blobs-saved": self.inline_blobs,
             "entries-saved": self.entries,
+            "peers-to-be-compared": self.peers,
             "old-catalogue": self.old_catalogue,
         }
 
@@ -90,12 +95,15 @@ class _Rebuild:
         connection.execute("PRAGMA synchronous = OFF")  # made durable in one go at the end
         schema.bring_up(connection)
         clock = SystemClock()
+        source = next((p for p in (self._directory.catalogue, self._old) if _has_content(p)), None)
+        self._saved = salvage(source) if source is not None else None
         self._transaction = Transaction(
             connection, 1, clock.wall_s(), Totals(), quota_bytes=2**62, node_id=""
         )
         connection.execute("BEGIN")
         self._take_files()
-        self._take_old()
+        if self._saved is not None:
+            self._take_old(self._saved)
         self._commit()
         connection.close()
         self._swap()
@@ -128,25 +136,31 @@ class _Rebuild:
             self.report.damaged_files += 1
             return
         key = catalogue.key_of(digest)
-        catalogue.insert(self._transaction, key, digest.size_bytes, None, ctime_ns, FROM_CLIENT)
+        came = self._came(key)
+        catalogue.insert(self._transaction, key, digest.size_bytes, None, ctime_ns, came)
         self.report.files += 1
         self.report.file_bytes += digest.size_bytes
 
-    def _take_old(self) -> None:
-        """Save small blobs, index entries, node id and offline switch from the old one."""
-        source = next((p for p in (self._directory.catalogue, self._old) if _has_content(p)), None)
-        if source is None:
-            return
-        saved = salvage(source)
+    def _came(self, key: bytes) -> Provenance:
+        """Return who sent a blob, where the old catalogue still tells."""
+        return FROM_CLIENT if self._saved is None else self._saved.provenance(key)
+
+    def _take_old(self, saved: Salvage) -> None:
+        """Save small blobs, index entries, peers, node id and offline switch from the old one."""
+        now_s = self._transaction.wall_s
         for number, (digest, data) in enumerate(saved.inline(), start=1):
             self._take_inline(digest, data)
             self._step(number)
-        for number, entry in enumerate(saved.entries(), start=1):
+        for number, entry in enumerate(saved.entries(now_s), start=1):
             self._transaction.wall_s = entry.stored_at_s  # its age stays what it was
-            came = Provenance(entry.source, origin=entry.origin)
-            entries.put(self._transaction, [entry], came)
+            entries.restore(self._transaction, entry)
             self.report.entries += 1
             self._step(number)
+        self._transaction.wall_s = now_s
+        self._transaction.observe(saved.last_stamp(now_s))
+        peers = list(saved.peers())
+        peer_records.save(self._transaction, peers)
+        self.report.peers = len({record.name for record in peers})
         for name in ("node_id", OFFLINE_SINCE):
             set_meta(self._transaction, name, saved.meta(name))
         self.report.old_catalogue = saved.verdict()
@@ -159,7 +173,7 @@ class _Rebuild:
         except Damage:
             return
         if key not in catalogue.look_up(self._transaction.connection, [key]):
-            catalogue.insert(self._transaction, key, len(data), data, 0, FROM_CLIENT)
+            catalogue.insert(self._transaction, key, len(data), data, 0, self._came(key))
             self.report.inline_blobs += 1
 
     def _swap(self) -> None:

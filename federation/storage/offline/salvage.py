@@ -13,9 +13,20 @@ from typing import Any
 import apsw
 
 from federation.digest import Digest
+from federation.ledger import Lane, PeerRecord
 from federation.storage.catalogue import digest_of_key
 from federation.storage.meta import get_meta
-from federation.store import Entry, EntryKey, EntryKind, Source
+from federation.storage.stamps import is_too_far, ticks_at
+from federation.store import (
+    FROM_CLIENT,
+    NO_STAMP,
+    Entry,
+    EntryKey,
+    EntryKind,
+    Provenance,
+    Source,
+    Stamp,
+)
 
 _INLINE = (
     "SELECT small.seq, log.name, log.size, small.data FROM small JOIN log USING (seq) "
@@ -26,9 +37,12 @@ _BY_BLOB = (
     "ON blob.inline AND small.seq = blob.seq ORDER BY blob.key"
 )
 _ENTRIES = (
-    "SELECT id, kind, instance, name, value, label, stored, expires, source, origin "
+    "SELECT id, kind, instance, name, value, label, stored, expires, source, origin, {} "
     "FROM entry ORDER BY id"
 )
+_STAMPS = ("ticks, node", "0, ''")  # of entries, since schema version 2 and before
+_PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
+_ANEW = "the catalogue was rebuilt"
 
 
 class Salvage:
@@ -52,24 +66,73 @@ class Salvage:
                     continue  # damage that still reads as a row
                 yield digest, bytes(data)
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield index entries."""
-        for _, kind, instance, name, *values, source, origin in self._rows(_ENTRIES):
-            value, label, stored, expires = values
+    def entries(self, now_s: float) -> Iterator[Entry]:
+        """Yield index entries; now_s is the wall clock's."""
+        for _, kind, instance, name, *values in self._rows(_ENTRIES.format(self._stamps())):
+            value, label, stored, expires, source, origin, ticks, node = values
             try:
                 key = EntryKey(EntryKind(kind), str(instance), bytes(name))
-                entry = Entry(
-                    key,
-                    bytes(value),
-                    str(label),
-                    float(stored),
-                    expires,
-                    Source(source),
-                    str(origin),
-                )
+                stamp = Stamp(int(ticks), str(node))
+                came = (Source(source), str(origin), stamp)
+                entry = Entry(key, bytes(value), str(label), float(stored), expires, *came)
             except (ValueError, TypeError):
                 continue
-            yield entry
+            yield self._stamped(entry, now_s)
+
+    def _stamps(self) -> str:
+        """Return the columns that hold entries' stamps."""
+        return _STAMPS[self._asked("SELECT ticks FROM entry LIMIT 0") is None]
+
+    def _stamped(self, entry: Entry, now_s: float) -> Entry:
+        """Date what has no stamp yet, or a damaged one: when it was stored."""
+        if entry.source is Source.UPSTREAM:
+            return entry._replace(stamp=NO_STAMP)
+        if entry.stamp != NO_STAMP and not is_too_far(entry.stamp, now_s):
+            return entry
+        node = str(self.meta("node_id") or "")
+        return entry._replace(stamp=Stamp(ticks_at(min(entry.stored_at_s, now_s)), node))
+
+    def last_stamp(self, now_s: float) -> Stamp:
+        """Return the latest that the node gave or met, as far as that can be read."""
+        found = self._asked("SELECT ticks FROM totals")
+        try:
+            stamp = Stamp(int(found[0][0])) if found else NO_STAMP
+        except (ValueError, TypeError):
+            return NO_STAMP
+        return NO_STAMP if is_too_far(stamp, now_s) else stamp
+
+    def provenance(self, key: bytes) -> Provenance:
+        """Return who sent the blob with this key; the client where that cannot be read."""
+        found = self._asked(
+            "SELECT source, via, origin FROM log WHERE seq = (SELECT seq FROM blob WHERE key = ?)",
+            (key,),
+        )
+        try:
+            for source, via, origin in found or ():
+                return Provenance(Source(source), tuple(via.split(",")) if via else (), str(origin))
+        except (ValueError, AttributeError):  # damage that still reads as a row
+            return FROM_CLIENT
+        return FROM_CLIENT
+
+    def peers(self) -> Iterator[PeerRecord]:
+        """Yield a fresh record of each lane to a peer: it has acknowledged nothing of a new log."""
+        if self._asked("SELECT name FROM peer LIMIT 0") is None:
+            return
+        for _, name, lane, node_id, pins_pulled in self._rows(_PEERS):
+            try:
+                record = PeerRecord(str(name), Lane(lane), reason=_ANEW, node_id=str(node_id))
+            except ValueError:
+                continue
+            yield record._replace(pins_pulled=bool(pins_pulled))
+
+    def _asked(self, query: str, bindings: tuple[bytes, ...] = ()) -> list[Any] | None:
+        """Return the rows of a question that does not count as a problem; None: unanswered."""
+        if self._connection is None:
+            return None
+        try:
+            return list(self._connection.execute(query, bindings))
+        except apsw.Error:
+            return None
 
     def meta(self, name: str) -> int | str | None:
         """Return a value of the table meta, if it is set and can still be read."""

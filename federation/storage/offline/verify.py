@@ -14,7 +14,7 @@ from federation.storage import catalogue
 from federation.storage.core import Core
 from federation.storage.offline.common import Progress, joined
 from federation.storage.scrub import Scrubber, verify_slice
-from federation.storage.transaction import read_totals
+from federation.storage.transaction import Totals, read_totals
 
 _LISTED_MAX = 100
 _EVERYTHING_MS = 2**62
@@ -86,6 +86,28 @@ async def _verify(
     return report
 
 
+def _check_log(connection: apsw.Connection, totals: Totals) -> list[str]:
+    """Compare where the change log ends, and the clock stands, with what refers to them."""
+    last: Any = connection.execute(
+        "SELECT seq, total FROM log ORDER BY seq DESC LIMIT 1"
+    ).fetchone()
+    if last is not None and last != (totals.seq, totals.logged_bytes):
+        return [f"totals {totals} differ from the change log's last row {last}"]
+    newest: Any = connection.execute(
+        "SELECT (SELECT ifnull(max(seq), 0) FROM blob), (SELECT ifnull(max(seq), 0) FROM entry), "
+        "(SELECT ifnull(max(cursor), 0) FROM peer), (SELECT ifnull(max(ticks), 0) FROM entry)"
+    ).fetchone()
+    names = ("a blob's row", "an entry's row", "a peer's cursor")
+    problems = [
+        f"{name} is {seq}, beyond the change log's end {totals.seq}"
+        for name, seq in zip(names, newest, strict=False)
+        if seq > totals.seq
+    ]
+    if newest[3] > totals.ticks:
+        problems.append(f"an entry's stamp {newest[3]} is later than the clock's {totals.ticks}")
+    return problems
+
+
 def _check_catalogue(core: Core) -> list[str]:
     """Ask SQLite, and compare the totals with the rows, in one snapshot."""
     connection = core.pool.connection()
@@ -103,6 +125,7 @@ def _check_catalogue(core: Core) -> list[str]:
             ).fetchone()
             if counted != (totals.blobs, totals.entries, totals.size_bytes):
                 problems.append(f"totals {totals} differ from the rows {counted}")
+            problems += _check_log(connection, totals)
     except apsw.Error as error:
         problems.append(f"{type(error).__name__}: {error}")
     return problems
