@@ -1,4 +1,4 @@
-"""What upstreams say right now of one object, asked by this command itself and not by a node."""
+"""What upstreams and peers say right now of one object, asked by this command, not by a node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from federation import hops
 from federation.clock import SystemClock
+from federation.config_peers import Peer
 from federation.config_upstreams import Upstream as Settings
 from federation.digest import Digest, DigestFunction
 from federation.errors import FederationError, SourceUnavailable
@@ -43,6 +45,27 @@ def ask(upstreams: Sequence[Settings], node_id: str, question: Question) -> list
     One that does not answer within a few seconds is silent, with the reason. Never raises.
     """
     return asyncio.run(_ask_all(upstreams, node_id, question))
+
+
+def ask_peers(
+    peers: Sequence[Peer], instance: str, node_id: str, question: Question
+) -> list[dict[str, Any]]:
+    """Put a question to all peers likewise; a node of ours tells of what it holds itself.
+
+    instance: where a peer is sent what has no instance name of its own for it.
+    """
+    alike = [
+        Settings(
+            name=peer.name,
+            url=peer.url,
+            instance_name=instance if peer.instance_name is None else peer.instance_name,
+            auth=peer.auth,
+            connection_config=peer.connection_config,
+        )
+        for peer in peers
+    ]
+    with hops.serving(hops.Hops(replicates=True)):
+        return ask(alike, node_id, question)
 
 
 async def _ask_all(

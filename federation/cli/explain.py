@@ -17,13 +17,14 @@ from federation.cli.ask_upstreams import (
     about_asset,
     about_blob,
     ask,
+    ask_peers,
 )
 from federation.cli.closure_report import closure_of
 from federation.cli.command import FOUND_PROBLEMS, Command, json_option
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.progress import warnings_only
-from federation.config import Limits
+from federation.config import Config, Limits
 from federation.digest import Digest, DigestFunction
 from federation.storage.offline import Explainer, FoundEntry, explaining
 from federation.store import EntryKind
@@ -78,11 +79,12 @@ def explain(
     as_json: bool,
 ) -> None:
     """Tell all about a blob, an asset or an action result: whether it is here, since when, from
-    whom, why it would be evicted or not, and what every upstream says of it now.
+    whom, why it would be evicted or not, which peers have acknowledged it, and what every upstream
+    and peer says of it now.
 
-    Reads the data directory, gives no lease and changes nothing. Upstreams are those of --config,
-    asked by this command itself; not while the node is offline. Exits with 1 if it is not here,
-    or lacks something that it names.
+    Reads the data directory, gives no lease and changes nothing. Upstreams and peers are those of
+    --config, asked by this command itself; upstreams not while the node is offline. Exits with 1
+    if it is not here, or lacks something that it names.
     """
     if (name is None) == (action is None):
         raise click.UsageError("give a DIGEST, a URI, or --action")
@@ -118,21 +120,23 @@ class _Teller:
             note = "no blob with this hash is here; give HASH/SIZE to have upstreams asked"
             return {"hash": match[2].lower(), "here": False, "note": note}, False
         facts = self._explainer.blob(found)
-        told = {"digest": str(found), **facts, **self._upstreams(about_blob(found))}
+        told = {"digest": str(found), **facts, **self._others(about_blob(found))}
         return told, bool(facts["here"])
 
     def action(self, action: Digest, instance: str | None) -> Told:
         found = self._explainer.action_results(action, instance)
         shown, missing = self._entries(found)
         question = about_action(action, [each.entry for each in found], missing)
-        told = {"action": str(action), "entries": shown, **self._upstreams(question)}
+        others = self._others(question, _instance(found, instance))
+        told = {"action": str(action), "entries": shown, **others}
         return told, _any_complete(shown)
 
     def asset(self, uri: str, instance: str | None, qualifiers: dict[str, str]) -> Told:
         found = self._explainer.assets(uri, instance)
         shown, missing = self._entries(found)
         question = about_asset(uri, qualifiers, [each.entry for each in found], missing)
-        told = {"uri": uri, "entries": shown, **self._upstreams(question)}
+        others = self._others(question, _instance(found, instance))
+        told = {"uri": uri, "entries": shown, **others}
         return told, _any_complete(shown)
 
     def _digest(self, match: re.Match[str]) -> Digest | None:
@@ -162,21 +166,32 @@ class _Teller:
             shown.append({**each.facts, **_content(each), "closure": closure})
         return shown, missing
 
-    def _upstreams(self, question: Question) -> dict[str, Any]:
-        """Return nothing where no configuration says which upstreams there are."""
+    def _others(self, question: Question, instance: str = "") -> dict[str, Any]:
+        """Return nothing where no configuration says which upstreams and peers there are."""
         file = self._where.file
         if file is None:
             return {}
+        told = {"upstreams": self._upstreams(file, question)}
+        if file.peers:
+            with warnings_only():
+                node_id = self._explainer.node_id
+                told["peers-say"] = ask_peers(file.peers, instance, node_id, question)
+        return told
+
+    def _upstreams(self, file: Config, question: Question) -> list[dict[str, Any]]:
         if file.offline or self._explainer.is_switched_offline:
             reason = "this node is offline"
-            answers = [
+            return [
                 {"name": each.name, "answer": NOT_ASKED, "reason": reason}
                 for each in file.upstreams
             ]
-        else:
-            with warnings_only():
-                answers = ask(file.upstreams, self._explainer.node_id, question)
-        return {"upstreams": answers}
+        with warnings_only():
+            return ask(file.upstreams, self._explainer.node_id, question)
+
+
+def _instance(found: Sequence[FoundEntry], asked: str | None) -> str:
+    """Return where peers were sent the entry: as far as they have no instance name of their own."""
+    return found[0].entry.key.instance if found else asked or ""
 
 
 def _content(found: FoundEntry) -> dict[str, Any]:

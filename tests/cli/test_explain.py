@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from federation.cli import main
 from federation.digest import DigestFunction, digest_of
+from tests.polling import wait_until
 from tests.process import federation, serve
 from tests.process_client import Client, action_result
 
@@ -193,3 +194,33 @@ def test_wrong_usage(tmp_path, args, message):
 
 def test_a_directory_that_is_not_there_is_refused(tmp_path):
     assert explain(ABSENT, "--data-dir", tmp_path / "none", code=3)["exit-code"] == 3
+
+
+def test_what_peers_have_acknowledged_and_what_they_say_now(tmp_path):
+    with serve(tmp_path / "there", name="there") as there:
+        peers = [
+            {"name": "there", "url": f"grpc://{there.address}"},
+            {"name": "gone", "url": "grpc://127.0.0.1:1"},
+        ]
+        with serve(tmp_path / "here", {"peers": peers}, name="here") as here:
+            with Client(here.address, instance="team") as client:
+                client.write(PUSHED)
+                client.push_blob(URI, digest_of(PUSHED))
+            place = ("--config", here.config_path)
+
+            def acknowledged():
+                facts = explain(digest_of(PUSHED), *place, code=0)
+                said = {each["name"]: each["answer"] for each in facts.get("peers", ())}
+                return said if said.get("there", "").startswith("acknowledged") else None
+
+            wait_until(acknowledged, "the peer has it", timeout_s=30)
+            assert acknowledged()["gone"].startswith("not known: it needs a resync")
+            facts = explain(digest_of(PUSHED), *place, code=0)
+            now = {each["name"]: each["answer"] for each in facts["peers-say"]}
+            assert now == {"there": "present", "gone": "silent"}
+            facts = explain(URI, *place, code=0)
+            (entry,) = facts["entries"]
+            assert entry["instance"] == "team"
+            assert facts["peers-say"][0]["same-as-here"] is True
+            facts = explain(ABSENT, *place, code=1)
+            assert facts["peers-say"][0]["answer"] == "absent"
