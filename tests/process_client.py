@@ -80,9 +80,13 @@ class Client:
         self.timeout_s = timeout_s
         self._endings: list[Callable[[], object]] = []
         if credentials is None:
-            self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+            self.use(grpc.insecure_channel(address, options=_OPTIONS))
         else:
-            self.channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
+            self.use(grpc.secure_channel(address, credentials, options=_OPTIONS))
+
+    def use(self, channel: grpc.Channel) -> None:
+        """Make every call through this channel from now on."""
+        self.channel = channel
         self.cas = reapi_grpc.ContentAddressableStorageStub(self.channel)
         self.actions = reapi_grpc.ActionCacheStub(self.channel)
         self.capabilities_stub = reapi_grpc.CapabilitiesStub(self.channel)
