@@ -67,14 +67,18 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
         alone = not live_runs(directory)
         node_id, base_ms, rebooted = _identify(connection, clock)
         store_clock = StoreClock(clock, base_ms)
-        epoch = Epoch(directory.epoch)
-        log_epoch = _open_log(connection, epoch, alone=alone)
         # A power cut may take even the traces of the dead with it: then the new boot tells.
         if bury_dead_runs(directory) or rebooted:
             hold_ms = store_clock.now_ms() + timing.lease_ms
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('evict_hold_until_ms', ?)", (hold_ms,)
             )
+        epoch = Epoch(directory.epoch)
+        try:
+            log_epoch = _open_log(connection, epoch, alone=alone)
+        except BaseException:
+            epoch.close()
+            raise
     finally:
         connection.close()
     return Opened(directory, node_id, log_epoch, store_clock, Run(directory), epoch)
