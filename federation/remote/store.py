@@ -183,19 +183,28 @@ class RemoteStore:
                 return await self._uploads.send(digest, OnceReplay(digest, chunks))
 
     async def send(
-        self, digest: Digest, open_at: OpenAt, *, provenance: Provenance = FROM_CLIENT
+        self,
+        digest: Digest,
+        open_at: OpenAt,
+        *,
+        provenance: Provenance = FROM_CLIENT,
+        number: int | None = None,
+        goes_on: bool = False,
     ) -> bool:
         """Write a blob that can be read again from any offset; call it when the remote misses it.
 
         open_at(offset) gives its bytes from there on, as open_read does. They are not verified
-        here: they come from a store that has done so, and the remote does. False: it was there.
+        here: they come from a store that has done so, and the remote does. With a number (128
+        bits) an upload that broke may be gone on with later, by another call with the same one
+        that says so. False: it was there.
 
         Raises RemoteFailed, and what open_at raises.
         """
         if digest.is_empty:
             return False
         with _coming_from(provenance):
-            return await self._uploads.send(digest, ReopenReplay(digest, open_at))
+            source = ReopenReplay(digest, open_at)
+            return await self._uploads.send(digest, source, number, goes_on=goes_on)
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See Store; every blob is verified, and None also where other bytes came.

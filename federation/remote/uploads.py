@@ -47,30 +47,38 @@ class Uploads:
             if not turns.users:
                 del self._writing[digest]
 
-    async def send(self, digest: Digest, plain: Replay) -> bool:
+    async def send(
+        self, digest: Digest, plain: Replay, number: int | None = None, *, goes_on: bool = False
+    ) -> bool:
         """Send a blob that the remote misses. False: it was there after all.
+
+        number: names the upload, so that a later one may go on with it. goes_on: this is a later
+        one; its bytes are plain, since remotes take compressed ones only from the start.
 
         Raises RemoteFailed, and what plain raises.
         """
         can = await self._remote.capabilities()
         self._check_taken(digest, can)
+        if number is None:
+            number = self._remote.random.getrandbits(128)
         try:
+            if goes_on:
+                return await self._upload(digest, number, zstd=False).go_on(plain)
             if self._zstd.suits(can, digest):
                 try:
-                    return await self._run(digest, ZstdReplay(plain), zstd=True)
+                    return await self._upload(digest, number, zstd=True).run(ZstdReplay(plain))
                 except RemoteFailed as error:
                     if error.kind not in ZSTD_AT_FAULT or not await plain.rewind(0):
                         raise
                     self._zstd.rest(error.reason)
-            return await self._run(digest, plain, zstd=False)
+            return await self._upload(digest, number, zstd=False).run(plain)
         finally:
             await plain.close()
 
-    async def _run(self, digest: Digest, source: Replay, *, zstd: bool) -> bool:
-        number = self._remote.random.getrandbits(128)
+    def _upload(self, digest: Digest, number: int, *, zstd: bool) -> Upload:
         instance = self._remote.settings.instance_name
         calls, name = self._remote.calls, self._remote.name
-        return await Upload(calls, name, instance, digest, zstd=zstd, number=number).run(source)
+        return Upload(calls, name, instance, digest, zstd=zstd, number=number)
 
     def _check_taken(self, digest: Digest, can: Capabilities) -> None:
         name = self._remote.name

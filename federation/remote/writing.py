@@ -1,4 +1,4 @@
-"""One blob to a remote by ByteStream.Write, gone on with once after a break."""
+"""One blob to a remote by ByteStream.Write, gone on with after a break."""
 
 from __future__ import annotations
 
@@ -43,14 +43,27 @@ class Upload:
         except RemoteFailed as error:
             if error.kind not in _CAN_GO_ON:
                 raise
-            offset, complete = await self._standing(error)
+            try:
+                offset, complete = await self._standing()
+            except RemoteFailed:
+                raise error from None
             if complete:
                 return True
             if not await source.rewind(offset):
                 raise
             return await self._send(source, offset)
 
-    async def _standing(self, broken_by: RemoteFailed) -> tuple[int, bool]:
+    async def go_on(self, source: Replay) -> bool:
+        """Send what the remote has not got yet of an earlier upload of this number.
+
+        Raises RemoteFailed, and what the source raises.
+        """
+        offset, complete = await self._standing()
+        if complete:
+            return True
+        return await self._send(source, offset if await source.rewind(offset) else 0)
+
+    async def _standing(self) -> tuple[int, bool]:
         """Ask where the upload stands; a remote that cannot say is sent it from the start."""
         try:
             data = await self._calls.unary(QUERY_WRITE, codec.query_request(self._name))
@@ -59,7 +72,7 @@ class Upload:
         except RemoteFailed as error:
             if error.kind in {FailureKind.UNSUPPORTED, FailureKind.REFUSED}:
                 return 0, False
-            raise broken_by from None
+            raise
         offset, complete = codec.write_status(self._remote, data)
         if self._zstd or not 0 <= offset <= self._digest.size_bytes:
             offset = 0  # only plain uploads count the blob's own bytes

@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 _WATCH_EVERY_S = 0.5
 _MEET_EVERY_TURNS = 20  # of watching
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
-_WINDOW_LOOK_S = 30.0
+_WINDOW_LOOK_S = 5.0
 _ITSELF_S = 60.0
 _PROBE = digest_of(b"federation")  # asking for any blob shows that the peer answers
 

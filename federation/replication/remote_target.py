@@ -32,6 +32,7 @@ class RemoteTarget:
         self._store = RemoteStore(remote)
         self._index = RemoteIndex(remote)
         self._instance = instance
+        self._salt = remote.random.getrandbits(128)
 
     def __repr__(self) -> str:
         return f"<RemoteTarget {self._remote!r}>"
@@ -71,10 +72,14 @@ class RemoteTarget:
         with _replicating(via):
             return await self._store.write_small(blobs)
 
-    async def send(self, digest: Digest, open_at: OpenAt, via: Via) -> None:
+    async def send(
+        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+    ) -> None:
         """See Target."""
+        # One upload a blob at a time, so its number may be the same each time, and found again.
+        number = int.from_bytes(digest.hash[:16], "big") ^ self._salt
         with _replicating(via):
-            await self._store.send(digest, open_at)
+            await self._store.send(digest, open_at, number=number, goes_on=goes_on)
 
     async def push(self, entry: Entry, via: Via) -> None:
         """See Target."""

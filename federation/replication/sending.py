@@ -233,10 +233,11 @@ class Sender:
 
     async def send_large(self, digest: Digest, via: Via, settle: Settle) -> None:
         """Bring one large blob to its end."""
-        delay_s = 0.0
+        delay_s, goes_on = 0.0, False
         while True:
             async with self._large:
-                outcome = await self._try_large(digest, via)
+                outcome = await self._try_large(digest, via, goes_on=goes_on)
+            goes_on = outcome is None
             if outcome is SENT:
                 forgot = await self._confirm([digest], settle)
                 if not forgot:
@@ -250,11 +251,12 @@ class Sender:
             if not await self._still_missing([digest], settle):
                 return
 
-    async def _try_large(self, digest: Digest, via: Via) -> Outcome | None:
+    async def _try_large(self, digest: Digest, via: Via, *, goes_on: bool) -> Outcome | None:
         """Send it once; None: try again."""
         async with self._gate.turn(writes=True) as turn:
             try:
-                await self._target.send(digest, self._opener(digest, turn), via)
+                opener = self._opener(digest, turn)
+                await self._target.send(digest, opener, via, goes_on=goes_on)
             except BlobNotFound:
                 return await self._lost(digest)
             except (BlobDamaged, DigestMismatch):

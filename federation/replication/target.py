@@ -60,8 +60,13 @@ class Target(Protocol):
         """Send a batch; return for each None or why it was not taken."""
         ...
 
-    async def send(self, digest: Digest, open_at: OpenAt, via: Via) -> None:
-        """Send one blob of any size, going on after a break; raises what open_at raises, too."""
+    async def send(
+        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+    ) -> None:
+        """Send one blob of any size; raises what open_at raises, too.
+
+        goes_on: an earlier call broke off, and what the peer has of it need not be sent again.
+        """
         ...
 
     async def push(self, entry: Entry, via: Via) -> None:

@@ -104,6 +104,11 @@ class Here:
         await self.until(is_there, timeout_s)
         return self.facts(name)
 
+    def sent_bytes(self, remote: str = "there") -> float:
+        """Message bytes to a peer, those of a stream under way included."""
+        labels = {"remote": remote, "direction": "out"}
+        return self.metrics.registry.get_sample_value("federation_remote_bytes_total", labels) or 0
+
     def calls(self, method: str, outcome: str = "ok", remote: str = "there") -> float:
         labels = {"remote": remote, "method": method, "outcome": outcome}
         return self.metrics.registry.get_sample_value("federation_remote_calls_total", labels) or 0

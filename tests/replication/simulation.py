@@ -146,7 +146,9 @@ class SimulatedTarget:
         await self._call(work)
         return [None] * len(blobs)
 
-    async def send(self, digest: Digest, open_at: OpenAt, via: Via) -> None:
+    async def send(
+        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+    ) -> None:
         async with open_at(0) as chunks:
             data = b"".join([chunk async for chunk in chunks])
         await self.write_small([(digest, data)], via)
