@@ -7,6 +7,7 @@ from pathlib import Path
 from structlog.testing import capture_logs
 
 from federation.digest import Digest, digest_of
+from federation.errors import StorageFull
 from federation.ledger import Lane, PeerRecord, PeerState
 from federation.storage import Storage
 from federation.store import Entry, EntryKey, EntryKind, Provenance, Source
@@ -183,3 +184,40 @@ async def test_r24_an_object_gone_by_an_operator_leaves_its_row_and_is_not_damag
         assert await storage.find_missing([blob]) == {blob}
         assert await storage.ledger.entries_at([entry(b"gone").key]) == [None]
         assert not await storage.ledger.is_damaged(blob)
+
+
+async def test_r10_when_full_refuse_refuses_uploads_until_peers_have_what_is_here(
+    tmp_path: Path,
+) -> None:
+    settings = short(when_full="refuse", quota=100_000, reserve=0)
+    async with opened(tmp_path, settings) as storage:
+        blob = await put(storage, b"x" * 90_000)
+        await storage.ledger.save([following("tokyo", 0)])
+        await unleased(storage)
+        more = b"y" * 50_000
+        (refused,) = await storage.write_small([(digest_of(more), more)])
+        assert isinstance(refused, StorageFull)
+        assert await read(storage, blob) == b"x" * 90_000
+        assert (await state_of(storage, "tokyo")).state is PeerState.FOLLOWING
+        await storage.ledger.save([following("tokyo", 1)])
+
+        async def is_taken() -> bool:
+            (refused,) = await storage.write_small([(digest_of(more), more)])
+            return refused is None
+
+        await until(is_taken)
+
+
+async def test_r10_otherwise_uploads_go_on_and_the_peer_is_given_up(tmp_path: Path) -> None:
+    async with opened(tmp_path, short(quota=100_000, reserve=0)) as storage:
+        await put(storage, b"x" * 90_000)
+        await storage.ledger.save([following("tokyo", 0)])
+        await unleased(storage)
+        more = b"y" * 50_000
+
+        async def is_taken() -> bool:
+            (refused,) = await storage.write_small([(digest_of(more), more)])
+            return refused is None
+
+        await until(is_taken)
+        assert (await state_of(storage, "tokyo")).state is PeerState.NEEDS_RESYNC
