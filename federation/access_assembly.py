@@ -7,16 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from federation.access_files import AccessFiles, load_keys, load_tokens
+from federation.access_files import AccessFiles, load_keys, load_proxied, load_tokens
 from federation.clock import Clock
 from federation.config import Config, Listener
 from federation.identity import Callers
 from federation.live_file import LiveFile
 from federation.live_tls import LiveTls
 from federation.node import Watched
+from federation.proxied_clients import ProxiedClients
 from federation.rights import everybody
 from federation.services.rpc import Access, SameForAll
 from federation.status import Metrics
+from federation.tls import KeyPair
 from federation.tokens import TokenTable
 
 T = TypeVar("T")
@@ -72,11 +74,17 @@ def _access_of(
         keys = _live(
             "jwt_keys", place, auth.jwt.keys, partial(load_keys, auth.jwt, place), files.keys
         )
-    watched: list[Watched] = [each for each in (tls, tokens, keys) if each is not None]
+    proxied = listed = None
+    if auth is not None and auth.proxy is not None and files.proxied is not None:
+        place, path = f"{where}.auth.proxy", auth.proxy.client_certs
+        load_listed = partial(load_proxied, auth.proxy, place)
+        listed = LiveFile("tls_files", place, [path], load_listed, files.proxied, _listed)
+        proxied = ProxiedClients(auth.proxy, listed)
+    watched: list[Watched] = [each for each in (tls, tokens, keys, listed) if each is not None]
     asks = auth is not None or (tls is not None and bool(tls.pair.lists))
     if not asks:
         return ListenerAccess(tls, None, SameForAll(everybody(push=listener.push)), watched)
-    callers = Callers(listener, where, clock, tls=tls, tokens=tokens, keys=keys)
+    callers = Callers(listener, where, clock, tls=tls, tokens=tokens, keys=keys, proxied=proxied)
     return ListenerAccess(tls, callers, callers, watched)
 
 
@@ -86,6 +94,10 @@ def _live(what: str, where: str, path: Path, load: Callable[[], T], value: T) ->
 
 def _count(value: Any) -> dict[str, Any]:
     return {"count": len(value)}
+
+
+def _listed(pair: KeyPair) -> dict[str, Any]:
+    return {"listed": sum(len(each.by_fingerprint) for each in pair.lists)}
 
 
 def _end_of(tls: LiveTls) -> float:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from federation.config import Config
-from federation.config_auth import Jwt
+from federation.config_auth import Jwt, Proxy
 from federation.errors import ConfigError
 from federation.jwt_keys import KEYS_MAX_BYTES, JwtKeys, parse_keys
-from federation.tls import KeyPair, load_pairs
+from federation.tls import KeyPair, load_list, load_pairs
 from federation.tokens import TOKENS_MAX_BYTES, TokenTable, parse_tokens
 
 T = TypeVar("T")
@@ -22,6 +22,7 @@ class AccessFiles(NamedTuple):
     pair: KeyPair | None = None
     tokens: TokenTable | None = None
     keys: JwtKeys | None = None
+    proxied: KeyPair | None = None
 
 
 def load_access(config: Config) -> list[AccessFiles]:
@@ -39,6 +40,7 @@ def load_access(config: Config) -> list[AccessFiles]:
                 pair,
                 None if tokens is None else load_tokens(tokens, f"{where}.tokens"),
                 None if jwt is None else load_keys(jwt, f"{where}.jwt.keys"),
+                load_proxied(auth.proxy, f"{where}.proxy") if auth and auth.proxy else None,
             )
         )
     return found
@@ -61,6 +63,12 @@ def load_keys(settings: Jwt, where: str) -> JwtKeys:
         return parse_keys(data, settings, place)
 
     return _load(settings.keys, where, KEYS_MAX_BYTES, parse)
+
+
+def load_proxied(settings: Proxy, where: str) -> KeyPair:
+    """Read the list of clients behind a proxy; blocks. Raises ConfigError."""
+    found = load_list(settings.client_certs, f"{where}.client-certs")
+    return KeyPair(b"", b"", clients=found)
 
 
 class _Absent(ConfigError):

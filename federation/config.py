@@ -112,9 +112,10 @@ def _misfit(auth: ListenerAuth, tls: Tls | None, push: bool, address: str) -> st
             "tokens would travel as plain text, for everybody on the way to read: add tls to this "
             "listener, or let it listen on 127.0.0.1"
         )
-    if auth.clients and (tls is None or not (tls.client_certs or tls.client_ca)):
+    listed = tls is not None and bool(tls.client_certs or tls.client_ca)
+    if auth.clients and not listed and auth.proxy is None:
         return "clients are rules about certificates: set tls.client-ca or tls.client-certs, too"
-    if not auth.takes_tokens and not by_certificate:
+    if not auth.takes_tokens and not by_certificate and auth.proxy is None:
         return "nobody could show anything: add tokens or jwt here, or client certificates in tls"
     if auth.anonymous != "none" and by_certificate:
         return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ Algorithm = Literal[
 ]  # fmt: skip
 Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
 
+_HEADER = re.compile(r"[a-z0-9_-]{1,100}")
 _FINGERPRINT = re.compile(r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}")
 
 
@@ -28,6 +30,22 @@ def _fingerprint(text: str) -> str:
             "a fingerprint is 32 bytes in hex, as `openssl x509 -fingerprint -sha256` prints it"
         )
     return colons
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(
+            "an address or a network, e.g. 127.0.0.1, 10.0.0.0/24 or ::1, with no bit set behind "
+            "its length"
+        ) from None
+
+
+def _header(name: str) -> str:
+    if not _HEADER.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
+        raise ValueError("a header is small letters, digits, - and _; neither grpc-... nor ...-bin")
+    return name
 
 
 class ClientRule(Section):
@@ -123,6 +141,24 @@ class Jwt(Section):
         return self
 
 
+class Proxy(Section):
+    """A reverse proxy that ends the clients' TLS and says whose certificate it saw."""
+
+    addresses: list[Annotated[str, AfterValidator(_network)]] = Field(
+        min_length=1,
+        max_length=100,
+        description="addresses and networks it connects from; from others the header is ignored",
+    )
+    header: Annotated[str, AfterValidator(_header)] = Field(
+        default="x-client-cert",
+        description="the header with the client's certificate: PEM, percent-encoded, as nginx's "
+        "$ssl_client_escaped_cert is",
+    )
+    client_certs: FilePath = Field(
+        description="PEM file: the certificates of the clients that are let in, exactly these"
+    )
+
+
 class ListenerAuth(Section):
     """How callers of a listener are known, and what they may do."""
 
@@ -140,6 +176,9 @@ class ListenerAuth(Section):
         default=None, description="file that `federation token new` adds tokens to"
     )
     jwt: Jwt | None = Field(default=None, description="JSON Web Tokens that are accepted")
+    proxy: Proxy | None = Field(
+        default=None, description="a reverse proxy that knows clients by their certificates"
+    )
 
     @property
     def takes_tokens(self) -> bool:

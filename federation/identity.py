@@ -18,6 +18,7 @@ from federation.errors import NotAuthenticated
 from federation.jwt_keys import JwtKeys, grant_of, identity_of, until_s
 from federation.live_file import LiveFile
 from federation.live_tls import LiveTls
+from federation.proxied_clients import ProxiedClients
 from federation.rights import ANONYMOUS, Rights, Role
 from federation.tls import KeyPair
 from federation.tokens import PREFIX, TokenTable
@@ -35,6 +36,10 @@ class Shown(Protocol):
 
     def auth_context(self) -> Mapping[str, Iterable[bytes]]:
         """Return what the connection says of the other side."""
+        ...
+
+    def peer(self) -> str:
+        """Return the other side's address as gRPC writes it."""
         ...
 
     def invocation_metadata(self) -> Any:
@@ -59,6 +64,7 @@ class Callers:
         tls: LiveTls | None = None,
         tokens: LiveFile[TokenTable] | None = None,
         keys: LiveFile[JwtKeys] | None = None,
+        proxied: ProxiedClients | None = None,
     ) -> None:
         """Take what is known of callers; `where` is the listener's place in messages."""
         auth = listener.auth
@@ -68,18 +74,20 @@ class Callers:
         self._tls = tls if tls is not None and tls.pair.lists else None
         self._tokens = tokens
         self._keys = keys
+        self._proxied = proxied
         self._jwt = auth.jwt if auth else None
         self._rules = auth.clients if auth else []
         self._asks_tokens = tokens is not None or keys is not None
         anonymous = Role.named(auth.anonymous) if auth and auth.anonymous != "none" else None
         self._anonymous = Rights(
-            ANONYMOUS, anonymous, takes_writes=listener.push, credentials_help=self._asks_tokens
+            ANONYMOUS,
+            anonymous,
+            takes_writes=listener.push,
+            credentials_help=self._asks_tokens or proxied is not None,
         )
         self._known: dict[bytes, _Known] = {}
-        self._pair: KeyPair | None = None  # this and the next two: what _known was decided by
-        self._table: TokenTable | None = None
-        self._jwks: JwtKeys | None = None
-        self._client_rights: tuple[KeyPair, ClientRights] | None = None
+        self._decided_by: tuple[object, ...] = (None,) * 4  # what _known goes back to
+        self._client_rights: dict[int, tuple[KeyPair, ClientRights]] = {}  # by the pair's id
 
     def __repr__(self) -> str:
         return f"<Callers of {self._where}, {len(self._known)} known>"
@@ -102,18 +110,25 @@ class Callers:
         Raises ClientRefused.
         """
         self._follow()
-        if self._tls is None:
-            return None
+        connected = None if self._tls is None else self._by_connection(context, self._tls.pair)
+        if self._proxied is not None and (leaf := self._proxied.certificate_of(context)):
+            # Remembered apart: this list may say something else of it than the connection's.
+            key = b"proxied " + leaf
+            return self._by_certificate(key, leaf, b"", self._proxied.pair)
+        return connected
+
+    def _by_connection(self, context: Shown, pair: KeyPair) -> Rights:
         shown = context.auth_context()
         (leaf,) = shown.get("x509_pem_cert", (b"",))
-        known = self._known.get(leaf)
+        (chain,) = shown.get("x509_pem_cert_chain", (b"",))
+        return self._by_certificate(leaf, leaf, chain, pair)
+
+    def _by_certificate(self, key: bytes, leaf: bytes, chain: bytes, pair: KeyPair) -> Rights:
+        known = self._known.get(key)
         now_s = self._clock.wall_s()
         if known is not None and now_s <= known.until_s:
             return known.rights
-        (chain,) = shown.get("x509_pem_cert_chain", (b"",))
-        return self._remember(
-            leaf, self._rights_of_clients(self._tls.pair).grant(leaf, chain, now_s)
-        )
+        return self._remember(key, self._rights_of_clients(pair).grant(leaf, chain, now_s))
 
     def _by_token(self, token: str) -> Rights:
         key = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
@@ -158,17 +173,22 @@ class Callers:
     def _follow(self) -> None:
         """Forget what was decided by files that have changed since."""
         pair = self._tls.pair if self._tls is not None else None
+        proxied = self._proxied.pair if self._proxied is not None else None
         table = self._tokens.value if self._tokens is not None else None
         jwks = self._keys.value if self._keys is not None else None
-        if pair is not self._pair or table is not self._table or jwks is not self._jwks:
-            self._pair, self._table, self._jwks = pair, table, jwks
+        found = (pair, proxied, table, jwks)
+        if any(new is not old for new, old in zip(found, self._decided_by, strict=True)):
+            self._decided_by = found
             self._known.clear()
 
     def _rights_of_clients(self, pair: KeyPair) -> ClientRights:
-        if self._client_rights is None or self._client_rights[0] is not pair:
-            made = ClientRights(pair, self._rules, f"{self._where}.tls.client-ca")
-            self._client_rights = (pair, made)
-        return self._client_rights[1]
+        made = self._client_rights.get(id(pair))
+        if made is None or made[0] is not pair:
+            if len(self._client_rights) > 1:  # one of the connection's, one of the proxy's
+                self._client_rights.clear()
+            made = (pair, ClientRights(pair, self._rules, f"{self._where}.tls.client-ca"))
+            self._client_rights[id(pair)] = made
+        return made[1]
 
 
 def _token_in(metadata: Any) -> str | None:

@@ -64,20 +64,21 @@ def load_pair(tls: Tls, where: str) -> KeyPair:
     return KeyPair(
         certificate,
         key,
-        _load_list(tls.client_certs, f"{where}.client-certs"),
-        _load_list(tls.peer_certs, f"{where}.peer-certs"),
+        load_list(tls.client_certs, f"{where}.client-certs"),
+        load_list(tls.peer_certs, f"{where}.peer-certs"),
         _load_authorities(tls.client_ca, f"{where}.client-ca"),
     )
 
 
-def _load_list(path: Path | None, where: str) -> ClientList | None:
+def load_list(path: Path | None, where: str) -> ClientList | None:
+    """Read a list of certificates, if there is one; blocks. Raises ConfigError."""
     if path is None:
         return None
     return parse_client_list(_read(path, where, LIST_MAX_BYTES + 1), f"{where}: {path}")
 
 
 def _load_authorities(path: Path | None, where: str) -> ClientList | None:
-    found = _load_list(path, where)
+    found = load_list(path, where)
     if found is not None:
         Authorities(found.pem, f"{where}: {path}")
     return found

@@ -31,6 +31,7 @@ _PLACES = {
     "bwrap": (Path("/usr/bin"), "bwrap"),
     "busybox": (Path("/usr/bin"), "busybox"),
     "git": (Path("/usr/bin"), "git"),
+    "nginx": (Path("/usr/sbin"), "nginx"),
 }
 
 
