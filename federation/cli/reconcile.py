@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from federation.cli.command import FOUND_PROBLEMS, Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit
 from federation.cli.peer_names import check_peer
+from federation.cli.processes import facts_of_processes
 from federation.cli.progress import Report, progress, warnings_only
 from federation.clock import SystemClock
 from federation.errors import SourceUnavailable
-from federation.storage.offline import Known, ask_reconcile, processes
+from federation.storage.offline import Known, ask_reconcile, processes, summary
 
 _LOOK_EVERY_S = 0.5
 
@@ -49,7 +51,7 @@ def reconcile(
         serving = len(processes(where.data_dir))
         emit({"peer": peer, "reconcile-asked": True, "processes": serving}, as_json=as_json)
         return
-    with progress(f"{peer}: objects sent") as report:
+    with progress(f"{peer}: objects offered") as report:
         now = _wait(where.data_dir, asked, report)
     emit(_facts(asked, now), as_json=as_json)
     if now.parked:
@@ -61,15 +63,29 @@ def _wait(data_dir: Path, asked: Known, report: Report) -> Known:
     clock = SystemClock()
     while True:
         now = check_peer(data_dir, asked.name)
-        report(now.sent_objects - asked.sent_objects, 0)
         if now.done >= asked.asked:
             return now
-        if not processes(data_dir):
+        serving = facts_of_processes(data_dir)
+        report(_offered(serving, asked.name), _held(data_dir))
+        if not serving:
             raise SourceUnavailable(
                 "replication",
                 f"no process serves {data_dir}; what was asked for is done when one does",
             )
         asyncio.run(clock.sleep(_LOOK_EVERY_S))
+
+
+def _offered(processes: Sequence[Mapping[str, Any]], name: str) -> int:
+    """Return how far the walk through all that is held has come, as the one that walks says."""
+    peers = [peer for process in processes for peer in process.get("peers", ())]
+    return sum(
+        lane["offered"] for peer in peers if peer["name"] == name for lane in peer["lanes"].values()
+    )
+
+
+def _held(data_dir: Path) -> int:
+    facts = summary(data_dir)
+    return int(facts["blobs"] + facts["entries"])
 
 
 def _facts(before: Known, now: Known) -> dict[str, Any]:

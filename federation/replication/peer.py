@@ -265,6 +265,7 @@ class PeerRunner:
             self._pages[lane], self._checked_s[lane] = walk.pages, link.clock.monotonic_s()
             link.change(lane, position="")
             return
+        self._note_in_record()  # whoever waits for the end wants to know what was sent
         _log.info("reconcile_ends", peer=link.name, lane=str(lane), offered=walk.offered)
         link.change(lane, position="", state=PeerState.FOLLOWING, reason="")
         if position.purpose is Purpose.REQUEST:

@@ -133,14 +133,14 @@ def test_waiting_for_a_reconcile_ends_with_it_and_says_what_was_sent(
     def serve(where: Path) -> list[dict[str, Any]]:
         """Do, between two looks of the command, what a process that replicates does."""
         in_storage(where, done)
-        return [{"pid": 1}]
+        return [{"pid": 1, "peers": [{"name": "tokyo", "lanes": {"always": {"offered": 2}}}]}]
 
     async def done(storage: Storage) -> None:
         for record in await storage.ledger.peers():
             if record.name == "tokyo":
                 await storage.ledger.save([record._replace(served=record.wanted, sent_objects=9)])
 
-    monkeypatch.setattr("federation.cli.reconcile.processes", serve)
+    monkeypatch.setattr("federation.cli.reconcile.facts_of_processes", serve)
     facts = run("reconcile", "tokyo", "--wait", "--data-dir", str(data), code=1)
     assert facts == {
         "peer": "tokyo",

@@ -1,0 +1,85 @@
+"""What people ask for about peers, done by a node that runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from federation.cli import main
+from federation.digest import Digest, digest_of
+from tests.polling import wait_until
+from tests.process import Node, serve
+from tests.process_client import Client
+
+BLOBS = [b"one", b"two", b"three" * 10_000]
+DIGESTS = [digest_of(data) for data in BLOBS]
+
+
+def run(*args: object, code: int = 0) -> Any:
+    done = CliRunner().invoke(main, [*map(str, args), "--json"])
+    assert done.exit_code == code, done.output
+    return json.loads(done.stdout)
+
+
+def peer(node: Node, name: str = "there") -> dict[str, Any]:
+    peers = run("status", "--config", node.config_path)["peers"]
+    return next((each for each in peers if each["name"] == name), {})
+
+
+def caught_up(node: Node) -> bool:
+    facts = peer(node)
+    return facts.get("state") == "following" and facts["lag-objects"] == 0
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Iterator[Node]:
+    with serve(tmp_path / "there", name="there") as node:
+        yield node
+
+
+@pytest.fixture
+def here(tmp_path: Path, there: Node) -> Iterator[Node]:
+    """A node that sends to it what people ask for alone; so it is told of nothing by itself."""
+    rules = [{"when": "manual"}]
+    settings = {"peers": [{"name": "there", "url": f"grpc://{there.address}", "rules": rules}]}
+    with serve(tmp_path / "here", settings, name="here") as node, Client(node.address) as client:
+        for data in BLOBS:
+            client.write(data)
+        wait_until(lambda: caught_up(node), "they have met", timeout_s=30)
+        yield node
+
+
+def missing(node: Node) -> set[Digest]:
+    with Client(node.address) as client:
+        return client.find_missing(DIGESTS)
+
+
+def test_reconcile_sends_what_waits_for_people_and_says_when_it_is_done(
+    there: Node, here: Node
+) -> None:
+    assert missing(there) == set(DIGESTS)
+    facts = run("reconcile", "there", "--wait", "--config", here.config_path)
+    assert missing(there) == set()
+    assert (facts["sent-objects"], facts["parked"]) == (len(BLOBS), 0)
+    again = run("reconcile", "there", "--wait", "--config", here.config_path)
+    assert again["sent-objects"] == 0
+
+
+def test_a_peer_taken_out_by_a_reload_is_kept_in_mind_until_it_is_dropped(here: Node) -> None:
+    refused = run("drop-peer", "there", "--data-dir", here.data_dir, code=2)
+    assert f"process {here.pid} runs with there in its configuration" in refused["error"]
+    settings = yaml.safe_load(here.config_path.read_text())
+    here.config_path.write_text(yaml.safe_dump({**settings, "peers": []}))
+    here.signal(signal.SIGHUP)
+    wait_until(lambda: peer(here).get("configured") is False, "it is left out", timeout_s=20)
+    shown = CliRunner().invoke(main, ["status", "--data-dir", str(here.data_dir)]).stdout
+    assert "there: is not in the configuration any more: federation drop-peer there" in shown
+    assert run("drop-peer", "there", "--data-dir", here.data_dir)["dropped"] == "there"
+    wait_until(lambda: peer(here) == {}, "it is forgotten", timeout_s=20)
