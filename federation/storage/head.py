@@ -7,9 +7,12 @@ puts that right, and until then each at least knows of its own.
 
 from __future__ import annotations
 
+import asyncio
+
 from federation.clock import Clock
 from federation.storage.bell import Bell
 from federation.storage.shared import Epoch
+from federation.tasks import Background
 
 POLL_S = 0.04  # how soon a commit of another process is noticed; looking costs a memory access
 
@@ -21,10 +24,14 @@ class Head:
         self._epoch = epoch
         self._clock = clock
         self._own = 0
+        self._told = 0
         self._moved = Bell()
+        self._waiting = 0
+        self._watch: asyncio.Task[None] | None = None
+        self._background = Background()
 
     def __repr__(self) -> str:
-        return f"<Head {self.value}>"
+        return f"<Head {self.value}, {self._waiting} waiting>"
 
     @property
     def value(self) -> int:
@@ -42,9 +49,27 @@ class Head:
     async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
         """Wait until there is a row after seq; False after timeout_s."""
         until_s = self._clock.monotonic_s() + timeout_s
-        while self.value <= seq:
-            left_s = until_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                return False
-            await self._moved.wait(min(POLL_S, left_s))
+        self._waiting += 1
+        try:
+            while self.value <= seq:
+                left_s = until_s - self._clock.monotonic_s()
+                if left_s <= 0:
+                    return False
+                if self._watch is None or self._watch.done():
+                    self._watch = self._background.start(self._watch_others(), "log-head")
+                await self._moved.wait(left_s)
+        finally:
+            self._waiting -= 1
         return True
+
+    async def close(self) -> None:
+        """Look no more; who still waits is told nothing."""
+        await self._background.close()
+
+    async def _watch_others(self) -> None:
+        """Look for commits of other processes, once for all that wait, while anybody does."""
+        while self._waiting:
+            await self._clock.sleep(POLL_S)
+            if (head := self._epoch.head) != self._told:
+                self._told = head
+                self._moved.ring()

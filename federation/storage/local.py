@@ -126,6 +126,7 @@ class Storage:
     async def close(self) -> None:
         """Write what is gathered, end all threads, leave the directory."""
         self.ledger.close()
+        await self._core.head.close()
         await self._core.background.drain()
         await self.offline_switch.close()
         await self.maintenance.close()

@@ -12,7 +12,7 @@ from federation.ledger import Lane, PeerRecord, PeerState
 from federation.storage import Storage
 from federation.storage.head import Head
 from federation.storage.shared import Epoch
-from tests.storage.conftest import opened, put, short
+from tests.storage.conftest import opened, put, short, until
 
 OpenStorage = Callable[..., Awaitable[Storage]]
 
@@ -26,6 +26,29 @@ async def test_a_commit_of_one_process_wakes_who_waits_in_another(
     assert await waiting
     assert here.ledger.head() == there.ledger.head() == 1
     assert (await there.ledger.read(0, 10)).rows[0].seq == 1
+
+
+async def test_p7_one_look_serves_all_that_wait_and_ends_with_them(
+    open_storage: OpenStorage,
+) -> None:
+    here, there = await open_storage(), await open_storage()
+    waits = [asyncio.ensure_future(there.ledger.wait_beyond(n % 2, 30)) for n in range(20)]
+    await asyncio.sleep(0)
+    assert len(_watching()) == 1
+    await put(here, b"one")
+    assert all(await asyncio.gather(*waits[::2]))
+    assert not any(wait.done() for wait in waits[1::2])
+    await put(here, b"two")
+    assert all(await asyncio.gather(*waits))
+
+    async def is_over() -> bool:
+        return not _watching()
+
+    await until(is_over)
+
+
+def _watching() -> list[asyncio.Task[object]]:
+    return [task for task in asyncio.all_tasks() if task.get_name() == "log-head"]
 
 
 async def test_only_one_process_replicates_and_another_takes_over(tmp_path: Path) -> None:
@@ -81,6 +104,7 @@ async def test_head_never_goes_back_for_who_knows_better(tmp_path: Path) -> None
     head.note(3)
     assert head.value == epoch.head == 5
     assert not await head.wait_beyond(5, 0)
+    await head.close()
     epoch.close()
 
 
