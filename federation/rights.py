@@ -32,6 +32,7 @@ class Role(enum.IntEnum):
 
 
 _NAMED = {role.name.lower(): role for role in Role}
+_PULL, _PUSH, _PEER = int(Role.PULL), int(Role.PUSH), int(Role.PEER)  # plain, since calls ask
 
 
 class Instances:
@@ -39,14 +40,14 @@ class Instances:
 
     def __init__(self, patterns: Collection[str] = ("*",)) -> None:
         self.patterns = tuple(patterns)
-        self._all = "*" in self.patterns
+        self.all = "*" in self.patterns
         self._known: dict[str, bool] = {}
 
     def __repr__(self) -> str:
         return f"<Instances {', '.join(map(repr, self.patterns))}>"
 
     def __contains__(self, instance: str) -> bool:
-        if self._all:
+        if self.all:
             return True
         known = self._known.get(instance)
         if known is None:
@@ -63,7 +64,7 @@ EVERY_INSTANCE = Instances()
 class Rights:
     """What one caller may do on one listener."""
 
-    __slots__ = ("_helps", "_instances", "_role", "_takes_writes", "identity")
+    __slots__ = ("_everywhere", "_helps", "_instances", "_role", "_takes_writes", "identity")
 
     def __init__(
         self,
@@ -84,8 +85,9 @@ class Rights:
             credentials_help: whether the caller showed none, and some would give it more.
         """
         self.identity = identity
-        self._role = int(role or 0) if takes_writes else min(role or 0, Role.PULL)
+        self._role = int(role or 0) if takes_writes else min(int(role or 0), _PULL)
         self._instances = instances
+        self._everywhere = instances.all  # every call asks, and hardly anybody is restricted
         self._takes_writes = takes_writes
         self._helps = credentials_help
 
@@ -96,7 +98,7 @@ class Rights:
     @property
     def is_peer(self) -> bool:
         """Whether what the caller says about the origin of its writes counts."""
-        return self._role >= Role.PEER
+        return self._role >= _PEER
 
     @property
     def is_anonymous(self) -> bool:
@@ -105,31 +107,31 @@ class Rights:
 
     def may_pull(self, instance: str) -> bool:
         """Whether the caller may read there."""
-        return self._role >= Role.PULL and instance in self._instances
+        return self._role >= _PULL and instance in self._instances
 
     def may_push(self, instance: str) -> bool:
         """Whether the caller may write there."""
-        return self._role >= Role.PUSH and instance in self._instances
+        return self._role >= _PUSH and instance in self._instances
 
-    def check(self, role: Role, method: str) -> None:
+    def check(self, role: int, method: str) -> None:
         """Raise what check_in would raise wherever it is: before anything of a request is read."""
         if self._role < role:
             raise self._refusal(role, method)
 
-    def check_in(self, instance: str, role: Role, method: str) -> None:
+    def check_in(self, instance: str, role: int, method: str) -> None:
         """Raise NotAllowed, or NotAuthenticated where credentials could help, for a missing right.
 
         method is for the message.
         """
         if self._role < role:
             raise self._refusal(role, method)
-        if instance not in self._instances:
+        if not self._everywhere and instance not in self._instances:
             raise self._refusal(role, method, f" in instance {instance!r}")
 
-    def _refusal(self, role: Role, method: str, where: str = "") -> NotAllowed | NotAuthenticated:
-        if role >= Role.PUSH and not self._takes_writes:
+    def _refusal(self, role: int, method: str, where: str = "") -> NotAllowed | NotAuthenticated:
+        if role >= _PUSH and not self._takes_writes:
             return NotAllowed(f"this listener does not take writes ({method})")
-        needed = f"{method} needs the right to {role.name.lower()}{where}"
+        needed = f"{method} needs the right to {Role(role).name.lower()}{where}"
         if self._helps:
             return NotAuthenticated(f"{needed}, and no credentials were shown")
         who = "callers without credentials" if self.is_anonymous else self.identity
