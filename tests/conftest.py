@@ -1,20 +1,48 @@
-"""What holds for every test run: it says at its end what it left out."""
+"""A node in a process of its own and a client of it; and what holds for every test run."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from structlog._config import BoundLoggerLazyProxy
+
+from tests.process import Node, serve
+from tests.process_client import Client
 
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",
     "heavy": "take minutes, need root, or both: pytest -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def node(data_dir: Path) -> Iterator[Node]:
+    with serve(data_dir) as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """One node for the tests of a file, which leave no mark on it or damage one blob each."""
+    with serve(tmp_path_factory.mktemp("shared") / "data") as serving:
+        yield serving
+
+
+@pytest.fixture
+def client(node: Node) -> Iterator[Client]:
+    with Client(node.address) as calling:
+        yield calling
 
 
 @pytest.fixture(autouse=True)

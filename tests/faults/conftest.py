@@ -1,4 +1,4 @@
-"""A data directory, a node on it and a client of that, for tests that break one of them."""
+"""What tests need that break a node, its files or its disk."""
 
 from __future__ import annotations
 
@@ -10,34 +10,8 @@ import pytest
 
 from tests.faults.disks import Disk, tmpfs
 from tests.oracle import Oracle
-from tests.process import Node, serve
-from tests.process_client import Client
 
 _FILE_BYTES = 300_000  # more than fits the catalogue: such a blob is a file
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def node(data_dir: Path) -> Iterator[Node]:
-    with serve(data_dir) as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One node for the tests of a file that damage one blob each."""
-    with serve(tmp_path_factory.mktemp("shared") / "data") as serving:
-        yield serving
-
-
-@pytest.fixture
-def client(node: Node) -> Iterator[Client]:
-    with Client(node.address) as calling:
-        yield calling
 
 
 @pytest.fixture
