@@ -14,6 +14,7 @@ from collections.abc import Hashable
 from federation.remote.failures import FailureKind
 
 DENIED_IN_A_ROW = 3  # different objects; then the peer does not let us in at all
+REFUSED_IN_A_ROW = 20  # likewise; then it has something against all, such as our instance name
 _TRACKED_MAX = 10_000
 
 # How often one object fails in such a way, others being taken in between, until it is parked.
@@ -41,6 +42,7 @@ class Blame:
         self._taken = 0
         self._failures: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
         self._denied: set[Hashable] = set()  # since something was taken
+        self._refused: set[Hashable] = set()  # likewise
 
     def __repr__(self) -> str:
         return f"<Blame {len(self._failures)} failing, {len(self._denied)} denied in a row>"
@@ -49,10 +51,13 @@ class Blame:
         """Note that the peer took an object."""
         self._taken += 1
         self._denied.clear()
+        self._refused.clear()
         self._failures.pop(thing, None)
 
     def failed(self, thing: Hashable, kind: FailureKind) -> Fault:
         """Note that the peer did not take an object, which was sent alone or failed by itself."""
+        if kind is FailureKind.REFUSED:
+            return self._refuses(thing)
         patience = _PATIENCE.get(kind)
         if patience is None:
             return Fault.PEER
@@ -68,3 +73,9 @@ class Blame:
             return Fault.PEER
         self._denied.add(thing)
         return Fault.PEER if len(self._denied) >= DENIED_IN_A_ROW else Fault.UNCLEAR
+
+    def _refuses(self, thing: Hashable) -> Fault:
+        if thing not in self._refused and len(self._refused) >= REFUSED_IN_A_ROW:
+            return Fault.PEER
+        self._refused.add(thing)
+        return Fault.OBJECT

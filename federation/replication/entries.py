@@ -216,35 +216,33 @@ class EntrySender:
         """Push until it is taken, or is not to be any more."""
         delay_s, refused = 0.0, False
         while True:
-            result = await self._try_push(wanted)
+            result = await self._try_push(wanted, refused=refused)
             if isinstance(result, Outcome):
                 return result
-            if isinstance(result, RequestRefused):
-                if refused:
-                    return parked(result.reason)
-                refused = True  # perhaps for something that it names, and the peer has lost
-                if (outcome := await self._closed(wanted, anew=True)) is not None:
-                    return outcome
-                continue
-            await self._shipper.sender.bear(result)
-            if self._gate.is_open:
-                delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
-                await self._clock.sleep(delay_s)
+            # Perhaps it is refused for something that it names, and the peer has lost.
+            anew = isinstance(result, RequestRefused) and not refused
+            refused = refused or anew
+            if not anew:
+                await self._shipper.sender.bear(result)
+                if self._gate.is_open:
+                    delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
+                    await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
-            if (outcome := await self._closed(wanted)) is not None:
+            if (outcome := await self._closed(wanted, anew=anew)) is not None:
                 return outcome  # whoever answers by now may lack what was there
 
-    async def _try_push(self, wanted: Wanted) -> Outcome | RemoteFailed:
+    async def _try_push(self, wanted: Wanted, *, refused: bool) -> Outcome | RemoteFailed:
+        """Push once; refused: it was before, and is not given a third time."""
         entry = wanted.entry
         async with self._gate.turn(writes=True) as turn:
             try:
                 await self._target.push(entry._replace(stamp=self._stamp(entry)), wanted.via)
             except Unsupported:
                 return self._unsupported(entry.key.kind)
-            except RequestRefused as error:
-                return error
             except RemoteFailed as error:
+                if isinstance(error, RequestRefused) and not refused:
+                    return error
                 if self._shipper.sender.blame.failed(entry.key, error.kind) is Fault.OBJECT:
                     return parked(error.reason)
                 if not error.is_ours:

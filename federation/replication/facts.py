@@ -12,6 +12,7 @@ from federation.replication.peer import PeerRunner
 
 _CLOSED_BY: dict[FailureKind | None, str] = {
     FailureKind.DENIED: "refused",
+    FailureKind.REFUSED: "refused",
     FailureKind.CERTIFICATE: "refused",
     FailureKind.EXHAUSTED: "full",
 }

@@ -103,6 +103,7 @@ class PeerRunner:
             link.change(lane, pins_pulled=link.rules.sends_pulled)
             if record.cursor > link.ledger.head():
                 raise Resync("its cursor is beyond the end of the change log", lane)
+        self._let_go_of_window()
         self.state = "meeting"
         await link.shipper.sender.ask([_PROBE])
         self._check_identity()
@@ -138,6 +139,19 @@ class PeerRunner:
             if identity.node_id:
                 link.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
         link.shipper.confirmed.clear()
+
+    def _let_go_of_window(self) -> None:
+        """Keep nothing for a lane that the rules do not have any more."""
+        link = self.link
+        record = link.book.get(link.name, Lane.WINDOW)
+        if Lane.WINDOW in link.lanes or record is None:
+            return
+        link.change(
+            Lane.WINDOW,
+            state=PeerState.NEEDS_RESYNC,
+            reason="no rule sends anything in a window",
+            position="",
+        )
 
     # Who it is
 

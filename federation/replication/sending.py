@@ -17,7 +17,7 @@ from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import BlobDamaged, BlobNotFound, DigestMismatch, FederationError
 from federation.ledger import Ledger
-from federation.remote.failures import FailureKind, RemoteFailed, RequestRefused
+from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.batching import Pace
 from federation.replication.blame import Blame, Fault
 from federation.replication.gate import Gate, Turn
@@ -186,11 +186,12 @@ class Sender:
         again: list[Digest] = []
         error = None
         for digest, failure in failed.items():
-            if (outcome := _for_good(failure)) is not None:
+            if (outcome := _wrong_here(failure)) is not None:
                 settle(digest, outcome)
                 continue
             assert isinstance(failure, RemoteFailed)
-            if not as_one and self.blame.failed(digest, failure.kind) is Fault.OBJECT:
+            by_itself = not as_one or failure.kind is FailureKind.REFUSED
+            if by_itself and self.blame.failed(digest, failure.kind) is Fault.OBJECT:
                 settle(digest, parked(failure.reason))
                 continue
             again.append(digest)
@@ -261,8 +262,6 @@ class Sender:
                 return await self._lost(digest)
             except (BlobDamaged, DigestMismatch):
                 return DAMAGED
-            except RequestRefused as refused:
-                return parked(refused.reason)
             except RemoteFailed as failed:
                 error = failed
             else:
@@ -304,10 +303,8 @@ class _Tried(NamedTuple):
     error: RemoteFailed | None = None  # why none was
 
 
-def _for_good(error: FederationError) -> Outcome | None:
-    """Return what is to become of a blob that was not taken; None: it may yet be."""
-    if isinstance(error, DigestMismatch):
-        return DAMAGED
-    if isinstance(error, RequestRefused):
-        return parked(error.reason)
-    return None if isinstance(error, RemoteFailed) else parked(str(error))
+def _wrong_here(error: FederationError) -> Outcome | None:
+    """Return what is to become of a blob that was not even sent."""
+    if isinstance(error, RemoteFailed):
+        return None
+    return DAMAGED if isinstance(error, DigestMismatch) else parked(str(error))

@@ -9,9 +9,18 @@ import grpc
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.digest import Digest, digest_of
 from federation.ledger import Lane, PeerRecord, PeerState
+from federation.replication.blame import REFUSED_IN_A_ROW
 from federation.store import Provenance, Source
 from tests.memory_ledger import MemoryStorage
-from tests.remote.fake_server import Context, FakeServer, UnaryDoes, fails, first_times
+from tests.remote.fake_server import (
+    Context,
+    FakeServer,
+    UnaryDoes,
+    Upload,
+    fails,
+    first_times,
+    take,
+)
 from tests.replication.here import Here, asset_of, peer, remembering, result_of
 
 ACTION = digest_of(b"action")
@@ -307,6 +316,29 @@ async def test_r26_a_peer_that_takes_no_writes_but_answers_questions_loses_nothi
         await here.caught_up()
         assert await here.ledger.parked() == []
         assert len(fake.blobs) == len(BLOBS)
+
+
+async def test_a_peer_that_refuses_everything_is_at_fault_and_not_the_objects(
+    fake: FakeServer,
+) -> None:
+    invalid = fails(grpc.StatusCode.INVALID_ARGUMENT, "no such instance")
+    async with remembering(peer(fake.address)) as here:
+        await following(here)
+        fake.does["BatchUpdateBlobs"] = invalid
+
+        async def refuses(_upload: Upload, context: Context) -> None:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such instance")
+
+        fake.writes = refuses
+        digests = await here.push(*(b"%d" % at for at in range(300)))
+        await here.until(lambda: here.facts()["state"] == "refused")
+        assert len(await here.ledger.parked()) == REFUSED_IN_A_ROW
+        assert here.facts()["lag-objects"] == 300 - REFUSED_IN_A_ROW
+        fake.does.clear()
+        fake.writes = take
+        await here.caught_up()
+        await here.ledger.ask_retry()
+        await here.until(lambda: set(digests) <= set(fake.blobs))
 
 
 async def test_r04_a_peer_that_comes_and_goes_gets_everything(fake: FakeServer) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.clock import SystemClock
 from federation.digest import Digest, digest_of
-from federation.ledger import Lane
+from federation.ledger import Lane, PeerState
 from federation.store import Entry, Provenance, Source
 from tests.memory_ledger import MemoryStorage
 from tests.messages import directory
@@ -179,6 +179,11 @@ async def test_what_waits_for_the_window_goes_when_it_opens(fake: FakeServer) ->
         await here.replication.reload([peer(fake.address, rules=rules, window=OPEN)])
         await here.until(lambda: URN in fake.assets)
         await here.until(lambda: here.facts()["lanes"]["window"]["lag-objects"] == 0)
+        await here.replication.reload([peer(fake.address)])
+        await here.caught_up()
+        await here.until(
+            lambda: storage.records["there", Lane.WINDOW].state is PeerState.NEEDS_RESYNC
+        )
 
 
 async def test_o07_a_reload_adds_and_removes_peers_and_keeps_what_was_reached(
