@@ -73,7 +73,10 @@ class MemoryStorage(MemoryStore):
     async def write(
         self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
     ) -> bool:
-        return self.take(digest, b"".join([chunk async for chunk in chunks]), provenance)
+        held = self._get(digest)
+        if held is None:
+            held = b"".join([chunk async for chunk in chunks])
+        return self.take(digest, held, provenance)
 
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 from federation.clock import Clock
 from federation.config import Limits
 from federation.digest import Digest
-from federation.errors import InvalidRequest, Stalled
+from federation.errors import DigestMismatch, InvalidRequest, Stalled
 from federation.services.provenance import provenance_of
 from federation.services.receiver import Receiver
 from federation.services.request_stream import RequestStream
@@ -49,7 +51,7 @@ class WriteCalls:
             raise InvalidRequest("a Write without a message")
         name = parse_upload(first.resource_name)
         call.check_push(name.instance)
-        if await self._is_held(name.digest):
+        if await self._needs_no_bytes(name.digest, call):
             await self._uploads.drop_parked(name)
             return _early_answer(name)
         async with self._uploads.claim(name, requests) as upload:
@@ -74,6 +76,18 @@ class WriteCalls:
         if await self._is_held(name.digest):
             return encode_query_response(name.digest.size_bytes, complete=True)
         return encode_query_response(self._uploads.resumable_bytes(name), complete=False)
+
+    async def _needs_no_bytes(self, digest: Digest, call: Call) -> bool:
+        """Whether it is held; what only an upstream gave is the caller's gift, too, from then on.
+
+        So it is sent to peers that get what was received, but not what was pulled.
+        """
+        if not await self._is_held(digest):
+            return False
+        try:
+            return not await self._store.write(digest, _no_bytes(), provenance=provenance_of(call))
+        except DigestMismatch:
+            return False  # it went a moment ago
 
     async def _is_held(self, digest: Digest) -> bool:
         return not await self._store.find_missing([digest])
@@ -134,6 +148,11 @@ class _Messages:
         except Stalled:
             return None
         return None if data is None else decode_write_request(data)
+
+
+async def _no_bytes() -> AsyncIterator[bytes]:
+    return
+    yield b""
 
 
 def _early_answer(name: UploadName) -> bytes:

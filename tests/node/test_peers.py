@@ -7,11 +7,15 @@ import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pytest
+
+from federation import hops
 from federation.assembly import open_node
 from federation.config import Config, Http, Listener
 from federation.config_peers import Peer
+from federation.config_upstreams import Upstream
 from federation.digest import digest_of
 from federation.node import Node
 from federation.remote import Remote
@@ -83,6 +87,50 @@ async def test_a_write_is_not_held_back_for_longer_than_the_listener_says(tmp_pa
 def scrape(address: str | None) -> str:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
         return str(answer.read().decode())
+
+
+async def test_r07_replication_is_told_of_what_is_held_here_alone_on_every_listener(
+    tmp_path: Path,
+) -> None:
+    push, pull = Listener(address="127.0.0.1:0", push=True), Listener(address="127.0.0.1:0")
+    async with node(tmp_path / "up", push) as up:
+        async with connected(up.listeners[0]) as here:
+            await store(here, DATA)
+        hq = Upstream(name="hq", url=f"grpc://{up.listeners[0]}")
+        async with node(tmp_path / "a", push, pull, upstreams=[hq]) as there:
+            for address in there.listeners:
+                async with connected(address) as here:
+                    assert await here.store.find_missing([digest_of(DATA)]) == set()
+                    with hops.serving(hops.Hops(replicates=True)):
+                        missing = await here.store.find_missing([digest_of(DATA)])
+                    assert missing == {digest_of(DATA)}
+
+
+@pytest.mark.parametrize("how", ["one-peer", "all-peers"])
+async def test_an_acknowledged_write_is_at_the_peer_when_its_client_is_told(
+    tmp_path: Path, how: Literal["one-peer", "all-peers"]
+) -> None:
+    plain = Listener(address="127.0.0.1:0", push=True)
+    async with node(tmp_path / "b", plain) as there:
+        asks = plain.model_copy(update={"acknowledge": how, "acknowledge_within": 30.0})
+        peers = [Peer(name="there", url=f"grpc://{there.listeners[0]}")]
+        async with node(tmp_path / "a", asks, peers=peers) as here:
+            for size in (100, 3_000_000):
+                data = noise(size)
+                await asyncio.to_thread(write, here.listeners[0], data)
+                async with connected(there.listeners[0]) as at_peer:
+                    assert await at_peer.store.find_missing([digest_of(data)]) == set()
+
+
+async def test_a_new_configuration_brings_other_peers_without_a_restart(tmp_path: Path) -> None:
+    plain = Listener(address="127.0.0.1:0", push=True)
+    async with node(tmp_path / "b", plain) as there, node(tmp_path / "a", plain) as here:
+        await asyncio.to_thread(write, here.listeners[0], DATA)
+        peers = [Peer(name="there", url=f"grpc://{there.listeners[0]}")]
+        here.follow(Config(data_dir=tmp_path / "a", listeners=[plain], peers=peers))
+        async with connected(there.listeners[0]) as at_peer, asyncio.timeout(30):
+            while await at_peer.store.find_missing([digest_of(DATA)]):  # noqa: ASYNC110 - a node is waited for
+                await asyncio.sleep(0.02)
 
 
 def write(address: str, data: bytes) -> None:

@@ -77,6 +77,17 @@ async def test_the_later_stamp_wins_whichever_comes_first(stamp: Stamp | None) -
         assert entry.value == (b"\x20\x01" if stamp is not None else b"\x20\x02")
 
 
+async def test_a_blob_that_an_upstream_gave_is_the_peers_once_it_is_written() -> None:
+    data = noise(100)
+    digest, pulled = digest_of(data), Provenance(Source.UPSTREAM, origin="hq")
+    async with node(Role.PEER) as (storage, here):
+        storage.take(digest, data, pulled)
+        for _ in range(2):
+            await here.store.send(digest, lambda at: storage.open_read(digest, offset=at))
+        from_here = Provenance(Source.PEER, (NODE_ID,), NODE_ID)
+        assert kept(storage) == [pulled, from_here]
+
+
 @pytest.mark.parametrize(("role", "heard"), [(Role.PEER, [NODE_ID]), (Role.PUSH, [])])
 async def test_a_call_of_a_peer_is_a_sign_of_life(role: Role, heard: list[str]) -> None:
     seen: list[str] = []
