@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -16,7 +17,7 @@ from tests.process_client import Client
 
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",
-    "heavy": "take minutes, need root, or both: pytest -m heavy",
+    "heavy": "take minutes, need root, or both: pytest -n 0 -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
 
@@ -68,6 +69,20 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
         for mark in _HOW:
             if item.get_closest_marker(mark):
                 item.config.stash[_LEFT_OUT][mark] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In a process that runs a share of the tests: tell the one that reports."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["left_out"] = dict(session.config.stash[_LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Each of these processes has looked at all tests, so one of them knows what is left out."""
+    del error
+    node.config.stash[_LEFT_OUT] |= Counter(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 def pytest_terminal_summary(
