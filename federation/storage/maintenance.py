@@ -34,7 +34,7 @@ from federation.tasks import Background
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
 _TRIM_ROWS = 10_000
-_PINNED = "the rest is leased, or waits for peers (when-full: refuse)"
+_PINNED = "everything older is gone; the rest is leased, or kept for peers that lack it"
 _PINNED_REST = 20.0  # times as long as it took to find nothing, nothing is looked for again
 _RESERVE_MAX_BYTES = 16 * 1024 * 1024
 
@@ -165,9 +165,10 @@ class Maintenance:
         core.pressure.clear()
         wanted = core.epoch.take_wanted()
         quota = core.space.quota_bytes
-        if core.space.stored_bytes > quota * core.settings.high_watermark or wanted:
-            low = int(quota * core.settings.low_watermark)
-            await self.evict(min(low, quota - core.space.reserved_bytes - wanted))
+        high, low = core.settings.high_watermark, core.settings.low_watermark
+        if core.space.stored_bytes > quota * high or wanted:
+            needed = quota - core.space.reserved_bytes - wanted
+            await self.evict(min(int(quota * low), needed), room_bytes=min(quota * high, needed))
 
     async def _is_held_back(self) -> bool:
         """Whether leases of a killed process, which nobody knows, may still run."""
@@ -178,8 +179,12 @@ class Maintenance:
         )
         return left_ms > 0
 
-    async def evict(self, target_bytes: int) -> int:
-        """Mark blobs until what is not marked fits the target; return the bytes marked now."""
+    async def evict(self, target_bytes: int, *, room_bytes: float | None = None) -> int:
+        """Mark blobs until what is not marked fits the target; return the bytes marked now.
+
+        Where that would need what is kept for peers, one is given up after the other until the
+        rest fits room_bytes; None: none is, since nobody's quota is at stake.
+        """
         if await self._is_held_back():
             return 0
         begun_s = self._core.clock.monotonic_s()
@@ -195,19 +200,21 @@ class Maintenance:
             ) > 0:
                 size = await self._evictor.mark(need)
                 marked += size
-                if not size and not await self._give_up_a_peer():
+                if not size and not await self._give_up_a_peer(room_bytes):
                     break
-        if self.held_back == _PINNED:  # all that is pinned was looked through for nothing
-            took_s = self._core.clock.monotonic_s() - begun_s
+        if self.held_back == _PINNED and self._core.settings.when_full == "refuse":
+            took_s = self._core.clock.monotonic_s() - begun_s  # to look through it all for nothing
             self._pinned_until_s = begun_s + took_s * _PINNED_REST
         return marked
 
-    async def _give_up_a_peer(self) -> bool:
+    async def _give_up_a_peer(self, room_bytes: float | None) -> bool:
         """Where all that eviction may still take is kept for peers, keep less; False: no more."""
         if not await self._evictor.has_pinned():
             self.held_back = "everything older is gone; the rest is leased"
             return False
-        if self._core.settings.when_full == "refuse":
+        left = self._core.space.stored_bytes - self._evictor.pending_bytes
+        fits = room_bytes is None or left <= room_bytes
+        if fits or self._core.settings.when_full == "refuse":
             self.held_back = _PINNED
             return False
         record = await self._core.writer.submit(retention.give_up_one)
