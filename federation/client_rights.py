@@ -23,6 +23,7 @@ from federation.tls import KeyPair
 
 _CERTIFICATE_MAX_BYTES = 64 * 1024
 _NAMES_MAX = 200
+_SUBJECT_MAX_CHARS = 150  # the fingerprint behind it tells apart what is cut off
 
 
 class Granted(NamedTuple):
@@ -80,7 +81,7 @@ class ClientRights:
             reason = self._not_vouched_for(leaf, chain_pem, now_s)
         if reason is not None:
             raise ClientRefused(reason, fingerprint, subject)
-        identity = f"certificate {subject} {fingerprint}"
+        identity = f"certificate {subject[:_SUBJECT_MAX_CHARS]} {fingerprint}"
         if peer is not None:
             return Granted(identity, Role.PEER, Instances(), dates.until_s)
         role, instances = self._ruled(leaf, subject, fingerprint)
