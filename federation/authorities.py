@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.x509 import verification
 
-from federation.errors import ConfigError
+from federation.errors import ConfigError, FederationError
 
 _ANY = verification.Criticality.AGNOSTIC
 _CHAIN_MAX_BYTES = 64 * 1024
@@ -52,6 +52,10 @@ _OF_CLIENTS = verification.ExtensionPolicy.permit_all().may_be_present(
 )
 
 
+class NotVouchedFor(FederationError):
+    """None of the authorities issued a certificate, or not in a way that counts."""
+
+
 class Authorities:
     """The certificates that a client's certificate has to lead to."""
 
@@ -69,13 +73,13 @@ class Authorities:
                 )
         self._store = verification.Store(roots)
 
-    def refusal(self, leaf: x509.Certificate, chain_pem: bytes, now_s: float) -> str | None:
-        """Return why this certificate does not count; None: it was issued by one of these.
+    def vouch(self, leaf: x509.Certificate, chain_pem: bytes, now_s: float) -> float:
+        """Return until when one of these vouches for this certificate (seconds since 1970 UTC).
 
-        chain_pem: what the client sent with it.
+        chain_pem: what the client sent with it. Raises NotVouchedFor.
         """
         if len(chain_pem) > _CHAIN_MAX_BYTES:
-            return f"it came with a chain of {len(chain_pem)} bytes"
+            raise NotVouchedFor(f"it came with a chain of {len(chain_pem)} bytes")
         verifier = (
             verification.PolicyBuilder()
             .store(self._store)
@@ -85,10 +89,10 @@ class Authorities:
         )
         try:
             chain = x509.load_pem_x509_certificates(chain_pem) if chain_pem else []
-            verifier.verify(leaf, chain[:_CHAIN_MAX])
+            found = verifier.verify(leaf, chain[:_CHAIN_MAX]).chain
         except (verification.VerificationError, ValueError) as error:
-            return f"no authority in client-ca vouches for it ({error})"
-        return None
+            raise NotVouchedFor(f"no authority in client-ca vouches for it ({error})") from None
+        return min(each.not_valid_after_utc.timestamp() for each in found)
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from federation.authorities import Authorities
+from federation.authorities import Authorities, NotVouchedFor
 from federation.client_list import ClientList, Listed, fingerprint_of
 from federation.clock import utc_text
 from federation.config_auth import ClientRule
@@ -76,23 +76,25 @@ class ClientRights:
             )
         except (ValueError, x509.InvalidVersion) as error:
             raise ClientRefused(f"it cannot be read ({error})", fingerprint) from None
+        until_s = dates.until_s
         reason = _out_of_date(dates, now_s)
         if listed is None and reason is None:
-            reason = self._not_vouched_for(leaf, chain_pem, now_s)
+            try:
+                until_s = self._vouched_until(leaf, chain_pem, now_s)
+            except NotVouchedFor as error:
+                reason = str(error)
         if reason is not None:
             raise ClientRefused(reason, fingerprint, subject)
         identity = f"certificate {subject[:_SUBJECT_MAX_CHARS]} {fingerprint}"
         if peer is not None:
-            return Granted(identity, Role.PEER, Instances(), dates.until_s)
+            return Granted(identity, Role.PEER, Instances(), until_s)
         role, instances = self._ruled(leaf, subject, fingerprint)
-        return Granted(identity, role, instances, dates.until_s)
+        return Granted(identity, role, instances, until_s)
 
-    def _not_vouched_for(
-        self, leaf: x509.Certificate, chain_pem: bytes, now_s: float
-    ) -> str | None:
+    def _vouched_until(self, leaf: x509.Certificate, chain_pem: bytes, now_s: float) -> float:
         if self._authorities is None:
-            return "the certificate is not in the list"
-        return self._authorities.refusal(leaf, chain_pem, now_s)
+            raise NotVouchedFor("the certificate is not in the list")
+        return self._authorities.vouch(leaf, chain_pem, now_s)
 
     def _ruled(
         self, leaf: x509.Certificate, subject: str, fingerprint: str

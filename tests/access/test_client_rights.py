@@ -111,7 +111,9 @@ def test_a05_dates_count_for_each_kind(bench):
     later_s = NOW_S + 40 * DAY_S
     rights = bench.rights(authorities=[bench.authority])
     leaf = self_signed(bench.folder, "long", issuer=bench.authority, days=400)
-    assert bench.grant(rights, leaf).role is Role.PUSH
+    granted = bench.grant(rights, leaf)
+    assert granted.role is Role.PUSH
+    assert granted.until_s < NOW_S + 31 * DAY_S  # what is remembered of it ends with the authority
     assert "vouches" in bench.refusal(rights, leaf, now_s=later_s)  # the authority has expired
 
 
