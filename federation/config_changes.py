@@ -25,6 +25,7 @@ LIVE = frozenset(
         "storage.reserve",
         "storage.high-watermark",
         "storage.low-watermark",
+        "storage.when-full",
         "storage.inline-max",
         "storage.verify-after",
         "storage.log-max-rows",
