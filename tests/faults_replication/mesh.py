@@ -96,7 +96,9 @@ class Mesh:
     def start(self, *names: str) -> None:
         """Start these nodes, or all; the links to them lead to where they are now."""
         for name in names or self.nodes:
-            node = self.nodes[name].start()
+            self.nodes[name].launch()
+        for name in names or self.nodes:
+            node = self.nodes[name].wait_ready()
             for edge, link in self.links.items():
                 if edge[1] == name:
                     link.target = node.address
@@ -155,6 +157,44 @@ class Mesh:
             shown = "\n".join(told[:20])
             raise AssertionError(f"{error}: {len(told)} differences\n{shown}\n{logs}") from None
 
+    def wait_until_idle(self, within_s: float = 30) -> None:
+        """Wait until every running node says that its peers have all it has to send."""
+        told: list[str] = []
+
+        def idle() -> bool:
+            told[:] = [
+                f"{one} -> {other}: {facts.get('state')}, lacks {facts.get('lag-objects')}"
+                for one, other in self.edges
+                if self.nodes[one].running and not is_idle(facts := self._peer_now(one, other))
+            ]
+            return not told
+
+        try:
+            wait_until(idle, "nothing left to send", timeout_s=within_s)
+        except AssertionError as error:
+            logs = "".join(node.log_tail for node in self.nodes.values())
+            raise AssertionError(f"{error}: {told}\n{logs}") from None
+
+    def sent(self, *edge: str) -> int:
+        """How many objects the first has sent to the second, and found there, since its start."""
+        return int(self.peer(*edge)["sent-objects"])
+
+    def received_bytes(self, name: str) -> float:
+        """How many bytes of blobs anybody has sent to a node since it was started."""
+        return self.nodes[name].metrics().value("federation_blob_bytes_total", direction="in")
+
+    def head(self, name: str) -> int:
+        """How many rows a node's change log has ever had."""
+        return head_of(self.nodes[name].data_dir)
+
+    def carried_bytes(self) -> int:
+        """How many bytes went over all links, towards those who receive."""
+        return sum(link.carried[0] for link in self.links.values())
+
+    def _peer_now(self, sender: str, receiver: str) -> dict[str, Any]:
+        shown = self.status(sender)["peers"]
+        return next((each for each in shown if each["name"] == receiver), {})
+
     def _peer_of(self, edge: Edge) -> dict[str, Any]:
         base: Settings = {
             "name": edge[1],
@@ -167,6 +207,21 @@ class Mesh:
             },
         }
         return merged(base, self._peer)
+
+
+def is_idle(facts: Mapping[str, Any]) -> bool:
+    """Whether a peer is followed and has everything, from what `status` says of it."""
+    return facts.get("state") == "following" and facts["lag-objects"] == 0
+
+
+def head_of(data_dir: Path) -> int:
+    """Return the newest row's number of a change log, beside whoever uses it."""
+    connection = connect(data_dir / "catalogue.sqlite", read_only=True)
+    try:
+        ((seq,),) = connection.execute("SELECT seq FROM totals")
+    finally:
+        connection.close()
+    return int(seq)
 
 
 def held_in(data_dir: Path) -> Held:
