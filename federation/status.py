@@ -105,6 +105,11 @@ class Metrics:
             "Pulled entries whose closures are still being brought here; at 0 the upstreams may go",
             registry=reg,
         )
+        self.prefetches_dropped = Counter(
+            "federation_prefetches_dropped_total",
+            "Pulled entries whose closures are not brought here, because too many wait already",
+            registry=reg,
+        )
         self.held_back = Counter(
             "federation_callers_held_back_total",
             "Times that a caller had to wait for its share, by what there was too much of (uploads, "

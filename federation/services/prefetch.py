@@ -27,7 +27,6 @@ from federation.upstream.store import Federation, PullThrough
 from federation.upstream.whole import SMALL_PULL_BYTES
 from federation.wire.closure import names_of_entry
 
-_QUEUED_MAX = 10_000
 _BATCH_BYTES = 2 * 1024 * 1024
 _log = structlog.get_logger(__name__)
 
@@ -49,17 +48,19 @@ class Prefetcher:
         metrics: Metrics,
         *,
         workers: int = 2,
+        queued_max: int = 10_000,
     ) -> None:
         self._shared = shared
         self._limits = limits
         self.mode = mode
         self._workers = workers
+        self._queued_max = queued_max
         self._queue: OrderedDict[EntryKey, Entry] = OrderedDict()
         self._turns = Turns()
         self._running = 0
         self._background = Background()
         self._fetching = 0
-        self.dropped = 0
+        self._dropped = metrics.prefetches_dropped
         metrics.prefetches.set_function(lambda: len(self._queue) + self._fetching)
 
     def __repr__(self) -> str:
@@ -75,9 +76,9 @@ class Prefetcher:
         if self.mode != "all":
             return
         self._queue[entry.key] = entry
-        if len(self._queue) > _QUEUED_MAX:
+        if len(self._queue) > self._queued_max:
             self._queue.popitem(last=False)
-            self.dropped += 1
+            self._dropped.inc()
         if self._running < self._workers:
             self._running += 1
             self._background.start(self._work(), "prefetch")

@@ -5,12 +5,15 @@ happens here when there is no room for what they send.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
 import pytest
 
+from federation.clock import SystemClock
 from federation.digest import digest_of
 from tests.faults.disks import tmpfs
 from tests.faults_upstream.site import PUSHER, Site, upstream
@@ -52,6 +55,36 @@ def own_hosts(hosts: Path) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", script, str(hosts)]
 
 
+@asynccontextmanager
+async def two_addresses(dead: str, alive: str, target: str) -> AsyncIterator[int]:
+    """A port that nobody answers on at one address, and that leads to target at the other."""
+    host, _, target_port = target.rpartition(":")
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there_writer = await asyncio.open_connection(host, int(target_port))
+        await asyncio.gather(copy(reader, there_writer), copy(there_reader, writer))
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(2**16):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(pass_on, alive, 0)
+    port = server.sockets[0].getsockname()[1]
+    with ExitStack() as stack:
+        deaf = stack.enter_context(socket.socket())  # its queue is full: no SYN gets an answer
+        deaf.bind((dead, port))
+        deaf.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((dead, port))
+        async with server:
+            yield port
+
+
 @pytest.mark.heavy
 async def test_u21_a_name_that_resolves_again_later_is_used_again(
     site: Site, tmp_path: Path
@@ -70,6 +103,23 @@ async def test_u21_a_name_that_resolves_again_later_is_used_again(
     await site.until(
         lambda: outcome(lambda: client.read(digest)) is grpc.StatusCode.OK, "the name to lead there"
     )
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("dead", ["127.0.0.1", "127.0.0.2"])
+async def test_u21_a_name_whose_first_address_is_dead_leads_to_the_other(
+    site: Site, tmp_path: Path, dead: str
+) -> None:
+    there = await site.fake()
+    digest = there.holds(LARGE)
+    alive = {"127.0.0.1": "127.0.0.2", "127.0.0.2": "127.0.0.1"}[dead]
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n{dead} two.test\n{alive} two.test\n")
+    async with two_addresses(dead, alive, there.address) as port:
+        node = site.node(upstream("there", f"two.test:{port}"), prefix=own_hosts(hosts))
+        began_s = SystemClock().monotonic_s()
+        assert await site.read(node, digest) == LARGE
+        assert SystemClock().monotonic_s() - began_s < 5
 
 
 async def test_u21_a_name_that_does_not_resolve_costs_a_miss_and_the_next_is_asked(

@@ -48,7 +48,7 @@ METHODS = (
 
 def ask_all(site: Site, node: Node, seed: int) -> None:
     """Ask in every way for what nobody has. The client's deadline is what a miss may take."""
-    client = site.client(node, timeout_s=5)
+    client = site.client(node, timeout_s=2)
     large, small = digest_of(noise(600_000, seed=seed)), digest_of(noise(900, seed=seed))
     assert outcome(lambda: client.read(large)).name == "NOT_FOUND"
     assert client.batch_read([small]) == {}

@@ -12,6 +12,7 @@ import pytest
 
 from federation.digest import digest_of
 from tests.faults_upstream.site import PUSHER, Site, state, upstream
+from tests.own_network import drop_packets, in_own_network
 from tests.process_client import action_result, outcome
 from tests.remote.blobs import noise
 from tests.remote.fake_server import Context, hangs, hangs_after, trickles
@@ -136,6 +137,34 @@ async def test_u23_a_transfer_whose_packets_vanish_is_continued_by_the_next(site
     assert await site.read(node, digest) == DATA
     assert len(good.calls("Read")) == 1
     proxy.thaw()
+
+
+@pytest.mark.heavy
+async def test_u23_packets_that_the_network_drops_are_noticed_and_the_next_goes_on(
+    site: Site, request: pytest.FixtureRequest
+) -> None:
+    if not in_own_network(request):
+        return
+    bad, good = await site.fakes(2)
+    digest = bad.holds(DATA)
+    good.holds(DATA)
+
+    async def vanishes(data: bytes, _context: Context) -> AsyncIterator[bytes]:
+        yield data[: SIZE // 2]
+        await asyncio.to_thread(drop_packets, int(bad.address.rpartition(":")[2]))
+        yield data[SIZE // 2 :]
+
+    bad.streams = vanishes
+    node = site.node(
+        # The waits that a node has without being told otherwise.
+        {"name": "bad", "url": f"grpc://{bad.address}"},
+        upstream("good", good.address),
+    )
+    began_s = asyncio.get_running_loop().time()
+    assert await site.read(node, digest) == DATA
+    assert asyncio.get_running_loop().time() - began_s < 30
+    assert len(good.calls("Read")) == 1
+    assert "nothing came for 10 s" in state(node, "bad")["last-error"]
 
 
 async def test_u26_a_client_whose_time_is_up_hears_so_and_leaves_nothing_behind(

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 
 from federation import hops
+from federation.clock import SystemClock
+from federation.config import Limits
 from federation.digest import digest_of
-from federation.services.prefetch import Mode
+from federation.services.prefetch import Mode, Prefetcher
+from federation.status import Metrics
+from federation.store import Entry, EntryKey, EntryKind
+from federation.upstream.store import Federation
+from tests.fakes import MemoryStore
 from tests.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import There, finder_over, there
@@ -81,3 +87,17 @@ async def test_prefetching_is_the_nodes_own_wish_whoever_asked(tmp_path: Path) -
         await until(lambda: here.prefetcher.idle, within_s=30)
     assert seen
     assert set(seen) == {hops.NOWHERE}
+
+
+async def test_p7_entries_beyond_the_bound_are_dropped_oldest_first_and_counted() -> None:
+    shared = Federation("me", MemoryStore(), [], SystemClock())
+    metrics = Metrics()
+    prefetcher = Prefetcher(shared, Limits(), "all", metrics, queued_max=2)
+    for name in (b"1", b"2", b"3", b"4", b"5"):
+        prefetcher.soon(Entry(EntryKey(EntryKind.ASSET_BLOB, "", name), b"", "urn:test"))
+    assert "2 queued" in repr(prefetcher)
+    value = metrics.registry.get_sample_value
+    assert value("federation_prefetches_dropped_total") == 3
+    assert value("federation_prefetches_unfinished") == 2
+    await prefetcher.close()
+    await shared.close()
