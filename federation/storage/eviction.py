@@ -20,6 +20,7 @@ from federation.storage.core import Core
 from federation.storage.placing import remove_stray
 from federation.storage.transaction import Transaction
 
+_REWIND_S = 10.0
 SLICE = 500  # rows of one transaction, so that uploads never wait long for the write lock
 
 _log = structlog.get_logger(__name__)
@@ -100,19 +101,28 @@ class Evictor:
             return
         self._marked.clear()
         await self._core.writer.submit(catalogue.unmark_all)
+        self.rewind()
 
     def rewind(self) -> None:
         """Begin with the least recently used again: what was pinned may not be any more."""
         self._blobs_from_ms = 0
         self._entries_from_ms = 0
+        self._rewound_s = self._core.clock.monotonic_s()
 
     async def mark(self, needed_bytes: int) -> int:
         """Mark (and of index entries, delete) one slice; return its bytes, 0 for nothing left.
 
-        Goes on where the last slice ended, since what is pinned would be passed each time.
+        Goes on where the last slice ended, and begins again only now and then or when nothing is
+        left from there: what is pinned would be passed each time.
         """
         before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
+        if self._core.clock.monotonic_s() - self._rewound_s > _REWIND_S:
+            self.rewind()
+        goes_on = self._blobs_from_ms or self._entries_from_ms
         choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
+        if goes_on and not choice.blobs and not choice.entries:
+            self.rewind()
+            choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
         if not choice.blobs and not choice.entries:
             return 0
         # The marks are a promise to look again, not a removal: FindMissing says missing at once.

@@ -193,7 +193,6 @@ class Maintenance:
             return 0
         marked = 0
         space = self._core.space
-        self._evictor.rewind()
         with self._reserve_as_last_resort():
             while (
                 need := space.stored_bytes - self._evictor.pending_bytes - max(0, target_bytes)
