@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 from tests.clients.buildstream import (
     BIG_BYTES,
@@ -116,6 +117,34 @@ def test_a_mirror_gives_what_its_upstream_has_and_goes_on_without_it(
         alone = Asked(here)
         take_everything(User(tmp_path / "carol", origin.project, **known), origin)
         nothing_was_asked(alone)
+
+
+def test_a_source_by_itself_is_a_directory_that_comes_through_a_mirror(
+    tmp_path: Path, origin: Origin
+) -> None:
+    """Sources of an element come in one; single ones only where no element has just these."""
+    elements = origin.project.root / "elements"
+    archives = [
+        yaml.safe_load((elements / name).read_text())["sources"][0]
+        for name in ("root.bst", "text.bst")
+    ]
+    write_yaml(elements / "both.bst", {"kind": "import", "sources": archives})
+    with (
+        serve(origin.data_dir) as there,
+        mirror(tmp_path / "here", upstream(there.address)) as here,
+    ):
+        known = caches(here.addresses[ONLY_PULL], push=False)
+        asked = Asked(here)
+        bob = User(tmp_path / "bob", origin.project, **known)
+        assert queue(bob.bst("source", "fetch", "both.bst"), "Fetch") == (1, 0, 0)
+        assert asked.of("FetchDirectory", outcome="ok") == len(archives)
+        wait_for_prefetch(here)
+
+        there.kill()
+        carol = User(tmp_path / "carol", origin.project, **known)
+        assert queue(carol.bst("source", "fetch", "both.bst"), "Fetch") == (1, 0, 0)
+        both = carol.checkout("both.bst", "source")
+        assert both == {**tree(origin.project.binaries), **tree(origin.project.text)}
 
 
 @pytest.mark.parametrize(("names", "blobs"), [("there", "there"), ("names", "blobs")])
