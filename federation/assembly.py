@@ -88,7 +88,8 @@ def build(
             config.log.audit,
             heard_from=replication.heard_from,
         )
-        ports.append(make_port(listener, allowed, services.served, runtime))
+        served = services.index_served if listener.type == "index" else services.served
+        ports.append(make_port(listener, allowed, served, runtime))
     readiness = Readiness(storage.health)
     facts = {"node": config.node_name, "version": __version__}
     http = None
@@ -141,9 +142,10 @@ def _follow(
 
 
 class Services(NamedTuple):
-    """What is served to whom, and what has to be closed, in this order, when it is not any more."""
+    """What is served where, and what has to be closed, in this order, when it is not any more."""
 
     served: list[Service]
+    index_served: list[Service]  # by listeners whose callers have their blobs elsewhere
     closers: list[Callable[[], Awaitable[None]]]
     start: Callable[[], None]
     describe: Callable[[], dict[str, Any]]
@@ -169,9 +171,9 @@ def make_services(
         asked_by_readers=through(tells_upstreams=True),
         asked_by_pushers=through(tells_upstreams=False, tells_nodes=True),
     )
-
+    index_served = kit.index_services(through(tells_upstreams=False), pulling.index_finder)
     closers = [*kit.closers, *pulling.closers, closures.close]
-    return Services(served, closers, pulling.start, pulling.describe, pulling.follow)
+    return Services(served, index_served, closers, pulling.start, pulling.describe, pulling.follow)
 
 
 class _Kit:
@@ -205,20 +207,25 @@ class _Kit:
     ) -> list[Service]:
         """Return every service over this store; FindMissing has views of its own."""
         limits, metrics, clock = self._limits, self._metrics, self._clock
-        checksums = ChecksumVerifier(store)
         stream = ByteStreamService(store, limits, clock, metrics, self._budget, self._compute)
         self._streams.append(stream)
-        fetch = FetchService(finder, checksums, clock, metrics)
+        cas = CasService(asked_by_readers, limits, metrics, self._compute, asked_by_pushers)
+        results = ActionCacheService(store, self._storage, finder, metrics)
+        return [self._capabilities(), cas, stream, results, *self._assets(store, finder)]
+
+    def index_services(self, store: LocalStore, finder: Finder) -> list[Service]:
+        """Return the services of a listener without blobs, as the old server's --index-only."""
+        results = ActionCacheService(store, self._storage, finder, self._metrics, inlines=False)
+        return [self._capabilities(), results, *self._assets(store, finder)]
+
+    def _capabilities(self) -> Service:
+        return CapabilitiesService(self._limits, self._config.storage.max_blob, self._announce)
+
+    def _assets(self, store: LocalStore, finder: Finder) -> list[Service]:
+        checksums = ChecksumVerifier(store)
+        fetch = FetchService(finder, checksums, self._clock, self._metrics)
         push = PushService(self._storage, checksums)
-        return [
-            CapabilitiesService(limits, self._config.storage.max_blob, self._announce),
-            CasService(asked_by_readers, limits, metrics, self._compute, asked_by_pushers),
-            stream,
-            ActionCacheService(store, self._storage, finder, metrics),
-            fetch,
-            push,
-            ReferenceService(fetch, push),
-        ]
+        return [fetch, push, ReferenceService(fetch, push)]
 
     def _announce(self) -> Announced:
         ledger = self._storage.ledger
@@ -270,6 +277,7 @@ def _shown(ports: Sequence[Port]) -> list[dict[str, Any]]:
         {
             "address": str(port.server.address),
             "push": port.server.listener.push,
+            "type": port.server.listener.type,
             "tls": port.tls is not None,
             "client-certs": port.tls is not None and bool(port.tls.pair.lists),
             "tokens": bool((auth := port.server.listener.auth) and auth.takes_tokens),

@@ -80,6 +80,11 @@ class Listener(Section):
 
     address: AddressText = Field(description="host:port; port 0 picks a free one")
     push: Flag = Field(default=False, description="whether callers may write")
+    type: Literal["all", "index"] = Field(
+        default="all",
+        description="index: action results, assets and references, for callers who have their "
+        "blobs elsewhere: an entry is served whatever is here of what it names",
+    )
     acknowledge: Literal["local", "one-peer", "all-peers"] = Field(
         default="local",
         description="what has to hold a write before its caller gets its OK",

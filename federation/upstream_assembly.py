@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -63,7 +64,8 @@ class Pulling:
             memory=budget,
         )
         self._prefetcher = Prefetcher(self.shared, limits, config.pull.prefetch, metrics)
-        self.finder = FederatedFinder(
+        make_finder = partial(
+            FederatedFinder,
             storage,
             closures,
             self.shared,
@@ -73,6 +75,8 @@ class Pulling:
             lease_s=config.storage.lease,
             index_ttl_s=config.pull.index_ttl,
         )
+        self.finder = make_finder()
+        self.index_finder = make_finder(blobs_elsewhere=True)
         self._prober = Prober(self.shared.upstreams, clock, lambda: not self.shared.offline)
         self._switch.watch(self._follow_switch)
 
@@ -96,7 +100,7 @@ class Pulling:
         self.shared.presence.budget_s = config.pull.find_missing_time
         self.shared.itself.look_again()
         self._prefetcher.mode = config.pull.prefetch
-        self.finder.index_ttl_s = config.pull.index_ttl
+        self.finder.index_ttl_s = self.index_finder.index_ttl_s = config.pull.index_ttl
         after = [upstream.name for upstream in self.shared.upstreams]
         if before != after:
             _log.info("upstreams_changed", before=before, after=after)
@@ -119,6 +123,7 @@ class Pulling:
             self._prober.close,
             self._prefetcher.close,
             self.finder.close,
+            self.index_finder.close,
             self.shared.close,
             self._background.close,
             self._disconnect,

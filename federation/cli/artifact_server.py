@@ -56,6 +56,11 @@ Examples:
 )
 @click.option("--quota", help="Most bytes kept, e.g. 10G.  [default: the disk less a reserve]")
 @click.option(
+    "--index-only",
+    is_flag=True,
+    help="Serve names only, for clients whose `type: storage` server has the blobs.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -81,6 +86,7 @@ def _config(given: dict[str, Any]) -> Config:
         Flag("--client-certs", ("listeners", 0, "tls", "client-certs"), given["client_certs"]),
         Flag("DIR", ("data-dir",), str(given["directory"])),
         _head_room(given["head_room_min"], given["head_room_max"]),
+        Flag("--index-only", ("listeners", 0, "type"), "index" if given["index_only"] else None),
         Flag("--quota", ("storage", "quota"), given["quota"]),
         Flag("--log-level", ("log", "level"), given["log_level"]),
     ]

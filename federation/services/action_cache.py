@@ -51,7 +51,17 @@ class ActionCacheService:
 
     name = "build.bazel.remote.execution.v2.ActionCache"
 
-    def __init__(self, store: Store, index: Index, finder: Finder, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        index: Index,
+        finder: Finder,
+        metrics: Metrics,
+        *,
+        inlines: bool = True,
+    ) -> None:
+        """Take the seams; inlines: whether outputs are put into results that are asked for so."""
+        self._inlines = inlines
         self._store = store
         self._index = index
         self._finder = finder
@@ -74,7 +84,7 @@ class ActionCacheService:
         entry = await self._finder.find(Asked([key], _any_result, _ActionQuestion(key, action)))
         if entry is None:
             raise self._miss(action)
-        places = to_inline(entry.value, request, function)
+        places = to_inline(entry.value, request, function) if self._inlines else {}
         value = await self._inline(entry.value, places, action) if places else entry.value
         self._hits.inc()
         return value

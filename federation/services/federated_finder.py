@@ -54,7 +54,14 @@ class FederatedFinder:
         *,
         lease_s: float,
         index_ttl_s: float,
+        blobs_elsewhere: bool = False,
     ) -> None:
+        """Take the seams.
+
+        blobs_elsewhere: the callers have another server for blobs, so that entries are served
+        whatever is here of their closures, and nothing is brought here for them.
+        """
+        self._blobs_elsewhere = blobs_elsewhere
         self._index = index
         self._closures = closures
         self._shared = shared
@@ -79,7 +86,7 @@ class FederatedFinder:
             closed = self._names.closed
             held = await self._held(asked)
             for entry in held.pushed:
-                if await self._closures.complete(entry):
+                if self._blobs_elsewhere or await self._closures.complete(entry):
                     return entry
             for entry in held.fresh:
                 if await self._complete_together(entry):
@@ -112,7 +119,7 @@ class FederatedFinder:
 
     async def _complete_together(self, entry: Entry) -> bool:
         """Whether a pulled entry's closure is here, or here and at the upstream it came from."""
-        if await self._closures.complete(entry):
+        if self._blobs_elsewhere or await self._closures.complete(entry):
             return True
         origin = next((u for u in self._shared.upstreams if u.name == entry.origin), None)
         if origin is None or not self._shared.may_ask():
@@ -128,13 +135,17 @@ class FederatedFinder:
                 entry = self._dated(answer, upstream)
                 if not await asked.acceptable(entry):
                     continue
-                if not await self._closures_at(upstream).complete(entry):
+                if not await self._is_whole_at(upstream, entry):
                     continue  # holes: nothing is stored, and it is asked for again later
                 if entry.key not in taken:
                     await self._keep(entry, upstream)
-                self._prefetcher.soon(entry)
+                if not self._blobs_elsewhere:
+                    self._prefetcher.soon(entry)
                 return entry
         return None
+
+    async def _is_whole_at(self, upstream: Upstream, entry: Entry) -> bool:
+        return self._blobs_elsewhere or await self._closures_at(upstream).complete(entry)
 
     def _closures_at(self, upstream: Upstream) -> ClosureChecker:
         """Return what looks here and at one upstream; a reload may have brought a new one."""

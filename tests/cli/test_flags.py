@@ -88,7 +88,7 @@ def test_a_file_and_flags_together_are_refused():
         (["--port", "1", "--client-certs", "c", "--server-key", "k", "dir"], "belong together"),
         (["--port", "1", "--head-room-min", "2", "--head-room-max", "1", "dir"], "is more than"),
         (["--port", "1", "--head-room-min", "-1", "dir"], "-1 is not in the range"),
-        (["--port", "1", "--index-only", "dir"], "No such option"),
+        (["--port", "1", "--no-such-option", "dir"], "No such option"),
     ],
 )
 def test_the_old_command_line_refuses_bad_usage(args, says):
