@@ -36,6 +36,7 @@ from federation.services.references import ReferenceService
 from federation.services.reflection import add_reflection
 from federation.services.rpc import Runtime, Service, handlers
 from federation.services.shares import Shares
+from federation.share import Share
 from federation.status import Metrics
 from federation.storage import Storage
 from federation.store import LocalStore
@@ -45,9 +46,14 @@ from federation.web import HttpServer, Pages
 
 
 async def open_node(
-    config: Config, files: Sequence[AccessFiles], clock: Clock | None = None
+    config: Config,
+    files: Sequence[AccessFiles],
+    clock: Clock | None = None,
+    share: Share | None = None,
 ) -> Node:
     """Open the storage and build a node on it, ready to start; files are its listeners'.
+
+    share: of a process that is one of several behind the same ports.
 
     Raises StorageRefused.
     """
@@ -55,7 +61,7 @@ async def open_node(
     metrics = Metrics()
     storage = await Storage.open(config.data_dir, config.storage, config.limits, metrics, clock)
     try:
-        return build(config, files, storage, metrics, clock)
+        return build(config, files, storage, metrics, clock, share or Share())
     except BaseException:
         await storage.close()
         raise
@@ -67,16 +73,17 @@ def build(
     storage: Storage,
     metrics: Metrics,
     clock: Clock,
+    share: Share,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
     limits = LiveLimits.model_validate(config.limits.model_dump())
-    budget = MemoryBudget(limits.buffer_memory)
-    services = make_services(config, limits, storage, metrics, clock, budget)
+    budget = MemoryBudget(share.part(limits.buffer_memory))
+    services = make_services(config, limits, storage, metrics, clock, budget, share)
     replication = make_replication(config, limits, storage, metrics, clock)
     shares = Shares(limits, clock, metrics)
     ports = []
     access = make_access(config, files, metrics, clock)
-    for listener, allowed in zip(config.listeners, access, strict=True):
+    for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
         runtime = Runtime(
             metrics,
             limits,
@@ -89,11 +96,12 @@ def build(
             heard_from=replication.heard_from,
         )
         served = services.index_served if listener.type == "index" else services.served
-        ports.append(make_port(listener, allowed, served, runtime))
+        server = GrpcServer(listener, limits, handlers(served, runtime), share=share, place=at)
+        ports.append(make_port(server, allowed, served, runtime))
     readiness = Readiness(storage.health)
     facts = {"node": config.node_name, "version": __version__}
     http = None
-    if config.http.address is not None:
+    if (http_address := share.http_address(config.http.address)) is not None:
         pages = Pages(
             metrics,
             readiness,
@@ -105,7 +113,7 @@ def build(
                 **replication.describe(),
             },
         )
-        http = HttpServer(config.http.address, pages.answer)
+        http = HttpServer(http_address, pages.answer)
     services.start()
     replication.start()
     return Node(
@@ -118,7 +126,7 @@ def build(
         metrics=metrics,
         clock=clock,
         limits=limits,
-        follow=partial(_follow, storage, limits, budget, services, replication),
+        follow=partial(_follow, storage, limits, budget, services, replication, share),
     )
 
 
@@ -128,6 +136,7 @@ def _follow(
     budget: MemoryBudget,
     services: Services,
     replication: Replication,
+    share: Share,
     config: Config,
 ) -> None:
     """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
@@ -138,7 +147,7 @@ def _follow(
     storage.follow(config.storage)
     replication.follow(config)
     limits.take(config.limits)
-    budget.total_bytes = limits.buffer_memory
+    budget.total_bytes = share.part(limits.buffer_memory)
 
 
 class Services(NamedTuple):
@@ -159,11 +168,12 @@ def make_services(
     metrics: Metrics,
     clock: Clock,
     budget: MemoryBudget,
+    share: Share,
 ) -> Services:
     """Return every service, pulling from upstreams where there are any, now or after a reload."""
     closures = ClosureChecker(storage, limits, clock, config.storage.lease)
     pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
-    kit = _Kit(config, limits, storage, metrics, clock, budget, Compute(limits.threads))
+    kit = _Kit(config, limits, storage, metrics, clock, budget, Compute(limits.threads), share)
     through = partial(PullThrough, pulling.shared)
     served = kit.services(
         through(tells_upstreams=False),
@@ -188,6 +198,7 @@ class _Kit:
         clock: Clock,
         budget: MemoryBudget,
         compute: Compute,
+        share: Share,
     ) -> None:
         self._config = config
         self._limits = limits
@@ -196,6 +207,7 @@ class _Kit:
         self._clock = clock
         self._budget = budget
         self._compute = compute
+        self._share = share
         self._streams: list[ByteStreamService] = []
 
     def services(
@@ -207,7 +219,9 @@ class _Kit:
     ) -> list[Service]:
         """Return every service over this store; FindMissing has views of its own."""
         limits, metrics, clock = self._limits, self._metrics, self._clock
-        stream = ByteStreamService(store, limits, clock, metrics, self._budget, self._compute)
+        stream = ByteStreamService(
+            store, limits, clock, metrics, self._budget, self._compute, alone=self._share.alone
+        )
         self._streams.append(stream)
         cas = CasService(asked_by_readers, limits, metrics, self._compute, asked_by_pushers)
         results = ActionCacheService(store, self._storage, finder, metrics)
@@ -259,10 +273,9 @@ def acknowledge_of(
 
 
 def make_port(
-    listener: Listener, access: ListenerAccess, services: Sequence[Service], runtime: Runtime
+    server: GrpcServer, access: ListenerAccess, services: Sequence[Service], runtime: Runtime
 ) -> Port:
-    """Put services, health and reflection behind one listener."""
-    server = GrpcServer(listener, runtime.limits, handlers(services, runtime))
+    """Put health and reflection beside the services of one listener."""
     front: Server = server.server
     if access.callers is not None:
         front = GuardedServer(front, access.callers, runtime.refusals, runtime.metrics)

@@ -301,6 +301,9 @@ class Config(Section):
         default_factory=default_data_dir,
         description="where everything is stored; default: federation/ in the XDG data directory",
     )
+    workers: Count = Field(
+        default=1, ge=1, le=64, description="processes that serve the listeners' ports together"
+    )
     listeners: list[Listener] = Field(
         default=[Listener(address="127.0.0.1:8980", push=True)],
         min_length=1,

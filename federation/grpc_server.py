@@ -17,6 +17,7 @@ from federation.config_values import Address, parse_address
 from federation.errors import CannotStart
 from federation.listening_exchange import Exchange
 from federation.passed_sockets import PassedSockets
+from federation.share import Share
 
 _HANDSHAKE_MS = 20_000  # for TLS and for the HTTP/2 preface; then the connection is closed
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
@@ -25,10 +26,14 @@ _KEEPALIVE_TIMEOUT_MS = 20_000
 _IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
 
 
-def options(limits: config.Limits) -> list[tuple[str, int]]:
-    """Return gRPC's channel arguments for a server with these limits."""
+def options(limits: config.Limits, *, alone: bool = True) -> list[tuple[str, int]]:
+    """Return gRPC's channel arguments for a server with these limits.
+
+    alone False: other processes of this node answer on the same port. Otherwise a port that
+    another program has is an error, not shared.
+    """
     return [
-        ("grpc.so_reuseport", 0),  # a port that another program has is an error, not shared
+        ("grpc.so_reuseport", int(not alone)),
         ("grpc.max_receive_message_length", limits.message),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
@@ -51,11 +56,18 @@ class GrpcServer:
         limits: config.Limits,
         handlers: Sequence[grpc.GenericRpcHandler[bytes, bytes]],
         interceptors: Sequence[Any] = (),
+        *,
+        share: Share | None = None,
+        place: int = 0,
     ) -> None:
+        """Take what to serve; of a worker also its share, and which of the listeners this is."""
+        share = share or Share()
         self.listener = listener
-        self.address = parse_address(listener.address)  # after bind, with the real port
+        address = parse_address(listener.address)
+        # After bind, with the real port.
+        self.address = address._replace(port=share.port(place, address.port))
         self.server: grpc.aio.Server = grpc.aio.server(
-            options=options(limits),
+            options=options(limits, alone=share.alone),
             maximum_concurrent_rpcs=limits.streams,
             interceptors=tuple(interceptors),
         )

@@ -27,10 +27,11 @@ _NESTING_MAX = 3
 Flush = Callable[[float], bool]
 
 
-def configure(settings: config.Log, *, for_good: bool = True) -> Flush:
+def configure(settings: config.Log, *, for_good: bool = True, worker: int | None = None) -> Flush:
     """Send structlog's events, and warnings of the libraries below us, to standard error.
 
     for_good: nobody configures again in this process, which makes each event cheaper.
+    worker: which of several processes this is; every event says so.
 
     Returns what waits until all is written, at most so many seconds: to be called before the end.
     """
@@ -40,13 +41,21 @@ def configure(settings: config.Log, *, for_good: bool = True) -> Flush:
     writer = LogWriter(_write_stderr, _lost_line)
     set_level(settings.level)
     structlog.configure(
-        processors=processors(as_json=as_json, colours=colours),
+        processors=[*_said_by(worker), *processors(as_json=as_json, colours=colours)],
         wrapper_class=_Levelled,
         logger_factory=lambda *_: _Line(writer),
         cache_logger_on_first_use=for_good,
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return writer.flush
+
+
+def _said_by(worker: int | None) -> list[Processor]:
+    def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        event.setdefault("worker", worker)
+        return event
+
+    return [] if worker is None else [add]
 
 
 def set_level(level: str) -> None:

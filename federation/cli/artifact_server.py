@@ -10,7 +10,7 @@ import click
 from federation import __version__
 from federation.cli.command import Command
 from federation.cli.flags import Flag, config_of
-from federation.cli.run_node import run
+from federation.cli.run import run
 from federation.config import Config
 from federation.errors import ConfigError
 
@@ -61,6 +61,11 @@ Examples:
     help="Serve names only, for clients whose `type: storage` server has the blobs.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Processes that serve the port together.  [default: 1]",
+)
+@click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
@@ -74,7 +79,7 @@ def artifact_server(**given: Any) -> None:
     Two of these on different ports may serve one DIR, as one for pulling and one for pushing. There
     is no HTTP listener; use `federation serve` for metrics and health.
     """
-    run(_config(given), lambda _node: None)
+    run(_config(given), lambda _addresses: None)
 
 
 def _config(given: dict[str, Any]) -> Config:
@@ -88,6 +93,7 @@ def _config(given: dict[str, Any]) -> Config:
         _head_room(given["head_room_min"], given["head_room_max"]),
         Flag("--index-only", ("listeners", 0, "type"), "index" if given["index_only"] else None),
         Flag("--quota", ("storage", "quota"), given["quota"]),
+        Flag("--workers", ("workers",), given["workers"]),
         Flag("--log-level", ("log", "level"), given["log_level"]),
     ]
     no_http = Flag("", ("http", "address"), None)

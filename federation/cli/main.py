@@ -21,6 +21,7 @@ from federation.cli.serve import serve
 from federation.cli.status import status
 from federation.cli.token import token
 from federation.cli.verify import verify
+from federation.cli.worker import worker
 
 
 @click.group(epilog=EXIT_CODES, context_settings={"max_content_width": 100})
@@ -47,6 +48,7 @@ for command in (
     reconcile,
     drop_peer_command,
     verify,
+    worker,
     gc,
     rebuild,
     keygen,

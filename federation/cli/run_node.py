@@ -20,34 +20,49 @@ from federation.cli.command import FOUND_PROBLEMS
 from federation.cli.reloading import Reloader
 from federation.clock import SystemClock
 from federation.config import Config
-from federation.node import Node
 from federation.passed_sockets import PassedSockets, passed_sockets
+from federation.share import Share
 from federation.tasks import Background
+from federation.workers.control import Control
 
 _log = structlog.get_logger(__name__)
-_CLOSE_S = 10.0  # for closing the storage after the drain time; a hung disk takes for ever
-_FLUSH_S = 1.0
+END_S = 10.0  # for closing the storage after the drain time; a hung disk takes for ever
+FLUSH_S = 1.0
 
-Ready = Callable[[Node], None]
+Ready = Callable[[list[str]], None]  # is given the address of each listener, with real ports
 
 
-def run(config: Config, ready: Ready, file: Path | None = None) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; ready(node) runs once every port answers.
+def run_node(
+    config: Config,
+    ready: Ready,
+    file: Path | None = None,
+    *,
+    share: Share | None = None,
+    control: Control | None = None,
+    passed: PassedSockets | None = None,
+    again: bool = False,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; ready() runs once every port answers.
 
     file: where the configuration came from; SIGHUP has it read again.
+    share, control, passed, again: of a worker (federation.workers). One that takes the place of
+    one that died reads its file again at once, as the others may have done since.
 
     Raises ConfigError before anything is touched, CannotStart, StorageRefused.
     """
     process.prepare()
-    passed = passed_sockets(os.environ, os.getpid())
+    if passed is None:
+        passed = passed_sockets(os.environ, os.getpid())
     files = load_access(config)
-    flush = logs.configure(config.log)
-    for item in advice(config):
+    share = share or Share()
+    flush = logs.configure(config.log, worker=None if share.alone else share.number)
+    for item in advice(config) if control is None else []:
         _log.warning(item.event, text=item.text)
+    serving = _serve(config, files, ready, file, passed, flush, share, control, again)
     try:
-        asyncio.run(_serve(config, files, ready, file, passed, flush))
+        asyncio.run(serving)
     finally:
-        flush(_FLUSH_S)
+        flush(FLUSH_S)
 
 
 async def _serve(
@@ -57,23 +72,35 @@ async def _serve(
     file: Path | None,
     passed: PassedSockets,
     flush: logs.Flush,
+    share: Share,
+    control: Control | None,
+    again: bool,
 ) -> None:
     stop, hangup = asyncio.Event(), asyncio.Event()
     _handle_signals(stop, hangup, flush)
     clock = SystemClock()
-    node = await open_node(config, files, clock)
+    if control is not None:
+        control.when_gone(partial(_parent_gone, stop))
+    if again:
+        hangup.set()
+    node = await open_node(config, files, clock, share)
     background = Background()
     if not stop.is_set():  # a signal during the start waits until what was begun is whole
         await node.start(passed)
-        node.announce(config=None if file is None else str(file))
+        place = {} if share.alone else share.announced()
+        node.announce(config=None if file is None else str(file), **place)
         background.start(Reloader(config, file, node, clock).run(hangup), "reload")
         process.settle()
-        ready(node)
+        ready(node.listeners)
+        if control is not None:
+            control.tell(serving={"listeners": node.listeners, "http": node.http})
         systemd.notify("READY=1")
         await stop.wait()
     systemd.notify("STOPPING=1")
     await background.close()
-    limit_s = node.drain_s + _CLOSE_S
+    limit_s = node.drain_s + END_S
+    if control is not None:
+        control.tell(**{"ending-within-s": limit_s})
     asyncio.get_running_loop().call_later(limit_s, _give_up, limit_s, flush)
     await node.stop()
 
@@ -88,13 +115,19 @@ def _handle_signals(stop: asyncio.Event, hangup: asyncio.Event, flush: logs.Flus
 def _asked_to_stop(number: signal.Signals, stop: asyncio.Event, flush: logs.Flush) -> None:
     if stop.is_set():
         _log.warning("second_signal", signal=number.name)
-        flush(_FLUSH_S)
+        flush(FLUSH_S)
         os._exit(128 + number)
     _log.info("signal", signal=number.name)
     stop.set()
 
 
+def _parent_gone(stop: asyncio.Event) -> None:
+    if not stop.is_set():
+        _log.warning("parent_gone", text="the process that started this worker has ended")
+        stop.set()
+
+
 def _give_up(limit_s: float, flush: logs.Flush) -> None:
     _log.error("end_took_too_long", limit_s=limit_s)
-    flush(_FLUSH_S)
+    flush(FLUSH_S)
     os._exit(FOUND_PROBLEMS)

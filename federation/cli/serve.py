@@ -10,12 +10,11 @@ import click
 from federation.cli.command import Command
 from federation.cli.flags import Flag, config_of
 from federation.cli.hints import hints
-from federation.cli.run_node import run
+from federation.cli.run import run
 from federation.config import Config
 from federation.config_file import load
 from federation.config_values import parse_address
 from federation.config_yaml import Location
-from federation.node import Node
 
 _DEFAULT_ADDRESS = "127.0.0.1:8980"
 _EXAMPLES = """\b
@@ -33,6 +32,7 @@ _KEY_OF: dict[str, Location] = {
     "quota": ("storage", "quota"),
     "data_dir": ("data-dir",),
     "node_name": ("node-name",),
+    "workers": ("workers",),
     "log_level": ("log", "level"),
     "log_format": ("log", "format"),
 }
@@ -60,6 +60,11 @@ _KEY_OF: dict[str, Location] = {
 @click.option(
     "--data-dir", help="Where to store.  [default: federation/ in the XDG data directory]"
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    help="Processes that serve the same ports, so that all cores do.  [default: 1]",
+)
 @click.option("--node-name", help="What people call this node.  [default: the host name]")
 @click.option(
     "--log-level",
@@ -84,8 +89,8 @@ def serve(config_path: Path | None, **flags: Any) -> None:
         raise click.UsageError("--config takes everything from the file: give no other option")
     config = load(config_path) if config_path else from_flags(given)
 
-    def ready(node: Node) -> None:
-        click.echo(hints(config, node.listeners))
+    def ready(addresses: list[str]) -> None:
+        click.echo(hints(config, addresses))
 
     run(config, ready, config_path and config_path.absolute())
 

@@ -29,10 +29,13 @@ class ByteStreamService:
         metrics: Metrics,
         budget: MemoryBudget,
         compute: Compute,
+        *,
+        alone: bool = True,
     ) -> None:
+        """Take what the calls work on; alone False: other processes take calls of these clients."""
         self._uploads = Uploads(store, limits, metrics, budget, compute)
         self._read = ReadCalls(store, clock, metrics, budget, compute)
-        self._write = WriteCalls(store, self._uploads, limits, clock, metrics)
+        self._write = WriteCalls(store, self._uploads, limits, clock, metrics, alone=alone)
 
     def methods(self) -> Mapping[str, Method]:
         """See Service."""

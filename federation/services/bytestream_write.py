@@ -35,12 +35,20 @@ class WriteCalls:
     """Write over a store."""
 
     def __init__(
-        self, store: LocalStore, uploads: Uploads, limits: Limits, clock: Clock, metrics: Metrics
+        self,
+        store: LocalStore,
+        uploads: Uploads,
+        limits: Limits,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        alone: bool,
     ) -> None:
         self._store = store
         self._uploads = uploads
         self._limits = limits
         self._clock = clock
+        self._alone = alone
         self._bytes_in = metrics.bytes.labels(direction="in")
 
     async def write(self, requests: RequestStream, call: Call) -> bytes:
@@ -75,7 +83,10 @@ class WriteCalls:
         call.check_pull(name.instance)
         if await self._is_held(name.digest):
             return encode_query_response(name.digest.size_bytes, complete=True)
-        return encode_query_response(self._uploads.resumable_bytes(name), complete=False)
+        # What is said must never fall (google.bytestream). Where the next call may meet another
+        # process, which knows nothing of what this one received, only 0 and the end are certain.
+        committed_size = self._uploads.resumable_bytes(name) if self._alone else 0
+        return encode_query_response(committed_size, complete=False)
 
     async def _needs_no_bytes(self, digest: Digest, call: Call) -> bool:
         """Whether it is held; what only an upstream gave is the caller's gift, too, from then on.

@@ -1,0 +1,43 @@
+"""What one process has to know of being one of several that serve the same ports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """This process's place; without arguments: it serves alone."""
+
+    number: int = 1
+    of: int = 1
+    ports: tuple[int, ...] = ()  # the real port of each listener, which the parent keeps taken
+    http: str | None = None  # where the parent answers for all of them
+    parent: int = 0  # its process
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process answers on these ports."""
+        return self.of == 1
+
+    def announced(self) -> dict[str, Any]:
+        """Return what to publish about it beside this process's own facts."""
+        return {
+            "worker": self.number,
+            "workers": self.of,
+            "parent": self.parent,
+            "http-of-all": self.http,
+        }
+
+    def port(self, listener: int, configured: int) -> int:
+        """Return the port to bind for the listener at this place of the configuration."""
+        return configured if self.alone else self.ports[listener]
+
+    def part(self, total: int) -> int:
+        """Return this process's part of what all of them may use up together."""
+        return total // self.of
+
+    def http_address(self, configured: str | None) -> str | None:
+        """Return where to answer over HTTP: beside others, only where the parent asks."""
+        return configured if self.alone or configured is None else "127.0.0.1:0"

@@ -1,0 +1,1 @@
+"""Several processes behind the same ports, and the parent that starts and watches them."""

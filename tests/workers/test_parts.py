@@ -1,0 +1,119 @@
+"""The parts of workers that need no process: delays, ports, orders, shares."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+
+from federation.config import Config
+from federation.config_values import parse_address
+from federation.errors import CannotStart
+from federation.passed_sockets import PassedSockets
+from federation.share import Share
+from federation.workers.backoff import Backoff
+from federation.workers.control import Control, encode_orders
+from federation.workers.ports import KeptPorts
+
+
+def test_a_worker_that_keeps_dying_is_started_ever_later():
+    backoff = Backoff()
+    delays = [backoff.ended(ran_s=1) for _ in range(9)]
+    assert delays[:4] == [0.5, 1, 2, 4]
+    assert delays[-1] == 30
+
+
+def test_one_that_ran_well_is_started_soon_again():
+    backoff = Backoff()
+    for _ in range(5):
+        backoff.ended(ran_s=1)
+    assert backoff.ended(ran_s=3600) == 0.5
+
+
+@pytest.fixture
+async def kept():
+    ports = KeptPorts()
+    yield ports
+    ports.close()
+
+
+async def test_a_port_that_was_picked_can_be_shared_and_only_that_way(kept):
+    await kept.take(["127.0.0.1:0", "[::1]:0"], PassedSockets())
+    first, second = kept.addresses
+    assert first.port > 0
+    assert second.port > 0
+    with socket.socket() as worker, socket.socket() as stranger:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind((first.host, first.port))
+        with pytest.raises(OSError, match="in use"):
+            stranger.bind((first.host, first.port))
+
+
+async def test_a_port_that_another_program_shares_is_refused_and_nothing_is_kept(kept):
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            free = probe.getsockname()[1]
+        with pytest.raises(CannotStart, match="in use"):
+            await kept.take([f"127.0.0.1:{free}", f"127.0.0.1:{taken}"], PassedSockets())
+        socket.create_server(("127.0.0.1", free)).close()
+
+
+async def test_sockets_of_the_service_manager_are_handed_on(kept):
+    given = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{given.getsockname()[1]}"
+    await kept.take([address, "127.0.0.1:0"], PassedSockets([("web", given)]))
+    assert kept.passed == [given]
+    assert kept.addresses[0] == parse_address(address)
+
+
+@pytest.fixture
+def pair():
+    parent, worker = socket.socketpair()
+    with parent, worker:
+        yield parent, Control(worker)
+
+
+def test_orders_arrive_as_they_were_given(pair, tmp_path):
+    parent, control = pair
+    config = Config(data_dir=tmp_path, workers=3)
+    share = Share(2, 3, (1234,), "127.0.0.1:80", 77)
+    parent.sendall(encode_orders(config, Path("/etc/node.yaml"), share, [], again=True))
+    orders = control.read_orders()
+    assert orders is not None
+    assert (orders.config, orders.share) == (config, share)
+    assert (orders.file, orders.again) == (Path("/etc/node.yaml"), True)
+
+
+@pytest.mark.parametrize("said", [b"", b'{"config": '])
+def test_a_parent_that_ends_before_its_orders_gives_none(pair, said):
+    parent, control = pair
+    parent.sendall(said)
+    parent.close()
+    assert control.read_orders() is None
+
+
+def test_what_a_worker_says_to_a_parent_that_is_gone_is_lost(pair):
+    parent, control = pair
+    control.tell(serving={"http": None})
+    assert json.loads(parent.recv(1000)) == {"serving": {"http": None}}
+    parent.close()
+    control.tell(serving={"http": None})
+
+
+def test_a_share_of_one_changes_nothing():
+    alone = Share()
+    assert alone.alone
+    assert (alone.port(0, 0), alone.part(100)) == (0, 100)
+    assert alone.http_address("0.0.0.0:80") == "0.0.0.0:80"
+
+
+def test_a_share_has_its_part_the_common_ports_and_an_http_address_of_its_own():
+    share = Share(2, 4, (5000, 6000))
+    assert (share.port(1, 0), share.part(100)) == (6000, 25)
+    assert share.http_address("0.0.0.0:80") == "127.0.0.1:0"
+    assert share.http_address(None) is None
