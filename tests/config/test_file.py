@@ -63,9 +63,9 @@ def test_a_message_names_file_line_path_found_and_allowed():
         ("quota: 5G", "quota", "unknown key; did you mean storage.quota?"),
         ("data_dir: x", "data_dir", "unknown key; did you mean data-dir?"),
         ("log: {Level: info}", "log.Level", "did you mean level?"),
-        ("zzz: 1", "zzz", "unknown key; known here: node-name, data-dir, listeners, storage"),
+        ("zzz: 1", "zzz", "unknown key; known here: node-name, data-dir, workers, listeners"),
         ("1: 1", "1", "unknown key; known here:"),
-        ("workers: 2", "workers", "unknown key;"),
+        ("wokers: 2", "wokers", "did you mean workers?"),
         ("<<: {}", "<<", "unknown key;"),
     ],
 )
