@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import procfs
+from benchmarks import payloads, procfs
 from benchmarks.link import Link
 from benchmarks.mirror.site import Site
 from benchmarks.mirror.work import Reads, Timing, Work
 from benchmarks.payloads import MIB
 from benchmarks.process import Server
 
+DISK = "disk"  # no server: plain writes of the same bytes
 _SETTLE_S = 0.05  # what a server does just after its answer belongs to the call
 
 
@@ -70,6 +73,7 @@ def run(spec: MirrorSpec, home: Path, proxies: Sequence[str], repeat: int) -> li
     """Measure one row below a folder of its own."""
     site = Site(home, proxies)
     ways = {(site.upstream.name, "direct"): Way(spec, site.upstream.name, "direct")}
+    ways[DISK, "synced"] = Way(spec, DISK, "synced")
     for name in proxies:
         ways |= {(name, state): Way(spec, name, state) for state in ("cold", "warm")}
     try:
@@ -79,6 +83,7 @@ def run(spec: MirrorSpec, home: Path, proxies: Sequence[str], repeat: int) -> li
         work = spec.make()
         for turn in range(min(repeat, spec.rounds_max)):
             work.renew(f"{spec.name}/{turn}", link)
+            ways[DISK, "synced"].rounds.append(_disk_round(work, home))
             # Whoever goes first in one round goes last in the next.
             fronts = site.fronts
             for front in fronts[turn % len(fronts) :] + fronts[: turn % len(fronts)]:
@@ -93,6 +98,21 @@ def run(spec: MirrorSpec, home: Path, proxies: Sequence[str], repeat: int) -> li
     finally:
         site.stop()
     return list(ways.values())
+
+
+def _disk_round(work: Work, home: Path) -> Round:
+    """Write as much as a proxy has to keep, with nobody else asking, and wait for the disk."""
+    timings = []
+    for size_bytes in work.sizes:
+        pieces = payloads.split(payloads.large_blob(size_bytes))
+        began_s = time.perf_counter()
+        with tempfile.TemporaryFile(dir=home, buffering=0) as file:
+            for piece in pieces:
+                file.write(piece)
+            first_s = time.perf_counter() - began_s
+            os.fdatasync(file.fileno())
+            timings.append(Timing(first_s, time.perf_counter() - began_s))
+    return Round(timings, 0.0, 0.0, 0.0, 0)
 
 
 def _warm_up(spec: MirrorSpec, site: Site, link: Link) -> None:

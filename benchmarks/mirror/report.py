@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.mirror.measure import Way
+from benchmarks.mirror.measure import DISK, Way
 from benchmarks.report import show_size, show_time, table_line
 
 _COLUMNS = [
@@ -30,7 +30,7 @@ def _line(way: Way, direct: Way) -> str:
     first = statistics.median(way.firsts)
     beyond = first - statistics.median(direct.firsts)
     whole = statistics.median(way.wholes)
-    one_message = way.row.one_message
+    one_message = way.row.one_message or way.server == DISK
     return table_line(
         [
             "" if told else way.row.title,
@@ -39,13 +39,19 @@ def _line(way: Way, direct: Way) -> str:
             f"{beyond * 1e3:+.2f} ms" if told and not one_message else "",
             _spread(way.wholes),
             f"{whole / statistics.median(direct.wholes):.2f}x" if told else "",
-            show_time(way.per_call(lambda each: each.upstream_cpu_s)),
-            show_time(way.per_call(lambda each: each.proxy_cpu_s)) if told else "",
-            show_time(way.per_call(lambda each: each.client_cpu_s)),
-            f"{way.per_call(lambda each: each.upstream_reads):.3g}",
-            show_size(way.peak_bytes),
+            *(_costs(way, told) if way.server != DISK else [""] * 5),
         ]
     )
+
+
+def _costs(way: Way, told: bool) -> list[str]:
+    return [
+        show_time(way.per_call(lambda each: each.upstream_cpu_s)),
+        show_time(way.per_call(lambda each: each.proxy_cpu_s)) if told else "",
+        show_time(way.per_call(lambda each: each.client_cpu_s)),
+        f"{way.per_call(lambda each: each.upstream_reads):.3g}",
+        show_size(way.peak_bytes),
+    ]
 
 
 def as_json(ways: Sequence[Way]) -> list[dict[str, object]]:

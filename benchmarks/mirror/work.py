@@ -29,6 +29,11 @@ class Timing(NamedTuple):
 class Work(ABC):
     """Blobs that are new each time, and the calls that read them."""
 
+    @property
+    @abstractmethod
+    def sizes(self) -> list[int]:
+        """How many bytes each call brings that have to be kept."""
+
     @abstractmethod
     def renew(self, label: str, upstream: Link) -> None:
         """Put blobs that no proxy has seen on the upstream."""
@@ -49,6 +54,11 @@ class Reads(Work):
         self._size_bytes = size_bytes
         self._blobs = blobs
         self._digests: list[re_pb2.Digest] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        """See Work."""
+        return [self._size_bytes] * self._blobs
 
     def renew(self, label: str, upstream: Link) -> None:
         """See Work."""
@@ -83,6 +93,11 @@ class BatchReads(Work):
         self._blobs = blobs
         self._batches = batches
         self._requests: list[tuple[bytes, set[bytes]]] = []
+
+    @property
+    def sizes(self) -> list[int]:
+        """See Work."""
+        return [self._blobs * KIB] * self._batches
 
     def renew(self, label: str, upstream: Link) -> None:
         """See Work."""

@@ -20,6 +20,7 @@ def test_quick_rows_of_both_tables_run_against_the_node():
     reads = {(way["server"], way["state"]): way["upstream_reads"] for way in ways}
     assert reads == {
         ("upstream", "direct"): 10,
+        ("disk", "synced"): 0,
         ("federation", "cold"): 1,
         ("federation", "warm"): 0,
     }
