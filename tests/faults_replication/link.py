@@ -14,6 +14,7 @@ from enum import StrEnum
 from types import TracebackType
 
 _PIECE_BYTES = 65536
+_SLOW_PIECE_BYTES = 4096  # a slow link has little on its way: what is sent next is not far behind
 
 
 class Mode(StrEnum):
@@ -37,6 +38,8 @@ class Link:
         self._changed = threading.Condition()
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if bytes_s:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_PIECE_BYTES)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -103,7 +106,7 @@ class Link:
 
     def _pump(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
         try:
-            while piece := source.recv(_PIECE_BYTES):
+            while piece := source.recv(_SLOW_PIECE_BYTES if self.bytes_s else _PIECE_BYTES):
                 self._wait_for_passage(back)
                 if self.bytes_s:
                     time.sleep(len(piece) / self.bytes_s)

@@ -57,20 +57,25 @@ class Mesh:
         edges: Sequence[Edge],
         *,
         peer: Settings | None = None,
+        bytes_s: int = 0,
         **settings: Any,
     ) -> None:
-        """Describe the mesh; peer has further keys of each peer, settings those of each node."""
+        """Describe the mesh; peer has further keys of each peer, settings those of each node.
+
+        bytes_s: what goes over each link, each way; 0: no limit.
+        """
         self.folder = folder
         self.edges = list(edges)
         self.links: dict[Edge, Link] = {}
         self.nodes: dict[str, Node] = {}
         self._peer = peer or {}
+        self._bytes_s = bytes_s
         self._settings = {key.replace("_", "-"): value for key, value in settings.items()}
         self._stack = ExitStack()
 
     def __enter__(self) -> Mesh:
         for edge in self.edges:
-            self.links[edge] = self._stack.enter_context(Link())
+            self.links[edge] = self._stack.enter_context(Link(bytes_s=self._bytes_s))
         for name in dict.fromkeys(name for edge in self.edges for name in edge):
             peers = [self._peer_of(edge) for edge in self.edges if edge[0] == name]
             base: Settings = {
@@ -151,7 +156,7 @@ class Mesh:
             return not told
 
         try:
-            wait_until(equal, "equal contents", timeout_s=within_s)
+            wait_until(equal, "equal contents", timeout_s=within_s, every_s=0.1)
         except AssertionError as error:
             logs = "".join(self.nodes[name].log_tail for name in names)
             shown = "\n".join(told[:20])
@@ -170,7 +175,7 @@ class Mesh:
             return not told
 
         try:
-            wait_until(idle, "nothing left to send", timeout_s=within_s)
+            wait_until(idle, "nothing left to send", timeout_s=within_s, every_s=0.05)
         except AssertionError as error:
             logs = "".join(node.log_tail for node in self.nodes.values())
             raise AssertionError(f"{error}: {told}\n{logs}") from None

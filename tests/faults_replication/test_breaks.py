@@ -18,6 +18,7 @@ from tests.polling import pass_time, wait_until
 
 A_TO_B, B_TO_A = ("a", "b"), ("b", "a")
 ONE_WAY = [A_TO_B]
+PATIENT = {"connection-config": {"request-timeout": "60s", "stall": "30s"}}  # as by default
 BATCH_MAX_BYTES = 4 * 2**20
 IN_FLIGHT_BYTES = 32 * 2**20  # the most that is under way at once, whatever breaks
 
@@ -143,12 +144,11 @@ def frozen_for(pair: Mesh, tmp_path: Path, seconds: float) -> None:
 
 
 def test_r18_small_objects_do_not_wait_behind_a_large_one(tmp_path: Path) -> None:
-    with Mesh(tmp_path, ONE_WAY) as mesh:
-        mesh.links[A_TO_B].bytes_s = 200_000
+    with Mesh(tmp_path, ONE_WAY, peer=PATIENT, bytes_s=300_000) as mesh:
         mesh.start()
         mesh.wait_until_idle()
         with mesh.client("a") as client, mesh.client("b") as there:
-            large = noise("large", 2_000_000)
+            large = noise("large", 1_500_000)
             client.write(large)
             pass_time(0.3)  # it is on its way
             digests = push(client, "small", 100, size=1000)
@@ -163,9 +163,8 @@ def test_r18_small_objects_do_not_wait_behind_a_large_one(tmp_path: Path) -> Non
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
 def test_r18_10000_small_objects_behind_64_mib_at_256_kbit_s(tmp_path: Path) -> None:
-    with Mesh(tmp_path, ONE_WAY) as mesh:
+    with Mesh(tmp_path, ONE_WAY, peer=PATIENT, bytes_s=32_000) as mesh:
         link = mesh.links[A_TO_B]
-        link.bytes_s = 32_000
         mesh.start()
         mesh.wait_until_idle(within_s=60)
         with mesh.client("a") as client, mesh.client("b") as there:
