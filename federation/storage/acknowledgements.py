@@ -1,72 +1,83 @@
 """What peers have acknowledged, for uploads that are answered only when some peer has them, too.
 
-The process that replicates hears of it at once; others read how far the records are, which is up to
-half a second later.
+The process that replicates puts it into shared memory, where all others look. What was acknowledged
+before any of them was started is in the peers' records.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+import hashlib
+from collections.abc import Awaitable, Callable, Collection
 
 from federation.clock import Clock
 from federation.ledger import Lane, PeerRecord, PeerState
-from federation.storage.bell import Bell
-
-_POLL_S = 0.1
+from federation.storage.shared import Epoch
+from federation.storage.watch import Watch
 
 
 class Acknowledgements:
-    """How far each peer is, as far as this process knows. Used from the event loop."""
+    """How far each peer is. Used from the event loop."""
 
-    def __init__(self, read: Callable[[], Awaitable[list[PeerRecord]]], clock: Clock) -> None:
+    def __init__(
+        self, epoch: Epoch, read: Callable[[], Awaitable[list[PeerRecord]]], clock: Clock
+    ) -> None:
+        self._epoch = epoch
         self._read = read
-        self._clock = clock
-        self._heard: dict[str, int] = {}
-        self._moved = Bell()
-        self._reading: asyncio.Task[list[PeerRecord]] | None = None
+        self._heard: dict[str, int] = {}  # from records and by this process
+        self._names: dict[str, int] = {}
+        self._watch = Watch(lambda: epoch.acknowledgements, clock)
+        self._reading: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Acknowledgements {self._heard}>"
+        return f"<Acknowledgements {self._heard} {self._watch!r}>"
 
     def note(self, name: str, lane: Lane, seq: int) -> None:
         """See federation.ledger.Ledger. What waits for a window is not waited for by anybody."""
         if lane is Lane.ALWAYS and seq > self._heard.get(name, 0):
             self._heard[name] = seq
-            self._moved.ring()
+            self._epoch.set_acknowledged(self._number(name), seq)
+            self._watch.ring()
 
     def forget(self, name: str) -> None:
         """Believe nothing of this peer any more."""
         self._heard.pop(name, None)
+        self._epoch.set_acknowledged(self._number(name), 0)
 
-    async def wait(
-        self, seq: int, peers: Collection[str], needed: int, timeout_s: float, *, poll: bool
-    ) -> bool:
+    async def wait(self, seq: int, peers: Collection[str], needed: int, timeout_s: float) -> bool:
         """Wait until so many of these peers have every row up to seq; False after timeout_s.
 
-        poll: another process may be the one that hears of it.
+        Raises what reading the records raises.
         """
-        until_s = self._clock.monotonic_s() + timeout_s
-        while self._count(seq, peers) < needed:
-            left_s = until_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                return False
-            if poll:
-                self._take_in(await asyncio.shield(self._records()))
-            if self._count(seq, peers) < needed:
-                await self._moved.wait(min(left_s, _POLL_S) if poll else left_s)
-        return True
+        if not self._have(seq, peers, needed):
+            await asyncio.shield(self._records())
+        return await self._watch.until(lambda: self._have(seq, peers, needed), timeout_s)
 
-    def _count(self, seq: int, peers: Collection[str]) -> int:
-        return sum(self._heard.get(name, 0) >= seq for name in peers)
+    async def close(self) -> None:
+        """Look no more; who still waits is told nothing."""
+        await self._watch.close()
 
-    def _records(self) -> asyncio.Task[list[PeerRecord]]:
-        """Read once for all that wait."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.ensure_future(self._read())
+    def _have(self, seq: int, peers: Collection[str], needed: int) -> bool:
+        return sum(self._known(name) >= seq for name in peers) >= needed
+
+    def _known(self, name: str) -> int:
+        return max(self._heard.get(name, 0), self._epoch.acknowledged(self._number(name)))
+
+    def _number(self, name: str) -> int:
+        """Return what stands for the name in shared memory; never 0."""
+        if name not in self._names:
+            hashed = hashlib.sha256(name.encode()).digest()
+            self._names[name] = int.from_bytes(hashed[:8]) | 1
+        return self._names[name]
+
+    def _records(self) -> asyncio.Task[None]:
+        """Read them, once for all that wait; again only if that failed."""
+        if self._reading is None or (self._reading.done() and self._reading.exception()):
+            self._reading = asyncio.ensure_future(self._read_records())
         return self._reading
 
-    def _take_in(self, records: Iterable[PeerRecord]) -> None:
-        for record in records:
-            if record.state is PeerState.FOLLOWING:
-                self.note(record.name, record.lane, record.cursor)
+    async def _read_records(self) -> None:
+        for record in await self._read():
+            if record.state is PeerState.FOLLOWING and record.lane is Lane.ALWAYS:
+                known = self._heard.get(record.name, 0)
+                self._heard[record.name] = max(known, record.cursor)

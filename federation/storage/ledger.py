@@ -39,7 +39,7 @@ class CatalogueLedger:
         self._node_id = node_id
         self._log_epoch = log_epoch
         self._lock = FileLock(core.directory.replication_lock)
-        self._acknowledged = Acknowledgements(self.peers, core.clock)
+        self._acknowledged = Acknowledgements(core.epoch, self.peers, core.clock)
 
     def __repr__(self) -> str:
         return f"<CatalogueLedger at {self.head()}{' leads' if self._lock.held else ''}>"
@@ -62,6 +62,11 @@ class CatalogueLedger:
     def close(self) -> None:
         """Give the lead to another process."""
         self._lock.release()
+
+    async def stop_waiting(self) -> None:
+        """Look for nothing any more; who still waits is told nothing."""
+        await self._core.head.close()
+        await self._acknowledged.close()
 
     # -- change log ------------------------------------------------------------------------
 
@@ -114,11 +119,9 @@ class CatalogueLedger:
     ) -> bool:
         """Wait until so many of these peers have every row up to seq; False after timeout_s.
 
-        What a rule holds back for a window is not waited for. Where another process replicates,
-        its acknowledgements are known up to about a second later. Raises SourceUnavailable.
+        What a rule holds back for a window is not waited for. Raises SourceUnavailable.
         """
-        poll = not self._lock.held
-        return await self._acknowledged.wait(seq, peers, needed, timeout_s, poll=poll)
+        return await self._acknowledged.wait(seq, peers, needed, timeout_s)
 
     # -- parked ----------------------------------------------------------------------------
 

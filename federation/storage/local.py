@@ -35,7 +35,7 @@ from federation.storage.pool import Pool
 from federation.storage.pulse import Pulse
 from federation.storage.reading import Presence
 from federation.storage.receiving import Receiver
-from federation.storage.space import Space
+from federation.storage.space import Space, measure_disk
 from federation.storage.streaming import Reading
 from federation.storage.switch import OfflineSwitch
 from federation.storage.timing import Timing
@@ -126,7 +126,7 @@ class Storage:
     async def close(self) -> None:
         """Write what is gathered, end all threads, leave the directory."""
         self.ledger.close()
-        await self._core.head.close()
+        await self.ledger.stop_waiting()
         await self._core.background.drain()
         await self.offline_switch.close()
         await self.maintenance.close()
@@ -225,7 +225,8 @@ def _assemble(
     clock: Clock,
     timing: Timing,
 ) -> Core:
-    space = Space(settings.max_blob)
+    root = opened.directory.root
+    space = Space(settings.max_blob, lambda: measure_disk(root).free_bytes)
     path = opened.directory.catalogue
     head = Head(opened.epoch, clock)
 

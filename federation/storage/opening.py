@@ -147,6 +147,7 @@ def _open_log(connection: apsw.Connection, epoch: Epoch, *, alone: bool) -> str:
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LOG_EPOCH, known))
     if alone:
         epoch.set_head(seq)
+        epoch.forget_peers()
     return str(known)
 
 

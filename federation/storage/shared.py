@@ -21,6 +21,10 @@ _COUNTER = struct.Struct("=Q")
 _WANTED_AT = _COUNTER.size
 _HEAD = struct.Struct("@Q")  # native: one aligned store, so that nobody reads half of a number
 _HEAD_AT = 16
+_ACKNOWLEDGEMENTS_AT = 24  # how often one was told of
+_PEERS_AT = 64
+_PEER = struct.Struct("@QQ")  # what stands for its name (0: the slot is free), acknowledged row
+_PEERS_MAX = 128
 _EPOCH_BYTES = mmap.PAGESIZE
 
 
@@ -74,7 +78,8 @@ class Epoch:
 
     Beside it lies the size of the largest upload that was refused for want of room, so that the
     one process that evicts hears of the others' need, and the number of the newest row of the
-    change log, so that the one process that replicates hears of the others' commits.
+    change log, so that the one process that replicates hears of the others' commits; and how far
+    each peer is, so that the others hear of that.
     """
 
     def __init__(self, path: Path) -> None:
@@ -134,6 +139,42 @@ class Epoch:
     def set_head(self, seq: int) -> None:
         """Tell of a row. Two processes at once may leave the older: see head.Head."""
         _HEAD.pack_into(self._map, _HEAD_AT, seq)
+
+    @property
+    def acknowledgements(self) -> int:
+        """A number that differs after each change of what peers have acknowledged."""
+        count: int = _HEAD.unpack_from(self._map, _ACKNOWLEDGEMENTS_AT)[0]
+        return count
+
+    def acknowledged(self, peer: int) -> int:
+        """The newest row up to which a peer has everything; 0: nothing was told of it."""
+        at = self._slot(peer)
+        seq: int = 0 if at is None else _PEER.unpack_from(self._map, at)[1]
+        return seq
+
+    def set_acknowledged(self, peer: int, seq: int) -> None:
+        """Tell of it; only the process that replicates does. Beyond 128 peers nothing is told."""
+        at = self._slot(peer) or self._slot(0)
+        if at is not None:
+            _HEAD.pack_into(
+                self._map, at + _HEAD.size, seq
+            )  # before its name: no older row is seen
+            _HEAD.pack_into(self._map, at, peer)
+            _HEAD.pack_into(self._map, _ACKNOWLEDGEMENTS_AT, self.acknowledgements + 1)
+
+    def forget_peers(self) -> None:
+        """Begin with nothing told, when no other process is there."""
+        self._map[_PEERS_AT : _PEERS_AT + _PEERS_MAX * _PEER.size] = bytes(_PEERS_MAX * _PEER.size)
+
+    def _slot(self, peer: int) -> int | None:
+        """Return where a peer's numbers are; there are never many."""
+        for at in range(_PEERS_AT, _PEERS_AT + _PEERS_MAX * _PEER.size, _PEER.size):
+            found: int = _HEAD.unpack_from(self._map, at)[0]
+            if found == peer:
+                return at
+            if not found:
+                return None
+        return None
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -48,7 +48,7 @@ async def test_p7_one_look_serves_all_that_wait_and_ends_with_them(
 
 
 def _watching() -> list[asyncio.Task[object]]:
-    return [task for task in asyncio.all_tasks() if task.get_name() == "log-head"]
+    return [task for task in asyncio.all_tasks() if task.get_name() == "watch-others"]
 
 
 async def test_only_one_process_replicates_and_another_takes_over(tmp_path: Path) -> None:
@@ -137,28 +137,51 @@ async def test_a_write_waits_for_one_peer_or_for_all(open_storage: OpenStorage) 
     assert await ledger.wait_acknowledged(9, [], 0, 0.01)
 
 
-async def test_a_process_that_does_not_replicate_reads_what_the_other_wrote(
+async def test_a_process_that_does_not_replicate_hears_of_it_from_the_one_that_does(
     open_storage: OpenStorage,
 ) -> None:
     here, there = await open_storage(), await open_storage()
-    assert there.ledger.try_to_lead()
-    for n in range(2):
-        await put(here, b"%d" % n)
-    waiting = asyncio.ensure_future(here.ledger.wait_acknowledged(2, ["tokyo"], 1, 30))
-    lost = record("paris", 2, state=PeerState.NEEDS_RESYNC, reason="new")
-    await there.ledger.save([record("tokyo", 1), lost])
-    assert not await here.ledger.wait_acknowledged(2, ["tokyo", "paris"], 1, 0.2)
-    assert not waiting.done()
-    await there.ledger.save([record("tokyo", 2)])
-    assert await waiting
-
-
-async def test_many_waiting_writes_read_the_records_once(open_storage: OpenStorage) -> None:
-    here = await open_storage()
-    await put(here, b"0")
     waits = [
-        asyncio.ensure_future(here.ledger.wait_acknowledged(1, ["tokyo"], 1, 30)) for _ in range(50)
+        asyncio.ensure_future(here.ledger.wait_acknowledged(2, ["tokyo"], 1, 30)) for _ in range(50)
     ]
     waits[0].cancel()  # one that gives up takes nothing from the others
-    await here.ledger.save([record("tokyo", 1)])
+    there.ledger.note_acknowledged("paris", Lane.ALWAYS, 9)
+    there.ledger.note_acknowledged("tokyo", Lane.ALWAYS, 1)
+    assert not await here.ledger.wait_acknowledged(2, ["tokyo"], 1, 0.2)
+    assert not any(wait.done() for wait in waits[1:])
+    assert len(_watching()) == 1
+    there.ledger.note_acknowledged("tokyo", Lane.ALWAYS, 2)
     assert await asyncio.gather(*waits[1:]) == [True] * 49
+    assert await here.ledger.wait_acknowledged(9, ["paris", "tokyo"], 1, 0)
+    await there.ledger.drop("paris")
+    assert not await here.ledger.wait_acknowledged(9, ["paris", "tokyo"], 1, 0)
+
+
+async def test_what_was_acknowledged_before_a_restart_is_in_the_records(tmp_path: Path) -> None:
+    async with opened(tmp_path, short()) as storage:
+        for n in range(3):
+            await put(storage, b"%d" % n)
+        lost = record("paris", 3, state=PeerState.NEEDS_RESYNC, reason="new")
+        await storage.ledger.save([record("tokyo", 2), record("lima", 3, lane=Lane.WINDOW), lost])
+        storage.ledger.note_acknowledged("tokyo", Lane.ALWAYS, 3)  # never saved
+    async with opened(tmp_path, short()) as storage:
+        wait = storage.ledger.wait_acknowledged
+        assert await wait(2, ["tokyo", "paris", "lima"], 1, 0)
+        assert not await wait(2, ["tokyo", "paris", "lima"], 2, 0)
+        assert not await wait(3, ["tokyo"], 1, 0)
+
+
+def test_p7_what_is_told_of_peers_is_bounded_and_never_of_another(tmp_path: Path) -> None:
+    epoch, other = Epoch(tmp_path / "epoch"), Epoch(tmp_path / "epoch")
+    for peer in range(1, 200):
+        epoch.set_acknowledged(peer, peer * 10)
+    told = [other.acknowledged(peer) for peer in range(1, 200)]
+    assert told == [peer * 10 for peer in range(1, 129)] + [0] * 71
+    epoch.set_acknowledged(7, 71)
+    assert (other.acknowledged(7), other.acknowledged(8)) == (71, 80)
+    epoch.set_head(5)
+    epoch.forget_peers()
+    assert not any(other.acknowledged(peer) for peer in range(200))
+    assert other.head == 5
+    epoch.close()
+    other.close()
