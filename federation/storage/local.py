@@ -35,7 +35,7 @@ from federation.storage.pool import Pool
 from federation.storage.pulse import Pulse
 from federation.storage.reading import Presence
 from federation.storage.receiving import Receiver
-from federation.storage.space import Space, measure_disk
+from federation.storage.space import Space
 from federation.storage.streaming import Reading
 from federation.storage.switch import OfflineSwitch
 from federation.storage.timing import Timing
@@ -225,8 +225,7 @@ def _assemble(
     clock: Clock,
     timing: Timing,
 ) -> Core:
-    root = opened.directory.root
-    space = Space(settings.max_blob, lambda: measure_disk(root).free_bytes)
+    space = Space(settings.max_blob)
     path = opened.directory.catalogue
     head = Head(opened.epoch, clock)
 
