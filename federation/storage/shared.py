@@ -156,9 +156,8 @@ class Epoch:
         """Tell of it; only the process that replicates does. Beyond 128 peers nothing is told."""
         at = self._slot(peer) or self._slot(0)
         if at is not None:
-            _HEAD.pack_into(
-                self._map, at + _HEAD.size, seq
-            )  # before its name: no older row is seen
+            # The row first: under a name that is new here nobody sees another's.
+            _HEAD.pack_into(self._map, at + _HEAD.size, seq)
             _HEAD.pack_into(self._map, at, peer)
             _HEAD.pack_into(self._map, _ACKNOWLEDGEMENTS_AT, self.acknowledgements + 1)
 
