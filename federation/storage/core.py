@@ -49,6 +49,7 @@ class Core:
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now
     refused_ms: int | None = None  # when an upload was last refused for want of room
+    asides: dict[Digest, asyncio.Task[None]] = field(default_factory=dict)  # of set_aside_soon
 
     def now_ms(self) -> int:
         """Return store time."""
@@ -94,7 +95,19 @@ class Core:
 
     def set_aside_soon(self, digest: Digest, seq: int, reason: str) -> None:
         """Do the same without making the caller wait."""
-        self.background.start(self.set_aside(digest, seq, reason), "quarantine")
+        task = self.background.start(self.set_aside(digest, seq, reason), "quarantine")
+        self.asides[digest] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if self.asides.get(digest) is task:
+                del self.asides[digest]
+
+        task.add_done_callback(ended)
+
+    async def finish_aside(self, digest: Digest) -> None:
+        """Wait until what was just found damaged is out of sight; at once for anything else."""
+        if (task := self.asides.get(digest)) is not None:
+            await asyncio.wait({task})
 
     def catalogue_unreadable(self, error: apsw.Error) -> SourceUnavailable:
         """Note a failed catalogue read; a damaged catalogue is not written to any more."""

@@ -166,6 +166,7 @@ class CatalogueLedger:
 
     async def is_damaged(self, digest: Digest) -> bool:
         """See Ledger. One that came back since is not."""
+        await self._core.finish_aside(digest)  # whoever asks may have found it out a moment ago
         key = catalogue.key_of(digest)
         return await self._ask(
             lambda c: quarantine.was_set_aside(c, key) and not catalogue.look_up(c, [key])

@@ -1,7 +1,7 @@
 """A scripted server of the protocol in a thread of its own, for tests that block.
 
-    with Stub() as stub:
-        stub.fake.does["BatchUpdateBlobs"] = fails(grpc.StatusCode.UNAVAILABLE)
+with Stub() as stub:
+    stub.fake.does["BatchUpdateBlobs"] = fails(grpc.StatusCode.UNAVAILABLE)
 """
 
 from __future__ import annotations

@@ -80,11 +80,10 @@ def test_r17_a_direction_that_drops_everything_hangs_nothing(pair: Mesh, mode: M
     link = pair.links[A_TO_B]
     link.set(mode)
     with pair.client("a") as client:
-        began_s = time.monotonic()
+        client.timeout_s = 10  # a push waits for no peer
         push(client, f"r17 {mode}", 100)
         client.write(noise(f"r17 {mode}", 2 * 2**20))
-        assert time.monotonic() - began_s < 10  # a push waits for no peer
-    wait_until(lambda: pair.peer("a", "b")["last-error"], "the stream is cut", timeout_s=30)
+    wait_until(lambda: pair.peer("a", "b")["state"] == "unreachable", "it is cut", timeout_s=30)
     link.set(Mode.OPEN)
 
 
