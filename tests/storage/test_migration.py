@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -11,10 +12,15 @@ from pathlib import Path
 import apsw
 import pytest
 
+from federation.clock import SystemClock
 from federation.digest import digest_of
 from federation.errors import StorageRefused
 from federation.storage import schema
 from federation.storage.catalogue import key_of
+from federation.storage.directory import DataDirectory
+from federation.storage.opening import open_directory
+from federation.storage.runs import Run
+from federation.storage.timing import Timing
 from federation.store import NO_STAMP, EntryKey, EntryKind, Source
 from tests.storage.conftest import opened, read, short
 
@@ -135,3 +141,22 @@ def test_o13_what_this_version_wrote_is_refused_by_the_one_before(tmp_path: Path
         schema.bring_up(connection, version=1)
     connection.close()
     assert path.read_bytes() == before
+
+
+def test_o12_nothing_is_migrated_under_processes_of_the_former_version(tmp_path: Path) -> None:
+    make_version_1(tmp_path)
+    directory = DataDirectory(tmp_path)
+    directory.prepare()
+    running = Run(directory)
+    running.announce({})
+    timing = Timing.for_lease(0.5)
+    with pytest.raises(StorageRefused, match=f"pid {os.getpid()}.*Stop them first"):
+        open_directory(tmp_path, SystemClock(), timing)
+    connection = schema.connect(directory.catalogue, read_only=True)
+    assert schema.stored_version(connection) == 1
+    connection.close()
+    running.end()
+    opened_now = open_directory(tmp_path, SystemClock(), timing)
+    assert opened_now.node_id == "old-node"
+    opened_now.run.end()
+    opened_now.epoch.close()
