@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_NEW = "new"  # PeerRecord.reason of one that was never brought up to date
 _OF_PEERS = ("peers", "left-peers")
 
 
@@ -55,7 +56,8 @@ def notes_on(peer: Mapping[str, Any]) -> list[str]:
     if peer["state"] == "itself":
         notes.append("its address leads back to this node")
     if peer["state"] != "following" and peer.get("reason"):
-        notes.append(f"needs a resync: {peer['reason']}")
+        why = "it is new" if peer["reason"] == _NEW else peer["reason"]
+        notes.append(f"needs a resync: {why}")
     if peer.get("forgets"):
         notes.append(f"forgets what it acknowledged: {peer['forgotten']} objects so far")
     for service, count in peer.get("unsupported", {}).items():

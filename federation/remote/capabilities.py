@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.clock import Clock
 from federation.digest import DigestFunction
-from federation.remote.failures import NotFound, RemoteFailed, Unsupported
+from federation.remote.failures import FailureKind, NotFound, RemoteFailed, Unsupported
 from federation.tasks import Background
 
 BATCH_LEAST_BYTES = 64 * 2**10
@@ -99,19 +99,23 @@ class CapabilitiesMemory:
         if self._asking is None:
             self._asking = self._background.start(self._learn(), "asking for capabilities")
         if self._lost:
-            await asyncio.wait({self._asking}, timeout=_WAIT_S)
-            self._lost = False  # one that is slow to say is waited for once
+            asking = self._asking
+            await asyncio.wait({asking}, timeout=_WAIT_S)
+            if not asking.done():
+                self._lost = False  # one that is slow to say is waited for once
         return self._known
 
     async def _learn(self) -> None:
-        fresh_s = _FRESH_S
+        fresh_s, reached = _FRESH_S, True
         try:
             self._known = read_capabilities(await self._ask())
         except (Unsupported, NotFound, DecodeError):
             self._known = UNSTATED
-        except RemoteFailed:
+        except RemoteFailed as error:
             self._known, fresh_s = UNSTATED, _AGAIN_S
+            if error.kind is FailureKind.UNAVAILABLE:
+                fresh_s, reached = 0.0, False
         finally:
             self._asking = None
-        self._lost = False
+        self._lost = not reached  # then the first call that gets through wants to know
         self._fresh_until_s = self._clock.monotonic_s() + fresh_s

@@ -11,9 +11,10 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
+from federation.cli import main
 from federation.digest import digest_of
-from tests.certificates import self_signed
 from tests.faults_replication.link import Link
 from tests.polling import wait_until
 from tests.process import Node
@@ -32,8 +33,10 @@ class Site:
         self.name = name
         self.folder = folder
         self.link = stack.enter_context(Link())
-        for purpose in ("server", "client"):
-            self_signed(folder, f"{name}-{purpose}")
+        for purpose, named in (("server", "127.0.0.1"), ("client", name)):
+            out = str(folder / f"{name}-{purpose}")
+            done = CliRunner().invoke(main, ["keygen", purpose, named, "--out", out])
+            assert done.exit_code == 0, done.output
 
     def prepare(self, other: Site) -> Node:
         text = (EXAMPLES / f"two-sites-{self.name}.yaml").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import grpc
 import pytest
@@ -11,6 +12,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.announced import LOG_HEADER, NODE_HEADER, LogPosition
 from federation.clock import ManualClock
 from federation.digest import DigestFunction, digest_of
+from federation.remote import RemoteFailed
 from federation.remote.capabilities import (
     BATCH_LEAST_BYTES,
     BATCH_MOST_BYTES,
@@ -76,6 +78,29 @@ async def test_r20_who_answers_is_known_and_noticed_when_it_is_another(fake: Fak
         await until(lambda: state()["connection"] != "ready", "the cut is noticed")
         await here.remote.capabilities()
         assert here.remote.node_id == "c"  # silence says nothing about who it is
+
+
+async def test_whoever_was_away_is_asked_by_the_first_call_that_gets_through(
+    fake: FakeServer,
+) -> None:
+    fake.announces = [(NODE_HEADER, "b")]
+    await fake.stop()
+    async with connected(fake.address) as here:
+        for _ in range(3):
+            with pytest.raises(RemoteFailed):
+                await here.store.find_missing([digest_of(b"x")])
+        await fake.start()
+
+        async def gets_through() -> bool:
+            with contextlib.suppress(RemoteFailed):
+                await here.store.find_missing([digest_of(b"x")])
+                return True
+            return False
+
+        async with asyncio.timeout(10):
+            while not await gets_through():  # noqa: ASYNC110 - gRPC connects when it likes
+                await asyncio.sleep(0.05)
+        assert here.remote.node_id == "b"
 
 
 @pytest.mark.parametrize(
