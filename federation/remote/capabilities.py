@@ -105,6 +105,19 @@ class CapabilitiesMemory:
                 self._lost = False  # one that is slow to say is waited for once
         return self._known
 
+    async def learn_now(self) -> None:
+        """Ask, whatever is known. Raises RemoteFailed when there is no answer now."""
+        try:
+            self._known = read_capabilities(await self._ask())
+        except (Unsupported, NotFound, DecodeError):
+            self._known = UNSTATED
+        except RemoteFailed as error:
+            if error.is_retryable:
+                raise
+            self._known = UNSTATED
+        self._lost = False
+        self._fresh_until_s = self._clock.monotonic_s() + _FRESH_S
+
     async def _learn(self) -> None:
         fresh_s, reached = _FRESH_S, True
         try:

@@ -82,6 +82,10 @@ class Remote:
             self._capabilities.connection_lost()
         return await self._capabilities.get()
 
+    async def greet(self) -> None:
+        """Ask who it is and what it can do, now. Raises RemoteFailed when it does not answer."""
+        await self._capabilities.learn_now()
+
     @property
     def known(self) -> Capabilities:
         """What it said last that it can do; nothing is asked."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from federation.clock import Clock
 from federation.errors import FederationError, SourceUnavailable, StorageFailed
 from federation.ledger import Ledger
-from federation.remote.failures import RemoteFailed, RequestRefused, Unsupported
+from federation.remote.failures import Denied, RemoteFailed, RequestRefused, Unsupported
 from federation.replication.blame import Fault
 from federation.replication.closures import ShippingStore, Walk
 from federation.replication.gate import Gate
@@ -26,7 +26,7 @@ from federation.replication.outcome import (
 from federation.replication.rules import Bounds, may_go_on
 from federation.replication.shipping import Shipper
 from federation.replication.tally import Tally
-from federation.replication.target import Target, Via
+from federation.replication.target import Target, Theirs, Via
 from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Readable, Stamp
 
 WALKS_AT_ONCE = 16
@@ -61,7 +61,8 @@ class Wanted(NamedTuple):
     via: Via
     bounds: Bounds = Bounds()
     hole: Hole = Hole.WAIT
-    keeps_theirs: bool = False  # leave the peer what it has under this name
+    looks: bool = False  # see first what the peer has under this name
+    keeps_theirs: bool = False  # then leave it, even if it is another value
 
 
 class _Name:
@@ -135,25 +136,31 @@ class EntrySender:
             return EXPIRED
         if self._target.lacks(entry.key.kind):
             return self._unsupported(entry.key.kind)
-        if wanted.keeps_theirs:
-            if await self._has(entry):
-                return PRESENT
-            self._shipper.confirmed.discard((entry.key, wanted.seq))
+        if wanted.looks and await self._is_settled(wanted):
+            return PRESENT
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
         return await self._push_in_order(wanted)
 
-    async def _has(self, entry: Entry) -> bool:
-        """Ask until there is an answer; one that makes no sense is none, and says no."""
+    async def _is_settled(self, wanted: Wanted) -> bool:
+        """Whether the peer has this entry, or another that is to stay."""
+        confirmed, this_one = self._shipper.confirmed, (wanted.entry.key, wanted.seq)
+        keeps_theirs = wanted.keeps_theirs or this_one in confirmed  # then theirs is newer
+        confirmed.discard(this_one)
+        theirs = await self._look(wanted.entry)
+        return theirs is Theirs.SAME or (theirs is Theirs.OTHER and keeps_theirs)
+
+    async def _look(self, entry: Entry) -> Theirs:
+        """Look until there is an answer; one who does not let us look may have anything."""
         while True:
             try:
                 async with self._gate.turn(writes=False) as turn:
                     try:
-                        has = await self._target.has(entry)
-                    except RequestRefused:
-                        has = False
+                        theirs = await self._target.look(entry)
+                    except (RequestRefused, Denied):
+                        theirs = Theirs.OTHER
                     turn.succeeded()
-                    return has
+                    return theirs
             except RemoteFailed as error:
                 await self._shipper.sender.bear(error)
 

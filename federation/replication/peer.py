@@ -16,6 +16,7 @@ from federation.announced import LogPosition, parse_log
 from federation.digest import digest_of
 from federation.errors import SourceUnavailable, StorageFailed, StorageFull
 from federation.ledger import Lane, PeerRecord, PeerState
+from federation.remote.failures import RemoteFailed
 from federation.replication.failing import first_of
 from federation.replication.follower import Follower, LogTrimmed
 from federation.replication.link import Link
@@ -105,6 +106,7 @@ class PeerRunner:
                 raise Resync("its cursor is beyond the end of the change log", lane)
         self._let_go_of_window()
         self.state = "meeting"
+        await self._greet()
         await link.shipper.sender.ask([_PROBE])
         self._check_identity()
         self.state = "up"
@@ -154,6 +156,17 @@ class PeerRunner:
         )
 
     # Who it is
+
+    async def _greet(self) -> None:
+        """Ask until it is known who answers: what came from there must not go back."""
+        link = self.link
+        while True:
+            try:
+                async with link.gate.turn(writes=False) as turn:
+                    await link.target.greet()
+                    return turn.succeeded()
+            except RemoteFailed as error:
+                await link.shipper.sender.bear(error)
 
     def _check_identity(self) -> None:
         """Notice who answers now. Raises Resync, IsItself."""

@@ -183,7 +183,7 @@ class Reconcile:
             # what is lost; what differs is the log's matter.
             keeps_theirs = not link.node_id or purpose is Purpose.CHECK
             outcome = await link.entries.send(
-                Wanted(seq, entry, (), bounds, Hole.SKIP, keeps_theirs)
+                Wanted(seq, entry, (), bounds, Hole.SKIP, True, keeps_theirs)
             )
             link.count(outcome, len(entry.value))
             if outcome.fate is Fate.PARKED:

@@ -13,8 +13,9 @@ from federation.errors import FederationError
 from federation.remote import Remote, RemoteIndex, RemoteStore
 from federation.remote.failures import FailureKind, failure
 from federation.remote.methods import PUSH_BLOB, PUSH_DIRECTORY, UPDATE_RESULT
-from federation.replication.target import Identity, OpenAt, Via
+from federation.replication.target import Identity, OpenAt, Theirs, Via
 from federation.store import Entry, EntryKey, EntryKind, Stamp
+from federation.wire.asset_request import content_of
 from federation.wire.closure import function_of_entry, pushed_of
 
 _METHODS = {
@@ -55,6 +56,10 @@ class RemoteTarget:
         """See Target."""
         return self._remote.calls.lacks(_METHODS[kind])
 
+    async def greet(self) -> None:
+        """See Target."""
+        await self._remote.greet()
+
     async def meet(self) -> None:
         """See Target."""
         with _replicating(()):
@@ -86,7 +91,7 @@ class RemoteTarget:
         instance = entry.key.instance if self._instance is None else self._instance
         before = self._remote.node_id
         await self.meet()
-        if self._remote.node_id != before:
+        if before and self._remote.node_id != before:
             raise failure(self._remote.name, FailureKind.UNAVAILABLE, "another node answers now")
         with _replicating(via, entry.stamp):
             if entry.key.kind is EntryKind.ACTION_RESULT:
@@ -100,20 +105,21 @@ class RemoteTarget:
             else:
                 await self._index.push_directory(pushed, instance)
 
-    async def has(self, entry: Entry) -> bool:
-        """See Target."""
+    async def look(self, entry: Entry) -> Theirs:
+        """See Target. Of an asset its content and end are compared, not what it refers to."""
         instance = entry.key.instance if self._instance is None else self._instance
         with _replicating(()):
             if entry.key.kind is EntryKind.ACTION_RESULT:
-                action = action_of(entry.key)
-                return await self._index.get_action_result(action, instance) is not None
+                value = await self._index.get_action_result(action_of(entry.key), instance)
+                return _theirs(value, entry.value)
             pushed, function = pushed_of(entry), function_of_entry(entry)
             qualifiers = {each.name: each.value for each in pushed.qualifiers}
             fetch: Any = self._index.fetch_directory
             if entry.key.kind is EntryKind.ASSET_BLOB:
                 fetch = self._index.fetch_blob
             found = await fetch([entry.label], qualifiers, function, instance=instance)
-            return found is not None
+            theirs = None if found is None else (found.digest, found.expires_at_s)
+            return _theirs(theirs, (content_of(pushed), entry.expires_at_s))
 
     def describe(self) -> dict[str, Any]:
         """Return what `status` shows of the connection."""
@@ -129,6 +135,12 @@ def _replicating(via: Via, stamp: Stamp | None = None) -> Iterator[None]:
     """Mark the calls within as replication's, of an object that came this way."""
     with hops.serving(hops.Hops(via, via[0] if via else None, True, stamp)):
         yield
+
+
+def _theirs(theirs: object, ours: object) -> Theirs:
+    if theirs is None:
+        return Theirs.NOTHING
+    return Theirs.SAME if theirs == ours else Theirs.OTHER
 
 
 def action_of(key: EntryKey) -> Digest:

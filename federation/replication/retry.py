@@ -74,7 +74,7 @@ class Retry:
                     continue
                 seq, entry = now
                 bounds = link.rules.of_entry(entry.key, entry.label).bounds
-                offer = Wanted(seq, entry, (), bounds, Hole.PARK, not link.node_id)
+                offer = Wanted(seq, entry, (), bounds, Hole.PARK, True, not link.node_id)
                 ends.append((parked, await link.entries.send(offer)))
         await link.ledger.unpark(gone)
         await self._end(ends)

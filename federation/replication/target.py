@@ -5,6 +5,7 @@ Every method raises RemoteFailed when the peer does not do as it should.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
@@ -23,6 +24,14 @@ class Identity(NamedTuple):
 
     node_id: str = ""
     log: LogPosition | None = None
+
+
+class Theirs(enum.Enum):
+    """What a peer has under a name."""
+
+    NOTHING = "nothing"  # that it would serve
+    SAME = "same"  # as far as it can be seen from outside
+    OTHER = "other"
 
 
 class Target(Protocol):
@@ -46,8 +55,12 @@ class Target(Protocol):
         """Whether it turned out to have no such service. Cheap; forgotten after a while."""
         ...
 
+    async def greet(self) -> None:
+        """Ask who it is and what it can do."""
+        ...
+
     async def meet(self) -> None:
-        """Learn who it is and what it can do. Raises nothing."""
+        """See to it that it is known who answers over the connection there is. Raises nothing."""
         ...
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
@@ -77,8 +90,8 @@ class Target(Protocol):
         """
         ...
 
-    async def has(self, entry: Entry) -> bool:
-        """Whether it has any entry of this one's name."""
+    async def look(self, entry: Entry) -> Theirs:
+        """Look what it has under this entry's name."""
         ...
 
     async def close(self) -> None:

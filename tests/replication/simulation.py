@@ -26,7 +26,7 @@ from federation.errors import FederationError
 from federation.remote.failures import FailureKind, failure
 from federation.replication.book import Book
 from federation.replication.link import Link
-from federation.replication.target import Identity, OpenAt, Via
+from federation.replication.target import Identity, OpenAt, Theirs, Via
 from federation.replication.worker import Worker
 from federation.replication_assembly import make_link, walking
 from federation.store import Entry, EntryKind, Provenance, Source
@@ -125,6 +125,9 @@ class SimulatedTarget:
     def lacks(self, kind: EntryKind) -> bool:
         return False
 
+    async def greet(self) -> None:
+        await self._call(lambda: None)
+
     async def meet(self) -> None:
         try:
             await self._call(lambda: None)
@@ -165,8 +168,11 @@ class SimulatedTarget:
 
         await self._call(work)
 
-    async def has(self, entry: Entry) -> bool:
-        return bool(await self._call(lambda: entry.key in self._wire.there.storage.entries))
+    async def look(self, entry: Entry) -> Theirs:
+        theirs = await self._call(lambda: self._wire.there.storage.entries.get(entry.key))
+        if theirs is None:
+            return Theirs.NOTHING
+        return Theirs.SAME if theirs.value == entry.value else Theirs.OTHER
 
     async def close(self) -> None:
         return None
