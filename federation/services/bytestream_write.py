@@ -161,9 +161,9 @@ class _Messages:
         return None if data is None else decode_write_request(data)
 
 
-async def _no_bytes() -> AsyncIterator[bytes]:
-    return
-    yield b""
+async def _no_bytes(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
 
 
 def _early_answer(name: UploadName) -> bytes:
