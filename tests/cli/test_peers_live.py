@@ -72,6 +72,32 @@ def test_reconcile_sends_what_waits_for_people_and_says_when_it_is_done(
     assert again["sent-objects"] == 0
 
 
+def test_r05_what_a_peer_refuses_is_parked_with_its_reason_and_tried_again_on_request(
+    tmp_path: Path,
+) -> None:
+    bound = {"storage": {"max-blob": "64K"}}
+    with serve(tmp_path / "small", bound, name="small") as small:
+        settings = {"peers": [{"name": "there", "url": f"grpc://{small.address}"}]}
+        with serve(tmp_path / "here", settings, name="here") as here:
+            with Client(here.address) as client:
+                client.write(b"y" * 100_000)
+                client.write(BLOBS[0])
+            wait_until(lambda: peer(here).get("parked") == 1, "it is parked", timeout_s=30)
+            (row,) = run("parked", "--config", here.config_path)["parked"]
+            assert row["object"] == str(digest_of(b"y" * 100_000))
+            assert str(64 * 1024) in row["reason"]
+            assert missing(small) == set(DIGESTS[1:])  # the other one is there
+            assert run("parked", "retry", "--config", here.config_path)["retry-asked"] == 1
+
+            def tried_again() -> bool:
+                (now,) = run("parked", "--config", here.config_path)["parked"]
+                return now["tries"] > row["tries"] and not now["retry-asked"]
+
+            wait_until(tried_again, "it is tried again", timeout_s=20)
+            shown = CliRunner().invoke(main, ["status", "--config", str(here.config_path)]).stdout
+            assert "there: 1 objects are parked: federation parked --peer there" in shown
+
+
 def test_a_peer_taken_out_by_a_reload_is_kept_in_mind_until_it_is_dropped(here: Node) -> None:
     refused = run("drop-peer", "there", "--data-dir", here.data_dir, code=2)
     assert f"process {here.pid} runs with there in its configuration" in refused["error"]
