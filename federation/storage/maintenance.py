@@ -34,6 +34,7 @@ from federation.tasks import Background
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
 _TRIM_ROWS = 10_000
+_TRIM_PART = 10  # of the bound: so much more, and the log is trimmed before its time
 _PINNED = "everything older is gone; the rest is leased, or kept for peers that lack it"
 _PINNED_REST = 20.0  # times as long as it took to find nothing, nothing is looked for again
 _RESERVE_MAX_BYTES = 16 * 1024 * 1024
@@ -54,6 +55,7 @@ class Maintenance:
         self._background = Background()
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
+        self._trim_at_row = 0
         self._pinned_until_s = 0.0
         self._complaints = Complaints(_log, core.clock)
         self.held_back = ""  # why eviction pauses, for people
@@ -246,7 +248,7 @@ class Maintenance:
 
     async def _tidy(self) -> None:
         now_s = self._core.clock.monotonic_s()
-        if now_s >= self._next_trim_s:
+        if now_s >= self._next_trim_s or self._core.head.value >= self._trim_at_row:
             self._next_trim_s = now_s + _TRIM_EVERY_S
             await self._core.pool.run(self._make_reserve)
             await self.trim_log()
@@ -267,6 +269,8 @@ class Maintenance:
             last_gone = transaction.totals.seq - self._core.settings.log_max_rows
             return retention.trim_log(transaction, last_gone, _TRIM_ROWS)
 
+        log_max_rows = self._core.settings.log_max_rows
+        self._trim_at_row = self._core.head.value + max(1, log_max_rows // _TRIM_PART)
         rows = _TRIM_ROWS
         while rows == _TRIM_ROWS:  # a slice a transaction, so that uploads go in between
             rows, given_up = await self._core.writer.submit(work)

@@ -223,3 +223,18 @@ async def test_r10_otherwise_uploads_go_on_and_the_peer_is_given_up(tmp_path: Pa
 
         await until(is_taken)
         assert (await state_of(storage, "tokyo")).state is PeerState.NEEDS_RESYNC
+
+
+async def test_r23_a_burst_does_not_wait_for_the_next_minute_to_be_trimmed(tmp_path: Path) -> None:
+    async with opened(tmp_path, short(log_max_rows=1000)) as storage:
+        first = await put(storage, b"first")
+        rows = (await storage.ledger.read(0, 1)).rows
+        assert [row.digest for row in rows] == [first]  # after the first trim, which found nothing
+        for start in range(0, 1200, 100):
+            blobs = [b"%d" % n for n in range(start, start + 100)]
+            await storage.write_small([(digest_of(blob), blob) for blob in blobs])
+
+        async def is_bounded() -> bool:
+            return len((await storage.ledger.read(0, 2000)).rows) <= 1100
+
+        await until(is_bounded)
