@@ -50,7 +50,7 @@ class CasService:
 
     async def find_missing(self, request: bytes, call: Call) -> bytes:
         """Answer with each digest once that is not held; the others are leased."""
-        asked = await self._compute.run(len(request), decode_find_missing, request)
+        asked = await self._compute.run(len(request) // 4, decode_find_missing, request)
         call.check_pull(asked.instance)
         digests = dict.fromkeys(asked.digests)
         pushes = call.rights.may_push(asked.instance)

@@ -20,10 +20,15 @@ LIVE = 0
 MARKED = 1
 
 _PREFIX = {function: bytes((function,)) for function in DigestFunction}
-_BLOCKS = (1, 8, 64, 500)  # sizes of IN (...) lists, so that few statements are ever prepared
+_BLOCKS = (1, 8, 32, 128)  # sizes of IN (...) lists, so that few statements are ever prepared
 _COLUMNS = "key, size, inline, seq, accessed, verified, ctime_ns, state"
 _LOOK_UP = {
     n: f"SELECT {_COLUMNS} FROM blob WHERE key IN ({', '.join('?' * n)})"  # noqa: S608
+    for n in _BLOCKS
+}
+_PRESENT = {
+    n: "SELECT key, size, NOT inline OR state OR accessed < ? FROM blob "  # noqa: S608
+    f"WHERE key IN ({', '.join('?' * n)})"
     for n in _BLOCKS
 }
 _READ = {
@@ -74,6 +79,21 @@ def look_up(connection: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, B
     for size, part in _blocks(keys):
         for row in connection.execute(_LOOK_UP[size], part):
             found[row[0]] = BlobRow._make(row)
+    return found
+
+
+def present(
+    connection: apsw.Connection, keys: Sequence[bytes], renew_before_ms: int
+) -> dict[bytes, tuple[int, int]]:
+    """Return size, and whether there is more to look at, of those keys that have a row.
+
+    There is not where a blob is kept inline, live, and was accessed since renew_before_ms: then
+    it takes a third of the time less than whole rows do, and thousands are asked for at once.
+    """
+    found: dict[bytes, tuple[int, int]] = {}
+    for size, part in _blocks(keys):
+        for key, size_bytes, more in connection.execute(_PRESENT[size], (renew_before_ms, *part)):
+            found[key] = size_bytes, more
     return found
 
 

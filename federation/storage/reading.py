@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import apsw
 
-from federation.digest import Digest, hash_bytes
+from federation.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import MARKED, BlobRow, key_of
@@ -30,6 +30,10 @@ class _Found:
     verified: list[tuple[bytes, int]] = field(default_factory=list)
 
 
+_EMPTY = {digest_of(b"", function) for function in DigestFunction}
+_NOTHING = (-1, 0)  # a size that no digest has
+
+
 class Presence:
     """find_missing and read_small of local storage."""
 
@@ -38,7 +42,7 @@ class Presence:
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store. Trouble with the catalogue makes blobs missing."""
-        wanted = {digest for digest in digests if not digest.is_empty}
+        wanted = set(digests) - _EMPTY
         if not wanted:
             return set()
         asked_ms = self._core.now_ms()
@@ -70,9 +74,18 @@ class Presence:
     def _find(self, wanted: set[Digest], asked_ms: int) -> _Found:
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
+        connection = self._core.pool.connection()
         ordered = [(digest, key_of(digest)) for digest in wanted]
-        rows = catalogue.look_up(self._core.pool.connection(), [key for _, key in ordered])
+        held = catalogue.present(connection, [key for _, key in ordered], renew_before)
+        look_at: list[tuple[Digest, bytes]] = []
         for digest, key in ordered:
+            size_bytes, more = held.get(key, _NOTHING)
+            if size_bytes != digest[1]:
+                found.missing.add(digest)
+            elif more:
+                look_at.append((digest, key))
+        rows = catalogue.look_up(connection, [key for _, key in look_at])
+        for digest, key in look_at:
             row = rows.get(key)
             if row is None or row.size_bytes != digest.size_bytes or row.state == MARKED:
                 found.missing.add(digest)

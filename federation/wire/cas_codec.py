@@ -1,7 +1,8 @@
 """The messages of ContentAddressableStorage (REAPI v2), to and from digests and blobs.
 
-Requests go through the compiled runtime: for thousands of small fields it is faster than Python
-can be. Responses with blobs are joined by hand, which copies each blob once.
+Lists of digests are cut by hand where they are regular (digest_lists). All other requests go
+through the compiled runtime: for thousands of small fields it is faster than Python can be.
+Responses with blobs are joined by hand, which copies each blob once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from typing import NamedTuple
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from federation.digest import Digest, DigestFunction
 from federation.errors import InvalidRequest
-from federation.wire.digests import digest_field, encode_digest, function_of, to_digest
+from federation.wire.digest_lists import DigestList, read_digests
+from federation.wire.digests import (
+    digest_field,
+    encode_digest,
+    function_of,
+    new_digest,
+    to_digest,
+)
 from federation.wire.fields import length_field, length_prefix, varint_field
 from federation.wire.resource_name import check_instance
 
@@ -79,10 +87,22 @@ class GetTree(NamedTuple):
 
 def decode_find_missing(data: bytes) -> FindMissing:
     """Raises DecodeError, InvalidRequest."""
-    message = pb.FindMissingBlobsRequest.FromString(data)
+    listed = read_digests(data)
+    message = pb.FindMissingBlobsRequest.FromString(data if listed is None else listed.rest)
+    if listed is not None and message.blob_digests:  # more of them, elsewhere
+        listed, message = None, pb.FindMissingBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
-    return FindMissing(instance, [to_digest(one, function) for one in message.blob_digests])
+    if listed is None:
+        return FindMissing(instance, [to_digest(one, function) for one in message.blob_digests])
+    return FindMissing(instance, _digests(listed, function))
+
+
+def _digests(listed: DigestList, function: DigestFunction) -> list[Digest]:
+    return [
+        new_digest(Digest, (raw, size_bytes, function))
+        for raw, size_bytes in zip(listed.hashes, listed.sizes, strict=True)
+    ]
 
 
 def encode_missing(missing: Iterable[Digest]) -> bytes:
@@ -103,10 +123,16 @@ def decode_batch_update(data: bytes) -> BatchUpdate:
 
 def decode_batch_read(data: bytes) -> BatchRead:
     """Raises DecodeError, InvalidRequest; a malformed digest is its item's error."""
-    message = pb.BatchReadBlobsRequest.FromString(data)
+    listed = read_digests(data)
+    message = pb.BatchReadBlobsRequest.FromString(data if listed is None else listed.rest)
+    if listed is not None and message.digests:  # more of them, elsewhere
+        listed, message = None, pb.BatchReadBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
-    items = [_asked(digest, function) for digest in message.digests]
+    if listed is None:
+        items = [_asked(digest, function) for digest in message.digests]
+    else:
+        items = [Asked(encode_digest(one), one) for one in _digests(listed, function)]
     return BatchRead(instance, items, ZSTD in message.acceptable_compressors)
 
 
@@ -132,12 +158,18 @@ def encode_batch_read(answers: Sequence[Answer]) -> bytes:
     """BatchReadBlobsResponse."""
     parts: list[bytes] = []
     for one in answers:
-        head = length_field(1, one.raw_digest)
-        if one.data:
-            head += length_prefix(2, len(one.data))
-        tail = length_field(3, _status(one)) + varint_field(4, one.compressor)
-        parts += (length_prefix(1, len(head) + len(one.data) + len(tail)), head, one.data, tail)
+        raw_digest, code, _, data, compressor = one
+        head = length_field(1, raw_digest)
+        if data:
+            head += length_prefix(2, len(data))
+        tail = _FINE
+        if code or compressor:
+            tail = length_field(3, _status(one)) + varint_field(4, compressor)
+        parts += (length_prefix(1, len(head) + len(data) + len(tail)), head, data, tail)
     return b"".join(parts)
+
+
+_FINE = length_field(3, b"")  # a status of 0, and no compressor
 
 
 def _status(answer: Answer) -> bytes:

@@ -155,6 +155,8 @@ _ONE_BYTE = [bytes([value]) for value in range(0x80)]
 
 def length_field(number: int, content: bytes) -> bytes:
     """Write a string, bytes or message field."""
+    if number < 16 and len(content) < 0x80:
+        return _ONE_BYTE[number << 3 | LENGTH] + _ONE_BYTE[len(content)] + content
     return varint(number << 3 | LENGTH) + varint(len(content)) + content
 
 
