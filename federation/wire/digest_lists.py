@@ -18,6 +18,7 @@ _FIELD = 0x12  # field 2 of the request: a message
 _SIZE = 0x10  # field 2 of a Digest: a varint
 _BARE_BYTES = 2 + _HEX  # a Digest without a size
 _SIZE_BYTES_MAX = 8
+_NONE = -1
 _ONE_BYTE_MAX = 0x7F  # of a length
 
 
@@ -34,7 +35,7 @@ class _Behind(NamedTuple):
 
     size: int
     length: int  # what the message of the digest before has to be long
-    next_length: int  # what that of the next says; 0: there is none
+    next_length: int  # what that of the next says; _NONE: there is none
     rest: bytes
 
 
@@ -59,7 +60,7 @@ def read_digests(data: bytes) -> DigestList | None:
         rest = rest or rest_here
     # Each length is that of the digest behind it, and nothing but the last is without a next.
     given = [first[1], *[next_length[end] for end in ends]]
-    if given.pop() or given != [length[end] for end in ends]:
+    if given.pop() != _NONE or given != [length[end] for end in ends]:
         return None
     hashes = _hashes(b"".join([part[:_HEX] for part in parts]), len(parts))
     if hashes is None:
@@ -82,7 +83,7 @@ def _read_end(end: bytes) -> _Behind | None:
         length += at
     if len(end) == at + 2 and end[at] == _FIELD:
         return _Behind(size, length, end[at + 1], b"")
-    return _Behind(size, length, 0, end[at:])
+    return _Behind(size, length, _NONE, end[at:])
 
 
 def _hashes(text: bytes, count: int) -> list[bytes] | None:

@@ -71,6 +71,14 @@ def test_hashes_that_are_none_are_left_to_the_runtime() -> None:
         assert read_digests(request([pb.Digest(hash=text, size_bytes=1)])) is None
 
 
+def test_a_digest_without_anything_is_not_lost() -> None:
+    full = pb.Digest(hash="a" * 64, size_bytes=1)
+    assert read_digests(request([full, pb.Digest()])) is None
+    found = read_digests(request([full]) + request([], "main") + request([pb.Digest()]))
+    assert found is not None
+    assert pb.FindMissingBlobsRequest.FromString(found.rest).blob_digests == [pb.Digest()]
+
+
 def test_a_request_without_digests_is_left_to_the_runtime() -> None:
     assert read_digests(b"") is None
     assert read_digests(request([], "main", 1)) is None
