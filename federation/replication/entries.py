@@ -152,17 +152,14 @@ class EntrySender:
 
     async def _look(self, entry: Entry) -> Theirs:
         """Look until there is an answer; one who does not let us look may have anything."""
-        while True:
+
+        async def look() -> Theirs:
             try:
-                async with self._gate.turn(writes=False) as turn:
-                    try:
-                        theirs = await self._target.look(entry)
-                    except (RequestRefused, Denied):
-                        theirs = Theirs.OTHER
-                    turn.succeeded()
-                    return theirs
-            except RemoteFailed as error:
-                await self._shipper.sender.bear(error)
+                return await self._target.look(entry)
+            except (RequestRefused, Denied):
+                return Theirs.OTHER
+
+        return await self._shipper.sender.asker.answer(look)
 
     async def _push_in_order(self, wanted: Wanted) -> Outcome:
         entry = wanted.entry
@@ -230,7 +227,7 @@ class EntrySender:
             anew = isinstance(result, RequestRefused) and not refused
             refused = refused or anew
             if not anew:
-                await self._shipper.sender.bear(result)
+                await self._shipper.sender.asker.bear(result)
                 if self._gate.is_open:
                     delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
                     await self._clock.sleep(delay_s)

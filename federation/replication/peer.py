@@ -12,22 +12,15 @@ from typing import Any
 
 import structlog
 
-from federation.announced import LogPosition, parse_log
 from federation.digest import digest_of
 from federation.errors import SourceUnavailable, StorageFailed, StorageFull
-from federation.ledger import Lane, PeerRecord, PeerState
-from federation.remote.failures import RemoteFailed
+from federation.ledger import Lane, PeerState
 from federation.replication.failing import first_of
 from federation.replication.follower import Follower, LogTrimmed
 from federation.replication.link import Link
-from federation.replication.reconcile import (
-    Position,
-    Purpose,
-    Reconcile,
-    pause_of_check,
-    read_position,
-)
+from federation.replication.reconcile import Position, Purpose, Reconcile, pause_of_check
 from federation.replication.retry import Retry
+from federation.replication.schedule import due, is_urgent, what_changed
 from federation.replication.window import Window
 
 _log = structlog.get_logger(__name__)
@@ -106,7 +99,8 @@ class PeerRunner:
                 raise Resync("its cursor is beyond the end of the change log", lane)
         self._let_go_of_window()
         self.state = "meeting"
-        await self._greet()
+        # What came from there must not go back, so nothing is sent before it is known who answers.
+        await link.shipper.sender.asker.answer(link.target.greet)
         await link.shipper.sender.ask([_PROBE])
         self._check_identity()
         self.state = "up"
@@ -157,17 +151,6 @@ class PeerRunner:
 
     # Who it is
 
-    async def _greet(self) -> None:
-        """Ask until it is known who answers: what came from there must not go back."""
-        link = self.link
-        while True:
-            try:
-                async with link.gate.turn(writes=False) as turn:
-                    await link.target.greet()
-                    return turn.succeeded()
-            except RemoteFailed as error:
-                await link.shipper.sender.bear(error)
-
     def _check_identity(self) -> None:
         """Notice who answers now. Raises Resync, IsItself."""
         link = self.link
@@ -178,7 +161,7 @@ class PeerRunner:
             raise IsItself
         for lane in link.lanes:
             record = link.record(lane)
-            if (reason := _what_changed(record, identity.node_id, identity.log)) is not None:
+            if (reason := what_changed(record, identity.node_id, identity.log)) is not None:
                 raise Resync(reason)
             link.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
 
@@ -259,18 +242,8 @@ class PeerRunner:
             self.reconciles.pop(lane, None)
 
     def _due(self, lane: Lane) -> Position | None:
-        record = self.link.record(lane)
-        kept = read_position(record.position)
-        if record.state is PeerState.NEEDS_RESYNC:
-            wished = Purpose.REQUEST if record.wanted > record.served else Purpose.RESYNC
-            return kept if kept and kept.purpose is not Purpose.CHECK else Position(wished)
-        if record.wanted > record.served:
-            return kept if kept and kept.purpose is Purpose.REQUEST else Position(Purpose.REQUEST)
-        if kept is not None and kept.purpose is Purpose.CHECK:
-            return kept
-        every_s = self.link.peer.check_every
-        waited_s = self.link.clock.monotonic_s() - self._checked_s[lane]
-        return Position(Purpose.CHECK) if every_s and waited_s >= every_s / 10 else None
+        rested_s = self.link.clock.monotonic_s() - self._checked_s[lane]
+        return due(self.link.record(lane), self.link.peer.check_every, rested_s)
 
     async def _walk(self, lane: Lane, walk: Reconcile, position: Position) -> None:
         """Walk to the end, unless the window closes, or a check makes way for what is urgent."""
@@ -283,7 +256,7 @@ class PeerRunner:
             task = group.create_task(walk.run(position, pause_s))
             while not task.done():
                 await asyncio.wait({task}, timeout=_WATCH_EVERY_S)
-                if (is_check and self._is_urgent(lane)) or self._is_shut(lane):
+                if (is_check and is_urgent(link.record(lane))) or self._is_shut(lane):
                     task.cancel()
                     await asyncio.wait({task})
         if task.cancelled():
@@ -302,23 +275,5 @@ class PeerRunner:
     def _is_shut(self, lane: Lane) -> bool:
         return lane is Lane.WINDOW and bool(self._opens_in_s())
 
-    def _is_urgent(self, lane: Lane) -> bool:
-        record = self.link.record(lane)
-        return record.state is PeerState.NEEDS_RESYNC or record.wanted > record.served
-
     def _keep(self, lane: Lane, position: Position) -> None:
         self.link.change(lane, position=str(position))
-
-
-def _what_changed(record: PeerRecord, node_id: str, log: LogPosition | None) -> str | None:
-    """Return why a peer may have lost what it acknowledged; None: it is as it was last met."""
-    if record.node_id and record.node_id != node_id:
-        return f"another data directory answers: node {node_id} instead of {record.node_id}"
-    before = parse_log(record.log_seen)
-    if before is None or log is None:
-        return None
-    if before.epoch != log.epoch:
-        return "its change log was begun anew"
-    if log.seq < before.seq:
-        return f"it was put back to an earlier state: its log ends at {log.seq}, not {before.seq}"
-    return None

@@ -18,6 +18,7 @@ from federation.digest import Digest
 from federation.errors import BlobDamaged, BlobNotFound, DigestMismatch, FederationError
 from federation.ledger import Ledger
 from federation.remote.failures import FailureKind, RemoteFailed
+from federation.replication.asking import Asker
 from federation.replication.batching import Pace
 from federation.replication.blame import Blame, Fault
 from federation.replication.gate import Gate, Turn
@@ -29,7 +30,6 @@ from federation.store import Chunks, Readable
 _log = structlog.get_logger(__name__)
 
 LARGE_AT_ONCE = 3
-_BUSY_S = 0.2
 _ALIVE_BYTES = 2**20  # taken of a long upload, it shows that the peer works
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0  # for single blobs, while others are taken
 
@@ -49,6 +49,7 @@ class Sender:
         tally: Tally,
         clock: Clock,
     ) -> None:
+        self.asker = Asker(gate, clock)
         self.blame = Blame()
         self.pace = Pace()
         self._name = name
@@ -65,25 +66,9 @@ class Sender:
     def __repr__(self) -> str:
         return f"<Sender {self._batches} batches, {self.pace!r}>"
 
-    # Questions
-
     async def ask(self, digests: Sequence[Digest]) -> set[Digest]:
         """Return what the peer lacks; asks until it answers."""
-        while True:
-            try:
-                async with self._gate.turn(writes=False) as turn:
-                    missing = await self._target.find_missing(digests)
-                    turn.succeeded()
-                    return missing
-            except RemoteFailed as error:
-                await self.bear(error)
-
-    async def bear(self, error: RemoteFailed) -> None:
-        """Raise what waiting does not mend. The gate knows of everything else."""
-        if error.kind in {FailureKind.CLOSED, FailureKind.HOPS}:
-            raise error
-        if error.is_ours:
-            await self._clock.sleep(_BUSY_S)
+        return await self.asker.answer(lambda: self._target.find_missing(digests))
 
     # Batches
 
@@ -149,7 +134,7 @@ class Sender:
             took_s = self._clock.monotonic_s() - began_s
             tried = self._sort(blobs, results, took_s, settle, turn)
         if tried.error is not None:
-            await self.bear(tried.error)
+            await self.asker.bear(tried.error)
         return tried
 
     async def _read(self, batch: list[Digest], settle: Settle) -> list[tuple[Digest, bytes]]:
@@ -272,7 +257,7 @@ class Sender:
                 return parked(error.reason)
             if not error.is_ours:
                 turn.failed(error)
-        await self.bear(error)
+        await self.asker.bear(error)
         return None
 
     def _opener(self, digest: Digest, turn: Turn) -> OpenAt:

@@ -51,6 +51,22 @@ async def test_it_is_asked_again_after_a_while(fake: FakeServer) -> None:
         assert len(fake.calls(GET)) == 2
 
 
+async def test_a_greeting_asks_at_once_and_says_when_there_is_no_answer(fake: FakeServer) -> None:
+    async with connected(fake.address) as here:
+        fake.does[GET] = fails(grpc.StatusCode.UNAVAILABLE)
+        assert await here.remote.capabilities() == UNSTATED
+        with pytest.raises(RemoteFailed):
+            await here.remote.greet()
+        del fake.does[GET]
+        fake.announces = [(NODE_HEADER, "there"), (LOG_HEADER, "epoch.7")]
+        await here.remote.greet()
+        assert here.remote.known.stated
+        assert here.remote.node_id == "there"
+        fake.does[GET] = fails(grpc.StatusCode.UNIMPLEMENTED)
+        await here.remote.greet()
+        assert here.remote.known == UNSTATED
+
+
 async def test_it_is_asked_again_after_a_reconnect(fake: FakeServer) -> None:
     async with Proxy(fake.address) as proxy, connected(proxy.address) as here:
         assert (await here.remote.capabilities()).zstd is False
