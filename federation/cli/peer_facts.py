@@ -54,7 +54,7 @@ def notes_on(peer: Mapping[str, Any]) -> list[str]:
     if peer.get("configured") is False:
         notes.append(f"is not in the configuration any more: federation drop-peer {name}")
     if peer["state"] == "itself":
-        notes.append("its address leads back to this node")
+        return [f"{name}: its url leads back to this node"]
     if peer["state"] != "following" and peer.get("reason"):
         why = "it is new" if peer["reason"] == _NEW else peer["reason"]
         notes.append(f"needs a resync: {why}")

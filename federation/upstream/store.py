@@ -65,9 +65,11 @@ class Federation:
         gone when it is needed, and would then have been sent nowhere.
         """
         here = hops.current()
+        if here.replicates:
+            return False  # if it comes from this very node, it is a peer whose url is wrong
         if here.via and here.via[-1] == self.node_id:
             self.itself.called()
-        if self.offline or here.is_at_its_end or here.replicates:
+        if self.offline or here.is_at_its_end:
             return False
         return not here.passed(self.node_id)
 

@@ -60,7 +60,7 @@ def test_a_peer_is_shown_before_it_was_met_and_after_it_was_taken_out() -> None:
 @pytest.mark.parametrize(
     ("facts", "note"),
     [
-        ({"state": "itself"}, "b: its address leads back to this node"),
+        ({"state": "itself", "reason": "new"}, "b: its url leads back to this node"),
         ({"state": "needs-resync", "reason": "new"}, "b: needs a resync: it is new"),
         ({"state": "reconciling", "reason": "wiped"}, "b: needs a resync: wiped"),
         ({"forgets": True, "forgotten": 4}, "b: forgets what it acknowledged: 4 objects"),
