@@ -19,7 +19,7 @@ from federation.clock import Clock
 from federation.errors import StorageRefused
 from federation.storage import catalogue, schema
 from federation.storage.directory import DataDirectory
-from federation.storage.meta import LOG_EPOCH, get_meta
+from federation.storage.meta import CATALOGUE_FILE, LOG_EPOCH, get_meta
 from federation.storage.runs import Run, bury_dead_runs, live_runs
 from federation.storage.shared import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
@@ -75,7 +75,7 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
             )
         epoch = Epoch(directory.epoch)
         try:
-            log_epoch = _open_log(connection, epoch, alone=alone)
+            log_epoch = _open_log(connection, directory, epoch, alone=alone)
         except BaseException:
             epoch.close()
             raise
@@ -131,20 +131,27 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool
     return str(meta["node_id"]), int(str(meta["clock_base_ms"])), rebooted
 
 
-def _open_log(connection: apsw.Connection, epoch: Epoch, *, alone: bool) -> str:
+def _open_log(
+    connection: apsw.Connection, directory: DataDirectory, epoch: Epoch, *, alone: bool
+) -> str:
     """Return the change log's epoch.
 
-    A new one begins where the catalogue knows fewer rows than processes told of: somebody put back
-    an older one, and new rows will get numbers that others had.
+    A new one begins where the catalogue is another file than before, or knows fewer rows than
+    processes told of: somebody put a backup back (or made a copy), and new rows will get numbers
+    that others had. Peers see the new epoch, and send what is missing here now.
     """
     seq = read_totals(connection).seq
     known: Any = get_meta(connection, LOG_EPOCH)
-    if alone and known is not None and epoch.head > seq:
-        _log.warning("catalogue_went_back", rows=seq, rows_before=epoch.head)
+    inode, known_inode = directory.catalogue.stat().st_ino, get_meta(connection, CATALOGUE_FILE)
+    is_copy = known_inode not in {None, inode}
+    if alone and known is not None and (is_copy or epoch.head > seq):
+        _log.warning("catalogue_put_back", rows=seq, rows_before=epoch.head, is_copy=is_copy)
         known = None
     if known is None:
         known = uuid.uuid4().hex
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (LOG_EPOCH, known))
+    if alone and inode != known_inode:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (CATALOGUE_FILE, inode))
     if alone:
         epoch.set_head(seq)
         epoch.forget_peers()

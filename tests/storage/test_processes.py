@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from federation.clock import SystemClock
 from federation.ledger import Lane, PeerRecord, PeerState
 from federation.storage import Storage
@@ -81,20 +83,33 @@ async def test_the_log_goes_on_after_a_restart(tmp_path: Path) -> None:
         assert storage.ledger.log_epoch == epoch
 
 
-async def test_r21_an_older_catalogue_put_back_begins_a_new_log(tmp_path: Path) -> None:
-    async with opened(tmp_path, short()) as storage:
+@pytest.mark.parametrize("what", ["the directory", "the catalogue", "its content"])
+async def test_r21_a_backup_put_back_begins_a_new_log(tmp_path: Path, what: str) -> None:
+    data = tmp_path / "data"
+    async with opened(data, short()) as storage:
         await put(storage, b"one")
         epoch = storage.ledger.log_epoch
-    shutil.copy(tmp_path / "catalogue.sqlite", tmp_path / "backup")
-    async with opened(tmp_path, short()) as storage:
+    shutil.copytree(data, tmp_path / "backup")
+    async with opened(data, short()) as storage:
         await put(storage, b"two")
-    shutil.move(tmp_path / "backup", tmp_path / "catalogue.sqlite")
-    async with opened(tmp_path, short()) as storage:
+        assert storage.ledger.log_epoch == epoch
+    _put_back(tmp_path / "backup", data, what)
+    async with opened(data, short()) as storage:
         assert storage.ledger.head() == 1
         assert storage.ledger.log_epoch != epoch
         again = storage.ledger.log_epoch
-    async with opened(tmp_path, short()) as storage:
+    async with opened(data, short()) as storage:
         assert storage.ledger.log_epoch == again
+
+
+def _put_back(backup: Path, data: Path, what: str) -> None:
+    if what == "the directory":
+        data.rename(data.with_name("lost"))
+        shutil.copytree(backup, data)
+    elif what == "the catalogue":
+        shutil.move(backup / "catalogue.sqlite", data / "catalogue.sqlite")
+    else:
+        (data / "catalogue.sqlite").write_bytes((backup / "catalogue.sqlite").read_bytes())
 
 
 async def test_head_never_goes_back_for_who_knows_better(tmp_path: Path) -> None:
