@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from federation import hops
+from federation.access_files import AccessFiles
 from federation.assembly import open_node
 from federation.config import Config, Http, Listener
 from federation.config_peers import Peer
@@ -30,7 +31,7 @@ DATA = noise(1000)
 async def node(path: Path, *listeners: Listener, **keys: Any) -> AsyncIterator[Node]:
     keys.setdefault("http", Http(address=None))
     config = Config(data_dir=path, listeners=list(listeners), **keys)
-    running = await open_node(config, [None] * len(listeners))
+    running = await open_node(config, [AccessFiles()] * len(listeners))
     await running.start()
     try:
         yield running
@@ -120,6 +121,29 @@ async def test_an_acknowledged_write_is_at_the_peer_when_its_client_is_told(
                 await asyncio.to_thread(write, here.listeners[0], data)
                 async with connected(there.listeners[0]) as at_peer:
                     assert await at_peer.store.find_missing([digest_of(data)]) == set()
+
+
+async def test_a_process_that_does_not_replicate_hears_of_acknowledgements_too(
+    tmp_path: Path,
+) -> None:
+    plain = Listener(address="127.0.0.1:0", push=True)
+    asks = plain.model_copy(update={"acknowledge": "all-peers", "acknowledge_within": 30.0})
+    async with node(tmp_path / "b", plain) as there:
+        peers = [Peer(name="there", url=f"grpc://{there.listeners[0]}")]
+        http = Http(address="127.0.0.1:0")
+        first = node(tmp_path / "a", plain, peers=peers, http=http)
+        second = node(tmp_path / "a", asks, peers=peers, http=http)
+        async with first as replicates, second as other:
+            await asyncio.to_thread(write, other.listeners[0], DATA)
+            async with connected(there.listeners[0]) as at_peer:
+                assert await at_peer.store.find_missing([digest_of(DATA)]) == set()
+            leads = [
+                "federation_replicates 1.0" in await asyncio.to_thread(scrape, each.http)
+                for each in (replicates, other)
+            ]
+            assert leads == [True, False]
+            text = await asyncio.to_thread(scrape, other.http)
+            assert 'acknowledge_timeouts_total{acknowledge="all-peers"} 0.0' in text
 
 
 async def test_a_new_configuration_brings_other_peers_without_a_restart(tmp_path: Path) -> None:
