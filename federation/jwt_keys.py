@@ -37,6 +37,9 @@ class Key(NamedTuple):
     algorithms: frozenset[str]
     key: Any
 
+    def __repr__(self) -> str:
+        return f"<Key {self.id} {', '.join(sorted(self.algorithms))}>"  # it may be a secret
+
 
 class JwtKeys:
     """The keys of one file."""

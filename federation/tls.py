@@ -27,6 +27,9 @@ class KeyPair(NamedTuple):
     peers: ClientList | None = None
     authorities: ClientList | None = None
 
+    def __repr__(self) -> str:
+        return f"<KeyPair {len(self.lists)} lists>"  # never the key
+
     @property
     def lists(self) -> list[ClientList]:
         """The lists that there are."""

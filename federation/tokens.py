@@ -100,6 +100,9 @@ class NewToken(NamedTuple):
     id: str
     line: str  # for the file, without its newline
 
+    def __repr__(self) -> str:
+        return f"<NewToken {self.id}>"
+
 
 def make_token(
     role: Role,

@@ -24,6 +24,7 @@ class Pointer(NamedTuple):
     server_cert: str | None = None
     client_cert: str | None = None
     client_key: str | None = None
+    access_token: str | None = None  # a file
 
 
 def choose(config: Config, addresses: list[str]) -> Target:
@@ -61,7 +62,10 @@ def buildstream_2(pointer: Pointer, *, in_project: bool = False) -> str:
     server = [f"- url: {pointer.url}"]
     if pointer.push:
         server.append("  push: true")
-    if auth := _auth(pointer):
+    auth = _auth(pointer)
+    if pointer.access_token is not None:
+        auth["access-token"] = pointer.access_token
+    if auth:
         server += ["  auth:", *(f"    {key}: {value}" for key, value in auth.items())]
     if in_project:
         return "\n".join(["artifacts:", *server, "source-caches:", *server])
@@ -80,6 +84,8 @@ def bazel_lines(pointer: Pointer) -> str:
     lines = [f"build --remote_cache={_grpc_url(pointer.url)}"]
     for key, value in _auth(pointer).items():
         lines.append(f"build --{_BAZEL[key]}={value}")
+    if pointer.access_token is not None:
+        lines.append('build --remote_header="authorization=Bearer TOKEN"')
     if not pointer.push:
         lines.append("build --remote_upload_local_results=false")
     return "\n".join(lines)
@@ -106,14 +112,15 @@ def _grpc_url(url: str) -> str:
 
 
 def _pointer(target: Target) -> Pointer:
-    tls = target.listener.tls
-    listed = tls is not None and tls.client_certs is not None
+    tls, auth = target.listener.tls, target.listener.auth
+    asked = tls is not None and tls.asks_clients
     return Pointer(
         f"{'https' if tls else 'http'}://{_reachable(target.address)}",
         push=target.listener.push,
         server_cert=None if tls is None else str(tls.server_cert),
-        client_cert="client.crt" if listed else None,
-        client_key="client.key" if listed else None,
+        client_cert="client.crt" if asked else None,
+        client_key="client.key" if asked else None,
+        access_token="token.txt" if auth and auth.takes_tokens else None,
     )
 
 

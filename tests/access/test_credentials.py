@@ -16,8 +16,11 @@ from google.protobuf import descriptor_pool
 
 from federation._proto.buildstream.v2.buildstream_pb2 import StatusRequest
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
+from federation.access_files import load_access
 from federation.clock import SystemClock
+from federation.config import Config
 from federation.digest import digest_of
+from federation.errors import ConfigError
 from federation.rights import Role
 from federation.tokens import RANDOM_BYTES, make_token
 from tests.access.served import READS, WRITES, Site, refusal
@@ -385,15 +388,24 @@ def test_a15_tokens_over_plain_text_refuse_the_start(tmp_path: Path) -> None:
         ({"tokens": ""}, "keys: No such file"),
     ],
 )
-def test_a08_files_that_are_absent_or_broken_refuse_the_start(
+def test_a08_files_that_are_absent_or_broken_are_refused_with_their_place(
     tmp_path: Path, files: dict[str, str], says: str
 ) -> None:
-    site = Site(tmp_path)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     keys = {"keys": str(tmp_path / "keys"), "algorithms": ["HS256"], "audience": "a"}
-    site.listen(auth={"tokens": str(tmp_path / "tokens"), "jwt": keys})
+    auth = {"tokens": str(tmp_path / "tokens"), "jwt": keys}
+    config = Config.model_validate({"listeners": [{"address": "127.0.0.1:1", "auth": auth}]})
+    with pytest.raises(ConfigError) as refused:
+        load_access(config)
+    assert str(refused.value).startswith("listeners[0].auth.")
+    assert says in str(refused.value)
+
+
+def test_a08_without_its_files_a_node_does_not_start_and_touches_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.listen(auth={"tokens": str(tmp_path / "tokens")})
     with site.node().launch() as node:
         assert node.wait_exit() == 2
-    assert says in node.log
+    assert "listeners[0].auth.tokens: " in node.log
     assert not (tmp_path / "data").exists()

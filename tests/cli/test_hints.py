@@ -54,6 +54,15 @@ def test_a_client_certificate_is_asked_for_where_one_is_needed():
     assert "build --tls_client_key=client.key" in bazel(found)
 
 
+def test_a_token_is_asked_for_where_one_is_taken():
+    auth = {"tokens": "/etc/tokens"}
+    found = target({"address": "cache.example:1", "push": True, "tls": TLS, "auth": auth})
+    server = yaml.safe_load(buildstream(found))["artifacts"]["servers"][0]
+    assert server["auth"] == {"server-cert": "/etc/server.crt", "access-token": "token.txt"}
+    assert 'build --remote_header="authorization=Bearer TOKEN"' in bazel(found)
+    assert "client.crt" not in buildstream(found) + bazel(found)
+
+
 def test_every_address_of_the_machine_is_shown_as_its_name(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "paris")
     assert "http://paris:11001" in buildstream(target(PULL))
