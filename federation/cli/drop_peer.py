@@ -65,6 +65,11 @@ def _check_gone(where: Place, peer: str) -> None:
     if where.file is not None and any(each.name == peer for each in where.file.peers):
         raise ConfigError(f"{peer} is in the configuration; take it out first")
     for process in facts_of_processes(where.data_dir):
+        if where.file is None and "not-known" in process:
+            raise ConfigError(
+                f"process {process['pid']} does not tell its peers ({process['not-known']}); give "
+                "its configuration with --config"
+            )
         if any(each.get("name") == peer for each in process.get("peers", ())):
             pid = process["pid"]
             raise ConfigError(

@@ -201,6 +201,19 @@ def test_a_peer_that_is_still_configured_is_not_dropped(data: Path, tmp_path: Pa
     assert peer(data, "tokyo")["parked"] == 1
 
 
+def test_a_process_that_cannot_be_asked_may_still_have_the_peer(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = [{"pid": 7, "not-known": "it has no HTTP listener"}]
+    monkeypatch.setattr("federation.cli.drop_peer.facts_of_processes", lambda _: silent)
+    facts = run("drop-peer", "tokyo", "--data-dir", str(data), "--lose-unacknowledged", code=2)
+    assert "process 7 does not tell its peers (it has no HTTP listener)" in facts["error"]
+    file = tmp_path / "node.yaml"
+    file.write_text(f"data-dir: {data}\n")
+    args = ("drop-peer", "tokyo", "--config", str(file), "--lose-unacknowledged")
+    assert run(*args)["dropped"] == "tokyo"
+
+
 @pytest.mark.parametrize(
     "command", [["parked", "--peer"], ["parked", "retry", "--peer"], ["reconcile"], ["drop-peer"]]
 )
