@@ -12,11 +12,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import structlog
 
 from federation import hops
+from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import FederationError, SourceUnavailable
 from federation.store import LocalStore, Provenance, Source
@@ -24,6 +26,8 @@ from federation.tasks import Background
 from federation.upstream.hedge import Hedge
 from federation.upstream.recent import Budget, NoBound
 from federation.upstream.source import Upstream
+
+_GATHER_S = 0.02  # what came in this time shares a commit, which is out of the way of answers
 
 _log = structlog.get_logger(__name__)
 
@@ -36,18 +40,32 @@ class _Asked(NamedTuple):
     passed: hops.Hops
 
 
+@dataclass
+class _Group:
+    """Blobs of one upstream that become durable together."""
+
+    blobs: dict[Digest, bytes]
+    budgeted_bytes: int = 0
+
+
 class SmallPulls:
     """read_small over upstreams, into a local store."""
 
     def __init__(
-        self, local: LocalStore, upstreams: Sequence[Upstream], budget: Budget | None = None
+        self,
+        local: LocalStore,
+        upstreams: Sequence[Upstream],
+        clock: Clock,
+        budget: Budget | None = None,
     ) -> None:
         """budget: of what is answered before it is kept; None: there is no bound."""
         self._local = local
         self._upstreams = upstreams
+        self._clock = clock
         self._budget = budget or NoBound()
         self._unkept: dict[Digest, bytes] = {}
-        self._keeping: set[asyncio.Task[None]] = set()
+        self._groups: dict[str, _Group] = {}  # by the name of the upstream that sent them
+        self._keeping: asyncio.Task[None] | None = None
         self._waiting: dict[_Asked, asyncio.Future[bytes | None]] = {}
         self._saved: Counter[_Asked] = Counter()  # reads that wait for somebody else's
         self._background = Background()
@@ -94,8 +112,8 @@ class SmallPulls:
 
     async def wait_kept(self) -> None:
         """Wait until whatever has been answered so far is kept, or cannot be."""
-        if self._keeping:
-            await asyncio.wait(set(self._keeping))
+        if self._keeping is not None:
+            await asyncio.wait([self._keeping])
 
     async def close(self) -> None:
         """Stop what is under way."""
@@ -158,24 +176,30 @@ class SmallPulls:
         return found
 
     async def _keep_soon(self, found: dict[Digest, bytes], upstream: Upstream) -> None:
-        """Begin to store what came; where memory for that has run out, wait until it is stored."""
+        """See that what came is stored; where memory for that has run out, wait until it is."""
         if not found:
             return
         size_bytes = sum(len(data) for data in found.values())
         self._unkept |= found
-        if self._budget.try_take(size_bytes):
-            work = self._keep(found, upstream, size_bytes)
-            keeping = self._background.start(work, "keep small blobs")
-            self._keeping.add(keeping)
-            keeping.add_done_callback(self._keeping.discard)
-        else:
-            await self._keep(found, upstream, 0)
+        if not self._budget.try_take(size_bytes):
+            await self._keep(found, upstream.name, 0)
+            return
+        group = self._groups.setdefault(upstream.name, _Group({}))
+        group.blobs.update(found)
+        group.budgeted_bytes += size_bytes
+        if self._keeping is None or self._keeping.done():
+            self._keeping = self._background.start(self._keep_groups(), "keep small blobs")
 
-    async def _keep(
-        self, found: dict[Digest, bytes], upstream: Upstream, budgeted_bytes: int
-    ) -> None:
+    async def _keep_groups(self) -> None:
+        while self._groups:
+            await self._clock.sleep(_GATHER_S)
+            groups, self._groups = self._groups, {}
+            for name, group in groups.items():
+                await self._keep(group.blobs, name, group.budgeted_bytes)
+
+    async def _keep(self, found: dict[Digest, bytes], origin: str, budgeted_bytes: int) -> None:
         """Store what came; that it cannot be kept is no failure of who asked."""
-        came = Provenance(Source.UPSTREAM, origin=upstream.name)
+        came = Provenance(Source.UPSTREAM, origin=origin)
         try:
             refusals = await self._local.write_small(list(found.items()), provenance=came)
         except FederationError as error:

@@ -51,7 +51,7 @@ class Federation:
         self.upstreams = list(upstreams)
         self.offline = False
         self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory or NoBound())
-        self.small = SmallPulls(local, self.upstreams, memory)
+        self.small = SmallPulls(local, self.upstreams, clock, memory)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
         self.itself = Itself(self.upstreams)
 

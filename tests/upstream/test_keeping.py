@@ -170,3 +170,33 @@ async def test_without_memory_small_blobs_are_kept_before_they_are_answered(
         gate.set()
         assert await reading == b"small"
         assert await storage.find_missing([SMALL]) == set()
+
+
+async def test_what_is_pulled_in_quick_succession_becomes_durable_in_one_step(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a")
+    blobs = {digest_of(data): data for data in (b"%d" % n for n in range(40))}
+    there.blobs.update(blobs)
+    steps: list[int] = []
+    gate = asyncio.Event()
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+        write = storage.write_small
+
+        async def counted(
+            given: Sequence[tuple[Digest, bytes]], *, provenance: Provenance
+        ) -> list[FederationError | None]:
+            steps.append(len(given))
+            await gate.wait()
+            return await write(given, provenance=provenance)
+
+        storage.write_small = counted  # type: ignore[method-assign, assignment]
+        asked = list(blobs)
+        for at in range(0, 40, 10):
+            digests = asked[at : at + 10]
+            assert await store.read_small(digests) == [blobs[each] for each in digests]
+        gate.set()
+        await kept(shared)
+        assert await storage.find_missing(blobs) == set()
+    assert sum(steps) == 40
+    assert len(steps) <= 2  # the one that was held up, and one for all that came meanwhile
