@@ -144,8 +144,14 @@ class Storage(Section):
     quota: Size | None = Field(
         default=None, gt=0, description="most bytes kept; default: the disk less its reserve"
     )
-    reserve: Size = Field(
-        default=2 * 2**30, description="free disk left to others (at most 5 % of a small disk)"
+    reserve: Size | None = Field(
+        default=None,
+        description="free disk left to others; default: 2G, at most 5 % of a small disk",
+    )
+    reserve_max: Size | None = Field(
+        default=None,
+        description="free disk that eviction reaches once little more than reserve is left; "
+        "default: the watermarks say",
     )
     high_watermark: Share = Field(
         default=0.95, description="share of the quota at which eviction starts"
@@ -174,6 +180,13 @@ class Storage(Section):
         default=5_000_000, ge=1000, description="most rows of the change log"
     )
     scrub: Scrub = Field(default=Scrub(), description="re-reading of stored blobs")
+
+    @field_validator("reserve_max")
+    @classmethod
+    def _above_reserve(cls, most: int | None, info: ValidationInfo) -> int | None:
+        if most is not None and most < (info.data.get("reserve") or 0):
+            raise ValueError("reserve-max must be at least reserve")
+        return most
 
     @field_validator("low_watermark")
     @classmethod

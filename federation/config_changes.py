@@ -23,6 +23,7 @@ LIVE = frozenset(
         "log.level",
         "storage.quota",
         "storage.reserve",
+        "storage.reserve-max",
         "storage.high-watermark",
         "storage.low-watermark",
         "storage.when-full",

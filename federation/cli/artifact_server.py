@@ -46,13 +46,13 @@ Examples:
     "--head-room-min",
     type=click.IntRange(min=0),
     metavar="BYTES",
-    help="Free disk that is always left, at most 5 % of the disk.  [default: 2G]",
+    help="Free disk that is always left.  [default: 2G, at most 5 % of the disk]",
 )
 @click.option(
     "--head-room-max",
     type=click.IntRange(min=0),
     metavar="BYTES",
-    help="Free disk that cleaning up is to reach: kept free all the time here, as the above.",
+    help="Free disk that is reached by cleaning up when little more than the above is left.",
 )
 @click.option("--quota", help="Most bytes kept, e.g. 10G.  [default: the disk less a reserve]")
 @click.option(
@@ -83,6 +83,9 @@ def artifact_server(**given: Any) -> None:
 
 
 def _config(given: dict[str, Any]) -> Config:
+    least, most = given["head_room_min"], given["head_room_max"]
+    if least is not None and most is not None and least > most:
+        raise ConfigError("--head-room-min is more than --head-room-max")
     flags = [
         Flag("--port", ("listeners", 0, "address"), f"[::]:{given['port']}"),
         Flag("--enable-push", ("listeners", 0, "push"), given["enable_push"]),
@@ -90,7 +93,8 @@ def _config(given: dict[str, Any]) -> Config:
         Flag("--server-key", ("listeners", 0, "tls", "server-key"), given["server_key"]),
         Flag("--client-certs", ("listeners", 0, "tls", "client-certs"), given["client_certs"]),
         Flag("DIR", ("data-dir",), str(given["directory"])),
-        _head_room(given["head_room_min"], given["head_room_max"]),
+        Flag("--head-room-min", ("storage", "reserve"), given["head_room_min"]),
+        Flag("--head-room-max", ("storage", "reserve-max"), given["head_room_max"]),
         Flag("--index-only", ("listeners", 0, "type"), "index" if given["index_only"] else None),
         Flag("--quota", ("storage", "quota"), given["quota"]),
         Flag("--workers", ("workers",), given["workers"]),
@@ -98,14 +102,3 @@ def _config(given: dict[str, Any]) -> Config:
     ]
     no_http = Flag("", ("http", "address"), None)
     return config_of([*(flag for flag in flags if flag.value is not None), no_http])
-
-
-def _head_room(least: int | None, most: int | None) -> Flag:
-    """Return what to keep free: the larger, since the old server went there when it cleaned up.
-
-    It let the room shrink to the smaller in between; this node evicts little and often instead.
-    """
-    if least is not None and most is not None and least > most:
-        raise ConfigError("--head-room-min is more than --head-room-max")
-    name = "--head-room-min" if most is None else "--head-room-max"
-    return Flag(name, ("storage", "reserve"), least if most is None else most)

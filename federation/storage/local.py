@@ -35,7 +35,7 @@ from federation.storage.pool import Pool
 from federation.storage.pulse import Pulse
 from federation.storage.reading import Presence
 from federation.storage.receiving import Receiver
-from federation.storage.space import Space
+from federation.storage.space import Space, measure_disk
 from federation.storage.streaming import Reading
 from federation.storage.switch import OfflineSwitch
 from federation.storage.timing import Timing
@@ -225,7 +225,8 @@ def _assemble(
     clock: Clock,
     timing: Timing,
 ) -> Core:
-    space = Space(settings.max_blob)
+    root = opened.directory.root
+    space = Space(settings.max_blob, lambda: measure_disk(root).free_bytes)
     path = opened.directory.catalogue
     head = Head(opened.epoch, clock)
 

@@ -166,11 +166,10 @@ class Maintenance:
         core = self._core
         core.pressure.clear()
         wanted = core.epoch.take_wanted()
-        quota = core.space.quota_bytes
-        high, low = core.settings.high_watermark, core.settings.low_watermark
-        if core.space.stored_bytes > quota * high or wanted:
+        quota, starts_at, target = core.space.marks
+        if core.space.stored_bytes > starts_at or wanted:
             needed = quota - core.space.reserved_bytes - wanted
-            await self.evict(min(int(quota * low), needed), room_bytes=min(quota * high, needed))
+            await self.evict(min(target, needed), room_bytes=min(starts_at, needed))
 
     async def _is_held_back(self) -> bool:
         """Whether leases of a killed process, which nobody knows, may still run."""

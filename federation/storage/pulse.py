@@ -8,7 +8,7 @@ import structlog
 from federation.errors import FederationError
 from federation.storage.complaints import Complaints
 from federation.storage.core import Core
-from federation.storage.space import Disk, effective_quota, measure_disk
+from federation.storage.space import Disk, marks, measure_disk
 from federation.storage.transaction import Totals, read_totals
 from federation.tasks import Background
 
@@ -66,13 +66,15 @@ class Pulse:
             return
         self._core.head.note(totals.seq)
         settings = self._core.settings
-        quota = effective_quota(settings.quota, settings.reserve, disk, totals.size_bytes)
-        self._core.space.update(stored_bytes=totals.size_bytes, quota_bytes=quota)
+        found = marks(settings, disk, totals.size_bytes)
+        self._core.space.update(
+            stored_bytes=totals.size_bytes, marks=found, keep_free_bytes=settings.reserve or None
+        )
         metrics = self._core.metrics
         metrics.stored_bytes.set(totals.size_bytes)
         metrics.stored_blobs.set(totals.blobs)
         metrics.stored_entries.set(totals.entries)
-        metrics.quota_bytes.set(quota)
+        metrics.quota_bytes.set(found.quota_bytes)
 
     def _measure(self) -> tuple[Disk, Totals]:
         totals = read_totals(self._core.pool.connection())

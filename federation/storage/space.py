@@ -8,11 +8,19 @@ over all processes on the directory.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from federation.config import Storage
 from federation.digest import Digest
 from federation.errors import BlobTooLarge, StorageFull
+
+DEFAULT_RESERVE_BYTES = 2 * 2**30
+_NEAR_BYTES = 64 * 2**20  # measurements are a second old: closer to the end they do not do
+CATALOGUE_BYTES = 4 * 2**20  # what its write-ahead log may grow by before it is looked at again
+_EARLY = 4  # eviction takes seconds: it starts with this part of the way to reserve-max left
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +37,67 @@ def measure_disk(path: Path) -> Disk:
     return Disk(facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize)
 
 
-def effective_quota(
-    quota_bytes: int | None, reserve_bytes: int, disk: Disk, stored_bytes: int
-) -> int:
-    """Return the most bytes that may be held: the quota, or less where the disk has less.
+class Marks(NamedTuple):
+    """How much may be held, and between which amounts eviction works; in bytes."""
 
-    The reserve is what other users of the disk keep; on a small disk at most 5 % of it.
+    quota_bytes: int
+    starts_at_bytes: int  # with more than this
+    target_bytes: int
+
+
+class _Bound(NamedTuple):
+    starts_at_bytes: int
+    target_bytes: int
+
+
+def marks(settings: Storage, disk: Disk, stored_bytes: int) -> Marks:
+    """Return them for this much stored on a disk that looks like this.
+
+    The reserve is free disk that others keep: exactly what the operator says, else the default or
+    5 % of a small disk. With a reserve-max, eviction for the disk's sake starts shortly before the
+    reserve is touched and goes on until so much is free, instead of at the watermarks.
     """
-    reserve = min(reserve_bytes, disk.total_bytes // 20)
-    fits = max(0, stored_bytes + disk.free_bytes - reserve)
-    return fits if quota_bytes is None else min(quota_bytes, fits)
+    reserve = settings.reserve
+    if reserve is None:
+        reserve = min(DEFAULT_RESERVE_BYTES, disk.total_bytes // 20)
+    elif reserve:
+        reserve += CATALOGUE_BYTES
+    room = stored_bytes + disk.free_bytes
+    fits = max(0, room - reserve)
+    bounds = [_by_shares(settings, fits)]
+    if settings.reserve_max is not None:
+        # More than half of the disk is a number that was meant for another one.
+        most = max(reserve, min(settings.reserve_max, disk.total_bytes // 2))
+        bounds = [_Bound(max(0, fits - (most - reserve) // _EARLY), max(0, room - most))]
+    if settings.quota is not None:
+        bounds.append(_by_shares(settings, settings.quota))
+    starts_at = min(bound.starts_at_bytes for bound in bounds)
+    met = [bound for bound in bounds if bound.starts_at_bytes < max(stored_bytes, starts_at + 1)]
+    quota = fits if settings.quota is None else min(settings.quota, fits)
+    return Marks(quota, starts_at, min(bound.target_bytes for bound in met))
+
+
+def _by_shares(settings: Storage, most_bytes: int) -> _Bound:
+    high, low = settings.high_watermark, settings.low_watermark
+    return _Bound(int(most_bytes * high), int(most_bytes * low))
 
 
 class Space:
     """Reservations of this process against the quota."""
 
-    def __init__(self, max_blob_bytes: int) -> None:
+    def __init__(self, max_blob_bytes: int, free_bytes: Callable[[], int] | None = None) -> None:
+        """Start without any room.
+
+        Args:
+            max_blob_bytes: the largest blob taken.
+            free_bytes: asks the disk, without waiting for it. Raises OSError.
+        """
         self._max_blob_bytes = max_blob_bytes
+        self._free_bytes = free_bytes
+        self._keep_free_bytes: int | None = None
         self.reserved_bytes = 0
         self.stored_bytes = 0
-        self.quota_bytes = 0
+        self.marks = Marks(0, 0, 0)
 
     def __repr__(self) -> str:
         return (
@@ -56,10 +105,18 @@ class Space:
             f"of {self.quota_bytes}>"
         )
 
-    def update(self, *, stored_bytes: int, quota_bytes: int) -> None:
-        """Take new measurements."""
+    @property
+    def quota_bytes(self) -> int:
+        """The most that may be held."""
+        return self.marks.quota_bytes
+
+    def update(
+        self, *, stored_bytes: int, marks: Marks, keep_free_bytes: int | None = None
+    ) -> None:
+        """Take new measurements; keep_free_bytes: a reserve that is never to be touched."""
         self.stored_bytes = stored_bytes
-        self.quota_bytes = quota_bytes
+        self.marks = marks
+        self._keep_free_bytes = keep_free_bytes
 
     def check_blob(self, digest: Digest) -> None:
         """Refuse what no amount of eviction makes fit.
@@ -81,7 +138,24 @@ class Space:
                 f"no room for {size_bytes} bytes: {self.stored_bytes} stored and "
                 f"{self.reserved_bytes} being received of {self.quota_bytes}; try again later"
             )
+        self._check_disk(size_bytes)
         self.reserved_bytes += size_bytes
+
+    def _check_disk(self, size_bytes: int) -> None:
+        """Near the end, look at the disk itself: others write too, and so does the catalogue."""
+        keep = self._keep_free_bytes
+        left = self.quota_bytes - self.stored_bytes - self.reserved_bytes - size_bytes
+        if keep is None or self._free_bytes is None or left > _NEAR_BYTES:
+            return
+        try:
+            free = self._free_bytes()
+        except OSError:  # what cannot be asked now is measured, and complained of, every second
+            return
+        if free - self.reserved_bytes - size_bytes - CATALOGUE_BYTES < keep:
+            raise StorageFull(
+                f"no room for {size_bytes} bytes: {free} are free on the disk, of which {keep} "
+                "are reserved; try again later"
+            )
 
     def release(self, size_bytes: int) -> None:
         """Give room back, because the blob is stored (and counted there) or dropped."""

@@ -55,6 +55,8 @@ def test_the_example_shows_a_fixed_default_as_such():
         "node-name",
         "data-dir",
         "storage.quota",
+        "storage.reserve",
+        "storage.reserve-max",
         "listeners.tls",
         "listeners.tls.server-cert",
         "listeners.tls.server-key",

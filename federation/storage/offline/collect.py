@@ -55,7 +55,7 @@ async def _collect(
         space = storage.core.space
         before = space.stored_bytes
         if target_bytes is None:
-            target_bytes = int(space.quota_bytes * settings.low_watermark)
+            target_bytes = space.marks.target_bytes
         report = CollectReport()
         if await storage.maintenance.try_to_hold():
             report.files_removed = await storage.maintenance.sweep_all()

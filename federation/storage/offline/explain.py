@@ -23,7 +23,7 @@ from federation.storage.offline.common import existing, reading
 from federation.storage.offline.standing import Standing, standing
 from federation.storage.offline.waiting import LoggedObject, Waiting
 from federation.storage.reading import check_inline
-from federation.storage.space import effective_quota, measure_disk
+from federation.storage.space import marks, measure_disk
 from federation.storage.switch import OFFLINE_SINCE
 from federation.storage.timing import Timing, boot_id
 from federation.storage.transaction import BLOB, read_totals
@@ -254,8 +254,8 @@ class Explainer:
 
     def _standing(self, accessed_ms: int, logged: LoggedObject, *, marked: bool) -> str:
         totals = read_totals(self._connection)
-        settings, disk = self._settings, measure_disk(self._directory.root)
-        quota = effective_quota(settings.quota, settings.reserve, disk, totals.size_bytes)
+        disk = measure_disk(self._directory.root)
+        found = marks(self._settings, disk, totals.size_bytes)
         older: Any = self._connection.execute(
             "SELECT (SELECT count(*) FROM blob WHERE accessed < ?1) + "
             "(SELECT count(*) FROM entry WHERE accessed < ?1)",
@@ -272,7 +272,7 @@ class Explainer:
                 kept_for=self._waiting.kept_for(logged),
                 older=older[0],
                 stored_bytes=totals.size_bytes,
-                starts_at_bytes=int(quota * settings.high_watermark),
+                starts_at_bytes=found.starts_at_bytes,
             ),
             self._timing,
         )
