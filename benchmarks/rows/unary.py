@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
 
-from benchmarks.base import CallRow, RowSpec
+from benchmarks.base import WITH_WORKERS, CallRow, RowSpec
 from benchmarks.crowd import CLIENTS, Crowd
 from benchmarks.link import CAPABILITIES, expect
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as re_pb2
@@ -66,5 +66,6 @@ def rows(*, quick: bool) -> list[RowSpec]:
             f"GetCapabilities, {CLIENTS} clients, {_ASKED_BY_EACH} calls each",
             CapabilitiesTogether,
             items=CLIENTS * _ASKED_BY_EACH,
+            servers=WITH_WORKERS,
         ),
     ]

@@ -1,0 +1,59 @@
+"""A grpc.aio server whose handlers do nothing: `python -m benchmarks.bare_server HOST:PORT`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import grpc
+
+from federation.cli import process
+
+_answers: dict[bytes, tuple[int, bytes]] = {}
+
+
+async def _unary(request: bytes, _context: object) -> bytes:
+    return _answer(request)[1]
+
+
+async def _stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+    count, message = _answer(request)
+    for _ in range(count):
+        await context.write(message)
+
+
+def _answer(request: bytes) -> tuple[int, bytes]:
+    """Return how many messages are wanted, and one; made at the first call only."""
+    if request not in _answers:
+        count, size_bytes = map(int, request.split())
+        _answers[request] = count, bytes(size_bytes)
+    return _answers[request]
+
+
+async def _capabilities(_request: bytes, _context: object) -> bytes:
+    return b""  # whoever starts the server asks this until it is answered
+
+
+async def _serve(address: str) -> None:
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    floor = {
+        "Unary": grpc.unary_unary_rpc_method_handler(_unary),
+        "Stream": grpc.unary_stream_rpc_method_handler(_stream),
+    }
+    capabilities = {"GetCapabilities": grpc.unary_unary_rpc_method_handler(_capabilities)}
+    service = "build.bazel.remote.execution.v2.Capabilities"
+    server.add_generic_rpc_handlers(
+        (
+            grpc.method_handlers_generic_handler("floor", floor),
+            grpc.method_handlers_generic_handler(service, capabilities),
+        )
+    )
+    server.add_insecure_port(address)
+    await server.start()
+    process.settle()
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    process.prepare()
+    asyncio.run(_serve(sys.argv[1]))

@@ -1,0 +1,84 @@
+"""What grpc.aio itself costs: the answers of other rows, made beforehand, from empty handlers.
+
+No server in Python over grpcio can be faster than these rows. They answer at once with bytes of the
+same size, without looking at the request: no storage, no thread, no rights, no counting.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+
+from benchmarks.base import CallRow, RowSpec
+from benchmarks.link import expect
+from benchmarks.payloads import MIB
+from benchmarks.process import Server
+from benchmarks.servers import free_port
+
+SERVICE = "floor"
+
+
+class Bare(Server):
+    """benchmarks/bare_server.py."""
+
+    durability = "unsynced"
+
+    def __init__(self, home: Path, name: str) -> None:
+        self.name = name  # the column that it is shown in
+        super().__init__(home)
+
+    def command(self) -> list[str]:
+        """See Server."""
+        self.address = f"127.0.0.1:{free_port()}"
+        return [sys.executable, "-m", "benchmarks.bare_server", self.address]
+
+
+class Floor(CallRow):
+    """Asks for so many messages of so many bytes."""
+
+    def __init__(self, server: Server, method: str, messages: int, size_bytes: int) -> None:
+        super().__init__(Bare(server.home.parent, server.name))
+        self._method = method
+        self._messages = messages
+        self._request = b"%d %d" % (messages, size_bytes)
+
+    def set_up(self) -> None:
+        """See CallRow."""
+        call = self.link.unary if self._method == "Unary" else self.link.stream
+        self._call = call(SERVICE, self._method)
+        self._ask()
+
+    def calls(self) -> Iterator[Callable[[], object]]:
+        """See CallRow."""
+        return repeat(self._ask)
+
+    def _ask(self) -> None:
+        answer = self._call(self._request)
+        came = 1 if isinstance(answer, bytes) else sum(1 for _ in answer)
+        expect(came == self._messages, f"{came} messages came")
+
+
+def rows(*, quick: bool) -> list[RowSpec]:
+    """Return this module's rows."""
+    large = 8 if quick else 128
+    return [
+        _row("small", "a small answer, from an empty handler", "Unary", 1, 100),
+        _row("100KiB", "an answer of 105 KiB (BatchRead), likewise", "Unary", 1, 105 * 1024),
+        _row("stream-1KiB", "a stream of 1 KiB (Read), likewise", "Stream", 1, 1030),
+        _row("stream-256MiB", "a stream of 256 MiB (Read), likewise", "Stream", large, 2 * MIB),
+    ]
+
+
+def _row(name: str, title: str, method: str, messages: int, size_bytes: int) -> RowSpec:
+    total_bytes = messages * size_bytes
+    return RowSpec(
+        f"floor-{name}",
+        f"grpc.aio alone: {title}",
+        partial(Floor, method=method, messages=messages, size_bytes=size_bytes),
+        items=total_bytes if total_bytes >= MIB else 1,
+        item="B" if total_bytes >= MIB else "call",
+        servers=("federation",),
+    )
