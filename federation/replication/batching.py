@@ -1,7 +1,9 @@
-"""How much is sent in one batch, and how many batches at once: what takes the peer about a second.
+"""How much is sent in one batch, and how many batches at once: what takes the peer a few seconds.
 
 A machine without I/O. Over a slow link large batches run into time limits and keep everything
 behind them waiting; to a peer that takes long over each object, only many batches at once help.
+Batches that are smaller than they need be cost most where it hurts most: on a busy machine each
+takes a second, however small it is. So they grow as long as they take less than the target.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from collections.abc import Iterator, Sequence
 
 from federation.digest import Digest
 
-TARGET_S = 1.0
+TARGET_S = 4.0
 ITEMS_MAX = 1000
 BATCHES_MAX = 16
 MEMORY_BYTES = 32 * 2**20  # of all batches under way
-_FIRST_BYTES = 2**20
+_FIRST_BYTES = 2**18
 _LEAST_BYTES = 16 * 2**10
 _FIRST_BATCHES = 4
 
@@ -37,15 +39,14 @@ class Pace:
 
     def took(self, items: int, size_bytes: int, seconds: float, peer_bytes_max: int) -> None:
         """Note how long a batch took. peer_bytes_max: the most that the peer takes in one."""
-        if seconds > 2 * TARGET_S:
+        if seconds > 3 * TARGET_S:
             self._slower(items, size_bytes, TARGET_S / seconds)
-        elif seconds < TARGET_S / 2:
+            return
+        if seconds < 1.5 * TARGET_S:
             self.at_once = min(BATCHES_MAX, self.at_once + 1)
-            if 2 * items >= self.items_max or 2 * size_bytes >= self.bytes_max:
-                self.items_max = min(ITEMS_MAX, self.items_max * 2)
-                self.bytes_max = min(max(_LEAST_BYTES, peer_bytes_max), self.bytes_max * 2)
-        elif seconds < 1.5 * TARGET_S:
-            self.at_once = min(BATCHES_MAX, self.at_once + 1)
+        if seconds < TARGET_S and (2 * items >= self.items_max or 2 * size_bytes >= self.bytes_max):
+            self.items_max = min(ITEMS_MAX, self.items_max * 2)
+            self.bytes_max = min(max(_LEAST_BYTES, peer_bytes_max), self.bytes_max * 2)
 
     def failed(self, items: int, size_bytes: int) -> None:
         """Note that one was not answered in time."""
