@@ -112,8 +112,12 @@ def test_a18_names_with_control_characters_are_escaped_and_clipped(site: Site) -
 
 
 def big(folder: Path, name: str, bits: int, sans: int, authority: Files) -> Files:
-    """Make a certificate with a key of so many bits and so many names."""
-    key = rsa.generate_private_key(65537, bits)
+    """Make a certificate with a key of so many bits and so many names.
+
+    Above 4096 bits it is a number that nobody knows the factors of: there is no key file.
+    """
+    key = rsa.generate_private_key(65537, bits) if bits <= 4096 else None
+    public = key.public_key() if key else rsa.RSAPublicNumbers(65537, 2**bits - 1).public_key()
     issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
     loaded = serialization.load_pem_private_key(authority.key.read_bytes(), None)
     names = [x509.DNSName(f"host-{n}.{'n' * 60}.example") for n in range(sans)]
@@ -121,7 +125,7 @@ def big(folder: Path, name: str, bits: int, sans: int, authority: Files) -> File
         x509.CertificateBuilder(
             issuer.subject,
             x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
-            key.public_key(),
+            public,
             x509.random_serial_number(),
         )
         .not_valid_before(issuer.not_valid_before_utc)
@@ -132,7 +136,8 @@ def big(folder: Path, name: str, bits: int, sans: int, authority: Files) -> File
     files = Files(folder / f"{name}.crt", folder / f"{name}.key")
     files.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     form, secrecy = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, secrecy))
+    if key is not None:
+        files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, secrecy))
     return files
 
 
@@ -150,6 +155,20 @@ def test_a19_certificates_of_unusual_size_are_served_or_refused_at_once(site: Si
             assert _clock.monotonic_s() - began_s < 2
         with site.connect(node, me=many) as client:
             client.write(b"and the others are served")
+
+
+def test_a19_a_listed_certificate_with_a_huge_key_does_not_slow_down_the_others(site: Site) -> None:
+    authority = self_signed(site.folder, "authority", authority=True)
+    huge = big(site.folder, "huge-key", 16384, 100, authority)
+    alice = self_signed(site.folder, "alice")
+    listed = site.folder / "listed"
+    listed.write_bytes(huge.certificate.read_bytes() + alice.certificate.read_bytes())
+    site.listen(client_certs=listed)
+    with site.node().start() as node:
+        began_s = _clock.monotonic_s()
+        with site.connect(node, me=alice) as client:
+            client.write(b"as ever")
+        assert _clock.monotonic_s() - began_s < 2
 
 
 @pytest.mark.parametrize(
