@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from federation.clock import Clock
 
@@ -14,19 +14,24 @@ _MAX = 50_000
 class Confirmed:
     """A bounded memory."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, node_id: Callable[[], str]) -> None:
+        """node_id: tells who answers at the moment; what another said does not count."""
         self._clock = clock
+        self._node_id = node_id
+        self._said_by = ""
         self._until_s: OrderedDict[Hashable, float] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Confirmed {len(self._until_s)} objects>"
 
     def __contains__(self, thing: Hashable) -> bool:
+        self._forget_others()
         until_s = self._until_s.get(thing)
         return until_s is not None and self._clock.monotonic_s() < until_s
 
     def add(self, thing: Hashable) -> None:
         """Note that the peer holds it now."""
+        self._forget_others()
         self._until_s[thing] = self._clock.monotonic_s() + _FOR_S
         self._until_s.move_to_end(thing)
         if len(self._until_s) > _MAX:
@@ -39,3 +44,8 @@ class Confirmed:
     def clear(self) -> None:
         """Ask again about all: another may answer now."""
         self._until_s.clear()
+
+    def _forget_others(self) -> None:
+        if (node_id := self._node_id()) != self._said_by:
+            self._until_s.clear()
+            self._said_by = node_id

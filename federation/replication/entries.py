@@ -138,9 +138,10 @@ class EntrySender:
             return self._unsupported(entry.key.kind)
         if wanted.looks and await self._is_settled(wanted):
             return PRESENT
+        node_id = self._target.identity.node_id
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
-        return await self._push_in_order(wanted)
+        return await self._push_in_order(wanted, node_id)
 
     async def _is_settled(self, wanted: Wanted) -> bool:
         """Whether the peer has this entry, or another that is to stay."""
@@ -161,7 +162,7 @@ class EntrySender:
 
         return await self._shipper.sender.asker.answer(look)
 
-    async def _push_in_order(self, wanted: Wanted) -> Outcome:
+    async def _push_in_order(self, wanted: Wanted, node_id: str) -> Outcome:
         entry = wanted.entry
         name = self._names[entry.key]
         confirmed, this_one = self._shipper.confirmed, (entry.key, wanted.seq)
@@ -170,7 +171,7 @@ class EntrySender:
                 return SUPERSEDED
             if this_one in confirmed:
                 return PRESENT
-            outcome = await self._push(wanted)
+            outcome = await self._push(wanted, node_id)
             if outcome.is_there:
                 name.newest_seq = wanted.seq
                 confirmed.add(this_one)
@@ -216,11 +217,11 @@ class EntrySender:
 
     # The entry
 
-    async def _push(self, wanted: Wanted) -> Outcome:
-        """Push until it is taken, or is not to be any more."""
+    async def _push(self, wanted: Wanted, node_id: str) -> Outcome:
+        """Push until it is taken, or is not to be any more; node_id: who has all that it names."""
         delay_s, refused = 0.0, False
         while True:
-            result = await self._try_push(wanted, refused=refused)
+            result = await self._try_push(wanted, node_id, refused=refused)
             if isinstance(result, Outcome):
                 return result
             # Perhaps it is refused for something that it names, and the peer has lost.
@@ -233,15 +234,19 @@ class EntrySender:
                     await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
+            node_id = self._target.identity.node_id
             if (outcome := await self._closed(wanted, anew=anew)) is not None:
                 return outcome  # whoever answers by now may lack what was there
 
-    async def _try_push(self, wanted: Wanted, *, refused: bool) -> Outcome | RemoteFailed:
+    async def _try_push(
+        self, wanted: Wanted, node_id: str, *, refused: bool
+    ) -> Outcome | RemoteFailed:
         """Push once; refused: it was before, and is not given a third time."""
         entry = wanted.entry
         async with self._gate.turn(writes=True) as turn:
             try:
-                await self._target.push(entry._replace(stamp=self._stamp(entry)), wanted.via)
+                stamped = entry._replace(stamp=self._stamp(entry))
+                await self._target.push(stamped, wanted.via, node_id)
             except Unsupported:
                 return self._unsupported(entry.key.kind)
             except RemoteFailed as error:

@@ -86,12 +86,11 @@ class RemoteTarget:
         with _replicating(via):
             await self._store.send(digest, open_at, number=number, goes_on=goes_on)
 
-    async def push(self, entry: Entry, via: Via) -> None:
+    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
         """See Target."""
         instance = entry.key.instance if self._instance is None else self._instance
-        before = self._remote.node_id
         await self.meet()
-        if before and self._remote.node_id != before:
+        if node_id and self._remote.node_id != node_id:
             raise failure(self._remote.name, FailureKind.UNAVAILABLE, "another node answers now")
         with _replicating(via, entry.stamp):
             if entry.key.kind is EntryKind.ACTION_RESULT:

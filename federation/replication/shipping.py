@@ -28,7 +28,7 @@ class Shipper:
     """Sends to one peer from here."""
 
     def __init__(self, sender: Sender, target: Target, clock: Clock) -> None:
-        self.confirmed = Confirmed(clock)
+        self.confirmed = Confirmed(clock, lambda: target.identity.node_id)
         self.sender = sender
         self._target = target
         self._moving: dict[Digest, asyncio.Future[Outcome]] = {}

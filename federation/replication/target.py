@@ -82,11 +82,11 @@ class Target(Protocol):
         """
         ...
 
-    async def push(self, entry: Entry, via: Via) -> None:
+    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
         """Send an index entry with its stamp, under the instance name that it is to have there.
 
-        Fails without sending when another node answers than at the call before: what the entry
-        names may not be at that one.
+        Fails without sending when another node answers than the one of this id: what the entry
+        names may not be there. An empty id is anybody's.
         """
         ...
 

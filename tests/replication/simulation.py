@@ -156,11 +156,9 @@ class SimulatedTarget:
             data = b"".join([chunk async for chunk in chunks])
         await self.write_small([(digest, data)], via)
 
-    async def push(self, entry: Entry, via: Via) -> None:
-        before = self.identity.node_id
-
+    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
         def work() -> None:
-            if self._wire.there.storage.node_id != before:
+            if node_id and self._wire.there.storage.node_id != node_id:
                 raise failure(self._wire.there.name, FailureKind.UNAVAILABLE, "another node")
             self._wire.crossed[entry.key, entry.value] += 1
             self._wire.there.check_closed(entry)

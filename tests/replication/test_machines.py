@@ -198,13 +198,17 @@ def test_an_object_at_which_a_peer_fails_again_and_again_is_set_aside_in_the_end
 
 def test_a_confirmation_is_believed_for_a_while_and_their_number_is_bounded() -> None:
     clock = ManualClock()
-    confirmed = Confirmed(clock)
+    answers = "a"
+    confirmed = Confirmed(clock, lambda: answers)
     for thing in range(60_000):
         confirmed.add(thing)
     assert 0 not in confirmed
     assert 59_999 in confirmed
     clock.advance(61)
     assert 59_999 not in confirmed
+    confirmed.add("thing")
+    answers = "b"
+    assert "thing" not in confirmed, "another node said so"
 
 
 def test_a_rate_follows_what_happens_and_fades() -> None:
