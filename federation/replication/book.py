@@ -29,6 +29,7 @@ class Book:
         self._dirty: set[Key] = set()
         self._marked: set[Key] = set()
         self._saving = asyncio.Lock()
+        self.in_use: frozenset[str] = frozenset()  # names of the peers that are sent to
 
     def __repr__(self) -> str:
         return f"<Book {len(self._records)} records, {len(self._dirty)} to be saved>"
@@ -82,11 +83,15 @@ class Book:
                 raise
 
     async def look(self) -> None:
-        """See what others have changed: marks of storage, wishes of the operator.
+        """See what others have changed: marks of storage, wishes of the operator, dropped peers.
 
         Raises SourceUnavailable.
         """
-        for stored in await self._ledger.peers():
+        found = await self._ledger.peers()
+        left = {key for key in self._records if key[0] not in self.in_use}
+        for key in left - self._dirty - {(stored.name, stored.lane) for stored in found}:
+            del self._records[key]
+        for stored in found:
             key = (stored.name, stored.lane)
             mine = self._records.get(key)
             if mine is None:

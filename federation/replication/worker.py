@@ -138,6 +138,7 @@ class Worker:
         """Let what runs be what is configured."""
         async with self._changing:
             wanted = {peer.name: peer for peer in self._peers}
+            self._book.in_use = frozenset(wanted)
             for name, running in list(self._running.items()):
                 if wanted.get(name) != running.peer:
                     await running.stop()

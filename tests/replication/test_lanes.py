@@ -12,7 +12,7 @@ from federation.clock import SystemClock
 from federation.digest import Digest, digest_of
 from federation.ledger import Lane, PeerState
 from federation.store import Entry, Provenance, Source
-from tests.memory_ledger import MemoryStorage
+from tests.memory_ledger import MemoryLedger, MemoryStorage
 from tests.messages import directory
 from tests.process import serve
 from tests.process_client import Client
@@ -209,6 +209,21 @@ async def test_o07_a_reload_adds_and_removes_peers_and_keeps_what_was_reached(
             await here.caught_up("there")
             assert digest_of(b"two") in fake.blobs
             assert here.facts("there")["sent-objects"] == 1
+
+
+async def test_a_peer_that_was_dropped_is_new_when_it_comes_back(fake: FakeServer) -> None:
+    storage = MemoryStorage(clock=SystemClock())
+    async with remembering(peer(fake.address), storage=storage) as here:
+        await here.push(b"one")
+        await here.caught_up()
+        await here.replication.reload([])
+        await here.until(lambda: here.replication.describe()["left-peers"])
+        await MemoryLedger(storage).drop("there")
+        await here.until(lambda: not here.replication.describe()["left-peers"])
+        fake.blobs.clear()  # nobody has promised to keep it up to date meanwhile
+        await here.replication.reload([peer(fake.address)])
+        await here.until(lambda: digest_of(b"one") in fake.blobs)
+        await here.caught_up()
 
 
 async def test_another_process_takes_over_where_this_one_ends(fake: FakeServer) -> None:
