@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+from federation.clock import utc_text
 from federation.errors import ConfigError
 
 LIST_MAX_BYTES = 16 * 2**20
@@ -34,6 +35,14 @@ class Listed(NamedTuple):
     subject: str  # as RFC 4514 writes it
     since_s: float  # seconds since 1970 UTC, as `until_s`
     until_s: float
+
+    def out_of_date(self, now_s: float) -> str | None:
+        """Return why it does not count at that time; None: it does."""
+        if now_s > self.until_s:
+            return f"the certificate expired on {utc_text(self.until_s)}"
+        if now_s < self.since_s:
+            return f"the certificate is not valid before {utc_text(self.since_s)}"
+        return None
 
 
 class ClientList(NamedTuple):

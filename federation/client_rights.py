@@ -15,7 +15,6 @@ from cryptography import x509
 
 from federation.authorities import Authorities, NotVouchedFor
 from federation.client_list import ClientList, Listed, fingerprint_of
-from federation.clock import utc_text
 from federation.config_auth import ClientRule
 from federation.errors import NotAllowed
 from federation.rights import Instances, Role
@@ -77,7 +76,7 @@ class ClientRights:
         except (ValueError, x509.InvalidVersion) as error:
             raise ClientRefused(f"it cannot be read ({error})", fingerprint) from None
         until_s = dates.until_s
-        reason = _out_of_date(dates, now_s)
+        reason = dates.out_of_date(now_s)
         if listed is None and reason is None:
             try:
                 until_s = self._vouched_until(leaf, chain_pem, now_s)
@@ -110,14 +109,6 @@ class ClientRights:
 
 def _find(listed: ClientList | None, fingerprint: str) -> Listed | None:
     return None if listed is None else listed.by_fingerprint.get(fingerprint)
-
-
-def _out_of_date(dates: Listed, now_s: float) -> str | None:
-    if now_s > dates.until_s:
-        return f"the certificate expired on {utc_text(dates.until_s)}"
-    if now_s < dates.since_s:
-        return f"the certificate is not valid before {utc_text(dates.since_s)}"
-    return None
 
 
 def _matches(rule: ClientRule, subject: str, names: Sequence[str], fingerprint: str) -> bool:

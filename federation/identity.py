@@ -177,7 +177,7 @@ class Callers:
         table = self._tokens.value if self._tokens is not None else None
         jwks = self._keys.value if self._keys is not None else None
         found = (pair, proxied, table, jwks)
-        if any(new is not old for new, old in zip(found, self._decided_by, strict=True)):
+        if found != self._decided_by:  # what is the same object is not compared further
             self._decided_by = found
             self._known.clear()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import structlog
 
-from federation.client_list import Listed
 from federation.clock import Clock, utc_text
 from federation.config import Tls
 from federation.live_file import LiveFile
@@ -67,17 +66,6 @@ class LiveTls:
             return f"the server's certificate expired on {ends}"
         return f"the server's certificate expires on {ends}, in {left_s / _DAY_S:.1f} days"
 
-    def refusal(self, fingerprint: str) -> str | None:
-        """Return why a client with this certificate is kept out; None: it is let in.
-
-        Says nothing about what authorities have signed.
-        """
-        lists = [x for x in (self.pair.clients, self.pair.peers) if x is not None]
-        for each in lists:
-            if (listed := each.by_fingerprint.get(fingerprint)) is not None:
-                return self._out_of_date(listed)
-        return "the certificate is not in the list" if lists else None
-
     def refresh(self, *, asked: bool) -> None:
         """See LiveFile."""
         self._files.refresh(asked=asked)
@@ -90,7 +78,7 @@ class LiveTls:
         lines = 0
         for each in self.pair.lists:
             for fingerprint, listed in each.by_fingerprint.items():
-                reason = self._out_of_date(listed)
+                reason = listed.out_of_date(self._clock.wall_s())
                 key = (fingerprint, listed.until_s < self._clock.wall_s())
                 if reason is None or key in self._told:
                     continue
@@ -126,14 +114,6 @@ class LiveTls:
                 file=str(self._path),
                 listener=self._where,
             )
-
-    def _out_of_date(self, listed: Listed) -> str | None:
-        now_s = self._clock.wall_s()
-        if now_s > listed.until_s:
-            return f"the certificate expired on {utc_text(listed.until_s)}"
-        if now_s < listed.since_s:
-            return f"the certificate is not valid before {utc_text(listed.since_s)}"
-        return None
 
 
 def _facts(pair: KeyPair) -> dict[str, int | None]:

@@ -156,8 +156,7 @@ def test_who_is_listed_is_let_in_and_nobody_else(site: Site) -> None:
         assert site.ask(node, site.bob) is DENIED
         assert site.ask(node, minted) is DENIED
         assert site.ask(node, None) is UNAUTHENTICATED
-        assert "client_refused" in node.log
-        assert "CN=bob" in node.log
+        wait_until(lambda: "client_refused" in node.log and "CN=bob" in node.log, "its lines")
 
 
 def test_the_same_header_from_elsewhere_counts_for_nothing(site: Site) -> None:
