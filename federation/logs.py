@@ -160,9 +160,25 @@ class _Forward(logging.Handler):
         )
 
 
-def _write_stderr(data: bytes) -> None:
+class _Target:
+    """Where lines go: standard error, or what it was before something else took its place."""
+
+    number = 2
+
+
+def write_to(number: int) -> None:
+    """Write lines to this descriptor from now on."""
+    _Target.number = number
+
+
+def write_all(number: int, data: bytes) -> None:
+    """Write everything; raises OSError."""
     while data:
-        data = data[os.write(2, data) :]
+        data = data[os.write(number, data) :]
+
+
+def _write_stderr(data: bytes) -> None:
+    write_all(_Target.number, data)
 
 
 def _lost_line(count: int) -> str:

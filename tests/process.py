@@ -133,7 +133,8 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.env},
+                # What gRPC was told in this process is not meant for that one.
+                env={**os.environ, "GRPC_VERBOSITY": "", **self.env},
                 start_new_session=True,
                 pass_fds=self.pass_fds,
             )

@@ -17,6 +17,7 @@ from federation.assembly import open_node
 from federation.cli import process, systemd
 from federation.cli.advice import advice
 from federation.cli.command import FOUND_PROBLEMS
+from federation.cli.native_log import captured
 from federation.cli.reloading import Reloader
 from federation.clock import SystemClock
 from federation.config import Config
@@ -60,7 +61,8 @@ def run_node(
         _log.warning(item.event, text=item.text)
     serving = _serve(config, files, ready, file, passed, flush, share, control, again)
     try:
-        asyncio.run(serving)
+        with captured(SystemClock()):
+            asyncio.run(serving)
     finally:
         flush(FLUSH_S)
 
