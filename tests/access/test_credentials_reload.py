@@ -75,6 +75,7 @@ def test_a09_a_token_that_is_withdrawn_is_refused_on_the_open_connection(
             node.signal(signal.SIGHUP)
         becomes(first, UNAUTHENTICATED)
         second.write(b"known all the time")
+        wait_until(lambda: events(node, "tokens_taken"), "the new file")
         assert events(node, "tokens_taken")[-1]["count"] == 1
         done = federation("token", "new", "--role", "pull", "--file", str(tokens))
         with site.connect(node, token=done.stdout.strip()) as third:
@@ -192,5 +193,7 @@ def test_a09_an_authority_that_is_taken_away_takes_its_clients_with_it(tmp_path:
         becomes(hers, DENIED)
         assert "no authority in client-ca vouches for it" in refusal(hers.capabilities)[1]
         his.write(b"vouched for all the time")
-        (line,) = [x for x in events(node, "client_refused") if x["subject"] == "CN=alice"][:1]
+        wait_until(lambda: events(node, "client_refused"), "a line about her")
+        line = events(node, "client_refused")[0]
+        assert line["subject"] == "CN=alice"
         assert len(line["fingerprint"].split(":")) == 32
