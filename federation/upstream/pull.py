@@ -189,8 +189,9 @@ class Pull:
             return
 
     def _piece_came(self) -> None:
-        # The last one is shown when it has been verified: mostly at once, and as one message.
-        if self.received_bytes < self.digest.size_bytes:
+        # The last one is shown when it has been verified: mostly at once, and as one message. Who
+        # has had nothing yet does not wait for that.
+        if self.received_bytes < self.digest.size_bytes or self._steps.shown_bytes == 0:
             self._steps.more_came()
         else:
             self._steps.show_soon()
