@@ -214,6 +214,13 @@ class Mesh:
         return merged(base, self._peer)
 
 
+def only_peer(node: Node) -> dict[str, Any]:
+    """What a node says of the one peer that it has; empty before it knows of it."""
+    code, text = node.http_get("/")
+    assert code == 200, text
+    return next(iter(json.loads(text)["peers"]), {})
+
+
 def is_idle(facts: Mapping[str, Any]) -> bool:
     """Whether a peer is followed and has everything, from what `status` says of it."""
     return facts.get("state") == "following" and facts["lag-objects"] == 0

@@ -26,7 +26,7 @@ def without_peers(node: Node) -> None:
 def backfilled(folder: Path, objects: int, within_s: float) -> None:
     """A peer is added to a node that holds a lot; a kill of each in the middle changes nothing."""
     with Mesh(folder, ONE_WAY) as mesh:
-        a, b = mesh.nodes["a"], mesh.nodes["b"]
+        a = mesh.nodes["a"]
         settings = a.settings
         without_peers(a)
         mesh.start()

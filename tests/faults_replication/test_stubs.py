@@ -14,7 +14,7 @@ import grpc
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.digest import Digest, digest_of
 from tests.faults.clean import catalogue
-from tests.faults_replication.mesh import is_idle
+from tests.faults_replication.mesh import is_idle, only_peer
 from tests.faults_replication.stub import Stub
 from tests.faults_replication.work import action_of, name_all, noise, push
 from tests.polling import wait_until
@@ -31,23 +31,17 @@ def sending(folder: Path, stub: Stub, **settings: Any) -> Iterator[Node]:
     there = {"name": "there", "url": f"grpc://{stub.fake.address}", "connection-config": QUICK}
     there = merged(there, settings.pop("peer", {}))
     with serve(folder / "here", {"peers": [there], **settings}, name="here") as node:
-        wait_until(lambda: is_idle(facts(node)), "they have met")
+        wait_until(lambda: is_idle(only_peer(node)), "they have met")
         yield node
-
-
-def facts(node: Node) -> dict[str, Any]:
-    """What the node says of the stub."""
-    _, text = node.http_get("/")
-    return next(iter(json.loads(text)["peers"]), {})
 
 
 def caught_up(node: Node, timeout_s: float = 20) -> dict[str, Any]:
     """Wait until the stub has all, as the node sees it."""
     try:
-        wait_until(lambda: is_idle(facts(node)), "it has everything", timeout_s=timeout_s)
+        wait_until(lambda: is_idle(only_peer(node)), "it has everything", timeout_s=timeout_s)
     except AssertionError as error:
-        raise AssertionError(f"{error}: {facts(node)}\n{node.log_tail}") from None
-    return facts(node)
+        raise AssertionError(f"{error}: {only_peer(node)}\n{node.log_tail}") from None
+    return only_peer(node)
 
 
 def parked(node: Node) -> dict[str, str]:
@@ -84,8 +78,8 @@ def test_r07_a_peer_that_says_ok_and_forgets(stub: Stub, tmp_path: Path) -> None
     with sending(tmp_path, stub) as node, Client(node.address) as client:
         fake.does["BatchUpdateBlobs"] = forgets
         digests = push(client, "r07", 5)
-        wait_until(lambda: facts(node)["forgets"], "it is flagged")
-        assert facts(node)["lag-objects"] == len(digests)  # so they stay where they are
+        wait_until(lambda: only_peer(node)["forgets"], "it is flagged")
+        assert only_peer(node)["lag-objects"] == len(digests)  # so they stay where they are
         fake.does.clear()
         caught_up(node)
         assert set(digests) <= fake.blobs.keys()
@@ -100,7 +94,7 @@ def test_r07_what_a_peer_lost_in_silence_is_found_and_sent_again(
         for digest in digests[:3]:
             del stub.fake.blobs[digest]
         wait_until(lambda: set(digests) <= stub.fake.blobs.keys(), "they are back")
-        wait_until(lambda: facts(node)["forgets"], "it is flagged")
+        wait_until(lambda: only_peer(node)["forgets"], "it is flagged")
 
 
 def test_r08_what_is_damaged_here_is_parked_and_r24_what_is_gone_is_skipped(
@@ -123,7 +117,7 @@ def test_r08_what_is_damaged_here_is_parked_and_r24_what_is_gone_is_skipped(
         assert stub.fake.blobs.keys() == {digest_of(whole)}
         assert parked(node) == {str(digest_of(damaged)): "damaged here"}
         assert shown["skipped"] == {"gone from here": 1}
-        wait_until(lambda: facts(node)["parked"] == 1, "the count is shown")
+        wait_until(lambda: only_peer(node)["parked"] == 1, "the count is shown")
         metric = node.metrics().value("federation_peer_parked_objects", peer="there")
         assert metric == 1  # what the alert rule looks at
 
@@ -149,7 +143,7 @@ def test_r09_what_a_peer_refuses_is_parked_until_it_is_tried_again(
         fake.does.clear()
         assert federation("parked", "retry", "--config", str(node.config_path)).returncode == 0
         wait_until(lambda: action_of("r09", 1).hash_hex in fake.results, "it is tried again")
-        wait_until(lambda: facts(node)["parked"] == 0, "nothing is parked")
+        wait_until(lambda: only_peer(node)["parked"] == 0, "nothing is parked")
 
 
 def test_r10_a_peer_without_room_is_left_alone_ever_longer(stub: Stub, tmp_path: Path) -> None:
@@ -158,10 +152,10 @@ def test_r10_a_peer_without_room_is_left_alone_ever_longer(stub: Stub, tmp_path:
         fake.does["BatchUpdateBlobs"] = fails(grpc.StatusCode.RESOURCE_EXHAUSTED)
         digests = push(client, "r10", 100)
         wait_until(lambda: len(fake.calls("BatchUpdateBlobs")) >= 6, "some tries")
-        assert facts(node)["state"] == "full"
-        assert facts(node)["next-try-in-s"] > 0.3
+        assert only_peer(node)["state"] == "full"
+        assert only_peer(node)["next-try-in-s"] > 0.3
         assert len(fake.calls("BatchUpdateBlobs")) < 20
-        assert facts(node)["parked"] == 0
+        assert only_peer(node)["parked"] == 0
         fake.does.clear()
         caught_up(node)
         assert set(digests) <= fake.blobs.keys()
@@ -205,7 +199,7 @@ def test_r13_an_entry_arrives_after_its_whole_closure(stub: Stub, tmp_path: Path
         caught_up(node)
         assert lost in fake.blobs
         assert action_of("again", 0).hash_hex in fake.results
-        assert facts(node)["parked"] == 0
+        assert only_peer(node)["parked"] == 0
     assert dangling == []
 
 
@@ -276,9 +270,9 @@ def test_r26_a_peer_that_denies_all_keeps_the_backlog(stub: Stub, tmp_path: Path
         )
         digests = push(client, "r26", 50)
         assert outcome(lambda: name_all(client, "r26", digests)) is grpc.StatusCode.OK
-        wait_until(lambda: facts(node)["state"] == "refused", "it says so")
-        assert facts(node)["lag-objects"] == 60
-        assert facts(node)["parked"] == 0
+        wait_until(lambda: only_peer(node)["state"] == "refused", "it says so")
+        assert only_peer(node)["lag-objects"] == 60
+        assert only_peer(node)["parked"] == 0
         fake.does.clear()
         caught_up(node)
         assert set(digests) <= fake.blobs.keys()
