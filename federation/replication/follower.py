@@ -23,7 +23,11 @@ _log = structlog.get_logger(__name__)
 
 SLICE_ROWS = 1000
 UNRESOLVED_MAX = 10_000  # rows; what is large or troublesome lets so many pass
-_LINGER_S = 0.04  # single pushes are gathered for so long
+# Single pushes are gathered: a slice costs as much as several of them. While many come one by one,
+# for longer, but not while somebody may wait for each to be acknowledged before the next.
+_LINGER_S = 0.04
+_LINGER_MORE_S = 0.11
+_MANY_ROWS, _ENOUGH_ROWS = 4, 200  # within the first of these
 _WAIT_S = 60.0
 _BLOBS_FIRST_S = 5.0
 
@@ -80,11 +84,17 @@ class Follower:
             part = self.progress.claim(head, SLICE_ROWS, newest=newest)
             if part is None:
                 if await ledger.wait_beyond(head, _WAIT_S):
-                    await self._link.clock.sleep(_LINGER_S)
+                    await self._gather(head)
                 continue
             start(self._bring(await self._read(*part), *part))
             while self.progress.unresolved > UNRESOLVED_MAX:
                 await self._moved.wait()
+
+    async def _gather(self, head: int) -> None:
+        clock, ledger = self._link.clock, self._link.ledger
+        await clock.sleep(_LINGER_S)
+        if _MANY_ROWS <= ledger.head() - head < _ENOUGH_ROWS:
+            await clock.sleep(_LINGER_MORE_S)
 
     async def _read(self, first: int, last: int) -> list[LogRow]:
         found = await self._link.ledger.read(first - 1, last - first + 1)
