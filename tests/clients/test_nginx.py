@@ -18,7 +18,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.digest import digest_of
 from tests.certificates import Files, self_signed
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
-from tests.clients.tools import tool
+from tests.clients.tools import free_ports, tool
 from tests.polling import wait_until
 from tests.process import Node, serve
 from tests.process_client import Client, outcome
@@ -51,14 +51,6 @@ class Site(NamedTuple):
         if me is not None:
             auth |= {"client-cert": str(me.certificate), "client-key": str(me.key)}
         return {"url": f"https://{address}", "push": push, "auth": auth}
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @contextmanager

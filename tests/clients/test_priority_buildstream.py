@@ -107,19 +107,19 @@ def test_what_the_first_misses_comes_from_the_second(site: Site) -> None:
 
 
 def test_a_first_that_is_down_is_left_out(site: Site) -> None:
-    dead = {**server(free_address()), **IMPATIENT}
-    site.builder(dead)
-    bob = site.user("bob", {**dead, "push": False})
-    pulled = bob.bst("artifact", "pull", *ALL)
-    assert "Failed to initialize remote" in pulled
-    assert queue(pulled, "Pull") == (ELEMENTS, 0, 0)
+    with free_address() as nobody:
+        dead = {**server(nobody), **IMPATIENT}
+        site.builder(dead)
+        bob = site.user("bob", {**dead, "push": False})
+        pulled = bob.bst("artifact", "pull", *ALL)
+        assert f"Failed to initialize remote http://{nobody}" in pulled
+        assert queue(pulled, "Pull") == (ELEMENTS, 0, 0)
 
 
 def test_the_users_file_may_replace_the_servers_of_one_project(site: Site) -> None:
     site.builder(server(site.users.address))
-    nobody = server(free_address(), push=False)
     replaced = {"shop": {"artifacts": alone(server(site.projects.address, push=False))}}
     first, second = Counted(site.users), Counted(site.projects)
-    pulls_all(site.user("bob", nobody, projects=replaced))
+    pulls_all(site.user("bob", server(site.users.address, push=False), projects=replaced))
     assert first.calls("FetchBlob", None) == 0
     assert second.calls("FetchBlob") == ELEMENTS
