@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from federation.errors import NotAllowed
+from federation.errors import NotAllowed, NotAuthenticated
 from federation.identity import Callers
 from federation.live_tls import LiveTls
 from federation.services.health import Server
@@ -107,7 +107,7 @@ class GuardedServer:
         """End the call, unless its client is let in now."""
         try:
             self._callers.admit(context)
-        except NotAllowed as error:
+        except (NotAllowed, NotAuthenticated) as error:
             outcome = outcome_of(error)
             assert outcome is not None
             self._metrics.requests.labels(method=method, code=outcome.code.name).inc()

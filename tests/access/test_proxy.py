@@ -159,6 +159,20 @@ def test_who_is_listed_is_let_in_and_nobody_else(site: Site) -> None:
         wait_until(lambda: "client_refused" in node.log and "CN=bob" in node.log, "its lines")
 
 
+def test_a16_health_is_answered_behind_a_proxy_unless_what_it_sends_is_no_good(site: Site) -> None:
+    shown = (HEADER, quote(site.alice.certificate.read_text()))
+    stranger = (HEADER, quote(site.bob.certificate.read_text()))
+    with site.node("127.0.0.1") as node, Client(node.address) as client:
+        check = client.channel.unary_unary("/grpc.health.v1.Health/Check")
+        for headers, wanted in (
+            ([], OK),
+            ([shown], OK),
+            ([stranger], DENIED),
+            ([shown, shown], UNAUTHENTICATED),
+        ):
+            assert outcome(lambda: check(b"", metadata=headers, timeout=10)) is wanted  # noqa: B023
+
+
 def test_the_same_header_from_elsewhere_counts_for_nothing(site: Site) -> None:
     with site.node("10.11.12.13") as node:
         assert site.ask(node, site.alice) is UNAUTHENTICATED
