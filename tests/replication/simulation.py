@@ -466,6 +466,7 @@ def main() -> int:
                     failed += 1
                     shown = "\n  ".join(history.problems[:3])
                     sys.stdout.write(f"seed {seed} {topology} {level}:\n  {shown}\n")
+                    sys.stdout.flush()
     sys.stdout.write(f"{failed} histories failed\n")
     return bool(failed)
 
