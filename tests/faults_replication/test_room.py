@@ -29,7 +29,7 @@ def wait_until_full(mesh: Mesh) -> None:
     wait_until(lambda: mesh.peer("a", "b")["next-try-in-s"] > 1, "it is left alone", timeout_s=30)
     before = mesh.carried_bytes()
     pass_time(0.5)
-    assert mesh.carried_bytes() - before < 2 * MIB  # one try at most
+    assert mesh.carried_bytes() - before < 5 * MIB  # one try, of no more than three blobs
 
 
 def test_r10_a_peer_whose_quota_is_full_gets_the_rest_when_it_is_larger(tmp_path: Path) -> None:
