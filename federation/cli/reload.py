@@ -19,7 +19,7 @@ from federation.clock import SystemClock
 from federation.errors import CannotStart
 from federation.storage.offline import processes
 
-_WAIT_S = 10.0
+_WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
 _SHOWN = ("changed", "needs-restart", "error")
 
