@@ -218,7 +218,8 @@ def only_peer(node: Node) -> dict[str, Any]:
     """What a node says of the one peer that it has; empty before it knows of it."""
     code, text = node.http_get("/")
     assert code == 200, text
-    return next(iter(json.loads(text)["peers"]), {})
+    shown: list[dict[str, Any]] = json.loads(text)["peers"]
+    return next(iter(shown), {})
 
 
 def is_idle(facts: Mapping[str, Any]) -> bool:
@@ -277,9 +278,9 @@ def _differences(one: Held, other: Held) -> Iterable[str]:
     for key, size in one.blobs ^ other.blobs:
         where = "the first" if (key, size) in one.blobs else "the second"
         yield f"blob {key[1:].hex()}/{size} is only in {where}"
-    for key in one.entries.keys() | other.entries.keys():
-        left, right = one.entries.get(key), other.entries.get(key)
+    for entry in one.entries.keys() | other.entries.keys():
+        left, right = one.entries.get(entry), other.entries.get(entry)
         if left != right:
-            kind, instance, name = key
+            kind, instance, name = entry
             what = "differs" if left and right else f"is only in {'one' if left else 'the other'}"
             yield f"entry {kind} {instance!r} {name.hex()} {what}"

@@ -113,7 +113,7 @@ def seen_by(mesh: Mesh, name: str) -> int:
     """How far a node knows the log of its one peer to go."""
     with catalogue(mesh.nodes[name].data_dir) as connection:
         ((seen,),) = connection.execute("SELECT log_seen FROM peer").fetchall()
-    return int(seen.rpartition(".")[2] or 0)
+    return int(str(seen).rpartition(".")[2] or 0)
 
 
 def test_r22_lost_cursors_on_both_sides_leave_no_gap(pair: Mesh) -> None:
@@ -179,7 +179,7 @@ def rows_of(node: Node) -> int:
     """How long a node's change log is now."""
     with catalogue(node.data_dir) as connection:
         ((count,),) = connection.execute("SELECT count(*) FROM log").fetchall()
-    return int(count)
+    return int(str(count))
 
 
 def test_r11_dropping_a_peer_that_lacks_something_has_to_be_said(tmp_path: Path) -> None:

@@ -162,7 +162,8 @@ def test_r10_a_peer_without_room_is_left_alone_ever_longer(stub: Stub, tmp_path:
 
 
 def test_r13_an_entry_arrives_after_its_whole_closure(stub: Stub, tmp_path: Path) -> None:
-    fake, dangling = stub.fake, []
+    fake = stub.fake
+    dangling: list[str] = []
 
     async def checks(request: bytes, context: Context) -> bytes:
         result = reapi.UpdateActionResultRequest.FromString(request).action_result
