@@ -112,8 +112,8 @@ class Metrics:
         )
         self.held_back = Counter(
             "federation_callers_held_back_total",
-            "Times that a caller had to wait for its share, by what there was too much of (uploads, "
-            "bandwidth)",
+            "Times that a caller had to wait for its share, by what there was too much of "
+            "(uploads, bandwidth)",
             ["by"],
             registry=reg,
         )
