@@ -24,12 +24,12 @@ from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.compute import Compute
-from federation.services.finder import LocalFinder
 from federation.services.memory_budget import MemoryBudget
 from federation.services.rpc import Runtime, SameForAll, handlers
 from federation.status import Metrics
 from federation.store import Index, LocalStore
 from tests.fakes import MemoryIndex
+from tests.local_finder import LocalFinder
 
 NODE_ID = "node-of-the-test"
 

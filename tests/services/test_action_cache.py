@@ -12,11 +12,11 @@ from federation.digest import DigestFunction, digest_of
 from federation.errors import StorageFull
 from federation.services.action_cache import ActionCacheService
 from federation.services.closure import ClosureChecker
-from federation.services.finder import LocalFinder
 from federation.status import Metrics
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.fields import length_field
 from tests.fakes import MemoryIndex, MemoryStore
+from tests.local_finder import LocalFinder
 from tests.messages import directory, message_of, tree
 from tests.services.calls import refused
 

@@ -8,10 +8,10 @@ from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
-from federation.services.finder import LocalFinder
 from federation.services.references import ReferenceService
 from federation.status import Metrics
 from tests.fakes import MemoryIndex
+from tests.local_finder import LocalFinder
 from tests.services.assets.served import Assets
 
 
