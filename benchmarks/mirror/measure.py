@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import payloads, procfs
 from benchmarks.link import Link
-from benchmarks.mirror.site import Site
+from benchmarks.mirror.site import Distance, Site
 from benchmarks.mirror.work import Reads, Timing, Work
 from benchmarks.payloads import MIB
 from benchmarks.process import Server
@@ -31,6 +31,7 @@ class MirrorSpec:
     warm_up_bytes: int = MIB  # of the blobs that are read beforehand
     rounds_max: int = 100
     one_message: bool = False  # the first byte is the last
+    distance: Distance | None = None  # of the upstream; None: all on loopback
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Way:
 
 def run(spec: MirrorSpec, home: Path, proxies: Sequence[str], repeat: int) -> list[Way]:
     """Measure one row below a folder of its own."""
-    site = Site(home, proxies)
+    site = Site(home, proxies, spec.distance)
     ways = {(site.upstream.name, "direct"): Way(spec, site.upstream.name, "direct")}
     ways[DISK, "synced"] = Way(spec, DISK, "synced")
     for name in proxies:
@@ -120,7 +121,7 @@ def _warm_up(spec: MirrorSpec, site: Site, link: Link) -> None:
     for work in (Reads(spec.warm_up_bytes, blobs=4), spec.make()):
         work.renew(f"{spec.name}/warm-up", link)
         for front in site.fronts:
-            work.check(front.address)
+            work.check(site.address_of(front))
         if spec.rounds_max < MirrorSpec.rounds_max:
             return  # the row's own work is too much to be done twice
 
@@ -129,7 +130,7 @@ def _round(site: Site, front: Server, work: Work) -> Round:
     servers = [site.upstream] if front is site.upstream else [site.upstream, front]
     reads, cpu_s = site.upstream.reads(), [server.cpu_s() for server in servers]
     client_cpu_s = time.process_time()
-    timings = work.run(front.address)
+    timings = work.run(site.address_of(front))
     client_cpu_s = time.process_time() - client_cpu_s
     time.sleep(_SETTLE_S)
     used_s = [server.cpu_s() - before for server, before in zip(servers, cpu_s, strict=True)]

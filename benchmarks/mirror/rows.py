@@ -5,10 +5,13 @@ from __future__ import annotations
 from functools import partial
 
 from benchmarks.mirror.measure import MirrorSpec
+from benchmarks.mirror.site import Distance
 from benchmarks.mirror.work import BatchReads, Reads, Together
 from benchmarks.payloads import KIB, MIB
 
 _HEAVY_WARM_UP_BYTES = 32 * MIB
+_FAR = Distance(round_trip_ms=20, bytes_s=125e6)  # another city, over 1 Gbit/s
+_FAR_AWAY = "upstream 20 ms and 1 Gbit/s away"
 
 
 def all_rows(*, quick: bool) -> dict[str, MirrorSpec]:
@@ -38,6 +41,30 @@ def all_rows(*, quick: bool) -> dict[str, MirrorSpec]:
             partial(Together, shared, readers),
             warm_up_bytes=warm_up,
             rounds_max=1,
+        ),
+        MirrorSpec(
+            "mirror-far-1KiB", f"Read 1 KiB, {_FAR_AWAY}", partial(Reads, KIB, small), distance=_FAR
+        ),
+        MirrorSpec(
+            "mirror-far-1MiB",
+            f"Read 1 MiB, {_FAR_AWAY}",
+            partial(Reads, MIB, small // 5),
+            distance=_FAR,
+        ),
+        MirrorSpec(
+            "mirror-far-1GiB",
+            f"Read {large // MIB:,} MiB, {_FAR_AWAY}",
+            partial(Reads, large, 1),
+            warm_up_bytes=warm_up,
+            rounds_max=1,
+            distance=_FAR,
+        ),
+        MirrorSpec(
+            "mirror-far-batch-100",
+            f"BatchRead 100 x 1 KiB, {_FAR_AWAY}",
+            partial(BatchReads, 100, batches),
+            one_message=True,
+            distance=_FAR,
         ),
     ]
     return {spec.name: spec for spec in rows}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.mirror.relay import Relay
 from benchmarks.process import Server
 from benchmarks.servers import Casd, Node
 
@@ -63,12 +65,21 @@ PROXIES: dict[str, type[MirrorNode | CasdProxy]] = {
 }
 
 
+class Distance(NamedTuple):
+    """What lies between the upstream and everybody else."""
+
+    round_trip_ms: float
+    bytes_s: float
+
+
 class Site:
     """An upstream and proxies of it, running."""
 
-    def __init__(self, home: Path, proxies: Sequence[str]) -> None:
-        """proxies: keys of PROXIES."""
+    def __init__(self, home: Path, proxies: Sequence[str], distance: Distance | None) -> None:
+        """proxies: keys of PROXIES; distance None: all on loopback."""
         self.upstream = Upstream(home)
+        self._distance = distance
+        self._relay: Relay | None = None
         self._proxies = [PROXIES[name](home) for name in proxies]
 
     @property
@@ -79,11 +90,22 @@ class Site:
     def start(self) -> None:
         """Start all of them; raises ServerFailedError."""
         self.upstream.start()
+        if self._distance is not None:
+            delay_ms = self._distance.round_trip_ms / 2
+            self._relay = Relay(self.upstream.address, delay_ms, self._distance.bytes_s)
         for proxy in self._proxies:
-            proxy.upstream = self.upstream.address
+            proxy.upstream = self.address_of(self.upstream)
             proxy.start()
+
+    def address_of(self, front: Server) -> str:
+        """Return where one that reads finds it."""
+        if front is self.upstream and self._relay is not None:
+            return self._relay.address
+        return front.address
 
     def stop(self) -> None:
         """Stop those that run."""
         for server in reversed(self.fronts):
             server.stop()
+        if self._relay is not None:
+            self._relay.stop()
