@@ -14,6 +14,7 @@ from federation.workers.backoff import Backoff
 from federation.workers.worker import Worker
 
 _log = structlog.get_logger(__name__)
+_TOLD_TO_END = 128 + signal.SIGTERM
 _HUNG_S = 20.0  # how much longer than it said itself a worker's end may take
 
 MakeOrders = Callable[[int, bool], bytes]  # (worker's number, whether it replaces one that died)
@@ -83,6 +84,8 @@ class Crew:
             orders = self._make_orders(worker.number, again)
             status = await worker.run(orders, self._descriptors)
             if self._stopped.is_set():
+                if status == _TOLD_TO_END and not worker.serving.is_set():
+                    status = 0  # it had not come to where it listens for signals
                 break
             if not worker.serving.is_set() and not again:
                 self._give_up(worker, status)

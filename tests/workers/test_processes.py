@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import grpc
 import pytest
@@ -159,6 +160,15 @@ def test_a_port_that_another_node_has_is_refused_also_if_both_would_share(tmp_pa
         assert other.wait_exit() == 3
         assert "Address already in use" in other.log
     assert not (tmp_path / "other").exists()
+
+
+def test_a_signal_during_the_start_ends_all_with_0(tmp_path):
+    with CrewNode(tmp_path / "data") as node:
+        node.launch()
+        children = f"/proc/{node.pid}/task/{node.pid}/children"
+        wait_until(lambda: len(Path(children).read_text().split()) == 2, "two workers to begin")
+        node.signal(signal.SIGTERM)
+        assert node.wait_exit() == 0
 
 
 def test_a_data_directory_that_is_refused_ends_all_with_its_status(tmp_path):
