@@ -22,13 +22,15 @@ from federation.upstream.names import UpstreamNames
 from federation.upstream.source import Upstream
 from federation.upstream.store import Federation, PullThrough
 
+_KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
 _NEVER = 2**62  # closures at an upstream are walked each time: it may lose them any moment
 
 
 class _Held(NamedTuple):
     """What is here under the keys asked for, as far as it is acceptable."""
 
-    pushed: list[Entry]
+    whole: Entry | None  # the first that was pushed here and can be served
+    pushed: set[EntryKey]
     fresh: list[Entry]
     stale: list[Entry]
 
@@ -85,17 +87,15 @@ class FederatedFinder:
         for _ in range(2):
             closed = self._names.closed
             held = await self._held(asked)
-            for entry in held.pushed:
-                if self._blobs_elsewhere or await self._closures.complete(entry):
-                    return entry
+            if held.whole is not None:
+                return held.whole
             for entry in held.fresh:
                 if await self._complete_together(entry):
                     return entry
             if closed == self._names.closed:
                 break  # else what this look missed may have been answered and kept meanwhile
         if self._shared.may_ask():
-            taken = {entry.key for entry in held.pushed}
-            pulled = await self._ask_upstreams(asked, taken)
+            pulled = await self._ask_upstreams(asked, held.pushed)
             if pulled is not None:
                 return pulled
         for entry in held.stale:
@@ -104,18 +104,24 @@ class FederatedFinder:
         return None
 
     async def _held(self, asked: Asked) -> _Held:
-        held = _Held([], [], [])
+        """Look here, a few keys at a time, until something that was pushed can be served."""
+        pushed: set[EntryKey] = set()
+        fresh: list[Entry] = []
+        stale: list[Entry] = []
         fresh_since_s = self._clock.wall_s() - self.index_ttl_s
-        for entry in await self._index.get(asked.keys):
-            if entry is None or not await asked.acceptable(entry):
-                continue
-            if entry.source is not Source.UPSTREAM:
-                held.pushed.append(entry)
-            elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():
-                held.fresh.append(entry)
-            else:
-                held.stale.append(entry)
-        return held
+        for at in range(0, len(asked.keys), _KEYS):
+            for entry in await self._index.get(asked.keys[at : at + _KEYS]):
+                if entry is None or not await asked.acceptable(entry):
+                    continue
+                if entry.source is not Source.UPSTREAM:
+                    if self._blobs_elsewhere or await self._closures.complete(entry):
+                        return _Held(entry, pushed, fresh, stale)
+                    pushed.add(entry.key)
+                elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():
+                    fresh.append(entry)
+                else:
+                    stale.append(entry)
+        return _Held(None, pushed, fresh, stale)
 
     async def _complete_together(self, entry: Entry) -> bool:
         """Whether a pulled entry's closure is here, or here and at the upstream it came from."""
