@@ -81,6 +81,7 @@ def refused(shown, data=None, **kwargs):
         (EC, "ES256", json.dumps(jwk(EC)).encode()),
         (ED, "EdDSA", jwks(jwk(ED))),
     ],
+    ids=["RSA", "PSS", "EC", "Ed25519", "secret", "RSA JWKS", "EC JWK", "Ed25519 JWKS"],
 )
 def test_a_good_token_is_taken_with_each_kind_of_key(key, algorithm, data):
     found = read(data, algorithms=[algorithm])(token(key, algorithm))
