@@ -13,6 +13,10 @@ from collections.abc import Iterator, Sequence
 from federation.digest import Digest
 
 TARGET_S = 4.0
+# A peer that takes so long over each object is helped by many small batches at once. A machine that
+# is merely busy takes as long over a batch, however many there are in it: far less over each.
+SLOW_S = 1.0
+SLOW_OBJECT_S = 0.1
 ITEMS_MAX = 1000
 BATCHES_MAX = 16
 MEMORY_BYTES = 32 * 2**20  # of all batches under way
@@ -39,6 +43,12 @@ class Pace:
 
     def took(self, items: int, size_bytes: int, seconds: float, peer_bytes_max: int) -> None:
         """Note how long a batch took. peer_bytes_max: the most that the peer takes in one."""
+        if items > 1 and seconds > max(2 * SLOW_S, SLOW_OBJECT_S * items):
+            self.at_once = min(BATCHES_MAX, self.at_once + 1)
+            share = SLOW_S / seconds
+            self.items_max = max(1, int(min(self.items_max, items) * share))
+            self.bytes_max = max(_LEAST_BYTES, int(min(self.bytes_max, size_bytes) * share))
+            return
         if seconds > 3 * TARGET_S:
             self._slower(items, size_bytes, TARGET_S / seconds)
             return

@@ -20,7 +20,7 @@ ONE_WAY = [("a", "b")]
 SEED = 4
 
 
-@pytest.mark.parametrize("turn", range(3))
+@pytest.mark.parametrize("turn", range(2))
 def test_r05_a_sender_killed_before_it_noted_what_was_acknowledged(pair: Mesh, turn: int) -> None:
     rng = random.Random(turn)
     with pair.client("a") as client:
@@ -44,7 +44,7 @@ def test_r05_a_sender_killed_before_it_noted_what_was_acknowledged(pair: Mesh, t
 def test_a_sender_killed_at_any_moment_under_load(pair: Mesh, tmp_path: Path) -> None:
     rng = random.Random(SEED)
     with Oracle(tmp_path / "journal") as oracle:
-        for turn in range(4):
+        for turn in range(2):
             load = Load(pair.nodes["a"].address, oracle, f"{SEED}:{turn}", workers=2)
             load.start()
             time.sleep(rng.uniform(0.1, 0.6))
@@ -59,7 +59,7 @@ def test_a_sender_killed_at_any_moment_under_load(pair: Mesh, tmp_path: Path) ->
 
 
 def test_r06_what_a_killed_receiver_had_acknowledged_is_there(pair: Mesh) -> None:
-    for turn in range(3):
+    for turn in range(2):
         with pair.client("a") as client:
             push(client, f"r06 {turn}", 300)
         before = pair.sent("a", "b")
@@ -89,11 +89,6 @@ def test_a_receiver_killed_in_the_middle_of_a_blob(tmp_path: Path) -> None:
         settle(mesh)
         # It goes on where it was cut, but for what the receiver had not yet made durable.
         assert carried[0] < 2 * len(large) + 20 * BLOB_BYTES * 2
-
-
-def test_r16_rounds_of_cuts_kills_and_writes_on_both_sides(tmp_path: Path) -> None:
-    result = Rounds(tmp_path, SEED, 2).run(2, lambda _: None)
-    assert result.blobs > 0
 
 
 @pytest.mark.heavy

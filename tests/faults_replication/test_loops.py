@@ -61,7 +61,7 @@ def test_r01_what_a_gives_b_does_not_come_back(tmp_path: Path) -> None:
 def test_r02_each_object_crosses_each_link_once_at_most(tmp_path: Path, topology: str) -> None:
     with Mesh(tmp_path, TOPOLOGIES[topology]) as mesh:
         mesh.start()
-        run_through(mesh, 200)
+        run_through(mesh, 100)
         if topology == "five":
             _same_from_everywhere(mesh)
 
