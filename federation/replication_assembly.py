@@ -106,14 +106,17 @@ class Replication:
         return self._worker.describe()
 
     def _link(self, peer: Peer, book: Book) -> Link:
-        remote = Remote(
+        connect = partial(
+            Remote,
             remote_settings(peer),
             self._metrics,
             self._clock,
             self._jitter,
             node_id=self._ledger.node_id,
         )
-        target = RemoteTarget(remote, peer.instance_name)
+        remote = connect()
+        for_large = connect(shares_bandwidth_of=remote)
+        target = RemoteTarget(remote, for_large, peer.instance_name)
         return make_link(
             peer, book, target, self._store, self._ledger, self._walk, self._clock, self._jitter
         )

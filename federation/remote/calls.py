@@ -54,6 +54,7 @@ class Calls:
         rng: random.Random,
         connect: Callable[[], Awaitable[tuple[Connection, Metadata]]],
         on_failure: Callable[[RemoteFailed], None],
+        bandwidth: TokenBucket | None = None,
     ) -> None:
         self._settings = settings
         self._measures = measures
@@ -61,7 +62,7 @@ class Calls:
         self._random = rng
         self._connect = connect
         self._on_failure = on_failure
-        self._bucket = TokenBucket(settings.bandwidth_bytes_s, clock.monotonic_s())
+        self.bandwidth = bandwidth or TokenBucket(settings.bandwidth_bytes_s, clock.monotonic_s())
         self._unsupported: dict[Method, float] = {}
         self.slots = Slots(
             settings.name, settings.concurrency, settings.queue_max, settings.request_timeout_s
@@ -240,7 +241,7 @@ class Calls:
         )
 
     async def _brake(self, size_bytes: int) -> None:
-        wait_s = self._bucket.take(size_bytes, self._clock.monotonic_s())
+        wait_s = self.bandwidth.take(size_bytes, self._clock.monotonic_s())
         if wait_s > 0:
             await self._clock.sleep(wait_s)
 

@@ -37,9 +37,11 @@ class Remote:
         rng: random.Random,
         *,
         node_id: str,
+        shares_bandwidth_of: Remote | None = None,
     ) -> None:
         """Take note of where it is; nothing is connected yet.
 
+        shares_bandwidth_of: a second connection to the same server, under one limit with the first.
         Raises ConfigError.
         """
         self.settings = settings
@@ -54,7 +56,10 @@ class Remote:
         self._background = Background()
         self._announced = announced.UNKNOWN
         self._last_failure: tuple[RemoteFailed, float] | None = None
-        self.calls = Calls(settings, self.measures, clock, rng, self._connect, self._failed)
+        shared = shares_bandwidth_of.calls.bandwidth if shares_bandwidth_of is not None else None
+        self.calls: Calls = Calls(
+            settings, self.measures, clock, rng, self._connect, self._failed, shared
+        )
         self._capabilities = CapabilitiesMemory(self._ask, clock, self._background)
 
     def __repr__(self) -> str:

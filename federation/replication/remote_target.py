@@ -26,11 +26,21 @@ _METHODS = {
 
 
 class RemoteTarget:
-    """See target.Target. instance: what entries are sent under; None: what they have here."""
+    """See target.Target."""
 
-    def __init__(self, remote: Remote, instance: str | None) -> None:
+    def __init__(self, remote: Remote, for_large: Remote, instance: str | None) -> None:
+        """Use two connections to one peer.
+
+        Args:
+            remote: for everything but
+            for_large: large blobs. What the kernel and HTTP/2 have taken of one on a slow link may
+                be minutes of it, and on one connection small objects would wait behind that.
+            instance: what entries are sent under; None: what they have here.
+        """
         self._remote = remote
+        self._for_large = for_large
         self._store = RemoteStore(remote)
+        self._large_store = RemoteStore(for_large)
         self._index = RemoteIndex(remote)
         self._instance = instance
         self._salt = remote.random.getrandbits(128)
@@ -84,7 +94,7 @@ class RemoteTarget:
         # One upload a blob at a time, so its number may be the same each time, and found again.
         number = int.from_bytes(digest.hash[:16], "big") ^ self._salt
         with _replicating(via):
-            await self._store.send(digest, open_at, number=number, goes_on=goes_on)
+            await self._large_store.send(digest, open_at, number=number, goes_on=goes_on)
 
     async def push(self, entry: Entry, via: Via, node_id: str) -> None:
         """See Target."""
@@ -126,6 +136,7 @@ class RemoteTarget:
 
     async def close(self) -> None:
         """See Target."""
+        await self._for_large.close()
         await self._remote.close()
 
 

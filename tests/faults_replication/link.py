@@ -13,6 +13,9 @@ import time
 from enum import StrEnum
 from types import TracebackType
 
+from federation.clock import SystemClock
+
+_clock = SystemClock()
 _PIECE_BYTES = 65536
 _SLOW_PIECE_BYTES = 4096  # a slow link has little on its way: what is sent next is not far behind
 
@@ -30,12 +33,13 @@ class Link:
     """Forwards connections to `target` (host:port), as the mode says. Open when made."""
 
     def __init__(self, target: str = "", *, bytes_s: int = 0) -> None:
-        """Listen on a free port; bytes_s limits what goes each way, 0 does not."""
+        """Listen on a free port; bytes_s limits what goes each way in all, 0 does not."""
         self.target = target
         self.bytes_s = bytes_s
         self.carried = [0, 0]  # bytes to the node behind, and back
         self._mode = Mode.OPEN
         self._changed = threading.Condition()
+        self._free_at_s = [0.0, 0.0]  # when each direction has carried what it took
         self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         if bytes_s:
@@ -108,8 +112,7 @@ class Link:
         try:
             while piece := source.recv(_SLOW_PIECE_BYTES if self.bytes_s else _PIECE_BYTES):
                 self._wait_for_passage(back)
-                if self.bytes_s:
-                    time.sleep(len(piece) / self.bytes_s)
+                self._wait_for_room(len(piece), back)
                 sink.sendall(piece)
                 self.carried[back] += len(piece)
         except OSError:
@@ -117,6 +120,15 @@ class Link:
         finally:
             _shut(source)
             _shut(sink)
+
+    def _wait_for_room(self, size_bytes: int, back: bool) -> None:
+        """Wait for what all connections share: pieces go one after the other."""
+        if not self.bytes_s:
+            return
+        with self._changed:
+            begins_s = max(_clock.monotonic_s(), self._free_at_s[back])
+            self._free_at_s[back] = ends_s = begins_s + size_bytes / self.bytes_s
+        time.sleep(max(0.0, ends_s - _clock.monotonic_s()))
 
     def _wait_for_passage(self, back: bool) -> None:
         stops = {Mode.SILENT} if back else {Mode.SILENT, Mode.DEAF}

@@ -144,11 +144,11 @@ def frozen_for(pair: Mesh, tmp_path: Path, seconds: float) -> None:
 
 
 def test_r18_small_objects_do_not_wait_behind_a_large_one(tmp_path: Path) -> None:
-    with Mesh(tmp_path, ONE_WAY, peer=PATIENT, bytes_s=1_500_000) as mesh:
+    with Mesh(tmp_path, ONE_WAY, peer=PATIENT, bytes_s=500_000) as mesh:
         mesh.start()
         mesh.wait_until_idle()
         with mesh.client("a") as client, mesh.client("b") as there:
-            large = noise("large", 12_000_000)
+            large = noise("large", 4_000_000)
             client.write(large)
             pass_time(0.3)  # it is on its way
             digests = push(client, "small", 100, size=1000)
