@@ -7,7 +7,6 @@ import socket
 import click
 
 from federation.cli.command import Command
-from federation.cli.run_node import run_node
 from federation.errors import CannotStart
 from federation.workers.control import Control
 
@@ -23,6 +22,8 @@ def worker() -> None:
     orders = control.read_orders()
     if orders is None:
         return  # the parent ended before it could say what to serve
+    from federation.cli.run_node import run_node  # noqa: PLC0415 - loaded only here, see run.py
+
     run_node(
         orders.config,
         lambda _addresses: None,

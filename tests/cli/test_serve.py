@@ -312,6 +312,7 @@ def test_w43_handshakes_that_fail_do_not_fill_the_log(tmp_path, data_dir):
                 with socket.create_connection((host, int(port)), timeout=20) as raw:
                     raw.sendall(rubbish)
         assert node.http_get("/readyz")[0] == 200
+        wait_until(lambda: len(node.log) > len(before), "what gRPC said of them, as a line")
         lines = node.log.removeprefix(before).splitlines()
         assert all("tls_handshake_failed" in line for line in lines), lines
         assert 1 <= len(lines) <= 11

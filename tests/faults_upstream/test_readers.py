@@ -94,7 +94,7 @@ async def many(site: Site, readers: int, size: int, slice_bytes: int, grown_max_
 async def test_u10_hundreds_of_readers_of_one_blob_cost_one_read_and_little_memory(
     site: Site,
 ) -> None:
-    await many(site, 220, 24 * MIB, MIB // 2, 64 * MIB)
+    await many(site, 150, 24 * MIB, MIB // 2, 64 * MIB)
 
 
 @pytest.mark.heavy
