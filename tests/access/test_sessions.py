@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -96,5 +97,22 @@ def test_a13_old_versions_of_tls_are_refused(tmp_path: Path, version: ssl.TLSVer
     with site.node.start():
         with pytest.raises((ssl.SSLError, ConnectionResetError)):
             Caller(site, site.alice, version).call()
+        with page.connect(site.node, site.trusted, site.alice) as client:
+            client.capabilities()
+
+
+def test_a13_a_client_that_renegotiates_is_cut_off_and_nobody_else(tmp_path: Path) -> None:
+    """A second handshake within a connection could change who calls, after it was let in."""
+    site = Site(tmp_path)
+    with site.node.start():
+        command = ["openssl", "s_client", "-connect", site.node.address, "-tls1_2"]
+        command += ["-alpn", "h2", "-cert", str(site.alice.certificate)]
+        command += ["-key", str(site.alice.key), "-CAfile", str(site.trusted)]
+        ended = subprocess.run(  # a line with R alone asks for a handshake
+            command, input=b"R\n", capture_output=True, timeout=30, check=False
+        )
+        said = (ended.stdout + ended.stderr).decode(errors="replace")
+        assert "RENEGOTIATING" in said
+        assert ended.returncode != 0, said  # the connection was ended
         with page.connect(site.node, site.trusted, site.alice) as client:
             client.capabilities()
