@@ -65,7 +65,13 @@ _DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("damage", _DAMAGES)
+_ALIKE = {"cut to half", "emptied"}  # to the others, in what has to be done about them
+_HEAVY = pytest.mark.heavy
+
+
+@pytest.mark.parametrize(
+    "damage", [pytest.param(each, marks=_HEAVY if each in _ALIKE else ()) for each in _DAMAGES]
+)
 def test_s19_a_damaged_catalogue_gives_no_wrong_bytes_and_rebuild_brings_the_files_back(
     damage: str, filled: Filled
 ) -> None:
@@ -123,7 +129,9 @@ def _killed_with_wal(data_dir: Path) -> tuple[list[bytes], Path]:
     return smalls, wal
 
 
-@pytest.mark.parametrize("damage", ["deleted", "frame flipped", "cut to half"])
+@pytest.mark.parametrize(
+    "damage", ["deleted", "frame flipped", pytest.param("cut to half", marks=_HEAVY)]
+)
 def test_s19_a_damaged_wal_loses_at_most_what_was_in_it(damage: str, data_dir: Path) -> None:
     with serve(data_dir) as node, Client(node.address) as client:
         early = file_blob()
@@ -170,6 +178,7 @@ def test_s19_a_node_refuses_to_start_anew_over_blobs_whose_catalogue_is_lost(
         assert "rebuild" in node.log
 
 
+@pytest.mark.heavy
 def test_commands_end_without_a_traceback_on_a_damaged_catalogue(filled: Filled) -> None:
     _overwrite(filled.catalogue, 0, os.urandom(4096))
     for command in ("status", "verify", "gc"):

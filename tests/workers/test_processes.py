@@ -179,6 +179,7 @@ def test_a_data_directory_that_is_refused_ends_all_with_its_status(tmp_path):
         assert "cannot be used" in node.log
 
 
+@pytest.mark.heavy
 def test_the_old_pages_two_processes_beside_workers(tmp_path, clients):
     data_dir = tmp_path / "data"
     pull = [sys.executable, "-m", "federation", "serve"]
