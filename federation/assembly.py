@@ -39,7 +39,6 @@ from federation.services.shares import Shares
 from federation.share import Share
 from federation.status import Metrics
 from federation.storage import Storage
-from federation.store import LocalStore
 from federation.upstream.store import PullThrough
 from federation.upstream_assembly import Pulling
 from federation.web import HttpServer, Pages
@@ -173,87 +172,49 @@ def make_services(
     """Return every service, pulling from upstreams where there are any, now or after a reload."""
     closures = ClosureChecker(storage, limits, clock, config.storage.lease)
     pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
-    kit = _Kit(config, limits, storage, metrics, clock, budget, Compute(limits.threads), share)
+    compute = Compute(limits.threads)
     through = partial(PullThrough, pulling.shared)
-    served = kit.services(
-        through(tells_upstreams=False),
-        pulling.finder,
-        asked_by_readers=through(tells_upstreams=True),
-        asked_by_pushers=through(tells_upstreams=False, tells_nodes=True),
-    )
-    index_served = kit.index_services(through(tells_upstreams=False), pulling.index_finder)
-    closers = [*kit.closers, *pulling.closers, closures.close]
-    return Services(served, index_served, closers, pulling.start, pulling.describe, pulling.follow)
 
-
-class _Kit:
-    """Builds the services over one store after another; uploads are shared by all of them."""
-
-    def __init__(
-        self,
-        config: Config,
-        limits: Limits,
-        storage: Storage,
-        metrics: Metrics,
-        clock: Clock,
-        budget: MemoryBudget,
-        compute: Compute,
-        share: Share,
-    ) -> None:
-        self._config = config
-        self._limits = limits
-        self._storage = storage
-        self._metrics = metrics
-        self._clock = clock
-        self._budget = budget
-        self._compute = compute
-        self._share = share
-        self._streams: list[ByteStreamService] = []
-
-    def services(
-        self,
-        store: LocalStore,
-        finder: Finder,
-        asked_by_readers: LocalStore,
-        asked_by_pushers: LocalStore,
-    ) -> list[Service]:
-        """Return every service over this store; FindMissing has views of its own."""
-        limits, metrics, clock = self._limits, self._metrics, self._clock
-        stream = ByteStreamService(
-            store, limits, clock, metrics, self._budget, self._compute, alone=self._share.alone
-        )
-        self._streams.append(stream)
-        cas = CasService(asked_by_readers, limits, metrics, self._compute, asked_by_pushers)
-        results = ActionCacheService(store, self._storage, finder, metrics)
-        return [self._capabilities(), cas, stream, results, *self._assets(store, finder)]
-
-    def index_services(self, store: LocalStore, finder: Finder) -> list[Service]:
-        """Return the services of a listener without blobs, as the old server's --index-only."""
-        results = ActionCacheService(store, self._storage, finder, self._metrics, inlines=False)
-        return [self._capabilities(), results, *self._assets(store, finder)]
-
-    def _capabilities(self) -> Service:
-        return CapabilitiesService(self._limits, self._config.storage.max_blob, self._announce)
-
-    def _assets(self, store: LocalStore, finder: Finder) -> list[Service]:
-        checksums = ChecksumVerifier(store)
-        fetch = FetchService(finder, checksums, self._clock, self._metrics)
-        push = PushService(self._storage, checksums)
-        return [fetch, push, ReferenceService(fetch, push)]
-
-    def _announce(self) -> Announced:
-        ledger = self._storage.ledger
+    def announce() -> Announced:
+        ledger = storage.ledger
         return Announced(ledger.node_id, LogPosition(ledger.log_epoch, ledger.head()))
 
-    @property
-    def closers(self) -> list[Callable[[], Awaitable[None]]]:
-        """What ends uploads, then threads."""
+    def of_names(finder: Finder, *, inlines: bool = True) -> list[Service]:
+        store = through(tells_upstreams=False)
+        checksums = ChecksumVerifier(store)
+        fetch = FetchService(finder, checksums, clock, metrics)
+        push = PushService(storage, checksums)
+        return [
+            CapabilitiesService(limits, config.storage.max_blob, announce),
+            ActionCacheService(store, storage, finder, metrics, inlines=inlines),
+            fetch,
+            push,
+            ReferenceService(fetch, push),
+        ]
 
-        async def close_streams() -> None:
-            for stream in self._streams:
-                await stream.close()
-
-        return [close_streams, partial(asyncio.to_thread, self._compute.close)]
+    cas = CasService(
+        through(tells_upstreams=True),
+        limits,
+        metrics,
+        compute,
+        through(tells_upstreams=False, tells_nodes=True),
+    )
+    local = through(tells_upstreams=False)
+    stream = ByteStreamService(local, limits, clock, metrics, budget, compute, alone=share.alone)
+    return Services(
+        served=[cas, stream, *of_names(pulling.finder)],
+        # As the old server's --index-only: no blobs.
+        index_served=of_names(pulling.index_finder, inlines=False),
+        closers=[  # uploads, then threads, then what they asked
+            stream.close,
+            partial(asyncio.to_thread, compute.close),
+            *pulling.closers,
+            closures.close,
+        ],
+        start=pulling.start,
+        describe=pulling.describe,
+        follow=pulling.follow,
+    )
 
 
 def acknowledge_of(
