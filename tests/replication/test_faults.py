@@ -442,17 +442,22 @@ async def test_what_came_from_the_peer_does_not_go_back(fake: FakeServer) -> Non
         assert call.metadata["federation-replicates"] == "1"
 
 
+async def lost_all(fake: FakeServer, here: Here, *, as_node: str, log: str) -> None:
+    """Let the peer come back empty, saying who it is and where its log ends, and be called."""
+    await fake.stop()
+    fake.blobs.clear()
+    fake.announces = [("federation-node", as_node), ("federation-log", log)]
+    await fake.start()
+    await here.push(b"wakes it")
+
+
 async def test_r20_another_node_at_the_same_address_gets_everything(fake: FakeServer) -> None:
     fake.announces = [("federation-node", "first"), ("federation-log", "e.5")]
     async with remembering(peer(fake.address)) as here:
         await following(here)
         digests = await here.push(*BLOBS)
         await here.caught_up()
-        await fake.stop()
-        fake.blobs.clear()
-        fake.announces = [("federation-node", "second"), ("federation-log", "f.0")]
-        await fake.start()
-        await here.push(b"wakes it")
+        await lost_all(fake, here, as_node="second", log="f.0")
         await here.until(lambda: set(digests) <= set(fake.blobs))
         await here.caught_up()
         assert here.facts()["node-id"] == "second"
@@ -464,11 +469,7 @@ async def test_a_peer_put_back_from_a_backup_gets_what_it_lost(fake: FakeServer)
         await following(here)
         digests = await here.push(*BLOBS)
         await here.caught_up()
-        await fake.stop()
-        fake.blobs.clear()
-        fake.announces = [("federation-node", "same"), ("federation-log", "e.20")]
-        await fake.start()
-        await here.push(b"wakes it")
+        await lost_all(fake, here, as_node="same", log="e.20")
         await here.until(lambda: set(digests) <= set(fake.blobs))
         await here.caught_up()
 
