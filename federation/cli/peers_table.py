@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -33,7 +33,6 @@ def print_peers(peers: Sequence[Mapping[str, Any]]) -> None:
 
 def watch(look: Callable[[], tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
     """Show a headline and the peers, again each second until Ctrl-C."""
-    clock = SystemClock()
 
     def frame() -> RenderableType:
         headline, peers = look()
@@ -42,7 +41,7 @@ def watch(look: Callable[[], tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
     try:
         with Live(frame(), auto_refresh=False) as live:
             while True:
-                asyncio.run(clock.sleep(_EVERY_S))
+                time.sleep(_EVERY_S)
                 live.update(frame(), refresh=True)
     except KeyboardInterrupt:
         return  # it is how one stops looking

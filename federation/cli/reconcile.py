@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from federation.cli.output import emit
 from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import Report, progress, warnings_only
-from federation.clock import SystemClock
 from federation.errors import SourceUnavailable
 from federation.storage.offline import Known, ask_reconcile, processes, summary
 
@@ -60,7 +59,6 @@ def reconcile(
 
 def _wait(data_dir: Path, asked: Known, report: Report) -> Known:
     """Return the peer as it is once it has been reconciled. Raises SourceUnavailable."""
-    clock = SystemClock()
     while True:
         now = check_peer(data_dir, asked.name)
         if now.done >= asked.asked:
@@ -72,7 +70,7 @@ def _wait(data_dir: Path, asked: Known, report: Report) -> Known:
                 "replication",
                 f"no process serves {data_dir}; what was asked for is done when one does",
             )
-        asyncio.run(clock.sleep(_LOOK_EVERY_S))
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _offered(processes: Sequence[Mapping[str, Any]], name: str) -> int:
