@@ -19,7 +19,7 @@ from federation.listening_exchange import Exchange
 from federation.passed_sockets import PassedSockets
 from federation.share import Share
 
-_HANDSHAKE_MS = 20_000  # for TLS and for the HTTP/2 preface; then the connection is closed
+_HANDSHAKE_MS = 15_000  # for TLS and for the HTTP/2 preface; then the connection is closed
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
 _KEEPALIVE_MS = 60_000  # a client whose machine is gone is noticed after this and the next
 _KEEPALIVE_TIMEOUT_MS = 20_000

@@ -24,6 +24,8 @@ _log = structlog.get_logger(__name__)
 
 _LINE = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ [^\]]+\] (.*)")
 _HANDSHAKE = re.compile(r"Handshake failed with error .*?internal:([A-Z0-9_]+)(?:: (.*))?")
+# Two tickets end a handshake, each with the client's certificate; the core has room for 17 KB.
+_TOO_LARGE = "SSL_write failed with error SSL_ERROR_WANT_WRITE"
 _NOISE = ("WARNING: All log messages before absl", "Log level INFO is not suitable")
 _PER_SECOND, _BURST = 1 / 30, 10.0  # a port scanner writes no log of ours
 _LINE_MAX_BYTES = 8192
@@ -63,6 +65,9 @@ def understand(line: str) -> Said | None:
     failed = _HANDSHAKE.match(text)
     if failed is not None:
         return Said("warning", "tls_handshake_failed", _reason(failed[1], failed[2] or ""))
+    if text == _TOO_LARGE:
+        reason = f"a certificate of more than about 8 KB was shown; make a smaller one ({text})"
+        return Said("warning", "tls_handshake_failed", reason)
     return Said(_LEVELS[severity], "grpc_message", text) if severity in _LEVELS else None
 
 

@@ -7,7 +7,7 @@ import socket
 import ssl
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
@@ -24,6 +24,7 @@ from tests.process_client import Client, outcome
 
 UNAVAILABLE, OK = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # the first bytes of one of 508
+CLOSED_WITHIN_S, SERVED_WITHIN_S = 20, 1
 _clock = SystemClock()
 
 
@@ -45,7 +46,14 @@ def connected(site: Site) -> socket.socket:
 
 
 def seconds_to_serve(site: Site) -> float:
-    """How long a good client takes to connect and be answered."""
+    """How long a good client takes to connect and be answered: the quickest of five tries.
+
+    What else the machine does makes a try slow now and then; a node that is kept busy, all of them.
+    """
+    return min(_seconds_of_a_try(site) for _ in range(5))
+
+
+def _seconds_of_a_try(site: Site) -> float:
     began_s = _clock.monotonic_s()
     with page.connect(site.node, site.trusted, site.alice) as alice:
         assert outcome(alice.capabilities) is OK
@@ -69,7 +77,7 @@ def test_each_refusal_is_told_to_the_operator(site: Site) -> None:
     told("what came is not TLS; plain text?")
     _old_tls(site, site.alice)
     told("a version of TLS below 1.2")
-    assert seconds_to_serve(site) < 5
+    assert seconds_to_serve(site) < SERVED_WITHIN_S
 
 
 def _old_tls(site: Site, me: Files) -> None:
@@ -108,7 +116,7 @@ def test_a13_no_alpn_and_another_name_are_refused_or_served_and_harm_nobody(site
                 first = b""
         served = protocols == ["h2"]  # the name is the client's to check; there is one certificate
         assert bool(first) is served
-    assert seconds_to_serve(site) < 5
+    assert seconds_to_serve(site) < SERVED_WITHIN_S
 
 
 def test_a13_a_certificate_without_its_key_is_refused(site: Site) -> None:
@@ -124,30 +132,36 @@ def test_a14_hundreds_of_half_open_handshakes_keep_nobody_waiting(site: Site) ->
     with ExitStack() as stack:
         for _ in range(500):
             stack.enter_context(connected(site)).sendall(HELLO)
-        assert seconds_to_serve(site) < 5
+        assert seconds_to_serve(site) < SERVED_WITHIN_S
     assert len(reasons(site.node)) <= 11
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("how", ["silence", "one byte at a time"])
-def test_a14_hellos_that_never_end_are_closed_within_the_limit(site: Site, how: str) -> None:
-    count = 1000 if how == "silence" else 1
+def test_a14_a_thousand_hellos_that_never_end_are_closed_within_the_limit(site: Site) -> None:
     with ExitStack() as stack:
-        opened = [stack.enter_context(connected(site)) for _ in range(count)]
+        opened = [stack.enter_context(connected(site)) for _ in range(1000)]
         began_s = _clock.monotonic_s()
         for each in opened:
             each.sendall(HELLO)
-        assert seconds_to_serve(site) < 5
-        while how != "silence" and _clock.monotonic_s() < began_s + 30:
-            try:
-                opened[0].sendall(b"\0")
-            except OSError:
-                break
-            wait_until(lambda: True, "a pause", timeout_s=1)
+        assert seconds_to_serve(site) < SERVED_WITHIN_S
         for each in opened:
-            each.settimeout(max(1.0, began_s + 30 - _clock.monotonic_s()))
+            each.settimeout(max(0.1, began_s + CLOSED_WITHIN_S - _clock.monotonic_s()))
             assert _ended(each)
-        assert _clock.monotonic_s() - began_s < 30
+        assert _clock.monotonic_s() - began_s < CLOSED_WITHIN_S
+
+
+@pytest.mark.heavy
+def test_a14_a_hello_in_one_byte_pieces_is_closed_within_the_limit(site: Site) -> None:
+    with connected(site) as raw:
+        began_s = _clock.monotonic_s()
+        raw.sendall(HELLO)
+        raw.settimeout(0.1)  # and so is the pause between two of the 500 bytes that are missing
+        while not _ended(raw):
+            assert _clock.monotonic_s() - began_s < CLOSED_WITHIN_S
+            with suppress(ConnectionError):
+                raw.sendall(b"\0")
+        assert _clock.monotonic_s() - began_s > CLOSED_WITHIN_S / 2, "it was not what ended it"
+        assert seconds_to_serve(site) < SERVED_WITHIN_S
 
 
 def _ended(raw: socket.socket) -> bool:
@@ -155,6 +169,8 @@ def _ended(raw: socket.socket) -> bool:
         return raw.recv(100) == b""
     except ConnectionError:
         return True
+    except TimeoutError:
+        return False
 
 
 LINES = {
@@ -171,6 +187,13 @@ LINES = {
         "warning",
         "tls_handshake_failed",
         "the certificate shown is not one that is let in, or trusted (certificate has expired)",
+    ),
+    "E1127 14:27:14.682834  574282 secure_endpoint.cc:1] "
+    "SSL_write failed with error SSL_ERROR_WANT_WRITE": Said(
+        "warning",
+        "tls_handshake_failed",
+        "a certificate of more than about 8 KB was shown; make a smaller one "
+        "(SSL_write failed with error SSL_ERROR_WANT_WRITE)",
     ),
     "E1124 19:25:24.251414       1 some.cc:1] trouble": Said("error", "grpc_message", "trouble"),
     "I1124 19:25:24.251414       1 some.cc:1] chatter": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.process_client import outcome
 
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 DENIED = grpc.StatusCode.PERMISSION_DENIED
+ANSWERED_WITHIN_S = 0.2
 _clock = SystemClock()
 
 
@@ -111,13 +113,17 @@ def test_a18_names_with_control_characters_are_escaped_and_clipped(site: Site) -
         assert len(told(node, "push_accepted", 2)[1]["instance"]) < 500
 
 
-def big(folder: Path, name: str, bits: int, sans: int, authority: Files) -> Files:
-    """Make a certificate with a key of so many bits and so many names.
+def key_of_15636_bits() -> rsa.RSAPrivateKey:
+    """Make a key of two Mersenne primes: looking for others of this size would take minutes."""
+    p, q, e = 2**11213 - 1, 2**4423 - 1, 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(e, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)  # which takes minutes, too
 
-    Above 4096 bits it is a number that nobody knows the factors of: there is no key file.
-    """
-    key = rsa.generate_private_key(65537, bits) if bits <= 4096 else None
-    public = key.public_key() if key else rsa.RSAPublicNumbers(65537, 2**bits - 1).public_key()
+
+def big(folder: Path, name: str, key: rsa.RSAPrivateKey, sans: int, authority: Files) -> Files:
+    """Make a certificate for this key, with so many names."""
     issuer = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
     loaded = serialization.load_pem_private_key(authority.key.read_bytes(), None)
     names = [x509.DNSName(f"host-{n}.{'n' * 60}.example") for n in range(sans)]
@@ -125,7 +131,7 @@ def big(folder: Path, name: str, bits: int, sans: int, authority: Files) -> File
         x509.CertificateBuilder(
             issuer.subject,
             x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
-            public,
+            key.public_key(),
             x509.random_serial_number(),
         )
         .not_valid_before(issuer.not_valid_before_utc)
@@ -136,39 +142,78 @@ def big(folder: Path, name: str, bits: int, sans: int, authority: Files) -> File
     files = Files(folder / f"{name}.crt", folder / f"{name}.key")
     files.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
     form, secrecy = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    if key is not None:
-        files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, secrecy))
+    files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, secrecy))
     return files
+
+
+def seconds_to_answer(
+    site: Site, node: Node, me: Files, wanted: tuple[grpc.StatusCode, ...]
+) -> float:
+    """How long a client waits from connecting to the answer: the quickest of five tries.
+
+    What else the machine does makes a try slow now and then; a costly certificate, all of them.
+    """
+    tries = []
+    for _ in range(5):
+        began_s = _clock.monotonic_s()
+        with site.connect(node, me=me) as client:
+            assert outcome(client.capabilities) in wanted
+        tries.append(_clock.monotonic_s() - began_s)
+    return min(tries)
 
 
 def test_a19_certificates_of_unusual_size_are_served_or_refused_at_once(site: Site) -> None:
     authority = self_signed(site.folder, "authority", authority=True)
-    many = big(site.folder, "many-names", 2048, 100, authority)
-    large = big(site.folder, "large-key", 4096, 1, authority)
-    huge = big(site.folder, "huge", 2048, 900, authority)  # about 100 KiB
+    usual = rsa.generate_private_key(65537, 2048)
+    many = big(site.folder, "many-names", usual, 100, authority)
+    large = big(site.folder, "large-key", rsa.generate_private_key(65537, 4096), 1, authority)
+    more = big(site.folder, "more-names", usual, 200, authority)  # about 20 KiB
+    huge = big(site.folder, "huge", usual, 900, authority)  # about 100 KiB
     site.listen(client_ca=authority.certificate)
     with site.node().start() as node:
-        for me, wanted in ((many, (OK,)), (large, (OK,)), (huge, (DENIED, UNAVAILABLE))):
-            began_s = _clock.monotonic_s()
-            with site.connect(node, me=me) as client:
-                assert outcome(client.capabilities) in wanted
-            assert _clock.monotonic_s() - began_s < 2
+        good, bad = (OK,), (DENIED, UNAVAILABLE)
+        for me, wanted in ((many, good), (large, good), (more, bad), (huge, bad)):
+            assert seconds_to_answer(site, node, me, wanted) < ANSWERED_WITHIN_S
+        (line,) = told(node, "tls_handshake_failed", 1)[:1]
+        assert "certificate of more than about 8 KB" in line["reason"]
         with site.connect(node, me=many) as client:
             client.write(b"and the others are served")
 
 
+def test_a19_a_client_with_a_huge_key_is_answered_at_once(site: Site) -> None:
+    authority = self_signed(site.folder, "authority", authority=True)
+    me = big(site.folder, "huge-key", key_of_15636_bits(), 1, authority)
+    site.listen(client_ca=authority.certificate)
+    with site.node().start() as node:
+        assert min(seconds_after_signing(node, me) for _ in range(3)) < ANSWERED_WITHIN_S
+
+
+def seconds_after_signing(node: Node, me: Files) -> float:
+    """How long the node takes to answer a handshake's last message, which is slow to make."""
+    context = ssl._create_unverified_context()
+    context.load_cert_chain(*me)
+    context.set_alpn_protocols(["h2"])
+    host, _, port = node.address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), timeout=30) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as tls,
+    ):
+        began_s = _clock.monotonic_s()
+        assert tls.recv(100), "refused"  # the settings of HTTP/2, which the server sends first
+        return _clock.monotonic_s() - began_s
+
+
 def test_a19_a_listed_certificate_with_a_huge_key_does_not_slow_down_the_others(site: Site) -> None:
     authority = self_signed(site.folder, "authority", authority=True)
-    huge = big(site.folder, "huge-key", 16384, 100, authority)
+    huge = big(site.folder, "huge-key", key_of_15636_bits(), 100, authority)
     alice = self_signed(site.folder, "alice")
     listed = site.folder / "listed"
     listed.write_bytes(huge.certificate.read_bytes() + alice.certificate.read_bytes())
     site.listen(client_certs=listed)
     with site.node().start() as node:
-        began_s = _clock.monotonic_s()
+        assert seconds_to_answer(site, node, alice, (OK,)) < ANSWERED_WITHIN_S
         with site.connect(node, me=alice) as client:
             client.write(b"as ever")
-        assert _clock.monotonic_s() - began_s < 2
 
 
 @pytest.mark.parametrize(
