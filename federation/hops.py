@@ -54,6 +54,13 @@ class Hops(NamedTuple):
 
 
 NOWHERE = Hops()
+
+
+def of_replication(via: tuple[str, ...], stamp: Stamp | None = None) -> Hops:
+    """Return the hops of what replication sends of an object that came here by these nodes."""
+    return Hops(via, via[0] if via else None, True, stamp)
+
+
 _current: ContextVar[Hops] = ContextVar("federation_hops", default=NOWHERE)
 
 

@@ -18,6 +18,7 @@ from federation.replication.gate import Gate
 from federation.replication.outcome import (
     PRESENT,
     SENT,
+    SUPERSEDED,
     TOO_FAR,
     Outcome,
     parked,
@@ -34,7 +35,6 @@ WALKS_BEGUN_MAX = 64  # those that wait for a large blob included
 _HOLE_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 
-SUPERSEDED = skipped("superseded by a newer one")
 EXPIRED = skipped("expired")
 INCOMPLETE = skipped("not all that it names is here")
 LEFT_OUT = skipped("a rule leaves out a blob that it needs and the peer lacks")
@@ -245,7 +245,7 @@ class EntrySender:
         entry = wanted.entry
         async with self._gate.turn(writes=True) as turn:
             try:
-                stamped = entry._replace(stamp=self._stamp(entry))
+                stamped = entry._replace(stamp=stamp_to_send(entry, self._ledger.node_id))
                 await self._target.push(stamped, wanted.via, node_id)
             except Unsupported:
                 return self._unsupported(entry.key.kind)
@@ -262,13 +262,14 @@ class EntrySender:
         self._tally.sent(len(entry.value))
         return SENT
 
-    def _stamp(self, entry: Entry) -> Stamp:
-        """Return what dates it there. What an upstream gave has no stamp, and gives way to all."""
-        return Stamp(1, self._ledger.node_id) if entry.stamp == NO_STAMP else entry.stamp
-
     def _unsupported(self, kind: EntryKind) -> Outcome:
         self._tally.unsupported[_SERVICES[kind]] += 1
         return skipped(f"the peer has no {_SERVICES[kind]}")
+
+
+def stamp_to_send(entry: Entry, node_id: str) -> Stamp:
+    """Return what dates an entry at a peer. What an upstream gave here gives way to all else."""
+    return Stamp(1, node_id) if entry.stamp == NO_STAMP else entry.stamp
 
 
 def _why_open(view: ShippingStore, hole: Hole) -> Outcome:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from federation.digest import Digest
 from federation.ledger import Lane, LogRow, Parked
+from federation.replication.choosing import (
+    BY_RULE,
+    CAME_FROM_IT,
+    PULLED,
+    Choice,
+    Chosen,
+    End,
+    gaps,
+)
 from federation.replication.cursor import Progress
-from federation.replication.entries import SUPERSEDED, Wanted
+from federation.replication.entries import Wanted
 from federation.replication.failing import first_of
 from federation.replication.link import Link
-from federation.replication.outcome import GONE, Fate, Outcome, skipped
-from federation.replication.rules import When, was_there
+from federation.replication.outcome import GONE, SUPERSEDED, Fate, Outcome
+from federation.replication.rules import When
 from federation.replication.target import Via
 from federation.store import SMALL_BLOB_BYTES, Entry
 
@@ -31,21 +39,11 @@ _MANY_ROWS, _ENOUGH_ROWS = 4, 200  # within the first of these
 _WAIT_S = 60.0
 _BLOBS_FIRST_S = 5.0
 
-CAME_FROM_IT = skipped("it came from the peer")
-PULLED = skipped("it came from an upstream")
-BY_RULE = skipped("a rule leaves it out")
 _HERE = (CAME_FROM_IT, PULLED, BY_RULE)
 
 
 class LogTrimmed(Exception):
     """Rows that this lane has not seen are gone."""
-
-
-class _Part(NamedTuple):
-    """The rows of one slice that are to be sent."""
-
-    blobs: dict[Via, dict[Digest, list[LogRow]]]
-    entries: list[LogRow]
 
 
 class Follower:
@@ -109,22 +107,18 @@ class Follower:
         """
         while (part := self.progress.claim(self._link.ledger.head(), SLICE_ROWS)) is not None:
             rows = await self._read(*part)
-            chosen = await self._choose(rows)
-            wanted = [
-                row.seq for found in chosen.blobs.values() for r in found.values() for row in r
-            ]
-            wanted += [row.seq for row in chosen.entries]
-            upto = min(wanted, default=part[1] + 1) - 1
+            wanted = min((await self._choose(rows, _nothing)).seqs(), default=None)
+            upto = part[1] if wanted is None else wanted - 1
             if self.progress.done(part[0], upto):
                 self._tell()
-            if wanted:
+            if wanted is not None:
                 self.progress.release(*part)
                 return
 
     # One slice
 
     async def _bring(self, rows: Sequence[LogRow], first: int, last: int) -> None:
-        for gap in _gaps(rows, first, last):
+        for gap in gaps(rows, first, last):
             self._done(*gap)
         part = await self._choose(rows, self._end)
         async with asyncio.TaskGroup() as group:
@@ -136,50 +130,16 @@ class Follower:
                 await asyncio.wait({small}, timeout=_BLOBS_FIRST_S)
                 group.create_task(self._push(part.entries))
 
-    async def _choose(
-        self, rows: Sequence[LogRow], end: Callable[[LogRow, Outcome], None] | None = None
-    ) -> _Part:
-        """Return what is for this lane; the others come to their end."""
-        link, part = self._link, _Part({}, [])
-        node_id = link.node_id
-        for row in rows:
-            outcome = None
-            if was_there(row.via, node_id):
-                outcome = CAME_FROM_IT
-            elif not link.rules.takes_from(row.source):
-                outcome = PULLED
-            elif row.digest is not None and link.rules.of_blob(row.digest) is not self._when:
-                outcome = BY_RULE
-            if outcome is None and row.digest is not None:
-                part.blobs.setdefault(row.via, {}).setdefault(row.digest, []).append(row)
-            elif outcome is None:
-                part.entries.append(row)
-            elif end is not None:
-                end(row, outcome)
-        return await self._choose_entries(part, end)
-
-    async def _choose_entries(
-        self, part: _Part, end: Callable[[LogRow, Outcome], None] | None
-    ) -> _Part:
-        """Leave out the entries whose rule sends them another time, or never."""
-        if not part.entries:
-            return part
-        keys = [row.key for row in part.entries if row.key is not None]
-        chosen = []
-        found = await self._link.ledger.entries_at(keys)
-        for row, now in zip(part.entries, found, strict=True):
-            outcome = None
-            if now is None:
-                outcome = GONE
-            elif now[0] > row.seq:
-                outcome = SUPERSEDED
-            elif self._link.rules.of_entry(now[1].key, now[1].label).when is not self._when:
-                outcome = BY_RULE
-            if outcome is None:
-                chosen.append(row)
-            elif end is not None:
-                end(row, outcome)
-        return _Part(part.blobs, chosen)
+    async def _choose(self, rows: Sequence[LogRow], end: End) -> Chosen:
+        """Return what is for this lane; end: called for the others."""
+        link = self._link
+        choice = Choice(link.rules, link.node_id, self._when)
+        chosen = choice.rows(rows, end)
+        if not chosen.entries:
+            return chosen
+        keys = [row.key for row in chosen.entries if row.key is not None]
+        found = await link.ledger.entries_at(keys)
+        return chosen._replace(entries=choice.entries(chosen.entries, found, end))
 
     async def _ship(self, blobs: dict[Via, dict[Digest, list[LogRow]]], *, large: bool) -> None:
         async with asyncio.TaskGroup() as group:
@@ -259,12 +219,5 @@ class Follower:
         link.ledger.note_acknowledged(link.name, self._lane, cursor)
 
 
-def _gaps(rows: Sequence[LogRow], first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges within first..last that have no row."""
-    at = first
-    for row in rows:
-        if row.seq > at:
-            yield at, row.seq - 1
-        at = row.seq + 1
-    if at <= last:
-        yield at, last
+def _nothing(_row: LogRow, _outcome: Outcome) -> None:
+    return None

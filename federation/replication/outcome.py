@@ -42,6 +42,7 @@ def parked(reason: str) -> Outcome:
 
 
 GONE = skipped("gone from here")
+SUPERSEDED = skipped("superseded by a newer one")
 DAMAGED = parked("damaged here")
 TOO_FAR = skipped("it passed as many nodes as can be written down")
 UNKNOWN_FUNCTION = skipped("the peer does not know its digest function")

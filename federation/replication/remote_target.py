@@ -143,7 +143,7 @@ class RemoteTarget:
 @contextmanager
 def _replicating(via: Via, stamp: Stamp | None = None) -> Iterator[None]:
     """Mark the calls within as replication's, of an object that came this way."""
-    with hops.serving(hops.Hops(via, via[0] if via else None, True, stamp)):
+    with hops.serving(hops.of_replication(via, stamp)):
         yield
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import structlog
 
@@ -25,6 +24,7 @@ from federation.replication.gate import Gate, Turn
 from federation.replication.outcome import DAMAGED, GONE, SENT, Outcome, parked
 from federation.replication.tally import Tally
 from federation.replication.target import OpenAt, Target, Via
+from federation.replication.tried import Tried, judge_batch
 from federation.store import Chunks, Readable
 
 _log = structlog.get_logger(__name__)
@@ -121,11 +121,11 @@ class Sender:
                 settle(digest, SENT)
         return [digest for digest in left if digest in missing]
 
-    async def _try_batch(self, batch: list[Digest], via: Via, settle: Settle) -> _Tried:
+    async def _try_batch(self, batch: list[Digest], via: Via, settle: Settle) -> Tried:
         async with self._gate.turn(writes=True) as turn:
             blobs = await self._read(batch, settle)
             if not blobs:
-                return _Tried([], [])
+                return Tried([], [])
             began_s = self._clock.monotonic_s()
             try:
                 results = await self._target.write_small(blobs, via)
@@ -157,39 +157,21 @@ class Sender:
         took_s: float,
         settle: Settle,
         turn: Turn,
-    ) -> _Tried:
-        """Settle what is refused for good; return the others."""
+    ) -> Tried:
+        """Settle what is refused for good, and learn from the others."""
         size_bytes = sum(len(data) for _, data in blobs)
-        failed = {d: error for (d, _), error in zip(blobs, results, strict=True) if error}
-        taken = [digest for digest, _ in blobs if digest not in failed]
-        if taken:
+        tried = judge_batch([digest for digest, _ in blobs], results, self.blame)
+        for digest, outcome in tried.ended:
+            settle(digest, outcome)
+        if tried.taken:
             turn.succeeded()
             self.pace.took(len(blobs), size_bytes, took_s, self._target.batch_bytes)
-        for digest in taken:
-            self.blame.taken(digest)
-        as_one = len(blobs) > 1 and not taken  # it may be one that all of them suffer for
-        again: list[Digest] = []
-        error = None
-        for digest, failure in failed.items():
-            if (outcome := _wrong_here(failure)) is not None:
-                settle(digest, outcome)
-                continue
-            assert isinstance(failure, RemoteFailed)
-            by_itself = not as_one or failure.kind is FailureKind.REFUSED
-            if by_itself and self.blame.failed(digest, failure.kind) is Fault.OBJECT:
-                settle(digest, parked(failure.reason))
-                continue
-            again.append(digest)
-            error = failure
-        if taken or error is None:
-            return _Tried(taken, again)
-        if as_one and error.kind is FailureKind.DENIED:
-            return _Tried(taken, again, halve=True)
-        if error.kind is FailureKind.TIMEOUT:
-            self.pace.failed(len(blobs), size_bytes)
-        if not error.is_ours:
-            turn.failed(error)
-        return _Tried(taken, again, error=error)
+        if tried.error is not None:
+            if tried.error.kind is FailureKind.TIMEOUT:
+                self.pace.failed(len(blobs), size_bytes)
+            if not tried.error.is_ours:
+                turn.failed(tried.error)
+        return tried
 
     async def _confirm(self, taken: list[Digest], settle: Settle) -> list[Digest]:
         """Settle what the peer has indeed; return what it forgot."""
@@ -277,19 +259,3 @@ async def _watched(chunks: Chunks, turn: Turn) -> Chunks:
         size_bytes += len(chunk)
         if size_bytes - len(chunk) < _ALIVE_BYTES <= size_bytes:
             turn.succeeded()
-
-
-class _Tried(NamedTuple):
-    """What came of sending a batch once."""
-
-    taken: list[Digest]
-    again: list[Digest]  # not taken, for reasons that may pass
-    halve: bool = False  # it may be for a single blob that none was taken
-    error: RemoteFailed | None = None  # why none was
-
-
-def _wrong_here(error: FederationError) -> Outcome | None:
-    """Return what is to become of a blob that was not even sent."""
-    if isinstance(error, RemoteFailed):
-        return None
-    return DAMAGED if isinstance(error, DigestMismatch) else parked(str(error))

@@ -15,9 +15,13 @@ from federation.store import FROM_CLIENT, Entry, Provenance, Source
 
 def provenance_of(call: Call) -> Provenance:
     """Return what is kept about who wrote, for the request being served."""
-    if not call.is_replication:
+    return told_by(hops.current()) if call.is_peer else FROM_CLIENT
+
+
+def told_by(passed: hops.Hops) -> Provenance:
+    """Return what the hops of a peer's request say; without any it writes as a client does."""
+    if not passed.via:
         return FROM_CLIENT
-    passed = hops.current()
     return Provenance(Source.PEER, passed.via, passed.origin or "")
 
 

@@ -9,9 +9,9 @@ import apsw
 
 from federation.errors import StorageFull
 from federation.storage.peer_records import Pins
-from federation.storage.stamps import Held, Verdict, check, judge
+from federation.storage.stamps import Held, Verdict, date, is_dated
 from federation.storage.transaction import Transaction
-from federation.store import NO_STAMP, Entry, EntryKey, Provenance, Source, Stamp
+from federation.store import Entry, EntryKey, Provenance, Source, Stamp
 
 COLUMNS = "value, label, stored, expires, source, origin, ticks, node"  # as entry_of takes them
 _GET = (
@@ -72,23 +72,18 @@ def put(transaction: Transaction, entries: Sequence[Entry], origin: Provenance) 
 
 
 def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
-    source, old = origin.source, _row(transaction.connection, entry.key)
-    by_stamp = source is Source.PEER and entry.stamp != NO_STAMP
-    if by_stamp:
-        check(entry.stamp, transaction.wall_s)
-        transaction.observe(entry.stamp)
+    old = _row(transaction.connection, entry.key)
     held = old and Held(old.entry.value, old.entry.expires_at_s, old.entry.source, old.entry.stamp)
-    verdict = judge(held, entry, source, transaction.wall_s)
-    if verdict is Verdict.TAKE:
-        stamp = entry.stamp if by_stamp else NO_STAMP
-        if source is not Source.UPSTREAM and not by_stamp:
-            stamp = transaction.next_stamp()
-        _take(transaction, entry._replace(stamp=stamp), origin, old)
-    elif old and verdict is Verdict.RENEW:
-        if by_stamp:
+    ticks, node_id, wall_s = transaction.totals.ticks, transaction.node_id, transaction.wall_s
+    dated = date(held, entry, origin.source, ticks, node_id, wall_s)
+    transaction.totals.ticks = dated.ticks
+    if dated.verdict is Verdict.TAKE:
+        _take(transaction, entry._replace(stamp=dated.stamp), origin, old)
+    elif old and dated.verdict is Verdict.RENEW:
+        if is_dated(entry, origin.source):
             touch(transaction.connection, {old.id: transaction.now_ms})
         else:
-            _write(transaction, entry._replace(stamp=old.entry.stamp), origin, old.seq, old)
+            _write(transaction, entry._replace(stamp=dated.stamp), origin, old.seq, old)
 
 
 def _take(transaction: Transaction, entry: Entry, origin: Provenance, old: EntryRow | None) -> None:

@@ -34,6 +34,14 @@ class Held(NamedTuple):
     stamp: Stamp
 
 
+class Dated(NamedTuple):
+    """What becomes of an entry, and of the clock."""
+
+    verdict: Verdict
+    stamp: Stamp  # of what is held from now on
+    ticks: int  # of the greatest stamp given or met
+
+
 def ticks_at(wall_s: float) -> int:
     """Return the first ticks of a millisecond of the wall clock."""
     return int(wall_s * 1000) << 16
@@ -72,10 +80,37 @@ def judge(held: Held | None, entry: Entry, source: Source, wall_s: float) -> Ver
         return _judge_pulled(held, wall_s, same=same)
     if held.source is Source.UPSTREAM:
         return Verdict.TAKE  # from now on no upstream replaces it, and peers get it
-    if source is Source.PEER and entry.stamp != NO_STAMP:
+    if is_dated(entry, source):
         is_later = _rank(entry.stamp, entry.value) > _rank(held.stamp, held.value)
         return Verdict.TAKE if is_later else kept
     return Verdict.RENEW if same else Verdict.TAKE
+
+
+def is_dated(entry: Entry, source: Source) -> bool:
+    """Whether an entry came with a stamp that counts."""
+    return source is Source.PEER and entry.stamp != NO_STAMP
+
+
+def date(
+    held: Held | None, entry: Entry, source: Source, ticks: int, node_id: str, wall_s: float
+) -> Dated:
+    """Decide about an entry, and date it where it brings no stamp along.
+
+    ticks: of the greatest stamp given or met here so far. Raises what check does.
+    """
+    brings_stamp = is_dated(entry, source)
+    if brings_stamp:
+        check(entry.stamp, wall_s)
+        ticks = max(ticks, entry.stamp.ticks)
+    verdict = judge(held, entry, source, wall_s)
+    if verdict is not Verdict.TAKE and held is not None:
+        return Dated(verdict, held.stamp, ticks)
+    if brings_stamp:
+        return Dated(verdict, entry.stamp, ticks)
+    if source is Source.UPSTREAM:
+        return Dated(verdict, NO_STAMP, ticks)
+    ticks = next_ticks(ticks, wall_s)
+    return Dated(verdict, Stamp(ticks, node_id), ticks)
 
 
 def _judge_pulled(held: Held, wall_s: float, *, same: bool) -> Verdict:

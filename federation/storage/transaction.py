@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import apsw
 
-from federation.storage.stamps import next_ticks
 from federation.store import Provenance, Stamp
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
@@ -60,11 +59,6 @@ class Transaction:
         self.totals.logged_bytes += size
         came = (int(origin.source), ",".join(origin.via), origin.origin, self.totals.logged_bytes)
         self.connection.execute(_LOG, (seq, kind, instance, name, size, self.wall_s, *came))
-
-    def next_stamp(self) -> Stamp:
-        """Date a value that is given here now."""
-        self.totals.ticks = next_ticks(self.totals.ticks, self.wall_s)
-        return Stamp(self.totals.ticks, self.node_id)
 
     def observe(self, stamp: Stamp) -> None:
         """Date whatever is given here from now on after this."""
