@@ -61,6 +61,11 @@ class Metrics:
         self.evicted_bytes = Counter(
             "federation_evicted_bytes_total", "Bytes evicted", registry=reg
         )
+        self.leases_withheld = Counter(
+            "federation_leases_withheld_total",
+            "Blobs held here that were called missing, because their leases could not be written",
+            registry=reg,
+        )
         self.quarantined = Counter(
             "federation_quarantined_total", "Blobs found damaged and set aside", registry=reg
         )

@@ -17,7 +17,7 @@ class Complaints:
         self._clock = clock
         self._said: dict[str, tuple[str, float]] = {}
 
-    def warn(self, event: str, error: Exception) -> None:
+    def warn(self, event: str, error: Exception | str) -> None:
         """Log the event with the error's reason, unless that was said a moment ago."""
         reason, now_s = str(error), self._clock.monotonic_s()
         said, at_s = self._said.get(event, ("", 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import apsw
@@ -55,17 +56,19 @@ class Core:
         """Return store time."""
         return self.store_clock.now_ms()
 
-    def may_promise(self, asked_ms: int) -> bool:
-        """Whether a look-up begun at asked_ms may be answered with "present", which is a lease.
+    def is_late(self, asked_ms: int) -> bool:
+        """Whether a look-up begun at asked_ms took too long to be answered with "present".
 
-        Not when so much time went by, or touches have stayed unwritten for so long, that an
-        eviction could have looked twice without seeing this lease.
+        That answer is a lease, and an eviction could have looked twice without seeing it.
         """
-        limit = self.now_ms() - self.timing.unflushed_max_ms
-        oldest = self.touches.unflushed_since_ms()
-        return asked_ms >= limit and (oldest is None or oldest >= limit)
+        return asked_ms < self.now_ms() - self.timing.unflushed_max_ms
 
-    def lease(self, keys: list[bytes], asked_ms: int) -> None:
+    def is_behind(self) -> bool:
+        """Whether touches have stayed unwritten for so long that no new lease may be given."""
+        oldest_ms = self.touches.unflushed_since_ms()
+        return oldest_ms is not None and self.is_late(oldest_ms)
+
+    def lease(self, keys: Collection[bytes], asked_ms: int) -> None:
         """Lease blobs whose written access time is getting old."""
         if keys:
             self.touches.blobs(keys, asked_ms)

@@ -33,9 +33,14 @@ class Pulse:
         await self.flush()
 
     async def _flush_loop(self) -> None:
+        clock, every_s = self._core.clock, self._core.timing.flush_ms / 1000
+        took_s = 0.0
         while True:
-            await self._core.clock.sleep(self._core.timing.flush_ms / 1000)
+            # What gathered while a flush took long has waited as long, and leases wait for it.
+            await clock.sleep(max(0.0, every_s - took_s))
+            begun_s = clock.monotonic_s()
             await self.flush()
+            took_s = clock.monotonic_s() - begun_s
 
     async def flush(self) -> None:
         """Write gathered touches. When that fails they stay, and leases stop being given."""

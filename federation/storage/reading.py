@@ -12,12 +12,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import apsw
+import structlog
 
 from federation.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import MARKED, BlobRow, key_of
+from federation.storage.complaints import Complaints
 from federation.storage.core import Core
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -25,7 +29,7 @@ class _Found:
     """What a look-up in a thread brings back to the event loop."""
 
     missing: set[Digest] = field(default_factory=set)
-    lease: list[bytes] = field(default_factory=list)
+    lease: dict[bytes, Digest] = field(default_factory=dict)  # written access time is getting old
     damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
     verified: list[tuple[bytes, int]] = field(default_factory=list)
 
@@ -38,6 +42,7 @@ class Presence:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._complaints = Complaints(_log, core.clock)
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store. Trouble with the catalogue makes blobs missing."""
@@ -50,8 +55,28 @@ class Presence:
         except apsw.Error as error:
             self._core.catalogue_unreadable(error)
             return wanted
+        is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
+        if is_late or is_behind:
+            return self._withhold(wanted, found, all_of_them=is_late or self._core.touches.in_doubt)
         self._note(found, asked_ms)
-        return found.missing if self._core.may_promise(asked_ms) else wanted
+        return found.missing
+
+    def _withhold(self, wanted: set[Digest], found: _Found, *, all_of_them: bool) -> set[Digest]:
+        """Return what is missing where no new lease can be given.
+
+        That is what would need one: whose access time was written a moment ago is leased by that.
+        No touch is noted, since it would be one more that waits, and hold up later leases.
+        """
+        self._set_damaged_aside(found)
+        held_back = wanted - found.missing if all_of_them else set(found.lease.values())
+        if held_back:
+            self._core.metrics.leases_withheld.inc(len(held_back))
+            self._complaints.warn(
+                "leases_withheld",
+                "access times wait to be written, or a look-up took too long: blobs that are held "
+                "are called missing meanwhile. The disk or the machine is overloaded",
+            )
+        return found.missing | held_back
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
@@ -61,12 +86,17 @@ class Presence:
         except apsw.Error as error:
             raise self._core.catalogue_unreadable(error) from error
         self._note(found, asked_ms)
+        if found.lease and self._core.is_behind():
+            self._core.touches.doubt()  # a closure's directories are leased by being read
         return data
 
     def _note(self, found: _Found, asked_ms: int) -> None:
         self._core.lease(found.lease, asked_ms)
         for key, ctime_ns in found.verified:
             self._core.touches.verified(key, asked_ms, ctime_ns)
+        self._set_damaged_aside(found)
+
+    def _set_damaged_aside(self, found: _Found) -> None:
         for digest, seq, reason in found.damaged:
             self._core.set_aside_soon(digest, seq, reason)
 
@@ -91,7 +121,7 @@ class Presence:
                 found.missing.add(digest)
                 found.damaged.append((digest, row.seq, "its file is gone or has another size"))
             elif row.accessed_ms < renew_before:
-                found.lease.append(key)
+                found.lease[key] = digest
         return found
 
     def _file_is_there(self, digest: Digest) -> bool:
@@ -113,7 +143,7 @@ class Presence:
             else:
                 answers.append(self._trusted(digest, row, data, found))
                 if row.accessed_ms < renew_before or row.state == MARKED:
-                    found.lease.append(key)
+                    found.lease[key] = digest
         return answers, found
 
     def _trusted(

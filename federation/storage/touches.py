@@ -26,6 +26,7 @@ class TouchBatch:
     entries: dict[int, int] = field(default_factory=dict)
     verified: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     oldest_ms: int | None = None
+    in_doubt: bool = False  # holds a lease that came with bytes, when none was to be given
 
     def __bool__(self) -> bool:
         return bool(self.blobs or self.entries or self.verified)
@@ -82,6 +83,16 @@ class Touches:
             return self._flushing.oldest_ms
         return self._gathering.oldest_ms
 
+    def doubt(self) -> None:
+        """Note that the leases just gathered were given when none was to be given."""
+        self._gathering.in_doubt = True
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether such leases are not yet written."""
+        flushing = self._flushing
+        return self._gathering.in_doubt or (flushing is not None and flushing.in_doubt)
+
     def take(self) -> TouchBatch:
         """Begin a flush; flushed() or failed() ends it."""
         self._flushing, self._gathering = self._gathering, TouchBatch()
@@ -100,6 +111,6 @@ class Touches:
         batch.blobs.update(newer.blobs)
         batch.entries.update(newer.entries)
         batch.verified.update(newer.verified)
-        self._gathering = TouchBatch(
-            batch.blobs, batch.entries, batch.verified, batch.oldest_ms or newer.oldest_ms
-        )
+        batch.oldest_ms = batch.oldest_ms or newer.oldest_ms
+        batch.in_doubt = batch.in_doubt or newer.in_doubt
+        self._gathering = batch

@@ -85,7 +85,8 @@ async def test_s27_a_quota_ten_times_lower_is_reached_and_leased_blobs_stay(
 ) -> None:
     async with opened(tmp_path / "data", short(quota=40 * MIB)) as storage:
         blobs = [await put(storage, os.urandom(100_000)) for _ in range(200)]
-    async with opened(tmp_path / "data", short(quota=4 * MIB)) as storage:
+    # None is given while one waits for half its time to be written: long enough to be no concern.
+    async with opened(tmp_path / "data", short(quota=4 * MIB, lease=2.0)) as storage:
         kept = blobs[-5:]
 
         async def fits() -> bool:
