@@ -138,7 +138,7 @@ def frozen_for(pair: Mesh, tmp_path: Path, seconds: float) -> None:
             pair.nodes["b"].resume()
             pass_time(0.5)
         assert not load.done.faults, load.done.faults[:5]
-        settle(pair)
+        settle(pair, within_s=30 + 2 * seconds)  # what was written in that time is still to be sent
         with pair.client("b") as there:
             oracle.verify(there).check()
 
