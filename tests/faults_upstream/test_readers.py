@@ -100,7 +100,7 @@ async def test_u10_hundreds_of_readers_of_one_blob_cost_one_read_and_little_memo
 @pytest.mark.heavy
 @pytest.mark.timeout(600)
 async def test_u10_five_hundred_readers_of_a_large_blob(site: Site) -> None:
-    await many(site, 500, 1024 * MIB, MIB // 2, 160 * MIB)
+    await many(site, 500, 1024 * MIB, MIB // 2, 64 * MIB)
 
 
 async def test_u11_the_first_who_asked_leaves_and_the_others_go_on(site: Site) -> None:
