@@ -45,14 +45,19 @@ class Backoff:
         self.generation = 0  # a failure of a call that began before the last one says nothing new
         self.until_s = 0.0
         self._by_write = False  # whether only a write can tell that it is over
+        self._write_tries = False  # whether what is tried is a write
 
     def __repr__(self) -> str:
         return f"<Backoff {self.state.value} after {self.failures} failures>"
 
-    def may_pass(self, now_s: float) -> bool:
-        """Whether a call may go out now; when so, it counts as gone out."""
-        if self.state is State.PAUSED and now_s >= self.until_s:
-            self.state = State.TRYING
+    def may_pass(self, now_s: float, *, writes: bool = False) -> bool:
+        """Whether a call may go out now; when so, it counts as gone out.
+
+        Where a question opened the way and writes are what failed, one of them tries first.
+        """
+        delay_is_over = self.state is State.PAUSED and now_s >= self.until_s
+        if delay_is_over or (self.state is State.OPEN and writes and self._by_write):
+            self.state, self._write_tries = State.TRYING, writes
             return True
         return self.state is State.OPEN
 
@@ -70,12 +75,14 @@ class Backoff:
             self.failures, self._by_write = 0, False
         if self.state is State.OPEN:
             return False
+        if self._by_write and self.state is State.TRYING and self._write_tries:
+            return False  # a question that was under way: the write's outcome decides
         if self._by_write and writes_wait:
             if self.state is State.TRYING:
                 self.state, self.until_s = State.PAUSED, 0.0
             return False
         self.state = State.OPEN
-        return True
+        return not self._by_write
 
     def failed(self, error: RemoteFailed, now_s: float, generation: int, *, wrote: bool) -> bool:
         """Note a failure of a call that began in a generation; return whether it is news."""

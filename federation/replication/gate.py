@@ -88,7 +88,7 @@ class Gate:
         """
         self._writes_wait += writes
         try:
-            while not self._backoff.may_pass(self._clock.monotonic_s()):
+            while not self._backoff.may_pass(self._clock.monotonic_s(), writes=writes):
                 await self._wait()
         finally:
             self._writes_wait -= writes

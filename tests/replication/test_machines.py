@@ -159,10 +159,25 @@ def test_an_answered_question_opens_it_where_no_write_waits_and_the_delay_is_kep
     for _ in range(5):
         backoff.failed(error(FailureKind.EXHAUSTED), 0.0, backoff.generation, wrote=True)
     assert backoff.may_pass(10.0)
-    assert backoff.succeeded(wrote=False)
+    assert not backoff.succeeded(wrote=False), "it does not do as it should yet"
     assert backoff.state is State.OPEN
     backoff.failed(error(FailureKind.EXHAUSTED), 10.0, backoff.generation, wrote=True)
     assert backoff.wait_s(10.0) > 2
+
+
+def test_r10_one_write_tries_where_a_question_opened_the_way() -> None:
+    backoff = Backoff(0.1, random.Random(1))
+    backoff.failed(error(FailureKind.EXHAUSTED), 0.0, 0, wrote=True)
+    assert backoff.may_pass(10.0)
+    backoff.succeeded(wrote=False)
+    assert backoff.may_pass(10.0), "questions go on"
+    assert backoff.may_pass(10.0, writes=True)
+    assert not backoff.may_pass(10.0, writes=True)
+    backoff.succeeded(wrote=False)
+    assert not backoff.may_pass(10.0, writes=True), "a question that was under way opened it again"
+    assert backoff.succeeded(wrote=True)
+    assert backoff.may_pass(10.0, writes=True)
+    assert backoff.may_pass(10.0, writes=True)
 
 
 def test_r26_different_objects_denied_in_a_row_are_the_peers_doing() -> None:
