@@ -106,6 +106,9 @@ class Sender:
                 delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
                 await self._clock.sleep(delay_s)
             left = await self._still_missing(left, settle)
+            if left and tried.is_slow:
+                await self.send_large(left[0], via, settle)
+                return
 
     def _parts(self, left: list[Digest], *, halve: bool) -> Iterator[list[Digest]]:
         """Yield what goes together: a batch may have become too large for the link meanwhile."""

@@ -23,6 +23,7 @@ class Tried(NamedTuple):
     ended: Sequence[tuple[Digest, Outcome]] = ()  # not taken, and never to be
     halve: bool = False  # it may be for a single blob that none was taken
     error: RemoteFailed | None = None  # why none was
+    is_slow: bool = False  # a single blob, which takes longer than a call may: let it be a stream
 
 
 def judge_batch(
@@ -52,7 +53,8 @@ def judge_batch(
         return Tried(taken, again, ended)
     if as_one and error.kind is FailureKind.DENIED:
         return Tried(taken, again, ended, halve=True)
-    return Tried(taken, again, ended, error=error)
+    is_slow = len(digests) == 1 and error.kind is FailureKind.TIMEOUT
+    return Tried(taken, again, ended, error=error, is_slow=is_slow)
 
 
 def _wrong_here(error: FederationError) -> Outcome | None:
