@@ -18,13 +18,15 @@ from federation.wire.cas_codec import (
     IDENTITY,
     ZSTD,
     Answer,
-    Asked,
+    Malformed,
     Sent,
     decode_batch_read,
     decode_batch_update,
     encode_batch_read,
     encode_batch_update,
+    encode_held,
 )
+from federation.wire.digests import encode_digest
 
 # An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
 ITEMS_MAX = 2**22 // 96
@@ -89,23 +91,25 @@ class BatchCalls:
         """Answer each digest asked, in order; those not held with NOT_FOUND."""
         asked = decode_batch_read(request)
         call.check_pull(asked.instance)
-        digests = [item.digest for item in asked.items if item.digest is not None]
-        self._check_total(len(asked.items), sum(digest.size_bytes for digest in digests))
+        digests = [item for item in asked.items if isinstance(item, Digest)]
+        self._check_total(len(asked.items), sum([digest[1] for digest in digests]))
         unique = list(dict.fromkeys(digests))
         blobs = await self._store.read_small(unique) if unique else []
+        held = [blob for blob in blobs if blob is not None]
+        self._count(held, len(blobs))
+        if len(held) == len(asked.items) and not asked.zstd_accepted:
+            return encode_held(unique, held)
         found = dict(zip(unique, blobs, strict=True))
-        self._count(blobs)
         answers = [_answer_read(item, found) for item in asked.items]
         if asked.zstd_accepted:
             work_bytes = sum(len(answer.data) for answer in answers)
             answers = await self._compute.run(work_bytes, _pack, answers)
         return encode_batch_read(answers)
 
-    def _count(self, blobs: list[bytes | None]) -> None:
-        held = [len(blob) for blob in blobs if blob is not None]
+    def _count(self, held: list[bytes], asked: int) -> None:
         self._hits.inc(len(held))
-        self._misses.inc(len(blobs) - len(held))
-        self._bytes_out.inc(sum(held))
+        self._misses.inc(asked - len(held))
+        self._bytes_out.inc(sum(map(len, held)))
 
     def _check_total(self, items: int, total_bytes: int) -> None:
         """REAPI: a batch above max_batch_total_size_bytes is INVALID_ARGUMENT as a whole."""
@@ -170,10 +174,9 @@ def _answer(raw_digest: bytes, result: Outcome | None) -> Answer:
     return Answer(raw_digest, outcome.number, outcome.message)
 
 
-def _answer_read(item: Asked, found: dict[Digest, bytes | None]) -> Answer:
-    if item.digest is None:
-        return _answer(item.raw, item.error or InvalidRequest("malformed digest"))
-    blob = found[item.digest]
-    if blob is None:
-        return _answer(item.raw, BlobNotFound(item.digest))
-    return Answer(item.raw, data=blob)
+def _answer_read(item: Digest | Malformed, found: dict[Digest, bytes | None]) -> Answer:
+    if isinstance(item, Malformed):
+        return _answer(item.raw, item.error)
+    blob = found[item]
+    raw = encode_digest(item)
+    return _answer(raw, BlobNotFound(item)) if blob is None else Answer(raw, data=blob)

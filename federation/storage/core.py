@@ -16,6 +16,7 @@ from federation.errors import FederationError, SourceUnavailable
 from federation.status import Metrics
 from federation.storage.directory import DataDirectory
 from federation.storage.head import Head
+from federation.storage.hot import Hot
 from federation.storage.pool import Pool
 from federation.storage.quarantine import quarantine
 from federation.storage.runs import Run
@@ -46,6 +47,7 @@ class Core:
     pool: Pool
     writer: Writer
     touches: Touches
+    hot: Hot
     space: Space
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now

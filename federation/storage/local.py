@@ -27,6 +27,7 @@ from federation.storage import schema
 from federation.storage.core import Core
 from federation.storage.entries import EntryRow
 from federation.storage.head import Head
+from federation.storage.hot import Hot
 from federation.storage.ingest import LocalIngest
 from federation.storage.ledger import CatalogueLedger
 from federation.storage.maintenance import Maintenance
@@ -256,6 +257,7 @@ def _assemble(
         pool=Pool(limits.threads, partial(schema.connect, path, read_only=True)),
         writer=writer,
         touches=Touches(),
+        hot=Hot(lambda: opened.epoch.value),
         space=space,
         background=Background(),
     )

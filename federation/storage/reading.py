@@ -17,9 +17,10 @@ import structlog
 from federation.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
-from federation.storage.catalogue import MARKED, BlobRow, key_of
+from federation.storage.catalogue import MARKED, BlobRow, key_of, keys_of
 from federation.storage.complaints import Complaints
 from federation.storage.core import Core
+from federation.storage.hot import HotBlob
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +33,7 @@ class _Found:
     lease: dict[bytes, Digest] = field(default_factory=dict)  # written access time is getting old
     damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
     verified: list[tuple[bytes, int]] = field(default_factory=list)
+    inline: list[tuple[Digest, HotBlob]] = field(default_factory=list)  # leased, or about to be
 
 
 _EMPTY = {digest_of(b"", function) for function in DigestFunction}
@@ -80,12 +82,21 @@ class Presence:
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
-        asked_ms = self._core.now_ms()
+        hot = recall(self._core, digests)
+        if None not in hot:
+            return [one and one.data for one in hot]
+        rest = [digest for digest, one in zip(digests, hot, strict=True) if one is None]
+        read = iter(await self._read_rest(rest))
+        return [next(read) if one is None else one.data for one in hot]
+
+    async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        asked_ms, epoch = self._core.now_ms(), self._core.hot.epoch
         try:
             data, found = await self._core.pool.run(self._read, digests, asked_ms)
         except apsw.Error as error:
             raise self._core.catalogue_unreadable(error) from error
         self._note(found, asked_ms)
+        self._core.hot.keep(found.inline, epoch)
         if found.lease and self._core.is_behind():
             self._core.touches.doubt()  # a closure's directories are leased by being read
         return data
@@ -104,7 +115,7 @@ class Presence:
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         connection = self._core.pool.connection()
-        keys = catalogue.keys_of(wanted)
+        keys = keys_of(wanted)
         sizes, look_at = catalogue.present(connection, keys, renew_before)
         size_of, pairs = sizes.get, list(zip(wanted, keys, strict=True))
         found.missing = {digest for digest, key in pairs if size_of(key) != digest[1]}
@@ -141,9 +152,14 @@ class Presence:
             elif row is None or row.size_bytes != digest.size_bytes:
                 answers.append(None)
             else:
-                answers.append(self._trusted(digest, row, data, found))
-                if row.accessed_ms < renew_before or row.state == MARKED:
+                data = self._trusted(digest, row, data, found)
+                answers.append(data)
+                accessed_ms = row.accessed_ms
+                if accessed_ms < renew_before or row.state == MARKED:
                     found.lease[key] = digest
+                    accessed_ms = asked_ms
+                if row.inline and data is not None:
+                    found.inline.append((digest, HotBlob(data, accessed_ms)))
         return answers, found
 
     def _trusted(
@@ -167,6 +183,27 @@ class Presence:
             check_inline(digest, data)
             found.verified.append((row.key, blob.ctime_ns))
         return data
+
+
+def recall(core: Core, digests: Sequence[Digest]) -> list[HotBlob | None]:
+    """Return what is remembered of these blobs, each leased as by a look-up in the catalogue.
+
+    Nothing, while leases wait to be written: a look-up then knows which of them are old.
+    """
+    if core.is_behind():
+        return [None] * len(digests)
+    hot = core.hot.look_up(digests)
+    now_ms = core.now_ms()
+    renew_before = now_ms - core.timing.granularity_ms
+    old = [
+        digest
+        for digest, one in zip(digests, hot, strict=True)
+        if one is not None and one.accessed_ms < renew_before
+    ]
+    if old:
+        core.lease(keys_of(old), now_ms)
+        core.hot.touched(old, now_ms)
+    return hot
 
 
 def check_inline(digest: Digest, data: bytes) -> None:

@@ -16,7 +16,8 @@ from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage, OpenBlob
 from federation.storage.catalogue import BlobRow, key_of
 from federation.storage.core import Core
-from federation.storage.reading import check_inline, needs_verifying
+from federation.storage.hot import HotBlob
+from federation.storage.reading import check_inline, needs_verifying, recall
 from federation.store import CHUNK_BYTES, Chunks, NextBytes
 
 _AHEAD_BYTES = 4 * 1024 * 1024  # two large chunks, which the disk fetches while one is sent
@@ -63,6 +64,11 @@ class Reading:
         if self._digest.is_empty:
             self._data = b""
             return self._slices()
+        (hot,) = recall(self._core, [self._digest])
+        if hot is not None:
+            self._data = hot.data
+            return self._slices()
+        epoch = self._core.hot.epoch
         opening = self._core.pool.submit(self._open, self._step())
         try:
             await asyncio.wrap_future(opening)
@@ -74,9 +80,10 @@ class Reading:
         except Damage as damage:
             await self._report(damage)
             raise BlobNotFound(self._digest) from damage
-        self._touch()
+        accessed_ms = self._touch()
         self._note_verified()
         if self._data is not None:
+            self._core.hot.keep([(self._digest, HotBlob(self._data, accessed_ms))], epoch)
             return self._slices()
         return self._chunks()
 
@@ -208,13 +215,15 @@ class Reading:
                 self._verified = True
         return data
 
-    def _touch(self) -> None:
+    def _touch(self) -> int:
+        """Lease the blob; return the time of its last use that is written, or soon will be."""
         self._touched_ms = self._core.now_ms()
-        if self._row is None:
-            return
+        assert self._row is not None
         old = self._touched_ms - self._core.timing.granularity_ms
         if self._row.accessed_ms < old or self._row.state == catalogue.MARKED:
             self._core.lease([self._key], self._touched_ms)
+            return self._touched_ms
+        return self._row.accessed_ms
 
     async def _report(self, damage: Damage) -> None:
         if self._row is not None:

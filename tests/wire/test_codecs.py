@@ -178,10 +178,19 @@ def test_a_malformed_digest_of_a_batch_is_its_items_error_and_comes_back_as_sent
     bad = pb.Digest(hash="ABC", size_bytes=-1)
     request = pb.BatchReadBlobsRequest(digests=[bad, message(digest_of(b"x"))])
     first, second = cc.decode_batch_read(request.SerializeToString()).items
-    assert first.digest is None
-    assert isinstance(first.error, InvalidRequest)
+    assert isinstance(first, cc.Malformed)
     assert pb.Digest.FromString(first.raw) == bad
-    assert second.digest == digest_of(b"x")
+    assert second == digest_of(b"x")
+
+
+@given(st.lists(st.binary(max_size=300)))
+def test_an_answer_of_held_blobs_is_what_the_runtime_writes(blobs: list[bytes]) -> None:
+    digests = [digest_of(data) for data in blobs]
+    answers = [cc.Answer(encode_digest(digest_of(data)), data=data) for data in blobs]
+    written = cc.encode_held(digests, blobs)
+    assert written == cc.encode_batch_read(answers)
+    read = pb.BatchReadBlobsResponse.FromString(written).responses
+    assert [(one.data, one.digest.size_bytes) for one in read] == [(b, len(b)) for b in blobs]
 
 
 def test_zstd_is_found_among_unknown_compressors() -> None:

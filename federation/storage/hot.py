@@ -1,0 +1,97 @@
+"""Small blobs that were read lately, in memory: reading them again takes no thread and no SQLite.
+
+When you would want it: builds of one project read the same directories and headers again and again.
+A batch of a hundred blobs of 1 KiB takes 0.5 instead of 1.1 ms of storage and hand-offs that way.
+
+What is here was compared with its digest when it was read from the catalogue. It is forgotten as
+soon as anything that is held is marked for eviction, quarantined or gone, in whatever process: the
+epoch says so. Each blob's access time is known here, so that a lease is renewed as it would be by
+looking it up (see Timing for why a blob that was touched so lately cannot be marked).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from federation.digest import Digest
+
+ROOM_BYTES = 16 * 1024 * 1024  # of a process
+_ITEM_BYTES = 400  # what keeping one costs beside its data
+_SHARE = 64  # a blob takes at most this part of the room
+
+
+class HotBlob(NamedTuple):
+    """A blob, and the store time of its last use that is written or soon will be."""
+
+    data: bytes
+    accessed_ms: int
+
+
+class Hot:
+    """A bounded memory of blobs, those forgotten first that were not used for longest.
+
+    Used from the event loop only.
+    """
+
+    def __init__(self, epoch: Callable[[], int], room_bytes: int = ROOM_BYTES) -> None:
+        """epoch: a number that differs after anything held is gone."""
+        self._epoch = epoch
+        self._seen = epoch()
+        self._room_bytes = room_bytes
+        self._blobs: dict[Digest, HotBlob] = {}  # the least recently used first
+        self.size_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Hot {len(self._blobs)} blobs, {self.size_bytes} of {self._room_bytes} bytes>"
+
+    @property
+    def epoch(self) -> int:
+        """What keep() wants to know: the epoch before the blobs were read."""
+        return self._epoch()
+
+    def look_up(self, digests: Sequence[Digest]) -> list[HotBlob | None]:
+        """Return those that are remembered, in order; using them keeps them here."""
+        if self._seen != self._epoch():
+            self._forget_all()
+        blobs = self._blobs
+        found = [blobs.get(digest) for digest in digests]
+        if self.size_bytes * 2 > self._room_bytes:  # only then does the order matter soon
+            for digest, hot in zip(digests, found, strict=True):
+                if hot is not None:
+                    blobs[digest] = blobs.pop(digest)
+        return found
+
+    def keep(self, blobs: Iterable[tuple[Digest, HotBlob]], epoch: int) -> None:
+        """Remember blobs that were read while the epoch was this one."""
+        if epoch != self._epoch():
+            return
+        if self._seen != epoch:
+            self._forget_all()
+        for digest, hot in blobs:
+            self._keep_one(digest, hot)
+
+    def touched(self, digests: Iterable[Digest], now_ms: int) -> None:
+        """Note that these were leased."""
+        for digest in digests:
+            hot = self._blobs.get(digest)
+            if hot is not None:
+                self._blobs[digest] = HotBlob(hot.data, now_ms)
+
+    def _keep_one(self, digest: Digest, hot: HotBlob) -> None:
+        cost_bytes = len(hot.data) + _ITEM_BYTES
+        if cost_bytes * _SHARE > self._room_bytes:
+            return
+        if self._blobs.pop(digest, None) is None:
+            self.size_bytes += cost_bytes
+        self._blobs[digest] = hot
+        while self.size_bytes > self._room_bytes:
+            self._forget(next(iter(self._blobs)))
+
+    def _forget(self, digest: Digest) -> None:
+        self.size_bytes -= len(self._blobs.pop(digest).data) + _ITEM_BYTES
+
+    def _forget_all(self) -> None:
+        self._blobs.clear()
+        self.size_bytes = 0
+        self._seen = self._epoch()

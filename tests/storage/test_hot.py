@@ -1,0 +1,168 @@
+"""Small blobs remembered in memory: what is kept, what is forgotten, and that leases go on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from federation.digest import Digest, digest_of
+from federation.storage import Storage, catalogue
+from federation.storage.hot import Hot, HotBlob
+from tests.storage.conftest import MIB, put, read, short, until
+
+Opener = Callable[..., Awaitable[Storage]]
+
+
+class Count:
+    """An epoch."""
+
+    def __init__(self) -> None:
+        self.value = 1
+
+    def __call__(self) -> int:
+        return self.value
+
+
+@pytest.fixture
+def epoch() -> Count:
+    return Count()
+
+
+def blob(number: int, size: int = 1000) -> tuple[Digest, HotBlob]:
+    data = b"%d" % number * size
+    return digest_of(data), HotBlob(data[:size], 5)
+
+
+def held(hot: Hot, *digests: Digest) -> list[bool]:
+    return [one is not None for one in hot.look_up(digests)]
+
+
+def test_what_was_kept_is_found_until_the_epoch_moves(epoch: Count) -> None:
+    hot = Hot(epoch)
+    (a, kept), (b, other) = blob(1), blob(2)
+    hot.keep([(a, kept)], epoch())
+    assert hot.look_up([b, a]) == [None, kept]
+    epoch.value += 1
+    assert hot.look_up([a]) == [None]
+    assert hot.size_bytes == 0
+    hot.keep([(b, other)], epoch())
+    assert hot.look_up([a, b]) == [None, other]
+
+
+def test_what_was_read_before_the_epoch_moved_is_not_kept(epoch: Count) -> None:
+    hot = Hot(epoch)
+    before = hot.epoch
+    epoch.value += 1
+    hot.keep([blob(1)], before)
+    assert held(hot, blob(1)[0]) == [False]
+
+
+def test_memory_is_bounded_and_the_least_recently_used_go_first(epoch: Count) -> None:
+    hot = Hot(epoch, room_bytes=100_000)
+    blobs = [blob(number) for number in range(200)]
+    first = blobs[0][0]
+    for each in blobs:
+        hot.keep([each], epoch())
+        assert held(hot, first) == [True]  # it is used all the time
+        assert hot.size_bytes <= 100_000
+    shown = held(hot, *(digest for digest, _ in blobs))
+    assert 60 < sum(shown) < 100
+    assert all(shown[-60:])
+
+
+def test_keeping_one_again_counts_it_once(epoch: Count) -> None:
+    hot = Hot(epoch)
+    hot.keep([blob(1)], epoch())
+    size_bytes = hot.size_bytes
+    hot.keep([blob(1)], epoch())
+    assert hot.size_bytes == size_bytes
+
+
+def test_a_large_blob_does_not_push_out_the_others(epoch: Count) -> None:
+    hot = Hot(epoch, room_bytes=100_000)
+    hot.keep([blob(1), blob(2, size=10_000)], epoch())
+    assert held(hot, blob(1)[0], blob(2, size=10_000)[0]) == [True, False]
+
+
+def test_a_lease_is_noted(epoch: Count) -> None:
+    hot = Hot(epoch)
+    digest, kept = blob(1)
+    hot.keep([(digest, kept)], epoch())
+    hot.touched([digest, blob(2)[0]], 9)
+    assert hot.look_up([digest]) == [kept._replace(accessed_ms=9)]
+
+
+async def test_a_blob_read_twice_comes_from_memory_by_either_way(open_storage: Opener) -> None:
+    storage = await open_storage(short(lease=60.0))
+    digests = [await put(storage, os.urandom(1000)) for _ in range(3)]
+    data = await storage.read_small(digests)
+    streamed = await put(storage, b"streamed")
+    assert await read(storage, streamed) == b"streamed"
+    assert [one and one.data for one in storage.core.hot.look_up(digests)] == data
+    with_others = [streamed, digest_of(b"nobody has it"), *digests]
+    assert await storage.read_small(with_others) == [b"streamed", None, *data]
+    assert await read(storage, digests[0]) == data[0]
+
+
+async def test_a_blob_in_a_file_is_not_kept_in_memory(open_storage: Opener) -> None:
+    storage = await open_storage(short(lease=60.0))
+    digest = await put(storage, os.urandom(100_000))
+    assert await storage.read_small([digest]) != [None]
+    assert storage.core.hot.look_up([digest]) == [None]
+
+
+@pytest.mark.parametrize("way", ["batch", "stream"])
+async def test_p5_what_is_only_read_from_memory_stays_leased(
+    open_storage: Opener, way: str
+) -> None:
+    storage = await open_storage(short(quota=2 * MIB))
+    used, unused = await put(storage, b"used" * 50), await put(storage, b"unused" * 50)
+    since_ms = storage.core.now_ms()
+
+    def is_marked() -> bool:
+        key = catalogue.key_of(used)
+        row = catalogue.look_up(storage.core.pool.connection(), [key])[key]
+        return row.state == catalogue.MARKED
+
+    async def gone() -> bool:
+        assert not await storage.core.pool.run(is_marked)
+        if way == "batch":
+            assert await storage.read_small([used]) == [b"used" * 50]
+        else:
+            assert await read(storage, used) == b"used" * 50
+        return await evicted(storage, 15)
+
+    await until(gone, 20)
+    assert storage.core.now_ms() - since_ms > storage.core.timing.cutoff_age_ms
+    assert await storage.find_missing([used, unused]) == {unused}
+
+
+async def evicted(storage: Storage, count: int) -> bool:
+    """Write some more; return whether so many have been evicted. Asking for one would lease it."""
+    more = os.urandom(200_000)
+    await storage.write_small([(digest_of(more), more)])
+    value = storage.core.metrics.registry.get_sample_value("federation_evicted_total")
+    assert value is not None
+    return value >= count
+
+
+async def test_what_another_process_evicts_is_forgotten_here(open_storage: Opener) -> None:
+    here = await open_storage(short(quota=2 * MIB))
+    there = await open_storage(short(quota=2 * MIB))
+    digest = await put(here, b"small" * 50)
+    assert await there.read_small([digest]) == [b"small" * 50]
+    assert held(there.core.hot, digest) == [True]
+    await until(lambda: evicted(here, 15), 20)
+    assert await here.find_missing([digest]) == {digest}
+    assert await there.read_small([digest]) == [None]
+
+
+async def test_a_blob_set_aside_is_forgotten(open_storage: Opener) -> None:
+    storage = await open_storage(short(lease=60.0))
+    digest = await put(storage, b"small")
+    await storage.read_small([digest])
+    assert held(storage.core.hot, digest) == [True]
+    await storage.core.set_aside(digest, storage.core.head.value, "somebody said so")
+    assert await storage.read_small([digest]) == [None]
