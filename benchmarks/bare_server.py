@@ -22,6 +22,13 @@ async def _stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes
         await context.write(message)
 
 
+async def _sink(_requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+    came_bytes = 0
+    while (message := await context.read()) is not grpc.aio.EOF:
+        came_bytes += len(message)
+    return b"%d" % came_bytes
+
+
 def _answer(request: bytes) -> tuple[int, bytes]:
     """Return how many messages are wanted, and one; made at the first call only."""
     if request not in _answers:
@@ -35,10 +42,13 @@ async def _capabilities(_request: bytes, _context: object) -> bytes:
 
 
 async def _serve(address: str) -> None:
-    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    server = grpc.aio.server(
+        options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+    )
     floor = {
         "Unary": grpc.unary_unary_rpc_method_handler(_unary),
         "Stream": grpc.unary_stream_rpc_method_handler(_stream),
+        "Sink": grpc.stream_unary_rpc_method_handler(_sink),
     }
     capabilities = {"GetCapabilities": grpc.unary_unary_rpc_method_handler(_capabilities)}
     service = "build.bazel.remote.execution.v2.Capabilities"

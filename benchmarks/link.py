@@ -45,10 +45,13 @@ class Link:
         """Return a call that is answered with a stream of serialised messages."""
         return self._channel.unary_stream(f"/{service}/{method}")
 
+    def sink(self, service: str, method: str) -> Callable[[Iterator[bytes]], bytes]:
+        """Return a call that takes a stream of serialised messages."""
+        return self._channel.stream_unary(f"/{service}/{method}")
+
     def write(self, messages: Iterable[bytes]) -> bytes:
         """Send one ByteStream.Write and return its serialised response."""
-        call = self._channel.stream_unary(f"/{BYTE_STREAM}/Write")
-        return call(iter(messages))
+        return self.sink(BYTE_STREAM, "Write")(iter(messages))
 
     def upload(self, blobs: Sequence[bytes]) -> None:
         """Store blobs that together fit a batch or are split into several."""

@@ -1,12 +1,15 @@
 """What grpc.aio itself costs: the answers of other rows, made beforehand, from empty handlers.
 
 No server in Python over grpcio can be faster than these rows. They answer at once with bytes of the
-same size, without looking at the request: no storage, no thread, no rights, no counting.
+same size, without looking at the request: no storage, no thread, no rights, no counting. Of uploads
+they drop what comes. Beside them stands what the disk alone takes to keep as much.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
@@ -61,6 +64,36 @@ class Floor(CallRow):
         expect(came == self._messages, f"{came} messages came")
 
 
+class Sink(Floor):
+    """Sends messages of so many bytes that are dropped."""
+
+    def set_up(self) -> None:
+        """See CallRow."""
+        self._call_sink = self.link.sink(SERVICE, "Sink")
+        self._message = bytes(int(self._request.split()[1]))
+        self._ask()
+
+    def _ask(self) -> None:
+        came = self._call_sink(repeat(self._message, self._messages))
+        expect(int(came) == self._messages * len(self._message), f"{came!r} bytes came")
+
+
+class Disk(Floor):
+    """Writes as many bytes to a new file, and waits until they are kept: no server has a part."""
+
+    def set_up(self) -> None:
+        """See CallRow."""
+        self._folder = self.server.home
+        self._message = bytes(int(self._request.split()[1]))
+        self._ask()
+
+    def _ask(self) -> None:
+        with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
+            for _ in range(self._messages):
+                file.write(self._message)
+            os.fdatasync(file.fileno())
+
+
 def rows(*, quick: bool) -> list[RowSpec]:
     """Return this module's rows."""
     large = 8 if quick else 128
@@ -69,15 +102,24 @@ def rows(*, quick: bool) -> list[RowSpec]:
         _row("100KiB", "an answer of 105 KiB (BatchRead), likewise", "Unary", 1, 105 * 1024),
         _row("stream-1KiB", "a stream of 1 KiB (Read), likewise", "Stream", 1, 1030),
         _row("stream-256MiB", "a stream of 256 MiB (Read), likewise", "Stream", large, 2 * MIB),
+        _row("sink-256MiB", "an upload of 256 MiB that is dropped", "", large, 2 * MIB, Sink),
+        _row("disk-256MiB", "256 MiB to a file, synced", "", large, 2 * MIB, Disk),
     ]
 
 
-def _row(name: str, title: str, method: str, messages: int, size_bytes: int) -> RowSpec:
+def _row(
+    name: str,
+    title: str,
+    method: str,
+    messages: int,
+    size_bytes: int,
+    kind: type[Floor] = Floor,
+) -> RowSpec:
     total_bytes = messages * size_bytes
     return RowSpec(
         f"floor-{name}",
-        f"grpc.aio alone: {title}",
-        partial(Floor, method=method, messages=messages, size_bytes=size_bytes),
+        f"{'the disk' if kind is Disk else 'grpc.aio'} alone: {title}",
+        partial(kind, method=method, messages=messages, size_bytes=size_bytes),
         items=total_bytes if total_bytes >= MIB else 1,
         item="B" if total_bytes >= MIB else "call",
         servers=("federation",),
