@@ -35,6 +35,12 @@ def blob(number: int, size: int = 1000) -> tuple[Digest, HotBlob]:
     return digest_of(data), HotBlob(data[:size], 5)
 
 
+def keep(hot: Hot, *blobs: tuple[Digest, HotBlob]) -> None:
+    """Have them kept: they are read twice."""
+    hot.keep(blobs, hot.epoch)
+    hot.keep(blobs, hot.epoch)
+
+
 def held(hot: Hot, *digests: Digest) -> list[bool]:
     return [one is not None for one in hot.look_up(digests)]
 
@@ -42,12 +48,12 @@ def held(hot: Hot, *digests: Digest) -> list[bool]:
 def test_what_was_kept_is_found_until_the_epoch_moves(epoch: Count) -> None:
     hot = Hot(epoch)
     (a, kept), (b, other) = blob(1), blob(2)
-    hot.keep([(a, kept)], epoch())
+    keep(hot, (a, kept))
     assert hot.look_up([b, a]) == [None, kept]
     epoch.value += 1
     assert hot.look_up([a]) == [None]
     assert hot.size_bytes == 0
-    hot.keep([(b, other)], epoch())
+    keep(hot, (b, other))
     assert hot.look_up([a, b]) == [None, other]
 
 
@@ -55,6 +61,7 @@ def test_what_was_read_before_the_epoch_moved_is_not_kept(epoch: Count) -> None:
     hot = Hot(epoch)
     before = hot.epoch
     epoch.value += 1
+    hot.keep([blob(1)], before)
     hot.keep([blob(1)], before)
     assert held(hot, blob(1)[0]) == [False]
 
@@ -64,7 +71,7 @@ def test_memory_is_bounded_and_the_least_recently_used_go_first(epoch: Count) ->
     blobs = [blob(number) for number in range(200)]
     first = blobs[0][0]
     for each in blobs:
-        hot.keep([each], epoch())
+        keep(hot, each)
         assert held(hot, first) == [True]  # it is used all the time
         assert hot.size_bytes <= 100_000
     shown = held(hot, *(digest for digest, _ in blobs))
@@ -74,33 +81,48 @@ def test_memory_is_bounded_and_the_least_recently_used_go_first(epoch: Count) ->
 
 def test_keeping_one_again_counts_it_once(epoch: Count) -> None:
     hot = Hot(epoch)
-    hot.keep([blob(1)], epoch())
+    keep(hot, blob(1))
     size_bytes = hot.size_bytes
-    hot.keep([blob(1)], epoch())
-    assert hot.size_bytes == size_bytes
+    keep(hot, blob(1))
+    assert hot.size_bytes == size_bytes > 0
+
+
+def test_what_is_read_once_pushes_out_nothing(epoch: Count) -> None:
+    hot = Hot(epoch, room_bytes=100_000)
+    keep(hot, blob(1))
+    hot.keep((blob(number) for number in range(2, 30_000)), epoch())
+    assert held(hot, blob(1)[0]) == [True]
+    assert len(hot._once) <= 20_000
 
 
 def test_a_large_blob_does_not_push_out_the_others(epoch: Count) -> None:
     hot = Hot(epoch, room_bytes=100_000)
-    hot.keep([blob(1), blob(2, size=10_000)], epoch())
+    keep(hot, blob(1), blob(2, size=10_000))
     assert held(hot, blob(1)[0], blob(2, size=10_000)[0]) == [True, False]
 
 
 def test_a_lease_is_noted(epoch: Count) -> None:
     hot = Hot(epoch)
     digest, kept = blob(1)
-    hot.keep([(digest, kept)], epoch())
+    keep(hot, (digest, kept))
     hot.touched([digest, blob(2)[0]], 9)
     assert hot.look_up([digest]) == [kept._replace(accessed_ms=9)]
+
+
+async def read_twice(storage: Storage, *digests: Digest) -> list[bytes | None]:
+    await storage.read_small(digests)
+    return await storage.read_small(digests)
 
 
 async def test_a_blob_read_twice_comes_from_memory_by_either_way(open_storage: Opener) -> None:
     storage = await open_storage(short(lease=60.0))
     digests = [await put(storage, os.urandom(1000)) for _ in range(3)]
-    data = await storage.read_small(digests)
+    data = await read_twice(storage, *digests)
     streamed = await put(storage, b"streamed")
-    assert await read(storage, streamed) == b"streamed"
-    assert [one and one.data for one in storage.core.hot.look_up(digests)] == data
+    for _ in range(2):
+        assert await read(storage, streamed) == b"streamed"
+    known = storage.core.hot.look_up([*digests, streamed])
+    assert [one and one.data for one in known] == [*data, b"streamed"]
     with_others = [streamed, digest_of(b"nobody has it"), *digests]
     assert await storage.read_small(with_others) == [b"streamed", None, *data]
     assert await read(storage, digests[0]) == data[0]
@@ -109,7 +131,7 @@ async def test_a_blob_read_twice_comes_from_memory_by_either_way(open_storage: O
 async def test_a_blob_in_a_file_is_not_kept_in_memory(open_storage: Opener) -> None:
     storage = await open_storage(short(lease=60.0))
     digest = await put(storage, os.urandom(100_000))
-    assert await storage.read_small([digest]) != [None]
+    assert await read_twice(storage, digest) != [None]
     assert storage.core.hot.look_up([digest]) == [None]
 
 
@@ -119,6 +141,7 @@ async def test_p5_what_is_only_read_from_memory_stays_leased(
 ) -> None:
     storage = await open_storage(short(quota=2 * MIB))
     used, unused = await put(storage, b"used" * 50), await put(storage, b"unused" * 50)
+    await read_twice(storage, used)
     since_ms = storage.core.now_ms()
 
     def is_marked() -> bool:
@@ -152,7 +175,7 @@ async def test_what_another_process_evicts_is_forgotten_here(open_storage: Opene
     here = await open_storage(short(quota=2 * MIB))
     there = await open_storage(short(quota=2 * MIB))
     digest = await put(here, b"small" * 50)
-    assert await there.read_small([digest]) == [b"small" * 50]
+    assert await read_twice(there, digest) == [b"small" * 50]
     assert held(there.core.hot, digest) == [True]
     await until(lambda: evicted(here, 15), 20)
     assert await here.find_missing([digest]) == {digest}
@@ -162,7 +185,7 @@ async def test_what_another_process_evicts_is_forgotten_here(open_storage: Opene
 async def test_a_blob_set_aside_is_forgotten(open_storage: Opener) -> None:
     storage = await open_storage(short(lease=60.0))
     digest = await put(storage, b"small")
-    await storage.read_small([digest])
+    await read_twice(storage, digest)
     assert held(storage.core.hot, digest) == [True]
     await storage.core.set_aside(digest, storage.core.head.value, "somebody said so")
     assert await storage.read_small([digest]) == [None]
