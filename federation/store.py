@@ -223,6 +223,7 @@ class Stamp(NamedTuple):
 
 
 NO_STAMP = Stamp()  # of what came from an upstream: any other wins
+PULLED_TICKS = 1  # of what an upstream gave, where one node sends it to another
 
 
 class Entry(NamedTuple):

@@ -28,7 +28,7 @@ from federation.replication.rules import Bounds, may_go_on
 from federation.replication.shipping import Shipper
 from federation.replication.tally import Tally
 from federation.replication.target import Target, Theirs, Via
-from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Readable, Stamp
+from federation.store import NO_STAMP, PULLED_TICKS, Entry, EntryKey, EntryKind, Readable, Stamp
 
 WALKS_AT_ONCE = 16
 WALKS_BEGUN_MAX = 64  # those that wait for a large blob included
@@ -269,7 +269,7 @@ class EntrySender:
 
 def stamp_to_send(entry: Entry, node_id: str) -> Stamp:
     """Return what dates an entry at a peer. What an upstream gave here gives way to all else."""
-    return Stamp(1, node_id) if entry.stamp == NO_STAMP else entry.stamp
+    return Stamp(PULLED_TICKS, node_id) if entry.stamp == NO_STAMP else entry.stamp
 
 
 def _why_open(view: ShippingStore, hole: Hole) -> Outcome:

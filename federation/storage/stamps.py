@@ -12,7 +12,7 @@ import hashlib
 from typing import NamedTuple
 
 from federation.errors import InvalidRequest
-from federation.store import NO_STAMP, Entry, Source, Stamp
+from federation.store import NO_STAMP, PULLED_TICKS, Entry, Source, Stamp
 
 _AHEAD_MAX_S = 366 * 86400.0
 
@@ -102,7 +102,11 @@ def date(
     if brings_stamp:
         check(entry.stamp, wall_s)
         ticks = max(ticks, entry.stamp.ticks)
-    verdict = judge(held, entry, source, wall_s)
+    both_pulled = brings_stamp and entry.stamp.ticks == PULLED_TICKS
+    rival = held
+    if held and held.source is Source.UPSTREAM and both_pulled:  # the same one stays at both nodes
+        rival = held._replace(source=Source.PEER, stamp=Stamp(PULLED_TICKS, node_id))
+    verdict = judge(rival, entry, source, wall_s)
     if verdict is not Verdict.TAKE and held is not None:
         return Dated(verdict, held.stamp, ticks)
     if brings_stamp:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import InvalidRequest
-from federation.storage.stamps import Held, Verdict, check, judge, next_ticks, ticks_at
+from federation.storage.stamps import Held, Verdict, check, date, judge, next_ticks, ticks_at
 from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Provenance, Source, Stamp
 from tests.storage.conftest import opened, short
 
@@ -36,6 +36,17 @@ def test_r19_a_stamp_is_refused_when_a_year_of_pushes_could_not_outdo_it() -> No
     for ticks in (ticks_at(NOW_S + 367 * day_s), 2**63 - 1):
         with pytest.raises(InvalidRequest, match="ahead of this node's clock"):
             check(Stamp(ticks, "n"), NOW_S)
+
+
+def test_r15_two_nodes_that_pulled_different_values_end_with_the_same_one() -> None:
+    held = {node: Held(node.encode(), None, Source.UPSTREAM, NO_STAMP) for node in ("a", "b")}
+    sent = {node: Entry(KEY, node.encode(), "", stamp=Stamp(1, node)) for node in held}
+    at_a = date(held["a"], sent["b"], Source.PEER, 0, "a", NOW_S)
+    at_b = date(held["b"], sent["a"], Source.PEER, 0, "b", NOW_S)
+    assert (at_a.verdict, at_a.stamp) == (Verdict.TAKE, Stamp(1, "b"))
+    assert (at_b.verdict, at_b.stamp) == (Verdict.LET_FALL, NO_STAMP)
+    pushed = Entry(KEY, b"c", "", stamp=Stamp(5, "a"))
+    assert date(held["b"], pushed, Source.PEER, 0, "b", NOW_S).verdict is Verdict.TAKE
 
 
 @dataclass
