@@ -17,6 +17,7 @@ from federation.peer_metrics import PeerCollector
 from federation.remote import Remote, RemoteSettings
 from federation.replication.book import Book
 from federation.replication.closures import Walk
+from federation.replication.courtesy import Courtesy
 from federation.replication.entries import EntrySender
 from federation.replication.gate import Gate
 from federation.replication.link import Link
@@ -57,6 +58,7 @@ class Replication:
         self._metrics = metrics
         self._clock = clock
         self._worker = Worker(ledger, self._link, clock)
+        self._courtesy = Courtesy()
         self._started = False
         self._background = Background()
         metrics.registry.register(PeerCollector(self.describe))
@@ -118,7 +120,15 @@ class Replication:
         for_large = connect(shares_bandwidth_of=remote)
         target = RemoteTarget(remote, for_large, peer.instance_name)
         return make_link(
-            peer, book, target, self._store, self._ledger, self._walk, self._clock, self._jitter
+            peer,
+            book,
+            target,
+            self._store,
+            self._ledger,
+            self._walk,
+            self._clock,
+            self._jitter,
+            self._courtesy,
         )
 
 
@@ -148,10 +158,11 @@ def make_link(
     walk: Walk,
     clock: Clock,
     jitter: random.Random,
+    courtesy: Courtesy,
 ) -> Link:
-    """Put together what sends to one peer."""
+    """Put together what sends to one peer; courtesy: shared by all of them."""
     tally = Tally(clock)
-    gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter)
+    gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter, courtesy)
     sender = Sender(peer.name, store, ledger, target, gate, tally, clock)
     shipper = Shipper(sender, target, clock)
     gate.at_failure(shipper.confirmed.clear)

@@ -16,6 +16,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h of g
 _KEPT_BYTES = 8 * 2**20
 _MAPPED_FROM_BYTES = 16 * 2**20
 _ARENAS = 2
+_COLLECT_AFTER = 5_000, 10, 100  # new objects; collections of these; of those
 
 
 def prepare() -> None:
@@ -71,6 +72,12 @@ def check_protobuf(implementation: str) -> None:
 
 
 def settle() -> None:
-    """Keep what the start has made out of every later garbage collection."""
+    """Keep what the start has made out of every later garbage collection, and make them rarer.
+
+    A full one looks at all that is alive, on the event loop: 0.15 s with ten peers catching up, and
+    several a second as Python has it. What becomes garbage in cycles here does so when it is young,
+    and is found by the partial ones, which take milliseconds.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)

@@ -29,8 +29,10 @@ class Asker:
         while True:
             try:
                 async with self._gate.turn(writes=False) as turn:
+                    await self._gate.courtesy.turn()
                     answer = await question()
                     turn.succeeded()
+                    await self._gate.courtesy.turn()
                     return answer
             except RemoteFailed as error:
                 await self.bear(error)

@@ -244,6 +244,7 @@ class EntrySender:
         """Push once; refused: it was before, and is not given a third time."""
         entry = wanted.entry
         async with self._gate.turn(writes=True) as turn:
+            await self._gate.courtesy.turn()
             try:
                 stamped = entry._replace(stamp=stamp_to_send(entry, self._ledger.node_id))
                 await self._target.push(stamped, wanted.via, node_id)

@@ -55,6 +55,7 @@ class Follower:
         self._when = When.WINDOW if lane is Lane.WINDOW else When.ALWAYS
         self.progress = Progress(link.record(lane).cursor)
         self._moved = asyncio.Event()
+        self._tells_soon = False
         self._to_park: list[tuple[LogRow, Parked]] = []
         self._parking = asyncio.Event()
 
@@ -86,6 +87,7 @@ class Follower:
                 continue
             start(self._bring(await self._read(*part), *part))
             while self.progress.unresolved > UNRESOLVED_MAX:
+                self._moved.clear()
                 await self._moved.wait()
 
     async def _gather(self, head: int) -> None:
@@ -120,6 +122,7 @@ class Follower:
     async def _bring(self, rows: Sequence[LogRow], first: int, last: int) -> None:
         for gap in gaps(rows, first, last):
             self._done(*gap)
+        await self._link.gate.courtesy.turn()
         part = await self._choose(rows, self._end)
         async with asyncio.TaskGroup() as group:
             small = group.create_task(self._ship(part.blobs, large=False))
@@ -162,6 +165,7 @@ class Follower:
     async def _ship_to_end(
         self, rows_of: dict[Digest, list[LogRow]], via: Via, told: Callable[[Digest, Outcome], None]
     ) -> None:
+        await self._link.gate.courtesy.turn()
         await self._link.shipper.ship(rows_of, via, told)
 
     async def _push(self, rows: Sequence[LogRow]) -> None:
@@ -208,12 +212,14 @@ class Follower:
                 self._done(row.seq, row.seq)
 
     def _done(self, first: int, last: int) -> None:
-        if self.progress.done(first, last):
-            self._tell()
+        if self.progress.done(first, last) and not self._tells_soon:
+            # A batch ends row by row: telling of each would keep the event loop busy for 0.1 s.
+            self._tells_soon = True
+            asyncio.get_running_loop().call_soon(self._tell)
         self._moved.set()
-        self._moved = asyncio.Event()
 
     def _tell(self) -> None:
+        self._tells_soon = False
         link, cursor = self._link, self.progress.cursor
         link.change(self._lane, cursor=cursor)
         link.ledger.note_acknowledged(link.name, self._lane, cursor)

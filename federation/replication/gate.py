@@ -12,6 +12,7 @@ import structlog
 from federation.clock import Clock
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
+from federation.replication.courtesy import Courtesy
 
 _log = structlog.get_logger(__name__)
 _AWAY = {FailureKind.UNAVAILABLE, FailureKind.TIMEOUT, FailureKind.STALLED}
@@ -46,7 +47,16 @@ class Turn:
 class Gate:
     """One for each peer."""
 
-    def __init__(self, peer: str, clock: Clock, first_s: float, jitter: random.Random) -> None:
+    def __init__(
+        self,
+        peer: str,
+        clock: Clock,
+        first_s: float,
+        jitter: random.Random,
+        courtesy: Courtesy | None = None,
+    ) -> None:
+        """courtesy: shared by the gates of all peers; None: this is the only one."""
+        self.courtesy = courtesy or Courtesy()
         self._peer = peer
         self._clock = clock
         self._backoff = Backoff(first_s, jitter)

@@ -18,6 +18,7 @@ from federation.errors import BlobDamaged, BlobNotFound, DigestMismatch, Federat
 from federation.ledger import Ledger
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.asking import Asker
+from federation.replication.batch_slots import BatchSlots
 from federation.replication.batching import Pace
 from federation.replication.blame import Blame, Fault
 from federation.replication.gate import Gate, Turn
@@ -59,31 +60,17 @@ class Sender:
         self._gate = gate
         self._tally = tally
         self._clock = clock
-        self._batches = 0
-        self._batch_ended = asyncio.Event()
+        self._slots = BatchSlots(lambda: self.pace.slots)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     def __repr__(self) -> str:
-        return f"<Sender {self._batches} batches, {self.pace!r}>"
+        return f"<Sender {self._slots!r}, {self.pace!r}>"
 
     async def ask(self, digests: Sequence[Digest]) -> set[Digest]:
         """Return what the peer lacks; asks until it answers."""
         return await self.asker.answer(lambda: self._target.find_missing(digests))
 
     # Batches
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        while self._batches >= self.pace.slots:
-            ended = self._batch_ended
-            await ended.wait()
-        self._batches += 1
-        try:
-            yield
-        finally:
-            self._batches -= 1
-            self._batch_ended.set()
-            self._batch_ended = asyncio.Event()
 
     async def send_batch(self, batch: list[Digest], via: Via, settle: Settle) -> None:
         """Bring each blob of a batch to its end.
@@ -92,7 +79,7 @@ class Sender:
         """
         left, halve, delay_s = batch, False, 0.0
         while left:
-            async with self._slot():
+            async with self._slots.one():
                 parts = list(self._parts(left, halve=halve))
                 tried = await self._try_batch(left, via, settle) if len(parts) == 1 else None
             if tried is None:
@@ -126,15 +113,18 @@ class Sender:
 
     async def _try_batch(self, batch: list[Digest], via: Via, settle: Settle) -> Tried:
         async with self._gate.turn(writes=True) as turn:
-            blobs = await self._read(batch, settle)
+            async with self._gate.courtesy.reading:
+                blobs = await self._read(batch, settle)
             if not blobs:
                 return Tried([], [])
+            await self._gate.courtesy.turn()
             began_s = self._clock.monotonic_s()
             try:
                 results = await self._target.write_small(blobs, via)
             except RemoteFailed as error:
                 results = [error] * len(blobs)
             took_s = self._clock.monotonic_s() - began_s
+            await self._gate.courtesy.turn()
             tried = self._sort(blobs, results, took_s, settle, turn)
         if tried.error is not None:
             await self.asker.bear(tried.error)

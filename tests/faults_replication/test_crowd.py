@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
-import time
-from contextlib import ExitStack
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from federation.clock import SystemClock
 from tests.faults_replication.stub import Stub
-from tests.faults_replication.work import name_all, noise, push
+from tests.faults_replication.work import name_all, push
 from tests.polling import wait_until
 from tests.process import serve
 from tests.process_client import Client
 
 PEERS = 10
-_clock = SystemClock()
 
 
-def pushes(client: Client, label: str, count: int) -> list[float]:
+def pushes(address: str, label: str, count: int) -> list[float]:
     """Push small blobs now and then; returns the seconds that each took."""
-    took = []
-    for number in range(count):
-        data = noise(f"{label} {number}")
-        began_s = _clock.monotonic_s()
-        client.batch_update([data])
-        took.append(_clock.monotonic_s() - began_s)
-        time.sleep(0.005)
+    # In another process: the peers are in this one, and keep its interpreter busy.
+    command = [sys.executable, "-m", "tests.faults_replication.pusher", address, label, str(count)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=200)
+    took: list[float] = json.loads(done.stdout)
     return took
 
 
-def beside_ten_peers(folder: Path, backlog: int, count: int) -> tuple[list[float], list[float]]:
+@contextmanager
+def giving_way() -> Iterator[None]:
+    """Let other processes have the processor first, as if the peers had machines of their own."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    _give_way(10)
+    try:
+        yield
+    finally:
+        _give_way(before)
+
+
+def _give_way(niceness: int) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+
+
+def beside_ten_peers(
+    folder: Path, backlog: int, count: int, *, gives_way: bool = False
+) -> tuple[list[float], list[float]]:
     """Push with ten peers that have all, and while all of them catch up; times of each."""
     with ExitStack() as stack:
         stubs = [stack.enter_context(Stub()) for _ in range(PEERS)]
@@ -42,14 +59,15 @@ def beside_ten_peers(folder: Path, backlog: int, count: int) -> tuple[list[float
         ]
         node = stack.enter_context(serve(folder / "data", {"peers": peers}))
         with Client(node.address) as client:
-            idle = pushes(client, "idle", count)
+            idle = pushes(node.address, "idle", count)
             for stub in stubs:
                 stub.stop()
             digests = push(client, "backlog", backlog)
             name_all(client, "backlog", digests[:500], each=50)
             for stub in stubs:
                 stub.start()
-            beside = pushes(client, "beside", count)
+            with giving_way() if gives_way else nullcontext():
+                beside = pushes(node.address, "beside", count)
         wanted = {*digests}
         for stub in stubs:
             wait_until(
@@ -57,7 +75,11 @@ def beside_ten_peers(folder: Path, backlog: int, count: int) -> tuple[list[float
                 "everybody has everything",
                 timeout_s=90,
             )
-            assert len(stub.fake.results) == len(stub.fake.assets) == 10
+            wait_until(
+                lambda: len(stub.fake.results) == len(stub.fake.assets) == 10,  # noqa: B023
+                "and the names",
+                timeout_s=90,
+            )
         return idle, beside
 
 
@@ -69,7 +91,7 @@ def test_r27_ten_peers_get_everything_and_clients_are_served(tmp_path: Path) -> 
 @pytest.mark.heavy
 @pytest.mark.timeout(300)
 def test_r27_ten_peers_at_most_double_what_a_push_takes(tmp_path: Path) -> None:
-    """Needs a machine with cores to spare: the peers are in the test's process."""
-    idle, beside = beside_ten_peers(tmp_path, 5000, 400)
+    """Needs root: the peers are in the test's process, which takes no core from the node."""
+    idle, beside = beside_ten_peers(tmp_path, 5000, 400, gives_way=True)
     p99 = [statistics.quantiles(each, n=100)[98] for each in (idle, beside)]
     assert p99[1] <= max(2 * p99[0], 0.05), p99

@@ -25,6 +25,7 @@ from federation.digest import Digest, DigestFunction, digest_of
 from federation.errors import FederationError
 from federation.remote.failures import FailureKind, failure
 from federation.replication.book import Book
+from federation.replication.courtesy import Courtesy
 from federation.replication.link import Link
 from federation.replication.target import Identity, OpenAt, Theirs, Via
 from federation.replication.worker import Worker
@@ -195,11 +196,12 @@ class Node:
     def start(self) -> None:
         self.is_up = True
         self._ledger = ledger = MemoryLedger(self.storage)
-        walk = walking(LIMITS)
+        walk, courtesy = walking(LIMITS), Courtesy()
 
         def link(peer: Peer, book: Book) -> Link:
             target = SimulatedTarget(self.wires[peer.name])
-            return make_link(peer, book, target, self.storage, ledger, walk, self.clock, self._rng)
+            parts = self.storage, ledger, walk, self.clock, self._rng, courtesy
+            return make_link(peer, book, target, *parts)
 
         self.worker = Worker(ledger, link, self.clock)
         self.worker.start(

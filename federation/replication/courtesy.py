@@ -1,0 +1,49 @@
+"""Steps of replication one by one, with the node's clients served between them.
+
+A batch takes about a millisecond of the event loop to prepare, and as much when it is answered. Ten
+peers that catch up have hundreds of them ready at once; all in one pass of the loop, clients would
+wait for as many milliseconds. So each step waits for its turn, of which each pass has one. For the
+same reason only a few batches are read at once: clients' calls need the same threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+_READS_AT_ONCE = 2
+
+
+class Courtesy:
+    """One for all peers. Used from one event loop."""
+
+    def __init__(self) -> None:
+        self.reading = asyncio.Semaphore(_READS_AT_ONCE)  # whoever reads a batch holds it
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_taken = False  # this pass has had its step
+
+    def __repr__(self) -> str:
+        return f"<Courtesy {len(self._waiting)} waiting>"
+
+    async def turn(self) -> None:
+        """Return when this step may be made: at once when no other wants to, else in order."""
+        loop = asyncio.get_running_loop()
+        if not self._is_taken:
+            self._take(loop)
+            return
+        mine: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(mine)
+        await mine
+
+    def _take(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_taken = True
+        loop.call_soon(self._next, loop)  # in the next pass
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_taken = False
+        while self._waiting:
+            first = self._waiting.popleft()
+            if not first.done():  # it may have been cancelled
+                first.set_result(None)
+                self._take(loop)
+                return
