@@ -58,7 +58,7 @@ class Replication:
         self._metrics = metrics
         self._clock = clock
         self._worker = Worker(ledger, self._link, clock)
-        self._courtesy = Courtesy()
+        self._courtesy = Courtesy(lambda: metrics.calls_running > 0)
         self._started = False
         self._background = Background()
         metrics.registry.register(PeerCollector(self.describe))

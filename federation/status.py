@@ -34,8 +34,9 @@ class Metrics:
             buckets=_SECONDS,
             registry=reg,
         )
-        self.requests_running = Gauge(
-            "federation_requests_running", "Calls being answered now", registry=reg
+        self.calls_running = 0  # of this process; counted on the event loop
+        Gauge("federation_requests_running", "Calls being answered now", registry=reg).set_function(
+            lambda: self.calls_running
         )
         self.bytes = Counter(
             "federation_blob_bytes_total",

@@ -10,17 +10,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 _READS_AT_ONCE = 2
+_REST_MAX_S = 0.005
+
+
+def _nobody_calls() -> bool:
+    return False
 
 
 class Courtesy:
     """One for all peers. Used from one event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, clients_call: Callable[[], bool] = _nobody_calls) -> None:
+        """clients_call: whether calls are being answered just now.
+
+        While they are, the loop is left to them for as long after each step as the step took it.
+        """
         self.reading = asyncio.Semaphore(_READS_AT_ONCE)  # whoever reads a batch holds it
+        self._clients_call = clients_call
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_taken = False  # this pass has had its step
+        self._granted_s = 0.0
 
     def __repr__(self) -> str:
         return f"<Courtesy {len(self._waiting)} waiting>"
@@ -37,7 +49,15 @@ class Courtesy:
 
     def _take(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_taken = True
-        loop.call_soon(self._next, loop)  # in the next pass
+        self._granted_s = loop.time()
+        loop.call_soon(self._made, loop)  # in the next pass
+
+    def _made(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._waiting and self._clients_call():
+            rest_s = min(_REST_MAX_S, loop.time() - self._granted_s)
+            loop.call_later(rest_s, self._next, loop)
+        else:
+            self._next(loop)
 
     def _next(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_taken = False

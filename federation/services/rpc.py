@@ -192,7 +192,7 @@ class _Wrapper:
         self._audit = runtime.audit
         self._acknowledge = runtime.acknowledge if writes else None
         self._seconds = runtime.metrics.request_seconds.labels(method=method)
-        self._running = runtime.metrics.requests_running
+        self._metrics = runtime.metrics
         self._counts: dict[str, Any] = {}
 
     def unary(self, handler: Callable[[bytes, Call], Awaitable[bytes]]) -> Any:
@@ -246,7 +246,7 @@ class _Wrapper:
         peer = context.peer()
         outcome = _CANCELLED
         rights = None
-        self._running.inc()
+        self._metrics.calls_running += 1
         try:
             rights = self._access.rights_of(context)
             rights.check(self._needs, self._method)
@@ -265,7 +265,7 @@ class _Wrapper:
         else:
             return response
         finally:
-            self._running.dec()
+            self._metrics.calls_running -= 1
             self._ended(outcome, self._runtime.clock.monotonic_s() - started_s, peer)
         await _abort(context, outcome)
         return b""

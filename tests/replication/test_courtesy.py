@@ -101,3 +101,21 @@ async def test_a_slot_that_came_too_late_is_given_on() -> None:
     async with asyncio.timeout(5):
         await third
     assert slots.taken == 0
+
+
+async def test_r27_while_clients_call_the_loop_is_left_to_them_after_each_step() -> None:
+    calls = True
+    courtesy, took_s = Courtesy(lambda: calls), []
+    loop = asyncio.get_running_loop()
+
+    async def steps(count: int) -> None:
+        began_s = loop.time()
+        for _ in range(count):
+            await courtesy.turn()
+            until_s = loop.time() + 0.002
+            while loop.time() < until_s:
+                pass  # a step keeps the loop busy
+        took_s.append(loop.time() - began_s)
+
+    await asyncio.gather(steps(20), steps(20))
+    assert min(took_s) > 40 * 0.002 + 30 * 0.002
