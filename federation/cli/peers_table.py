@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import cycle
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -17,6 +20,7 @@ from federation.cli.peer_facts import notes_on
 from federation.clock import SystemClock
 
 _EVERY_S = 1.0
+_LOOKS = 10  # for Ctrl-C, in that time
 _PIPED_WIDTH = 140
 _COLUMNS = ("peer", "state", "objects", "bytes", "age", "rate", "caught up in", "parked", "last ok")
 _GOOD, _BUSY = {"following"}, {"reconciling", "meeting", "starting"}
@@ -38,13 +42,26 @@ def watch(look: Callable[[], tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
         headline, peers = look()
         return Group(Text(headline), shown(peers))
 
-    try:
-        with Live(frame(), auto_refresh=False) as live:
-            while True:
-                time.sleep(_EVERY_S)
+    looks = cycle(range(_LOOKS))
+    with _until_interrupted() as is_interrupted, Live(frame(), auto_refresh=False) as live:
+        while not is_interrupted():
+            time.sleep(_EVERY_S / _LOOKS)
+            if next(looks) == 0:
                 live.update(frame(), refresh=True)
-    except KeyboardInterrupt:
-        return  # it is how one stops looking
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[Callable[[], bool]]:
+    """Give what tells whether Ctrl-C was pressed within, which then raises nothing.
+
+    An exception that comes at any moment can get lost in one in which Python ignores exceptions.
+    """
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def shown(peers: Sequence[Mapping[str, Any]]) -> RenderableType:

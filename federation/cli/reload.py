@@ -65,14 +65,14 @@ def _ask(process: dict[str, Any]) -> str | None:
 
 
 def _wait(data_dir: Path, ids: list[str], asked_s: float) -> dict[str, dict[str, Any]]:
-    """Return the outcome of each process that has begun a reload since it was asked."""
+    """Return each process that has made a reload since it was asked, as it is then."""
     clock = SystemClock()
     answers: dict[str, dict[str, Any]] = {}
     while len(answers) < len(ids) and clock.monotonic_s() < asked_s + _WAIT_S:
         for each in processes(data_dir):
             outcome = each.get(RELOAD)
             if each["id"] in ids and outcome and outcome["began-monotonic-s"] >= asked_s:
-                answers[each["id"]] = outcome
+                answers[each["id"]] = each
         time.sleep(_LOOK_EVERY_S)
     return answers
 
@@ -80,12 +80,13 @@ def _wait(data_dir: Path, ids: list[str], asked_s: float) -> dict[str, dict[str,
 def _told(
     process: dict[str, Any], unasked: dict[str, str], answers: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    told = {key: process.get(key) for key in ("pid", "config", "listeners")}
+    now = answers.get(process["id"], process)
+    told = {key: now.get(key) for key in ("pid", "config", "listeners")}
     if process["id"] in unasked:
         return {**told, "not-known": unasked[process["id"]]}
     if process["id"] not in answers:
         return {**told, "not-known": f"no answer within {_WAIT_S:g} s"}
-    return {**told, **{key: answers[process["id"]][key] for key in _SHOWN}}
+    return {**told, **{key: now[RELOAD][key] for key in _SHOWN}}
 
 
 def _code(told: dict[str, Any]) -> int:
