@@ -12,6 +12,7 @@ looking it up (see Timing for why a blob that was touched so lately cannot be ma
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -41,8 +42,9 @@ class Hot:
         self._epoch = epoch
         self._seen = epoch()
         self._room_bytes = room_bytes
-        self._blobs: dict[Digest, HotBlob] = {}  # the least recently used first
-        self._once: dict[int, None] = {}  # hashes of digests, the oldest first
+        # The first of a plain dict is found by going over all that was removed before it.
+        self._blobs: OrderedDict[Digest, HotBlob] = OrderedDict()  # the least recently used first
+        self._once: OrderedDict[int, None] = OrderedDict()  # hashes of digests, the oldest first
         self.size_bytes = 0
 
     def __repr__(self) -> str:
@@ -62,7 +64,7 @@ class Hot:
         if self.size_bytes * 2 > self._room_bytes:  # only then does the order matter soon
             for digest, hot in zip(digests, found, strict=True):
                 if hot is not None:
-                    blobs[digest] = blobs.pop(digest)
+                    blobs.move_to_end(digest)
         return found
 
     def keep(self, blobs: Iterable[tuple[Digest, HotBlob]], epoch: int) -> None:
@@ -91,7 +93,8 @@ class Hot:
             self.size_bytes += cost_bytes
         self._blobs[digest] = hot
         while self.size_bytes > self._room_bytes:
-            self._forget(next(iter(self._blobs)))
+            _, oldest = self._blobs.popitem(last=False)
+            self.size_bytes -= len(oldest.data) + _ITEM_BYTES
 
     def _is_first(self, name: int) -> bool:
         if name in self._once:
@@ -99,11 +102,8 @@ class Hot:
             return False
         self._once[name] = None
         if len(self._once) > _ONCE_MAX:
-            del self._once[next(iter(self._once))]
+            self._once.popitem(last=False)
         return True
-
-    def _forget(self, digest: Digest) -> None:
-        self.size_bytes -= len(self._blobs.pop(digest).data) + _ITEM_BYTES
 
     def _forget_all(self) -> None:
         self._blobs.clear()

@@ -83,10 +83,8 @@ class Presence:
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
         hot = recall(self._core, digests)
-        if None not in hot:
-            return [one and one.data for one in hot]
         rest = [digest for digest, one in zip(digests, hot, strict=True) if one is None]
-        read = iter(await self._read_rest(rest))
+        read = iter(await self._read_rest(rest) if rest else [])
         return [next(read) if one is None else one.data for one in hot]
 
     async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
