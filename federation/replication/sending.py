@@ -15,10 +15,10 @@ import structlog
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import BlobDamaged, BlobNotFound, DigestMismatch, FederationError
+from federation.fair_slots import FairSlots
 from federation.ledger import Ledger
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.asking import Asker
-from federation.replication.batch_slots import BatchSlots
 from federation.replication.batching import Pace
 from federation.replication.blame import Blame, Fault
 from federation.replication.gate import Gate, Turn
@@ -60,7 +60,7 @@ class Sender:
         self._gate = gate
         self._tally = tally
         self._clock = clock
-        self._slots = BatchSlots(lambda: self.pace.slots)
+        self._slots = FairSlots(lambda: self.pace.slots)
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     def __repr__(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from federation.replication.batch_slots import BatchSlots
+from federation.fair_slots import FairSlots
 from federation.replication.courtesy import Courtesy
 
 
@@ -52,7 +52,7 @@ async def test_a_turn_that_nobody_wants_any_more_goes_to_the_next() -> None:
 
 async def test_slots_are_given_in_order_and_follow_their_size() -> None:
     size, running, began = 2, set[int](), list[int]()
-    slots = BatchSlots(lambda: size)
+    slots = FairSlots(lambda: size)
     gates = [asyncio.Event() for _ in range(8)]
 
     async def batch(number: int) -> None:
@@ -87,7 +87,7 @@ async def test_slots_are_given_in_order_and_follow_their_size() -> None:
 
 
 async def test_a_slot_that_came_too_late_is_given_on() -> None:
-    slots, gate = BatchSlots(lambda: 1), asyncio.Event()
+    slots, gate = FairSlots(lambda: 1), asyncio.Event()
 
     async def hold() -> None:
         async with slots.one():
