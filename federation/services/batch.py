@@ -59,12 +59,12 @@ class BatchCalls:
         results = await self._store_all(items, blobs, provenance_of(call))
         self._bytes_in.inc(sum(len(item.data) for item in items))
         stored = [
-            x.asked.digest for x, result in zip(items, results, strict=True) if result is None
+            item.digest for item, result in zip(items, results, strict=True) if result is None
         ]
         if stored:
             call.accepted(update.instance, blobs=len(stored), digests=stored[:_TOLD_MAX])
         return encode_batch_update(
-            [_answer(item.asked.raw, result) for item, result in zip(items, results, strict=True)]
+            [_answer(item.digest, result) for item, result in zip(items, results, strict=True)]
         )
 
     async def _store_all(
@@ -75,8 +75,8 @@ class BatchCalls:
         first: dict[Digest, int] = {}
         place: list[int | None] = []
         for item, blob in zip(items, blobs, strict=True):
-            digest = item.asked.digest
-            if digest is None or isinstance(blob, FederationError):
+            digest = item.digest
+            if isinstance(digest, Malformed) or isinstance(blob, FederationError):
                 place.append(None)
                 continue
             at = first.setdefault(digest, len(batch))
@@ -100,7 +100,7 @@ class BatchCalls:
         if len(held) == len(asked.items) and not asked.zstd_accepted:
             return encode_held(unique, held)
         found = dict(zip(unique, blobs, strict=True))
-        answers = [_answer_read(item, found) for item in asked.items]
+        answers = [_answer(item, _read_of(item, found)) for item in asked.items]
         if asked.zstd_accepted:
             work_bytes = sum(len(answer.data) for answer in answers)
             answers = await self._compute.run(work_bytes, _pack, answers)
@@ -126,8 +126,8 @@ def _sent_bytes(items: list[Sent]) -> int:
     """Return the larger of what was sent and what it unpacks to."""
     sent = sum(len(item.data) for item in items)
     unpacked = sum(
-        item.asked.digest.size_bytes
-        if item.compressor == ZSTD and item.asked.digest is not None
+        item.digest.size_bytes
+        if item.compressor == ZSTD and isinstance(item.digest, Digest)
         else len(item.data)
         for item in items
     )
@@ -140,15 +140,14 @@ def _unpack(items: Iterable[Sent]) -> list[Outcome]:
 
 
 def _unpack_one(item: Sent) -> Outcome:
-    digest = item.asked.digest
-    if digest is None:
-        return item.asked.error or InvalidRequest("malformed digest")
+    if isinstance(item.digest, Malformed):
+        return item.digest.error
     if item.compressor == IDENTITY:
         return item.data
     if item.compressor != ZSTD:
         return InvalidRequest(f"compressor {item.compressor} is not served; IDENTITY and ZSTD are")
     try:
-        return zstd.decode(item.data, digest.size_bytes)
+        return zstd.decode(item.data, item.digest.size_bytes)
     except InvalidRequest as error:
         return error
 
@@ -167,16 +166,17 @@ def _pack_one(answer: Answer) -> Answer:
     return answer._replace(data=packed, compressor=ZSTD)
 
 
-def _answer(raw_digest: bytes, result: Outcome | None) -> Answer:
+def _answer(asked: Digest | Malformed, result: Outcome | None) -> Answer:
+    raw = asked.raw if isinstance(asked, Malformed) else encode_digest(asked)
     if not isinstance(result, FederationError):
-        return Answer(raw_digest)
+        return Answer(raw, data=result or b"")
     outcome = outcome_of(result) or INTERNAL
-    return Answer(raw_digest, outcome.number, outcome.message)
+    return Answer(raw, outcome.number, outcome.message)
 
 
-def _answer_read(item: Digest | Malformed, found: dict[Digest, bytes | None]) -> Answer:
-    if isinstance(item, Malformed):
-        return _answer(item.raw, item.error)
-    blob = found[item]
-    raw = encode_digest(item)
-    return _answer(raw, BlobNotFound(item)) if blob is None else Answer(raw, data=blob)
+def _read_of(asked: Digest | Malformed, found: dict[Digest, bytes | None]) -> Outcome:
+    """Return what was found under a digest of a read, or why nothing was."""
+    if isinstance(asked, Malformed):
+        return asked.error
+    blob = found[asked]
+    return BlobNotFound(asked) if blob is None else blob

@@ -17,7 +17,6 @@ from federation.errors import InvalidRequest
 from federation.wire.digest_lists import DigestList, read_digests
 from federation.wire.digests import (
     digest_field,
-    encode_digest,
     function_of,
     new_digest,
     to_digest,
@@ -43,18 +42,10 @@ class Malformed(NamedTuple):
     error: InvalidRequest
 
 
-class Asked(NamedTuple):
-    """A digest of a batch call: raw as sent, for the answer; error where it is malformed."""
-
-    raw: bytes
-    digest: Digest | None
-    error: InvalidRequest | None = None
-
-
 class Sent(NamedTuple):
     """A blob of a BatchUpdateBlobs call, as sent."""
 
-    asked: Asked
+    digest: Digest | Malformed
     data: bytes
     compressor: int
 
@@ -139,7 +130,8 @@ def decode_batch_update(data: bytes) -> BatchUpdate:
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
     items = [
-        Sent(_asked(item.digest, function), item.data, item.compressor) for item in message.requests
+        Sent(_digest_or_not(item.digest, function), item.data, item.compressor)
+        for item in message.requests
     ]
     return BatchUpdate(instance, items)
 
@@ -165,14 +157,6 @@ def _digest_or_not(message: pb.Digest, function: DigestFunction) -> Digest | Mal
         return to_digest(message, function)
     except InvalidRequest as error:
         return Malformed(message.SerializeToString(), error)
-
-
-def _asked(message: pb.Digest, function: DigestFunction) -> Asked:
-    try:
-        digest = to_digest(message, function)
-    except InvalidRequest as error:
-        return Asked(message.SerializeToString(), None, error)
-    return Asked(encode_digest(digest), digest)
 
 
 def encode_batch_update(answers: Iterable[Answer]) -> bytes:

@@ -148,7 +148,7 @@ def test_a_batch_update_is_read(items: list[tuple[Digest, bytes, int]]) -> None:
     for digest, data, compressor in items:
         request.requests.add(digest=message(digest), data=data, compressor=compressor)
     got = cc.decode_batch_update(request.SerializeToString())
-    assert [(one.asked.digest, one.data, one.compressor) for one in got.items] == items
+    assert [(one.digest, one.data, one.compressor) for one in got.items] == items
 
 
 answers = st.builds(
