@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import payloads, procfs
+from benchmarks import disk, payloads, procfs
 from benchmarks.link import Link
 from benchmarks.mirror.site import Distance, Site
 from benchmarks.mirror.work import Reads, Timing, Work
@@ -106,13 +104,7 @@ def _disk_round(work: Work, home: Path) -> Round:
     timings = []
     for size_bytes in work.sizes:
         pieces = payloads.split(payloads.large_blob(size_bytes))
-        began_s = time.perf_counter()
-        with tempfile.TemporaryFile(dir=home, buffering=0) as file:
-            for piece in pieces:
-                file.write(piece)
-            first_s = time.perf_counter() - began_s
-            os.fdatasync(file.fileno())
-            timings.append(Timing(first_s, time.perf_counter() - began_s))
+        timings.append(Timing(*disk.seconds_to_keep(home, pieces)))
     return Round(timings, 0.0, 0.0, 0.0, 0)
 
 

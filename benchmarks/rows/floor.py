@@ -7,14 +7,13 @@ they drop what comes. Beside them stands what the disk alone takes to keep as mu
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat
 from pathlib import Path
 
+from benchmarks import disk
 from benchmarks.base import CallRow, RowSpec
 from benchmarks.link import expect
 from benchmarks.payloads import MIB
@@ -46,6 +45,7 @@ class Floor(CallRow):
         super().__init__(Bare(server.home.parent, server.name))
         self._method = method
         self._messages = messages
+        self._size_bytes = size_bytes
         self._request = b"%d %d" % (messages, size_bytes)
 
     def set_up(self) -> None:
@@ -70,12 +70,12 @@ class Sink(Floor):
     def set_up(self) -> None:
         """See CallRow."""
         self._call_sink = self.link.sink(SERVICE, "Sink")
-        self._message = bytes(int(self._request.split()[1]))
+        self._message = bytes(self._size_bytes)
         self._ask()
 
     def _ask(self) -> None:
         came = self._call_sink(repeat(self._message, self._messages))
-        expect(int(came) == self._messages * len(self._message), f"{came!r} bytes came")
+        expect(int(came) == self._messages * self._size_bytes, f"{came!r} bytes came")
 
 
 class Disk(Floor):
@@ -83,15 +83,11 @@ class Disk(Floor):
 
     def set_up(self) -> None:
         """See CallRow."""
-        self._folder = self.server.home
-        self._message = bytes(int(self._request.split()[1]))
+        self._message = bytes(self._size_bytes)
         self._ask()
 
     def _ask(self) -> None:
-        with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
-            for _ in range(self._messages):
-                file.write(self._message)
-            os.fdatasync(file.fileno())
+        disk.seconds_to_keep(self.server.home, repeat(self._message, self._messages))
 
 
 def rows(*, quick: bool) -> list[RowSpec]:

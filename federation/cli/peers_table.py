@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import cycle
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -20,7 +17,7 @@ from federation.cli.peer_facts import notes_on
 from federation.clock import SystemClock
 
 _EVERY_S = 1.0
-_LOOKS = 10  # for Ctrl-C, in that time
+_CTRL_C = {signal.SIGINT}
 _PIPED_WIDTH = 140
 _COLUMNS = ("peer", "state", "objects", "bytes", "age", "rate", "caught up in", "parked", "last ok")
 _GOOD, _BUSY = {"following"}, {"reconciling", "meeting", "starting"}
@@ -42,26 +39,15 @@ def watch(look: Callable[[], tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
         headline, peers = look()
         return Group(Text(headline), shown(peers))
 
-    looks = cycle(range(_LOOKS))
-    with _until_interrupted() as is_interrupted, Live(frame(), auto_refresh=False) as live:
-        while not is_interrupted():
-            time.sleep(_EVERY_S / _LOOKS)
-            if next(looks) == 0:
-                live.update(frame(), refresh=True)
-
-
-@contextmanager
-def _until_interrupted() -> Iterator[Callable[[], bool]]:
-    """Give what tells whether Ctrl-C was pressed within, which then raises nothing.
-
-    An exception that comes at any moment can get lost in one in which Python ignores exceptions.
-    """
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: pressed.append(number))
+    # Blocked, and waited for: as an exception that comes at any moment it could get lost in one in
+    # which Python ignores exceptions.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _CTRL_C)
     try:
-        yield lambda: bool(pressed)
+        with Live(frame(), auto_refresh=False) as live:
+            while signal.sigtimedwait(_CTRL_C, _EVERY_S) is None:
+                live.update(frame(), refresh=True)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def shown(peers: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -20,6 +20,7 @@ from federation.replication.batching import BATCHES_MAX
 from federation.replication.outcome import Outcome
 from federation.replication.rules import Rules
 from federation.store import Entry, EntryKey, Source, Stamp
+from tests.replication.graph import reached
 from tests.replication.schedule_nodes import Headers, Node, Way
 from tests.replication.schedule_world import Wire, World
 
@@ -268,23 +269,13 @@ def check_values(world: World, given: Given, roads: Sequence[Road], nodes: Itera
         needs = {digest for _, value, _ in values for digest in given.needs[value]}
         if not all(road.rule_set.along(digest) for road in open_roads for digest in needs):
             continue  # which values come where depends on who was first
+        back = [(road.there.name, road.here.name) for road in open_roads]
         for node in by_name.values():
-            sources = _upstream_of(node.name, open_roads)
+            sources = reached(node.name, back)
             newest = max((each[:2] for each in values if each[2] in sources), default=None)
             _, held = node.entries.get(key, (0, None))
             if (held and (held.stamp, held.value)) != newest:
                 world.wrong(f"{node.name} has {held}, not {newest}")
-
-
-def _upstream_of(name: str, roads: Sequence[Road]) -> set[str]:
-    found, fresh = {name}, [name]
-    while fresh:
-        name = fresh.pop()
-        for road in roads:
-            if road.there.name == name and road.here.name not in found:
-                found.add(road.here.name)
-                fresh.append(road.here.name)
-    return found
 
 
 def _short(digest: Digest) -> str:

@@ -33,6 +33,7 @@ from federation.replication_assembly import make_link, walking
 from federation.store import Entry, EntryKind, Provenance, Source
 from federation.wire.closure import names_of_entry
 from tests.memory_ledger import MemoryLedger, MemoryStorage
+from tests.replication.graph import reached
 from tests.replication.here import LIMITS, asset_of, result_of
 from tests.replication.virtual_time import VirtualClock, run
 
@@ -431,14 +432,8 @@ class Simulation:
 
 def _both_ways(wires: Sequence[Wire], wire: Wire) -> bool:
     """Whether what the other has comes back, over however many nodes."""
-    reached, fresh = {wire.there.name}, [wire.there.name]
-    while fresh:
-        name = fresh.pop()
-        for each in wires:
-            if each.here.name == name and each.there.name not in reached:
-                reached.add(each.there.name)
-                fresh.append(each.there.name)
-    return wire.here.name in reached
+    edges = [(each.here.name, each.there.name) for each in wires]
+    return wire.here.name in reached(wire.there.name, edges)
 
 
 def simulate(seed: int, topology: str, faults: Faults, pushes: int = 15) -> History:
