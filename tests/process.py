@@ -23,18 +23,20 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from federation.clock import SystemClock
 from tests.polling import wait_until
 from tests.samples import Samples
+from tests.warm import WarmProcess, warm
 
 Settings = Mapping[str, Any]
 
 _clock = SystemClock()
 _LOG_SHOWN_BYTES = 6000
+_SERVE = (sys.executable, "-m", "federation", "serve")
 
 
 def federation(
@@ -82,10 +84,11 @@ class Node:
         prefix: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         args: Sequence[str] | None = None,
-        program: Sequence[str] = (sys.executable, "-m", "federation", "serve"),
+        program: Sequence[str] = _SERVE,
         name: str = "node",
         files_dir: Path | None = None,
         pass_fds: Sequence[int] = (),
+        cold: bool = False,
     ) -> None:
         """Describe a node.
 
@@ -99,6 +102,8 @@ class Node:
             name: tells apart the files of several nodes.
             files_dir: where <name>.yaml and <name>.log are written; default: beside data_dir.
             pass_fds: descriptors of the test that stay open in it under the same numbers.
+            cold: whether it has to import the program itself, so that start_s says what a user
+                waits; so it is anyhow with a prefix, a program, an environment or descriptors.
         """
         self.data_dir = data_dir
         self.settings = settings or {}
@@ -112,7 +117,8 @@ class Node:
         self.log_path = files_dir / f"{name}.log"
         self.facts: dict[str, Any] = {}
         self.start_s = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._warm = not (cold or prefix or env or pass_fds) and program is _SERVE
+        self._process: subprocess.Popen[bytes] | WarmProcess | None = None
 
     def __repr__(self) -> str:
         state = f"pid {self.pid} at {self.address}" if self.facts else "not serving"
@@ -124,21 +130,30 @@ class Node:
         """Start the process and do not wait for it to serve."""
         assert self._process is None, f"{self!r} runs already"
         args = list(self.args) if self.args is not None else self._config_args()
+        # What gRPC was told in this process is not meant for that one.
+        env = {**os.environ, "GRPC_VERBOSITY": "", **self.env}
+        with self.log_path.open("ab") as log:
+            if self._warm:
+                self._process = warm.start(["serve", *args], environment=env, log=log.fileno())
+            else:
+                self._process = self._popen(args, env, log)
+        return self
+
+    def _popen(
+        self, args: Sequence[str], env: Mapping[str, str], log: BinaryIO
+    ) -> subprocess.Popen[bytes]:
         # The kernel ends the node if the test process dies, so that nothing is left behind. It
         # watches the thread that starts it: start nodes from a thread that lives as long.
         guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*guard, *self.prefix, *self.program, *args],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # What gRPC was told in this process is not meant for that one.
-                env={**os.environ, "GRPC_VERBOSITY": "", **self.env},
-                start_new_session=True,
-                pass_fds=self.pass_fds,
-            )
-        return self
+        return subprocess.Popen(
+            [*guard, *self.prefix, *self.program, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+            pass_fds=self.pass_fds,
+        )
 
     def start(self, timeout_s: float = 30) -> Node:
         """Start the process and wait until every port answers; start_s says how long that took."""

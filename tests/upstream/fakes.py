@@ -29,7 +29,7 @@ class Script:
     flip_at: int | None = None
     chunk_bytes: int = 64 * 1024
     extra: bytes = b""
-    gate: asyncio.Event | None = None  # waited for before each chunk
+    gate: asyncio.Event | None = None  # waited for before each chunk and each batch
 
 
 class ScriptedStore(MemoryStore):
@@ -57,6 +57,8 @@ class ScriptedStore(MemoryStore):
         if self.script.hang_on_open:
             await asyncio.Event().wait()
         self._check()
+        if self.script.gate is not None:
+            await self.script.gate.wait()
         return await super().read_small(digests)
 
     @asynccontextmanager

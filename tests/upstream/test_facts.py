@@ -63,8 +63,10 @@ async def test_reads_saved_are_counted_for_the_upstream_that_sends(tmp_path: Pat
         before = [asyncio.ensure_future(read(store)) for _ in range(5)]
         await until(lambda: shared.pulls.joined == 4)
         assert saved(second) == 0  # it might still be another that sends
+        before += [asyncio.ensure_future(read(store, SMALL)) for _ in range(3)]
+        await until(lambda: shared.small.joined == 2)
         gate.set()
-        await asyncio.gather(*before, *(read(store, SMALL) for _ in range(3)))
+        await asyncio.gather(*before)
         assert (saved(first), saved(second)) == (0, 4 + 2)
 
 
