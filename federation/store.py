@@ -72,8 +72,11 @@ class Ingest(Protocol):
         """How many bytes append has taken."""
         ...
 
-    async def append(self, data: bytes) -> None:
+    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
         """Take the next bytes; returns when they are hashed and handed to the disk or buffered.
+
+        on_hashed, where given, is called on the event loop as soon as they are hashed, before they
+        are stored. After the last bytes, verify() can say then what it would say later.
 
         Raises:
             DigestMismatch: more bytes than the digest's size. Raised before any are written.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 from federation.clock import Clock, ManualClock
@@ -44,10 +44,12 @@ class MemoryIngest:
     def received_bytes(self) -> int:
         return len(self._data)
 
-    async def append(self, data: bytes) -> None:
+    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
         if len(self._data) + len(data) > self.digest.size_bytes:
             raise DigestMismatch(self.digest, "more bytes were sent")
         self._data += data
+        if on_hashed is not None:
+            on_hashed()
 
     async def open_growing(self) -> MemoryGrowing:
         return MemoryGrowing(self._data)

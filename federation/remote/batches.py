@@ -83,7 +83,7 @@ class Batches:
         request = codec.batch_read(self._instance, group, function, zstd=use_zstd)
         try:
             data = await self._calls.unary(BATCH_READ, request)
-            items = codec.batch_items(self._remote, data)
+            items = codec.batch_read_items(self._remote, data)
         except NotFound:
             return None
         except RemoteFailed as error:
@@ -182,14 +182,9 @@ class Batches:
 
     def _statuses(self, data: bytes) -> dict[tuple[str, int], FederationError | None]:
         statuses: dict[tuple[str, int], FederationError | None] = {}
-        for item in codec.batch_items(self._remote, data):
-            try:
-                code, message = codec.update_status(item)
-            except InvalidRequest:
-                detail = "a status that is not a valid message"
-                raise failure(self._remote, FailureKind.MALFORMED, detail) from None
+        for item in codec.batch_update_items(self._remote, data):
             name = item.digest.hash, item.digest.size_bytes
-            error = from_status(self._remote, code, message)
+            error = from_status(self._remote, item.code, item.message)
             there = isinstance(error, RemoteFailed) and error.kind is FailureKind.EXISTS
             statuses[name] = None if there else error
         return statuses

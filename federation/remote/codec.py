@@ -1,7 +1,7 @@
 """The protocol's messages as a client writes and reads them. Nothing that came is believed here.
 
-Messages of thousands of small fields go through the compiled runtime, those that carry blobs are
-taken apart by hand, which copies a blob once.
+Messages of many small fields go through the compiled runtime, those that carry parts of large blobs
+are taken apart by hand, which copies each part once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from federation.remote.failures import FailureKind, failure
 from federation.wire.digests import digest_field, encode_digest, to_digest
 from federation.wire.fields import (
     LENGTH,
-    VARINT,
     fields,
-    int32,
     length_field,
     length_prefix,
-    text,
     varint_field,
 )
 
@@ -131,53 +128,19 @@ def batch_update(instance: str, blobs: Iterable[BlobSent], function: DigestFunct
     return b"".join(parts)
 
 
-def batch_items(remote: str, data: bytes) -> list[Item]:
-    """Read a BatchReadBlobsResponse or a BatchUpdateBlobsResponse. Raises RemoteFailed."""
-    try:
-        return [
-            _item(data, start, end)
-            for number, kind, start, end in fields(data)
-            if number == 1 and kind == LENGTH
-        ]
-    except (InvalidRequest, DecodeError):
-        detail = "its answer to a batch is not a valid message"
-        raise failure(remote, FailureKind.MALFORMED, detail) from None
+def batch_read_items(remote: str, data: bytes) -> list[Item]:
+    """Read a BatchReadBlobsResponse. Raises RemoteFailed (malformed)."""
+    message = parse(remote, reapi.BatchReadBlobsResponse, data)
+    return [
+        Item(each.digest, each.status.code, each.status.message, each.data, each.compressor)
+        for each in message.responses
+    ]
 
 
-def _item(data: bytes, start: int, end: int) -> Item:
-    """Read one; field 2 is the status of an update and the data of a read, 3 is a read's status.
-
-    A response of an update has no field 3, one of a read without data no field 2 that matters: so
-    both are returned as found, and the callers know which they asked for.
-    """
-    digest, second, third, compressor = reapi.Digest(), b"", b"", 0
-    for number, kind, a, b in fields(data, start, end):
-        if kind == LENGTH and number == 1:
-            digest = reapi.Digest.FromString(data[a:b])
-        elif kind == LENGTH and number == 2:
-            second = data[a:b]
-        elif kind == LENGTH and number == 3:
-            third = data[a:b]
-        elif kind == VARINT and number == 4:
-            compressor = int32(a)
-    code, message = _status(third)
-    return Item(digest, code, message, second, compressor)
-
-
-def update_status(item: Item) -> tuple[int, str]:
-    """Return the status of one blob of an update. Raises InvalidRequest."""
-    return _status(item.data)
-
-
-def _status(data: bytes) -> tuple[int, str]:
-    """Read a google.rpc.Status."""
-    code, message = 0, ""
-    for number, kind, a, b in fields(data):
-        if number == 1 and kind == VARINT:
-            code = int32(a)
-        elif number == 2 and kind == LENGTH:
-            message = text(data, a, b)
-    return code, message
+def batch_update_items(remote: str, data: bytes) -> list[Item]:
+    """Read a BatchUpdateBlobsResponse. Raises RemoteFailed (malformed)."""
+    message = parse(remote, reapi.BatchUpdateBlobsResponse, data)
+    return [Item(each.digest, each.status.code, each.status.message) for each in message.responses]
 
 
 # -- ByteStream ----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from federation.remote.remote import Remote
 
 _log = structlog.get_logger(__name__)
 _LEAST_BYTES = 1024  # of a blob that is worth it
+_BATCH_BYTES = 32 * 1024  # of small blobs, whose time together says something
 _REST_S = 600.0  # how long a remote whose zstd was broken is asked for plain bytes
 
 # What a remote may answer whose zstd does not work, where plain bytes would.
@@ -39,6 +40,7 @@ class Zstd:
         self._remote = remote
         self._resting_until_s = 0.0
         self.way = FasterWay()
+        self.batch_way = FasterWay(_BATCH_BYTES)
 
     @property
     def rests(self) -> bool:
@@ -55,6 +57,13 @@ class Zstd:
         if not can.zstd or digest.size_bytes <= _LEAST_BYTES or not self.is_allowed:
             return False
         return self.way.choose_zstd() if digest.size_bytes >= WAY_BYTES else self.way.is_zstd
+
+    def suits_batch(self, can: Capabilities, size_bytes: int) -> bool:
+        """Whether a batch of that many bytes is to be read as zstd."""
+        if not can.zstd or not self.is_allowed:
+            return False
+        way = self.batch_way
+        return way.choose_zstd() if size_bytes >= _BATCH_BYTES else way.is_zstd
 
     def rest(self, reason: str) -> None:
         """Use plain bytes for a while."""

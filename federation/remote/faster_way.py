@@ -14,7 +14,9 @@ LEAST_BYTES = 1024 * 1024  # of a blob whose time says something about the link
 class FasterWay:
     """Rates of both ways in bytes a second, uncompressed bytes each; the first choice is zstd."""
 
-    def __init__(self) -> None:
+    def __init__(self, least_bytes: int = LEAST_BYTES) -> None:
+        """least_bytes: of what is read at once, for its time to say something."""
+        self._least_bytes = least_bytes
         self._rates: dict[bool, float] = {}
         self._choices = 0
 
@@ -37,8 +39,8 @@ class FasterWay:
         return self.is_zstd != (self._choices % _TRY_OTHER_EVERY == 0)
 
     def took(self, size_bytes: int, seconds: float, *, zstd: bool) -> None:
-        """Learn how long a whole blob took."""
-        if size_bytes < LEAST_BYTES:
+        """Learn how long a whole blob, or batch of them, took."""
+        if size_bytes < self._least_bytes:
             return
         rate = size_bytes / max(seconds, 1e-6)
         old = self._rates.get(zstd, rate)

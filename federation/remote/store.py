@@ -215,8 +215,12 @@ class RemoteStore:
         wanted = [
             d for d in dict.fromkeys(digests) if not d.is_empty and can.hashes_with(d.function)
         ]
-        use_zstd = can.zstd and self._zstd.is_allowed and self._zstd.way.is_zstd
+        use_zstd = self._zstd.suits_batch(can, sum(digest.size_bytes for digest in wanted))
+        began_s = self._remote.clock.monotonic_s()
         found = await self._batches.read(wanted, can, use_zstd, self._read_whole)
+        took_s = self._remote.clock.monotonic_s() - began_s
+        came_bytes = sum(len(data) for data in found.values() if data is not None)
+        self._zstd.batch_way.took(came_bytes, took_s, zstd=use_zstd)
         return [b"" if digest.is_empty else found.get(digest) for digest in digests]
 
     async def _read_whole(self, digest: Digest) -> bytes | None:

@@ -3,7 +3,8 @@
 Small blobs gather in memory and become a catalogue row. Larger ones go to incoming/ and are made
 durable in the order that survives a power cut at any step: bytes, fdatasync, then under the
 catalogue's write lock rename, fsync of the folder, row. Large pieces are hashed in one thread while
-another writes them, and the disk begins to write long before the fdatasync.
+another writes them, unless somebody waits for the hash alone; and the disk begins to write long
+before the fdatasync.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -60,6 +62,8 @@ class LocalIngest:
         self._path = str(path)
         self.provenance = provenance
         self._received_bytes = 0
+        self._hashed_bytes = 0
+        self._is_right: bool | None = None  # once all is hashed
         self._hasher = new_hasher(digest.function)
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
         self._lock = threading.Lock()  # held by the thread that uses the file
@@ -82,18 +86,20 @@ class LocalIngest:
         """See Ingest."""
         return self._received_bytes
 
-    async def append(self, data: bytes) -> None:
+    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
         """See Ingest."""
         end = self._received_bytes + len(data)
         if end > self._digest.size_bytes:
             raise DigestMismatch(self._digest, f"at least {end} bytes were sent")
         if self._small is not None:
             self._small += data
-            self._received_bytes = end
+            self._received_bytes = self._hashed_bytes = end
+            if on_hashed is not None:
+                on_hashed()
             return
         if self._failure is not None:
             raise self._failure
-        writing = asyncio.ensure_future(self._hash_and_write(data))
+        writing = asyncio.ensure_future(self._hash_and_write(data, on_hashed))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
@@ -103,10 +109,15 @@ class LocalIngest:
                 writing.exception()  # the caller is gone; later appends raise it
             raise
 
-    async def _hash_and_write(self, data: bytes) -> None:
+    async def _hash_and_write(self, data: bytes, on_hashed: Callable[[], None] | None) -> None:
         """Hash, write and count in threads. Raises StorageFull, SourceUnavailable."""
         try:
-            if len(data) < _HASH_BESIDE_BYTES:
+            if on_hashed is not None:
+                await self._core.pool.run(self._hasher.update, data)
+                self._hashed_bytes += len(data)
+                on_hashed()
+                await self._core.pool.run(self._write, data, None)
+            elif len(data) < _HASH_BESIDE_BYTES:
                 await self._core.pool.run(self._write, data, self._hasher)
             else:
                 hashing = self._core.pool.run(self._hasher.update, data)
@@ -119,6 +130,7 @@ class LocalIngest:
             raise
         if not self._ended:
             self._received_bytes += len(data)
+            self._hashed_bytes = self._received_bytes
 
     def _write(self, data: bytes, hasher: Hasher | None) -> None:
         with self._lock, disk_errors_named("receiving a blob"):
@@ -151,19 +163,23 @@ class LocalIngest:
 
     def verify(self) -> None:
         """See Ingest."""
-        if self._received_bytes != self._digest.size_bytes:
-            raise DigestMismatch(self._digest, f"{self._received_bytes} bytes were sent")
-        if self._small is not None:
-            right = hash_bytes(self._digest.function, bytes(self._small)) == self._digest.hash
-        else:
-            right = self._hasher.digest() == self._digest.hash
-        if not right:
+        if self._hashed_bytes != self._digest.size_bytes:
+            raise DigestMismatch(self._digest, f"{self._hashed_bytes} bytes were sent")
+        if self._is_right is None:
+            if self._small is not None:
+                found = hash_bytes(self._digest.function, bytes(self._small))
+            else:
+                found = self._hasher.digest()
+            self._is_right = found == self._digest.hash
+        if not self._is_right:
             raise DigestMismatch(self._digest, "other bytes were sent")
 
     async def commit(self) -> bool:
         """See Ingest."""
         try:
             self.verify()
+            if self._received_bytes != self._digest.size_bytes:
+                raise DigestMismatch(self._digest, f"{self._received_bytes} bytes were stored")
         except DigestMismatch:
             await self.abort()
             raise

@@ -23,13 +23,19 @@ class Intake:
         budget: Budget,
         on_piece: Callable[[], None],
         on_first_stored: Callable[[], Awaitable[None]],
+        on_all_hashed: Callable[[], None],
     ) -> None:
-        """on_piece: there is more in recent. on_first_stored: the ingest can be read as a file."""
+        """Take what is told of progress.
+
+        on_piece: there is more in recent. on_first_stored: the ingest can be read as a file.
+        on_all_hashed: the ingest can say whether all that came is right; the rest is still stored.
+        """
         self.ingest = ingest
         self.recent = recent
         self._budget = budget
         self._on_piece = on_piece
         self._on_first_stored = on_first_stored
+        self._on_all_hashed = on_all_hashed
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._budgeted_bytes = 0  # of what is gathered
@@ -104,7 +110,8 @@ class Intake:
 
     async def _store_piece(self, piece: bytes) -> None:
         first = self.ingest.received_bytes == 0
-        await self.ingest.append(piece)
+        last = self.ingest.received_bytes + len(piece) == self.ingest.digest.size_bytes
+        await self.ingest.append(piece, self._on_all_hashed if last else None)
         if first:
             await self._on_first_stored()
         self.recent.wrote(self.ingest.received_bytes)

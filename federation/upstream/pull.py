@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -173,7 +174,12 @@ class Pull:
         while True:
             ingest = self._begin()
             self._intake = Intake(
-                ingest, Recent(self._budget), self._budget, self._piece_came, self._first_stored
+                ingest,
+                Recent(self._budget),
+                self._budget,
+                self._piece_came,
+                self._first_stored,
+                partial(self._all_hashed, ingest),
             )
             self._steps.show()  # nothing, again, after wrong bytes
             await self._fill(ingest, self._intake)
@@ -189,12 +195,18 @@ class Pull:
             return
 
     def _piece_came(self) -> None:
-        # The last one is shown when it has been verified: mostly at once, and as one message. Who
-        # has had nothing yet does not wait for that.
-        if self.received_bytes < self.digest.size_bytes or self._steps.shown_bytes == 0:
+        # The last one is shown when it has been verified: mostly at once, and as one message.
+        if self.received_bytes < self.digest.size_bytes:
             self._steps.more_came()
         else:
             self._steps.show_soon()
+
+    def _all_hashed(self, ingest: Ingest) -> None:
+        """Show what is right before it is stored: readers have it from memory."""
+        with suppress(DigestMismatch):  # _pull() asks again, once all is stored
+            ingest.verify()
+            self.verified = True
+            self._steps.show()
 
     async def _first_stored(self) -> None:
         if self._growing is None and self._intake is not None:

@@ -35,3 +35,11 @@ def test_small_blobs_say_nothing() -> None:
     way.took(LEAST_BYTES - 1, 100.0, zstd=True)
     assert way.choose_zstd()
     assert way.is_zstd
+
+
+def test_of_batches_less_is_enough() -> None:
+    way = FasterWay(32 * 1024)
+    for zstd, seconds in ((True, 1.0), (False, 0.1)):
+        assert way.choose_zstd() is zstd
+        way.took(100 * 1024, seconds, zstd=zstd)
+    assert not way.is_zstd

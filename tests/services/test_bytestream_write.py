@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
@@ -526,11 +526,11 @@ class CountingIngest(MemoryIngest):
         self._counts = store
         self._ended = False
 
-    async def append(self, data: bytes) -> None:
+    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
         self._counts.appends += 1
         if self._counts.gate is not None:
             await self._counts.gate.wait()
-        await super().append(data)
+        await super().append(data, on_hashed)
 
     async def commit(self) -> bool:
         if self._counts.gate is not None:
@@ -627,7 +627,7 @@ async def test_close_drops_what_is_parked(connect: Connect) -> None:
 
 async def test_an_ingest_that_breaks_is_told_and_not_resumed(connect: Connect) -> None:
     class Breaking(CountingIngest):
-        async def append(self, data: bytes) -> None:
+        async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
             raise StorageFull("the disk is full")
 
     class BreakingStore(CountingStore):

@@ -26,12 +26,12 @@ class SlowIngest(MemoryIngest):
         self.may = asyncio.Semaphore(0)
         self.full = False
 
-    async def append(self, data: bytes) -> None:
+    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
         await self.may.acquire()
         if self.full:
             raise StorageFull("no room")
         self.pieces.append(len(data))
-        await super().append(data)
+        await super().append(data, on_hashed)
 
 
 def made(
@@ -43,7 +43,7 @@ def made(
         return None
 
     budget = budget or NoBound()
-    return Intake(ingest, Recent(budget), budget, on_piece, nothing), ingest
+    return Intake(ingest, Recent(budget), budget, on_piece, nothing, lambda: None), ingest
 
 
 async def test_what_comes_while_a_piece_is_stored_becomes_the_next_piece() -> None:

@@ -117,10 +117,10 @@ async def test_trouble_of_this_nodes_disk_is_no_failure_of_an_upstream_and_no_mi
     def change(ingest: LocalIngest) -> None:
         append = ingest.append
 
-        async def fail(data: bytes) -> None:
+        async def fail(data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
             if ingest.received_bytes > 0:
                 raise SourceUnavailable("disk", "receiving a blob: EIO")
-            await append(data)
+            await append(data, on_hashed)
 
         ingest.append = fail  # type: ignore[method-assign]
 

@@ -70,7 +70,7 @@ async def test_a_miss_is_pulled_once_for_many_readers_and_kept(tmp_path: Path) -
 
 
 async def test_bytes_flow_while_they_arrive_and_the_last_are_withheld(tmp_path: Path) -> None:
-    up, there = upstream("a", Script(stall_at=SIZE))
+    up, there = upstream("a", Script(chunk_bytes=60_000, stall_at=SIZE - 60_000))
     there.blobs[BLOB] = DATA
     got = b""
     async with (
@@ -83,6 +83,15 @@ async def test_bytes_flow_while_they_arrive_and_the_last_are_withheld(tmp_path: 
                     got += chunk
         assert got == DATA[: SIZE - WITHHELD_BYTES]
         assert await storage.find_missing([BLOB]) == {BLOB}
+
+
+async def test_what_has_come_whole_is_given_before_the_upstream_says_that_it_is(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a", Script(stall_at=SIZE))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _), asyncio.timeout(10):
+        assert await read(store) == DATA
 
 
 @pytest.mark.parametrize("breaks", [[0], [SIZE // 2], [SIZE - 1], [100_000, SIZE // 2, SIZE - 1]])
