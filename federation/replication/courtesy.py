@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable
 
 _READS_AT_ONCE = 2
-_REST_MAX_S = 0.005
+_REST_STEPS = 3
+_REST_MAX_S = 0.02
 
 
 def _nobody_calls() -> bool:
@@ -26,7 +27,8 @@ class Courtesy:
     def __init__(self, clients_call: Callable[[], bool] = _nobody_calls) -> None:
         """clients_call: whether calls are being answered just now.
 
-        While they are, the loop is left to them for as long after each step as the step took it.
+        While they are, the loop is left to them after each step for three times as long as the
+        step took it.
         """
         self.reading = asyncio.Semaphore(_READS_AT_ONCE)  # whoever reads a batch holds it
         self._clients_call = clients_call
@@ -54,7 +56,7 @@ class Courtesy:
 
     def _made(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._waiting and self._clients_call():
-            rest_s = min(_REST_MAX_S, loop.time() - self._granted_s)
+            rest_s = min(_REST_MAX_S, _REST_STEPS * (loop.time() - self._granted_s))
             loop.call_later(rest_s, self._next, loop)
         else:
             self._next(loop)

@@ -92,6 +92,6 @@ def test_r27_ten_peers_get_everything_and_clients_are_served(tmp_path: Path) -> 
 @pytest.mark.timeout(300)
 def test_r27_ten_peers_at_most_double_what_a_push_takes(tmp_path: Path) -> None:
     """Needs root: the peers are in the test's process, which takes no core from the node."""
-    idle, beside = beside_ten_peers(tmp_path, 5000, 400, gives_way=True)
+    idle, beside = beside_ten_peers(tmp_path, 6000, 600, gives_way=True)
     p99 = [statistics.quantiles(each, n=100)[98] for each in (idle, beside)]
-    assert p99[1] <= max(2 * p99[0], 0.05), p99
+    assert p99[1] <= 2 * p99[0], p99
