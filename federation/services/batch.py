@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
 
 from federation.config import Limits
 from federation.digest import Digest
@@ -18,6 +20,7 @@ from federation.wire.cas_codec import (
     IDENTITY,
     ZSTD,
     Answer,
+    BatchRead,
     Malformed,
     Sent,
     decode_batch_read,
@@ -25,6 +28,7 @@ from federation.wire.cas_codec import (
     encode_batch_read,
     encode_batch_update,
     encode_held,
+    held_heads,
 )
 from federation.wire.digests import encode_digest
 
@@ -32,8 +36,19 @@ from federation.wire.digests import encode_digest
 ITEMS_MAX = 2**22 // 96
 _ZSTD_MIN_BYTES = 128  # nothing shorter gets smaller
 _TOLD_MAX = 10  # digests in one line of the audit
+_REMEMBERED = 128  # questions, of at most as many bytes each: 12 MB with what was made of them
+_REMEMBERED_BYTES = 16 * 1024
 
 Outcome = bytes | FederationError
+
+
+class _Question(NamedTuple):
+    """A BatchReadBlobs request, and what of its answer depends on nothing else."""
+
+    asked: BatchRead
+    unique: list[Digest]
+    total_bytes: int
+    heads: list[bytes]  # of unique, see held_heads
 
 
 class BatchCalls:
@@ -89,16 +104,14 @@ class BatchCalls:
 
     async def read(self, request: bytes, call: Call) -> bytes:
         """Answer each digest asked, in order; those not held with NOT_FOUND."""
-        asked = decode_batch_read(request)
+        asked, unique, total_bytes, heads = _question(request)
         call.check_pull(asked.instance)
-        digests = [item for item in asked.items if isinstance(item, Digest)]
-        self._check_total(len(asked.items), sum([digest[1] for digest in digests]))
-        unique = list(dict.fromkeys(digests))
+        self._check_total(len(asked.items), total_bytes)
         blobs = await self._store.read_small(unique) if unique else []
         held = [blob for blob in blobs if blob is not None]
         self._count(held, len(blobs))
         if len(held) == len(asked.items) and not asked.zstd_accepted:
-            return encode_held(unique, held)
+            return encode_held(heads, held)
         found = dict(zip(unique, blobs, strict=True))
         answers = [_answer(item, _read_of(item, found)) for item in asked.items]
         if asked.zstd_accepted:
@@ -120,6 +133,25 @@ class BatchCalls:
             )
         if items > ITEMS_MAX:
             raise InvalidRequest(f"{items} blobs in one batch; at most {ITEMS_MAX} are taken")
+
+
+def _question(request: bytes) -> _Question:
+    """Decode a read. Raises DecodeError, InvalidRequest.
+
+    Whoever builds the same asks for the same batches, so the last questions are remembered: 0.15
+    ms less for one of 100 digests, of 0.4 beside what gRPC takes.
+    """
+    return _question_again(request) if len(request) <= _REMEMBERED_BYTES else _new_question(request)
+
+
+def _new_question(request: bytes) -> _Question:
+    asked = decode_batch_read(request)
+    digests = [item for item in asked.items if isinstance(item, Digest)]
+    unique = list(dict.fromkeys(digests))
+    return _Question(asked, unique, sum(digest[1] for digest in digests), held_heads(unique))
+
+
+_question_again = lru_cache(maxsize=_REMEMBERED)(_new_question)
 
 
 def _sent_bytes(items: list[Sent]) -> int:

@@ -187,7 +187,7 @@ def test_a_malformed_digest_of_a_batch_is_its_items_error_and_comes_back_as_sent
 def test_an_answer_of_held_blobs_is_what_the_runtime_writes(blobs: list[bytes]) -> None:
     digests = [digest_of(data) for data in blobs]
     answers = [cc.Answer(encode_digest(digest_of(data)), data=data) for data in blobs]
-    written = cc.encode_held(digests, blobs)
+    written = cc.encode_held(cc.held_heads(digests), blobs)
     assert written == cc.encode_batch_read(answers)
     read = pb.BatchReadBlobsResponse.FromString(written).responses
     assert [(one.data, one.digest.size_bytes) for one in read] == [(b, len(b)) for b in blobs]
