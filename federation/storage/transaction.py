@@ -7,6 +7,7 @@ so an insert costs no extra row for them. Changed folders are made durable befor
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import apsw
@@ -59,6 +60,16 @@ class Transaction:
         self.totals.logged_bytes += size
         came = (int(origin.source), ",".join(origin.via), origin.origin, self.totals.logged_bytes)
         self.connection.execute(_LOG, (seq, kind, instance, name, size, self.wall_s, *came))
+
+    def log_blobs(self, rows: Iterable[tuple[int, bytes, int]], origin: Provenance) -> None:
+        """Append those of blobs: their numbers, keys and sizes."""
+        came = int(origin.source), ",".join(origin.via), origin.origin
+        logged = []
+        for seq, key, size in rows:
+            self.totals.logged_bytes += size
+            total = self.totals.logged_bytes
+            logged.append((seq, BLOB, "", key, size, self.wall_s, *came, total))
+        self.connection.executemany(_LOG, logged)
 
     def observe(self, stamp: Stamp) -> None:
         """Date whatever is given here from now on after this."""
