@@ -24,6 +24,7 @@ from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.bytestream import ByteStreamService
+from federation.services.call import Service
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
@@ -34,7 +35,7 @@ from federation.services.health import Server, add_health
 from federation.services.memory_budget import MemoryBudget
 from federation.services.references import ReferenceService
 from federation.services.reflection import add_reflection
-from federation.services.rpc import Runtime, Service, handlers
+from federation.services.rpc import Runtime, handlers
 from federation.services.shares import Shares
 from federation.share import Share
 from federation.status import Metrics

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.digest import Digest
 from federation.errors import EntryNotFound
+from federation.services.call import Call, Method, Unary
 from federation.services.finder import Asked, Finder
 from federation.services.provenance import dated, provenance_of
-from federation.services.rpc import Call, Method, Unary
 from federation.status import Metrics
 from federation.store import Entry, EntryKey, Index, Store
 from federation.upstream.names import UpstreamIndex

@@ -13,9 +13,9 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation.clock import Clock
 from federation.errors import EntryNotFound
 from federation.services.asset_question import AssetQuestion, Request
+from federation.services.call import Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
 from federation.services.finder import Asked, Finder
-from federation.services.rpc import Call, Method, Unary
 from federation.status import Metrics
 from federation.store import Entry
 from federation.wire.asset_request import Wanted, answer_with, content_of, wanted_by

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.errors import InvalidRequest
+from federation.services.call import Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
 from federation.services.provenance import dated, provenance_of
-from federation.services.rpc import Call, Method, Unary
 from federation.store import Index
 from federation.wire.asset_request import content_of, entries_of, integrity_pushed
 from federation.wire.closure import SLICE, Pushed, names_of_entry

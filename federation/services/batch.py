@@ -9,9 +9,9 @@ from typing import NamedTuple
 from federation.config import Limits
 from federation.digest import Digest
 from federation.errors import BlobNotFound, FederationError, InvalidRequest
+from federation.services.call import Call
 from federation.services.compute import Compute
 from federation.services.provenance import provenance_of
-from federation.services.rpc import Call
 from federation.services.status_codes import INTERNAL, outcome_of
 from federation.status import Metrics
 from federation.store import Provenance, Store

@@ -8,9 +8,9 @@ from federation.clock import Clock
 from federation.config import Limits
 from federation.services.bytestream_read import ReadCalls
 from federation.services.bytestream_write import WriteCalls
+from federation.services.call import ClientStream, Method, ServerStream, Unary
 from federation.services.compute import Compute
 from federation.services.memory_budget import MemoryBudget
-from federation.services.rpc import ClientStream, Method, ServerStream, Unary
 from federation.services.uploads import Uploads
 from federation.status import Metrics
 from federation.store import LocalStore

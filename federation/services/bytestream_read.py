@@ -9,9 +9,9 @@ from typing import NamedTuple
 from federation.clock import Clock
 from federation.digest import Digest
 from federation.errors import BlobNotFound, InvalidRequest, OffsetOutside
+from federation.services.call import Call
 from federation.services.compute import Compute
 from federation.services.memory_budget import MemoryBudget
-from federation.services.rpc import Call
 from federation.status import Metrics
 from federation.store import Chunks, Store
 from federation.wire.bytestream_codec import ReadRequest, decode_read_request, encode_read_response

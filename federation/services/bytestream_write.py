@@ -8,10 +8,10 @@ from federation.clock import Clock
 from federation.config import Limits
 from federation.digest import Digest
 from federation.errors import DigestMismatch, InvalidRequest, Stalled
+from federation.services.call import Call
 from federation.services.provenance import provenance_of
 from federation.services.receiver import Receiver
 from federation.services.request_stream import RequestStream
-from federation.services.rpc import Call
 from federation.services.uploads import OpenUpload, Uploads
 from federation.status import Metrics
 from federation.store import LocalStore

@@ -13,7 +13,7 @@ from federation._proto.build.bazel.semver import semver_pb2
 from federation.announced import UNKNOWN, Announced
 from federation.config import Limits
 from federation.digest import DigestFunction
-from federation.services.rpc import Call, Method, Unary
+from federation.services.call import Call, Method, Unary
 from federation.wire.resource_name import check_instance
 
 _LOW_API = semver_pb2.SemVer(major=2, minor=0)  # Bazel 4 speaks exactly 2.0

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from federation.config import Limits
 from federation.services.batch import BatchCalls
+from federation.services.call import Call, Method, ServerStream, Unary
 from federation.services.compute import Compute
-from federation.services.rpc import Call, Method, ServerStream, Unary
 from federation.services.tree import TreeCalls
 from federation.status import Metrics
 from federation.store import Store

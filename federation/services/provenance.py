@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from federation import hops
-from federation.services.rpc import Call
+from federation.services.call import Call
 from federation.store import FROM_CLIENT, Entry, Provenance, Source
 
 

@@ -13,7 +13,7 @@ from federation._proto.buildstream.v2 import buildstream_pb2 as bst
 from federation.errors import InvalidRequest
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
-from federation.services.rpc import Call, Method, Unary
+from federation.services.call import Call, Method, Unary
 from federation.wire.reference_key import uri_of
 from federation.wire.resource_name import check_instance
 

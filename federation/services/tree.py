@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 from federation.config import Limits
 from federation.digest import Digest
 from federation.errors import BlobNotFound, InvalidRequest, TooBusy
+from federation.services.call import Call
 from federation.services.compute import Compute
-from federation.services.rpc import Call
 from federation.store import SMALL_BLOB_BYTES, Store
 from federation.wire.cas_codec import decode_get_tree, encode_tree_page, subdirectories
 

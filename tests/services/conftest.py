@@ -14,9 +14,10 @@ from federation.clock import Clock, SystemClock
 from federation.config import Limits
 from federation.rights import Rights, everybody
 from federation.services.bytestream import ByteStreamService
+from federation.services.call import Service
 from federation.services.compute import Compute
 from federation.services.memory_budget import MemoryBudget
-from federation.services.rpc import Runtime, SameForAll, Service, handlers
+from federation.services.rpc import Runtime, SameForAll, handlers
 from federation.services.shares import Shares
 from federation.status import Metrics
 from tests.fakes import MemoryStore

@@ -11,9 +11,9 @@ from federation import errors
 from federation.clock import ManualClock
 from federation.config import Limits
 from federation.digest import EMPTY
+from federation.services.call import Call, ClientStream, Method, ServerStream, Unary
 from federation.services.log_limit import LogLimit
 from federation.services.request_stream import RequestStream
-from federation.services.rpc import Call, ClientStream, Method, ServerStream, Unary
 from federation.services.status_codes import clean, outcome_of
 from tests.services.conftest import Serve, Served
 

@@ -1,0 +1,95 @@
+"""A call as services see it, and how a service says which methods it has."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import grpc
+
+from federation import hops
+from federation.rights import Rights, Role
+from federation.services.audit import push_accepted
+from federation.services.request_stream import RequestStream
+from federation.services.shares import Share
+
+# Plain numbers compare three times faster.
+PULL: Final = int(Role.PULL)
+PUSH: Final = int(Role.PUSH)
+
+Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Call(NamedTuple):
+    """One running call, as services see it.
+
+    context must not be touched once the handler has ended: grpc frees what is behind it, and
+    asking for the peer then crashes the process. That is why peer is read at the beginning.
+    """
+
+    context: Context
+    method: str  # "package.Service/Method"
+    rights: Rights
+    peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
+    share: Share | None = None  # None: the caller is not limited
+    audit: bool = False
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether the caller may be believed to be a node of ours, as far as its headers say so."""
+        return self.rights.is_peer
+
+    @property
+    def is_replication(self) -> bool:
+        """Whether a peer hands on what it was given: what it says of where from then counts."""
+        return self.is_peer and bool(hops.current().via)
+
+    def check_pull(self, instance: str) -> None:
+        """Every handler that reads says so, as soon as it knows where. Raises what Rights does."""
+        self.rights.check_in(instance, PULL, self.method)
+
+    def check_push(self, instance: str) -> None:
+        """The same for handlers that write, before they store anything."""
+        self.rights.check_in(instance, PUSH, self.method)
+
+    def accepted(self, instance: str, **what: Any) -> None:
+        """Every handler that writes says so once it has stored something: for the audit."""
+        if self.audit:
+            push_accepted(self.rights, self.peer, self.method, instance, what)
+
+
+class Unary(NamedTuple):
+    """One request, one response."""
+
+    handler: Callable[[bytes, Call], Awaitable[bytes]]
+    writes: bool = False
+
+
+class ServerStream(NamedTuple):
+    """One request, many responses. The handler is an async generator function."""
+
+    handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
+    writes: bool = False
+
+
+class ClientStream(NamedTuple):
+    """Many requests, one response."""
+
+    handler: Callable[[RequestStream, Call], Awaitable[bytes]]
+    writes: bool = False
+
+
+Method = Unary | ServerStream | ClientStream
+
+
+class Service(Protocol):
+    """One gRPC service."""
+
+    @property
+    def name(self) -> str:
+        """Its full name, e.g. "google.bytestream.ByteStream"."""
+        ...
+
+    def methods(self) -> Mapping[str, Method]:
+        """Its methods by name; one that is not here is UNIMPLEMENTED."""
+        ...
