@@ -84,7 +84,12 @@ class Intake:
             await asyncio.shield(self._storing)
 
     async def close(self) -> None:
-        """Store nothing more. What a thread is at is waited for."""
+        """Store nothing more, and forget what came. What a thread is at is waited for."""
+        await self.stop()
+        self.recent.close()
+
+    async def stop(self) -> None:
+        """Store nothing more; recent keeps what was not stored."""
         self._gathered.clear()
         self._gathered_bytes = 0
         if self._storing is not None:
@@ -92,7 +97,7 @@ class Intake:
             await asyncio.gather(self._storing, return_exceptions=True)
         self._budget.give_back(self._budgeted_bytes)
         self._budgeted_bytes = 0
-        self.recent.close()
+        await self.ingest.abort()
 
     async def _store(self) -> None:
         while self._gathered:

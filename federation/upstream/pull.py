@@ -112,6 +112,7 @@ class Pull:
                 self.error = SourceUnavailable("pull", "stopped, because its readers left")
                 self._task.cancel()  # whoever comes now starts another
         else:
+            await self._drop_intake()
             await self._close_growing()
 
     async def wait_begun(self) -> None:
@@ -165,8 +166,11 @@ class Pull:
             self.error = self.error or SourceUnavailable("pull", "this node is shutting down")
             raise
         finally:
-            await self._drop_intake()
             self._steps.show()
+            if self._readers and self.verified and not self.committed and self._intake is not None:
+                await self._intake.stop()  # what was not stored is read from memory
+            else:
+                await self._drop_intake()
             if not self._readers:
                 await self._close_growing()
 
@@ -309,7 +313,6 @@ class Pull:
         """Let go of what is received. A commit that runs goes on, and the file stays readable."""
         if self._intake is not None:
             await self._intake.close()
-            await self._intake.ingest.abort()
 
     def _count_saved(self) -> None:
         if self._senders and self._saved:

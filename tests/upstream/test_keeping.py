@@ -13,7 +13,7 @@ from federation.errors import FederationError, SourceUnavailable, StorageFull
 from federation.services.memory_budget import MemoryBudget
 from federation.storage import Storage
 from federation.storage.ingest import LocalIngest
-from federation.store import Provenance
+from federation.store import Provenance, Readable
 from tests.upstream.fakes import until, upstream
 from tests.upstream.test_pull import BLOB, DATA, kept, node, read
 
@@ -62,7 +62,7 @@ async def test_readers_do_not_wait_until_a_blob_is_durable_and_later_ones_join(
     up, there = upstream("a")
     there.blobs[BLOB] = DATA
     gate = asyncio.Event()
-    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
         hold_commits(storage, gate)
         assert await read(store) == DATA
         assert await read(store, offset=1000, limit=2000) == DATA[1000:3000]
@@ -89,7 +89,7 @@ async def test_u25_a_verified_blob_that_cannot_be_kept_is_read_to_its_end(tmp_pa
 
         ingest.commit = refuse  # type: ignore[method-assign]
 
-    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
         change_ingests(storage, change)
         async with store.open_read(BLOB) as chunks:
             got = await anext(chunks)  # type: ignore[call-overload]
@@ -180,7 +180,7 @@ async def test_what_is_pulled_in_quick_succession_becomes_durable_in_one_step(
     there.blobs.update(blobs)
     steps: list[int] = []
     gate = asyncio.Event()
-    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
         write = storage.write_small
 
         async def counted(
@@ -200,3 +200,40 @@ async def test_what_is_pulled_in_quick_succession_becomes_durable_in_one_step(
         assert await storage.find_missing(blobs) == set()
     assert sum(steps) == 40
     assert len(steps) <= 2  # the one that was held up, and one for all that came meanwhile
+
+
+async def test_a_disk_that_fails_after_all_is_verified_fails_no_reader(tmp_path: Path) -> None:
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    failed = asyncio.Event()
+
+    def change(ingest: LocalIngest) -> None:
+        append = ingest.append
+
+        def refuse(*_: object) -> None:
+            raise SourceUnavailable("disk", "receiving a blob: EIO")
+
+        async def fail_at_the_end(data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+            if on_hashed is not None:
+                ingest._write = refuse  # type: ignore[method-assign]
+            try:
+                await append(data, on_hashed)
+            except SourceUnavailable:
+                failed.set()
+                raise
+
+        ingest.append = fail_at_the_end  # type: ignore[method-assign]
+
+    async def read_late(store: Readable) -> bytes:
+        got = b""
+        async with store.open_read(BLOB) as chunks:
+            async for chunk in chunks:
+                got += chunk
+                await failed.wait()
+        return got
+
+    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
+        change_ingests(storage, change)
+        assert await asyncio.gather(read(store), read_late(store)) == [DATA, DATA]
+        assert await storage.find_missing([BLOB]) == {BLOB}
+        assert storage.core.space.reserved_bytes == 0
