@@ -62,7 +62,7 @@ async def test_readers_do_not_wait_until_a_blob_is_durable_and_later_ones_join(
     up, there = upstream("a")
     there.blobs[BLOB] = DATA
     gate = asyncio.Event()
-    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
         hold_commits(storage, gate)
         assert await read(store) == DATA
         assert await read(store, offset=1000, limit=2000) == DATA[1000:3000]
@@ -89,7 +89,7 @@ async def test_u25_a_verified_blob_that_cannot_be_kept_is_read_to_its_end(tmp_pa
 
         ingest.commit = refuse  # type: ignore[method-assign]
 
-    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
         change_ingests(storage, change)
         async with store.open_read(BLOB) as chunks:
             got = await anext(chunks)  # type: ignore[call-overload]
@@ -180,7 +180,7 @@ async def test_what_is_pulled_in_quick_succession_becomes_durable_in_one_step(
     there.blobs.update(blobs)
     steps: list[int] = []
     gate = asyncio.Event()
-    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
         write = storage.write_small
 
         async def counted(
