@@ -65,6 +65,23 @@ async def test_blobs_written_in_a_batch_are_read_in_a_batch(served: Served) -> N
     assert served.counted("federation_blob_bytes_total", direction="out") == 2
 
 
+async def test_the_same_question_is_answered_by_what_is_held_then(
+    served: Served, store: MemoryStore
+) -> None:
+    blobs = [b"one", b"two", b"one"]
+    asked = [wire(digest_of(data)) for data in blobs]
+    assert [one.status.code for one in await read(served, *asked)] == [NF_ITEM] * 3
+    await update(served, item(b"one"))
+    found = await read(served, *asked)
+    assert [(one.status.code, one.data) for one in found] == [
+        (0, b"one"),
+        (NF_ITEM, b""),
+        (0, b"one"),
+    ]
+    store.blobs.clear()
+    assert [one.status.code for one in await read(served, *asked)] == [NF_ITEM] * 3
+
+
 async def test_empty_batches_are_ok(served: Served) -> None:
     assert await update(served) == []
     assert await read(served) == []
