@@ -19,7 +19,7 @@ from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.batching import BATCHES_MAX
 from federation.replication.outcome import Outcome
 from federation.replication.rules import Rules
-from federation.store import Entry, EntryKey, Source, Stamp
+from federation.store import PULLED_TICKS, Entry, EntryKey, Source, Stamp
 from tests.replication.graph import reached
 from tests.replication.schedule_nodes import Headers, Node, Way
 from tests.replication.schedule_world import Wire, World
@@ -223,6 +223,8 @@ class Road:
         if now_seq > row.seq or self.rule_set.name(entry.label) != lane:
             return True
         _, held = there.entries.get(thing, (0, None))
+        if held is not None and entry.stamp.ticks <= PULLED_TICKS and held.value == entry.value:
+            return True  # it pulled the same itself, or this is its own that has come round
         return (held is not None and held.stamp >= entry.stamp) or not self.takes_all(entry)
 
     def takes_all(self, entry: Entry) -> bool:
