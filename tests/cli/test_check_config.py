@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -93,26 +92,6 @@ def test_a_list_of_clients_is_checked_and_ends_the_warning(tmp_path):
     assert "a private key" in done.stderr
 
 
-_ROOT = click.Context(main)
-
-
 @pytest.mark.parametrize("args", [[], ["--no-such-option"], ["a", "b"]])
 def test_wrong_usage_is_2(args):
     assert run(*args).exit_code == 2
-
-
-_SHOWN = [name for name in main.list_commands(_ROOT) if not main.get_command(_ROOT, name).hidden]
-
-
-@pytest.mark.parametrize("command", [[], *([name] for name in _SHOWN)])
-def test_help_has_examples_and_exit_codes(command):
-    done = CliRunner().invoke(main, [*command, "--help"])
-    assert done.exit_code == 0
-    assert "Exit codes:" in done.stdout
-    if command:
-        assert "Example" in done.stdout
-
-
-def test_the_version():
-    done = CliRunner().invoke(main, ["--version"])
-    assert (done.exit_code, done.stdout) == (0, "federation, version 0.1.0\n")

@@ -1,0 +1,45 @@
+"""The command itself: what it lists, and that one command does not load the others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from federation.cli import main
+
+_ROOT = click.Context(main)
+_SHOWN = [name for name in main.list_commands(_ROOT) if not main.get_command(_ROOT, name).hidden]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in _SHOWN)])
+def test_help_has_examples_and_exit_codes(command):
+    done = CliRunner().invoke(main, [*command, "--help"])
+    assert done.exit_code == 0
+    assert "Exit codes:" in done.stdout
+    if command:
+        assert "Example" in done.stdout
+
+
+def test_the_version():
+    done = CliRunner().invoke(main, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, "federation, version 0.1.0\n")
+
+
+def test_help_lists_every_command_that_is_for_people() -> None:
+    shown = CliRunner().invoke(main, ["--help"]).stdout
+    section = shown.partition("Commands:")[2].partition("Exit codes:")[0]
+    assert [line.split()[0] for line in section.strip().splitlines()] == _SHOWN
+
+
+def test_help_loads_nothing_that_takes_long() -> None:
+    script = (
+        "import sys; from federation.cli import main; main(['--help'], standalone_mode=False);"
+        "print({'grpc', 'aiohttp', 'apsw', 'rich', 'cryptography'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "set()"
