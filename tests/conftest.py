@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -62,10 +61,6 @@ def _logs_as_they_were() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
-        # Each process that a test starts would compile the program anew: half a second of CPU.
-        bytecode = config.rootpath / ".pytest_cache" / "bytecode"
-        os.environ["PYTHONPYCACHEPREFIX"] = str(bytecode)
     config.stash[_LEFT_OUT] = Counter()
 
 

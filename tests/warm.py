@@ -68,7 +68,7 @@ class Warm:
     def start(self, args: Sequence[str], *, environment: dict[str, str], log: int) -> WarmProcess:
         """Run `federation *args` with its output in the descriptor log."""
         if self._helper is None:
-            self._helper = self._start_helper()
+            self._helper = self._start_helper(environment)
         request = {"args": list(args), "environment": environment, "folder": os.getcwd()}  # noqa: PTH109
         told, tells = os.pipe()
         try:
@@ -77,14 +77,14 @@ class Warm:
             os.close(tells)
         return WarmProcess(told)
 
-    def _start_helper(self) -> subprocess.Popen[bytes]:
+    def _start_helper(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self._asked as asked:
             atexit.register(self._end)
             # In a session of its own, so that Ctrl-C at the terminal is for the test run alone.
             return subprocess.Popen(
                 [sys.executable, "-m", "tests.warm", str(asked.fileno())],
                 pass_fds=[asked.fileno()],
-                env={**os.environ, "GRPC_VERBOSITY": ""},
+                env=environment,
                 start_new_session=True,
             )
 
