@@ -17,7 +17,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -48,8 +50,9 @@ class WarmProcess:
 
     def _look(self, timeout_s: float) -> int | None:
         if self.returncode is None:
-            readable, _, _ = select.select([self._told], [], [], timeout_s)
-            if readable:
+            look = select.poll()  # select() takes no descriptor above 1024
+            look.register(self._told, select.POLLIN)
+            if look.poll(timeout_s * 1000):
                 line = self._told.readline()
                 self._told.close()
                 assert line, "the helper that forks nodes has ended"
@@ -62,13 +65,15 @@ class Warm:
 
     def __init__(self) -> None:
         """Start nothing yet."""
+        self._starting = threading.Lock()
         self._helper: subprocess.Popen[bytes] | None = None
         self._asking, self._asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def start(self, args: Sequence[str], *, environment: dict[str, str], log: int) -> WarmProcess:
         """Run `federation *args` with its output in the descriptor log."""
-        if self._helper is None:
-            self._helper = self._start_helper(environment)
+        with self._starting:
+            if self._helper is None:
+                self._helper = self._start_helper(environment)
         request = {"args": list(args), "environment": environment, "folder": os.getcwd()}  # noqa: PTH109
         told, tells = os.pipe()
         try:
@@ -85,6 +90,7 @@ class Warm:
                 [sys.executable, "-m", "tests.warm", str(asked.fileno())],
                 pass_fds=[asked.fileno()],
                 env=environment,
+                cwd=Path(__file__).parents[1],
                 start_new_session=True,
             )
 
