@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from functools import partial
 
 from benchmarks.base import CallRow, RowSpec
@@ -14,20 +13,13 @@ from benchmarks.rows.start import fill_storage
 
 
 class _Among(CallRow):
-    """Fills the storage before the server starts, by the fastest way there is.
-
-    Ten million take a quarter of an hour, so the rows of one run share what was filled once.
-    """
+    """Fills the storage before the server starts, by the fastest way there is."""
 
     held: int
 
     def prepare(self) -> None:
         """See Row."""
-        run_dir = self.server.home.parents[1]
-        filled = run_dir / f"filled-{self.held}"
-        if not filled.exists():
-            asyncio.run(fill_storage(filled, self.held))
-        shutil.copytree(filled, self.server.data_dir, dirs_exist_ok=True)
+        asyncio.run(fill_storage(self.server.data_dir, self.held))
         super().prepare()
 
 
