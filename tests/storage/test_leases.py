@@ -113,7 +113,7 @@ async def _true(value: bool) -> bool:
 
 async def test_p5_after_a_killed_process_nothing_is_evicted_for_a_lease(tmp_path: Path) -> None:
     path = tmp_path / "data"
-    settings = short(quota=MIB, lease=1.0)
+    settings = short(quota=MIB, lease=3.0)
     async with opened(path, settings) as storage:
         await put(storage, os.urandom(1000))
         run = storage.core.run
