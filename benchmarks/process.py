@@ -59,7 +59,9 @@ class Server(ABC):
         command = self.command()
         began = time.perf_counter()
         with (self.home / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            # As installed: with bytecode, whatever this shell says. Else each start compiles all.
+            env = {key: it for key, it in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
         while time.perf_counter() - began < _START_TIMEOUT_S:
             if self._process.poll() is not None:
                 break

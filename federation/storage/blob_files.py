@@ -108,10 +108,14 @@ def read_cached(fd: int, size_bytes: int, offset: int) -> bytes | None:
     return whole.getvalue()
 
 
-def want_soon(fd: int, size_bytes: int, offset: int) -> None:
-    """Have the kernel fetch this part; only the disk's own reads tell of trouble with it."""
-    with suppress(OSError):
-        os.posix_fadvise(fd, offset, size_bytes, os.POSIX_FADV_WILLNEED)
+def read_onwards(fd: int) -> None:
+    """Tell the kernel that this descriptor is read from front to back: it fetches more ahead then.
+
+    Asking for the next parts one by one (POSIX_FADV_WILLNEED) costs more than it gains: 256 MiB
+    took 230 instead of 50 ms in the kernel, and 530 instead of 310 in all.
+    """
+    with suppress(OSError):  # only the disk's own reads tell of trouble with it
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def verify_file(fd: int, digest: Digest) -> None:

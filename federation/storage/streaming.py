@@ -20,7 +20,6 @@ from federation.storage.hot import HotBlob
 from federation.storage.reading import check_inline, needs_verifying, recall
 from federation.store import CHUNK_BYTES, Chunks, NextBytes
 
-_AHEAD_BYTES = 4 * 1024 * 1024  # two large chunks, which the disk fetches while one is sent
 _VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
 
 
@@ -120,6 +119,8 @@ class Reading:
             return
         path = self._core.directory.blob_path(self._digest)
         self._blob = blob_files.open_blob(path, self._digest.size_bytes)
+        if self._end - self._offset > CHUNK_BYTES:
+            blob_files.read_onwards(self._blob.fd)
         if needs_verifying(self._core, row, self._blob.ctime_ns):
             self._verify_or_plan()
         if first_bytes:
@@ -204,9 +205,6 @@ class Reading:
         assert self._blob is not None
         data = blob_files.read_exactly(self._blob.fd, size_bytes, offset)
         after = offset + size_bytes
-        if after < self._end:
-            # It came from a thread because it was not in memory; the next ones shall be.
-            blob_files.want_soon(self._blob.fd, min(_AHEAD_BYTES, self._end - after), after)
         if self._hasher is not None:
             self._hasher.update(data)
             if after == self._digest.size_bytes:

@@ -27,7 +27,8 @@ class Intake:
     ) -> None:
         """Take what is told of progress.
 
-        on_piece: there is more in recent. on_first_stored: the ingest can be read as a file.
+        on_piece: there is more in recent. on_first_stored: the ingest can be read as a file; not
+        called for a blob that comes as one piece.
         on_all_hashed: the ingest can say whether all that came is right; the rest is still stored.
         """
         self.ingest = ingest
@@ -117,6 +118,6 @@ class Intake:
         first = self.ingest.received_bytes == 0
         last = self.ingest.received_bytes + len(piece) == self.ingest.digest.size_bytes
         await self.ingest.append(piece, self._on_all_hashed if last else None)
-        if first:
+        if first and not last:
             await self._on_first_stored()
         self.recent.wrote(self.ingest.received_bytes)

@@ -133,17 +133,25 @@ class Pull:
         if self.error is not None and not (self.verified and offset < self.digest.size_bytes):
             raise self.error
 
-    async def read(self, offset: int, size_bytes: int) -> bytes:
-        """Return bytes below available_bytes, at most so many. Raises SourceUnavailable."""
+    async def wait_stored(self) -> None:
+        """Wait until it can be read from storage. Raises what ended the pull before."""
+        while not self.committed:
+            if self.error is not None:
+                raise self.error
+            await self._steps.wait()
+
+    async def read(self, offset: int, size_bytes: int) -> bytes | None:
+        """Return bytes below available_bytes, at most so many; None: from storage only, and soon.
+
+        Raises SourceUnavailable.
+        """
         self._handed_out = True
         if self._intake is not None:
             shared = self._readers > 1
             data = self._intake.recent.read(offset, size_bytes, shared=shared)
             if data is not None:
                 return data
-        if self._growing is None:
-            raise SourceUnavailable("pull", "ended")
-        return await self._growing.read(offset, size_bytes)
+        return await self._growing.read(offset, size_bytes) if self._growing is not None else None
 
     # -- the node's side -------------------------------------------------------------------
 

@@ -176,5 +176,8 @@ class Pulls:
             wanted = CHUNK_BYTES if next_bytes is None else next_bytes()
             size = min(max(wanted, 1), CHUNK_BYTES, end - offset, pull.available_bytes - offset)
             data = await pull.read(offset, size)
+            if data is None:
+                await pull.wait_stored()
+                continue
             offset += len(data)
             yield data

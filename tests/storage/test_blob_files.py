@@ -38,6 +38,6 @@ def test_without_help_of_the_kernel_everything_is_left_to_threads(fd, monkeypatc
     assert blob_files.read_cached(fd, 10, 0) is None
 
 
-def test_asking_for_what_comes_next_changes_nothing_of_what_is_read(fd):
-    blob_files.want_soon(fd, len(DATA), 0)
+def test_reading_onwards_changes_nothing_of_what_is_read(fd):
+    blob_files.read_onwards(fd)
     assert blob_files.read_exactly(fd, len(DATA), 0) == DATA

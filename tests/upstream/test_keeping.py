@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from federation.services.memory_budget import MemoryBudget
 from federation.storage import Storage
 from federation.storage.ingest import LocalIngest
 from federation.store import Provenance, Readable
-from tests.upstream.fakes import until, upstream
+from tests.upstream.fakes import Script, until, upstream
 from tests.upstream.test_pull import BLOB, DATA, kept, node, read
 
 SMALL = digest_of(b"small")
@@ -237,3 +238,23 @@ async def test_a_disk_that_fails_after_all_is_verified_fails_no_reader(tmp_path:
         assert await asyncio.gather(read(store), read_late(store)) == [DATA, DATA]
         assert await storage.find_missing([BLOB]) == {BLOB}
         assert storage.core.space.reserved_bytes == 0
+
+
+async def test_without_memory_who_lags_behind_one_piece_reads_it_from_storage(
+    tmp_path: Path,
+) -> None:
+    data = os.urandom(500_000)
+    up, there = upstream("a", Script(chunk_bytes=len(data)))
+    there.blobs[digest_of(data)] = data
+    gate = asyncio.Event()
+    async with node(tmp_path, up, memory=MemoryBudget(0)) as (store, storage, shared):
+        hold_commits(storage, gate)
+        async with store.open_read(digest_of(data), next_bytes=lambda: 50_000) as chunks:
+            got = await anext(chunks)  # type: ignore[call-overload]
+            (pull,) = shared.pulls._pulls.values()
+            assert pull._intake is not None
+            await until(lambda: pull._intake.ingest.received_bytes == len(data))
+            asyncio.get_running_loop().call_later(0.1, gate.set)
+            async for chunk in chunks:
+                got += chunk
+    assert got == data
