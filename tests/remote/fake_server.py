@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -630,7 +632,14 @@ def _reset(end: asyncio.StreamWriter) -> None:
 
 
 def refusing_address() -> str:
-    """Return an address where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    """Return an address where nobody listens.
+
+    Below the ports that the kernel hands out, where it can be: one of those may be anybody's a
+    moment later, when a node that is to have it starts.
+    """
+    handed_out_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = range(max(10_000, handed_out_from - 20_000), handed_out_from) or range(1)
+    while True:
+        with socket.socket() as free, contextlib.suppress(OSError):  # taken: try another
+            free.bind(("127.0.0.1", random.choice(ports)))
+            return f"127.0.0.1:{free.getsockname()[1]}"
