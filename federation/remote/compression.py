@@ -10,7 +10,6 @@ import structlog
 from federation.digest import Digest
 from federation.remote.capabilities import Capabilities
 from federation.remote.failures import FailureKind, RemoteFailed
-from federation.remote.faster_way import LEAST_BYTES as WAY_BYTES
 from federation.remote.faster_way import FasterWay
 from federation.remote.reading import Pieces
 from federation.remote.remote import Remote
@@ -56,14 +55,11 @@ class Zstd:
         """Whether a whole blob is to travel as zstd."""
         if not can.zstd or digest.size_bytes <= _LEAST_BYTES or not self.is_allowed:
             return False
-        return self.way.choose_zstd() if digest.size_bytes >= WAY_BYTES else self.way.is_zstd
+        return self.way.choose_for(digest.size_bytes)
 
     def suits_batch(self, can: Capabilities, size_bytes: int) -> bool:
         """Whether a batch of that many bytes is to be read as zstd."""
-        if not can.zstd or not self.is_allowed:
-            return False
-        way = self.batch_way
-        return way.choose_zstd() if size_bytes >= _BATCH_BYTES else way.is_zstd
+        return can.zstd and self.is_allowed and self.batch_way.choose_for(size_bytes)
 
     def rest(self, reason: str) -> None:
         """Use plain bytes for a while."""

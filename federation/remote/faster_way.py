@@ -38,6 +38,10 @@ class FasterWay:
         self._choices += 1
         return self.is_zstd != (self._choices % _TRY_OTHER_EVERY == 0)
 
+    def choose_for(self, size_bytes: int) -> bool:
+        """Choose for so many bytes; what is too small to say anything goes the faster way."""
+        return self.choose_zstd() if size_bytes >= self._least_bytes else self.is_zstd
+
     def took(self, size_bytes: int, seconds: float, *, zstd: bool) -> None:
         """Learn how long a whole blob, or batch of them, took."""
         if size_bytes < self._least_bytes:

@@ -57,19 +57,21 @@ class Transaction:
         self, seq: int, kind: int, instance: str, name: bytes, size: int, origin: Provenance
     ) -> None:
         """Append the change log row of an accepted object."""
-        self.totals.logged_bytes += size
-        came = (int(origin.source), ",".join(origin.via), origin.origin, self.totals.logged_bytes)
-        self.connection.execute(_LOG, (seq, kind, instance, name, size, self.wall_s, *came))
+        row = self._log_row(seq, kind, instance, name, size, _came(origin))
+        self.connection.execute(_LOG, row)
 
     def log_blobs(self, rows: Iterable[tuple[int, bytes, int]], origin: Provenance) -> None:
         """Append those of blobs: their numbers, keys and sizes."""
-        came = int(origin.source), ",".join(origin.via), origin.origin
-        logged = []
-        for seq, key, size in rows:
-            self.totals.logged_bytes += size
-            total = self.totals.logged_bytes
-            logged.append((seq, BLOB, "", key, size, self.wall_s, *came, total))
+        came = _came(origin)
+        logged = [self._log_row(seq, BLOB, "", key, size, came) for seq, key, size in rows]
         self.connection.executemany(_LOG, logged)
+
+    def _log_row(
+        self, seq: int, kind: int, instance: str, name: bytes, size: int, came: tuple[int, str, str]
+    ) -> tuple[int | str | bytes | float, ...]:
+        """Return the columns, in their order; the total of all sizes is counted on."""
+        self.totals.logged_bytes += size
+        return seq, kind, instance, name, size, self.wall_s, *came, self.totals.logged_bytes
 
     def observe(self, stamp: Stamp) -> None:
         """Date whatever is given here from now on after this."""
@@ -78,6 +80,10 @@ class Transaction:
     def room_for(self, size_bytes: int) -> bool:
         """Whether the quota has this many bytes left, seen from inside the write lock."""
         return self.totals.size_bytes + size_bytes <= self.quota_bytes
+
+
+def _came(origin: Provenance) -> tuple[int, str, str]:
+    return int(origin.source), ",".join(origin.via), origin.origin
 
 
 def read_totals(connection: apsw.Connection) -> Totals:
