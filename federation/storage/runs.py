@@ -16,14 +16,18 @@ from typing import Any
 from federation.storage.directory import DataDirectory
 from federation.storage.shared import FileLock
 
+_LOCK = ".lock"
+_ANNOUNCED = ".json"
+_UNFINISHED = ".tmp"  # what a process killed while it announced leaves
+
 
 class Run:
     """This process's presence in the data directory."""
 
     def __init__(self, directory: DataDirectory) -> None:
         self.id = uuid.uuid4().hex[:12]
-        self._json = directory.run / f"{self.id}.json"
-        self._lock_path = directory.run / f"{self.id}.lock"
+        self._json = directory.run / f"{self.id}{_ANNOUNCED}"
+        self._lock_path = directory.run / f"{self.id}{_LOCK}"
         self._lock = FileLock(self._lock_path)
         self._lock.acquire(wait=True)  # somebody counting the living may hold it for a moment
 
@@ -32,7 +36,7 @@ class Run:
 
     def announce(self, facts: dict[str, Any]) -> None:
         """Publish what people and tools may want to know, in one step."""
-        temporary = self._json.with_suffix(".tmp")
+        temporary = self._json.with_suffix(_UNFINISHED)
         temporary.write_text(json.dumps({"pid": os.getpid(), **facts}))
         temporary.replace(self._json)
 
@@ -46,12 +50,12 @@ class Run:
 def live_runs(directory: DataDirectory) -> list[dict[str, Any]]:
     """Return {"id", and what was announced} of each process that serves this directory now."""
     found = []
-    for path in sorted(directory.run.glob("*.lock")):
+    for path in sorted(directory.run.glob(f"*{_LOCK}")):
         lock = FileLock(path)
         if lock.acquire():
             lock.release()
             continue
-        found.append({"id": path.stem, **_announced(path.with_suffix(".json"))})
+        found.append({"id": path.stem, **_announced(path.with_suffix(_ANNOUNCED))})
     return found
 
 
@@ -61,12 +65,12 @@ def bury_dead_runs(directory: DataDirectory) -> list[str]:
     The caller holds the open lock, so that no process is just making its own trace.
     """
     dead = []
-    for path in sorted(directory.run.glob("*.lock")):
+    for path in sorted(directory.run.glob(f"*{_LOCK}")):
         lock = FileLock(path)
         if not lock.acquire():
             continue
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        for suffix in (_ANNOUNCED, _UNFINISHED, _LOCK):  # the lock last: it is what is looked for
+            path.with_suffix(suffix).unlink(missing_ok=True)
         lock.release()
         dead.append(path.stem)
     return dead
