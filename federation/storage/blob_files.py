@@ -17,6 +17,8 @@ from federation.digest import Digest, new_hasher
 from federation.errors import TooBusy
 from federation.storage.directory import NO_HANDLES
 
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW  # to receive into
+
 _HASH_STEP = 1024 * 1024
 _IF_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

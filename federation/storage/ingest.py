@@ -14,10 +14,10 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 
 from federation.digest import Digest, Hasher, hash_bytes, new_hasher
 from federation.errors import DigestMismatch, FederationError, SourceUnavailable, StorageFull
+from federation.storage.blob_files import CREATE
 from federation.storage.core import Core
 from federation.storage.directory import disk_errors_named
 from federation.storage.placing import place_file, place_inline
@@ -26,7 +26,6 @@ from federation.store import Provenance
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _HASH_BESIDE_BYTES = 128 * 1024  # hashing less costs less than handing it to another thread
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class GrowingFile:
@@ -56,10 +55,10 @@ class GrowingFile:
 class LocalIngest:
     """See federation.store.Ingest. The size is reserved when this is made."""
 
-    def __init__(self, core: Core, digest: Digest, path: Path, provenance: Provenance) -> None:
+    def __init__(self, core: Core, digest: Digest, path: str, provenance: Provenance) -> None:
         self._core = core
         self._digest = digest
-        self._path = str(path)
+        self._path = path
         self.provenance = provenance
         self._received_bytes = 0
         self._hashed_bytes = 0
@@ -139,7 +138,7 @@ class LocalIngest:
             if hasher is not None:
                 hasher.update(data)
             if self._fd is None:
-                self._fd = os.open(self._path, _CREATE, 0o600)
+                self._fd = os.open(self._path, CREATE, 0o600)
             view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]

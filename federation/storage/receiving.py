@@ -11,6 +11,7 @@ import apsw
 from federation.digest import Digest
 from federation.errors import DigestMismatch, FederationError, StorageFailed, StorageFull
 from federation.storage import catalogue
+from federation.storage.batch_files import Incoming, Outcomes, store_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import key_of
 from federation.storage.core import Core
@@ -20,7 +21,6 @@ from federation.storage.reading import Presence, check_inline
 from federation.store import Provenance, Source
 
 _HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
-_FILES_AT_ONCE = 4
 
 
 class Receiver:
@@ -33,12 +33,18 @@ class Receiver:
 
     def begin(self, digest: Digest, origin: Provenance) -> LocalIngest:
         """See federation.store.LocalStore."""
+        return LocalIngest(self._core, digest, self._make_room(digest), origin)
+
+    def _make_room(self, digest: Digest) -> str:
+        """Reserve room for a blob and return the path to receive it at.
+
+        Raises StorageFailed, BlobTooLarge, StorageFull.
+        """
         if self._core.writer.failure is not None:
             raise StorageFailed(self._core.writer.failure)
         self._core.space.check_blob(digest)
         self._reserve(digest.size_bytes)
-        path = self._core.directory.incoming / f"{self._core.run.id}-{next(self._numbers)}"
-        return LocalIngest(self._core, digest, path, origin)
+        return f"{self._core.directory.incoming}/{self._core.run.id}-{next(self._numbers)}"
 
     def _reserve(self, size_bytes: int) -> None:
         try:
@@ -90,12 +96,10 @@ class Receiver:
             if refusal is None and data
         }
         inline_max = self._core.settings.inline_max
-        outcomes = await self._store_inline(
-            [(d, data) for d, data in wanted.items() if d.size_bytes <= inline_max], origin
-        )
-        outcomes |= await self._store_files(
-            [(d, data) for d, data in wanted.items() if d.size_bytes > inline_max], origin
-        )
+        small = [(d, data) for d, data in wanted.items() if d.size_bytes <= inline_max]
+        large = [(d, data) for d, data in wanted.items() if d.size_bytes > inline_max]
+        outcomes = await self._store_inline(small, origin)
+        outcomes |= await self._store_files(large, origin)
         return [
             refusal or outcomes.get(digest)
             for (digest, _), refusal in zip(blobs, verdicts, strict=True)
@@ -131,24 +135,22 @@ class Receiver:
             return {}
         missing = await self._presence.find_missing([digest for digest, _ in blobs])
         await self._accept_again([d for d, _ in blobs if d not in missing], origin)
-        gate = asyncio.Semaphore(_FILES_AT_ONCE)
-
-        async def store(digest: Digest, data: bytes) -> FederationError | None:
-            async with gate:
+        outcomes: dict[Digest, FederationError | None] = {}
+        admitted: list[Incoming] = []
+        for digest, data in blobs:
+            if digest in missing:
                 try:
-                    ingest = self.begin(digest, origin)
-                    try:
-                        await ingest.append(data)
-                        await ingest.commit()
-                    finally:
-                        await ingest.abort()
+                    admitted.append(Incoming(digest, data, self._make_room(digest)))
                 except FederationError as error:
-                    return error
-            return None
-
-        waiting = [(digest, data) for digest, data in blobs if digest in missing]
-        results = await asyncio.gather(*(store(digest, data) for digest, data in waiting))
-        return {digest: result for (digest, _), result in zip(waiting, results, strict=True)}
+                    outcomes[digest] = error
+        if admitted:
+            # The work goes on when the caller is cancelled, as that of LocalIngest.commit does.
+            storing = self._core.background.start(
+                store_files(self._core, admitted, origin), "store a batch"
+            )
+            stored: Outcomes = await asyncio.shield(storing)
+            outcomes |= {blob.digest: error for blob, error in zip(admitted, stored, strict=True)}
+        return outcomes
 
 
 def _verify(blobs: Sequence[tuple[Digest, bytes]]) -> list[FederationError | None]:

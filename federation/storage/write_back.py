@@ -42,9 +42,14 @@ class WriteBack:
         self._pool.submit(_start, os.dup(fd), begun_bytes, written_bytes - begun_bytes)
 
 
+def start_writing(fd: int, offset: int, size_bytes: int) -> None:
+    """Let the disk begin with these bytes; blocks while its queue is full."""
+    _sync_file_range(fd, offset, size_bytes, _SYNC_FILE_RANGE_WRITE)
+
+
 def _start(fd: int, offset: int, size_bytes: int) -> None:
     try:
-        _sync_file_range(fd, offset, size_bytes, _SYNC_FILE_RANGE_WRITE)
+        start_writing(fd, offset, size_bytes)
     finally:
         os.close(fd)
         _slots.release()

@@ -15,6 +15,7 @@ from tests.oracle import Oracle
 from tests.process import Node, wait_until
 from tests.process_client import Client, code_of, outcome
 
+OK = grpc.StatusCode.OK
 _READS = ("read", "pread64", "preadv", "preadv2")
 
 
@@ -30,6 +31,22 @@ def test_s07_a_blob_file_that_cannot_be_made_durable_is_not_acknowledged(
     assert client.find_missing([digest_of(data)]) == {digest_of(data)}
     assert client.write(data) == len(data)
     assert client.read(digest_of(data)) == data
+    assert_clean(node.data_dir)
+
+
+def test_s07_in_a_batch_only_the_file_that_cannot_be_made_durable_is_not_acknowledged(
+    node: Node, client: Client, tmp_path: Path
+) -> None:
+    blobs, trace = [file_blob(50_000) for _ in range(5)], tmp_path / "trace"
+    (lock,) = (node.data_dir / "run").glob("*.lock")
+    second = node.data_dir / "incoming" / f"{lock.stem}-1"  # they are numbered as they come
+    with attached(node, "fdatasync:error=EIO", paths=[second], out=str(trace)):
+        codes = client.batch_update(blobs)
+    assert injected(trace) == 1, trace.read_text()
+    assert codes == [OK, grpc.StatusCode.UNAVAILABLE, OK, OK, OK]
+    assert client.find_missing([digest_of(data) for data in blobs]) == {digest_of(blobs[1])}
+    assert client.batch_update(blobs) == [OK] * 5
+    assert client.batch_read(map(digest_of, blobs)) == {digest_of(data): data for data in blobs}
     assert_clean(node.data_dir)
 
 
