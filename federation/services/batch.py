@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,13 +21,14 @@ from federation.wire.cas_codec import (
     ZSTD,
     Answer,
     BatchRead,
+    BatchUpdate,
     Malformed,
-    Sent,
     decode_batch_read,
     decode_batch_update,
     encode_batch_read,
     encode_batch_update,
     encode_held,
+    encode_stored,
     held_heads,
 )
 from federation.wire.digests import encode_digest
@@ -67,40 +68,58 @@ class BatchCalls:
         """Store each blob that is what its digest says; the others get their own status."""
         update = decode_batch_update(request)
         call.check_push(update.instance)
-        items = update.items
-        self._check_total(len(items), _sent_bytes(items))
-        packed_bytes = sum(len(item.data) for item in items if item.compressor == ZSTD)
-        blobs = await self._compute.run(packed_bytes, _unpack, items)
-        results = await self._store_all(items, blobs, provenance_of(call))
-        self._bytes_in.inc(sum(len(item.data) for item in items))
+        digests, sent_bytes = update.digests, sum(map(len, update.data))
+        blobs: Sequence[Outcome] = update.data
+        if any(update.compressors):
+            self._check_total(len(digests), max(sent_bytes, _unpacked_bytes(update)))
+            blobs = await self._compute.run(sent_bytes, _unpack, update)
+        else:
+            self._check_total(len(digests), sent_bytes)
+        results = await self._store_all(digests, blobs, provenance_of(call))
+        self._bytes_in.inc(sent_bytes)
         stored = [
-            item.digest for item, result in zip(items, results, strict=True) if result is None
+            digest
+            for digest, result in zip(digests, results, strict=True)
+            if result is None and isinstance(digest, Digest)
         ]
         if stored:
             call.accepted(update.instance, blobs=len(stored), digests=stored[:_TOLD_MAX])
+        if len(stored) == len(digests):
+            return encode_stored(stored)
         return encode_batch_update(
-            [_answer(item.digest, result) for item, result in zip(items, results, strict=True)]
+            [_answer(digest, result) for digest, result in zip(digests, results, strict=True)]
         )
 
     async def _store_all(
-        self, items: list[Sent], blobs: list[Outcome], provenance: Provenance
-    ) -> list[Outcome | None]:
+        self,
+        digests: Sequence[Digest | Malformed],
+        blobs: Sequence[Outcome],
+        provenance: Provenance,
+    ) -> Sequence[FederationError | None]:
         """Write what could be unpacked, in one durable step; repeated blobs once."""
+        whole = [
+            (digest, blob)
+            for digest, blob in zip(digests, blobs, strict=True)
+            if isinstance(digest, Digest) and isinstance(blob, bytes)
+        ]
+        if whole and len(digests) == len(whole) == len(dict(whole)):
+            return await self._store.write_small(whole, provenance=provenance)
         batch: list[tuple[Digest, bytes]] = []
         first: dict[Digest, int] = {}
-        place: list[int | None] = []
-        for item, blob in zip(items, blobs, strict=True):
-            digest = item.digest
-            if isinstance(digest, Malformed) or isinstance(blob, FederationError):
-                place.append(None)
-                continue
-            at = first.setdefault(digest, len(batch))
-            if at == len(batch) or batch[at][1] != blob:
-                at = len(batch)
-                batch.append((digest, blob))
-            place.append(at)
+        place: list[int | FederationError] = []
+        for digest, blob in zip(digests, blobs, strict=True):
+            if isinstance(digest, Malformed):
+                place.append(digest.error)
+            elif isinstance(blob, FederationError):
+                place.append(blob)
+            else:
+                at = first.setdefault(digest, len(batch))
+                if at == len(batch) or batch[at][1] != blob:
+                    at = len(batch)
+                    batch.append((digest, blob))
+                place.append(at)
         stored = await self._store.write_small(batch, provenance=provenance) if batch else []
-        return [blob if at is None else stored[at] for at, blob in zip(place, blobs, strict=True)]
+        return [stored[at] if isinstance(at, int) else at for at in place]
 
     async def read(self, request: bytes, call: Call) -> bytes:
         """Answer each digest asked, in order; those not held with NOT_FOUND."""
@@ -157,32 +176,30 @@ def _decoded(request: bytes) -> _Question:
     return _Question(asked, unique, sum(digest[1] for digest in digests), [])
 
 
-def _sent_bytes(items: list[Sent]) -> int:
-    """Return the larger of what was sent and what it unpacks to."""
-    sent = sum(len(item.data) for item in items)
-    unpacked = sum(
-        item.digest.size_bytes
-        if item.compressor == ZSTD and isinstance(item.digest, Digest)
-        else len(item.data)
-        for item in items
+def _unpacked_bytes(update: BatchUpdate) -> int:
+    """Return what the blobs are once they are unpacked."""
+    return sum(
+        digest.size_bytes if compressor == ZSTD and isinstance(digest, Digest) else len(data)
+        for digest, data, compressor in _items(update)
     )
-    return max(sent, unpacked)
 
 
-def _unpack(items: Iterable[Sent]) -> list[Outcome]:
+def _unpack(update: BatchUpdate) -> list[Outcome]:
     """Return each item's blob, or why it is refused."""
-    return [_unpack_one(item) for item in items]
+    return [_unpack_one(*item) for item in _items(update)]
 
 
-def _unpack_one(item: Sent) -> Outcome:
-    if isinstance(item.digest, Malformed):
-        return item.digest.error
-    if item.compressor == IDENTITY:
-        return item.data
-    if item.compressor != ZSTD:
-        return InvalidRequest(f"compressor {item.compressor} is not served; IDENTITY and ZSTD are")
+def _items(update: BatchUpdate) -> Iterable[tuple[Digest | Malformed, bytes, int]]:
+    return zip(update.digests, update.data, update.compressors, strict=True)
+
+
+def _unpack_one(digest: Digest | Malformed, data: bytes, compressor: int) -> Outcome:
+    if compressor == IDENTITY or isinstance(digest, Malformed):
+        return data
+    if compressor != ZSTD:
+        return InvalidRequest(f"compressor {compressor} is not served; IDENTITY and ZSTD are")
     try:
-        return zstd.decode(item.data, item.digest.size_bytes)
+        return zstd.decode(data, digest.size_bytes)
     except InvalidRequest as error:
         return error
 

@@ -20,25 +20,17 @@ LIVE = 0
 MARKED = 1
 
 _PREFIX = {function: bytes((function,)) for function in DigestFunction}
-_BLOCKS = (1, 8, 64, 500)  # sizes of IN (...) lists, so that few statements are ever prepared
 _INSERT_SMALL = "INSERT INTO small VALUES (?, ?)"
 _INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0)"
 _COLUMNS = "key, size, inline, seq, accessed, verified, ctime_ns, state"
-_LOOK_UP = {
-    n: f"SELECT {_COLUMNS} FROM blob WHERE key IN ({', '.join('?' * n)})"  # noqa: S608
-    for n in _BLOCKS
-}
 # A list of keys as a table (SQLite's carray): no copy of it is sorted first, as for IN (...).
-_PRESENT = (
-    "SELECT key, size, NOT inline OR state OR accessed < ? "
-    "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
+_WANTED = "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
+_LOOK_UP = f"SELECT {_COLUMNS} {_WANTED}"
+_PRESENT = f"SELECT key, size, NOT inline OR state OR accessed < ? {_WANTED}"
+_READ = (
+    f"SELECT {_COLUMNS.replace('seq', 'blob.seq')}, data {_WANTED} "
+    "LEFT JOIN small ON inline AND small.seq = blob.seq"
 )
-_READ = {
-    n: f"SELECT {_COLUMNS.replace('seq', 'blob.seq')}, data FROM blob "  # noqa: S608
-    "LEFT JOIN small ON inline AND small.seq = blob.seq "
-    f"WHERE key IN ({', '.join('?' * n)})"
-    for n in _BLOCKS
-}
 
 
 class BlobRow(NamedTuple):
@@ -70,24 +62,13 @@ def digest_of_key(key: bytes, size_bytes: int) -> Digest:
     return Digest(key[1:], size_bytes, DigestFunction(key[0]))
 
 
-def _blocks(keys: Sequence[bytes]) -> Iterable[tuple[int, Sequence[bytes]]]:
-    """Cut keys into lists of the prepared sizes, the last one filled up by repeating a key."""
-    at = 0
-    while at < len(keys):
-        left = len(keys) - at
-        size = next((n for n in _BLOCKS if n >= left), _BLOCKS[-1])
-        part = list(keys[at : at + size])
-        yield size, part + part[-1:] * (size - len(part))
-        at += size
+def _rows_of(connection: apsw.Connection, sql: str, keys: Sequence[bytes]) -> Iterable[Any]:
+    return connection.execute(sql, (apsw.carray(tuple(keys)),)) if keys else ()
 
 
 def look_up(connection: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, BlobRow]:
     """Return the rows of those keys that have one."""
-    found: dict[bytes, BlobRow] = {}
-    for size, part in _blocks(keys):
-        for row in connection.execute(_LOOK_UP[size], part):
-            found[row[0]] = BlobRow._make(row)
-    return found
+    return {row[0]: BlobRow._make(row) for row in _rows_of(connection, _LOOK_UP, keys)}
 
 
 def present(
@@ -108,11 +89,8 @@ def read_rows(
     connection: apsw.Connection, keys: Sequence[bytes]
 ) -> dict[bytes, tuple[BlobRow, bytes | None]]:
     """Return rows and, of blobs kept inline, their bytes."""
-    found: dict[bytes, tuple[BlobRow, bytes | None]] = {}
-    for size, part in _blocks(keys):
-        for row in connection.execute(_READ[size], part):
-            found[row[0]] = (BlobRow._make(row[:8]), row[8])
-    return found
+    rows = _rows_of(connection, _READ, keys)
+    return {row[0]: (BlobRow._make(row[:8]), row[8]) for row in rows}
 
 
 def insert(
@@ -145,12 +123,12 @@ def insert_inline(
     quarter less CPU than one by one.
     """
     now, execute_all = transaction.now_ms, transaction.connection.executemany
-    rows = [(transaction.next_seq(), key, data) for key, data in blobs]
-    execute_all(_INSERT_SMALL, [(seq, data) for seq, _, data in rows])
-    table = [(key, len(data), 1, seq, now, now, 0) for seq, key, data in rows]
+    numbered = list(enumerate(blobs, transaction.take_seqs(len(blobs))))
+    execute_all(_INSERT_SMALL, [(seq, data) for seq, (_, data) in numbered])
+    table = [(key, len(data), 1, seq, now, now, 0) for seq, (key, data) in numbered]
     execute_all(_INSERT_BLOB, sorted(table))
-    transaction.log_blobs([(seq, key, len(data)) for seq, key, data in rows], origin)
-    transaction.totals.blobs += len(rows)
+    transaction.log_blobs([(seq, key, len(data)) for seq, (key, data) in numbered], origin)
+    transaction.totals.blobs += len(blobs)
     transaction.totals.size_bytes += sum(len(data) for _, data in blobs)
 
 

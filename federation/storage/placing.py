@@ -61,11 +61,15 @@ def place_inline(
 
     Returns per blob True (stored), False (already held) or why it was refused.
     """
-    keys = [key_of(digest) for digest, _ in blobs]
+    keys = catalogue.keys_of([digest for digest, _ in blobs])
     rows = catalogue.look_up(transaction.connection, keys)
+    total_bytes = sum(len(data) for _, data in blobs)
+    if not rows and transaction.room_for(total_bytes):  # as most are
+        new = [(key, data) for key, (_, data) in zip(keys, blobs, strict=True)]
+        catalogue.insert_inline(transaction, new, origin)
+        return [True] * len(blobs)
     outcomes: list[bool | StorageFull] = []
-    new: list[tuple[bytes, bytes]] = []
-    new_bytes = 0
+    new, new_bytes = [], 0
     for (digest, data), key in zip(blobs, keys, strict=True):
         row = rows.get(key)
         if row is not None and _is_whole(directory, digest, row):

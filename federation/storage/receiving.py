@@ -85,32 +85,27 @@ class Receiver:
         self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
     ) -> list[FederationError | None]:
         """See federation.store.Store."""
-        total = sum(len(data) for _, data in blobs)
-        if total <= _HASH_INLINE_BYTES:
-            verdicts = _verify(blobs)
+        if sum(len(data) for _, data in blobs) <= _HASH_INLINE_BYTES:
+            wrong = _wrong(blobs)
         else:
-            verdicts = await self._core.pool.run(_verify, blobs)
-        wanted = {
-            digest: data
-            for (digest, data), refusal in zip(blobs, verdicts, strict=True)
-            if refusal is None and data
-        }
+            wrong = await self._core.pool.run(_wrong, blobs)
+        right = dict(one for at, one in enumerate(blobs) if at not in wrong)
         inline_max = self._core.settings.inline_max
-        small = [(d, data) for d, data in wanted.items() if d.size_bytes <= inline_max]
-        large = [(d, data) for d, data in wanted.items() if d.size_bytes > inline_max]
-        outcomes = await self._store_inline(small, origin)
-        outcomes |= await self._store_files(large, origin)
-        return [
-            refusal or outcomes.get(digest)
-            for (digest, _), refusal in zip(blobs, verdicts, strict=True)
-        ]
+        small = [one for one in right.items() if 0 < len(one[1]) <= inline_max]
+        large = [one for one in right.items() if len(one[1]) > inline_max]
+        refused = await self._store_inline(small, origin)
+        refused |= await self._store_files(large, origin)
+        if not wrong and not refused:
+            return [None] * len(blobs)
+        return [wrong.get(at) or refused.get(digest) for at, (digest, _) in enumerate(blobs)]
 
     async def _store_inline(
         self, blobs: list[tuple[Digest, bytes]], origin: Provenance
-    ) -> dict[Digest, FederationError | None]:
+    ) -> dict[Digest, FederationError]:
+        """Store what goes into the catalogue; return why blobs were refused."""
         if not blobs:
             return {}
-        size_bytes = sum(digest.size_bytes for digest, _ in blobs)
+        size_bytes = sum(len(data) for _, data in blobs)
         try:
             self._reserve(size_bytes)
         except StorageFull as error:
@@ -124,44 +119,47 @@ class Receiver:
         finally:
             self._core.space.release(size_bytes)
         return {
-            digest: outcome if isinstance(outcome, StorageFull) else None
+            digest: outcome
             for (digest, _), outcome in zip(blobs, outcomes, strict=True)
+            if isinstance(outcome, StorageFull)
         }
 
     async def _store_files(
         self, blobs: list[tuple[Digest, bytes]], origin: Provenance
-    ) -> dict[Digest, FederationError | None]:
+    ) -> dict[Digest, FederationError]:
+        """Do the same with what is kept in files."""
         if not blobs:
             return {}
         missing = await self._presence.find_missing([digest for digest, _ in blobs])
         await self._accept_again([d for d, _ in blobs if d not in missing], origin)
-        outcomes: dict[Digest, FederationError | None] = {}
+        refused: dict[Digest, FederationError] = {}
         admitted: list[Incoming] = []
         for digest, data in blobs:
             if digest in missing:
                 try:
                     admitted.append(Incoming(digest, data, self._make_room(digest)))
                 except FederationError as error:
-                    outcomes[digest] = error
+                    refused[digest] = error
         if admitted:
             # The work goes on when the caller is cancelled, as that of LocalIngest.commit does.
             storing = self._core.background.start(
                 store_files(self._core, admitted, origin), "store a batch"
             )
-            stored: Outcomes = await asyncio.shield(storing)
-            outcomes |= {blob.digest: error for blob, error in zip(admitted, stored, strict=True)}
-        return outcomes
+            outcomes: Outcomes = await asyncio.shield(storing)
+            for blob, outcome in zip(admitted, outcomes, strict=True):
+                if outcome is not None:
+                    refused[blob.digest] = outcome
+        return refused
 
 
-def _verify(blobs: Sequence[tuple[Digest, bytes]]) -> list[FederationError | None]:
-    """Hash a batch; per blob None or why its bytes are not those of its digest."""
-    verdicts: list[FederationError | None] = []
-    for digest, data in blobs:
+def _wrong(blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
+    """Hash a batch; return by place which blobs have other bytes than their digest names."""
+    wrong: dict[int, DigestMismatch] = {}
+    for at, (digest, data) in enumerate(blobs):
         try:
             check_inline(digest, data)
-            verdicts.append(None)
         except Damage:
             sent = f"{len(data)} bytes were sent"
-            wrong = "other bytes were sent" if len(data) == digest.size_bytes else sent
-            verdicts.append(DigestMismatch(digest, wrong))
-    return verdicts
+            found = "other bytes were sent" if len(data) == digest.size_bytes else sent
+            wrong[at] = DigestMismatch(digest, found)
+    return wrong

@@ -50,28 +50,35 @@ class Transaction:
 
     def next_seq(self) -> int:
         """Number the next accepted object."""
-        self.totals.seq += 1
-        return self.totals.seq
+        return self.take_seqs(1)
+
+    def take_seqs(self, count: int) -> int:
+        """Number the next accepted objects, one after the other; returns the first number."""
+        first = self.totals.seq + 1
+        self.totals.seq += count
+        return first
 
     def log(
         self, seq: int, kind: int, instance: str, name: bytes, size: int, origin: Provenance
     ) -> None:
         """Append the change log row of an accepted object."""
-        row = self._log_row(seq, kind, instance, name, size, _came(origin))
-        self.connection.execute(_LOG, row)
+        self._log([(seq, name, size)], kind, instance, origin)
 
     def log_blobs(self, rows: Iterable[tuple[int, bytes, int]], origin: Provenance) -> None:
         """Append those of blobs: their numbers, keys and sizes."""
-        came = _came(origin)
-        logged = [self._log_row(seq, BLOB, "", key, size, came) for seq, key, size in rows]
-        self.connection.executemany(_LOG, logged)
+        self._log(rows, BLOB, "", origin)
 
-    def _log_row(
-        self, seq: int, kind: int, instance: str, name: bytes, size: int, came: tuple[int, str, str]
-    ) -> tuple[int | str | bytes | float, ...]:
-        """Return the columns, in their order; the total of all sizes is counted on."""
-        self.totals.logged_bytes += size
-        return seq, kind, instance, name, size, self.wall_s, *came, self.totals.logged_bytes
+    def _log(
+        self, rows: Iterable[tuple[int, bytes, int]], kind: int, instance: str, origin: Provenance
+    ) -> None:
+        wall_s, total = self.wall_s, self.totals.logged_bytes
+        source, via, first = int(origin.source), ",".join(origin.via), origin.origin
+        logged = [
+            (seq, kind, instance, name, size, wall_s, source, via, first, total := total + size)
+            for seq, name, size in rows
+        ]
+        self.connection.executemany(_LOG, logged)
+        self.totals.logged_bytes = total
 
     def observe(self, stamp: Stamp) -> None:
         """Date whatever is given here from now on after this."""
@@ -80,10 +87,6 @@ class Transaction:
     def room_for(self, size_bytes: int) -> bool:
         """Whether the quota has this many bytes left, seen from inside the write lock."""
         return self.totals.size_bytes + size_bytes <= self.quota_bytes
-
-
-def _came(origin: Provenance) -> tuple[int, str, str]:
-    return int(origin.source), ",".join(origin.via), origin.origin
 
 
 def read_totals(connection: apsw.Connection) -> Totals:

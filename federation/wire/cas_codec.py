@@ -7,7 +7,7 @@ Responses with blobs are joined by hand, which copies each blob once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from federation.wire.digests import (
     function_of,
     new_digest,
     to_digest,
+    to_digests,
 )
 from federation.wire.fields import length_field, length_prefix, varint_field
 from federation.wire.resource_name import check_instance
@@ -42,19 +43,13 @@ class Malformed(NamedTuple):
     error: InvalidRequest
 
 
-class Sent(NamedTuple):
-    """A blob of a BatchUpdateBlobs call, as sent."""
-
-    digest: Digest | Malformed
-    data: bytes
-    compressor: int
-
-
 class BatchUpdate(NamedTuple):
-    """BatchUpdateBlobsRequest."""
+    """BatchUpdateBlobsRequest, in columns: making a tuple for each item costs as much again."""
 
     instance: str
-    items: list[Sent]
+    digests: Sequence[Digest | Malformed]
+    data: list[bytes]  # as sent
+    compressors: list[int]
 
 
 class BatchRead(NamedTuple):
@@ -106,18 +101,11 @@ def _digests(listed: DigestList, function: DigestFunction) -> list[Digest]:
 
 def encode_missing(missing: Iterable[Digest]) -> bytes:
     """FindMissingBlobsResponse."""
-    ordered = list(missing)
-    # All hashes are spelt at once: a third of the time that one field after the other takes.
-    text = b"".join([digest[0] for digest in ordered]).hex().encode()
-    parts: list[bytes] = []
-    for at, digest in enumerate(ordered):
-        head, tail = _frame(digest[1])
-        parts += (head, text[64 * at : 64 * at + 64], tail)
-    return b"".join(parts)
+    return b"".join(_framed(list(missing), _missing_frame))
 
 
 @lru_cache(maxsize=4096)
-def _frame(size_bytes: int) -> tuple[bytes, bytes]:
+def _missing_frame(size_bytes: int) -> tuple[bytes, bytes]:
     """Return what stands before and behind the hash of a digest in field 2 of a message."""
     field = digest_field(2, Digest(bytes(HASH_BYTES), size_bytes))
     head, tail = field.split(b"0" * 2 * HASH_BYTES)
@@ -129,11 +117,13 @@ def decode_batch_update(data: bytes) -> BatchUpdate:
     message = pb.BatchUpdateBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
-    items = [
-        Sent(_digest_or_not(item.digest, function), item.data, item.compressor)
-        for item in message.requests
-    ]
-    return BatchUpdate(instance, items)
+    sent = message.requests
+    digests: Sequence[Digest | Malformed] | None
+    digests = to_digests([item.digest for item in sent], function)
+    if digests is None:
+        digests = [_digest_or_not(item.digest, function) for item in sent]
+    blobs = [item.data for item in sent]
+    return BatchUpdate(instance, digests, blobs, [item.compressor for item in sent])
 
 
 def decode_batch_read(data: bytes) -> BatchRead:
@@ -169,6 +159,34 @@ def encode_batch_update(answers: Iterable[Answer]) -> bytes:
     )
 
 
+def encode_stored(digests: Sequence[Digest]) -> bytes:
+    """BatchUpdateBlobsResponse for blobs that are all stored, as nearly always."""
+    return b"".join(_framed(digests, _stored_frame))
+
+
+@lru_cache(maxsize=4096)
+def _stored_frame(size_bytes: int) -> tuple[bytes, bytes]:
+    """Return what stands before and behind the hash in an item of encode_stored."""
+    item = digest_field(1, Digest(bytes(HASH_BYTES), size_bytes)) + length_field(2, b"")
+    before, behind = length_field(1, item).split(b"0" * 2 * HASH_BYTES)
+    return before, behind
+
+
+def _framed(digests: Sequence[Digest], frame: Callable[[int], tuple[bytes, bytes]]) -> list[bytes]:
+    """Return each digest's hash in hex digits between what its size puts around it.
+
+    All hashes are spelt at once: a third of the time that one field after the other takes.
+    """
+    text = b"".join([digest[0] for digest in digests]).hex().encode()
+    framed: list[bytes] = []
+    at = 0
+    for digest in digests:
+        before, behind = frame(digest[1])
+        framed.append(before + text[at : at + 64] + behind)
+        at += 64
+    return framed
+
+
 def encode_batch_read(answers: Sequence[Answer]) -> bytes:
     """BatchReadBlobsResponse."""
     parts: list[bytes] = []
@@ -198,17 +216,9 @@ def encode_held(heads: Iterable[bytes], blobs: Iterable[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def held_heads(digests: Iterable[Digest]) -> list[bytes]:
+def held_heads(digests: Sequence[Digest]) -> list[bytes]:
     """Return of each item of an encode_held what stands before the blob's bytes."""
-    ordered = list(digests)
-    text = b"".join([digest[0] for digest in ordered]).hex().encode()
-    heads: list[bytes] = []
-    at = 0
-    for digest in ordered:
-        before, behind = _held_frame(digest[1])
-        heads.append(before + text[at : at + 64] + behind)
-        at += 64
-    return heads
+    return _framed(digests, _held_frame)
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ from federation.digest import Digest, DigestFunction, digest_of
 from federation.errors import InvalidRequest
 from federation.wire import bytestream_codec as bc
 from federation.wire import cas_codec as cc
-from federation.wire.digests import encode_digest, function_of, to_digest
+from federation.wire.digests import encode_digest, function_of, to_digest, to_digests
 
 SHA256 = DigestFunction.SHA256
 hashes = st.binary(min_size=32, max_size=32)
@@ -148,7 +148,7 @@ def test_a_batch_update_is_read(items: list[tuple[Digest, bytes, int]]) -> None:
     for digest, data, compressor in items:
         request.requests.add(digest=message(digest), data=data, compressor=compressor)
     got = cc.decode_batch_update(request.SerializeToString())
-    assert [(one.digest, one.data, one.compressor) for one in got.items] == items
+    assert list(zip(got.digests, got.data, got.compressors, strict=True)) == items
 
 
 answers = st.builds(
@@ -172,6 +172,37 @@ def test_batch_responses_are_what_the_runtime_writes(several: list[cc.Answer]) -
         update.responses.add(digest=digest, status=status)
     assert cc.encode_batch_read(several) == read.SerializeToString()
     assert cc.encode_batch_update(several) == update.SerializeToString()
+
+
+@given(st.lists(digests, max_size=4))
+def test_a_batch_that_is_stored_whole_is_answered_as_the_runtime_writes_it(
+    stored: list[Digest],
+) -> None:
+    update = pb.BatchUpdateBlobsResponse()
+    for digest in stored:
+        update.responses.add(digest=message(digest), status=status_pb2.Status())
+    assert cc.encode_stored(stored) == update.SerializeToString()
+
+
+BAD = ["", "0" * 63, "0" * 65, "A" * 64, " " + "0" * 64, "00 " * 21 + "0", "g" * 64, "\u0661" * 64]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*BAD, *[GOOD] * 8]), st.sampled_from([-1, 0, 0, 0, 1, 2**63 - 1])
+        ),
+        max_size=3,
+    )
+)
+def test_digests_converted_together_are_those_converted_alone(sent: list[tuple[str, int]]) -> None:
+    messages = [pb.Digest(hash=text, size_bytes=size_bytes) for text, size_bytes in sent]
+    alone: list[Digest] | None
+    try:
+        alone = [to_digest(one, DigestFunction.SHA256) for one in messages]
+    except InvalidRequest:
+        alone = None
+    assert (to_digests(messages, DigestFunction.SHA256) or None) == (alone or None)
 
 
 def test_a_malformed_digest_of_a_batch_is_its_items_error_and_comes_back_as_sent() -> None:
