@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import repeat
+from operator import attrgetter
+from struct import Struct
 from typing import NoReturn, Protocol
 
 from federation.digest import HASH_BYTES, MAX_SIZE_BYTES, Digest, DigestFunction
@@ -12,7 +15,9 @@ from federation.wire.fields import length_field, varint_field
 
 _HEX_DIGITS = 2 * HASH_BYTES
 _FUNCTIONS = {int(function): function for function in DigestFunction} | {0: DigestFunction.SHA256}
-new_digest = tuple.__new__  # a Digest in half the time of its constructor; calls carry thousands
+_new = partial(tuple.__new__, Digest)  # in half the time of its constructor
+_hashes_in = Struct(f"{HASH_BYTES}s").iter_unpack
+_fields = attrgetter("hash", "size_bytes")
 
 
 class WireDigest(Protocol):
@@ -50,27 +55,26 @@ def to_digest(message: WireDigest, function: DigestFunction) -> Digest:
     # fromhex lets white space and upper case pass.
     if len(text) != _HEX_DIGITS or len(raw) != HASH_BYTES or text.lower() != text or size_bytes < 0:
         _refuse(text, size_bytes)
-    return new_digest(Digest, (raw, size_bytes, function))
+    return _new((raw, size_bytes, function))
 
 
 def to_digests(messages: Iterable[WireDigest], function: DigestFunction) -> list[Digest] | None:
     """Convert many at once, in half the time; None when one of them is malformed."""
-    fields = [(message.hash, message.size_bytes) for message in messages]
-    text = "".join([one for one, _ in fields])
+    fields = list(map(_fields, messages))
+    if not fields:
+        return []
+    texts, sizes = zip(*fields, strict=True)
+    text = "".join(texts)
     try:
         raw = bytes.fromhex(text)
     except ValueError:
         return None
-    lengths = {len(one) for one, _ in fields}
-    if lengths != {_HEX_DIGITS} or len(raw) * 2 != len(text) or text.lower() != text:
+    if set(map(len, texts)) != {_HEX_DIGITS} or len(raw) * 2 != len(text) or text.lower() != text:
         return None
-    if min(size_bytes for _, size_bytes in fields) < 0:
+    if min(sizes) < 0:
         return None
-    starts = range(0, len(raw), HASH_BYTES)
-    return [
-        new_digest(Digest, (raw[at : at + HASH_BYTES], size_bytes, function))
-        for at, (_, size_bytes) in zip(starts, fields, strict=True)
-    ]
+    hashes = [one for (one,) in _hashes_in(raw)]
+    return list(map(_new, zip(hashes, sizes, repeat(function))))
 
 
 def parse_digest(hash_text: str, size_text: str, function: DigestFunction) -> Digest:
