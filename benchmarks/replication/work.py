@@ -15,6 +15,7 @@ BLOB_BYTES = 4 * KIB
 _THERE_WITHIN_S = 120.0
 _ASKED_EVERY_S = 0.01
 _ASKED_AT_ONCE = 5000  # digests
+_LAST = 100  # asked for again and again: with more of them the peer would mostly answer us
 
 
 def blobs(label: str, count: int) -> list[bytes]:
@@ -74,16 +75,20 @@ def wait_until_there(link: Link, names: Sequence[re_pb2.Digest], began: float) -
     left = list(names)
     while left:
         expect(time.perf_counter() - began < _THERE_WITHIN_S, f"{len(left)} blobs did not come")
-        left = _missing(find, left)
-        if left:
+        # As a rule the last ones come last: while they are missing the others need not be asked.
+        last = _missing(find, left[-_LAST:])
+        left = [*left[:-_LAST], *last]
+        if last:
             time.sleep(_ASKED_EVERY_S)
+            continue
+        parts = (left[at : at + _ASKED_AT_ONCE] for at in range(0, len(left), _ASKED_AT_ONCE))
+        left = [name for part in parts for name in _missing(find, part)]
 
 
 def _missing(find: Callable[[bytes], bytes], names: Sequence[re_pb2.Digest]) -> list[re_pb2.Digest]:
-    # The last ones come last as a rule: as long as they are missing the others need not be asked.
-    part = names[-_ASKED_AT_ONCE:]
-    answer = re_pb2.FindMissingBlobsResponse.FromString(find(payloads.find_missing(part)))
-    return [*names[:-_ASKED_AT_ONCE], *answer.missing_blob_digests]
+    """Ask once for all of them."""
+    answer = re_pb2.FindMissingBlobsResponse.FromString(find(payloads.find_missing(names)))
+    return list(answer.missing_blob_digests)
 
 
 def _check(link: Link, pushed: Sequence[bytes], names: Sequence[re_pb2.Digest]) -> None:
