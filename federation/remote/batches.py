@@ -28,7 +28,7 @@ from federation.wire.cas_codec import IDENTITY, ZSTD
 ITEMS_MAX = 4_000  # of one batch; servers bound it without saying so
 _ITEM_BYTES = 128  # what an item costs in a message beside its data
 _ZSTD_MIN_BYTES = 1024
-_INLINE_BYTES = 64 * 1024  # hashing less costs less than handing it to a thread
+_INLINE_BYTES = 128 * 1024  # hashing less costs less than handing it to a thread
 
 # With these a remote says that it does not take batches, or not this one; one by one may work.
 _ONE_BY_ONE = frozenset({FailureKind.UNSUPPORTED, FailureKind.REFUSED, FailureKind.MALFORMED})
@@ -83,20 +83,20 @@ class Batches:
         request = codec.batch_read(self._instance, group, function, zstd=use_zstd)
         try:
             data = await self._calls.unary(BATCH_READ, request)
-            items = codec.batch_read_items(self._remote, data)
+            items = codec.batch_read_items(self._remote, data, function)
         except NotFound:
             return None
         except RemoteFailed as error:
             if error.kind in _ONE_BY_ONE:
                 return None
             raise
-        by_name = {(digest.hash_hex, digest.size_bytes): digest for digest in group}
+        asked = set(group)
         held: dict[Digest, Item] = {}
         answers: dict[Digest, bytes | None] = {}
         for item in items:
-            digest = by_name.get((item.digest.hash, item.digest.size_bytes))
-            if digest is None:
-                continue  # not asked for
+            digest = item.digest
+            if digest is None or digest not in asked:
+                continue
             if item.code == 0:
                 held[digest] = item
             elif isinstance(from_status(self._remote, item.code, item.message), NotFound):
@@ -169,24 +169,22 @@ class Batches:
             if error.kind in _ONE_BY_ONE:
                 return None
             raise
-        statuses = self._statuses(data)
+        statuses = self._statuses(data, function)
         no_answer = failure(self._remote, FailureKind.MALFORMED, "a blob of a batch has no answer")
-        outcome = {
-            blob.digest: statuses.get((blob.digest.hash_hex, blob.digest.size_bytes), no_answer)
-            for blob in sent
-        }
+        outcome = {digest: statuses.get(digest, no_answer) for digest in group}
         for blob in sent:
             if blob.compressed and isinstance(outcome[blob.digest], RequestRefused):
                 del outcome[blob.digest]
         return outcome
 
-    def _statuses(self, data: bytes) -> dict[tuple[str, int], FederationError | None]:
-        statuses: dict[tuple[str, int], FederationError | None] = {}
-        for item in codec.batch_update_items(self._remote, data):
-            name = item.digest.hash, item.digest.size_bytes
-            error = from_status(self._remote, item.code, item.message)
+    def _statuses(
+        self, data: bytes, function: DigestFunction
+    ) -> dict[Digest | None, FederationError | None]:
+        statuses: dict[Digest | None, FederationError | None] = {}
+        for digest, code, message, *_ in codec.batch_update_items(self._remote, data, function):
+            error = from_status(self._remote, code, message) if code else None
             there = isinstance(error, RemoteFailed) and error.kind is FailureKind.EXISTS
-            statuses[name] = None if there else error
+            statuses[digest] = None if there else error
         return statuses
 
 

@@ -6,17 +6,19 @@ are taken apart by hand, which copies each part once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
+from google.rpc import status_pb2
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.google.bytestream import bytestream_pb2
 from federation.digest import Digest, DigestFunction
 from federation.errors import InvalidRequest
 from federation.remote.failures import FailureKind, failure
-from federation.wire.digests import digest_field, encode_digest, to_digest
+from federation.wire.digests import digest_field, encode_digest, to_digest, to_digests
 from federation.wire.fields import (
     LENGTH,
     fields,
@@ -24,6 +26,7 @@ from federation.wire.fields import (
     length_prefix,
     varint_field,
 )
+from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
 
 _M = TypeVar("_M", bound=Message)
 
@@ -37,9 +40,9 @@ class BlobSent(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One answer of a batch: its digest as sent, its status, and the blob of a read."""
+    """One answer of a batch: its digest (None: there is none in it), status, and a read's blob."""
 
-    digest: reapi.Digest
+    digest: Digest | None
     code: int
     message: str
     data: bytes = b""
@@ -78,69 +81,91 @@ def function_number(function: DigestFunction) -> int:
 
 def find_missing(instance: str, digests: Sequence[Digest], function: DigestFunction) -> bytes:
     """FindMissingBlobsRequest."""
-    return b"".join(
-        [
-            _text_field(1, instance),
-            *[digest_field(2, digest) for digest in digests],
-            varint_field(3, function_number(function)),
-        ]
-    )
+    how = varint_field(3, function_number(function))
+    return _text_field(1, instance) + digest_list(digests) + how
 
 
 def missing_in(remote: str, data: bytes, asked: Sequence[Digest]) -> set[Digest]:
-    """Return those of asked that a FindMissingBlobsResponse names.
+    """Return those of asked, at least one and all of one function, that the response names.
 
     Raises RemoteFailed (malformed) when it names what was not asked about: an answer to something
     else says nothing about presence.
     """
     message = parse(remote, reapi.FindMissingBlobsResponse, data)
-    by_name = {(digest.hash_hex, digest.size_bytes): digest for digest in asked}
-    try:
-        return {by_name[each.hash, each.size_bytes] for each in message.missing_blob_digests}
-    except KeyError:
+    named = set(_named(message.missing_blob_digests, asked[0].function))
+    missing = {digest for digest in asked if digest in named}
+    if len(missing) < len(named):
         detail = "FindMissingBlobs named a digest that was not asked about"
-        raise failure(remote, FailureKind.MALFORMED, detail) from None
+        raise failure(remote, FailureKind.MALFORMED, detail)
+    return missing
 
 
 def batch_read(
-    instance: str, digests: Iterable[Digest], function: DigestFunction, *, zstd: bool
+    instance: str, digests: Sequence[Digest], function: DigestFunction, *, zstd: bool
 ) -> bytes:
     """BatchReadBlobsRequest."""
-    request = reapi.BatchReadBlobsRequest(
-        instance_name=instance,
-        digests=[wire_digest(digest) for digest in digests],
-        digest_function=function_number(function),  # type: ignore[arg-type]  # the stubs want its enum
-    )
-    if zstd:
-        request.acceptable_compressors.append(reapi.Compressor.ZSTD)
-    return request.SerializeToString()
+    compressors = length_field(3, bytes((reapi.Compressor.ZSTD,))) if zstd else b""
+    how = compressors + varint_field(4, function_number(function))
+    return _text_field(1, instance) + digest_list(digests) + how
 
 
-def batch_update(instance: str, blobs: Iterable[BlobSent], function: DigestFunction) -> bytes:
+def batch_update(instance: str, blobs: Sequence[BlobSent], function: DigestFunction) -> bytes:
     """BatchUpdateBlobsRequest."""
     parts = [_text_field(1, instance)]
+    heads = iter(framed([blob.digest for blob in blobs if not blob.compressed], _sent))
     for blob in blobs:
+        if not blob.compressed:
+            parts += (next(heads), blob.data)
+            continue
         head = length_field(1, encode_digest(blob.digest)) + length_prefix(2, len(blob.data))
-        tail = varint_field(3, reapi.Compressor.ZSTD if blob.compressed else 0)
+        tail = varint_field(3, reapi.Compressor.ZSTD)
         size = len(head) + len(blob.data) + len(tail)
         parts += (length_prefix(2, size), head, blob.data, tail)
     parts.append(varint_field(5, function_number(function)))
     return b"".join(parts)
 
 
-def batch_read_items(remote: str, data: bytes) -> list[Item]:
+@lru_cache(maxsize=4096)
+def _sent(size_bytes: int) -> Frame:
+    """What stands around a plain blob's hash in a batch that is sent, up to its bytes."""
+    head = digest_field(1, blank(size_bytes)) + length_prefix(2, size_bytes)
+    return cut_frame(length_prefix(2, len(head) + size_bytes) + head)
+
+
+def batch_read_items(remote: str, data: bytes, function: DigestFunction) -> list[Item]:
     """Read a BatchReadBlobsResponse. Raises RemoteFailed (malformed)."""
-    message = parse(remote, reapi.BatchReadBlobsResponse, data)
+    answers = parse(remote, reapi.BatchReadBlobsResponse, data).responses
+    named = _named([each.digest for each in answers], function)
     return [
-        Item(each.digest, each.status.code, each.status.message, each.data, each.compressor)
-        for each in message.responses
+        Item(digest, *_status(each.status), each.data, each.compressor)
+        for digest, each in zip(named, answers, strict=True)
     ]
 
 
-def batch_update_items(remote: str, data: bytes) -> list[Item]:
+def batch_update_items(remote: str, data: bytes, function: DigestFunction) -> list[Item]:
     """Read a BatchUpdateBlobsResponse. Raises RemoteFailed (malformed)."""
-    message = parse(remote, reapi.BatchUpdateBlobsResponse, data)
-    return [Item(each.digest, each.status.code, each.status.message) for each in message.responses]
+    answers = parse(remote, reapi.BatchUpdateBlobsResponse, data).responses
+    named = _named([each.digest for each in answers], function)
+    return [
+        Item(digest, *_status(each.status)) for digest, each in zip(named, answers, strict=True)
+    ]
+
+
+def _status(status: status_pb2.Status) -> tuple[int, str]:
+    code = status.code
+    return code, status.message if code else ""
+
+
+def _named(messages: Sequence[reapi.Digest], function: DigestFunction) -> Sequence[Digest | None]:
+    """Return the digests; None in the place of what is none."""
+    return to_digests(messages, function) or [_digest_or_none(one, function) for one in messages]
+
+
+def _digest_or_none(message: reapi.Digest, function: DigestFunction) -> Digest | None:
+    try:
+        return to_digest(message, function)
+    except InvalidRequest:
+        return None
 
 
 # -- ByteStream ----------------------------------------------------------------------------

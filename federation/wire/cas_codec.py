@@ -7,12 +7,12 @@ blob once and makes no object for each item.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.digest import HASH_BYTES, Digest, DigestFunction
+from federation.digest import Digest, DigestFunction
 from federation.errors import InvalidRequest
 from federation.wire.digests import (
     digest_field,
@@ -21,6 +21,7 @@ from federation.wire.digests import (
     to_digests,
 )
 from federation.wire.fields import length_field, length_prefix, varint_field
+from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
 from federation.wire.resource_name import check_instance
 
 ZSTD = pb.Compressor.ZSTD
@@ -90,15 +91,7 @@ def decode_find_missing(data: bytes) -> FindMissing:
 
 def encode_missing(missing: Iterable[Digest]) -> bytes:
     """FindMissingBlobsResponse."""
-    return b"".join(_framed(list(missing), _missing_frame))
-
-
-@lru_cache(maxsize=4096)
-def _missing_frame(size_bytes: int) -> tuple[bytes, bytes]:
-    """Return what stands before and behind the hash of a digest in field 2 of a message."""
-    field = digest_field(2, Digest(bytes(HASH_BYTES), size_bytes))
-    head, tail = field.split(b"0" * 2 * HASH_BYTES)
-    return head, tail
+    return digest_list(list(missing))
 
 
 def decode_batch_update(data: bytes) -> BatchUpdate:
@@ -149,29 +142,13 @@ def encode_batch_update(answers: Iterable[Answer]) -> bytes:
 
 def encode_stored(digests: Sequence[Digest]) -> bytes:
     """BatchUpdateBlobsResponse for blobs that are all stored, as nearly always."""
-    return b"".join(_framed(digests, _stored_frame))
+    return b"".join(framed(digests, _stored))
 
 
 @lru_cache(maxsize=4096)
-def _stored_frame(size_bytes: int) -> tuple[bytes, bytes]:
-    """Return what stands before and behind the hash in an item of encode_stored."""
-    item = digest_field(1, Digest(bytes(HASH_BYTES), size_bytes)) + length_field(2, b"")
-    before, behind = length_field(1, item).split(b"0" * 2 * HASH_BYTES)
-    return before, behind
-
-
-def _framed(digests: Sequence[Digest], frame: Callable[[int], tuple[bytes, bytes]]) -> list[bytes]:
-    """Return each digest's hash in hex digits between what its size puts around it.
-
-    All hashes are spelt at once: a third of the time that one field after the other takes.
-    """
-    text = b"".join([raw for raw, _, _ in digests]).hex(" ", HASH_BYTES).encode()
-    return [
-        before + spelt + behind
-        for spelt, (before, behind) in zip(
-            text.split(), [frame(size_bytes) for _, size_bytes, _ in digests], strict=True
-        )
-    ]
+def _stored(size_bytes: int) -> Frame:
+    item = digest_field(1, blank(size_bytes)) + length_field(2, b"")
+    return cut_frame(length_field(1, item))
 
 
 def encode_batch_read(answers: Sequence[Answer]) -> bytes:
@@ -205,17 +182,14 @@ def encode_held(heads: Iterable[bytes], blobs: Iterable[bytes]) -> bytes:
 
 def held_heads(digests: Sequence[Digest]) -> list[bytes]:
     """Return of each item of an encode_held what stands before the blob's bytes."""
-    return _framed(digests, _held_frame)
+    return framed(digests, _held)
 
 
 @lru_cache(maxsize=4096)
-def _held_frame(size_bytes: int) -> tuple[bytes, bytes]:
-    """Return what stands before and behind the hash, up to the blob's bytes."""
-    head = digest_field(1, Digest(bytes(HASH_BYTES), size_bytes))
+def _held(size_bytes: int) -> Frame:
+    head = digest_field(1, blank(size_bytes))
     head += length_prefix(2, size_bytes) if size_bytes else b""
-    whole = length_prefix(1, len(head) + size_bytes + len(_FINE)) + head
-    before, behind = whole.split(b"0" * 2 * HASH_BYTES)
-    return before, behind
+    return cut_frame(length_prefix(1, len(head) + size_bytes + len(_FINE)) + head)
 
 
 def _status(answer: Answer) -> bytes:
