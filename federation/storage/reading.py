@@ -8,7 +8,7 @@ back until the hash has matched.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass, field
 
 import apsw
@@ -39,6 +39,17 @@ class _Found:
 _EMPTY = {digest_of(b"", function) for function in DigestFunction}
 
 
+def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
+    """Return them as a set, and as they are where that will do.
+
+    A copy costs a call of thousands more than that: it is in the order of hashes, and going through
+    objects in that order misses the processor's caches.
+    """
+    if isinstance(digests, Set) and digests.isdisjoint(_EMPTY):
+        return digests
+    return set(digests) - _EMPTY
+
+
 class Presence:
     """find_missing and read_small of local storage."""
 
@@ -48,7 +59,7 @@ class Presence:
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store. Trouble with the catalogue makes blobs missing."""
-        wanted = set(digests) - _EMPTY
+        wanted = _without_empty(digests)
         if not wanted:
             return set()
         asked_ms = self._core.now_ms()
@@ -56,14 +67,14 @@ class Presence:
             found = await self._core.pool.run(self._find, wanted, asked_ms)
         except apsw.Error as error:
             self._core.catalogue_unreadable(error)
-            return wanted
+            return set(wanted)
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
         if is_late or is_behind:
             return self._withhold(wanted, found, all_of_them=is_late or self._core.touches.in_doubt)
         self._note(found, asked_ms)
         return found.missing
 
-    def _withhold(self, wanted: set[Digest], found: _Found, *, all_of_them: bool) -> set[Digest]:
+    def _withhold(self, wanted: Set[Digest], found: _Found, *, all_of_them: bool) -> set[Digest]:
         """Return what is missing where no new lease can be given.
 
         That is what would need one: whose access time was written a moment ago is leased by that.
@@ -109,7 +120,7 @@ class Presence:
         for digest, seq, reason in found.damaged:
             self._core.set_aside_soon(digest, seq, reason)
 
-    def _find(self, wanted: set[Digest], asked_ms: int) -> _Found:
+    def _find(self, wanted: Set[Digest], asked_ms: int) -> _Found:
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         connection = self._core.pool.connection()
