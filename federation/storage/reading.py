@@ -40,10 +40,11 @@ _EMPTY = {digest_of(b"", function) for function in DigestFunction}
 
 
 def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
-    """Return them as a set, and as they are where that will do: no caller changes what it asks about.
+    """Return them as a set, and as they are where that will do.
 
-    A copy costs a call of thousands more than that: it is in the order of hashes, and going through
-    objects in that order misses the processor's caches.
+    No caller changes what it asks about before it has the answer. A copy costs a call of thousands
+    more than the copying: it is in the order of hashes, and going through objects in that order
+    misses the processor's caches.
     """
     if isinstance(digests, Set) and digests.isdisjoint(_EMPTY):
         return digests
