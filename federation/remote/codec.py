@@ -18,7 +18,7 @@ from federation._proto.google.bytestream import bytestream_pb2
 from federation.digest import Digest, DigestFunction
 from federation.errors import InvalidRequest
 from federation.remote.failures import FailureKind, failure
-from federation.wire.digests import digest_field, encode_digest, to_digest, to_digests
+from federation.wire.digests import digest_field, encode_digest, to_digest, to_digests_or
 from federation.wire.fields import (
     LENGTH,
     fields,
@@ -158,14 +158,7 @@ def _status(status: status_pb2.Status) -> tuple[int, str]:
 
 def _named(messages: Sequence[reapi.Digest], function: DigestFunction) -> Sequence[Digest | None]:
     """Return the digests; None in the place of what is none."""
-    return to_digests(messages, function) or [_digest_or_none(one, function) for one in messages]
-
-
-def _digest_or_none(message: reapi.Digest, function: DigestFunction) -> Digest | None:
-    try:
-        return to_digest(message, function)
-    except InvalidRequest:
-        return None
+    return to_digests_or(messages, function, lambda _message, _error: None)
 
 
 # -- ByteStream ----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from federation.digest import Digest
 from federation.errors import FederationError
-from federation.storage.blob_files import CREATE
+from federation.storage.blob_files import CREATE, write_whole
 from federation.storage.core import Core
 from federation.storage.directory import DataDirectory, disk_errors_named
 from federation.storage.placing import place_file
@@ -39,7 +39,6 @@ async def store_files(core: Core, blobs: Sequence[Incoming], origin: Provenance)
 
     To be run in the background: it ends with every blob stored or dropped.
     """
-    written: Sequence[Incoming] = ()
     try:
         outcomes = await core.pool.run(_write, blobs)
         written = [blob for blob, error in zip(blobs, outcomes, strict=True) if error is None]
@@ -98,9 +97,7 @@ def _begin(blob: Incoming) -> int | FederationError:
     try:
         with disk_errors_named("receiving a blob"):
             fd = os.open(blob.path, CREATE, 0o600)
-            view = memoryview(blob.data)
-            while view:
-                view = view[os.write(fd, view) :]
+            write_whole(fd, blob.data)
             start_writing(fd, 0, len(blob.data))
     except FederationError as error:
         if fd >= 0:

@@ -120,6 +120,13 @@ def read_onwards(fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
+def write_whole(fd: int, data: bytes) -> None:
+    """Write all of data where the descriptor stands. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def verify_file(fd: int, digest: Digest) -> None:
     """Hash the whole file. Raises Damage when its bytes are not those that the digest names."""
     hasher = new_hasher(digest.function)

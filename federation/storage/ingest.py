@@ -17,7 +17,7 @@ from concurrent.futures import Future
 
 from federation.digest import Digest, Hasher, hash_bytes, new_hasher
 from federation.errors import DigestMismatch, FederationError, SourceUnavailable, StorageFull
-from federation.storage.blob_files import CREATE
+from federation.storage.blob_files import CREATE, write_whole
 from federation.storage.core import Core
 from federation.storage.directory import disk_errors_named
 from federation.storage.placing import place_file, place_inline
@@ -139,9 +139,7 @@ class LocalIngest:
                 hasher.update(data)
             if self._fd is None:
                 self._fd = os.open(self._path, CREATE, 0o600)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            write_whole(self._fd, data)
             self._write_back.wrote(self._fd, self._received_bytes + len(data))
 
     async def open_growing(self) -> GrowingFile:

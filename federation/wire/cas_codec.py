@@ -19,6 +19,7 @@ from federation.wire.digests import (
     function_of,
     to_digest,
     to_digests,
+    to_digests_or,
 )
 from federation.wire.fields import length_field, length_prefix, varint_field
 from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
@@ -100,7 +101,7 @@ def decode_batch_update(data: bytes) -> BatchUpdate:
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
     sent = message.requests
-    digests = _digests_or_not([item.digest for item in sent], function)
+    digests = to_digests_or([item.digest for item in sent], function, _malformed)
     blobs = [item.data for item in sent]
     return BatchUpdate(instance, digests, blobs, [item.compressor for item in sent])
 
@@ -110,24 +111,12 @@ def decode_batch_read(data: bytes) -> BatchRead:
     message = pb.BatchReadBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
-    items = _digests_or_not(message.digests, function)
+    items = to_digests_or(message.digests, function, _malformed)
     return BatchRead(instance, items, ZSTD in message.acceptable_compressors)
 
 
-def _digests_or_not(
-    messages: Sequence[pb.Digest], function: DigestFunction
-) -> Sequence[Digest | Malformed]:
-    together = to_digests(messages, function)
-    if together is not None:
-        return together
-    return [_digest_or_not(one, function) for one in messages]
-
-
-def _digest_or_not(message: pb.Digest, function: DigestFunction) -> Digest | Malformed:
-    try:
-        return to_digest(message, function)
-    except InvalidRequest as error:
-        return Malformed(message.SerializeToString(), error)
+def _malformed(message: pb.Digest, error: InvalidRequest) -> Malformed:
+    return Malformed(message.SerializeToString(), error)
 
 
 def encode_batch_update(answers: Iterable[Answer]) -> bytes:

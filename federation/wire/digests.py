@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from itertools import repeat
 from operator import attrgetter
 from struct import Struct
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, TypeVar
 
 from federation.digest import HASH_BYTES, MAX_SIZE_BYTES, Digest, DigestFunction
 from federation.errors import InvalidRequest
@@ -32,6 +32,10 @@ class WireDigest(Protocol):
     def size_bytes(self) -> int:
         """The blob's size."""
         ...
+
+
+_W = TypeVar("_W", bound=WireDigest)
+_T = TypeVar("_T")
 
 
 def function_of(value: int) -> DigestFunction:
@@ -75,6 +79,22 @@ def to_digests(messages: Iterable[WireDigest], function: DigestFunction) -> list
         return None
     hashes = [one for (one,) in _hashes_in(raw)]
     return list(map(_new, zip(hashes, sizes, repeat(function))))
+
+
+def to_digests_or(
+    messages: Sequence[_W], function: DigestFunction, malformed: Callable[[_W, InvalidRequest], _T]
+) -> Sequence[Digest | _T]:
+    """Convert many; what malformed() returns stands in the place of one that is none."""
+    together = to_digests(messages, function)
+    if together is not None:
+        return together
+    converted: list[Digest | _T] = []
+    for message in messages:
+        try:
+            converted.append(to_digest(message, function))
+        except InvalidRequest as error:
+            converted.append(malformed(message, error))
+    return converted
 
 
 def parse_digest(hash_text: str, size_text: str, function: DigestFunction) -> Digest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from federation.digest import Digest, digest_of
 from federation.errors import FederationError, StorageFull
@@ -22,27 +21,27 @@ def blobs(count: int, size_bytes: int = _FILE_BYTES) -> list[tuple[Digest, bytes
     return [(digest_of(data), data) for data in made]
 
 
-async def received(path: Path) -> bool:
-    """Whether nothing is left of what was being received."""
-    return not list((path / "data" / "incoming").iterdir())
+async def nothing_is_left(storage: Storage) -> None:
+    """Wait until what was received is gone, and see that no room is reserved for it any more."""
+
+    async def is_empty() -> bool:
+        return not list(storage.core.directory.incoming.iterdir())
+
+    await until(is_empty)
+    assert storage.core.space.reserved_bytes == 0
 
 
-async def test_more_files_than_are_open_at_once_small_ones_between_them(
-    open_storage: Open, tmp_path: Path
-) -> None:
+async def test_more_files_than_are_open_at_once_small_ones_between_them(open_storage: Open) -> None:
     storage = await open_storage()
     sent = [one for pair in zip(blobs(150), blobs(150, 100), strict=True) for one in pair]
     sent += sent[:3]
     assert await storage.write_small(sent) == [None] * len(sent)
     for digest, data in sent:
         assert await read(storage, digest) == data
-    await until(lambda: received(tmp_path))
-    assert storage.core.space.reserved_bytes == 0
+    await nothing_is_left(storage)
 
 
-async def test_one_that_is_held_and_one_whose_file_was_cut(
-    open_storage: Open, tmp_path: Path
-) -> None:
+async def test_one_that_is_held_and_one_whose_file_was_cut(open_storage: Open) -> None:
     storage = await open_storage()
     sent = blobs(4)
     assert await storage.write_small(sent[:2]) == [None, None]
@@ -51,7 +50,7 @@ async def test_one_that_is_held_and_one_whose_file_was_cut(
     assert await storage.find_missing([cut]) == {cut}
     assert await storage.write_small(sent) == [None] * 4
     assert [await read(storage, digest) for digest, _ in sent] == [data for _, data in sent]
-    await until(lambda: received(tmp_path))
+    await nothing_is_left(storage)
 
 
 async def test_wrong_bytes_concern_their_blob_alone(open_storage: Open) -> None:
@@ -64,8 +63,8 @@ async def test_wrong_bytes_concern_their_blob_alone(open_storage: Open) -> None:
     assert await storage.find_missing([digest for digest, _ in sent]) == {sent[1][0]}
 
 
-async def test_those_for_which_there_is_no_room_are_refused_and_the_others_kept(
-    open_storage: Open, tmp_path: Path
+async def test_those_without_room_are_refused_and_the_others_kept(
+    open_storage: Open,
 ) -> None:
     storage = await open_storage(short(quota="1M", reserve=0, lease=3600))
     sent = blobs(MIB // _FILE_BYTES + 4)
@@ -74,13 +73,10 @@ async def test_those_for_which_there_is_no_room_are_refused_and_the_others_kept(
     assert isinstance(outcomes[-1], StorageFull)
     refused = {d for (d, _), outcome in zip(sent, outcomes, strict=True) if outcome is not None}
     assert await storage.find_missing([digest for digest, _ in sent]) == refused
-    await until(lambda: received(tmp_path))
-    assert storage.core.space.reserved_bytes == 0
+    await nothing_is_left(storage)
 
 
-async def test_a_caller_that_leaves_does_not_stop_it_halfway(
-    open_storage: Open, tmp_path: Path
-) -> None:
+async def test_a_caller_that_leaves_does_not_stop_it_halfway(open_storage: Open) -> None:
     storage = await open_storage()
     sent = blobs(20)
     writing = asyncio.ensure_future(storage.write_small(sent))
@@ -96,5 +92,4 @@ async def test_a_caller_that_leaves_does_not_stop_it_halfway(
         return not await storage.find_missing([digest for digest, _ in sent])
 
     await until(stored)
-    await until(lambda: received(tmp_path))
-    assert storage.core.space.reserved_bytes == 0
+    await nothing_is_left(storage)
