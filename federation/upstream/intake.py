@@ -86,19 +86,23 @@ class Intake:
 
     async def close(self) -> None:
         """Store nothing more, and forget what came. What a thread is at is waited for."""
-        await self.stop()
-        self.recent.close()
+        try:
+            await self.stop()
+        finally:
+            self.recent.close()
 
     async def stop(self) -> None:
         """Store nothing more; recent keeps what was not stored."""
         self._gathered.clear()
         self._gathered_bytes = 0
-        if self._storing is not None:
-            self._storing.cancel()
-            await asyncio.gather(self._storing, return_exceptions=True)
         self._budget.give_back(self._budgeted_bytes)
         self._budgeted_bytes = 0
-        await self.ingest.abort()
+        try:
+            if self._storing is not None:
+                self._storing.cancel()
+                await asyncio.gather(self._storing, return_exceptions=True)
+        finally:
+            await self.ingest.abort()  # though who waits is stopped, too
 
     async def _store(self) -> None:
         while self._gathered:

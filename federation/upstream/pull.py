@@ -107,13 +107,11 @@ class Pull:
         self._readers -= 1
         if self._readers:
             return
-        if self._task is not None and not self._task.done():
-            if self.received_bytes * 2 < self.digest.size_bytes:
-                self.error = SourceUnavailable("pull", "stopped, because its readers left")
-                self._task.cancel()  # whoever comes now starts another
-        else:
-            await self._drop_intake()
-            await self._close_growing()
+        if self._task is None or self._task.done():
+            await self._let_go()
+        elif self.error is None and self.received_bytes * 2 < self.digest.size_bytes:
+            self.error = SourceUnavailable("pull", "stopped, because its readers left")
+            self._task.cancel()  # whoever comes now starts another
 
     async def wait_begun(self) -> None:
         """Wait until bytes come. Raises what ended the pull, if that was a failure."""
@@ -179,8 +177,8 @@ class Pull:
                 await self._intake.stop()  # what was not stored is read from memory
             else:
                 await self._drop_intake()
-            if not self._readers:
-                await self._close_growing()
+            if not self._readers:  # none left meanwhile, for whom this would have been done
+                await self._let_go()
 
     async def _pull(self) -> None:
         while True:
@@ -314,8 +312,7 @@ class Pull:
             upstream.note_wrong_bytes(self.digest)
         if self._handed_out:
             raise BlobDamaged(self.digest, "an upstream sent other bytes") from error
-        await self._drop_intake()
-        await self._close_growing()
+        await self._let_go()
 
     async def _drop_intake(self) -> None:
         """Let go of what is received. A commit that runs goes on, and the file stays readable."""
@@ -327,7 +324,10 @@ class Pull:
             self._senders[-1].note_saved(self._saved)
             self._saved = 0
 
-    async def _close_growing(self) -> None:
-        growing, self._growing = self._growing, None
-        if growing is not None:
-            await growing.close()
+    async def _let_go(self) -> None:
+        try:
+            await self._drop_intake()
+        finally:
+            growing, self._growing = self._growing, None
+            if growing is not None:
+                await growing.close()

@@ -25,6 +25,11 @@ class SlowIngest(MemoryIngest):
         self.pieces: list[int] = []
         self.may = asyncio.Semaphore(0)
         self.full = False
+        self.aborted = False
+
+    async def abort(self) -> None:
+        self.aborted = True
+        await super().abort()
 
     async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
         await self.may.acquire()
@@ -118,3 +123,18 @@ async def test_closing_ends_what_runs_and_gives_the_memory_back() -> None:
     await intake.close()
     assert budget.used_bytes == 0
     assert ingest.pieces == []
+
+
+async def test_whoever_closes_may_be_stopped_and_what_came_is_let_go_all_the_same() -> None:
+    budget = MemoryBudget(10_000)
+    intake, ingest = made(1000, budget)
+    await intake.put(bytes(100))
+    await asyncio.sleep(0)
+    await intake.put(bytes(100))
+    closing = asyncio.ensure_future(intake.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await until(lambda: budget.used_bytes == 0)
+    assert ingest.aborted

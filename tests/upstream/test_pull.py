@@ -14,6 +14,7 @@ from federation import hops
 from federation.clock import SystemClock
 from federation.digest import Digest, digest_of
 from federation.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
+from federation.services.memory_budget import MemoryBudget
 from federation.storage import Storage
 from federation.store import Growing, Ingest, Provenance
 from federation.upstream.pull import WITHHELD_BYTES
@@ -124,6 +125,25 @@ async def test_a_lone_upstream_that_does_not_get_on_is_an_error_not_short_bytes(
         with pytest.raises((SourceUnavailable, BlobNotFound)):
             await read(store)
         assert await storage.find_missing([BLOB]) == {BLOB}
+
+
+async def test_u02_what_came_of_a_pull_that_failed_is_removed_when_its_readers_leave_at_once(
+    tmp_path: Path,
+) -> None:
+    # Readers that are told of the failure go while the pull still tidies up: that must not stop it.
+    up, there = upstream("a", Script(break_at=[SIZE // 10] * 3))
+    there.blobs[BLOB] = DATA
+    budget = MemoryBudget(2**30)
+    async with node(tmp_path, up, memory=budget) as (store, storage, shared):
+        incoming = storage.core.directory.incoming
+        for _ in range(5):
+            there.script.break_at = [SIZE // 10] * 3
+            with pytest.raises((SourceUnavailable, BlobNotFound)):
+                await read(store)
+            await until(lambda: not shared.pulls._pulls)
+            await until(lambda: not list(incoming.iterdir()))
+            assert storage.core.space.reserved_bytes == 0
+            assert budget.used_bytes == 0
 
 
 async def test_u01_wrong_bytes_are_dropped_and_the_next_one_is_read_from_zero(
