@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 
 from federation.clock import Clock, SystemClock
 from federation.digest import Digest
@@ -29,6 +30,7 @@ class Script:
     flip_at: int | None = None
     chunk_bytes: int = 64 * 1024
     extra: bytes = b""
+    patience_s: float = inf  # of who reads: a silence of this length ends as a failure
     gate: asyncio.Event | None = None  # waited for before each chunk and each batch
 
 
@@ -45,17 +47,21 @@ class ScriptedStore(MemoryStore):
         if self.script.down:
             raise SourceUnavailable(self.name, "refused")
 
+    async def _silence(self) -> None:
+        await asyncio.sleep(self.script.patience_s)
+        raise SourceUnavailable(self.name, "silent")
+
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         self.finds += 1
         if self.script.hang_on_open:
-            await asyncio.Event().wait()
+            await self._silence()
         self._check()
         return await super().find_missing(digests)
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         self.small_reads += 1
         if self.script.hang_on_open:
-            await asyncio.Event().wait()
+            await self._silence()
         self._check()
         if self.script.gate is not None:
             await self.script.gate.wait()
@@ -72,7 +78,7 @@ class ScriptedStore(MemoryStore):
     ) -> AsyncIterator[Chunks]:
         self.reads.append((digest, offset))
         if self.script.hang_on_open:
-            await asyncio.Event().wait()
+            await self._silence()
         self._check()
         step = self.script.chunk_bytes
         opened = super().open_read(digest, offset=offset, limit=limit, next_bytes=lambda: step)
@@ -97,7 +103,7 @@ class ScriptedStore(MemoryStore):
             yield chunk
             at = end
             if script.stall_at is not None and at >= script.stall_at:
-                await asyncio.Event().wait()
+                await self._silence()
         if script.extra:
             yield script.extra
 
