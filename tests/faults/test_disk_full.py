@@ -82,7 +82,8 @@ def test_s09_the_disk_fills_in_the_middle_of_a_large_blob(
         filler.unlink()
         assert client.batch_update([small_blob()]) == [OK]
         assert client.find_missing([digest_of(data)]) == {digest_of(data)}
-        assert client.write(data) == len(data)
+        # The disk is looked at once a second.
+        wait_until(lambda: outcome(lambda: client.write(data)) is OK, "room", timeout_s=20)
     assert_clean(small_node.data_dir)
 
 
