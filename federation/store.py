@@ -177,6 +177,20 @@ class Store(Readable, Protocol):
         ...
 
 
+class Spelling(NamedTuple):
+    """What turns names into SHA-256 digests: the one into raw hashes, the other into a size.
+
+    hashes_of may raise for a name that is none, and then no other is used.
+    """
+
+    hashes_of: Callable[[Sequence[bytes]], list[bytes]]
+    size_of: Callable[[bytes], int]
+
+    def digests_of(self, names: Sequence[bytes]) -> list[Digest]:
+        """Return their digests, in order."""
+        return list(map(Digest, self.hashes_of(names), map(self.size_of, names)))
+
+
 class LocalStore(Store, Protocol):
     """What services need beyond Store from the node's own storage."""
 
@@ -184,6 +198,18 @@ class LocalStore(Store, Protocol):
         """Start receiving a blob; reserves its size.
 
         Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
+        """
+        ...
+
+    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+        """Return those of which the blob is not held; the others are leased.
+
+        Thousands are asked about at once, and most were a moment ago: the store remembers their
+        names, and has only the others turned into digests.
+
+        names: each differs from the others, and is that of the same SHA-256 digest at all times;
+        none is the empty blob's.
+        Never raises but what spelling.hashes_of raises.
         """
         ...
 

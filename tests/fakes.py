@@ -17,6 +17,7 @@ from federation.store import (
     NextBytes,
     Provenance,
     Source,
+    Spelling,
 )
 
 
@@ -94,6 +95,11 @@ class MemoryStore:
         missing = {d for d in digests if self._get(d) is None}
         self.leased.update(set(digests) - missing)
         return missing
+
+    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+        digests = spelling.digests_of(names)
+        missing = await self.find_missing(digests)
+        return {name for name, digest in zip(names, digests, strict=True) if digest in missing}
 
     @asynccontextmanager
     async def open_read(

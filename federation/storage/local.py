@@ -43,7 +43,15 @@ from federation.storage.timing import Timing
 from federation.storage.touches import Touches
 from federation.storage.transaction import Totals
 from federation.storage.writer import Writer
-from federation.store import FROM_CLIENT, Chunks, Entry, EntryKey, NextBytes, Provenance
+from federation.store import (
+    FROM_CLIENT,
+    Chunks,
+    Entry,
+    EntryKey,
+    NextBytes,
+    Provenance,
+    Spelling,
+)
 from federation.tasks import Background
 
 _FULL_FOR_MS = 10_000
@@ -142,6 +150,10 @@ class Storage:
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store."""
         return await self._presence.find_missing(digests)
+
+    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+        """See federation.store.LocalStore."""
+        return await self._presence.find_missing_named(names, spelling)
 
     def open_read(
         self,

@@ -8,29 +8,39 @@ back until the hash has matched.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
+from typing import Generic, TypeVar
 
 import apsw
 import structlog
 
-from federation.digest import Digest, DigestFunction, digest_of, hash_bytes
+from federation.digest import EMPTY, Digest, DigestFunction, digest_of, hash_bytes
 from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
-from federation.storage.catalogue import MARKED, BlobRow, key_of, keys_of
+from federation.storage.catalogue import MARKED, BlobRow, digest_of_key, key_of, keys_of
 from federation.storage.complaints import Complaints
 from federation.storage.core import Core
 from federation.storage.hot import HotBlob
+from federation.storage.known import Known
+from federation.store import Spelling
 
+_N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
+_SHA256 = key_of(EMPTY)[:1]  # what keys of such blobs begin with
+_size: Callable[[Digest], int] = attrgetter("size_bytes")
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Found:
+class _Found(Generic[_N]):
     """What a look-up in a thread brings back to the event loop."""
 
-    missing: set[Digest] = field(default_factory=set)
-    lease: dict[bytes, Digest] = field(default_factory=dict)  # written access time is getting old
+    missing: set[_N] = field(default_factory=set)
+    lease: dict[bytes, _N] = field(default_factory=dict)  # written access time is getting old
+    files: set[_N] = field(default_factory=set)  # which may vanish any moment
+    is_certain: bool = True  # else something that is here may be called missing
     damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
     verified: list[tuple[bytes, int]] = field(default_factory=list)
     inline: list[tuple[Digest, HotBlob]] = field(default_factory=list)  # leased, or about to be
@@ -57,32 +67,56 @@ class Presence:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._complaints = Complaints(_log, core.clock)
+        self._known = Known(lambda: core.epoch.value, core.timing.granularity_ms)
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.store.Store. Trouble with the catalogue makes blobs missing."""
         wanted = _without_empty(digests)
         if not wanted:
             return set()
-        asked_ms = self._core.now_ms()
-        try:
-            found = await self._core.pool.run(self._find, wanted, asked_ms)
-        except apsw.Error as error:
-            self._core.catalogue_unreadable(error)
-            return set(wanted)
-        is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
-        if is_late or is_behind:
-            return self._withhold(wanted, found, all_of_them=is_late or self._core.touches.in_doubt)
-        self._note(found, asked_ms)
+        found = await self._look_up(wanted, partial(keys_of, wanted), _size)
         return found.missing
 
-    def _withhold(self, wanted: Set[Digest], found: _Found, *, all_of_them: bool) -> set[Digest]:
-        """Return what is missing where no new lease can be given.
+    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+        """See federation.store.LocalStore."""
+        asked_ms, epoch = self._core.now_ms(), self._known.epoch
+        # While leases wait to be written, only a look-up knows which of them are old.
+        rest = names if self._core.is_behind() else self._known.unknown(names, asked_ms)
+        if not rest:
+            return set()
+        found = await self._look_up(rest, partial(_keys, rest, spelling), spelling.size_of)
+        if found.is_certain:
+            held = set(rest) - found.missing - found.files
+            self._known.remember(held, asked_ms, self._core.now_ms(), epoch)
+        return found.missing
+
+    async def _look_up(
+        self, wanted: Collection[_N], keys: Callable[[], list[bytes]], size_of: Callable[[_N], int]
+    ) -> _Found[_N]:
+        """Look in the catalogue; keys is called in a thread, for those of what is wanted."""
+        asked_ms = self._core.now_ms()
+        try:
+            found = await self._core.pool.run(self._find, wanted, keys, size_of, asked_ms)
+        except apsw.Error as error:
+            self._core.catalogue_unreadable(error)
+            return _Found(set(wanted), is_certain=False)
+        is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
+        if is_late or is_behind:
+            found.is_certain = False
+            all_of_them = is_late or self._core.touches.in_doubt
+            found.missing |= self._withheld(wanted, found, all_of_them=all_of_them)
+        else:
+            self._note(found, asked_ms)
+        return found
+
+    def _withheld(self, wanted: Collection[_N], found: _Found[_N], *, all_of_them: bool) -> set[_N]:
+        """Return what is called missing where no new lease can be given.
 
         That is what would need one: whose access time was written a moment ago is leased by that.
         No touch is noted, since it would be one more that waits, and hold up later leases.
         """
         self._set_damaged_aside(found)
-        held_back = wanted - found.missing if all_of_them else set(found.lease.values())
+        held_back = set(wanted) - found.missing if all_of_them else set(found.lease.values())
         if held_back:
             self._core.metrics.leases_withheld.inc(len(held_back))
             self._complaints.warn(
@@ -90,7 +124,7 @@ class Presence:
                 "access times wait to be written, or a look-up took too long: blobs that are held "
                 "are called missing meanwhile. The disk or the machine is overloaded",
             )
-        return found.missing | held_back
+        return held_back
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
@@ -111,46 +145,69 @@ class Presence:
             self._core.touches.doubt()  # a closure's directories are leased by being read
         return data
 
-    def _note(self, found: _Found, asked_ms: int) -> None:
+    def _note(self, found: _Found[_N], asked_ms: int) -> None:
         self._core.lease(found.lease, asked_ms)
         for key, ctime_ns in found.verified:
             self._core.touches.verified(key, asked_ms, ctime_ns)
         self._set_damaged_aside(found)
 
-    def _set_damaged_aside(self, found: _Found) -> None:
+    def _set_damaged_aside(self, found: _Found[_N]) -> None:
         for digest, seq, reason in found.damaged:
             self._core.set_aside_soon(digest, seq, reason)
 
-    def _find(self, wanted: Set[Digest], asked_ms: int) -> _Found:
-        found = _Found()
+    def _find(
+        self,
+        wanted: Collection[_N],
+        keys_wanted: Callable[[], list[bytes]],
+        size_of: Callable[[_N], int],
+        asked_ms: int,
+    ) -> _Found[_N]:
+        found: _Found[_N] = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
-        connection = self._core.pool.connection()
-        keys = keys_of(wanted)
-        sizes, look_at = catalogue.present(connection, keys, renew_before)
-        size_of, pairs = sizes.get, list(zip(wanted, keys, strict=True))
-        found.missing = {digest for digest, key in pairs if size_of(key) != digest[1]}
-        if not look_at:
-            return found
-        rows = catalogue.look_up(connection, list(look_at))
-        for digest, key in pairs:
-            if key not in look_at:
-                continue
-            row = rows.get(key)
-            if row is None or row.size_bytes != digest.size_bytes or row.state == MARKED:
-                found.missing.add(digest)
-            elif not row.inline and not self._file_is_there(digest):
-                found.missing.add(digest)
-                found.damaged.append((digest, row.seq, "its file is gone or has another size"))
-            elif row.accessed_ms < renew_before:
-                found.lease[key] = digest
+        keys = keys_wanted()
+        held, look_at = catalogue.present(self._core.pool.connection(), keys, renew_before)
+        found.missing = {
+            name
+            for name, key in zip(wanted, keys, strict=True)
+            if key not in held or held[key] != size_of(name)
+        }
+        if look_at:
+            closer = [
+                (name, key, held[key])
+                for name, key in zip(wanted, keys, strict=True)
+                if key in look_at and name not in found.missing
+            ]
+            self._look_closer(closer, renew_before, found)
         return found
+
+    def _look_closer(
+        self, wanted: Sequence[tuple[_N, bytes, int]], renew_before_ms: int, found: _Found[_N]
+    ) -> None:
+        """Judge those of which more than their sizes has to be known, by whole rows."""
+        rows = catalogue.look_up(self._core.pool.connection(), [key for _, key, _ in wanted])
+        for name, key, size_bytes in wanted:
+            row = rows.get(key)
+            if row is None or row.size_bytes != size_bytes or row.state == MARKED:
+                found.missing.add(name)
+                continue
+            if not row.inline:
+                digest = digest_of_key(key, size_bytes)
+                if not self._file_is_there(digest):
+                    found.missing.add(name)
+                    found.damaged.append((digest, row.seq, "its file is gone or has another size"))
+                    continue
+                found.files.add(name)
+            if row.accessed_ms < renew_before_ms:
+                found.lease[key] = name
 
     def _file_is_there(self, digest: Digest) -> bool:
         path = self._core.directory.blob_path(digest)
         return blob_files.is_intact(path, digest.size_bytes)
 
-    def _read(self, digests: Sequence[Digest], asked_ms: int) -> tuple[list[bytes | None], _Found]:
-        found = _Found()
+    def _read(
+        self, digests: Sequence[Digest], asked_ms: int
+    ) -> tuple[list[bytes | None], _Found[Digest]]:
+        found: _Found[Digest] = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         keys = [key_of(digest) for digest in digests]
         rows = catalogue.read_rows(self._core.pool.connection(), list(dict.fromkeys(keys)))
@@ -173,7 +230,7 @@ class Presence:
         return answers, found
 
     def _trusted(
-        self, digest: Digest, row: BlobRow, data: bytes | None, found: _Found
+        self, digest: Digest, row: BlobRow, data: bytes | None, found: _Found[Digest]
     ) -> bytes | None:
         try:
             if data is None:
@@ -184,7 +241,7 @@ class Presence:
             return None
         return data
 
-    def _read_file(self, digest: Digest, row: BlobRow, found: _Found) -> bytes:
+    def _read_file(self, digest: Digest, row: BlobRow, found: _Found[Digest]) -> bytes:
         path = self._core.directory.blob_path(digest)
         blob = blob_files.open_blob(path, digest.size_bytes)
         with blob:
@@ -193,6 +250,10 @@ class Presence:
             check_inline(digest, data)
             found.verified.append((row.key, blob.ctime_ns))
         return data
+
+
+def _keys(names: Sequence[bytes], spelling: Spelling) -> list[bytes]:
+    return [_SHA256 + raw for raw in spelling.hashes_of(names)]
 
 
 def recall(core: Core, digests: Sequence[Digest]) -> list[HotBlob | None]:

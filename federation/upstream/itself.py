@@ -41,6 +41,11 @@ class Itself:
         """The upstreams are others now."""
         self._looked = False
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether a question that arrives may be one that was sent to an upstream."""
+        return bool(self._asking)
+
     def recognise(self, digests: Collection[Digest]) -> None:
         """See whether a question that arrived here is one that was sent to an upstream."""
         if not self._asking:

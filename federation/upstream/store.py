@@ -21,6 +21,7 @@ from federation.store import (
     LocalStore,
     NextBytes,
     Provenance,
+    Spelling,
 )
 from federation.upstream.itself import Itself
 from federation.upstream.presence import UpstreamPresence
@@ -112,10 +113,26 @@ class PullThrough:
         """See federation.store.Store."""
         self._shared.itself.recognise(digests)
         missing = await self._local.find_missing(digests)
-        tells = self._tells_upstreams or (self._tells_nodes and bool(hops.current().via))
-        if missing and tells and self._shared.may_ask():
+        if missing and self._tells():
             return await self._shared.presence.find_missing(missing, self._only)
         return missing
+
+    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+        """See federation.store.LocalStore."""
+        missing = await self._local.find_missing_named(names, spelling)
+        if not missing or not (self._tells() or self._shared.itself.is_looking):
+            return missing
+        in_order = list(missing)
+        digests = spelling.digests_of(in_order)
+        self._shared.itself.recognise(digests)  # one made up for that is never here
+        if not self._tells():
+            return missing
+        nowhere = await self._shared.presence.find_missing(set(digests), self._only)
+        return {name for name, digest in zip(in_order, digests, strict=True) if digest in nowhere}
+
+    def _tells(self) -> bool:
+        tells = self._tells_upstreams or (self._tells_nodes and bool(hops.current().via))
+        return tells and self._shared.may_ask()
 
     def open_read(
         self,

@@ -16,9 +16,11 @@ from federation.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.errors import BlobNotFound, DigestMismatch, OffsetOutside
 from federation.status import Metrics
 from federation.storage import Storage
-from federation.store import CHUNK_BYTES, LocalStore, Store
+from federation.store import CHUNK_BYTES, LocalStore, Spelling, Store
+from federation.upstream.store import Federation, PullThrough
 from tests.fakes import MemoryStore
 from tests.remote.served import connected, serving
+from tests.upstream.fakes import upstream
 
 SIZES = [1, 1000, 16 * 1024, 16 * 1024 + 1, 200_000, 5 * 1024 * 1024 + 3]
 
@@ -40,6 +42,16 @@ async def local(path: Path) -> AsyncIterator[LocalStore]:
 
 
 @asynccontextmanager
+async def pulling(path: Path) -> AsyncIterator[LocalStore]:
+    """A node with an upstream, which has nothing."""
+    nothing, _ = upstream("there")
+    async with local(path) as here:
+        shared = Federation("here", here, [nothing], SystemClock())
+        yield PullThrough(shared, tells_upstreams=True)
+        await shared.close()
+
+
+@asynccontextmanager
 async def remote(path: Path) -> AsyncIterator[Store]:
     """Another node, over a real connection."""
     async with local(path) as there, serving(there) as address, connected(address) as here:
@@ -49,6 +61,7 @@ async def remote(path: Path) -> AsyncIterator[Store]:
 LOCAL_STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[LocalStore]]] = {
     "memory": memory,
     "local": local,
+    "pulling": pulling,
 }
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     **LOCAL_STORES,
@@ -304,3 +317,19 @@ async def test_a_reader_that_leaves_early_harms_nobody(store: Store) -> None:
         async for _ in stream:
             break
     assert await read(store, digest_of(data)) == data
+
+
+async def test_names_are_missing_where_their_digests_are(local_store: LocalStore) -> None:
+    held = [digest_of(bytes_of(size)) for size in (5, 200_000)]
+    await local_store.write_small([(digest, bytes_of(digest.size_bytes)) for digest in held])
+    off, absent = held[0]._replace(size_bytes=6), digest_of(b"absent")
+    names = {b"%s/%d" % (d.hash_hex.encode(), d.size_bytes): d for d in (*held, off, absent)}
+    spelling = Spelling(
+        lambda some: [names[name].hash for name in some], lambda name: names[name].size_bytes
+    )
+    for _ in range(2):
+        missing = await local_store.find_missing_named(list(names), spelling)
+        assert {names[name] for name in missing} == {off, absent}
+    await local_store.write_small([(absent, b"absent")])
+    missing = await local_store.find_missing_named(list(names), spelling)
+    assert {names[name] for name in missing} == {off}

@@ -1,0 +1,67 @@
+"""Names of blobs that were found here a moment ago: present, without a thread or SQLite.
+
+When you would want it: builds ask for the same thousands of blobs again and again.
+
+A name is forgotten soon, and at once when anything that is held is marked for eviction,
+quarantined or gone, in whatever process: the epoch says so. Answering from here leases the blob
+like a look-up: eviction leaves alone what was touched within a lease and twice the granularity
+(Timing.cutoff_age_ms). One of these is for access times that are not renewed by each look-up; of
+the other, half is for a look-up that takes long, and half for this memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+NAMES_MAX = 100_000  # of a process; about 200 bytes each
+
+
+class Known:
+    """Names in two generations. Used from the event loop only."""
+
+    def __init__(
+        self, epoch: Callable[[], int], granularity_ms: int, names_max: int = NAMES_MAX
+    ) -> None:
+        """epoch: a number that differs after anything held is gone."""
+        self._epoch = epoch
+        self._generation_ms = granularity_ms // 4
+        self._slow_ms = granularity_ms // 2
+        self._half_max = names_max // 2
+        self._seen = epoch()
+        self._young: set[bytes] = set()
+        self._old: set[bytes] = set()
+        self._turns_ms = 0  # when what is young becomes old, in store time
+
+    def __repr__(self) -> str:
+        return f"<Known {len(self._young) + len(self._old)} names>"
+
+    @property
+    def epoch(self) -> int:
+        """What remember() wants to know: the epoch before the look-up."""
+        return self._epoch()
+
+    def unknown(self, names: Sequence[bytes], now_ms: int) -> Sequence[bytes]:
+        """Return those that have to be looked up, in order."""
+        self._turn(now_ms)
+        young, old = self._young, self._old
+        if not young and not old:
+            return names
+        return [name for name in names if name not in young and name not in old]
+
+    def remember(self, names: Iterable[bytes], asked_ms: int, now_ms: int, epoch: int) -> None:
+        """Take what was found and leased by a look-up begun at asked_ms, in this epoch."""
+        self._turn(now_ms)
+        if epoch != self._seen or now_ms - asked_ms > self._slow_ms:
+            return
+        self._young.update(names)
+        if len(self._young) > self._half_max:
+            self._old, self._young = self._young, set()
+
+    def _turn(self, now_ms: int) -> None:
+        if (epoch := self._epoch()) != self._seen:
+            self._seen = epoch
+            self._young, self._old = set(), set()
+        if now_ms >= self._turns_ms:
+            is_late = now_ms >= self._turns_ms + self._generation_ms
+            self._old, self._young = set() if is_late else self._young, set()
+            self._turns_ms = now_ms + self._generation_ms
