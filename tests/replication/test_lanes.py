@@ -161,7 +161,7 @@ async def test_the_newest_goes_first_where_that_is_the_order(fake: FakeServer) -
         place = {action.hash_hex: at for at, action in enumerate(actions)}
         first, last = place[order[0]], place[order[-1]]
         assert (first < last) is (how == "oldest")
-        assert abs(last - first) > 500
+        assert abs(last - first) > 200  # slices go side by side
 
 
 async def test_what_waits_for_the_window_goes_when_it_opens(fake: FakeServer) -> None:
