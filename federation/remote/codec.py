@@ -18,6 +18,7 @@ from federation._proto.google.bytestream import bytestream_pb2
 from federation.digest import Digest, DigestFunction
 from federation.errors import InvalidRequest
 from federation.remote.failures import FailureKind, failure
+from federation.wire.cas_codec import encode_stored
 from federation.wire.digests import digest_field, encode_digest, to_digest, to_digests_or
 from federation.wire.fields import (
     LENGTH,
@@ -79,18 +80,24 @@ def function_number(function: DigestFunction) -> int:
 # -- ContentAddressableStorage -------------------------------------------------------------
 
 
-def find_missing(instance: str, digests: Sequence[Digest], function: DigestFunction) -> bytes:
-    """FindMissingBlobsRequest."""
+def find_missing(instance: str, listed: bytes, function: DigestFunction) -> bytes:
+    """FindMissingBlobsRequest. listed: the digests, as a digest_list."""
     how = varint_field(3, function_number(function))
-    return _text_field(1, instance) + digest_list(digests) + how
+    return _text_field(1, instance) + listed + how
 
 
-def missing_in(remote: str, data: bytes, asked: Sequence[Digest]) -> set[Digest]:
+def missing_in(remote: str, data: bytes, asked: Sequence[Digest], listed: bytes) -> set[Digest]:
     """Return those of asked, at least one and all of one function, that the response names.
+
+    listed: the same as a digest_list, which is also what a response says that names all of them.
 
     Raises RemoteFailed (malformed) when it names what was not asked about: an answer to something
     else says nothing about presence.
     """
+    if not data:
+        return set()
+    if data == listed:
+        return set(asked)
     message = parse(remote, reapi.FindMissingBlobsResponse, data)
     named = set(_named(message.missing_blob_digests, asked[0].function))
     missing = {digest for digest in asked if digest in named}
@@ -140,6 +147,14 @@ def batch_read_items(remote: str, data: bytes, function: DigestFunction) -> list
         Item(digest, *_status(each.status), each.data, each.compressor)
         for digest, each in zip(named, answers, strict=True)
     ]
+
+
+def all_taken(data: bytes, digests: Sequence[Digest]) -> bool:
+    """Whether a BatchUpdateBlobsResponse is what a node of ours says when it took all of these.
+
+    Nearly each is, and this takes a quarter of the time of reading it.
+    """
+    return data == encode_stored(digests)
 
 
 def batch_update_items(remote: str, data: bytes, function: DigestFunction) -> list[Item]:

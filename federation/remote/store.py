@@ -48,6 +48,7 @@ from federation.remote.remote import Remote
 from federation.remote.replay import OnceReplay, OpenAt, ReopenReplay
 from federation.remote.uploads import Uploads
 from federation.store import FROM_CLIENT, Chunks, NextBytes, Provenance
+from federation.wire.frames import digest_list
 
 _log = structlog.get_logger(__name__)
 _FIND_MAX = 10_000  # digests in one FindMissingBlobs: 0.8 MB
@@ -85,12 +86,13 @@ class RemoteStore:
                 continue
             for at in range(0, len(asked), _FIND_MAX):
                 part = asked[at : at + _FIND_MAX]
-                request = codec.find_missing(self._instance, part, function)
+                listed = digest_list(part)
+                request = codec.find_missing(self._instance, listed, function)
                 try:
                     data = await self._calls.unary(FIND_MISSING, request)
                 except NotFound as error:  # says nothing about any of them
                     raise self._odd(error) from None
-                missing |= codec.missing_in(self._remote.name, data, part)
+                missing |= codec.missing_in(self._remote.name, data, part, listed)
         return missing
 
     @asynccontextmanager

@@ -47,12 +47,16 @@ class Blame:
     def __repr__(self) -> str:
         return f"<Blame {len(self._failures)} failing, {len(self._denied)} denied in a row>"
 
-    def taken(self, thing: Hashable) -> None:
-        """Note that the peer took an object."""
-        self._taken += 1
+    def taken(self, *things: Hashable) -> None:
+        """Note that the peer took objects."""
+        if not things:
+            return
+        self._taken += len(things)
         self._denied.clear()
         self._refused.clear()
-        self._failures.pop(thing, None)
+        if self._failures:
+            for thing in things:
+                self._failures.pop(thing, None)
 
     def failed(self, thing: Hashable, kind: FailureKind) -> Fault:
         """Note that the peer did not take an object, which was sent alone or failed by itself."""

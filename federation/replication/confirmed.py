@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
+from typing import TypeVar
 
 from federation.clock import Clock
 
 _FOR_S = 60.0  # far less than any cache keeps what it was just asked for
 _MAX = 50_000
+
+_T = TypeVar("_T", bound=Hashable)
 
 
 class Confirmed:
@@ -25,16 +28,24 @@ class Confirmed:
         return f"<Confirmed {len(self._until_s)} objects>"
 
     def __contains__(self, thing: Hashable) -> bool:
-        self._forget_others()
-        until_s = self._until_s.get(thing)
-        return until_s is not None and self._clock.monotonic_s() < until_s
+        return bool(self.among([thing]))
 
-    def add(self, thing: Hashable) -> None:
-        """Note that the peer holds it now."""
+    def among(self, things: Iterable[_T]) -> set[_T]:
+        """Return those of these that it said."""
         self._forget_others()
-        self._until_s[thing] = self._clock.monotonic_s() + _FOR_S
-        self._until_s.move_to_end(thing)
-        if len(self._until_s) > _MAX:
+        if not self._until_s:
+            return set()
+        now_s, until_s = self._clock.monotonic_s(), self._until_s
+        return {thing for thing in things if thing in until_s and now_s < until_s[thing]}
+
+    def add(self, *things: Hashable) -> None:
+        """Note that the peer holds them now."""
+        self._forget_others()
+        until_s = self._clock.monotonic_s() + _FOR_S
+        for thing in things:
+            self._until_s[thing] = until_s
+            self._until_s.move_to_end(thing)
+        while len(self._until_s) > _MAX:
             self._until_s.popitem(last=False)
 
     def discard(self, thing: Hashable) -> None:

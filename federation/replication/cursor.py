@@ -6,7 +6,9 @@ what is acknowledged beyond it is known here alone, and offered again after a cr
 
 from __future__ import annotations
 
-from federation.replication.ranges import Ranges
+from collections.abc import Iterable
+
+from federation.replication.ranges import Ranges, runs
 
 
 class Progress:
@@ -59,6 +61,13 @@ class Progress:
         self._claimed.remove(self.cursor + 1, end)
         self.cursor = end
         return True
+
+    def all_done(self, seqs: Iterable[int]) -> bool:
+        """Note the same of single rows, each named once: mostly neighbours, as in a batch."""
+        moved = False
+        for first, last in runs(sorted(seqs)):
+            moved = self.done(first, last) or moved
+        return moved
 
     def release(self, first: int, last: int) -> None:
         """Give back what of these rows is not done."""

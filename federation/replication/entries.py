@@ -260,7 +260,7 @@ class EntrySender:
                 return error
             turn.succeeded()
         self._shipper.sender.blame.taken(entry.key)
-        self._tally.sent(len(entry.value))
+        self._tally.sent(1, len(entry.value))
         return SENT
 
     def _unsupported(self, kind: EntryKind) -> Outcome:

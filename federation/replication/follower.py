@@ -24,6 +24,7 @@ from federation.replication.failing import first_of
 from federation.replication.link import Link
 from federation.replication.outcome import GONE, SUPERSEDED, Fate, Outcome
 from federation.replication.rules import When
+from federation.replication.shipping import Told
 from federation.replication.target import Via
 from federation.store import SMALL_BLOB_BYTES, Entry
 
@@ -154,17 +155,16 @@ class Follower:
                 }
 
                 def told(
-                    digest: Digest, outcome: Outcome, rows_of: dict[Digest, list[LogRow]] = chosen
+                    digests: Sequence[Digest],
+                    outcome: Outcome,
+                    rows_of: dict[Digest, list[LogRow]] = chosen,
                 ) -> None:
-                    for row in rows_of[digest]:
-                        self._end(row, outcome)
+                    self._end_all([row for one in digests for row in rows_of[one]], outcome)
 
                 if chosen:
                     group.create_task(self._ship_to_end(chosen, via, told))
 
-    async def _ship_to_end(
-        self, rows_of: dict[Digest, list[LogRow]], via: Via, told: Callable[[Digest, Outcome], None]
-    ) -> None:
+    async def _ship_to_end(self, rows_of: dict[Digest, list[LogRow]], via: Via, told: Told) -> None:
         await self._link.gate.courtesy.turn()
         await self._link.shipper.ship(rows_of, via, told)
 
@@ -185,6 +185,14 @@ class Follower:
         self._end(row, await self._link.entries.send(wanted), entry.label)
 
     # The ends
+
+    def _end_all(self, rows: Sequence[LogRow], outcome: Outcome) -> None:
+        if outcome.fate is Fate.PARKED:
+            for row in rows:
+                self._end(row, outcome)
+            return
+        self._link.count(outcome, sum(row.size_bytes for row in rows), len(rows))
+        self._note(moved=self.progress.all_done(row.seq for row in rows))
 
     def _end(self, row: LogRow, outcome: Outcome, label: str = "") -> None:
         if outcome not in _HERE:
@@ -212,7 +220,10 @@ class Follower:
                 self._done(row.seq, row.seq)
 
     def _done(self, first: int, last: int) -> None:
-        if self.progress.done(first, last) and not self._tells_soon:
+        self._note(moved=self.progress.done(first, last))
+
+    def _note(self, *, moved: bool) -> None:
+        if moved and not self._tells_soon:
             # A batch ends row by row: telling of each would keep the event loop busy for 0.1 s.
             self._tells_soon = True
             asyncio.get_running_loop().call_soon(self._tell)

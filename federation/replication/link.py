@@ -62,17 +62,17 @@ class Link:
         """Change it."""
         self.book.change(self.name, lane, **fields)
 
-    def count(self, outcome: Outcome, size_bytes: int) -> None:
-        """Count an object that came to its end."""
+    def count(self, outcome: Outcome, size_bytes: int, objects: int = 1) -> None:
+        """Count objects that came to this end."""
         tally = self.tally
-        tally.objects.add(1)
+        tally.objects.add(objects)
         tally.bytes.add(size_bytes)
         if outcome.fate is Fate.PRESENT:
-            tally.present_objects += 1
+            tally.present_objects += objects
         elif outcome.fate is Fate.SKIPPED:
-            tally.skipped[outcome.reason] += 1
+            tally.skipped[outcome.reason] += objects
         elif outcome.fate is Fate.PARKED:
-            tally.parked += 1
+            tally.parked += objects
 
     def parked(self, seq: int, thing: Digest | EntryKey, label: str, reason: str) -> Parked:
         """Return what is remembered of an object that is set aside."""

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the ranges that ascending numbers, each there once, make up."""
+    if not numbers:
+        return []
+    if numbers[-1] - numbers[0] + 1 == len(numbers):
+        return [(numbers[0], numbers[-1])]
+    starts = [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1]
+    return [(numbers[a], numbers[b - 1]) for a, b in pairwise([0, *starts, len(numbers)])]
 
 
 class Ranges:

@@ -146,10 +146,10 @@ class Reconcile:
             digests = await self._lost(digests)
         parked: list[Parked] = []
 
-        def told(digest: Digest, outcome: Outcome) -> None:
-            link.count(outcome, digest.size_bytes)
+        def told(ended: Sequence[Digest], outcome: Outcome) -> None:
+            link.count(outcome, sum(digest.size_bytes for digest in ended), len(ended))
             if outcome.fate is Fate.PARKED:
-                parked.append(link.parked(0, digest, str(digest), outcome.reason))
+                parked.extend(link.parked(0, each, str(each), outcome.reason) for each in ended)
 
         await link.shipper.ship(digests, (), told)
         await link.ledger.park(parked)

@@ -34,7 +34,7 @@ LARGE_AT_ONCE = 3
 _ALIVE_BYTES = 2**20  # taken of a long upload, it shows that the peer works
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0  # for single blobs, while others are taken
 
-Settle = Callable[[Digest, Outcome], None]
+Settle = Callable[[Sequence[Digest], Outcome], None]
 
 
 class Sender:
@@ -106,9 +106,8 @@ class Sender:
     async def _still_missing(self, left: list[Digest], settle: Settle) -> list[Digest]:
         """Settle what has arrived although it seemed not to have; return the others."""
         missing = await self.ask(left) if left else set()
-        for digest in left:
-            if digest not in missing:
-                settle(digest, SENT)
+        if there := [digest for digest in left if digest not in missing]:
+            settle(there, SENT)
         return [digest for digest in left if digest in missing]
 
     async def _try_batch(self, batch: list[Digest], via: Via, settle: Settle) -> Tried:
@@ -135,7 +134,7 @@ class Sender:
         blobs: list[tuple[Digest, bytes]] = []
         for digest, data in zip(batch, found, strict=True):
             if data is None:
-                settle(digest, await self._lost(digest))
+                settle([digest], await self._lost(digest))
             else:
                 blobs.append((digest, data))
         return blobs
@@ -155,7 +154,7 @@ class Sender:
         size_bytes = sum(len(data) for _, data in blobs)
         tried = judge_batch([digest for digest, _ in blobs], results, self.blame)
         for digest, outcome in tried.ended:
-            settle(digest, outcome)
+            settle([digest], outcome)
         if tried.taken:
             turn.succeeded()
             self.pace.took(len(blobs), size_bytes, took_s, self._target.batch_bytes)
@@ -169,10 +168,9 @@ class Sender:
     async def _confirm(self, taken: list[Digest], settle: Settle) -> list[Digest]:
         """Settle what the peer has indeed; return what it forgot."""
         missing = await self.ask(taken) if taken else set()
-        for digest in taken:
-            if digest not in missing:
-                self._tally.sent(digest.size_bytes)
-                settle(digest, SENT)
+        if there := [digest for digest in taken if digest not in missing]:
+            self._tally.sent(len(there), sum(digest.size_bytes for digest in there))
+            settle(there, SENT)
         forgot = [digest for digest in taken if digest in missing]
         if forgot:
             self.note_forgotten(forgot)
@@ -204,7 +202,7 @@ class Sender:
                 if not forgot:
                     return
             elif outcome is not None:
-                settle(digest, outcome)
+                settle([digest], outcome)
                 return
             if self._gate.is_open:
                 delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from federation.clock import Clock
-from federation.digest import Digest
+from federation.digest import Digest, DigestFunction
 from federation.replication.confirmed import Confirmed
 from federation.replication.failing import first_of
 from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, Outcome
@@ -17,10 +17,12 @@ from federation.store import SMALL_BLOB_BYTES
 
 _ASK_MAX = 2000  # blobs in one question
 
-Told = Callable[[Digest, Outcome], None]
+# Many at once: told one by one, those of a batch keep the event loop busy for longer than sending
+# them does.
+Told = Callable[[Sequence[Digest], Outcome], None]
 
 
-def _nobody(_digest: Digest, _outcome: Outcome) -> None:
+def _nobody(_digests: Sequence[Digest], _outcome: Outcome) -> None:
     return None
 
 
@@ -31,7 +33,7 @@ class Shipper:
         self.confirmed = Confirmed(clock, lambda: target.identity.node_id)
         self.sender = sender
         self._target = target
-        self._moving: dict[Digest, asyncio.Future[Outcome]] = {}
+        self._moving: dict[Digest, asyncio.Future[Outcome] | None] = {}  # None: nobody waits
 
     def __repr__(self) -> str:
         return f"<Shipper {len(self._moving)} blobs moving, {self.sender!r}>"
@@ -44,87 +46,92 @@ class Shipper:
     async def ship(
         self, digests: Iterable[Digest], via: Via, told: Told = _nobody
     ) -> dict[Digest, Outcome]:
-        """See to it that the peer holds these; told() is called with each outcome as it is known.
+        """See to it that the peer holds these; told() is called with outcomes as they are known.
 
         Raises what the store and the ledger raise when they cannot tell.
         """
         outcomes: dict[Digest, Outcome] = {}
 
-        def end(digest: Digest, outcome: Outcome) -> None:
-            outcomes[digest] = outcome
-            told(digest, outcome)
+        def end(ended: Sequence[Digest], outcome: Outcome) -> None:
+            outcomes.update(dict.fromkeys(ended, outcome))
+            told(ended, outcome)
 
         left = list(dict.fromkeys(digests))
         while left:
-            mine: list[Digest] = []
-            others: dict[Digest, asyncio.Future[Outcome]] = {}
-            for digest in left:
-                if digest.is_empty or digest in self.confirmed:
-                    end(digest, PRESENT)
-                elif (future := self._moving.get(digest)) is not None:
-                    others[digest] = future
-                else:
-                    mine.append(digest)
-            await self._move(mine, via, end)
+            known = self.confirmed.among(left)
+            if there := [digest for digest in left if digest in known or digest.is_empty]:
+                end(there, PRESENT)
+            rest = [digest for digest in left if digest not in outcomes]
+            others = {digest: self._ended(digest) for digest in rest if digest in self._moving}
+            await self._move([digest for digest in rest if digest not in others], via, end)
             if others:
                 await asyncio.wait(others.values())
             left = [digest for digest, future in others.items() if future.cancelled()]
             for digest, future in others.items():
                 if not future.cancelled():
-                    end(digest, future.result())
+                    end([digest], future.result())
         return outcomes
+
+    def _ended(self, digest: Digest) -> asyncio.Future[Outcome]:
+        """Return what becomes the outcome of a blob that is moving."""
+        future = self._moving[digest]
+        if future is None:
+            future = self._moving[digest] = asyncio.get_running_loop().create_future()
+        return future
 
     async def lacking(self, digests: Sequence[Digest], *, anew: bool = False) -> set[Digest]:
         """Return which of these the peer does not hold, sending none.
 
         anew: whatever it said a moment ago.
         """
-        asked = [d for d in digests if not d.is_empty and (anew or d not in self.confirmed)]
+        known = set() if anew else self.confirmed.among(digests)
+        asked = [d for d in digests if d not in known and not d.is_empty]
         missing: set[Digest] = set()
         for at in range(0, len(asked), _ASK_MAX):
             missing |= await self.sender.ask(asked[at : at + _ASK_MAX])
-        for digest in asked:
-            if digest in missing:
-                self.confirmed.discard(digest)
-            else:
-                self.confirmed.add(digest)
+        for digest in missing:
+            self.confirmed.discard(digest)
+        self.confirmed.add(*(digest for digest in asked if digest not in missing))
         return missing
 
     async def _move(self, mine: Sequence[Digest], via: Via, end: Told) -> None:
-        loop = asyncio.get_running_loop()
-        futures: dict[Digest, asyncio.Future[Outcome]] = {d: loop.create_future() for d in mine}
-        self._moving.update(futures)
+        self._moving.update(dict.fromkeys(mine))
+        left = set(mine)
 
-        def settle(digest: Digest, outcome: Outcome) -> None:
+        def settle(digests: Sequence[Digest], outcome: Outcome) -> None:
             if outcome.is_there:
-                self.confirmed.add(digest)
-            futures[digest].set_result(outcome)
-            del self._moving[digest]
-            end(digest, outcome)
+                self.confirmed.add(*digests)
+            left.difference_update(digests)
+            for digest in digests:
+                future = self._moving.pop(digest)
+                if future is not None:
+                    future.set_result(outcome)
+            end(digests, outcome)
 
         try:
             for at in range(0, len(mine), _ASK_MAX):
                 await self._move_part(mine[at : at + _ASK_MAX], via, settle)
         finally:
-            for digest, future in futures.items():
-                if not future.done():
+            for digest in left:
+                future = self._moving.pop(digest)
+                if future is not None:
                     future.cancel()
-                    del self._moving[digest]
 
     async def _move_part(self, mine: Sequence[Digest], via: Via, settle: Told) -> None:
         missing = await self.sender.ask(mine)
-        lacking: list[Digest] = []
-        for digest in mine:
-            if digest not in missing:
-                settle(digest, PRESENT)
-            elif not may_go_on(via):
-                settle(digest, TOO_FAR)
-            elif not self._target.hashes_with(digest.function):
-                settle(digest, UNKNOWN_FUNCTION)
-            else:
-                lacking.append(digest)
-        small = [digest for digest in lacking if digest.size_bytes <= self._small_max()]
-        large = [digest for digest in lacking if digest.size_bytes > self._small_max()]
+        if present := [digest for digest in mine if digest not in missing]:
+            settle(present, PRESENT)
+        lacking = [digest for digest in mine if digest in missing]
+        if lacking and not may_go_on(via):
+            settle(lacking, TOO_FAR)
+            return
+        known = {f for f in DigestFunction if self._target.hashes_with(f)}
+        if unknown := [digest for digest in lacking if digest.function not in known]:
+            settle(unknown, UNKNOWN_FUNCTION)
+        small_max = self._small_max()
+        lacking = [digest for digest in lacking if digest.function in known]
+        small = [digest for digest in lacking if digest.size_bytes <= small_max]
+        large = [digest for digest in lacking if digest.size_bytes > small_max]
         try:
             async with asyncio.TaskGroup() as group:
                 for digest in large:

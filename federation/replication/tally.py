@@ -54,7 +54,7 @@ class Tally:
         """Whether it loses what it took."""
         return self.forgotten >= FORGETS_AFTER
 
-    def sent(self, size_bytes: int) -> None:
-        """Count an object that moved."""
-        self.sent_objects += 1
+    def sent(self, objects: int, size_bytes: int) -> None:
+        """Count objects that moved."""
+        self.sent_objects += objects
         self.sent_bytes += size_bytes

@@ -32,8 +32,7 @@ def judge_batch(
     """Decide about each blob of a batch. results: None for those taken, in the same order."""
     failed = {d: error for d, error in zip(digests, results, strict=True) if error}
     taken = [digest for digest in digests if digest not in failed]
-    for digest in taken:
-        blame.taken(digest)
+    blame.taken(*taken)
     as_one = len(digests) > 1 and not taken  # it may be one that all of them suffer for
     again: list[Digest] = []
     ended: list[tuple[Digest, Outcome]] = []

@@ -13,6 +13,7 @@ import pytest
 from federation.digest import Digest, digest_of
 from federation.storage.catalogue import key_of
 from federation.storage.schema import connect
+from federation.storage.shared import Epoch
 from tests.faults.clean import catalogue
 from tests.faults_replication.judging import Withheld, judge
 from tests.faults_replication.work import push
@@ -55,6 +56,9 @@ def test_what_is_gone_is_a_loss(tmp_path: Path) -> None:
         with catalogue(node.data_dir, write=True) as connection:
             connection.execute("DELETE FROM blob WHERE key = ?", (key_of(digests[0]),))
             assert connection.changes() == 1
+        epoch = Epoch(node.data_dir / "epoch")
+        epoch.bump()  # as whoever removes something does
+        epoch.close()
         with pytest.raises(AssertionError, match="lacks 2"):
             judge(node, client, [oracle], withheld)
     assert withheld.misses == 0

@@ -12,6 +12,7 @@ from federation.digest import Digest, DigestFunction, digest_of
 from federation.remote import codec
 from federation.remote.codec import BlobSent, Item
 from federation.remote.failures import RemoteFailed
+from federation.wire.frames import digest_list
 
 SHA256, BLAKE3 = DigestFunction.SHA256, DigestFunction.BLAKE3
 
@@ -38,7 +39,8 @@ def test_questions(instance: str, digests: list[Digest], zstd: bool) -> None:
         blob_digests=map(message, digests),
         digest_function=codec.function_number(function),  # type: ignore[arg-type]
     )
-    assert codec.find_missing(instance, digests, function) == find.SerializeToString()
+    listed = digest_list(digests)
+    assert codec.find_missing(instance, listed, function) == find.SerializeToString()
     read = reapi.BatchReadBlobsRequest(
         instance_name=instance,
         digests=map(message, digests),
@@ -82,7 +84,28 @@ def test_a_missing_blob_that_was_not_asked_about_is_no_answer(named: Digest | No
     asked = [digest_of(b"a"), digest_of(b"b")]
     wire = reapi.Digest(hash="no hash") if named is None else message(named)
     answer = reapi.FindMissingBlobsResponse(missing_blob_digests=[message(asked[0]), wire])
+    listed = digest_list(asked)
     with pytest.raises(RemoteFailed, match="not asked about"):
-        codec.missing_in("far", answer.SerializeToString(), asked)
+        codec.missing_in("far", answer.SerializeToString(), asked, listed)
     answer = reapi.FindMissingBlobsResponse(missing_blob_digests=[message(asked[0])] * 2)
-    assert codec.missing_in("far", answer.SerializeToString(), asked) == {asked[0]}
+    assert codec.missing_in("far", answer.SerializeToString(), asked, listed) == {asked[0]}
+
+
+def test_all_or_none_missing_is_told_from_the_bytes() -> None:
+    asked = [digest_of(b"a"), digest_of(b"bb")]
+    listed = digest_list(asked)
+    answer = reapi.FindMissingBlobsResponse(missing_blob_digests=map(message, asked))
+    assert answer.SerializeToString() == listed
+    assert codec.missing_in("far", listed, asked, listed) == set(asked)
+    assert codec.missing_in("far", b"", asked, listed) == set()
+
+
+def test_a_batch_that_was_taken_whole_is_told_from_the_bytes() -> None:
+    sent = [digest_of(b"a"), digest_of(b"bb")]
+    update = reapi.BatchUpdateBlobsResponse()
+    for digest in sent:
+        update.responses.add(digest=message(digest), status=status_pb2.Status())
+    assert codec.all_taken(update.SerializeToString(), sent)
+    assert not codec.all_taken(update.SerializeToString(), sent[::-1])
+    update.responses[1].status.code = 8
+    assert not codec.all_taken(update.SerializeToString(), sent)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.replication.cursor import Progress
-from federation.replication.ranges import Ranges
+from federation.replication.ranges import Ranges, runs
 
 SPANS = st.tuples(st.integers(0, 40), st.integers(0, 10)).map(lambda s: (s[0], s[0] + s[1]))
 STEPS = st.lists(st.tuples(st.sampled_from(["add", "remove"]), SPANS), max_size=40)
@@ -111,3 +111,24 @@ def test_rows_given_back_are_claimed_again_without_those_that_are_done() -> None
     progress.release(1, 10)
     assert progress.claim(10, 10) == (1, 3)
     assert progress.claim(10, 10) == (6, 10)
+
+
+@given(st.sets(st.integers(1, 30)))
+def test_runs_are_the_ranges_of_a_set(numbers: set[int]) -> None:
+    ranges = Ranges()
+    for number in numbers:
+        ranges.add(number, number)
+    assert runs(sorted(numbers)) == ranges.pairs()
+
+
+@given(st.lists(st.sets(st.integers(1, 30))))
+def test_rows_that_are_done_together_move_the_cursor_as_one_by_one(parts: list[set[int]]) -> None:
+    together, single = Progress(0), Progress(0)
+    for progress in (together, single):
+        assert progress.claim(30, 30) == (1, 30)
+    for part in parts:
+        before = single.cursor
+        for seq in part:
+            single.done(seq, seq)
+        assert together.all_done(part) == (single.cursor > before)
+        assert (together.cursor, together.unresolved) == (single.cursor, single.unresolved)

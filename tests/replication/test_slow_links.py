@@ -60,7 +60,11 @@ async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, Outcome]]:
     ledger = MemoryLedger(here.storage)
     sender = Sender("there", here.storage, ledger, target, gate, tally, here.clock)
     outcomes: dict[Digest, Outcome] = {}
-    await sender.send_batch([digest_of(data) for data in blobs], (), outcomes.__setitem__)
+
+    def settle(ended: Sequence[Digest], outcome: Outcome) -> None:
+        outcomes.update(dict.fromkeys(ended, outcome))
+
+    await sender.send_batch([digest_of(data) for data in blobs], (), settle)
     assert set(there.storage.blobs) == set(outcomes)
     return target, outcomes
 
