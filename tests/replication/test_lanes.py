@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from datetime import datetime, timedelta
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -160,8 +161,7 @@ async def test_the_newest_goes_first_where_that_is_the_order(fake: FakeServer) -
             await here.caught_up(timeout_s=120)  # they are many, and the server is in this process
         place = {action.hash_hex: at for at, action in enumerate(actions)}
         first, last = (
-            statistics.mean(place[action] for action in part)
-            for part in (order[:300], order[-300:])
+            mean(place[action] for action in part) for part in (order[:300], order[-300:])
         )
         assert (first < last) is (how == "oldest")
 
