@@ -120,17 +120,17 @@ class Batches:
         write_one: WriteOne,
     ) -> list[FederationError | None]:
         """Send them; return for each None or why it was not taken."""
-        outcome: list[FederationError | None] = [None] * len(blobs)
-        places = [at for at, (digest, data) in enumerate(blobs) if data or not digest.is_empty]
-        mismatched = await _off_loop(sum(len(blobs[at][1]) for at in places), _mismatched, blobs)
-        for at in mismatched:
-            outcome[at] = DigestMismatch(blobs[at][0], "other bytes were given")
-        good = {blobs[at][0]: blobs[at][1] for at in places if at not in mismatched}
+        wrong = await _off_loop(sum(len(data) for _, data in blobs), _mismatched, blobs)
+        good = {
+            digest: data
+            for at, (digest, data) in enumerate(blobs)
+            if at not in wrong and (data or not digest.is_empty)
+        }
         results = await self._write_good(good, can, use_zstd, write_one)
-        for at in places:
-            if at not in mismatched:
-                outcome[at] = results[blobs[at][0]]
-        return outcome
+        return [
+            DigestMismatch(digest, "other bytes were given") if at in wrong else results.get(digest)
+            for at, (digest, _) in enumerate(blobs)
+        ]
 
     async def _write_good(
         self, blobs: dict[Digest, bytes], can: Capabilities, use_zstd: bool, write_one: WriteOne

@@ -20,6 +20,7 @@ LIVE = 0
 MARKED = 1
 
 _PREFIX = {function: bytes((function,)) for function in DigestFunction}
+_FUNCTION = {int(function): function for function in DigestFunction}  # calling an enum is slow
 _INSERT_SMALL = "INSERT INTO small VALUES (?, ?)"
 _INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0)"
 _COLUMNS = "key, size, inline, seq, accessed, verified, ctime_ns, state"
@@ -59,7 +60,7 @@ def keys_of(digests: Iterable[Digest]) -> list[bytes]:
 
 def digest_of_key(key: bytes, size_bytes: int) -> Digest:
     """Return the digest that key_of made this key from."""
-    return Digest(key[1:], size_bytes, DigestFunction(key[0]))
+    return Digest(key[1:], size_bytes, _FUNCTION[key[0]])
 
 
 def _rows_of(connection: apsw.Connection, sql: str, keys: Sequence[bytes]) -> Iterable[Any]:

@@ -15,6 +15,7 @@ _READ = (
     "SELECT seq, kind, instance, name, size, stored, source, via, origin, total FROM log "
     "WHERE seq > ? ORDER BY seq LIMIT ?"
 )
+_SOURCE = {source.value: source for source in Source}  # calling an enum is slow
 
 
 def read(connection: apsw.Connection, after: int, limit: int) -> LogSlice:
@@ -41,7 +42,7 @@ def _log_row(row: tuple[Any, ...]) -> LogRow:
         None if is_blob else EntryKey(EntryKind(kind), instance, name),
         size,
         stored,
-        Source(source),
+        _SOURCE[source],
         tuple(via.split(",")) if via else (),
         origin,
         total,
