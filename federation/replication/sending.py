@@ -72,6 +72,20 @@ class Sender:
 
     # Batches
 
+    async def send_small(self, blobs: Sequence[Digest], via: Via, settle: Settle) -> None:
+        """Bring each of these small blobs to its end.
+
+        A batch is cut when there is a slot for one: what the peer has taken by then sets how much
+        goes together. All cut at once, half of 20,000 blobs went in batches of the first size.
+        """
+        left = list(blobs)
+        async with asyncio.TaskGroup() as group:
+            while left:
+                async with self._slots.one():
+                    batch = next(self.pace.cut(left, self._target.batch_bytes))
+                group.create_task(self.send_batch(batch, via, settle))
+                left = left[len(batch) :]
+
     async def send_batch(self, batch: list[Digest], via: Via, settle: Settle) -> None:
         """Bring each blob of a batch to its end.
 

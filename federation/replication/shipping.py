@@ -136,8 +136,7 @@ class Shipper:
             async with asyncio.TaskGroup() as group:
                 for digest in large:
                     group.create_task(self.sender.send_large(digest, via, settle))
-                for batch in self.sender.pace.cut(small, self._target.batch_bytes):
-                    group.create_task(self.sender.send_batch(batch, via, settle))
+                group.create_task(self.sender.send_small(small, via, settle))
         except ExceptionGroup as errors:
             raise first_of(errors) from None
 

@@ -168,11 +168,22 @@ class Blobs(Calls):
             for digest in lacking
             if digest.size_bytes > self._small_max
         ]
-        sending += [self._send(batch, via, way, settle) for batch in self._cut(small)]
+        if small:
+            sending.append(self._send_small(small, via, way, settle))
         if len(sending) == 1:
             yield from sending[0]
         elif sending:
             yield self.world.together(self.life, sending)
+
+    def _send_small(self, left: list[Digest], via: Way, way: Way, settle: Told) -> Process:
+        """Cut a batch when there is a slot for one."""
+        while self._batches >= self.pace.slots:
+            yield self._batch_ended
+        batch = next(iter(self._cut(left)))
+        sending = [self._send(batch, via, way, settle)]
+        if rest := left[len(batch) :]:
+            sending.append(self._send_small(rest, via, way, settle))
+        yield self.world.together(self.life, sending)
 
     def _cut(self, digests: Sequence[Digest]) -> Iterable[list[Digest]]:
         for batch in self.pace.cut(digests, self._batch_bytes):
