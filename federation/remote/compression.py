@@ -40,6 +40,7 @@ class Zstd:
         self._resting_until_s = 0.0
         self.way = FasterWay()
         self.batch_way = FasterWay(_BATCH_BYTES)
+        self.update_way = FasterWay(_BATCH_BYTES)
 
     @property
     def rests(self) -> bool:
@@ -60,6 +61,10 @@ class Zstd:
     def suits_batch(self, can: Capabilities, size_bytes: int) -> bool:
         """Whether a batch of that many bytes is to be read as zstd."""
         return can.zstd and self.is_allowed and self.batch_way.choose_for(size_bytes)
+
+    def suits_update(self, can: Capabilities, size_bytes: int) -> bool:
+        """Whether a batch of that many bytes is to be sent as zstd."""
+        return can.zstd_update and self.is_allowed and self.update_way.choose_for(size_bytes)
 
     def rest(self, reason: str) -> None:
         """Use plain bytes for a while."""

@@ -245,9 +245,15 @@ class RemoteStore:
     ) -> list[FederationError | None]:
         """See Store; what the remote did not answer for is a RemoteFailed in its place."""
         can = await self._remote.capabilities()
-        use_zstd = can.zstd_update and self._zstd.is_allowed
+        size_bytes = sum(len(data) for _, data in blobs)
+        use_zstd = self._zstd.suits_update(can, size_bytes)
+        began_s = self._remote.clock.monotonic_s()
         with _coming_from(provenance):
-            return await self._batches.write(blobs, can, use_zstd, self._write_one)
+            outcomes = await self._batches.write(blobs, can, use_zstd, self._write_one)
+        if not any(outcomes):
+            took_s = self._remote.clock.monotonic_s() - began_s
+            self._zstd.update_way.took(size_bytes, took_s, zstd=use_zstd)
+        return outcomes
 
     async def _write_one(self, digest: Digest, data: bytes) -> FederationError | None:
         async def once() -> AsyncIterator[bytes]:
