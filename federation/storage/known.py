@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-NAMES_MAX = 100_000  # of a process; about 200 bytes each
+NAMES_MAX = 60_000  # of a process, and those of a list that goes beyond; 150 bytes each
 
 
 class Known:
