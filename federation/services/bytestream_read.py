@@ -59,10 +59,10 @@ class ReadCalls:
                 packed = aclosing(self._compress(chunks)) if name.compressed else None
                 async with packed or nullcontext(chunks) as sent:
                     async for data in sent:
-                        sent_bytes, response = len(data), encode_read_response(data)
-                        del data  # the response is a copy
+                        sent_bytes, handed_on = len(data), [encode_read_response(data)]
+                        del data  # what is handed on is a copy; neither is kept for the next wait
                         pace.begin()
-                        yield response
+                        yield handed_on.pop()
                         pace.sent(sent_bytes)
                         self._bytes_out.inc(sent_bytes)
         except BlobNotFound:

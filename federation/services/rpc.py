@@ -254,8 +254,10 @@ async def _send_all(messages: AsyncGenerator[bytes, None], call: Call, stall_s: 
             except grpc.aio.InternalError:
                 # The reader is gone, and grpc says so here before it cancels the handler.
                 raise asyncio.CancelledError from None
+            size_bytes = len(message)
+            del message  # it must not be kept while the next one is waited for
             if call.share is not None:
-                await call.share.pay(len(message))
+                await call.share.pay(size_bytes)
 
 
 async def _abort(context: Context, outcome: Outcome) -> None:

@@ -1,10 +1,10 @@
 """One absent blob on its way from upstreams into local storage, with readers following it.
 
 The pull belongs to the node: however many ask, an upstream is read once. Readers follow what comes
-at offsets of their own, from memory while they keep up, else from the growing file; its last part
-is withheld until the whole has been verified, so nobody is ever given a complete wrong blob. That
-it becomes durable is not waited for by readers. An upstream that fails midway is continued at the
-same offset by the next one.
+at offsets of their own, from memory while they keep up, else from the growing file. The last part
+of what each wants is withheld until the whole has been verified, so no read of wrong bytes ever
+ends well. That it becomes durable is not waited for by readers. An upstream that fails midway is
+continued at the same offset by the next one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import structlog
 
@@ -39,6 +40,13 @@ WITHHELD_BYTES = 64 * 1024
 _ROUNDS_MAX = 20  # switches of upstream within one blob
 _RATE_WINDOW_S = 10.0
 _RATE_MIN_BYTES = 10 * 1024  # less in a window, and another upstream is tried
+
+
+class Range(NamedTuple):
+    """What one reader wants of a blob, in bytes: start..end without the end."""
+
+    start: int
+    end: int
 
 
 class Pull:
@@ -81,13 +89,15 @@ class Pull:
         """How much has come."""
         return self._intake.came_bytes if self._intake is not None else 0
 
-    @property
-    def available_bytes(self) -> int:
-        """How much readers may have."""
+    def available_to(self, reader: Range) -> int:
+        """How far a reader may have bytes: not to its end before the whole blob is verified.
+
+        Also where it ends within the blob: a read that ends well has given right bytes.
+        """
         if self.verified or self.committed:
             return self.digest.size_bytes
-        withheld = min(WITHHELD_BYTES, self.digest.size_bytes)
-        return min(self._steps.shown_bytes, self.digest.size_bytes - withheld)
+        withheld = min(WITHHELD_BYTES, reader.end - reader.start)
+        return min(self._steps.shown_bytes, reader.end - withheld)
 
     @property
     def is_readable(self) -> bool:
@@ -120,13 +130,13 @@ class Pull:
         if self.error is not None:
             raise self.error
 
-    async def wait_beyond(self, offset: int) -> None:
-        """Wait until there is something to read behind offset, or the pull has ended.
+    async def wait_beyond(self, offset: int, reader: Range) -> None:
+        """Wait until a reader may have something behind offset, or the pull has ended.
 
         Raises what ended the pull, if that was a failure. One to keep what has been verified is
         none for who only reads.
         """
-        while not self.committed and self.error is None and self.available_bytes <= offset:
+        while not self.committed and self.error is None and self.available_to(reader) <= offset:
             await self._steps.wait()
         if self.error is not None and not (self.verified and offset < self.digest.size_bytes):
             raise self.error
@@ -139,7 +149,7 @@ class Pull:
             await self._steps.wait()
 
     async def read(self, offset: int, size_bytes: int) -> bytes | None:
-        """Return bytes below available_bytes, at most so many; None: from storage only, and soon.
+        """Return bytes below available_to, at most so many; None: from storage only, and soon.
 
         Raises SourceUnavailable.
         """

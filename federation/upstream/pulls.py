@@ -23,7 +23,7 @@ from federation.store import (
     Source,
 )
 from federation.tasks import Background
-from federation.upstream.pull import Pull
+from federation.upstream.pull import Pull, Range
 from federation.upstream.recent import Budget
 from federation.upstream.source import Upstream
 
@@ -78,7 +78,7 @@ class Pulls:
         """Bring a blob here without reading it. Raises what open_read raises."""
         pull = await self._begun(digest)
         try:
-            await pull.wait_beyond(digest.size_bytes)
+            await pull.wait_stored()
         finally:
             await asyncio.shield(pull.leave())
 
@@ -100,8 +100,9 @@ class Pulls:
         end = digest.size_bytes if limit is None else min(offset + limit, digest.size_bytes)
         pull = await self._begun(digest, looked_at)
         try:
-            await pull.wait_beyond(min(offset, digest.size_bytes - 1))
-            yield self._follow(pull, offset, end, next_bytes)
+            reader = Range(offset, end)
+            await pull.wait_beyond(min(offset, digest.size_bytes - 1), reader)
+            yield self._follow(pull, reader, next_bytes)
         finally:
             await asyncio.shield(pull.leave())
 
@@ -161,11 +162,12 @@ class Pulls:
                 del self._pulls[key]
 
     async def _follow(
-        self, pull: Pull, offset: int, end: int, next_bytes: NextBytes | None
+        self, pull: Pull, reader: Range, next_bytes: NextBytes | None
     ) -> AsyncGenerator[bytes, None]:
         """Yield what has come, as it comes; what is left of it once it is kept, from storage."""
+        offset, end = reader
         while offset < end:
-            await pull.wait_beyond(offset)
+            await pull.wait_beyond(offset, reader)
             if pull.committed and (end - offset > CHUNK_BYTES or not pull.is_readable):
                 async with self._local.open_read(
                     pull.digest, offset=offset, limit=end - offset, next_bytes=next_bytes
@@ -173,11 +175,14 @@ class Pulls:
                     async for chunk in chunks:
                         yield chunk
                 return
+            there = min(end, pull.available_to(reader)) - offset
             wanted = CHUNK_BYTES if next_bytes is None else next_bytes()
-            size = min(max(wanted, 1), CHUNK_BYTES, end - offset, pull.available_bytes - offset)
+            size = min(max(wanted, 1), CHUNK_BYTES, there)
             data = await pull.read(offset, size)
             if data is None:
                 await pull.wait_stored()
                 continue
             offset += len(data)
-            yield data
+            handed_on = [data]
+            del data  # who waits for the rest must not keep it
+            yield handed_on.pop()

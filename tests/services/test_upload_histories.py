@@ -104,7 +104,12 @@ class History:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(20), pytest.param(range(20, 1000), marks=pytest.mark.heavy)], ids=len
+    "seeds",
+    [
+        range(20),
+        pytest.param(range(20, 1000), marks=[pytest.mark.heavy, pytest.mark.timeout(1200)]),
+    ],
+    ids=len,
 )
 async def test_histories(tmp_path: Path, serve: Serve, compute: Compute, seeds: range) -> None:
     acknowledged = 0

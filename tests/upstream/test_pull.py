@@ -127,6 +127,32 @@ async def test_a_lone_upstream_that_does_not_get_on_is_an_error_not_short_bytes(
         assert await storage.find_missing([BLOB]) == {BLOB}
 
 
+@pytest.mark.parametrize("limit", [1000, SIZE // 2, SIZE - 1])
+async def test_u01_a_read_of_a_part_with_wrong_bytes_does_not_end_well(
+    tmp_path: Path, limit: int
+) -> None:
+    up, there = upstream("a", Script(flip_at=100))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _):
+        with pytest.raises((BlobDamaged, BlobNotFound)):
+            await read(store, limit=limit)
+
+
+async def test_u01_of_a_part_all_but_its_end_comes_before_the_blob_is_verified(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a", Script(stall_at=2 * SIZE // 3))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, _), asyncio.timeout(20):
+        async with store.open_read(BLOB, offset=1000, limit=SIZE // 3) as chunks:
+            got = 0
+            async for chunk in chunks:
+                got += len(chunk)
+                if got == SIZE // 3 - WITHHELD_BYTES:
+                    break
+        assert got == SIZE // 3 - WITHHELD_BYTES
+
+
 async def test_u02_what_came_of_a_pull_that_failed_is_removed_when_its_readers_leave_at_once(
     tmp_path: Path,
 ) -> None:
