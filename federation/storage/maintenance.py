@@ -23,7 +23,7 @@ from federation.storage.core import Core
 from federation.storage.eviction import Evictor
 from federation.storage.meta import DONE, HOLD, REQUEST, get_meta, set_meta
 from federation.storage.pulse import Pulse
-from federation.storage.runs import bury_dead_runs
+from federation.storage.runs import bury, dead_runs
 from federation.storage.scrub import Scrubber
 from federation.storage.shared import FileLock
 from federation.storage.space import measure_disk
@@ -143,17 +143,18 @@ class Maintenance:
 
     async def _bury(self) -> None:
         """Pause eviction for a lease period when a process was killed."""
-        if dead := await self._core.pool.run(self._bury_dead):
+        if dead := await self._core.pool.run(self._dead):
             _log.warning("process_died", runs=dead, eviction_pauses_s=self._core.settings.lease)
             until_ms = self._core.now_ms() + self._core.timing.lease_ms
             await self._core.writer.submit(lambda tx: set_meta(tx, HOLD, until_ms))
+            await self._core.pool.run(bury, self._core.directory, dead)
 
-    def _bury_dead(self) -> list[str]:
+    def _dead(self) -> list[str]:
         lock = FileLock(self._core.directory.open_lock)
         if not lock.acquire():
             return []  # a process is just joining; it does the same
         try:
-            return bury_dead_runs(self._core.directory)
+            return dead_runs(self._core.directory)
         finally:
             lock.release()
 

@@ -20,7 +20,7 @@ from federation.errors import StorageRefused
 from federation.storage import catalogue, schema
 from federation.storage.directory import DataDirectory
 from federation.storage.meta import CATALOGUE_FILE, LOG_EPOCH, get_meta
-from federation.storage.runs import Run, bury_dead_runs, live_runs
+from federation.storage.runs import Run, bury, dead_runs, live_runs
 from federation.storage.shared import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
 from federation.storage.transaction import read_totals
@@ -68,11 +68,13 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
         node_id, base_ms, rebooted = _identify(connection, clock)
         store_clock = StoreClock(clock, base_ms)
         # A power cut may take even the traces of the dead with it: then the new boot tells.
-        if bury_dead_runs(directory) or rebooted:
+        dead = dead_runs(directory)
+        if dead or rebooted:
             hold_ms = store_clock.now_ms() + timing.lease_ms
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('evict_hold_until_ms', ?)", (hold_ms,)
             )
+        bury(directory, dead)
         epoch = Epoch(directory.epoch)
         try:
             log_epoch = _open_log(connection, directory, epoch, alone=alone)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,21 +60,29 @@ def live_runs(directory: DataDirectory) -> list[dict[str, Any]]:
     return found
 
 
-def bury_dead_runs(directory: DataDirectory) -> list[str]:
-    """Remove the traces of processes that were killed; return their run ids.
+def dead_runs(directory: DataDirectory) -> list[str]:
+    """Return the run ids of processes that were killed and have not been buried.
 
     The caller holds the open lock, so that no process is just making its own trace.
     """
     dead = []
     for path in sorted(directory.run.glob(f"*{_LOCK}")):
         lock = FileLock(path)
-        if not lock.acquire():
-            continue
-        for suffix in (_ANNOUNCED, _UNFINISHED, _LOCK):  # the lock last: it is what is looked for
-            path.with_suffix(suffix).unlink(missing_ok=True)
-        lock.release()
-        dead.append(path.stem)
+        if lock.acquire():
+            lock.release()
+            dead.append(path.stem)
     return dead
+
+
+def bury(directory: DataDirectory, dead: Iterable[str]) -> None:
+    """Remove the traces of dead processes.
+
+    The pause of eviction that is due to them has to be durable by then: whoever comes next knows
+    of them only by these.
+    """
+    for run_id in dead:
+        for suffix in (_ANNOUNCED, _UNFINISHED, _LOCK):  # the lock last: it is what is looked for
+            (directory.run / f"{run_id}{suffix}").unlink(missing_ok=True)
 
 
 def _announced(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from federation.errors import StorageFull
 from federation.storage import Storage
 from federation.storage.runs import live_runs
@@ -128,6 +130,28 @@ async def test_p5_after_a_killed_process_nothing_is_evicted_for_a_lease(tmp_path
             return await storage.maintenance.evict(0) > 0
 
         await until(evicts)
+
+
+async def test_p5_a_killed_process_is_remembered_until_the_pause_is_durable(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage(short(quota=MIB, lease=60.0))
+    trace = storage.core.directory.run / "deadbeef.lock"
+    submit = storage.core.writer.submit
+
+    async def refuse(*_: object) -> object:
+        raise StorageFull("no room")
+
+    storage.core.writer.submit = refuse  # type: ignore[method-assign,assignment]
+    trace.touch()
+    with pytest.raises(StorageFull):
+        await storage.maintenance._bury()
+    assert trace.exists()
+    storage.core.writer.submit = submit  # type: ignore[method-assign]
+    await storage.maintenance._bury()
+    assert not trace.exists()
+    assert await storage.maintenance.evict(0) == 0
+    assert "died" in storage.maintenance.held_back
 
 
 async def test_entries_are_evicted_with_the_rest_and_count_as_bytes(open_storage: Opener) -> None:
