@@ -82,10 +82,15 @@ class Core:
         self.pressure.set()
 
     async def set_aside(self, digest: Digest, seq: int, reason: str) -> None:
-        """Quarantine a blob found damaged; from then on it is missing. Never raises.
+        """Quarantine a blob found damaged; from then on it is missing.
 
-        When even that cannot be written, the blob is not served either: every read checks again.
+        A caller that is cancelled leaves it going on: every process has to hear of it.
         """
+        self.set_aside_soon(digest, seq, reason)
+        await self.finish_aside(digest)
+
+    async def _set_aside(self, digest: Digest, seq: int, reason: str) -> None:
+        """When even that cannot be written, it is not served either: every read checks again."""
 
         def work(transaction: Transaction) -> bool:
             return quarantine(transaction, self.directory, digest, seq, reason)
@@ -100,7 +105,7 @@ class Core:
 
     def set_aside_soon(self, digest: Digest, seq: int, reason: str) -> None:
         """Do the same without making the caller wait."""
-        task = self.background.start(self.set_aside(digest, seq, reason), "quarantine")
+        task = self.background.start(self._set_aside(digest, seq, reason), "quarantine")
         self.asides[digest] = task
 
         def ended(task: asyncio.Task[None]) -> None:

@@ -139,6 +139,7 @@ class Storage:
         await self._core.background.drain()
         await self.offline_switch.close()
         await self.maintenance.close()
+        await self._core.background.drain()  # what scrubbing found last
         await self.pulse.close()
         await asyncio.to_thread(self._core.writer.close)
         await asyncio.to_thread(self._core.pool.close)

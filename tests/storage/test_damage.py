@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -53,6 +55,33 @@ async def _heals(storage: Storage, digest: Digest, data: bytes) -> None:
     assert await put(storage, data) == digest
     assert await read(storage, digest) == data
     assert await storage.find_missing([digest]) == set()
+
+
+async def test_s15_others_hear_of_damage_though_the_reader_that_found_it_leaves(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage()
+    digest = await put(storage, os.urandom(SIZE))
+    _replace(_path(storage, digest), "cut")
+    submit, committed = storage.core.writer.submit, asyncio.Event()
+
+    async def slowly(work: Any) -> Any:
+        done = await submit(work)
+        committed.set()
+        await asyncio.sleep(0.1)
+        return done
+
+    storage.core.writer.submit = slowly  # type: ignore[method-assign]
+    epoch = storage.presence_epoch()
+    reading = asyncio.ensure_future(read(storage, digest))
+    await committed.wait()
+    reading.cancel()
+    await asyncio.wait([reading])
+
+    async def is_told() -> bool:
+        return storage.presence_epoch() > epoch
+
+    await until(is_told)
 
 
 @pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
