@@ -51,6 +51,15 @@ def made(
     return Intake(ingest, Recent(budget), budget, on_piece, nothing, lambda: None), ingest
 
 
+async def storing(budget: Budget) -> tuple[Intake, SlowIngest]:
+    """Return one that stores a piece of 100 bytes, while the next one waits."""
+    intake, ingest = made(1000, budget)
+    await intake.put(bytes(100))
+    await asyncio.sleep(0)
+    await intake.put(bytes(100))
+    return intake, ingest
+
+
 async def test_what_comes_while_a_piece_is_stored_becomes_the_next_piece() -> None:
     intake, ingest = made(10_000)
     for _ in range(100):
@@ -115,10 +124,7 @@ async def test_a_full_disk_is_told_to_who_brings_the_next_bytes_and_to_who_settl
 
 async def test_closing_ends_what_runs_and_gives_the_memory_back() -> None:
     budget = MemoryBudget(10_000)
-    intake, ingest = made(1000, budget)
-    await intake.put(bytes(100))
-    await asyncio.sleep(0)
-    await intake.put(bytes(100))
+    intake, ingest = await storing(budget)
     assert budget.used_bytes == 200
     await intake.close()
     assert budget.used_bytes == 0
@@ -127,10 +133,7 @@ async def test_closing_ends_what_runs_and_gives_the_memory_back() -> None:
 
 async def test_whoever_closes_may_be_stopped_and_what_came_is_let_go_all_the_same() -> None:
     budget = MemoryBudget(10_000)
-    intake, ingest = made(1000, budget)
-    await intake.put(bytes(100))
-    await asyncio.sleep(0)
-    await intake.put(bytes(100))
+    intake, ingest = await storing(budget)
     closing = asyncio.ensure_future(intake.close())
     await asyncio.sleep(0)
     closing.cancel()
