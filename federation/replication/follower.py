@@ -186,25 +186,22 @@ class Follower:
 
     # The ends
 
-    def _end_all(self, rows: Sequence[LogRow], outcome: Outcome) -> None:
-        if outcome.fate is Fate.PARKED:
-            for row in rows:
-                self._end(row, outcome)
-            return
-        self._link.count(outcome, sum(row.size_bytes for row in rows), len(rows))
-        self._note(moved=self.progress.all_done(row.seq for row in rows))
-
     def _end(self, row: LogRow, outcome: Outcome, label: str = "") -> None:
+        self._end_all([row], outcome, label)
+
+    def _end_all(self, rows: Sequence[LogRow], outcome: Outcome, label: str = "") -> None:
+        """label: what people call the one row, if it is not by its digest or key."""
         if outcome not in _HERE:
-            self._link.count(outcome, row.size_bytes)
-        if outcome.fate is Fate.PARKED:
+            self._link.count(outcome, sum(row.size_bytes for row in rows), len(rows))
+        if outcome.fate is not Fate.PARKED:
+            self._note(moved=self.progress.all_done(row.seq for row in rows))
+            return
+        for row in rows:
             thing = row.digest if row.digest is not None else row.key
             assert thing is not None
             parked = self._link.parked(row.seq, thing, label or str(thing), outcome.reason)
             self._to_park.append((row, parked))
-            self._parking.set()
-            return
-        self._done(row.seq, row.seq)
+        self._parking.set()
 
     async def _park(self) -> None:
         """Remember what is set aside before the cursor may pass it."""
@@ -224,7 +221,7 @@ class Follower:
 
     def _note(self, *, moved: bool) -> None:
         if moved and not self._tells_soon:
-            # A batch ends row by row: telling of each would keep the event loop busy for 0.1 s.
+            # Rows that are not sent end one by one: to tell of each would take 0.1 s for a slice.
             self._tells_soon = True
             asyncio.get_running_loop().call_soon(self._tell)
         self._moved.set()

@@ -58,6 +58,12 @@ def keys_of(digests: Iterable[Digest]) -> list[bytes]:
     return [prefix[function] + raw for raw, _, function in digests]
 
 
+def keys_of_hashes(hashes: Iterable[bytes]) -> list[bytes]:
+    """Return the same of SHA-256 hashes."""
+    prefix = _PREFIX[DigestFunction.SHA256]
+    return [prefix + raw for raw in hashes]
+
+
 def digest_of_key(key: bytes, size_bytes: int) -> Digest:
     """Return the digest that key_of made this key from."""
     return Digest(key[1:], size_bytes, _FUNCTION[key[0]])

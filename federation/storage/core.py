@@ -90,7 +90,7 @@ class Core:
         await self.finish_aside(digest)
 
     async def _set_aside(self, digest: Digest, seq: int, reason: str) -> None:
-        """When even that cannot be written, it is not served either: every read checks again."""
+        """Never raises: what cannot be set aside is not served either, as every read checks it."""
 
         def work(transaction: Transaction) -> bool:
             return quarantine(transaction, self.directory, digest, seq, reason)

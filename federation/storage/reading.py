@@ -17,10 +17,17 @@ from typing import Generic, TypeVar
 import apsw
 import structlog
 
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of, hash_bytes
+from federation.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
-from federation.storage.catalogue import MARKED, BlobRow, digest_of_key, key_of, keys_of
+from federation.storage.catalogue import (
+    MARKED,
+    BlobRow,
+    digest_of_key,
+    key_of,
+    keys_of,
+    keys_of_hashes,
+)
 from federation.storage.complaints import Complaints
 from federation.storage.core import Core
 from federation.storage.hot import HotBlob
@@ -28,7 +35,6 @@ from federation.storage.known import Known
 from federation.store import Spelling
 
 _N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
-_SHA256 = key_of(EMPTY)[:1]  # what keys of such blobs begin with
 _size: Callable[[Digest], int] = attrgetter("size_bytes")
 _log = structlog.get_logger(__name__)
 
@@ -84,7 +90,9 @@ class Presence:
         rest = names if self._core.is_behind() else self._known.unknown(names, asked_ms)
         if not rest:
             return set()
-        found = await self._look_up(rest, partial(_keys, rest, spelling), spelling.size_of)
+        found = await self._look_up(
+            rest, lambda: keys_of_hashes(spelling.hashes_of(rest)), spelling.size_of
+        )
         if found.is_certain:
             held = set(rest) - found.missing - found.files
             self._known.remember(held, asked_ms, self._core.now_ms(), epoch)
@@ -250,10 +258,6 @@ class Presence:
             check_inline(digest, data)
             found.verified.append((row.key, blob.ctime_ns))
         return data
-
-
-def _keys(names: Sequence[bytes], spelling: Spelling) -> list[bytes]:
-    return [_SHA256 + raw for raw in spelling.hashes_of(names)]
 
 
 def recall(core: Core, digests: Sequence[Digest]) -> list[HotBlob | None]:

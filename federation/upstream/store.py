@@ -120,12 +120,13 @@ class PullThrough:
     async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
         """See federation.store.LocalStore."""
         missing = await self._local.find_missing_named(names, spelling)
-        if not missing or not (self._tells() or self._shared.itself.is_looking):
+        tells = self._tells()
+        if not missing or not (tells or self._shared.itself.is_looking):
             return missing
         in_order = list(missing)
         digests = spelling.digests_of(in_order)
         self._shared.itself.recognise(digests)  # one made up for that is never here
-        if not self._tells():
+        if not tells:
             return missing
         nowhere = await self._shared.presence.find_missing(set(digests), self._only)
         return {name for name, digest in zip(in_order, digests, strict=True) if digest in nowhere}
