@@ -545,6 +545,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self.cut_after_bytes: int | None = None  # from the server to the client
+        self.freeze_after_bytes: int | None = None  # from the client to the server
         self.refuses = False
         self.connections = 0
         self.cuts = 0
@@ -574,6 +575,10 @@ class Proxy:
     def freeze(self) -> None:
         """Keep connections and forward nothing, as a dead network does."""
         self._flowing.clear()
+
+    @property
+    def is_frozen(self) -> bool:
+        return not self._flowing.is_set()
 
     def thaw(self) -> None:
         """Forward again."""
@@ -620,6 +625,11 @@ class Proxy:
                 if to_client and self.cut_after_bytes == 0:
                     self.cut_after_bytes = None
                     self.cut()
+                if not to_client and self.freeze_after_bytes is not None:
+                    self.freeze_after_bytes -= len(data)
+                    if self.freeze_after_bytes <= 0:
+                        self.freeze_after_bytes = None
+                        self.freeze()
         sink.close()
 
 

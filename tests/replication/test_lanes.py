@@ -244,11 +244,12 @@ async def test_another_process_takes_over_where_this_one_ends(fake: FakeServer) 
             assert second.facts()["sent-objects"] == 1
 
 
-async def cut(here: Here, proxy: Proxy, sent_bytes: float) -> float:
-    """Cut the link for a moment once so much was sent; return how much was when it had noticed."""
-    await here.until(lambda: here.sent_bytes() > sent_bytes)
+async def cut(here: Here, proxy: Proxy) -> float:
+    """Cut the link that came to a halt; return how much was sent when that had been noticed."""
+    await here.until(lambda: proxy.is_frozen)
     proxy.refuses = True
     proxy.cut()
+    proxy.thaw()
     await here.until(lambda: here.facts()["state"] == "unreachable")
     proxy.refuses = False
     return here.sent_bytes()
@@ -261,10 +262,12 @@ async def test_large_blobs_go_on_where_they_were_cut(tmp_path: Path) -> None:
             Proxy(there.address) as proxy,
             replicating(tmp_path / "here", peer(proxy.address)) as here,
         ):
-            digest = await here.write(large)
             # The first part may go as zstd, which can only start over; from then on it is plain.
-            first = await cut(here, proxy, 5_000_000)
-            await cut(here, proxy, first + 15_000_000)
+            proxy.freeze_after_bytes = 5_000_000
+            digest = await here.write(large)
+            first = await cut(here, proxy)
+            proxy.freeze_after_bytes = 15_000_000
+            await cut(here, proxy)
             await here.caught_up()
             again = here.sent_bytes() - first - len(large)
             assert again < 10_000_000, "it was sent anew from the start"

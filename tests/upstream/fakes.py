@@ -32,6 +32,7 @@ class Script:
     extra: bytes = b""
     patience_s: float = inf  # of who reads: a silence of this length ends as a failure
     gate: asyncio.Event | None = None  # waited for before each chunk and each batch
+    gate_from: int = 0  # chunks that begin below are not held up
 
 
 class ScriptedStore(MemoryStore):
@@ -90,7 +91,7 @@ class ScriptedStore(MemoryStore):
         break_at = script.break_at.pop(0) if script.break_at else None
         async for right in chunks:
             chunk = right
-            if script.gate is not None:
+            if script.gate is not None and at >= script.gate_from:
                 await script.gate.wait()
             end = at + len(chunk)
             if script.flip_at is not None and at <= script.flip_at < end:

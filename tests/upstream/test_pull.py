@@ -362,13 +362,11 @@ async def test_u17_a_node_that_asks_does_not_wait_for_a_pull_that_may_wait_for_i
 
 async def test_a_node_that_asks_joins_a_pull_that_gets_on(tmp_path: Path) -> None:
     gate = asyncio.Event()
-    up, there = upstream("a", Script(gate=gate))
+    up, there = upstream("a", Script(gate=gate, gate_from=1))
     there.blobs[BLOB] = DATA
     async with node(tmp_path, up) as (store, _, shared):
-        gate.set()
         mine = asyncio.ensure_future(read(store))
         await until(lambda: any(pull.received_bytes for pull in shared.pulls._pulls.values()))
-        gate.clear()
         with hops.serving(hops.Hops(("other",), "other")):
             theirs = asyncio.ensure_future(read(store))
         await until(lambda: shared.pulls.joined == 1)
