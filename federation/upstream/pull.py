@@ -10,12 +10,10 @@ continued at the same offset by the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
-
-import structlog
 
 from federation.clock import Clock
 from federation.digest import Digest
@@ -27,19 +25,14 @@ from federation.errors import (
     SourceUnavailable,
 )
 from federation.hops import NOWHERE, Hops
-from federation.store import Chunks, Growing, Ingest
+from federation.store import Growing, Ingest
+from federation.upstream.filling import Filling
 from federation.upstream.intake import Intake
-from federation.upstream.race import Race
 from federation.upstream.recent import Budget, Recent
 from federation.upstream.source import Upstream
 from federation.upstream.steps import Steps
 
-_log = structlog.get_logger(__name__)
-
 WITHHELD_BYTES = 64 * 1024
-_ROUNDS_MAX = 20  # switches of upstream within one blob
-_RATE_WINDOW_S = 10.0
-_RATE_MIN_BYTES = 10 * 1024  # less in a window, and another upstream is tried
 
 
 class Range(NamedTuple):
@@ -67,18 +60,15 @@ class Pull:
         self.verified = False
         self.committed = False
         self.error: FederationError | None = None
-        self._upstreams = list(upstreams)
+        self._filling = Filling(digest, upstreams, clock, self._count_saved)
         self._begin = begin
-        self._clock = clock
         self._budget = budget
         self._intake: Intake | None = None
         self._growing: Growing | None = None
         self._steps = Steps(lambda: self._intake.recent.end if self._intake is not None else 0)
-        self._trouble: FederationError | None = None  # of this node's own storage
         self._handed_out = False
         self._readers = 0
         self._saved = 0  # reads not yet counted, because nobody sends
-        self._senders: list[Upstream] = []
         self._task: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -233,93 +223,20 @@ class Pull:
             self._growing = await self._intake.ingest.open_growing()
 
     async def _fill(self, ingest: Ingest, intake: Intake) -> None:
-        """Receive the whole blob, from as many upstreams as it takes."""
-        candidates = [u for u in self._upstreams if u.may_have(self.digest)]
-        self._senders = []
-        for _ in range(_ROUNDS_MAX):
-            before = ingest.received_bytes
-            race = Race(self.digest, before, candidates, partial(self._take, intake))
-            try:
-                await race.run()
-            except (BlobNotFound, SourceUnavailable) as error:
-                if self._trouble is not None:
-                    raise self._trouble from error
-                self._note(race, error)
-                failed = {id(upstream) for upstream, _ in race.lost}
-                candidates = [u for u in candidates if id(u) not in failed]
-                if race.winner is not None:
-                    candidates.remove(race.winner)
-                    if ingest.received_bytes > before:  # it got on; it may do so again
-                        candidates.append(race.winner)
-                if not candidates:
-                    raise self._outcome(error) from error
-                _log.info("pull_continues", digest=str(self.digest), at=ingest.received_bytes)
-                continue
-            self._note(race, None)
-            if len(self._senders) == 1:
-                came = ingest.provenance._replace(origin=self._senders[0].name)
-                ingest.provenance = came
-            return
-        raise SourceUnavailable("upstreams", f"{_ROUNDS_MAX} breaks in one blob")
-
-    def _note(self, race: Race, error: FederationError | None) -> None:
-        for upstream, reason in race.lost:
-            upstream.note(reason, [self.digest])
-        if race.winner is not None:
-            race.winner.note(error, [self.digest])
-
-    def _outcome(self, error: FederationError) -> FederationError:
-        """What readers hear: an upstream's silence is a miss, unless bytes went out already."""
-        if self._handed_out:
-            return SourceUnavailable("upstreams", str(error))
-        return BlobNotFound(self.digest)
-
-    async def _take(self, intake: Intake, upstream: Upstream, chunks: Chunks) -> None:
-        """Store one upstream's bytes. Raises SourceUnavailable when they end early or trickle.
-
-        When this ends, all that came is stored, so that the next one goes on behind it.
-        """
+        """Receive the whole. An upstream's silence is a miss, unless bytes went out already."""
         try:
-            await self._receive(intake, upstream, chunks)
-        except FederationError:
-            await self._stored(intake.settle())
-            raise
-        await self._stored(intake.settle())
-
-    async def _receive(self, intake: Intake, upstream: Upstream, chunks: Chunks) -> None:
-        size = self.digest.size_bytes
-        window_s, window_bytes = self._clock.monotonic_s(), intake.came_bytes
-        async for chunk in chunks:
-            if intake.came_bytes + len(chunk) > size:
-                raise SourceUnavailable(upstream.name, "sent more bytes than the blob has")
-            if upstream not in self._senders:
-                self._senders.append(upstream)
-                self._count_saved()
-            await self._stored(intake.put(chunk))
-            now_s = self._clock.monotonic_s()
-            if now_s - window_s >= _RATE_WINDOW_S:
-                self._check_rate(upstream, intake.came_bytes - window_bytes)
-                window_s, window_bytes = now_s, intake.came_bytes
-        if intake.came_bytes < size:
-            raise SourceUnavailable(upstream.name, "ended before the blob did")
-
-    async def _stored(self, storing: Awaitable[None]) -> None:
-        """Wait for this node's own storage; its failures say nothing about an upstream."""
-        try:
-            await storing
-        except FederationError as error:
-            self._trouble = error
-            raise
-
-    def _check_rate(self, upstream: Upstream, got_bytes: int) -> None:
-        others = [u for u in self._upstreams if u is not upstream and u.may_have(self.digest)]
-        if got_bytes < _RATE_MIN_BYTES and others:
-            raise SourceUnavailable(upstream.name, f"sent {got_bytes} bytes in 10 s")
+            await self._filling.fill(intake)
+        except (BlobNotFound, SourceUnavailable) as error:
+            if self._handed_out:
+                raise SourceUnavailable("upstreams", str(error)) from error
+            raise BlobNotFound(self.digest) from error
+        if len(self._filling.senders) == 1:
+            (sender,) = self._filling.senders
+            ingest.provenance = ingest.provenance._replace(origin=sender.name)
 
     async def _blame(self, error: DigestMismatch) -> None:
         """After wrong bytes: try the others, unless somebody has been given some of them."""
-        for upstream in self._senders:
-            upstream.note_wrong_bytes(self.digest)
+        self._filling.note_wrong_bytes()
         if self._handed_out:
             raise BlobDamaged(self.digest, "an upstream sent other bytes") from error
         await self._let_go()
@@ -330,8 +247,9 @@ class Pull:
             await self._intake.close()
 
     def _count_saved(self) -> None:
-        if self._senders and self._saved:
-            self._senders[-1].note_saved(self._saved)
+        senders = self._filling.senders
+        if senders and self._saved:
+            senders[-1].note_saved(self._saved)
             self._saved = 0
 
     async def _let_go(self) -> None:
