@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from typing import Any
 
 import pytest
 import structlog
@@ -10,28 +11,30 @@ import structlog
 from federation import logs
 from federation.digest import EMPTY
 from federation.log_writer import LogWriter
+from tests.polling import wait_until
 
 
-def render(*, as_json, event="something", **fields):
-    line = {"event": event, **fields}
+def render(*, as_json: bool, event: str = "something", **fields: object) -> str:
+    line: Any = {"event": event, **fields}
     for step in logs.processors(as_json=as_json, colours=False):
         line = step(None, "info", line)
+    assert isinstance(line, str)
     return line
 
 
-def test_a18_control_characters_are_escaped_and_long_text_is_clipped():
+def test_a18_control_characters_are_escaped_and_long_text_is_clipped() -> None:
     found = json.loads(render(as_json=True, peer="a\n\x1b[31mb\u202e", name="x" * 70_000))
     assert found["peer"] == "a\\n\\x1b[31mb\\u202e"
     assert found["name"] == "x" * 400 + "… (70000 characters)"
 
 
-def test_a18_a_console_line_stays_one_line():
+def test_a18_a_console_line_stays_one_line() -> None:
     line = render(as_json=False, peer="a\nlevel=info event=forged\x1b[2J")
     assert "\n" not in line
     assert "\x1b" not in line
 
 
-def test_a18_an_error_text_cannot_pass_for_an_event():
+def test_a18_an_error_text_cannot_pass_for_an_event() -> None:
     try:
         raise ValueError("bad\n2026-01-01 [info] forged\x1b[2J")
     except ValueError as error:
@@ -40,8 +43,8 @@ def test_a18_an_error_text_cannot_pass_for_an_event():
     assert "\n    2026-01-01 [info] forged" in line
 
 
-def test_a18_nothing_nests_or_lists_without_end():
-    deep = []
+def test_a18_nothing_nests_or_lists_without_end() -> None:
+    deep: list[object] = []
     for _ in range(50):
         deep = [deep, "\n"]
     found = json.loads(render(as_json=True, deep=deep, many=list(range(1000)), of={"\n": b"\0"}))
@@ -50,13 +53,13 @@ def test_a18_nothing_nests_or_lists_without_end():
     assert len(json.dumps(found["deep"])) < 1000
 
 
-def test_values_say_themselves_how_they_look():
+def test_values_say_themselves_how_they_look() -> None:
     found = json.loads(render(as_json=True, digest=EMPTY, count=3, ratio=0.5, none=None, yes=True))
     assert found["digest"] == str(EMPTY)
     assert (found["count"], found["ratio"], found["none"], found["yes"]) == (3, 0.5, None, True)
 
 
-def test_what_libraries_log_becomes_an_event():
+def test_what_libraries_log_becomes_an_event() -> None:
     with structlog.testing.capture_logs() as events:
         record = logging.makeLogRecord(
             {"name": "asyncio", "levelno": logging.ERROR, "msg": "task %s", "args": ("died",)}
@@ -69,29 +72,31 @@ def test_what_libraries_log_becomes_an_event():
 class Target:
     """Where a writer writes: may refuse, may hang."""
 
-    def __init__(self):
-        self.lines = []
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.writes = 0
         self.refuses = False
         self.open = threading.Event()
         self.open.set()
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         self.open.wait(20)
         if self.refuses:
             raise BrokenPipeError
+        self.writes += 1
         self.lines += data.decode().splitlines()
 
 
 @pytest.fixture
-def target():
+def target() -> Target:
     return Target()
 
 
-def writer(target, **kwargs):
+def writer(target: Target, **kwargs: int) -> LogWriter:
     return LogWriter(target.write, lambda lost: f"lost {lost}", **kwargs)
 
 
-def test_lines_come_out_in_order(target):
+def test_lines_come_out_in_order(target: Target) -> None:
     log = writer(target)
     for i in range(100):
         log.put(str(i))
@@ -99,7 +104,25 @@ def test_lines_come_out_in_order(target):
     assert target.lines == [str(i) for i in range(100)]
 
 
-def test_o19_a_closed_standard_error_loses_lines_and_counts_them(target):
+def test_a_line_after_a_silence_is_written_at_once_and_those_behind_it_together(
+    target: Target,
+) -> None:
+    log = writer(target)
+    log.put("first")
+    wait_until(lambda: target.lines == ["first"], "a line that stands alone")
+    writes = target.writes
+    for i in range(100):
+        log.put(str(i))
+    wait_until(lambda: len(target.lines) == 101, "the others")
+    assert target.writes - writes < 50
+    for i in range(5_000):
+        log.put(str(i))
+    assert log.flush(10)
+    assert target.lines[101:] == [str(i) for i in range(5_000)]
+    assert target.writes - writes >= 5_000 // 256, "a write is bounded"
+
+
+def test_o19_a_closed_standard_error_loses_lines_and_counts_them(target: Target) -> None:
     log = writer(target)
     target.refuses = True
     log.put("a")
@@ -111,7 +134,7 @@ def test_o19_a_closed_standard_error_loses_lines_and_counts_them(target):
     assert target.lines == ["lost 2", "c"]
 
 
-def test_o19_a_stuck_standard_error_makes_nobody_wait(target):
+def test_o19_a_stuck_standard_error_makes_nobody_wait(target: Target) -> None:
     log = writer(target, queued_max=10)
     target.open.clear()
     for i in range(1000):
