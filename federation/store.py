@@ -201,6 +201,16 @@ class LocalStore(Store, Protocol):
         """
         ...
 
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        """Whether a blob is held here, so that none of its bytes are needed; then it is leased.
+
+        What only an upstream gave comes from provenance, too, from then on: it is sent to peers
+        that get what was received, but not what was pulled.
+
+        Raises StorageFull and StorageFailed where that cannot be written, SourceUnavailable.
+        """
+        ...
+
     async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
         """Return those of which the blob is not held; the others are leased.
 

@@ -96,6 +96,9 @@ class MemoryStore:
         self.leased.update(set(digests) - missing)
         return missing
 
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        return not await self.find_missing([digest])
+
     async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
         digests = spelling.digests_of(names)
         missing = await self.find_missing(digests)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 from federation.clock import Clock
 from federation.config import Limits
 from federation.digest import Digest
-from federation.errors import DigestMismatch, InvalidRequest, Stalled
+from federation.errors import InvalidRequest, Stalled
 from federation.services.call import Call
 from federation.services.provenance import provenance_of
 from federation.services.receiver import Receiver
@@ -59,12 +57,12 @@ class WriteCalls:
             raise InvalidRequest("a Write without a message")
         name = parse_upload(first.resource_name)
         call.check_push(name.instance)
-        if await self._needs_no_bytes(name.digest, call):
+        if await self._is_here(name.digest, call):
             await self._uploads.drop_parked(name)
             return _early_answer(name)
         async with self._uploads.claim(name, requests) as upload:
             # The stream it was taken over from may have ended well.
-            if upload.taken_over and await self._is_held(name.digest):
+            if upload.taken_over and await self._is_here(name.digest, call):
                 upload.resumable = False
                 return _early_answer(name)
             if upload.rules.begin_stream(first.resource_name, first.write_offset):
@@ -81,27 +79,16 @@ class WriteCalls:
         """Say where an upload stands; one that is not known stands at 0."""
         name = parse_upload(decode_query_request(request))
         call.check_pull(name.instance)
-        if await self._is_held(name.digest):
+        if not await self._store.find_missing([name.digest]):
             return encode_query_response(name.digest.size_bytes, complete=True)
         # What is said must never fall (google.bytestream). Where the next call may meet another
         # process, which knows nothing of what this one received, only 0 and the end are certain.
         committed_size = self._uploads.resumable_bytes(name) if self._alone else 0
         return encode_query_response(committed_size, complete=False)
 
-    async def _needs_no_bytes(self, digest: Digest, call: Call) -> bool:
-        """Whether it is held; what only an upstream gave is the caller's gift, too, from then on.
-
-        So it is sent to peers that get what was received, but not what was pulled.
-        """
-        if not await self._is_held(digest):
-            return False
-        try:
-            return not await self._store.write(digest, _no_bytes(), provenance=provenance_of(call))
-        except DigestMismatch:
-            return False  # it went a moment ago
-
-    async def _is_held(self, digest: Digest) -> bool:
-        return not await self._store.find_missing([digest])
+    async def _is_here(self, digest: Digest, call: Call) -> bool:
+        """Whether no bytes are needed; what only an upstream gave is the caller's gift, too."""
+        return await self._store.accept_held(digest, provenance=provenance_of(call))
 
     async def _receive(
         self, upload: OpenUpload, receiver: Receiver, first: WriteRequest, messages: _Messages
@@ -159,11 +146,6 @@ class _Messages:
         except Stalled:
             return None
         return None if data is None else decode_write_request(data)
-
-
-async def _no_bytes(*parts: bytes) -> AsyncIterator[bytes]:
-    for part in parts:
-        yield part
 
 
 def _early_answer(name: UploadName) -> bytes:

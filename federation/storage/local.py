@@ -33,9 +33,10 @@ from federation.storage.ledger import CatalogueLedger
 from federation.storage.maintenance import Maintenance
 from federation.storage.opening import Opened, open_directory
 from federation.storage.pool import Pool
+from federation.storage.presence import Presence
 from federation.storage.pulse import Pulse
-from federation.storage.reading import Presence
 from federation.storage.receiving import Receiver
+from federation.storage.small_reads import SmallReads
 from federation.storage.space import Space, measure_disk
 from federation.storage.streaming import Reading
 from federation.storage.switch import OfflineSwitch
@@ -67,6 +68,7 @@ class Storage:
         self._core = core
         self.ledger = CatalogueLedger(core, node_id, log_epoch)
         self._presence = Presence(core)
+        self._small_reads = SmallReads(core)
         self._receiver = Receiver(core, self._presence)
         self.pulse = Pulse(core)
         self.maintenance = Maintenance(core, self.pulse)
@@ -175,7 +177,7 @@ class Storage:
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.store.Store."""
-        return await self._presence.read_small(digests)
+        return await self._small_reads.read_small(digests)
 
     async def write_small(
         self,
@@ -185,6 +187,10 @@ class Storage:
     ) -> list[FederationError | None]:
         """See federation.store.Store."""
         return await self._receiver.write_small(blobs, provenance)
+
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        """See federation.store.LocalStore."""
+        return not await self._receiver.missing_of([digest], provenance)
 
     def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> LocalIngest:
         """See federation.store.LocalStore."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterable, Sequence
-
-import apsw
+from collections.abc import AsyncIterable, Collection, Sequence
 
 from federation.digest import Digest
 from federation.errors import DigestMismatch, FederationError, StorageFailed, StorageFull
 from federation.storage import catalogue
 from federation.storage.batch_files import Incoming, Outcomes, store_files
 from federation.storage.blob_files import Damage
-from federation.storage.catalogue import key_of
 from federation.storage.core import Core
 from federation.storage.ingest import LocalIngest
 from federation.storage.placing import place_inline
-from federation.storage.reading import Presence, check_inline
+from federation.storage.presence import Presence
+from federation.storage.trust import check_inline
 from federation.store import Provenance, Source
 
 _HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
@@ -55,8 +53,7 @@ class Receiver:
 
     async def write(self, digest: Digest, chunks: AsyncIterable[bytes], origin: Provenance) -> bool:
         """See federation.store.Store."""
-        if not await self._presence.find_missing([digest]):
-            await self._accept_again([digest], origin)
+        if not await self.missing_of([digest], origin):
             return False
         ingest = self.begin(digest, origin)
         try:
@@ -66,20 +63,14 @@ class Receiver:
         finally:
             await ingest.abort()
 
-    async def _accept_again(self, held: list[Digest], origin: Provenance) -> None:
-        """Of what is held already, make that which only an upstream gave the uploader's."""
-        keys = [key_of(digest) for digest in held if not digest.is_empty]
-        if not keys or origin.source is Source.UPSTREAM:
-            return
-        try:
-            pulled = await self._core.pool.run(self._pulled, keys)
-        except apsw.Error as error:
-            raise self._core.catalogue_unreadable(error) from error
+    async def missing_of(self, digests: Collection[Digest], origin: Provenance) -> set[Digest]:
+        """Return those not held; of the others make what only an upstream gave the uploader's."""
+        if origin.source is Source.UPSTREAM:
+            return await self._presence.find_missing(digests)
+        missing, pulled = await self._presence.find_missing_and_pulled(digests)
         if pulled:
             await self._core.writer.submit(lambda tx: catalogue.renew_all(tx, pulled, origin))
-
-    def _pulled(self, keys: list[bytes]) -> list[bytes]:
-        return catalogue.pulled_keys(self._core.pool.connection(), keys)
+        return missing
 
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
@@ -130,8 +121,7 @@ class Receiver:
         """Do the same with what is kept in files."""
         if not blobs:
             return {}
-        missing = await self._presence.find_missing([digest for digest, _ in blobs])
-        await self._accept_again([d for d, _ in blobs if d not in missing], origin)
+        missing = await self.missing_of([digest for digest, _ in blobs], origin)
         refused: dict[Digest, FederationError] = {}
         admitted: list[Incoming] = []
         for digest, data in blobs:

@@ -16,7 +16,7 @@ from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import BlobRow
 from federation.storage.core import Core
-from federation.storage.reading import check_inline
+from federation.storage.trust import check_inline
 
 _SLICE = 256
 _AGE_FACTOR = 7  # a blob is scrubbed when it was not verified for this many times verify-after

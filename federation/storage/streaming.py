@@ -17,7 +17,8 @@ from federation.storage.blob_files import Damage, OpenBlob
 from federation.storage.catalogue import BlobRow, key_of
 from federation.storage.core import Core
 from federation.storage.hot import HotBlob
-from federation.storage.reading import check_inline, needs_verifying, recall
+from federation.storage.small_reads import recall
+from federation.storage.trust import check_inline, needs_verifying
 from federation.store import CHUNK_BYTES, Chunks, NextBytes
 
 _VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams

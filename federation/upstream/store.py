@@ -219,6 +219,10 @@ class PullThrough:
         """See federation.store.Store."""
         return await self._local.write_small(blobs, provenance=provenance)
 
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        """See federation.store.LocalStore."""
+        return await self._local.accept_held(digest, provenance=provenance)
+
     def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> Ingest:
         """See federation.store.LocalStore."""
         return self._local.begin(digest, provenance=provenance)

@@ -112,6 +112,19 @@ async def test_writing_what_is_held_says_so_and_needs_no_bytes(store: Store) -> 
 
 
 @pytest.mark.parametrize("size", SIZES)
+async def test_what_is_held_is_accepted_without_its_bytes(
+    local_store: LocalStore, size: int
+) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data)
+    assert not await local_store.accept_held(digest)
+    assert await local_store.find_missing([digest]) == {digest}, "asking stored something"
+    await local_store.write(digest, chunks(data))
+    assert await local_store.accept_held(digest)
+    assert await local_store.accept_held(EMPTY), "it is always held"
+
+
+@pytest.mark.parametrize("size", SIZES)
 async def test_an_ingest_of_what_is_held_already_ends_well(
     local_store: LocalStore, size: int
 ) -> None:

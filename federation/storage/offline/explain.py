@@ -22,11 +22,11 @@ from federation.storage.meta import HOLD, get_meta
 from federation.storage.offline.common import existing, reading
 from federation.storage.offline.standing import Standing, standing
 from federation.storage.offline.waiting import LoggedObject, Waiting
-from federation.storage.reading import check_inline
 from federation.storage.space import marks, measure_disk
 from federation.storage.switch import OFFLINE_SINCE
 from federation.storage.timing import Timing, boot_id
 from federation.storage.transaction import BLOB, read_totals
+from federation.storage.trust import check_inline
 from federation.store import Entry, EntryKey, EntryKind, Source
 
 _SHOWN_MAX = 20  # quarantine notes of a blob, entries of a name

@@ -27,11 +27,11 @@ from federation.storage.directory import DataDirectory, parse_blob_name, sync_fo
 from federation.storage.meta import set_meta
 from federation.storage.offline.common import Progress, existing
 from federation.storage.offline.salvage import Salvage, salvage
-from federation.storage.reading import check_inline
 from federation.storage.runs import live_runs
 from federation.storage.shared import FileLock
 from federation.storage.switch import OFFLINE_SINCE
 from federation.storage.transaction import Totals, Transaction, write_totals
+from federation.storage.trust import check_inline
 from federation.store import FROM_CLIENT, Provenance
 
 _COMMIT_EVERY = 2000

@@ -1,9 +1,6 @@
-"""Answering from local storage: presence, streams and small batches.
+"""Which blobs are held: one look-up in the catalogue, or a memory of the last ones.
 
-Bytes are verified before they are trusted: inline blobs at every read (they are small), files when
-they were not verified for `verify-after` or their ctime moved. A file is then hashed before the
-first byte where it is small or read in part, and while it streams otherwise, its last chunk held
-back until the hash has matched.
+Whatever is said to be held is leased by being asked for.
 """
 
 from __future__ import annotations
@@ -17,20 +14,11 @@ from typing import Generic, TypeVar
 import apsw
 import structlog
 
-from federation.digest import Digest, DigestFunction, digest_of, hash_bytes
+from federation.digest import Digest, DigestFunction, digest_of
 from federation.storage import blob_files, catalogue
-from federation.storage.blob_files import Damage
-from federation.storage.catalogue import (
-    MARKED,
-    BlobRow,
-    digest_of_key,
-    key_of,
-    keys_of,
-    keys_of_hashes,
-)
+from federation.storage.catalogue import MARKED, digest_of_key, keys_of, keys_of_hashes
 from federation.storage.complaints import Complaints
 from federation.storage.core import Core
-from federation.storage.hot import HotBlob
 from federation.storage.known import Known
 from federation.store import Spelling
 
@@ -45,11 +33,10 @@ class _Found(Generic[_N]):
 
     missing: set[_N] = field(default_factory=set)
     lease: dict[bytes, _N] = field(default_factory=dict)  # written access time is getting old
+    pulled: list[bytes] = field(default_factory=list)  # only upstreams gave them
     files: set[_N] = field(default_factory=set)  # which may vanish any moment
     is_certain: bool = True  # else something that is here may be called missing
     damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
-    verified: list[tuple[bytes, int]] = field(default_factory=list)
-    inline: list[tuple[Digest, HotBlob]] = field(default_factory=list)  # leased, or about to be
 
 
 _EMPTY = {digest_of(b"", function) for function in DigestFunction}
@@ -68,7 +55,7 @@ def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
 
 
 class Presence:
-    """find_missing and read_small of local storage."""
+    """What is held of what a caller names."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -82,6 +69,20 @@ class Presence:
             return set()
         found = await self._look_up(wanted, partial(keys_of, wanted), _size)
         return found.missing
+
+    async def find_missing_and_pulled(
+        self, digests: Collection[Digest]
+    ) -> tuple[set[Digest], list[bytes]]:
+        """Return those not held, and the keys of those held that only upstreams gave.
+
+        In one hop to a thread: two more of them were a sixth of an upload of what is held.
+        """
+        wanted = _without_empty(digests)
+        if not wanted:
+            return set(), []
+        found = await self._look_up(wanted, partial(keys_of, wanted), _size, and_pulled=True)
+        needless = set(keys_of(found.missing))
+        return found.missing, [key for key in found.pulled if key not in needless]
 
     async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
         """See federation.store.LocalStore."""
@@ -99,12 +100,19 @@ class Presence:
         return found.missing
 
     async def _look_up(
-        self, wanted: Collection[_N], keys: Callable[[], list[bytes]], size_of: Callable[[_N], int]
+        self,
+        wanted: Collection[_N],
+        keys: Callable[[], list[bytes]],
+        size_of: Callable[[_N], int],
+        *,
+        and_pulled: bool = False,
     ) -> _Found[_N]:
         """Look in the catalogue; keys is called in a thread, for those of what is wanted."""
         asked_ms = self._core.now_ms()
         try:
-            found = await self._core.pool.run(self._find, wanted, keys, size_of, asked_ms)
+            found = await self._core.pool.run(
+                self._find, wanted, keys, size_of, asked_ms, and_pulled
+            )
         except apsw.Error as error:
             self._core.catalogue_unreadable(error)
             return _Found(set(wanted), is_certain=False)
@@ -114,7 +122,8 @@ class Presence:
             all_of_them = is_late or self._core.touches.in_doubt
             found.missing |= self._withheld(wanted, found, all_of_them=all_of_them)
         else:
-            self._note(found, asked_ms)
+            self._core.lease(found.lease, asked_ms)
+            self._set_damaged_aside(found)
         return found
 
     def _withheld(self, wanted: Collection[_N], found: _Found[_N], *, all_of_them: bool) -> set[_N]:
@@ -134,31 +143,6 @@ class Presence:
             )
         return held_back
 
-    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
-        hot = recall(self._core, digests)
-        rest = [digest for digest, one in zip(digests, hot, strict=True) if one is None]
-        read = iter(await self._read_rest(rest) if rest else [])
-        return [next(read) if one is None else one.data for one in hot]
-
-    async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        asked_ms, epoch = self._core.now_ms(), self._core.hot.epoch
-        try:
-            data, found = await self._core.pool.run(self._read, digests, asked_ms)
-        except apsw.Error as error:
-            raise self._core.catalogue_unreadable(error) from error
-        self._note(found, asked_ms)
-        self._core.hot.keep(found.inline, epoch)
-        if found.lease and self._core.is_behind():
-            self._core.touches.doubt()  # a closure's directories are leased by being read
-        return data
-
-    def _note(self, found: _Found[_N], asked_ms: int) -> None:
-        self._core.lease(found.lease, asked_ms)
-        for key, ctime_ns in found.verified:
-            self._core.touches.verified(key, asked_ms, ctime_ns)
-        self._set_damaged_aside(found)
-
     def _set_damaged_aside(self, found: _Found[_N]) -> None:
         for digest, seq, reason in found.damaged:
             self._core.set_aside_soon(digest, seq, reason)
@@ -169,6 +153,7 @@ class Presence:
         keys_wanted: Callable[[], list[bytes]],
         size_of: Callable[[_N], int],
         asked_ms: int,
+        and_pulled: bool,
     ) -> _Found[_N]:
         found: _Found[_N] = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
@@ -186,6 +171,8 @@ class Presence:
                 if key in look_at and name not in found.missing
             ]
             self._look_closer(closer, renew_before, found)
+        if and_pulled and held:
+            found.pulled = catalogue.pulled_keys(self._core.pool.connection(), list(held))
         return found
 
     def _look_closer(
@@ -211,83 +198,3 @@ class Presence:
     def _file_is_there(self, digest: Digest) -> bool:
         path = self._core.directory.blob_path(digest)
         return blob_files.is_intact(path, digest.size_bytes)
-
-    def _read(
-        self, digests: Sequence[Digest], asked_ms: int
-    ) -> tuple[list[bytes | None], _Found[Digest]]:
-        found: _Found[Digest] = _Found()
-        renew_before = asked_ms - self._core.timing.granularity_ms
-        keys = [key_of(digest) for digest in digests]
-        rows = catalogue.read_rows(self._core.pool.connection(), list(dict.fromkeys(keys)))
-        answers: list[bytes | None] = []
-        for digest, key in zip(digests, keys, strict=True):
-            row, data = rows.get(key, (None, None))
-            if digest.is_empty:
-                answers.append(b"")
-            elif row is None or row.size_bytes != digest.size_bytes:
-                answers.append(None)
-            else:
-                data = self._trusted(digest, row, data, found)
-                answers.append(data)
-                accessed_ms = row.accessed_ms
-                if accessed_ms < renew_before or row.state == MARKED:
-                    found.lease[key] = digest
-                    accessed_ms = asked_ms
-                if row.inline and data is not None:
-                    found.inline.append((digest, HotBlob(data, accessed_ms)))
-        return answers, found
-
-    def _trusted(
-        self, digest: Digest, row: BlobRow, data: bytes | None, found: _Found[Digest]
-    ) -> bytes | None:
-        try:
-            if data is None:
-                return self._read_file(digest, row, found)
-            check_inline(digest, data)
-        except Damage as damage:
-            found.damaged.append((digest, row.seq, str(damage)))
-            return None
-        return data
-
-    def _read_file(self, digest: Digest, row: BlobRow, found: _Found[Digest]) -> bytes:
-        path = self._core.directory.blob_path(digest)
-        blob = blob_files.open_blob(path, digest.size_bytes)
-        with blob:
-            data = blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
-        if needs_verifying(self._core, row, blob.ctime_ns):
-            check_inline(digest, data)
-            found.verified.append((row.key, blob.ctime_ns))
-        return data
-
-
-def recall(core: Core, digests: Sequence[Digest]) -> list[HotBlob | None]:
-    """Return what is remembered of these blobs, each leased as by a look-up in the catalogue.
-
-    Nothing, while leases wait to be written: a look-up then knows which of them are old.
-    """
-    if core.is_behind():
-        return [None] * len(digests)
-    hot = core.hot.look_up(digests)
-    now_ms = core.now_ms()
-    renew_before = now_ms - core.timing.granularity_ms
-    old = [
-        digest
-        for digest, one in zip(digests, hot, strict=True)
-        if one is not None and one.accessed_ms < renew_before
-    ]
-    if old:
-        core.lease(keys_of(old), now_ms)
-        core.hot.touched(old, now_ms)
-    return hot
-
-
-def check_inline(digest: Digest, data: bytes) -> None:
-    """Compare bytes in memory with their digest. Raises Damage."""
-    if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash:
-        raise Damage("has other bytes than its digest names")
-
-
-def needs_verifying(core: Core, row: BlobRow, ctime_ns: int) -> bool:
-    """Whether a file must be hashed before its bytes are trusted."""
-    age_ms = core.now_ms() - row.verified_ms
-    return ctime_ns != row.ctime_ns or age_ms > core.settings.verify_after * 1000

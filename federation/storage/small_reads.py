@@ -1,0 +1,128 @@
+"""Reading small blobs whole: from the memory of what is read often, else by one look-up.
+
+Inline blobs are verified at every read, small as they are; files as `trust` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import apsw
+
+from federation.digest import Digest
+from federation.storage import blob_files, catalogue
+from federation.storage.blob_files import Damage
+from federation.storage.catalogue import MARKED, BlobRow, key_of, keys_of
+from federation.storage.core import Core
+from federation.storage.hot import HotBlob
+from federation.storage.trust import check_inline, needs_verifying
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a look-up in a thread brings back to the event loop."""
+
+    data: list[bytes | None] = field(default_factory=list)
+    lease: list[bytes] = field(default_factory=list)  # written access time is getting old
+    damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
+    verified: list[tuple[bytes, int]] = field(default_factory=list)
+    inline: list[tuple[Digest, HotBlob]] = field(default_factory=list)  # leased, or about to be
+
+
+class SmallReads:
+    """read_small of local storage."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
+        hot = recall(self._core, digests)
+        rest = [digest for digest, one in zip(digests, hot, strict=True) if one is None]
+        read = iter(await self._read_rest(rest) if rest else [])
+        return [next(read) if one is None else one.data for one in hot]
+
+    async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        asked_ms, epoch = self._core.now_ms(), self._core.hot.epoch
+        try:
+            found = await self._core.pool.run(self._read, digests, asked_ms)
+        except apsw.Error as error:
+            raise self._core.catalogue_unreadable(error) from error
+        self._note(found, asked_ms)
+        self._core.hot.keep(found.inline, epoch)
+        if found.lease and self._core.is_behind():
+            self._core.touches.doubt()  # a closure's directories are leased by being read
+        return found.data
+
+    def _note(self, found: _Found, asked_ms: int) -> None:
+        self._core.lease(found.lease, asked_ms)
+        for key, ctime_ns in found.verified:
+            self._core.touches.verified(key, asked_ms, ctime_ns)
+        for digest, seq, reason in found.damaged:
+            self._core.set_aside_soon(digest, seq, reason)
+
+    def _read(self, digests: Sequence[Digest], asked_ms: int) -> _Found:
+        found = _Found()
+        renew_before = asked_ms - self._core.timing.granularity_ms
+        keys = [key_of(digest) for digest in digests]
+        rows = catalogue.read_rows(self._core.pool.connection(), list(dict.fromkeys(keys)))
+        for digest, key in zip(digests, keys, strict=True):
+            row, data = rows.get(key, (None, None))
+            if digest.is_empty:
+                found.data.append(b"")
+            elif row is None or row.size_bytes != digest.size_bytes:
+                found.data.append(None)
+            else:
+                data = self._trusted(digest, row, data, found)
+                found.data.append(data)
+                accessed_ms = row.accessed_ms
+                if accessed_ms < renew_before or row.state == MARKED:
+                    found.lease.append(key)
+                    accessed_ms = asked_ms
+                if row.inline and data is not None:
+                    found.inline.append((digest, HotBlob(data, accessed_ms)))
+        return found
+
+    def _trusted(
+        self, digest: Digest, row: BlobRow, data: bytes | None, found: _Found
+    ) -> bytes | None:
+        try:
+            if data is None:
+                return self._read_file(digest, row, found)
+            check_inline(digest, data)
+        except Damage as damage:
+            found.damaged.append((digest, row.seq, str(damage)))
+            return None
+        return data
+
+    def _read_file(self, digest: Digest, row: BlobRow, found: _Found) -> bytes:
+        path = self._core.directory.blob_path(digest)
+        blob = blob_files.open_blob(path, digest.size_bytes)
+        with blob:
+            data = blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
+        if needs_verifying(self._core, row, blob.ctime_ns):
+            check_inline(digest, data)
+            found.verified.append((row.key, blob.ctime_ns))
+        return data
+
+
+def recall(core: Core, digests: Sequence[Digest]) -> list[HotBlob | None]:
+    """Return what is remembered of these blobs, each leased as by a look-up in the catalogue.
+
+    Nothing, while leases wait to be written: a look-up then knows which of them are old.
+    """
+    if core.is_behind():
+        return [None] * len(digests)
+    hot = core.hot.look_up(digests)
+    now_ms = core.now_ms()
+    renew_before = now_ms - core.timing.granularity_ms
+    old = [
+        digest
+        for digest, one in zip(digests, hot, strict=True)
+        if one is not None and one.accessed_ms < renew_before
+    ]
+    if old:
+        core.lease(keys_of(old), now_ms)
+        core.hot.touched(old, now_ms)
+    return hot
