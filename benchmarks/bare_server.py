@@ -9,6 +9,7 @@ import grpc
 
 from federation.cli import process
 
+_EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
 _answers: dict[bytes, tuple[int, bytes]] = {}
 
 
@@ -24,7 +25,7 @@ async def _stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes
 
 async def _sink(_requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
     came_bytes = 0
-    while (message := await context.read()) is not grpc.aio.EOF:
+    while (message := await context.read()) is not _EOF:
         came_bytes += len(message)
     return b"%d" % came_bytes
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 
-def seconds_to_keep(folder: Path, pieces: Iterable[bytes]) -> tuple[float, float]:
+def seconds_to_keep(folder: Path, pieces: Iterable[bytes | memoryview]) -> tuple[float, float]:
     """Write a new file below folder; return the seconds until it was written, and until synced."""
     began_s = time.perf_counter()
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import cast
 
 import grpc
 
@@ -39,15 +40,17 @@ class Link:
 
     def unary(self, service: str, method: str) -> Callable[[bytes], bytes]:
         """Return a call that takes and gives serialised messages."""
-        return self._channel.unary_unary(f"/{service}/{method}")
+        return self._channel.unary_unary(f"/{service}/{method}", None, None)
 
     def stream(self, service: str, method: str) -> Callable[[bytes], Iterator[bytes]]:
         """Return a call that is answered with a stream of serialised messages."""
-        return self._channel.unary_stream(f"/{service}/{method}")
+        call = self._channel.unary_stream(f"/{service}/{method}", None, None)
+        # To the stubs' mind what it returns cannot be asked for its next.
+        return cast("Callable[[bytes], Iterator[bytes]]", call)
 
     def sink(self, service: str, method: str) -> Callable[[Iterator[bytes]], bytes]:
         """Return a call that takes a stream of serialised messages."""
-        return self._channel.stream_unary(f"/{service}/{method}")
+        return self._channel.stream_unary(f"/{service}/{method}", None, None)
 
     def write(self, messages: Iterable[bytes]) -> bytes:
         """Send one ByteStream.Write and return its serialised response."""

@@ -110,7 +110,7 @@ class Server(ABC):
     def _answers(self) -> bool:
         with grpc.insecure_channel(self.address) as channel:
             try:
-                channel.unary_unary(_CAPABILITIES)(b"", timeout=_START_TIMEOUT_S)
+                channel.unary_unary(_CAPABILITIES, None, None)(b"", timeout=_START_TIMEOUT_S)
             except grpc.RpcError:
                 return False
         return True

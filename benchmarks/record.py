@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,10 @@ class Recorder(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             except grpc.RpcError as error:
                 context.abort(error.code(), error.details() or "")
 
-        return getattr(grpc, f"{kind}_rpc_method_handler")(serve)
+        handler: grpc.RpcMethodHandler[bytes, bytes] = getattr(grpc, f"{kind}_rpc_method_handler")(
+            serve
+        )
+        return handler
 
     def _first_noted(self, method: str, requests: Iterable[bytes]) -> Iterator[bytes]:
         for at, request in enumerate(requests):
@@ -82,7 +85,7 @@ def _named(method: str, request: bytes) -> list[tuple[str, int]]:
         _, _, behind = kind.FromString(request).resource_name.partition("blobs/")
         name, size_text, *_ = behind.split("/")
         return [(name, int(size_text))]
-    digests = {
+    digests: dict[str, Callable[[], Iterable[re_pb2.Digest]]] = {
         "FindMissingBlobs": lambda: re_pb2.FindMissingBlobsRequest.FromString(request).blob_digests,
         "BatchReadBlobs": lambda: re_pb2.BatchReadBlobsRequest.FromString(request).digests,
         "BatchUpdateBlobs": lambda: [
@@ -105,7 +108,7 @@ def main() -> None:
         node = Node(home / "node")
         node.start()
         recorder = Recorder(node.address)
-        server = grpc.server(ThreadPoolExecutor(32), handlers=(recorder,))
+        server = grpc.server(ThreadPoolExecutor(32), handlers=[recorder])
         address = f"127.0.0.1:{free_port()}"
         server.add_insecure_port(address)
         server.start()

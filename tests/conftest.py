@@ -75,7 +75,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """In a process that runs a share of the tests: tell the one that reports."""
     told = getattr(session.config, "workeroutput", None)
     if told is not None:
-        told["left_out"] = dict(session.config.stash[_LEFT_OUT])
+        counted = session.config.stash[_LEFT_OUT]
+        told["left_out"] = dict(counted)
 
 
 @pytest.hookimpl(optionalhook=True)

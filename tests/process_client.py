@@ -51,8 +51,9 @@ def value(digest: reapi.Digest) -> Digest:
 
 def code_of(error: grpc.RpcError) -> grpc.StatusCode:
     """The status code of a failed call."""
-    assert isinstance(error, grpc.Call)
-    code = error.code()
+    call: object = error  # the stubs rule out an RpcError that is a Call
+    assert isinstance(call, grpc.Call)
+    code = call.code()
     assert isinstance(code, grpc.StatusCode)
     return code
 
@@ -190,19 +191,24 @@ class Client:
         request = reapi.UpdateActionResultRequest(
             instance_name=self.instance, action_digest=message(action), action_result=result
         )
-        return self.actions.UpdateActionResult(request, timeout=self.timeout_s)
+        answer: reapi.ActionResult = self.actions.UpdateActionResult(
+            request, timeout=self.timeout_s
+        )
+        return answer
 
     def get_action_result(self, action: Digest) -> reapi.ActionResult | None:
         """GetActionResult; None for NOT_FOUND."""
         request = reapi.GetActionResultRequest(
             instance_name=self.instance, action_digest=message(action)
         )
+        answer: reapi.ActionResult
         try:
-            return self.actions.GetActionResult(request, timeout=self.timeout_s)
+            answer = self.actions.GetActionResult(request, timeout=self.timeout_s)
         except grpc.RpcError as error:
             if code_of(error) is grpc.StatusCode.NOT_FOUND:
                 return None
             raise
+        return answer
 
     def push_blob(self, uri: str, digest: Digest, references: Iterable[Digest] = ()) -> None:
         """PushBlob under one URI."""
@@ -227,7 +233,10 @@ class Client:
     def capabilities(self) -> reapi.ServerCapabilities:
         """GetCapabilities."""
         request = reapi.GetCapabilitiesRequest(instance_name=self.instance)
-        return self.capabilities_stub.GetCapabilities(request, timeout=self.timeout_s)
+        answer: reapi.ServerCapabilities = self.capabilities_stub.GetCapabilities(
+            request, timeout=self.timeout_s
+        )
+        return answer
 
     def _prefix(self) -> str:
         return f"{self.instance}/" if self.instance else ""

@@ -20,10 +20,16 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypedDict
 
 _PR_SET_PDEATHSIG: Final = 1
 _REQUEST_MAX_BYTES: Final = 2**20
+
+
+class _Request(TypedDict):
+    args: list[str]
+    environment: dict[str, str]
+    folder: str
 
 
 class WarmProcess:
@@ -74,7 +80,11 @@ class Warm:
         with self._starting:
             if self._helper is None:
                 self._helper = self._start_helper(environment)
-        request = {"args": list(args), "environment": environment, "folder": os.getcwd()}  # noqa: PTH109
+        request: _Request = {
+            "args": list(args),
+            "environment": environment,
+            "folder": os.getcwd(),  # noqa: PTH109
+        }
         told, tells = os.pipe()
         try:
             socket.send_fds(self._asking, [json.dumps(request).encode()], [log, tells])
@@ -123,7 +133,8 @@ class _Forking:
     def run(self) -> Callable[[], None] | None:
         """Return in the helper with None at its end, and in each child with what it has to do."""
         while True:
-            readable, _, _ = select.select([self._asked, self._ended], [], [])
+            watched: list[socket.socket | int] = [self._asked, self._ended]
+            readable, _, _ = select.select(watched, [], [])
             if self._ended in readable:
                 os.read(self._ended, 4096)
                 self._tell_of_ends()
@@ -147,7 +158,7 @@ class _Forking:
             os.write(tells, b"%d\n" % os.waitstatus_to_exitcode(status))
             os.close(tells)
 
-    def _child(self, request: dict[str, object], log: int, tells: int) -> Callable[[], None]:
+    def _child(self, request: _Request, log: int, tells: int) -> Callable[[], None]:
         os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
@@ -159,10 +170,10 @@ class _Forking:
         for number in (null, log, self._ended, self._wake, *self._tells.values()):
             os.close(number)
         os.environ.clear()
-        os.environ.update(request["environment"])  # type: ignore[arg-type]
+        os.environ.update(request["environment"])
         os.environ.update(self._set_by_import)
-        os.chdir(str(request["folder"]))
-        args = list(request["args"])  # type: ignore[call-overload]
+        os.chdir(request["folder"])
+        args = request["args"]
         sys.argv = ["federation", *args]
         os.write(tells, b"%d\n" % os.getpid())
         os.close(tells)

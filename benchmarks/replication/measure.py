@@ -63,6 +63,7 @@ def pushing(spec: ReplicationSpec, home: Path, peer: str, repeat: int) -> Arriva
     try:
         site.start()
         alone.start()
+        server: Server
         for server in (site.sender, alone):
             work.push(server.address, "warm-up", spec.objects // 4)
         before = _cpu_s(site)

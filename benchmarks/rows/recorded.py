@@ -131,7 +131,8 @@ def _call(call: Callable[[bytes], bytes], request: bytes) -> None:
     try:
         call(request)
     except grpc.RpcError as error:
-        if not isinstance(error, grpc.Call) or error.code() not in _ORDINARY:
+        failed: object = error  # to the stubs' mind nothing can be both
+        if not isinstance(failed, grpc.Call) or failed.code() not in _ORDINARY:
             raise
 
 

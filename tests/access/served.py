@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset_pb
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi_pb
 from federation._proto.buildstream.v2.buildstream_pb2 import (
     GetReferenceRequest,
     StatusRequest,
@@ -23,9 +25,7 @@ from federation.digest import digest_of
 from tests.certificates import Files, self_signed
 from tests.process import Node
 from tests.process_client import Client, action_result, code_of
-from tests.process_client import asset as asset_pb
 from tests.process_client import message as digest_message
-from tests.process_client import reapi as reapi_pb
 
 Attempt = Callable[[Client, bytes], object]
 
@@ -81,9 +81,9 @@ class Site:
 
 
 class _Headers(
-    grpc.UnaryUnaryClientInterceptor,
-    grpc.UnaryStreamClientInterceptor,
-    grpc.StreamUnaryClientInterceptor,
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[type-arg]  # they take none at run time
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[type-arg]
+    grpc.StreamUnaryClientInterceptor,  # type: ignore[type-arg]
 ):
     """Adds headers to each call."""
 
@@ -94,9 +94,9 @@ class _Headers(
         metadata = [*(details.metadata or ()), *self._headers]
         return continuation(details._replace(metadata=metadata), request)
 
-    intercept_unary_unary = _go_on
-    intercept_unary_stream = _go_on
-    intercept_stream_unary = _go_on
+    intercept_unary_unary: Any = _go_on
+    intercept_unary_stream: Any = _go_on
+    intercept_stream_unary: Any = _go_on
 
 
 def with_headers(client: Client, headers: Sequence[tuple[str, str]]) -> Client:
@@ -109,9 +109,9 @@ def refusal(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     """Return how a call that has to fail does: its code and its text."""
     with pytest.raises(grpc.RpcError) as refused:
         call()
-    error = refused.value
+    error: object = refused.value  # to the stubs' mind nothing can be both
     assert isinstance(error, grpc.Call)
-    return code_of(error), error.details() or ""
+    return code_of(refused.value), error.details() or ""
 
 
 def _reference(client: Client) -> ReferenceStorageStub:

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.clock import SystemClock
 from federation.digest import digest_of
 from federation.rights import Role
@@ -16,7 +17,7 @@ from federation.tokens import RANDOM_BYTES, make_token
 from tests.access.served import Site
 from tests.polling import wait_until
 from tests.process import Node
-from tests.process_client import Client, bs, outcome
+from tests.process_client import Client, outcome
 
 MIB = 2**20
 HELD_BACK = "federation_callers_held_back_total"

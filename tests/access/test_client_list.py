@@ -3,6 +3,7 @@
 # ruff: noqa: ARG005 - each way to spoil a list is given two certificates
 
 import ssl
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -12,18 +13,20 @@ from federation.client_list import LIST_MAX_BYTES, fingerprint_of, parse_client_
 from federation.errors import ConfigError
 from tests.certificates import self_signed
 
+Spoil = Callable[[bytes, bytes], bytes]
+
 
 @pytest.fixture(scope="module")
-def pems(tmp_path_factory):
+def pems(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     folder = tmp_path_factory.mktemp("list")
     return [self_signed(folder, name).certificate.read_bytes() for name in ("one", "two")]
 
 
-def fingerprint(pem):
+def fingerprint(pem: bytes) -> str:
     return fingerprint_of(ssl.PEM_cert_to_DER_cert(pem.decode()))
 
 
-def test_a06_comments_line_ends_duplicates_and_missing_newlines_are_fine(pems):
+def test_a06_comments_line_ends_duplicates_and_missing_newlines_are_fine(pems: list[bytes]) -> None:
     one, two = pems
     tidy = parse_client_list(one + two, "here")
     assert list(tidy.by_fingerprint) == [fingerprint(one), fingerprint(two)]
@@ -61,14 +64,16 @@ def test_a06_comments_line_ends_duplicates_and_missing_newlines_are_fine(pems):
         (lambda a, b: a + b" " * LIST_MAX_BYTES, "larger than"),
     ],
 )
-def test_a07_one_broken_block_spoils_the_list(pems, spoil, says):
+def test_a07_one_broken_block_spoils_the_list(pems: list[bytes], spoil: Spoil, says: str) -> None:
     with pytest.raises(ConfigError, match=says) as refused:
         parse_client_list(spoil(*pems), "here")
     assert len(str(refused.value)) < 300
 
 
 @given(at=st.integers(0, 1500), junk=st.binary(max_size=8), cut=st.integers(0, 8))
-def test_a07_damage_anywhere_is_refused_in_words_or_leaves_the_others_whole(pems, at, junk, cut):
+def test_a07_damage_anywhere_is_refused_in_words_or_leaves_the_others_whole(
+    pems: list[bytes], at: int, junk: bytes, cut: int
+) -> None:
     one, two = pems
     whole = one + two
     try:

@@ -1,58 +1,74 @@
 """A certificate counts when it is listed itself, or when an authority vouches for it."""
 
 import ssl
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from federation.authorities import Authorities
-from federation.client_list import fingerprint_of, parse_client_list
-from federation.client_rights import ClientRefused, ClientRights
+from federation.client_list import ClientList, fingerprint_of, parse_client_list
+from federation.client_rights import ClientRefused, ClientRights, Granted
 from federation.clock import SystemClock
 from federation.config_auth import ClientRule
 from federation.errors import ConfigError
 from federation.rights import Role
 from federation.tls import KeyPair
-from tests.certificates import self_signed
+from tests.certificates import Files, self_signed
+
+Rule = Mapping[str, object]
 
 NOW_S = SystemClock().wall_s()
 DAY_S = 86400.0
 
 
 class Bench:
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.authority = self_signed(folder, "authority", authority=True)
         self.alice = self_signed(folder, "alice", authority=True)
 
-    def pem(self, *files):
+    def pem(self, *files: Files) -> bytes:
         return b"".join(each.certificate.read_bytes() for each in files)
 
-    def listing(self, *files):
+    def listing(self, *files: Files) -> ClientList | None:
         return parse_client_list(self.pem(*files), "here") if files else None
 
-    def rights(self, *, clients=(), peers=(), authorities=(), rules=()):
+    def rights(
+        self,
+        *,
+        clients: Sequence[Files] = (),
+        peers: Sequence[Files] = (),
+        authorities: Sequence[Files] = (),
+        rules: Sequence[Rule] = (),
+    ) -> ClientRights:
         lists = (self.listing(*clients), self.listing(*peers), self.listing(*authorities))
         return ClientRights(
             KeyPair(b"", b"", *lists), [ClientRule.model_validate(rule) for rule in rules], "here"
         )
 
-    def grant(self, rights, files, *chain, now_s=NOW_S):
+    def grant(
+        self, rights: ClientRights, files: Files, *chain: Files, now_s: float = NOW_S
+    ) -> Granted:
         return rights.grant(self.pem(files), self.pem(*chain), now_s)
 
-    def refusal(self, rights, files, *chain, now_s=NOW_S):
+    def refusal(
+        self, rights: ClientRights, files: Files, *chain: Files, now_s: float = NOW_S
+    ) -> str:
         with pytest.raises(ClientRefused) as refused:
             self.grant(rights, files, *chain, now_s=now_s)
         return refused.value.reason
 
 
 @pytest.fixture
-def bench(tmp_path):
+def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_listed_clients_push_and_listed_peers_are_peers(bench):
+def test_listed_clients_push_and_listed_peers_are_peers(bench: Bench) -> None:
     bob, tokyo = self_signed(bench.folder, "bob"), self_signed(bench.folder, "tokyo")
     rights = bench.rights(clients=[bench.alice, bob, tokyo], peers=[tokyo])
     assert [bench.grant(rights, each).role for each in (bench.alice, bob, tokyo)] == [
@@ -66,16 +82,16 @@ def test_listed_clients_push_and_listed_peers_are_peers(bench):
     assert granted.until_s == der.not_valid_after_utc.timestamp()
 
 
-def test_a04_what_a_listed_certificate_signed_is_refused_in_each_kind_of_list(bench):
+def test_a04_what_a_listed_certificate_signed_is_refused_in_each_kind_of_list(bench: Bench) -> None:
     minted = self_signed(bench.folder, "minted", issuer=bench.alice)
-    for lists in ({"clients": [bench.alice]}, {"peers": [bench.alice]}):
-        reason = bench.refusal(bench.rights(**lists), minted, bench.alice)
+    for rights in (bench.rights(clients=[bench.alice]), bench.rights(peers=[bench.alice])):
+        reason = bench.refusal(rights, minted, bench.alice)
         assert reason == "the certificate is not in the list"
     mixed = bench.rights(clients=[bench.alice], authorities=[bench.authority])
     assert "no authority in client-ca vouches for it" in bench.refusal(mixed, minted, bench.alice)
 
 
-def test_an_authority_vouches_for_what_it_signed_itself_or_through_another(bench):
+def test_an_authority_vouches_for_what_it_signed_itself_or_through_another(bench: Bench) -> None:
     rights = bench.rights(authorities=[bench.authority])
     leaf = self_signed(bench.folder, "leaf", issuer=bench.authority)
     between = self_signed(bench.folder, "between", issuer=bench.authority, authority=True)
@@ -85,14 +101,14 @@ def test_an_authority_vouches_for_what_it_signed_itself_or_through_another(bench
     assert "vouches" in bench.refusal(rights, below)
 
 
-def test_a_leaf_of_the_authority_cannot_sign_others(bench):
+def test_a_leaf_of_the_authority_cannot_sign_others(bench: Bench) -> None:
     rights = bench.rights(authorities=[bench.authority])
     leaf = self_signed(bench.folder, "leaf", issuer=bench.authority)
     minted = self_signed(bench.folder, "minted", issuer=leaf)
     assert "vouches" in bench.refusal(rights, minted, leaf)
 
 
-def test_a_stranger_with_the_authoritys_name_is_refused(bench):
+def test_a_stranger_with_the_authoritys_name_is_refused(bench: Bench) -> None:
     rights = bench.rights(authorities=[bench.authority])
     fake = self_signed(bench.folder, "fake", cn="authority", authority=True)
     leaf = self_signed(bench.folder, "leaf", issuer=fake)
@@ -100,11 +116,11 @@ def test_a_stranger_with_the_authoritys_name_is_refused(bench):
     assert "vouches" in bench.refusal(rights, self_signed(bench.folder, "alone"))
 
 
-def test_a05_dates_count_for_each_kind(bench):
+def test_a05_dates_count_for_each_kind(bench: Bench) -> None:
     for name, says in (("expired", "expired on 20"), ("early", "is not valid before 20")):
-        kind = {name: True}
-        listed = self_signed(bench.folder, name, **kind)
-        signed = self_signed(bench.folder, f"{name}-leaf", issuer=bench.authority, **kind)
+        make = partial(self_signed, bench.folder, expired=name == "expired", early=name == "early")
+        listed = make(name)
+        signed = make(f"{name}-leaf", issuer=bench.authority)
         rights = bench.rights(clients=[listed], authorities=[bench.authority])
         assert says in bench.refusal(rights, listed)
         assert says in bench.refusal(rights, signed)
@@ -117,13 +133,13 @@ def test_a05_dates_count_for_each_kind(bench):
     assert "vouches" in bench.refusal(rights, leaf, now_s=later_s)  # the authority has expired
 
 
-def test_with_rules_the_first_that_fits_decides_and_no_fit_is_no_right(bench):
+def test_with_rules_the_first_that_fits_decides_and_no_fit_is_no_right(bench: Bench) -> None:
     sans = [x509.DNSName("a.ci.example"), x509.UniformResourceIdentifier("spiffe://x/build")]
     leaf = self_signed(bench.folder, "ci-1", issuer=bench.authority, hosts=sans)
     other = self_signed(bench.folder, "other", issuer=bench.authority, hosts=())
     print_ = fingerprint_of(ssl.PEM_cert_to_DER_cert(bench.pem(other).decode()))
 
-    def roles(*rules):
+    def roles(*rules: Rule) -> list[Role | None]:
         rights = bench.rights(authorities=[bench.authority], rules=rules)
         return [bench.grant(rights, each).role for each in (leaf, other)]
 
@@ -135,14 +151,14 @@ def test_with_rules_the_first_that_fits_decides_and_no_fit_is_no_right(bench):
     assert roles(both, {"subject": "*", "role": "pull"}) == [Role.PULL, Role.PULL]
 
 
-def test_rules_say_where_and_hold_for_listed_certificates_too(bench):
+def test_rules_say_where_and_hold_for_listed_certificates_too(bench: Bench) -> None:
     rules = [{"subject": "CN=alice", "role": "push", "instances": ["a"]}]
     rights = bench.rights(clients=[bench.alice], peers=[bench.authority], rules=rules)
     assert bench.grant(rights, bench.alice).instances.patterns == ("a",)
     assert bench.grant(rights, bench.authority).role is Role.PEER
 
 
-def test_a_subject_is_matched_whole_so_that_a_part_of_it_is_no_match(bench):
+def test_a_subject_is_matched_whole_so_that_a_part_of_it_is_no_match(bench: Bench) -> None:
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "CN=ci-1"),
@@ -156,7 +172,7 @@ def test_a_subject_is_matched_whole_so_that_a_part_of_it_is_no_match(bench):
     assert bench.grant(rights, leaf).role is None
 
 
-def test_what_is_no_certificate_is_refused(bench):
+def test_what_is_no_certificate_is_refused(bench: Bench) -> None:
     rights = bench.rights(clients=[bench.alice])
     with pytest.raises(ClientRefused, match="no certificate was shown"):
         rights.grant(b"", b"", NOW_S)
@@ -169,18 +185,18 @@ def test_what_is_no_certificate_is_refused(bench):
         rights.grant(bench.pem(leaf), chain, NOW_S)
 
 
-def test_a_file_of_authorities_with_something_else_in_it_is_refused(bench):
+def test_a_file_of_authorities_with_something_else_in_it_is_refused(bench: Bench) -> None:
     plain = self_signed(bench.folder, "plain")
     with pytest.raises(ConfigError, match=r"^here: CN=plain is not an authority's certificate"):
         Authorities(bench.pem(bench.authority, plain), "here")
 
 
 @pytest.mark.parametrize("text", ["AA:BB", "zz" * 32, "00" * 33])
-def test_a_fingerprint_is_what_openssl_prints(text):
+def test_a_fingerprint_is_what_openssl_prints(text: str) -> None:
     with pytest.raises(ValueError, match="32 bytes in hex"):
         ClientRule(fingerprint=text, role="push")
 
 
-def test_a_rule_says_whom():
+def test_a_rule_says_whom() -> None:
     with pytest.raises(ValueError, match="say whom"):
         ClientRule(role="push")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from federation.config import Config
 from federation.digest import digest_of
 from federation.errors import ConfigError
 from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, make_token
+from federation.tokens import RANDOM_BYTES, NewToken, make_token
 from tests.access.served import READS, WRITES, Site, refusal
 from tests.certificates import Files, self_signed
 from tests.polling import wait_until
@@ -41,7 +42,7 @@ def token(seed: int, role: Role = Role.PUSH, **kwargs: Any) -> str:
     return made(seed, role, **kwargs).text
 
 
-def made(seed: int, role: Role, **kwargs: Any) -> Any:
+def made(seed: int, role: Role, **kwargs: Any) -> NewToken:
     return make_token(role, bytes([seed]) * RANDOM_BYTES, _clock.wall_s(), **kwargs)
 
 
@@ -60,7 +61,7 @@ class Here(NamedTuple):
     def files(self, name: str) -> Files:
         return Files(self.site.folder / f"{name}.crt", self.site.folder / f"{name}.key")
 
-    def connect(self, at: int = CLOSED, **kwargs: Any) -> Any:
+    def connect(self, at: int = CLOSED, **kwargs: Any) -> AbstractContextManager[Client]:
         return self.site.connect(self.node, at, **kwargs)
 
     def stored(self, data: bytes) -> bool:
@@ -135,7 +136,7 @@ def test_the_methods_tried_here_are_all_that_there_are(here: Here) -> None:
             for method in pool.FindServiceByName(service).methods:
                 name = f"{service}/{method.name}"
                 if name not in tried:
-                    call = client.channel.unary_unary(f"/{name}")
+                    call = client.channel.unary_unary(f"/{name}", None, None)
                     assert outcome(lambda: call(b"")) is grpc.StatusCode.UNIMPLEMENTED  # noqa: B023
 
 
@@ -251,7 +252,7 @@ def _bad_jwt(here: Here, name: str) -> str:
     now_s = int(_clock.wall_s())
     facts = {"sub": "ci", "aud": "cache", "exp": now_s + 600, "role": "push"}
     return {
-        "alg none": lambda: jwt.encode(facts, None, "none"),
+        "alg none": lambda: jwt.encode(facts, "", "none"),
         "another alg": lambda: jwt.encode(facts, here.issuer, "RS512"),
         "expired": lambda: here.jwt(exp=now_s - 60),
         "not yet": lambda: here.jwt(nbf=now_s + 600),
@@ -295,9 +296,8 @@ def test_a17_each_caller_is_told_its_own_rights(here: Here) -> None:
         with here.connect(at, token=shown, instance=instance) as client:
             cache = client.capabilities().cache_capabilities
             assert cache.action_cache_update_capabilities.update_enabled is may
-            status = ReferenceStorageStub(client.channel).Status(
-                StatusRequest(instance_name=instance)
-            )
+            references = ReferenceStorageStub(client.channel)
+            status = references.Status(StatusRequest(instance_name=instance))
             assert status.allow_updates is may
 
 
@@ -338,11 +338,11 @@ def test_a16_health_needs_no_token_and_on_a_port_for_certificates_http_says_it(h
     check = "/grpc.health.v1.Health/Check"
     for at in (CLOSED, OPEN_TO_READ, PULL_ONLY):
         with here.connect(at) as client:
-            assert client.channel.unary_unary(check)(b"") == b"\x08\x01"
+            assert client.channel.unary_unary(check, None, None)(b"") == b"\x08\x01"
     with here.connect(CERTIFICATES) as client:
-        assert refusal(lambda: client.channel.unary_unary(check)(b""))[0] is UNAVAILABLE
+        assert refusal(lambda: client.channel.unary_unary(check, None, None)(b""))[0] is UNAVAILABLE
     with here.connect(CERTIFICATES, me=here.files("other")) as client:  # may do nothing else
-        assert client.channel.unary_unary(check)(b"") == b"\x08\x01"
+        assert client.channel.unary_unary(check, None, None)(b"") == b"\x08\x01"
     assert here.node.http_get("/readyz")[0] == 200
     assert here.node.http.startswith("127.0.0.1:")
 

@@ -1,5 +1,9 @@
 """Who calls is decided by what the call shows, and again whenever the files behind it change."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import jwt
 import pytest
 
@@ -9,13 +13,13 @@ from federation.config import Listener, Tls
 from federation.config_auth import ListenerAuth
 from federation.errors import NotAllowed, NotAuthenticated
 from federation.identity import Callers
-from federation.jwt_keys import parse_keys
+from federation.jwt_keys import JwtKeys, parse_keys
 from federation.live_file import LiveFile
 from federation.live_tls import LiveTls
-from federation.rights import Role
+from federation.rights import Rights, Role
 from federation.tls import load_pair
-from federation.tokens import RANDOM_BYTES, make_token, parse_tokens
-from tests.certificates import self_signed
+from federation.tokens import RANDOM_BYTES, NewToken, TokenTable, make_token, parse_tokens
+from tests.certificates import Files, self_signed
 
 NOW_S = SystemClock().wall_s()  # of the clock of tests whose tokens say when they expire
 SECRET = b"k" * 40
@@ -25,52 +29,65 @@ M = "package.Service/Method"
 class Shown:
     """A call as grpc shows it."""
 
-    def __init__(self, *authorization, pem=None, chain=None):
+    def __init__(
+        self, *authorization: str | bytes, pem: bytes | None = None, chain: bytes | None = None
+    ) -> None:
         self._headers = [("user-agent", "x"), *(("authorization", each) for each in authorization)]
         self._pem = pem
         self._chain = chain
         self.asked = 0
 
-    def auth_context(self):
+    def auth_context(self) -> dict[str, list[bytes]]:
         self.asked += 1
         found = {"x509_pem_cert": [self._pem]} if self._pem else {}
         return {**found, "x509_pem_cert_chain": [self._chain]} if self._chain else found
 
-    def invocation_metadata(self):
+    def peer(self) -> str:
+        return ""
+
+    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         return tuple(self._headers)
 
 
-def token(seed=1, role=Role.PUSH, **kwargs):
+def token(seed: int = 1, role: Role = Role.PUSH, **kwargs: Any) -> NewToken:
     return make_token(role, bytes([seed]) * RANDOM_BYTES, NOW_S, **kwargs)
 
 
 class Bench:
-    def __init__(self, *tokens, push=True, anonymous="none", jwt_rules=None):
+    def __init__(
+        self,
+        *tokens: NewToken,
+        push: bool = True,
+        anonymous: str = "none",
+        jwt_rules: Sequence[object] | None = None,
+    ) -> None:
         self.clock = ManualClock(wall_s=NOW_S)
-        self.file = LiveFile("tokens", "here", [], lambda: None, self.table(*tokens))
-        auth = {"anonymous": anonymous, "tokens": "/t"}
-        keys = None
+        table = self.table(*tokens)
+        self.file = LiveFile("tokens", "here", [], lambda: table, table)
+        auth: dict[str, object] = {"anonymous": anonymous, "tokens": "/t"}
+        keys: LiveFile[JwtKeys] | None = None
         if jwt_rules is not None:
             auth["jwt"] = {"keys": "/k", "algorithms": ["HS256"], "audience": "c"}
         made = ListenerAuth.model_validate(auth)
         if made.jwt:
-            keys = LiveFile("keys", "here", [], lambda: None, parse_keys(SECRET, made.jwt, "x"))
+            parsed = parse_keys(SECRET, made.jwt, "x")
+            keys = LiveFile("keys", "here", [], lambda: parsed, parsed)
         listener = Listener(address="127.0.0.1:0", push=push, auth=made)
         self.callers = Callers(listener, "here", self.clock, tokens=self.file, keys=keys)
 
-    def table(self, *tokens):
+    def table(self, *tokens: NewToken) -> TokenTable:
         return parse_tokens("\n".join(each.line for each in tokens).encode(), "here")
 
-    def rights(self, *authorization):
+    def rights(self, *authorization: str | bytes) -> Rights:
         return self.callers.rights_of(Shown(*authorization))
 
-    def refusal(self, *authorization):
+    def refusal(self, *authorization: str | bytes) -> str:
         with pytest.raises(NotAuthenticated) as refused:
             self.rights(*authorization)
         return str(refused.value)
 
 
-def test_a_token_gives_its_role_in_its_instances():
+def test_a_token_gives_its_role_in_its_instances() -> None:
     bench = Bench(token(1, Role.PULL), token(2, Role.PUSH, instances=("ci",), name="ci"))
     pulls, pushes = (bench.rights(f"Bearer {token(seed).text}") for seed in (1, 2))
     assert (pulls.may_pull("x"), pulls.may_push("x")) == (True, False)
@@ -79,7 +96,7 @@ def test_a_token_gives_its_role_in_its_instances():
     assert bench.rights(f"bearer  {token(1).text}") is pulls
 
 
-def test_a15_what_is_no_good_is_refused_and_never_repeated():
+def test_a15_what_is_no_good_is_refused_and_never_repeated() -> None:
     good = token().text
     bench = Bench(token(1))
     for headers, says in (
@@ -99,7 +116,7 @@ def test_a15_what_is_no_good_is_refused_and_never_repeated():
         assert good[:-1] not in reason
 
 
-def test_a15_an_expired_token_is_refused_also_when_it_was_known_a_moment_ago():
+def test_a15_an_expired_token_is_refused_also_when_it_was_known_a_moment_ago() -> None:
     bench = Bench(token(1, expires_after_s=100, name="ci"))
     header = f"Bearer {token(1).text}"
     assert bench.rights(header).may_push("")
@@ -107,7 +124,7 @@ def test_a15_an_expired_token_is_refused_also_when_it_was_known_a_moment_ago():
     assert f"token ci ({token(1).id}) expired on 20" in bench.refusal(header)
 
 
-def test_whoever_shows_nothing_has_what_anonymous_says():
+def test_whoever_shows_nothing_has_what_anonymous_says() -> None:
     assert not Bench().rights().may_pull("")
     with pytest.raises(NotAuthenticated):
         Bench(anonymous="pull").rights().check(Role.PUSH, M)
@@ -115,13 +132,13 @@ def test_whoever_shows_nothing_has_what_anonymous_says():
     assert (bench.rights().may_push("x"), bench.rights().is_peer) == (True, False)
 
 
-def test_a01_no_token_writes_where_the_listener_does_not():
+def test_a01_no_token_writes_where_the_listener_does_not() -> None:
     bench = Bench(token(1, Role.ADMIN), push=False)
     with pytest.raises(NotAllowed, match="this listener does not take writes"):
         bench.rights(f"Bearer {token(1).text}").check(Role.PUSH, M)
 
 
-def test_a_token_that_was_taken_out_of_the_file_is_refused_from_the_next_call_on():
+def test_a_token_that_was_taken_out_of_the_file_is_refused_from_the_next_call_on() -> None:
     bench = Bench(token(1), token(2))
     header = f"Bearer {token(1).text}"
     assert bench.rights(header) is bench.rights(header)
@@ -129,7 +146,7 @@ def test_a_token_that_was_taken_out_of_the_file_is_refused_from_the_next_call_on
     assert "not one that is known here" in bench.refusal(header)
 
 
-def test_a_jwt_is_verified_once_and_known_until_it_expires():
+def test_a_jwt_is_verified_once_and_known_until_it_expires() -> None:
     bench = Bench(jwt_rules=[])
     facts = {"sub": "s", "aud": "c", "exp": int(SystemClock().wall_s()) + 1000, "role": "push"}
     header = f"Bearer {jwt.encode(facts, SECRET, 'HS256')}"
@@ -141,7 +158,7 @@ def test_a_jwt_is_verified_once_and_known_until_it_expires():
     assert bench.rights(header) is not rights
 
 
-def test_what_is_remembered_is_bounded():
+def test_what_is_remembered_is_bounded() -> None:
     bench = Bench(jwt_rules=[])
     for turn in range(5000):
         facts = {"sub": str(turn), "aud": "c", "exp": int(SystemClock().wall_s()) + 10_000}
@@ -150,7 +167,13 @@ def test_what_is_remembered_is_bounded():
 
 
 class Certificates:
-    def __init__(self, folder, *, auth=None, tokens=None):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        auth: ListenerAuth | None = None,
+        tokens: LiveFile[TokenTable] | None = None,
+    ) -> None:
         self.folder = folder
         server = self_signed(folder)
         self.alice, self.bob = (self_signed(folder, name) for name in ("alice", "bob"))
@@ -164,15 +187,15 @@ class Certificates:
         listener = Listener(address="127.0.0.1:0", push=True, tls=self.tls, auth=auth)
         self.callers = Callers(listener, "here", self.clock, tls=self.live, tokens=tokens)
 
-    def write(self, *files):
+    def write(self, *files: Files) -> None:
         self.list.write_bytes(b"".join(each.certificate.read_bytes() for each in files))
 
-    def rights(self, files, *authorization):
+    def rights(self, files: Files, *authorization: str | bytes) -> Rights:
         shown = Shown(*authorization, pem=files.certificate.read_bytes())
         return self.callers.rights_of(shown)
 
 
-def test_a09_a_certificate_is_known_until_the_list_changes(tmp_path):
+def test_a09_a_certificate_is_known_until_the_list_changes(tmp_path: Path) -> None:
     bench = Certificates(tmp_path)
     alice = bench.rights(bench.alice)
     assert alice.may_push("")
@@ -185,7 +208,7 @@ def test_a09_a_certificate_is_known_until_the_list_changes(tmp_path):
     assert bench.rights(bench.bob).may_push("")
 
 
-def test_a05_a_known_certificate_is_refused_once_it_has_expired(tmp_path):
+def test_a05_a_known_certificate_is_refused_once_it_has_expired(tmp_path: Path) -> None:
     bench = Certificates(tmp_path)
     bench.rights(bench.alice)
     bench.clock.advance(40 * 86400)
@@ -193,7 +216,9 @@ def test_a05_a_known_certificate_is_refused_once_it_has_expired(tmp_path):
         bench.rights(bench.alice)
 
 
-def test_with_both_the_certificate_lets_in_and_the_token_says_what_is_allowed(tmp_path):
+def test_with_both_the_certificate_lets_in_and_the_token_says_what_is_allowed(
+    tmp_path: Path,
+) -> None:
     table = parse_tokens(token(1, Role.PULL).line.encode(), "here")
     tokens = LiveFile("tokens", "here", [], lambda: table, table)
     auth = ListenerAuth.model_validate({"tokens": "/t"})

@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset_pb
 from federation._proto.buildstream.v2.buildstream_pb2 import UpdateReferenceRequest
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
 from federation.client_list import fingerprint_of
@@ -24,7 +25,6 @@ from tests.access import page
 from tests.certificates import Files, self_signed
 from tests.process import Node
 from tests.process_client import Client, action_result, outcome
-from tests.process_client import asset as asset_pb
 from tests.process_client import message as digest_message
 
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
@@ -69,7 +69,8 @@ def stored(site: Site, data: bytes) -> bool:
 
 
 def fingerprint(files: Files) -> str:
-    command = ["openssl", "x509", "-in", files.certificate, "-noout", "-fingerprint", "-sha256"]
+    command = ["openssl", "x509", "-in", str(files.certificate), "-noout"]
+    command += ["-fingerprint", "-sha256"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return done.stdout.strip().partition("=")[2]
 
@@ -117,7 +118,7 @@ def test_a01_splicing_is_not_there_on_either_port(site: Site) -> None:
     method = "/build.bazel.remote.execution.v2.ContentAddressableStorage/SpliceBlob"
     for node in (site.pull, site.push):
         with page.connect(node, site.trusted, site.client) as client:
-            splice = client.channel.unary_unary(method)
+            splice = client.channel.unary_unary(method, None, None)
             assert outcome(lambda: splice(b"")) is grpc.StatusCode.UNIMPLEMENTED  # noqa: B023
 
 
@@ -155,9 +156,9 @@ def test_a04_what_a_listed_certificate_signed_gets_nowhere(site: Site, with_chai
             assert outcome(lambda: write(client, data)) is DENIED  # noqa: B023
         assert outcome(client.capabilities) is DENIED
         assert outcome(lambda: client.read(digest_of(b""))) is DENIED
-        health = client.channel.unary_unary("/grpc.health.v1.Health/Check")
+        health = client.channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
         assert outcome(lambda: health(b"")) is DENIED
-        watch = client.channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watch = client.channel.unary_stream("/grpc.health.v1.Health/Watch", None, None)
         assert outcome(lambda: list(watch(b""))) is DENIED
     assert not stored(site, data)
     assert fingerprint(minted) == fingerprint_of(leaf.public_bytes(Encoding.DER))

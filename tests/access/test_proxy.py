@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.config import Listener
@@ -136,6 +137,7 @@ class Site:
     def ask(self, node: Node, me: Files | None, *, push: bool = True) -> grpc.StatusCode:
         """Say what somebody gets who comes through a proxy that saw this certificate."""
         headers = [(HEADER, quote(me.certificate.read_text()))] if me else []
+        request: Message
         with Client(node.address) as client:
             if push:
                 stub, request = client.cas.BatchUpdateBlobs, reapi.BatchUpdateBlobsRequest()
@@ -163,12 +165,12 @@ def test_a16_health_is_answered_behind_a_proxy_unless_what_it_sends_is_no_good(s
     shown = (HEADER, quote(site.alice.certificate.read_text()))
     stranger = (HEADER, quote(site.bob.certificate.read_text()))
     with site.node("127.0.0.1") as node, Client(node.address) as client:
-        check = client.channel.unary_unary("/grpc.health.v1.Health/Check")
+        check = client.channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
         for headers, wanted in (
-            ([], OK),
-            ([shown], OK),
-            ([stranger], DENIED),
-            ([shown, shown], UNAUTHENTICATED),
+            ((), OK),
+            ((shown,), OK),
+            ((stranger,), DENIED),
+            ((shown, shown), UNAUTHENTICATED),
         ):
             assert outcome(lambda: check(b"", metadata=headers, timeout=10)) is wanted  # noqa: B023
 

@@ -1,5 +1,8 @@
 """Rights are what roles, instances and the listener leave of each other."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
 from federation.errors import NotAllowed, NotAuthenticated
@@ -8,7 +11,7 @@ from federation.rights import ANONYMOUS, Instances, Rights, Role, everybody
 M = "package.Service/Method"
 
 
-def refusal(call, kind=NotAllowed):
+def refusal(call: Callable[[], object], kind: type[Exception] = NotAllowed) -> str:
     with pytest.raises(kind) as caught:
         call()
     return str(caught.value)
@@ -24,12 +27,14 @@ def refusal(call, kind=NotAllowed):
         (Role.ADMIN, True, True, True),
     ],
 )
-def test_a_role_includes_those_before_it(role, pulls, pushes, peers):
+def test_a_role_includes_those_before_it(
+    role: Role | None, pulls: bool, pushes: bool, peers: bool
+) -> None:
     rights = Rights("somebody", role)
     assert (rights.may_pull("x"), rights.may_push("x"), rights.is_peer) == (pulls, pushes, peers)
 
 
-def test_a01_a_listener_without_writes_leaves_nobody_more_than_pull():
+def test_a01_a_listener_without_writes_leaves_nobody_more_than_pull() -> None:
     rights = Rights("somebody", Role.ADMIN, takes_writes=False)
     assert rights.may_pull("")
     assert not rights.may_push("")
@@ -38,7 +43,7 @@ def test_a01_a_listener_without_writes_leaves_nobody_more_than_pull():
     assert says == f"this listener does not take writes ({M})"
 
 
-def test_instances_are_patterns_over_the_whole_name():
+def test_instances_are_patterns_over_the_whole_name() -> None:
     some = Instances(["main", "teams/*", "v?", ""])
     assert [name in some for name in ("main", "teams/a/b", "v1", "")] == [True] * 4
     assert [name in some for name in ("Main", "main/x", "teams", "v12", "x/teams/a")] == [False] * 5
@@ -46,23 +51,23 @@ def test_instances_are_patterns_over_the_whole_name():
     assert "main" not in Instances([])
 
 
-def test_what_is_remembered_of_instances_is_bounded():
+def test_what_is_remembered_of_instances_is_bounded() -> None:
     some = Instances(["a*"])
     for turn in range(5000):
         assert (f"a{turn}" in some, f"b{turn}" in some) == (True, False)
     assert len(some._known) <= 1000
 
 
-def test_a15_a_right_in_one_instance_is_none_in_another():
+def test_a15_a_right_in_one_instance_is_none_in_another() -> None:
     rights = Rights("token ci", Role.PUSH, Instances(["ci"]))
     rights.check_in("ci", Role.PUSH, M)
     for role in (Role.PULL, Role.PUSH):
-        says = refusal(lambda role=role: rights.check_in("main", role, M))
+        says = refusal(partial(rights.check_in, "main", role, M))
         assert "in instance 'main'; token ci may not do that" in says
     assert (rights.may_push("ci"), rights.may_push("main")) == (True, False)
 
 
-def test_who_showed_nothing_is_asked_for_credentials_only_where_some_would_help():
+def test_who_showed_nothing_is_asked_for_credentials_only_where_some_would_help() -> None:
     helped = Rights(ANONYMOUS, Role.PULL, credentials_help=True)
     says = refusal(lambda: helped.check(Role.PUSH, M), NotAuthenticated)
     assert says == f"{M} needs the right to push, and no credentials were shown"
@@ -73,6 +78,6 @@ def test_who_showed_nothing_is_asked_for_credentials_only_where_some_would_help(
     refusal(lambda: closed.check_in("x", Role.PUSH, M), NotAllowed)
 
 
-def test_without_authentication_whoever_may_push_is_a_peer():
+def test_without_authentication_whoever_may_push_is_a_peer() -> None:
     assert (everybody(push=True).may_push("x"), everybody(push=True).is_peer) == (True, True)
     assert (everybody(push=False).may_push("x"), everybody(push=False).is_peer) == (False, False)

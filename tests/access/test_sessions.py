@@ -6,7 +6,9 @@ import socket
 import ssl
 import subprocess
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import h2.config
 import h2.connection
@@ -69,7 +71,8 @@ def _status(tls: ssl.SSLSocket) -> str:
         assert data, "the connection was closed before it had answered"
         for event in link.receive_data(data):
             if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                found = dict(event.headers).get("grpc-status")
+                headers = cast("Iterable[tuple[str, str]]", event.headers)  # decoded, as asked
+                found = dict(headers).get("grpc-status")
                 if found is not None:
                     return str(found)
 

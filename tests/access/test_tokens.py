@@ -1,6 +1,7 @@
 """A static token opens what its line says, and nothing that merely looks like it opens anything."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,43 +9,52 @@ from hypothesis import strategies as st
 
 from federation.errors import ConfigError
 from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, TOKENS_MAX_BYTES, make_token, parse_tokens
+from federation.tokens import (
+    RANDOM_BYTES,
+    TOKENS_MAX_BYTES,
+    NewToken,
+    TokenTable,
+    make_token,
+    parse_tokens,
+)
 
 NOW_S = 1_800_000_000.0
 
 
-def made(seed=1, role=Role.PUSH, **kwargs):
+def made(seed: int = 1, role: Role = Role.PUSH, **kwargs: Any) -> NewToken:
     return make_token(role, bytes([seed]) * RANDOM_BYTES, NOW_S, **kwargs)
 
 
-def table(*tokens):
+def table(*tokens: NewToken) -> TokenTable:
     return parse_tokens("\n".join(token.line for token in tokens).encode(), "here")
 
 
-def test_what_was_made_is_found_again_with_all_that_was_said():
+def test_what_was_made_is_found_again_with_all_that_was_said() -> None:
     token = made(instances=("ci", "teams/*"), name="runner", expires_after_s=3600)
     found = table(made(2), token).find(token.text)
+    assert found is not None
     assert (found.id, found.role, found.name) == (token.id, Role.PUSH, "runner")
     assert found.instances.patterns == ("ci", "teams/*")
     assert found.until_s == NOW_S + 3600
     assert found.identity == f"token runner ({token.id})"
 
 
-def test_a_token_without_more_is_for_every_instance_and_for_ever():
+def test_a_token_without_more_is_for_every_instance_and_for_ever() -> None:
     found = table(made()).find(made().text)
+    assert found is not None
     assert "anything" in found.instances
     assert found.until_s is None
     assert found.identity == f"token {found.id}"
 
 
-def test_the_file_holds_no_secret():
+def test_the_file_holds_no_secret() -> None:
     token = made(name="x")
     secret = token.text.rpartition("_")[2]
     assert secret not in token.line
     assert token.text not in repr(table(token)) + str(list(table(token)))
 
 
-def test_a15_whatever_differs_in_one_character_opens_nothing():
+def test_a15_whatever_differs_in_one_character_opens_nothing() -> None:
     token = made()
     tokens = table(token)
     for at in range(len(token.text)):
@@ -57,17 +67,17 @@ def test_a15_whatever_differs_in_one_character_opens_nothing():
 
 
 @given(st.text(max_size=80))
-def test_a15_no_text_makes_trouble(shown):
+def test_a15_no_text_makes_trouble(shown: str) -> None:
     assert table(made()).find(shown) is None
 
 
-def test_comments_empty_lines_and_line_ends_are_fine():
+def test_comments_empty_lines_and_line_ends_are_fine() -> None:
     text = f"# tokens\r\n\r\n  {made().line}  \r\n"
     assert len(parse_tokens(text.encode(), "here")) == 1
     assert len(parse_tokens(b"", "here")) == 0
 
 
-def without(*keys, **more):
+def without(*keys: str, **more: object) -> bytes:
     facts = {k: v for k, v in json.loads(made().line).items() if k not in keys}
     return json.dumps({**facts, **more}).encode()
 
@@ -92,14 +102,14 @@ def without(*keys, **more):
         (b"#" * (TOKENS_MAX_BYTES + 1), "here: larger than"),
     ],
 )
-def test_a_line_that_is_wrong_spoils_the_file_and_is_named(line, says):
+def test_a_line_that_is_wrong_spoils_the_file_and_is_named(line: bytes, says: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_tokens(made(1).line.encode() + b"\n" + line, "here")
     assert str(refused.value).startswith(says)
     assert len(str(refused.value)) < 300
 
 
-def test_a15_an_error_never_repeats_what_stands_in_the_file():
+def test_a15_an_error_never_repeats_what_stands_in_the_file() -> None:
     token = made(5)
     for line in (token.text, without(sha256=token.text).decode(), f"Bearer {token.text}"):
         with pytest.raises(ConfigError) as refused:
@@ -107,6 +117,6 @@ def test_a15_an_error_never_repeats_what_stands_in_the_file():
         assert token.text.rpartition("_")[2] not in str(refused.value)
 
 
-def test_texts_make_tables_equal():
+def test_texts_make_tables_equal() -> None:
     assert table(made()) == table(made())
     assert table(made()) != table(made(2))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 
-def test_quick_rows_of_both_tables_run_against_the_node():
+def test_quick_rows_of_both_tables_run_against_the_node() -> None:
     command = [sys.executable, "-m", "benchmarks", "--quick", "--json", "--server", "federation"]
     command += ["--only", "capabilities", "--only", "batch-update-100"]
     command += ["--only", "mirror-readers"]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from federation.cli import main
 from tests.certificates import self_signed
@@ -12,23 +12,23 @@ from tests.certificates import self_signed
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
 
-def run(*args):
+def run(*args: str | Path) -> Result:
     return CliRunner().invoke(main, ["check-config", *map(str, args)])
 
 
-def test_a_good_file():
+def test_a_good_file() -> None:
     done = run(EXAMPLE)
     assert (done.exit_code, done.stdout, done.stderr) == (0, f"{EXAMPLE}: good\n", "")
 
 
-def test_a_good_file_as_json():
+def test_a_good_file_as_json() -> None:
     facts = json.loads(run(EXAMPLE, "--json").stdout)
     assert facts["problems"] == facts["warnings"] == []
     assert facts["config"]["storage"]["inline-max"] == 16384
     assert facts["config"]["listeners"][0]["address"] == "127.0.0.1:8980"
 
 
-def test_o06_every_problem_of_a_bad_file_is_shown_and_the_code_is_2(tmp_path):
+def test_o06_every_problem_of_a_bad_file_is_shown_and_the_code_is_2(tmp_path: Path) -> None:
     file = tmp_path / "node.yaml"
     file.write_text("quota: 1G\nlimits:\n  streams: -1\n")
     done = run(file)
@@ -37,7 +37,7 @@ def test_o06_every_problem_of_a_bad_file_is_shown_and_the_code_is_2(tmp_path):
     assert f"{file}:3: limits.streams: found -1; must be at least 1" in done.stderr
 
 
-def test_a_bad_file_as_json(tmp_path):
+def test_a_bad_file_as_json(tmp_path: Path) -> None:
     file = tmp_path / "node.yaml"
     file.write_text("limits:\n  streams: -1\n")
     done = run(file, "--json")
@@ -52,7 +52,7 @@ def test_a_bad_file_as_json(tmp_path):
     ]
 
 
-def test_certificates_are_checked_too(tmp_path):
+def test_certificates_are_checked_too(tmp_path: Path) -> None:
     files = self_signed(tmp_path)
     file = tmp_path / "node.yaml"
     file.write_text(
@@ -70,7 +70,7 @@ def test_certificates_are_checked_too(tmp_path):
     assert f"listeners[0].tls.server-key: {files.key}: No such file or directory" in done.stderr
 
 
-def test_a_list_of_clients_is_checked_and_ends_the_warning(tmp_path):
+def test_a_list_of_clients_is_checked_and_ends_the_warning(tmp_path: Path) -> None:
     files = self_signed(tmp_path, hosts=())
     file = tmp_path / "node.yaml"
     file.write_text(
@@ -93,5 +93,5 @@ def test_a_list_of_clients_is_checked_and_ends_the_warning(tmp_path):
 
 
 @pytest.mark.parametrize("args", [[], ["--no-such-option"], ["a", "b"]])
-def test_wrong_usage_is_2(args):
+def test_wrong_usage_is_2(args: list[str]) -> None:
     assert run(*args).exit_code == 2

@@ -3,8 +3,10 @@
 import json
 import random
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,7 +15,8 @@ from click.testing import CliRunner
 from federation.cli import main
 from federation.digest import digest_of
 from tests.certificates import self_signed
-from tests.process import Node, serve, wait_until
+from tests.polling import wait_until
+from tests.process import Node, serve
 from tests.process_client import Client, action_result, outcome
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +31,7 @@ ABSENT = digest_of(b"nobody has this")
 
 
 @contextmanager
-def far_away(tmp_path):
+def far_away(tmp_path: Path) -> Iterator[tuple[Node, Client]]:
     """The cache at cache.example.com: its node, and a client that may push there."""
     pair = self_signed(tmp_path, "far")
     tls = {"server-cert": str(pair.certificate), "server-key": str(pair.key)}
@@ -44,7 +47,7 @@ def far_away(tmp_path):
         yield node, client
 
 
-def example(name, tmp_path, far):
+def example(name: str, tmp_path: Path, far: Node) -> Node:
     """A node with this example's text, in which addresses and paths are those of the test."""
     text = (ROOT / "docs/examples" / name).read_text()
     for there, here in {
@@ -62,18 +65,19 @@ def example(name, tmp_path, far):
     return Node(tmp_path / "data", args=["--config", str(path)], name="near").start()
 
 
-def stored(node):
+def stored(node: Node) -> int:
     return int(node.metrics().value("federation_stored_blobs"))
 
 
-def status(node):
+def status(node: Node) -> dict[str, Any]:
     done = CliRunner().invoke(main, ["status", "--data-dir", str(node.data_dir), "--json"])
     assert done.exit_code == 0, done.output
+    process: dict[str, Any]
     (process,) = json.loads(done.stdout)["processes"]
     return process
 
 
-def test_the_sites_that_mirror_each_other_differ_in_names_alone():
+def test_the_sites_that_mirror_each_other_differ_in_names_alone() -> None:
     paris, tokyo = (ROOT / f"docs/examples/two-sites-{name}.yaml" for name in ("paris", "tokyo"))
     exchanged = {"paris": "tokyo", "tokyo": "paris", "10.1.0.5": "10.2.0.5"}
     text = re.sub("|".join(exchanged), lambda found: exchanged[found[0]], paris.read_text())
@@ -81,11 +85,11 @@ def test_the_sites_that_mirror_each_other_differ_in_names_alone():
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_readme_shows_what_is_in_the_file(path):
+def test_the_readme_shows_what_is_in_the_file(path: Path) -> None:
     assert f"```yaml\n{path.read_text()}```\n" in (ROOT / "README.md").read_text()
 
 
-def test_a_mirror_serves_on_when_what_it_mirrors_is_gone(tmp_path):
+def test_a_mirror_serves_on_when_what_it_mirrors_is_gone(tmp_path: Path) -> None:
     with far_away(tmp_path) as (far, _), example("mirror.yaml", tmp_path, far) as near:
         with Client(near.address) as client:
             assert client.find_missing([*BLOBS, ABSENT]) == {ABSENT}
@@ -113,17 +117,18 @@ def test_a_mirror_serves_on_when_what_it_mirrors_is_gone(tmp_path):
         check_metrics(near)
 
 
-def pull_all(client):
+def pull_all(client: Client) -> None:
     assert client.fetch_blob(URI) == digest_of(LARGE)
     assert {digest: client.read(digest) for digest in BLOBS} == BLOBS
     assert client.get_action_result(ACTION) is not None
 
 
-def status_of_far(node):
-    return status(node)["upstreams"][0]["state"]
+def status_of_far(node: Node) -> str:
+    state: str = status(node)["upstreams"][0]["state"]
+    return state
 
 
-def check_metrics(node):
+def check_metrics(node: Node) -> None:
     """Every fact that an operator may want to graph or alert on is there for each upstream."""
     samples = node.metrics()
     by_name = [
@@ -147,7 +152,7 @@ def check_metrics(node):
         assert series in text
 
 
-def test_a_private_cache_is_filled_from_the_public_one_and_tells_it_nothing(tmp_path):
+def test_a_private_cache_is_filled_from_the_public_one_and_tells_it_nothing(tmp_path: Path) -> None:
     mine = digest_of(b"secret")
     with far_away(tmp_path) as (far, public):
         before = written(far)
@@ -172,7 +177,7 @@ def test_a_private_cache_is_filled_from_the_public_one_and_tells_it_nothing(tmp_
         assert written(far) == before
 
 
-def written(node):
+def written(node: Node) -> list[float]:
     """How often somebody has told the node something."""
     samples, prefix = node.metrics(), "build.bazel.remote"
     return [

@@ -1,6 +1,9 @@
 """`federation explain`: what is known of a blob, an asset, an action result, here and upstream."""
 
 import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,7 +12,7 @@ from click.testing import CliRunner
 from federation.cli import main
 from federation.digest import DigestFunction, digest_of
 from tests.polling import wait_until
-from tests.process import federation, serve
+from tests.process import Node, federation, serve
 from tests.process_client import Client, action_result
 
 LARGE = b"x" * 300_000  # more than fits the catalogue: such a blob is a file
@@ -19,14 +22,18 @@ URI, HOLED_URI = "https://example.com/whole", "https://example.com/holes"
 ABSENT = digest_of(b"nobody has this")
 
 
-def explain(*args, code):
+Place = tuple[str, Path]  # an option that says which node, and its value
+
+
+def explain(*args: object, code: int) -> dict[str, Any]:
     done = CliRunner().invoke(main, ["explain", *map(str, args), "--json"])
     assert done.exit_code == code, done.output
-    return json.loads(done.stdout)
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
 
 
 @pytest.fixture(scope="module")
-def sites(tmp_path_factory):
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node whose upstreams are a node that serves, one that is gone, and one for names only."""
     path = tmp_path_factory.mktemp("sites")
     with serve(path / "hq", name="hq") as hq, Client(hq.address) as there:
@@ -49,15 +56,15 @@ def sites(tmp_path_factory):
 
 
 @pytest.fixture
-def place(sites):
+def place(sites: Node) -> Place:
     return ("--config", sites.config_path)
 
 
-def answers(facts):
+def answers(facts: Mapping[str, Any]) -> dict[str, str]:
     return {each["name"]: each["answer"] for each in facts["upstreams"]}
 
 
-def test_a_blob_that_a_client_pushed(place):
+def test_a_blob_that_a_client_pushed(place: Place) -> None:
     facts = explain(digest_of(PUSHED), *place, code=0)
     assert facts["here"] is True
     assert (facts["kept"], facts["bytes"]) == ("inside the catalogue", len(PUSHED))
@@ -71,7 +78,7 @@ def test_a_blob_that_a_client_pushed(place):
     assert "type: index" in reasons["names"]
 
 
-def test_a_blob_that_an_upstream_sent_is_found_by_its_hash_alone(place):
+def test_a_blob_that_an_upstream_sent_is_found_by_its_hash_alone(place: Place) -> None:
     digest = digest_of(LARGE)
     facts = explain(digest.hash_hex.upper(), *place, code=0)
     assert (facts["digest"], facts["source"]) == (str(digest), "upstream hq")
@@ -79,7 +86,7 @@ def test_a_blob_that_an_upstream_sent_is_found_by_its_hash_alone(place):
     assert answers(facts)["hq"] == "present"
 
 
-def test_a_blob_that_is_nowhere(place):
+def test_a_blob_that_is_nowhere(place: Place) -> None:
     facts = explain(ABSENT, *place, code=1)
     assert facts["here"] is False
     assert answers(facts)["hq"] == "absent"
@@ -88,7 +95,7 @@ def test_a_blob_that_is_nowhere(place):
     assert explain(blake3, *place, code=1)["digest"] == str(blake3)
 
 
-def test_the_hash_with_another_size_is_not_the_blob(place):
+def test_the_hash_with_another_size_is_not_the_blob(place: Place) -> None:
     facts = explain(f"{digest_of(PUSHED).hash_hex}/5", *place, code=1)
     assert (facts["here"], facts["problem"]) == (
         False,
@@ -96,7 +103,7 @@ def test_the_hash_with_another_size_is_not_the_blob(place):
     )
 
 
-def test_an_action_result_that_was_pulled(place):
+def test_an_action_result_that_was_pulled(place: Place) -> None:
     facts = explain("--action", ACTION, *place, code=0)
     (entry,) = facts["entries"]
     assert (entry["kind"], entry["source"], entry["expires-at"]) == (
@@ -109,7 +116,7 @@ def test_an_action_result_that_was_pulled(place):
     assert facts["upstreams"][0]["same-as-here"] is True
 
 
-def test_an_asset_with_holes_names_them_and_who_could_fill_them(place):
+def test_an_asset_with_holes_names_them_and_who_could_fill_them(place: Place) -> None:
     facts = explain(HOLED_URI, *place, code=1)
     (entry,) = facts["entries"]
     assert (entry["source"], entry["content"]) == ("client", str(digest_of(PUSHED)))
@@ -119,7 +126,7 @@ def test_an_asset_with_holes_names_them_and_who_could_fill_them(place):
     assert (hq["answer"], hq["has-of-the-missing"]) == ("absent", "1 of 2")
 
 
-def test_an_asset_that_only_an_upstream_has(place):
+def test_an_asset_that_only_an_upstream_has(place: Place) -> None:
     facts = explain(URI, *place, code=1)
     assert facts["entries"] == []
     assert facts["upstreams"][0]["asset-blob"] == str(digest_of(LARGE))
@@ -128,18 +135,18 @@ def test_an_asset_that_only_an_upstream_has(place):
     assert answers(explain(URI, *asked, *place, code=1))["hq"] == "absent"
 
 
-def test_another_instance_has_entries_of_its_own(place):
+def test_another_instance_has_entries_of_its_own(place: Place) -> None:
     assert explain(HOLED_URI, "--instance", "other", *place, code=1)["entries"] == []
     assert len(explain(HOLED_URI, "--instance", "", *place, code=1)["entries"]) == 1
     assert len(explain("--action", ACTION, "--instance", "", *place, code=0)["entries"]) == 1
 
 
-def test_without_a_configuration_no_upstream_is_known(sites):
+def test_without_a_configuration_no_upstream_is_known(sites: Node) -> None:
     facts = explain(digest_of(PUSHED), "--data-dir", sites.data_dir, code=0)
     assert "upstreams" not in facts
 
 
-def test_upstreams_are_left_alone_while_offline(sites, tmp_path):
+def test_upstreams_are_left_alone_while_offline(sites: Node, tmp_path: Path) -> None:
     settings = yaml.safe_load(sites.config_path.read_text())
     path = tmp_path / "offline.yaml"
     path.write_text(yaml.safe_dump({**settings, "offline": True}))
@@ -147,17 +154,17 @@ def test_upstreams_are_left_alone_while_offline(sites, tmp_path):
     assert set(answers(facts).values()) == {"not asked"}
 
 
-def test_people_get_lines(place):
+def test_people_get_lines(place: Place) -> None:
     done = CliRunner().invoke(main, ["explain", str(digest_of(PUSHED)), *map(str, place)])
     assert f"digest: {digest_of(PUSHED)}\nhere: yes\n" in done.stdout
     assert "  - name: hq\n    answer: absent\n" in done.stdout
 
 
-def test_the_empty_blob_is_always_here(place):
+def test_the_empty_blob_is_always_here(place: Place) -> None:
     assert explain(digest_of(b""), *place, code=0)["here"] is True
 
 
-def test_damage_is_told_before_and_after_it_is_set_aside(tmp_path):
+def test_damage_is_told_before_and_after_it_is_set_aside(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     place = ("--data-dir", data_dir)
     with serve(data_dir) as node, Client(node.address) as client:
@@ -186,17 +193,17 @@ def test_damage_is_told_before_and_after_it_is_set_aside(tmp_path):
         (["a", "--qualifier", "b"], "--qualifier b: not NAME=VALUE"),
     ],
 )
-def test_wrong_usage(tmp_path, args, message):
+def test_wrong_usage(tmp_path: Path, args: list[str], message: str) -> None:
     done = CliRunner().invoke(main, ["explain", *args, "--data-dir", str(tmp_path)])
     assert done.exit_code == 2
     assert message in done.stderr
 
 
-def test_a_directory_that_is_not_there_is_refused(tmp_path):
+def test_a_directory_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert explain(ABSENT, "--data-dir", tmp_path / "none", code=3)["exit-code"] == 3
 
 
-def test_what_peers_have_acknowledged_and_what_they_say_now(tmp_path):
+def test_what_peers_have_acknowledged_and_what_they_say_now(tmp_path: Path) -> None:
     with serve(tmp_path / "there", name="there") as there:
         peers = [
             {"name": "there", "url": f"grpc://{there.address}"},
@@ -208,13 +215,15 @@ def test_what_peers_have_acknowledged_and_what_they_say_now(tmp_path):
                 client.push_blob(URI, digest_of(PUSHED))
             place = ("--config", here.config_path)
 
-            def acknowledged():
+            def acknowledged() -> dict[str, str] | None:
                 facts = explain(digest_of(PUSHED), *place, code=0)
                 said = {each["name"]: each["answer"] for each in facts.get("peers", ())}
                 return said if said.get("there", "").startswith("acknowledged") else None
 
             wait_until(acknowledged, "the peer has it", timeout_s=30)
-            assert acknowledged()["gone"].startswith("not known: it needs a resync")
+            said = acknowledged()
+            assert said is not None
+            assert said["gone"].startswith("not known: it needs a resync")
             facts = explain(digest_of(PUSHED), *place, code=0)
             now = {each["name"]: each["answer"] for each in facts["peers-say"]}
             assert now == {"there": "present", "gone": "silent"}

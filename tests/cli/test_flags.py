@@ -11,11 +11,11 @@ from federation.config import Config
 from federation.errors import ConfigError
 
 
-def test_no_flags_are_the_defaults():
+def test_no_flags_are_the_defaults() -> None:
     assert from_flags({}) == Config()
 
 
-def test_every_flag_has_its_key():
+def test_every_flag_has_its_key() -> None:
     found = from_flags(
         {
             "address": "[::1]:1",
@@ -32,6 +32,7 @@ def test_every_flag_has_its_key():
     )
     listener = found.listeners[0]
     assert (listener.address, listener.push) == ("[::1]:1", False)
+    assert listener.tls is not None
     assert (listener.tls.server_cert, listener.tls.server_key) == (Path("/c"), Path.cwd() / "k")
     assert found.http.address is None
     assert found.storage.quota == 5 * 2**30
@@ -43,7 +44,7 @@ def test_every_flag_has_its_key():
     ("address", "push"),
     [("127.0.0.1:1", True), ("[::1]:1", True), ("0.0.0.0:1", False), ("cache.example:1", False)],
 )
-def test_pushing_has_to_be_said_where_others_can_connect(address, push):
+def test_pushing_has_to_be_said_where_others_can_connect(address: str, push: bool) -> None:
     assert from_flags({"address": address}).listeners[0].push is push
     assert from_flags({"address": address, "push": True}).listeners[0].push
 
@@ -60,17 +61,17 @@ def test_pushing_has_to_be_said_where_others_can_connect(address, push):
         ({"tls_key": "k"}, "a certificate and a key belong together"),
     ],
 )
-def test_a_complaint_names_the_flag(flags, says):
+def test_a_complaint_names_the_flag(flags: dict[str, str], says: str) -> None:
     with pytest.raises(ConfigError, match=f"^{says}"):
         from_flags(flags)
 
 
-def test_all_complaints_come_at_once():
+def test_all_complaints_come_at_once() -> None:
     with pytest.raises(ConfigError, match=r"(?s)--address.*--quota"):
         from_flags({"address": "x", "quota": "x"})
 
 
-def test_a_file_and_flags_together_are_refused():
+def test_a_file_and_flags_together_are_refused() -> None:
     done = CliRunner().invoke(main, ["serve", "--config", "f", "--no-push"])
     assert done.exit_code == 2
     assert "give no other option" in done.stderr
@@ -91,7 +92,7 @@ def test_a_file_and_flags_together_are_refused():
         (["--port", "1", "--no-such-option", "dir"], "No such option"),
     ],
 )
-def test_the_old_command_line_refuses_bad_usage(args, says):
+def test_the_old_command_line_refuses_bad_usage(args: list[str], says: str) -> None:
     done = CliRunner().invoke(artifact_server, args)
     assert done.exit_code == 2
     assert says in done.stderr

@@ -12,11 +12,19 @@ from click.testing import CliRunner
 from federation.cli import main
 
 _ROOT = click.Context(main)
-_SHOWN = [name for name in main.list_commands(_ROOT) if not main.get_command(_ROOT, name).hidden]
+
+
+def _is_hidden(name: str) -> bool:
+    command = main.get_command(_ROOT, name)
+    assert command is not None, name
+    return command.hidden
+
+
+_SHOWN = [name for name in main.list_commands(_ROOT) if not _is_hidden(name)]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in _SHOWN)])
-def test_help_has_examples_and_exit_codes(command):
+def test_help_has_examples_and_exit_codes(command: list[str]) -> None:
     done = CliRunner().invoke(main, [*command, "--help"])
     assert done.exit_code == 0
     assert "Exit codes:" in done.stdout
@@ -24,7 +32,7 @@ def test_help_has_examples_and_exit_codes(command):
         assert "Example" in done.stdout
 
 
-def test_the_version():
+def test_the_version() -> None:
     done = CliRunner().invoke(main, ["--version"])
     assert (done.exit_code, done.stdout) == (0, "federation, version 0.1.0\n")
 

@@ -5,6 +5,7 @@ import resource
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,17 +13,17 @@ from federation.cli import process, systemd
 from federation.errors import CannotStart
 
 
-def test_w33_the_pure_python_protobuf_is_refused():
+def test_w33_the_pure_python_protobuf_is_refused() -> None:
     process.check_protobuf("upb")
     with pytest.raises(CannotStart, match="runs on its python implementation"):
         process.check_protobuf("python")
 
 
-def test_w33_the_protobuf_that_is_installed_will_do():
+def test_w33_the_protobuf_that_is_installed_will_do() -> None:
     process.prepare()
 
 
-def test_the_soft_limit_of_open_files_is_raised():
+def test_the_soft_limit_of_open_files_is_raised() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, soft), hard))
@@ -32,7 +33,7 @@ def test_the_soft_limit_of_open_files_is_raised():
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_o19_no_file_of_ours_becomes_standard_error():
+def test_o19_no_file_of_ours_becomes_standard_error() -> None:
     script = (
         "import os, sys\n"
         "from federation.cli.process import open_standard_files\n"
@@ -48,7 +49,9 @@ def test_o19_no_file_of_ours_becomes_standard_error():
 
 
 @pytest.mark.parametrize("abstract", [False, True])
-def test_o21_the_service_manager_is_told(tmp_path, monkeypatch, abstract):
+def test_o21_the_service_manager_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+) -> None:
     name = f"@federation-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name[1:]}" if abstract else name)
@@ -58,7 +61,9 @@ def test_o21_the_service_manager_is_told(tmp_path, monkeypatch, abstract):
         assert manager.recv(100) == b"READY=1"
 
 
-def test_o21_no_service_manager_is_no_trouble(tmp_path, monkeypatch):
+def test_o21_no_service_manager_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     systemd.notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))

@@ -2,6 +2,8 @@
 
 import json
 import stat
+from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -11,28 +13,29 @@ from tests.process import federation
 
 
 @pytest.fixture
-def file(tmp_path):
+def file(tmp_path: Path) -> Path:
     return tmp_path / "tokens"
 
 
-def run(*args, code=0):
+def run(*args: str | Path, code: int = 0) -> CompletedProcess[str]:
     done = federation("token", *map(str, args))
     assert done.returncode == code, done.stderr
     return done
 
 
-def test_what_is_printed_is_found_in_the_file_and_is_not_in_it(file):
+def test_what_is_printed_is_found_in_the_file_and_is_not_in_it(file: Path) -> None:
     done = run("new", "--role", "push", "--name", "ci", "--expires", "90d", "--file", file)
     (text,) = done.stdout.split()
     assert "which counts for 90d" in done.stderr
     assert text not in done.stderr
     found = parse_tokens(file.read_bytes(), "here").find(text)
+    assert found is not None
     assert (found.role, found.name) == (Role.PUSH, "ci")
     assert text.rpartition("_")[2] not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
-def test_tokens_are_added_behind_what_is_there_and_its_mode_stays(file):
+def test_tokens_are_added_behind_what_is_there_and_its_mode_stays(file: Path) -> None:
     file.write_text("# ours")
     file.chmod(0o600)
     made = [
@@ -47,19 +50,23 @@ def test_tokens_are_added_behind_what_is_there_and_its_mode_stays(file):
     run("revoke", made[0]["id"], "--file", file)
     kept = parse_tokens(file.read_bytes(), "here")
     assert kept.find(made[0]["token"]) is None
-    assert kept.find(made[1]["token"]).role is Role.ADMIN
+    stays = kept.find(made[1]["token"])
+    assert stays is not None
+    assert stays.role is Role.ADMIN
     assert file.read_text().startswith("# ours\n{")
     assert "no token with the ID" in run("revoke", made[0]["id"], "--file", file, code=2).stderr
 
 
-def test_the_configuration_says_which_file(tmp_path, file):
+def test_the_configuration_says_which_file(tmp_path: Path, file: Path) -> None:
     config = tmp_path / "f.yaml"
     config.write_text(
         "listeners:\n- {address: 127.0.0.1:1, auth: {tokens: tokens}}\n- {address: 127.0.0.1:2}\n"
     )
     args = ("new", "--role", "pull", "--instance", "a", "--instance", "b/*", "--config", config)
     text = run(*args).stdout.strip()
-    assert parse_tokens(file.read_bytes(), "x").find(text).instances.patterns == ("a", "b/*")
+    found = parse_tokens(file.read_bytes(), "x").find(text)
+    assert found is not None
+    assert found.instances.patterns == ("a", "b/*")
     config.write_text("listeners:\n- {address: 127.0.0.1:1}\n")
     assert "say which with --file" in run(*args, code=2).stderr
 
@@ -67,13 +74,13 @@ def test_the_configuration_says_which_file(tmp_path, file):
 @pytest.mark.parametrize(
     "args", [("--expires", "soon"), ("--expires", "0"), ("--name", "a\nb"), ("--instance", "")]
 )
-def test_what_cannot_be_meant_leaves_no_file(file, args):
+def test_what_cannot_be_meant_leaves_no_file(file: Path, args: tuple[str, str]) -> None:
     done = run("new", "--role", "push", "--file", file, *args, code=2)
     assert "Traceback" not in done.stderr
     assert not file.exists()
 
 
-def test_a_broken_file_is_not_added_to(file):
+def test_a_broken_file_is_not_added_to(file: Path) -> None:
     file.write_text("{}\n")
     done = run("new", "--role", "push", "--file", file, code=2)
     assert f"{file}:1: id: missing" in done.stderr

@@ -63,7 +63,7 @@ def nginx(folder: Path, text: str) -> Iterator[None]:
     head = f"user root;\ndaemon off;\npid {folder}/nginx/pid;\nerror_log stderr;\n"
     config.write_text(head + text.replace("http {", f"http {{\naccess_log off;\n{temporary}", 1))
     with (folder / "nginx.log").open("wb") as log:
-        command = [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config]
+        command: list[str | Path] = [tool("nginx"), "-e", "stderr", "-p", folder, "-c", config]
         process = subprocess.Popen(command, stdout=log, stderr=log)
         try:
             yield

@@ -1,20 +1,23 @@
 """Whatever a listener's auth cannot mean is said with its line, and how to mend it."""
 
+from pathlib import Path
+
 import pytest
 
-from federation.config_file import ConfigFileError, loads
+from federation.config import Listener
+from federation.config_file import ConfigFileError, Problem, loads
 
 TLS = "tls: {server-cert: c, server-key: k}"
 MTLS = "tls: {server-cert: c, server-key: k, client-certs: l}"
 JWT = "{keys: k, algorithms: [RS256], audience: a}"
 
 
-def load(tmp_path, *lines, address="0.0.0.0:1", push="true"):
+def load(tmp_path: Path, *lines: str, address: str = "0.0.0.0:1", push: str = "true") -> Listener:
     text = [f"- address: {address}", f"  push: {push}", *(f"  {line}" for line in lines)]
     return loads("\n".join(["listeners:", *text]), tmp_path / "f.yaml", {}).listeners[0]
 
 
-def refusal(tmp_path, *lines, **kwargs):
+def refusal(tmp_path: Path, *lines: str, **kwargs: str) -> Problem:
     with pytest.raises(ConfigFileError) as refused:
         load(tmp_path, *lines, **kwargs)
     (problem,) = refused.value.problems
@@ -32,18 +35,20 @@ def refusal(tmp_path, *lines, **kwargs):
         ["tls: {server-cert: c, server-key: k, client-ca: l}", "auth: {}"],
     ],
 )
-def test_what_makes_sense_is_taken(tmp_path, lines):
+def test_what_makes_sense_is_taken(tmp_path: Path, lines: list[str]) -> None:
     assert load(tmp_path, *lines).auth is not None
 
 
-def test_a15_tokens_over_plain_text_are_for_loopback_only(tmp_path):
+def test_a15_tokens_over_plain_text_are_for_loopback_only(tmp_path: Path) -> None:
     for auth in ("auth: {tokens: t}", f"auth: {{jwt: {JWT}}}"):
         problem = refusal(tmp_path, auth)
         assert (problem.line, problem.path) == (4, "listeners[0].auth")
         assert "tokens would travel as plain text" in problem.message
         assert "add tls to this listener, or let it listen on 127.0.0.1" in problem.message
         for address in ("127.0.0.1:1", '"[::1]:1"', "localhost:1"):
-            assert load(tmp_path, auth, address=address).auth.takes_tokens
+            taken = load(tmp_path, auth, address=address).auth
+            assert taken is not None
+            assert taken.takes_tokens
 
 
 @pytest.mark.parametrize(
@@ -71,13 +76,15 @@ def test_a15_tokens_over_plain_text_are_for_loopback_only(tmp_path):
         ([TLS, "auth: {token: t}"], "auth.token", "did you mean tokens?"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_its_place(tmp_path, lines, path, says):
+def test_what_cannot_be_meant_is_refused_with_its_place(
+    tmp_path: Path, lines: list[str], path: str | None, says: str
+) -> None:
     problem = refusal(tmp_path, *lines)
     assert problem.line == 3 + len(lines)
     assert path is None or problem.path == f"listeners[0].{path}"
     assert says in problem.message
 
 
-def test_anonymous_callers_cannot_push_where_nobody_can(tmp_path):
+def test_anonymous_callers_cannot_push_where_nobody_can(tmp_path: Path) -> None:
     problem = refusal(tmp_path, TLS, "auth: {tokens: t, anonymous: push}", push="false")
     assert "say `push: true`, too" in problem.message

@@ -4,8 +4,10 @@ import re
 import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from federation.config import Config
@@ -18,14 +20,14 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"
 
 
-def with_examples():
+def with_examples() -> str:
     """The example file with its `#key` lines taken in."""
     return re.sub(
         r"^( *)#(?=( *# | *(- )?[a-z-]+:))", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE
     )
 
 
-def paths(value, below=()):
+def paths(value: object, below: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield (*below, key)
@@ -35,16 +37,16 @@ def paths(value, below=()):
             yield from paths(inner, below)
 
 
-def test_the_example_says_what_the_defaults_are():
+def test_the_example_says_what_the_defaults_are() -> None:
     assert load(EXAMPLE) == Config()
 
 
-def test_the_example_names_every_key_and_no_other():
+def test_the_example_names_every_key_and_no_other() -> None:
     named = set(paths(yaml.safe_load(with_examples())))
     assert named == {key.path for key in walk()}
 
 
-def test_the_example_shows_a_fixed_default_as_such():
+def test_the_example_shows_a_fixed_default_as_such() -> None:
     shown = set(paths(yaml.safe_load(EXAMPLE.read_text())))
     hidden = {key.dotted for key in walk() if key.path not in shown}
     examples = ("upstreams", "peers", "listeners.auth.")
@@ -64,10 +66,12 @@ def test_the_example_shows_a_fixed_default_as_such():
     }
 
 
-def test_what_the_example_shows_in_comments_is_allowed_too():
+def test_what_the_example_shows_in_comments_is_allowed_too() -> None:
     found = loads(with_examples(), EXAMPLE, {})
     assert found.storage.quota == 500 * 2**30
-    assert found.listeners[0].tls.server_key == ROOT / "server.key"
+    tls = found.listeners[0].tls
+    assert tls is not None
+    assert tls.server_key == ROOT / "server.key"
     assert found.upstreams[0].auth.client_key == ROOT / "me.key"
     assert found.upstreams[0].connection_config == ConnectionConfig()
     (peer,) = found.peers
@@ -75,7 +79,7 @@ def test_what_the_example_shows_in_comments_is_allowed_too():
     assert peer.window == Peer.model_fields["window"].default
 
 
-def test_every_key_has_a_comment_above_it_in_the_example():
+def test_every_key_has_a_comment_above_it_in_the_example() -> None:
     lines = EXAMPLE.read_text().splitlines()
     for at, line in enumerate(lines):
         if re.match(r" *#?[a-z-]+: *\S", line) and "- address" not in line:
@@ -84,16 +88,16 @@ def test_every_key_has_a_comment_above_it_in_the_example():
             assert above.startswith("#") or neighbour or above == "scrub:", line
 
 
-def test_every_key_is_described():
+def test_every_key_is_described() -> None:
     assert [key.dotted for key in walk() if not key.field.description] == []
 
 
-def test_the_page_is_made_from_the_model():
+def test_the_page_is_made_from_the_model() -> None:
     done = subprocess.run([sys.executable, ROOT / "docs/generate.py", "--check"], check=False)
     assert done.returncode == 0, "docs/configuration.md is stale: run docs/generate.py"
 
 
-def test_a_stale_page_is_noticed(tmp_path, monkeypatch):
+def test_a_stale_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "generate.py"
     script.write_text((ROOT / "docs/generate.py").read_text())
     module = runpy.run_path(str(script))

@@ -5,28 +5,28 @@ from pathlib import Path
 import pytest
 
 from federation.config import Config
-from federation.config_file import ConfigFileError, load, loads
+from federation.config_file import ConfigFileError, Problem, load, loads
 
 FILE = Path("/etc/federation/node.yaml")
 
 
-def problems(text, **environment):
+def problems(text: str, **environment: str) -> list[Problem]:
     with pytest.raises(ConfigFileError) as caught:
         loads(text, FILE, environment)
     return caught.value.problems
 
 
-def problem(text, **environment):
+def problem(text: str, **environment: str) -> Problem:
     (only,) = problems(text, **environment)
     return only
 
 
 @pytest.mark.parametrize("text", ["", "\n# nothing\n", "---\n", "storage:\nlimits:\nlog:\n", "{}"])
-def test_an_empty_file_means_the_defaults(text):
+def test_an_empty_file_means_the_defaults(text: str) -> None:
     assert loads(text, FILE, {}) == Config()
 
 
-def test_every_problem_is_reported_in_the_order_of_the_lines():
+def test_every_problem_is_reported_in_the_order_of_the_lines() -> None:
     text = """\
 storage:
   quota: lots
@@ -48,7 +48,7 @@ limits:
     ]
 
 
-def test_a_message_names_file_line_path_found_and_allowed():
+def test_a_message_names_file_line_path_found_and_allowed() -> None:
     text = "\nstorage:\n  quota: 10 gigs\n"
     assert str(problem(text)) == (
         '/etc/federation/node.yaml:3: storage.quota: found "10 gigs"; a size is a whole number of '
@@ -69,13 +69,13 @@ def test_a_message_names_file_line_path_found_and_allowed():
         ("<<: {}", "<<", "unknown key;"),
     ],
 )
-def test_an_unknown_key_is_refused_with_a_guess(text, path, says):
+def test_an_unknown_key_is_refused_with_a_guess(text: str, path: str, says: str) -> None:
     found = problem(text)
-    assert (found.path, found.message[: len(says)]) == (path, says) or says in found.message
     assert found.path == path
+    assert says in found.message
 
 
-def test_a_key_of_a_later_version_is_unknown():
+def test_a_key_of_a_later_version_is_unknown() -> None:
     tls = "{server-cert: a, server-key: b,\n    client-crl: c}"
     text = f"listeners:\n- address: a:1\n  tls: {tls}"
     assert problem(text).line == 4
@@ -127,13 +127,13 @@ def test_a_key_of_a_later_version_is_unknown():
         ('data-dir: "a\\0b"', 1, 'found "a\\u0000b"; a path cannot contain a NUL byte'),
     ],
 )
-def test_a_bad_value_is_refused_with_what_is_allowed(text, line, message):
+def test_a_bad_value_is_refused_with_what_is_allowed(text: str, line: int, message: str) -> None:
     found = problem(text)
     assert found.line == line
     assert found.message[: len(message)] == message
 
 
-def test_a_long_value_is_clipped():
+def test_a_long_value_is_clipped() -> None:
     assert len(problem(f"node-name: {'x' * 5000}").message) < 200
 
 
@@ -152,33 +152,33 @@ def test_a_long_value_is_clipped():
         ("? [a]\n: b", 1, "a key must be a plain word"),
     ],
 )
-def test_what_is_not_usable_yaml_is_refused_with_its_line(text, line, says):
+def test_what_is_not_usable_yaml_is_refused_with_its_line(text: str, line: int, says: str) -> None:
     found = problems(text)
     assert any(p.line == line and says in p.message for p in found), found
 
 
-def test_aliases_cannot_blow_up():
+def test_aliases_cannot_blow_up() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
     assert any("too much" in p.message for p in problems("\n".join(lines)))
 
 
-def test_variables_expand():
+def test_variables_expand() -> None:
     text = 'node-name: "${NAME}-${NAME}"\ndata-dir: ${D}/x\nlimits:\n  streams: ${N}\n'
     found = loads(text, FILE, {"NAME": "p", "D": "/srv", "N": "7"})
     assert (found.node_name, found.data_dir, found.limits.streams) == ("p-p", Path("/srv/x"), 7)
 
 
-def test_a_variable_in_quotes_stays_text():
+def test_a_variable_in_quotes_stays_text() -> None:
     assert loads('node-name: "${N}"', FILE, {"N": "7"}).node_name == "7"
     assert problem("node-name: ${N}", N="7").message.startswith("found 7; must be text")
 
 
-def test_a_variable_cannot_bring_structure():
+def test_a_variable_cannot_bring_structure() -> None:
     assert loads("node-name: ${N}", FILE, {"N": "{a: b}"}).node_name == "{a: b}"
 
 
-def test_an_escaped_variable_is_plain_text():
+def test_an_escaped_variable_is_plain_text() -> None:
     assert loads('node-name: "$${N} $x"', FILE, {}).node_name == "${N} $x"
 
 
@@ -191,21 +191,23 @@ def test_an_escaped_variable_is_plain_text():
         ("x${open", "'${open' names no variable"),
     ],
 )
-def test_a_variable_that_is_not_there_is_an_error(text, says):
+def test_a_variable_that_is_not_there_is_an_error(text: str, says: str) -> None:
     assert problem(f'node-name: "{text}"').message.startswith(says)
 
 
-def test_relative_paths_start_at_the_file(tmp_path):
+def test_relative_paths_start_at_the_file(tmp_path: Path) -> None:
     (tmp_path / "node.yaml").write_text(
         "data-dir: data\nlisteners:\n- address: a:1\n  tls: {server-cert: c.crt, server-key: /k}\n"
     )
     found = load(tmp_path / "node.yaml")
     assert found.data_dir == tmp_path / "data"
-    assert found.listeners[0].tls.server_cert == tmp_path / "c.crt"
-    assert found.listeners[0].tls.server_key == Path("/k")
+    tls = found.listeners[0].tls
+    assert tls is not None
+    assert tls.server_cert == tmp_path / "c.crt"
+    assert tls.server_key == Path("/k")
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigFileError, match=r"none\.yaml:1: cannot be read: No such file"):
         load(tmp_path / "none.yaml")
     with pytest.raises(ConfigFileError, match="cannot be read: Is a directory"):
@@ -218,7 +220,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         load(tmp_path / "big")
 
 
-def test_the_data_directory_follows_the_xdg_specification(monkeypatch, tmp_path):
+def test_the_data_directory_follows_the_xdg_specification(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert Config().data_dir == tmp_path / "federation"
     monkeypatch.setenv("XDG_DATA_HOME", "relative")

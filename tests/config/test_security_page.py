@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,9 +14,9 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 TLS = {"server-cert": "c", "server-key": "k"}
 
 
-def whole(block):
+def whole(block: str) -> dict[str, Any]:
     """Put around a part of a file what would stand there."""
-    part = yaml.safe_load(block)
+    part: dict[str, Any] | list[Any] = yaml.safe_load(block)
     if isinstance(part, list):
         return {"listeners": part}
     if "listeners" in part:
@@ -25,10 +26,10 @@ def whole(block):
     return {"listeners": [{"address": "0.0.0.0:1", "push": True, **part}]}
 
 
-def test_there_are_some():
+def test_there_are_some() -> None:
     assert len(BLOCKS) >= 4
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_it_is_a_good_configuration(block):
+def test_it_is_a_good_configuration(block: str) -> None:
     Config.model_validate(whole(block), by_alias=True, by_name=False)

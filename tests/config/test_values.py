@@ -27,20 +27,20 @@ from federation.config_values import (
         ("0.1K", 102),
     ],
 )
-def test_sizes(text, size_bytes):
+def test_sizes(text: str | int, size_bytes: int) -> None:
     assert parse_size(text) == size_bytes
 
 
 @pytest.mark.parametrize(
     "text", [True, 1.5, "1.5", "-1", "10X", "G", "", "1e9", "0x10", "\u0661", None, [], "5 G B"]
 )
-def test_no_sizes(text):
+def test_no_sizes(text: object) -> None:
     with pytest.raises(ValueError, match="a size is"):
         parse_size(text)
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_a_size_shown_is_the_size_read(size_bytes):
+def test_a_size_shown_is_the_size_read(size_bytes: int) -> None:
     assert parse_size(format_size(size_bytes)) == size_bytes
 
 
@@ -48,18 +48,18 @@ def test_a_size_shown_is_the_size_read(size_bytes):
     ("text", "seconds"),
     [("200ms", 0.2), (90, 90.0), ("1.5h", 5400.0), ("2 d", 172800.0), (0.5, 0.5)],
 )
-def test_durations(text, seconds):
+def test_durations(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", [True, "", "5 weeks", "-1s", "1h30m", None, "s"])
-def test_no_durations(text):
+def test_no_durations(text: object) -> None:
     with pytest.raises(ValueError, match="a duration is"):
         parse_duration(text)
 
 
 @given(st.integers(0, 10**8))
-def test_a_duration_shown_is_the_duration_read(milliseconds):
+def test_a_duration_shown_is_the_duration_read(milliseconds: int) -> None:
     seconds = milliseconds / 1000
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-5)
 
@@ -74,7 +74,7 @@ def test_a_duration_shown_is_the_duration_read(milliseconds):
         ("0.0.0.0:80", "0.0.0.0", 80),
     ],
 )
-def test_addresses(text, host, port):
+def test_addresses(text: str, host: str, port: int) -> None:
     assert parse_address(text) == (host, port)
     assert str(parse_address(text)) == text
 
@@ -104,7 +104,7 @@ def test_addresses(text, host, port):
         "localhost:٣",
     ],
 )
-def test_no_addresses(text):
+def test_no_addresses(text: str) -> None:
     with pytest.raises(ValueError, match="an address is host:port"):
         parse_address(text)
 
@@ -121,6 +121,6 @@ def test_no_addresses(text):
         ("localhost.example:1", False, False),
     ],
 )
-def test_what_an_address_reaches(text, is_loopback, is_wildcard):
+def test_what_an_address_reaches(text: str, is_loopback: bool, is_wildcard: bool) -> None:
     address = parse_address(text)
     assert (address.is_loopback, address.is_wildcard) == (is_loopback, is_wildcard)

@@ -33,16 +33,20 @@ def node(tmp_path: Path) -> Iterator[Node]:
         yield node
 
 
+def _references(client: Client) -> ReferenceStorageStub:
+    return ReferenceStorageStub(client.channel)
+
+
 def push_all(client: Client, digest: Digest) -> None:
     client.push_blob("urn:x", digest)
     client.update_action_result(ACTION, action_result([("out", digest)]))
     update = references.UpdateReferenceRequest(keys=["p/e/k"], digest=digest_message(digest))
-    ReferenceStorageStub(client.channel).UpdateReference(update, timeout=10)
+    _references(client).UpdateReference(update, timeout=10)
 
 
 def reference(client: Client) -> grpc.StatusCode:
     ask = references.GetReferenceRequest(key="p/e/k")
-    return outcome(lambda: ReferenceStorageStub(client.channel).GetReference(ask, timeout=10))
+    return outcome(lambda: _references(client).GetReference(ask, timeout=10))
 
 
 def test_entries_are_served_without_what_they_name(node: Node) -> None:

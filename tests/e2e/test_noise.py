@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import grpc
 import pytest
 
 from federation.digest import digest_of
-from tests.process import Node, wait_until
+from tests.polling import wait_until
+from tests.process import Node
 from tests.process_client import Client, outcome
 
 
@@ -59,16 +61,20 @@ def test_w33_a_message_that_is_no_protobuf_fails_alone(
 ) -> None:
     data = _MESSAGES[message]
     for method in _UNARY:
-        call = client.channel.unary_unary(f"/{method}")
-        code = outcome(lambda c=call: c(data, timeout=10))
+        call = client.channel.unary_unary(f"/{method}", None, None)
+        code = outcome(partial(call, data, timeout=10))
         assert code is _IA, f"{method}: {code}"
     for method in _STREAMS:
-        stream = client.channel.unary_stream(f"/{method}")
-        code = outcome(lambda s=stream: list(s(data, timeout=10)))
+        stream = client.channel.unary_stream(f"/{method}", None, None)
+        code = outcome(partial(_read_all, stream, data))
         assert code is _IA, f"{method}: {code}"
-    write = client.channel.stream_unary("/google.bytestream.ByteStream/Write")
+    write = client.channel.stream_unary("/google.bytestream.ByteStream/Write", None, None)
     assert outcome(lambda: write(iter([data]), timeout=10)) is _IA
     _assert_well(node, client)
+
+
+def _read_all(call: Callable[..., Iterable[bytes]], request: bytes) -> list[bytes]:
+    return list(call(request, timeout=10))
 
 
 def _assert_well(node: Node, client: Client) -> None:
@@ -94,8 +100,8 @@ def _assert_well(node: Node, client: Client) -> None:
 def test_w41_odd_metadata_is_served_or_rejected_and_never_hangs(
     metadata: list[tuple[str, str | bytes]], node: Node, client: Client
 ) -> None:
-    call = client.channel.unary_unary(f"/{_RE}.Capabilities/GetCapabilities")
-    code = outcome(lambda: call(b"", metadata=metadata, timeout=10))
+    call = client.channel.unary_unary(f"/{_RE}.Capabilities/GetCapabilities", None, None)
+    code = outcome(lambda: call(b"", metadata=tuple(metadata), timeout=10))
     assert code is not grpc.StatusCode.DEADLINE_EXCEEDED
     _assert_well(node, client)
 
@@ -226,6 +232,6 @@ def test_w43_a_flood_of_bad_connections_does_not_flood_the_log(node: Node, clien
     for _ in range(300):
         with _connect(node) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            wait_until(lambda r=raw: _closed(r), "the connection to be closed")
+            wait_until(partial(_closed, raw), "the connection to be closed")
     assert len(node.log) - before < 20_000, node.log_tail
     _assert_well(node, client)

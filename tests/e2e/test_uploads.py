@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -15,7 +16,8 @@ from federation.digest import digest_of
 from tests.faults.clean import assert_clean
 from tests.faults.proxy import CuttingProxy
 from tests.faults.strace import attached
-from tests.process import Node, wait_until
+from tests.polling import wait_until
+from tests.process import Node
 from tests.process_client import Client, outcome
 
 _RSS_FLAT_BYTES = 48 * 2**20
@@ -107,7 +109,7 @@ def _cut_upload(node: Node, client: Client, data: bytes, chunk_bytes: int) -> tu
         name = client.upload_name(digest_of(data), str(uuid.uuid4()))
         with CuttingProxy(node.address, cut_after_bytes=6 * 2**20) as proxy:
             with Client(proxy.address) as cut:
-                code = outcome(lambda c=cut, n=name: c.write(data, name=n, chunk_bytes=chunk_bytes))
+                code = outcome(partial(cut.write, data, name=name, chunk_bytes=chunk_bytes))
             assert code is grpc.StatusCode.UNAVAILABLE
             assert proxy.was_cut.wait(10)
         wait_until(

@@ -14,7 +14,7 @@ from pathlib import Path
 import apsw
 import blake3
 
-from tests.process import wait_until
+from tests.polling import wait_until
 
 _PIECE_BYTES = 2**20
 

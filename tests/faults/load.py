@@ -15,7 +15,7 @@ import grpc
 
 from federation.digest import Digest, digest_of
 from tests.oracle import Oracle
-from tests.process import wait_until
+from tests.polling import wait_until
 from tests.process_client import Client, action_result, code_of
 
 # What a client sees when the node dies under it or refuses to go on; anything else is a fault.

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.process import Node, wait_until
+from tests.polling import wait_until
+from tests.process import Node
 
 
 def prefix(*injections: str, paths: Sequence[Path] = (), out: str = "/dev/null") -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -88,6 +89,10 @@ def test_s19_a_damaged_catalogue_gives_no_wrong_bytes_and_rebuild_brings_the_fil
     assert_clean(filled.data_dir)
 
 
+def _read_into(got: list[bytes], client: Client, data: bytes) -> None:
+    got.append(client.read(digest_of(data)))
+
+
 def _refuses_or_serves_right_bytes(node: Node, filled: Filled) -> None:
     node.launch()
     try:
@@ -99,7 +104,7 @@ def _refuses_or_serves_right_bytes(node: Node, filled: Filled) -> None:
     with Client(node.address) as client:
         for data in filled.files + filled.smalls[::10]:
             got: list[bytes] = []
-            code = outcome(lambda d=data, g=got: g.append(client.read(digest_of(d))))
+            code = outcome(partial(_read_into, got, client, data))
             wrong += code is OK and got != [data]
             trouble += code is not OK
         refused = outcome(lambda: client.batch_update([small_blob()])) is not OK

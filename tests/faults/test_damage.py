@@ -14,8 +14,8 @@ from federation.digest import Digest, digest_of
 from tests.faults.clean import assert_clean, blob_path, catalogue, leftovers
 from tests.faults.conftest import file_blob, small_blob
 from tests.faults.disks import Disk
-from tests.polling import pass_time
-from tests.process import Node, serve, wait_until
+from tests.polling import pass_time, wait_until
+from tests.process import Node, serve
 from tests.process_client import Client, action_result, outcome
 
 OK, NOT_FOUND = grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND

@@ -12,7 +12,8 @@ from tests.faults.clean import assert_clean, blob_path
 from tests.faults.conftest import file_blob, small_blob
 from tests.faults.strace import attached, injected
 from tests.oracle import Oracle
-from tests.process import Node, wait_until
+from tests.polling import wait_until
+from tests.process import Node
 from tests.process_client import Client, code_of, outcome
 
 OK = grpc.StatusCode.OK

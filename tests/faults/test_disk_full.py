@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from tests.faults.conftest import file_blob, small_blob
 from tests.faults.disks import fill, tmpfs
 from tests.faults.strace import attached, injected
 from tests.oracle import Oracle
-from tests.process import Node, serve, wait_until
+from tests.polling import wait_until
+from tests.process import Node, serve
 from tests.process_client import Client, outcome, write_requests
 
 FULL = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -280,7 +282,7 @@ def test_s24_what_can_never_fit_is_refused_by_its_name(data_dir: Path) -> None:
         for size, code in ((30 * 2**20, FULL), (2 * 2**30, grpc.StatusCode.INVALID_ARGUMENT)):
             digest = Digest(digest_of(b"x").hash, size)
             requests = _name_only(digest, client)
-            assert outcome(lambda r=requests: client.bytestream.Write(r, timeout=10)) is code
+            assert outcome(partial(client.bytestream.Write, requests, timeout=10)) is code
         assert client.find_missing(map(digest_of, held)) == set()
         assert node.metrics().value("federation_evicted_total") == 0
         assert_clean(data_dir)

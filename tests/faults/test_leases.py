@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from federation.clock import SystemClock
 from federation.digest import Digest, digest_of
 from tests.faults.clean import assert_clean
 from tests.faults.conftest import file_blob, small_blob
-from tests.polling import pass_time
-from tests.process import Node, serve, wait_until
+from tests.polling import pass_time, wait_until
+from tests.process import Node, serve
 from tests.process_client import Client, action_result, code_of, outcome
 
 OK = grpc.StatusCode.OK
@@ -37,7 +38,7 @@ def pressed(data_dir: Path) -> Iterator[Node]:
     assert "Traceback" not in node.log, node.log_tail
 
 
-def patiently(call: Callable[[], object], timeout_s: float = 20) -> float:
+def patiently(call: Callable[[], object], timeout_s: float = 60) -> float:
     """Repeat a call that is refused while all is leased; returns when the last one began."""
     until_s = (began_s := _clock.monotonic_s()) + timeout_s
     while (code := outcome(call)) is not OK:
@@ -87,7 +88,7 @@ def test_s29_what_find_missing_called_present_is_read_within_the_lease(pressed: 
     blobs = {digest_of(b): b for b in (file_blob(100_000), small_blob(), small_blob(10_000))}
     with Client(pressed.address) as client, storm(pressed):
         for data in blobs.values():
-            patiently(lambda data=data: client.write(data))
+            patiently(partial(client.write, data))
         _wait_for_evictions(pressed, 20)
         present = 0
         for rounds in count(1):
@@ -101,13 +102,13 @@ def test_s29_what_find_missing_called_present_is_read_within_the_lease(pressed: 
                 assert client.read(digest) == blobs[digest], "leased and not found"
                 present += 1
             for digest in missing:  # evicted between two rounds, which breaks no promise
-                patiently(lambda data=blobs[digest]: client.write(data))
+                patiently(partial(client.write, blobs[digest]))
     assert_clean(pressed.data_dir)
 
 
 def _push(client: Client, action: Digest, blobs: list[bytes]) -> None:
     for data in blobs:
-        patiently(lambda data=data: client.write(data))
+        patiently(partial(client.write, data))
     names = [(str(n), digest_of(data)) for n, data in enumerate(blobs)]
     patiently(lambda: client.update_action_result(action, action_result(names)))
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -21,8 +22,8 @@ from tests.faults.load import Load
 from tests.faults.strace import prefix
 from tests.faults.test_leases import WIDE, patiently, storm
 from tests.oracle import Oracle
-from tests.polling import pass_time
-from tests.process import Node, serve, wait_until
+from tests.polling import pass_time, wait_until
+from tests.process import Node, Settings, serve
 from tests.process_client import Client, action_result
 
 OK = grpc.StatusCode.OK
@@ -30,7 +31,7 @@ _SMALL = {"storage": {"quota": "12M", "lease": "1s", **WIDE}}
 
 
 @contextmanager
-def serving(data_dir: Path, number: int, settings: dict[str, object]) -> Iterator[list[Node]]:
+def serving(data_dir: Path, number: int, settings: Settings) -> Iterator[list[Node]]:
     """So many nodes on one directory."""
     with ExitStack() as stack:
         yield [
@@ -107,7 +108,7 @@ def test_s38_no_process_calls_present_what_another_evicted(data_dir: Path) -> No
         with storm(one), storm(two):
             for number in range(7):
                 for data in blobs:
-                    patiently(lambda data=data: far.write(data))
+                    patiently(partial(far.write, data))
                 pass_time(0.5 * number)
                 missing = far.find_missing(map(digest_of, blobs))
                 absent += len(missing)
@@ -136,7 +137,8 @@ def test_s34_two_processes_under_readers_and_kills_keep_the_catalogue_whole(
                 for n in (one, two)
                 for _ in range(4)
             ]
-            for thread in [*loads, *readers]:
+            threads: list[Load | threading.Thread] = [*loads, *readers]
+            for thread in threads:
                 thread.start()
             loads[0].wait_for_calls(30)
             loads[1].wait_for_calls(30)

@@ -85,7 +85,7 @@ async def test_u06_flapping_every_100_ms_gives_right_bytes_or_a_miss_and_then_al
     proxy.refuses = False
     for digest, data in blobs.items():
         await site.until(
-            lambda digest=digest: outcome(lambda: client.read(digest)) is grpc.StatusCode.OK,
+            lambda digest=digest: outcome(lambda: client.read(digest)) is grpc.StatusCode.OK,  # type: ignore[misc]
             "a blob to come once the flapping is over",
         )
         assert await site.off(client.read, digest) == data

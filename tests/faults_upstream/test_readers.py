@@ -45,7 +45,7 @@ async def slices(node: Node, digest: Digest, ranges: list[tuple[int, int]]) -> l
         return await asyncio.gather(*(one(at, *each) for at, each in enumerate(ranges)))
     finally:
         for channel in channels:
-            await channel.close()
+            await channel.close(None)
 
 
 def gated(gate: asyncio.Event, open_bytes: int, ended: asyncio.Event | None = None) -> StreamDoes:
@@ -213,7 +213,8 @@ async def test_u27_very_many_misses_are_bounded_at_the_upstream_and_here(site: S
     async def ask(digest: Digest) -> grpc.StatusCode:
         async with at_once:
             call = stub.Read(request_for(digest), timeout=60)
-            return await call.code()
+            code: grpc.StatusCode = await call.code()
+            return code
 
     asking = [asyncio.ensure_future(ask(digest)) for digest in wanted]
     await site.until(lambda: running == 8, "the upstream to be busy")
@@ -225,4 +226,4 @@ async def test_u27_very_many_misses_are_bounded_at_the_upstream_and_here(site: S
     assert set(ends) <= {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.RESOURCE_EXHAUSTED}
     assert most == 8
     assert node.rss_bytes() < 400 * MIB
-    await channel.close()
+    await channel.close(None)

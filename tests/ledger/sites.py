@@ -18,6 +18,7 @@ from federation.ledger import Lane, Ledger
 from federation.status import Metrics
 from federation.storage import Storage, catalogue, peer_records, retention
 from federation.storage.ledger import CatalogueLedger
+from federation.storage.transaction import Transaction
 from federation.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
 from tests.memory_ledger import MemoryLedger, MemoryStorage
 
@@ -113,7 +114,7 @@ class CatalogueSite:
     async def remove(self, digest: Digest) -> None:
         key = catalogue.key_of(digest)
 
-        def work(transaction: catalogue.Transaction) -> None:
+        def work(transaction: Transaction) -> None:
             catalogue.delete(transaction, catalogue.look_up(transaction.connection, [key])[key])
 
         await self.storage.core.writer.submit(work)

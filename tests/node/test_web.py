@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any, NoReturn
 
 import aiohttp
 import pytest
@@ -15,26 +17,26 @@ from federation.web import server as web_server
 
 
 class Face:
-    def __init__(self):
+    def __init__(self) -> None:
         self.health = (True, "")
         self.metrics = Metrics()
         self.readiness = Readiness(lambda: self.health)
         self.about = {"node": "<paris>", "listeners": [{"address": "127.0.0.1:1"}]}
         self.pages = Pages(self.metrics, self.readiness, lambda: self.about)
 
-    def set(self, phase, health=(True, "")):
+    def set(self, phase: Phase, health: tuple[bool, str] = (True, "")) -> None:
         self.health = health
         self.readiness.phase = phase
         self.readiness.refresh()
 
 
 @pytest.fixture
-def face():
+def face() -> Face:
     return Face()
 
 
 @asynccontextmanager
-async def served(face):
+async def served(face: Face) -> AsyncIterator[aiohttp.ClientSession]:
     server = HttpServer("127.0.0.1:0", face.pages.answer)
     await server.start()
     try:
@@ -44,7 +46,7 @@ async def served(face):
         await server.stop()
 
 
-async def get(session, path, **kwargs):
+async def get(session: aiohttp.ClientSession, path: str, **kwargs: Any) -> tuple[int, str]:
     async with session.get(path, **kwargs) as answer:
         return answer.status, await answer.text()
 
@@ -59,7 +61,9 @@ async def get(session, path, **kwargs):
         (Phase.DRAINING, (True, ""), 503, {"status": "unavailable", "reason": "draining"}),
     ],
 )
-async def test_ready_only_while_calls_are_wanted(face, phase, health, code, facts):
+async def test_ready_only_while_calls_are_wanted(
+    face: Face, phase: Phase, health: tuple[bool, str], code: int, facts: dict[str, str]
+) -> None:
     face.set(phase, health)
     async with served(face) as session:
         status, text = await get(session, "/readyz")
@@ -67,10 +71,10 @@ async def test_ready_only_while_calls_are_wanted(face, phase, health, code, fact
         assert (await get(session, "/healthz"))[0] == 200
 
 
-async def test_o18_answers_come_from_memory_while_storage_is_stuck(face):
+async def test_o18_answers_come_from_memory_while_storage_is_stuck(face: Face) -> None:
     face.set(Phase.SERVING)
 
-    def stuck():
+    def stuck() -> NoReturn:
         pytest.fail("a request asked storage")
 
     face.readiness._storage_health = stuck
@@ -79,7 +83,7 @@ async def test_o18_answers_come_from_memory_while_storage_is_stuck(face):
             assert (await get(session, path))[0] == 200
 
 
-async def test_metrics_are_in_the_exposition_format(face):
+async def test_metrics_are_in_the_exposition_format(face: Face) -> None:
     face.metrics.requests.labels(method="a/B", code="OK").inc(3)
     async with served(face) as session, session.get("/metrics") as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=")
@@ -87,7 +91,7 @@ async def test_metrics_are_in_the_exposition_format(face):
     assert 'federation_requests_total{code="OK",method="a/B"} 3.0' in text
 
 
-async def test_the_index_is_a_page_for_people_and_json_for_programs(face):
+async def test_the_index_is_a_page_for_people_and_json_for_programs(face: Face) -> None:
     face.set(Phase.SERVING)
     async with served(face) as session:
         _, text = await get(session, "/")
@@ -97,7 +101,7 @@ async def test_the_index_is_a_page_for_people_and_json_for_programs(face):
         assert "<paris>" not in page
 
 
-async def test_peers_and_upstreams_are_tables_whose_text_is_only_text(face):
+async def test_peers_and_upstreams_are_tables_whose_text_is_only_text(face: Face) -> None:
     face.set(Phase.SERVING)
     face.about["peers"] = [
         {"name": "<tokyo>", "state": "following", "lag-objects": 7, "last-error": None}
@@ -112,7 +116,7 @@ async def test_peers_and_upstreams_are_tables_whose_text_is_only_text(face):
     assert "<b>" not in page
 
 
-async def test_other_paths_and_methods_are_refused(face):
+async def test_other_paths_and_methods_are_refused(face: Face) -> None:
     async with served(face) as session:
         assert (await get(session, "/nothing"))[0] == 404
         assert (await get(session, "/../etc/passwd"))[0] == 404
@@ -122,8 +126,9 @@ async def test_other_paths_and_methods_are_refused(face):
             assert answer.status == 200
 
 
-async def test_o17_a_taken_port_is_an_error(face):
+async def test_o17_a_taken_port_is_an_error(face: Face) -> None:
     async with served(face) as session:
+        assert session._base_url is not None
         taken = str(session._base_url.authority)
         server = HttpServer(taken, face.pages.answer)
         with pytest.raises(CannotStart, match=f"cannot listen on {taken}: Address already in use"):
@@ -131,7 +136,9 @@ async def test_o17_a_taken_port_is_an_error(face):
         await server.stop()
 
 
-async def test_l01_connections_above_the_bound_are_closed_at_once(face, monkeypatch):
+async def test_l01_connections_above_the_bound_are_closed_at_once(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(web_server, "_CONNECTIONS_MAX", 3)
     async with served(face) as session, asyncio.timeout(20):
         ends = [await asyncio.open_connection(*place(session)) for _ in range(5)]
@@ -145,7 +152,9 @@ async def test_l01_connections_above_the_bound_are_closed_at_once(face, monkeypa
             writer.close()
 
 
-async def test_l01_headers_that_never_end_are_not_waited_for(face, monkeypatch):
+async def test_l01_headers_that_never_end_are_not_waited_for(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(web_server, "_IDLE_S", 0.2)
     async with served(face) as session, asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(*place(session))
@@ -154,5 +163,9 @@ async def test_l01_headers_that_never_end_are_not_waited_for(face, monkeypatch):
         writer.close()
 
 
-def place(session):
-    return session._base_url.host, session._base_url.port
+def place(session: aiohttp.ClientSession) -> tuple[str, int]:
+    url = session._base_url
+    assert url is not None
+    assert url.host is not None
+    assert url.port is not None
+    return url.host, url.port

@@ -392,7 +392,6 @@ def fails(
             status = Status(code=code.value[0], message=message, details=[details])
             trailers = (("grpc-status-details-bin", status.SerializeToString()),)
         await context.abort(code, message, trailers)
-        return b""
 
     return do
 

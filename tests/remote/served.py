@@ -19,6 +19,7 @@ from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.bytestream import ByteStreamService
+from federation.services.call import Service
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
@@ -101,7 +102,7 @@ async def serving(
     closures = ClosureChecker(store, limits, clock, 3600.0)
     checksums = ChecksumVerifier(store)
     bytestream = ByteStreamService(store, limits, clock, metrics, budget, compute)
-    services = [
+    services: list[Service] = [
         bytestream,
         CasService(store, limits, metrics, compute),
         CapabilitiesService(limits, 2**40),

@@ -134,7 +134,6 @@ async def test_u07_an_absurd_or_broken_delay_is_bounded_or_ignored(fake: FakeSer
     async def broken(_request: bytes, context: fake_server.Context) -> bytes:
         trailers = (("grpc-status-details-bin", b"\xff\xff"),)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "told to", trailers)
-        return b""
 
     async with connected(fake.address) as here:
         fake.does[FIND] = fails(grpc.StatusCode.UNAVAILABLE, retry_after_s=1e9)

@@ -56,7 +56,7 @@ async def test_a_fetch_says_all_that_is_asked(fake: FakeServer, here: Here) -> N
     request = asset.FetchBlobRequest.FromString(call.request)
     assert list(request.uris) == ["one", "two"]
     assert [(q.name, q.value) for q in request.qualifiers] == [("vcs.commit", "abc")]
-    assert request.digest_function == DigestFunction.BLAKE3
+    assert request.digest_function == reapi.DigestFunction.BLAKE3
     assert request.oldest_content_accepted.ToNanoseconds() == 1_700_000_000_250_000_000
 
 

@@ -88,7 +88,12 @@ def test_an_announcement_that_is_not_right_is_ignored(text: str) -> None:
 
 
 def test_hops_are_read_from_among_other_metadata() -> None:
-    metadata = [("user-agent", "x"), (VIA_HEADER, "a, b"), ("some-bin", b"\xff"), (VIA_HEADER, "c")]
+    metadata: list[tuple[str, str | bytes]] = [
+        ("user-agent", "x"),
+        (VIA_HEADER, "a, b"),
+        ("some-bin", b"\xff"),
+        (VIA_HEADER, "c"),
+    ]
     assert hops.parse(metadata).via in {("a", "b"), ("c",)}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
 import pytest
@@ -78,7 +80,7 @@ async def test_u21_an_address_that_is_dead_is_left_for_the_next(fake: FakeServer
 
 
 async def test_u04_a_connection_that_is_taken_and_silent_ends_in_time() -> None:
-    limits = {"stall_s": 0.4, "request_timeout_s": 0.4}
+    limits: dict[str, Any] = {"stall_s": 0.4, "request_timeout_s": 0.4}
     async with RawServer() as silent, connected(silent.address, **limits) as here:
         async with asyncio.timeout(8):
             assert (await fails_with(here)).kind is FailureKind.TIMEOUT
@@ -111,12 +113,12 @@ async def test_u06_a_remote_that_flaps_answers_whenever_it_is_up(fake: FakeServe
     data = noise(3_000_000)
     digest = fake.holds(data)
 
-    async def paced(sent: bytes, _context: object) -> object:  # type: ignore[misc]
+    async def paced(sent: bytes, _context: object) -> AsyncIterator[bytes]:
         for at in range(0, len(sent), 50_000):
             yield sent[at : at + 50_000]
             await asyncio.sleep(0.005)
 
-    fake.streams = paced  # type: ignore[assignment]
+    fake.streams = paced
     async with Proxy(fake.address) as proxy, connected(proxy.address) as here:
 
         async def flap() -> None:
@@ -189,12 +191,12 @@ async def test_u22_goaway_in_the_middle_of_a_stream_goes_on_at_the_same_offset()
         data = noise(2_000_000)
         digest = fake.holds(data)
 
-        async def paced(sent: bytes, _context: object) -> object:  # type: ignore[misc]
+        async def paced(sent: bytes, _context: object) -> AsyncIterator[bytes]:
             for at in range(0, len(sent), 50_000):
                 yield sent[at : at + 50_000]
                 await asyncio.sleep(0.02)
 
-        fake.streams = paced  # type: ignore[assignment]
+        fake.streams = paced
         async with connected(fake.address) as here:
             got, breaks = await resume_patiently(here, digest)
             assert got == data

@@ -227,7 +227,7 @@ async def test_a_reader_that_is_cancelled_ends_the_call(fake: FakeServer, here: 
 async def test_a_reader_that_takes_its_time_is_no_stall(fake: FakeServer, here: Here) -> None:
     data = noise(CHUNK_BYTES * 2)
     digest = fake.holds(data)
-    got = []
+    got: list[bytes] = []
     async with here.store.open_read(digest) as stream:
         async for chunk in stream:
             if not got:
@@ -269,7 +269,7 @@ async def test_the_way_is_chosen_by_how_long_the_remote_takes_and_not_by_its_rea
         clock.advance(1.0 if is_slow else 0.1)
         yield data
 
-    packed.streams = streams  # type: ignore[assignment]
+    packed.streams = streams
     async with connected(packed.address, clock) as here:
         for number in range(5):
             data = number.to_bytes(1, "big") + noise(LEAST_BYTES)
@@ -361,7 +361,7 @@ async def test_u19_a_refusal_of_zstd_is_no_refusal_of_the_blob(
             await context.abort(code, "no zstd here")
         yield sent
 
-    packed.streams = only_plain  # type: ignore[assignment]
+    packed.streams = only_plain
     assert await read(here.store, packed.holds(data)) == data
 
 

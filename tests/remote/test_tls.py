@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -51,7 +52,7 @@ async def is_denied(here: Here, kind: FailureKind) -> RemoteFailed:
 async def test_a_certificate_that_is_listed_is_believed(tmp_path: Path) -> None:
     files = self_signed(tmp_path)
     async with FakeServer(tls(files)) as fake:
-        options = {"url": secure(fake.address), "server_cert": files.certificate}
+        options: dict[str, Any] = {"url": secure(fake.address), "server_cert": files.certificate}
         async with connected(fake.address, **options) as here:
             await answers(here)
 
@@ -72,7 +73,11 @@ async def test_u09_a_certificate_that_is_not_right_is_refused_and_not_retried(
         "system": None,
     }.get(what, made.certificate)
     async with FakeServer(tls(made)) as fake:
-        options = {"url": secure(fake.address), "server_cert": roots, "retry_limit": 5}
+        options: dict[str, Any] = {
+            "url": secure(fake.address),
+            "server_cert": roots,
+            "retry_limit": 5,
+        }
         async with connected(fake.address, **options) as here:
             async with asyncio.timeout(8):
                 await is_denied(here, FailureKind.CERTIFICATE)
@@ -83,7 +88,7 @@ async def test_u09_a_certificate_that_is_not_right_is_refused_and_not_retried(
 async def test_our_certificate_is_shown_where_it_is_asked_for(tmp_path: Path) -> None:
     server, mine = self_signed(tmp_path), self_signed(tmp_path, "mine")
     async with FakeServer(tls(server, clients=mine.certificate)) as fake:
-        options = {
+        options: dict[str, Any] = {
             "url": secure(fake.address),
             "server_cert": server.certificate,
             "client_cert": mine.certificate,
@@ -98,7 +103,7 @@ async def test_u09_a_server_that_does_not_accept_our_certificate_is_told_as_such
     tmp_path: Path, shown: str
 ) -> None:
     server, mine = self_signed(tmp_path), self_signed(tmp_path, "mine", expired=shown == "expired")
-    options: dict[str, object] = {"server_cert": server.certificate}
+    options: dict[str, Any] = {"server_cert": server.certificate}
     if shown != "none":
         given = self_signed(tmp_path, "another") if shown == "another" else mine
         options |= {"client_cert": given.certificate, "client_key": given.key}
@@ -175,7 +180,7 @@ async def test_a_token_that_cannot_be_sent_is_named_without_being_shown(
 ) -> None:
     files = self_signed(tmp_path)
     token = token_file(tmp_path, text)
-    options = {"server_cert": files.certificate, "access_token": token}
+    options: dict[str, Any] = {"server_cert": files.certificate, "access_token": token}
     async with connected("127.0.0.1:1", url="https://127.0.0.1:1", **options) as here:
         error = await is_denied(here, FailureKind.DENIED)
     assert str(token) in str(error)
@@ -189,7 +194,7 @@ async def test_a_file_that_cannot_be_read_is_named_and_found_later(
     server, mine = self_signed(tmp_path), self_signed(tmp_path, "mine")
     token = token_file(tmp_path, "token")
     async with FakeServer(tls(server)) as fake:
-        options = {
+        options: dict[str, Any] = {
             "url": secure(fake.address),
             "server_cert": server.certificate,
             "client_cert": mine.certificate,

@@ -55,14 +55,16 @@ class Client:
         """
         write = partial(self._in_threads.Write, messages, timeout=60)
         response = await asyncio.get_running_loop().run_in_executor(self._threads, write)
-        return response.committed_size
+        return int(response.committed_size)
 
     def close(self) -> None:
         self._channel.close()
         self._threads.shutdown()
 
-    def open_write(self) -> grpc.aio.StreamUnaryCall:
-        return self.served.bytestream.Write()
+    def open_write(self) -> grpc.aio.StreamUnaryCall[bs.WriteRequest, bs.WriteResponse]:
+        call: grpc.aio.StreamUnaryCall[bs.WriteRequest, bs.WriteResponse]
+        call = self.served.bytestream.Write()
+        return call
 
     async def query(self, name: str) -> tuple[int, bool]:
         request = bs.QueryWriteStatusRequest(resource_name=name)

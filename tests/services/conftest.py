@@ -86,7 +86,7 @@ async def serve() -> AsyncIterator[Serve]:
 
     yield start
     for one in running:
-        await one.channel.close()
+        await one.channel.close(None)
         await one.server.stop(grace=0)
 
 

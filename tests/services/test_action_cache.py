@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any
 
 import grpc
 import pytest
@@ -8,17 +10,19 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.clock import ManualClock
 from federation.config import Limits
-from federation.digest import DigestFunction, digest_of
+from federation.digest import Digest, DigestFunction, digest_of
 from federation.errors import StorageFull
 from federation.services.action_cache import ActionCacheService
 from federation.services.closure import ClosureChecker
 from federation.status import Metrics
+from federation.store import Entry
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.fields import length_field
 from tests.fakes import MemoryIndex, MemoryStore
 from tests.local_finder import LocalFinder
 from tests.messages import directory, message_of, tree
 from tests.services.calls import refused
+from tests.services.conftest import Serve, Served
 
 SERVICE = "/build.bazel.remote.execution.v2.ActionCache"
 ACTION = message_of(digest_of(b"an action that nobody uploaded"))
@@ -27,22 +31,29 @@ ACTION = message_of(digest_of(b"an action that nobody uploaded"))
 class Cache:
     """A served ActionCache, called with messages or, where bytes matter, raw."""
 
-    def __init__(self, channel, store, index, metrics, served):
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        store: MemoryStore,
+        index: MemoryIndex,
+        metrics: Metrics,
+        served: Served,
+    ) -> None:
         self.store, self.index, self.metrics, self.served = store, index, metrics, served
-        self.get_raw = channel.unary_unary(f"{SERVICE}/GetActionResult")
-        self.update_raw = channel.unary_unary(f"{SERVICE}/UpdateActionResult")
+        self.get_raw = channel.unary_unary(f"{SERVICE}/GetActionResult", None, None)
+        self.update_raw = channel.unary_unary(f"{SERVICE}/UpdateActionResult", None, None)
 
-    async def get(self, **fields) -> reapi.ActionResult:
+    async def get(self, **fields: Any) -> reapi.ActionResult:
         fields.setdefault("action_digest", ACTION)
         request = reapi.GetActionResultRequest(**fields)
         return reapi.ActionResult.FromString(await self.get_raw(request.SerializeToString()))
 
-    async def update(self, result: reapi.ActionResult, **fields) -> reapi.ActionResult:
+    async def update(self, result: reapi.ActionResult, **fields: Any) -> reapi.ActionResult:
         fields.setdefault("action_digest", ACTION)
         request = reapi.UpdateActionResultRequest(action_result=result, **fields)
         return reapi.ActionResult.FromString(await self.update_raw(request.SerializeToString()))
 
-    async def hidden(self, **fields) -> None:
+    async def hidden(self, **fields: Any) -> None:
         await refused(self.get(**fields), grpc.StatusCode.NOT_FOUND)
 
     def put(self, data: bytes) -> reapi.Digest:
@@ -50,8 +61,11 @@ class Cache:
         return message_of(digest_of(data))
 
 
+MakeCache = Callable[..., Awaitable[Cache]]
+
+
 @pytest.fixture
-def make_cache(serve, store):
+def make_cache(serve: Serve, store: MemoryStore) -> MakeCache:
     async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Cache:
         metrics, index = Metrics(), index or MemoryIndex()
         closures = ClosureChecker(store, Limits(), ManualClock(), 3600)
@@ -63,11 +77,11 @@ def make_cache(serve, store):
 
 
 @pytest.fixture
-async def cache(make_cache) -> Cache:
+async def cache(make_cache: MakeCache) -> Cache:
     return await make_cache()
 
 
-async def test_an_update_is_returned_and_got_again(cache):
+async def test_an_update_is_returned_and_got_again(cache: Cache) -> None:
     result = reapi.ActionResult(
         output_files=[reapi.OutputFile(path="o", digest=cache.put(b"o"))], exit_code=2
     )
@@ -75,7 +89,7 @@ async def test_an_update_is_returned_and_got_again(cache):
     assert await cache.get() == result
 
 
-async def test_bytes_come_back_exactly_as_sent(cache):
+async def test_bytes_come_back_exactly_as_sent(cache: Cache) -> None:
     """Among them moon's node properties, execution metadata and fields unknown here."""
     result = reapi.ActionResult()
     file = result.output_files.add(path="o", digest=cache.put(b"o"))
@@ -89,23 +103,23 @@ async def test_bytes_come_back_exactly_as_sent(cache):
     assert await cache.get_raw(request.SerializeToString()) == raw
 
 
-async def test_what_the_action_digest_points_at_is_never_looked_at(cache):
+async def test_what_the_action_digest_points_at_is_never_looked_at(cache: Cache) -> None:
     manifest = cache.put(b'{"moon": "writes JSON here"}')
     await cache.update(reapi.ActionResult(exit_code=1), action_digest=manifest)
     assert (await cache.get(action_digest=manifest)).exit_code == 1
 
 
-async def test_an_unknown_action_is_not_found_and_nothing_else(cache):
+async def test_an_unknown_action_is_not_found_and_nothing_else(cache: Cache) -> None:
     await cache.hidden()
 
 
-async def test_the_last_update_wins(cache):
+async def test_the_last_update_wins(cache: Cache) -> None:
     for code in (1, 2):
         await cache.update(reapi.ActionResult(exit_code=code))
     assert (await cache.get()).exit_code == 2
 
 
-async def test_instances_and_sizes_and_functions_do_not_mix(cache):
+async def test_instances_and_sizes_and_functions_do_not_mix(cache: Cache) -> None:
     await cache.update(reapi.ActionResult(exit_code=1), instance_name="team/a")
     await cache.hidden()
     await cache.hidden(instance_name="team")
@@ -166,7 +180,9 @@ def _missing_stdout(_cache: Cache) -> tuple[reapi.ActionResult, list[bytes]]:
         _missing_stdout,
     ],
 )
-async def test_w34_a_result_with_holes_is_hidden_until_the_last_is_filled(cache, make):
+async def test_w34_a_result_with_holes_is_hidden_until_the_last_is_filled(
+    cache: Cache, make: Callable[[Cache], tuple[reapi.ActionResult, list[bytes]]]
+) -> None:
     result, missing = make(cache)
     assert await cache.update(result) == result
     for data in missing:
@@ -183,12 +199,14 @@ async def test_w34_a_result_with_holes_is_hidden_until_the_last_is_filled(cache,
         reapi.ActionResult(stdout_digest=message_of(digest_of(b""))),
     ],
 )
-async def test_w34_a_result_that_names_nothing_is_served_at_once(cache, result):
+async def test_w34_a_result_that_names_nothing_is_served_at_once(
+    cache: Cache, result: reapi.ActionResult
+) -> None:
     await cache.update(result)
     assert await cache.get() == result
 
 
-async def test_w35_an_output_that_goes_hides_the_result_until_it_is_back(cache):
+async def test_w35_an_output_that_goes_hides_the_result_until_it_is_back(cache: Cache) -> None:
     result = reapi.ActionResult()
     result.output_files.add(path="o", digest=cache.put(b"o"))
     await cache.update(result)
@@ -200,7 +218,9 @@ async def test_w35_an_output_that_goes_hides_the_result_until_it_is_back(cache):
 
 
 @pytest.mark.parametrize("bytes_", [b"\x0a\x02hi", b"hello, world", tree(b"")])
-async def test_w32_a_result_whose_tree_is_none_stays_hidden_and_its_blob_readable(cache, bytes_):
+async def test_w32_a_result_whose_tree_is_none_stays_hidden_and_its_blob_readable(
+    cache: Cache, bytes_: bytes
+) -> None:
     result = reapi.ActionResult()
     result.output_directories.add(path="d", tree_digest=cache.put(bytes_))
     result.output_directories.add(path="d", root_directory_digest=cache.put(bytes_))
@@ -209,7 +229,7 @@ async def test_w32_a_result_whose_tree_is_none_stays_hidden_and_its_blob_readabl
     assert await cache.store.read_small([digest_of(bytes_)]) == [bytes_]
 
 
-async def test_w32_a_result_that_names_its_own_action_as_tree_stays_hidden(cache):
+async def test_w32_a_result_that_names_its_own_action_as_tree_stays_hidden(cache: Cache) -> None:
     action = reapi.Action(command_digest=message_of(digest_of(b"c"))).SerializeToString()
     result = reapi.ActionResult()
     result.output_directories.add(path="d", tree_digest=cache.put(action))
@@ -218,7 +238,7 @@ async def test_w32_a_result_that_names_its_own_action_as_tree_stays_hidden(cache
     await cache.hidden(action_digest=digest)
 
 
-async def test_what_is_served_is_leased(cache):
+async def test_what_is_served_is_leased(cache: Cache) -> None:
     result = reapi.ActionResult()
     result.output_files.add(path="o", digest=cache.put(b"o"))
     await cache.update(result)
@@ -226,7 +246,7 @@ async def test_what_is_served_is_leased(cache):
     assert digest_of(b"o") in cache.store.leased
 
 
-async def test_streams_and_files_are_inlined_for_who_asks(cache):
+async def test_streams_and_files_are_inlined_for_who_asks(cache: Cache) -> None:
     result = reapi.ActionResult(stdout_digest=cache.put(b"out"), stderr_digest=cache.put(b"err"))
     for path in ("a", "b"):
         result.output_files.add(path=path, digest=cache.put(path.encode()))
@@ -237,7 +257,7 @@ async def test_streams_and_files_are_inlined_for_who_asks(cache):
     assert [file.contents for file in found.output_files] == [b"", b"b"]
 
 
-async def test_w36_what_is_too_large_is_not_inlined(cache):
+async def test_w36_what_is_too_large_is_not_inlined(cache: Cache) -> None:
     large = bytes(100 * 2**20)
     result = reapi.ActionResult(stdout_digest=cache.put(large), stderr_digest=cache.put(b"err"))
     result.output_files.add(path="o", digest=message_of(digest_of(large)))
@@ -248,7 +268,7 @@ async def test_w36_what_is_too_large_is_not_inlined(cache):
     assert found == result
 
 
-async def test_w36_a_full_response_still_passes_a_client_with_default_limits(cache):
+async def test_w36_a_full_response_still_passes_a_client_with_default_limits(cache: Cache) -> None:
     result = reapi.ActionResult()
     for n in range(20):
         result.output_files.add(path=f"{n}", digest=cache.put(bytes([n]) * 500_000))
@@ -258,7 +278,7 @@ async def test_w36_a_full_response_still_passes_a_client_with_default_limits(cac
     assert found.ByteSize() <= RESPONSE_MAX_BYTES
 
 
-async def test_an_output_found_damaged_while_inlining_is_a_miss(cache):
+async def test_an_output_found_damaged_while_inlining_is_a_miss(cache: Cache) -> None:
     result = reapi.ActionResult(stdout_digest=cache.put(b"out"))
     await cache.update(result)
     await cache.get()  # the verdict is remembered
@@ -266,13 +286,13 @@ async def test_an_output_found_damaged_while_inlining_is_a_miss(cache):
     await cache.hidden(inline_stdout=True)
 
 
-async def test_w45_inlined_contents_up_to_the_response_limit_are_kept(cache):
+async def test_w45_inlined_contents_up_to_the_response_limit_are_kept(cache: Cache) -> None:
     result = reapi.ActionResult(stdout_raw=bytes(RESPONSE_MAX_BYTES - 100))
     assert await cache.update(result) == result
     assert await cache.get(inline_stdout=True) == result
 
 
-async def test_w45_inlined_contents_above_the_response_limit_are_refused(cache):
+async def test_w45_inlined_contents_above_the_response_limit_are_refused(cache: Cache) -> None:
     result = reapi.ActionResult()
     result.output_files.add(path="o", digest=cache.put(b"o"), contents=bytes(RESPONSE_MAX_BYTES))
     await refused(cache.update(result), grpc.StatusCode.INVALID_ARGUMENT)
@@ -292,7 +312,9 @@ BAD_DIGESTS = [
 
 
 @pytest.mark.parametrize("digest", BAD_DIGESTS)
-async def test_w01_w02_malformed_digests_are_refused_wherever_they_stand(cache, digest):
+async def test_w01_w02_malformed_digests_are_refused_wherever_they_stand(
+    cache: Cache, digest: reapi.Digest
+) -> None:
     bad = grpc.StatusCode.INVALID_ARGUMENT
     await refused(cache.get(action_digest=digest), bad)
     await refused(cache.update(reapi.ActionResult(), action_digest=digest), bad)
@@ -311,7 +333,7 @@ async def test_w01_w02_malformed_digests_are_refused_wherever_they_stand(cache, 
     assert not cache.index.entries
 
 
-async def test_w02_an_absurd_size_is_just_not_here(cache):
+async def test_w02_an_absurd_size_is_just_not_here(cache: Cache) -> None:
     absurd = reapi.Digest(hash=ACTION.hash, size_bytes=2**63 - 1)
     await cache.hidden(action_digest=absurd)
     await cache.update(reapi.ActionResult(stdout_digest=absurd))
@@ -319,20 +341,20 @@ async def test_w02_an_absurd_size_is_just_not_here(cache):
 
 
 @pytest.mark.parametrize("function", [2, 3, 99])
-async def test_w28_an_unsupported_digest_function_is_refused(cache, function):
+async def test_w28_an_unsupported_digest_function_is_refused(cache: Cache, function: int) -> None:
     bad = grpc.StatusCode.INVALID_ARGUMENT
     await refused(cache.get(digest_function=function), bad)
     await refused(cache.update(reapi.ActionResult(), digest_function=function), bad)
 
 
 @pytest.mark.parametrize("instance", ["blobs", "a/uploads", "../x", ".", "a//b", "/a", "x" * 2000])
-async def test_w17_an_illegal_instance_name_is_refused(cache, instance):
+async def test_w17_an_illegal_instance_name_is_refused(cache: Cache, instance: str) -> None:
     bad = grpc.StatusCode.INVALID_ARGUMENT
     await refused(cache.get(instance_name=instance), bad)
     await refused(cache.update(reapi.ActionResult(), instance_name=instance), bad)
 
 
-async def test_an_update_without_a_result_is_refused(cache):
+async def test_an_update_without_a_result_is_refused(cache: Cache) -> None:
     request = reapi.UpdateActionResultRequest(action_digest=ACTION)
     await refused(cache.update_raw(request.SerializeToString()), grpc.StatusCode.INVALID_ARGUMENT)
 
@@ -341,29 +363,33 @@ async def test_an_update_without_a_result_is_refused(cache):
     "raw",
     [b"\x0b" * 10_000 + b"\x0c" * 10_000, b"\x08" + b"\xff" * 11, b"\x1a\x7f", b"\x0a\x01\xff"],
 )
-async def test_w33_broken_messages_are_refused_and_the_server_goes_on(cache, raw):
+async def test_w33_broken_messages_are_refused_and_the_server_goes_on(
+    cache: Cache, raw: bytes
+) -> None:
     await refused(cache.get_raw(raw), grpc.StatusCode.INVALID_ARGUMENT)
     await refused(cache.update_raw(raw), grpc.StatusCode.INVALID_ARGUMENT)
     await cache.hidden()
 
 
-async def test_a01_an_update_on_a_pull_listener_is_refused_and_stores_nothing(make_cache):
+async def test_a01_an_update_on_a_pull_listener_is_refused_and_stores_nothing(
+    make_cache: MakeCache,
+) -> None:
     cache = await make_cache(may_push=False)
     await refused(cache.update(reapi.ActionResult()), grpc.StatusCode.PERMISSION_DENIED)
     assert not cache.index.entries
     await cache.hidden()
 
 
-async def test_a_full_store_refuses_the_update(make_cache):
+async def test_a_full_store_refuses_the_update(make_cache: MakeCache) -> None:
     class FullIndex(MemoryIndex):
-        async def put(self, entries, **provenance):
+        async def put(self, entries: Sequence[Entry], **provenance: object) -> None:
             raise StorageFull("the quota is used up")
 
     cache = await make_cache(index=FullIndex())
     await refused(cache.update(reapi.ActionResult()), grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
-async def test_hits_and_misses_are_counted(cache):
+async def test_hits_and_misses_are_counted(cache: Cache) -> None:
     await cache.hidden()
     await cache.update(reapi.ActionResult(stdout_digest=message_of(digest_of(b"out"))))
     await cache.hidden()
@@ -374,11 +400,11 @@ async def test_hits_and_misses_are_counted(cache):
     assert cache.served.counted(lookups, kind="action_result", result="hit") == 1
 
 
-async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve):
+async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve: Serve) -> None:
     class GatedStore(MemoryStore):
         asked, gate = asyncio.Event(), asyncio.Event()
 
-        async def find_missing(self, digests):
+        async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
             self.asked.set()
             await self.gate.wait()
             return await super().find_missing(digests)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import TypedDict, Unpack, cast
 
 import grpc
 import pytest
@@ -29,9 +30,9 @@ def item(data: bytes, *, digest: pb.Digest | None = None) -> Request:
     return Request(digest=digest or wire(digest_of(data)), data=data)
 
 
-def packed(data: bytes, **more: object) -> Request:
+def packed(data: bytes) -> Request:
     return Request(
-        digest=wire(digest_of(data)), data=zstd.encode(data), compressor=pb.Compressor.ZSTD, **more
+        digest=wire(digest_of(data)), data=zstd.encode(data), compressor=pb.Compressor.ZSTD
     )
 
 
@@ -41,7 +42,15 @@ async def served(serve: Serve, store: MemoryStore, compute: Compute) -> Served:
     return await serve(CasService(store, limits, metrics, compute), limits=limits, metrics=metrics)
 
 
-async def update(served: Served, *items: Request, **more: object) -> list[int]:
+class _More(TypedDict, total=False):
+    digest_function: pb.DigestFunction.Value
+
+
+class _MoreToRead(_More, total=False):
+    acceptable_compressors: list[pb.Compressor.Value]
+
+
+async def update(served: Served, *items: Request, **more: Unpack[_More]) -> list[int]:
     request = pb.BatchUpdateBlobsRequest(requests=items, **more)
     response = await served.cas.BatchUpdateBlobs(request)
     assert [one.digest for one in response.responses] == [one.digest for one in items]
@@ -49,7 +58,7 @@ async def update(served: Served, *items: Request, **more: object) -> list[int]:
 
 
 async def read(
-    served: Served, *digests: pb.Digest, **more: object
+    served: Served, *digests: pb.Digest, **more: Unpack[_MoreToRead]
 ) -> list[pb.BatchReadBlobsResponse.Response]:
     request = pb.BatchReadBlobsRequest(digests=digests, **more)
     response = await served.cas.BatchReadBlobs(request)
@@ -179,7 +188,9 @@ async def test_w20_unknown_compressors(served: Served, store: MemoryStore) -> No
     assert await update(served, sent) == [IA_ITEM]
     data = b"words " * 1000
     store.add(digest_of(data), data)
-    (one,) = await read(served, wire(digest_of(data)), acceptable_compressors=[2, 77])
+    unknown = cast("pb.Compressor.Value", 77)
+    accepted = [pb.Compressor.DEFLATE, unknown]
+    (one,) = await read(served, wire(digest_of(data)), acceptable_compressors=accepted)
     assert (one.data, one.compressor) == (data, pb.Compressor.IDENTITY)
 
 
@@ -243,12 +254,14 @@ async def test_w02_w03_right_hash_with_another_size_is_not_found(
 
 async def test_blake3_blobs_are_their_own(served: Served, store: MemoryStore) -> None:
     digest = digest_of(b"x", DigestFunction.BLAKE3)
-    assert await update(served, item(b"x", digest=wire(digest)), digest_function=9) == [OK]
+    assert await update(
+        served, item(b"x", digest=wire(digest)), digest_function=pb.DigestFunction.BLAKE3
+    ) == [OK]
     assert set(store.blobs) == {digest}
     assert await update(served, item(b"x", digest=wire(digest))) == [IA_ITEM]
     (one,) = await read(served, wire(digest))
     assert one.status.code == NF_ITEM
-    (one,) = await read(served, wire(digest), digest_function=9)
+    (one,) = await read(served, wire(digest), digest_function=pb.DigestFunction.BLAKE3)
     assert one.data == b"x"
 
 

@@ -436,7 +436,9 @@ async def test_w23_several_frames_are_one_blob(client: Client, store: MemoryStor
 
 
 async def test_w33_what_is_not_protobuf_is_refused(client: Client) -> None:
-    call = client.served.channel.stream_unary("/google.bytestream.ByteStream/Write")()
+    call = client.served.channel.stream_unary("/google.bytestream.ByteStream/Write", None, None)(
+        None
+    )
     await call.write(b"\x0a\xff")
     assert await status_of(call) == IA
 

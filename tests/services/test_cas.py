@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from typing import TypedDict, Unpack
 
 import grpc
 import pytest
@@ -28,7 +29,12 @@ async def served(serve: Serve, store: MemoryStore, compute: Compute) -> Served:
     return await serve(CasService(store, limits, metrics, compute), limits=limits, metrics=metrics)
 
 
-async def find(served: Served, *digests: pb.Digest, **more: object) -> list[pb.Digest]:
+class _More(TypedDict, total=False):
+    instance_name: str
+    digest_function: pb.DigestFunction.Value
+
+
+async def find(served: Served, *digests: pb.Digest, **more: Unpack[_More]) -> list[pb.Digest]:
     request = pb.FindMissingBlobsRequest(blob_digests=digests, **more)
     response = await served.cas.FindMissingBlobs(request)
     return list(response.missing_blob_digests)
@@ -113,7 +119,9 @@ async def test_w02_an_absurd_size_is_missing(served: Served) -> None:
 
 
 @pytest.mark.parametrize("function", [2, 3, 99])
-async def test_w28_other_digest_functions_are_refused(served: Served, function: int) -> None:
+async def test_w28_other_digest_functions_are_refused(
+    served: Served, function: pb.DigestFunction.Value
+) -> None:
     for call, request in (
         (served.cas.FindMissingBlobs, pb.FindMissingBlobsRequest),
         (served.cas.BatchReadBlobs, pb.BatchReadBlobsRequest),
@@ -127,9 +135,9 @@ async def test_w28_other_digest_functions_are_refused(served: Served, function: 
 async def test_w28_functions_never_mix(served: Served, store: MemoryStore) -> None:
     held = digest_of(b"held", DigestFunction.BLAKE3)
     store.add(held, b"held")
-    assert await find(served, wire(held), digest_function=9) == []
+    assert await find(served, wire(held), digest_function=pb.DigestFunction.BLAKE3) == []
     assert await find(served, wire(held)) == [wire(held)]
-    assert await find(served, wire(held), digest_function=1) == [wire(held)]
+    assert await find(served, wire(held), digest_function=pb.DigestFunction.SHA256) == [wire(held)]
 
 
 @pytest.mark.parametrize("name", ["../x", "/a", "a//b", "uploads", "a\0", "a" * 2000])
@@ -141,12 +149,14 @@ async def test_w33_what_is_not_protobuf_fails_that_call_only(served: Served) -> 
     path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
     for method in ("FindMissingBlobs", "BatchUpdateBlobs", "BatchReadBlobs"):
         for data in (b"\x0a\xff\xff", b"\x7b" * 10_000 + b"\x7c" * 10_000, b"\xff" * 12):
-            assert await status_of(served.channel.unary_unary(path + method)(data)) == IA
+            assert (
+                await status_of(served.channel.unary_unary(path + method, None, None)(data)) == IA
+            )
     assert await find(served) == []
 
 
 async def test_w40_split_and_splice_are_unimplemented(served: Served) -> None:
     path = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
     for method in ("SplitBlob", "SpliceBlob"):
-        code = await status_of(served.channel.unary_unary(path + method)(b""))
+        code = await status_of(served.channel.unary_unary(path + method, None, None)(b""))
         assert code == grpc.StatusCode.UNIMPLEMENTED

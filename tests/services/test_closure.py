@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 import pytest
 import structlog
@@ -67,7 +67,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def checker(store, clock):
+async def checker(store: WatchedStore, clock: ManualClock) -> AsyncIterator[ClosureChecker]:
     checker = ClosureChecker(store, Limits(), clock, LEASE_S, small_max=0)
     yield checker
     await checker.close()
@@ -103,7 +103,9 @@ def deep(store: WatchedStore, levels: int, twins: int = 1) -> Digest:
     return child
 
 
-async def test_an_entry_is_complete_only_with_each_file_of_its_tree(store, checker):
+async def test_an_entry_is_complete_only_with_each_file_of_its_tree(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     files = {f"f{n}": store.put(b"%d" % n) for n in range(5)}
     entry = action_entry(trees=[store.put(tree(directory(files)))])
     assert await checker.complete(entry)
@@ -115,14 +117,16 @@ async def test_an_entry_is_complete_only_with_each_file_of_its_tree(store, check
         assert await checker.complete(entry)
 
 
-async def test_everything_found_is_leased(store, checker):
+async def test_everything_found_is_leased(store: WatchedStore, checker: ClosureChecker) -> None:
     leaf, root = store.put(b"leaf"), deep(store, 3)
     assert await checker.complete(action_entry(leaf, roots=[root]))
     read = {digest for batch in store.read for digest in batch}  # read_small leases, by contract
     assert store.leased | read >= set(store.blobs)
 
 
-async def test_w03_the_right_hash_with_another_size_is_not_here(store, checker):
+async def test_w03_the_right_hash_with_another_size_is_not_here(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     digest = store.put(b"file")
     assert not await checker.complete(action_entry(digest._replace(size_bytes=5)))
     assert not await checker.complete(action_entry(digest._replace(size_bytes=0)))
@@ -130,11 +134,15 @@ async def test_w03_the_right_hash_with_another_size_is_not_here(store, checker):
     assert not await checker.complete(action_entry(roots=[wrong._replace(size_bytes=1)]))
 
 
-async def test_w06_the_empty_blob_directory_and_tree_are_always_here(checker):
+async def test_w06_the_empty_blob_directory_and_tree_are_always_here(
+    checker: ClosureChecker,
+) -> None:
     assert await checker.complete(action_entry(EMPTY, trees=[EMPTY], roots=[EMPTY]))
 
 
-async def test_w28_blobs_of_another_function_do_not_count(store, checker):
+async def test_w28_blobs_of_another_function_do_not_count(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     data = b"file"
     blake3 = digest_of(data, DigestFunction.BLAKE3)
     store.add(blake3, data)
@@ -144,14 +152,18 @@ async def test_w28_blobs_of_another_function_do_not_count(store, checker):
     assert await checker.complete(entry._replace(key=key))
 
 
-async def test_w29_a_diamond_of_40_levels_is_read_once_a_level(store, checker):
+async def test_w29_a_diamond_of_40_levels_is_read_once_a_level(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     root = deep(store, 40, twins=2)
     assert await checker.complete(action_entry(roots=[root]))
     assert len(store.read) == 41
     assert all(len(batch) == 1 for batch in store.read)
 
 
-async def test_w30_a_chain_20_000_deep_is_walked_without_recursion(store, checker):
+async def test_w30_a_chain_20_000_deep_is_walked_without_recursion(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     assert await checker.complete(action_entry(roots=[deep(store, 20_000)]))
 
 
@@ -164,13 +176,17 @@ async def test_w30_a_chain_20_000_deep_is_walked_without_recursion(store, checke
         (b"\x9f\x13 random", False),
     ],
 )
-async def test_w32_confused_types_are_incomplete(store, checker, data, as_tree):
+async def test_w32_confused_types_are_incomplete(
+    store: WatchedStore, checker: ClosureChecker, data: bytes, as_tree: bool
+) -> None:
     digest = store.put(data)
-    names = {"trees": [digest]} if as_tree else {"roots": [digest]}
-    assert not await checker.complete(action_entry(**names))
+    entry = action_entry(trees=[digest]) if as_tree else action_entry(roots=[digest])
+    assert not await checker.complete(entry)
 
 
-async def test_w32_an_action_result_that_names_its_own_action_as_output(store, checker):
+async def test_w32_an_action_result_that_names_its_own_action_as_output(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     action = store.put(reapi.Action(command_digest=message_of(digest_of(b"c"))).SerializeToString())
     assert await checker.complete(action_entry(action))  # as a file it is one
     assert not await checker.complete(action_entry(trees=[action]))
@@ -178,8 +194,8 @@ async def test_w32_an_action_result_that_names_its_own_action_as_output(store, c
 
 
 async def test_an_artifact_is_complete_without_its_build_tree_unless_that_is_referenced(
-    store, checker
-):
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     build_tree = directory({"o": digest_of(b"object file")})
     proto = artifact_pb2.Artifact(
         version=2,
@@ -200,7 +216,9 @@ async def test_an_artifact_is_complete_without_its_build_tree_unless_that_is_ref
 
 
 @pytest.mark.parametrize("gone", [b"bin", b"low", b"high", b"public", b"log"])
-async def test_w34_an_artifact_is_incomplete_without_any_of_its_parts(store, checker, gone):
+async def test_w34_an_artifact_is_incomplete_without_any_of_its_parts(
+    store: WatchedStore, checker: ClosureChecker, gone: bytes
+) -> None:
     proto = artifact_pb2.Artifact(
         version=2,
         files=message_of(store.put(directory({"bin": store.put(b"bin")}))),
@@ -215,7 +233,9 @@ async def test_w34_an_artifact_is_incomplete_without_any_of_its_parts(store, che
     assert not await checker.complete(entry)
 
 
-async def test_a_structure_too_large_for_read_small_is_streamed(store, checker):
+async def test_a_structure_too_large_for_read_small_is_streamed(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     leaf = store.put(b"leaf")
     data = directory({f"{n}-{'x' * 1000}": leaf for n in range(SMALL_BLOB_BYTES // 1000)})
     assert len(data) > SMALL_BLOB_BYTES
@@ -231,7 +251,9 @@ async def test_a_structure_too_large_for_read_small_is_streamed(store, checker):
     assert not await checker.complete(action_entry(roots=[large]))
 
 
-async def test_a_structure_that_is_absurdly_large_is_not_read(store, checker):
+async def test_a_structure_that_is_absurdly_large_is_not_read(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     absurd = digest_of(b"x")._replace(size_bytes=closure_walk.STRUCTURE_MAX_BYTES + 1)
     store.blobs[absurd] = b"x"
     with structlog.testing.capture_logs() as logs:
@@ -260,8 +282,10 @@ def _of_directories_in_a_tree(store: WatchedStore, count: int) -> Entry:
         ("tree_directories", _of_directories_in_a_tree),
     ],
 )
-async def test_beyond_a_limit_an_entry_is_hidden_and_that_is_said_once(store, clock, limit, make):
-    checker = ClosureChecker(store, Limits(**{limit: 10}), clock, LEASE_S)
+async def test_beyond_a_limit_an_entry_is_hidden_and_that_is_said_once(
+    store: WatchedStore, clock: ManualClock, limit: str, make: Callable[[WatchedStore, int], Entry]
+) -> None:
+    checker = ClosureChecker(store, Limits.model_validate({limit: 10}), clock, LEASE_S)
     with structlog.testing.capture_logs() as logs:
         assert await checker.complete(make(store, 10))
         assert not await checker.complete(make(store, 11))
@@ -270,7 +294,9 @@ async def test_beyond_a_limit_an_entry_is_hidden_and_that_is_said_once(store, cl
     await checker.close()
 
 
-async def test_a_verdict_is_kept_until_something_is_gone(store, checker):
+async def test_a_verdict_is_kept_until_something_is_gone(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     entry = action_entry(store.put(b"a"))
     assert await checker.complete(entry)
     assert await checker.complete(entry)
@@ -281,7 +307,9 @@ async def test_a_verdict_is_kept_until_something_is_gone(store, checker):
     assert len(store.asked) == 2
 
 
-async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(store, clock):
+async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(
+    store: WatchedStore, clock: ManualClock
+) -> None:
     for lease_s, kept_s in ((LEASE_S, 60.0), (20.0, 2.5)):
         checker = ClosureChecker(store, Limits(), clock, lease_s, small_max=0)
         entry = action_entry(store.put(b"a"))
@@ -296,21 +324,25 @@ async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(store, clock):
         await checker.close()
 
 
-async def test_incomplete_is_never_remembered(store, checker):
+async def test_incomplete_is_never_remembered(store: WatchedStore, checker: ClosureChecker) -> None:
     entry = action_entry(digest_of(b"a"))
     assert not await checker.complete(entry)
     store.put(b"a")
     assert await checker.complete(entry)
 
 
-async def test_a_verdict_is_about_one_value_of_one_entry(store, checker):
+async def test_a_verdict_is_about_one_value_of_one_entry(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     whole, holed = action_entry(store.put(b"a")), action_entry(digest_of(b"b"))
     assert await checker.complete(whole)
     assert not await checker.complete(holed)
     assert not await checker.complete(holed._replace(key=whole.key))
 
 
-async def test_what_goes_during_a_walk_is_not_covered_by_its_verdict(store, checker):
+async def test_what_goes_during_a_walk_is_not_covered_by_its_verdict(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     gone = store.put(b"gone")
     entry = action_entry(gone)
     store.gate.clear()
@@ -322,7 +354,9 @@ async def test_what_goes_during_a_walk_is_not_covered_by_its_verdict(store, chec
     assert not await checker.complete(entry)
 
 
-async def test_w35_a_small_closure_is_walked_each_time(store, clock):
+async def test_w35_a_small_closure_is_walked_each_time(
+    store: WatchedStore, clock: ManualClock
+) -> None:
     checker = ClosureChecker(store, Limits(), clock, LEASE_S)
     try:
         store.add(digest_of(b"out"), b"out")
@@ -334,14 +368,18 @@ async def test_w35_a_small_closure_is_walked_each_time(store, clock):
         await checker.close()
 
 
-async def test_verdicts_are_bounded(checker, monkeypatch):
+async def test_verdicts_are_bounded(
+    checker: ClosureChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("federation.services.closure._VERDICTS", 10)
     for n in range(20):
         assert await checker.complete(action_entry(EMPTY, name=n))
     assert repr(checker) == "<ClosureChecker 10 verdicts, 0 walks>"
 
 
-async def test_those_who_ask_at_once_share_one_walk(store, checker):
+async def test_those_who_ask_at_once_share_one_walk(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     entry = action_entry(store.put(b"a"))
     store.gate.clear()
     asking = [asyncio.ensure_future(checker.complete(entry)) for _ in range(20)]
@@ -352,7 +390,9 @@ async def test_those_who_ask_at_once_share_one_walk(store, checker):
     assert len(store.asked) == 1
 
 
-async def test_a_caller_that_leaves_does_not_break_the_others(store, checker):
+async def test_a_caller_that_leaves_does_not_break_the_others(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     entry = action_entry(store.put(b"a"))
     store.gate.clear()
     first, second = (asyncio.ensure_future(checker.complete(entry)) for _ in range(2))
@@ -365,7 +405,9 @@ async def test_a_caller_that_leaves_does_not_break_the_others(store, checker):
     assert len(store.asked) == 1
 
 
-async def test_l18_a_walk_stops_with_the_last_who_waits(store, checker):
+async def test_l18_a_walk_stops_with_the_last_who_waits(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     leaves = {f"{n}": store.put(b"%d" % n) for n in range(10 * closure_walk._LEAVES)}
     entry = action_entry(roots=[store.put(directory(leaves))])
     store.gate.clear()
@@ -384,7 +426,9 @@ async def test_l18_a_walk_stops_with_the_last_who_waits(store, checker):
 
 
 @pytest.mark.parametrize("directories", [1, 50])  # read in a thread, and on the loop
-async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(store, checker, directories):
+async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(
+    store: WatchedStore, checker: ClosureChecker, directories: int
+) -> None:
     leaves = [store.put(b"%d" % n) for n in range(100_000)]
     step = len(leaves) // directories
     roots = [
@@ -400,7 +444,9 @@ async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(store, checker, d
     assert turns >= 100
 
 
-async def test_who_joins_a_walk_late_sees_a_hole_filled_before(store, checker):
+async def test_who_joins_a_walk_late_sees_a_hole_filled_before(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
     hole, entry = digest_of(b"hole"), action_entry(digest_of(b"hole"))
     store.gate.clear()
     early = asyncio.ensure_future(checker.complete(entry))
@@ -413,9 +459,9 @@ async def test_who_joins_a_walk_late_sees_a_hole_filled_before(store, checker):
     assert await late
 
 
-async def test_a_store_that_cannot_tell_is_not_one_with_a_hole():
+async def test_a_store_that_cannot_tell_is_not_one_with_a_hole() -> None:
     class Silent(WatchedStore):
-        async def find_missing(self, digests):
+        async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
             raise SourceUnavailable("disk", "gone")
 
     checker = ClosureChecker(Silent(), Limits(), ManualClock(), LEASE_S)
@@ -424,7 +470,9 @@ async def test_a_store_that_cannot_tell_is_not_one_with_a_hole():
     await checker.close()
 
 
-async def test_walks_over_something_large_run_one_at_a_time(store, checker, monkeypatch):
+async def test_walks_over_something_large_run_one_at_a_time(
+    store: WatchedStore, checker: ClosureChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(closure_walk, "_LARGE_WALK_STRUCTURES", 1)
     entries = [
         action_entry(roots=[deep(store, 3), store.put(directory({f"{n}": EMPTY}))], name=n)

@@ -47,7 +47,7 @@ VALID = [
             requests=[
                 pb.BatchUpdateBlobsRequest.Request(digest=WIRE, data=BLOB),
                 pb.BatchUpdateBlobsRequest.Request(
-                    digest=WIRE, data=zstd.encode(BLOB), compressor=1
+                    digest=WIRE, data=zstd.encode(BLOB), compressor=pb.Compressor.ZSTD
                 ),
             ]
         ),
@@ -95,7 +95,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 def outcome_of_a_write(channel: grpc.Channel, path: str, data: bytes) -> grpc.StatusCode:
     try:
-        channel.stream_unary(path)(iter([data, data]), timeout=20)
+        channel.stream_unary(path, None, None)(iter([data, data]), timeout=20)
     except grpc.RpcError as error:
         return error.code()
     return grpc.StatusCode.OK
@@ -103,14 +103,13 @@ def outcome_of_a_write(channel: grpc.Channel, path: str, data: bytes) -> grpc.St
 
 async def outcome(channel: grpc.aio.Channel, kind: str, path: str, data: bytes) -> grpc.StatusCode:
     if kind == "unary":
-        call = channel.unary_unary(path)(data, timeout=20)
-    else:
-        call = channel.unary_stream(path)(data, timeout=20)
-        try:
-            while await call.read() is not grpc.aio.EOF:
-                pass
-        except grpc.aio.AioRpcError:
+        return await channel.unary_unary(path, None, None)(data, timeout=20).code()
+    call = channel.unary_stream(path, None, None)(data, timeout=20)
+    try:
+        while await call.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
             pass
+    except grpc.aio.AioRpcError:
+        pass
     return await call.code()
 
 

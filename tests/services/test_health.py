@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeAlias
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from federation.services.health import HEALTH, add_health
+from federation.services.health import HEALTH, HealthControl, add_health
 from tests.services.calls import refused
 
 CAS = "build.bazel.remote.execution.v2.ContentAddressableStorage"
@@ -15,9 +17,14 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
+Watching: TypeAlias = (
+    "grpc.aio.UnaryStreamCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]"
+)
+Serving = tuple[HealthControl, grpc.aio.Channel]
+
 
 @pytest.fixture
-async def served():
+async def served() -> AsyncIterator[Serving]:
     """A server with health only: (control, channel)."""
     server = grpc.aio.server()
     control = add_health(server, [CAS, FETCH])
@@ -28,17 +35,29 @@ async def served():
     await server.stop(grace=0)
 
 
-def check(channel, service: str = ""):
+def check(
+    channel: grpc.aio.Channel, service: str = ""
+) -> Awaitable[health_pb2.HealthCheckResponse]:
     request = health_pb2.HealthCheckRequest(service=service)
-    return health_pb2_grpc.HealthStub(channel).Check(request)
+    call: Awaitable[health_pb2.HealthCheckResponse]
+    call = health_pb2_grpc.HealthStub(channel).Check(request)
+    return call
 
 
-def watch(channel, service: str = ""):
+def watch(channel: grpc.aio.Channel, service: str = "") -> Watching:
     request = health_pb2.HealthCheckRequest(service=service)
-    return health_pb2_grpc.HealthStub(channel).Watch(request)
+    call: Watching = health_pb2_grpc.HealthStub(channel).Watch(request)
+    return call
 
 
-async def test_nothing_serves_until_that_is_said(served):
+async def told(watching: Watching) -> object:
+    """Return the status that a watcher hears next."""
+    answer = await watching.read()
+    assert isinstance(answer, health_pb2.HealthCheckResponse)
+    return answer.status
+
+
+async def test_nothing_serves_until_that_is_said(served: Serving) -> None:
     control, channel = served
     assert (await check(channel)).status == NOT_SERVING
     await control.set(True)
@@ -50,13 +69,13 @@ async def test_nothing_serves_until_that_is_said(served):
     assert repr(control) == "<HealthControl not serving>"
 
 
-async def test_an_unknown_service_is_not_found(served):
+async def test_an_unknown_service_is_not_found(served: Serving) -> None:
     control, channel = served
     await control.set(True)
     await refused(check(channel, "nobody"), grpc.StatusCode.NOT_FOUND)
 
 
-async def test_all_services_can_be_listed(served):
+async def test_all_services_can_be_listed(served: Serving) -> None:
     control, channel = served
     await control.set(True)
     answer = await health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
@@ -64,25 +83,25 @@ async def test_all_services_can_be_listed(served):
     assert {each.status for each in answer.statuses.values()} == {SERVING}
 
 
-async def test_a_watcher_hears_each_change_once(served):
+async def test_a_watcher_hears_each_change_once(served: Serving) -> None:
     control, channel = served
     watching = watch(channel)
-    assert (await watching.read()).status == NOT_SERVING
+    assert await told(watching) == NOT_SERVING
     for serving in (True, False, True):
         await control.set(serving)
         await control.set(serving)
-        assert (await watching.read()).status == (SERVING if serving else NOT_SERVING)
+        assert await told(watching) == (SERVING if serving else NOT_SERVING)
     watching.cancel()
 
 
-async def test_a_watcher_of_an_unknown_service_hears_that_and_waits(served):
+async def test_a_watcher_of_an_unknown_service_hears_that_and_waits(served: Serving) -> None:
     _, channel = served
     watching = watch(channel, "nobody")
-    assert (await watching.read()).status == UNKNOWN
+    assert await told(watching) == UNKNOWN
     watching.cancel()
 
 
-async def test_o02_a_watcher_that_reads_nothing_does_not_hold_up_a_change(served):
+async def test_o02_a_watcher_that_reads_nothing_does_not_hold_up_a_change(served: Serving) -> None:
     control, channel = served
     watching = [watch(channel) for _ in range(50)]
     await asyncio.gather(*(each.initial_metadata() for each in watching))

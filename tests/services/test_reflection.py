@@ -16,7 +16,7 @@ SERVICES = {
 }
 
 
-async def test_reflection_names_all_services_and_describes_each():
+async def test_reflection_names_all_services_and_describes_each() -> None:
     server = grpc.aio.server()
     add_reflection(server, [name for name in SERVICES if name != HEALTH])
     port = server.add_insecure_port("127.0.0.1:0")
@@ -33,6 +33,6 @@ async def test_reflection_names_all_services_and_describes_each():
         assert any(message in file for file in files)
 
 
-async def test_a_service_without_a_description_is_refused_at_once():
+async def test_a_service_without_a_description_is_refused_at_once() -> None:
     with pytest.raises(KeyError):
         add_reflection(grpc.aio.server(), ["nobody.knows.It"])

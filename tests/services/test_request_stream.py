@@ -23,7 +23,8 @@ class Sender:
         if self.messages:
             return self.messages.pop(0)
         if self.ends:
-            return grpc.aio.EOF
+            eof: object = grpc.aio.EOF  # type: ignore[attr-defined]
+            return eof
         try:
             await self.hang_up.wait()
         except asyncio.CancelledError:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 
 import grpc
 import pytest
@@ -48,7 +48,8 @@ class Probe:
     async def hang(self, request: bytes, call: Call) -> bytes:
         self.started.set()
         try:
-            return await asyncio.get_running_loop().create_future()
+            never: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            return await never
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
@@ -69,17 +70,17 @@ class Probe:
         return b"".join(parts)
 
 
-def unary(served: Served, method: str) -> grpc.aio.UnaryUnaryMultiCallable:
-    return served.channel.unary_unary(f"/test.Probe/{method}")
+def unary(served: Served, method: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+    return served.channel.unary_unary(f"/test.Probe/{method}", None, None)
 
 
-async def failure(call: object) -> grpc.aio.AioRpcError:
+async def failure(call: Awaitable[object]) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value
 
 
-ERRORS = {
+ERRORS: dict[Exception, grpc.StatusCode] = {
     errors.InvalidRequest("x"): grpc.StatusCode.INVALID_ARGUMENT,
     errors.DigestMismatch(EMPTY, "x"): grpc.StatusCode.INVALID_ARGUMENT,
     errors.BlobTooLarge(EMPTY, 1): grpc.StatusCode.INVALID_ARGUMENT,
@@ -118,7 +119,9 @@ async def test_an_error_nobody_foresaw_is_internal_and_tells_the_client_nothing(
     with capture_logs() as logs:
         failed = await failure(unary(served, "Echo")(b""))
     assert failed.code() == grpc.StatusCode.INTERNAL
-    assert "secret" not in failed.details()
+    details = failed.details()
+    assert details is not None
+    assert "secret" not in details
     (line,) = [line for line in logs if line["event"] == "call_failed"]
     assert line["exc_info"] is probe.error
 
@@ -173,7 +176,7 @@ async def test_a_server_stream_ends_with_the_error_after_its_messages(serve: Ser
     probe = Probe()
     served = await serve(probe)
     probe.error = errors.BlobDamaged(EMPTY, "bits")
-    call = served.channel.unary_stream("/test.Probe/Count")(b"3")
+    call = served.channel.unary_stream("/test.Probe/Count", None, None)(b"3")
     assert [await call.read() for _ in range(3)] == [b"0", b"1", b"2"]
     assert (await failure(call.read())).code() == grpc.StatusCode.DATA_LOSS
 
@@ -181,7 +184,7 @@ async def test_a_server_stream_ends_with_the_error_after_its_messages(serve: Ser
 async def test_a_reader_that_leaves_closes_the_generator(serve: Serve) -> None:
     probe = Probe()
     served = await serve(probe)
-    call = served.channel.unary_stream("/test.Probe/Count")(b"10000000")
+    call = served.channel.unary_stream("/test.Probe/Count", None, None)(b"10000000")
     assert await call.read() == b"0"
     call.cancel()
     async with asyncio.timeout(5):
@@ -196,12 +199,12 @@ async def test_a_client_stream_is_read_to_its_half_close(serve: Serve) -> None:
         yield b""
         yield b"b"
 
-    assert await served.channel.stream_unary("/test.Probe/Join")(parts()) == b"ab"
+    assert await served.channel.stream_unary("/test.Probe/Join", None, None)(parts()) == b"ab"
 
 
 async def test_l02_a_client_stream_that_says_nothing_is_ended(serve: Serve) -> None:
     served = await serve(Probe())
-    call = served.channel.stream_unary("/test.Probe/Join")()
+    call = served.channel.stream_unary("/test.Probe/Join", None, None)(None)
     await call.write(b"a")
     assert (await failure(call)).code() == grpc.StatusCode.DEADLINE_EXCEEDED
 
@@ -236,7 +239,7 @@ async def test_a_reader_that_leaves_in_mid_write_is_no_error_of_ours(serve: Serv
     served = await serve(probe)
     with capture_logs() as logs:
         for _ in range(20):
-            call = served.channel.unary_stream("/test.Probe/Count")(b"10000000")
+            call = served.channel.unary_stream("/test.Probe/Count", None, None)(b"10000000")
             assert await call.read() == b"0"
             call.cancel()
             async with asyncio.timeout(5):

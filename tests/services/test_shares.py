@@ -10,8 +10,11 @@ from federation.errors import Stalled
 from federation.live_limits import LiveLimits
 from federation.rights import Rights, Role, everybody
 from federation.services.cas import CasService
-from federation.services.shares import Shares, host_of
+from federation.services.compute import Compute
+from federation.services.shares import Share, Shares, host_of
 from federation.status import Metrics
+from tests.fakes import MemoryStore
+from tests.services.conftest import Serve
 
 KIB = 2**10
 PEER = "ipv4:10.0.0.1:1000"
@@ -19,47 +22,51 @@ ALICE, BOB = Rights("alice", Role.PUSH), Rights("bob", Role.PUSH)
 
 
 class Bench:
-    def __init__(self, **limits):
-        self.limits = LiveLimits(**limits)
+    def __init__(self, **limits: int | float) -> None:
+        self.limits = LiveLimits.model_validate(limits)
         self.clock = ManualClock()
         self.metrics = Metrics()
         self.shares = Shares(self.limits, self.clock, self.metrics)
-        self.begun = []
+        self.begun: list[str] = []
 
-    def share(self, rights=ALICE, peer=PEER):
+    def share(self, rights: Rights = ALICE, peer: str = PEER) -> Share | None:
         return self.shares.of(rights, peer)
 
-    def upload(self, rights=ALICE, until=None):
+    def upload(
+        self, rights: Rights = ALICE, until: asyncio.Event | None = None
+    ) -> asyncio.Task[None]:
         """Start a writing call that ends when `until` is set."""
 
-        async def run():
-            async with self.share(rights).taken(writes=True):
+        async def run() -> None:
+            share = self.share(rights)
+            assert share is not None
+            async with share.taken(writes=True):
                 self.begun.append(rights.identity)
                 await (until or asyncio.Event()).wait()
 
         return asyncio.get_running_loop().create_task(run())
 
-    def held_back(self, by):
+    def held_back(self, by: str) -> float:
         name = "federation_callers_held_back_total"
         return self.metrics.registry.get_sample_value(name, {"by": by}) or 0
 
 
-async def settle():
+async def settle() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-async def finish(*tasks):
+async def finish(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_without_limits_nobody_has_a_share():
+def test_without_limits_nobody_has_a_share() -> None:
     assert Bench().share() is None
 
 
-async def test_uploads_above_the_number_wait_in_turn_and_others_do_not():
+async def test_uploads_above_the_number_wait_in_turn_and_others_do_not() -> None:
     bench = Bench(uploads_per_caller=2)
     ends = [asyncio.Event() for _ in range(4)]
     running = [bench.upload(until=end) for end in ends]
@@ -77,7 +84,7 @@ async def test_uploads_above_the_number_wait_in_turn_and_others_do_not():
     await finish(other)
 
 
-async def test_who_leaves_while_it_waits_gives_its_turn_to_the_next():
+async def test_who_leaves_while_it_waits_gives_its_turn_to_the_next() -> None:
     bench = Bench(uploads_per_caller=1)
     end = asyncio.Event()
     first, second = bench.upload(until=end), bench.upload()
@@ -92,9 +99,11 @@ async def test_who_leaves_while_it_waits_gives_its_turn_to_the_next():
     assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
 
 
-async def test_a_turn_that_comes_when_its_caller_leaves_is_not_lost():
+async def test_a_turn_that_comes_when_its_caller_leaves_is_not_lost() -> None:
     bench = Bench(uploads_per_caller=1)
-    async with bench.share().taken(writes=True):
+    share = bench.share()
+    assert share is not None
+    async with share.taken(writes=True):
         second = bench.upload()
         await settle()
     second.cancel()  # nothing has run since its turn came
@@ -107,7 +116,7 @@ async def test_a_turn_that_comes_when_its_caller_leaves_is_not_lost():
     await finish(third)
 
 
-async def test_a_turn_that_never_comes_ends_the_call_in_words():
+async def test_a_turn_that_never_comes_ends_the_call_in_words() -> None:
     bench = Bench(uploads_per_caller=1, stall=0.05)
     first = bench.upload()
     await settle()
@@ -117,7 +126,7 @@ async def test_a_turn_that_never_comes_ends_the_call_in_words():
     assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
 
 
-async def test_a_limit_that_was_raised_lets_in_all_that_fit():
+async def test_a_limit_that_was_raised_lets_in_all_that_fit() -> None:
     bench = Bench(uploads_per_caller=1)
     end = asyncio.Event()
     running = [bench.upload(until=end), *(bench.upload() for _ in range(3))]
@@ -129,18 +138,21 @@ async def test_a_limit_that_was_raised_lets_in_all_that_fit():
     await finish(*running)
 
 
-async def test_reads_are_no_uploads():
+async def test_reads_are_no_uploads() -> None:
     bench = Bench(uploads_per_caller=1)
     upload = bench.upload()
     await settle()
-    async with bench.share().taken(writes=False):
+    share = bench.share()
+    assert share is not None
+    async with share.taken(writes=False):
         pass
     await finish(upload)
 
 
-async def test_bytes_above_the_rate_take_their_time_and_a_pause_earns_one_second():
+async def test_bytes_above_the_rate_take_their_time_and_a_pause_earns_one_second() -> None:
     bench = Bench(bandwidth_per_caller=100 * KIB)
     share, began_s = bench.share(), bench.clock.monotonic_s()
+    assert share is not None
     await share.pay(100 * KIB)
     assert bench.clock.monotonic_s() == began_s
     for _ in range(5):
@@ -153,7 +165,7 @@ async def test_bytes_above_the_rate_take_their_time_and_a_pause_earns_one_second
     assert bench.clock.monotonic_s() - began_s == pytest.approx(1, abs=0.01)
 
 
-async def test_callers_without_a_name_are_told_apart_by_their_address():
+async def test_callers_without_a_name_are_told_apart_by_their_address() -> None:
     bench = Bench(uploads_per_caller=1)
     anybody = everybody(push=True)
     one = bench.share(anybody, "ipv4:10.0.0.1:1000")
@@ -164,9 +176,10 @@ async def test_callers_without_a_name_are_told_apart_by_their_address():
     assert host_of("unix:/x") == "unix:/x"
 
 
-async def test_the_table_is_bounded_and_keeps_who_is_in_debt_or_at_work():
+async def test_the_table_is_bounded_and_keeps_who_is_in_debt_or_at_work() -> None:
     bench = Bench(bandwidth_per_caller=64 * KIB, uploads_per_caller=1)
     debtor = bench.share(BOB)
+    assert debtor is not None
     debtor._credit_bytes = -1e9
     upload = bench.upload(ALICE)
     await settle()
@@ -179,7 +192,9 @@ async def test_the_table_is_bounded_and_keeps_who_is_in_debt_or_at_work():
     await finish(upload)
 
 
-async def test_through_a_server_more_bytes_than_the_rate_take_their_time(serve, store, compute):
+async def test_through_a_server_more_bytes_than_the_rate_take_their_time(
+    serve: Serve, store: MemoryStore, compute: Compute
+) -> None:
     limits, metrics = LiveLimits(bandwidth_per_caller=2**20), Metrics()
     clock = ManualClock()
     served = await serve(
@@ -193,5 +208,5 @@ async def test_through_a_server_more_bytes_than_the_rate_take_their_time(serve, 
     for _ in range(5):
         method = "/build.bazel.remote.execution.v2.ContentAddressableStorage/FindMissingBlobs"
         junk = b"\x7a" + b"\x80\x80\x40" + bytes(2**20)  # an unknown field of a mebibyte
-        await served.channel.unary_unary(method)(junk)
+        await served.channel.unary_unary(method, None, None)(junk)
     assert clock.monotonic_s() - began_s == pytest.approx(4, abs=0.1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TypedDict, Unpack
+
 import grpc
 import pytest
 
@@ -54,12 +56,18 @@ async def served(serve: Serve, store: MemoryStore, compute: Compute) -> Served:
     return await serve(CasService(store, limits, Metrics(), compute), limits=limits)
 
 
-async def pages(served: Served, root: Digest, **more: object) -> list[pb.GetTreeResponse]:
+class _More(TypedDict, total=False):
+    page_size: int
+    page_token: str
+    digest_function: pb.DigestFunction.Value
+
+
+async def pages(served: Served, root: Digest, **more: Unpack[_More]) -> list[pb.GetTreeResponse]:
     request = pb.GetTreeRequest(root_digest=wire(root), **more)
     return [page async for page in served.cas.GetTree(request)]
 
 
-async def tree(served: Served, root: Digest, **more: object) -> list[pb.Directory]:
+async def tree(served: Served, root: Digest, **more: Unpack[_More]) -> list[pb.Directory]:
     got = await pages(served, root, **more)
     assert all(not page.next_page_token for page in got)
     return [directory for page in got for directory in page.directories]
@@ -177,5 +185,5 @@ async def test_the_empty_directory_is_a_tree(served: Served) -> None:
 async def test_a_blake3_tree_names_blake3_children(served: Served, store: MemoryStore) -> None:
     build = Builder(store, DigestFunction.BLAKE3)
     root = build.directory(build.directory(label="child"))
-    assert len(await tree(served, root, digest_function=9)) == 2
+    assert len(await tree(served, root, digest_function=pb.DigestFunction.BLAKE3)) == 2
     assert await status_of(tree(served, root)) == grpc.StatusCode.NOT_FOUND

@@ -139,6 +139,6 @@ async def tell_history(path: Path, serve: Serve, compute: Compute, rng: random.R
         for digest in held:
             async with storage.open_read(digest) as chunks:
                 assert b"".join([chunk async for chunk in chunks]) == history.blobs[digest]
-        await served.channel.close()
+        await served.channel.close(None)
         await served.server.stop(grace=0)
     return len(history.acknowledged)

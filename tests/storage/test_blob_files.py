@@ -1,6 +1,8 @@
 """Reading a blob's file without a thread."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,22 +12,22 @@ DATA = bytes(range(256)) * 4096
 
 
 @pytest.fixture
-def fd(tmp_path):
+def fd(tmp_path: Path) -> Iterator[int]:
     (tmp_path / "blob").write_bytes(DATA)
     fd = os.open(tmp_path / "blob", os.O_RDONLY)
     yield fd
     os.close(fd)
 
 
-def test_what_was_just_written_is_read_without_a_thread(fd):
+def test_what_was_just_written_is_read_without_a_thread(fd: int) -> None:
     assert blob_files.read_cached(fd, 1000, 300) == DATA[300:1300]
 
 
-def test_a_file_that_ends_early_is_left_to_a_thread_to_report(fd):
+def test_a_file_that_ends_early_is_left_to_a_thread_to_report(fd: int) -> None:
     assert blob_files.read_cached(fd, 1000, len(DATA) - 999) is None
 
 
-def test_a_read_that_fails_is_left_to_a_thread_to_report(tmp_path):
+def test_a_read_that_fails_is_left_to_a_thread_to_report(tmp_path: Path) -> None:
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
         assert blob_files.read_cached(folder, 10, 0) is None
@@ -33,11 +35,13 @@ def test_a_read_that_fails_is_left_to_a_thread_to_report(tmp_path):
         os.close(folder)
 
 
-def test_without_help_of_the_kernel_everything_is_left_to_threads(fd, monkeypatch):
+def test_without_help_of_the_kernel_everything_is_left_to_threads(
+    fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(blob_files, "_IF_CACHED", None)
     assert blob_files.read_cached(fd, 10, 0) is None
 
 
-def test_reading_onwards_changes_nothing_of_what_is_read(fd):
+def test_reading_onwards_changes_nothing_of_what_is_read(fd: int) -> None:
     blob_files.read_onwards(fd)
     assert blob_files.read_exactly(fd, len(DATA), 0) == DATA

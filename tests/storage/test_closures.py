@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ from tests.storage.conftest import put, read, short
 
 LEAF = hashlib.shake_128(b"leaf").digest(300_000)  # too large for the catalogue: a file
 
+OpenStorage = Callable[..., Awaitable[Storage]]
+Pair = list[tuple[Storage, ClosureChecker]]
+
 
 def entry_of(root: Digest) -> Entry:
     result = reapi.ActionResult()
@@ -33,7 +37,7 @@ def _damage(storage: Storage, digest: Digest) -> None:
 
 
 @pytest.fixture
-async def pair(open_storage):
+async def pair(open_storage: OpenStorage) -> AsyncIterator[Pair]:
     """Two storages on one directory, each with a checker."""
     storages = [await open_storage(short(verify_after=0.0)) for _ in range(2)]
     checkers = [ClosureChecker(each, Limits(), SystemClock(), 3600) for each in storages]
@@ -42,7 +46,7 @@ async def pair(open_storage):
         await checker.close()
 
 
-async def test_what_one_process_stores_completes_a_closure_in_the_other(pair):
+async def test_what_one_process_stores_completes_a_closure_in_the_other(pair: Pair) -> None:
     (ours, _), (_, their_checker) = pair
     root = directory({"leaf": digest_of(LEAF)}, {"sub": digest_of(directory({}))})
     entry = entry_of(await put(ours, root))
@@ -51,7 +55,9 @@ async def test_what_one_process_stores_completes_a_closure_in_the_other(pair):
     assert await their_checker.complete(entry)
 
 
-async def test_w35_a_blob_quarantined_by_one_process_hides_the_entry_in_the_other(pair):
+async def test_w35_a_blob_quarantined_by_one_process_hides_the_entry_in_the_other(
+    pair: Pair,
+) -> None:
     (ours, _), (theirs, their_checker) = pair
     leaf = await put(ours, LEAF)
     entry = entry_of(await put(ours, directory({"leaf": leaf})))
@@ -64,13 +70,13 @@ async def test_w35_a_blob_quarantined_by_one_process_hides_the_entry_in_the_othe
     assert await their_checker.complete(entry)
 
 
-async def test_a_structure_larger_than_a_small_blob_is_read_from_its_file(pair):
+async def test_a_structure_larger_than_a_small_blob_is_read_from_its_file(pair: Pair) -> None:
     (ours, checker), _ = pair
     leaf = await put(ours, LEAF)
     data = tree(directory({f"{n}-{'x' * 1000}": leaf for n in range(SMALL_BLOB_BYTES // 1000)}))
     assert len(data) > SMALL_BLOB_BYTES
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[bytes]:
         yield data[: len(data) // 2]
         yield data[len(data) // 2 :]
 

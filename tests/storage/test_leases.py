@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from federation.digest import Digest, digest_of
 from federation.errors import StorageFull
 from federation.storage import Storage
 from federation.storage.runs import live_runs
@@ -40,9 +41,7 @@ def _evicted(storage: Storage) -> float:
     return value
 
 
-def _fresh(size: int) -> tuple[object, bytes]:
-    from federation.digest import digest_of
-
+def _fresh(size: int) -> tuple[Digest, bytes]:
     data = os.urandom(size)
     return digest_of(data), data
 

@@ -73,6 +73,7 @@ async def test_store_time_goes_on_after_a_new_boot(tmp_path: Path) -> None:
     connection = apsw.Connection(str(tmp_path / "catalogue.sqlite"))
     connection.execute("UPDATE meta SET value = 'another boot' WHERE name = 'boot_id'")
     (newest,) = connection.execute("SELECT max(accessed) FROM blob").fetchall()[0]
+    assert isinstance(newest, int)
     connection.close()
     second = open_directory(tmp_path, SystemClock(), timing)
     second.run.end()

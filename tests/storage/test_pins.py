@@ -28,7 +28,7 @@ def entry(name: bytes) -> Entry:
 
 async def held(storage: Storage, *digests: Digest) -> set[Digest]:
     """Without leasing them."""
-    found = set()
+    found: set[Digest] = set()
     position: str | None = None
     while True:
         page = await storage.ledger.blobs(position, 100)

@@ -126,9 +126,15 @@ async def test_head_never_goes_back_for_who_knows_better(tmp_path: Path) -> None
 # -- acknowledgements ------------------------------------------------------------------------
 
 
-def record(name: str, cursor: int, **more: object) -> PeerRecord:
-    made = PeerRecord(name, cursor=cursor, state=PeerState.FOLLOWING, reason="")
-    return made._replace(**more)
+def record(
+    name: str,
+    cursor: int,
+    *,
+    lane: Lane = Lane.ALWAYS,
+    state: PeerState = PeerState.FOLLOWING,
+    reason: str = "",
+) -> PeerRecord:
+    return PeerRecord(name, lane, cursor, state, reason)
 
 
 async def test_a_write_waits_for_one_peer_or_for_all(open_storage: OpenStorage) -> None:

@@ -113,7 +113,7 @@ async def test_s33_a_look_up_that_took_too_long_promises_nothing_and_delays_no_l
     clock.jumped_s += OLD_S
     with stuck(storage):  # so that nothing is mended by a flush
         pool = storage.core.pool
-        storage.core.pool = SlowPool(pool, clock)
+        storage.core.pool = SlowPool(pool, clock)  # type: ignore[assignment]
         assert await storage.find_missing([old]) == {old}
         assert withheld(storage) == 1
         storage.core.pool = pool
@@ -168,7 +168,12 @@ async def test_s32_touches_that_gathered_during_a_slow_flush_are_written_at_once
 ) -> None:
     clock = ManualClock()
     writer = SlowWriter(clock, takes_s)
-    core = replace(storage.core, clock=clock, writer=writer, touches=EverTouched())
+    core = replace(
+        storage.core,
+        clock=clock,
+        writer=writer,  # type: ignore[arg-type]
+        touches=EverTouched(),
+    )
     pulse = Pulse(core)
     pulse.start()
 

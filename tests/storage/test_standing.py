@@ -45,5 +45,5 @@ OLD = Standing(
         ),
     ],
 )
-def test_every_standing_says_what_decides_it(of, says):
+def test_every_standing_says_what_decides_it(of: Standing, says: str) -> None:
     assert standing(of, HOUR) == says

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import cast
 
 import apsw
 import pytest
@@ -26,7 +27,7 @@ class Failing:
         self.fail_on: dict[str, Exception] = {}
         self.executed: list[str] = []
 
-    def execute(self, sql: str, *bindings: object) -> object:
+    def execute(self, sql: str, *bindings: apsw.Bindings) -> apsw.Cursor:
         self.executed.append(sql)
         if (error := self.fail_on.pop(sql, None)) is not None:
             raise error
@@ -47,7 +48,7 @@ def failing(tmp_path: Path) -> Failing:
 async def writer(failing: Failing) -> AsyncIterator[Writer]:
     clock = SystemClock()
     made = Writer(
-        lambda: failing,
+        lambda: cast("apsw.Connection", failing),
         StoreClock(clock, 0),
         clock,
         quota_bytes=lambda: 1000,
@@ -60,7 +61,7 @@ async def writer(failing: Failing) -> AsyncIterator[Writer]:
     await asyncio.to_thread(made.close)
 
 
-def note(name: str, fail: Exception | None = None) -> object:
+def note(name: str, fail: Exception | None = None) -> Callable[[Transaction], str]:
     def work(transaction: Transaction) -> str:
         transaction.connection.execute("INSERT INTO meta VALUES (?, 1)", (name,))
         transaction.totals.blobs += 1

@@ -9,14 +9,15 @@ from pathlib import Path
 from federation.digest import Digest
 from federation.errors import StorageFull
 from federation.storage import Storage
-from federation.store import FROM_CLIENT, Ingest, Provenance
+from federation.storage.ingest import LocalIngest
+from federation.store import FROM_CLIENT, Provenance
 
 
 def fills_up(storage: Storage, rng: random.Random) -> None:
     """Let some blobs find no room: at once, at a piece, or when they are committed."""
     begin = storage.begin
 
-    def begin_full(digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> Ingest:
+    def begin_full(digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> LocalIngest:
         step = rng.choice(["begin", "append", "commit", *["none"] * 9])
         if step == "begin":
             raise StorageFull("no room")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.clock import Clock, SystemClock
@@ -22,6 +22,7 @@ from federation.services.prefetch import Mode, Prefetcher
 from federation.status import Metrics
 from federation.storage import Storage
 from federation.store import Entry, EntryKey
+from federation.upstream.names import UpstreamIndex
 from federation.upstream.source import Upstream
 from federation.upstream.store import Federation
 from federation.wire.action_result import key_of
@@ -139,7 +140,7 @@ class ActionQuestion(NamedTuple):
     action: Digest
     names: tuple[str, ...] = ()
 
-    async def put_to(self, index: ScriptedIndex) -> Entry | None:
+    async def put_to(self, index: UpstreamIndex) -> Entry | None:
         value = await index.get_action_result(self.action)
         return None if value is None else Entry(self.key, value, str(self.action))
 
@@ -155,7 +156,7 @@ def _content(entry: Entry | None) -> Digest | None:
     return Digest(bytes.fromhex(found.hash), found.size_bytes)
 
 
-def there(order: list[str], name: str, clock: Clock | None = None, **options: object) -> There:
+def there(order: list[str], name: str, clock: Clock | None = None, **options: Any) -> There:
     index = ScriptedIndex(name, order)
     made, store = upstream(name, clock=clock, index=index, **options)
     return There(made, store, index)

@@ -93,7 +93,7 @@ async def test_u25_a_verified_blob_that_cannot_be_kept_is_read_to_its_end(tmp_pa
     async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
         change_ingests(storage, change)
         async with store.open_read(BLOB) as chunks:
-            got = await anext(chunks)  # type: ignore[call-overload]
+            got = await anext(chunks)
             bringing = asyncio.ensure_future(shared.pulls.fetch(BLOB))
             await asyncio.sleep(0)
             gate.set()
@@ -216,7 +216,7 @@ async def test_a_disk_that_fails_after_all_is_verified_fails_no_reader(tmp_path:
 
         async def fail_at_the_end(data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
             if on_hashed is not None:
-                ingest._write = refuse  # type: ignore[method-assign]
+                ingest._write = refuse  # type: ignore[method-assign, assignment]
             try:
                 await append(data, on_hashed)
             except SourceUnavailable:
@@ -235,7 +235,7 @@ async def test_a_disk_that_fails_after_all_is_verified_fails_no_reader(tmp_path:
 
     async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
         change_ingests(storage, change)
-        assert await asyncio.gather(read(store), read_late(store)) == [DATA, DATA]
+        assert list(await asyncio.gather(read(store), read_late(store))) == [DATA, DATA]
         assert await storage.find_missing([BLOB]) == {BLOB}
         assert storage.core.space.reserved_bytes == 0
 
@@ -250,10 +250,11 @@ async def test_without_memory_who_lags_behind_one_piece_reads_it_from_storage(
     async with node(tmp_path, up, memory=MemoryBudget(0)) as (store, storage, shared):
         hold_commits(storage, gate)
         async with store.open_read(digest_of(data), next_bytes=lambda: 50_000) as chunks:
-            got = await anext(chunks)  # type: ignore[call-overload]
+            got = await anext(chunks)
             (pull,) = shared.pulls._pulls.values()
-            assert pull._intake is not None
-            await until(lambda: pull._intake.ingest.received_bytes == len(data))
+            intake = pull._intake
+            assert intake is not None
+            await until(lambda: intake.ingest.received_bytes == len(data))
             asyncio.get_running_loop().call_later(0.1, gate.set)
             async for chunk in chunks:
                 got += chunk

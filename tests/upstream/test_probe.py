@@ -7,7 +7,7 @@ from federation.upstream.probe import Prober
 from tests.upstream.fakes import Script, until, upstream
 
 
-async def test_an_upstream_that_came_back_is_found_by_probing_unless_this_node_is_offline():
+async def test_an_upstream_that_came_back_is_found_by_probing_unless_this_node_is_offline() -> None:
     clock = ManualClock()
     made, store = upstream("hq", Script(down=True), clock)
     for _ in range(made.breaker.failures_max):

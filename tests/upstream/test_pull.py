@@ -16,7 +16,8 @@ from federation.digest import Digest, digest_of
 from federation.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
 from federation.services.memory_budget import MemoryBudget
 from federation.storage import Storage
-from federation.store import Growing, Ingest, Provenance
+from federation.storage.ingest import GrowingFile, LocalIngest
+from federation.store import FROM_CLIENT, Provenance
 from federation.upstream.pull import WITHHELD_BYTES
 from federation.upstream.source import Upstream
 from federation.upstream.store import Federation, PullThrough
@@ -414,11 +415,11 @@ async def test_u10_a_reader_that_comes_right_behind_the_first_bytes_waits_for_th
     async with node(tmp_path, up) as (store, storage, _):
         begin = storage.begin
 
-        def begin_slowly(digest: Digest, *, provenance: Provenance) -> Ingest:
+        def begin_slowly(digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> LocalIngest:
             ingest = begin(digest, provenance=provenance)
             opening = ingest.open_growing
 
-            async def later() -> Growing:
+            async def later() -> GrowingFile:
                 await asyncio.sleep(0.05)
                 return await opening()
 
@@ -468,5 +469,5 @@ async def test_what_has_come_is_shown_although_nothing_follows(tmp_path: Path) -
         got = b""
         async with asyncio.timeout(30):
             while len(got) < 1024 * 1024:
-                got += await anext(chunks)  # type: ignore[call-overload]
+                got += await anext(chunks)
     assert got == DATA[: len(got)]

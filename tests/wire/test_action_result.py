@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from google.protobuf.message import DecodeError
 
@@ -40,11 +42,11 @@ def result() -> reapi.ActionResult:
     )
 
 
-def asking(**fields: object) -> reapi.GetActionResultRequest:
+def asking(**fields: Any) -> reapi.GetActionResultRequest:
     return reapi.GetActionResultRequest(**fields)
 
 
-def test_a_key_is_function_hash_and_size():
+def test_a_key_is_function_hash_and_size() -> None:
     key = key_of("main", ACTION)
     assert (key.kind, key.instance) == (EntryKind.ACTION_RESULT, "main")
     assert key.name == b"\x01" + ACTION.hash + len(b"action").to_bytes(8, "big")
@@ -52,7 +54,7 @@ def test_a_key_is_function_hash_and_size():
     assert (blake3.name[0], len(blake3.name)) == (9, 41)
 
 
-def test_an_update_gives_the_result_exactly_as_sent():
+def test_an_update_gives_the_result_exactly_as_sent() -> None:
     raw = length_field(99, b"unknown") + result().SerializeToString() + b"\x20\x00"
     request = reapi.UpdateActionResultRequest(
         instance_name="main", action_digest=message_of(b"action")
@@ -62,7 +64,7 @@ def test_an_update_gives_the_result_exactly_as_sent():
     assert update.key == key_of("main", ACTION)
 
 
-def test_an_update_in_two_parts_is_joined_as_protobuf_merges():
+def test_an_update_in_two_parts_is_joined_as_protobuf_merges() -> None:
     head = reapi.UpdateActionResultRequest(action_digest=message_of(b"a")).SerializeToString()
     update = read_update(head + length_field(3, b"\x20\x01") + length_field(3, b"\x20\x02"))
     assert reapi.ActionResult.FromString(update.value).exit_code == 2
@@ -75,7 +77,9 @@ def test_an_update_in_two_parts_is_joined_as_protobuf_merges():
         reapi.UpdateActionResultRequest(action_result=reapi.ActionResult()),
         reapi.UpdateActionResultRequest(action_digest=message_of(b"a")),
         reapi.UpdateActionResultRequest(
-            action_digest=message_of(b"a"), action_result=reapi.ActionResult(), digest_function=2
+            action_digest=message_of(b"a"),
+            action_result=reapi.ActionResult(),
+            digest_function=reapi.DigestFunction.SHA1,
         ),
         reapi.UpdateActionResultRequest(
             action_digest=message_of(b"a"),
@@ -83,23 +87,25 @@ def test_an_update_in_two_parts_is_joined_as_protobuf_merges():
         ),
     ],
 )
-def test_w45_an_update_without_its_parts_or_above_the_response_limit_is_refused(request_):
+def test_w45_an_update_without_its_parts_or_above_the_response_limit_is_refused(
+    request_: reapi.UpdateActionResultRequest,
+) -> None:
     with pytest.raises(InvalidRequest):
         read_update(request_.SerializeToString())
 
 
-def test_an_empty_result_that_is_set_is_taken():
+def test_an_empty_result_that_is_set_is_taken() -> None:
     request = reapi.UpdateActionResultRequest(action_digest=message_of(b"a"))
     request.action_result.SetInParent()
     assert read_update(request.SerializeToString()).value == b""
 
 
-def test_bytes_that_are_no_update_are_refused():
+def test_bytes_that_are_no_update_are_refused() -> None:
     with pytest.raises((InvalidRequest, DecodeError)):
         read_update(b"\x1a\x05ab")
 
 
-def test_only_what_is_asked_for_is_chosen():
+def test_only_what_is_asked_for_is_chosen() -> None:
     value = result().SerializeToString()
     assert to_inline(value, asking(), SHA256) == {}
     assert to_inline(value, asking(inline_stdout=True), SHA256) == {STDOUT: digest_of(b"out")}
@@ -108,14 +114,14 @@ def test_only_what_is_asked_for_is_chosen():
     }
 
 
-def test_what_is_empty_or_inlined_already_is_not_chosen():
+def test_what_is_empty_or_inlined_already_is_not_chosen() -> None:
     value = result().SerializeToString()
     assert to_inline(value, asking(inline_output_files=["empty", "here"]), SHA256) == {}
     raw = reapi.ActionResult(stdout_raw=b"x", stdout_digest=message_of(b"x")).SerializeToString()
     assert to_inline(raw, asking(inline_stdout=True), SHA256) == {}
 
 
-def test_w36_what_would_not_fit_is_not_chosen():
+def test_w36_what_would_not_fit_is_not_chosen() -> None:
     large = reapi.Digest(hash=ACTION.hash_hex, size_bytes=100 * 2**20)
     message = reapi.ActionResult(stdout_digest=large, stderr_digest=message_of(b"err"))
     message.output_files.add(path="large", digest=large)
@@ -123,7 +129,7 @@ def test_w36_what_would_not_fit_is_not_chosen():
     assert list(to_inline(message.SerializeToString(), request, SHA256)) == [STDERR]
 
 
-def test_w36_together_they_stay_under_the_limit():
+def test_w36_together_they_stay_under_the_limit() -> None:
     half = reapi.Digest(hash=ACTION.hash_hex, size_bytes=RESPONSE_MAX_BYTES // 2 - 500)
     message = reapi.ActionResult()
     for path in "abc":
@@ -135,7 +141,7 @@ def test_w36_together_they_stay_under_the_limit():
     assert len(grown) <= RESPONSE_MAX_BYTES
 
 
-def test_inlining_changes_nothing_else():
+def test_inlining_changes_nothing_else() -> None:
     value = length_field(99, b"unknown") + result().SerializeToString() + length_field(99, b"end")
     contents = {0: b"A", 1: b"BB", STDOUT: b"out", STDERR: b"err"}
     wanted = reapi.ActionResult.FromString(value)
@@ -145,6 +151,6 @@ def test_inlining_changes_nothing_else():
     assert reapi.ActionResult.FromString(with_inlined(value, contents)) == wanted
 
 
-def test_inlining_streams_leaves_the_stored_bytes_in_front():
+def test_inlining_streams_leaves_the_stored_bytes_in_front() -> None:
     value = result().SerializeToString()
     assert with_inlined(value, {STDOUT: b"out"}) == value + length_field(5, b"out")

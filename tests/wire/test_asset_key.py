@@ -29,7 +29,7 @@ def qualifiers(*pairs: tuple[str, str]) -> list[asset.Qualifier]:
     return [asset.Qualifier(name=name, value=value) for name, value in pairs]
 
 
-def test_qualifiers_in_any_order_are_the_same_name():
+def test_qualifiers_in_any_order_are_the_same_name() -> None:
     items = [("directory", "d"), ("vcs.branch", "b"), ("vcs.commit", "c")]
     names = {
         asset_names(SHA256, [URI], qualifiers_of(qualifiers(*order)))[0]
@@ -38,7 +38,7 @@ def test_qualifiers_in_any_order_are_the_same_name():
     assert len(names) == 1
 
 
-def test_different_requests_have_different_names():
+def test_different_requests_have_different_names() -> None:
     names = [
         name(),
         name(URI + "a"),
@@ -55,7 +55,7 @@ def test_different_requests_have_different_names():
     assert {len(each) for each in names} == {32}
 
 
-def test_a_name_stays_what_it_was():
+def test_a_name_stays_what_it_was() -> None:
     """Stored entries are found by it: a change here loses them."""
     found = name("urn:fdc:buildstream.build:2020:artifact:p/e/k", directory="d").hex()
     assert found == NAME_OF_TODAY
@@ -67,29 +67,31 @@ NAME_OF_TODAY = "ee9f76bead29e7d8f9838f20edf1e8836cee84e5fe590d621638f55c8d5c699
 @pytest.mark.parametrize(
     "secret", ["bazel.auth_headers", "http_header:Authorization", "http_header_url:0:Cookie"]
 )
-def test_credentials_are_no_part_of_a_name(secret):
+def test_credentials_are_no_part_of_a_name(secret: str) -> None:
     with_secret = qualifiers_of(qualifiers((secret, "token"), ("directory", "d")))
     assert with_secret == {"directory": "d"}
 
 
-def test_other_bazel_qualifiers_are_a_part_of_the_name():
+def test_other_bazel_qualifiers_are_a_part_of_the_name() -> None:
     assert qualifiers_of(qualifiers(("bazel.canonical_id", "x"))) == {"bazel.canonical_id": "x"}
 
 
-def test_w37_a_repeated_qualifier_is_refused_even_a_secret_one():
+def test_w37_a_repeated_qualifier_is_refused_even_a_secret_one() -> None:
     for repeated in ("directory", "bazel.auth_headers"):
         with pytest.raises(InvalidRequest, match="repeated"):
             qualifiers_of(qualifiers((repeated, "a"), (repeated, "a")))
 
 
 @pytest.mark.parametrize("unknown", ["", "colour", "Directory", "http_header", "vcs.tag"])
-def test_w37_w38_an_unsupported_qualifier_is_refused_without_quoting_its_value(unknown):
+def test_w37_w38_an_unsupported_qualifier_is_refused_without_quoting_its_value(
+    unknown: str,
+) -> None:
     with pytest.raises(InvalidRequest, match="not supported") as caught:
         qualifiers_of(qualifiers((unknown, "s3cret")))
     assert "s3cret" not in str(caught.value)
 
 
-def test_qualifiers_are_bounded_in_number_and_size():
+def test_qualifiers_are_bounded_in_number_and_size() -> None:
     many = qualifiers(*((f"bazel.{n}", "") for n in range(QUALIFIERS_MAX + 1)))
     assert len(qualifiers_of(many[:-1])) == QUALIFIERS_MAX
     with pytest.raises(InvalidRequest, match="more than"):
@@ -112,11 +114,11 @@ def test_qualifiers_are_bounded_in_number_and_size():
         ["urn:\x9b"],
     ],
 )
-def test_w37_unusable_uris_are_refused(uris):
+def test_w37_unusable_uris_are_refused(uris: list[str]) -> None:
     with pytest.raises(InvalidRequest):
         check_uris(uris)
 
 
-def test_usable_uris_pass():
+def test_usable_uris_pass() -> None:
     check_uris([URI, "x" * URI_MAX_BYTES, "urn:é/ with space"])
     check_uris([URI] * URIS_MAX)

@@ -16,6 +16,7 @@ from federation.wire.closure import (
     SOURCE_URN,
     Names,
     Shape,
+    Structure,
     names_of_action_result,
     names_of_entry,
     names_of_structure,
@@ -30,15 +31,16 @@ def blob(text: str) -> Digest:
     return digest_of(text.encode())
 
 
-def gathered(parts: Iterator[Names]) -> tuple[set[Digest], set[tuple[Shape, Digest]]]:
-    blobs, structures = set(), set()
+def gathered(parts: Iterator[Names]) -> tuple[set[Digest], set[Structure]]:
+    blobs: set[Digest] = set()
+    structures: set[Structure] = set()
     for names in parts:
         blobs.update(names.blobs)
         structures.update(names.structures)
     return blobs, structures
 
 
-def read(shape: Shape, data: bytes) -> tuple[set[Digest], set[tuple[Shape, Digest]]]:
+def read(shape: Shape, data: bytes) -> tuple[set[Digest], set[Structure]]:
     return gathered(names_of_structure(shape, data, SHA256))
 
 
@@ -47,7 +49,7 @@ def action_entry(result: reapi.ActionResult, function: DigestFunction = SHA256) 
     return Entry(key, result.SerializeToString(), "")
 
 
-def test_a_directory_names_its_files_and_subdirectories():
+def test_a_directory_names_its_files_and_subdirectories() -> None:
     data = directory({"a": blob("a"), "b": blob("b")}, {"d": blob("d")})
     assert read(Shape.DIRECTORY, data) == (
         {blob("a"), blob("b")},
@@ -55,31 +57,31 @@ def test_a_directory_names_its_files_and_subdirectories():
     )
 
 
-def test_a_large_directory_comes_in_slices():
+def test_a_large_directory_comes_in_slices() -> None:
     data = directory({f"file{n}": blob(str(n)) for n in range(2 * SLICE + 1)})
     sizes = [len(names.blobs) for names in names_of_structure(Shape.DIRECTORY, data, SHA256)]
     assert sizes == [SLICE, SLICE, 1]
 
 
-def test_node_properties_and_symlinks_name_nothing():
+def test_node_properties_and_symlinks_name_nothing() -> None:
     message = reapi.Directory()
     message.symlinks.add(name="link", target="../elsewhere")
     message.node_properties.unix_mode.value = 0o755
     assert read(Shape.DIRECTORY, message.SerializeToString()) == (set(), set())
 
 
-def test_fields_of_a_later_specification_are_skipped_beside_known_ones():
+def test_fields_of_a_later_specification_are_skipped_beside_known_ones() -> None:
     data = directory({"a": blob("a")}) + length_field(99, b"\xff\x00")
     assert read(Shape.DIRECTORY, data)[0] == {blob("a")}
 
 
-def test_a_digest_is_of_the_function_of_its_closure():
+def test_a_digest_is_of_the_function_of_its_closure() -> None:
     data = directory({"a": blob("a")})
     parts = names_of_structure(Shape.DIRECTORY, data, DigestFunction.BLAKE3)
     assert gathered(parts)[0] == {blob("a")._replace(function=DigestFunction.BLAKE3)}
 
 
-def test_a_tree_names_the_files_of_all_its_directories():
+def test_a_tree_names_the_files_of_all_its_directories() -> None:
     leaf = directory({"leaf": blob("leaf")})
     middle = directory({"middle": blob("middle")}, {"leaf": digest_of(leaf)})
     root = directory({"top": blob("top")}, {"middle": digest_of(middle)})
@@ -89,7 +91,7 @@ def test_a_tree_names_the_files_of_all_its_directories():
     )
 
 
-def test_a_tree_that_lacks_a_child_names_it():
+def test_a_tree_that_lacks_a_child_names_it() -> None:
     gone = directory({"f": blob("f")})
     root = directory({}, {"gone": digest_of(gone), "empty": EMPTY})
     assert read(Shape.TREE, tree(root)) == (
@@ -98,12 +100,12 @@ def test_a_tree_that_lacks_a_child_names_it():
     )
 
 
-def test_a_tree_root_in_two_fields_is_one_root():
+def test_a_tree_root_in_two_fields_is_one_root() -> None:
     first, second = directory({"a": blob("a")}), directory({"b": blob("b")})
     assert read(Shape.TREE, tree(first) + tree(second))[0] == {blob("a"), blob("b")}
 
 
-def test_a_tree_counts_its_directories():
+def test_a_tree_counts_its_directories() -> None:
     child = directory({"a": blob("a")})
     data = tree(directory({}, {"x": digest_of(child)}), *[child] * 50)
     parts = list(names_of_structure(Shape.TREE, data, SHA256))
@@ -112,7 +114,7 @@ def test_a_tree_counts_its_directories():
 
 
 @pytest.mark.parametrize("child", [b"", directory({}, {"gone": blob("gone")})])
-def test_a_tree_of_many_directories_without_files_still_comes_in_slices(child):
+def test_a_tree_of_many_directories_without_files_still_comes_in_slices(child: bytes) -> None:
     data = tree(directory({}), *[child] * (3 * SLICE))
     parts = list(names_of_structure(Shape.TREE, data, SHA256))
     held = [names.directories_held for names in parts]
@@ -122,7 +124,7 @@ def test_a_tree_of_many_directories_without_files_still_comes_in_slices(child):
     assert len(parts) > slices
 
 
-def test_the_empty_message_is_an_empty_directory_and_an_empty_tree():
+def test_the_empty_message_is_an_empty_directory_and_an_empty_tree() -> None:
     assert read(Shape.DIRECTORY, b"") == (set(), set())
     assert read(Shape.TREE, b"") == (set(), set())
     assert read(Shape.TREE, tree(b"")) == (set(), set())
@@ -142,25 +144,25 @@ def artifact() -> artifact_pb2.Artifact:
     )
 
 
-def test_an_artifact_names_what_every_pull_needs_and_not_its_build_tree():
+def test_an_artifact_names_what_every_pull_needs_and_not_its_build_tree() -> None:
     assert read(Shape.ARTIFACT, artifact().SerializeToString()) == (
         {blob("public"), blob("low"), blob("high"), blob("log")},
         {(Shape.DIRECTORY, blob("files"))},
     )
 
 
-def test_a_failed_build_has_an_artifact_without_files():
+def test_a_failed_build_has_an_artifact_without_files() -> None:
     message = artifact()
     message.ClearField("files")
     assert read(Shape.ARTIFACT, message.SerializeToString())[1] == set()
 
 
-def test_a_source_names_its_files():
+def test_a_source_names_its_files() -> None:
     data = source_pb2.Source(version=1, files=message_of(blob("files"))).SerializeToString()
     assert read(Shape.SOURCE, data) == (set(), {(Shape.DIRECTORY, blob("files"))})
 
 
-def test_an_action_result_names_files_trees_roots_stdout_and_stderr():
+def test_an_action_result_names_files_trees_roots_stdout_and_stderr() -> None:
     result = reapi.ActionResult(
         output_files=[reapi.OutputFile(path="o", digest=message_of(blob("o")))],
         output_directories=[
@@ -176,13 +178,13 @@ def test_an_action_result_names_files_trees_roots_stdout_and_stderr():
     )
 
 
-def test_an_action_result_of_symlinks_only_or_of_nothing_names_nothing():
+def test_an_action_result_of_symlinks_only_or_of_nothing_names_nothing() -> None:
     links = reapi.ActionResult(output_symlinks=[reapi.OutputSymlink(path="a", target="b")])
     for result in (links, reapi.ActionResult(), reapi.ActionResult(exit_code=1)):
         assert gathered(names_of_entry(action_entry(result))) == (set(), set())
 
 
-def test_names_of_a_blake3_action_result_are_blake3():
+def test_names_of_a_blake3_action_result_are_blake3() -> None:
     result = reapi.ActionResult(stdout_digest=message_of(blob("out")))
     names, _ = gathered(names_of_entry(action_entry(result, DigestFunction.BLAKE3)))
     assert {each.function for each in names} == {DigestFunction.BLAKE3}
@@ -194,7 +196,7 @@ def asset_entry(push: asset.PushBlobRequest | asset.PushDirectoryRequest, uri: s
     return Entry(EntryKey(kind, "", bytes(32)), push.SerializeToString(), uri)
 
 
-def test_an_asset_names_its_content_and_its_references():
+def test_an_asset_names_its_content_and_its_references() -> None:
     push = asset.PushBlobRequest(
         blob_digest=message_of(blob("it")),
         references_blobs=[message_of(blob("ref"))],
@@ -209,7 +211,7 @@ def test_an_asset_names_its_content_and_its_references():
 @pytest.mark.parametrize(
     ("urn", "shape"), [(ARTIFACT_URN, Shape.ARTIFACT), (SOURCE_URN, Shape.SOURCE)]
 )
-def test_a_blob_behind_a_buildstream_urn_is_read_as_what_it_is(urn, shape):
+def test_a_blob_behind_a_buildstream_urn_is_read_as_what_it_is(urn: str, shape: Shape) -> None:
     push = asset.PushBlobRequest(blob_digest=message_of(blob("it")))
     assert gathered(names_of_entry(asset_entry(push, urn + "p/e/key"))) == (
         set(),
@@ -217,7 +219,7 @@ def test_a_blob_behind_a_buildstream_urn_is_read_as_what_it_is(urn, shape):
     )
 
 
-def test_a_directory_asset_names_its_root_whatever_its_urn():
+def test_a_directory_asset_names_its_root_whatever_its_urn() -> None:
     push = asset.PushDirectoryRequest(root_directory_digest=message_of(blob("root")))
     for uri in (f"{SOURCE_URN}local/key", "urn:fdc:buildstream.build:2020:v1:p/e/k"):
         assert gathered(names_of_entry(asset_entry(push, uri))) == (
@@ -255,7 +257,7 @@ CONFUSED = {
 
 
 @pytest.mark.parametrize("case", CONFUSED)
-def test_w32_one_kind_of_message_read_as_another_is_refused(case):
+def test_w32_one_kind_of_message_read_as_another_is_refused(case: str) -> None:
     with pytest.raises(InvalidRequest):
         read(*CONFUSED[case])
 
@@ -285,7 +287,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("shape", [Shape.DIRECTORY, Shape.TREE, Shape.ARTIFACT, Shape.SOURCE])
 @pytest.mark.parametrize("case", BROKEN)
-def test_w33_broken_bytes_are_refused_whatever_they_are_read_as(case, shape):
+def test_w33_broken_bytes_are_refused_whatever_they_are_read_as(case: str, shape: Shape) -> None:
     with pytest.raises(InvalidRequest):
         read(shape, BROKEN[case])
 
@@ -299,6 +301,6 @@ def test_w33_broken_bytes_are_refused_whatever_they_are_read_as(case, shape):
         reapi.ActionResult(stderr_digest=reapi.Digest(hash="ab", size_bytes=1)),
     ],
 )
-def test_an_action_result_with_a_malformed_digest_is_refused(result):
+def test_an_action_result_with_a_malformed_digest_is_refused(result: reapi.ActionResult) -> None:
     with pytest.raises(InvalidRequest):
         gathered(names_of_action_result(result.SerializeToString(), SHA256))

@@ -9,6 +9,7 @@ from federation.errors import InvalidRequest
 from federation.wire.action_result import STDERR, STDOUT, with_inlined
 from federation.wire.closure import (
     Shape,
+    Structure,
     names_of_action_result,
     names_of_structure,
 )
@@ -36,7 +37,7 @@ messages = st.recursive(
 
 @given(messages, st.sampled_from(Shape))
 @example(b"", Shape.TREE)
-def test_w42_a_structure_is_read_or_refused_and_nothing_else(data, shape):
+def test_w42_a_structure_is_read_or_refused_and_nothing_else(data: bytes, shape: Shape) -> None:
     try:
         parts = list(names_of_structure(shape, data, SHA256))
     except InvalidRequest:
@@ -47,7 +48,7 @@ def test_w42_a_structure_is_read_or_refused_and_nothing_else(data, shape):
 
 
 @given(messages)
-def test_w42_an_action_result_is_read_or_refused_and_nothing_else(data):
+def test_w42_an_action_result_is_read_or_refused_and_nothing_else(data: bytes) -> None:
     try:
         list(names_of_action_result(data, SHA256))
     except InvalidRequest:
@@ -63,14 +64,18 @@ directories = st.builds(
 
 
 @given(directories, st.lists(directories, max_size=4))
-def test_a_tree_names_exactly_what_its_directories_name_less_what_it_holds(root, children):
-    wanted_blobs, wanted_directories = set(), set()
+def test_a_tree_names_exactly_what_its_directories_name_less_what_it_holds(
+    root: bytes, children: list[bytes]
+) -> None:
+    wanted_blobs: set[Digest] = set()
+    wanted_directories: set[Structure] = set()
     for data in (root, *children):
         for part in names_of_structure(Shape.DIRECTORY, data, SHA256):
             wanted_blobs.update(part.blobs)
             wanted_directories.update(part.structures)
     held = {(Shape.DIRECTORY, digest_of(data)) for data in (root, *children)}
-    found_blobs, found_directories = set(), set()
+    found_blobs: set[Digest] = set()
+    found_directories: set[Structure] = set()
     for part in names_of_structure(Shape.TREE, tree(root, *children), SHA256):
         found_blobs.update(part.blobs)
         found_directories.update(part.structures)
@@ -84,7 +89,9 @@ def test_a_tree_names_exactly_what_its_directories_name_less_what_it_holds(root,
     st.booleans(),
     st.binary(max_size=9),
 )
-def test_inlining_is_what_setting_the_fields_would_have_been(files, places, streams, noise):
+def test_inlining_is_what_setting_the_fields_would_have_been(
+    files: list[tuple[str, bytes]], places: set[int], streams: bool, noise: bytes
+) -> None:
     result = reapi.ActionResult(exit_code=1)
     for path, data in files:
         digest = reapi.Digest(hash=digest_of(data).hash_hex, size_bytes=len(data))

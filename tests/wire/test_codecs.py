@@ -136,7 +136,7 @@ def test_find_missing_reads_the_function_wherever_it_stands() -> None:
     digest = digest_of(b"x", DigestFunction.BLAKE3)
     parts = [
         pb.FindMissingBlobsRequest(blob_digests=[message(digest)]).SerializeToString(),
-        pb.FindMissingBlobsRequest(digest_function=9).SerializeToString(),
+        pb.FindMissingBlobsRequest(digest_function=pb.DigestFunction.BLAKE3).SerializeToString(),
     ]
     for data in (b"".join(parts), b"".join(reversed(parts))):
         assert cc.decode_find_missing(data).digests == [digest]
@@ -225,9 +225,9 @@ def test_an_answer_of_held_blobs_is_what_the_runtime_writes(blobs: list[bytes]) 
 
 
 def test_zstd_is_found_among_unknown_compressors() -> None:
-    request = pb.BatchReadBlobsRequest(acceptable_compressors=[77, 1, 5])
+    request = pb.BatchReadBlobsRequest(acceptable_compressors=[77, 1, 5])  # type: ignore[list-item]
     assert cc.decode_batch_read(request.SerializeToString()).zstd_accepted
-    request = pb.BatchReadBlobsRequest(acceptable_compressors=[77, 0, 2])
+    request = pb.BatchReadBlobsRequest(acceptable_compressors=[77, 0, 2])  # type: ignore[list-item]
     assert not cc.decode_batch_read(request.SerializeToString()).zstd_accepted
 
 

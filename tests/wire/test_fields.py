@@ -11,7 +11,7 @@ from federation.wire import fields
 from federation.wire.bytestream_codec import decode_write_request
 
 
-def read_all(data: bytes) -> list[fields.Field]:
+def read_all(data: fields.Buffer) -> list[fields.Field]:
     return list(fields.fields(data))
 
 

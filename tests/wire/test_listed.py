@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -21,7 +22,7 @@ DIGESTS = st.builds(Digest, HASHES, SIZES, st.just(DigestFunction.SHA256))
 LISTS = st.lists(st.one_of(DIGESTS, st.just(EMPTY)), max_size=5)
 
 
-def request(digests: list[Digest], **more: object) -> pb.FindMissingBlobsRequest:
+def request(digests: list[Digest], **more: Any) -> pb.FindMissingBlobsRequest:
     wire = [pb.Digest(hash=d.hash_hex, size_bytes=d.size_bytes) for d in digests]
     return pb.FindMissingBlobsRequest(blob_digests=wire, **more)
 

@@ -14,13 +14,13 @@ def sri(algorithm: str, data: bytes = b"x") -> str:
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
-def test_each_algorithm_is_read(algorithm):
+def test_each_algorithm_is_read(algorithm: str) -> None:
     wanted = Integrity(algorithm, frozenset([hashlib.new(algorithm, b"x").digest()]))
     assert read_integrity(sri(algorithm)) == wanted
     assert read_integrity(f" {sri(algorithm)}?option ") == wanted
 
 
-def test_only_the_strongest_algorithm_counts_and_any_of_its_hashes():
+def test_only_the_strongest_algorithm_counts_and_any_of_its_hashes() -> None:
     found = read_integrity(f"{sri('sha384', b'a')} {sri('sha256', b'b')} {sri('sha384', b'c')}")
     hashes = {hashlib.sha384(b"a").digest(), hashlib.sha384(b"c").digest()}
     assert found == Integrity("sha384", frozenset(hashes))
@@ -42,6 +42,6 @@ def test_only_the_strongest_algorithm_counts_and_any_of_its_hashes():
         sri("sha256") + " md5-x",
     ],
 )
-def test_malformed_text_is_refused(text):
+def test_malformed_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         read_integrity(text)

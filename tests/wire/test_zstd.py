@@ -69,7 +69,7 @@ def test_w22_a_window_above_8_mib_is_refused(window_log: int) -> None:
 
 def test_w22_a_window_of_8_mib_is_taken() -> None:
     assert decode(frame_with_window(23), 0) == b""
-    options = {reference.CompressionParameter.window_log: 23}
+    options: dict[int, int] = {reference.CompressionParameter.window_log: 23}
     assert decode(reference.compress(NOISE, options=options), len(NOISE)) == NOISE
 
 

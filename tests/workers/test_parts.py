@@ -2,6 +2,7 @@
 
 import json
 import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,17 @@ from federation.workers.backoff import Backoff
 from federation.workers.control import Control, encode_orders
 from federation.workers.ports import KeptPorts
 
+Pair = tuple[socket.socket, Control]  # the parent's end, and the worker's
 
-def test_a_worker_that_keeps_dying_is_started_ever_later():
+
+def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
     backoff = Backoff()
     delays = [backoff.ended(ran_s=1) for _ in range(9)]
     assert delays[:4] == [0.5, 1, 2, 4]
     assert delays[-1] == 30
 
 
-def test_one_that_ran_well_is_started_soon_again():
+def test_one_that_ran_well_is_started_soon_again() -> None:
     backoff = Backoff()
     for _ in range(5):
         backoff.ended(ran_s=1)
@@ -31,13 +34,13 @@ def test_one_that_ran_well_is_started_soon_again():
 
 
 @pytest.fixture
-async def kept():
+async def kept() -> AsyncIterator[KeptPorts]:
     ports = KeptPorts()
     yield ports
     ports.close()
 
 
-async def test_a_port_that_was_picked_can_be_shared_and_only_that_way(kept):
+async def test_a_port_that_was_picked_can_be_shared_and_only_that_way(kept: KeptPorts) -> None:
     await kept.take(["127.0.0.1:0", "[::1]:0"], PassedSockets())
     first, second = kept.addresses
     assert first.port > 0
@@ -49,7 +52,9 @@ async def test_a_port_that_was_picked_can_be_shared_and_only_that_way(kept):
             stranger.bind((first.host, first.port))
 
 
-async def test_a_port_that_another_program_shares_is_refused_and_nothing_is_kept(kept):
+async def test_a_port_that_another_program_shares_is_refused_and_nothing_is_kept(
+    kept: KeptPorts,
+) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(("127.0.0.1", 0))
@@ -63,7 +68,7 @@ async def test_a_port_that_another_program_shares_is_refused_and_nothing_is_kept
         socket.create_server(("127.0.0.1", free)).close()
 
 
-async def test_sockets_of_the_service_manager_are_handed_on(kept):
+async def test_sockets_of_the_service_manager_are_handed_on(kept: KeptPorts) -> None:
     given = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{given.getsockname()[1]}"
     await kept.take([address, "127.0.0.1:0"], PassedSockets([("web", given)]))
@@ -72,13 +77,13 @@ async def test_sockets_of_the_service_manager_are_handed_on(kept):
 
 
 @pytest.fixture
-def pair():
+def pair() -> Iterator[Pair]:
     parent, worker = socket.socketpair()
     with parent, worker:
         yield parent, Control(worker)
 
 
-def test_orders_arrive_as_they_were_given(pair, tmp_path):
+def test_orders_arrive_as_they_were_given(pair: Pair, tmp_path: Path) -> None:
     parent, control = pair
     config = Config(data_dir=tmp_path, workers=3)
     share = Share(2, 3, (1234,), "127.0.0.1:80", 77)
@@ -90,14 +95,14 @@ def test_orders_arrive_as_they_were_given(pair, tmp_path):
 
 
 @pytest.mark.parametrize("said", [b"", b'{"config": '])
-def test_a_parent_that_ends_before_its_orders_gives_none(pair, said):
+def test_a_parent_that_ends_before_its_orders_gives_none(pair: Pair, said: bytes) -> None:
     parent, control = pair
     parent.sendall(said)
     parent.close()
     assert control.read_orders() is None
 
 
-def test_what_a_worker_says_to_a_parent_that_is_gone_is_lost(pair):
+def test_what_a_worker_says_to_a_parent_that_is_gone_is_lost(pair: Pair) -> None:
     parent, control = pair
     control.tell(serving={"http": None})
     assert json.loads(parent.recv(1000)) == {"serving": {"http": None}}
@@ -105,14 +110,14 @@ def test_what_a_worker_says_to_a_parent_that_is_gone_is_lost(pair):
     control.tell(serving={"http": None})
 
 
-def test_a_share_of_one_changes_nothing():
+def test_a_share_of_one_changes_nothing() -> None:
     alone = Share()
     assert alone.alone
     assert (alone.port(0, 0), alone.part(100)) == (0, 100)
     assert alone.http_address("0.0.0.0:80") == "0.0.0.0:80"
 
 
-def test_a_share_has_its_part_the_common_ports_and_an_http_address_of_its_own():
+def test_a_share_has_its_part_the_common_ports_and_an_http_address_of_its_own() -> None:
     share = Share(2, 4, (5000, 6000))
     assert (share.port(1, 0), share.part(100)) == (6000, 25)
     assert share.http_address("0.0.0.0:80") == "127.0.0.1:0"

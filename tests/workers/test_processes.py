@@ -5,37 +5,43 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.digest import digest_of
 from tests.polling import wait_until
 from tests.process import Node, federation
 from tests.process_client import Client, outcome, write_requests
 from tests.workers.crew import CrewNode
 
+Connect = Callable[[str], Client]
 BLOB = os.urandom(200_000)
 
 
 @pytest.fixture
-def node(tmp_path):
+def node(tmp_path: Path) -> Iterator[CrewNode]:
     """One that a test may end or harm."""
-    with CrewNode(tmp_path / "data").start() as node:
+    node = CrewNode(tmp_path / "data")
+    with node.start():
         yield node
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrewNode]:
     """One for all tests that leave it as it was."""
-    with CrewNode(tmp_path_factory.mktemp("shared") / "data").start() as node:
+    node = CrewNode(tmp_path_factory.mktemp("shared") / "data")
+    with node.start():
         yield node
 
 
-def on_each_worker(node, clients):
+def on_each_worker(node: CrewNode, clients: Connect) -> list[Client]:
     """Return clients until each worker has one: the kernel spreads connections over them."""
-    found = {}
+    found: dict[int, Client] = {}
     for _ in range(64):
         client = clients(node.address)
         before = answered(node)
@@ -48,7 +54,7 @@ def on_each_worker(node, clients):
     raise AssertionError(f"64 connections all met {found}")
 
 
-def answered(node):
+def answered(node: CrewNode) -> dict[int, float]:
     """How many calls of GetCapabilities each worker has answered, as it says itself."""
     found = {}
     for facts in node.workers():
@@ -59,10 +65,10 @@ def answered(node):
 
 
 @pytest.fixture
-def clients():
-    opened = []
+def clients() -> Iterator[Connect]:
+    opened: list[Client] = []
 
-    def connect(address):
+    def connect(address: str) -> Client:
         opened.append(Client(address))
         return opened[-1]
 
@@ -71,7 +77,7 @@ def clients():
         client.channel.close()
 
 
-def test_all_workers_serve_one_port_and_one_directory(shared, clients):
+def test_all_workers_serve_one_port_and_one_directory(shared: CrewNode, clients: Connect) -> None:
     assert len({facts["listeners"][0] for facts in shared.workers()}) == 1
     first, second = on_each_worker(shared, clients)
     assert first.write(BLOB) == len(BLOB)
@@ -79,13 +85,15 @@ def test_all_workers_serve_one_port_and_one_directory(shared, clients):
     assert second.find_missing([digest_of(BLOB)]) == set()
 
 
-def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(node, clients):
+def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(
+    node: CrewNode, clients: Connect
+) -> None:
     for client in on_each_worker(node, clients):
         client.batch_update([os.urandom(10)])
     method = "build.bazel.remote.execution.v2.ContentAddressableStorage/BatchUpdateBlobs"
     address, killed = node.address, node.workers()[0]
 
-    def stored():
+    def stored() -> float:
         return node.metrics().value("federation_requests_total", method=method)
 
     assert stored() == 2
@@ -109,11 +117,11 @@ def test_a_worker_that_dies_is_replaced_and_what_it_counted_stays(node, clients)
     assert list(node.data_dir.glob("run/*.json")) == []
 
 
-def test_a_running_upload_is_finished_before_all_end(node, clients):
+def test_a_running_upload_is_finished_before_all_end(node: CrewNode, clients: Connect) -> None:
     client = clients(node.address)
     first, *rest = write_requests(client.upload_name(digest_of(BLOB)), BLOB, chunk_bytes=50_000)
 
-    def slowly():
+    def slowly() -> Iterator[bs.WriteRequest]:
         yield first
         wait_until(lambda: node.metrics().value("federation_uploads_open") == 1, "the upload")
         node.signal(signal.SIGTERM)
@@ -124,7 +132,7 @@ def test_a_running_upload_is_finished_before_all_end(node, clients):
     assert node.wait_exit() == 0
 
 
-def test_what_a_client_hears_of_its_upload_never_falls(shared, clients):
+def test_what_a_client_hears_of_its_upload_never_falls(shared: CrewNode, clients: Connect) -> None:
     blob = os.urandom(200_000)
     first, second = on_each_worker(shared, clients)
     name = first.upload_name(digest_of(blob))
@@ -140,12 +148,12 @@ def test_what_a_client_hears_of_its_upload_never_falls(shared, clients):
     assert first.read(digest_of(blob)) == blob
 
 
-def test_a_parent_that_is_killed_takes_its_workers_along(node):
+def test_a_parent_that_is_killed_takes_its_workers_along(node: CrewNode) -> None:
     node.kill()  # and waits until nothing of it is left
     assert list(node.data_dir.glob("run/*")) == []  # they ended by themselves, and cleanly
 
 
-def test_a_reload_reaches_every_worker(shared):
+def test_a_reload_reaches_every_worker(shared: CrewNode) -> None:
     done = federation("reload", "--data-dir", str(shared.data_dir))
     assert done.returncode == 0, done.stderr
     assert sorted(event["worker"] for event in shared.events("reloaded")) == [1, 2]
@@ -153,7 +161,9 @@ def test_a_reload_reaches_every_worker(shared):
     wait_until(lambda: len(shared.events("reloaded")) == 4, "both to read again")
 
 
-def test_a_port_that_another_node_has_is_refused_also_if_both_would_share(tmp_path, shared):
+def test_a_port_that_another_node_has_is_refused_also_if_both_would_share(
+    tmp_path: Path, shared: CrewNode
+) -> None:
     over = {"listeners": [{"address": shared.address, "push": True}]}
     with CrewNode(tmp_path / "other", over, name="other") as other:
         other.launch()
@@ -162,7 +172,7 @@ def test_a_port_that_another_node_has_is_refused_also_if_both_would_share(tmp_pa
     assert not (tmp_path / "other").exists()
 
 
-def test_a_signal_during_the_start_ends_all_with_0(tmp_path):
+def test_a_signal_during_the_start_ends_all_with_0(tmp_path: Path) -> None:
     with CrewNode(tmp_path / "data") as node:
         node.launch()
         children = f"/proc/{node.pid}/task/{node.pid}/children"
@@ -171,7 +181,7 @@ def test_a_signal_during_the_start_ends_all_with_0(tmp_path):
         assert node.wait_exit() == 0
 
 
-def test_a_data_directory_that_is_refused_ends_all_with_its_status(tmp_path):
+def test_a_data_directory_that_is_refused_ends_all_with_its_status(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     with CrewNode(tmp_path / "data") as node:
         node.launch()
@@ -180,11 +190,12 @@ def test_a_data_directory_that_is_refused_ends_all_with_its_status(tmp_path):
 
 
 @pytest.mark.heavy
-def test_the_old_pages_two_processes_beside_workers(tmp_path, clients):
+def test_the_old_pages_two_processes_beside_workers(tmp_path: Path, clients: Connect) -> None:
     data_dir = tmp_path / "data"
     pull = [sys.executable, "-m", "federation", "serve"]
+    push = CrewNode(data_dir)
     with (
-        CrewNode(data_dir).start() as push,
+        push.start(),
         Node(
             data_dir, {"listeners": [{"address": "127.0.0.1:0"}]}, program=pull, name="pull"
         ) as alone,
@@ -199,11 +210,11 @@ def test_the_old_pages_two_processes_beside_workers(tmp_path, clients):
         assert clients(address).read(digest_of(BLOB)) == BLOB
 
 
-def _all(data_dir):
+def _all(data_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in data_dir.glob("run/*.json")]
 
 
-def test_status_shows_every_worker(shared):
+def test_status_shows_every_worker(shared: CrewNode) -> None:
     done = federation("status", "--data-dir", str(shared.data_dir), "--json")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)["processes"]
@@ -212,7 +223,7 @@ def test_status_shows_every_worker(shared):
     assert {each["status"] for each in shown} == {"serving"}
 
 
-def test_the_worker_command_alone_says_what_to_do_instead():
+def test_the_worker_command_alone_says_what_to_do_instead() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "federation", "worker"],
         stdin=subprocess.DEVNULL,

@@ -1,12 +1,21 @@
 """What several processes count, as one."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from collections.abc import Mapping
 
-from federation.workers.sums import add_up, as_metrics, only_growing, parse
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
+
+from federation.workers.sums import Families, add_up, as_metrics, only_growing, parse
 from tests.samples import Samples
 
 
-def exposition(calls, running, stored):
+def exposition(calls: Mapping[str, int], running: float, stored: float) -> str:
     registry = CollectorRegistry()
     requests = Counter("federation_requests_total", "x", ["method"], registry=registry)
     seconds = Histogram("federation_request_seconds", "x", buckets=(1, 5), registry=registry)
@@ -20,14 +29,14 @@ def exposition(calls, running, stored):
 
 
 class _Whole:
-    def __init__(self, families):
+    def __init__(self, families: Families) -> None:
         self._families = families
 
-    def collect(self):
+    def collect(self) -> list[Metric]:
         return as_metrics(self._families)
 
 
-def written(families):
+def written(families: Families) -> Samples:
     registry = CollectorRegistry()
     registry.register(_Whole(families))
     return Samples(generate_latest(registry).decode())
@@ -37,7 +46,7 @@ ONE = parse(exposition({"Read": 2, "Write": 3}, running=1, stored=100))
 TWO = parse(exposition({"Read": 4}, running=0, stored=90))
 
 
-def test_counts_and_times_are_added_up():
+def test_counts_and_times_are_added_up() -> None:
     found = written(add_up([ONE, TWO]))
     assert found.value("federation_requests_total", method="Read") == 6
     assert found.value("federation_requests_total", method="Write") == 3
@@ -48,27 +57,27 @@ def test_counts_and_times_are_added_up():
     assert found.value("federation_requests_running") == 1
 
 
-def test_what_all_say_of_the_same_storage_is_said_once():
+def test_what_all_say_of_the_same_storage_is_said_once() -> None:
     assert written(add_up([ONE, TWO])).value("federation_stored_bytes") == 100
 
 
-def test_an_upstream_that_one_worker_does_not_ask_is_not_up():
+def test_an_upstream_that_one_worker_does_not_ask_is_not_up() -> None:
     assert written(add_up([ONE, TWO])).value("federation_upstream_up", upstream="hq") == 0
 
 
-def test_of_a_process_that_has_ended_only_what_grows_is_kept():
+def test_of_a_process_that_has_ended_only_what_grows_is_kept() -> None:
     found = written(add_up([only_growing(ONE), TWO]))
     assert found.value("federation_requests_total", method="Read") == 6
     assert found.value("federation_requests_running") == 0
     assert found.value("federation_stored_bytes") == 90
 
 
-def test_what_is_written_is_read_the_same_again():
+def test_what_is_written_is_read_the_same_again() -> None:
     registry = CollectorRegistry()
     registry.register(_Whole(ONE))
     again = parse(generate_latest(registry).decode())
     assert {name: f.values for name, f in again.items()} == {n: f.values for n, f in ONE.items()}
 
 
-def test_nothing_is_nothing():
+def test_nothing_is_nothing() -> None:
     assert add_up([]) == {}

@@ -10,13 +10,14 @@ from federation.services.checksum import ChecksumVerifier
 from federation.services.closure import ClosureChecker
 from federation.services.references import ReferenceService
 from federation.status import Metrics
-from tests.fakes import MemoryIndex
+from tests.fakes import MemoryIndex, MemoryStore
 from tests.local_finder import LocalFinder
-from tests.services.assets.served import Assets
+from tests.services.assets.served import Assets, MakeAssets
+from tests.services.conftest import Serve
 
 
 @pytest.fixture
-def make_assets(serve, store):
+def make_assets(serve: Serve, store: MemoryStore) -> MakeAssets:
     async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Assets:
         metrics, clock = Metrics(), ManualClock()
         index = index or MemoryIndex(clock)
@@ -32,5 +33,5 @@ def make_assets(serve, store):
 
 
 @pytest.fixture
-async def assets(make_assets) -> Assets:
+async def assets(make_assets: MakeAssets) -> Assets:
     return await make_assets()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2_grpc as asset_grpc
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.clock import ManualClock
 from federation.digest import digest_of
+from tests.fakes import MemoryIndex, MemoryStore
 from tests.messages import message_of
 from tests.services.calls import refused
+from tests.services.conftest import Served
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND
@@ -33,7 +38,9 @@ def qualifiers(**pairs: str) -> list[asset.Qualifier]:
 class Assets:
     """Served Fetch and Push."""
 
-    def __init__(self, served, store, index, clock):
+    def __init__(
+        self, served: Served, store: MemoryStore, index: MemoryIndex, clock: ManualClock
+    ) -> None:
         self.served, self.store, self.index, self.clock = served, store, index, clock
         self.fetch = asset_grpc.FetchStub(served.channel)
         self.push = asset_grpc.PushStub(served.channel)
@@ -42,19 +49,38 @@ class Assets:
         self.store.add(digest_of(data), data)
         return message_of(digest_of(data))
 
-    async def push_blob(self, *uris: str, data: bytes = b"it", **fields):
+    async def push_blob(
+        self, *uris: str, data: bytes = b"it", **fields: Any
+    ) -> asset.PushBlobResponse:
         fields.setdefault("blob_digest", message_of(digest_of(data)))
-        return await self.push.PushBlob(asset.PushBlobRequest(uris=uris, **fields))
+        answer: asset.PushBlobResponse = await self.push.PushBlob(
+            asset.PushBlobRequest(uris=uris, **fields)
+        )
+        return answer
 
-    async def push_directory(self, *uris: str, data: bytes = b"", **fields):
+    async def push_directory(
+        self, *uris: str, data: bytes = b"", **fields: Any
+    ) -> asset.PushDirectoryResponse:
         fields.setdefault("root_directory_digest", message_of(digest_of(data)))
-        return await self.push.PushDirectory(asset.PushDirectoryRequest(uris=uris, **fields))
+        answer: asset.PushDirectoryResponse = await self.push.PushDirectory(
+            asset.PushDirectoryRequest(uris=uris, **fields)
+        )
+        return answer
 
-    async def fetch_blob(self, *uris: str, **fields) -> asset.FetchBlobResponse:
-        return await self.fetch.FetchBlob(asset.FetchBlobRequest(uris=uris, **fields))
+    async def fetch_blob(self, *uris: str, **fields: Any) -> asset.FetchBlobResponse:
+        answer: asset.FetchBlobResponse = await self.fetch.FetchBlob(
+            asset.FetchBlobRequest(uris=uris, **fields)
+        )
+        return answer
 
-    async def fetch_directory(self, *uris: str, **fields) -> asset.FetchDirectoryResponse:
-        return await self.fetch.FetchDirectory(asset.FetchDirectoryRequest(uris=uris, **fields))
+    async def fetch_directory(self, *uris: str, **fields: Any) -> asset.FetchDirectoryResponse:
+        answer: asset.FetchDirectoryResponse = await self.fetch.FetchDirectory(
+            asset.FetchDirectoryRequest(uris=uris, **fields)
+        )
+        return answer
 
-    async def hidden(self, *uris: str, **fields) -> None:
+    async def hidden(self, *uris: str, **fields: Any) -> None:
         await refused(self.fetch_blob(*uris, **fields), NOT_FOUND)
+
+
+MakeAssets = Callable[..., Awaitable[Assets]]

@@ -7,11 +7,11 @@ import pytest
 from federation._proto.buildstream.v2 import artifact_pb2, source_pb2
 from federation.digest import EMPTY, digest_of
 from tests.messages import directory, message_of, tree
-from tests.services.assets.served import ARTIFACT, NOT_FOUND, SOURCE, URI
+from tests.services.assets.served import ARTIFACT, NOT_FOUND, SOURCE, URI, Assets
 from tests.services.calls import refused
 
 
-async def test_w37_missing_references_hide_an_asset_until_they_arrive(assets):
+async def test_w37_missing_references_hide_an_asset_until_they_arrive(assets: Assets) -> None:
     child = directory({"f": digest_of(b"file")})
     root = directory({}, {"child": digest_of(child)})
     await assets.push_blob(
@@ -25,7 +25,7 @@ async def test_w37_missing_references_hide_an_asset_until_they_arrive(assets):
     assert (await assets.fetch_blob(URI)).uri == URI
 
 
-async def test_w35_an_asset_hides_while_a_referenced_file_is_gone(assets):
+async def test_w35_an_asset_hides_while_a_referenced_file_is_gone(assets: Assets) -> None:
     root = assets.put(directory({"f": digest_of(b"file")}))
     assets.put(b"it"), assets.put(b"file")
     await assets.push_blob(URI, references_directories=[root])
@@ -37,7 +37,9 @@ async def test_w35_an_asset_hides_while_a_referenced_file_is_gone(assets):
 
 
 @pytest.mark.parametrize("data", [b"hello, world", tree(directory({"f": EMPTY})), b"\xff"])
-async def test_w32_a_directory_asset_whose_root_is_none_stays_hidden(assets, data):
+async def test_w32_a_directory_asset_whose_root_is_none_stays_hidden(
+    assets: Assets, data: bytes
+) -> None:
     assets.put(data)
     await assets.push_directory(URI, data=data)
     await refused(assets.fetch_directory(URI), NOT_FOUND)
@@ -45,7 +47,7 @@ async def test_w32_a_directory_asset_whose_root_is_none_stays_hidden(assets, dat
     assert (await assets.fetch_blob(URI)).uri == URI
 
 
-async def test_buildstream_pushes_an_artifact_and_finds_it_by_either_key(assets):
+async def test_buildstream_pushes_an_artifact_and_finds_it_by_either_key(assets: Assets) -> None:
     files = assets.put(directory({"bin": digest_of(b"bin")}, {"empty": EMPTY}))
     proto = artifact_pb2.Artifact(
         version=2,
@@ -73,7 +75,7 @@ async def test_buildstream_pushes_an_artifact_and_finds_it_by_either_key(assets)
         assert found.status.code == 0
 
 
-async def test_an_artifact_counts_its_own_parts_though_the_push_named_none(assets):
+async def test_an_artifact_counts_its_own_parts_though_the_push_named_none(assets: Assets) -> None:
     proto = artifact_pb2.Artifact(version=2, files=message_of(digest_of(b"\x1a\x03\x0a\x01a")))
     data = proto.SerializeToString()
     assets.put(data)
@@ -85,13 +87,15 @@ async def test_an_artifact_counts_its_own_parts_though_the_push_named_none(asset
 
 @pytest.mark.parametrize("uri", [ARTIFACT + "k", SOURCE + "k"])
 @pytest.mark.parametrize("data", [b"", b"not a message", directory({"f": EMPTY})])
-async def test_w32_what_is_no_artifact_or_source_is_hidden_behind_their_urns(assets, uri, data):
+async def test_w32_what_is_no_artifact_or_source_is_hidden_behind_their_urns(
+    assets: Assets, uri: str, data: bytes
+) -> None:
     assets.put(data)
     await assets.push_blob(uri, data=data)
     await assets.hidden(uri)
 
 
-async def test_buildstream_keeps_sources_as_blobs_and_as_directories(assets):
+async def test_buildstream_keeps_sources_as_blobs_and_as_directories(assets: Assets) -> None:
     root = assets.put(directory({"main.c": digest_of(b"int main;")}))
     data = source_pb2.Source(version=1, files=root).SerializeToString()
     assets.put(data)
@@ -104,7 +108,9 @@ async def test_buildstream_keeps_sources_as_blobs_and_as_directories(assets):
     assert (await assets.fetch_blob(SOURCE + "k")).blob_digest == message_of(digest_of(data))
 
 
-async def test_elements_without_sources_push_the_empty_directory_at_the_same_time(assets):
+async def test_elements_without_sources_push_the_empty_directory_at_the_same_time(
+    assets: Assets,
+) -> None:
     data = source_pb2.Source(version=1, files=message_of(EMPTY)).SerializeToString()
     assets.put(data)
     references = [message_of(EMPTY)]

@@ -9,11 +9,11 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation.digest import DigestFunction, digest_of
 from federation.services import checksum
 from tests.messages import message_of
-from tests.services.assets.served import BAD, NOT_FOUND, URI, qualifiers, sri
+from tests.services.assets.served import BAD, NOT_FOUND, URI, Assets, qualifiers, sri
 from tests.services.calls import refused
 
 
-async def test_w38_qualifiers_in_any_order_match_and_come_back_as_stored(assets):
+async def test_w38_qualifiers_in_any_order_match_and_come_back_as_stored(assets: Assets) -> None:
     assets.put(b"it")
     pushed = qualifiers(resource_type="tar", directory="d")
     await assets.push_blob(URI, qualifiers=pushed)
@@ -24,7 +24,7 @@ async def test_w38_qualifiers_in_any_order_match_and_come_back_as_stored(assets)
     await assets.hidden(URI, qualifiers=qualifiers(resource_type="d", directory="tar"))
 
 
-async def test_w37_w38_unsupported_and_repeated_qualifiers_are_refused(assets):
+async def test_w37_w38_unsupported_and_repeated_qualifiers_are_refused(assets: Assets) -> None:
     for wrong in (qualifiers(colour="red"), qualifiers(directory="a") * 2):
         await refused(assets.fetch_blob(URI, qualifiers=wrong), BAD)
         await refused(assets.fetch_directory(URI, qualifiers=wrong), BAD)
@@ -32,7 +32,9 @@ async def test_w37_w38_unsupported_and_repeated_qualifiers_are_refused(assets):
         await refused(assets.push_directory(URI, qualifiers=wrong), BAD)
 
 
-async def test_credentials_in_qualifiers_are_neither_stored_nor_needed_nor_logged(assets):
+async def test_credentials_in_qualifiers_are_neither_stored_nor_needed_nor_logged(
+    assets: Assets,
+) -> None:
     assets.put(b"it")
     secrets = [
         asset.Qualifier(name=name, value="s3cret")
@@ -49,7 +51,7 @@ async def test_credentials_in_qualifiers_are_neither_stored_nor_needed_nor_logge
     assert "s3cret" not in repr(logs)
 
 
-async def test_w38_content_older_than_accepted_is_not_found(assets):
+async def test_w38_content_older_than_accepted_is_not_found(assets: Assets) -> None:
     assets.put(b"it")
     await assets.push_blob(URI)
     now_s = int(assets.clock.wall_s())
@@ -63,7 +65,7 @@ async def test_w38_content_older_than_accepted_is_not_found(assets):
     assert (await assets.fetch_blob(URI, oldest_content_accepted=newer)).uri == URI
 
 
-async def test_expiry_is_told_and_honoured_by_the_wall_clock(assets):
+async def test_expiry_is_told_and_honoured_by_the_wall_clock(assets: Assets) -> None:
     assets.put(b"it")
     expiry = Timestamp(seconds=int(assets.clock.wall_s()) + 10, nanos=500_000_000)
     await assets.push_blob(URI, expire_at=expiry)
@@ -76,7 +78,7 @@ async def test_expiry_is_told_and_honoured_by_the_wall_clock(assets):
     assert (await assets.fetch_blob(URI)).uri == URI
 
 
-async def test_w37_an_expiry_in_the_past_is_taken_and_never_served(assets):
+async def test_w37_an_expiry_in_the_past_is_taken_and_never_served(assets: Assets) -> None:
     assets.put(b"it")
     for past in (Timestamp(seconds=int(assets.clock.wall_s()) - 1), Timestamp()):
         await assets.push_blob(URI, expire_at=past)
@@ -89,13 +91,13 @@ async def test_w37_an_expiry_in_the_past_is_taken_and_never_served(assets):
     "when",
     [Timestamp(seconds=2**62), Timestamp(seconds=-(2**62)), Timestamp(nanos=-1)],
 )
-async def test_impossible_dates_are_refused(assets, when):
+async def test_impossible_dates_are_refused(assets: Assets, when: Timestamp) -> None:
     await refused(assets.push_blob(URI, expire_at=when), BAD)
     await refused(assets.push_directory(URI, expire_at=when), BAD)
     await refused(assets.fetch_blob(URI, oldest_content_accepted=when), BAD)
 
 
-async def test_w38_a_negative_timeout_is_refused(assets):
+async def test_w38_a_negative_timeout_is_refused(assets: Assets) -> None:
     assets.put(b"it")
     await assets.push_blob(URI)
     for timeout in (Duration(seconds=-1), Duration(nanos=-1)):
@@ -105,7 +107,7 @@ async def test_w38_a_negative_timeout_is_refused(assets):
         assert (await assets.fetch_blob(URI, timeout=timeout)).uri == URI
 
 
-async def test_bazel_asks_for_any_mirror_with_a_checksum(assets):
+async def test_bazel_asks_for_any_mirror_with_a_checksum(assets: Assets) -> None:
     digest = assets.put(b"it")
     await assets.push_blob(URI, qualifiers=[sri("sha256", b"it")])
     asked = [sri("sha256", b"it")]
@@ -114,7 +116,7 @@ async def test_bazel_asks_for_any_mirror_with_a_checksum(assets):
     await assets.hidden(URI, qualifiers=[*asked, canonical])
 
 
-async def test_a_checksum_is_compared_with_what_was_pushed_without_one(assets):
+async def test_a_checksum_is_compared_with_what_was_pushed_without_one(assets: Assets) -> None:
     assets.put(b"it")
     await assets.push_blob(URI)
     assert (await assets.fetch_blob(URI, qualifiers=[sri("sha256", b"it")])).uri == URI
@@ -122,7 +124,9 @@ async def test_a_checksum_is_compared_with_what_was_pushed_without_one(assets):
 
 
 @pytest.mark.parametrize("algorithm", ["sha384", "sha512"])
-async def test_a_checksum_of_another_algorithm_is_verified_by_reading(assets, algorithm):
+async def test_a_checksum_of_another_algorithm_is_verified_by_reading(
+    assets: Assets, algorithm: str
+) -> None:
     assets.put(b"it")
     await assets.push_blob(URI)
     for _ in range(2):
@@ -133,7 +137,7 @@ async def test_a_checksum_of_another_algorithm_is_verified_by_reading(assets, al
     await assets.hidden(URI, qualifiers=[sri(algorithm, b"other")])
 
 
-async def test_a_checksum_of_a_blake3_blob_is_verified_by_reading(assets):
+async def test_a_checksum_of_a_blake3_blob_is_verified_by_reading(assets: Assets) -> None:
     blake3 = digest_of(b"it", DigestFunction.BLAKE3)
     assets.store.add(blake3, b"it")
     function = DigestFunction.BLAKE3
@@ -143,7 +147,9 @@ async def test_a_checksum_of_a_blake3_blob_is_verified_by_reading(assets):
     await assets.hidden(URI, qualifiers=wrong, digest_function=function)
 
 
-async def test_a_blob_too_large_to_verify_is_a_miss(assets, monkeypatch):
+async def test_a_blob_too_large_to_verify_is_a_miss(
+    assets: Assets, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checksum, "VERIFY_MAX_BYTES", 1)
     assets.put(b"it")
     await assets.push_blob(URI)
@@ -151,7 +157,7 @@ async def test_a_blob_too_large_to_verify_is_a_miss(assets, monkeypatch):
     assert (await assets.fetch_blob(URI, qualifiers=[sri("sha256", b"it")])).uri == URI
 
 
-async def test_a_checksum_that_is_malformed_or_not_the_blob_s_is_refused(assets):
+async def test_a_checksum_that_is_malformed_or_not_the_blob_s_is_refused(assets: Assets) -> None:
     malformed = [asset.Qualifier(name="checksum.sri", value="sha256-nonsense")]
     await refused(assets.push_blob(URI, qualifiers=malformed), BAD)
     await refused(assets.fetch_blob(URI, qualifiers=malformed), BAD)
@@ -159,7 +165,9 @@ async def test_a_checksum_that_is_malformed_or_not_the_blob_s_is_refused(assets)
     await refused(assets.push_blob(URI, qualifiers=[sri("sha256", b"other")]), BAD)
 
 
-async def test_the_checksum_of_a_directory_is_of_its_archive_and_only_names_it(assets):
+async def test_the_checksum_of_a_directory_is_of_its_archive_and_only_names_it(
+    assets: Assets,
+) -> None:
     archive = [sri("sha256", b"the archive")]
     await assets.push_directory(URI, qualifiers=archive)
     assert (await assets.fetch_directory(URI, qualifiers=archive)).uri == URI
