@@ -109,13 +109,20 @@ Connect = Callable[..., Awaitable[Client]]
 
 @pytest.fixture
 async def connect(serve: Serve, store: MemoryStore, compute: Compute) -> AsyncIterator[Connect]:
-    """Serve ByteStream and connect a client: await connect(limits=, store=, may_push=)."""
+    """Serve ByteStream and connect a client: await connect(limits=, other=, may_push=, clock=).
+
+    To a clock that stands still every reader is fast, on a busy machine as well.
+    """
     clients: list[Client] = []
 
     async def start(
-        *, limits: Limits | None = None, other: MemoryStore | None = None, may_push: bool = True
+        *,
+        limits: Limits | None = None,
+        other: MemoryStore | None = None,
+        may_push: bool = True,
+        clock: Clock | None = None,
     ) -> Client:
-        limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
+        limits, metrics, clock = limits or Limits(), Metrics(), clock or SystemClock()
         budget = MemoryBudget(limits.buffer_memory)
         service = ByteStreamService(other or store, limits, clock, metrics, budget, compute)
         served = await serve(

@@ -9,6 +9,7 @@ import pytest
 from backports import zstd
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
+from federation.clock import ManualClock
 from federation.config import Limits
 from federation.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.errors import BlobDamaged
@@ -128,7 +129,7 @@ async def test_w33_what_is_not_protobuf_is_refused(client: Client) -> None:
 async def test_chunks_grow_for_a_reader_that_keeps_up(connect: Connect, store: MemoryStore) -> None:
     blob = bytes(32 * 2**20)
     store.add(digest_of(blob), blob)
-    client = await connect()
+    client = await connect(clock=ManualClock())
     request = bs.ReadRequest(resource_name=read_name(digest_of(blob)))
     sizes = [len(part.data) async for part in client.served.bytestream.Read(request)]
     assert sizes[0] == SMALL_BYTES
@@ -171,7 +172,7 @@ async def test_a_reader_that_leaves_gives_its_budget_back(
 ) -> None:
     blob = bytes(64 * 2**20)
     store.add(digest_of(blob), blob)
-    client = await connect()
+    client = await connect(clock=ManualClock())
     call = client.served.bytestream.Read(bs.ReadRequest(resource_name=read_name(digest_of(blob))))
     for _ in range(60):
         await call.read()
