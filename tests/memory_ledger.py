@@ -78,6 +78,12 @@ class MemoryStorage(MemoryStore):
             held = b"".join([chunk async for chunk in chunks])
         return self.take(digest, held, provenance)
 
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        held = self._get(digest)
+        if held is not None:
+            self.take(digest, held, provenance)
+        return held is not None
+
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT
     ) -> list[FederationError | None]:

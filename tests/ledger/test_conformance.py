@@ -109,16 +109,18 @@ async def test_what_only_an_upstream_gave_is_accepted_anew_from_a_client(site: S
     assert site.ledger.head() == 4
 
 
-async def test_so_is_a_large_one_in_a_batch_or_a_stream(site: Site) -> None:
+async def test_so_is_a_large_one_in_a_batch_a_stream_or_without_its_bytes(site: Site) -> None:
     async def chunks(data: bytes) -> AsyncIterator[bytes]:
         yield data
 
-    blobs = [b"1" * 100_000, b"2" * 100_000]
+    blobs = [b"1" * 100_000, b"2" * 100_000, b"3" * 100_000]
     for data in blobs:
         await push(site, data, PULLED)
     await push(site, blobs[0])
     assert not await site.store.write(digest_of(blobs[1]), chunks(blobs[1]))
-    rows, _ = await site.ledger.read(2, 10)
+    assert await site.store.accept_held(digest_of(blobs[2]), provenance=PULLED)
+    assert await site.store.accept_held(digest_of(blobs[2]))
+    rows, _ = await site.ledger.read(3, 10)
     assert [(row.digest, row.source) for row in rows] == [
         (digest_of(data), Source.CLIENT) for data in blobs
     ]
