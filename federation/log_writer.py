@@ -3,9 +3,6 @@
 Standard error may be a closed pipe, a full disk or a terminal that somebody paused. Lines go
 through a bounded queue to one thread; what does not fit, or cannot be written, is counted and
 said in the log once writing works again. Losing log lines is better than stopping the service.
-
-A line after a silence is written at once, those that follow it together and a moment later. Waking
-the thread for each took a sixth of the time of a small upload: it then wants the interpreter back.
 """
 
 from __future__ import annotations
@@ -13,11 +10,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 _QUEUED_MAX = 10_000
-_TOGETHER_MAX = 256  # lines in one write
-_PAUSE_S = 0.05  # between two writes
 
 
 class LogWriter:
@@ -32,7 +26,7 @@ class LogWriter:
         """Start the thread.
 
         Args:
-            write: takes whole lines' bytes and may raise OSError or ValueError.
+            write: takes one line's bytes and may raise OSError or ValueError.
             lost_line: makes the line that says how many lines were lost.
             queued_max: lines that wait at most.
         """
@@ -41,7 +35,6 @@ class LogWriter:
         self._queue: queue.Queue[str | threading.Event] = queue.Queue(queued_max)
         self._lost = 0
         self._lost_lock = threading.Lock()
-        self._hurry = threading.Event()  # while somebody waits in flush()
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def __repr__(self) -> str:
@@ -57,14 +50,11 @@ class LogWriter:
     def flush(self, timeout_s: float) -> bool:
         """Wait until what was handed over is written; False if that took longer."""
         reached = threading.Event()
-        self._hurry.set()
         try:
             self._queue.put(reached, timeout=timeout_s)
-            return reached.wait(timeout_s)
         except queue.Full:
             return False
-        finally:
-            self._hurry.clear()
+        return reached.wait(timeout_s)
 
     def _lose(self, count: int) -> None:
         with self._lost_lock:
@@ -72,28 +62,14 @@ class LogWriter:
 
     def _run(self) -> None:
         while True:
-            items = self._take()
-            lines = [item for item in items if isinstance(item, str)]
-            if lines:
-                self._write_lines(lines)
-            for item in items:
-                if isinstance(item, threading.Event):
-                    item.set()
-            self._hurry.wait(_PAUSE_S)
-
-    def _take(self) -> list[str | threading.Event]:
-        """Wait for something, and return all that is there by then, within bounds."""
-        items = [self._queue.get()]
-        with suppress(queue.Empty):
-            while len(items) < _TOGETHER_MAX:
-                items.append(self._queue.get_nowait())
-        return items
-
-    def _write_lines(self, lines: list[str]) -> None:
-        with self._lost_lock:
-            lost, self._lost = self._lost, 0
-        said = [self._lost_line(lost), *lines] if lost else lines
-        try:
-            self._write("".join(f"{line}\n" for line in said).encode(errors="replace"))
-        except (OSError, ValueError):
-            self._lose(lost + len(lines))
+            item = self._queue.get()
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            with self._lost_lock:
+                lost, self._lost = self._lost, 0
+            lines = [self._lost_line(lost), item] if lost else [item]
+            try:
+                self._write("".join(f"{line}\n" for line in lines).encode(errors="replace"))
+            except (OSError, ValueError):
+                self._lose(lost + 1)

@@ -11,7 +11,6 @@ import structlog
 from federation import logs
 from federation.digest import EMPTY
 from federation.log_writer import LogWriter
-from tests.polling import wait_until
 
 
 def render(*, as_json: bool, event: str = "something", **fields: object) -> str:
@@ -74,7 +73,6 @@ class Target:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.writes = 0
         self.refuses = False
         self.open = threading.Event()
         self.open.set()
@@ -83,7 +81,6 @@ class Target:
         self.open.wait(20)
         if self.refuses:
             raise BrokenPipeError
-        self.writes += 1
         self.lines += data.decode().splitlines()
 
 
@@ -102,24 +99,6 @@ def test_lines_come_out_in_order(target: Target) -> None:
         log.put(str(i))
     assert log.flush(10)
     assert target.lines == [str(i) for i in range(100)]
-
-
-def test_a_line_after_a_silence_is_written_at_once_and_those_behind_it_together(
-    target: Target,
-) -> None:
-    log = writer(target)
-    log.put("first")
-    wait_until(lambda: target.lines == ["first"], "a line that stands alone")
-    writes = target.writes
-    for i in range(100):
-        log.put(str(i))
-    wait_until(lambda: len(target.lines) == 101, "the others")
-    assert target.writes - writes < 50
-    for i in range(5_000):
-        log.put(str(i))
-    assert log.flush(10)
-    assert target.lines[101:] == [str(i) for i in range(5_000)]
-    assert target.writes - writes >= 5_000 // 256, "a write is bounded"
 
 
 def test_o19_a_closed_standard_error_loses_lines_and_counts_them(target: Target) -> None:
