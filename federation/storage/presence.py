@@ -75,7 +75,7 @@ class Presence:
     ) -> tuple[set[Digest], list[bytes]]:
         """Return those not held, and the keys of those held that only upstreams gave.
 
-        In one hop to a thread: two more of them were a sixth of an upload of what is held.
+        In one hop to a thread: two more took a quarter of the instructions of such an upload.
         """
         wanted = _without_empty(digests)
         if not wanted:
