@@ -90,10 +90,13 @@ class Worker:
                 await running.link.target.close()
             self._running.clear()
         if self.leads:
-            try:
-                await self._book.save()
-            except (SourceUnavailable, StorageFailed, StorageFull) as error:
-                _log.warning("peer_records_not_saved", reason=str(error))
+            await self._save()
+
+    async def _save(self) -> None:
+        try:
+            await self._book.save()
+        except (SourceUnavailable, StorageFailed, StorageFull) as error:
+            _log.warning("peer_records_not_saved", reason=str(error))
 
     def describe(self) -> dict[str, Any]:
         """Return what `status` shows."""
@@ -139,10 +142,12 @@ class Worker:
         async with self._changing:
             wanted = {peer.name: peer for peer in self._peers}
             self._book.in_use = frozenset(wanted)
-            for name, running in list(self._running.items()):
-                if wanted.get(name) != running.peer:
-                    await running.stop()
-                    del self._running[name]
+            changed = [n for n, each in self._running.items() if wanted.get(n) != each.peer]
+            for name in changed:
+                await self._running[name].stop()
+                del self._running[name]
+            if changed:  # one that is left out may be dropped now, which takes what is saved
+                await self._save()
             for name, peer in wanted.items():
                 if name not in self._running:
                     link = self._make_link(peer, self._book)

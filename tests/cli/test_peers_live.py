@@ -38,7 +38,9 @@ def caught_up(node: Node) -> bool:
     facts = peer(node)
     if facts.get("state") != "following" or facts["lag-objects"]:
         return False
-    return bool(known_peers(node.data_dir))  # what a process knows is written down twice a second
+    # What a process knows is written down twice a second.
+    known = known_peers(node.data_dir)
+    return bool(known) and known[0].main.cursor == len(BLOBS)
 
 
 @pytest.fixture
