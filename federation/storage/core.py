@@ -29,6 +29,8 @@ from federation.storage.writer import Writer
 from federation.tasks import Background
 
 _log = structlog.get_logger(__name__)
+# Text that is none is damage, too; a disk that fails is treated alike.
+_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, UnicodeDecodeError)
 
 
 @dataclass(slots=True)
@@ -119,10 +121,10 @@ class Core:
         if (task := self.asides.get(digest)) is not None:
             await asyncio.wait({task})
 
-    def catalogue_unreadable(self, error: apsw.Error) -> SourceUnavailable:
+    def catalogue_unreadable(self, error: apsw.Error | UnicodeDecodeError) -> SourceUnavailable:
         """Note a failed catalogue read; a damaged catalogue is not written to any more."""
         reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, apsw.CorruptError | apsw.NotADBError | apsw.IOError):
+        if isinstance(error, _DAMAGE):
             self.writer.fail(
                 f"the catalogue is damaged or unreadable ({reason}). Stop the node, check the "
                 "disk, and run `federation rebuild`"

@@ -22,6 +22,7 @@ from federation.storage import (
 from federation.storage.acknowledgements import Acknowledgements
 from federation.storage.core import Core
 from federation.storage.directory import disk_errors_named
+from federation.storage.schema import UNREADABLE
 from federation.storage.shared import FileLock
 from federation.storage.transaction import Transaction
 from federation.store import Entry, EntryKey
@@ -175,7 +176,7 @@ class CatalogueLedger:
     async def _ask(self, work: Callable[[apsw.Connection], _T]) -> _T:
         try:
             return await self._core.pool.run(lambda: work(self._core.pool.connection()))
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
 
     async def _change(self, work: Callable[[Transaction], _T]) -> _T:

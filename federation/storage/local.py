@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import apsw
 import structlog
 
 from federation import config
@@ -36,6 +35,7 @@ from federation.storage.pool import Pool
 from federation.storage.presence import Presence
 from federation.storage.pulse import Pulse
 from federation.storage.receiving import Receiver
+from federation.storage.schema import UNREADABLE
 from federation.storage.small_reads import SmallReads
 from federation.storage.space import Space, measure_disk
 from federation.storage.streaming import Reading
@@ -207,7 +207,7 @@ class Storage:
         now_ms = self._core.now_ms()
         try:
             rows = await self._core.pool.run(self._get, keys)
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         renew_before = now_ms - self._core.timing.granularity_ms
         found: list[Entry | None] = []

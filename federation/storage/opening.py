@@ -164,7 +164,7 @@ def _open_log(
 def _refusals_named(directory: DataDirectory) -> Iterator[None]:
     try:
         yield
-    except (apsw.NotADBError, apsw.CorruptError) as error:
+    except (apsw.NotADBError, apsw.CorruptError, UnicodeDecodeError) as error:
         raise StorageRefused(
             f"{directory.catalogue} is damaged ({error}). Keep a copy of the data directory, then "
             "run `federation rebuild`; blobs in files are verified and kept."

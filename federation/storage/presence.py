@@ -11,7 +11,6 @@ from functools import partial
 from operator import attrgetter
 from typing import Generic, TypeVar
 
-import apsw
 import structlog
 
 from federation.digest import Digest, DigestFunction, digest_of
@@ -20,6 +19,7 @@ from federation.storage.catalogue import MARKED, digest_of_key, keys_of, keys_of
 from federation.storage.complaints import Complaints
 from federation.storage.core import Core
 from federation.storage.known import Known
+from federation.storage.schema import UNREADABLE
 from federation.store import Spelling
 
 _N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
@@ -113,7 +113,7 @@ class Presence:
             found = await self._core.pool.run(
                 self._find, wanted, keys, size_of, asked_ms, and_pulled
             )
-        except apsw.Error as error:
+        except UNREADABLE as error:
             self._core.catalogue_unreadable(error)
             return _Found(set(wanted), is_certain=False)
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()

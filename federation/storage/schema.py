@@ -95,6 +95,10 @@ UPDATE totals SET ticks = ifnull((SELECT max(ticks) FROM entry), 0);
 MIGRATIONS: Mapping[int, str] = {1: _STAMPS + _PEER_TABLES}
 
 
+# What reading the catalogue may raise: where damage has hit a text, its bytes may be none.
+UNREADABLE = (apsw.Error, UnicodeDecodeError)
+
+
 def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:
     """Open the catalogue with this program's settings. Raises apsw.Error.
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import apsw
-
 from federation.digest import Digest
 from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import MARKED, BlobRow, key_of, keys_of
 from federation.storage.core import Core
 from federation.storage.hot import HotBlob
+from federation.storage.schema import UNREADABLE
 from federation.storage.trust import check_inline, needs_verifying
 
 
@@ -47,7 +46,7 @@ class SmallReads:
         asked_ms, epoch = self._core.now_ms(), self._core.hot.epoch
         try:
             found = await self._core.pool.run(self._read, digests, asked_ms)
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         self._note(found, asked_ms)
         self._core.hot.keep(found.inline, epoch)

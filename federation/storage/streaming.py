@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from types import TracebackType
 
-import apsw
-
 from federation.digest import Digest, Hasher, new_hasher
 from federation.errors import BlobDamaged, BlobNotFound, OffsetOutside
 from federation.storage import blob_files, catalogue
@@ -17,6 +15,7 @@ from federation.storage.blob_files import Damage, OpenBlob
 from federation.storage.catalogue import BlobRow, key_of
 from federation.storage.core import Core
 from federation.storage.hot import HotBlob
+from federation.storage.schema import UNREADABLE
 from federation.storage.small_reads import recall
 from federation.storage.trust import check_inline, needs_verifying
 from federation.store import CHUNK_BYTES, Chunks, NextBytes
@@ -75,7 +74,7 @@ class Reading:
         except asyncio.CancelledError:
             opening.add_done_callback(lambda _: self._close())
             raise
-        except apsw.Error as error:
+        except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         except Damage as damage:
             await self._report(damage)

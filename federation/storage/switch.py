@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import apsw
 import structlog
 
 from federation.storage.core import Core
 from federation.storage.meta import get_meta, set_meta
+from federation.storage.schema import UNREADABLE
 from federation.tasks import Background
 
 OFFLINE_SINCE = "offline_since_s"
@@ -43,7 +43,7 @@ class OfflineSwitch:
         """Read the switch. Never raises: what cannot be read stays as it was."""
         try:
             since_s = await self._core.pool.run(self._read)
-        except apsw.Error as error:
+        except UNREADABLE as error:
             if self._readable:
                 _log.warning("offline_switch_not_read", reason=str(error))
             self._readable = False

@@ -15,6 +15,7 @@ from federation.status import Metrics
 from federation.storage import schema
 from federation.storage.directory import DataDirectory
 from federation.storage.local import Storage
+from federation.storage.schema import UNREADABLE
 
 Progress = Callable[[int, int], None]  # done, total (0: not known)
 
@@ -43,7 +44,7 @@ def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
             yield connection
         finally:
             connection.close()
-    except apsw.Error as error:
+    except UNREADABLE as error:
         raise StorageRefused(
             f"{directory.catalogue} cannot be read ({error}); see `federation rebuild --help`"
         ) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
@@ -16,6 +16,7 @@ from federation.digest import Digest
 from federation.ledger import Lane, PeerRecord
 from federation.storage.catalogue import digest_of_key
 from federation.storage.meta import get_meta
+from federation.storage.schema import UNREADABLE
 from federation.storage.stamps import is_too_far, ticks_at
 from federation.store import (
     FROM_CLIENT,
@@ -43,6 +44,27 @@ _ENTRIES = (
 _STAMPS = ("ticks, node", "0, ''")  # of entries, since schema version 2 and before
 _PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
 _ANEW = "the catalogue was rebuilt"
+_TIME_END_S = 2**36  # in the year 4147
+_NO_ROW = (ValueError, TypeError)  # damage that still reads as a row
+
+_T = TypeVar("_T")
+
+
+def _only(kind: type[_T], value: object) -> _T:
+    """Return a value that has this type. Raises TypeError.
+
+    Damage makes numbers of blobs, and bytes(5) is five zeros: converting would hide it.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return value
+
+
+def _time_s(value: object) -> float:
+    """Return a wall clock's time that can be one. Raises ValueError."""
+    if isinstance(value, int | float) and 0 <= value < _TIME_END_S:
+        return float(value)
+    raise ValueError(f"{value!r:.40} is no time")
 
 
 class Salvage:
@@ -52,7 +74,7 @@ class Salvage:
         self._problems = 0
         try:
             self._connection: apsw.Connection | None = apsw.Connection(str(path))
-        except apsw.Error:
+        except UNREADABLE:
             self._connection = None
             self._problems += 1
 
@@ -61,21 +83,30 @@ class Salvage:
         for query in (_BY_BLOB, _INLINE):
             for _, key, size, data in self._rows(query):
                 try:
-                    digest = digest_of_key(bytes(key), int(size))
-                except (ValueError, TypeError, IndexError):
-                    continue  # damage that still reads as a row
-                yield digest, bytes(data)
+                    digest = digest_of_key(_only(bytes, key), _only(int, size))
+                    content = _only(bytes, data)
+                except (*_NO_ROW, LookupError):
+                    continue
+                yield digest, content
 
     def entries(self, now_s: float) -> Iterator[Entry]:
         """Yield index entries; now_s is the wall clock's."""
         for _, kind, instance, name, *values in self._rows(_ENTRIES.format(self._stamps())):
             value, label, stored, expires, source, origin, ticks, node = values
             try:
-                key = EntryKey(EntryKind(kind), str(instance), bytes(name))
-                stamp = Stamp(int(ticks), str(node))
-                came = (Source(source), str(origin), stamp)
-                entry = Entry(key, bytes(value), str(label), float(stored), expires, *came)
-            except (ValueError, TypeError):
+                key = EntryKey(EntryKind(kind), _only(str, instance), _only(bytes, name))
+                stamp = Stamp(_only(int, ticks), _only(str, node))
+                entry = Entry(
+                    key,
+                    _only(bytes, value),
+                    _only(str, label),
+                    _time_s(stored),
+                    None if expires is None else _time_s(expires),
+                    Source(source),
+                    _only(str, origin),
+                    stamp,
+                )
+            except _NO_ROW:
                 continue
             yield self._stamped(entry, now_s)
 
@@ -96,8 +127,8 @@ class Salvage:
         """Return the latest that the node gave or met, as far as that can be read."""
         found = self._asked("SELECT ticks FROM totals")
         try:
-            stamp = Stamp(int(found[0][0])) if found else NO_STAMP
-        except (ValueError, TypeError):
+            stamp = Stamp(_only(int, found[0][0])) if found else NO_STAMP
+        except _NO_ROW:
             return NO_STAMP
         return NO_STAMP if is_too_far(stamp, now_s) else stamp
 
@@ -109,8 +140,9 @@ class Salvage:
         )
         try:
             for source, via, origin in found or ():
-                return Provenance(Source(source), tuple(via.split(",")) if via else (), str(origin))
-        except (ValueError, AttributeError):  # damage that still reads as a row
+                passed = tuple(_only(str, via).split(",")) if via else ()
+                return Provenance(Source(source), passed, _only(str, origin))
+        except _NO_ROW:
             return FROM_CLIENT
         return FROM_CLIENT
 
@@ -120,8 +152,9 @@ class Salvage:
             return
         for _, name, lane, node_id, pins_pulled in self._rows(_PEERS):
             try:
-                record = PeerRecord(str(name), Lane(lane), reason=_ANEW, node_id=str(node_id))
-            except ValueError:
+                known_as = (_only(str, name), Lane(lane))
+                record = PeerRecord(*known_as, reason=_ANEW, node_id=_only(str, node_id))
+            except _NO_ROW:
                 continue
             yield record._replace(pins_pulled=bool(pins_pulled))
 
@@ -131,14 +164,14 @@ class Salvage:
             return None
         try:
             return list(self._connection.execute(query, bindings))
-        except apsw.Error:
+        except UNREADABLE:
             return None
 
     def meta(self, name: str) -> int | str | None:
         """Return a value of the table meta, if it is set and can still be read."""
         try:
             found = get_meta(self._connection, name) if self._connection else None
-        except apsw.Error:
+        except UNREADABLE:
             return None
         return found if isinstance(found, int | str) else None
 
@@ -166,7 +199,7 @@ class Salvage:
                 if row[0] not in seen:
                     seen.add(row[0])
                     yield row
-        except apsw.Error:
+        except UNREADABLE:
             self._problems += 1
             return False
         return True

@@ -13,6 +13,7 @@ from federation import config
 from federation.storage import catalogue
 from federation.storage.core import Core
 from federation.storage.offline.common import Progress, joined
+from federation.storage.schema import UNREADABLE
 from federation.storage.scrub import Scrubber, verify_slice
 from federation.storage.transaction import Totals, read_totals
 
@@ -126,6 +127,6 @@ def _check_catalogue(core: Core) -> list[str]:
             if counted != (totals.blobs, totals.entries, totals.size_bytes):
                 problems.append(f"totals {totals} differ from the rows {counted}")
             problems += _check_log(connection, totals)
-    except apsw.Error as error:
+    except UNREADABLE as error:
         problems.append(f"{type(error).__name__}: {error}")
     return problems
