@@ -12,6 +12,7 @@ import apsw
 import pytest
 
 from federation.digest import digest_of
+from federation.errors import SourceUnavailable
 from federation.ledger import Lane, PeerRecord, PeerState
 from federation.storage.offline import rebuild
 from federation.store import Entry, EntryKey, EntryKind
@@ -89,3 +90,17 @@ async def test_a_rebuild_survives_any_damage(tmp_path: Path, seeds: range) -> No
         saved += report.inline_blobs + report.entries
         shutil.rmtree(path)
     assert saved > len(seeds) * 40, "next to nothing was saved"
+
+
+async def test_text_that_is_none_is_damage_to_a_running_node_too(tmp_path: Path) -> None:
+    key = EntryKey(EntryKind.ASSET_BLOB, "", b"name")
+    async with opened(tmp_path, short()) as storage:
+        await storage.put([Entry(key, b"value", "label")])
+        other = apsw.Connection(str(storage.core.directory.catalogue))
+        other.execute("UPDATE entry SET label = CAST(x'87ff' AS TEXT)")
+        other.close()
+        with pytest.raises(SourceUnavailable, match="UnicodeDecodeError"):
+            await storage.get([key])
+        is_well, why = storage.health()
+        assert not is_well
+        assert "federation rebuild" in why
