@@ -111,3 +111,14 @@ async def test_verify_finds_what_cannot_be_in_the_log(tmp_path: Path, harm: str,
     report = await asyncio.to_thread(verify, tmp_path, short(), silent, repair=False)
     assert any(said in problem for problem in report.catalogue_problems)
     assert not report.ok
+
+
+async def test_an_asset_that_expires_with_the_last_timestamp_is_kept(tmp_path: Path) -> None:
+    lasting = ENTRIES[0]._replace(expires_at_s=253_402_300_799.0)
+    async with opened(tmp_path, short()) as storage:
+        await storage.put([lasting])
+    await asyncio.to_thread(rebuild, tmp_path, short(), silent)
+    async with opened(tmp_path, short()) as storage:
+        (found,) = await storage.get([lasting.key])
+    assert found is not None
+    assert (found.value, found.expires_at_s) == (lasting.value, lasting.expires_at_s)

@@ -44,7 +44,7 @@ _ENTRIES = (
 _STAMPS = ("ticks, node", "0, ''")  # of entries, since schema version 2 and before
 _PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
 _ANEW = "the catalogue was rebuilt"
-_TIME_END_S = 2**36  # in the year 4147
+_TIME_END_S = 253_402_300_800  # the year 10000: a Timestamp of protobuf ends there
 _NO_ROW = (ValueError, TypeError)  # damage that still reads as a row
 
 _T = TypeVar("_T")
