@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
-import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.clock import SystemClock
@@ -24,6 +23,7 @@ from federation.services.memory_budget import MemoryBudget
 from federation.status import Metrics
 from federation.wire import zstd
 from federation.wire.resource_name import upload_name
+from tests.seeds import by_seed, told
 from tests.services.conftest import Serve, Served
 from tests.storage.conftest import opened, short
 from tests.storage.trouble import fills_up, received_files
@@ -103,18 +103,10 @@ class History:
             await self.pause()
 
 
-@pytest.mark.parametrize(
-    "seeds",
-    [
-        range(20),
-        pytest.param(range(20, 1000), marks=[pytest.mark.heavy, pytest.mark.timeout(1200)]),
-    ],
-    ids=len,
-)
+@by_seed(20, 1000)
 async def test_histories(tmp_path: Path, serve: Serve, compute: Compute, seeds: range) -> None:
     acknowledged = 0
-    for seed in seeds:
-        print("seed", seed)  # noqa: T201 - the last one is shown when the test fails
+    for seed in told(seeds):
         rng = random.Random(seed)
         acknowledged += await tell_history(tmp_path / str(seed), serve, compute, rng)
     assert acknowledged >= len(seeds) // 4

@@ -16,6 +16,7 @@ from federation.errors import SourceUnavailable
 from federation.ledger import Lane, PeerRecord, PeerState
 from federation.storage.offline import rebuild
 from federation.store import Entry, EntryKey, EntryKind
+from tests.seeds import by_seed, told
 from tests.storage.conftest import opened, read, short
 from tests.storage.test_rebuild import silent
 
@@ -64,19 +65,11 @@ def set_values(catalogue: Path, rng: random.Random) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize(
-    "seeds",
-    [
-        range(40),
-        pytest.param(range(40, 1500), marks=[pytest.mark.heavy, pytest.mark.timeout(1200)]),
-    ],
-    ids=len,
-)
+@by_seed(40, 1500)
 async def test_a_rebuild_survives_any_damage(tmp_path: Path, seeds: range) -> None:
     await fill(tmp_path / "whole")
     saved = 0
-    for seed in seeds:
-        print("seed", seed)  # noqa: T201 - the last one is shown when the test fails
+    for seed in told(seeds):
         rng, path = random.Random(seed), tmp_path / "damaged"
         shutil.copytree(tmp_path / "whole", path)
         rng.choice([overwrite, set_values])(path / "catalogue.sqlite", rng)

@@ -11,13 +11,12 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-
 from federation.digest import Digest, digest_of
 from federation.errors import FederationError
 from federation.services.memory_budget import MemoryBudget
 from federation.upstream.source import Upstream
 from federation.upstream.store import PullThrough
+from tests.seeds import by_seed, told
 from tests.storage.trouble import fills_up, received_files
 from tests.upstream.fakes import Script, ScriptedStore, until, upstream
 from tests.upstream.test_pull import node
@@ -113,18 +112,10 @@ class History:
         assert b"".join(read) == wanted
 
 
-@pytest.mark.parametrize(
-    "seeds",
-    [
-        range(40),
-        pytest.param(range(40, 1000), marks=[pytest.mark.heavy, pytest.mark.timeout(1200)]),
-    ],
-    ids=len,
-)
+@by_seed(40, 1000)
 async def test_histories(tmp_path: Path, seeds: range) -> None:
     whole = 0
-    for seed in seeds:
-        print("seed", seed)  # noqa: T201 - the last one is shown when the test fails
+    for seed in told(seeds):
         whole += await tell_history(tmp_path / str(seed), random.Random(seed))
     assert whole >= len(seeds) // 4
 
