@@ -31,13 +31,20 @@ class Filling:
         upstreams: Sequence[Upstream],
         clock: Clock,
         on_sender: Callable[[], None],
+        outcome: Callable[[FederationError], FederationError],
     ) -> None:
-        """on_sender: another upstream has begun to send."""
+        """Take what is told of progress.
+
+        on_sender: another upstream has begun to send.
+        outcome: what the failure of the last upstream means to readers; trouble of this node's own
+        is none of them.
+        """
         self.senders: list[Upstream] = []  # of what fill() is at or was at last
         self._digest = digest
         self._upstreams = list(upstreams)
         self._clock = clock
         self._on_sender = on_sender
+        self._outcome = outcome
         self._trouble: FederationError | None = None  # of this node's own storage
 
     def __repr__(self) -> str:
@@ -46,8 +53,8 @@ class Filling:
     async def fill(self, intake: Intake) -> None:
         """Receive the whole blob.
 
-        Raises BlobNotFound and SourceUnavailable as the last upstream asked ended, and what this
-        node's own storage raised.
+        Raises the outcome of the last upstream asked, SourceUnavailable after too many breaks, and
+        what this node's own storage raised, as it is.
         """
         candidates = [u for u in self._upstreams if u.may_have(self._digest)]
         self.senders = []
@@ -63,7 +70,7 @@ class Filling:
                 got_on = intake.ingest.received_bytes > before
                 candidates = _next_ones(candidates, race, got_on=got_on)
                 if not candidates:
-                    raise
+                    raise self._outcome(error) from error
                 _log.info(
                     "pull_continues", digest=str(self._digest), at=intake.ingest.received_bytes
                 )

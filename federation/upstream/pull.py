@@ -60,7 +60,7 @@ class Pull:
         self.verified = False
         self.committed = False
         self.error: FederationError | None = None
-        self._filling = Filling(digest, upstreams, clock, self._count_saved)
+        self._filling = Filling(digest, upstreams, clock, self._count_saved, self._outcome)
         self._begin = begin
         self._budget = budget
         self._intake: Intake | None = None
@@ -223,16 +223,17 @@ class Pull:
             self._growing = await self._intake.ingest.open_growing()
 
     async def _fill(self, ingest: Ingest, intake: Intake) -> None:
-        """Receive the whole. An upstream's silence is a miss, unless bytes went out already."""
-        try:
-            await self._filling.fill(intake)
-        except (BlobNotFound, SourceUnavailable) as error:
-            if self._handed_out:
-                raise SourceUnavailable("upstreams", str(error)) from error
-            raise BlobNotFound(self.digest) from error
+        """Receive the whole blob, and say whose gift it is, where it is that of one."""
+        await self._filling.fill(intake)
         if len(self._filling.senders) == 1:
             (sender,) = self._filling.senders
             ingest.provenance = ingest.provenance._replace(origin=sender.name)
+
+    def _outcome(self, error: FederationError) -> FederationError:
+        """What readers hear: an upstream's silence is a miss, unless bytes went out already."""
+        if self._handed_out:
+            return SourceUnavailable("upstreams", str(error))
+        return BlobNotFound(self.digest)
 
     async def _blame(self, error: DigestMismatch) -> None:
         """After wrong bytes: try the others, unless somebody has been given some of them."""

@@ -361,6 +361,20 @@ async def test_u17_a_node_that_asks_does_not_wait_for_a_pull_that_may_wait_for_i
         await asyncio.gather(mine, return_exceptions=True)
 
 
+async def test_trouble_of_this_node_s_own_disk_is_no_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise SourceUnavailable("receiving a blob", "the disk is broken")
+
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (_, _, shared):
+        monkeypatch.setattr(LocalIngest, "_write", broken)
+        with pytest.raises(SourceUnavailable, match="the disk is broken"):
+            await shared.pulls.fetch(BLOB)
+
+
 async def test_a_node_that_asks_joins_a_pull_that_gets_on(tmp_path: Path) -> None:
     gate = asyncio.Event()
     up, there = upstream("a", Script(gate=gate, gate_from=1))
