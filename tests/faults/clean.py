@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import SEEK_END, BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import apsw
 import blake3
@@ -92,20 +94,23 @@ def _row_problems(connection: apsw.Connection, data_dir: Path, contents: bool) -
     for key, size, inline, data in rows:
         function, hash_hex = key[0], key[1:].hex()
         name = f"{hash_hex}/{size}"
-        if inline:
-            pieces: Iterator[bytes] = iter([data] if data is not None else [])
-            found_size = -1 if data is None else len(data)
-        else:
-            suffix = ".blake3" if function == 9 else ""
-            path = data_dir / "blobs" / hash_hex[:2] / f"{hash_hex}-{size}{suffix}"
-            if not path.is_file():
-                yield f"{name}: a row and no file"
-                continue
-            pieces, found_size = _pieces(path), path.stat().st_size
-        if found_size != size:
-            yield f"{name}: {found_size} bytes are stored"
-        elif contents and _hash(function, pieces) != key[1:]:
-            yield f"{name}: other bytes are stored"
+        suffix = ".blake3" if function == 9 else ""
+        path = data_dir / "blobs" / hash_hex[:2] / f"{hash_hex}-{size}{suffix}"
+        if inline and data is None:
+            yield f"{name}: a row and no inline content"
+            continue
+        try:
+            # Held open while it is looked at: a node that evicts may remove it at any moment.
+            file = BytesIO(data) if inline else path.open("rb")
+        except FileNotFoundError:
+            yield f"{name}: a row and no file"
+            continue
+        with file:
+            found_size = file.seek(0, SEEK_END)
+            if found_size != size:
+                yield f"{name}: {found_size} bytes are stored"
+            elif contents and _hash(function, file) != key[1:]:
+                yield f"{name}: other bytes are stored"
     (loose,) = connection.execute(
         "SELECT count(*) FROM small WHERE seq NOT IN (SELECT seq FROM blob WHERE inline)"
     ).fetchone() or (0,)
@@ -125,14 +130,9 @@ def _sums(connection: apsw.Connection) -> Iterator[str]:
         yield f"totals {totals}, but the rows sum to {summed}"
 
 
-def _hash(function: int, pieces: Iterator[bytes]) -> bytes:
+def _hash(function: int, file: BinaryIO) -> bytes:
     hasher = blake3.blake3() if function == 9 else hashlib.sha256()
-    for piece in pieces:
+    file.seek(0)
+    while piece := file.read(_PIECE_BYTES):
         hasher.update(piece)
     return hasher.digest()
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            yield piece
