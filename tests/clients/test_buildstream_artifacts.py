@@ -150,6 +150,7 @@ def test_the_node_can_be_the_whole_storage_of_a_client(
     assert bob.checkout("app.bst")["share/upper.txt"] == ("file", b"HELLO\n")
 
 
+@pytest.mark.timeout(400)  # 14,000 files, in many copies that pytest removes within this, too
 def test_an_artifact_of_very_many_files_takes_more_than_one_question(
     tmp_path: Path, project: Project, node: Node
 ) -> None:
