@@ -13,6 +13,7 @@ import apsw
 
 from federation.digest import Digest, DigestFunction
 from federation.storage.peer_records import Pins
+from federation.storage.schema import of_a_row
 from federation.storage.transaction import BLOB, Transaction
 from federation.store import Provenance, Source
 
@@ -266,8 +267,13 @@ def delete_marked(transaction: Transaction, keys: Sequence[bytes], before_ms: in
 
 def newest_access_ms(connection: apsw.Connection) -> int:
     """Return the latest access time over blobs and entries."""
-    (newest,) = connection.execute(
+    row: Any = connection.execute(
         "SELECT max(ifnull((SELECT max(accessed) FROM blob), 0), "
         "ifnull((SELECT max(accessed) FROM entry), 0))"
-    ).fetchone() or (0,)
-    return int(newest)
+    ).fetchone()
+    return _time_ms(row)
+
+
+@of_a_row
+def _time_ms(row: Sequence[Any]) -> int:
+    return int(row[0])

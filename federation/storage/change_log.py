@@ -8,6 +8,7 @@ import apsw
 
 from federation.ledger import LogRow, LogSlice
 from federation.storage.catalogue import digest_of_key
+from federation.storage.schema import of_a_row
 from federation.storage.transaction import BLOB, Transaction, read_totals
 from federation.store import EntryKey, EntryKind, Source
 
@@ -33,6 +34,7 @@ def read(connection: apsw.Connection, after: int, limit: int) -> LogSlice:
     return LogSlice([_log_row(row) for row in rows], is_whole)
 
 
+@of_a_row
 def _log_row(row: tuple[Any, ...]) -> LogRow:
     seq, kind, instance, name, size, stored, source, via, origin, total = row
     is_blob = kind == BLOB
@@ -56,7 +58,12 @@ def total_bytes(connection: apsw.Connection, seq: int) -> int:
     ).fetchone()
     if row is None:
         row = connection.execute("SELECT total - size FROM log ORDER BY seq LIMIT 1").fetchone()
-    return max(0, int(row[0])) if row else 0
+    return _total(row) if row else 0
+
+
+@of_a_row
+def _total(row: tuple[Any, ...]) -> int:
+    return max(0, int(row[0]))
 
 
 def reaches_back_to(connection: apsw.Connection, seq: int) -> bool:

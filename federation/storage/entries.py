@@ -9,6 +9,7 @@ import apsw
 
 from federation.errors import StorageFull
 from federation.storage.peer_records import Pins
+from federation.storage.schema import of_a_row
 from federation.storage.stamps import Held, Verdict, date, is_dated
 from federation.storage.transaction import Transaction
 from federation.store import Entry, EntryKey, Provenance, Source, Stamp
@@ -50,7 +51,12 @@ def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
     row: Any = connection.execute(_GET, (int(key.kind), key.instance, key.name)).fetchone()
     if row is None:
         return None
-    row_id, accessed, seq, *columns = row
+    return _entry_row((key, *row))
+
+
+@of_a_row
+def _entry_row(row: tuple[Any, ...]) -> EntryRow:
+    key, row_id, accessed, seq, *columns = row
     return EntryRow(row_id, accessed, seq, entry_of(key, columns))
 
 

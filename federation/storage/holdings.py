@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from federation.digest import Digest
 from federation.ledger import Page
 from federation.storage.catalogue import digest_of_key
 from federation.storage.entries import COLUMNS, entry_of
+from federation.storage.schema import of_a_row
 from federation.store import Entry, EntryKey, EntryKind, Source
 
 _WRITTEN_WITHIN_MS = 5 * 60_000
@@ -64,9 +66,15 @@ def _parse(text: str | None, table: str, now_ms: int) -> _Position:
 def blobs(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
     """See federation.ledger.Ledger."""
     rows, after = _page(connection, "blob", position, limit, now_ms)
-    held = [(digest_of_key(key, size), source) for _, key, size, source in rows]
+    held = [_blob(row) for row in rows]
     pulled = frozenset(digest for digest, source in held if source == Source.UPSTREAM)
     return Page([digest for digest, _ in held], [], after, pulled)
+
+
+@of_a_row
+def _blob(row: Sequence[Any]) -> tuple[Digest, int | None]:
+    _, key, size, source = row
+    return digest_of_key(key, size), source
 
 
 def entries(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
@@ -75,6 +83,7 @@ def entries(connection: apsw.Connection, position: str | None, limit: int, now_m
     return Page([], [_entry(row) for row in rows], after)
 
 
+@of_a_row
 def _entry(row: Sequence[Any]) -> Entry:
     _, _, kind, instance, name, *columns = row
     return entry_of(EntryKey(EntryKind(kind), instance, name), columns)
@@ -88,18 +97,28 @@ def _page(
     found = connection.execute(statements[table], (at.accessed_ms, at.name, limit))
     rows = list(_until_full(found))
     if rows:
-        accessed, name = rows[-1][:2]
-        return rows, str(at._replace(accessed_ms=accessed, name=name))
+        return rows, _behind((at, *rows[-1]))
     if at.up:
         return [], None
     turned = at._replace(up=True, accessed_ms=at.begun_ms - _WRITTEN_WITHIN_MS)
     return [], str(turned._replace(name=b"" if table == "blob" else 0))
 
 
+@of_a_row
+def _behind(row: Sequence[Any]) -> str:
+    at, accessed, name = row[:3]
+    return str(at._replace(accessed_ms=int(accessed), name=name))
+
+
+@of_a_row
+def _value_bytes(row: Sequence[Any]) -> int:
+    return len(row[5])
+
+
 def _until_full(rows: Any) -> Iterator[Any]:
     size = 0
     for row in rows:
         yield row
-        size += len(row[5]) if len(row) > 4 else 0
+        size += _value_bytes(row) if len(row) > 4 else 0
         if size >= _PAGE_BYTES:
             return

@@ -126,11 +126,17 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool
             newest = catalogue.newest_access_ms(connection)
             meta["boot_id"] = boot_id()
             meta["clock_base_ms"] = newest + 1 - int(clock.monotonic_s() * 1000)
+        base_ms = _base_ms(meta)
         connection.executemany(
             "INSERT OR REPLACE INTO meta VALUES (?, ?)",
             [(name, meta[name]) for name in ("node_id", "boot_id", "clock_base_ms")],
         )
-    return str(meta["node_id"]), int(str(meta["clock_base_ms"])), rebooted
+    return str(meta["node_id"]), base_ms, rebooted
+
+
+@schema.of_a_row
+def _base_ms(meta: dict[str, Any]) -> int:
+    return int(str(meta["clock_base_ms"]))
 
 
 def _open_log(

@@ -10,6 +10,7 @@ import apsw
 from federation.digest import Digest
 from federation.ledger import Parked
 from federation.storage.catalogue import digest_of_key, key_of
+from federation.storage.schema import of_a_row
 from federation.storage.transaction import BLOB, Transaction
 from federation.store import EntryKey, EntryKind
 
@@ -61,6 +62,7 @@ def read(connection: apsw.Connection, peer: str | None, limit: int) -> list[Park
     return [_parked(row) for row in rows]
 
 
+@of_a_row
 def _parked(row: tuple[Any, ...]) -> Parked:
     peer, kind, instance, name, size, seq, label, reason, parked_at, tries, retry = row
     is_blob = kind == BLOB

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.ledger import Lane, PeerRecord, PeerState
+from federation.storage.schema import of_a_row
 from federation.storage.transaction import Transaction, read_totals
 
 _COLUMNS = (
@@ -47,19 +48,18 @@ def read(connection: apsw.Connection) -> list[PeerRecord]:
             f"SELECT {_COLUMNS} FROM peer ORDER BY name, lane"  # noqa: S608 - constants
         ).fetchall()
         head = read_totals(connection).seq
-    return [_checked(_record(row), head) for row in rows]
+    return [_record((head, *row)) for row in rows]
 
 
+@of_a_row
 def _record(row: Sequence[Any]) -> PeerRecord:
-    record = PeerRecord._make(row)
-    return record._replace(
+    head, *columns = row
+    record = PeerRecord._make(columns)
+    record = record._replace(
         lane=Lane(record.lane),
         state=PeerState(record.state),
         pins_pulled=bool(record.pins_pulled),
     )
-
-
-def _checked(record: PeerRecord, head: int) -> PeerRecord:
     if record.cursor <= head:
         return record
     return record._replace(state=PeerState.NEEDS_RESYNC, reason=_BEYOND, position="")

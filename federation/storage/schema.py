@@ -6,9 +6,11 @@ version, in one transaction, so that a crash leaves it finished or untouched.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 
@@ -97,6 +99,27 @@ MIGRATIONS: Mapping[int, str] = {1: _STAMPS + _PEER_TABLES}
 
 # What reading the catalogue may raise: where damage has hit a text, its bytes may be none.
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
+
+_Columns = TypeVar("_Columns")
+_Made = TypeVar("_Made")
+
+
+def of_a_row(make: Callable[[_Columns], _Made]) -> Callable[[_Columns], _Made]:
+    """Wrap what makes a value of a row and does nothing else.
+
+    SQLite does not notice damage that turns a value into another. One that this program never
+    writes raises apsw.CorruptError then, as damage that SQLite notices does.
+    """
+
+    @functools.wraps(make)
+    def checked(columns: _Columns) -> _Made:
+        try:
+            return make(columns)
+        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise apsw.CorruptError(f"a row with a value that is never written ({what})") from error
+
+    return checked
 
 
 def connect(path: Path, *, read_only: bool = False) -> apsw.Connection:

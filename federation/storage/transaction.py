@@ -7,11 +7,13 @@ so an insert costs no extra row for them. Changed folders are made durable befor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import apsw
 
+from federation.storage.schema import of_a_row
 from federation.store import Provenance, Stamp
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
@@ -92,7 +94,14 @@ class Transaction:
 def read_totals(connection: apsw.Connection) -> Totals:
     """Return the totals as last committed."""
     row = connection.execute(_TOTALS).fetchone()
-    return Totals(*row[1:]) if row else Totals()
+    return _totals(row[1:]) if row else Totals()
+
+
+@of_a_row
+def _totals(columns: Sequence[Any]) -> Totals:
+    if not all(isinstance(number, int) and number >= 0 for number in columns):
+        raise ValueError(f"totals that cannot be: {columns}")
+    return Totals(*columns)
 
 
 def write_totals(connection: apsw.Connection, totals: Totals) -> None:
