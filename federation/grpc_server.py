@@ -23,6 +23,9 @@ _HANDSHAKE_MS = 15_000  # for TLS and for the HTTP/2 preface; then the connectio
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
 _KEEPALIVE_MS = 60_000  # a client whose machine is gone is noticed after this and the next
 _KEEPALIVE_TIMEOUT_MS = 20_000
+# gRPC pings and sets windows anew while bytes come, and the answers wait behind what is under way:
+# on a link of 256 kbit/s 9 MiB in this time. TCP notices before that when a machine is gone.
+_ANSWER_MS = 5 * 60_000
 _IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
 
 
@@ -44,6 +47,8 @@ def options(limits: config.Limits, *, alone: bool = True) -> list[tuple[str, int
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", _ANSWER_MS),
+        ("grpc.http2.settings_timeout", _ANSWER_MS),
     ]
 
 

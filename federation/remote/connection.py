@@ -15,6 +15,7 @@ from federation.remote.settings import RemoteSettings, Target
 
 MESSAGE_MAX_BYTES = 16 * 2**20
 _KEEPALIVE_TIMEOUT_MS = 20_000
+_ANSWER_MS = 5 * 60_000  # to pings and settings, which waits behind what is under way
 _CONNECT_MS = 5_000  # for one address; then the next one of the name is tried
 _BACKOFF_FIRST_MS = 200
 _BACKOFF_MAX_MS = 2_000  # a remote is back within seconds of its return; breakers spare it more
@@ -32,6 +33,8 @@ def options(settings: RemoteSettings) -> list[tuple[str, int]]:
         ("grpc.enable_retries", 0),  # retrying is decided here
         ("grpc.keepalive_time_ms", min(keepalive_ms, _NEVER_MS)),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", _ANSWER_MS),
+        ("grpc.http2.settings_timeout", _ANSWER_MS),
         ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", _BACKOFF_FIRST_MS),
         ("grpc.max_reconnect_backoff_ms", _BACKOFF_MAX_MS),

@@ -16,7 +16,7 @@ import contextlib
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -545,6 +545,9 @@ class Proxy:
         self._flowing.set()
         self.cut_after_bytes: int | None = None  # from the server to the client
         self.freeze_after_bytes: int | None = None  # from the client to the server
+        # Of new connections, 0 for no limit: a slow link with a deep queue, which loses nothing.
+        self.to_server_bytes_s = 0
+        self.to_client_bytes_s = 0
         self.refuses = False
         self.connections = 0
         self.cuts = 0
@@ -594,14 +597,19 @@ class Proxy:
             _reset(writer)
             return
         self._ends |= {writer, far_writer}
-        loop = asyncio.get_running_loop()
-        for work in (
-            self._pump(reader, far_writer, to_client=False),
-            self._pump(far_reader, writer, to_client=True),
+        for source, sink, bytes_s in (
+            (reader, far_writer, self.to_server_bytes_s),
+            (far_reader, writer, self.to_client_bytes_s),
         ):
-            task = loop.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if bytes_s:
+                self._start(_queued(source, sink, bytes_s))
+            else:
+                self._start(self._pump(source, sink, to_client=sink is writer))
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         scheme, _, path = self._target.partition(":")
@@ -630,6 +638,28 @@ class Proxy:
                         self.freeze_after_bytes = None
                         self.freeze()
         sink.close()
+
+
+async def _queued(source: asyncio.StreamReader, sink: asyncio.StreamWriter, bytes_s: int) -> None:
+    """Forward at this rate what is taken as fast as it comes."""
+    queue: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def fill() -> None:
+        while data := await source.read(4096):
+            queue.put_nowait(data)
+
+    filling = asyncio.ensure_future(fill())
+    filling.add_done_callback(lambda _: queue.put_nowait(b""))
+    try:
+        with contextlib.suppress(ConnectionError, OSError):
+            while data := await queue.get():
+                sink.write(data)
+                await sink.drain()
+                await asyncio.sleep(len(data) / bytes_s)
+    finally:
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)
+    sink.close()
 
 
 def _reset(end: asyncio.StreamWriter) -> None:
