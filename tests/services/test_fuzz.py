@@ -113,7 +113,9 @@ async def outcome(channel: grpc.aio.Channel, kind: str, path: str, data: bytes) 
     return await call.code()
 
 
-@pytest.mark.parametrize("rounds", [60, pytest.param(20_000, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize(
+    "rounds", [60, pytest.param(20_000, marks=[pytest.mark.heavy, pytest.mark.timeout(1200)])]
+)
 async def test_w42_any_bytes_end_in_a_documented_status(
     serve: Serve, store: MemoryStore, compute: Compute, rounds: int
 ) -> None:
