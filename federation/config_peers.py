@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from federation.config_section import Section
 from federation.config_upstreams import Auth, ConnectionConfig, Url
-from federation.config_values import Duration, Name, Size
+from federation.config_values import Count, Duration, Name, Size
 
 _TIME = compile_pattern(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]")
 
@@ -53,6 +53,18 @@ class Rule(Section):
     )
 
 
+class PeerConnectionConfig(ConnectionConfig):
+    """As for an upstream, but nobody waits for a peer: it is given more time."""
+
+    request_timeout: Duration = Field(
+        default=60.0, gt=0, description="longest that a call without a stream may take"
+    )
+    stall: Duration = Field(
+        default=30.0, gt=0, description="a stream without a byte for this long is given up"
+    )
+    concurrency: Count = Field(default=32, ge=1, le=1000, description="calls at once")
+
+
 class Peer(Section):
     """A cache that gets what this node newly receives."""
 
@@ -64,9 +76,8 @@ class Peer(Section):
         description="instance name to send everything under; none: the one it was received under",
     )
     auth: Auth = Field(default=Auth(), description="certificates and token")
-    connection_config: ConnectionConfig = Field(
-        default=ConnectionConfig(request_timeout=60.0, stall=30.0, concurrency=32),
-        description="timeouts, retries and bounds",
+    connection_config: PeerConnectionConfig = Field(
+        default=PeerConnectionConfig(), description="timeouts, retries and bounds"
     )
     send: Literal["received", "all"] = Field(
         default="received",

@@ -6,6 +6,7 @@ import pytest
 
 from federation.config import Config
 from federation.config_file import ConfigFileError, Problem, load, loads
+from federation.config_peers import PeerConnectionConfig
 
 FILE = Path("/etc/federation/node.yaml")
 
@@ -24,6 +25,13 @@ def problem(text: str, **environment: str) -> Problem:
 @pytest.mark.parametrize("text", ["", "\n# nothing\n", "---\n", "storage:\nlimits:\nlog:\n", "{}"])
 def test_an_empty_file_means_the_defaults(text: str) -> None:
     assert loads(text, FILE, {}) == Config()
+
+
+def test_one_key_of_a_section_leaves_its_others_at_their_defaults() -> None:
+    peer = "peers: [{name: p, url: 'grpc://p:1', connection-config: {retry-limit: 9}}]"
+    found = loads(peer, FILE, {}).peers[0].connection_config
+    assert found == PeerConnectionConfig(retry_limit=9)
+    assert (found.request_timeout, found.stall, found.concurrency) == (60, 30, 32)
 
 
 def test_every_problem_is_reported_in_the_order_of_the_lines() -> None:
