@@ -40,8 +40,11 @@ class CuttingProxy:
         with self._lock:
             ends, self._open = self._open, []
         for end in ends:
-            # Linger 0 sends RST, as a crashed router does, and not a polite FIN.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            # Linger 0 sends RST, as a crashed router does, and not a polite FIN. Before the first
+            # is shut: then the threads that pump close the others.
+            with contextlib.suppress(OSError):  # closed already: its side went away by itself
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        for end in ends:
             _shut(end, socket.SHUT_RD)
 
     def _accept(self) -> None:
