@@ -17,5 +17,5 @@ def by_seed(plain: int, in_all: int) -> pytest.MarkDecorator:
 def told(seeds: range) -> Iterator[int]:
     """Go through them; the last one that was printed is shown when the test fails."""
     for seed in seeds:
-        print("seed", seed)  # noqa: T201
+        print("seed", seed)  # noqa: T201 - pytest shows it when the test fails
         yield seed

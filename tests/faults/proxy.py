@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections.abc import Sequence
 
 _PIECE_BYTES = 65536
 
@@ -39,13 +40,7 @@ class CuttingProxy:
         """Reset every open connection, both ways."""
         with self._lock:
             ends, self._open = self._open, []
-        for end in ends:
-            # Linger 0 sends RST, as a crashed router does, and not a polite FIN. Before the first
-            # is shut: then the threads that pump close the others.
-            with contextlib.suppress(OSError):  # closed already: its side went away by itself
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        for end in ends:
-            _shut(end, socket.SHUT_RD)
+        reset(ends)
 
     def _accept(self) -> None:
         while True:
@@ -70,8 +65,8 @@ class CuttingProxy:
         except OSError:
             pass  # the other side went away, or we cut it
         finally:
-            _shut(source)
-            _shut(sink)
+            shut(source)
+            shut(sink)
 
     def _allow(self, wanted: int) -> int:
         with self._lock:
@@ -82,7 +77,16 @@ class CuttingProxy:
             return allowed
 
 
-def _shut(end: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+def reset(ends: Sequence[socket.socket]) -> None:
+    """Close all with RST, as a crashed router does, and not with a polite FIN."""
+    for end in ends:  # before the first is shut: then the threads that pump close the others
+        with contextlib.suppress(OSError):  # closed already: its side went away by itself
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for end in ends:
+        shut(end, socket.SHUT_RD)
+
+
+def shut(end: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     """Close an end; the shutdown wakes the thread that waits in recv on it."""
     with contextlib.suppress(OSError):  # not connected any more
         end.shutdown(how)

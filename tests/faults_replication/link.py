@@ -5,15 +5,14 @@ The address stays the same over restarts of the node behind it, as a name in the
 
 from __future__ import annotations
 
-import contextlib
 import socket
-import struct
 import threading
 import time
 from enum import StrEnum
 from types import TracebackType
 
 from federation.clock import SystemClock
+from tests.faults.proxy import reset, shut
 
 _clock = SystemClock()
 _PIECE_BYTES = 65536
@@ -59,7 +58,7 @@ class Link:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _shut(self._listener)
+        shut(self._listener)
         self.set(Mode.CUT)
 
     @property
@@ -74,8 +73,7 @@ class Link:
             ends: list[socket.socket] = []
             if mode is Mode.CUT:
                 ends, self._open = self._open, []
-        for end in ends:
-            _reset(end)
+        reset(ends)
 
     def flicker(self) -> None:
         """Reset every open connection; new ones go through."""
@@ -93,7 +91,7 @@ class Link:
                 refused = self._mode is Mode.CUT
             far = None if refused else self._dial()
             if far is None:
-                _reset(near)
+                reset([near])
                 continue
             with self._changed:
                 self._open = [end for end in self._open if end.fileno() >= 0]
@@ -118,8 +116,8 @@ class Link:
         except OSError:
             pass  # the other side went away, or we cut it
         finally:
-            _shut(source)
-            _shut(sink)
+            shut(source)
+            shut(sink)
 
     def _wait_for_room(self, size_bytes: int, back: bool) -> None:
         """Wait for what all connections share: pieces go one after the other."""
@@ -137,17 +135,3 @@ class Link:
                 self._changed.wait()
             if self._mode is Mode.CUT:
                 raise ConnectionResetError
-
-
-def _reset(end: socket.socket) -> None:
-    """Close with RST, as a crashed router does, and not with a polite FIN."""
-    with contextlib.suppress(OSError):  # closed by its pump already
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    _shut(end, socket.SHUT_RD)
-
-
-def _shut(end: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    """Close an end; the shutdown wakes the thread that waits in recv on it."""
-    with contextlib.suppress(OSError):  # not connected any more
-        end.shutdown(how)
-    end.close()

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from federation.digest import digest_of
@@ -14,6 +13,7 @@ from federation.errors import SourceUnavailable, StorageRefused
 from federation.ledger import Lane, Parked, PeerRecord, PeerState
 from federation.storage import Storage
 from federation.store import Entry, EntryKey, EntryKind
+from tests.faults.clean import catalogue
 from tests.storage.conftest import opened, short
 
 _DATA = b"a blob"
@@ -31,10 +31,8 @@ async def fill(path: Path) -> None:
 
 
 def damage(path: Path, change: str) -> None:
-    connection = apsw.Connection(str(path / "catalogue.sqlite"))
-    connection.execute("PRAGMA ignore_check_constraints = ON")
-    connection.execute(change)
-    connection.close()
+    with catalogue(path, write=True) as connection:
+        connection.execute(change)
 
 
 @pytest.mark.parametrize(

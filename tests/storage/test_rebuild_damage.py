@@ -16,6 +16,7 @@ from federation.errors import SourceUnavailable
 from federation.ledger import Lane, PeerRecord, PeerState
 from federation.storage.offline import rebuild
 from federation.store import Entry, EntryKey, EntryKind
+from tests.faults.clean import catalogue
 from tests.seeds import by_seed, told
 from tests.storage.conftest import opened, read, short
 from tests.storage.test_rebuild import silent
@@ -38,19 +39,19 @@ async def fill(path: Path) -> None:
         await storage.ledger.save(peers)
 
 
-def overwrite(catalogue: Path, rng: random.Random) -> None:
+def overwrite(file: Path, rng: random.Random) -> None:
     """Damage bytes, as a disk does: few or many, at one place or several."""
-    content = bytearray(catalogue.read_bytes())
+    content = bytearray(file.read_bytes())
     for _ in range(rng.choice([1, 3, 20])):
         at, length = rng.randrange(len(content)), rng.choice([1, 8, 100, 2000])
         length = min(length, len(content) - at)
         content[at : at + length] = rng.choice([bytes(length), rng.randbytes(length)])
-    catalogue.write_bytes(content)
+    file.write_bytes(content)
 
 
-def set_values(catalogue: Path, rng: random.Random) -> None:
+def set_values(file: Path, rng: random.Random) -> None:
     """Put values of other kinds where no program would, as damage may that still reads as rows."""
-    connection = apsw.Connection(str(catalogue))
+    connection = apsw.Connection(str(file))
     connection.execute("PRAGMA ignore_check_constraints = ON")
     for table in ("blob", "small", "entry", "log", "peer", "meta", "totals"):
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
@@ -89,9 +90,8 @@ async def test_text_that_is_none_is_damage_to_a_running_node_too(tmp_path: Path)
     key = EntryKey(EntryKind.ASSET_BLOB, "", b"name")
     async with opened(tmp_path, short()) as storage:
         await storage.put([Entry(key, b"value", "label")])
-        other = apsw.Connection(str(storage.core.directory.catalogue))
-        other.execute("UPDATE entry SET label = CAST(x'87ff' AS TEXT)")
-        other.close()
+        with catalogue(tmp_path, write=True) as other:
+            other.execute("UPDATE entry SET label = CAST(x'87ff' AS TEXT)")
         with pytest.raises(SourceUnavailable, match="UnicodeDecodeError"):
             await storage.get([key])
         is_well, why = storage.health()
