@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
+from federation import uses
 from federation.digest import Digest, DigestFunction, digest_of
 from federation.storage import blob_files, catalogue
 from federation.storage.catalogue import MARKED, digest_of_key, keys_of, keys_of_hashes
@@ -21,6 +22,7 @@ from federation.storage.core import Core
 from federation.storage.known import Known
 from federation.storage.schema import UNREADABLE
 from federation.store import Spelling
+from federation.uses import Use
 
 _N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
 _size: Callable[[Digest], int] = attrgetter("size_bytes")
@@ -87,14 +89,16 @@ class Presence:
     async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
         """See federation.store.LocalStore."""
         asked_ms, epoch = self._core.now_ms(), self._known.epoch
+        is_use = uses.current() is Use.CLIENT  # what is known here was used: others are looked up
         # While leases wait to be written, only a look-up knows which of them are old.
-        rest = names if self._core.is_behind() else self._known.unknown(names, asked_ms)
+        is_look_up = not is_use or self._core.is_behind()
+        rest = names if is_look_up else self._known.unknown(names, asked_ms)
         if not rest:
             return set()
         found = await self._look_up(
             rest, lambda: keys_of_hashes(spelling.hashes_of(rest)), spelling.size_of
         )
-        if found.is_certain:
+        if found.is_certain and is_use:
             held = set(rest) - found.missing - found.files
             self._known.remember(held, asked_ms, self._core.now_ms(), epoch)
         return found.missing
@@ -116,6 +120,9 @@ class Presence:
         except UNREADABLE as error:
             self._core.catalogue_unreadable(error)
             return _Found(set(wanted), is_certain=False)
+        if uses.current() is Use.PEEK:  # no promise, so nothing that could not be kept
+            self._set_damaged_aside(found)
+            return found
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
         if is_late or is_behind:
             found.is_certain = False

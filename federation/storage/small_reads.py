@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from federation import uses
 from federation.digest import Digest
 from federation.storage import blob_files, catalogue
 from federation.storage.blob_files import Damage
@@ -16,6 +17,7 @@ from federation.storage.core import Core
 from federation.storage.hot import HotBlob
 from federation.storage.schema import UNREADABLE
 from federation.storage.trust import check_inline, needs_verifying
+from federation.uses import Use
 
 
 @dataclass(slots=True)
@@ -37,7 +39,7 @@ class SmallReads:
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
-        hot = recall(self._core, digests)
+        hot = recall(self._core, digests, uses.current())
         rest = [digest for digest, one in zip(digests, hot, strict=True) if one is None]
         read = iter(await self._read_rest(rest) if rest else [])
         return [next(read) if one is None else one.data for one in hot]
@@ -49,13 +51,15 @@ class SmallReads:
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         self._note(found, asked_ms)
+        if uses.current() is Use.PEEK:
+            return found.data
+        self._core.lease(found.lease, asked_ms)
         self._core.hot.keep(found.inline, epoch)
         if found.lease and self._core.is_behind():
             self._core.touches.doubt()  # a closure's directories are leased by being read
         return found.data
 
     def _note(self, found: _Found, asked_ms: int) -> None:
-        self._core.lease(found.lease, asked_ms)
         for key, ctime_ns in found.verified:
             self._core.touches.verified(key, asked_ms, ctime_ns)
         for digest, seq, reason in found.damaged:
@@ -106,7 +110,7 @@ class SmallReads:
         return data
 
 
-def recall(core: Core, digests: Sequence[Digest]) -> list[HotBlob | None]:
+def recall(core: Core, digests: Sequence[Digest], use: Use) -> list[HotBlob | None]:
     """Return what is remembered of these blobs, each leased as by a look-up in the catalogue.
 
     Nothing, while leases wait to be written: a look-up then knows which of them are old.
@@ -114,6 +118,8 @@ def recall(core: Core, digests: Sequence[Digest]) -> list[HotBlob | None]:
     if core.is_behind():
         return [None] * len(digests)
     hot = core.hot.look_up(digests)
+    if use is Use.PEEK:
+        return hot
     now_ms = core.now_ms()
     renew_before = now_ms - core.timing.granularity_ms
     old = [

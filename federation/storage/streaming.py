@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from types import TracebackType
 
+from federation import uses
 from federation.digest import Digest, Hasher, new_hasher
 from federation.errors import BlobDamaged, BlobNotFound, OffsetOutside
 from federation.storage import blob_files, catalogue
@@ -19,6 +20,7 @@ from federation.storage.schema import UNREADABLE
 from federation.storage.small_reads import recall
 from federation.storage.trust import check_inline, needs_verifying
 from federation.store import CHUNK_BYTES, Chunks, NextBytes
+from federation.uses import Use
 
 _VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
 
@@ -48,6 +50,7 @@ class Reading:
         self._first: bytes | None = None  # the chunk that was read when the file was opened
         self._job: Future[bytes] | None = None
         self._touched_ms = 0
+        self._use = uses.current()
         self._verified = False  # set in a thread, told to Touches on the event loop
 
     def __repr__(self) -> str:
@@ -63,7 +66,7 @@ class Reading:
         if self._digest.is_empty:
             self._data = b""
             return self._slices()
-        (hot,) = recall(self._core, [self._digest])
+        (hot,) = recall(self._core, [self._digest], self._use)
         if hot is not None:
             self._data = hot.data
             return self._slices()
@@ -82,7 +85,8 @@ class Reading:
         accessed_ms = self._touch()
         self._note_verified()
         if self._data is not None:
-            self._core.hot.keep([(self._digest, HotBlob(self._data, accessed_ms))], epoch)
+            if self._use is not Use.PEEK:
+                self._core.hot.keep([(self._digest, HotBlob(self._data, accessed_ms))], epoch)
             return self._slices()
         return self._chunks()
 
@@ -217,6 +221,8 @@ class Reading:
         """Lease the blob; return the time of its last use that is written, or soon will be."""
         self._touched_ms = self._core.now_ms()
         assert self._row is not None
+        if self._use is Use.PEEK:
+            return self._row.accessed_ms
         old = self._touched_ms - self._core.timing.granularity_ms
         if self._row.accessed_ms < old or self._row.state == catalogue.MARKED:
             self._core.lease([self._key], self._touched_ms)
