@@ -1,0 +1,1 @@
+"""Attacks on a real node, beside an honest client: see harness."""
