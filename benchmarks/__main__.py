@@ -29,7 +29,7 @@ from benchmarks.replication import rows as replication_rows
 from benchmarks.replication.site import RECEIVERS
 from benchmarks.rows import all_rows
 from benchmarks.servers import SERVERS
-from federation.cli.process import keep_freed_memory
+from federation.server.process import keep_freed_memory
 
 _NAMES = [
     *all_rows(quick=True),

@@ -7,7 +7,7 @@ import sys
 
 import grpc
 
-from federation.cli import process
+from federation.server import process
 
 _EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
 _answers: dict[bytes, tuple[int, bytes]] = {}

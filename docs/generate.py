@@ -1,6 +1,6 @@
 """Writes docs/configuration.md from the model of the configuration file.
 
-Run it after a change of federation/config.py; with --check it only says whether that is needed.
+Run it after a change of federation/config/model.py; with --check it only says whether that is needed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from federation.config_keys import Key, walk
-from federation.config_section import Section
-from federation.config_values import Duration, Size, format_duration, format_size
+from federation.config.keys import Key, walk
+from federation.config.section import Section
+from federation.config.types import Duration, Size, format_duration, format_size
 
 TARGET = Path(__file__).with_name("configuration.md")
 _SIZE, _DURATION = (get_args(kind)[1].func for kind in (Size, Duration))
@@ -21,7 +21,7 @@ _SIZE, _DURATION = (get_args(kind)[1].func for kind in (Size, Duration))
 _HEAD = """\
 # Configuration
 
-<!-- Made by docs/generate.py from federation/config.py; change it there. -->
+<!-- Made by docs/generate.py from federation/config/model.py; change it there. -->
 
 `federation serve --config FILE` reads YAML. `federation check-config FILE` runs the same code
 and nothing else. [config.example.yaml](../config.example.yaml) has every key with its default;

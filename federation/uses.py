@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from contextvars import ContextVar
 
-from federation.digest import Digest
-from federation.store import Chunks, NextBytes, Readable
+from federation.core.digest import Digest
+from federation.core.store import Chunks, NextBytes, Readable
 
 
 class Use(enum.IntEnum):

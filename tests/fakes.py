@@ -1,14 +1,19 @@
-"""In-memory stand-ins that keep the contracts of federation.store; tests/store/ proves it."""
+"""In-memory stand-ins that keep the contracts of federation.core.store; tests/store/ proves it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
-from federation.clock import Clock, ManualClock
-from federation.digest import Digest, hash_bytes
-from federation.errors import BlobNotFound, DigestMismatch, FederationError, OffsetOutside
-from federation.store import (
+from federation.core.clock import Clock, ManualClock
+from federation.core.digest import Digest, hash_bytes
+from federation.core.errors import (
+    BlobNotFound,
+    DigestMismatch,
+    FederationError,
+    OffsetOutside,
+)
+from federation.core.store import (
     CHUNK_BYTES,
     FROM_CLIENT,
     Chunks,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from federation.services.closure import ClosureChecker
-from federation.services.finder import Asked
-from federation.store import Entry, Index
+from federation.closure.checker import ClosureChecker
+from federation.core.store import Entry, Index
+from federation.upstream.finder import Asked
 
 
 class LocalFinder:
-    """Finds what was pushed here. See federation.services.finder.Finder."""
+    """Finds what was pushed here. See federation.upstream.finder.Finder."""
 
     def __init__(self, index: Index, closures: ClosureChecker) -> None:
         self._index = index

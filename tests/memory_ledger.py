@@ -11,11 +11,19 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import AsyncIterable, Mapping, Sequence
 
-from federation.clock import Clock, ManualClock
-from federation.digest import Digest
-from federation.errors import DigestMismatch, FederationError
-from federation.ledger import Lane, LogRow, LogSlice, Page, Parked, PeerRecord, PeerState
-from federation.store import (
+from federation.core.clock import Clock, ManualClock
+from federation.core.digest import Digest
+from federation.core.errors import DigestMismatch, FederationError
+from federation.core.replication_log import (
+    Lane,
+    LogRow,
+    LogSlice,
+    Page,
+    Parked,
+    PeerRecord,
+    PeerState,
+)
+from federation.core.store import (
     FROM_CLIENT,
     NO_STAMP,
     Entry,
@@ -181,7 +189,7 @@ class _Ingest(MemoryIngest):
 
 
 class MemoryLedger:
-    """See federation.ledger.Ledger."""
+    """See federation.core.replication_log.Ledger."""
 
     def __init__(self, storage: MemoryStorage) -> None:
         self.storage = storage

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest
-from federation.wire.fields import length_field
+from federation.core.digest import Digest
+from federation.wire.protobuf import length_field
 
 
 def message_of(digest: Digest) -> reapi.Digest:

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest
+from federation.core.digest import Digest
 from tests.process_client import Client, code_of
 
 _BATCH_BYTES = 2 * 2**20

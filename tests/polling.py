@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 
 _clock = SystemClock()
 

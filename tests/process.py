@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 from tests.polling import wait_until
 from tests.samples import Samples
 from tests.warm import WarmProcess, warm

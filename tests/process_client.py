@@ -8,25 +8,15 @@ from types import TracebackType
 
 import grpc
 
-from federation._proto.build.bazel.remote.asset.v1 import (
-    remote_asset_pb2 as asset,
-)
-from federation._proto.build.bazel.remote.asset.v1 import (
-    remote_asset_pb2_grpc as asset_grpc,
-)
-from federation._proto.build.bazel.remote.execution.v2 import (
-    remote_execution_pb2 as reapi,
-)
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2_grpc as asset_grpc
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.build.bazel.remote.execution.v2 import (
     remote_execution_pb2_grpc as reapi_grpc,
 )
-from federation._proto.google.bytestream import (
-    bytestream_pb2 as bs,
-)
-from federation._proto.google.bytestream import (
-    bytestream_pb2_grpc as bs_grpc,
-)
-from federation.digest import Digest, digest_of
+from federation._proto.google.bytestream import bytestream_pb2 as bs
+from federation._proto.google.bytestream import bytestream_pb2_grpc as bs_grpc
+from federation.core.digest import Digest, digest_of
 
 CHUNK_BYTES = 2**20
 _OPTIONS = [

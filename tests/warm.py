@@ -186,9 +186,6 @@ def _main() -> None:
     asked = socket.socket(fileno=int(sys.argv[1]))
     sys.argv = ["federation", "serve"]  # what federation.cli looks at when it is imported
     before = dict(os.environ)
-    import federation.cli.run_node
-    import federation.cli.run_workers
-    import federation.cli.serve  # noqa: F401
 
     changed = {key: value for key, value in os.environ.items() if before.get(key) != value}
     todo = _Forking(asked, changed).run()

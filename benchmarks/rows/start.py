@@ -11,11 +11,11 @@ from pathlib import Path
 
 from benchmarks.base import Row, RowSpec, Sample
 from benchmarks.process import Server
-from federation.clock import SystemClock
-from federation.config import Limits
-from federation.config import Storage as StorageSettings
-from federation.digest import digest_of
-from federation.status import Metrics
+from federation.config.model import Limits
+from federation.config.model import Storage as StorageSettings
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
+from federation.observability.metrics import Metrics
 from federation.storage import Storage
 
 _BATCH = 5000

@@ -11,8 +11,8 @@ from federation import __version__
 from federation.cli.command import Command
 from federation.cli.flags import Flag, config_of
 from federation.cli.run import run
-from federation.config import Config
-from federation.errors import ConfigError
+from federation.config.model import Config
+from federation.core.errors import ConfigError
 
 _EXAMPLES = """\b
 Examples:

@@ -8,18 +8,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from federation import hops
-from federation.clock import SystemClock
-from federation.config_peers import Peer
-from federation.config_upstreams import Upstream as Settings
-from federation.digest import Digest, DigestFunction
-from federation.errors import FederationError, SourceUnavailable
+from federation.closure.names import pushed_of
+from federation.config.peers import Peer
+from federation.config.upstreams import Upstream as Settings
+from federation.core import hops
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import FederationError, SourceUnavailable
+from federation.core.store import Entry, EntryKind
+from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteStore
-from federation.status import Metrics
-from federation.store import Entry, EntryKind
-from federation.upstream_assembly import remote_settings
+from federation.upstream.setup import remote_settings
 from federation.wire.asset_request import content_of
-from federation.wire.closure import pushed_of
 
 _CALL_S = 3.0
 _ALL_S = 5.0  # with connecting

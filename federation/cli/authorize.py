@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from federation.authorizing import Authorized, Candidate, authorize, candidate
+from federation.access.allowlist import LIST_MAX_BYTES
+from federation.access.allowlist_edit import Authorized, Candidate, authorize, candidate
 from federation.cli.command import Command, json_option
 from federation.cli.new_files import alone, replace_file
 from federation.cli.output import emit_json
-from federation.client_list import LIST_MAX_BYTES
-from federation.clock import SystemClock, utc_text
-from federation.config_file import load
-from federation.errors import ConfigError
+from federation.config.file import load
+from federation.core.clock import SystemClock, utc_text
+from federation.core.errors import ConfigError
 
 _EXAMPLES = """\b
 Examples:

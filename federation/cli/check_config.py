@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from federation.access_files import load_access
-from federation.cli.advice import advice
+from federation.access.files import load_access
 from federation.cli.command import Command, json_option
 from federation.cli.output import emit_json
-from federation.config_file import load
+from federation.config.file import load
+from federation.server.config_warnings import advice
 
 
 @click.command(

@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from federation.config import Limits
-from federation.digest import Digest
-from federation.errors import InvalidRequest
-from federation.services.closure_walk import STRUCTURE_MAX_BYTES
-from federation.storage.offline import Explainer
-from federation.store import Entry
-from federation.wire.closure import Names, Structure, names_of_entry, names_of_structure
+from federation.closure.names import Names, Structure, names_of_entry, names_of_structure
+from federation.closure.walk import STRUCTURE_MAX_BYTES
+from federation.config.model import Limits
+from federation.core.digest import Digest
+from federation.core.errors import InvalidRequest
+from federation.core.store import Entry
+from federation.storage.admin import Explainer
 
 MISSING_MAX = 20
 _LEAVES = 2000  # looked up at once

@@ -10,8 +10,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from federation.cli.output import emit_json
-from federation.config_file import ConfigFileError
-from federation.errors import ConfigError, FederationError
+from federation.config.file import ConfigFileError
+from federation.core.errors import ConfigError, FederationError
 
 OK = 0
 FOUND_PROBLEMS = 1

@@ -14,8 +14,8 @@ from federation.cli.output import emit
 from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import warnings_only
-from federation.errors import ConfigError
-from federation.storage.offline import Known, drop_peer
+from federation.core.errors import ConfigError
+from federation.storage.admin import Known, drop_peer
 
 _log = structlog.get_logger(__name__)
 

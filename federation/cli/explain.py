@@ -24,12 +24,12 @@ from federation.cli.command import FOUND_PROBLEMS, Command, json_option
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.progress import warnings_only
-from federation.config import Config, Limits
-from federation.digest import Digest, DigestFunction
-from federation.storage.offline import Explainer, FoundEntry, explaining
-from federation.store import EntryKind
+from federation.closure.names import pushed_of
+from federation.config.model import Config, Limits
+from federation.core.digest import Digest, DigestFunction
+from federation.core.store import EntryKind
+from federation.storage.admin import Explainer, FoundEntry, explaining
 from federation.wire.asset_request import content_of
-from federation.wire.closure import pushed_of
 
 _DIGEST = re.compile(r"(?:(sha256|blake3)/)?([0-9a-fA-F]{64})(?:/([0-9]{1,18}))?")
 _EXAMPLES = """\b

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from federation.config import Config
-from federation.config_file import allowed
-from federation.config_yaml import Location
-from federation.errors import ConfigError
+from federation.config.file import allowed
+from federation.config.model import Config
+from federation.config.yaml_reader import Location
+from federation.core.errors import ConfigError
 
 
 class Flag(NamedTuple):

@@ -12,8 +12,8 @@ from federation.cli.command import FOUND_PROBLEMS, Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
-from federation.config_values import parse_size
-from federation.storage import offline
+from federation.config.types import parse_size
+from federation.storage import admin
 
 
 class SizeType(click.ParamType[int]):
@@ -45,7 +45,7 @@ def gc(
     """
     where = place(config_path, data_dir)
     with progress("evicting") as report:
-        done = offline.collect(where.data_dir, where.storage, report, target_bytes=target_bytes)
+        done = admin.collect(where.data_dir, where.storage, report, target_bytes=target_bytes)
     emit_report(done, as_json=as_json)
     if done.held_back:
         sys.exit(FOUND_PROBLEMS)

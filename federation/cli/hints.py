@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-from federation.config import Config, Listener
-from federation.config_values import Address, parse_address
+from federation.config.model import Config, Listener
+from federation.config.types import Address, parse_address
 
 
 class Target(NamedTuple):

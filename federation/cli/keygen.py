@@ -6,13 +6,19 @@ from pathlib import Path
 
 import click
 
-from federation.certificate_maker import DAYS_MAX, KeyType, Purpose, make_pair
+from federation.access.allowlist import parse_client_list
+from federation.access.keygen import DAYS_MAX, KeyType, Purpose, make_pair
 from federation.cli.command import Command, json_option
-from federation.cli.hints import Pointer, bazel_lines, buildstream_1, buildstream_2, indented
+from federation.cli.hints import (
+    Pointer,
+    bazel_lines,
+    buildstream_1,
+    buildstream_2,
+    indented,
+)
 from federation.cli.new_files import put_files
 from federation.cli.output import emit_json
-from federation.client_list import parse_client_list
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 
 _EXAMPLES = """\b
 Examples:

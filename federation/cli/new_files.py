@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from federation.errors import CannotStart
+from federation.core.errors import CannotStart
 
 
 def put_files(files: Mapping[Path, tuple[bytes, int]], *, force: bool) -> None:

@@ -12,8 +12,8 @@ from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.processes import BECAUSE, facts_of_processes, wait_for_switch
 from federation.cli.progress import warnings_only
-from federation.clock import utc_text
-from federation.storage.offline import offline_since_s, turn_offline
+from federation.core.clock import utc_text
+from federation.storage.admin import offline_since_s, turn_offline
 
 _SHOWN = ("pid", "http", "offline", BECAUSE, "not-known")
 

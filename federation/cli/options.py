@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from federation import config
-from federation.config_file import load
-from federation.errors import ConfigError
+from federation.config import model
+from federation.config.file import load
+from federation.core.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
@@ -19,8 +19,8 @@ class Place(NamedTuple):
     """A data directory and how it is to be treated; file: all of the file, if one was given."""
 
     data_dir: Path
-    storage: config.Storage
-    file: config.Config | None = None
+    storage: model.Storage
+    file: model.Config | None = None
 
 
 def place_options(function: F) -> F:
@@ -52,5 +52,5 @@ def place(config_path: Path | None, data_dir: Path | None) -> Place:
     if config_path is not None:
         loaded = load(config_path)
         return Place(loaded.data_dir, loaded.storage, loaded)
-    defaults = config.Config()
+    defaults = model.Config()
     return Place(data_dir.absolute() if data_dir else defaults.data_dir, defaults.storage)

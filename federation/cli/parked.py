@@ -12,9 +12,9 @@ from federation.cli.options import place, place_options
 from federation.cli.output import emit
 from federation.cli.peer_names import check_peer
 from federation.cli.progress import warnings_only
-from federation.clock import utc_text
-from federation.ledger import Parked
-from federation.storage.offline import ask_retry, processes, read_parked
+from federation.core.clock import utc_text
+from federation.core.replication_log import Parked
+from federation.storage.admin import ask_retry, processes, read_parked
 
 _SHOWN = 1000
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from federation.errors import ConfigError
-from federation.storage.offline import Known, known_peers
+from federation.core.errors import ConfigError
+from federation.storage.admin import Known, known_peers
 
 
 def check_peer(data_dir: Path, name: str) -> Known:

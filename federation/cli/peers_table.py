@@ -14,7 +14,7 @@ from rich.text import Text
 
 from federation.cli.output import rounded
 from federation.cli.peer_facts import notes_on
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 
 _EVERY_S = 1.0
 _CTRL_C = {signal.SIGINT}

@@ -12,8 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from federation.clock import SystemClock
-from federation.storage.offline import processes
+from federation.core.clock import SystemClock
+from federation.storage.admin import processes
 
 BECAUSE = "offline-because"
 _ANSWER_S = 1.0

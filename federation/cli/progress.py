@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from federation import config, logs
+from federation.config import model
+from federation.observability import logs
 
 Report = Callable[[int, int], None]
 
@@ -18,7 +19,7 @@ _FLUSH_S = 1.0
 @contextmanager
 def warnings_only() -> Iterator[None]:
     """Let warnings through to standard error, and nothing else that is logged meanwhile."""
-    flush = logs.configure(config.Log(level="warning"), for_good=False)
+    flush = logs.configure(model.Log(level="warning"), for_good=False)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from federation.cli.command import FOUND_PROBLEMS, Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
-from federation.storage import offline
+from federation.storage import admin
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  federation rebuild --data-dir /srv/federation")
@@ -27,7 +27,7 @@ def rebuild(config_path: Path | None, data_dir: Path | None, as_json: bool) -> N
     """
     where = place(config_path, data_dir)
     with progress("rebuilding") as report:
-        done = offline.rebuild(where.data_dir, where.storage, report)
+        done = admin.rebuild(where.data_dir, where.storage, report)
     emit_report(done, as_json=as_json)
     if done.damaged_files:
         sys.exit(FOUND_PROBLEMS)

@@ -16,8 +16,8 @@ from federation.cli.output import emit
 from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import Report, progress, warnings_only
-from federation.errors import SourceUnavailable
-from federation.storage.offline import Known, ask_reconcile, processes, summary
+from federation.core.errors import SourceUnavailable
+from federation.storage.admin import Known, ask_reconcile, processes, summary
 
 _LOOK_EVERY_S = 0.5
 

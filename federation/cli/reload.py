@@ -11,13 +11,20 @@ from typing import Any
 
 import click
 
-from federation.cli.command import BAD_USAGE, CANNOT_RUN, FOUND_PROBLEMS, OK, Command, json_option
+from federation.cli.command import (
+    BAD_USAGE,
+    CANNOT_RUN,
+    FOUND_PROBLEMS,
+    OK,
+    Command,
+    json_option,
+)
 from federation.cli.options import place, place_options
 from federation.cli.output import emit
-from federation.cli.reloading import RELOAD
-from federation.clock import SystemClock
-from federation.errors import CannotStart
-from federation.storage.offline import processes
+from federation.core.clock import SystemClock
+from federation.core.errors import CannotStart
+from federation.server.reload import RELOAD
+from federation.storage.admin import processes
 
 _WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05

@@ -11,10 +11,10 @@ from federation.cli.command import Command
 from federation.cli.flags import Flag, config_of
 from federation.cli.hints import hints
 from federation.cli.run import run
-from federation.config import Config
-from federation.config_file import load
-from federation.config_values import parse_address
-from federation.config_yaml import Location
+from federation.config.file import load
+from federation.config.model import Config
+from federation.config.types import parse_address
+from federation.config.yaml_reader import Location
 
 _DEFAULT_ADDRESS = "127.0.0.1:8980"
 _EXAMPLES = """\b

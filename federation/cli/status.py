@@ -14,7 +14,7 @@ from federation.cli.output import emit, rounded
 from federation.cli.peer_facts import peers_together, without_peers
 from federation.cli.peers_table import print_peers, watch
 from federation.cli.processes import facts_of_processes
-from federation.storage.offline import summary
+from federation.storage.admin import summary
 
 
 @click.command(

@@ -9,15 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from federation.cli.command import EXIT_CODES, Command, json_option
-from federation.cli.new_files import alone, replace_file
-from federation.cli.output import emit, emit_json
-from federation.clock import SystemClock, utc_text
-from federation.config_file import load
-from federation.config_values import format_duration, parse_duration
-from federation.errors import ConfigError
-from federation.rights import Role
-from federation.tokens import (
+from federation.access.rights import Role
+from federation.access.tokens import (
     RANDOM_BYTES,
     TOKENS_MAX_BYTES,
     Token,
@@ -25,6 +18,13 @@ from federation.tokens import (
     parse_tokens,
     without_token,
 )
+from federation.cli.command import EXIT_CODES, Command, json_option
+from federation.cli.new_files import alone, replace_file
+from federation.cli.output import emit, emit_json
+from federation.config.file import load
+from federation.config.types import format_duration, parse_duration
+from federation.core.clock import SystemClock, utc_text
+from federation.core.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 _MODE = 0o640  # no secret is in it, but it says who may do what

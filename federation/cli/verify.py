@@ -11,7 +11,7 @@ from federation.cli.command import FOUND_PROBLEMS, Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
-from federation.storage import offline
+from federation.storage import admin
 
 
 @click.command(
@@ -29,7 +29,7 @@ def verify(config_path: Path | None, data_dir: Path | None, repair: bool, as_jso
     """
     where = place(config_path, data_dir)
     with progress("verifying") as report:
-        found = offline.verify(where.data_dir, where.storage, report, repair=repair)
+        found = admin.verify(where.data_dir, where.storage, report, repair=repair)
     emit_report(found, as_json=as_json)
     if not found.ok:
         sys.exit(FOUND_PROBLEMS)

@@ -7,8 +7,8 @@ import socket
 import click
 
 from federation.cli.command import Command
-from federation.errors import CannotStart
-from federation.workers.control import Control
+from federation.core.errors import CannotStart
+from federation.server.workers.control import Control
 
 
 @click.command("worker", cls=Command, hidden=True)
@@ -22,7 +22,7 @@ def worker() -> None:
     orders = control.read_orders()
     if orders is None:
         return  # the parent ended before it could say what to serve
-    from federation.cli.run_node import run_node  # noqa: PLC0415 - loaded only here, see run.py
+    from federation.server.run import run_node  # noqa: PLC0415 - loaded only here, see run.py
 
     run_node(
         orders.config,

@@ -5,6 +5,7 @@ what that server can do, and says in types how a call failed. It does not choose
 does not continue at another one, and decides nothing by what it reads.
 """
 
+from federation.remote.client import Remote
 from federation.remote.failures import (
     Denied,
     FailureKind,
@@ -14,7 +15,6 @@ from federation.remote.failures import (
     WrongBytes,
 )
 from federation.remote.index import FetchedAsset, RemoteIndex
-from federation.remote.remote import Remote
 from federation.remote.settings import RemoteSettings
 from federation.remote.store import RemoteStore
 

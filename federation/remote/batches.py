@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from federation.digest import Digest, DigestFunction, hash_bytes
-from federation.errors import DigestMismatch, FederationError, InvalidRequest
+from federation.core.digest import Digest, DigestFunction, hash_bytes
+from federation.core.errors import DigestMismatch, FederationError, InvalidRequest
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.remote import codec
 from federation.remote.calls import Calls
 from federation.remote.capabilities import Capabilities
@@ -21,7 +22,6 @@ from federation.remote.failures import (
     from_status,
 )
 from federation.remote.methods import BATCH_READ, BATCH_UPDATE
-from federation.store import SMALL_BLOB_BYTES
 from federation.wire import zstd
 from federation.wire.cas_codec import IDENTITY, ZSTD
 

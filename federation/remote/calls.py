@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 import grpc
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from federation.clock import Clock
+from federation.core.clock import Clock
 from federation.remote.bandwidth import TokenBucket
 from federation.remote.connection import Connection
 from federation.remote.failures import (

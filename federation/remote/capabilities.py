@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.clock import Clock
-from federation.digest import DigestFunction
+from federation.core.clock import Clock
+from federation.core.digest import DigestFunction
+from federation.core.tasks import Background
 from federation.remote.failures import FailureKind, NotFound, RemoteFailed, Unsupported
-from federation.tasks import Background
 
 BATCH_LEAST_BYTES = 64 * 2**10
 BATCH_MOST_BYTES = 4 * 2**20 - 64 * 2**10  # what every server takes in one message

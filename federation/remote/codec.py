@@ -15,19 +15,13 @@ from google.rpc import status_pb2
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.google.bytestream import bytestream_pb2
-from federation.digest import Digest, DigestFunction
-from federation.errors import InvalidRequest
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import InvalidRequest
 from federation.remote.failures import FailureKind, failure
 from federation.wire.cas_codec import encode_stored
 from federation.wire.digests import digest_field, encode_digest, to_digest, to_digests_or
-from federation.wire.fields import (
-    LENGTH,
-    fields,
-    length_field,
-    length_prefix,
-    varint_field,
-)
 from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
+from federation.wire.protobuf import LENGTH, fields, length_field, length_prefix, varint_field
 
 _M = TypeVar("_M", bound=Message)
 

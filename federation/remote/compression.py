@@ -7,12 +7,12 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 import structlog
 
-from federation.digest import Digest
+from federation.core.digest import Digest
 from federation.remote.capabilities import Capabilities
+from federation.remote.client import Remote
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.remote.faster_way import FasterWay
 from federation.remote.reading import Pieces
-from federation.remote.remote import Remote
 
 _log = structlog.get_logger(__name__)
 _LEAST_BYTES = 1024  # of a blob that is worth it

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
+from federation.remote.credentials import Certificates
 from federation.remote.methods import Method
-from federation.remote.secrets import Certificates
 from federation.remote.settings import RemoteSettings, Target
 
 MESSAGE_MAX_BYTES = 16 * 2**20

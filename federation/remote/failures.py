@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from federation.errors import FederationError, SourceUnavailable
+from federation.core.errors import FederationError, SourceUnavailable
 
 _DETAIL_CHARS = 300
 _RETRY_MAX_S = 3600.0  # no server may silence itself for longer than that

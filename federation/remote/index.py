@@ -16,16 +16,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.buildstream.v2 import buildstream_pb2 as references
-from federation.digest import Digest, DigestFunction
-from federation.errors import InvalidRequest
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import InvalidRequest
+from federation.remote.client import Remote
 from federation.remote.codec import digest_in, function_number, parse, wire_digest
-from federation.remote.failures import (
-    FailureKind,
-    NotFound,
-    Unsupported,
-    failure,
-    from_status,
-)
+from federation.remote.failures import FailureKind, NotFound, Unsupported, failure, from_status
 from federation.remote.methods import (
     FETCH_BLOB,
     FETCH_DIRECTORY,
@@ -37,9 +32,8 @@ from federation.remote.methods import (
     UPDATE_RESULT,
     Method,
 )
-from federation.remote.remote import Remote
 from federation.wire.digests import function_of
-from federation.wire.fields import length_field
+from federation.wire.protobuf import length_field
 from federation.wire.timestamps import wall_s_of
 
 _NANOS = 1_000_000_000

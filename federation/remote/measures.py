@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from federation.status import Metrics
+from federation.observability.metrics import Metrics
 
 OK, NOT_FOUND, LEFT = "ok", "not_found", "left"  # outcomes besides the kinds of failure
 

@@ -13,15 +13,15 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
-from federation.clock import Clock
-from federation.digest import Digest
-from federation.errors import InvalidRequest
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import InvalidRequest
+from federation.core.store import CHUNK_BYTES, Chunks, NextBytes
 from federation.remote import codec
 from federation.remote.calls import Calls
 from federation.remote.failures import FailureKind
 from federation.remote.methods import READ
 from federation.remote.streams import IncomingStream
-from federation.store import CHUNK_BYTES, Chunks, NextBytes
 from federation.wire.resource_name import read_name
 from federation.wire.zstd import Decoder
 

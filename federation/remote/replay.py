@@ -8,9 +8,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Protocol
 
-from federation.digest import Digest, new_hasher
-from federation.errors import DigestMismatch
-from federation.store import CHUNK_BYTES, Chunks
+from federation.core.digest import Digest, new_hasher
+from federation.core.errors import DigestMismatch
+from federation.core.store import CHUNK_BYTES, Chunks
 from federation.wire.zstd import Encoder
 
 _TAIL_BYTES = 8 * 2**20  # more than what gRPC and the sockets hold of what was sent

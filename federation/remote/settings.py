@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from federation.errors import ConfigError
+from federation.core.errors import ConfigError
 
 _TLS = {"http": False, "grpc": False, "https": True, "grpcs": True}
 _DEFAULT_PORT = {False: 80, True: 443}

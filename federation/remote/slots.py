@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from federation.fair_slots import FairSlots
+from federation.core.semaphore import FairSlots
 from federation.remote.failures import FailureKind, failure
 
 

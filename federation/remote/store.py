@@ -1,4 +1,4 @@
-"""A remote as a Store (federation.store): what it holds can be asked for, read and added to.
+"""A remote as a Store (federation.core.store): what it holds can be asked for, read and added to.
 
 Silence is SourceUnavailable in one of the types of failures.py, never absence.
 """
@@ -22,32 +22,24 @@ from typing import Any
 
 import structlog
 
-from federation import hops
-from federation.digest import Digest, DigestFunction, new_hasher
-from federation.errors import BlobNotFound, FederationError, OffsetOutside, SourceUnavailable
+from federation.core import hops
+from federation.core.digest import Digest, DigestFunction, new_hasher
+from federation.core.errors import (
+    BlobNotFound,
+    FederationError,
+    OffsetOutside,
+    SourceUnavailable,
+)
+from federation.core.store import FROM_CLIENT, Chunks, NextBytes, Provenance
 from federation.remote import codec
 from federation.remote.batches import Batches
+from federation.remote.client import Remote
 from federation.remote.compression import Zstd, ZstdOrPlain
-from federation.remote.failures import (
-    FailureKind,
-    NotFound,
-    RemoteFailed,
-    WrongBytes,
-    failure,
-)
+from federation.remote.failures import FailureKind, NotFound, RemoteFailed, WrongBytes, failure
 from federation.remote.methods import FIND_MISSING
-from federation.remote.reading import (
-    Pieces,
-    Waited,
-    chunks_of,
-    no_chunks,
-    open_plain,
-    open_zstd,
-)
-from federation.remote.remote import Remote
+from federation.remote.reading import Pieces, Waited, chunks_of, no_chunks, open_plain, open_zstd
 from federation.remote.replay import OnceReplay, OpenAt, ReopenReplay
 from federation.remote.uploads import Uploads
-from federation.store import FROM_CLIENT, Chunks, NextBytes, Provenance
 from federation.wire.frames import digest_list
 
 _log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from federation.clock import Clock
+from federation.core.clock import Clock
 from federation.remote.failures import FailureKind, NotFound, RemoteFailed, failure, from_rpc
 from federation.remote.measures import Measures
 from federation.remote.methods import Method

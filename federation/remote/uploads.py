@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from federation.digest import Digest
+from federation.core.digest import Digest
 from federation.remote.capabilities import Capabilities
+from federation.remote.client import Remote
 from federation.remote.compression import ZSTD_AT_FAULT, Zstd
 from federation.remote.failures import FailureKind, RemoteFailed, failure
-from federation.remote.remote import Remote
 from federation.remote.replay import Replay, ZstdReplay
 from federation.remote.writing import Upload
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from federation.digest import Digest
+from federation.core.digest import Digest
 from federation.remote import codec
 from federation.remote.calls import Calls
 from federation.remote.failures import FailureKind, NotFound, RemoteFailed, failure

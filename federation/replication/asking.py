@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from federation.clock import Clock
+from federation.core.clock import Clock
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.gate import Gate
 

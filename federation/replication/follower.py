@@ -7,9 +7,16 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from federation.digest import Digest
-from federation.ledger import Lane, LogRow, Parked
-from federation.replication.choosing import (
+from federation.core.digest import Digest
+from federation.core.failing import first_of
+from federation.core.replication_log import Lane, LogRow, Parked
+from federation.core.store import SMALL_BLOB_BYTES, Entry
+from federation.replication.cursor import Progress
+from federation.replication.entry_sender import Wanted
+from federation.replication.outcome import GONE, SUPERSEDED, Fate, Outcome
+from federation.replication.peer_api import Via
+from federation.replication.rules import When
+from federation.replication.selection import (
     BY_RULE,
     CAME_FROM_IT,
     PULLED,
@@ -18,15 +25,8 @@ from federation.replication.choosing import (
     End,
     gaps,
 )
-from federation.replication.cursor import Progress
-from federation.replication.entries import Wanted
-from federation.replication.failing import first_of
-from federation.replication.link import Link
-from federation.replication.outcome import GONE, SUPERSEDED, Fate, Outcome
-from federation.replication.rules import When
+from federation.replication.session import Link
 from federation.replication.shipping import Told
-from federation.replication.target import Via
-from federation.store import SMALL_BLOB_BYTES, Entry
 
 _log = structlog.get_logger(__name__)
 

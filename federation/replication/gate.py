@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from federation.clock import Clock
+from federation.core.clock import Clock
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
-from federation.replication.courtesy import Courtesy
+from federation.replication.throttle import Courtesy
 
 _log = structlog.get_logger(__name__)
 _AWAY = {FailureKind.UNAVAILABLE, FailureKind.TIMEOUT, FailureKind.STALLED}

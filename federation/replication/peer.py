@@ -12,15 +12,15 @@ from typing import Any
 
 import structlog
 
-from federation.digest import digest_of
-from federation.errors import SourceUnavailable, StorageFailed, StorageFull
-from federation.ledger import Lane, PeerState
-from federation.replication.failing import first_of
+from federation.core.digest import digest_of
+from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.core.failing import first_of
+from federation.core.replication_log import Lane, PeerState
 from federation.replication.follower import Follower, LogTrimmed
-from federation.replication.link import Link
 from federation.replication.reconcile import Position, Purpose, Reconcile, pause_of_check
 from federation.replication.retry import Retry
 from federation.replication.schedule import due, is_urgent, what_changed
+from federation.replication.session import Link
 from federation.replication.window import Window
 
 _log = structlog.get_logger(__name__)

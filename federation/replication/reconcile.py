@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import structlog
 
-from federation.digest import Digest
-from federation.ledger import Lane, Page, Parked
-from federation.replication.entries import Hole, Wanted
-from federation.replication.link import Link
+from federation.core.digest import Digest
+from federation.core.replication_log import Lane, Page, Parked
+from federation.core.store import Entry, EntryKey
+from federation.replication.entry_sender import Hole, Wanted
 from federation.replication.outcome import Fate, Outcome
 from federation.replication.rules import When
-from federation.store import Entry, EntryKey
+from federation.replication.session import Link
 
 _log = structlog.get_logger(__name__)
 

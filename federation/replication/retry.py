@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import structlog
 
-from federation.digest import Digest
-from federation.ledger import Parked
-from federation.replication.entries import Hole, Wanted
-from federation.replication.link import Link
+from federation.core.digest import Digest
+from federation.core.replication_log import Parked
+from federation.core.store import EntryKey
+from federation.replication.entry_sender import Hole, Wanted
 from federation.replication.outcome import Fate, Outcome
-from federation.store import EntryKey
+from federation.replication.session import Link
 
 _log = structlog.get_logger(__name__)
 

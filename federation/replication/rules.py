@@ -12,10 +12,10 @@ from re import Pattern
 from re import compile as compile_pattern
 from typing import NamedTuple
 
-from federation import hops
-from federation.config_peers import Peer, Rule
-from federation.digest import Digest
-from federation.store import EntryKey, EntryKind, Source
+from federation.config.peers import Peer, Rule
+from federation.core import hops
+from federation.core.digest import Digest
+from federation.core.store import EntryKey, EntryKind, Source
 
 
 class When(enum.StrEnum):

@@ -5,9 +5,9 @@ Decisions without I/O.
 
 from __future__ import annotations
 
-from federation.announced import LogPosition, parse_log
-from federation.ledger import PeerRecord, PeerState
+from federation.core.replication_log import PeerRecord, PeerState
 from federation.replication.reconcile import Position, Purpose, read_position
+from federation.wire.node_identity import LogPosition, parse_log
 
 _FIRST_CHECK_SHARE = 0.1  # of the interval; after a check the next one begins likewise
 

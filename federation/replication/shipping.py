@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
-from federation.clock import Clock
-from federation.digest import Digest, DigestFunction
-from federation.replication.confirmed import Confirmed
-from federation.replication.failing import first_of
+from federation.core.clock import Clock
+from federation.core.digest import Digest, DigestFunction
+from federation.core.failing import first_of
+from federation.core.store import SMALL_BLOB_BYTES
+from federation.replication.blob_sender import Sender
+from federation.replication.existence_cache import Confirmed
 from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, Outcome
+from federation.replication.peer_api import Target, Via
 from federation.replication.rules import may_go_on
-from federation.replication.sending import Sender
-from federation.replication.target import Target, Via
-from federation.store import SMALL_BLOB_BYTES
 
 _ASK_MAX = 2000  # blobs in one question
 

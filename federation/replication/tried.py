@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from federation.digest import Digest
-from federation.errors import DigestMismatch, FederationError
+from federation.core.digest import Digest
+from federation.core.errors import DigestMismatch, FederationError
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.blame import Blame, Fault
 from federation.replication.outcome import DAMAGED, Outcome, parked

@@ -8,15 +8,15 @@ from typing import Any
 
 import structlog
 
-from federation.clock import Clock
-from federation.config_peers import Peer
-from federation.errors import SourceUnavailable, StorageFailed, StorageFull, TooBusy
-from federation.ledger import Ledger
-from federation.replication.book import Book
-from federation.replication.facts import Lag, facts_of, facts_of_record
-from federation.replication.link import Link
+from federation.config.peers import Peer
+from federation.core.clock import Clock
+from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull, TooBusy
+from federation.core.replication_log import Ledger
+from federation.core.tasks import Background
 from federation.replication.peer import PeerRunner
-from federation.tasks import Background
+from federation.replication.peer_records import Book
+from federation.replication.session import Link
+from federation.replication.status import Lag, facts_of, facts_of_record
 
 _log = structlog.get_logger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 
 import structlog
 
-from federation.clock import Clock
-from federation.errors import SourceUnavailable
-from federation.services.log_limit import LogLimit
-from federation.status import Metrics
+from federation.core.clock import Clock
+from federation.core.errors import SourceUnavailable
+from federation.observability.log_limit import LogLimit
+from federation.observability.metrics import Metrics
 
 How = Literal["one-peer", "all-peers"]
 

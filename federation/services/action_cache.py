@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest
-from federation.errors import EntryNotFound
+from federation.closure.names import SLICE, names_of_action_result
+from federation.core.digest import Digest
+from federation.core.errors import EntryNotFound
+from federation.core.store import Entry, EntryKey, Index, Store
+from federation.observability.metrics import Metrics
 from federation.services.call import Call, Method, Unary
-from federation.services.finder import Asked, Finder
 from federation.services.provenance import dated, provenance_of
-from federation.status import Metrics
-from federation.store import Entry, EntryKey, Index, Store
-from federation.upstream.names import UpstreamIndex
+from federation.upstream.finder import Asked, Finder
+from federation.upstream.index_queries import UpstreamIndex
 from federation.wire.action_result import key_of, read_update, to_inline, with_inlined
-from federation.wire.closure import SLICE, names_of_action_result
 from federation.wire.digests import function_of, to_digest
 from federation.wire.resource_name import check_instance
 

@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from functools import partial
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.clock import Clock
-from federation.errors import EntryNotFound
+from federation.closure.names import pushed_of
+from federation.core.clock import Clock
+from federation.core.errors import EntryNotFound
+from federation.core.store import Entry
+from federation.observability.metrics import Metrics
 from federation.services.asset_question import AssetQuestion, Request
 from federation.services.call import Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
-from federation.services.finder import Asked, Finder
-from federation.status import Metrics
-from federation.store import Entry
+from federation.upstream.finder import Asked, Finder
 from federation.wire.asset_request import Wanted, answer_with, content_of, wanted_by
-from federation.wire.closure import pushed_of
 
 
 class FetchService:

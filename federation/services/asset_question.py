@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.store import Entry, EntryKey
-from federation.upstream.names import Named, UpstreamIndex
+from federation.core.store import Entry, EntryKey
+from federation.upstream.index_queries import Named, UpstreamIndex
 from federation.wire.asset_key import is_secret
 from federation.wire.asset_request import entries_of
 from federation.wire.digests import function_of
@@ -20,7 +20,7 @@ Request = asset.FetchBlobRequest | asset.FetchDirectoryRequest
 
 
 class AssetQuestion:
-    """See federation.upstream.names.AskUpstream."""
+    """See federation.upstream.index_queries.AskUpstream."""
 
     def __init__(self, request: Request, keys: Sequence[EntryKey]) -> None:
         self._request = request

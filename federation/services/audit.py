@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from federation.rights import Rights
+from federation.access.rights import Rights
 
 _log = structlog.wrap_logger(
     None, wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)

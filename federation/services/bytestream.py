@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from federation.clock import Clock
-from federation.config import Limits
+from federation.config.model import Limits
+from federation.core.clock import Clock
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import LocalStore
+from federation.observability.metrics import Metrics
 from federation.services.bytestream_read import ReadCalls
 from federation.services.bytestream_write import WriteCalls
 from federation.services.call import ClientStream, Method, ServerStream, Unary
-from federation.services.compute import Compute
-from federation.services.memory_budget import MemoryBudget
+from federation.services.cpu_pool import Compute
 from federation.services.uploads import Uploads
-from federation.status import Metrics
-from federation.store import LocalStore
 
 
 class ByteStreamService:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext
 
-from federation.clock import Clock
-from federation.digest import Digest
-from federation.errors import BlobNotFound, InvalidRequest, OffsetOutside
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound, InvalidRequest, OffsetOutside
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import Chunks, Store
+from federation.observability.metrics import Metrics
 from federation.services.call import Call
-from federation.services.compute import Compute
-from federation.services.memory_budget import MemoryBudget
-from federation.services.pace import Budgets, Pace
-from federation.status import Metrics
-from federation.store import Chunks, Store
+from federation.services.cpu_pool import Compute
+from federation.services.read_pacing import Budgets, Pace
 from federation.wire.bytestream_codec import ReadRequest, decode_read_request, encode_read_response
 from federation.wire.resource_name import ReadName, parse_read
 from federation.wire.zstd import Encoder

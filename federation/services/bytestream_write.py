@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from federation.clock import Clock
-from federation.config import Limits
-from federation.digest import Digest
-from federation.errors import InvalidRequest, Stalled
+from federation.config.model import Limits
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import InvalidRequest, Stalled
+from federation.core.store import LocalStore
+from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.provenance import provenance_of
 from federation.services.receiver import Receiver
 from federation.services.request_stream import RequestStream
 from federation.services.uploads import OpenUpload, Uploads
-from federation.status import Metrics
-from federation.store import LocalStore
 from federation.wire.bytestream_codec import (
     WriteRequest,
     decode_query_request,

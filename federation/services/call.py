@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import grpc
 
-from federation import hops
-from federation.rights import Rights, Role
+from federation.access.rights import Rights, Role
+from federation.core import hops
 from federation.services.audit import push_accepted
+from federation.services.quotas import Share
 from federation.services.request_stream import RequestStream
-from federation.services.shares import Share
 
 # Plain numbers compare three times faster.
 PULL: Final = int(Role.PULL)

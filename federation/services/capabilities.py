@@ -1,19 +1,20 @@
 """Capabilities: what this node can do, the same for every instance, save the caller's rights.
 
-A node of ours that may be a peer is also told who answers: see federation/announced.py.
+A node of ours that may be a peer is also told who answers: see federation/wire/node_identity.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from federation import announced, hops
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.build.bazel.semver import semver_pb2
-from federation.announced import UNKNOWN, Announced
-from federation.config import Limits
-from federation.digest import DigestFunction
+from federation.config.model import Limits
+from federation.core import hops
+from federation.core.digest import DigestFunction
 from federation.services.call import Call, Method, Unary
+from federation.wire import node_identity
+from federation.wire.node_identity import UNKNOWN, Announced
 from federation.wire.resource_name import check_instance
 
 _LOW_API = semver_pb2.SemVer(major=2, minor=0)  # Bazel 4 speaks exactly 2.0
@@ -47,7 +48,7 @@ class CapabilitiesService:
         call.check_pull(instance)
         may_push = call.rights.may_push(instance)
         if call.is_peer and hops.current().via:
-            await call.context.send_initial_metadata(announced.headers(self._announce()))
+            await call.context.send_initial_metadata(node_identity.headers(self._announce()))
         return self._answers[may_push]
 
 

@@ -9,15 +9,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 
-from federation.config import Limits
-from federation.services.batch import BatchCalls
+from federation.config.model import Limits
+from federation.core.store import LocalStore, Spelling
+from federation.observability.metrics import Metrics
 from federation.services.call import Call, Method, ServerStream, Unary
-from federation.services.compute import Compute
-from federation.services.tree import TreeCalls
-from federation.status import Metrics
-from federation.store import LocalStore, Spelling
+from federation.services.cas_batch import BatchCalls
+from federation.services.cas_tree import TreeCalls
+from federation.services.cpu_pool import Compute
 from federation.wire.cas_codec import decode_find_missing, encode_missing
-from federation.wire.listed import Listed, Unusual, decode_listed, encode_listed, hashes_of, size_of
+from federation.wire.digest_list import (
+    Listed,
+    Unusual,
+    decode_listed,
+    encode_listed,
+    hashes_of,
+    size_of,
+)
 
 _LISTED = Spelling(hashes_of, size_of)
 _REMEMBERED = 32  # lists, of at most as many bytes each: 12 MB with the names cut from them

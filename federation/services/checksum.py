@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from federation.digest import Digest, DigestFunction
-from federation.errors import BlobDamaged, BlobNotFound
-from federation.store import Store
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import BlobDamaged, BlobNotFound
+from federation.core.store import Store
 from federation.wire.sri import Integrity
 
 VERIFY_MAX_BYTES = 2**30  # a larger blob is read for its digest's own function only: seconds of CPU

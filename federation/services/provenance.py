@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from federation import hops
+from federation.core import hops
+from federation.core.store import FROM_CLIENT, Entry, Provenance, Source
 from federation.services.call import Call
-from federation.store import FROM_CLIENT, Entry, Provenance, Source
 
 
 def provenance_of(call: Call) -> Provenance:

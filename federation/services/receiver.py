@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from federation.errors import FederationError
-from federation.services.compute import Compute
-from federation.services.memory_budget import MemoryBudget
-from federation.store import Ingest
+from federation.core.errors import FederationError
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import Ingest
+from federation.services.cpu_pool import Compute
 from federation.wire.zstd import Decoder
 
 GATHER_BYTES = 2**20

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.buildstream.v2 import buildstream_pb2 as bst
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.call import Call, Method, Unary

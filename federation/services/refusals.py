@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
-from federation.rights import Rights
-from federation.services.log_limit import LogLimit
+from federation.access.rights import Rights
+from federation.observability.log_limit import LogLimit
 
 _log = structlog.get_logger(__name__)
 

@@ -14,8 +14,8 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from federation.errors import FederationError, Stalled
-from federation.services.memory_budget import MemoryBudget
+from federation.core.errors import FederationError, Stalled
+from federation.core.memory_budget import MemoryBudget
 
 AHEAD_BYTES = 2**20
 AHEAD_MESSAGES = 256  # bounds what many tiny messages cost in objects

@@ -15,11 +15,14 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
-from federation import hops
-from federation.clock import Clock
-from federation.config import Limits
-from federation.errors import Stalled
-from federation.rights import Rights
+from federation.access.rights import Rights
+from federation.config.model import Limits
+from federation.core import hops
+from federation.core.clock import Clock
+from federation.core.errors import Stalled
+from federation.core.memory_budget import MemoryBudget
+from federation.observability.log_limit import LogLimit
+from federation.observability.metrics import Metrics
 from federation.services.acknowledge import Acknowledge
 from federation.services.call import (
     PULL,
@@ -31,13 +34,10 @@ from federation.services.call import (
     Service,
     Unary,
 )
-from federation.services.log_limit import LogLimit
-from federation.services.memory_budget import MemoryBudget
+from federation.services.quotas import Shares
 from federation.services.refusals import Refusals
 from federation.services.request_stream import RequestStream
-from federation.services.shares import Shares
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, Outcome, outcome_of
-from federation.status import Metrics
 
 _log = structlog.get_logger(__name__)
 _ABORT_S = 5.0  # a status that a peer does not take for this long is not waited for

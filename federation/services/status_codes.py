@@ -7,7 +7,7 @@ from typing import NamedTuple
 import grpc
 from google.protobuf.message import DecodeError
 
-from federation import errors
+from federation.core import errors
 
 _MESSAGE_CHARS = 512  # grpc refuses trailers above 8 KiB, and it percent-encodes messages
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import structlog
 
-from federation.config import Limits
-from federation.errors import StorageFull, TooBusy, UploadSuperseded
-from federation.services.compute import Compute
-from federation.services.memory_budget import MemoryBudget
+from federation.config.model import Limits
+from federation.core.errors import StorageFull, TooBusy, UploadSuperseded
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import LocalStore, Provenance
+from federation.observability.metrics import Metrics
+from federation.services.cpu_pool import Compute
 from federation.services.receiver import Receiver
 from federation.services.request_stream import RequestStream
-from federation.status import Metrics
-from federation.store import LocalStore, Provenance
 from federation.wire.resource_name import UploadName
 from federation.wire.upload import Upload
 from federation.wire.zstd import Decoder

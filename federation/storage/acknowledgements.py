@@ -10,9 +10,9 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
 
-from federation.clock import Clock
-from federation.ledger import Lane, PeerRecord, PeerState
-from federation.storage.shared import Epoch
+from federation.core.clock import Clock
+from federation.core.replication_log import Lane, PeerRecord, PeerState
+from federation.storage.shared_memory import Epoch
 from federation.storage.watch import Watch
 
 
@@ -33,7 +33,7 @@ class Acknowledgements:
         return f"<Acknowledgements {self._heard} {self._watch!r}>"
 
     def note(self, name: str, lane: Lane, seq: int) -> None:
-        """See federation.ledger.Ledger. What waits for a window is not waited for by anybody."""
+        """See federation.core.replication_log.Ledger. What waits for a window is not waited for by anybody."""
         if lane is Lane.ALWAYS and seq > self._heard.get(name, 0):
             self._heard[name] = seq
             self._epoch.set_acknowledged(self._number(name), seq)

@@ -11,15 +11,15 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from federation.digest import Digest
-from federation.errors import FederationError
+from federation.core.digest import Digest
+from federation.core.errors import FederationError
+from federation.core.store import Provenance
 from federation.storage.blob_files import CREATE, write_whole
-from federation.storage.core import Core
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import Core
 from federation.storage.directory import DataDirectory, disk_errors_named
-from federation.storage.placing import place_file
-from federation.storage.transaction import Transaction
+from federation.storage.publishing import place_file
 from federation.storage.write_back import start_writing
-from federation.store import Provenance
 
 _OPEN_AT_ONCE = 64
 

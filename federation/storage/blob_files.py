@@ -13,8 +13,8 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
-from federation.digest import Digest, new_hasher
-from federation.errors import TooBusy
+from federation.core.digest import Digest, new_hasher
+from federation.core.errors import TooBusy
 from federation.storage.directory import NO_HANDLES
 
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW  # to receive into

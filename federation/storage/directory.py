@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from federation.digest import Digest, DigestFunction
-from federation.errors import SourceUnavailable, StorageFull, StorageRefused, TooBusy
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import SourceUnavailable, StorageFull, StorageRefused, TooBusy
 
 _BLOB_NAME = re.compile(r"([0-9a-f]{64})-(0|[1-9][0-9]{0,18})(\.blake3)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -15,21 +15,26 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from federation.digest import Digest, Hasher, hash_bytes, new_hasher
-from federation.errors import DigestMismatch, FederationError, SourceUnavailable, StorageFull
+from federation.core.digest import Digest, Hasher, hash_bytes, new_hasher
+from federation.core.errors import (
+    DigestMismatch,
+    FederationError,
+    SourceUnavailable,
+    StorageFull,
+)
+from federation.core.store import Provenance
 from federation.storage.blob_files import CREATE, write_whole
-from federation.storage.core import Core
+from federation.storage.context import Core
 from federation.storage.directory import disk_errors_named
-from federation.storage.placing import place_file, place_inline
+from federation.storage.publishing import place_file, place_inline
 from federation.storage.write_back import WriteBack
-from federation.store import Provenance
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _HASH_BESIDE_BYTES = 128 * 1024  # hashing less costs less than handing it to another thread
 
 
 class GrowingFile:
-    """See federation.store.Growing: a descriptor of its own, so no rename or unlink matters."""
+    """See federation.core.store.Growing: a descriptor of its own, so no rename or unlink matters."""
 
     def __init__(self, core: Core, fd: int) -> None:
         self._core = core
@@ -53,7 +58,7 @@ class GrowingFile:
 
 
 class LocalIngest:
-    """See federation.store.Ingest. The size is reserved when this is made."""
+    """See federation.core.store.Ingest. The size is reserved when this is made."""
 
     def __init__(self, core: Core, digest: Digest, path: str, provenance: Provenance) -> None:
         self._core = core

@@ -15,15 +15,16 @@ from typing import Any
 import apsw
 import structlog
 
-from federation.clock import Clock
-from federation.errors import StorageRefused
-from federation.storage import catalogue, schema
+from federation.core.clock import Clock
+from federation.core.errors import StorageRefused
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import schema
+from federation.storage.catalogue.meta import CATALOGUE_FILE, LOG_EPOCH, get_meta
+from federation.storage.catalogue.transaction import read_totals
 from federation.storage.directory import DataDirectory
-from federation.storage.meta import CATALOGUE_FILE, LOG_EPOCH, get_meta
-from federation.storage.runs import Run, bury, dead_runs, live_runs
-from federation.storage.shared import Epoch, FileLock, no_shared_memory
+from federation.storage.processes import Run, bury, dead_runs, live_runs
+from federation.storage.shared_memory import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
-from federation.storage.transaction import read_totals
 
 _log = structlog.get_logger(__name__)
 _NO_SHARED_MEMORY = (apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN)

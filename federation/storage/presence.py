@@ -14,14 +14,15 @@ from typing import Generic, TypeVar
 import structlog
 
 from federation import uses
-from federation.digest import Digest, DigestFunction, digest_of
-from federation.storage import blob_files, catalogue
-from federation.storage.catalogue import MARKED, digest_of_key, keys_of, keys_of_hashes
-from federation.storage.complaints import Complaints
-from federation.storage.core import Core
-from federation.storage.known import Known
-from federation.storage.schema import UNREADABLE
-from federation.store import Spelling
+from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.store import Spelling
+from federation.observability.complaints import Complaints
+from federation.storage import blob_files
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.blobs import MARKED, digest_of_key, keys_of, keys_of_hashes
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.context import Core
+from federation.storage.existence_cache import Known
 from federation.uses import Use
 
 _N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
@@ -65,7 +66,7 @@ class Presence:
         self._known = Known(lambda: core.epoch.value, core.timing.granularity_ms)
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
-        """See federation.store.Store. Trouble with the catalogue makes blobs missing."""
+        """See federation.core.store.Store. Trouble with the catalogue makes blobs missing."""
         wanted = _without_empty(digests)
         if not wanted:
             return set()
@@ -87,7 +88,7 @@ class Presence:
         return found.missing, [key for key in found.pulled if key not in needless]
 
     async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
-        """See federation.store.LocalStore."""
+        """See federation.core.store.LocalStore."""
         asked_ms, epoch = self._core.now_ms(), self._known.epoch
         is_use = uses.current() is Use.CLIENT  # what is known here was used: others are looked up
         # While leases wait to be written, only a look-up knows which of them are old.

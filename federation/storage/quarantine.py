@@ -10,10 +10,10 @@ import os
 
 import apsw
 
-from federation.digest import Digest
-from federation.storage import catalogue
+from federation.core.digest import Digest
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.transaction import Transaction
 from federation.storage.directory import DataDirectory
-from federation.storage.transaction import Transaction
 
 KEPT_MAX = 200  # damaged blobs kept for inspection; older ones are removed
 

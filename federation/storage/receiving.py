@@ -6,17 +6,17 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterable, Collection, Sequence
 
-from federation.digest import Digest
-from federation.errors import DigestMismatch, FederationError, StorageFailed, StorageFull
-from federation.storage import catalogue
+from federation.core.digest import Digest
+from federation.core.errors import DigestMismatch, FederationError, StorageFailed, StorageFull
+from federation.core.store import Provenance, Source
 from federation.storage.batch_files import Incoming, Outcomes, store_files
 from federation.storage.blob_files import Damage
-from federation.storage.core import Core
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.context import Core
 from federation.storage.ingest import LocalIngest
-from federation.storage.placing import place_inline
 from federation.storage.presence import Presence
-from federation.storage.trust import check_inline
-from federation.store import Provenance, Source
+from federation.storage.publishing import place_inline
+from federation.storage.verification import check_inline
 
 _HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
 
@@ -30,7 +30,7 @@ class Receiver:
         self._numbers = itertools.count()
 
     def begin(self, digest: Digest, origin: Provenance) -> LocalIngest:
-        """See federation.store.LocalStore."""
+        """See federation.core.store.LocalStore."""
         return LocalIngest(self._core, digest, self._make_room(digest), origin)
 
     def _make_room(self, digest: Digest) -> str:
@@ -52,7 +52,7 @@ class Receiver:
             raise
 
     async def write(self, digest: Digest, chunks: AsyncIterable[bytes], origin: Provenance) -> bool:
-        """See federation.store.Store."""
+        """See federation.core.store.Store."""
         if not await self.missing_of([digest], origin):
             return False
         ingest = self.begin(digest, origin)
@@ -75,7 +75,7 @@ class Receiver:
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
     ) -> list[FederationError | None]:
-        """See federation.store.Store."""
+        """See federation.core.store.Store."""
         if sum(len(data) for _, data in blobs) <= _HASH_INLINE_BYTES:
             wrong = _wrong(blobs)
         else:

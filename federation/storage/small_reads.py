@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from federation import uses
-from federation.digest import Digest
-from federation.storage import blob_files, catalogue
+from federation.core.digest import Digest
+from federation.storage import blob_files
 from federation.storage.blob_files import Damage
-from federation.storage.catalogue import MARKED, BlobRow, key_of, keys_of
-from federation.storage.core import Core
-from federation.storage.hot import HotBlob
-from federation.storage.schema import UNREADABLE
-from federation.storage.trust import check_inline, needs_verifying
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.blobs import MARKED, BlobRow, key_of, keys_of
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.context import Core
+from federation.storage.read_cache import HotBlob
+from federation.storage.verification import check_inline, needs_verifying
 from federation.uses import Use
 
 
@@ -38,7 +39,7 @@ class SmallReads:
         self._core = core
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        """See federation.store.Store. Raises SourceUnavailable, TooBusy."""
+        """See federation.core.store.Store. Raises SourceUnavailable, TooBusy."""
         hot = recall(self._core, digests, uses.current())
         rest = [digest for digest, one in zip(digests, hot, strict=True) if one is None]
         read = iter(await self._read_rest(rest) if rest else [])

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from federation.config import Storage
-from federation.digest import Digest
-from federation.errors import BlobTooLarge, StorageFull
+from federation.config.model import Storage
+from federation.core.digest import Digest
+from federation.core.errors import BlobTooLarge, StorageFull
 
 DEFAULT_RESERVE_BYTES = 2 * 2**30
 _NEAR_BYTES = 64 * 2**20  # measurements are a second old: closer to the end they do not do

@@ -9,17 +9,18 @@ from concurrent.futures import Future
 from types import TracebackType
 
 from federation import uses
-from federation.digest import Digest, Hasher, new_hasher
-from federation.errors import BlobDamaged, BlobNotFound, OffsetOutside
-from federation.storage import blob_files, catalogue
+from federation.core.digest import Digest, Hasher, new_hasher
+from federation.core.errors import BlobDamaged, BlobNotFound, OffsetOutside
+from federation.core.store import CHUNK_BYTES, Chunks, NextBytes
+from federation.storage import blob_files
 from federation.storage.blob_files import Damage, OpenBlob
-from federation.storage.catalogue import BlobRow, key_of
-from federation.storage.core import Core
-from federation.storage.hot import HotBlob
-from federation.storage.schema import UNREADABLE
+from federation.storage.catalogue import blobs
+from federation.storage.catalogue.blobs import BlobRow, key_of
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.context import Core
+from federation.storage.read_cache import HotBlob
 from federation.storage.small_reads import recall
-from federation.storage.trust import check_inline, needs_verifying
-from federation.store import CHUNK_BYTES, Chunks, NextBytes
+from federation.storage.verification import check_inline, needs_verifying
 from federation.uses import Use
 
 _VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
@@ -112,7 +113,7 @@ class Reading:
 
         Raises BlobNotFound, Damage, TooBusy.
         """
-        found = catalogue.read_rows(self._core.pool.connection(), [self._key]).get(self._key)
+        found = blobs.read_rows(self._core.pool.connection(), [self._key]).get(self._key)
         if found is None or found[0].size_bytes != self._digest.size_bytes:
             raise BlobNotFound(self._digest)
         row, data = found
@@ -224,7 +225,7 @@ class Reading:
         if self._use is Use.PEEK:
             return self._row.accessed_ms
         old = self._touched_ms - self._core.timing.granularity_ms
-        if self._row.accessed_ms < old or self._row.state == catalogue.MARKED:
+        if self._row.accessed_ms < old or self._row.state == blobs.MARKED:
             self._core.lease([self._key], self._touched_ms)
             return self._touched_ms
         return self._row.accessed_ms

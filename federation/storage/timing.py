@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from federation.clock import Clock
+from federation.core.clock import Clock
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 

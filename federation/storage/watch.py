@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from federation.clock import Clock
-from federation.tasks import Background
+from federation.core.clock import Clock
+from federation.core.tasks import Background
 
 POLL_S = 0.04  # how soon a change by another process is noticed; looking costs a memory access
 

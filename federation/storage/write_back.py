@@ -10,7 +10,7 @@ import ctypes
 import os
 import threading
 
-from federation.storage.pool import Pool
+from federation.storage.catalogue.pool import Pool
 
 _STEP_BYTES = 16 * 1024 * 1024  # 8 to 32 MiB make no difference
 _AT_ONCE = 2  # the call blocks while the disk's queue is full; readers need the other threads

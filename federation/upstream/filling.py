@@ -7,13 +7,13 @@ from functools import partial
 
 import structlog
 
-from federation.clock import Clock
-from federation.digest import Digest
-from federation.errors import BlobNotFound, FederationError, SourceUnavailable
-from federation.store import Chunks
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable
+from federation.core.store import Chunks
 from federation.upstream.intake import Intake
 from federation.upstream.race import Race
-from federation.upstream.source import Upstream
+from federation.upstream.upstream import Upstream
 
 _log = structlog.get_logger(__name__)
 

@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from federation.errors import SourceUnavailable
-from federation.upstream.source import Upstream
+from federation.core.errors import SourceUnavailable
+from federation.upstream.upstream import Upstream
 
 _T = TypeVar("_T")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from federation.store import CHUNK_BYTES, Ingest
+from federation.core.store import CHUNK_BYTES, Ingest
 from federation.upstream.recent import Budget, Recent
 
 

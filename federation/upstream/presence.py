@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
-from federation.digest import Digest
-from federation.errors import SourceUnavailable
-from federation.tasks import Background
-from federation.upstream.source import Upstream
+from federation.core.digest import Digest
+from federation.core.errors import SourceUnavailable
+from federation.core.tasks import Background
+from federation.upstream.upstream import Upstream
 
 
 class UpstreamPresence:

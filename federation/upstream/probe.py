@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from federation.clock import Clock
-from federation.digest import digest_of
-from federation.errors import FederationError, SourceUnavailable
-from federation.tasks import Background
-from federation.upstream.source import Upstream
+from federation.core.clock import Clock
+from federation.core.digest import digest_of
+from federation.core.errors import FederationError, SourceUnavailable
+from federation.core.tasks import Background
+from federation.upstream.upstream import Upstream
 
 _LOOK_EVERY_S = 0.25
 _BLOB = digest_of(b"federation: are you there?")

@@ -15,22 +15,22 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from federation.clock import Clock
-from federation.digest import Digest
-from federation.errors import (
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import (
     BlobDamaged,
     BlobNotFound,
     DigestMismatch,
     FederationError,
     SourceUnavailable,
 )
-from federation.hops import NOWHERE, Hops
-from federation.store import Growing, Ingest
+from federation.core.hops import NOWHERE, Hops
+from federation.core.store import Growing, Ingest
 from federation.upstream.filling import Filling
 from federation.upstream.intake import Intake
 from federation.upstream.recent import Budget, Recent
-from federation.upstream.source import Upstream
 from federation.upstream.steps import Steps
+from federation.upstream.upstream import Upstream
 
 WITHHELD_BYTES = 64 * 1024
 

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from federation import hops
-from federation.clock import Clock
-from federation.digest import Digest
-from federation.errors import BlobNotFound, OffsetOutside, TooBusy
-from federation.store import (
+from federation.core import hops
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound, OffsetOutside, TooBusy
+from federation.core.store import (
     CHUNK_BYTES,
     Chunks,
     LocalStore,
@@ -22,10 +22,10 @@ from federation.store import (
     Provenance,
     Source,
 )
-from federation.tasks import Background
+from federation.core.tasks import Background
 from federation.upstream.pull import Pull, Range
 from federation.upstream.recent import Budget
-from federation.upstream.source import Upstream
+from federation.upstream.upstream import Upstream
 
 _PATIENCE_S = 0.3  # of a request from another node with a pull that has not begun
 

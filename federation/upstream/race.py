@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from federation.digest import Digest
-from federation.errors import BlobNotFound, FederationError, SourceUnavailable
-from federation.store import Chunks
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable
+from federation.core.store import Chunks
 from federation.upstream.hedge import overtaken
-from federation.upstream.source import Upstream
+from federation.upstream.upstream import Upstream
 
 Take = Callable[[Upstream, Chunks], Awaitable[None]]
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from federation.store import CHUNK_BYTES
+from federation.core.store import CHUNK_BYTES
 
 _SHARE = 8  # a step is at most this part of what has come
 _MOMENT_S = 0.1

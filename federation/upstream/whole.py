@@ -9,12 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from federation.digest import Digest
-from federation.errors import BlobDamaged, BlobNotFound, FederationError, SourceUnavailable
-from federation.store import LocalStore
+from federation.core.digest import Digest
+from federation.core.errors import (
+    BlobDamaged,
+    BlobNotFound,
+    FederationError,
+    SourceUnavailable,
+)
+from federation.core.store import LocalStore
 from federation.upstream.pulls import Pulls
-from federation.upstream.small import SmallPulls
-from federation.upstream.source import Upstream
+from federation.upstream.small_pulls import SmallPulls
+from federation.upstream.upstream import Upstream
 
 SMALL_PULL_BYTES = 256 * 1024  # up to this a blob comes whole, in one answer with others
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest, DigestFunction
-from federation.errors import InvalidRequest
-from federation.store import EntryKey, EntryKind
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import InvalidRequest
+from federation.core.store import EntryKey, EntryKind
 from federation.wire.digests import function_of, to_digest
-from federation.wire.fields import LENGTH, fields, length_field
+from federation.wire.protobuf import LENGTH, fields, length_field
 
 RESPONSE_MAX_BYTES = 4 * 2**20 - 2**16  # clients refuse messages above 4 MiB, headers included
 

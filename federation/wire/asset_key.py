@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from federation.digest import DigestFunction
-from federation.errors import InvalidRequest
+from federation.core.digest import DigestFunction
+from federation.core.errors import InvalidRequest
 
 CHECKSUM = "checksum.sri"
 URIS_MAX = 1000

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.digest import Digest
-from federation.errors import InvalidRequest
-from federation.store import Entry, EntryKey, EntryKind
+from federation.closure.names import Pushed, pushed_of
+from federation.core.digest import Digest
+from federation.core.errors import InvalidRequest
+from federation.core.store import Entry, EntryKey, EntryKind
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.asset_key import CHECKSUM, asset_names, check_uris, is_secret, qualifiers_of
-from federation.wire.closure import Pushed, pushed_of
 from federation.wire.digests import function_of, to_digest
 from federation.wire.resource_name import check_instance
 from federation.wire.sri import Integrity, read_integrity

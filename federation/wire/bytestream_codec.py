@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from federation._proto.google.bytestream import bytestream_pb2
-from federation.wire.fields import LENGTH, VARINT, fields, length_prefix, signed, text, varint_field
+from federation.wire.protobuf import (
+    LENGTH,
+    VARINT,
+    fields,
+    length_prefix,
+    signed,
+    text,
+    varint_field,
+)
 
 
 class ReadRequest(NamedTuple):

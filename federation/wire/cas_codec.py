@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.digest import Digest, DigestFunction
-from federation.errors import InvalidRequest
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import InvalidRequest
 from federation.wire.digests import (
     digest_field,
     function_of,
@@ -21,8 +21,8 @@ from federation.wire.digests import (
     to_digests,
     to_digests_or,
 )
-from federation.wire.fields import length_field, length_prefix, varint_field
 from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
+from federation.wire.protobuf import length_field, length_prefix, varint_field
 from federation.wire.resource_name import check_instance
 
 ZSTD = pb.Compressor.ZSTD

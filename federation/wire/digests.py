@@ -9,9 +9,9 @@ from operator import attrgetter
 from struct import Struct
 from typing import NoReturn, Protocol, TypeVar
 
-from federation.digest import HASH_BYTES, MAX_SIZE_BYTES, Digest, DigestFunction
-from federation.errors import InvalidRequest
-from federation.wire.fields import length_field, varint_field
+from federation.core.digest import HASH_BYTES, MAX_SIZE_BYTES, Digest, DigestFunction
+from federation.core.errors import InvalidRequest
+from federation.wire.protobuf import length_field, varint_field
 
 _HEX_DIGITS = 2 * HASH_BYTES
 _FUNCTIONS = {int(function): function for function in DigestFunction} | {0: DigestFunction.SHA256}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from federation.digest import HASH_BYTES, Digest
+from federation.core.digest import HASH_BYTES, Digest
 from federation.wire.digests import digest_field
 
 Frame = tuple[bytes, bytes]  # what stands before a hash, and behind it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 
 KEY_MAX_BYTES = 4096
 _URN = "urn:fdc:buildstream.build:2020:v1:"

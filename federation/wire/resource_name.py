@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from federation.digest import Digest, DigestFunction
-from federation.errors import InvalidRequest
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import InvalidRequest
 from federation.wire.digests import parse_digest
 
 INSTANCE_MAX_BYTES = 1024

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from typing import NamedTuple
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 
 _HASH_BYTES = {"sha256": 32, "sha384": 48, "sha512": 64}  # weakest first
 _STRENGTH = list(_HASH_BYTES)

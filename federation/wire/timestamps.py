@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 
 _FIRST_S = -62_135_596_800  # 0001-01-01, the range that Timestamp documents
 _LAST_S = 253_402_300_799  # 9999-12-31

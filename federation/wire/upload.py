@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 
 _ZSTD_SLACK_BYTES = 2**20  # headers and skippable frames
 

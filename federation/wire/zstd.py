@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 
 if sys.version_info >= (3, 14):
     from compression import zstd as _zstd

@@ -21,7 +21,7 @@ from federation._proto.buildstream.v2.buildstream_pb2 import (
 )
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.certificates import Files, self_signed
 from tests.process import Node
 from tests.process_client import Client, action_result, code_of

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
+from federation.access.allowlist import parse_client_list
 from federation.cli import main
-from federation.client_list import parse_client_list
 from tests.access.page import connect
 from tests.certificates import self_signed
 from tests.polling import wait_until

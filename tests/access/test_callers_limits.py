@@ -10,10 +10,10 @@ import grpc
 import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.clock import SystemClock
-from federation.digest import digest_of
-from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, make_token
+from federation.access.rights import Role
+from federation.access.tokens import RANDOM_BYTES, make_token
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
 from tests.access.served import Site
 from tests.polling import wait_until
 from tests.process import Node

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.client_list import LIST_MAX_BYTES, fingerprint_of, parse_client_list
-from federation.errors import ConfigError
+from federation.access.allowlist import LIST_MAX_BYTES, fingerprint_of, parse_client_list
+from federation.core.errors import ConfigError
 from tests.certificates import self_signed
 
 Spoil = Callable[[bytes, bytes], bytes]

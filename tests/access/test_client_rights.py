@@ -9,14 +9,14 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from federation.authorities import Authorities
-from federation.client_list import ClientList, fingerprint_of, parse_client_list
-from federation.client_rights import ClientRefused, ClientRights, Granted
-from federation.clock import SystemClock
-from federation.config_auth import ClientRule
-from federation.errors import ConfigError
-from federation.rights import Role
-from federation.tls import KeyPair
+from federation.access.allowlist import ClientList, fingerprint_of, parse_client_list
+from federation.access.certificates import ClientRefused, ClientRights, Granted
+from federation.access.client_ca import Authorities
+from federation.access.rights import Role
+from federation.access.tls import KeyPair
+from federation.config.auth import ClientRule
+from federation.core.clock import SystemClock
+from federation.core.errors import ConfigError
 from tests.certificates import Files, self_signed
 
 Rule = Mapping[str, object]

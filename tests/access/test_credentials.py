@@ -17,13 +17,13 @@ from google.protobuf import descriptor_pool
 
 from federation._proto.buildstream.v2.buildstream_pb2 import StatusRequest
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
-from federation.access_files import load_access
-from federation.clock import SystemClock
-from federation.config import Config
-from federation.digest import digest_of
-from federation.errors import ConfigError
-from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, NewToken, make_token
+from federation.access.files import load_access
+from federation.access.rights import Role
+from federation.access.tokens import RANDOM_BYTES, NewToken, make_token
+from federation.config.model import Config
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
+from federation.core.errors import ConfigError
 from tests.access.served import READS, WRITES, Site, refusal
 from tests.certificates import Files, self_signed
 from tests.polling import wait_until

@@ -12,9 +12,9 @@ import grpc
 import jwt
 import pytest
 
-from federation.clock import SystemClock
-from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, NewToken, make_token
+from federation.access.rights import Role
+from federation.access.tokens import RANDOM_BYTES, NewToken, make_token
+from federation.core.clock import SystemClock
 from tests.access.served import Site, refusal
 from tests.certificates import self_signed
 from tests.polling import wait_until

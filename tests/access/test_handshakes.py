@@ -13,8 +13,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.cli.native_log import Said, understand
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
+from federation.observability.native_log import Said, understand
 from tests.access import page
 from tests.access.test_reload import Site
 from tests.certificates import Files, self_signed

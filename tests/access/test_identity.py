@@ -7,18 +7,24 @@ from typing import Any
 import jwt
 import pytest
 
-from federation.client_rights import ClientRefused
-from federation.clock import ManualClock, SystemClock
-from federation.config import Listener, Tls
-from federation.config_auth import ListenerAuth
-from federation.errors import NotAllowed, NotAuthenticated
-from federation.identity import Callers
-from federation.jwt_keys import JwtKeys, parse_keys
-from federation.live_file import LiveFile
-from federation.live_tls import LiveTls
-from federation.rights import Rights, Role
-from federation.tls import load_pair
-from federation.tokens import RANDOM_BYTES, NewToken, TokenTable, make_token, parse_tokens
+from federation.access.authenticator import Callers
+from federation.access.certificates import ClientRefused
+from federation.access.jwt_keys import JwtKeys, parse_keys
+from federation.access.live_tls import LiveTls
+from federation.access.rights import Rights, Role
+from federation.access.tls import load_pair
+from federation.access.tokens import (
+    RANDOM_BYTES,
+    NewToken,
+    TokenTable,
+    make_token,
+    parse_tokens,
+)
+from federation.access.watched_file import LiveFile
+from federation.config.auth import ListenerAuth
+from federation.config.model import Listener, Tls
+from federation.core.clock import ManualClock, SystemClock
+from federation.core.errors import NotAllowed, NotAuthenticated
 from tests.certificates import Files, self_signed
 
 NOW_S = SystemClock().wall_s()  # of the clock of tests whose tokens say when they expire

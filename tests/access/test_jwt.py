@@ -12,11 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clock import SystemClock
-from federation.config_auth import Jwt
-from federation.errors import ConfigError, NotAuthenticated
-from federation.jwt_keys import grant_of, identity_of, parse_keys, until_s
-from federation.rights import Role
+from federation.access.jwt_keys import grant_of, identity_of, parse_keys, until_s
+from federation.access.rights import Role
+from federation.config.auth import Jwt
+from federation.core.clock import SystemClock
+from federation.core.errors import ConfigError, NotAuthenticated
 
 RSA, OTHER_RSA = (rsa.generate_private_key(65537, 2048) for _ in range(2))
 EC = ec.generate_private_key(ec.SECP256R1())

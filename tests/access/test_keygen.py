@@ -11,11 +11,11 @@ import yaml
 from click.testing import CliRunner, Result
 from cryptography import x509
 
-from federation.certificate_maker import make_pair
+from federation.access.keygen import make_pair
+from federation.access.tls import is_exposed, lacks_names, load_pair
 from federation.cli import main
-from federation.config import Tls
-from federation.errors import ConfigError
-from federation.tls import is_exposed, lacks_names, load_pair
+from federation.config.model import Tls
+from federation.core.errors import ConfigError
 from tests.access.page import connect
 from tests.certificates import Files
 from tests.process import serve

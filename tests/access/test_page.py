@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset_pb
 from federation._proto.buildstream.v2.buildstream_pb2 import UpdateReferenceRequest
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
-from federation.client_list import fingerprint_of
-from federation.digest import digest_of
+from federation.access.allowlist import fingerprint_of
+from federation.core.digest import digest_of
 from tests.access import page
 from tests.certificates import Files, self_signed
 from tests.process import Node

@@ -12,12 +12,12 @@ import pytest
 from google.protobuf.message import Message
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.config import Listener
-from federation.config_auth import Proxy
-from federation.errors import NotAuthenticated
-from federation.live_file import LiveFile
-from federation.proxied_clients import ProxiedClients, comes_from
-from federation.tls import KeyPair
+from federation.access.proxy import ProxiedClients, comes_from
+from federation.access.tls import KeyPair
+from federation.access.watched_file import LiveFile
+from federation.config.auth import Proxy
+from federation.config.model import Listener
+from federation.core.errors import NotAuthenticated
 from tests.certificates import Files, self_signed
 from tests.polling import wait_until
 from tests.process import Node, serve

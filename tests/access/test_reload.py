@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.access import page
 from tests.certificates import Files, self_signed
 from tests.polling import wait_until

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
-from federation.errors import NotAllowed, NotAuthenticated
-from federation.rights import ANONYMOUS, Instances, Rights, Role, everybody
+from federation.access.rights import ANONYMOUS, Instances, Rights, Role, everybody
+from federation.core.errors import NotAllowed, NotAuthenticated
 
 M = "package.Service/Method"
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.errors import ConfigError
-from federation.rights import Role
-from federation.tokens import (
+from federation.access.rights import Role
+from federation.access.tokens import (
     RANDOM_BYTES,
     TOKENS_MAX_BYTES,
     NewToken,
@@ -17,6 +16,7 @@ from federation.tokens import (
     make_token,
     parse_tokens,
 )
+from federation.core.errors import ConfigError
 
 NOW_S = 1_800_000_000.0
 

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from federation.client_list import fingerprint_of
-from federation.clock import SystemClock
-from federation.digest import digest_of
-from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, make_token
+from federation.access.allowlist import fingerprint_of
+from federation.access.rights import Role
+from federation.access.tokens import RANDOM_BYTES, make_token
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
 from tests.access.served import WRITES, Site, refusal
 from tests.certificates import Files, self_signed
 from tests.polling import wait_until

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from federation.clock import SystemClock
-from federation.digest import digest_of
-from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, make_token
+from federation.access.rights import Role
+from federation.access.tokens import RANDOM_BYTES, make_token
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
 from tests.access.served import Site
 from tests.certificates import Files, self_signed
 from tests.polling import wait_until

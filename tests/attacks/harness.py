@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from federation.clock import SystemClock
-from federation.digest import digest_of
-from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, make_token
+from federation.access.rights import Role
+from federation.access.tokens import RANDOM_BYTES, make_token
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
 from tests.access.served import with_headers
 from tests.attacks.raw import RawConnection
 from tests.certificates import self_signed

@@ -16,7 +16,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 
 Headers = Sequence[tuple[str, str]]
 

@@ -7,10 +7,10 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.cli.closure_report import MISSING_MAX, ClosureReport, closure_of
-from federation.config import Limits
-from federation.digest import Digest, digest_of
-from federation.storage.offline import Explainer
-from federation.store import Entry
+from federation.config.model import Limits
+from federation.core.digest import Digest, digest_of
+from federation.core.store import Entry
+from federation.storage.admin import Explainer
 from federation.wire.action_result import key_of
 from tests.process_client import action_result, message
 

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from federation.cli import main
-from federation.digest import DigestFunction, digest_of
+from federation.core.digest import DigestFunction, digest_of
 from tests.polling import wait_until
 from tests.process import Node, federation, serve
 from tests.process_client import Client, action_result

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from federation.cli import artifact_server, main
 from federation.cli.serve import from_flags
-from federation.config import Config
-from federation.errors import ConfigError
+from federation.config.model import Config
+from federation.core.errors import ConfigError
 
 
 def test_no_flags_are_the_defaults() -> None:

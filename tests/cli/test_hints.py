@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from federation.cli.hints import Target, bazel, buildstream, choose, hints
-from federation.config import Config
+from federation.config.model import Config
 
 PULL = {"address": "0.0.0.0:11001"}
 TLS = {"server-cert": "/etc/server.crt", "server-key": "/etc/server.key"}

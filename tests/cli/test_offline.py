@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from federation.cli import main
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.polling import wait_until
 from tests.process import Node, serve
 from tests.process_client import Client

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from federation.cli import main
-from federation.clock import utc_text
-from federation.digest import digest_of
-from federation.ledger import Lane, Parked, PeerRecord, PeerState
+from federation.core.clock import utc_text
+from federation.core.digest import digest_of
+from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
 from federation.storage import Storage
-from federation.storage.ledger import CatalogueLedger
+from federation.storage.replication_log import CatalogueLedger
 from tests.storage.conftest import opened, short
 
 BLOBS = [(digest_of(data), data) for data in (b"one", b"two", b"three" * 1000)]

@@ -13,8 +13,8 @@ import yaml
 from click.testing import CliRunner
 
 from federation.cli import main
-from federation.digest import Digest, digest_of
-from federation.storage.offline import known_peers
+from federation.core.digest import Digest, digest_of
+from federation.storage.admin import known_peers
 from tests.polling import wait_until
 from tests.process import Node, serve
 from tests.process_client import Client

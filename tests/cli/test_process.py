@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.cli import process, systemd
-from federation.errors import CannotStart
+from federation.core.errors import CannotStart
+from federation.server import process, systemd
 
 
 def test_w33_the_pure_python_protobuf_is_refused() -> None:
@@ -36,7 +36,7 @@ def test_the_soft_limit_of_open_files_is_raised() -> None:
 def test_o19_no_file_of_ours_becomes_standard_error() -> None:
     script = (
         "import os, sys\n"
-        "from federation.cli.process import open_standard_files\n"
+        "from federation.server.process import open_standard_files\n"
         "open_standard_files()\n"
         "number = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)\n"
         "sys.exit(0 if number > 2 else 1)\n"

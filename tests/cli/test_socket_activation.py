@@ -14,10 +14,10 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.config_values import Address
-from federation.digest import digest_of
-from federation.errors import CannotStart
-from federation.passed_sockets import PassedSockets, passed_sockets
+from federation.config.types import Address
+from federation.core.digest import digest_of
+from federation.core.errors import CannotStart
+from federation.server.passed_sockets import PassedSockets, passed_sockets
 from tests.certificates import self_signed
 from tests.process import Node
 from tests.process_client import Client
@@ -173,7 +173,7 @@ def test_a_number_that_is_none_is_refused() -> None:
 def test_what_is_no_listening_socket_is_refused() -> None:
     script = (
         "import os, socket, sys\n"
-        "from federation.passed_sockets import passed_sockets\n"
+        "from federation.server.passed_sockets import passed_sockets\n"
         "os.dup2(os.open(sys.argv[1], os.O_RDONLY), 3) if sys.argv[1] else"
         " os.dup2(socket.socket().detach(), 3)\n"
         "env = {'LISTEN_PID': '7', 'LISTEN_FDS': '1', 'LISTEN_FDNAMES': 'grpc'}\n"

@@ -7,8 +7,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from federation.rights import Role
-from federation.tokens import parse_tokens
+from federation.access.rights import Role
+from federation.access.tokens import parse_tokens
 from tests.process import federation
 
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from federation.cli import main
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults_replication.link import Link
 from tests.polling import wait_until
 from tests.process import Node

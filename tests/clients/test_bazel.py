@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.bazel import ACTIONS, BIG_BYTES, Builder, executed, hits, write_workspace
+from tests.clients.bazel import (
+    ACTIONS,
+    BIG_BYTES,
+    Builder,
+    executed,
+    hits,
+    write_workspace,
+)
 from tests.clients.tools import Counted, tree
 from tests.process import Node
 

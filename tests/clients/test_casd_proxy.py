@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.clients.casd import casd
 from tests.clients.tools import Counted
 from tests.process import Node

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.certificates import Files, self_signed
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
 from tests.clients.tools import free_ports, tool

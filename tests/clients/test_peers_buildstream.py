@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import Digest
+from federation.core.digest import Digest
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue, server, sources
 from tests.clients.casd import casd, free_address
 from tests.clients.tools import tree

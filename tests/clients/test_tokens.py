@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from federation.clock import SystemClock
-from federation.rights import Role
-from federation.tokens import RANDOM_BYTES, make_token
+from federation.access.rights import Role
+from federation.access.tokens import RANDOM_BYTES, make_token
+from federation.core.clock import SystemClock
 from tests.access.served import Site
 from tests.clients.bazel import ACTIONS, Builder, executed, hits, write_workspace
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import Listener
-from federation.config_file import ConfigFileError, Problem, loads
+from federation.config.file import ConfigFileError, Problem, loads
+from federation.config.model import Listener
 
 TLS = "tls: {server-cert: c, server-key: k}"
 MTLS = "tls: {server-cert: c, server-key: k, client-certs: l}"

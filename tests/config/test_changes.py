@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from federation.config import Config, Limits
-from federation.config_changes import LIVE, changes, is_live
-from federation.config_keys import walk
-from federation.errors import ConfigError
-from federation.live_limits import LiveLimits
+from federation.config.keys import walk
+from federation.config.live_limits import LiveLimits
+from federation.config.model import Config, Limits
+from federation.config.reload import LIVE, changes, is_live
+from federation.core.errors import ConfigError
 
 RUNNING = Config.model_validate({"node-name": "paris", "data-dir": "/srv"})
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from federation.config import Config
-from federation.config_file import load, loads
-from federation.config_keys import walk
-from federation.config_peers import Peer
-from federation.config_upstreams import ConnectionConfig
+from federation.config.file import load, loads
+from federation.config.keys import walk
+from federation.config.model import Config
+from federation.config.peers import Peer
+from federation.config.upstreams import ConnectionConfig
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "config.example.yaml"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import Config
-from federation.config_file import ConfigFileError, Problem, load, loads
-from federation.config_peers import PeerConnectionConfig
+from federation.config.file import ConfigFileError, Problem, load, loads
+from federation.config.model import Config
+from federation.config.peers import PeerConnectionConfig
 
 FILE = Path("/etc/federation/node.yaml")
 

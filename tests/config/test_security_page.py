@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from federation.config import Config
+from federation.config.model import Config
 
 PAGE = (Path(__file__).parents[2] / "docs/security.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.config_values import (
+from federation.config.types import (
     format_duration,
     format_size,
     parse_address,

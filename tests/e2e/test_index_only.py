@@ -12,7 +12,7 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.buildstream.v2 import buildstream_pb2 as references
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.process import Node, serve
 from tests.process_client import Client, action_result, outcome
 from tests.process_client import message as digest_message

@@ -13,7 +13,7 @@ import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation._proto.google.bytestream import bytestream_pb2_grpc as bs_grpc
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults.clean import assert_clean
 from tests.polling import wait_until
 from tests.process import Node, serve

@@ -11,7 +11,7 @@ from functools import partial
 import grpc
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.polling import wait_until
 from tests.process import Node
 from tests.process_client import Client, outcome

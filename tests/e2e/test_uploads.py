@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults.clean import assert_clean
 from tests.faults.proxy import CuttingProxy
 from tests.faults.strace import attached

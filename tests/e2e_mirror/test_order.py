@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.process import Node, serve
 from tests.process_client import Client, action_result, outcome
 from tests.samples import Samples

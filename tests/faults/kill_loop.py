@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from federation.digest import Digest
+from federation.core.digest import Digest
 from tests.faults.clean import assert_clean
 from tests.faults.load import Load
 from tests.oracle import Oracle

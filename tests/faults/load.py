@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.oracle import Oracle
 from tests.polling import wait_until
 from tests.process_client import Client, action_result, code_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults.clean import assert_clean, blob_path
 from tests.faults.conftest import file_blob, small_blob
 from tests.process import Node, federation, serve

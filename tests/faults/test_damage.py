@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults.clean import assert_clean, blob_path, catalogue, leftovers
 from tests.faults.conftest import file_blob, small_blob
 from tests.faults.disks import Disk

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults.clean import assert_clean, blob_path
 from tests.faults.conftest import file_blob, small_blob
 from tests.faults.strace import attached, injected

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults.clean import assert_clean
 from tests.faults.conftest import file_blob, small_blob
 from tests.faults.disks import fill, tmpfs

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults.disks import fill
 from tests.polling import wait_until
 from tests.process import Node, serve

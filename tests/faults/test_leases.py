@@ -13,8 +13,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.clock import SystemClock
-from federation.digest import Digest, digest_of
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
 from tests.faults.clean import assert_clean
 from tests.faults.conftest import file_blob, small_blob
 from tests.polling import pass_time, wait_until

@@ -15,7 +15,7 @@ import apsw
 import grpc
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults.clean import assert_clean, catalogue
 from tests.faults.conftest import file_blob, small_blob
 from tests.faults.load import Load

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from federation.clock import SystemClock
-from federation.digest import Digest
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest
 from tests.oracle import Oracle
 from tests.polling import pass_time
 from tests.process import Node

@@ -11,7 +11,7 @@ import time
 from enum import StrEnum
 from types import TracebackType
 
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 from tests.faults.proxy import reset, shut
 
 _clock = SystemClock()

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from federation.storage.schema import connect
+from federation.storage.catalogue.schema import connect
 from tests.faults_replication.link import Link
 from tests.polling import wait_until
 from tests.process import Node, Settings, merged

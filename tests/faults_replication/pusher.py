@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 from tests.faults_replication.work import noise
 from tests.process_client import Client
 

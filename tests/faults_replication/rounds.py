@@ -23,8 +23,8 @@ from pathlib import Path
 import click
 import grpc
 
-from federation.clock import SystemClock
-from federation.digest import digest_of
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
 from tests.faults.load import Load
 from tests.faults_replication.judging import Withheld, judge
 from tests.faults_replication.link import Mode

@@ -11,13 +11,13 @@ import os
 import time
 
 from federation.cli import main
-from federation.clock import SystemClock
+from federation.core.clock import SystemClock
 
 VARIABLE = "WALL_CLOCK_OFFSET_S"
 
 
 def _wall_s(_clock: SystemClock) -> float:
-    return time.time() + float(os.environ[VARIABLE])  # noqa: TID251 - as federation.clock does
+    return time.time() + float(os.environ[VARIABLE])  # noqa: TID251 - as federation.core.clock does
 
 
 if __name__ == "__main__":

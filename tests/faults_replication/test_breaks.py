@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults.load import Load
 from tests.faults_replication.link import Mode
 from tests.faults_replication.mesh import Mesh

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.storage.catalogue import key_of
-from federation.storage.schema import connect
-from federation.storage.shared import Epoch
+from federation.core.digest import Digest, digest_of
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.schema import connect
+from federation.storage.shared_memory import Epoch
 from tests.faults.clean import catalogue
 from tests.faults_replication.judging import Withheld, judge
 from tests.faults_replication.work import push

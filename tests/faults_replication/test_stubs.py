@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults.clean import catalogue
 from tests.faults_replication.mesh import is_idle, only_peer
 from tests.faults_replication.stub import Stub

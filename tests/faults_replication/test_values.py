@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults_replication import skewed
 from tests.faults_replication.link import Mode
 from tests.faults_replication.mesh import MUTUAL, RING, Edge, Mesh, full

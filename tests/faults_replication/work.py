@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults_replication.mesh import Mesh, wrong_bytes_in
 from tests.process_client import Client, action_result
 

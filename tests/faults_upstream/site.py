@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from federation.digest import Digest
+from federation.core.digest import Digest
 from tests.faults.clean import assert_clean
 from tests.process import Node, Settings, merged
 from tests.process_client import Client

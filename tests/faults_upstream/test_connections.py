@@ -13,13 +13,20 @@ from pathlib import Path
 import grpc
 import pytest
 
-from federation.clock import SystemClock
-from federation.digest import digest_of
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
 from tests.faults.disks import tmpfs
 from tests.faults_upstream.site import PUSHER, Site, upstream
 from tests.process_client import outcome
 from tests.remote.blobs import noise
-from tests.remote.fake_server import Context, UnaryDoes, answers, fails, good_capabilities, hangs
+from tests.remote.fake_server import (
+    Context,
+    UnaryDoes,
+    answers,
+    fails,
+    good_capabilities,
+    hangs,
+)
 
 MIB = 2**20
 LARGE, SMALL = noise(3 * MIB), [noise(900, seed=seed) for seed in range(20)]

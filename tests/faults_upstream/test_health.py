@@ -13,7 +13,7 @@ import grpc
 import pytest
 from cryptography import x509
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.certificates import Files, self_signed
 from tests.faults_upstream.site import PUSHER, Site, state, status, upstream
 from tests.process_client import action_result, outcome

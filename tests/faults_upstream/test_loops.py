@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults_upstream.site import PUSHER, Site, state, status, upstream
 from tests.process import Node
 from tests.process_client import outcome

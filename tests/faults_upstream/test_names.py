@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults_upstream.site import PUSHER, Site, upstream
 from tests.messages import message_of
 from tests.process_client import action_result, outcome

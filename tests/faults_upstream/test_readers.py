@@ -14,7 +14,7 @@ import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation._proto.google.bytestream import bytestream_pb2_grpc as bs_grpc
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from tests.faults.clean import leftovers
 from tests.faults_upstream.site import PUSHER, Site, upstream
 from tests.process import Node

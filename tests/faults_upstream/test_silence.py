@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults_upstream.site import PUSHER, Site, state, upstream
 from tests.own_network import drop_packets, in_own_network
 from tests.process_client import action_result, outcome

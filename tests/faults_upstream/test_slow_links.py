@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.faults_upstream.site import PUSHER, READER, Site, received, upstream
 from tests.process_client import Client
 from tests.remote.blobs import noise

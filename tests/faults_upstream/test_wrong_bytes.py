@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest
+from federation.core.digest import Digest
 from tests.faults_upstream.site import Site, state, upstream
 from tests.process import Node
 from tests.process_client import message, outcome

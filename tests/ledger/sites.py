@@ -10,16 +10,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from federation.clock import SystemClock
-from federation.config import Limits, Scrub
-from federation.config import Storage as Settings
-from federation.digest import Digest, digest_of
-from federation.ledger import Lane, Ledger
-from federation.status import Metrics
-from federation.storage import Storage, catalogue, peer_records, retention
-from federation.storage.ledger import CatalogueLedger
-from federation.storage.transaction import Transaction
-from federation.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
+from federation.config.model import Limits, Scrub
+from federation.config.model import Storage as Settings
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import Lane, Ledger
+from federation.core.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
+from federation.observability.metrics import Metrics
+from federation.storage import Storage
+from federation.storage.catalogue import blobs, peer_records
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.replication_log import CatalogueLedger
+from federation.storage.upkeep import retention
 from tests.memory_ledger import MemoryLedger, MemoryStorage
 
 
@@ -112,16 +114,16 @@ class CatalogueSite:
         return self.storage
 
     async def remove(self, digest: Digest) -> None:
-        key = catalogue.key_of(digest)
+        key = blobs.key_of(digest)
 
         def work(transaction: Transaction) -> None:
-            catalogue.delete(transaction, catalogue.look_up(transaction.connection, [key])[key])
+            blobs.delete(transaction, blobs.look_up(transaction.connection, [key])[key])
 
         await self.storage.core.writer.submit(work)
 
     async def damage(self, digest: Digest) -> None:
-        core, key = self.storage.core, catalogue.key_of(digest)
-        row = await core.pool.run(lambda: catalogue.look_up(core.pool.connection(), [key])[key])
+        core, key = self.storage.core, blobs.key_of(digest)
+        row = await core.pool.run(lambda: blobs.look_up(core.pool.connection(), [key])[key])
         await core.set_aside(digest, row.seq, "for a test")
 
     async def trim(self, last_gone: int) -> None:

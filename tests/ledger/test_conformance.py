@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.ledger import Lane, Ledger, Page, Parked, PeerRecord, PeerState
-from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Provenance, Source, Stamp
+from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import Lane, Ledger, Page, Parked, PeerRecord, PeerState
+from federation.core.store import (
+    NO_STAMP,
+    Entry,
+    EntryKey,
+    EntryKind,
+    Provenance,
+    Source,
+    Stamp,
+)
 from tests.ledger.sites import SITES, Site, push, put
 
 PULLED = Provenance(Source.UPSTREAM, origin="hq")

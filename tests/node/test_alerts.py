@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from federation.config_values import parse_duration
-from federation.peer_metrics import STATES
+from federation.config.types import parse_duration
+from federation.observability.peer_metrics import STATES
 from tests.polling import wait_until
 from tests.process import serve
 

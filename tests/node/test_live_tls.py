@@ -9,11 +9,11 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from federation.client_list import fingerprint_of
-from federation.clock import ManualClock
-from federation.config import Tls
-from federation.live_tls import LiveTls
-from federation.tls import load_pair
+from federation.access.allowlist import fingerprint_of
+from federation.access.live_tls import LiveTls
+from federation.access.tls import load_pair
+from federation.config.model import Tls
+from federation.core.clock import ManualClock
 from tests.certificates import self_signed
 
 
@@ -159,7 +159,7 @@ def test_a_surprise_of_a_parser_is_a_bad_file_and_watching_goes_on(
         raise RecursionError("too deep")
 
     with monkeypatch.context() as patched:
-        patched.setattr("federation.live_tls.load_pair", fail)
+        patched.setattr("federation.access.live_tls.load_pair", fail)
         bench.replace(bench.list, bench.one)
         assert bench.look() + bench.look() + bench.look() == ["tls_files_refused"]
         assert bench.listed() == [True, True]

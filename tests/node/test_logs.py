@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
-from federation import logs
-from federation.digest import EMPTY
-from federation.log_writer import LogWriter
+from federation.core.digest import EMPTY
+from federation.observability import logs
+from federation.observability.log_writer import LogWriter
 
 
 def render(*, as_json: bool, event: str = "something", **fields: object) -> str:

@@ -11,17 +11,17 @@ from typing import Self
 import grpc
 import pytest
 
-from federation import config
-from federation.clock import SystemClock
-from federation.config import Limits, Listener
-from federation.errors import CannotStart
-from federation.grpc_server import GrpcServer
-from federation.live_tls import LiveTls
-from federation.node import Node, Port
-from federation.readiness import Readiness
-from federation.status import Metrics
-from federation.tls import load_pair
-from federation.web import HttpServer, Pages
+from federation.access.live_tls import LiveTls
+from federation.access.tls import load_pair
+from federation.config import model
+from federation.config.model import Limits, Listener
+from federation.core.clock import SystemClock
+from federation.core.errors import CannotStart
+from federation.observability.metrics import Metrics
+from federation.server.http import HttpServer, Pages
+from federation.server.listener import GrpcServer
+from federation.server.node import Node, Port
+from federation.server.readiness import Readiness
 from tests.certificates import self_signed
 
 SERVICE = "test.Echo"
@@ -94,7 +94,7 @@ class Bench:
         tls: LiveTls | None = None,
     ) -> None:
         self.storage = FakeStorage()
-        self.followed: list[config.Config] = []
+        self.followed: list[model.Config] = []
         self.health = FakeHealth()
         self.echo = Echo()
         self.metrics = Metrics()
@@ -191,7 +191,7 @@ async def test_o17_a_name_is_bound_on_all_its_addresses_or_not_at_all(
     async def both(*_args: object, **_kwargs: object) -> list[str]:
         return ["::1", "127.0.0.1"]
 
-    monkeypatch.setattr("federation.grpc_server.resolve", both)
+    monkeypatch.setattr("federation.server.listener.resolve", both)
     holder, taken = taken_port()
     with holder:
         bench = Bench(f"localhost:{taken.rpartition(':')[2]}")
@@ -291,7 +291,7 @@ async def test_messages_above_the_limit_are_refused() -> None:
 
 async def test_tls_clients_that_trust_the_certificate_are_served(tmp_path: Path) -> None:
     files = self_signed(tmp_path)
-    tls = config.Tls(server_cert=files.certificate, server_key=files.key)
+    tls = model.Tls(server_cert=files.certificate, server_key=files.key)
     live = LiveTls(tls, "here", load_pair(tls, "here"), SystemClock())
     async with Bench("localhost:0", tls=live) as bench:
         address = bench.node.listeners[0]

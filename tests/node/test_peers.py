@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 import pytest
 
-from federation import hops
-from federation.access_files import AccessFiles
-from federation.assembly import open_node
-from federation.config import Config, Http, Listener
-from federation.config_peers import Peer
-from federation.config_upstreams import Upstream
-from federation.digest import digest_of
-from federation.node import Node
+from federation.access.files import AccessFiles
+from federation.config.model import Config, Http, Listener
+from federation.config.peers import Peer
+from federation.config.upstreams import Upstream
+from federation.core import hops
+from federation.core.digest import digest_of
 from federation.remote import Remote
+from federation.server.assembly import open_node
+from federation.server.node import Node
 from tests.process_client import Client
 from tests.remote.blobs import noise
 from tests.remote.served import Here, connected

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import Config, Tls
-from federation.errors import ConfigError
-from federation.tls import is_exposed, lacks_names, load_pair, load_pairs
+from federation.access.tls import is_exposed, lacks_names, load_pair, load_pairs
+from federation.config.model import Config, Tls
+from federation.core.errors import ConfigError
 from tests.certificates import self_signed
 
 

@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 import aiohttp
 import pytest
 
-from federation.errors import CannotStart
-from federation.readiness import Phase, Readiness
-from federation.status import Metrics
-from federation.web import HttpServer, Pages
-from federation.web import server as web_server
+from federation.core.errors import CannotStart
+from federation.observability.metrics import Metrics
+from federation.server.http import HttpServer, Pages
+from federation.server.http import server as web_server
+from federation.server.readiness import Phase, Readiness
 
 
 class Face:

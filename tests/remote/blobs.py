@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from federation.digest import Digest
+from federation.core.digest import Digest
 from federation.remote import FailureKind, RemoteFailed, RemoteStore
 
 

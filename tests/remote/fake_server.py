@@ -30,7 +30,7 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.buildstream.v2 import buildstream_pb2 as references
 from federation._proto.google.bytestream import bytestream_pb2
-from federation.digest import Digest, DigestFunction, digest_of, hash_bytes
+from federation.core.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.wire import zstd
 from federation.wire.resource_name import parse_read, parse_upload
 

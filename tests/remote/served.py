@@ -10,10 +10,14 @@ from typing import Any
 
 import grpc
 
-from federation.clock import Clock, SystemClock
-from federation.config import Limits
+from federation.access.rights import Rights, everybody
+from federation.closure.checker import ClosureChecker
+from federation.config.model import Limits
+from federation.core.clock import Clock, SystemClock
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import Index, LocalStore
+from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
-from federation.rights import Rights, everybody
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
@@ -23,12 +27,8 @@ from federation.services.call import Service
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
-from federation.services.closure import ClosureChecker
-from federation.services.compute import Compute
-from federation.services.memory_budget import MemoryBudget
+from federation.services.cpu_pool import Compute
 from federation.services.rpc import Runtime, SameForAll, handlers
-from federation.status import Metrics
-from federation.store import Index, LocalStore
 from tests.fakes import MemoryIndex
 from tests.local_finder import LocalFinder
 

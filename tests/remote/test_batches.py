@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
-from federation.errors import DigestMismatch
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.core.errors import DigestMismatch
 from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
 from federation.wire import zstd
 from tests.messages import message_of

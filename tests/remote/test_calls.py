@@ -7,11 +7,11 @@ import asyncio
 import grpc
 import pytest
 
-from federation import hops
-from federation.clock import ManualClock, SystemClock
-from federation.digest import digest_of
+from federation.core import hops
+from federation.core.clock import ManualClock, SystemClock
+from federation.core.digest import digest_of
+from federation.core.store import Provenance, Source, Stamp
 from federation.remote import Denied, FailureKind, RemoteFailed, Unsupported
-from federation.store import Provenance, Source, Stamp
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, until
 from tests.remote.fake_server import FakeServer, fails, first_times, hangs

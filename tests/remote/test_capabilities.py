@@ -9,9 +9,8 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.announced import LOG_HEADER, NODE_HEADER, LogPosition
-from federation.clock import ManualClock
-from federation.digest import DigestFunction, digest_of
+from federation.core.clock import ManualClock
+from federation.core.digest import DigestFunction, digest_of
 from federation.remote import RemoteFailed
 from federation.remote.capabilities import (
     BATCH_LEAST_BYTES,
@@ -19,6 +18,7 @@ from federation.remote.capabilities import (
     UNSTATED,
     read_capabilities,
 )
+from federation.wire.node_identity import LOG_HEADER, NODE_HEADER, LogPosition
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, until
 from tests.remote.fake_server import FakeServer, Proxy, fails, good_capabilities

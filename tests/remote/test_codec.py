@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest, DigestFunction, digest_of
+from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.remote import codec
 from federation.remote.codec import BlobSent, Item
 from federation.remote.failures import RemoteFailed

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation import announced, hops
-from federation.announced import LOG_HEADER, NODE_HEADER, UNKNOWN, Announced, LogPosition
-from federation.hops import (
+from federation.core import hops
+from federation.core.hops import (
     HOPS_MAX,
     NOWHERE,
     ORIGIN_HEADER,
@@ -20,11 +19,13 @@ from federation.hops import (
     VIA_HEADER,
     Hops,
 )
+from federation.core.store import Stamp
 from federation.remote import FailureKind, RemoteFailed
 from federation.remote.bandwidth import TokenBucket
 from federation.remote.codec import grouped
 from federation.remote.slots import Slots
-from federation.store import Stamp
+from federation.wire import node_identity
+from federation.wire.node_identity import LOG_HEADER, NODE_HEADER, UNKNOWN, Announced, LogPosition
 
 IDS = st.text("abcXYZ0189._-", min_size=1, max_size=64)
 
@@ -75,7 +76,7 @@ def test_only_one_word_marks_replication(mark: str) -> None:
 @given(IDS, st.text("azAZ09_-", min_size=1, max_size=64), st.integers(0, 10**19 - 1))
 def test_what_a_node_announces_survives_its_headers(node_id: str, epoch: str, seq: int) -> None:
     said = Announced(node_id, LogPosition(epoch, seq))
-    assert announced.parse(announced.headers(said)) == said
+    assert node_identity.parse(node_identity.headers(said)) == said
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_what_a_node_announces_survives_its_headers(node_id: str, epoch: str, se
 )
 def test_an_announcement_that_is_not_right_is_ignored(text: str) -> None:
     usable_id = hops.is_node_id(text)
-    said = announced.parse([(NODE_HEADER, text), (LOG_HEADER, text), (LOG_HEADER, b"e.5")])
+    said = node_identity.parse([(NODE_HEADER, text), (LOG_HEADER, text), (LOG_HEADER, b"e.5")])
     assert said == (Announced(text) if usable_id else UNKNOWN)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from federation.clock import SystemClock
-from federation.digest import Digest, digest_of
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
 from federation.remote import FailureKind, RemoteFailed
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, read_until_failure, until

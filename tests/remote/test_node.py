@@ -8,7 +8,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import DigestFunction, digest_of
+from federation.core.digest import DigestFunction, digest_of
 from federation.remote import RequestRefused
 from tests.fakes import MemoryStore
 from tests.messages import directory, message_of

@@ -8,12 +8,18 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from federation.clock import ManualClock
-from federation.digest import DigestFunction, digest_of
-from federation.errors import BlobNotFound
-from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused, Unsupported
+from federation.core.clock import ManualClock
+from federation.core.digest import DigestFunction, digest_of
+from federation.core.errors import BlobNotFound
+from federation.core.store import CHUNK_BYTES
+from federation.remote import (
+    Denied,
+    FailureKind,
+    RemoteFailed,
+    RequestRefused,
+    Unsupported,
+)
 from federation.remote.faster_way import LEAST_BYTES
-from federation.store import CHUNK_BYTES
 from federation.wire import zstd
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, read_until_failure, text, until

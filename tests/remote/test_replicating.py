@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from federation import hops
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import digest_of
-from federation.hops import Hops
-from federation.rights import Rights, Role
-from federation.store import FROM_CLIENT, Provenance, Source, Stamp
+from federation.access.rights import Rights, Role
+from federation.core import hops
+from federation.core.digest import digest_of
+from federation.core.hops import Hops
+from federation.core.store import FROM_CLIENT, Provenance, Source, Stamp
 from tests.memory_ledger import MemoryStorage
 from tests.messages import message_of
 from tests.remote.blobs import chunks, noise

@@ -14,10 +14,10 @@ import pytest
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import EMPTY, DigestFunction, digest_of
-from federation.errors import BlobNotFound, DigestMismatch
+from federation.core.digest import EMPTY, DigestFunction, digest_of
+from federation.core.errors import BlobNotFound, DigestMismatch
+from federation.core.store import Chunks
 from federation.remote import Unsupported
-from federation.store import Chunks
 from tests.clients.casd import casd
 from tests.clients.tools import tool
 from tests.messages import directory, message_of

@@ -12,9 +12,9 @@ import grpc
 import pytest
 from cryptography import x509
 
-from federation.clock import ManualClock
-from federation.digest import digest_of
-from federation.errors import ConfigError
+from federation.core.clock import ManualClock
+from federation.core.digest import digest_of
+from federation.core.errors import ConfigError
 from federation.remote import Denied, FailureKind, RemoteFailed, RemoteSettings
 from tests.certificates import Files, self_signed
 from tests.remote.blobs import read, until

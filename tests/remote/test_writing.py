@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from federation import hops
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import digest_of
-from federation.errors import DigestMismatch
+from federation.core import hops
+from federation.core.digest import digest_of
+from federation.core.errors import DigestMismatch
+from federation.core.store import Chunks, Provenance, Source
 from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
-from federation.store import Chunks, Provenance, Source
 from tests.fakes import MemoryStore
 from tests.messages import message_of
 from tests.remote import fake_server

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.clock import SystemClock
-from federation.config import Limits
-from federation.config import Storage as Settings
-from federation.config_peers import Peer
-from federation.digest import Digest, digest_of
-from federation.ledger import Ledger
-from federation.replication_assembly import Replication, walking
-from federation.status import Metrics
+from federation.config.model import Limits
+from federation.config.model import Storage as Settings
+from federation.config.peers import Peer
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import Ledger
+from federation.core.store import FROM_CLIENT, Entry, Provenance
+from federation.observability.metrics import Metrics
+from federation.replication.setup import Replication, walking
 from federation.storage import Storage
-from federation.store import FROM_CLIENT, Entry, Provenance
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of
 from tests.memory_ledger import MemoryLedger, MemoryStorage

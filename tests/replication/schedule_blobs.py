@@ -10,24 +10,19 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import cast
 
-from federation import hops
-from federation.clock import Clock
-from federation.digest import Digest
+from federation.core import hops
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.store import SMALL_BLOB_BYTES, Entry
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
-from federation.replication.batching import Pace
+from federation.replication.batch_size import Pace
 from federation.replication.blame import Blame
-from federation.replication.confirmed import Confirmed
-from federation.replication.entries import stamp_to_send
-from federation.replication.outcome import (
-    PRESENT,
-    SENT,
-    TOO_FAR,
-    Outcome,
-)
+from federation.replication.entry_sender import stamp_to_send
+from federation.replication.existence_cache import Confirmed
+from federation.replication.outcome import PRESENT, SENT, TOO_FAR, Outcome
 from federation.replication.rules import may_go_on
 from federation.replication.tried import Tried, judge_batch
-from federation.store import SMALL_BLOB_BYTES, Entry
 from tests.replication.schedule_judge import Road
 from tests.replication.schedule_nodes import Headers, Way
 from tests.replication.schedule_world import Life, Process, Signal, World

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from federation.digest import Digest
-from federation.ledger import LogRow, Parked
+from federation.core.digest import Digest
+from federation.core.replication_log import LogRow, Parked
+from federation.core.store import Entry, EntryKey
 from federation.remote.failures import FailureKind
 from federation.replication.blame import Fault
-from federation.replication.entries import LEFT_OUT
+from federation.replication.entry_sender import LEFT_OUT
 from federation.replication.outcome import PRESENT, SENT, SUPERSEDED, TOO_FAR, Fate, parked
 from federation.replication.retry import is_due
 from federation.replication.rules import may_go_on
-from federation.store import Entry, EntryKey
 from tests.replication.schedule_blobs import AGAIN_S, Blobs
 from tests.replication.schedule_judge import Road
 from tests.replication.schedule_nodes import Way

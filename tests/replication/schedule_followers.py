@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from federation.digest import Digest
-from federation.ledger import Lane, LogRow
-from federation.replication.choosing import Choice, Chosen, End, gaps
+from federation.core.digest import Digest
+from federation.core.replication_log import Lane, LogRow
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.replication.cursor import Progress
 from federation.replication.outcome import GONE, SUPERSEDED, Fate, Outcome
 from federation.replication.rules import When
+from federation.replication.selection import Choice, Chosen, End, gaps
 from federation.replication.window import Window
-from federation.store import SMALL_BLOB_BYTES
 from tests.replication.schedule_entries import Parking
 from tests.replication.schedule_judge import Road
 from tests.replication.schedule_nodes import Way

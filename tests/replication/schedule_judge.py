@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from federation.config_peers import Peer
-from federation.digest import Digest
-from federation.ledger import Lane, LogRow
+from federation.config.peers import Peer
+from federation.core.digest import Digest
+from federation.core.replication_log import Lane, LogRow
+from federation.core.store import PULLED_TICKS, Entry, EntryKey, Source, Stamp
 from federation.remote.failures import FailureKind, RemoteFailed
-from federation.replication.batching import BATCHES_MAX
+from federation.replication.batch_size import BATCHES_MAX
 from federation.replication.outcome import Outcome
 from federation.replication.rules import Rules
-from federation.store import PULLED_TICKS, Entry, EntryKey, Source, Stamp
 from tests.replication.graph import reached
 from tests.replication.schedule_nodes import Headers, Node, Way
 from tests.replication.schedule_world import Wire, World

@@ -9,13 +9,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from federation import hops
-from federation.digest import Digest
-from federation.ledger import Lane, LogRow, Parked
+from federation.core import hops
+from federation.core.digest import Digest
+from federation.core.replication_log import Lane, LogRow, Parked
+from federation.core.store import (
+    FROM_CLIENT,
+    NO_STAMP,
+    Entry,
+    EntryKey,
+    Provenance,
+    Source,
+    Stamp,
+)
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.services.provenance import told_by
-from federation.storage.stamps import Held, Verdict, date
-from federation.store import FROM_CLIENT, NO_STAMP, Entry, EntryKey, Provenance, Source, Stamp
+from federation.storage.catalogue.hlc import Held, Verdict, date
 from tests.replication.schedule_world import Life, World
 
 WALL_S = 1_800_000_000.0

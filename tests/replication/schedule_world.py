@@ -59,7 +59,7 @@ class World:
         self._serial = 0
 
     def monotonic_s(self) -> float:
-        """As federation.clock.Clock has it."""
+        """As federation.core.clock.Clock has it."""
         return self.now_s
 
     def note(self, event: str) -> None:

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from federation.digest import Digest
+from federation.core.digest import Digest
+from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
 from federation.remote.failures import FailureKind
-from federation.store import Entry, EntryKey, EntryKind, Provenance, Source
 from tests.replication.schedule_followers import Sender
 from tests.replication.schedule_judge import EVERYTHING, KEPT, RULE_SETS, Given, Road, check_values
 from tests.replication.schedule_nodes import WALL_S, Node

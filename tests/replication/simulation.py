@@ -19,19 +19,19 @@ from typing import Any
 
 import structlog
 
-from federation.announced import LogPosition
-from federation.config_peers import Peer
-from federation.digest import Digest, DigestFunction, digest_of
-from federation.errors import FederationError
+from federation.closure.names import names_of_entry
+from federation.config.peers import Peer
+from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.errors import FederationError
+from federation.core.store import Entry, EntryKind, Provenance, Source
 from federation.remote.failures import FailureKind, failure
-from federation.replication.book import Book
-from federation.replication.courtesy import Courtesy
-from federation.replication.link import Link
-from federation.replication.target import Identity, OpenAt, Theirs, Via
+from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
+from federation.replication.peer_records import Book
+from federation.replication.session import Link
+from federation.replication.setup import make_link, walking
+from federation.replication.throttle import Courtesy
 from federation.replication.worker import Worker
-from federation.replication_assembly import make_link, walking
-from federation.store import Entry, EntryKind, Provenance, Source
-from federation.wire.closure import names_of_entry
+from federation.wire.node_identity import LogPosition
 from tests.memory_ledger import MemoryLedger, MemoryStorage
 from tests.replication.graph import reached
 from tests.replication.here import LIMITS, asset_of, result_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from federation.fair_slots import FairSlots
-from federation.replication.courtesy import Courtesy
+from federation.core.semaphore import FairSlots
+from federation.replication.throttle import Courtesy
 
 
 async def test_r27_others_run_between_any_two_steps() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import grpc
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest, digest_of
-from federation.ledger import Lane, PeerRecord, PeerState
+from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import Lane, PeerRecord, PeerState
+from federation.core.store import Provenance, Source
 from federation.replication.blame import REFUSED_IN_A_ROW
-from federation.store import Provenance, Source
 from tests.memory_ledger import MemoryStorage
 from tests.remote.fake_server import (
     Context,

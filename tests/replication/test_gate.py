@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from federation.clock import ManualClock
+from federation.core.clock import ManualClock
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.replication.gate import Gate
 

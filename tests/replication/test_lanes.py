@@ -10,10 +10,10 @@ from statistics import mean
 from typing import Any
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.clock import SystemClock
-from federation.digest import Digest, digest_of
-from federation.ledger import Lane, PeerState
-from federation.store import CHUNK_BYTES, Entry, Provenance, Source
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import Lane, PeerState
+from federation.core.store import CHUNK_BYTES, Entry, Provenance, Source
 from tests.memory_ledger import MemoryLedger, MemoryStorage
 from tests.messages import directory
 from tests.process import Node, serve

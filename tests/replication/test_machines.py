@@ -8,16 +8,16 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clock import ManualClock
-from federation.digest import Digest
-from federation.ledger import Parked
+from federation.core.clock import ManualClock
+from federation.core.digest import Digest
+from federation.core.replication_log import Parked
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.replication.backoff import Backoff, State
-from federation.replication.batching import BATCHES_MAX, ITEMS_MAX, Pace
+from federation.replication.batch_size import BATCHES_MAX, ITEMS_MAX, Pace
 from federation.replication.blame import DENIED_IN_A_ROW, Blame, Fault
-from federation.replication.confirmed import Confirmed
+from federation.replication.counters import Rate
+from federation.replication.existence_cache import Confirmed
 from federation.replication.retry import is_due
-from federation.replication.tally import Rate
 
 PEER_BYTES = 4 * 2**20
 

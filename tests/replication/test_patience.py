@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from structlog.testing import capture_logs
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
+from federation.core.store import FROM_CLIENT, Provenance
 from federation.remote.failures import FailureKind, failure
-from federation.store import FROM_CLIENT, Provenance
 from tests.memory_ledger import MemoryStorage
 from tests.replication.simulation import CALM, Node, Wire
 from tests.replication.virtual_time import run

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.process import Node, serve
 from tests.process_client import Client
 from tests.replication.here import asset_of, peer, replicating, result_of

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation import hops
-from federation.config_peers import Peer
-from federation.digest import Digest, digest_of
+from federation.config.peers import Peer
+from federation.core import hops
+from federation.core.digest import Digest, digest_of
+from federation.core.store import EntryKey, EntryKind, Source
 from federation.replication.rules import Rules, When, may_go_on, was_there
 from federation.replication.window import Window
-from federation.store import EntryKey, EntryKind, Source
 from tests.replication.here import asset_of, result_of
 
 ARTIFACT = "urn:fdc:buildstream.build:2020:artifact:"

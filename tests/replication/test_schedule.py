@@ -6,16 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.announced import LogPosition
-from federation.ledger import PeerRecord, PeerState
-from federation.replication.reconcile import (
-    Phase,
-    Position,
-    Purpose,
-    pause_of_check,
-    read_position,
-)
+from federation.core.replication_log import PeerRecord, PeerState
+from federation.replication.reconcile import Phase, Position, Purpose, pause_of_check, read_position
 from federation.replication.schedule import due, is_urgent, what_changed
+from federation.wire.node_identity import LogPosition
 
 FOLLOWING = PeerRecord("p", state=PeerState.FOLLOWING, reason="")
 DAY_S = 86_400.0

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from federation import hops
-from federation.digest import Digest
-from federation.replication.batching import Pace
+from federation.core import hops
+from federation.core.digest import Digest
+from federation.core.store import Stamp
+from federation.replication.batch_size import Pace
 from federation.replication.cursor import Progress
-from federation.storage import stamps
-from federation.store import Stamp
+from federation.storage.catalogue import hlc
 from tests.replication.schedules import Schedule
 
 # About as much time for each.
@@ -63,7 +63,7 @@ def _takes_all_at_once(_pace: Pace, digests: list[Digest], _bytes: int) -> list[
     [
         (Progress, "done", _passes_gaps, "which is not delivered"),
         (hops.Hops, "after", _forgets_the_way, "of what passed"),
-        (stamps, "_rank", _earliest_wins, "not (Stamp"),
+        (hlc, "_rank", _earliest_wins, "not (Stamp"),
         (Pace, "cut", _takes_all_at_once, "blobs in a batch"),
     ],
 )

@@ -6,14 +6,14 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from federation.digest import Digest, digest_of
-from federation.errors import FederationError
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import FederationError
 from federation.remote.failures import FailureKind, failure
+from federation.replication.blob_sender import Sender
+from federation.replication.counters import Tally
 from federation.replication.gate import Gate
 from federation.replication.outcome import SENT, Outcome
-from federation.replication.sending import Sender
-from federation.replication.tally import Tally
-from federation.replication.target import OpenAt, Via
+from federation.replication.peer_api import OpenAt, Via
 from tests.memory_ledger import MemoryLedger
 from tests.replication.simulation import CALM, Node, SimulatedTarget, Wire
 from tests.replication.virtual_time import run

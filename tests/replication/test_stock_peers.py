@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.remote.fake_server import Proxy
 from tests.remote.served import connected
 from tests.remote.test_stock_servers import SERVERS

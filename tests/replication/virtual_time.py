@@ -53,7 +53,7 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 class VirtualClock:
-    """A federation.clock.Clock over the running loop; wall clocks may differ by node."""
+    """A federation.core.clock.Clock over the running loop; wall clocks may differ by node."""
 
     def __init__(self, skew_s: float = 0.0) -> None:
         self.skew_s = skew_s

@@ -12,9 +12,9 @@ import grpc
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation._proto.google.bytestream import bytestream_pb2_grpc
-from federation.digest import Digest
+from federation.core.digest import Digest
+from federation.core.memory_budget import MemoryBudget
 from federation.services.bytestream import ByteStreamService
-from federation.services.memory_budget import MemoryBudget
 from federation.wire.resource_name import read_name
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc as re_grpc
 from federation._proto.google.bytestream import bytestream_pb2_grpc
-from federation.clock import Clock, SystemClock
-from federation.config import Limits
-from federation.rights import Rights, everybody
+from federation.access.rights import Rights, everybody
+from federation.config.model import Limits
+from federation.core.clock import Clock, SystemClock
+from federation.core.memory_budget import MemoryBudget
+from federation.observability.metrics import Metrics
 from federation.services.bytestream import ByteStreamService
 from federation.services.call import Service
-from federation.services.compute import Compute
-from federation.services.memory_budget import MemoryBudget
+from federation.services.cpu_pool import Compute
+from federation.services.quotas import Shares
 from federation.services.rpc import Runtime, SameForAll, handlers
-from federation.services.shares import Shares
-from federation.status import Metrics
 from tests.fakes import MemoryStore
 from tests.services.bytestream import Client
 

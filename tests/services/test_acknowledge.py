@@ -11,13 +11,13 @@ import structlog
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.clock import ManualClock
-from federation.digest import digest_of
-from federation.errors import SourceUnavailable
+from federation.access.rights import Rights, Role
+from federation.core.clock import ManualClock
+from federation.core.digest import digest_of
+from federation.core.errors import SourceUnavailable
+from federation.observability.metrics import Metrics
 from federation.remote import RequestRefused
-from federation.rights import Rights, Role
 from federation.services.acknowledge import Acknowledge, How
-from federation.status import Metrics
 from tests.memory_ledger import MemoryStorage
 from tests.messages import message_of
 from tests.remote.blobs import chunks, noise, read, until

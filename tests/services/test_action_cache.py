@@ -8,16 +8,16 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.clock import ManualClock
-from federation.config import Limits
-from federation.digest import Digest, DigestFunction, digest_of
-from federation.errors import StorageFull
+from federation.closure.checker import ClosureChecker
+from federation.config.model import Limits
+from federation.core.clock import ManualClock
+from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.errors import StorageFull
+from federation.core.store import Entry
+from federation.observability.metrics import Metrics
 from federation.services.action_cache import ActionCacheService
-from federation.services.closure import ClosureChecker
-from federation.status import Metrics
-from federation.store import Entry
 from federation.wire.action_result import RESPONSE_MAX_BYTES
-from federation.wire.fields import length_field
+from federation.wire.protobuf import length_field
 from tests.fakes import MemoryIndex, MemoryStore
 from tests.local_finder import LocalFinder
 from tests.messages import directory, message_of, tree

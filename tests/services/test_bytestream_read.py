@@ -9,11 +9,11 @@ import pytest
 from backports import zstd
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.clock import ManualClock
-from federation.config import Limits
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
-from federation.errors import BlobDamaged
-from federation.store import Chunks
+from federation.config.model import Limits
+from federation.core.clock import ManualClock
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.core.errors import BlobDamaged
+from federation.core.store import Chunks
 from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES
 from federation.wire.resource_name import read_name
 from tests.fakes import MemoryStore

@@ -8,10 +8,10 @@ import grpc
 import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.config import Limits
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
-from federation.errors import FederationError, StorageFull
-from federation.store import FROM_CLIENT, Provenance
+from federation.config.model import Limits
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.core.errors import FederationError, StorageFull
+from federation.core.store import FROM_CLIENT, Provenance
 from federation.wire import zstd
 from federation.wire.resource_name import upload_name
 from tests.fakes import MemoryIngest, MemoryStore

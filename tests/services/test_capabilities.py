@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 
-from federation import announced
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc
-from federation.announced import Announced, LogPosition
-from federation.config import Limits
-from federation.hops import VIA_HEADER
+from federation.config.model import Limits
+from federation.core.hops import VIA_HEADER
 from federation.services.capabilities import CapabilitiesService
+from federation.wire import node_identity
+from federation.wire.node_identity import Announced, LogPosition
 from tests.services.calls import refused
 from tests.services.conftest import Serve
 
@@ -96,8 +96,8 @@ async def test_nothing_is_claimed_that_is_not_served(ask: Ask) -> None:
     ("may_push", "metadata", "told"),
     [
         (True, [(VIA_HEADER, "a")], ME),
-        (True, [], announced.UNKNOWN),  # no node of ours
-        (False, [(VIA_HEADER, "a")], announced.UNKNOWN),  # no peer
+        (True, [], node_identity.UNKNOWN),  # no node of ours
+        (False, [(VIA_HEADER, "a")], node_identity.UNKNOWN),  # no peer
     ],
 )
 async def test_only_a_peer_is_told_who_answers(
@@ -107,5 +107,5 @@ async def test_only_a_peer_is_told_who_answers(
     served = await serve(service, may_push=may_push)
     stub = remote_execution_pb2_grpc.CapabilitiesStub(served.channel)
     call = stub.GetCapabilities(reapi.GetCapabilitiesRequest(), metadata=metadata)
-    assert announced.parse(await call.initial_metadata()) == told
+    assert node_identity.parse(await call.initial_metadata()) == told
     assert (await call).cache_capabilities.max_cas_blob_size_bytes == MAX_BLOB_BYTES

@@ -8,11 +8,11 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.config import Limits
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.config.model import Limits
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
-from federation.services.compute import Compute
-from federation.status import Metrics
+from federation.services.cpu_pool import Compute
 from tests.fakes import MemoryStore
 from tests.services.conftest import Serve, Served, status_of
 

@@ -9,14 +9,14 @@ import structlog
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.buildstream.v2 import artifact_pb2
-from federation.clock import ManualClock
-from federation.config import Limits
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
-from federation.errors import SourceUnavailable
-from federation.services import closure_walk
-from federation.services.closure import ClosureChecker
-from federation.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
-from federation.wire.closure import ARTIFACT_URN
+from federation.closure import walk as closure_walk
+from federation.closure.checker import ClosureChecker
+from federation.closure.names import ARTIFACT_URN
+from federation.config.model import Limits
+from federation.core.clock import ManualClock
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.core.errors import SourceUnavailable
+from federation.core.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
 from tests.fakes import MemoryStore
 from tests.messages import directory, message_of, tree
 
@@ -371,7 +371,7 @@ async def test_w35_a_small_closure_is_walked_each_time(
 async def test_verdicts_are_bounded(
     checker: ClosureChecker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("federation.services.closure._VERDICTS", 10)
+    monkeypatch.setattr("federation.closure.checker._VERDICTS", 10)
     for n in range(20):
         assert await checker.complete(action_entry(EMPTY, name=n))
     assert repr(checker) == "<ClosureChecker 10 verdicts, 0 walks>"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from federation.clock import ManualClock
-from federation.services.memory_budget import MemoryBudget
-from federation.services.pace import Budgets, Pace
+from federation.core.clock import ManualClock
+from federation.core.memory_budget import MemoryBudget
+from federation.services.read_pacing import Budgets, Pace
 from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES
 
 MIB = 2**20

@@ -3,10 +3,10 @@
 import pytest
 from structlog.testing import capture_logs
 
-from federation.clock import ManualClock
-from federation.errors import NotAllowed
-from federation.rights import ANONYMOUS, Rights, Role
-from federation.services.log_limit import LogLimit
+from federation.access.rights import ANONYMOUS, Rights, Role
+from federation.core.clock import ManualClock
+from federation.core.errors import NotAllowed
+from federation.observability.log_limit import LogLimit
 from federation.services.refusals import Refusals
 
 

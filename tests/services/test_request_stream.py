@@ -5,8 +5,8 @@ import asyncio
 import grpc
 import pytest
 
-from federation.errors import Stalled
-from federation.services.memory_budget import MemoryBudget
+from federation.core.errors import Stalled
+from federation.core.memory_budget import MemoryBudget
 from federation.services.request_stream import AHEAD_BYTES, AHEAD_MESSAGES, RequestStream
 
 

@@ -7,12 +7,12 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from federation import errors
-from federation.clock import ManualClock
-from federation.config import Limits
-from federation.digest import EMPTY
+from federation.config.model import Limits
+from federation.core import errors
+from federation.core.clock import ManualClock
+from federation.core.digest import EMPTY
+from federation.observability.log_limit import LogLimit
 from federation.services.call import Call, ClientStream, Method, ServerStream, Unary
-from federation.services.log_limit import LogLimit
 from federation.services.request_stream import RequestStream
 from federation.services.status_codes import clean, outcome_of
 from tests.services.conftest import Serve, Served

@@ -4,15 +4,15 @@ import asyncio
 
 import pytest
 
-from federation.clock import ManualClock
-from federation.config import Limits
-from federation.errors import Stalled
-from federation.live_limits import LiveLimits
-from federation.rights import Rights, Role, everybody
+from federation.access.rights import Rights, Role, everybody
+from federation.config.live_limits import LiveLimits
+from federation.config.model import Limits
+from federation.core.clock import ManualClock
+from federation.core.errors import Stalled
+from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
-from federation.services.compute import Compute
-from federation.services.shares import Share, Shares, host_of
-from federation.status import Metrics
+from federation.services.cpu_pool import Compute
+from federation.services.quotas import Share, Shares, host_of
 from tests.fakes import MemoryStore
 from tests.services.conftest import Serve
 

@@ -10,8 +10,8 @@ from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.config import Limits
-from federation.digest import digest_of
+from federation.config.model import Limits
+from federation.core.digest import digest_of
 from federation.wire.chunk_sizer import SMALL_BYTES
 from federation.wire.resource_name import read_name
 from tests.fakes import MemoryStore

@@ -6,12 +6,12 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.config import Limits
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.config.model import Limits
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
-from federation.services.compute import Compute
-from federation.services.tree import DIRECTORY_MAX_BYTES, PAGE_BYTES
-from federation.status import Metrics
+from federation.services.cas_tree import DIRECTORY_MAX_BYTES, PAGE_BYTES
+from federation.services.cpu_pool import Compute
 from tests.fakes import MemoryStore
 from tests.services.conftest import Serve, Served, status_of
 

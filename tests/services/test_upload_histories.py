@@ -14,13 +14,13 @@ from pathlib import Path
 import grpc
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.clock import SystemClock
-from federation.config import Limits
-from federation.digest import digest_of
+from federation.config.model import Limits
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
+from federation.core.memory_budget import MemoryBudget
+from federation.observability.metrics import Metrics
 from federation.services.bytestream import ByteStreamService
-from federation.services.compute import Compute
-from federation.services.memory_budget import MemoryBudget
-from federation.status import Metrics
+from federation.services.cpu_pool import Compute
 from federation.wire import zstd
 from federation.wire.resource_name import upload_name
 from tests.seeds import by_seed, told

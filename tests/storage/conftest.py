@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.clock import SystemClock
-from federation.config import Limits, Scrub
-from federation.config import Storage as Settings
-from federation.digest import Digest, digest_of
-from federation.status import Metrics
+from federation.config.model import Limits, Scrub
+from federation.config.model import Storage as Settings
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.observability.metrics import Metrics
 from federation.storage import Storage
 
 MIB = 1024 * 1024

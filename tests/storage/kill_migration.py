@@ -18,8 +18,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from federation.clock import SystemClock
-from federation.storage import schema
+from federation.core.clock import SystemClock
+from federation.storage.catalogue import schema
 
 
 def main(folder: Path, seed: int, rounds: int) -> None:

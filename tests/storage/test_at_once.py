@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
+from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source, Stamp
 from federation.storage import Storage
-from federation.storage.stamps import ticks_at
-from federation.store import Entry, EntryKey, EntryKind, Provenance, Source, Stamp
+from federation.storage.catalogue.hlc import ticks_at
 from tests.storage.conftest import opened, read, short
 
 FROM = [

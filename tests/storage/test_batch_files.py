@@ -6,8 +6,8 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
-from federation.digest import Digest, digest_of
-from federation.errors import FederationError, StorageFull
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import FederationError, StorageFull
 from federation.storage import Storage
 from tests.storage.conftest import MIB, read, short, until
 

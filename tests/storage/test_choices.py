@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.clock import ManualClock
-from federation.config import Storage as Settings
-from federation.digest import DigestFunction, digest_of
-from federation.errors import BlobTooLarge, StorageFull, StorageRefused
+from federation.config.model import Storage as Settings
+from federation.core.clock import ManualClock
+from federation.core.digest import DigestFunction, digest_of
+from federation.core.errors import BlobTooLarge, StorageFull, StorageRefused
+from federation.storage.catalogue.schema import check_library
 from federation.storage.directory import DataDirectory, parse_blob_name
-from federation.storage.eviction import choose
-from federation.storage.schema import check_library
 from federation.storage.space import CATALOGUE_BYTES, Disk, Marks, Space, marks
 from federation.storage.timing import StoreClock, Timing
+from federation.storage.upkeep.eviction import choose
 
 MIB = 2**20
 

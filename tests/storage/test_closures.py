@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.clock import SystemClock
-from federation.config import Limits
-from federation.digest import Digest, digest_of
-from federation.errors import BlobDamaged, BlobNotFound
-from federation.services.closure import ClosureChecker
+from federation.closure.checker import ClosureChecker
+from federation.config.model import Limits
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import BlobDamaged, BlobNotFound
+from federation.core.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
 from federation.storage import Storage
-from federation.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
 from tests.messages import directory, message_of, tree
 from tests.storage.conftest import put, read, short
 

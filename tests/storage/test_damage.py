@@ -11,10 +11,10 @@ from typing import Any
 import apsw
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.errors import BlobDamaged, BlobNotFound
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import BlobDamaged, BlobNotFound
 from federation.storage import Storage
-from federation.storage.scrub import Scrubber, verify_slice
+from federation.storage.upkeep.scrub import Scrubber, verify_slice
 from tests.storage.conftest import put, read, short, until
 
 Opener = Callable[..., Awaitable[Storage]]

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from federation.digest import digest_of
-from federation.errors import SourceUnavailable, StorageRefused
-from federation.ledger import Lane, Parked, PeerRecord, PeerState
+from federation.core.digest import digest_of
+from federation.core.errors import SourceUnavailable, StorageRefused
+from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
+from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage import Storage
-from federation.store import Entry, EntryKey, EntryKind
 from tests.faults.clean import catalogue
 from tests.storage.conftest import opened, short
 

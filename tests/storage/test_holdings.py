@@ -8,13 +8,15 @@ from pathlib import Path
 import apsw
 import pytest
 
-from federation.digest import digest_of
-from federation.ledger import Page
-from federation.storage import catalogue, entries, holdings, schema
-from federation.storage.catalogue import key_of
-from federation.storage.touches import TouchBatch
-from federation.storage.transaction import Totals, Transaction
-from federation.store import FROM_CLIENT, Entry, EntryKey, EntryKind
+from federation.core.digest import digest_of
+from federation.core.replication_log import Page
+from federation.core.store import FROM_CLIENT, Entry, EntryKey, EntryKind
+from federation.storage import scan
+from federation.storage.access_times import TouchBatch
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import entries, schema
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.transaction import Totals, Transaction
 
 COUNT = 60
 
@@ -51,7 +53,7 @@ def test_a_walk_misses_nothing_though_access_times_move(
     rng = random.Random(seed)
     fill(connection, rng)
     now_ms = 1_001_000 + rng.choice([0, 3_600_000])
-    for walk in (holdings.blobs, holdings.entries):
+    for walk in (scan.blobs, scan.entries):
         seen: set[object] = set()
         position: str | None = None
         pages = 0
@@ -77,7 +79,7 @@ def test_the_most_recently_used_come_first(connection: apsw.Connection) -> None:
     for n, name in enumerate(names):
         tx.now_ms = 1000 + n
         catalogue.insert(tx, key_of(digest_of(name)), 1, None, 0, FROM_CLIENT)
-    page = holdings.blobs(connection, None, 100, 10_000_000)
+    page = scan.blobs(connection, None, 100, 10_000_000)
     assert list(page.digests) == [digest_of(name) for name in reversed(names)]
 
 
@@ -86,7 +88,7 @@ def test_what_is_being_evicted_is_not_held(connection: apsw.Connection) -> None:
     for name in (b"1", b"2"):
         catalogue.insert(tx, key_of(digest_of(name)), 1, None, 0, FROM_CLIENT)
     catalogue.mark(tx, [(1000, key_of(digest_of(b"1")))])
-    page = holdings.blobs(connection, None, 100, 10_000_000)
+    page = scan.blobs(connection, None, 100, 10_000_000)
     assert list(page.digests) == [digest_of(b"2")]
 
 
@@ -94,9 +96,9 @@ def test_p7_a_page_of_large_entries_is_short(connection: apsw.Connection) -> Non
     tx = transaction(connection, 1000)
     for n in range(12):
         entries.put(tx, [Entry(key(n), b"x" * 2**20, "")], FROM_CLIENT)
-    page = holdings.entries(connection, None, 1000, 10_000_000)
+    page = scan.entries(connection, None, 1000, 10_000_000)
     assert len(page.entries) == 8
-    following = holdings.entries(connection, page.next, 1000, 10_000_000)
+    following = scan.entries(connection, page.next, 1000, 10_000_000)
     assert len(following.entries) == 4
 
 

@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.storage import Storage, catalogue
-from federation.storage.hot import Hot, HotBlob
+from federation.core.digest import Digest, digest_of
+from federation.storage import Storage
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.read_cache import Hot, HotBlob
 from tests.storage.conftest import MIB, put, read, short, until
 
 Opener = Callable[..., Awaitable[Storage]]

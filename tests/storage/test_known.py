@@ -6,10 +6,10 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
+from federation.core.store import Spelling
 from federation.storage import Storage
-from federation.storage.known import Known
-from federation.store import Spelling
+from federation.storage.existence_cache import Known
 from tests.storage.conftest import put, short
 
 Opener = Callable[..., Awaitable[Storage]]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.errors import StorageFull
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import StorageFull
+from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage import Storage
-from federation.storage.runs import live_runs
-from federation.store import Entry, EntryKey, EntryKind
+from federation.storage.processes import live_runs
 from tests.storage.conftest import MIB, opened, put, read, short, until
 
 Opener = Callable[..., Awaitable[Storage]]

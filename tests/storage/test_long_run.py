@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
 from federation.storage import Storage
 from tests.storage.conftest import MIB, opened, put, read, short, until
 

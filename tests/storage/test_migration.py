@@ -12,16 +12,16 @@ from pathlib import Path
 import apsw
 import pytest
 
-from federation.clock import SystemClock
-from federation.digest import digest_of
-from federation.errors import StorageRefused
-from federation.storage import schema
-from federation.storage.catalogue import key_of
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
+from federation.core.errors import StorageRefused
+from federation.core.store import NO_STAMP, EntryKey, EntryKind, Source
+from federation.storage.catalogue import schema
+from federation.storage.catalogue.blobs import key_of
 from federation.storage.directory import DataDirectory
 from federation.storage.opening import open_directory
-from federation.storage.runs import Run
+from federation.storage.processes import Run
 from federation.storage.timing import Timing
-from federation.store import NO_STAMP, EntryKey, EntryKind, Source
 from tests.storage.conftest import opened, read, short
 
 _SCHEMA_1 = Path(__file__).with_name("schema_1.sql")

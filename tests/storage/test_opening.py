@@ -9,9 +9,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from federation.clock import SystemClock
-from federation.errors import StorageRefused
-from federation.storage import schema
+from federation.core.clock import SystemClock
+from federation.core.errors import StorageRefused
+from federation.storage.catalogue import schema
 from federation.storage.opening import open_directory
 from federation.storage.timing import Timing
 from tests.storage.conftest import opened, put, read, short
@@ -85,7 +85,7 @@ async def test_a_copied_directory_serves_what_the_original_did(tmp_path: Path) -
     await _fill(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     async with opened(tmp_path / "b", short()) as storage:
-        from federation.digest import digest_of
+        from federation.core.digest import digest_of
 
         assert await read(storage, digest_of(b"large" * 10_000)) == b"large" * 10_000
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from federation.digest import digest_of
-from federation.ledger import Parked
-from federation.storage import parked
+from federation.core.digest import digest_of
+from federation.core.replication_log import Parked
+from federation.storage.catalogue import parked
 from tests.storage.conftest import opened, short
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from federation.digest import Digest, digest_of
-from federation.errors import StorageFull
-from federation.ledger import Lane, PeerRecord, PeerState
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import StorageFull
+from federation.core.replication_log import Lane, PeerRecord, PeerState
+from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
 from federation.storage import Storage
-from federation.store import Entry, EntryKey, EntryKind, Provenance, Source
 from tests.storage.conftest import opened, put, read, short, until
 
 PULLED = Provenance(Source.UPSTREAM, origin="hq")

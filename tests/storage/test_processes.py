@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.clock import SystemClock
-from federation.ledger import Lane, PeerRecord, PeerState
+from federation.core.clock import SystemClock
+from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.storage import Storage
-from federation.storage.head import Head
-from federation.storage.shared import Epoch
+from federation.storage.log_end import Head
+from federation.storage.shared_memory import Epoch
 from tests.storage.conftest import opened, put, short, until
 
 OpenStorage = Callable[..., Awaitable[Storage]]

@@ -9,10 +9,18 @@ from typing import Any
 import apsw
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.ledger import Lane, Parked, PeerRecord, PeerState
-from federation.storage.offline import rebuild, verify
-from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Provenance, Source, Stamp
+from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
+from federation.core.store import (
+    NO_STAMP,
+    Entry,
+    EntryKey,
+    EntryKind,
+    Provenance,
+    Source,
+    Stamp,
+)
+from federation.storage.admin import rebuild, verify
 from tests.storage.conftest import opened, short
 from tests.storage.test_migration import asset, make_version_1
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from federation.digest import digest_of
-from federation.errors import SourceUnavailable
-from federation.ledger import Lane, PeerRecord, PeerState
-from federation.storage.offline import rebuild
-from federation.store import Entry, EntryKey, EntryKind
+from federation.core.digest import digest_of
+from federation.core.errors import SourceUnavailable
+from federation.core.replication_log import Lane, PeerRecord, PeerState
+from federation.core.store import Entry, EntryKey, EntryKind
+from federation.storage.admin import rebuild
 from tests.faults.clean import catalogue
 from tests.seeds import by_seed, told
 from tests.storage.conftest import opened, read, short

@@ -12,14 +12,14 @@ import apsw
 import pytest
 from structlog.testing import capture_logs
 
-from federation.clock import ManualClock, SystemClock
-from federation.config import Limits, Scrub
-from federation.config import Storage as Settings
-from federation.status import Metrics
+from federation.config.model import Limits, Scrub
+from federation.config.model import Storage as Settings
+from federation.core.clock import ManualClock, SystemClock
+from federation.observability.metrics import Metrics
 from federation.storage import Storage
-from federation.storage.pulse import Pulse
-from federation.storage.schema import connect
-from federation.storage.touches import Touches
+from federation.storage.access_times import Touches
+from federation.storage.catalogue.schema import connect
+from federation.storage.upkeep.flusher import Pulse
 from tests.storage.conftest import put, until
 
 OLD_S = 61.0  # an access time of this age has to be renewed before a new lease is given

@@ -10,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.errors import InvalidRequest
-from federation.storage.stamps import Held, Verdict, check, date, judge, next_ticks, ticks_at
-from federation.store import NO_STAMP, Entry, EntryKey, EntryKind, Provenance, Source, Stamp
+from federation.core.errors import InvalidRequest
+from federation.core.store import (
+    NO_STAMP,
+    Entry,
+    EntryKey,
+    EntryKind,
+    Provenance,
+    Source,
+    Stamp,
+)
+from federation.storage.catalogue.hlc import Held, Verdict, check, date, judge, next_ticks, ticks_at
 from tests.storage.conftest import opened, short
 
 KEY = EntryKey(EntryKind.ACTION_RESULT, "", b"name")

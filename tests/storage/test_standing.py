@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.storage.offline.standing import Standing, standing
+from federation.storage.admin.standing import Standing, standing
 from federation.storage.timing import Timing
 
 HOUR = Timing.for_lease(3600)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
+from federation.core.store import Entry, EntryKey, EntryKind, Spelling
 from federation.storage import Storage
-from federation.storage.catalogue import key_of
-from federation.store import Entry, EntryKey, EntryKind, Spelling
+from federation.storage.catalogue.blobs import key_of
 from federation.uses import Peek, Use, counted_as
 from tests.storage.conftest import put, read, short
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from federation.digest import digest_of
-from federation.ledger import Lane, Parked, PeerRecord, PeerState
-from federation.storage.offline import explaining, summary
-from federation.store import Entry, EntryKey, EntryKind, Provenance, Source
+from federation.core.digest import digest_of
+from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
+from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
+from federation.storage.admin import explaining, summary
 from tests.storage.conftest import opened, short
 from tests.storage.test_migration import make_version_1
 

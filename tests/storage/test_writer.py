@@ -10,13 +10,13 @@ from typing import cast
 import apsw
 import pytest
 
-from federation.clock import SystemClock
-from federation.errors import SourceUnavailable, StorageFailed, StorageFull
-from federation.status import Metrics
-from federation.storage import schema
+from federation.core.clock import SystemClock
+from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.observability.metrics import Metrics
+from federation.storage.catalogue import schema
+from federation.storage.catalogue.transaction import Totals, Transaction, read_totals
+from federation.storage.catalogue.writer import Writer
 from federation.storage.timing import StoreClock
-from federation.storage.transaction import Totals, Transaction, read_totals
-from federation.storage.writer import Writer
 
 
 class Failing:

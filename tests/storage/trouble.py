@@ -6,11 +6,11 @@ import random
 from collections.abc import Collection
 from pathlib import Path
 
-from federation.digest import Digest
-from federation.errors import StorageFull
+from federation.core.digest import Digest
+from federation.core.errors import StorageFull
+from federation.core.store import FROM_CLIENT, Provenance
 from federation.storage import Storage
 from federation.storage.ingest import LocalIngest
-from federation.store import FROM_CLIENT, Provenance
 
 
 def fills_up(storage: Storage, rng: random.Random) -> None:

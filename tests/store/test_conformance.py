@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from federation.clock import SystemClock
-from federation.config import Limits
-from federation.config import Storage as Settings
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
-from federation.errors import BlobNotFound, DigestMismatch, OffsetOutside
-from federation.status import Metrics
+from federation.config.model import Limits
+from federation.config.model import Storage as Settings
+from federation.core.clock import SystemClock
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.core.errors import BlobNotFound, DigestMismatch, OffsetOutside
+from federation.core.store import CHUNK_BYTES, LocalStore, Spelling, Store
+from federation.observability.metrics import Metrics
 from federation.storage import Storage
-from federation.store import CHUNK_BYTES, LocalStore, Spelling, Store
-from federation.upstream.store import Federation, PullThrough
+from federation.upstream.pull_through import Federation, PullThrough
 from tests.fakes import MemoryStore
 from tests.remote.served import connected, serving
 from tests.upstream.fakes import upstream

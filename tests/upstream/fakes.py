@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import inf
 
-from federation.clock import Clock, SystemClock
-from federation.digest import Digest
-from federation.errors import SourceUnavailable
-from federation.status import Metrics
-from federation.store import Chunks, NextBytes
+from federation.core.clock import Clock, SystemClock
+from federation.core.digest import Digest
+from federation.core.errors import SourceUnavailable
+from federation.core.store import Chunks, NextBytes
+from federation.observability.metrics import Metrics
 from federation.upstream.answers import Answers
-from federation.upstream.source import Upstream
+from federation.upstream.upstream import Upstream
 from tests.fakes import MemoryStore
 
 

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.clock import Clock, SystemClock
-from federation.config import Limits
-from federation.digest import Digest, DigestFunction, digest_of
-from federation.errors import SourceUnavailable
+from federation.closure.checker import ClosureChecker
+from federation.config.model import Limits
+from federation.core.clock import Clock, SystemClock
+from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.errors import SourceUnavailable
+from federation.core.store import Entry, EntryKey
+from federation.observability.metrics import Metrics
 from federation.services.asset_question import AssetQuestion
-from federation.services.closure import ClosureChecker
-from federation.services.federated_finder import FederatedFinder
-from federation.services.finder import Asked
-from federation.services.prefetch import Mode, Prefetcher
-from federation.status import Metrics
 from federation.storage import Storage
-from federation.store import Entry, EntryKey
-from federation.upstream.names import UpstreamIndex
-from federation.upstream.source import Upstream
-from federation.upstream.store import Federation
+from federation.upstream.federated_finder import FederatedFinder
+from federation.upstream.finder import Asked
+from federation.upstream.index_queries import UpstreamIndex
+from federation.upstream.prefetch import Mode, Prefetcher
+from federation.upstream.pull_through import Federation
+from federation.upstream.upstream import Upstream
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of, wanted_by
 from tests.messages import message_of
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class ScriptedIndex:
-    """See federation.upstream.names.UpstreamIndex."""
+    """See federation.upstream.index_queries.UpstreamIndex."""
 
     name: str
     order: list[str]  # of all who are asked, shared

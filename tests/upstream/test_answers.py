@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from federation.upstream.answers import Answers
 
 A, B, C = (digest_of(name) for name in (b"a", b"b", b"c"))

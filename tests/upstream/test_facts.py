@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import Digest, digest_of
+from federation.core.digest import Digest, digest_of
+from federation.core.store import EntryKey, EntryKind, Source
 from federation.storage import Storage
-from federation.storage.catalogue import key_of
-from federation.store import EntryKey, EntryKind, Source
-from federation.upstream.facts import counted, quantile
-from federation.upstream.source import Upstream
+from federation.storage.catalogue.blobs import key_of
+from federation.upstream.status import counted, quantile
+from federation.upstream.upstream import Upstream
 from tests.upstream.fakes import Script, until, upstream
 from tests.upstream.test_pull import BLOB, DATA, kept, node, read
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from federation import hops
-from federation.digest import digest_of
-from federation.store import Provenance, Source
+from federation.core import hops
+from federation.core.digest import digest_of
+from federation.core.store import Provenance, Source
 from tests.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import Answer, finder_over, there

@@ -11,11 +11,11 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
-from federation.digest import Digest, digest_of
-from federation.errors import FederationError
-from federation.services.memory_budget import MemoryBudget
-from federation.upstream.source import Upstream
-from federation.upstream.store import PullThrough
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import FederationError
+from federation.core.memory_budget import MemoryBudget
+from federation.upstream.pull_through import PullThrough
+from federation.upstream.upstream import Upstream
 from tests.seeds import by_seed, told
 from tests.storage.trouble import fills_up, received_files
 from tests.upstream.fakes import Script, ScriptedStore, until, upstream

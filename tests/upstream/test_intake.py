@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.errors import StorageFull
-from federation.services.memory_budget import MemoryBudget
-from federation.store import CHUNK_BYTES
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import StorageFull
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import CHUNK_BYTES
 from federation.upstream.intake import Intake
 from federation.upstream.recent import Budget, NoBound, Recent
 from tests.fakes import MemoryIngest, MemoryStore

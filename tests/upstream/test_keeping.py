@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from federation.digest import Digest, digest_of
-from federation.errors import FederationError, SourceUnavailable, StorageFull
-from federation.services.memory_budget import MemoryBudget
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import FederationError, SourceUnavailable, StorageFull
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import Provenance, Readable
 from federation.storage import Storage
 from federation.storage.ingest import LocalIngest
-from federation.store import Provenance, Readable
 from tests.upstream.fakes import Script, until, upstream
 from tests.upstream.test_pull import BLOB, DATA, kept, node, read
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from federation import hops
-from federation.clock import SystemClock
-from federation.config import Limits
-from federation.digest import digest_of
-from federation.services.prefetch import Mode, Prefetcher
-from federation.status import Metrics
-from federation.store import Entry, EntryKey, EntryKind
-from federation.upstream.store import Federation
+from federation.config.model import Limits
+from federation.core import hops
+from federation.core.clock import SystemClock
+from federation.core.digest import digest_of
+from federation.core.store import Entry, EntryKey, EntryKind
+from federation.observability.metrics import Metrics
+from federation.upstream.prefetch import Mode, Prefetcher
+from federation.upstream.pull_through import Federation
 from tests.fakes import MemoryStore
 from tests.process_client import action_result
 from tests.upstream.fakes import until

@@ -1,7 +1,7 @@
 """Probing an upstream that is down."""
 
-from federation.clock import ManualClock
-from federation.errors import SourceUnavailable
+from federation.core.clock import ManualClock
+from federation.core.errors import SourceUnavailable
 from federation.upstream.breaker import State
 from federation.upstream.probe import Prober
 from tests.upstream.fakes import Script, until, upstream

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from federation import hops
-from federation.clock import SystemClock
-from federation.digest import Digest, digest_of
-from federation.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
-from federation.services.memory_budget import MemoryBudget
+from federation.core import hops
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import FROM_CLIENT, Provenance
 from federation.storage import Storage
 from federation.storage.ingest import GrowingFile, LocalIngest
-from federation.store import FROM_CLIENT, Provenance
 from federation.upstream.pull import WITHHELD_BYTES
-from federation.upstream.source import Upstream
-from federation.upstream.store import Federation, PullThrough
+from federation.upstream.pull_through import Federation, PullThrough
+from federation.upstream.upstream import Upstream
 from tests.storage.conftest import opened, short
 from tests.upstream.fakes import Script, until, upstream
 

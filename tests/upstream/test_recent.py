@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from federation.services.memory_budget import MemoryBudget
+from federation.core.memory_budget import MemoryBudget
 from federation.upstream.recent import KEPT_BYTES, NoBound, Recent
 
 

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from federation import hops
-from federation.digest import Digest, digest_of
-from federation.upstream.store import PullThrough
+from federation.core import hops
+from federation.core.digest import Digest, digest_of
+from federation.upstream.pull_through import PullThrough
 from tests.upstream.fakes import Script, until, upstream
 from tests.upstream.test_pull import BLOB, DATA, SIZE, kept, node, read
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from federation import hops
-from federation.clock import ManualClock
-from federation.digest import digest_of
-from federation.errors import BlobNotFound
+from federation.core import hops
+from federation.core.clock import ManualClock
+from federation.core.digest import digest_of
+from federation.core.errors import BlobNotFound
+from federation.core.store import EntryKey, EntryKind
 from federation.remote import FailureKind, RemoteFailed
-from federation.store import EntryKey, EntryKind
 from tests.upstream.fakes import upstream
 
 BLOB = digest_of(b"blob")

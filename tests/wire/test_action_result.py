@@ -6,9 +6,9 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import DigestFunction, digest_of
-from federation.errors import InvalidRequest
-from federation.store import EntryKind
+from federation.core.digest import DigestFunction, digest_of
+from federation.core.errors import InvalidRequest
+from federation.core.store import EntryKind
 from federation.wire.action_result import (
     RESPONSE_MAX_BYTES,
     STDERR,
@@ -18,7 +18,7 @@ from federation.wire.action_result import (
     to_inline,
     with_inlined,
 )
-from federation.wire.fields import length_field
+from federation.wire.protobuf import length_field
 
 SHA256 = DigestFunction.SHA256
 ACTION = digest_of(b"action")

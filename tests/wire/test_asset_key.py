@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.digest import DigestFunction
-from federation.errors import InvalidRequest
+from federation.core.digest import DigestFunction
+from federation.core.errors import InvalidRequest
 from federation.wire.asset_key import (
     QUALIFIER_MAX_BYTES,
     QUALIFIERS_MAX,

@@ -7,10 +7,7 @@ import pytest
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.buildstream.v2 import artifact_pb2, source_pb2
-from federation.digest import EMPTY, Digest, DigestFunction, digest_of
-from federation.errors import InvalidRequest
-from federation.store import Entry, EntryKey, EntryKind
-from federation.wire.closure import (
+from federation.closure.names import (
     ARTIFACT_URN,
     SLICE,
     SOURCE_URN,
@@ -21,7 +18,10 @@ from federation.wire.closure import (
     names_of_entry,
     names_of_structure,
 )
-from federation.wire.fields import length_field
+from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.core.errors import InvalidRequest
+from federation.core.store import Entry, EntryKey, EntryKind
+from federation.wire.protobuf import length_field
 from tests.messages import directory, message_of, tree
 
 SHA256 = DigestFunction.SHA256

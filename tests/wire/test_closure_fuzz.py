@@ -4,16 +4,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import Digest, DigestFunction, digest_of
-from federation.errors import InvalidRequest
-from federation.wire.action_result import STDERR, STDOUT, with_inlined
-from federation.wire.closure import (
+from federation.closure.names import (
     Shape,
     Structure,
     names_of_action_result,
     names_of_structure,
 )
-from federation.wire.fields import length_field
+from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.errors import InvalidRequest
+from federation.wire.action_result import STDERR, STDOUT, with_inlined
+from federation.wire.protobuf import length_field
 from tests.messages import directory, tree
 
 SHA256 = DigestFunction.SHA256

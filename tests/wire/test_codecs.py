@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.digest import Digest, DigestFunction, digest_of
-from federation.errors import InvalidRequest
+from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.errors import InvalidRequest
 from federation.wire import bytestream_codec as bc
 from federation.wire import cas_codec as cc
 from federation.wire.digests import encode_digest, function_of, to_digest, to_digests

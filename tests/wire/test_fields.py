@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from federation._proto.google.bytestream import bytestream_pb2
-from federation.errors import InvalidRequest
-from federation.wire import fields
+from federation.core.errors import InvalidRequest
+from federation.wire import protobuf as fields
 from federation.wire.bytestream_codec import decode_write_request
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.digest import EMPTY, MAX_SIZE_BYTES, Digest, DigestFunction
-from federation.errors import InvalidRequest
+from federation.core.digest import EMPTY, MAX_SIZE_BYTES, Digest, DigestFunction
+from federation.core.errors import InvalidRequest
 from federation.wire.cas_codec import decode_find_missing, encode_missing
-from federation.wire.listed import Unusual, decode_listed, encode_listed, hashes_of, size_of
+from federation.wire.digest_list import Unusual, decode_listed, encode_listed, hashes_of, size_of
 
 SIZES = st.one_of(st.sampled_from([0, 1, 127, 128, 2**35, MAX_SIZE_BYTES]), st.integers(0, 10**6))
 HASHES = st.binary(min_size=32, max_size=32)

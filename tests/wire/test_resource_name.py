@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.digest import MAX_SIZE_BYTES, Digest, DigestFunction, digest_of
-from federation.errors import InvalidRequest
+from federation.core.digest import MAX_SIZE_BYTES, Digest, DigestFunction, digest_of
+from federation.core.errors import InvalidRequest
 from federation.wire.resource_name import (
     RESERVED,
     check_instance,

@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 from federation.wire.sri import Integrity, read_integrity
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 from federation.wire.upload import Upload
 
 

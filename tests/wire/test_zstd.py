@@ -8,7 +8,7 @@ from backports import zstd as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.errors import InvalidRequest
+from federation.core.errors import InvalidRequest
 from federation.wire.zstd import PIECE_BYTES, Decoder, Encoder, decode, encode
 
 NOISE = random.Random(1).randbytes(300_000)

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from federation.config import Config
-from federation.config_values import parse_address
-from federation.errors import CannotStart
-from federation.passed_sockets import PassedSockets
-from federation.share import Share
-from federation.workers.backoff import Backoff
-from federation.workers.control import Control, encode_orders
-from federation.workers.ports import KeptPorts
+from federation.config.model import Config
+from federation.config.types import parse_address
+from federation.core.errors import CannotStart
+from federation.server.passed_sockets import PassedSockets
+from federation.server.worker_slot import Share
+from federation.server.workers.backoff import Backoff
+from federation.server.workers.control import Control, encode_orders
+from federation.server.workers.ports import KeptPorts
 
 Pair = tuple[socket.socket, Control]  # the parent's end, and the worker's
 

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.polling import wait_until
 from tests.process import Node, federation
 from tests.process_client import Client, outcome, write_requests

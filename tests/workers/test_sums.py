@@ -11,7 +11,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from federation.workers.sums import Families, add_up, as_metrics, only_growing, parse
+from federation.server.workers.metrics import Families, add_up, as_metrics, only_growing, parse
 from tests.samples import Samples
 
 

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from federation.clock import ManualClock
-from federation.config import Limits
+from federation.closure.checker import ClosureChecker
+from federation.config.model import Limits
+from federation.core.clock import ManualClock
+from federation.observability.metrics import Metrics
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.checksum import ChecksumVerifier
-from federation.services.closure import ClosureChecker
 from federation.services.references import ReferenceService
-from federation.status import Metrics
 from tests.fakes import MemoryIndex, MemoryStore
 from tests.local_finder import LocalFinder
 from tests.services.assets.served import Assets, MakeAssets

@@ -12,8 +12,8 @@ import grpc
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2_grpc as asset_grpc
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.clock import ManualClock
-from federation.digest import digest_of
+from federation.core.clock import ManualClock
+from federation.core.digest import digest_of
 from tests.fakes import MemoryIndex, MemoryStore
 from tests.messages import message_of
 from tests.services.calls import refused

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from federation._proto.buildstream.v2 import artifact_pb2, source_pb2
-from federation.digest import EMPTY, digest_of
+from federation.core.digest import EMPTY, digest_of
 from tests.messages import directory, message_of, tree
 from tests.services.assets.served import ARTIFACT, NOT_FOUND, SOURCE, URI, Assets
 from tests.services.calls import refused

@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.digest import DigestFunction, digest_of
+from federation.core.digest import DigestFunction, digest_of
 from federation.services import checksum
 from tests.messages import message_of
 from tests.services.assets.served import BAD, NOT_FOUND, URI, Assets, qualifiers, sri

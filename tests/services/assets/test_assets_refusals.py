@@ -9,9 +9,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.digest import digest_of
-from federation.errors import StorageFull
-from federation.store import Entry
+from federation.core.digest import digest_of
+from federation.core.errors import StorageFull
+from federation.core.store import Entry
 from tests.fakes import MemoryIndex
 from tests.messages import message_of
 from tests.services.assets.served import BAD, URI, Assets, MakeAssets

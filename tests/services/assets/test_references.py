@@ -10,7 +10,7 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.buildstream.v2 import buildstream_pb2 as bst
 from federation._proto.buildstream.v2 import buildstream_pb2_grpc as bst_grpc
-from federation.digest import digest_of
+from federation.core.digest import digest_of
 from tests.messages import directory, message_of
 from tests.services.assets.served import BAD, NOT_FOUND, Assets, MakeAssets
 from tests.services.calls import refused

@@ -1,0 +1,147 @@
+"""The list of client certificates that a listener lets in: concatenated PEM, as people make it.
+
+Certificates are known by the SHA-256 of their DER bytes, so nothing that merely looks like a listed
+one, or was signed by it, is on the list. Parsing is all or nothing: a list that is partly
+understood would let in, or keep out, others than its owner means.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from cryptography import x509
+
+from federation.core.clock import utc_text
+from federation.core.errors import ConfigError
+
+LIST_MAX_BYTES = 16 * 2**20
+
+# `cat` joins a file that lacks its last newline to the next one: markers need no line of their own.
+_MARKER = re.compile(r"-----(BEGIN|END) ([^-\r\n]*)-----")
+_BROKEN_MARKER = re.compile(
+    r"-{2,}[ \t]*(?:BEGIN|END)\b|\b(?:BEGIN|END) (?:X509 )?CERTIFICATE-{2,}"
+)
+_CERTIFICATE = ("CERTIFICATE", "X509 CERTIFICATE")
+
+
+class Listed(NamedTuple):
+    """One certificate of the list."""
+
+    subject: str  # as RFC 4514 writes it
+    since_s: float  # seconds since 1970 UTC, as `until_s`
+    until_s: float
+
+    def out_of_date(self, now_s: float) -> str | None:
+        """Return why it does not count at that time; None: it does."""
+        if now_s > self.until_s:
+            return f"the certificate expired on {utc_text(self.until_s)}"
+        if now_s < self.since_s:
+            return f"the certificate is not valid before {utc_text(self.since_s)}"
+        return None
+
+
+class ClientList(NamedTuple):
+    """A list that was understood as a whole."""
+
+    pem: bytes  # the certificates, each once, without what stood between them
+    by_fingerprint: Mapping[str, Listed]
+
+
+class _Block(NamedTuple):
+    number: int
+    line: int
+    label: str
+    body: str
+
+
+def fingerprint_of(der: bytes) -> str:
+    """Return the SHA-256 of a certificate as `openssl x509 -fingerprint -sha256` writes it."""
+    return hashlib.sha256(der).digest().hex(":").upper()
+
+
+def parse_client_list(data: bytes, where: str) -> ClientList:
+    """Read a list; text between the certificates, duplicates and any line ends are fine.
+
+    Raises ConfigError, which begins with `where` and names the block that is wrong.
+    """
+    if len(data) > LIST_MAX_BYTES:
+        raise ConfigError(f"{where}: larger than {LIST_MAX_BYTES} bytes")
+    found: dict[str, Listed] = {}
+    pem = []
+    for block in _blocks(data.decode("latin-1"), where):
+        place = f"{where}: block {block.number} (line {block.line})"
+        der = _der_of(block, place)
+        fingerprint = fingerprint_of(der)
+        if fingerprint not in found:
+            found[fingerprint] = _read(der, place)
+            pem.append(ssl.DER_cert_to_PEM_cert(der))
+    if not found:
+        raise ConfigError(
+            f"{where}: no certificate in it. Nobody could connect; put the PEM certificates of the "
+            "clients there, or leave the list out to let in everybody"
+        )
+    return ClientList("".join(pem).encode(), found)
+
+
+def _blocks(text: str, where: str) -> Iterator[_Block]:
+    begun: re.Match[str] | None = None
+    number = 0
+    after = 0
+    for marker in _MARKER.finditer(text):
+        line = text.count("\n", 0, marker.start()) + 1
+        kind, label = marker[1], marker[2]
+        if kind == "BEGIN":
+            number += 1
+        place = f"{where}: block {number} (line {line})"
+        if begun is None:
+            _check_between(text, after, marker.start(), where)
+            if kind == "END":
+                raise ConfigError(f"{where}: line {line}: END {label} without its BEGIN")
+            begun, begun_line = marker, line
+            continue
+        if kind == "BEGIN" or label != begun[2]:
+            raise ConfigError(f"{place}: inside the {begun[2]} that begins in line {begun_line}")
+        yield _Block(number, begun_line, label, text[begun.end() : marker.start()])
+        begun, after = None, marker.end()
+    if begun is not None:
+        raise ConfigError(f"{where}: block {number} (line {begun_line}): it has no END")
+    _check_between(text, after, len(text), where)
+
+
+def _check_between(text: str, start: int, end: int, where: str) -> None:
+    """Take comments, and refuse what was meant to begin or end a certificate."""
+    broken = _BROKEN_MARKER.search(text, start, end)
+    if broken is not None:
+        line = text.count("\n", 0, broken.start()) + 1
+        raise ConfigError(f"{where}: line {line}: a broken BEGIN or END line")
+
+
+def _der_of(block: _Block, place: str) -> bytes:
+    if "PRIVATE KEY" in block.label:
+        raise ConfigError(
+            f"{place}: a private key. It belongs to its client alone: take it out, and have the "
+            "client make a new pair"
+        )
+    if block.label not in _CERTIFICATE:
+        raise ConfigError(f"{place}: a {block.label}, not a CERTIFICATE")
+    try:
+        return base64.b64decode("".join(block.body.split()), validate=True)
+    except ValueError as error:
+        raise ConfigError(f"{place}: not base64 ({error})") from None
+
+
+def _read(der: bytes, place: str) -> Listed:
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        return Listed(
+            certificate.subject.rfc4514_string(),
+            certificate.not_valid_before_utc.timestamp(),
+            certificate.not_valid_after_utc.timestamp(),
+        )
+    except (ValueError, x509.InvalidVersion) as error:
+        raise ConfigError(f"{place}: not an X.509 certificate ({error})") from None

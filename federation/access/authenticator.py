@@ -1,0 +1,210 @@
+"""Who calls, and what that allows: decided at every call, with cryptography only at the first.
+
+What a caller showed is remembered until it expires or the files behind it change, so a call costs a
+look-up, and whoever was taken off a list is refused from the next call on. Tokens are remembered by
+their SHA-256 only: how long the look-up takes tells nothing about them, and none stays in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from federation.access.certificates import ClientRights, Granted
+from federation.access.jwt_keys import JwtKeys, grant_of, identity_of, until_s
+from federation.access.live_tls import LiveTls
+from federation.access.proxy import ProxiedClients
+from federation.access.rights import ANONYMOUS, Rights, Role
+from federation.access.tls import KeyPair
+from federation.access.tokens import PREFIX, TokenTable
+from federation.access.watched_file import LiveFile
+from federation.config.model import Listener
+from federation.core.clock import Clock, utc_text
+from federation.core.errors import NotAuthenticated
+
+_KNOWN_MAX = 4096
+_KEY_MAX_BYTES = 8192
+_TOKEN_MAX_CHARS = 8 * 1024
+_IDENTITY_MAX_CHARS = 300
+_FOR_EVER_S = float("inf")
+_HEADER = "authorization"
+
+
+class Shown(Protocol):
+    """What is looked at of a call; grpc's context has it."""
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        """Return what the connection says of the other side."""
+        ...
+
+    def peer(self) -> str:
+        """Return the other side's address as gRPC writes it."""
+        ...
+
+    def invocation_metadata(self) -> Any:
+        """Return the call's headers as pairs."""
+        ...
+
+
+class _Known(NamedTuple):
+    rights: Rights
+    until_s: float
+
+
+class Callers:
+    """The callers of one listener that asks who they are."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        where: str,
+        clock: Clock,
+        *,
+        tls: LiveTls | None = None,
+        tokens: LiveFile[TokenTable] | None = None,
+        keys: LiveFile[JwtKeys] | None = None,
+        proxied: ProxiedClients | None = None,
+    ) -> None:
+        """Take what is known of callers; `where` is the listener's place in messages."""
+        auth = listener.auth
+        self._takes_writes = listener.push
+        self._where = where
+        self._clock = clock
+        self._tls = tls if tls is not None and tls.pair.lists else None
+        self._tokens = tokens
+        self._keys = keys
+        self._proxied = proxied
+        self._jwt = auth.jwt if auth else None
+        self._rules = auth.clients if auth else []
+        self._asks_tokens = tokens is not None or keys is not None
+        anonymous = Role.named(auth.anonymous) if auth and auth.anonymous != "none" else None
+        self._anonymous = Rights(
+            ANONYMOUS,
+            anonymous,
+            takes_writes=listener.push,
+            credentials_help=self._asks_tokens or proxied is not None,
+        )
+        self._known: dict[bytes, _Known] = {}
+        self._decided_by: tuple[object, ...] = (None,) * 4  # what _known goes back to
+        self._client_rights: dict[int, tuple[KeyPair, ClientRights]] = {}  # by the pair's id
+
+    def __repr__(self) -> str:
+        return f"<Callers of {self._where}, {len(self._known)} known>"
+
+    def rights_of(self, context: Shown) -> Rights:
+        """Return what the caller may do: its token's rights, or else its certificate's.
+
+        Raises NotAuthenticated for a token that is no good, ClientRefused for a certificate.
+        """
+        by_certificate = self.admit(context)
+        if self._asks_tokens:
+            token = _token_in(context.invocation_metadata() or ())
+            if token is not None:
+                return self._by_token(token)
+        return self._anonymous if by_certificate is None else by_certificate
+
+    def admit(self, context: Shown) -> Rights | None:
+        """Return the rights of the caller's certificate; None where none is asked for.
+
+        Raises ClientRefused.
+        """
+        self._follow()
+        connected = None if self._tls is None else self._by_connection(context, self._tls.pair)
+        if self._proxied is not None and (leaf := self._proxied.certificate_of(context)):
+            # Remembered apart: this list may say something else of it than the connection's.
+            key = b"proxied " + leaf
+            return self._by_certificate(key, leaf, b"", self._proxied.pair)
+        return connected
+
+    def _by_connection(self, context: Shown, pair: KeyPair) -> Rights:
+        shown = context.auth_context()
+        (leaf,) = shown.get("x509_pem_cert", (b"",))
+        (chain,) = shown.get("x509_pem_cert_chain", (b"",))
+        return self._by_certificate(leaf, leaf, chain, pair)
+
+    def _by_certificate(self, key: bytes, leaf: bytes, chain: bytes, pair: KeyPair) -> Rights:
+        known = self._known.get(key)
+        now_s = self._clock.wall_s()
+        if known is not None and now_s <= known.until_s:
+            return known.rights
+        return self._remember(key, self._rights_of_clients(pair).grant(leaf, chain, now_s))
+
+    def _by_token(self, token: str) -> Rights:
+        key = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        known = self._known.get(key)
+        if known is not None and self._clock.wall_s() <= known.until_s:
+            return known.rights
+        return self._remember(key, self._granted_to(token))
+
+    def _granted_to(self, token: str) -> Granted:
+        if not token or len(token) > _TOKEN_MAX_CHARS:
+            raise NotAuthenticated("the authorization header has no token of a usable length")
+        if token.startswith(PREFIX) and self._tokens is not None:
+            return self._granted_to_static(token, self._tokens.value)
+        if self._keys is None or self._jwt is None:
+            raise NotAuthenticated("the token is not one that is known here")
+        claims = self._keys.value.claims_of(token, self._jwt)
+        role, instances = grant_of(claims, self._jwt)
+        return Granted(identity_of(claims), role, instances, until_s(claims, self._jwt))
+
+    def _granted_to_static(self, text: str, tokens: TokenTable) -> Granted:
+        token = tokens.find(text)
+        if token is None:
+            raise NotAuthenticated("the token is not one that is known here")
+        if token.until_s is not None and self._clock.wall_s() > token.until_s:
+            raise NotAuthenticated(f"{token.identity} expired on {utc_text(token.until_s)}")
+        until = _FOR_EVER_S if token.until_s is None else token.until_s
+        return Granted(token.identity, token.role, token.instances, until)
+
+    def _remember(self, key: bytes, granted: Granted) -> Rights:
+        rights = Rights(
+            granted.identity[:_IDENTITY_MAX_CHARS],
+            granted.role,
+            granted.instances,
+            takes_writes=self._takes_writes,
+        )
+        if len(key) <= _KEY_MAX_BYTES:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.pop(next(iter(self._known)))
+            self._known[key] = _Known(rights, granted.until_s)
+        return rights
+
+    def _follow(self) -> None:
+        """Forget what was decided by files that have changed since."""
+        pair = self._tls.pair if self._tls is not None else None
+        proxied = self._proxied.pair if self._proxied is not None else None
+        table = self._tokens.value if self._tokens is not None else None
+        jwks = self._keys.value if self._keys is not None else None
+        found = (pair, proxied, table, jwks)
+        if found != self._decided_by:  # what is the same object is not compared further
+            self._decided_by = found
+            self._known.clear()
+
+    def _rights_of_clients(self, pair: KeyPair) -> ClientRights:
+        made = self._client_rights.get(id(pair))
+        if made is None or made[0] is not pair:
+            if len(self._client_rights) > 1:  # one of the connection's, one of the proxy's
+                self._client_rights.clear()
+            made = (pair, ClientRights(pair, self._rules, f"{self._where}.tls.client-ca"))
+            self._client_rights[id(pair)] = made
+        return made[1]
+
+
+def _token_in(metadata: Any) -> str | None:
+    """Return the token that a call shows; None: it shows none.
+
+    Raises NotAuthenticated for credentials of another kind, or more than one.
+    """
+    found: str | None = None
+    for key, value in metadata:
+        if key == _HEADER:
+            if found is not None:
+                raise NotAuthenticated("more than one authorization header")
+            found = value if isinstance(value, str) else ""
+    if found is None:
+        return None
+    scheme, _, token = found.partition(" ")
+    if scheme.lower() != "bearer":
+        raise NotAuthenticated("the authorization header has to be: Bearer, and a token")
+    return token.strip()

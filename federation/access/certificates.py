@@ -1,0 +1,133 @@
+"""What a client's certificate allows: found in a list, or vouched for by an authority.
+
+Certificates are compared whole. gRPC's handshake has the lists among its trust roots, so it also
+lets in what a listed certificate signed; here that is refused.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import ssl
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from cryptography import x509
+
+from federation.access.allowlist import ClientList, Listed, fingerprint_of
+from federation.access.client_ca import Authorities, NotVouchedFor
+from federation.access.rights import Instances, Role
+from federation.access.tls import KeyPair
+from federation.config.auth import ClientRule
+from federation.core.errors import NotAllowed
+
+_CERTIFICATE_MAX_BYTES = 64 * 1024
+_NAMES_MAX = 200
+_SUBJECT_MAX_CHARS = 150  # the fingerprint behind it tells apart what is cut off
+
+
+class Granted(NamedTuple):
+    """What a certificate allows, and until when."""
+
+    identity: str
+    role: Role | None
+    instances: Instances
+    until_s: float
+
+
+class ClientRefused(NotAllowed):
+    """A client is not let in; its certificate's names are for the log."""
+
+    def __init__(self, reason: str, fingerprint: str = "", subject: str = "") -> None:
+        super().__init__(f"this listener does not let this client in: {reason}")
+        self.reason = reason
+        self.fingerprint = fingerprint
+        self.subject = subject
+
+
+class ClientRights:
+    """The lists and rules of one listener, as they are at one moment."""
+
+    def __init__(self, pair: KeyPair, rules: Sequence[ClientRule], where: str) -> None:
+        self._pair = pair
+        self._rules = [(rule, Role.named(rule.role), Instances(rule.instances)) for rule in rules]
+        authorities = pair.authorities
+        self._authorities = Authorities(authorities.pem, where) if authorities else None
+
+    def grant(self, leaf_pem: bytes, chain_pem: bytes, now_s: float) -> Granted:
+        """Return what a certificate allows that was shown with this chain.
+
+        Raises ClientRefused for one that lets nobody in.
+        """
+        if not leaf_pem:
+            raise ClientRefused("no certificate was shown")
+        if len(leaf_pem) > _CERTIFICATE_MAX_BYTES:
+            raise ClientRefused(f"a certificate of {len(leaf_pem)} bytes")
+        fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(leaf_pem.decode("ascii")))
+        peer = _find(self._pair.peers, fingerprint)
+        listed = peer or _find(self._pair.clients, fingerprint)
+        try:
+            leaf = x509.load_pem_x509_certificate(leaf_pem)
+            subject = leaf.subject.rfc4514_string()
+            dates = listed or Listed(
+                subject,
+                leaf.not_valid_before_utc.timestamp(),
+                leaf.not_valid_after_utc.timestamp(),
+            )
+        except (ValueError, x509.InvalidVersion) as error:
+            raise ClientRefused(f"it cannot be read ({error})", fingerprint) from None
+        until_s = dates.until_s
+        reason = dates.out_of_date(now_s)
+        if listed is None and reason is None:
+            try:
+                until_s = self._vouched_until(leaf, chain_pem, now_s)
+            except NotVouchedFor as error:
+                reason = str(error)
+        if reason is not None:
+            raise ClientRefused(reason, fingerprint, subject)
+        identity = f"certificate {subject[:_SUBJECT_MAX_CHARS]} {fingerprint}"
+        if peer is not None:
+            return Granted(identity, Role.PEER, Instances(), until_s)
+        role, instances = self._ruled(leaf, subject, fingerprint)
+        return Granted(identity, role, instances, until_s)
+
+    def _vouched_until(self, leaf: x509.Certificate, chain_pem: bytes, now_s: float) -> float:
+        if self._authorities is None:
+            raise NotVouchedFor("the certificate is not in the list")
+        return self._authorities.vouch(leaf, chain_pem, now_s)
+
+    def _ruled(
+        self, leaf: x509.Certificate, subject: str, fingerprint: str
+    ) -> tuple[Role | None, Instances]:
+        if not self._rules:
+            return Role.PUSH, Instances()
+        names = list(_names_of(leaf))
+        for rule, role, instances in self._rules:
+            if _matches(rule, subject, names, fingerprint):
+                return role, instances
+        return None, Instances()
+
+
+def _find(listed: ClientList | None, fingerprint: str) -> Listed | None:
+    return None if listed is None else listed.by_fingerprint.get(fingerprint)
+
+
+def _matches(rule: ClientRule, subject: str, names: Sequence[str], fingerprint: str) -> bool:
+    """Whether everything that the rule says is so."""
+    return (
+        (rule.subject is None or fnmatch.fnmatchcase(subject, rule.subject))
+        and (rule.name is None or any(fnmatch.fnmatchcase(each, rule.name) for each in names))
+        and (rule.fingerprint is None or rule.fingerprint == fingerprint)
+    )
+
+
+def _names_of(certificate: x509.Certificate) -> Iterator[str]:
+    """Yield its subject alternative names, of those that can be read the first ones."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return
+    for name in list(found.value)[:_NAMES_MAX]:
+        if isinstance(name, x509.DNSName | x509.UniformResourceIdentifier | x509.RFC822Name):
+            yield name.value
+        elif isinstance(name, x509.IPAddress):
+            yield str(name.value)

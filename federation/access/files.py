@@ -1,0 +1,86 @@
+"""Everything that listeners read from files about callers: read at the start, and checked alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from federation.access.jwt_keys import KEYS_MAX_BYTES, JwtKeys, parse_keys
+from federation.access.tls import KeyPair, load_list, load_pairs
+from federation.access.tokens import TOKENS_MAX_BYTES, TokenTable, parse_tokens
+from federation.config.auth import Jwt, Proxy
+from federation.config.model import Config
+from federation.core.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class AccessFiles(NamedTuple):
+    """What one listener's files say; None: it has no such file."""
+
+    pair: KeyPair | None = None
+    tokens: TokenTable | None = None
+    keys: JwtKeys | None = None
+    proxied: KeyPair | None = None
+
+
+def load_access(config: Config) -> list[AccessFiles]:
+    """Read the files of each listener, in their order; blocks.
+
+    Raises ConfigError that names the listener and the file.
+    """
+    found = []
+    for at, (listener, pair) in enumerate(zip(config.listeners, load_pairs(config), strict=True)):
+        where, auth = f"listeners[{at}].auth", listener.auth
+        tokens = auth.tokens if auth else None
+        jwt = auth.jwt if auth else None
+        found.append(
+            AccessFiles(
+                pair,
+                None if tokens is None else load_tokens(tokens, f"{where}.tokens"),
+                None if jwt is None else load_keys(jwt, f"{where}.jwt.keys"),
+                load_proxied(auth.proxy, f"{where}.proxy") if auth and auth.proxy else None,
+            )
+        )
+    return found
+
+
+def load_tokens(path: Path, where: str) -> TokenTable:
+    """Read a file of tokens; blocks. Raises ConfigError."""
+    try:
+        return _load(path, where, TOKENS_MAX_BYTES, parse_tokens)
+    except _Absent as error:
+        raise ConfigError(
+            f"{error}; `federation token new --role push --file {path}` makes it"
+        ) from None
+
+
+def load_keys(settings: Jwt, where: str) -> JwtKeys:
+    """Read a file of keys; blocks. Raises ConfigError."""
+
+    def parse(data: bytes, place: str) -> JwtKeys:
+        return parse_keys(data, settings, place)
+
+    return _load(settings.keys, where, KEYS_MAX_BYTES, parse)
+
+
+def load_proxied(settings: Proxy, where: str) -> KeyPair:
+    """Read the list of clients behind a proxy; blocks. Raises ConfigError."""
+    found = load_list(settings.client_certs, f"{where}.client-certs")
+    return KeyPair(b"", b"", clients=found)
+
+
+class _Absent(ConfigError):
+    """The file is not there."""
+
+
+def _load(path: Path, where: str, max_bytes: int, parse: Callable[[bytes, str], T]) -> T:
+    place = f"{where}: {path}"
+    try:
+        with path.open("rb") as file:
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        kind = _Absent if isinstance(error, FileNotFoundError) else ConfigError
+        raise kind(f"{place}: {error.strerror or error}") from None
+    return parse(data, place)

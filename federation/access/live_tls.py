@@ -1,0 +1,125 @@
+"""What a listener shows its clients and whom it lets in, kept as its files on disk are.
+
+Also says in time when a certificate stops counting: the listener's own, and each listed one.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from federation.access.tls import KeyPair, end_of, load_pair
+from federation.access.watched_file import LiveFile
+from federation.config.model import Tls
+from federation.core.clock import Clock, utc_text
+
+_log = structlog.get_logger(__name__)
+_DATES_SHOWN = 20  # lines about certificates that do not count, each time the list is read
+_DAY_S = 86400.0
+_WARNED_AT_DAYS = (14, 7, 3, 1, 0)  # the server's certificate; each is said once
+
+
+class LiveTls:
+    """The pair, and the lists if there are any, of one listener.
+
+    refresh() is for one thread only.
+    """
+
+    def __init__(self, tls: Tls, where: str, pair: KeyPair, clock: Clock) -> None:
+        """Begin with a pair that was read from these files; `where` is their place in messages."""
+        paths = (tls.server_cert, tls.server_key, tls.client_certs, tls.peer_certs, tls.client_ca)
+        self._files = LiveFile(
+            "tls_files", where, paths, lambda: load_pair(tls, where), pair, _facts
+        )
+        self._path = tls.server_cert
+        self._where = where
+        self._clock = clock
+        self._dated: KeyPair | None = None  # the pair that what follows is about
+        self._end_s: float | None = None
+        self._told: set[tuple[str, bool]] = set()
+        self._warned_at_days: int | None = None
+        self._follow()
+
+    def __repr__(self) -> str:
+        clients = self.pair.clients
+        listed = "no list" if clients is None else f"{len(clients.by_fingerprint)} listed"
+        return f"<LiveTls {self._where} {listed}>"
+
+    @property
+    def pair(self) -> KeyPair:
+        """What is shown and who is let in now; from any thread."""
+        return self._files.value
+
+    @property
+    def end_s(self) -> float | None:
+        """Until when the server's certificate counts; None: it does not say."""
+        return self._end_s
+
+    def end_warning(self) -> str | None:
+        """Return what is wrong with that, 14 days before it comes."""
+        if self._end_s is None:
+            return None
+        left_s = self._end_s - self._clock.wall_s()
+        if left_s >= _WARNED_AT_DAYS[0] * _DAY_S:
+            return None
+        ends = utc_text(self._end_s)
+        if left_s < 0:
+            return f"the server's certificate expired on {ends}"
+        return f"the server's certificate expires on {ends}, in {left_s / _DAY_S:.1f} days"
+
+    def refresh(self, *, asked: bool) -> None:
+        """See LiveFile."""
+        self._files.refresh(asked=asked)
+        self.tell_dates()
+
+    def tell_dates(self) -> None:
+        """Log, once for each, which certificates are near their end or not let in."""
+        self._follow()
+        self._tell_own_end()
+        lines = 0
+        for each in self.pair.lists:
+            for fingerprint, listed in each.by_fingerprint.items():
+                reason = listed.out_of_date(self._clock.wall_s())
+                key = (fingerprint, listed.until_s < self._clock.wall_s())
+                if reason is None or key in self._told:
+                    continue
+                self._told.add(key)
+                lines += 1
+                if lines <= _DATES_SHOWN:
+                    _log.warning(
+                        "listed_client_kept_out",
+                        reason=reason,
+                        subject=listed.subject,
+                        fingerprint=fingerprint,
+                    )
+        if lines > _DATES_SHOWN:
+            _log.warning("more_listed_clients_kept_out", count=lines - _DATES_SHOWN)
+
+    def _follow(self) -> None:
+        if self._dated is not self.pair:
+            self._dated = self.pair
+            self._end_s = end_of(self.pair.certificate)
+            self._told.clear()
+            self._warned_at_days = None
+
+    def _tell_own_end(self) -> None:
+        if self._end_s is None:
+            return
+        left_days = (self._end_s - self._clock.wall_s()) / _DAY_S
+        passed = [days for days in _WARNED_AT_DAYS if left_days < days]
+        if passed and passed[-1] != self._warned_at_days:
+            self._warned_at_days = passed[-1]
+            _log.warning(
+                "server_certificate_ends",
+                text=self.end_warning(),
+                file=str(self._path),
+                listener=self._where,
+            )
+
+
+def _facts(pair: KeyPair) -> dict[str, int | None]:
+    counts = {"listed": pair.clients, "peers": pair.peers, "authorities": pair.authorities}
+    return {
+        name: None if found is None else len(found.by_fingerprint)
+        for name, found in counts.items()
+        if found is not None or name == "listed"
+    }

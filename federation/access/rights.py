@@ -1,0 +1,143 @@
+"""What one caller may do: its roles, and in which instances.
+
+A role includes those before it: `pull` reads, `push` also writes, `peer` also has what it says
+about where its writes come from believed, `admin` is every role. Rights are made once for what a
+caller showed, and asked at every call. How a caller is known is not decided here.
+"""
+
+from __future__ import annotations
+
+import enum
+import fnmatch
+from collections.abc import Collection
+
+from federation.core.errors import NotAllowed, NotAuthenticated
+
+ANONYMOUS = "anonymous"
+_REMEMBERED_MAX = 1000  # instance names are the callers' choice
+
+
+class Role(enum.IntEnum):
+    """What is allowed; each role includes those with a smaller number."""
+
+    PULL = 1
+    PUSH = 2
+    PEER = 3
+    ADMIN = 4
+
+    @classmethod
+    def named(cls, name: str) -> Role:
+        """Return the role of this name, in small letters. Raises KeyError."""
+        return _NAMED[name]
+
+
+_NAMED = {role.name.lower(): role for role in Role}
+_PULL, _PUSH, _PEER = int(Role.PULL), int(Role.PUSH), int(Role.PEER)  # plain, since calls ask
+
+
+class Instances:
+    """The instance names that match one of some patterns (*, ?, [...]); * is every one."""
+
+    def __init__(self, patterns: Collection[str] = ("*",)) -> None:
+        self.patterns = tuple(patterns)
+        self.all = "*" in self.patterns
+        self._known: dict[str, bool] = {}
+
+    def __repr__(self) -> str:
+        return f"<Instances {', '.join(map(repr, self.patterns))}>"
+
+    def __contains__(self, instance: str) -> bool:
+        if self.all:
+            return True
+        known = self._known.get(instance)
+        if known is None:
+            known = any(fnmatch.fnmatchcase(instance, each) for each in self.patterns)
+            if len(self._known) >= _REMEMBERED_MAX:
+                self._known.clear()
+            self._known[instance] = known
+        return known
+
+
+EVERY_INSTANCE = Instances()
+
+
+class Rights:
+    """What one caller may do on one listener."""
+
+    __slots__ = ("_everywhere", "_helps", "_instances", "_role", "_takes_writes", "identity")
+
+    def __init__(
+        self,
+        identity: str,
+        role: Role | None,
+        instances: Instances = EVERY_INSTANCE,
+        *,
+        takes_writes: bool = True,
+        credentials_help: bool = False,
+    ) -> None:
+        """Say who it is and what it may do.
+
+        Args:
+            identity: what logs call the caller.
+            role: None: it may do nothing.
+            instances: where.
+            takes_writes: whether the listener does; if not, nobody has more than pull there.
+            credentials_help: whether the caller showed none, and some would give it more.
+        """
+        self.identity = identity
+        self._role = int(role or 0) if takes_writes else min(int(role or 0), _PULL)
+        self._instances = instances
+        self._everywhere = instances.all  # every call asks, and hardly anybody is restricted
+        self._takes_writes = takes_writes
+        self._helps = credentials_help
+
+    def __repr__(self) -> str:
+        role = Role(self._role).name.lower() if self._role else "nothing"
+        return f"<Rights {self.identity}: {role} in {self._instances!r}>"
+
+    @property
+    def is_peer(self) -> bool:
+        """Whether what the caller says about the origin of its writes counts."""
+        return self._role >= _PEER
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether nothing is known about the caller but its address."""
+        return self.identity == ANONYMOUS
+
+    def may_pull(self, instance: str) -> bool:
+        """Whether the caller may read there."""
+        return self._role >= _PULL and instance in self._instances
+
+    def may_push(self, instance: str) -> bool:
+        """Whether the caller may write there."""
+        return self._role >= _PUSH and instance in self._instances
+
+    def check(self, role: int, method: str) -> None:
+        """Raise what check_in would raise wherever it is: before anything of a request is read."""
+        if self._role < role:
+            raise self._refusal(role, method)
+
+    def check_in(self, instance: str, role: int, method: str) -> None:
+        """Raise NotAllowed, or NotAuthenticated where credentials could help, for a missing right.
+
+        method is for the message.
+        """
+        if self._role < role:
+            raise self._refusal(role, method)
+        if not self._everywhere and instance not in self._instances:
+            raise self._refusal(role, method, f" in instance {instance!r}")
+
+    def _refusal(self, role: int, method: str, where: str = "") -> NotAllowed | NotAuthenticated:
+        if role >= _PUSH and not self._takes_writes:
+            return NotAllowed(f"this listener does not take writes ({method})")
+        needed = f"{method} needs the right to {Role(role).name.lower()}{where}"
+        if self._helps:
+            return NotAuthenticated(f"{needed}, and no credentials were shown")
+        who = "callers without credentials" if self.is_anonymous else self.identity
+        return NotAllowed(f"{needed}; {who} may not do that")
+
+
+def everybody(*, push: bool) -> Rights:
+    """Return the rights on a listener without authentication: whoever may push is a peer, too."""
+    return Rights(ANONYMOUS, Role.PEER if push else Role.PULL, takes_writes=push)

@@ -1,0 +1,121 @@
+"""Certificates, keys and client lists of a listener: read, checked, and never printed."""
+
+from __future__ import annotations
+
+import ssl
+import stat
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from cryptography import x509
+
+from federation.access.allowlist import LIST_MAX_BYTES, ClientList, parse_client_list
+from federation.access.client_ca import Authorities
+from federation.config.model import Config, Tls
+from federation.core.errors import ConfigError
+
+
+class KeyPair(NamedTuple):
+    """The PEM texts of a certificate chain and its private key, and the clients let in.
+
+    Without any of the three lists everybody is.
+    """
+
+    certificate: bytes
+    key: bytes
+    clients: ClientList | None = None
+    peers: ClientList | None = None
+    authorities: ClientList | None = None
+
+    def __repr__(self) -> str:
+        return f"<KeyPair {len(self.lists)} lists>"  # never the key
+
+    @property
+    def lists(self) -> list[ClientList]:
+        """The lists that there are."""
+        return [x for x in (self.clients, self.peers, self.authorities) if x is not None]
+
+
+def load_pairs(config: Config) -> list[KeyPair | None]:
+    """Return each listener's pair, None for plain text, in their order; blocks.
+
+    Raises ConfigError that names the listener and the file.
+    """
+    return [
+        None if listener.tls is None else load_pair(listener.tls, f"listeners[{i}].tls")
+        for i, listener in enumerate(config.listeners)
+    ]
+
+
+def load_pair(tls: Tls, where: str) -> KeyPair:
+    """Read a certificate, its key, which must belong together, and the list; blocks."""
+    certificate = _read(tls.server_cert, f"{where}.server-cert")
+    key = _read(tls.server_key, f"{where}.server-key")
+
+    def no_password() -> NoReturn:
+        raise ConfigError(f"{where}.server-key: {tls.server_key} needs a password; store it plain")
+
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tls.server_cert, tls.server_key, no_password)
+    except (ssl.SSLError, OSError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        hint = "the key does not belong to the certificate"
+        if reason != "KEY_VALUES_MISMATCH":
+            hint = f"not a PEM certificate and its PEM key ({reason})"
+        raise ConfigError(f"{where}: {tls.server_cert}, {tls.server_key}: {hint}") from None
+    return KeyPair(
+        certificate,
+        key,
+        load_list(tls.client_certs, f"{where}.client-certs"),
+        load_list(tls.peer_certs, f"{where}.peer-certs"),
+        _load_authorities(tls.client_ca, f"{where}.client-ca"),
+    )
+
+
+def load_list(path: Path | None, where: str) -> ClientList | None:
+    """Read a list of certificates, if there is one; blocks. Raises ConfigError."""
+    if path is None:
+        return None
+    return parse_client_list(_read(path, where, LIST_MAX_BYTES + 1), f"{where}: {path}")
+
+
+def _load_authorities(path: Path | None, where: str) -> ClientList | None:
+    found = load_list(path, where)
+    if found is not None:
+        Authorities(found.pem, f"{where}: {path}")
+    return found
+
+
+def is_exposed(key: Path) -> bool:
+    """Whether other users of the machine may read this private key; blocks."""
+    return bool(key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
+
+
+def end_of(certificate: bytes) -> float | None:
+    """Return until when the first of these certificates (PEM) counts, in seconds since 1970 UTC.
+
+    None for one that OpenSSL takes and this cannot read.
+    """
+    try:
+        return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
+    except (ValueError, x509.InvalidVersion):
+        return None
+
+
+def lacks_names(certificate: Path) -> bool:
+    """Whether a certificate has no subject alternative name, which many clients need; blocks."""
+    try:
+        parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
+        parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.InvalidVersion, ValueError):
+        return True  # names that cannot be read are none to a client either
+    return False
+
+
+def _read(path: Path, where: str, max_bytes: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(max_bytes)
+    except OSError as error:
+        raise ConfigError(f"{where}: {path}: {error.strerror or error}") from None

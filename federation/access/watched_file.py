@@ -1,0 +1,100 @@
+"""Something that was read from files, kept as they are on disk.
+
+Owns noticing a change and judging the new files; a bad change leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from federation.core.errors import ConfigError
+
+_log = structlog.get_logger(__name__)
+_TRIES = 3
+
+T = TypeVar("T")
+Stamp = tuple[tuple[int, ...], ...]
+
+
+class LiveFile(Generic[T]):
+    """The value of some files. refresh() is for one thread only, `value` for any."""
+
+    def __init__(
+        self,
+        what: str,
+        where: str,
+        paths: Iterable[Path | None],
+        load: Callable[[], T],
+        value: T,
+        facts: Callable[[T], dict[str, Any]] = lambda _: {},
+    ) -> None:
+        """Begin with a value that was read before.
+
+        Args:
+            what: begins the names of events: <what>_taken, <what>_refused.
+            where: the place in the configuration, for messages.
+            paths: the files; a change of any is a change.
+            load: reads them all. Raises ConfigError.
+            value: what it returned.
+            facts: what is logged about a new value.
+        """
+        self.value = value  # replaced as a whole
+        self._what = what
+        self._where = where
+        self._paths: Sequence[Path] = [path for path in paths if path is not None]
+        self._load = load
+        self._facts = facts
+        self._seen: Stamp | None = None
+        self._judged: Stamp | None = None
+
+    def __repr__(self) -> str:
+        return f"<LiveFile {self._what} {self._where}>"
+
+    def refresh(self, *, asked: bool) -> None:
+        """Look at the files and take what they say now; blocks.
+
+        A change is taken once the files have been the same for two looks, as they may just be
+        being written; asked: at once.
+        """
+        stamp = self._stamp()
+        if asked or (stamp == self._seen and stamp != self._judged):
+            self._read()
+        self._seen = stamp
+
+    def _read(self) -> None:
+        for _ in range(_TRIES):
+            stamp = self._stamp()
+            try:
+                value = self._load()
+            except ConfigError as error:
+                trouble: str | None = str(error)
+            except Exception as error:  # noqa: BLE001 - else nobody would be taken off a list again
+                trouble = f"{self._where}: {type(error).__name__}: {error}"
+            else:
+                trouble = None
+            if self._stamp() == stamp:  # else what was read is half of one and half of the other
+                break
+        else:
+            return
+        self._judged = stamp
+        if trouble is not None:
+            _log.error(f"{self._what}_refused", text=trouble, still="the files as they were before")
+        elif value != self.value:
+            self.value = value
+            _log.info(f"{self._what}_taken", listener=self._where, **self._facts(value))
+
+    def _stamp(self) -> Stamp:
+        return tuple(map(_stamp_of, self._paths))
+
+
+def _stamp_of(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does; one that is not there has a stamp of its own."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return (error.errno or 0,)
+    return (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

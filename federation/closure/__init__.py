@@ -1,0 +1,1 @@
+"""What an index entry names, and whether all of it is there."""

@@ -1,0 +1,260 @@
+"""What stored messages name: the blobs and structures that must be here before one is served.
+
+A structure is a blob that names others in turn: a Directory, a Tree, BuildStream's Artifact and
+Source. Nothing here recurses, and every reader yields after at most SLICE nodes, so that a caller
+on the event loop can pause in between.
+
+Whatever is malformed raises InvalidRequest: what cannot be read cannot be known to be complete.
+Unknown fields are skipped, as the specification asks of readers, but a message of unknown fields
+alone is refused: it is some other kind of message. That settles every mix-up of well-formed
+messages, since a node has to have both a name and a well-formed digest (the field that a Tree or
+an Action has in a node's digest place holds a message where size_bytes belongs). What bytes alone
+cannot settle: an empty Directory, Tree and blob are the same, and a message crafted to be valid
+under two readings is read as whatever the one who names it says it is.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation._proto.buildstream.v2 import artifact_pb2, source_pb2
+from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.errors import InvalidRequest
+from federation.core.store import Entry, EntryKind
+from federation.wire.digests import function_of, to_digest
+from federation.wire.protobuf import LENGTH, fields
+
+SLICE = 1000  # nodes read between two yields: about 2 ms
+
+ARTIFACT_URN = "urn:fdc:buildstream.build:2020:artifact:"
+SOURCE_URN = "urn:fdc:buildstream.build:2020:source:"
+
+_M = TypeVar("_M", bound=Message)
+
+
+class Shape(enum.IntEnum):
+    """How to read a structure."""
+
+    DIRECTORY = 1
+    TREE = 2
+    ARTIFACT = 3
+    SOURCE = 4
+
+
+Structure = tuple[Shape, Digest]
+
+
+class Names(NamedTuple):
+    """A part of what a message names, and how many directories it held itself (a Tree's)."""
+
+    blobs: Sequence[Digest] = ()
+    structures: Sequence[Structure] = ()
+    directories_held: int = 0
+
+
+def names_of_entry(entry: Entry) -> Iterator[Names]:
+    """Yield what an index entry names itself; the structures among it name more."""
+    if entry.key.kind is EntryKind.ACTION_RESULT:
+        return names_of_action_result(entry.value, function_of_entry(entry))
+    return _names_of_asset(entry)
+
+
+def function_of_entry(entry: Entry) -> DigestFunction:
+    """Return the digest function of everything that an entry names."""
+    if entry.key.kind is EntryKind.ACTION_RESULT:
+        return function_of(entry.key.name[0])
+    return function_of(pushed_of(entry).digest_function)
+
+
+Pushed = asset.PushBlobRequest | asset.PushDirectoryRequest
+
+
+def pushed_of(entry: Entry) -> Pushed:
+    """Return the push that made an asset entry, as far as it was stored."""
+    if entry.key.kind is EntryKind.ASSET_BLOB:
+        return _parsed(asset.PushBlobRequest, entry.value)
+    return _parsed(asset.PushDirectoryRequest, entry.value)
+
+
+def names_of_structure(shape: Shape, data: bytes, function: DigestFunction) -> Iterator[Names]:
+    """Yield what the structure in data names."""
+    if shape is Shape.DIRECTORY:
+        return _names_of_directory(_parsed(reapi.Directory, data), function)
+    if shape is Shape.TREE:
+        return _names_of_tree(data, function)
+    if shape is Shape.ARTIFACT:
+        return _names_of_artifact(_parsed(artifact_pb2.Artifact, data), function)
+    return _names_of_source(_parsed(source_pb2.Source, data), function)
+
+
+def names_of_action_result(value: bytes, function: DigestFunction) -> Iterator[Names]:
+    """Yield what an ActionResult names: output files and directories, stdout and stderr."""
+    result = _parsed(reapi.ActionResult, value, unknown_is_fine=True)
+    for files in _slices(result.output_files):
+        yield Names([to_digest(each.digest, function) for each in files])
+    for directories in _slices(result.output_directories):
+        yield Names(
+            structures=[s for each in directories for s in _output_directory(each, function)]
+        )
+    streams = [
+        to_digest(getattr(result, name), function)
+        for name in ("stdout_digest", "stderr_digest")
+        if result.HasField(name)
+    ]
+    yield Names(streams)
+
+
+def _output_directory(
+    output: reapi.OutputDirectory, function: DigestFunction
+) -> Iterator[Structure]:
+    """Yield its Tree, its root Directory, or both, as Command.output_directory_format asked."""
+    named = False
+    if output.HasField("tree_digest"):
+        yield Shape.TREE, to_digest(output.tree_digest, function)
+        named = True
+    if output.HasField("root_directory_digest"):
+        digest = to_digest(output.root_directory_digest, function)
+        yield Shape.DIRECTORY, digest
+        named = True
+    if not named:
+        raise InvalidRequest("an output directory without tree_digest and root_directory_digest")
+
+
+def _names_of_asset(entry: Entry) -> Iterator[Names]:
+    pushed = pushed_of(entry)
+    function = function_of(pushed.digest_function)
+    if isinstance(pushed, asset.PushDirectoryRequest):
+        root = to_digest(pushed.root_directory_digest, function)
+        yield Names(structures=[(Shape.DIRECTORY, root)])
+    else:
+        blob = to_digest(pushed.blob_digest, function)
+        yield _names_of_asset_blob(entry.label, blob)
+    for blobs in _slices(pushed.references_blobs):
+        yield Names([to_digest(each, function) for each in blobs])
+    for roots in _slices(pushed.references_directories):
+        yield Names(structures=_directories(roots, function))
+
+
+def _names_of_asset_blob(uri: str, blob: Digest) -> Names:
+    """A blob's reading follows from its URI: BuildStream keeps structures behind its URNs."""
+    if uri.startswith(ARTIFACT_URN):
+        return Names(structures=[(Shape.ARTIFACT, blob)])
+    if uri.startswith(SOURCE_URN):
+        return Names(structures=[(Shape.SOURCE, blob)])
+    return Names([blob])
+
+
+def _names_of_directory(directory: reapi.Directory, function: DigestFunction) -> Iterator[Names]:
+    for files in _slices(directory.files):
+        yield Names([_node(each, function) for each in files])
+    for nodes in _slices(directory.directories):
+        yield Names(structures=[(Shape.DIRECTORY, _node(each, function)) for each in nodes])
+    for links in _slices(directory.symlinks):
+        if not all(each.name for each in links):
+            raise InvalidRequest("a symlink without a name")
+        yield Names()
+
+
+def _node(node: reapi.FileNode | reapi.DirectoryNode, function: DigestFunction) -> Digest:
+    if not node.name:
+        raise InvalidRequest("a node without a name")
+    return to_digest(node.digest, function)
+
+
+def _names_of_tree(data: bytes, function: DigestFunction) -> Iterator[Names]:
+    """Yield the files of all directories in a Tree, then those directories it names but lacks.
+
+    Directories are told apart by the digest of their bytes as they stand in the Tree, which is
+    why its fields are read raw. Only what is named is kept: a Tree may hold far more.
+    """
+    named: set[Digest] = set()
+    blobs: list[Digest] = []
+    directories = nodes = 0
+    for raw in _directories_of_tree(data):
+        directories += 1
+        for names in chain((Names(),), names_of_structure(Shape.DIRECTORY, raw, function)):
+            blobs += names.blobs
+            named.update(each for _, each in names.structures)
+            nodes += len(names.blobs) + len(names.structures)
+            if nodes + directories >= SLICE:
+                yield Names(blobs, directories_held=directories)
+                blobs, directories, nodes = [], 0, 0
+    yield Names(blobs, directories_held=directories)
+    for count, raw in enumerate(_directories_of_tree(data)):
+        if not named:
+            break
+        named.discard(digest_of(raw, function))
+        if count % SLICE == 0:
+            yield Names()
+    for lacking in _slices(list(named)):
+        yield Names(structures=[(Shape.DIRECTORY, each) for each in lacking])
+
+
+def _directories_of_tree(data: bytes) -> Iterator[bytes]:
+    """Yield the bytes of each child, then of the root, which every Tree but an empty one has."""
+    roots: list[bytes] = []
+    for number, kind, start, end in fields(data):
+        if number not in {1, 2}:
+            continue
+        if kind != LENGTH:
+            raise InvalidRequest("not a Tree: a number where a Directory belongs")
+        if number == 2:
+            yield data[start:end]
+        else:
+            roots.append(data[start:end])
+    if roots:
+        yield b"".join(roots)  # protobuf merges a field that is sent in parts
+    elif data:
+        raise InvalidRequest("not a Tree: it has no root")
+
+
+def _names_of_artifact(
+    artifact: artifact_pb2.Artifact, function: DigestFunction
+) -> Iterator[Names]:
+    """Yield what every pull of an artifact needs.
+
+    Its buildtree, sources, buildroot and buildsandbox are left out: clients pull and push
+    artifacts without them. Where a push did bring them, it referenced them.
+    """
+    if artifact.version <= 0:
+        raise InvalidRequest("not an Artifact: it has no version")
+    blobs = [
+        to_digest(getattr(artifact, name), function)
+        for name in ("public_data", "low_diversity_meta", "high_diversity_meta")
+        if artifact.HasField(name)
+    ]
+    files = [artifact.files] if artifact.HasField("files") else []
+    yield Names(blobs, _directories(files, function))
+    for logs in _slices(artifact.logs):
+        yield Names([to_digest(each.digest, function) for each in logs])
+
+
+def _names_of_source(source: source_pb2.Source, function: DigestFunction) -> Iterator[Names]:
+    yield Names(structures=_directories([source.files], function))
+
+
+def _directories(digests: Sequence[reapi.Digest], function: DigestFunction) -> list[Structure]:
+    return [(Shape.DIRECTORY, to_digest(each, function)) for each in digests]
+
+
+def _slices(nodes: Any) -> Iterator[Any]:
+    """Cut a repeated field."""
+    for at in range(0, len(nodes), SLICE):
+        yield nodes[at : at + SLICE]
+
+
+def _parsed(kind: type[_M], data: bytes, *, unknown_is_fine: bool = False) -> _M:
+    try:
+        message = kind.FromString(data)
+    except DecodeError:
+        raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: it cannot be parsed") from None
+    if data and not unknown_is_fine and not message.ListFields():
+        raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: all its fields are unknown")
+    return message

@@ -1,0 +1,198 @@
+"""One walk over everything that an index entry names, to learn whether all of it is here.
+
+Breadth first and iterative; leaves are asked for in batches, each structure is read once. What is
+found is leased by the calls that find it. Memory is bounded: leaves are forgotten once checked,
+few walks hold batches of structures at once, and only one walk over something large runs at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, nullcontext
+from dataclasses import dataclass, field
+
+from federation.closure.names import SLICE, Names, Shape, Structure, names_of_structure
+from federation.config.model import Limits
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import BlobDamaged, BlobNotFound, FederationError
+from federation.core.store import SMALL_BLOB_BYTES, Readable
+
+STRUCTURE_MAX_BYTES = 64 * 2**20  # largest structure read; a directory of 600,000 files fits
+_LEAVES = 2000  # blobs in one find_missing
+_READ_STRUCTURES = 256  # in one read_small
+_READ_BYTES = SMALL_BLOB_BYTES  # in one read_small, unless its first alone is as large
+_REMEMBERED_LEAVES = 20_000  # checked leaves that are not asked for again; more slow the gc down
+_LARGE_WALK_STRUCTURES = 50_000
+_UNCOUNTED_BYTES = 256 * 2**10  # batches of structures up to this size take no turn
+
+
+class TooLarge(FederationError):
+    """The closure is beyond what this node walks."""
+
+
+class _Hole(Exception):
+    """Something is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What all walks share. Whoever has a turn to read never waits for the large one."""
+
+    large: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+
+
+class Walk:
+    """Use once."""
+
+    def __init__(self, store: Readable, limits: Limits, turns: Turns) -> None:
+        self._store = store
+        self._limits = limits
+        self._turns = turns
+        self._turn = AsyncExitStack()
+        self._is_large = False
+        self._leaves: set[Digest] = set()
+        self._checked: set[Digest] = set()
+        self._level: list[bytes] = []  # packed, as in _seen: there may be a million
+        self._seen: set[bytes] = set()
+        self._blobs = self._directories = self._work = 0
+
+    @property
+    def met(self) -> int:
+        """How many blobs and structures the walk has met."""
+        return self._blobs + len(self._seen)
+
+    async def complete(self, entry_names: Callable[[], Iterator[Names]]) -> bool:
+        """Return whether everything is here.
+
+        Raises:
+            InvalidRequest: the entry or a structure is malformed.
+            TooLarge: it names more than the limits allow.
+        """
+        async with self._turn:
+            try:
+                await self._take_all(entry_names())
+                while self._level:
+                    level, self._level = self._level, []
+                    await self._open_level(level)
+                await self._check_leaves()
+            except _Hole:
+                return False
+            return True
+
+    async def _take_all(self, parts: Iterator[Names]) -> None:
+        for names in parts:
+            await self._take(names)
+
+    async def _take(self, names: Names) -> None:
+        self._blobs += len(names.blobs)
+        self._directories += names.directories_held
+        self._leaves.update(names.blobs)
+        for structure in names.structures:
+            self._meet(structure)
+        self._check_limits()
+        if len(self._leaves) >= _LEAVES:
+            await self._check_leaves()
+        self._work += 1 + len(names.blobs) + len(names.structures)
+        if self._work >= SLICE:
+            self._work = 0
+            await asyncio.sleep(0)  # the loop's turn; also where a cancelled walk ends
+
+    def _meet(self, structure: Structure) -> None:
+        packed = _packed(structure)
+        if packed not in self._seen:
+            self._seen.add(packed)
+            self._level.append(packed)
+
+    def _check_limits(self) -> None:
+        if self._blobs > self._limits.closure_blobs:
+            raise TooLarge(f"it names more than {self._limits.closure_blobs} blobs")
+        if self._directories + len(self._seen) > self._limits.tree_directories:
+            raise TooLarge(f"it has more than {self._limits.tree_directories} directories")
+
+    async def _check_leaves(self) -> None:
+        leaves = self._leaves - self._checked
+        self._leaves.clear()
+        if leaves and await self._store.find_missing(leaves):
+            raise _Hole
+        if len(self._checked) > _REMEMBERED_LEAVES:
+            self._checked.clear()
+        self._checked |= leaves
+
+    async def _open_level(self, level: list[bytes]) -> None:
+        if len(self._seen) > _LARGE_WALK_STRUCTURES:
+            await self._wait_for_turn()
+        for batch in _batches(level):
+            size_bytes = sum(digest.size_bytes for _, digest in batch)
+            if size_bytes > SMALL_BLOB_BYTES:
+                await self._wait_for_turn()
+            async with self._turns.reads if size_bytes > _UNCOUNTED_BYTES else nullcontext():
+                await self._open_batch(batch)
+
+    async def _open_batch(self, batch: list[Structure]) -> None:
+        for (shape, digest), data in zip(batch, await self._read(batch), strict=True):
+            if len(data) <= SMALL_BLOB_BYTES:
+                await self._take_all(names_of_structure(shape, data, digest.function))
+            else:
+                await self._take_large((shape, digest), data)
+
+    async def _take_large(self, structure: Structure, data: bytes) -> None:
+        """Read in a thread: hashing a Tree's large directories would hold the loop up."""
+        shape, digest = structure
+        parts = await asyncio.to_thread(names_of_structure, shape, data, digest.function)
+        while (names := await asyncio.to_thread(next, parts, None)) is not None:
+            await self._take(names)
+
+    async def _read(self, batch: list[Structure]) -> list[bytes]:
+        """Return the bytes of all; a batch has only small ones, or a single larger one."""
+        digests = [digest for _, digest in batch]
+        if digests[0].size_bytes > SMALL_BLOB_BYTES:
+            return [await self._read_large(digests[0])]
+        found = [data for data in await self._store.read_small(digests) if data is not None]
+        if len(found) < len(digests):
+            raise _Hole
+        return found
+
+    async def _read_large(self, digest: Digest) -> bytes:
+        if await self._store.find_missing([digest]):  # also leases it, as reading does not
+            raise _Hole
+        if digest.size_bytes > STRUCTURE_MAX_BYTES:
+            raise TooLarge(f"structure {digest} is larger than {STRUCTURE_MAX_BYTES} bytes")
+        try:
+            async with self._store.open_read(digest) as chunks:
+                return b"".join([chunk async for chunk in chunks])
+        except (BlobNotFound, BlobDamaged):
+            raise _Hole from None
+
+    async def _wait_for_turn(self) -> None:
+        if not self._is_large:
+            await self._turn.enter_async_context(self._turns.large)
+            self._is_large = True
+
+
+def _packed(structure: Structure) -> bytes:
+    shape, digest = structure
+    head = bytes((shape, digest.function))
+    return head + digest.size_bytes.to_bytes(8, "big") + digest.hash
+
+
+def _unpacked(packed: bytes) -> Structure:
+    size_bytes = int.from_bytes(packed[2:10], "big")
+    return Shape(packed[0]), Digest(packed[10:], size_bytes, DigestFunction(packed[1]))
+
+
+def _batches(level: list[bytes]) -> Iterator[list[Structure]]:
+    """Cut a level into batches for read_small; each larger structure is one by itself."""
+    batch: list[Structure] = []
+    room_bytes = _READ_BYTES
+    for packed in level:
+        structure = _unpacked(packed)
+        size_bytes = structure[1].size_bytes
+        if batch and (size_bytes > room_bytes or len(batch) == _READ_STRUCTURES):
+            yield batch
+            batch, room_bytes = [], _READ_BYTES
+        batch.append(structure)
+        room_bytes -= size_bytes
+    if batch:
+        yield batch

@@ -1,0 +1,1 @@
+"""The configuration file: its model, how it is read, and what a reload takes."""

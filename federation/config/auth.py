@@ -1,0 +1,186 @@
+"""The keys about who may do what on a listener: certificates, tokens, and rules about them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from federation.config.section import Section
+from federation.config.types import Duration, FilePath
+
+RoleName = Literal["pull", "push", "peer", "admin"]
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+    "HS256", "HS384", "HS512",
+]  # fmt: skip
+Pattern = Annotated[str, Field(min_length=1, max_length=1000)]
+
+_HEADER = re.compile(r"[a-z0-9_-]{1,100}")
+_FINGERPRINT = re.compile(r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}")
+
+
+def _fingerprint(text: str) -> str:
+    plain = text.upper().replace(":", "")
+    colons = ":".join(plain[at : at + 2] for at in range(0, len(plain), 2))
+    if not _FINGERPRINT.fullmatch(colons):
+        raise ValueError(
+            "a fingerprint is 32 bytes in hex, as `openssl x509 -fingerprint -sha256` prints it"
+        )
+    return colons
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError:
+        raise ValueError(
+            "an address or a network, e.g. 127.0.0.1, 10.0.0.0/24 or ::1, with no bit set behind "
+            "its length"
+        ) from None
+
+
+def _header(name: str) -> str:
+    if not _HEADER.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
+        raise ValueError("a header is small letters, digits, - and _; neither grpc-... nor ...-bin")
+    return name
+
+
+class ClientRule(Section):
+    """What certificates that look like this may do."""
+
+    subject: Pattern | None = Field(
+        default=None,
+        description="pattern (*, ?, [...]) of the subject as `openssl x509 -subject -nameopt "
+        "RFC2253` prints it, e.g. CN=ci-*,O=Example",
+    )
+    name: Pattern | None = Field(
+        default=None,
+        description="pattern of a subject alternative name: DNS, URI, e-mail or IP address",
+    )
+    fingerprint: Annotated[str, AfterValidator(_fingerprint)] | None = Field(
+        default=None, description="SHA-256 of the certificate, in hex"
+    )
+    role: RoleName = Field(description="what they may do; each role includes those before it")
+    instances: list[str] = Field(
+        default=["*"],
+        min_length=1,
+        max_length=1000,
+        description="patterns of the instance names where they may do it",
+    )
+
+    @model_validator(mode="after")
+    def _says_whom(self) -> ClientRule:
+        if self.subject is None and self.name is None and self.fingerprint is None:
+            raise ValueError('say whom: subject, name or fingerprint; subject: "*" is everybody')
+        return self
+
+
+class JwtRule(Section):
+    """What tokens with such a claim may do."""
+
+    claim: Annotated[str, Field(min_length=1, max_length=200)] = Field(
+        description="the claim that is looked at; a.b is b within a"
+    )
+    match: Pattern = Field(
+        description="pattern (*, ?, [...]) of its value; of a list, of one of its values"
+    )
+    role: RoleName = Field(description="what they may do; each role includes those before it")
+    instances: list[str] = Field(
+        default=["*"],
+        min_length=1,
+        max_length=1000,
+        description="patterns of the instance names where they may do it",
+    )
+
+
+class Jwt(Section):
+    """JSON Web Tokens that are accepted."""
+
+    keys: FilePath = Field(
+        description="file: a JWKS, a PEM public key or certificate, or the secret of HS256 to HS512"
+    )
+    algorithms: list[Algorithm] = Field(
+        min_length=1,
+        description="the signatures that count: RS256 to RS512, PS256 to PS512, ES256 to ES512, "
+        "EdDSA, HS256 to HS512; a token with another one is refused",
+    )
+    audience: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
+        description="what the claim aud has to name"
+    )
+    issuer: str | None = Field(
+        default=None, description="what the claim iss has to be; default: anything"
+    )
+    leeway: Duration = Field(
+        default=30.0, le=600, description="how far the issuer's clock may be off"
+    )
+    role_claim: Annotated[str, Field(min_length=1)] = Field(
+        default="role",
+        description="without rules: the claim that names the role, or a list of roles",
+    )
+    instances_claim: Annotated[str, Field(min_length=1)] = Field(
+        default="instances",
+        description="without rules: the claim with patterns of instance names; absent: all",
+    )
+    rules: list[JwtRule] = Field(
+        default=[],
+        max_length=1000,
+        description="the first that matches decides; a token that none matches may do nothing",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Jwt:
+        shared = [name for name in self.algorithms if name.startswith("HS")]
+        if shared and len(shared) < len(self.algorithms):
+            raise ValueError(
+                "algorithms: HS256 to HS512 (a shared secret) and others (a public key) exclude "
+                "each other"
+            )
+        return self
+
+
+class Proxy(Section):
+    """A reverse proxy that ends the clients' TLS and says whose certificate it saw."""
+
+    addresses: list[Annotated[str, AfterValidator(_network)]] = Field(
+        min_length=1,
+        max_length=100,
+        description="addresses and networks it connects from; from others the header is ignored",
+    )
+    header: Annotated[str, AfterValidator(_header)] = Field(
+        default="x-client-cert",
+        description="the header with the client's certificate: PEM, percent-encoded, as nginx's "
+        "$ssl_client_escaped_cert is",
+    )
+    client_certs: FilePath = Field(
+        description="PEM file: the certificates of the clients that are let in, exactly these"
+    )
+
+
+class ListenerAuth(Section):
+    """How callers of a listener are known, and what they may do."""
+
+    anonymous: Literal["none", "pull", "push"] = Field(
+        default="none", description="what callers may do that show no token"
+    )
+    clients: list[ClientRule] = Field(
+        default=[],
+        max_length=1000,
+        description="what callers with a certificate of tls.client-certs or tls.client-ca may do; "
+        "the first that matches decides, a certificate that none matches may do nothing; "
+        "empty: push",
+    )
+    tokens: FilePath | None = Field(
+        default=None, description="file that `federation token new` adds tokens to"
+    )
+    jwt: Jwt | None = Field(default=None, description="JSON Web Tokens that are accepted")
+    proxy: Proxy | None = Field(
+        default=None, description="a reverse proxy that knows clients by their certificates"
+    )
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether callers may show a token of some kind."""
+        return self.tokens is not None or self.jwt is not None

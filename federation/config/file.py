@@ -1,0 +1,167 @@
+"""A configuration file to a Config, or to one error that lists everything that is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from federation.config.keys import walk
+from federation.config.model import Config
+from federation.config.types import format_size
+from federation.config.yaml_reader import Location, Parsed, parse
+from federation.core.errors import ConfigError
+
+_FILE_MAX_BYTES = 2**20
+_FOUND_MAX = 60  # characters of a bad value that a message repeats
+
+
+class Problem(NamedTuple):
+    """One thing to mend in a configuration file."""
+
+    file: str
+    line: int
+    path: str  # e.g. "listeners[0].address"; "" for the file as a whole
+    message: str
+
+    def __str__(self) -> str:
+        path = f"{self.path}: " if self.path else ""
+        return f"{self.file}:{self.line}: {path}{self.message}"
+
+
+class ConfigFileError(ConfigError):
+    """A configuration file has problems; each is in `problems` and on a line of the message."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
+    """Read the file; blocks. Relative paths in it start at its folder.
+
+    Raises ConfigFileError with every problem found, in the order of their lines.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_FILE_MAX_BYTES + 1)
+        if len(data) > _FILE_MAX_BYTES:
+            raise _whole(path, f"larger than {format_size(_FILE_MAX_BYTES)}")
+        text = data.decode()
+    except OSError as error:
+        raise _whole(path, f"cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigFileError([Problem(str(path), line, "", "not UTF-8 text")]) from None
+    return loads(text, path, environment)
+
+
+def loads(text: str, path: Path, environment: Mapping[str, str]) -> Config:
+    """As load, for text that stands, or would stand, in the file `path`."""
+    parsed = parse(text, environment)
+    problems = [Problem(str(path), c.line, _dotted(c.location), c.text) for c in parsed.complaints]
+    spoilt = {c.location for c in parsed.complaints}
+    if () in spoilt:
+        raise ConfigFileError(problems)
+    try:
+        config = Config.model_validate(
+            parsed.value, by_alias=True, by_name=False, context={"base": path.absolute().parent}
+        )
+    except ValidationError as error:
+        problems += [
+            _problem(path, parsed, detail)
+            for detail in error.errors(include_url=False)
+            if detail["loc"] not in spoilt
+        ]
+    if problems:
+        raise ConfigFileError(sorted(problems, key=lambda p: p.line))
+    return config
+
+
+def _whole(path: Path, message: str) -> ConfigFileError:
+    return ConfigFileError([Problem(str(path), 1, "", message)])
+
+
+def _dotted(location: Location) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.removeprefix(".")
+
+
+def _problem(path: Path, parsed: Parsed, detail: ErrorDetails) -> Problem:
+    # A default that clashes with a given value is reported under the field's Python name.
+    location = tuple(p.replace("_", "-") if isinstance(p, str) else p for p in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        location = detail["loc"]
+        message = _unknown(location)
+    elif detail["type"] == "missing":
+        message = "missing, and has no default"
+    else:
+        message = allowed(detail)
+        if not location or location in parsed.lines:  # else it is a default, not in the file
+            message = f"found {_shown(parsed.at(location))}; {message}"
+    return Problem(str(path), parsed.line_of(location), _dotted(location), message)
+
+
+def _unknown(location: Location) -> str:
+    *above, key = (part for part in location if isinstance(part, str))
+    keys = list(walk())
+    here = [k.path[-1] for k in keys if k.path[:-1] == tuple(above)]
+    near = difflib.get_close_matches(key.replace("_", "-").lower(), here, 1, 0.6)
+    elsewhere = [k.dotted for k in keys if k.path[-1] == key]
+    guess = near or elsewhere[:1]
+    hint = f"did you mean {guess[0]}? " if guess else ""
+    return f"unknown key; {hint}known here: {', '.join(here)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= _FOUND_MAX else f"{text[:_FOUND_MAX]}…"
+
+
+def allowed(detail: ErrorDetails) -> str:
+    """Return what may stand there, in our words; pydantic's where it has said it well enough."""
+    context = detail.get("ctx", {})
+    kind = detail["type"]
+    if kind == "value_error":
+        return str(context["error"])
+    if kind in _ALLOWED:
+        return _ALLOWED[kind]
+    if kind in _BOUND:
+        word, name = _BOUND[kind]
+        bound = context[name]
+        is_round = isinstance(bound, int) and bound and bound % 1024 == 0
+        return f"must be {word} {format_size(bound) if is_round else f'{bound:g}'}"
+    if kind == "literal_error":
+        return f"must be {context['expected'].replace(chr(39), '')}"
+    return detail["msg"].replace("should", "must")
+
+
+_ALLOWED = {
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text (a number or date needs quotes)",
+    "path_type": "must be a path (a number or date needs quotes)",
+    "list_type": "must be a list (lines that start with -)",
+    "model_type": "must be a mapping (lines of key: value)",
+    "model_attributes_type": "must be a mapping (lines of key: value)",
+    "string_too_short": "must not be empty",
+    "too_short": "must not be empty",
+}
+_BOUND = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}

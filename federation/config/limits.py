@@ -1,0 +1,73 @@
+"""The keys about limits: what clients can make the node hold, and for how long."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from federation.config.section import Section
+from federation.config.types import Count, Duration, Size
+
+_BATCH_MAX_BYTES = 2**22  # clients refuse messages above 4 MiB
+_FRAMING_BYTES = 2**16  # room in a message for what surrounds a batch's blob bytes
+
+
+class Limits(Section):
+    """Bounds on what clients can make the node hold."""
+
+    message: Size = Field(
+        default=8 * 2**20,
+        ge=_BATCH_MAX_BYTES + _FRAMING_BYTES,
+        le=2**30,
+        description="largest message received",
+    )
+    batch_total: Size = Field(
+        default=4 * 2**20 - 2**16,
+        ge=2**16,
+        le=_BATCH_MAX_BYTES,
+        description="most blob bytes in one batch call, as Capabilities report it",
+    )
+    streams: Count = Field(
+        default=1000, ge=1, le=2**31 - 1, description="calls answered at once on each listener"
+    )
+    streams_per_connection: Count = Field(
+        default=500, ge=1, le=2**31 - 1, description="calls open at once on one connection"
+    )
+    connections: Count = Field(
+        default=2000, ge=1, le=2**31 - 1, description="connections open at once on each listener"
+    )
+    uploads: Count = Field(default=2000, ge=1, description="uploads begun and not ended")
+    upload_idle: Duration = Field(
+        default=600.0, gt=0, description="an upload without a byte for this long is dropped"
+    )
+    stall: Duration = Field(
+        default=120.0, gt=0, description="a stream without progress for this long is ended"
+    )
+    uploads_per_caller: Count = Field(
+        default=0, ge=0, description="writing calls of one caller at once; more wait; 0: no limit"
+    )
+    bandwidth_per_caller: Size = Field(
+        default=0, description="bytes a second from and to one caller; 0: no limit"
+    )
+    buffer_memory: Size = Field(
+        default=256 * 2**20, ge=2**23, description="blob bytes held in memory at once"
+    )
+    threads: Count = Field(default=8, ge=1, le=256, description="threads for disk and hashing")
+    request_time: Duration = Field(
+        default=60.0, gt=0, description="longest a call without a stream may take"
+    )
+    tree_directories: Count = Field(
+        default=1_000_000, ge=1, description="most directories of one tree that are walked"
+    )
+    closure_blobs: Count = Field(
+        default=2_000_000, ge=1, description="most blobs that one action result or asset may name"
+    )
+    drain: Duration = Field(
+        default=30.0, description="how long running calls may go on after SIGTERM"
+    )
+
+    @field_validator("bandwidth_per_caller")
+    @classmethod
+    def _usable(cls, bandwidth: int) -> int:
+        if 0 < bandwidth < 2**16:
+            raise ValueError("bandwidth-per-caller must be 0 (no limit) or at least 64K")
+        return bandwidth

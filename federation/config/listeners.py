@@ -1,0 +1,94 @@
+"""The keys about listeners: where gRPC is served, to whom, and what callers may do there."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from federation.config.auth import ListenerAuth
+from federation.config.section import Section
+from federation.config.types import AddressText, Duration, FilePath, Flag, parse_address
+
+
+class Tls(Section):
+    """What a listener shows its clients, and what they have to show."""
+
+    server_cert: FilePath = Field(description="PEM file: the server's certificate, then its chain")
+    server_key: FilePath = Field(description="PEM file: the certificate's private key")
+    client_certs: FilePath | None = Field(
+        default=None,
+        description="PEM file: the certificates of the clients let in, no others; "
+        "default: everybody",
+    )
+    peer_certs: FilePath | None = Field(
+        default=None,
+        description="PEM file: the certificates of nodes that are let in as peers; default: none",
+    )
+    client_ca: FilePath | None = Field(
+        default=None,
+        description="PEM file: authorities; whoever has a certificate that they signed is let in; "
+        "default: none",
+    )
+
+    @property
+    def asks_clients(self) -> bool:
+        """Whether only clients with a certificate are let in."""
+        return any((self.client_certs, self.peer_certs, self.client_ca))
+
+
+class Listener(Section):
+    """One address that gRPC is served on."""
+
+    address: AddressText = Field(description="host:port; port 0 picks a free one")
+    push: Flag = Field(default=False, description="whether callers may write")
+    type: Literal["all", "index"] = Field(
+        default="all",
+        description="index: action results, assets and references, for callers who have their "
+        "blobs elsewhere: an entry is served whatever is here of what it names",
+    )
+    acknowledge: Literal["local", "one-peer", "all-peers"] = Field(
+        default="local",
+        description="what has to hold a write before its caller gets its OK",
+    )
+    acknowledge_within: Duration = Field(
+        default=5.0, gt=0, description="how long peers are waited for; then the OK is given anyway"
+    )
+    tls: Tls | None = Field(default=None, description="without it the listener is plain text")
+    auth: ListenerAuth | None = Field(
+        default=None,
+        description="tokens, and what whom is allowed; default: whoever connects may read, and "
+        "write with `push: true`",
+    )
+
+    @field_validator("auth")
+    @classmethod
+    def _fits(cls, auth: ListenerAuth | None, info: ValidationInfo) -> ListenerAuth | None:
+        if auth is None or not {"tls", "push", "address"} <= info.data.keys():
+            return auth
+        if reason := _misfit(auth, info.data["tls"], info.data["push"], info.data["address"]):
+            raise ValueError(reason)
+        return auth
+
+
+def _misfit(auth: ListenerAuth, tls: Tls | None, push: bool, address: str) -> str | None:
+    """Return why this cannot be what the operator means, and how to mend it."""
+    by_certificate = tls is not None and tls.asks_clients
+    if auth.takes_tokens and tls is None and not parse_address(address).is_loopback:
+        return (
+            "tokens would travel as plain text, for everybody on the way to read: add tls to this "
+            "listener, or let it listen on 127.0.0.1"
+        )
+    listed = tls is not None and bool(tls.client_certs or tls.client_ca)
+    if auth.clients and not listed and auth.proxy is None:
+        return "clients are rules about certificates: set tls.client-ca or tls.client-certs, too"
+    if not auth.takes_tokens and not by_certificate and auth.proxy is None:
+        return "nobody could show anything: add tokens or jwt here, or client certificates in tls"
+    if auth.anonymous != "none" and by_certificate:
+        return (
+            "anonymous: every caller of this listener shows a certificate; leave it out, or have a "
+            "listener of its own for callers without"
+        )
+    if auth.anonymous == "push" and not push:
+        return "anonymous: push, but the listener takes no writes: say `push: true`, too"
+    return None

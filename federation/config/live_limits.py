@@ -1,0 +1,14 @@
+"""Limits that a reload changes while services hold them."""
+
+from __future__ import annotations
+
+from federation.config.model import Limits
+
+
+class LiveLimits(Limits, frozen=False):
+    """The same as Limits to whoever reads it, each time it needs a value."""
+
+    def take(self, limits: Limits) -> None:
+        """Have these values from now on."""
+        for name in Limits.model_fields:
+            setattr(self, name, getattr(limits, name))

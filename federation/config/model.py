@@ -1,0 +1,154 @@
+"""The model of the configuration file: every key, its type, default and bounds.
+
+Names are a contract with operators. config_file.py reads YAML into this model and turns its
+complaints into messages with file and line.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from federation.config.limits import Limits
+from federation.config.listeners import Listener, Tls
+from federation.config.peers import Peer
+from federation.config.section import Section
+from federation.config.storage import Scrub, Storage
+from federation.config.types import AddressText, Count, FilePath, Flag, Name, parse_address
+from federation.config.upstreams import Pull, Upstream
+from federation.core.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "Http",
+    "Limits",
+    "Listener",
+    "Log",
+    "Scrub",
+    "Storage",
+    "Tls",
+    "default_data_dir",
+]
+
+
+def default_data_dir() -> Path:
+    """Return the folder of the XDG base directory specification for this program's data.
+
+    Raises ConfigError where there is no home folder.
+    """
+    home = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if home.is_absolute():  # the specification says to ignore a relative one
+        return home / "federation"
+    try:
+        return Path.home() / ".local" / "share" / "federation"
+    except RuntimeError:
+        raise ConfigError("this user has no home folder: say where to store (data-dir)") from None
+
+
+class Http(Section):
+    """The HTTP listener: metrics and health."""
+
+    address: AddressText | None = Field(
+        default="127.0.0.1:8981", description="host:port; null: none"
+    )
+
+
+class Log(Section):
+    """What is written to standard error, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe events written; debug: one line per request"
+    )
+    format: Literal["auto", "console", "json"] = Field(
+        default="auto", description="auto: console on a terminal, JSON otherwise"
+    )
+    audit: Flag = Field(
+        default=True, description="whether each accepted push is logged: who, what, from where"
+    )
+
+
+class Config(Section):
+    """The whole file."""
+
+    node_name: Name = Field(
+        default_factory=socket.gethostname,
+        description="what people call this node; default: the host name",
+    )
+    data_dir: FilePath = Field(
+        default_factory=default_data_dir,
+        description="where everything is stored; default: federation/ in the XDG data directory",
+    )
+    workers: Count = Field(
+        default=1, ge=1, le=64, description="processes that serve the listeners' ports together"
+    )
+    listeners: list[Listener] = Field(
+        default=[Listener(address="127.0.0.1:8980", push=True)],
+        min_length=1,
+        max_length=64,
+        description="the addresses that gRPC is served on",
+    )
+    storage: Storage = Field(default=Storage(), description="how much is kept, and how")
+    offline: Flag = Field(default=False, description="true: upstreams are never asked")
+    upstreams: list[Upstream] = Field(
+        default=[],
+        max_length=64,
+        description="caches that are asked, in this order, for what is missed here",
+    )
+    pull: Pull = Field(default=Pull(), description="how upstreams are asked")
+    peers: list[Peer] = Field(
+        default=[], max_length=64, description="caches that get what this node newly receives"
+    )
+    limits: Limits = Field(default=Limits(), description="bounds on what clients can use up")
+    http: Http = Field(default=Http(), description="metrics and health over HTTP")
+    log: Log = Field(default=Log(), description="what is written to standard error")
+
+    @field_validator("listeners")
+    @classmethod
+    def _different_addresses(cls, listeners: list[Listener]) -> list[Listener]:
+        fixed = [x.address for x in listeners if parse_address(x.address).port]
+        for address in fixed:
+            if fixed.count(address) > 1:
+                raise ValueError(f"two listeners have the address {address}")
+        return listeners
+
+    @field_validator("upstreams")
+    @classmethod
+    def _different_upstreams(cls, upstreams: list[Upstream]) -> list[Upstream]:
+        _check_different("upstreams", [upstream.name for upstream in upstreams])
+        return upstreams
+
+    @field_validator("peers")
+    @classmethod
+    def _different_peers(cls, peers: list[Peer]) -> list[Peer]:
+        _check_different("peers", [peer.name for peer in peers])
+        return peers
+
+    @field_validator("peers")
+    @classmethod
+    def _there_for_acknowledge(cls, peers: list[Peer], info: ValidationInfo) -> list[Peer]:
+        for listener in info.data.get("listeners", []):
+            if listener.acknowledge != "local" and not peers:
+                raise ValueError(
+                    f"the listener {listener.address} has acknowledge: {listener.acknowledge}, "
+                    "and there are no peers"
+                )
+        return peers
+
+    @field_validator("http")
+    @classmethod
+    def _not_a_listener(cls, http: Http, info: ValidationInfo) -> Http:
+        taken = [x.address for x in info.data.get("listeners", [])]
+        if http.address and http.address in taken and parse_address(http.address).port:
+            raise ValueError(f"a listener has the address {http.address} already")
+        return http
+
+
+def _check_different(what: str, names: Sequence[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two {what} have the name {name}")

@@ -1,0 +1,111 @@
+"""The keys about peers: which caches get what this node receives, and which part of it."""
+
+from __future__ import annotations
+
+from fnmatch import translate
+from re import compile as compile_pattern
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from federation.config.section import Section
+from federation.config.types import Count, Duration, Name, Size
+from federation.config.upstreams import Auth, ConnectionConfig, Url
+
+_TIME = compile_pattern(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]")
+
+
+def _check_pattern(pattern: str) -> str:
+    compile_pattern(translate(pattern))
+    return pattern
+
+
+Pattern = Annotated[str, Field(max_length=2000), AfterValidator(_check_pattern)]
+
+
+class Rule(Section):
+    """What is sent, when, and how much of it. The first rule that matches an object decides."""
+
+    match: Pattern = Field(
+        default="*",
+        description=(
+            "pattern (*, ?, [...]) of asset URIs; other than * it leaves out action results and "
+            "blobs that no matching asset needs"
+        ),
+    )
+    instances: list[Pattern] = Field(
+        default=[],
+        max_length=1000,
+        description="patterns of the instance names that entries have; empty: all",
+    )
+    min_size: Size = Field(default=0, description="smaller blobs are not sent by this rule")
+    max_size: Size = Field(default=0, description="larger blobs are not sent; 0: no limit")
+    when: Literal["always", "window", "manual", "never"] = Field(
+        default="always",
+        description=(
+            "window: while the peer's window is open; manual: by `federation reconcile`; "
+            "never: not at all"
+        ),
+    )
+    closure: Literal["all", "metadata"] = Field(
+        default="all",
+        description="what comes along with an entry: all it names, or only directories and trees",
+    )
+
+
+class PeerConnectionConfig(ConnectionConfig):
+    """As for an upstream, but nobody waits for a peer: it is given more time."""
+
+    request_timeout: Duration = Field(
+        default=60.0, gt=0, description="longest that a call without a stream may take"
+    )
+    stall: Duration = Field(
+        default=30.0, gt=0, description="a stream without a byte for this long is given up"
+    )
+    concurrency: Count = Field(default=32, ge=1, le=1000, description="calls at once")
+
+
+class Peer(Section):
+    """A cache that gets what this node newly receives."""
+
+    name: Name = Field(description="what logs, metrics and commands call it")
+    url: Url = Field(description="http, grpc (plain) or https, grpcs (TLS), ://host:port")
+    instance_name: str | None = Field(
+        default=None,
+        max_length=1000,
+        description="instance name to send everything under; none: the one it was received under",
+    )
+    auth: Auth = Field(default=Auth(), description="certificates and token")
+    connection_config: PeerConnectionConfig = Field(
+        default=PeerConnectionConfig(), description="timeouts, retries and bounds"
+    )
+    send: Literal["received", "all"] = Field(
+        default="received",
+        description="received: from clients and other peers; all: what upstreams gave us, too",
+    )
+    order: Literal["oldest", "newest"] = Field(
+        default="oldest", description="which of what it lacks is sent first"
+    )
+    rules: list[Rule] = Field(
+        default=[], max_length=1000, description="what is sent; empty: everything, always"
+    )
+    window: str = Field(
+        default="20:00-06:00", description="local time in which rules with `when: window` send"
+    )
+    check_every: Duration = Field(
+        default=86400.0,
+        description="all that is held here is offered again within this time; 0: never",
+    )
+
+    @field_validator("window")
+    @classmethod
+    def _is_window(cls, text: str) -> str:
+        if not _TIME.fullmatch(text):
+            raise ValueError("a window is HH:MM-HH:MM, for example 20:00-06:00")
+        return text
+
+    @model_validator(mode="after")
+    def _secrets_need_tls(self) -> Peer:
+        if self.url.startswith(("http:", "grpc:")) and self.auth != Auth():
+            raise ValueError("auth needs TLS: an https or grpcs url")
+        return self

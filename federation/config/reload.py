@@ -1,0 +1,104 @@
+"""What differs between the configuration a process runs with and a new one, and what it can take.
+
+Only keys named here change while a process runs; whatever else differs waits for a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from federation.config.model import Config
+from federation.core.errors import ConfigError
+
+# Dotted paths; what is below one counts too.
+LIVE = frozenset(
+    {
+        "offline",
+        "upstreams",
+        "pull",
+        "peers",
+        "log.level",
+        "storage.quota",
+        "storage.reserve",
+        "storage.reserve-max",
+        "storage.high-watermark",
+        "storage.low-watermark",
+        "storage.when-full",
+        "storage.inline-max",
+        "storage.verify-after",
+        "storage.log-max-rows",
+        "storage.scrub",
+        "limits.uploads",
+        "limits.upload-idle",
+        "limits.stall",
+        "limits.buffer-memory",
+        "limits.uploads-per-caller",
+        "limits.bandwidth-per-caller",
+        "limits.request-time",
+        "limits.tree-directories",
+        "limits.closure-blobs",
+        "limits.drain",
+    }
+)
+
+
+class Changes(NamedTuple):
+    """What a new configuration brings to a running process."""
+
+    config: Config  # what the process runs with from now on
+    now: list[str]  # dotted keys that take effect
+    restart: list[str]  # dotted keys that differ and stay as they were
+
+
+def is_live(dotted: str) -> bool:
+    """Whether a change of this key takes effect without a restart."""
+    parts = dotted.split(".")
+    return any(".".join(parts[:end]) in LIVE for end in range(1, len(parts) + 1))
+
+
+def changes(running: Config, wanted: Config) -> Changes:
+    """Compare. A list is one key: who wants to know what in it changed compares it there.
+
+    Raises ConfigError when what can be taken now does not go together with what cannot.
+    """
+    before, after = (config.model_dump(by_alias=True) for config in (running, wanted))
+    now, restart = [], []
+    for path in _differences(before, after):
+        dotted = ".".join(path)
+        if is_live(dotted):
+            now.append(dotted)
+            _put(before, path, _get(after, path))
+        else:
+            restart.append(dotted)
+    try:
+        return Changes(Config.model_validate(before), now, restart)
+    except ValidationError as error:
+        reasons = "; ".join(detail["msg"] for detail in error.errors())
+        raise ConfigError(
+            f"what changed needs a restart ({', '.join(restart)}), without which the rest cannot "
+            f"be taken: {reasons}"
+        ) from None
+
+
+def _differences(
+    before: Mapping[str, Any], after: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, ...]]:
+    for key, old in before.items():
+        new, path = after[key], (*above, key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, path)
+        elif old != new:
+            yield path
+
+
+def _get(tree: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _put(tree: Any, path: tuple[str, ...], value: Any) -> None:
+    _get(tree, path[:-1])[path[-1]] = value

@@ -1,0 +1,86 @@
+"""The keys about storage: how much is kept, for how long, and how it is looked after."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from federation.config.section import Section
+from federation.config.types import Count, Duration, Share, Size, format_size
+
+
+class Scrub(Section):
+    """The background re-read of stored blobs."""
+
+    rate: Size = Field(default=20 * 2**20, description="bytes read a second; 0 turns it off")
+
+
+class Storage(Section):
+    """How much is kept, and how."""
+
+    quota: Size | None = Field(
+        default=None, gt=0, description="most bytes kept; default: the disk less its reserve"
+    )
+    reserve: Size | None = Field(
+        default=None,
+        description="free disk left to others; default: 2G, at most 5 % of a small disk",
+    )
+    reserve_max: Size | None = Field(
+        default=None,
+        description="free disk that eviction reaches once little more than reserve is left; "
+        "default: the watermarks say",
+    )
+    high_watermark: Share = Field(
+        default=0.95, description="share of the quota at which eviction starts"
+    )
+    when_full: Literal["evict", "refuse"] = Field(
+        default="evict",
+        description=(
+            "when what peers have not acknowledged yet fills the quota. evict: the peer that lags "
+            "most needs a resync, and eviction goes on; refuse: writes are refused"
+        ),
+    )
+    low_watermark: Share = Field(
+        default=0.90, description="share of the quota at which eviction stops"
+    )
+    inline_max: Size = Field(
+        default=16 * 2**10, le=2**18, description="largest blob kept inside the catalogue"
+    )
+    max_blob: Size = Field(default=64 * 2**30, description="largest blob accepted")
+    lease: Duration = Field(
+        default=3600.0, gt=0, description="how long what a client was told is here stays here"
+    )
+    verify_after: Duration = Field(
+        default=86400.0, description="a blob not verified for this long is verified when read"
+    )
+    log_max_rows: Count = Field(
+        default=5_000_000, ge=1000, description="most rows of the change log"
+    )
+    scrub: Scrub = Field(default=Scrub(), description="re-reading of stored blobs")
+
+    @field_validator("reserve_max")
+    @classmethod
+    def _above_reserve(cls, most: int | None, info: ValidationInfo) -> int | None:
+        if most is not None and most < (info.data.get("reserve") or 0):
+            raise ValueError("reserve-max must be at least reserve")
+        return most
+
+    @field_validator("low_watermark")
+    @classmethod
+    def _below_high(cls, low: float, info: ValidationInfo) -> float:
+        high = info.data.get("high_watermark")
+        if high is not None and low >= high:
+            raise ValueError(f"low-watermark ({low}) must be below high-watermark ({high})")
+        return low
+
+    @field_validator("max_blob")
+    @classmethod
+    def _at_least_inline(cls, max_blob: int, info: ValidationInfo) -> int:
+        inline_max = info.data.get("inline_max")
+        if inline_max is not None and max_blob < inline_max:
+            raise ValueError(
+                f"max-blob ({format_size(max_blob)}) must be at least inline-max "
+                f"({format_size(inline_max)})"
+            )
+        return max_blob

@@ -1,0 +1,130 @@
+"""The keys about upstreams: which caches are asked for what is missed here, and how."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from federation.config.section import Section
+from federation.config.types import Count, Duration, FilePath, Flag, Name, Size
+
+_SCHEMES = ("http", "grpc", "https", "grpcs")
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or parts.username or parts.query or parts.path not in {"", "/"}:
+        raise ValueError("a url is http, https, grpc or grpcs, then ://host:port")
+    return url
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+
+
+class Auth(Section):
+    """How this node and another cache know each other; names as in BuildStream's configuration."""
+
+    server_cert: FilePath | None = Field(
+        default=None, description="PEM file: what its certificate must be signed by"
+    )
+    client_cert: FilePath | None = Field(
+        default=None, description="PEM file: the certificate this node shows"
+    )
+    client_key: FilePath | None = Field(
+        default=None, description="PEM file: that certificate's private key"
+    )
+    access_token: FilePath | None = Field(
+        default=None, description="file with a token that is sent with each call, over TLS only"
+    )
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Auth:
+        if (self.client_cert is None) != (self.client_key is None):
+            raise ValueError("client-cert and client-key go together")
+        return self
+
+
+class ConnectionConfig(Section):
+    """How another cache is talked to; names as in BuildStream's configuration."""
+
+    keepalive_time: Duration = Field(
+        default=60.0, description="a silent connection is probed after this long; 0: never"
+    )
+    retry_limit: Count = Field(
+        default=2, ge=0, le=20, description="tries of a call after the first"
+    )
+    retry_delay: Count = Field(
+        default=100, ge=1, le=60_000, description="milliseconds before the first of them; doubles"
+    )
+    request_timeout: Duration = Field(
+        default=20.0, gt=0, description="longest that a call without a stream may take"
+    )
+    stall: Duration = Field(
+        default=10.0, gt=0, description="a stream without a byte for this long is given up"
+    )
+    concurrency: Count = Field(default=64, ge=1, le=1000, description="calls at once")
+    bandwidth: Size = Field(default=0, description="bytes a second, at most; 0: no limit")
+
+
+class Upstream(Section):
+    """A cache that is asked for what is missed here."""
+
+    name: Name = Field(description="what logs, metrics and commands call it")
+    url: Url = Field(description="http, grpc (plain) or https, grpcs (TLS), ://host:port")
+    instance_name: str = Field(default="", max_length=1000, description="its REAPI instance name")
+    type: Literal["all", "storage", "index"] = Field(
+        default="all",
+        description="storage: blobs; index: action results and assets; all: both",
+    )
+    auth: Auth = Field(default=Auth(), description="certificates and token")
+    connection_config: ConnectionConfig = Field(
+        default=ConnectionConfig(), description="timeouts, retries and bounds"
+    )
+    trust_action_results: Flag = Field(
+        default=True, description="whether it is asked for action results"
+    )
+    assets: list[str] = Field(
+        default=[],
+        max_length=1000,
+        description="patterns (*, ?, [...]) of the asset URIs it is asked about; empty: all",
+    )
+    hedge_delay: Duration = Field(
+        default=2.0, gt=0, description="the next upstream is tried too when this one is so slow"
+    )
+
+    @model_validator(mode="after")
+    def _secrets_need_tls(self) -> Upstream:
+        if self.url.startswith(("http:", "grpc:")) and self.auth != Auth():
+            raise ValueError("auth needs TLS: an https or grpcs url")
+        return self
+
+
+class Pull(Section):
+    """How upstreams are asked."""
+
+    index_ttl: Duration = Field(
+        default=300.0,
+        description="a pulled action result or asset is asked for again after this long",
+    )
+    prefetch: Literal["all", "metadata", "none"] = Field(
+        default="all",
+        description="what of a pulled asset or result is brought here before it is asked for",
+    )
+    find_missing_time: Duration = Field(
+        default=0.5, gt=0, description="how long FindMissing waits for upstreams"
+    )
+    present_for: Duration = Field(
+        default=30.0, description="how long an upstream's word that it has a blob is believed"
+    )
+    absent_for: Duration = Field(
+        default=5.0, description="how long its word that it has not is believed"
+    )
+    blobs_at_once: Count = Field(
+        default=256, ge=1, le=10_000, description="large blobs being pulled at once"
+    )

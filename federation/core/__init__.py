@@ -1,0 +1,1 @@
+"""Values, errors, clock, background tasks, and the contracts that storage fulfils."""

@@ -1,0 +1,216 @@
+"""The contract between replication and the storage whose change log it sends to peers.
+
+Everything durable about replication is behind Ledger: the change log, how far each peer has
+acknowledged it, what was parked, and the order in which all that is held can be gone through.
+Storage implements it over the catalogue; tests have one in memory.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, Protocol
+
+from federation.core.digest import Digest
+from federation.core.store import Entry, EntryKey, Source
+
+
+class LogRow(NamedTuple):
+    """One accepted object: a blob (digest) or an index entry (key); never both."""
+
+    seq: int
+    digest: Digest | None
+    key: EntryKey | None
+    size_bytes: int
+    stored_at_s: float  # wall clock
+    source: Source
+    via: tuple[str, ...]  # ids of the nodes it passed on its way here, oldest first
+    origin: str  # see Provenance
+    total_bytes: int  # sizes of all rows ever logged up to and with this one
+
+
+class LogSlice(NamedTuple):
+    """Rows in order of seq."""
+
+    rows: Sequence[LogRow]
+    is_whole: bool  # False: rows after the one asked for are gone, trimmed before anybody read them
+
+
+class Lane(enum.StrEnum):
+    """A peer's rules may hold objects back until its window opens: those go by a lane apart."""
+
+    ALWAYS = "always"
+    WINDOW = "window"
+
+
+class PeerState(enum.StrEnum):
+    """How a peer is brought up to date."""
+
+    FOLLOWING = "following"  # it gets what the change log says; what it has not got is pinned
+    NEEDS_RESYNC = "needs-resync"  # the log alone does not do; nothing is pinned for it
+
+
+class PeerRecord(NamedTuple):
+    """What is remembered of one lane to a peer; (name, lane) is its key."""
+
+    name: str  # as in the configuration
+    lane: Lane = Lane.ALWAYS
+    cursor: int = 0  # every row up to this one was acknowledged, skipped by a rule, or parked
+    state: PeerState = PeerState.NEEDS_RESYNC
+    reason: str = "new"  # why it needs a resync, for people; empty while following
+    position: str = ""  # where its reconcile stands (Ledger.blobs, entries); empty: not begun
+    node_id: str = ""  # of the peer as last met; empty: not met, or no node of ours
+    log_seen: str = ""  # the change log position the peer last announced, as it sent it
+    wanted: int = 0  # counts the requests of `federation reconcile`
+    served: int = 0  # how many of these were done
+    sent_objects: int = 0  # over all time
+    sent_bytes: int = 0
+    last_success_s: float = 0.0  # wall clock; 0: never
+    last_error: str = ""
+    last_error_s: float = 0.0
+    pins_pulled: bool = False  # whether it is to get what came from upstreams, too
+    marks: int = 0  # counts how often storage marked it NEEDS_RESYNC: see Ledger.save
+
+
+class Parked(NamedTuple):
+    """An object that a peer will not take, or that is not fit to be sent."""
+
+    peer: str
+    seq: int  # of its log row; 0: found by a reconcile
+    digest: Digest | None
+    key: EntryKey | None
+    label: str  # for people: the URI, the action's digest, or the blob's
+    reason: str
+    parked_at_s: float  # wall clock
+    tries: int = 1
+    retry: bool = False  # asked for by `federation parked retry`
+
+
+class Page(NamedTuple):
+    """A part of all that is held, and where the next part begins; None: this was the last."""
+
+    digests: Sequence[Digest]
+    entries: Sequence[Entry]
+    next: str | None
+    pulled: Collection[Digest] = frozenset()  # those of digests that only an upstream gave us
+
+
+class Ledger(Protocol):
+    """All methods are safe to call concurrently and to cancel.
+
+    They raise SourceUnavailable when the catalogue cannot be read, StorageFailed or StorageFull
+    when it cannot be written.
+    """
+
+    @property
+    def node_id(self) -> str:
+        """Of this node."""
+        ...
+
+    @property
+    def log_epoch(self) -> str:
+        """The name of this change log: another one when it was begun anew, by `rebuild`.
+
+        1 to 64 letters, digits, - and _: peers are told it, see federation/wire/node_identity.py.
+        """
+        ...
+
+    def try_to_lead(self) -> bool:
+        """Become the one process on this data directory that replicates; False: another is it.
+
+        Kept until close(), or until this process ends in whatever way. Cheap, never blocks.
+        """
+        ...
+
+    def head(self) -> int:
+        """Return the newest row's seq, by whatever process it was committed. Cheap, no I/O."""
+        ...
+
+    async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
+        """Wait until head() is beyond seq; False after timeout_s."""
+        ...
+
+    async def read(self, after: int, limit: int) -> LogSlice:
+        """Return up to limit rows with seq > after; not whole also where after is beyond head()."""
+        ...
+
+    async def total_bytes(self, seq: int) -> int:
+        """Return LogRow.total_bytes of the newest row that is not beyond seq; 0 for none.
+
+        For rows that were trimmed: that of the oldest row there is, less its size.
+        """
+        ...
+
+    async def peers(self) -> list[PeerRecord]:
+        """Return every record, those of peers that left the configuration too.
+
+        One whose cursor is beyond head() is returned as NEEDS_RESYNC.
+        """
+        ...
+
+    async def save(self, records: Sequence[PeerRecord]) -> None:
+        """Store records in one durable step. `wanted` is not written: see want().
+
+        Nor is `marks`: storage counts it up when it marks a record NEEDS_RESYNC (no room left for
+        what is pinned, a trimmed log). Of a record with fewer marks than are stored, the writer did
+        not know yet: its state, reason and position are not written either.
+        """
+        ...
+
+    async def want(self, name: str) -> None:
+        """Ask for a reconcile of a peer: adds one to `wanted` of its records."""
+        ...
+
+    async def drop(self, name: str) -> None:
+        """Forget a peer: its records and what was parked for it."""
+        ...
+
+    def note_acknowledged(self, name: str, lane: Lane, seq: int) -> None:
+        """Say at once, before it is durable, that a peer has every row up to seq."""
+        ...
+
+    async def park(self, rows: Sequence[Parked]) -> None:
+        """Remember objects as parked, in one durable step.
+
+        Of one that is parked already, seq, reason and time are replaced, its tries are counted up,
+        and it is not asked for any more.
+        """
+        ...
+
+    async def parked(self, name: str | None = None, limit: int = 1000) -> list[Parked]:
+        """Return what is parked, oldest first; for all peers when name is None."""
+        ...
+
+    async def parked_counts(self) -> dict[str, int]:
+        """Return how many objects are parked per peer; a peer without any is not in it."""
+        ...
+
+    async def unpark(self, rows: Sequence[Parked]) -> None:
+        """Forget these."""
+        ...
+
+    async def ask_retry(self, name: str | None = None) -> int:
+        """Mark what is parked (for one peer, or all) to be tried again; return how many."""
+        ...
+
+    async def entries_at(self, keys: Sequence[EntryKey]) -> list[tuple[int, Entry] | None]:
+        """Return (seq of its newest row, entry) of each; None where there is none now.
+
+        Unlike Index.get, this is no use of the entry: it does not renew its access time.
+        """
+        ...
+
+    async def blobs(self, position: str | None, limit: int) -> Page:
+        """Go through all blobs held, roughly the most recently used first; None: begin.
+
+        A walk from None to the end visits every blob held throughout it. Not a use of them.
+        """
+        ...
+
+    async def entries(self, position: str | None, limit: int) -> Page:
+        """Go through all index entries held, likewise."""
+        ...
+
+    async def is_damaged(self, digest: Digest) -> bool:
+        """Whether the blob was here and was set aside because its bytes had changed."""
+        ...

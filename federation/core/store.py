@@ -1,0 +1,304 @@
+"""The contracts between services and whatever keeps blobs and index entries.
+
+Store is implemented by local storage, and later by remote servers and pull-through; every
+implementation passes tests/store/. Index is the same for action results and assets.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from federation.core.digest import Digest
+from federation.core.errors import FederationError
+
+CHUNK_BYTES = 2 * 1024 * 1024
+SMALL_BLOB_BYTES = 4 * 1024 * 1024  # most that read_small and write_small take as one blob
+
+Chunks = AsyncIterator[bytes]
+NextBytes = Callable[[], int]
+
+
+class Source(enum.IntEnum):
+    """Who gave us an object; kept in the change log."""
+
+    CLIENT = 0
+    UPSTREAM = 1
+    PEER = 2
+
+
+class Provenance(NamedTuple):
+    """Where an object came from, and the ids of the nodes it has passed, oldest first."""
+
+    source: Source = Source.CLIENT
+    via: tuple[str, ...] = ()
+    # The upstream's name in our configuration; of what peers send, the id of the node that had it
+    # first; empty for clients.
+    origin: str = ""
+
+
+FROM_CLIENT = Provenance()
+
+
+class Growing(Protocol):
+    """Read access to what an ingest has received so far; outlives the ingest's end."""
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return bytes that append has taken. Raises SourceUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Let go. Never raises; safe to call twice."""
+        ...
+
+
+class Ingest(Protocol):
+    """One blob being received. Nothing of it is visible before commit() returned.
+
+    Exactly one of commit and abort ends it; both are safe after a failure of append.
+    """
+
+    provenance: Provenance  # as given to begin(); may be made more precise until commit()
+
+    @property
+    def digest(self) -> Digest:
+        """What the bytes must turn out to be."""
+        ...
+
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes append has taken."""
+        ...
+
+    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+        """Take the next bytes; returns when they are hashed and handed to the disk or buffered.
+
+        on_hashed, where given, is called on the event loop as soon as they are hashed, before they
+        are stored. After the last bytes, verify() can say then what it would say later.
+
+        Raises:
+            DigestMismatch: more bytes than the digest's size. Raised before any are written.
+            StorageFull: no room.
+        """
+        ...
+
+    async def open_growing(self) -> Growing:
+        """Open what is received for reading while more arrives.
+
+        For blobs too large for the catalogue, after the first append and before commit or abort.
+        Raises SourceUnavailable, TooBusy.
+        """
+        ...
+
+    def verify(self) -> None:
+        """Compare what came with the digest; commit() does it too. Raises DigestMismatch."""
+        ...
+
+    async def commit(self) -> bool:
+        """Verify, make durable, make visible. True: stored; False: it was already there.
+
+        Raises:
+            DigestMismatch: too few bytes, or other bytes than the digest names; nothing is kept.
+            StorageFull, StorageFailed: nothing is kept.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Drop what was received. Never raises; safe to call twice and after commit."""
+        ...
+
+
+class Readable(Protocol):
+    """The part of Store that changes nothing."""
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """Return those that are not held; the others are leased (not evicted for a lease period).
+
+        Raises SourceUnavailable when a remote store does not answer; a local one never raises.
+        """
+        ...
+
+    def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """Stream bytes offset..offset+limit of the blob (limit None: to its end).
+
+        Yields non-empty chunks of at most CHUNK_BYTES. next_bytes, where given, is asked on the
+        event loop right before each chunk is read for the most bytes that it may have (at least
+        1), so that a reader's speed can set the size. At most one chunk is read ahead.
+
+        Entering settles whether the blob is here, so the caller may still try another source.
+
+        Raises on entry:
+            BlobNotFound: the store answered and does not hold it.
+            SourceUnavailable: the store did not answer; absence is unknown.
+            OffsetOutside: not in 0..digest.size_bytes (google.bytestream ReadRequest).
+        Raises while iterating: SourceUnavailable, BlobDamaged (before the last chunk).
+        """
+        ...
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """Return each blob's bytes, None where it is not held or found damaged.
+
+        For batches: one hop for all of them. Leases what it returns.
+        """
+        ...
+
+
+class Store(Readable, Protocol):
+    """Blobs by digest. The empty blob is always held. All methods are safe to call concurrently
+    and to cancel: a cancelled write stores all or nothing.
+    """
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """Store one blob: verified, durable and visible on return. False: it was already there.
+
+        Raises DigestMismatch, BlobTooLarge, StorageFull, StorageFailed, or what chunks raises; in
+        each case nothing of this write is kept.
+        """
+        ...
+
+    async def write_small(
+        self,
+        blobs: Sequence[tuple[Digest, bytes]],
+        *,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> list[FederationError | None]:
+        """Store a batch in one durable step; per blob None (held now) or why it was refused."""
+        ...
+
+
+class Spelling(NamedTuple):
+    """What turns names into SHA-256 digests: the one into raw hashes, the other into a size.
+
+    hashes_of may raise for a name that is none, and then no other is used.
+    """
+
+    hashes_of: Callable[[Sequence[bytes]], list[bytes]]
+    size_of: Callable[[bytes], int]
+
+    def digests_of(self, names: Sequence[bytes]) -> list[Digest]:
+        """Return their digests, in order."""
+        return list(map(Digest, self.hashes_of(names), map(self.size_of, names)))
+
+
+class LocalStore(Store, Protocol):
+    """What services need beyond Store from the node's own storage."""
+
+    def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> Ingest:
+        """Start receiving a blob; reserves its size.
+
+        Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
+        """
+        ...
+
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        """Whether a blob is held here, so that none of its bytes are needed; then it is leased.
+
+        What only an upstream gave comes from provenance, too, from then on: it is sent to peers
+        that get what was received, but not what was pulled.
+
+        Raises StorageFull and StorageFailed where that cannot be written, SourceUnavailable.
+        """
+        ...
+
+    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+        """Return those of which the blob is not held; the others are leased.
+
+        Thousands are asked about at once, and most were a moment ago: the store remembers their
+        names, and has only the others turned into digests.
+
+        names: each differs from the others, and is that of the same SHA-256 digest at all times;
+        none is the empty blob's.
+        Never raises but what spelling.hashes_of raises.
+        """
+        ...
+
+    def presence_epoch(self) -> int:
+        """A number that changes whenever anything that was held is gone, in any process.
+
+        What was found present under one epoch is still present while the epoch is the same.
+        """
+        ...
+
+
+class EntryKind(enum.IntEnum):
+    """The three kinds of index entries; they never mix, even under one name."""
+
+    ACTION_RESULT = 1
+    ASSET_BLOB = 2
+    ASSET_DIRECTORY = 3
+
+
+class EntryKey(NamedTuple):
+    """Where an index entry lives: kind, REAPI instance name, and a name unique within both.
+
+    The name of an action result is function byte + hash + size (8 bytes, big-endian); that of an
+    asset is the SHA-256 of its digest function, URI and sorted qualifiers (wire/asset_key.py).
+    """
+
+    kind: EntryKind
+    instance: str
+    name: bytes
+
+
+class Stamp(NamedTuple):
+    """When a name was given its value, by a hybrid logical clock; the greater one wins everywhere.
+
+    ticks: milliseconds of the wall clock * 65536 + a counter. Comparing tuples compares stamps.
+    """
+
+    ticks: int = 0
+    node: str = ""  # id of the node whose client gave the value; breaks ties
+
+
+NO_STAMP = Stamp()  # of what came from an upstream: any other wins
+PULLED_TICKS = 1  # of what an upstream gave, where one node sends it to another
+
+
+class Entry(NamedTuple):
+    """An index entry as stored: value is the serialized message exactly as its client sent it."""
+
+    key: EntryKey
+    value: bytes
+    label: str  # for people and rules: the URI, or the action's digest
+    stored_at_s: float = 0.0  # wall clock; set by put
+    expires_at_s: float | None = None  # wall clock; None: never
+    source: Source = Source.CLIENT  # of the provenance given to put
+    origin: str = ""  # likewise
+    stamp: Stamp = NO_STAMP  # given by put, except to what a peer sends: that keeps its own
+
+
+class Index(Protocol):
+    """Action results and assets by key."""
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        """Return each entry as stored, expired ones too; None where there is none.
+
+        Marks the found ones as used. Raises SourceUnavailable when a remote does not answer.
+        """
+        ...
+
+    async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
+        """Store all entries durably in one step; the last write of a key wins.
+
+        The last one over all nodes: one from a peer (provenance PEER) whose stamp is not greater
+        than that of what is held is let fall. One with a greater stamp is taken over even if its
+        value is the same: a third value in between would win here and lose elsewhere.
+
+        One that comes from an upstream does not replace one that does not and has not expired: it
+        is let fall.
+
+        Raises StorageFull, StorageFailed, InvalidRequest (a stamp from a peer that is more than a
+        year ahead of the wall clock): none of them is stored.
+        """
+        ...

@@ -1,0 +1,185 @@
+"""Structured logs to standard error: what an event looks like, and what may be in it.
+
+Event names are fixed snake_case words, facts are fields. Text that a client chose can be in any
+field, so every value is escaped and clipped here, once, whoever logged it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+import structlog
+from structlog.typing import Processor
+
+from federation.config import model
+from federation.observability.log_writer import LogWriter
+
+_TEXT_MAX = 400
+_EXCEPTION_MAX = 20_000
+_ITEMS_MAX = 20
+_NESTING_MAX = 3
+
+Flush = Callable[[float], bool]
+
+
+def configure(settings: model.Log, *, for_good: bool = True, worker: int | None = None) -> Flush:
+    """Send structlog's events, and warnings of the libraries below us, to standard error.
+
+    for_good: nobody configures again in this process, which makes each event cheaper.
+    worker: which of several processes this is; every event says so.
+
+    Returns what waits until all is written, at most so many seconds: to be called before the end.
+    """
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)
+    colours = on_terminal and not os.environ.get("NO_COLOR")
+    writer = LogWriter(_write_stderr, _lost_line)
+    set_level(settings.level)
+    structlog.configure(
+        processors=[*_said_by(worker), *processors(as_json=as_json, colours=colours)],
+        wrapper_class=_Levelled,
+        logger_factory=lambda *_: _Line(writer),
+        cache_logger_on_first_use=for_good,
+    )
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+    return writer.flush
+
+
+def _said_by(worker: int | None) -> list[Processor]:
+    def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        event.setdefault("worker", worker)
+        return event
+
+    return [] if worker is None else [add]
+
+
+def set_level(level: str) -> None:
+    """Let through events of this level and above from now on, whoever logs them."""
+    filtering = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
+    for name in _METHODS:
+        setattr(_Levelled, name, getattr(filtering, name))
+
+
+class _Levelled(structlog.make_filtering_bound_logger(logging.INFO)):  # type: ignore[misc]
+    """What loggers are made of: theirs once made, so that a new level is put into the class.
+
+    An event below the level costs one empty call.
+    """
+
+
+# Also those for which there is no asynchronous code here: together they are a logger's levels.
+_METHODS = [
+    name
+    for name in dir(_Levelled)
+    if name.removeprefix("a")
+    in {"debug", "info", "warn", "warning", "err", "error", "critical", "fatal", "exception", "log"}
+]
+
+
+def processors(*, as_json: bool, colours: bool) -> list[Processor]:
+    """Return the steps from an event to its line."""
+    render: Processor = structlog.processors.JSONRenderer(sort_keys=False)
+    if not as_json:
+        render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        harmless,
+        render,
+    ]
+
+
+def harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """Escape control characters in, and clip, every value: log lines cannot be forged."""
+    for key, value in event.items():
+        if key == "exception":
+            lines = str(value)[-_EXCEPTION_MAX:].split("\n")
+            # Indented, so that a line break in an error's text cannot pass for an event.
+            event[key] = "\n".join(f"    {escape(line)}" for line in lines)
+        else:
+            event[key] = _harmless(value, _NESTING_MAX)
+    return event
+
+
+def _harmless(value: Any, nesting: int) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping) and nesting:
+        items = list(value.items())[:_ITEMS_MAX]
+        return {clip(str(k)): _harmless(v, nesting - 1) for k, v in items}
+    # By exact type: a Digest is a tuple too, but one that says better itself how to show it.
+    if type(value) in (list, tuple) and nesting:
+        return [_harmless(item, nesting - 1) for item in value[:_ITEMS_MAX]]
+    return clip(str(value))
+
+
+def clip(text: str) -> str:
+    """Return text on one line, free of control characters, and not longer than a log needs."""
+    if len(text) > _TEXT_MAX:
+        return f"{escape(text[:_TEXT_MAX])}… ({len(text)} characters)"
+    return escape(text)
+
+
+def escape(text: str) -> str:
+    """Return text with everything that is not printable written as Python would (\\n, \\x1b)."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+class _Line:
+    """What structlog calls with a finished line; all levels go the same way."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._writer = writer
+
+    def msg(self, line: str) -> None:
+        self._writer.put(line)
+
+    debug = info = warning = error = critical = exception = fatal = warn = log = msg
+
+
+class _Forward(logging.Handler):
+    """Brings what libraries log (asyncio, aiohttp) into our form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        log = structlog.get_logger(record.name)
+        log.log(
+            record.levelno,
+            "library_message",
+            library=record.name,
+            text=record.getMessage(),
+            exc_info=record.exc_info,
+        )
+
+
+class _Target:
+    """Where lines go: standard error, or what it was before something else took its place."""
+
+    number = 2
+
+
+def write_to(number: int) -> None:
+    """Write lines to this descriptor from now on."""
+    _Target.number = number
+
+
+def write_all(number: int, data: bytes) -> None:
+    """Write everything; raises OSError."""
+    while data:
+        data = data[os.write(number, data) :]
+
+
+def _write_stderr(data: bytes) -> None:
+    write_all(_Target.number, data)
+
+
+def _lost_line(count: int) -> str:
+    return json.dumps({"event": "log_lines_lost", "level": "warning", "lines": count})

@@ -1,0 +1,128 @@
+"""Brings what gRPC's C core writes to standard error into our log: in its form, and bounded.
+
+A TLS handshake that fails never reaches a handler, so the core's own line is all that there is of
+it. Everything else that is written there while a node serves, by whatever library, passes as it is.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import structlog
+
+from federation.core.clock import Clock
+from federation.observability import logs
+from federation.observability.log_limit import LogLimit
+
+_log = structlog.get_logger(__name__)
+
+_LINE = re.compile(r"([IWEF])\d{4} [\d:.]+ +\d+ [^\]]+\] (.*)")
+_HANDSHAKE = re.compile(r"Handshake failed with error .*?internal:([A-Z0-9_]+)(?:: (.*))?")
+# Two tickets end a handshake, each with the client's certificate; the core has room for 17 KB.
+_TOO_LARGE = "SSL_write failed with error SSL_ERROR_WANT_WRITE"
+_NOISE = ("WARNING: All log messages before absl", "Log level INFO is not suitable")
+_PER_SECOND, _BURST = 1 / 30, 10.0  # a port scanner writes no log of ours
+_LINE_MAX_BYTES = 8192
+_WORDS = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no certificate was shown",
+    "UNSUPPORTED_PROTOCOL": "a version of TLS below 1.2",
+    "WRONG_VERSION_NUMBER": "what came is not TLS; plain text?",
+    "HTTP_REQUEST": "what came is not TLS; plain text?",
+    "NO_SHARED_CIPHER": "no cipher that both sides know",
+    "TLSV1_ALERT_UNKNOWN_CA": "the other side does not trust the certificate of this one",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the other side does not take the certificate of this one",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the other side does not take the certificate of this one",
+    "BAD_SIGNATURE": "the certificate was shown without its key",
+}
+_LEVELS = {"W": "warning", "E": "error", "F": "error"}
+
+
+class Said(NamedTuple):
+    """What a line of the core says that is worth an event."""
+
+    level: str
+    event: str
+    text: str
+
+
+def understand(line: str) -> Said | None:
+    """Return what to log of one of the core's lines; None: nothing.
+
+    Raises ValueError for a line that is not the core's.
+    """
+    if any(noise in line for noise in _NOISE):
+        return None
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise ValueError("not a line of the core's")
+    severity, text = found.groups()
+    failed = _HANDSHAKE.match(text)
+    if failed is not None:
+        return Said("warning", "tls_handshake_failed", _reason(failed[1], failed[2] or ""))
+    if text == _TOO_LARGE:
+        reason = f"a certificate of more than about 8 KB was shown; make a smaller one ({text})"
+        return Said("warning", "tls_handshake_failed", reason)
+    return Said(_LEVELS[severity], "grpc_message", text) if severity in _LEVELS else None
+
+
+def _reason(name: str, detail: str) -> str:
+    if name == "CERTIFICATE_VERIFY_FAILED":
+        return f"the certificate shown is not one that is let in, or trusted ({detail})"
+    return f"{_WORDS[name]} ({name})" if name in _WORDS else name
+
+
+class _Reader:
+    """Reads what is written to the pipe, line by line, until its other end is closed."""
+
+    def __init__(self, source: int, write: Callable[[bytes], object], clock: Clock) -> None:
+        self._source = source
+        self._write = write
+        self._limits = {
+            event: LogLimit(clock, _PER_SECOND, _BURST)
+            for event in ("tls_handshake_failed", "grpc_message")
+        }
+
+    def run(self) -> None:
+        with os.fdopen(self._source, "rb") as lines:
+            while line := lines.readline(_LINE_MAX_BYTES):
+                self._take(line)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            said = understand(line.decode(errors="replace").rstrip("\n"))
+        except ValueError:
+            self._write(line)
+            return
+        if said is None:
+            return
+        held_back = self._limits[said.event].take()
+        if held_back is not None:
+            getattr(_log, said.level)(said.event, reason=said.text, held_back=held_back)
+
+
+@contextmanager
+def captured(clock: Clock) -> Iterator[None]:
+    """Take over standard error, which the log has already; given back at the end.
+
+    Should the process be aborted meanwhile, where it was goes to the real standard error.
+    """
+    real = os.dup(2)
+    logs.write_to(real)
+    faulthandler.enable(real)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    reader = _Reader(reading, lambda data: logs.write_all(real, data), clock)
+    thread = threading.Thread(target=reader.run, name="native-log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        os.dup2(real, 2)  # the last writing end: the reader ends once it has read everything
+        thread.join(1.0)

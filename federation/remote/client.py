@@ -1,0 +1,188 @@
+"""One remote: its connection, made when first needed, and what is known about it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import structlog
+
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.core import hops
+from federation.core.clock import Clock
+from federation.core.tasks import Background
+from federation.observability.metrics import Metrics
+from federation.remote.calls import Calls, Metadata
+from federation.remote.capabilities import ASK_S, Capabilities, CapabilitiesMemory
+from federation.remote.connection import Connection
+from federation.remote.credentials import SecretFiles
+from federation.remote.failures import FailureKind, RemoteFailed, failure
+from federation.remote.measures import Measures
+from federation.remote.methods import CAPABILITIES
+from federation.remote.settings import RemoteSettings
+from federation.wire import node_identity
+from federation.wire.node_identity import LogPosition
+
+_log = structlog.get_logger(__name__)
+_OLD_CONNECTION_S = 600.0  # what the streams on one may still take when certificates have changed
+
+
+class Remote:
+    """A server that others than this node run. Make it, use it, close it; it never gives up."""
+
+    def __init__(
+        self,
+        settings: RemoteSettings,
+        metrics: Metrics,
+        clock: Clock,
+        rng: random.Random,
+        *,
+        node_id: str,
+        shares_bandwidth_of: Remote | None = None,
+    ) -> None:
+        """Take note of where it is; nothing is connected yet.
+
+        shares_bandwidth_of: a second connection to the same server, under one limit with the first.
+        Raises ConfigError.
+        """
+        self.settings = settings
+        self.random = rng
+        self.clock = clock
+        self.measures = Measures(metrics, settings.name)
+        self._target = settings.target()
+        self._node_id = node_id
+        self._secrets = SecretFiles(settings, clock)
+        self._connection: Connection | None = None
+        self._closed = False
+        self._background = Background()
+        self._announced = node_identity.UNKNOWN
+        self._last_failure: tuple[RemoteFailed, float] | None = None
+        shared = shares_bandwidth_of.calls.bandwidth if shares_bandwidth_of is not None else None
+        self.calls: Calls = Calls(
+            settings, self.measures, clock, rng, self._connect, self._failed, shared
+        )
+        self._capabilities = CapabilitiesMemory(self._ask, clock, self._background)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._state()
+        return f"<Remote {self.settings.name} {state} {self.calls.slots!r}>"
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.settings.name
+
+    @property
+    def node_id(self) -> str:
+        """Of the node of ours that answered last; empty: none has, or it takes us for no peer."""
+        return self._announced.node_id
+
+    @property
+    def log_seen(self) -> LogPosition | None:
+        """Where that node's change log ended when it was last asked for its capabilities."""
+        return self._announced.log
+
+    async def capabilities(self) -> Capabilities:
+        """Return what it can do; its defaults when it does not say. Never raises RemoteFailed."""
+        if self._connection is not None and not self._connection.is_ready:
+            self._capabilities.connection_lost()
+        return await self._capabilities.get()
+
+    async def greet(self) -> None:
+        """Ask who it is and what it can do, now. Raises RemoteFailed when it does not answer."""
+        await self._capabilities.learn_now()
+
+    @property
+    def known(self) -> Capabilities:
+        """What it said last that it can do; nothing is asked."""
+        return self._capabilities.known
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` shows of it."""
+        known = self.known
+        functions = known.functions
+        shown: dict[str, Any] = {
+            "name": self.settings.name,
+            "url": self.settings.url,
+            "connection": "closed" if self._closed else self._state(),
+            "node_id": self.node_id,
+            "running": self.calls.slots.running,
+            "queued": self.calls.slots.queued,
+            "capabilities": {
+                "stated": known.stated,
+                "batch_bytes": known.batch_bytes,
+                "digest_functions": None
+                if functions is None
+                else sorted(f.name for f in functions),
+                "zstd": known.zstd,
+                "takes_action_results": known.takes_results,
+            },
+            "unsupported": self.calls.unsupported,
+            "last_failure": None,
+        }
+        if self._last_failure is not None:
+            error, at_s = self._last_failure
+            shown["last_failure"] = {
+                "kind": str(error.kind),
+                "reason": error.reason,
+                "at": at_s,
+                "stubborn": error.stubborn,
+            }
+        return shown
+
+    async def close(self) -> None:
+        """Cancel every call and close the connection; later calls fail."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+        await self._background.close()
+
+    def _state(self) -> str:
+        return "idle" if self._connection is None else self._connection.state
+
+    async def _connect(self) -> tuple[Connection, Metadata]:
+        """Return the connection and what each call carries. Raises RemoteFailed."""
+        if self._closed:
+            raise failure(self.name, FailureKind.CLOSED, "it is not used any more")
+        metadata = self._hops()
+        secrets = await self._secrets.current()
+        if self._closed:
+            raise failure(self.name, FailureKind.CLOSED, "it is not used any more")
+        if secrets.token is not None and self._target.tls:
+            metadata.append(("authorization", f"Bearer {secrets.token}"))
+        old = self._connection
+        if old is None or old.certificates != secrets.certificates:
+            self._connection = Connection(self.settings, self._target, secrets.certificates)
+            self._capabilities.connection_lost()
+            if old is not None:
+                _log.info("remote_certificates_changed", remote=self.name)
+                self._background.start(old.retire(_OLD_CONNECTION_S), "closing a connection")
+        assert self._connection is not None
+        return self._connection, metadata
+
+    def _hops(self) -> Metadata:
+        passed = hops.current()
+        if passed.is_at_its_end:
+            detail = f"the request has passed {len(passed.via)} nodes"
+            raise failure(self.name, FailureKind.HOPS, detail)
+        return hops.headers(passed.after(self._node_id))
+
+    def _failed(self, error: RemoteFailed) -> None:
+        if error.is_ours or error.kind is FailureKind.EXISTS:
+            return
+        self._last_failure = (error, self.clock.wall_s())
+        if error.kind is FailureKind.UNAVAILABLE:
+            self._capabilities.connection_lost()
+            self.calls.forget_unsupported()
+        if error.stubborn:
+            self._secrets.look_soon()
+
+    async def _ask(self) -> bytes:
+        request = reapi.GetCapabilitiesRequest(instance_name=self.settings.instance_name)
+        with hops.serving(hops.NOWHERE):  # asked for this node, whatever request it was that waits
+            response, headers = await self.calls.unary_once(
+                CAPABILITIES, request.SerializeToString(), ASK_S
+            )
+        self._announced = node_identity.parse(headers)
+        return response

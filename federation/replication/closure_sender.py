@@ -1,0 +1,110 @@
+"""An entry's closure brought to a peer, by walking it over a store that sends what it is asked for.
+
+Who walks asks whether blobs are held and reads the directories among them. This store answers with
+what is held here and, by then, at the peer, so that a walk that ends well means that all is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound
+from federation.core.store import SMALL_BLOB_BYTES, Chunks, Entry, NextBytes, Readable
+from federation.replication.outcome import GONE, Fate, Outcome
+from federation.replication.peer_api import Via
+from federation.replication.rules import Bounds
+from federation.replication.shipping import Shipper
+
+# Returns whether all that an entry names is in the store; raises FederationError when it cannot be
+# read or is beyond what is walked.
+Walk = Callable[[Readable, Entry], Awaitable[bool]]
+
+
+class ShippingStore:
+    """A federation.core.store.Readable for one walk."""
+
+    def __init__(
+        self,
+        store: Readable,
+        shipper: Shipper,
+        via: Via,
+        bounds: Bounds,
+        for_large: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> None:
+        """for_large: entered while large blobs are sent, which may take long."""
+        self._store = store
+        self._shipper = shipper
+        self._via = via
+        self._bounds = bounds
+        self._for_large = for_large
+        self.lacks_here: Digest | None = None  # a hole, which a later upload may fill
+        self.left_out: Digest | None = None  # by a rule, and the peer has it not
+        self.unsent: tuple[Digest, Outcome] | None = None
+
+    def __repr__(self) -> str:
+        return f"<ShippingStore over {self._store!r}>"
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """Send what is held; return what is held nowhere, or not at the peer in spite of that."""
+        missing = await self._store.find_missing(digests)
+        if missing:
+            self.lacks_here = min(missing)
+            return missing
+        if self._bounds.metadata_only:
+            return set()
+        return await self._ship(digests)
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """Read structures here, and send them."""
+        found = await self._store.read_small(digests)
+        held = [d for d, data in zip(digests, found, strict=True) if data is not None]
+        if len(held) < len(found):
+            self.lacks_here = next(
+                d for d, data in zip(digests, found, strict=True) if data is None
+            )
+            return found
+        missing = await self._ship(held)
+        return [None if d in missing else data for d, data in zip(digests, found, strict=True)]
+
+    @asynccontextmanager
+    async def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AsyncIterator[Chunks]:
+        """Read a large structure here, and send it."""
+        if await self._ship([digest]):
+            raise BlobNotFound(digest)
+        reading = self._store.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
+        async with reading as chunks:
+            yield chunks
+
+    async def _ship(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Return what is not at the peer in the end."""
+        ordered = sorted(digests)  # the same in every run
+        wanted = [digest for digest in ordered if self._bounds.admit(digest)]
+        small = [digest for digest in wanted if digest.size_bytes <= SMALL_BLOB_BYTES]
+        outcomes = await self._shipper.ship(small, self._via)
+        if len(small) < len(wanted):
+            async with self._for_large():
+                large = [digest for digest in wanted if digest.size_bytes > SMALL_BLOB_BYTES]
+                outcomes |= await self._shipper.ship(large, self._via)
+        missing: set[Digest] = set()
+        for digest, outcome in outcomes.items():
+            if outcome.is_there:
+                continue
+            missing.add(digest)
+            if outcome is GONE:
+                self.lacks_here = digest
+            elif outcome.fate in {Fate.PARKED, Fate.SKIPPED}:
+                self.unsent = (digest, outcome)
+        others = [digest for digest in ordered if not self._bounds.admit(digest)]
+        lacking = await self._shipper.lacking(others)
+        if lacking:
+            self.left_out = min(lacking)
+        return missing | lacking

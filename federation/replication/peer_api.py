@@ -1,0 +1,99 @@
+"""What replication asks of a peer. remote_target.py does it over the wire, a simulation in memory.
+
+Every method raises RemoteFailed when the peer does not do as it should.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import FederationError
+from federation.core.store import Chunks, Entry, EntryKind
+from federation.wire.node_identity import LogPosition
+
+OpenAt = Callable[[int], AbstractAsyncContextManager[Chunks]]
+Via = tuple[str, ...]  # ids of the nodes that an object passed before this one
+
+
+class Identity(NamedTuple):
+    """Who answered last; empty of what is no node of ours."""
+
+    node_id: str = ""
+    log: LogPosition | None = None
+
+
+class Theirs(enum.Enum):
+    """What a peer has under a name."""
+
+    NOTHING = "nothing"  # that it would serve
+    SAME = "same"  # as far as it can be seen from outside
+    OTHER = "other"
+
+
+class Target(Protocol):
+    """One peer."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who answered last. Cheap; known once any call was answered."""
+        ...
+
+    @property
+    def batch_bytes(self) -> int:
+        """The most bytes of blobs in one write_small. Cheap; known likewise."""
+        ...
+
+    def hashes_with(self, function: DigestFunction) -> bool:
+        """Whether it may hold blobs under this function. Cheap; known likewise."""
+        ...
+
+    def lacks(self, kind: EntryKind) -> bool:
+        """Whether it turned out to have no such service. Cheap; forgotten after a while."""
+        ...
+
+    async def greet(self) -> None:
+        """Ask who it is and what it can do."""
+        ...
+
+    async def meet(self) -> None:
+        """See to it that it is known who answers over the connection there is. Raises nothing."""
+        ...
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """Return those that it does not hold itself."""
+        ...
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+    ) -> list[FederationError | None]:
+        """Send a batch; return for each None or why it was not taken."""
+        ...
+
+    async def send(
+        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+    ) -> None:
+        """Send one blob of any size; raises what open_at raises, too.
+
+        goes_on: an earlier call broke off, and what the peer has of it need not be sent again.
+        """
+        ...
+
+    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
+        """Send an index entry with its stamp, under the instance name that it is to have there.
+
+        Fails without sending when another node answers than the one of this id: what the entry
+        names may not be there. An empty id is anybody's.
+        """
+        ...
+
+    async def look(self, entry: Entry) -> Theirs:
+        """Look what it has under this entry's name."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        ...

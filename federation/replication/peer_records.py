@@ -1,0 +1,121 @@
+"""The records of all peers as the process that replicates has them, saved together now and then."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+
+from federation.core.clock import Clock
+from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.core.replication_log import Lane, Ledger, PeerRecord, PeerState
+
+_log = structlog.get_logger(__name__)
+
+_SAVE_EVERY_S = 0.5
+_LOOK_EVERY_TURNS = 2  # of saving: what other processes have changed
+
+Key = tuple[str, Lane]
+
+
+class Book:
+    """Load it, run() it, change() records at will."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._records: dict[Key, PeerRecord] = {}
+        self._dirty: set[Key] = set()
+        self._marked: set[Key] = set()
+        self._saving = asyncio.Lock()
+        self.in_use: frozenset[str] = frozenset()  # names of the peers that are sent to
+
+    def __repr__(self) -> str:
+        return f"<Book {len(self._records)} records, {len(self._dirty)} to be saved>"
+
+    async def load(self) -> None:
+        """Read what is stored. Raises SourceUnavailable."""
+        for record in await self._ledger.peers():
+            self._records[record.name, record.lane] = record
+
+    def get(self, name: str, lane: Lane) -> PeerRecord | None:
+        """Return a record as it is to be, saved or not."""
+        return self._records.get((name, lane))
+
+    def records(self) -> list[PeerRecord]:
+        """Return all of them, in order."""
+        return [self._records[key] for key in sorted(self._records)]
+
+    def open(self, name: str, lane: Lane) -> PeerRecord:
+        """Return a record; of a peer that is new, one that says so."""
+        record = self._records.get((name, lane))
+        if record is None:
+            record = PeerRecord(name, lane, cursor=self._ledger.head())
+            self._records[name, lane] = record
+            self._dirty.add((name, lane))
+        return record
+
+    def change(self, name: str, lane: Lane, **fields: Any) -> None:
+        """Change fields of a record that is open."""
+        key = (name, lane)
+        before = self._records[key]
+        self._records[key] = after = before._replace(**fields)
+        if after != before:
+            self._dirty.add(key)
+
+    def take_mark(self, name: str, lane: Lane) -> bool:
+        """Whether storage has marked this one since it was asked last."""
+        marked = (name, lane) in self._marked
+        self._marked.discard((name, lane))
+        return marked
+
+    async def save(self) -> None:
+        """Save what has changed. Raises StorageFailed, StorageFull."""
+        async with self._saving:
+            keys, self._dirty = sorted(self._dirty), set()
+            if not keys:
+                return
+            try:
+                await self._ledger.save([self._records[key] for key in keys])
+            except BaseException:
+                self._dirty.update(keys)
+                raise
+
+    async def look(self) -> None:
+        """See what others have changed: marks of storage, wishes of the operator, dropped peers.
+
+        Raises SourceUnavailable.
+        """
+        found = await self._ledger.peers()
+        left = {key for key in self._records if key[0] not in self.in_use}
+        for key in left - self._dirty - {(stored.name, stored.lane) for stored in found}:
+            del self._records[key]
+        for stored in found:
+            key = (stored.name, stored.lane)
+            mine = self._records.get(key)
+            if mine is None:
+                self._records[key] = stored
+                continue
+            if stored.marks > mine.marks:
+                mine = mine._replace(
+                    state=PeerState.NEEDS_RESYNC,
+                    reason=stored.reason,
+                    position="",
+                    marks=stored.marks,
+                )
+                self._marked.add(key)
+            self._records[key] = mine._replace(wanted=stored.wanted)
+
+    async def run(self) -> None:
+        """Save and look, for ever. A catalogue that fails is tried again: it has its own alarm."""
+        turn = 0
+        while True:
+            await self._clock.sleep(_SAVE_EVERY_S)
+            turn += 1
+            try:
+                await self.save()
+                if turn % _LOOK_EVERY_TURNS == 0:
+                    await self.look()
+            except (SourceUnavailable, StorageFailed, StorageFull) as error:
+                _log.warning("peer_records_not_saved", reason=str(error))

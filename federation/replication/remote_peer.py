@@ -1,0 +1,160 @@
+"""A peer over the wire, through the client for any server of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation.closure.names import function_of_entry, pushed_of
+from federation.core import hops
+from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import FederationError
+from federation.core.store import Entry, EntryKey, EntryKind, Stamp
+from federation.remote import Remote, RemoteIndex, RemoteStore
+from federation.remote.failures import FailureKind, failure
+from federation.remote.methods import PUSH_BLOB, PUSH_DIRECTORY, UPDATE_RESULT
+from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
+from federation.wire.asset_request import content_of
+
+_METHODS = {
+    EntryKind.ACTION_RESULT: UPDATE_RESULT,
+    EntryKind.ASSET_BLOB: PUSH_BLOB,
+    EntryKind.ASSET_DIRECTORY: PUSH_DIRECTORY,
+}
+
+
+class RemoteTarget:
+    """See target.Target."""
+
+    def __init__(self, remote: Remote, for_large: Remote, instance: str | None) -> None:
+        """Use two connections to one peer.
+
+        Args:
+            remote: for everything but
+            for_large: large blobs. What the kernel and HTTP/2 have taken of one on a slow link may
+                be minutes of it, and on one connection small objects would wait behind that.
+            instance: what entries are sent under; None: what they have here.
+        """
+        self._remote = remote
+        self._for_large = for_large
+        self._store = RemoteStore(remote)
+        self._large_store = RemoteStore(for_large)
+        self._index = RemoteIndex(remote)
+        self._instance = instance
+        self._salt = remote.random.getrandbits(128)
+
+    def __repr__(self) -> str:
+        return f"<RemoteTarget {self._remote!r}>"
+
+    @property
+    def identity(self) -> Identity:
+        """See Target."""
+        return Identity(self._remote.node_id, self._remote.log_seen)
+
+    @property
+    def batch_bytes(self) -> int:
+        """See Target."""
+        return self._remote.known.batch_bytes
+
+    def hashes_with(self, function: DigestFunction) -> bool:
+        """See Target."""
+        return self._remote.known.hashes_with(function)
+
+    def lacks(self, kind: EntryKind) -> bool:
+        """See Target."""
+        return self._remote.calls.lacks(_METHODS[kind])
+
+    async def greet(self) -> None:
+        """See Target."""
+        await self._remote.greet()
+
+    async def meet(self) -> None:
+        """See Target."""
+        with _replicating(()):
+            await self._remote.capabilities()
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """See Target."""
+        with _replicating(()):
+            return await self._store.find_missing(digests)
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+    ) -> list[FederationError | None]:
+        """See Target."""
+        with _replicating(via):
+            return await self._store.write_small(blobs)
+
+    async def send(
+        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+    ) -> None:
+        """See Target."""
+        # One upload a blob at a time, so its number may be the same each time, and found again.
+        number = int.from_bytes(digest.hash[:16], "big") ^ self._salt
+        with _replicating(via):
+            await self._large_store.send(digest, open_at, number=number, goes_on=goes_on)
+
+    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
+        """See Target."""
+        instance = entry.key.instance if self._instance is None else self._instance
+        await self.meet()
+        if node_id and self._remote.node_id != node_id:
+            raise failure(self._remote.name, FailureKind.UNAVAILABLE, "another node answers now")
+        with _replicating(via, entry.stamp):
+            if entry.key.kind is EntryKind.ACTION_RESULT:
+                action = action_of(entry.key)
+                await self._index.update_action_result(action, entry.value, instance)
+                return
+            pushed = pushed_of(entry)
+            pushed.uris.append(entry.label)
+            if isinstance(pushed, asset.PushBlobRequest):
+                await self._index.push_blob(pushed, instance)
+            else:
+                await self._index.push_directory(pushed, instance)
+
+    async def look(self, entry: Entry) -> Theirs:
+        """See Target. Of an asset its content and end are compared, not what it refers to."""
+        instance = entry.key.instance if self._instance is None else self._instance
+        with _replicating(()):
+            if entry.key.kind is EntryKind.ACTION_RESULT:
+                value = await self._index.get_action_result(action_of(entry.key), instance)
+                return _theirs(value, entry.value)
+            pushed, function = pushed_of(entry), function_of_entry(entry)
+            qualifiers = {each.name: each.value for each in pushed.qualifiers}
+            fetch: Any = self._index.fetch_directory
+            if entry.key.kind is EntryKind.ASSET_BLOB:
+                fetch = self._index.fetch_blob
+            found = await fetch([entry.label], qualifiers, function, instance=instance)
+            theirs = None if found is None else (found.digest, found.expires_at_s)
+            return _theirs(theirs, (content_of(pushed), entry.expires_at_s))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` shows of the connection."""
+        return self._remote.describe()
+
+    async def close(self) -> None:
+        """See Target."""
+        await self._for_large.close()
+        await self._remote.close()
+
+
+@contextmanager
+def _replicating(via: Via, stamp: Stamp | None = None) -> Iterator[None]:
+    """Mark the calls within as replication's, of an object that came this way."""
+    with hops.serving(hops.of_replication(via, stamp)):
+        yield
+
+
+def _theirs(theirs: object, ours: object) -> Theirs:
+    if theirs is None:
+        return Theirs.NOTHING
+    return Theirs.SAME if theirs == ours else Theirs.OTHER
+
+
+def action_of(key: EntryKey) -> Digest:
+    """Return the digest of the action whose result has this key."""
+    name = key.name
+    size_bytes = int.from_bytes(name[-8:], "big")
+    return Digest(name[1:-8], size_bytes, DigestFunction(name[0]))

@@ -1,0 +1,100 @@
+"""Which rows of the change log are for one lane to a peer, and why the others are not.
+
+Decisions without I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from federation.core.digest import Digest
+from federation.core.replication_log import LogRow
+from federation.core.store import Entry
+from federation.replication.outcome import GONE, SUPERSEDED, Outcome, skipped
+from federation.replication.peer_api import Via
+from federation.replication.rules import Rules, When, was_there
+
+CAME_FROM_IT = skipped("it came from the peer")
+PULLED = skipped("it came from an upstream")
+BY_RULE = skipped("a rule leaves it out")
+
+End = Callable[[LogRow, Outcome], None]
+
+
+class Chosen(NamedTuple):
+    """The rows that are to be sent; blobs by the way that they came, each once."""
+
+    blobs: dict[Via, dict[Digest, list[LogRow]]]
+    entries: list[LogRow]
+
+    def seqs(self) -> Iterator[int]:
+        """Yield the number of each row, in no order."""
+        for rows_of in self.blobs.values():
+            for rows in rows_of.values():
+                yield from (row.seq for row in rows)
+        yield from (row.seq for row in self.entries)
+
+
+class Choice(NamedTuple):
+    """What decides for one lane. node_id: of the peer; empty when it is no node of ours."""
+
+    rules: Rules
+    node_id: str
+    when: When
+
+    def rows(self, rows: Sequence[LogRow], end: End) -> Chosen:
+        """Return what may be for this lane; of entries more is to be known. end: of the others."""
+        chosen = Chosen({}, [])
+        for row in rows:
+            if (outcome := self._against(row)) is not None:
+                end(row, outcome)
+            elif row.digest is None:
+                chosen.entries.append(row)
+            else:
+                rows_of = chosen.blobs.setdefault(row.via, {})
+                rows_of.setdefault(row.digest, []).append(row)
+        return chosen
+
+    def entries(
+        self, rows: Sequence[LogRow], found: Sequence[tuple[int, Entry] | None], end: End
+    ) -> list[LogRow]:
+        """Return those that are for this lane, given what is held under their names by now."""
+        chosen = []
+        for row, now in zip(rows, found, strict=True):
+            if (outcome := self._against_entry(row, now)) is not None:
+                end(row, outcome)
+            else:
+                chosen.append(row)
+        return chosen
+
+    def _against(self, row: LogRow) -> Outcome | None:
+        """Return why a row is not sent, as far as the row itself tells."""
+        if was_there(row.via, self.node_id):
+            return CAME_FROM_IT
+        if not self.rules.takes_from(row.source):
+            return PULLED
+        if row.digest is not None and self.rules.of_blob(row.digest) is not self.when:
+            return BY_RULE
+        return None
+
+    def _against_entry(self, row: LogRow, now: tuple[int, Entry] | None) -> Outcome | None:
+        """Return why an entry is not sent: it is not there any more, or goes another time."""
+        if now is None:
+            return GONE
+        if now[0] > row.seq:
+            return SUPERSEDED
+        if self.rules.of_entry(now[1].key, now[1].label).when is not self.when:
+            return BY_RULE
+        return None
+
+
+def gaps(rows: Sequence[LogRow], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges within first..last that have no row."""
+    at = first
+    for row in rows:
+        if row.seq > at:
+            yield at, row.seq - 1
+        at = row.seq + 1
+    if at <= last:
+        yield at, last

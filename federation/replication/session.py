@@ -1,0 +1,81 @@
+"""What everything that sends to one peer shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from federation.config.peers import Peer
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.replication_log import Lane, Ledger, Parked, PeerRecord
+from federation.core.store import EntryKey
+from federation.replication.counters import Tally
+from federation.replication.entry_sender import EntrySender
+from federation.replication.gate import Gate
+from federation.replication.outcome import Fate, Outcome
+from federation.replication.peer_api import Target
+from federation.replication.peer_records import Book
+from federation.replication.rules import Rules
+from federation.replication.shipping import Shipper
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One peer."""
+
+    peer: Peer
+    ledger: Ledger
+    book: Book
+    target: Target
+    gate: Gate
+    shipper: Shipper
+    entries: EntrySender
+    tally: Tally
+    clock: Clock
+    rules: Rules = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", Rules(self.peer))
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.peer.name
+
+    @property
+    def node_id(self) -> str:
+        """Of the peer as last met; empty when it is no node of ours."""
+        return self.target.identity.node_id or self.record(Lane.ALWAYS).node_id
+
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """Which lanes there are to it."""
+        return (Lane.ALWAYS, Lane.WINDOW) if self.rules.has_window else (Lane.ALWAYS,)
+
+    def record(self, lane: Lane) -> PeerRecord:
+        """Return the record of one lane."""
+        return self.book.open(self.name, lane)
+
+    def change(self, lane: Lane, **fields: Any) -> None:
+        """Change it."""
+        self.book.change(self.name, lane, **fields)
+
+    def count(self, outcome: Outcome, size_bytes: int, objects: int = 1) -> None:
+        """Count objects that came to this end."""
+        tally = self.tally
+        tally.objects.add(objects)
+        tally.bytes.add(size_bytes)
+        if outcome.fate is Fate.PRESENT:
+            tally.present_objects += objects
+        elif outcome.fate is Fate.SKIPPED:
+            tally.skipped[outcome.reason] += objects
+        elif outcome.fate is Fate.PARKED:
+            tally.parked += objects
+
+    def parked(self, seq: int, thing: Digest | EntryKey, label: str, reason: str) -> Parked:
+        """Return what is remembered of an object that is set aside."""
+        digest = thing if isinstance(thing, Digest) else None
+        key = thing if isinstance(thing, EntryKey) else None
+        return Parked(self.name, seq, digest, key, label, reason, self.clock.wall_s())

@@ -1,0 +1,193 @@
+"""From the configuration's peers to a running replication, as a recipe."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from federation.closure.names import names_of_entry
+from federation.closure.walk import Turns
+from federation.closure.walk import Walk as ClosureWalk
+from federation.config.model import Config, Limits
+from federation.config.peers import Peer
+from federation.core.clock import Clock
+from federation.core.replication_log import Ledger
+from federation.core.store import Entry, Readable
+from federation.core.tasks import Background
+from federation.observability.metrics import Metrics
+from federation.observability.peer_metrics import PeerCollector
+from federation.remote import Remote, RemoteSettings
+from federation.replication.blob_sender import Sender
+from federation.replication.closure_sender import Walk
+from federation.replication.counters import Tally
+from federation.replication.entry_sender import EntrySender
+from federation.replication.gate import Gate
+from federation.replication.peer_api import Target
+from federation.replication.peer_records import Book
+from federation.replication.remote_peer import RemoteTarget
+from federation.replication.session import Link
+from federation.replication.shipping import Shipper
+from federation.replication.throttle import Courtesy
+from federation.replication.worker import Worker
+from federation.storage import Storage
+
+_log = structlog.get_logger(__name__)
+
+
+class Replication:
+    """What a node with peers has in addition."""
+
+    def __init__(
+        self,
+        peers: Sequence[Peer],
+        store: Readable,
+        ledger: Ledger,
+        walk: Walk,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._peers = list(peers)
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+        self._store = store
+        self._ledger = ledger
+        self._walk = walk
+        self._metrics = metrics
+        self._clock = clock
+        self._worker = Worker(ledger, self._link, clock)
+        self._courtesy = Courtesy(lambda: metrics.calls_running > 0)
+        self._started = False
+        self._background = Background()
+        metrics.registry.register(PeerCollector(self.describe))
+
+    def __repr__(self) -> str:
+        return f"<Replication {self._worker!r}>"
+
+    @property
+    def names(self) -> list[str]:
+        """The peers there are."""
+        return [peer.name for peer in self._peers]
+
+    def start(self) -> None:
+        """Begin sending; each peer is connected when it is first asked.
+
+        Without peers this process does not try to be the one that replicates: others may have some.
+        """
+        if self._peers:
+            self._started = True
+            self._worker.start(self._peers)
+
+    def follow(self, config: Config) -> None:
+        """Send to the peers of this configuration from now on."""
+        if config.peers != self._peers:
+            _log.info("peers_changed", before=self.names, after=[p.name for p in config.peers])
+            self._background.start(self.reload(config.peers), "taking over other peers")
+
+    async def reload(self, peers: Sequence[Peer]) -> None:
+        """Send to these from now on."""
+        self._peers = list(peers)
+        if self._started:
+            await self._worker.reload(peers)
+        else:
+            self.start()
+
+    def heard_from(self, node_id: str) -> None:
+        """Say that a call of this node's has come in."""
+        self._worker.heard_from(node_id)
+
+    async def close(self) -> None:
+        """Stop sending, and save how far each peer has come."""
+        await self._background.close()
+        await self._worker.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` shows."""
+        return self._worker.describe()
+
+    def _link(self, peer: Peer, book: Book) -> Link:
+        connect = partial(
+            Remote,
+            remote_settings(peer),
+            self._metrics,
+            self._clock,
+            self._jitter,
+            node_id=self._ledger.node_id,
+        )
+        remote = connect()
+        for_large = connect(shares_bandwidth_of=remote)
+        target = RemoteTarget(remote, for_large, peer.instance_name)
+        return make_link(
+            peer,
+            book,
+            target,
+            self._store,
+            self._ledger,
+            self._walk,
+            self._clock,
+            self._jitter,
+            self._courtesy,
+        )
+
+
+def make_replication(
+    config: Config, limits: Limits, storage: Storage, metrics: Metrics, clock: Clock
+) -> Replication:
+    """Connect to nothing yet."""
+    return Replication(config.peers, storage, storage.ledger, walking(limits), metrics, clock)
+
+
+def walking(limits: Limits) -> Walk:
+    """Return what walks closures to be sent; it has turns of its own, apart from readers'."""
+    turns = Turns()
+
+    async def walk(store: Readable, entry: Entry) -> bool:
+        return await ClosureWalk(store, limits, turns).complete(partial(names_of_entry, entry))
+
+    return walk
+
+
+def make_link(
+    peer: Peer,
+    book: Book,
+    target: Target,
+    store: Readable,
+    ledger: Ledger,
+    walk: Walk,
+    clock: Clock,
+    jitter: random.Random,
+    courtesy: Courtesy,
+) -> Link:
+    """Put together what sends to one peer; courtesy: shared by all of them."""
+    tally = Tally(clock)
+    gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter, courtesy)
+    sender = Sender(peer.name, store, ledger, target, gate, tally, clock)
+    shipper = Shipper(sender, target, clock)
+    gate.at_failure(shipper.confirmed.clear)
+    entries = EntrySender(store, ledger, target, gate, shipper, walk, tally, clock)
+    return Link(peer, ledger, book, target, gate, shipper, entries, tally, clock)
+
+
+def remote_settings(peer: Peer) -> RemoteSettings:
+    """Return what the client for one peer needs to know.
+
+    It does not try again by itself: what fails is tried again by one call at a time, for all.
+    """
+    auth, connection = peer.auth, peer.connection_config
+    return RemoteSettings(
+        name=peer.name,
+        url=peer.url,
+        instance_name=peer.instance_name or "",
+        server_cert=auth.server_cert,
+        client_cert=auth.client_cert,
+        client_key=auth.client_key,
+        access_token=auth.access_token,
+        keepalive_time_s=connection.keepalive_time,
+        retry_limit=0,
+        request_timeout_s=connection.request_timeout,
+        stall_s=connection.stall,
+        concurrency=connection.concurrency,
+        bandwidth_bytes_s=connection.bandwidth,
+    )

@@ -1,0 +1,1 @@
+"""One running node: assembly, listeners, HTTP pages, workers, reload, signals."""

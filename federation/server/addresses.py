@@ -1,0 +1,50 @@
+"""From an address in the configuration to the sockets behind it: all of them, or an error."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from federation.config.types import Address
+from federation.core.errors import CannotStart
+
+
+async def resolve(address: Address) -> list[str]:
+    """Return the IP addresses that the host stands for.
+
+    Raises CannotStart when it stands for none.
+    """
+    if address.is_wildcard:
+        return [address.host]
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            address.host,
+            address.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG,
+        )
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {address}: {error.strerror}") from None
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a listening socket on this IP address; [::] takes IPv4 too.
+
+    Raises CannotStart with the system's reason.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            only_v6 = not address.is_wildcard
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
+        listening.bind((address.host, address.port))
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise CannotStart(f"cannot listen on {address}: {error.strerror or error}") from None
+    listening.setblocking(False)
+    return listening

@@ -1,0 +1,261 @@
+"""From a configuration to a node, as a recipe: storage, services, listeners, HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from federation import __version__
+from federation.access.files import AccessFiles
+from federation.access.setup import ListenerAccess, make_access
+from federation.closure.checker import ClosureChecker
+from federation.config.live_limits import LiveLimits
+from federation.config.model import Config, Limits, Listener
+from federation.core.clock import Clock, SystemClock
+from federation.core.memory_budget import MemoryBudget
+from federation.observability.metrics import Metrics
+from federation.replication.setup import Replication, make_replication
+from federation.server.guard import GuardedServer
+from federation.server.http import HttpServer, Pages
+from federation.server.listener import GrpcServer
+from federation.server.node import Node, Port
+from federation.server.readiness import Readiness
+from federation.server.worker_slot import Share
+from federation.services.acknowledge import Acknowledge
+from federation.services.action_cache import ActionCacheService
+from federation.services.asset_fetch import FetchService
+from federation.services.asset_push import PushService
+from federation.services.bytestream import ByteStreamService
+from federation.services.call import Service
+from federation.services.capabilities import CapabilitiesService
+from federation.services.cas import CasService
+from federation.services.checksum import ChecksumVerifier
+from federation.services.cpu_pool import Compute
+from federation.services.health import Server, add_health
+from federation.services.quotas import Shares
+from federation.services.references import ReferenceService
+from federation.services.reflection import add_reflection
+from federation.services.rpc import Runtime, handlers
+from federation.storage import Storage
+from federation.upstream.finder import Finder
+from federation.upstream.pull_through import PullThrough
+from federation.upstream.setup import Pulling
+from federation.wire.node_identity import Announced, LogPosition
+
+
+async def open_node(
+    config: Config,
+    files: Sequence[AccessFiles],
+    clock: Clock | None = None,
+    share: Share | None = None,
+) -> Node:
+    """Open the storage and build a node on it, ready to start; files are its listeners'.
+
+    share: of a process that is one of several behind the same ports.
+
+    Raises StorageRefused.
+    """
+    clock = clock or SystemClock()
+    metrics = Metrics()
+    storage = await Storage.open(config.data_dir, config.storage, config.limits, metrics, clock)
+    try:
+        return build(config, files, storage, metrics, clock, share or Share())
+    except BaseException:
+        await storage.close()
+        raise
+
+
+def build(
+    config: Config,
+    files: Sequence[AccessFiles],
+    storage: Storage,
+    metrics: Metrics,
+    clock: Clock,
+    share: Share,
+) -> Node:
+    """Build a node on an open storage, which is the node's from then on."""
+    limits = LiveLimits.model_validate(config.limits.model_dump())
+    budget = MemoryBudget(share.part(limits.buffer_memory))
+    services = make_services(config, limits, storage, metrics, clock, budget, share)
+    replication = make_replication(config, limits, storage, metrics, clock)
+    shares = Shares(limits, clock, metrics)
+    ports = []
+    access = make_access(config, files, metrics, clock)
+    for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
+        runtime = Runtime(
+            metrics,
+            limits,
+            clock,
+            allowed.rights,
+            budget,
+            acknowledge_of(listener, replication, storage, metrics, clock),
+            shares,
+            config.log.audit,
+            heard_from=replication.heard_from,
+        )
+        served = services.index_served if listener.type == "index" else services.served
+        server = GrpcServer(listener, limits, handlers(served, runtime), share=share, place=at)
+        ports.append(make_port(server, allowed, served, runtime))
+    readiness = Readiness(storage.health)
+    facts = {"node": config.node_name, "version": __version__}
+    http = None
+    if (http_address := share.http_address(config.http.address)) is not None:
+        pages = Pages(
+            metrics,
+            readiness,
+            lambda: {
+                **facts,
+                "listeners": _shown(ports),
+                "warnings": [text for each in access if (text := each.warning()) is not None],
+                **services.describe(),
+                **replication.describe(),
+            },
+        )
+        http = HttpServer(http_address, pages.answer)
+    services.start()
+    replication.start()
+    return Node(
+        ports=ports,
+        http=http,
+        # Until no call runs any more replication goes on: some calls wait for peers.
+        closers=[replication.close, *services.closers, storage.close],
+        announce=partial(storage.announce, **facts),
+        readiness=readiness,
+        metrics=metrics,
+        clock=clock,
+        limits=limits,
+        follow=partial(_follow, storage, limits, budget, services, replication, share),
+    )
+
+
+def _follow(
+    storage: Storage,
+    limits: LiveLimits,
+    budget: MemoryBudget,
+    services: Services,
+    replication: Replication,
+    share: Share,
+    config: Config,
+) -> None:
+    """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
+
+    Raises ConfigError before anything has changed.
+    """
+    services.follow(config)
+    storage.follow(config.storage)
+    replication.follow(config)
+    limits.take(config.limits)
+    budget.total_bytes = share.part(limits.buffer_memory)
+
+
+class Services(NamedTuple):
+    """What is served where, and what has to be closed, in this order, when it is not any more."""
+
+    served: list[Service]
+    index_served: list[Service]  # by listeners whose callers have their blobs elsewhere
+    closers: list[Callable[[], Awaitable[None]]]
+    start: Callable[[], None]
+    describe: Callable[[], dict[str, Any]]
+    follow: Callable[[Config], None]
+
+
+def make_services(
+    config: Config,
+    limits: Limits,
+    storage: Storage,
+    metrics: Metrics,
+    clock: Clock,
+    budget: MemoryBudget,
+    share: Share,
+) -> Services:
+    """Return every service, pulling from upstreams where there are any, now or after a reload."""
+    closures = ClosureChecker(storage, limits, clock, config.storage.lease)
+    pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
+    compute = Compute(limits.threads)
+    through = partial(PullThrough, pulling.shared)
+
+    def announce() -> Announced:
+        ledger = storage.ledger
+        return Announced(ledger.node_id, LogPosition(ledger.log_epoch, ledger.head()))
+
+    def of_names(finder: Finder, *, inlines: bool = True) -> list[Service]:
+        store = through(tells_upstreams=False)
+        checksums = ChecksumVerifier(store)
+        fetch = FetchService(finder, checksums, clock, metrics)
+        push = PushService(storage, checksums)
+        return [
+            CapabilitiesService(limits, config.storage.max_blob, announce),
+            ActionCacheService(store, storage, finder, metrics, inlines=inlines),
+            fetch,
+            push,
+            ReferenceService(fetch, push),
+        ]
+
+    cas = CasService(
+        through(tells_upstreams=True),
+        limits,
+        metrics,
+        compute,
+        through(tells_upstreams=False, tells_nodes=True),
+    )
+    local = through(tells_upstreams=False)
+    stream = ByteStreamService(local, limits, clock, metrics, budget, compute, alone=share.alone)
+    return Services(
+        served=[cas, stream, *of_names(pulling.finder)],
+        # As the old server's --index-only: no blobs.
+        index_served=of_names(pulling.index_finder, inlines=False),
+        closers=[  # uploads, then threads, then what they asked
+            stream.close,
+            partial(asyncio.to_thread, compute.close),
+            *pulling.closers,
+            closures.close,
+        ],
+        start=pulling.start,
+        describe=pulling.describe,
+        follow=pulling.follow,
+    )
+
+
+def acknowledge_of(
+    listener: Listener, replication: Replication, storage: Storage, metrics: Metrics, clock: Clock
+) -> Acknowledge | None:
+    """Return what holds back the OK of this listener's writes; None: nothing does."""
+    if listener.acknowledge == "local":
+        return None
+    return Acknowledge(
+        storage.ledger,
+        listener.acknowledge,
+        lambda: replication.names,
+        listener.acknowledge_within,
+        metrics,
+        clock,
+    )
+
+
+def make_port(
+    server: GrpcServer, access: ListenerAccess, services: Sequence[Service], runtime: Runtime
+) -> Port:
+    """Put health and reflection beside the services of one listener."""
+    front: Server = server.server
+    if access.callers is not None:
+        front = GuardedServer(front, access.callers, runtime.refusals, runtime.metrics)
+    names = [service.name for service in services]
+    health = add_health(front, names)
+    add_reflection(front, names)
+    return Port(server, access.tls, health, access.watched)
+
+
+def _shown(ports: Sequence[Port]) -> list[dict[str, Any]]:
+    return [
+        {
+            "address": str(port.server.address),
+            "push": port.server.listener.push,
+            "type": port.server.listener.type,
+            "tls": port.tls is not None,
+            "client-certs": port.tls is not None and bool(port.tls.pair.lists),
+            "tokens": bool((auth := port.server.listener.auth) and auth.takes_tokens),
+        }
+        for port in ports
+    ]

@@ -1,0 +1,140 @@
+"""One gRPC listener: its options, its addresses, its end.
+
+Addresses are resolved here and bound one by one: gRPC itself is content when some of those that a
+name stands for can be bound, which leaves a node that some clients cannot reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+
+from federation.config import model
+from federation.config.types import Address, parse_address
+from federation.core.errors import CannotStart
+from federation.server.addresses import listen, resolve
+from federation.server.listening_exchange import Exchange
+from federation.server.passed_sockets import PassedSockets
+from federation.server.worker_slot import Share
+
+_HANDSHAKE_MS = 15_000  # for TLS and for the HTTP/2 preface; then the connection is closed
+_PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
+_KEEPALIVE_MS = 60_000  # a client whose machine is gone is noticed after this and the next
+_KEEPALIVE_TIMEOUT_MS = 20_000
+# gRPC pings and sets windows anew while bytes come, and the answers wait behind what is under way:
+# on a link of 256 kbit/s 9 MiB in this time. TCP notices before that when a machine is gone.
+_ANSWER_MS = 5 * 60_000
+_IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
+
+
+def options(limits: model.Limits, *, alone: bool = True) -> list[tuple[str, int]]:
+    """Return gRPC's channel arguments for a server with these limits.
+
+    alone False: other processes of this node answer on the same port. Otherwise a port that
+    another program has is an error, not shared.
+    """
+    return [
+        ("grpc.so_reuseport", int(not alone)),
+        ("grpc.max_receive_message_length", limits.message),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", limits.streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_connection_idle_ms", _IDLE_MS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", _PING_MIN_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.ping_timeout_ms", _ANSWER_MS),
+        ("grpc.http2.settings_timeout", _ANSWER_MS),
+    ]
+
+
+class GrpcServer:
+    """Serves these handlers on one listener: bind, start, stop, each once and in this order."""
+
+    def __init__(
+        self,
+        listener: model.Listener,
+        limits: model.Limits,
+        handlers: Sequence[grpc.GenericRpcHandler[bytes, bytes]],
+        interceptors: Sequence[Any] = (),
+        *,
+        share: Share | None = None,
+        place: int = 0,
+    ) -> None:
+        """Take what to serve; of a worker also its share, and which of the listeners this is."""
+        share = share or Share()
+        self.listener = listener
+        address = parse_address(listener.address)
+        # After bind, with the real port.
+        self.address = address._replace(port=share.port(place, address.port))
+        self.server: grpc.aio.Server = grpc.aio.server(
+            options=options(limits, alone=share.alone),
+            maximum_concurrent_rpcs=limits.streams,
+            interceptors=tuple(interceptors),
+        )
+        self._started = False
+        self._exchanges: list[Exchange] = []
+        self.server.add_generic_rpc_handlers(tuple(handlers))
+
+    def __repr__(self) -> str:
+        return f"<GrpcServer {self.address} push={self.listener.push}>"
+
+    async def bind(
+        self,
+        credentials: Callable[[], grpc.ServerCredentials] | None,
+        passed: PassedSockets | None = None,
+    ) -> None:
+        """Take every address that the listener's host stands for; all or CannotStart.
+
+        credentials: makes those of one address; gRPC tells changes of a pair to one only.
+        passed: the service manager's sockets; those on this port are taken instead.
+        """
+        sockets = passed.take(self.address) if passed is not None else []
+        for each in sockets:
+            port = self._listen(Address("127.0.0.1", 0), credentials)
+            self._exchanges.append(Exchange(each, port))
+        if sockets:
+            return
+        for host in await resolve(self.address):
+            port = self._listen(Address(host, self.address.port), credentials)
+            self.address = self.address._replace(port=port)
+
+    def _listen(
+        self, wanted: Address, credentials: Callable[[], grpc.ServerCredentials] | None
+    ) -> int:
+        try:
+            if credentials is None:
+                return self.server.add_insecure_port(str(wanted))
+            return self.server.add_secure_port(str(wanted), credentials())
+        except RuntimeError:
+            raise CannotStart(_why_not(wanted)) from None
+
+    async def start(self) -> None:
+        """Answer calls."""
+        self._started = True
+        await self.server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls; let running ones go on for grace_s at most, then cancel them.
+
+        May be called instead of start, too: then the ports are free again.
+        """
+        if not self._started:  # gRPC lets go of the ports of a server only if it ever ran
+            await self.start()
+            grace_s = 0
+        while self._exchanges:
+            self._exchanges.pop().undo()
+        await self.server.stop(grace_s)
+
+
+def _why_not(wanted: Address) -> str:
+    """Return the system's reason for not binding: gRPC writes it to its own log only."""
+    try:
+        listen(wanted).close()
+    except CannotStart as error:
+        return str(error)
+    return f"cannot listen on {wanted}: something else had it a moment ago"

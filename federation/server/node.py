@@ -1,0 +1,221 @@
+"""A running node: binds every port or none, serves, watches itself, drains and ends.
+
+Knows servers, and nothing of what the calls mean or where blobs are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import structlog
+
+from federation.access.live_tls import LiveTls
+from federation.config.model import Config, Limits
+from federation.core.clock import Clock
+from federation.core.tasks import Background
+from federation.observability.metrics import Metrics
+from federation.server.guard import credentials
+from federation.server.http import HttpServer
+from federation.server.listener import GrpcServer
+from federation.server.passed_sockets import PassedSockets
+from federation.server.readiness import Phase, Readiness
+
+_log = structlog.get_logger(__name__)
+
+_LAG_EVERY_S = 0.1
+_HEALTH_EVERY_S = 0.5
+_TLS_EVERY_S = 0.5  # a change is taken at the second look: within 2 s in all
+
+
+class Health(Protocol):
+    """What answers gRPC health checks on one server."""
+
+    async def set(self, serving: bool) -> None:
+        """Change the answer, and tell those who watch."""
+        ...
+
+    def end(self) -> None:
+        """Tell those who watch that it does not serve any more, and let them go."""
+        ...
+
+
+class Watched(Protocol):
+    """Something that was read from files and follows them."""
+
+    def refresh(self, *, asked: bool) -> None:
+        """Look at the files, and take what they say; asked: even when they look the same."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One gRPC listener with what is particular to it."""
+
+    server: GrpcServer
+    tls: LiveTls | None
+    health: Health
+    watched: Sequence[Watched] = ()
+
+    async def bind(self, passed: PassedSockets) -> None:
+        """Take the address, or what the service manager passed for it; raises CannotStart."""
+        tls = None if self.tls is None else partial(credentials, self.tls)
+        await self.server.bind(tls, passed)
+
+
+class Node:
+    """Owns the servers and what is behind them."""
+
+    def __init__(
+        self,
+        *,
+        ports: Sequence[Port],
+        http: HttpServer | None,
+        closers: Sequence[Callable[[], Awaitable[None]]],
+        announce: Callable[..., None],
+        readiness: Readiness,
+        metrics: Metrics,
+        clock: Clock,
+        limits: Limits,
+        follow: Callable[[Config], None],
+    ) -> None:
+        """Take the parts of a node that is not started.
+
+        Args:
+            ports: the gRPC listeners.
+            http: the HTTP listener.
+            closers: called in this order once no call runs any more; the storage's is the last.
+            announce: called with listeners=[...], http=... once every port answers.
+            readiness: what is said about this node; its phase is the node's to set.
+            metrics: where the lag of the event loop goes.
+            clock: paces the watching.
+            limits: drain is how long running calls may go on after stop().
+            follow: has everything that can take a new configuration take it, or nothing.
+        """
+        self._ports = ports
+        self._http = http
+        self._closers = closers
+        self._announce = announce
+        self._readiness = readiness
+        self._metrics = metrics
+        self._clock = clock
+        self._limits = limits
+        self._follow = follow
+        self._announced: dict[str, Any] = {}
+        self._tasks = Background()
+        self._asked_for_tls = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Node {self._readiness.phase.value} on {', '.join(self.listeners)}>"
+
+    @property
+    def listeners(self) -> list[str]:
+        """host:port of each gRPC listener; with real ports once started."""
+        return [str(port.server.address) for port in self._ports]
+
+    @property
+    def http(self) -> str | None:
+        """host:port of the HTTP listener, if there is one."""
+        return str(self._http.address) if self._http else None
+
+    @property
+    def drain_s(self) -> float:
+        """How long running calls may go on after stop()."""
+        return self._limits.drain
+
+    async def start(self, passed: PassedSockets | None = None) -> None:
+        """Bind everything, then answer, then say so.
+
+        passed: sockets of the service manager, which have to be those of some of the listeners.
+
+        Raises CannotStart; then nothing is bound any more and everything is closed.
+        """
+        passed = passed or PassedSockets()
+        try:
+            for port in self._ports:
+                await port.bind(passed)
+            if self._http is not None:
+                await self._http.start(passed)
+            passed.check_all_taken()
+            for port in self._ports:
+                await port.server.start()
+            self._readiness.phase = Phase.SERVING
+            await self._tell_health()
+            self.announce(listeners=self.listeners, http=self.http)
+        except BaseException:
+            await self._end(0)
+            raise
+        self._tasks.start(self._watch_lag(), "loop-lag")
+        self._tasks.start(self._watch_health(), "health")
+        if any(port.watched for port in self._ports):
+            self._tasks.start(self._watch_tls(), "tls-files")
+        _log.info("serving", listeners=self.listeners, http=self.http)
+
+    def announce(self, **facts: Any) -> None:
+        """Publish these facts about this process, besides those published before."""
+        self._announced |= facts
+        self._announce(**self._announced)
+
+    def reload_tls(self) -> None:
+        """Read certificates, keys, lists and tokens again, without waiting for a change of them."""
+        self._asked_for_tls.set()
+
+    def follow(self, config: Config) -> None:
+        """Serve as this configuration says, in all that can change while a node runs.
+
+        Raises ConfigError; then nothing has changed.
+        """
+        self._follow(config)
+
+    async def stop(self) -> None:
+        """Refuse new calls, let running ones finish for the drain time, close the rest."""
+        _log.info("draining", limit_s=self.drain_s)
+        self._readiness.phase = Phase.DRAINING
+        for port in self._ports:
+            port.health.end()
+        await self._end(self.drain_s)
+        _log.info("stopped")
+
+    async def _end(self, grace_s: float) -> None:
+        await asyncio.gather(*(port.server.stop(grace_s) for port in self._ports))
+        await self._tasks.close()
+        if self._http is not None:  # last of the servers: it shows that the node drains
+            await self._http.stop()
+        for close in self._closers:
+            await close()
+
+    async def _tell_health(self) -> None:
+        serving = self._readiness.refresh().serving
+        for port in self._ports:
+            await port.health.set(serving)
+
+    async def _watch_health(self) -> None:
+        last = self._readiness.verdict()
+        while True:
+            await self._clock.sleep(_HEALTH_EVERY_S)
+            verdict = self._readiness.refresh()
+            if verdict == last:
+                continue
+            last = verdict
+            level = _log.info if verdict == (True, "") else _log.warning
+            level("health_changed", serving=verdict.serving, reason=verdict.reason)
+            await self._tell_health()
+
+    async def _watch_tls(self) -> None:
+        live = list(dict.fromkeys(each for port in self._ports for each in port.watched))
+        while True:
+            asked = self._asked_for_tls.is_set()
+            self._asked_for_tls.clear()
+            for each in live:
+                await asyncio.to_thread(each.refresh, asked=asked)
+            await self._clock.sleep(_TLS_EVERY_S)
+
+    async def _watch_lag(self) -> None:
+        while True:
+            before_s = self._clock.monotonic_s()
+            await self._clock.sleep(_LAG_EVERY_S)
+            late_s = self._clock.monotonic_s() - before_s - _LAG_EVERY_S
+            self._metrics.loop_lag_seconds.observe(max(0.0, late_s))

@@ -1,0 +1,168 @@
+"""Runs a node as several worker processes: `workers: N`.
+
+The parent serves nothing itself but HTTP, where it answers for all. It keeps the ports, starts the
+workers, starts one that dies again, hands signals on, and ends with the highest of their statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from federation import __version__
+from federation.access.files import load_access
+from federation.config.model import Config
+from federation.core.clock import Clock, SystemClock
+from federation.core.tasks import Background
+from federation.observability import logs
+from federation.server import process, systemd
+from federation.server.config_warnings import advice
+from federation.server.http import HttpServer
+from federation.server.passed_sockets import PassedSockets, passed_sockets
+from federation.server.reload import RELOAD
+from federation.server.run import END_S, FLUSH_S, Ready
+from federation.server.worker_slot import Share
+from federation.server.workers.control import encode_orders
+from federation.server.workers.http import WorkersFace
+from federation.server.workers.ports import KeptPorts
+from federation.server.workers.supervisor import Crew
+from federation.server.workers.worker import Worker
+from federation.storage.admin import processes
+
+_log = structlog.get_logger(__name__)
+_RELOAD_S = 10.0
+_LOOK_EVERY_S = 0.05
+
+
+def run_workers(config: Config, ready: Ready, file: Path | None = None) -> None:
+    """Serve with config.workers processes until SIGTERM or SIGINT, then have all drain.
+
+    Exits with the highest status of the workers, and with that of one that could not start.
+
+    Raises ConfigError before anything is touched, CannotStart.
+    """
+    process.prepare()
+    passed = passed_sockets(os.environ, os.getpid())
+    load_access(config)  # what is wrong with the files is said once, by the parent
+    flush = logs.configure(config.log)
+    for item in advice(config):
+        _log.warning(item.event, text=item.text)
+    try:
+        status = asyncio.run(_Parent(config, file, SystemClock()).serve(passed, ready))
+    finally:
+        flush(FLUSH_S)
+    if status:
+        sys.exit(status)
+
+
+class _Parent:
+    """Everything of one run."""
+
+    def __init__(self, config: Config, file: Path | None, clock: Clock) -> None:
+        self._config = config
+        self._file = file
+        self._clock = clock
+        self._ports = KeptPorts()
+        self._http: HttpServer | None = None
+        self._tasks = Background()
+        self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
+
+    async def serve(self, passed: PassedSockets, ready: Ready) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, partial(self._asked_to_stop, number))
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        config = self._config
+        face: WorkersFace | None = None
+
+        def ended(worker: Worker) -> None:
+            if face is not None:
+                face.ended(worker)
+
+        await self._ports.take([listener.address for listener in config.listeners], passed)
+        addresses = [str(address) for address in self._ports.addresses]
+        descriptors = [each.fileno() for each in self._ports.passed]
+        self._crew = Crew(config.workers, self._orders, descriptors, self._clock, ended)
+        try:
+            if config.http.address is not None:
+                facts = {
+                    "node": config.node_name,
+                    "version": __version__,
+                    "listeners": addresses,
+                }
+                face = WorkersFace(self._crew, facts, self._clock)
+                self._http = HttpServer(config.http.address, face.answer)
+                await self._http.start(passed)
+                self._tasks.start(face.run(), "counts of the workers")
+            passed.check_all_taken()
+            status = await self._while_serving(ready, addresses)
+        finally:
+            await self._tasks.close()
+            if self._http is not None:
+                await self._http.stop()
+            if face is not None:
+                await face.close()
+            self._ports.close()
+        return status
+
+    def _orders(self, number: int, again: bool) -> bytes:
+        ports = tuple(address.port for address in self._ports.addresses)
+        http = None if self._http is None else str(self._http.address)
+        share = Share(number, self._config.workers, ports, http, os.getpid())
+        descriptors = [each.fileno() for each in self._ports.passed]
+        return encode_orders(self._config, self._file, share, descriptors, again=again)
+
+    async def _while_serving(self, ready: Ready, addresses: list[str]) -> int:
+        """Run the workers to their end; return the status to exit with."""
+        stopping = self._tasks.start(self._stop.wait(), "signal to stop")
+        starting = self._tasks.start(self._crew.start(), "start of the workers")
+        await asyncio.wait([stopping, starting], return_when=asyncio.FIRST_COMPLETED)
+        failed = starting.result() if starting.done() else 0
+        if not failed and not stopping.done():
+            self._tasks.start(self._reload_on_hangup(), "reload")
+            http = None if self._http is None else str(self._http.address)
+            workers = len(self._crew.workers)
+            _log.info("all_serving", listeners=addresses, http=http, workers=workers)
+            process.settle()
+            ready(addresses)
+            systemd.notify("READY=1")
+            await stopping
+        systemd.notify("STOPPING=1")
+        ended = await self._crew.stop(self._config.limits.drain + END_S)
+        return failed or ended
+
+    def _asked_to_stop(self, number: signal.Signals) -> None:
+        if self._stop.is_set():  # a second one: the workers end at once, and so does this process
+            self._crew.signal(number)
+            return
+        _log.info("signal", signal=number.name)
+        self._stop.set()
+
+    async def _reload_on_hangup(self) -> None:
+        """Hand SIGHUP on, and tell the service manager when all have done what it asks for."""
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            began_s = self._clock.monotonic_s()
+            systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={int(began_s * 1_000_000)}")
+            self._crew.signal(signal.SIGHUP)
+            pids = {worker.pid for worker in self._crew.workers}
+            while self._clock.monotonic_s() < began_s + _RELOAD_S:
+                served = await asyncio.to_thread(processes, self._config.data_dir)
+                if pids <= {each.get("pid") for each in served if _reloaded(each, began_s)}:
+                    break
+                await self._clock.sleep(_LOOK_EVERY_S)
+            systemd.notify("READY=1")
+
+
+def _reloaded(announced: dict[str, Any], since_s: float) -> bool:
+    outcome: dict[str, Any] = announced.get(RELOAD, {})
+    return bool(outcome.get("began-monotonic-s", 0.0) >= since_s)

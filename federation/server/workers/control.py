@@ -1,0 +1,92 @@
+"""What parent and worker say to each other: a line of JSON each, over a pair of sockets.
+
+The parent says once what to serve. The worker says when it serves, and how long its end may take.
+The end of the parent's side is the end of the parent: a worker then drains like at SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from federation.config.model import Config
+from federation.server.passed_sockets import PassedSockets
+from federation.server.worker_slot import Share
+
+LINE_MAX = 16 * 2**20  # a configuration; read with this bound
+
+
+class Orders(NamedTuple):
+    """What a worker is to serve."""
+
+    config: Config
+    file: Path | None  # what SIGHUP reads again
+    share: Share
+    passed: PassedSockets
+    again: bool  # it takes the place of one that died
+
+
+def encode_orders(
+    config: Config, file: Path | None, share: Share, descriptors: list[int], *, again: bool
+) -> bytes:
+    """Return the line that read_orders takes."""
+    facts = {
+        "config": config.model_dump(mode="json", by_alias=True),
+        "file": None if file is None else str(file),
+        "share": [share.number, share.of, share.ports, share.http, share.parent],
+        "descriptors": descriptors,
+        "again": again,
+    }
+    return json.dumps(facts).encode() + b"\n"
+
+
+class Control:
+    """The worker's end."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+
+    def read_orders(self) -> Orders | None:
+        """Wait for the parent's line; None when the parent is gone."""
+        with self._channel.makefile("rb") as lines:
+            line = lines.readline(LINE_MAX)
+        if not line.endswith(b"\n"):
+            return None
+        facts = json.loads(line)
+        number, of, ports, http, parent = facts["share"]
+        sockets = [(f"descriptor {fd}", _adopt(fd)) for fd in facts["descriptors"]]
+        return Orders(
+            Config.model_validate(facts["config"]),
+            None if facts["file"] is None else Path(facts["file"]),
+            Share(number, of, tuple(ports), http, parent),
+            PassedSockets(sockets),
+            facts["again"],
+        )
+
+    def tell(self, **facts: Any) -> None:
+        """Say something to the parent; one that is gone is noticed by when_gone."""
+        try:
+            self._channel.sendall(json.dumps(facts).encode() + b"\n")
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def when_gone(self, gone: Callable[[], None]) -> None:
+        """Call gone() once the parent has ended; needs a running event loop."""
+        loop = asyncio.get_running_loop()
+
+        def ended() -> None:
+            loop.remove_reader(self._channel)
+            gone()
+
+        loop.add_reader(self._channel, ended)  # the parent says nothing more: only its end
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    found = socket.socket(fileno=descriptor)
+    found.set_inheritable(False)
+    found.setblocking(False)
+    return found

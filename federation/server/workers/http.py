@@ -1,0 +1,182 @@
+"""The HTTP face of a node with workers: what each of them answers, put together by the parent.
+
+    /metrics   sums (federation.server.workers.metrics), and how many workers there are
+    /          facts of each worker
+    /readyz    whether calls may come: 503 while none answers, or one says that it is unfit
+    /healthz   whether the parent is alive
+
+A worker that does not answer within a second is left out, and shown as silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
+
+from federation.core.clock import Clock
+from federation.server.http.status_page import status_page
+from federation.server.workers.metrics import Families, add_up, as_metrics, only_growing, parse
+from federation.server.workers.supervisor import Crew
+from federation.server.workers.worker import Worker
+
+_ANSWER_S = 1.0
+_LOOK_EVERY_S = 5.0
+_LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
+
+
+class WorkersFace:
+    """Answers for all workers. run() keeps their counts, for the time after their ends."""
+
+    def __init__(self, crew: Crew, facts: Mapping[str, Any], clock: Clock) -> None:
+        self._crew = crew
+        self._facts = facts
+        self._clock = clock
+        self._last: dict[int, Families] = {}  # by worker
+        self._ended: Families = {}  # sums of workers that have ended
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"<WorkersFace {self._crew!r}>"
+
+    async def run(self) -> None:
+        """Look at the workers' counts now and then, until cancelled."""
+        while True:
+            await self._look()
+            await self._clock.sleep(_LOOK_EVERY_S)
+
+    async def close(self) -> None:
+        """End the connections to the workers."""
+        if self._session is not None:
+            await self._session.close()
+
+    def ended(self, worker: Worker) -> None:
+        """Keep what a worker had counted when it was last looked at."""
+        last = self._last.pop(worker.number, {})
+        self._ended = add_up([self._ended, only_growing(last)])
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        if request.method not in ("GET", "HEAD"):
+            return _json(405, {"error": "only GET and HEAD are answered here"})
+        if request.path == "/metrics":
+            return await self._exposition()
+        if request.path == "/healthz":
+            return _json(200, {"status": "alive"})
+        if request.path == "/readyz":
+            state = await self._state()
+            return _json(200 if state["status"] == "serving" else 503, state)
+        if request.path == "/":
+            return await self._index(request)
+        return _json(404, {"error": "no such page", "pages": ["/", *_LINKS.values()]})
+
+    async def _index(self, request: web.BaseRequest) -> web.Response:
+        workers = await asyncio.gather(*map(self._about, self._crew.workers))
+        shown = {name: _shown_by(workers, name) for name in ("peers", "upstreams")}
+        facts = {**self._facts, **_verdict(workers), **shown, "links": _LINKS, "workers": workers}
+        if "text/html" not in request.headers.get("Accept", ""):
+            return _json(200, facts)
+        return web.Response(text=status_page(facts, _LINKS), content_type="text/html")
+
+    async def _exposition(self) -> web.Response:
+        await self._look()
+        registry = CollectorRegistry()
+        registry.register(_Summed([self._ended, *self._last.values()], self._crew))
+        body = generate_latest(registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _look(self) -> None:
+        async def look(worker: Worker) -> None:
+            answer = await self._get(worker, "/metrics")
+            if answer is not None and worker in self._crew.workers:
+                self._last[worker.number] = parse(answer[1])
+
+        await asyncio.gather(*map(look, self._crew.workers))
+
+    async def _state(self) -> dict[str, Any]:
+        answers = await asyncio.gather(*(self._get(w, "/readyz") for w in self._crew.workers))
+        states = [
+            {"worker": worker.number, **(json.loads(answer[1]) if answer else _SILENT)}
+            for worker, answer in zip(self._crew.workers, answers, strict=True)
+        ]
+        return {**_verdict(states), "workers": states}
+
+    async def _about(self, worker: Worker) -> dict[str, Any]:
+        answer = await self._get(worker, "/")
+        facts = json.loads(answer[1]) if answer else dict(_SILENT)
+        facts.pop("links", None)
+        return {"worker": worker.number, "pid": worker.pid, **facts}
+
+    async def _get(self, worker: Worker, path: str) -> tuple[int, str] | None:
+        """Return status and body; None from one that does not answer."""
+        if worker.http is None:
+            return None
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
+            accept = {"Accept": "application/json"}
+            self._session = aiohttp.ClientSession(timeout=timeout, headers=accept)
+        try:
+            async with self._session.get(f"http://{worker.http}{path}") as answer:
+                return answer.status, await answer.text()
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+
+
+def _shown_by(workers: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """Return what one worker says for all: the one that replicates, or the first."""
+    told = [each for each in workers if each.get(name)]
+    told.sort(key=lambda each: not each.get("replicates-here", False))
+    return list(told[0][name]) if told else []
+
+
+_SILENT: Mapping[str, str] = {"status": "silent"}
+
+
+def _verdict(workers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """One that is being started again does no harm: no connection reaches it."""
+    answering = [each for each in workers if each["status"] != "silent"]
+    unfit = next((each for each in answering if each["status"] != "serving"), None)
+    if unfit is not None:
+        return {
+            "status": str(unfit["status"]),
+            "reason": f"worker {unfit['worker']}: {_why(unfit)}",
+        }
+    if not answering:
+        return {"status": "unavailable", "reason": "no worker answers"}
+    return {"status": "serving"}
+
+
+def _why(unfit: Mapping[str, Any]) -> str:
+    return str(unfit.get("reason", "no reason given"))
+
+
+class _Summed(Collector):
+    """What generate_latest asks."""
+
+    def __init__(self, parts: list[Families], crew: Crew) -> None:
+        self._parts = parts
+        self._crew = crew
+
+    def collect(self) -> Iterable[Metric]:
+        """See Collector."""
+        yield from as_metrics(add_up(self._parts))
+        workers = Metric("federation_workers", "Processes that serve, by state", "gauge")
+        serving = self._crew.serving
+        workers.add_sample("federation_workers", {"state": "serving"}, serving)
+        starting = len(self._crew.workers) - serving
+        workers.add_sample("federation_workers", {"state": "starting"}, starting)
+        yield workers
+        restarts = Metric("federation_worker_restarts", "Workers started again", "counter")
+        restarts.add_sample("federation_worker_restarts_total", {}, self._crew.restarts)
+        yield restarts
+
+
+def _json(status: int, facts: Mapping[str, Any]) -> web.Response:
+    text = json.dumps(facts, indent=2) + "\n"
+    return web.Response(status=status, text=text, content_type="application/json")

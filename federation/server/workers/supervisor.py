@@ -1,0 +1,141 @@
+"""All workers: started together, one that dies replaced, ended together."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+import structlog
+
+from federation.core.clock import Clock
+from federation.core.tasks import Background
+from federation.server.workers.backoff import Backoff
+from federation.server.workers.worker import Worker
+
+_log = structlog.get_logger(__name__)
+_TOLD_TO_END = 128 + signal.SIGTERM
+_HUNG_S = 20.0  # how much longer than it said itself a worker's end may take
+
+MakeOrders = Callable[[int, bool], bytes]  # (worker's number, whether it replaces one that died)
+Ended = Callable[[Worker], None]
+
+
+class Crew:
+    """Owns the workers. Use it from one event loop."""
+
+    def __init__(
+        self,
+        count: int,
+        make_orders: MakeOrders,
+        descriptors: list[int],
+        clock: Clock,
+        ended: Ended,
+    ) -> None:
+        """Take what workers are given; ended() is told of each that ended while it served."""
+        self.workers = [Worker(number + 1) for number in range(count)]
+        self.restarts = 0
+        self._make_orders = make_orders
+        self._descriptors = descriptors
+        self._clock = clock
+        self._ended = ended
+        self._stopped = asyncio.Event()
+        self._tasks = Background()
+        self._running: list[asyncio.Task[int]] = []
+        self._failed: asyncio.Future[int] | None = None  # the status of one that never served
+
+    def __repr__(self) -> str:
+        return f"<Crew {self.serving} of {len(self.workers)} serve>"
+
+    @property
+    def serving(self) -> int:
+        """How many answer."""
+        return sum(worker.serving.is_set() for worker in self.workers)
+
+    async def start(self) -> int:
+        """Start all; return 0 once all serve, or the status of one that could not.
+
+        Then the others are being ended already; wait for that with stop().
+        """
+        self._failed = asyncio.get_running_loop().create_future()
+        for place in range(len(self.workers)):
+            self._running.append(self._tasks.start(self._keep(place), f"worker {place + 1}"))
+        ready = self._tasks.start(self._all_serve(), "all workers serve")
+        await asyncio.wait({ready, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            self._stopped.set()
+            self.signal(signal.SIGTERM)
+            return self._failed.result()
+        return 0
+
+    async def _all_serve(self) -> int:
+        for worker in self.workers:
+            await worker.serving.wait()
+        return 0
+
+    async def _keep(self, place: int) -> int:
+        """Run one worker after another in this place until all are to end."""
+        backoff = Backoff()
+        again = False
+        status = 0
+        while not self._stopped.is_set():
+            worker = self.workers[place]
+            began_s = self._clock.monotonic_s()
+            orders = self._make_orders(worker.number, again)
+            status = await worker.run(orders, self._descriptors)
+            if self._stopped.is_set():
+                if status == _TOLD_TO_END and not worker.serving.is_set():
+                    status = 0  # it had not come to where it listens for signals
+                break
+            if not worker.serving.is_set() and not again:
+                self._give_up(worker, status)
+                return status
+            self._ended(worker)
+            self.workers[place] = Worker(worker.number)
+            delay_s = backoff.ended(self._clock.monotonic_s() - began_s)
+            _log.error(
+                "worker_ended", worker=worker.number, status=status, started_again_in_s=delay_s
+            )
+            await self._until_stopped(delay_s)
+            self.restarts += not self._stopped.is_set()
+            again = True
+        return status
+
+    async def _until_stopped(self, limit_s: float) -> None:
+        """Wait so long, or until no worker is to be started any more."""
+        stopped = asyncio.ensure_future(self._stopped.wait())
+        slept = asyncio.ensure_future(self._clock.sleep(limit_s))
+        await asyncio.wait({stopped, slept}, return_when=asyncio.FIRST_COMPLETED)
+        for each in (stopped, slept):
+            each.cancel()
+
+    def _give_up(self, worker: Worker, status: int) -> None:
+        assert self._failed is not None
+        _log.error("worker_did_not_start", worker=worker.number, status=status)
+        if not self._failed.done():
+            self._failed.set_result(status or 1)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every worker."""
+        for worker in self.workers:
+            worker.signal(number)
+
+    async def stop(self, limit_s: float) -> int:
+        """End all with SIGTERM and wait for them; return the highest of their statuses.
+
+        limit_s: how long that may take where a worker has not said otherwise; one that takes much
+        longer is killed.
+        """
+        self._stopped.set()
+        self.signal(signal.SIGTERM)
+        waiting = set(self._running)
+        waited_s = 0.0
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=1.0)
+            waited_s += 1.0
+            told = [w.ending_within_s for w in self.workers if w.ending_within_s is not None]
+            if waited_s > max([limit_s, *told]) + _HUNG_S:
+                _log.error("worker_killed", text="it did not end within the time that it said")
+                self.signal(signal.SIGKILL)
+        await self._tasks.close()
+        return max((task.result() for task in self._running), default=0)

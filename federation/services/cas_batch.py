@@ -1,0 +1,234 @@
+"""BatchUpdateBlobs and BatchReadBlobs: small blobs, many in one call, each with its own status."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from federation.config.model import Limits
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound, FederationError, InvalidRequest
+from federation.core.store import Provenance, Store
+from federation.observability.metrics import Metrics
+from federation.services.call import Call
+from federation.services.cpu_pool import Compute
+from federation.services.provenance import provenance_of
+from federation.services.status_codes import INTERNAL, outcome_of
+from federation.wire import zstd
+from federation.wire.cas_codec import (
+    IDENTITY,
+    ZSTD,
+    Answer,
+    BatchRead,
+    BatchUpdate,
+    Malformed,
+    decode_batch_read,
+    decode_batch_update,
+    encode_batch_read,
+    encode_batch_update,
+    encode_held,
+    encode_stored,
+    held_heads,
+)
+from federation.wire.digests import encode_digest
+
+# An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
+ITEMS_MAX = 2**22 // 96
+_ZSTD_MIN_BYTES = 128  # nothing shorter gets smaller
+_TOLD_MAX = 10  # digests in one line of the audit
+_REMEMBERED = 128  # questions, of at most as many bytes each: 12 MB with what was made of them
+_REMEMBERED_BYTES = 16 * 1024
+
+Outcome = bytes | FederationError
+
+
+class _Question(NamedTuple):
+    """A BatchReadBlobs request, and what of its answer depends on nothing else."""
+
+    asked: BatchRead
+    unique: list[Digest]
+    total_bytes: int
+    heads: list[bytes]  # of unique, see held_heads; none: to be made where they are needed
+
+
+class BatchCalls:
+    """The two batch calls."""
+
+    def __init__(self, store: Store, limits: Limits, metrics: Metrics, compute: Compute) -> None:
+        self._store = store
+        self._total_max = limits.batch_total
+        self._compute = compute
+        self._bytes_in = metrics.bytes.labels(direction="in")
+        self._bytes_out = metrics.bytes.labels(direction="out")
+        self._hits = metrics.lookups.labels(kind="blob", result="hit")
+        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+
+    async def update(self, request: bytes, call: Call) -> bytes:
+        """Store each blob that is what its digest says; the others get their own status."""
+        update = decode_batch_update(request)
+        call.check_push(update.instance)
+        digests, sent_bytes = update.digests, sum(map(len, update.data))
+        blobs: Sequence[Outcome] = update.data
+        if any(update.compressors):
+            self._check_total(len(digests), max(sent_bytes, _unpacked_bytes(update)))
+            blobs = await self._compute.run(sent_bytes, _unpack, update)
+        else:
+            self._check_total(len(digests), sent_bytes)
+        results = await self._store_all(digests, blobs, provenance_of(call))
+        self._bytes_in.inc(sent_bytes)
+        stored = [
+            digest
+            for digest, result in zip(digests, results, strict=True)
+            if result is None and isinstance(digest, Digest)
+        ]
+        if stored:
+            call.accepted(update.instance, blobs=len(stored), digests=stored[:_TOLD_MAX])
+        if len(stored) == len(digests):
+            return encode_stored(stored)
+        return encode_batch_update(
+            [_answer(digest, result) for digest, result in zip(digests, results, strict=True)]
+        )
+
+    async def _store_all(
+        self,
+        digests: Sequence[Digest | Malformed],
+        blobs: Sequence[Outcome],
+        provenance: Provenance,
+    ) -> Sequence[FederationError | None]:
+        """Write what could be unpacked, in one durable step; repeated blobs once."""
+        whole = [
+            (digest, blob)
+            for digest, blob in zip(digests, blobs, strict=True)
+            if isinstance(digest, Digest) and isinstance(blob, bytes)
+        ]
+        if whole and len(digests) == len(whole) == len(dict(whole)):
+            return await self._store.write_small(whole, provenance=provenance)
+        batch: list[tuple[Digest, bytes]] = []
+        first: dict[Digest, int] = {}
+        place: list[int | FederationError] = []
+        for digest, blob in zip(digests, blobs, strict=True):
+            if isinstance(digest, Malformed):
+                place.append(digest.error)
+            elif isinstance(blob, FederationError):
+                place.append(blob)
+            else:
+                at = first.setdefault(digest, len(batch))
+                if at == len(batch) or batch[at][1] != blob:
+                    at = len(batch)
+                    batch.append((digest, blob))
+                place.append(at)
+        stored = await self._store.write_small(batch, provenance=provenance) if batch else []
+        return [stored[at] if isinstance(at, int) else at for at in place]
+
+    async def read(self, request: bytes, call: Call) -> bytes:
+        """Answer each digest asked, in order; those not held with NOT_FOUND."""
+        asked, unique, total_bytes, heads = _question(request)
+        call.check_pull(asked.instance)
+        self._check_total(len(asked.items), total_bytes)
+        blobs = await self._store.read_small(unique) if unique else []
+        held = [blob for blob in blobs if blob is not None]
+        self._count(held, len(blobs))
+        if len(held) == len(asked.items) and not asked.zstd_accepted:
+            return encode_held(heads or held_heads(unique), held)
+        found = dict(zip(unique, blobs, strict=True))
+        answers = [_answer(item, _read_of(item, found)) for item in asked.items]
+        if asked.zstd_accepted:
+            work_bytes = sum(len(answer.data) for answer in answers)
+            answers = await self._compute.run(work_bytes, _pack, answers)
+        return encode_batch_read(answers)
+
+    def _count(self, held: list[bytes], asked: int) -> None:
+        self._hits.inc(len(held))
+        self._misses.inc(asked - len(held))
+        self._bytes_out.inc(sum(map(len, held)))
+
+    def _check_total(self, items: int, total_bytes: int) -> None:
+        """REAPI: a batch above max_batch_total_size_bytes is INVALID_ARGUMENT as a whole."""
+        if total_bytes > self._total_max:
+            raise InvalidRequest(
+                f"{total_bytes} blob bytes in one batch; at most {self._total_max} are taken, "
+                "larger blobs go through ByteStream"
+            )
+        if items > ITEMS_MAX:
+            raise InvalidRequest(f"{items} blobs in one batch; at most {ITEMS_MAX} are taken")
+
+
+def _question(request: bytes) -> _Question:
+    """Decode a read. Raises DecodeError, InvalidRequest.
+
+    Whoever builds the same asks for the same batches, so the last questions are remembered: 0.15
+    ms less for one of 100 digests, of 0.4 beside what gRPC takes.
+    """
+    return _remembered(request) if len(request) <= _REMEMBERED_BYTES else _decoded(request)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered(request: bytes) -> _Question:
+    new = _decoded(request)
+    return new if new.asked.zstd_accepted else new._replace(heads=held_heads(new.unique))
+
+
+def _decoded(request: bytes) -> _Question:
+    asked = decode_batch_read(request)
+    digests = [item for item in asked.items if isinstance(item, Digest)]
+    unique = list(dict.fromkeys(digests))
+    return _Question(asked, unique, sum(digest[1] for digest in digests), [])
+
+
+def _unpacked_bytes(update: BatchUpdate) -> int:
+    """Return what the blobs are once they are unpacked."""
+    return sum(
+        digest.size_bytes if compressor == ZSTD and isinstance(digest, Digest) else len(data)
+        for digest, data, compressor in _items(update)
+    )
+
+
+def _unpack(update: BatchUpdate) -> list[Outcome]:
+    """Return each item's blob, or why it is refused."""
+    return [_unpack_one(*item) for item in _items(update)]
+
+
+def _items(update: BatchUpdate) -> Iterable[tuple[Digest | Malformed, bytes, int]]:
+    return zip(update.digests, update.data, update.compressors, strict=True)
+
+
+def _unpack_one(digest: Digest | Malformed, data: bytes, compressor: int) -> Outcome:
+    if compressor == IDENTITY or isinstance(digest, Malformed):
+        return data
+    if compressor != ZSTD:
+        return InvalidRequest(f"compressor {compressor} is not served; IDENTITY and ZSTD are")
+    try:
+        return zstd.decode(data, digest.size_bytes)
+    except InvalidRequest as error:
+        return error
+
+
+def _pack(answers: list[Answer]) -> list[Answer]:
+    """Compress the answers that get smaller by it."""
+    return [_pack_one(answer) for answer in answers]
+
+
+def _pack_one(answer: Answer) -> Answer:
+    if len(answer.data) < _ZSTD_MIN_BYTES:
+        return answer
+    packed = zstd.encode(answer.data)
+    if len(packed) >= len(answer.data):
+        return answer
+    return answer._replace(data=packed, compressor=ZSTD)
+
+
+def _answer(asked: Digest | Malformed, result: Outcome | None) -> Answer:
+    raw = asked.raw if isinstance(asked, Malformed) else encode_digest(asked)
+    if not isinstance(result, FederationError):
+        return Answer(raw, data=result or b"")
+    outcome = outcome_of(result) or INTERNAL
+    return Answer(raw, outcome.number, outcome.message)
+
+
+def _read_of(asked: Digest | Malformed, found: dict[Digest, bytes | None]) -> Outcome:
+    """Return what was found under a digest of a read, or why nothing was."""
+    if isinstance(asked, Malformed):
+        return asked.error
+    blob = found[asked]
+    return BlobNotFound(asked) if blob is None else blob

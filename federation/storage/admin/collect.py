@@ -1,0 +1,98 @@
+"""Eviction on request: done here when no node maintains the directory, by that node otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from federation.config import model
+from federation.storage.admin.common import Progress, joined
+from federation.storage.catalogue.meta import DONE, REQUEST, get_meta, set_meta
+from federation.storage.storage import Storage
+
+_POLL_S = 0.2
+
+
+@dataclass(slots=True)
+class CollectReport:
+    """What was freed; held_back says why less than asked for, if so."""
+
+    freed_bytes: int = 0
+    stored_bytes: int = 0
+    files_removed: int = 0
+    by_running_node: bool = False
+    held_back: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name."""
+        return {
+            "freed-bytes": self.freed_bytes,
+            "stored-bytes": self.stored_bytes,
+            "left-over-files-removed": self.files_removed,
+            "done-by-running-node": self.by_running_node,
+            "held-back": self.held_back or None,
+        }
+
+
+def collect(
+    data_dir: Path, settings: model.Storage, progress: Progress, *, target_bytes: int | None
+) -> CollectReport:
+    """Evict until at most target_bytes are held (None: the low watermark of the quota).
+
+    Raises StorageRefused.
+    """
+    return asyncio.run(_collect(data_dir, settings, progress, target_bytes))
+
+
+async def _collect(
+    data_dir: Path, settings: model.Storage, progress: Progress, target_bytes: int | None
+) -> CollectReport:
+    async with joined(data_dir, settings) as storage:
+        space = storage.core.space
+        before = space.stored_bytes
+        if target_bytes is None:
+            target_bytes = space.marks.target_bytes
+        report = CollectReport()
+        if await storage.maintenance.try_to_hold():
+            report.files_removed = await storage.maintenance.sweep_all()
+            await _evict_here(storage, target_bytes, before, progress)
+            report.held_back = storage.maintenance.held_back
+        else:
+            report.by_running_node = True
+            report.held_back = await _ask(storage, target_bytes, before, progress)
+        await storage.pulse.measure()
+        report.stored_bytes = space.stored_bytes
+        report.freed_bytes = max(0, before - space.stored_bytes)
+        if report.stored_bytes <= target_bytes:
+            report.held_back = ""
+        return report
+
+
+async def _evict_here(storage: Storage, target_bytes: int, before: int, progress: Progress) -> None:
+    await storage.maintenance.evict(target_bytes)
+    while storage.maintenance.eviction_pending:
+        await asyncio.sleep(_POLL_S)
+        await storage.maintenance.delete_due()
+        progress(before - storage.core.space.stored_bytes, max(0, before - target_bytes))
+
+
+async def _ask(storage: Storage, target_bytes: int, before: int, progress: Progress) -> str:
+    """Leave the request for the node that maintains the directory; return what held it back."""
+    core = storage.core
+    request = {"id": uuid.uuid4().hex, "target_bytes": target_bytes}
+    await core.writer.submit(lambda tx: set_meta(tx, REQUEST, json.dumps(request)))
+    while True:
+        await asyncio.sleep(_POLL_S)
+        await storage.pulse.measure()
+        progress(max(0, before - core.space.stored_bytes), max(0, before - target_bytes))
+        text = await core.pool.run(lambda: get_meta(core.pool.connection(), DONE))
+        done = json.loads(text) if text else {}
+        if done.get("id") == request["id"]:
+            return str(done["held_back"])
+        if await storage.maintenance.try_to_hold():  # that node stopped meanwhile
+            await _evict_here(storage, target_bytes, before, progress)
+            return storage.maintenance.held_back

@@ -1,0 +1,63 @@
+"""What the offline operations share: progress, and joining a directory without maintaining it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import apsw
+
+from federation.config import model
+from federation.core.clock import SystemClock
+from federation.core.errors import StorageRefused
+from federation.observability.metrics import Metrics
+from federation.storage.catalogue import schema
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.directory import DataDirectory
+from federation.storage.storage import Storage
+
+Progress = Callable[[int, int], None]  # done, total (0: not known)
+
+
+def existing(data_dir: Path) -> DataDirectory:
+    """Return the data directory. Raises StorageRefused when there is none."""
+    directory = DataDirectory(data_dir)
+    if not data_dir.is_dir():
+        raise StorageRefused(f"{data_dir} is not there; name it with --data-dir or --config")
+    return directory
+
+
+@contextmanager
+def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
+    """Open the catalogue for questions only.
+
+    Raises StorageRefused when there is none, or it cannot be read, here or while it is used.
+    """
+    if not directory.catalogue.exists():
+        raise StorageRefused(
+            f"{directory.root} holds no catalogue; nothing has been served from it yet"
+        )
+    try:
+        connection = schema.connect(directory.catalogue, read_only=True)
+        try:
+            yield connection
+        finally:
+            connection.close()
+    except UNREADABLE as error:
+        raise StorageRefused(
+            f"{directory.catalogue} cannot be read ({error}); see `federation rebuild --help`"
+        ) from error
+
+
+@asynccontextmanager
+async def joined(data_dir: Path, settings: model.Storage) -> AsyncIterator[Storage]:
+    """Open an existing data directory as one more process that does no maintenance."""
+    existing(data_dir)
+    storage = await Storage.open(
+        data_dir, settings, model.Limits(), Metrics(), SystemClock(), maintain=False
+    )
+    try:
+        yield storage
+    finally:
+        await storage.close()

@@ -1,0 +1,283 @@
+"""What the catalogue knows about one object, read without changing anything: no lease is given."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apsw
+
+from federation.config import model
+from federation.core.clock import Clock, SystemClock, utc_text
+from federation.core.digest import Digest, DigestFunction
+from federation.core.store import Entry, EntryKey, EntryKind, Source
+from federation.storage import blob_files
+from federation.storage.admin.common import existing, reading
+from federation.storage.admin.standing import Standing, standing
+from federation.storage.admin.waiting import LoggedObject, Waiting
+from federation.storage.blob_files import Damage
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.blobs import BlobRow
+from federation.storage.catalogue.meta import HOLD, get_meta
+from federation.storage.catalogue.transaction import BLOB, read_totals
+from federation.storage.directory import DataDirectory
+from federation.storage.offline_switch import OFFLINE_SINCE
+from federation.storage.space import marks, measure_disk
+from federation.storage.timing import Timing, boot_id
+from federation.storage.verification import check_inline
+
+_SHOWN_MAX = 20  # quarantine notes of a blob, entries of a name
+_ENTRY = (
+    "SELECT kind, instance, name, value, label, stored, expires, source, origin, accessed, seq "
+    "FROM entry WHERE {} LIMIT ?"
+)
+
+
+class FoundEntry(NamedTuple):
+    """An index entry, and what is shown of it."""
+
+    entry: Entry
+    facts: dict[str, Any]
+
+
+@contextmanager
+def explaining(data_dir: Path, settings: model.Storage) -> Iterator[Explainer]:
+    """Open a data directory for questions. Raises StorageRefused, here and while it is used."""
+    directory = existing(data_dir)
+    with reading(directory) as connection:
+        yield Explainer(connection, directory, settings, SystemClock())
+
+
+class Explainer:
+    """Answers questions from one catalogue; blocks."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        directory: DataDirectory,
+        settings: model.Storage,
+        clock: Clock,
+    ) -> None:
+        self._connection = connection
+        self._directory = directory
+        self._settings = settings
+        self._timing = Timing.for_lease(settings.lease)
+        self._waiting = Waiting(connection)
+        self._now_ms = self._store_time_ms(clock)
+        self.node_id = str(get_meta(connection, "node_id"))
+        self.is_switched_offline = get_meta(connection, OFFLINE_SINCE) is not None
+
+    def with_hash(self, function: DigestFunction, raw_hash: bytes) -> Digest | None:
+        """Return the digest of a blob that is or was here; None where no size is known."""
+        key = catalogue.key_of(Digest(raw_hash, 0, function))
+        row: Any = self._connection.execute(
+            "SELECT size FROM blob WHERE key = ?1 UNION ALL "
+            "SELECT size FROM quarantine WHERE key = ?1",
+            (key,),
+        ).fetchone()
+        return Digest(raw_hash, row[0], function) if row else None
+
+    def blob(self, digest: Digest) -> dict[str, Any]:
+        """Return what is known of a blob; here: whether a client would be told that it is."""
+        if digest.is_empty:
+            return {"here": True, "kept": "nowhere: the empty blob is always held"}
+        row = self._row(digest)
+        facts: dict[str, Any] = {"here": False}
+        if row is not None:
+            facts = self._held(digest, row)
+        return {**facts, "quarantine": self._quarantine(digest)}
+
+    def action_results(self, action: Digest, instance: str | None) -> list[FoundEntry]:
+        """Return the results of an action in all instances, or just in one."""
+        name = bytes((action.function,)) + action.hash + action.size_bytes.to_bytes(8, "big")
+        kind = int(EntryKind.ACTION_RESULT)
+        return self._entries("kind = ? AND name = ?", (kind, name), instance)
+
+    def assets(self, uri: str, instance: str | None) -> list[FoundEntry]:
+        """Return the assets of a URI, whatever their qualifiers. Reads the whole index."""
+        kind = int(EntryKind.ACTION_RESULT)
+        return self._entries("kind != ? AND label = ?", (kind, uri), instance)
+
+    def missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """Return those that FindMissing would call missing."""
+        by_key = {catalogue.key_of(digest): digest for digest in digests if not digest.is_empty}
+        rows = catalogue.look_up(self._connection, list(by_key))
+        return {
+            digest
+            for key, digest in by_key.items()
+            if (row := rows.get(key)) is None or self._problem(digest, row)
+        }
+
+    def read(self, digest: Digest) -> bytes | None:
+        """Return a blob's verified bytes, None when it is not here or damaged."""
+        if digest.is_empty:
+            return b""
+        key = catalogue.key_of(digest)
+        row, data = catalogue.read_rows(self._connection, [key]).get(key, (None, None))
+        if row is None or self._problem(digest, row):
+            return None
+        try:
+            if data is None:
+                with blob_files.open_blob(self._path(digest), digest.size_bytes) as blob:
+                    blob_files.verify_file(blob.fd, digest)
+                    return blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
+            check_inline(digest, data)
+        except Damage:
+            return None
+        return data
+
+    # -- blobs -----------------------------------------------------------------------------
+
+    def _row(self, digest: Digest) -> BlobRow | None:
+        key = catalogue.key_of(digest)
+        return catalogue.look_up(self._connection, [key]).get(key)
+
+    def _held(self, digest: Digest, row: BlobRow) -> dict[str, Any]:
+        problem = self._problem(digest, row)
+        logged = self._logged(BLOB, "", row.key, row.seq)
+        return {
+            "here": not problem,
+            "problem": problem or None,
+            "bytes": row.size_bytes,
+            "kept": "inside the catalogue" if row.inline else f"in {self._path(digest)}",
+            **self._origin(row.seq),
+            "last-use-s-ago": self._age_s(row.accessed_ms),
+            "verified-s-ago": self._age_s(row.verified_ms),
+            "eviction": self._standing(
+                row.accessed_ms, logged, marked=row.state == catalogue.MARKED
+            ),
+            **self._waiting.facts(logged),
+        }
+
+    def _problem(self, digest: Digest, row: BlobRow) -> str:
+        """Say why a blob that has a row is called missing; empty: it is not."""
+        if row.size_bytes != digest.size_bytes:
+            return f"what is here under this hash has {row.size_bytes} bytes"
+        if row.state == catalogue.MARKED:
+            return "it is being evicted"
+        return "" if row.inline else self._file_problem(digest)
+
+    def _file_problem(self, digest: Digest) -> str:
+        try:
+            facts = os.stat(self._path(digest), follow_symlinks=False)
+        except OSError as error:
+            return f"its file cannot be read: {error.strerror}"
+        if not stat.S_ISREG(facts.st_mode):
+            return "its file is not a plain file"
+        if facts.st_size != digest.size_bytes:
+            return f"its file has {facts.st_size} bytes"
+        return ""
+
+    def _path(self, digest: Digest) -> str:
+        return self._directory.blob_path(digest)
+
+    def _origin(self, seq: int) -> dict[str, Any]:
+        """Read who sent it from the change log, whose oldest rows are gone some day."""
+        row: Any = self._connection.execute(
+            "SELECT stored, source, via, origin FROM log WHERE seq = ?", (seq,)
+        ).fetchone()
+        if row is None:
+            return {"stored-at": None, "source": "not known: the change log was trimmed since"}
+        stored, source, via, origin = row
+        return {
+            "stored-at": utc_text(stored),
+            "source": _source(Source(source), origin),
+            "via": via.split(",") if via else [],
+        }
+
+    def _logged(self, kind: int, instance: str, name: bytes, seq: int) -> LoggedObject:
+        row: Any = self._connection.execute(
+            "SELECT source FROM log WHERE seq = ?", (seq,)
+        ).fetchone()
+        source = None if row is None else Source(row[0])
+        return LoggedObject(kind, instance, name, seq, source)
+
+    def _quarantine(self, digest: Digest) -> list[dict[str, Any]]:
+        rows: Any = self._connection.execute(
+            "SELECT found, reason, file FROM quarantine WHERE key = ? ORDER BY id DESC LIMIT ?",
+            (catalogue.key_of(digest), _SHOWN_MAX),
+        ).fetchall()
+        return [
+            {
+                "found-at": utc_text(found),
+                "reason": reason,
+                "file": str(self._directory.quarantine / file),
+            }
+            for found, reason, file in rows
+        ]
+
+    # -- entries ---------------------------------------------------------------------------
+
+    def _entries(
+        self, condition: str, values: Sequence[object], instance: str | None
+    ) -> list[FoundEntry]:
+        if instance is not None:
+            condition, values = f"{condition} AND instance = ?", (*values, instance)
+        query = _ENTRY.format(condition)
+        rows: Any = self._connection.execute(query, (*values, _SHOWN_MAX)).fetchall()
+        return [self._entry(row) for row in rows]
+
+    def _entry(self, row: tuple[Any, ...]) -> FoundEntry:
+        kind, instance, name, value, label, stored, expires, *came, accessed_ms, seq = row
+        source, origin = came
+        logged = self._logged(kind, instance, name, seq)
+        key = EntryKey(EntryKind(kind), instance, name)
+        entry = Entry(key, value, label, stored, expires, Source(source), origin)
+        return FoundEntry(
+            entry,
+            {
+                "kind": key.kind.name.lower().replace("_", " "),
+                "instance": instance,
+                "stored-at": utc_text(stored),
+                "expires-at": "never" if expires is None else utc_text(expires),
+                "source": _source(entry.source, origin),
+                "last-use-s-ago": self._age_s(accessed_ms),
+                "eviction": self._standing(accessed_ms, logged, marked=False),
+                **self._waiting.facts(logged),
+            },
+        )
+
+    # -- eviction --------------------------------------------------------------------------
+
+    def _store_time_ms(self, clock: Clock) -> int:
+        """Return store time; when the machine was started since it was kept, where it stopped."""
+        if get_meta(self._connection, "boot_id") != boot_id():
+            return catalogue.newest_access_ms(self._connection) + 1
+        base_ms = int(get_meta(self._connection, "clock_base_ms"))
+        return base_ms + int(clock.monotonic_s() * 1000)
+
+    def _age_s(self, then_ms: int) -> float:
+        return max(0, self._now_ms - then_ms) / 1000
+
+    def _standing(self, accessed_ms: int, logged: LoggedObject, *, marked: bool) -> str:
+        totals = read_totals(self._connection)
+        disk = measure_disk(self._directory.root)
+        found = marks(self._settings, disk, totals.size_bytes)
+        older: Any = self._connection.execute(
+            "SELECT (SELECT count(*) FROM blob WHERE accessed < ?1) + "
+            "(SELECT count(*) FROM entry WHERE accessed < ?1)",
+            (accessed_ms,),
+        ).fetchone()
+        hold_ms = 0
+        if get_meta(self._connection, "boot_id") == boot_id():
+            hold_ms = (get_meta(self._connection, HOLD) or 0) - self._now_ms
+        return standing(
+            Standing(
+                age_ms=self._now_ms - accessed_ms,
+                marked=marked,
+                hold_ms=hold_ms,
+                kept_for=self._waiting.kept_for(logged),
+                older=older[0],
+                stored_bytes=totals.size_bytes,
+                starts_at_bytes=found.starts_at_bytes,
+            ),
+            self._timing,
+        )
+
+
+def _source(source: Source, origin: str) -> str:
+    return f"{source.name.lower()} {origin}".rstrip()

@@ -1,0 +1,207 @@
+"""A new catalogue from the blob files, and from the old one as far as it can be read.
+
+Every file is hashed before it gets a row; what does not match goes to quarantine/. The new
+catalogue is complete and durable before it takes the old one's name, so an interrupted rebuild
+changes nothing and can simply be run again.
+
+The change log begins anew, under another epoch. What peers had acknowledged of the old one says
+nothing about the rows of the new, so each peer has to be compared with what is held here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from federation.config import model
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest
+from federation.core.errors import StorageRefused, TooBusy
+from federation.core.store import FROM_CLIENT, Provenance
+from federation.storage import blob_files
+from federation.storage.admin.common import Progress, existing
+from federation.storage.admin.salvage import Salvage, salvage
+from federation.storage.blob_files import Damage
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import entries, peer_records, schema
+from federation.storage.catalogue.meta import set_meta
+from federation.storage.catalogue.transaction import Totals, Transaction, write_totals
+from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
+from federation.storage.offline_switch import OFFLINE_SINCE
+from federation.storage.processes import live_runs
+from federation.storage.shared_memory import FileLock
+from federation.storage.verification import check_inline
+
+_COMMIT_EVERY = 2000
+
+
+@dataclass(slots=True)
+class RebuildReport:
+    """What the new catalogue holds, and what was not taken into it."""
+
+    files: int = 0
+    file_bytes: int = 0
+    damaged_files: int = 0
+    inline_blobs: int = 0
+    entries: int = 0
+    peers: int = 0
+    old_catalogue: str = "none"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name."""
+        return {
+            "files-verified": self.files,
+            "file-bytes": self.file_bytes,
+            "files-quarantined": self.damaged_files,
+            "inline-blobs-saved": self.inline_blobs,
+            "entries-saved": self.entries,
+            "peers-to-be-compared": self.peers,
+            "old-catalogue": self.old_catalogue,
+        }
+
+
+def rebuild(data_dir: Path, settings: model.Storage, progress: Progress) -> RebuildReport:
+    """Make the catalogue anew. Blocks. Raises StorageRefused (a node serves the directory)."""
+    del settings  # a rebuilt catalogue may exceed the quota; the node evicts when it starts
+    directory = existing(data_dir)
+    schema.check_library()
+    directory.prepare()
+    lock = FileLock(directory.open_lock)
+    lock.acquire(wait=True)
+    try:
+        if users := live_runs(directory):
+            pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
+            raise StorageRefused(f"a node serves {data_dir} (pid {pids}); stop it first")
+        return _Rebuild(directory, progress).run()
+    except (apsw.Error, OSError, TooBusy) as error:
+        raise StorageRefused(f"rebuild stopped, nothing is changed: {error}") from error
+    finally:
+        lock.release()
+
+
+class _Rebuild:
+    def __init__(self, directory: DataDirectory, progress: Progress) -> None:
+        self._directory = directory
+        self._progress = progress
+        self._new = directory.catalogue.with_name("catalogue.new.sqlite")
+        self._old = directory.catalogue.with_name("catalogue.old.sqlite")
+        self.report = RebuildReport()
+
+    def run(self) -> RebuildReport:
+        _remove(self._new)
+        connection = schema.connect(self._new)
+        connection.execute("PRAGMA synchronous = OFF")  # made durable in one go at the end
+        schema.bring_up(connection)
+        clock = SystemClock()
+        source = next((p for p in (self._directory.catalogue, self._old) if _has_content(p)), None)
+        self._saved = salvage(source) if source is not None else None
+        self._transaction = Transaction(
+            connection, 1, clock.wall_s(), Totals(), quota_bytes=2**62, node_id=""
+        )
+        connection.execute("BEGIN")
+        self._take_files()
+        if self._saved is not None:
+            self._take_old(self._saved)
+        self._commit()
+        connection.close()
+        self._swap()
+        return self.report
+
+    def _commit(self) -> None:
+        write_totals(self._transaction.connection, self._transaction.totals)
+        self._transaction.connection.execute("COMMIT")
+
+    def _step(self, done: int) -> None:
+        if done % _COMMIT_EVERY == 0:
+            self._commit()
+            self._transaction.connection.execute("BEGIN")
+
+    def _take_files(self) -> None:
+        total = sum(1 for _ in self._directory.blob_files())
+        for done, file in enumerate(list(self._directory.blob_files()), start=1):
+            self._take_file(file.path, file.name)
+            self._step(done)
+            self._progress(done, total)
+
+    def _take_file(self, path: str, name: str) -> None:
+        digest = parse_blob_name(name)
+        try:
+            if digest is None or self._directory.blob_path(digest) != path:
+                raise Damage("is not named as a blob")
+            ctime_ns = blob_files.verify_path(path, digest)
+        except Damage:
+            os.rename(path, self._directory.quarantine / f"{name}.rebuild")
+            self.report.damaged_files += 1
+            return
+        key = catalogue.key_of(digest)
+        came = self._came(key)
+        catalogue.insert(self._transaction, key, digest.size_bytes, None, ctime_ns, came)
+        self.report.files += 1
+        self.report.file_bytes += digest.size_bytes
+
+    def _came(self, key: bytes) -> Provenance:
+        """Return who sent a blob, where the old catalogue still tells."""
+        return FROM_CLIENT if self._saved is None else self._saved.provenance(key)
+
+    def _take_old(self, saved: Salvage) -> None:
+        """Save small blobs, index entries, peers, node id and offline switch from the old one."""
+        now_s = self._transaction.wall_s
+        for number, (digest, data) in enumerate(saved.inline(), start=1):
+            self._take_inline(digest, data)
+            self._step(number)
+        for number, entry in enumerate(saved.entries(now_s), start=1):
+            self._transaction.wall_s = entry.stored_at_s  # its age stays what it was
+            entries.restore(self._transaction, entry)
+            self.report.entries += 1
+            self._step(number)
+        self._transaction.wall_s = now_s
+        self._transaction.observe(saved.last_stamp(now_s))
+        peers = list(saved.peers())
+        peer_records.save(self._transaction, peers)
+        self.report.peers = len({record.name for record in peers})
+        for name in ("node_id", OFFLINE_SINCE):
+            set_meta(self._transaction, name, saved.meta(name))
+        self.report.old_catalogue = saved.verdict()
+        saved.close()
+
+    def _take_inline(self, digest: Digest, data: bytes) -> None:
+        key = catalogue.key_of(digest)
+        try:
+            check_inline(digest, data)
+        except Damage:
+            return
+        if key not in catalogue.look_up(self._transaction.connection, [key]):
+            catalogue.insert(self._transaction, key, len(data), data, 0, self._came(key))
+            self.report.inline_blobs += 1
+
+    def _swap(self) -> None:
+        """Give the new catalogue the old one's name; the old one stays beside it."""
+        fd = os.open(self._new, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        catalogue_path = self._directory.catalogue
+        if _has_content(catalogue_path):
+            _remove(self._old)
+            wal = Path(f"{catalogue_path}-wal")
+            if wal.exists():
+                wal.rename(f"{self._old}-wal")
+            catalogue_path.rename(self._old)
+        Path(f"{catalogue_path}-shm").unlink(missing_ok=True)
+        Path(f"{catalogue_path}-wal").unlink(missing_ok=True)
+        self._new.rename(catalogue_path)
+        sync_folder(self._directory.root)
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

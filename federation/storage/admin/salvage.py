@@ -1,0 +1,210 @@
+"""Reading what can be read from a damaged catalogue.
+
+Each table is read from its beginning up to the damage, then from its end back to it, so that one
+bad page costs the rows on it and not the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+
+from federation.core.digest import Digest
+from federation.core.replication_log import Lane, PeerRecord
+from federation.core.store import (
+    FROM_CLIENT,
+    NO_STAMP,
+    Entry,
+    EntryKey,
+    EntryKind,
+    Provenance,
+    Source,
+    Stamp,
+)
+from federation.storage.catalogue.blobs import digest_of_key
+from federation.storage.catalogue.hlc import is_too_far, ticks_at
+from federation.storage.catalogue.meta import get_meta
+from federation.storage.catalogue.schema import UNREADABLE
+
+_INLINE = (
+    "SELECT small.seq, log.name, log.size, small.data FROM small JOIN log USING (seq) "
+    "ORDER BY small.seq"
+)
+_BY_BLOB = (
+    "SELECT small.seq, blob.key, blob.size, small.data FROM blob JOIN small "
+    "ON blob.inline AND small.seq = blob.seq ORDER BY blob.key"
+)
+_ENTRIES = (
+    "SELECT id, kind, instance, name, value, label, stored, expires, source, origin, {} "
+    "FROM entry ORDER BY id"
+)
+_STAMPS = ("ticks, node", "0, ''")  # of entries, since schema version 2 and before
+_PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
+_ANEW = "the catalogue was rebuilt"
+_TIME_END_S = 253_402_300_800  # the year 10000: a Timestamp of protobuf ends there
+_NO_ROW = (ValueError, TypeError)  # damage that still reads as a row
+
+_T = TypeVar("_T")
+
+
+def _only(kind: type[_T], value: object) -> _T:
+    """Return a value that has this type. Raises TypeError.
+
+    Damage makes numbers of blobs, and bytes(5) is five zeros: converting would hide it.
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+    return value
+
+
+def _time_s(value: object) -> float:
+    """Return a wall clock's time that can be one. Raises ValueError."""
+    if isinstance(value, int | float) and 0 <= value < _TIME_END_S:
+        return float(value)
+    raise ValueError(f"{value!r:.40} is no time")
+
+
+class Salvage:
+    """Rows of a catalogue that may be damaged, each at most once."""
+
+    def __init__(self, path: Path) -> None:
+        self._problems = 0
+        try:
+            self._connection: apsw.Connection | None = apsw.Connection(str(path))
+        except UNREADABLE:
+            self._connection = None
+            self._problems += 1
+
+    def inline(self) -> Iterator[tuple[Digest, bytes]]:
+        """Yield small blobs, unverified."""
+        for query in (_BY_BLOB, _INLINE):
+            for _, key, size, data in self._rows(query):
+                try:
+                    digest = digest_of_key(_only(bytes, key), _only(int, size))
+                    content = _only(bytes, data)
+                except (*_NO_ROW, LookupError):
+                    continue
+                yield digest, content
+
+    def entries(self, now_s: float) -> Iterator[Entry]:
+        """Yield index entries; now_s is the wall clock's."""
+        for _, kind, instance, name, *values in self._rows(_ENTRIES.format(self._stamps())):
+            value, label, stored, expires, source, origin, ticks, node = values
+            try:
+                key = EntryKey(EntryKind(kind), _only(str, instance), _only(bytes, name))
+                stamp = Stamp(_only(int, ticks), _only(str, node))
+                entry = Entry(
+                    key,
+                    _only(bytes, value),
+                    _only(str, label),
+                    _time_s(stored),
+                    None if expires is None else _time_s(expires),
+                    Source(source),
+                    _only(str, origin),
+                    stamp,
+                )
+            except _NO_ROW:
+                continue
+            yield self._stamped(entry, now_s)
+
+    def _stamps(self) -> str:
+        """Return the columns that hold entries' stamps."""
+        return _STAMPS[self._asked("SELECT ticks FROM entry LIMIT 0") is None]
+
+    def _stamped(self, entry: Entry, now_s: float) -> Entry:
+        """Date what has no stamp yet, or a damaged one: when it was stored."""
+        if entry.source is Source.UPSTREAM:
+            return entry._replace(stamp=NO_STAMP)
+        if entry.stamp != NO_STAMP and not is_too_far(entry.stamp, now_s):
+            return entry
+        node = str(self.meta("node_id") or "")
+        return entry._replace(stamp=Stamp(ticks_at(min(entry.stored_at_s, now_s)), node))
+
+    def last_stamp(self, now_s: float) -> Stamp:
+        """Return the latest that the node gave or met, as far as that can be read."""
+        found = self._asked("SELECT ticks FROM totals")
+        try:
+            stamp = Stamp(_only(int, found[0][0])) if found else NO_STAMP
+        except _NO_ROW:
+            return NO_STAMP
+        return NO_STAMP if is_too_far(stamp, now_s) else stamp
+
+    def provenance(self, key: bytes) -> Provenance:
+        """Return who sent the blob with this key; the client where that cannot be read."""
+        found = self._asked(
+            "SELECT source, via, origin FROM log WHERE seq = (SELECT seq FROM blob WHERE key = ?)",
+            (key,),
+        )
+        try:
+            for source, via, origin in found or ():
+                passed = tuple(_only(str, via).split(",")) if via else ()
+                return Provenance(Source(source), passed, _only(str, origin))
+        except _NO_ROW:
+            return FROM_CLIENT
+        return FROM_CLIENT
+
+    def peers(self) -> Iterator[PeerRecord]:
+        """Yield a fresh record of each lane to a peer: it has acknowledged nothing of a new log."""
+        if self._asked("SELECT name FROM peer LIMIT 0") is None:
+            return
+        for _, name, lane, node_id, pins_pulled in self._rows(_PEERS):
+            try:
+                known_as = (_only(str, name), Lane(lane))
+                record = PeerRecord(*known_as, reason=_ANEW, node_id=_only(str, node_id))
+            except _NO_ROW:
+                continue
+            yield record._replace(pins_pulled=bool(pins_pulled))
+
+    def _asked(self, query: str, bindings: tuple[bytes, ...] = ()) -> list[Any] | None:
+        """Return the rows of a question that does not count as a problem; None: unanswered."""
+        if self._connection is None:
+            return None
+        try:
+            return list(self._connection.execute(query, bindings))
+        except UNREADABLE:
+            return None
+
+    def meta(self, name: str) -> int | str | None:
+        """Return a value of the table meta, if it is set and can still be read."""
+        try:
+            found = get_meta(self._connection, name) if self._connection else None
+        except UNREADABLE:
+            return None
+        return found if isinstance(found, int | str) else None
+
+    def verdict(self) -> str:
+        """Say how much of it could be read."""
+        return "read whole" if not self._problems else "damaged, read in part"
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        if self._connection is None:
+            return
+        seen: set[Any] = set()
+        whole = yield from self._until_damage(query, seen)
+        if not whole:
+            yield from self._until_damage(f"{query} DESC", seen)
+
+    def _until_damage(self, query: str, seen: set[Any]) -> Generator[tuple[Any, ...], None, bool]:
+        assert self._connection is not None
+        try:
+            for row in self._connection.execute(query):
+                if row[0] not in seen:
+                    seen.add(row[0])
+                    yield row
+        except UNREADABLE:
+            self._problems += 1
+            return False
+        return True
+
+
+def salvage(path: Path) -> Salvage:
+    """Open a catalogue for reading what is left of it."""
+    return Salvage(path)

@@ -1,0 +1,82 @@
+"""What is stored and who serves it, read without changing anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from federation.core.clock import SystemClock
+from federation.storage.admin.common import existing, reading
+from federation.storage.admin.peers import peers_of
+from federation.storage.catalogue import schema
+from federation.storage.catalogue.meta import HOLD, get_meta
+from federation.storage.catalogue.transaction import read_totals
+from federation.storage.offline_switch import OFFLINE_SINCE
+from federation.storage.processes import live_runs
+from federation.storage.space import measure_disk
+from federation.storage.timing import boot_id
+
+_QUARANTINE_SHOWN = 20
+
+
+def processes(data_dir: Path) -> list[dict[str, Any]]:
+    """Return what each process that serves this directory now has announced.
+
+    Raises StorageRefused when there is no data directory.
+    """
+    return live_runs(existing(data_dir))
+
+
+def summary(data_dir: Path) -> dict[str, Any]:
+    """Return the facts that `federation status` shows.
+
+    Raises StorageRefused when there is no data directory or its catalogue cannot be read.
+    """
+    directory = existing(data_dir)
+    facts: dict[str, Any] = {
+        "data-dir": str(data_dir),
+        "processes": live_runs(directory),
+        "disk": {"free_bytes": measure_disk(data_dir).free_bytes},
+    }
+    with reading(directory) as connection:
+        facts |= _stored(connection)
+    return facts
+
+
+def _stored(connection: apsw.Connection) -> dict[str, Any]:
+    totals = read_totals(connection)
+    first: Any = connection.execute("SELECT min(seq) FROM log").fetchone()
+    damaged: Any = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+    recent: Any = connection.execute(
+        "SELECT lower(hex(substr(key, 2))), size, reason FROM quarantine ORDER BY id DESC LIMIT ?",
+        (_QUARANTINE_SHOWN,),
+    ).fetchall()
+    return {
+        "node-id": get_meta(connection, "node_id"),
+        "offline-switch": "off" if get_meta(connection, OFFLINE_SINCE) is None else "on",
+        "schema-version": schema.stored_version(connection),
+        "sqlite-version": apsw.sqlite_lib_version(),
+        "bytes": totals.size_bytes,
+        "blobs": totals.blobs,
+        "entries": totals.entries,
+        "change-log": {
+            "last": totals.seq,
+            "rows": totals.seq - (first[0] or totals.seq + 1) + 1,
+        },
+        "eviction-held-until-ms": _hold(connection),
+        "quarantine": {
+            "blobs": damaged[0],
+            "newest": [f"{name}/{size}: {reason}" for name, size, reason in recent],
+        },
+        "peers": [peer.as_dict() for peer in peers_of(connection, SystemClock())],
+    }
+
+
+def _hold(connection: apsw.Connection) -> int | None:
+    """Return until when (store time) eviction pauses, if that was set during this boot."""
+    if get_meta(connection, "boot_id") != boot_id():
+        return None
+    hold: int | None = get_meta(connection, HOLD)
+    return hold

@@ -1,0 +1,81 @@
+"""The catalogue's questions about the change log; Transaction.log appends to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+from federation.core.replication_log import LogRow, LogSlice
+from federation.core.store import EntryKey, EntryKind, Source
+from federation.storage.catalogue.blobs import digest_of_key
+from federation.storage.catalogue.schema import of_a_row
+from federation.storage.catalogue.transaction import BLOB, Transaction, read_totals
+
+_READ = (
+    "SELECT seq, kind, instance, name, size, stored, source, via, origin, total FROM log "
+    "WHERE seq > ? ORDER BY seq LIMIT ?"
+)
+_SOURCE = {source.value: source for source in Source}  # calling an enum is slow
+
+
+def read(connection: apsw.Connection, after: int, limit: int) -> LogSlice:
+    """Return up to limit rows with seq > after, from one snapshot.
+
+    It is not whole where the first of them is not after + 1, and where after is beyond the end:
+    then whoever read so far read another log.
+    """
+    with connection:
+        rows: Any = connection.execute(_READ, (after, limit)).fetchall()
+        if rows:
+            is_whole = rows[0][0] == after + 1
+        else:
+            is_whole = limit == 0 or after == read_totals(connection).seq
+    return LogSlice([_log_row(row) for row in rows], is_whole)
+
+
+@of_a_row
+def _log_row(row: tuple[Any, ...]) -> LogRow:
+    seq, kind, instance, name, size, stored, source, via, origin, total = row
+    is_blob = kind == BLOB
+    return LogRow(
+        seq,
+        digest_of_key(name, size) if is_blob else None,
+        None if is_blob else EntryKey(EntryKind(kind), instance, name),
+        size,
+        stored,
+        _SOURCE[source],
+        tuple(via.split(",")) if via else (),
+        origin,
+        total,
+    )
+
+
+def total_bytes(connection: apsw.Connection, seq: int) -> int:
+    """See federation.core.replication_log.Ledger. Rows from before schema version 2 count for nothing."""
+    row: Any = connection.execute(
+        "SELECT total FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (seq,)
+    ).fetchone()
+    if row is None:
+        row = connection.execute("SELECT total - size FROM log ORDER BY seq LIMIT 1").fetchone()
+    return _total(row) if row else 0
+
+
+@of_a_row
+def _total(row: tuple[Any, ...]) -> int:
+    return max(0, int(row[0]))
+
+
+def reaches_back_to(connection: apsw.Connection, seq: int) -> bool:
+    """Whether there is any row up to this one."""
+    row = connection.execute("SELECT 1 FROM log WHERE seq <= ? LIMIT 1", (seq,)).fetchone()
+    return row is not None
+
+
+def trim(transaction: Transaction, last_gone: int, limit: int) -> int:
+    """Remove up to limit of the oldest rows, none beyond last_gone; return how many."""
+    transaction.connection.execute(
+        "DELETE FROM log WHERE seq IN (SELECT seq FROM log WHERE seq <= ? ORDER BY seq LIMIT ?)",
+        (last_gone, limit),
+    )
+    return transaction.connection.changes()

@@ -1,0 +1,128 @@
+"""When a name was given its value, and which of two values stays. Without I/O.
+
+A hybrid logical clock: stamps follow the wall clock, but never step back, and are later than every
+stamp met before. So the later of two pushes that knew of each other wins whatever the clocks say,
+and of two that did not, the one with the later clock, at every node alike.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import NamedTuple
+
+from federation.core.errors import InvalidRequest
+from federation.core.store import NO_STAMP, PULLED_TICKS, Entry, Source, Stamp
+
+_AHEAD_MAX_S = 366 * 86400.0
+
+
+class Verdict(enum.Enum):
+    """What becomes of an entry that is to be stored."""
+
+    TAKE = enum.auto()  # it replaces what is held: a new log row
+    RENEW = enum.auto()  # it is what is held
+    LET_FALL = enum.auto()  # what is held stays
+
+
+class Held(NamedTuple):
+    """What is held under the same key."""
+
+    value: bytes
+    expires_at_s: float | None
+    source: Source
+    stamp: Stamp
+
+
+class Dated(NamedTuple):
+    """What becomes of an entry, and of the clock."""
+
+    verdict: Verdict
+    stamp: Stamp  # of what is held from now on
+    ticks: int  # of the greatest stamp given or met
+
+
+def ticks_at(wall_s: float) -> int:
+    """Return the first ticks of a millisecond of the wall clock."""
+    return int(wall_s * 1000) << 16
+
+
+def next_ticks(last: int, wall_s: float) -> int:
+    """Return the ticks of a stamp given now, after one with the ticks last."""
+    return max(last + 1, ticks_at(wall_s))
+
+
+def is_too_far(stamp: Stamp, wall_s: float) -> bool:
+    """Whether nobody could outdo a stamp for a year: a clock was wrong when it was given."""
+    return stamp.ticks > ticks_at(wall_s + _AHEAD_MAX_S)
+
+
+def check(stamp: Stamp, wall_s: float) -> None:
+    """Raise InvalidRequest for a stamp that is too far in the future."""
+    if is_too_far(stamp, wall_s):
+        raise InvalidRequest(
+            f"the stamp {stamp.ticks}-{stamp.node} is more than a year ahead of this node's clock; "
+            "push the value again where the clock is right"
+        )
+
+
+def judge(held: Held | None, entry: Entry, source: Source, wall_s: float) -> Verdict:
+    """Decide about an entry from this source; one from a peer counts by its stamp, if it has one.
+
+    The same value with a greater stamp is taken, too: were it let fall, a third value with a stamp
+    in between would win here and lose elsewhere.
+    """
+    if held is None:
+        return Verdict.TAKE
+    same = (held.value, held.expires_at_s) == (entry.value, entry.expires_at_s)
+    kept = Verdict.RENEW if same else Verdict.LET_FALL
+    if source is Source.UPSTREAM:
+        return _judge_pulled(held, wall_s, same=same)
+    if held.source is Source.UPSTREAM:
+        return Verdict.TAKE  # from now on no upstream replaces it, and peers get it
+    if is_dated(entry, source):
+        is_later = _rank(entry.stamp, entry.value) > _rank(held.stamp, held.value)
+        return Verdict.TAKE if is_later else kept
+    return Verdict.RENEW if same else Verdict.TAKE
+
+
+def is_dated(entry: Entry, source: Source) -> bool:
+    """Whether an entry came with a stamp that counts."""
+    return source is Source.PEER and entry.stamp != NO_STAMP
+
+
+def date(
+    held: Held | None, entry: Entry, source: Source, ticks: int, node_id: str, wall_s: float
+) -> Dated:
+    """Decide about an entry, and date it where it brings no stamp along.
+
+    ticks: of the greatest stamp given or met here so far. Raises what check does.
+    """
+    brings_stamp = is_dated(entry, source)
+    if brings_stamp:
+        check(entry.stamp, wall_s)
+        ticks = max(ticks, entry.stamp.ticks)
+    both_pulled = brings_stamp and entry.stamp.ticks == PULLED_TICKS
+    rival = held
+    if held and held.source is Source.UPSTREAM and both_pulled:  # the same one stays at both nodes
+        rival = held._replace(source=Source.PEER, stamp=Stamp(PULLED_TICKS, node_id))
+    verdict = judge(rival, entry, source, wall_s)
+    if verdict is not Verdict.TAKE and held is not None:
+        return Dated(verdict, held.stamp, ticks)
+    if brings_stamp:
+        return Dated(verdict, entry.stamp, ticks)
+    if source is Source.UPSTREAM:
+        return Dated(verdict, NO_STAMP, ticks)
+    ticks = next_ticks(ticks, wall_s)
+    return Dated(verdict, Stamp(ticks, node_id), ticks)
+
+
+def _judge_pulled(held: Held, wall_s: float, *, same: bool) -> Verdict:
+    if held.source is Source.UPSTREAM:
+        return Verdict.RENEW if same else Verdict.TAKE
+    expired = held.expires_at_s is not None and held.expires_at_s <= wall_s
+    return Verdict.TAKE if expired else Verdict.LET_FALL
+
+
+def _rank(stamp: Stamp, value: bytes) -> tuple[Stamp, bytes]:
+    return stamp, hashlib.sha256(value).digest()

@@ -1,0 +1,111 @@
+"""The catalogue's questions and changes about objects that a peer will not take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import apsw
+
+from federation.core.digest import Digest
+from federation.core.replication_log import Parked
+from federation.core.store import EntryKey, EntryKind
+from federation.storage.catalogue.blobs import digest_of_key, key_of
+from federation.storage.catalogue.schema import of_a_row
+from federation.storage.catalogue.transaction import BLOB, Transaction
+
+KEPT_MAX = 100_000  # of one peer; the oldest go first, and a reconcile would find them again
+
+_PARK = (
+    "INSERT INTO parked (peer, kind, instance, name, size, seq, label, reason, parked, tries, "
+    "retry) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) "
+    "ON CONFLICT (peer, kind, instance, name) DO UPDATE SET size = ?5, seq = ?6, label = ?7, "
+    "reason = ?8, parked = ?9, tries = tries + 1, retry = 0"
+)
+_COLUMNS = "peer, kind, instance, name, size, seq, label, reason, parked, tries, retry"
+
+
+def park(transaction: Transaction, rows: Iterable[Parked]) -> int:
+    """Remember objects as parked; return how many older ones were forgotten to make room."""
+    execute = transaction.connection.execute
+    peers = set()
+    for row in rows:
+        peers.add(row.peer)
+        what = (row.seq, row.label, row.reason, row.parked_at_s, row.tries, int(row.retry))
+        execute(_PARK, (row.peer, *_object(row.digest, row.key), *what))
+    forgotten = 0
+    for peer in peers:
+        execute(
+            "DELETE FROM parked WHERE peer = ?1 AND id <= (SELECT id FROM parked WHERE peer = ?1 "
+            "ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+            (peer, KEPT_MAX),
+        )
+        forgotten += transaction.connection.changes()
+    return forgotten
+
+
+def _object(digest: Digest | None, key: EntryKey | None) -> tuple[int, str, bytes, int]:
+    """Return kind, instance, name and size as in the log."""
+    if digest is not None:
+        return BLOB, "", key_of(digest), digest.size_bytes
+    assert key is not None
+    return int(key.kind), key.instance, key.name, 0
+
+
+def read(connection: apsw.Connection, peer: str | None, limit: int) -> list[Parked]:
+    """Return what is parked, oldest first; for all peers when peer is None."""
+    rows: Any = connection.execute(
+        f"SELECT {_COLUMNS} FROM parked "  # noqa: S608 - constants
+        "WHERE peer = ?1 OR ?1 IS NULL ORDER BY id LIMIT ?2",
+        (peer, limit),
+    ).fetchall()
+    return [_parked(row) for row in rows]
+
+
+@of_a_row
+def _parked(row: tuple[Any, ...]) -> Parked:
+    peer, kind, instance, name, size, seq, label, reason, parked_at, tries, retry = row
+    is_blob = kind == BLOB
+    digest = digest_of_key(name, size) if is_blob else None
+    key = None if is_blob else EntryKey(EntryKind(kind), instance, name)
+    return Parked(peer, seq, digest, key, label, reason, parked_at, tries, bool(retry))
+
+
+def reason(
+    connection: apsw.Connection, peer: str, kind: int, instance: str, name: bytes
+) -> str | None:
+    """Return why an object (as in the log) is parked for a peer; None: it is not."""
+    row: Any = connection.execute(
+        "SELECT reason FROM parked WHERE peer = ? AND kind = ? AND instance = ? AND name = ?",
+        (peer, kind, instance, name),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def counts(connection: apsw.Connection) -> dict[str, int]:
+    """Return how many objects are parked for each peer that has any."""
+    rows: Any = connection.execute("SELECT peer, count(*) FROM parked GROUP BY peer").fetchall()
+    return dict(rows)
+
+
+def unpark(transaction: Transaction, rows: Iterable[Parked]) -> None:
+    """Forget these."""
+    for row in rows:
+        kind, instance, name, _ = _object(row.digest, row.key)
+        transaction.connection.execute(
+            "DELETE FROM parked WHERE peer = ? AND kind = ? AND instance = ? AND name = ?",
+            (row.peer, kind, instance, name),
+        )
+
+
+def ask_retry(transaction: Transaction, peer: str | None) -> int:
+    """Mark what is parked (for one peer, or all) to be tried again; return how many."""
+    transaction.connection.execute(
+        "UPDATE parked SET retry = 1 WHERE peer = ?1 OR ?1 IS NULL", (peer,)
+    )
+    return transaction.connection.changes()
+
+
+def drop(transaction: Transaction, peer: str) -> None:
+    """Forget what is parked for a peer."""
+    transaction.connection.execute("DELETE FROM parked WHERE peer = ?", (peer,))

@@ -1,0 +1,105 @@
+"""The catalogue's questions and changes about how far each peer has acknowledged the change log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from federation.core.replication_log import Lane, PeerRecord, PeerState
+from federation.storage.catalogue.schema import of_a_row
+from federation.storage.catalogue.transaction import Transaction, read_totals
+
+_COLUMNS = (
+    "name, lane, cursor, state, reason, position, node_id, log_seen, wanted, served, "
+    "sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks"
+)
+# What storage counts (wanted, marks) is left as it is; of a record that was marked since its writer
+# read it, also what the mark says.
+_SAVE = """
+INSERT INTO peer (name, lane, cursor, state, reason, position, node_id, log_seen, served,
+  sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+ON CONFLICT (name, lane) DO UPDATE SET
+  state = CASE WHEN marks > ?17 THEN state ELSE ?4 END,
+  reason = CASE WHEN marks > ?17 THEN reason ELSE ?5 END,
+  position = CASE WHEN marks > ?17 THEN position ELSE ?6 END,
+  cursor = ?3, node_id = ?7, log_seen = ?8, served = ?10, sent_objects = ?11, sent_bytes = ?12,
+  last_success = ?13, last_error = ?14, last_error_at = ?15, pins_pulled = ?16
+"""
+_BEYOND = "its cursor is beyond the end of the change log"
+
+
+class Pins(NamedTuple):
+    """The newest rows whose objects may be evicted: all later ones are pinned."""
+
+    received: int  # of what clients and peers sent
+    pulled: int  # of what came from upstreams
+
+
+NO_PINS = Pins(2**62, 2**62)
+
+
+def read(connection: apsw.Connection) -> list[PeerRecord]:
+    """Return all records; one whose cursor cannot be is read as one that needs a resync."""
+    with connection:
+        rows: Any = connection.execute(
+            f"SELECT {_COLUMNS} FROM peer ORDER BY name, lane"  # noqa: S608 - constants
+        ).fetchall()
+        head = read_totals(connection).seq
+    return [_record((head, *row)) for row in rows]
+
+
+@of_a_row
+def _record(row: Sequence[Any]) -> PeerRecord:
+    head, *columns = row
+    record = PeerRecord._make(columns)
+    record = record._replace(
+        lane=Lane(record.lane),
+        state=PeerState(record.state),
+        pins_pulled=bool(record.pins_pulled),
+    )
+    if record.cursor <= head:
+        return record
+    return record._replace(state=PeerState.NEEDS_RESYNC, reason=_BEYOND, position="")
+
+
+def save(transaction: Transaction, records: Iterable[PeerRecord]) -> None:
+    """See federation.core.replication_log.Ledger."""
+    transaction.connection.executemany(_SAVE, [tuple(record) for record in records])
+
+
+def want(transaction: Transaction, name: str) -> None:
+    """See federation.core.replication_log.Ledger."""
+    transaction.connection.execute("UPDATE peer SET wanted = wanted + 1 WHERE name = ?", (name,))
+
+
+def drop(transaction: Transaction, name: str) -> None:
+    """See federation.core.replication_log.Ledger."""
+    transaction.connection.execute("DELETE FROM peer WHERE name = ?", (name,))
+
+
+def mark(transaction: Transaction, record: PeerRecord, reason: str) -> None:
+    """Pin nothing for this lane of a peer any more: a reconcile has to bring it up to date."""
+    transaction.connection.execute(
+        "UPDATE peer SET state = ?, reason = ?, position = '', marks = marks + 1 "
+        "WHERE name = ? AND lane = ?",
+        (PeerState.NEEDS_RESYNC.value, reason, record.name, record.lane.value),
+    )
+
+
+def following(records: Iterable[PeerRecord]) -> list[PeerRecord]:
+    """Return those that are brought up to date by the log, the one that lags most first."""
+    found = [record for record in records if record.state is PeerState.FOLLOWING]
+    return sorted(found, key=lambda record: record.cursor)
+
+
+def pins(records: Iterable[PeerRecord]) -> Pins:
+    """Return what is pinned for these records; without any, nothing is."""
+    received, pulled = NO_PINS
+    for record in following(records):
+        received = min(received, record.cursor)
+        if record.pins_pulled:
+            pulled = min(pulled, record.cursor)
+    return Pins(received, pulled)

@@ -1,0 +1,112 @@
+"""One catalogue transaction, as the operations inside it see it: connection, time, totals, log.
+
+The running totals and the change log's next number are read once and written once a transaction,
+so an insert costs no extra row for them. Changed folders are made durable before the commit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import apsw
+
+from federation.core.store import Provenance, Stamp
+from federation.storage.catalogue.schema import of_a_row
+
+BLOB = 0  # kind of a log row; index entries use the values of EntryKind
+
+_LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+# All columns, in the order of Totals behind the id: also the fewer that an older schema has, which
+# `federation status` may find beside a node that was not restarted yet.
+_TOTALS = "SELECT * FROM totals"
+
+
+@dataclass(slots=True)
+class Totals:
+    """What is held: bytes of blobs and index values, numbers of both; where log and clock stand."""
+
+    size_bytes: int = 0
+    blobs: int = 0
+    entries: int = 0
+    seq: int = 0  # of the newest log row
+    logged_bytes: int = 0  # sizes of all rows ever logged
+    ticks: int = 0  # of the greatest stamp given or met
+
+
+@dataclass(slots=True)
+class Transaction:
+    """An open write transaction; it has the catalogue's write lock over all processes."""
+
+    connection: apsw.Connection
+    now_ms: int
+    wall_s: float
+    totals: Totals
+    quota_bytes: int
+    node_id: str
+    folders: set[str] = field(default_factory=set)  # to sync before the commit
+
+    def next_seq(self) -> int:
+        """Number the next accepted object."""
+        return self.take_seqs(1)
+
+    def take_seqs(self, count: int) -> int:
+        """Number the next accepted objects, one after the other; returns the first number."""
+        first = self.totals.seq + 1
+        self.totals.seq += count
+        return first
+
+    def log(
+        self, seq: int, kind: int, instance: str, name: bytes, size: int, origin: Provenance
+    ) -> None:
+        """Append the change log row of an accepted object."""
+        self._log([(seq, name, size)], kind, instance, origin)
+
+    def log_blobs(self, rows: Iterable[tuple[int, bytes, int]], origin: Provenance) -> None:
+        """Append those of blobs: their numbers, keys and sizes."""
+        self._log(rows, BLOB, "", origin)
+
+    def _log(
+        self, rows: Iterable[tuple[int, bytes, int]], kind: int, instance: str, origin: Provenance
+    ) -> None:
+        wall_s, total = self.wall_s, self.totals.logged_bytes
+        source, via, first = int(origin.source), ",".join(origin.via), origin.origin
+        logged = [
+            (seq, kind, instance, name, size, wall_s, source, via, first, total := total + size)
+            for seq, name, size in rows
+        ]
+        self.connection.executemany(_LOG, logged)
+        self.totals.logged_bytes = total
+
+    def observe(self, stamp: Stamp) -> None:
+        """Date whatever is given here from now on after this."""
+        self.totals.ticks = max(self.totals.ticks, stamp.ticks)
+
+    def room_for(self, size_bytes: int) -> bool:
+        """Whether the quota has this many bytes left, seen from inside the write lock."""
+        return self.totals.size_bytes + size_bytes <= self.quota_bytes
+
+
+def read_totals(connection: apsw.Connection) -> Totals:
+    """Return the totals as last committed."""
+    row = connection.execute(_TOTALS).fetchone()
+    return _totals(row[1:]) if row else Totals()
+
+
+@of_a_row
+def _totals(columns: Sequence[Any]) -> Totals:
+    if not all(isinstance(number, int) and number >= 0 for number in columns):
+        raise ValueError(f"totals that cannot be: {columns}")
+    return Totals(*columns)
+
+
+def write_totals(connection: apsw.Connection, totals: Totals) -> None:
+    """Store the totals inside the open transaction."""
+    connection.execute(
+        "UPDATE totals SET bytes = ?, blobs = ?, entries = ?, seq = ?, logged = ?, ticks = ?",
+        dataclasses.astuple(totals),
+    )

@@ -1,0 +1,236 @@
+"""Group commit: one thread owns the write connection and puts many operations into a transaction.
+
+While one commit waits for the disk, the next operations gather; each is undone alone if it fails,
+and nobody hears OK before the commit is durable. After an I/O error on the catalogue nothing more
+is written: pages the kernel dropped after a failed fsync would look written, so going on could
+acknowledge what is not on the disk. Reads go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import errno
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apsw
+import structlog
+
+from federation.core.clock import Clock
+from federation.core.errors import (
+    FederationError,
+    SourceUnavailable,
+    StorageFailed,
+    StorageFull,
+    TooBusy,
+)
+from federation.observability.metrics import Metrics
+from federation.storage.catalogue.transaction import Totals, Transaction, read_totals, write_totals
+from federation.storage.directory import sync_folder
+from federation.storage.timing import StoreClock
+
+_T = TypeVar("_T")
+_QUEUED_MAX = 10_000
+_BATCH_MAX = 256
+_NO_ROOM = (apsw.SQLITE_IOERR_SHMSIZE,)
+
+_log = structlog.get_logger(__name__)
+
+
+class _Operation:
+    __slots__ = ("error", "future", "loop", "result", "work")
+
+    def __init__(self, work: Callable[[Transaction], Any]) -> None:
+        self.work = work
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self) -> None:
+        if self.future.done():  # its caller was cancelled; the work is done all the same
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Writer:
+    """Runs operations in write transactions. Create and use it from one event loop."""
+
+    def __init__(
+        self,
+        connect: Callable[[], apsw.Connection],
+        store_clock: StoreClock,
+        clock: Clock,
+        quota_bytes: Callable[[], int],
+        on_commit: Callable[[Totals], None],
+        metrics: Metrics,
+        *,
+        node_id: str,
+    ) -> None:
+        self._connect = connect
+        self._store_clock = store_clock
+        self._clock = clock
+        self._quota_bytes = quota_bytes
+        self._on_commit = on_commit  # on the event loop, before anybody hears of the commit
+        self._metrics = metrics
+        self._node_id = node_id  # of the stamps given in its transactions
+        self._queue: deque[_Operation] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._unsettled: set[int] = set()
+        self._begun_s: float | None = None
+        self.totals = Totals()
+        self.failure: str | None = None
+        self._thread = threading.Thread(target=self._run, name="catalogue-writer", daemon=True)
+
+    def __repr__(self) -> str:
+        return f"<Writer {len(self._queue)} queued{', failed' if self.failure else ''}>"
+
+    def start(self) -> None:
+        """Begin to work off the queue."""
+        self._thread.start()
+
+    async def submit(self, work: Callable[[Transaction], _T]) -> _T:
+        """Run work in a transaction; returns its result once that is durable.
+
+        work runs in the writer's thread. What it raises (FederationError) undoes it alone. A
+        caller that is cancelled stops waiting; its work is done or not as a whole.
+
+        Raises TooBusy (queue full), StorageFull, StorageFailed, SourceUnavailable (lock not had).
+        """
+        if self.failure is not None:
+            raise StorageFailed(self.failure)
+        operation = _Operation(work)
+        with self._wake:
+            if self._closing:
+                raise StorageFailed("this node is shutting down")
+            if len(self._queue) >= _QUEUED_MAX:
+                raise TooBusy(f"{_QUEUED_MAX} catalogue writes are waiting; try again")
+            self._queue.append(operation)
+            self._wake.notify()
+        result: _T = await operation.future
+        return result
+
+    def stuck_s(self) -> float:
+        """How long the transaction that runs now has been running; 0 when none does."""
+        begun_s = self._begun_s
+        return 0.0 if begun_s is None else self._clock.monotonic_s() - begun_s
+
+    def take_unsettled(self) -> set[int]:
+        """Return the blob folders where failed transactions may have left files without rows."""
+        unsettled, self._unsettled = self._unsettled, set()
+        return unsettled
+
+    def fail(self, reason: str) -> None:
+        """Write nothing any more; what is queued and what comes gets StorageFailed."""
+        if self.failure is None:
+            self.failure = reason
+            _log.error("catalogue_write_failed", reason=reason)
+
+    def close(self) -> None:
+        """Work off what is queued, then end the thread. Blocks; call it from a worker thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _take(self) -> list[_Operation]:
+        with self._wake:
+            while not self._queue and not self._closing:
+                self._wake.wait()
+            return [self._queue.popleft() for _ in range(min(_BATCH_MAX, len(self._queue)))]
+
+    def _run(self) -> None:
+        connection: apsw.Connection | None = None
+        while batch := self._take():
+            self._begun_s = self._clock.monotonic_s()
+            try:
+                if self.failure is not None:
+                    raise StorageFailed(self.failure)
+                connection = connection or self._connect()
+                with self._metrics.commit_seconds.time():
+                    self._commit(connection, batch)
+            except Exception as error:  # noqa: BLE001 - every waiter must hear of it
+                self._give_up(connection, batch, error)
+            self._begun_s = None
+            batch[0].loop.call_soon_threadsafe(self._settle, batch)
+        if connection is not None:
+            connection.close()
+
+    def _settle(self, batch: list[_Operation]) -> None:
+        self._on_commit(self.totals)
+        for operation in batch:
+            operation.settle()
+
+    def _commit(self, connection: apsw.Connection, batch: list[_Operation]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        transaction = Transaction(
+            connection=connection,
+            now_ms=self._store_clock.now_ms(),
+            wall_s=self._clock.wall_s(),
+            totals=read_totals(connection),
+            quota_bytes=self._quota_bytes(),
+            node_id=self._node_id,
+        )
+        try:
+            for operation in batch:
+                self._apply(transaction, operation)
+            for folder in transaction.folders:
+                sync_folder(folder)
+            write_totals(connection, transaction.totals)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._unsettled |= {int(Path(folder).name, 16) for folder in transaction.folders}
+            raise
+        self.totals = transaction.totals
+
+    def _apply(self, transaction: Transaction, operation: _Operation) -> None:
+        totals = copy.copy(transaction.totals)
+        transaction.connection.execute("SAVEPOINT operation")
+        try:
+            operation.result = operation.work(transaction)
+        except FederationError as error:
+            operation.error = error
+            transaction.totals = totals
+            transaction.connection.execute("ROLLBACK TO operation")
+        transaction.connection.execute("RELEASE operation")
+
+    def _give_up(
+        self, connection: apsw.Connection | None, batch: list[_Operation], error: Exception
+    ) -> None:
+        """Undo the transaction and tell every operation of it why."""
+        reason = _translate(error)
+        if isinstance(reason, StorageFailed):
+            self.fail(str(reason))
+        for operation in batch:
+            operation.error = operation.error or reason
+        try:
+            if connection is not None and connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except apsw.Error as rollback_error:
+            self.fail(f"the catalogue's transaction cannot be undone: {rollback_error}")
+
+
+def _translate(error: Exception) -> FederationError:
+    if isinstance(error, FederationError):
+        return error
+    if isinstance(error, apsw.FullError):
+        return StorageFull("disk full while writing the catalogue")
+    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _NO_ROOM:
+        return StorageFull("disk full while growing the catalogue's shared memory")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(f"disk full while making a folder durable: {error.strerror}")
+    if isinstance(error, apsw.BusyError):
+        return SourceUnavailable("catalogue", "another process holds its write lock")
+    return StorageFailed(
+        f"catalogue cannot be written ({type(error).__name__}: {error}); this node is read-only "
+        "until it is restarted. Check the disk, then `federation verify`."
+    )

@@ -1,0 +1,80 @@
+"""The offline switch: one for all processes on a data directory, kept until it is switched back.
+
+It is a value in the catalogue that every process reads again and again, so that `federation
+offline on` needs no connection to any of them, and a process that starts later finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from federation.core.tasks import Background
+from federation.storage.catalogue.meta import get_meta, set_meta
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.context import Core
+
+OFFLINE_SINCE = "offline_since_s"
+POLL_S = 0.5
+
+_log = structlog.get_logger(__name__)
+
+
+class OfflineSwitch:
+    """What was last read; refresh() once, then start()."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._background = Background()
+        self._watchers: list[Callable[[bool], None]] = []
+        self._readable = True
+        self.is_on = False
+
+    def __repr__(self) -> str:
+        return f"<OfflineSwitch {'on' if self.is_on else 'off'}>"
+
+    def watch(self, watcher: Callable[[bool], None]) -> None:
+        """Have this called on the event loop now, and whenever the switch is turned."""
+        self._watchers.append(watcher)
+        watcher(self.is_on)
+
+    async def refresh(self) -> None:
+        """Read the switch. Never raises: what cannot be read stays as it was."""
+        try:
+            since_s = await self._core.pool.run(self._read)
+        except UNREADABLE as error:
+            if self._readable:
+                _log.warning("offline_switch_not_read", reason=str(error))
+            self._readable = False
+            return
+        self._readable = True
+        if (since_s is not None) == self.is_on:
+            return
+        self.is_on = since_s is not None
+        _log.info("offline_switched", offline=self.is_on)
+        for watcher in self._watchers:
+            watcher(self.is_on)
+
+    async def turn(self, *, on: bool) -> None:
+        """Turn it for every process, durably. Raises StorageFull, StorageFailed."""
+        since_s = int(self._core.clock.wall_s()) if on else None
+        await self._core.writer.submit(lambda tx: set_meta(tx, OFFLINE_SINCE, since_s))
+        await self.refresh()
+
+    def start(self) -> None:
+        """Begin to look for changes; close() ends it."""
+        self._background.start(self._poll(), "offline-switch")
+
+    async def close(self) -> None:
+        """Stop looking."""
+        await self._background.close()
+
+    async def _poll(self) -> None:
+        while True:
+            await self._core.clock.sleep(POLL_S)
+            await self.refresh()
+
+    def _read(self) -> int | None:
+        value: int | None = get_meta(self._core.pool.connection(), OFFLINE_SINCE)
+        return value

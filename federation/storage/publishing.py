@@ -1,0 +1,134 @@
+"""Making verified blobs visible: the operations that the catalogue's writer runs.
+
+A file gets its final name inside the write transaction that inserts its row, and is removed only
+under the same lock when there is no row. So a late removal can never hit a new upload, and a file
+without a row is always garbage, whoever finds it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+
+from federation.core.digest import Digest
+from federation.core.errors import StorageFull
+from federation.core.store import Provenance
+from federation.storage import blob_files
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.blobs import BlobRow, key_of
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.directory import DataDirectory, disk_errors_named
+
+_FULL = "the quota is used up; nothing was stored"
+
+
+def place_file(
+    transaction: Transaction,
+    directory: DataDirectory,
+    digest: Digest,
+    received: str,
+    origin: Provenance,
+) -> bool:
+    """Give a received, verified and synced file its name and its row. False: already held.
+
+    Raises StorageFull, SourceUnavailable (the disk refused the rename). The received file stays
+    the caller's to remove unless True is returned.
+    """
+    key = key_of(digest)
+    row = catalogue.look_up(transaction.connection, [key]).get(key)
+    if row is not None:
+        if _is_whole(directory, digest, row):
+            catalogue.renew(transaction, row, origin)
+            return False
+        catalogue.delete(transaction, row)
+    if not transaction.room_for(digest.size_bytes):
+        raise StorageFull(_FULL)
+    path = directory.blob_path(digest)
+    _take_name(directory, received, path)
+    transaction.folders.add(os.path.dirname(path))
+    ctime_ns = os.stat(path, follow_symlinks=False).st_ctime_ns
+    catalogue.insert(transaction, key, digest.size_bytes, None, ctime_ns, origin)
+    return True
+
+
+def place_inline(
+    transaction: Transaction,
+    directory: DataDirectory,
+    blobs: Sequence[tuple[Digest, bytes]],
+    origin: Provenance,
+) -> list[bool | StorageFull]:
+    """Insert verified small blobs, all different.
+
+    Returns per blob True (stored), False (already held) or why it was refused.
+    """
+    keys = catalogue.keys_of([digest for digest, _ in blobs])
+    rows = catalogue.look_up(transaction.connection, keys)
+    total_bytes = sum(len(data) for _, data in blobs)
+    if not rows and transaction.room_for(total_bytes):  # as most are
+        new = [(key, data) for key, (_, data) in zip(keys, blobs, strict=True)]
+        catalogue.insert_inline(transaction, new, origin)
+        return [True] * len(blobs)
+    outcomes: list[bool | StorageFull] = []
+    new, new_bytes = [], 0
+    for (digest, data), key in zip(blobs, keys, strict=True):
+        row = rows.get(key)
+        if row is not None and _is_whole(directory, digest, row):
+            catalogue.renew(transaction, row, origin)
+            outcomes.append(False)
+            continue
+        if row is not None:
+            catalogue.delete(transaction, row)
+        if not transaction.room_for(new_bytes + digest.size_bytes):
+            outcomes.append(StorageFull(_FULL))
+            continue
+        new.append((key, data))
+        new_bytes += digest.size_bytes
+        outcomes.append(True)
+    catalogue.insert_inline(transaction, new, origin)
+    return outcomes
+
+
+def remove_stray(transaction: Transaction, directory: DataDirectory, path: str, key: bytes) -> bool:
+    """Remove what lies at a blob's path if no row claims it. False: it is claimed, or stuck."""
+    row = catalogue.look_up(transaction.connection, [key]).get(key) if key else None
+    if row is not None and not row.inline:
+        named = directory.blob_path(catalogue.digest_of_key(key, row.size_bytes))
+        if named == path:
+            return False
+    return discard(directory, path)
+
+
+def discard(directory: DataDirectory, path: str) -> bool:
+    """Unlink a file, or move what cannot be unlinked (a folder) out of the way."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return _move_aside(directory, path)
+    return True
+
+
+def _is_whole(directory: DataDirectory, digest: Digest, row: BlobRow) -> bool:
+    """Whether a row still has its bytes; a vanished or cut file must not block its re-upload."""
+    if row.inline:
+        return True
+    return blob_files.is_intact(directory.blob_path(digest), digest.size_bytes)
+
+
+def _take_name(directory: DataDirectory, received: str, path: str) -> None:
+    with disk_errors_named("naming a blob"):
+        try:
+            os.rename(received, path)
+        except IsADirectoryError:
+            _move_aside(directory, path)
+            os.rename(received, path)
+
+
+def _move_aside(directory: DataDirectory, path: str) -> bool:
+    try:
+        os.rename(path, directory.quarantine / f"stray-{uuid.uuid4().hex[:12]}")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,184 @@
+"""The catalogue as replication sees it. What each method promises: federation.core.replication_log.Ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
+
+import apsw
+import structlog
+
+from federation.core.digest import Digest
+from federation.core.replication_log import Lane, LogSlice, Page, Parked, PeerRecord
+from federation.core.store import Entry, EntryKey
+from federation.storage import quarantine, scan
+from federation.storage.acknowledgements import Acknowledgements
+from federation.storage.catalogue import (
+    blobs as catalogue,
+)
+from federation.storage.catalogue import (
+    change_log,
+    entries,
+    parked,
+    peer_records,
+)
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import Core
+from federation.storage.directory import disk_errors_named
+from federation.storage.shared_memory import FileLock
+
+_T = TypeVar("_T")
+
+_log = structlog.get_logger(__name__)
+
+
+class CatalogueLedger:
+    """federation.core.replication_log.Ledger over the catalogue of an open data directory."""
+
+    def __init__(self, core: Core, node_id: str, log_epoch: str) -> None:
+        self._core = core
+        self._node_id = node_id
+        self._log_epoch = log_epoch
+        self._lock = FileLock(core.directory.replication_lock)
+        self._acknowledged = Acknowledgements(core.epoch, self.peers, core.clock)
+
+    def __repr__(self) -> str:
+        return f"<CatalogueLedger at {self.head()}{' leads' if self._lock.held else ''}>"
+
+    @property
+    def node_id(self) -> str:
+        """See Ledger."""
+        return self._node_id
+
+    @property
+    def log_epoch(self) -> str:
+        """See Ledger."""
+        return self._log_epoch
+
+    def try_to_lead(self) -> bool:
+        """See Ledger. Raises TooBusy (no file handle left), SourceUnavailable (the disk)."""
+        with disk_errors_named("taking the replication lock"):
+            return self._lock.acquire()
+
+    def close(self) -> None:
+        """Give the lead to another process."""
+        self._lock.release()
+
+    async def stop_waiting(self) -> None:
+        """Look for nothing any more; who still waits is told nothing."""
+        await self._core.head.close()
+        await self._acknowledged.close()
+
+    # -- change log ------------------------------------------------------------------------
+
+    def head(self) -> int:
+        """See Ledger."""
+        return self._core.head.value
+
+    async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
+        """See Ledger."""
+        return await self._core.head.wait_beyond(seq, timeout_s)
+
+    async def read(self, after: int, limit: int) -> LogSlice:
+        """See Ledger."""
+        return await self._ask(lambda connection: change_log.read(connection, after, limit))
+
+    async def total_bytes(self, seq: int) -> int:
+        """See Ledger."""
+        return await self._ask(lambda connection: change_log.total_bytes(connection, seq))
+
+    # -- peers -----------------------------------------------------------------------------
+
+    async def peers(self) -> list[PeerRecord]:
+        """See Ledger."""
+        return await self._ask(peer_records.read)
+
+    async def save(self, records: Sequence[PeerRecord]) -> None:
+        """See Ledger."""
+        await self._change(lambda transaction: peer_records.save(transaction, records))
+
+    async def want(self, name: str) -> None:
+        """See Ledger."""
+        await self._change(lambda transaction: peer_records.want(transaction, name))
+
+    async def drop(self, name: str) -> None:
+        """See Ledger."""
+
+        def work(transaction: Transaction) -> None:
+            peer_records.drop(transaction, name)
+            parked.drop(transaction, name)
+
+        await self._change(work)
+        self._acknowledged.forget(name)
+
+    def note_acknowledged(self, name: str, lane: Lane, seq: int) -> None:
+        """See Ledger."""
+        self._acknowledged.note(name, lane, seq)
+
+    async def wait_acknowledged(
+        self, seq: int, peers: Collection[str], needed: int, timeout_s: float
+    ) -> bool:
+        """Wait until so many of these peers have every row up to seq; False after timeout_s.
+
+        What a rule holds back for a window is not waited for. Raises SourceUnavailable.
+        """
+        return await self._acknowledged.wait(seq, peers, needed, timeout_s)
+
+    # -- parked ----------------------------------------------------------------------------
+
+    async def park(self, rows: Sequence[Parked]) -> None:
+        """See Ledger. Of one peer at most parked.KEPT_MAX are remembered, the newest."""
+        forgotten = await self._change(lambda transaction: parked.park(transaction, rows))
+        if forgotten:
+            _log.warning("parked_forgotten", count=forgotten, kept=parked.KEPT_MAX)
+
+    async def parked(self, name: str | None = None, limit: int = 1000) -> list[Parked]:
+        """See Ledger."""
+        return await self._ask(lambda connection: parked.read(connection, name, limit))
+
+    async def parked_counts(self) -> dict[str, int]:
+        """See Ledger."""
+        return await self._ask(parked.counts)
+
+    async def unpark(self, rows: Sequence[Parked]) -> None:
+        """See Ledger."""
+        await self._change(lambda transaction: parked.unpark(transaction, rows))
+
+    async def ask_retry(self, name: str | None = None) -> int:
+        """See Ledger."""
+        return await self._change(lambda transaction: parked.ask_retry(transaction, name))
+
+    # -- what is held ----------------------------------------------------------------------
+
+    async def entries_at(self, keys: Sequence[EntryKey]) -> list[tuple[int, Entry] | None]:
+        """See Ledger."""
+        rows = await self._ask(lambda connection: entries.get(connection, keys))
+        return [row and (row.seq, row.entry) for row in rows]
+
+    async def blobs(self, position: str | None, limit: int) -> Page:
+        """See Ledger."""
+        now_ms = self._core.now_ms()
+        return await self._ask(lambda c: scan.blobs(c, position, limit, now_ms))
+
+    async def entries(self, position: str | None, limit: int) -> Page:
+        """See Ledger."""
+        now_ms = self._core.now_ms()
+        return await self._ask(lambda c: scan.entries(c, position, limit, now_ms))
+
+    async def is_damaged(self, digest: Digest) -> bool:
+        """See Ledger. One that came back since is not."""
+        await self._core.finish_aside(digest)  # whoever asks may have found it out a moment ago
+        key = catalogue.key_of(digest)
+        return await self._ask(
+            lambda c: quarantine.was_set_aside(c, key) and not catalogue.look_up(c, [key])
+        )
+
+    async def _ask(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        try:
+            return await self._core.pool.run(lambda: work(self._core.pool.connection()))
+        except UNREADABLE as error:
+            raise self._core.catalogue_unreadable(error) from error
+
+    async def _change(self, work: Callable[[Transaction], _T]) -> _T:
+        return await self._core.writer.submit(work)

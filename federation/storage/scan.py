@@ -1,0 +1,124 @@
+"""Going through all that is held, roughly the most recently used first.
+
+By access time downwards; but access times move up while this goes on, past the place where it is.
+So at its end it goes upwards once more, from a while before its beginning: whatever was passed over
+lies there, or moves on ahead of it. The while is longer than any access time waits to be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from federation.core.digest import Digest
+from federation.core.replication_log import Page
+from federation.core.store import Entry, EntryKey, EntryKind, Source
+from federation.storage.catalogue.blobs import digest_of_key
+from federation.storage.catalogue.entries import COLUMNS, entry_of
+from federation.storage.catalogue.schema import of_a_row
+
+_WRITTEN_WITHIN_MS = 5 * 60_000
+_PAGE_BYTES = 8 * 2**20  # of entries' values in one page
+_END_MS = 2**62
+
+_BLOBS = (
+    "SELECT accessed, key, size, (SELECT source FROM log WHERE log.seq = blob.seq) FROM blob "
+    "WHERE state = 0 AND (accessed, key) "
+)
+_ENTRIES = (
+    f"SELECT accessed, id, kind, instance, name, {COLUMNS} "  # noqa: S608 - constants
+    "FROM entry WHERE (accessed, id) "
+)
+_DOWN = {
+    "blob": _BLOBS + "< (?, ?) ORDER BY accessed DESC, key DESC LIMIT ?",
+    "entry": _ENTRIES + "< (?, ?) ORDER BY accessed DESC, id DESC LIMIT ?",
+}
+_UP = {
+    "blob": _BLOBS + "> (?, ?) ORDER BY accessed, key LIMIT ?",
+    "entry": _ENTRIES + "> (?, ?) ORDER BY accessed, id LIMIT ?",
+}
+
+
+class _Position(NamedTuple):
+    """Where a walk stands: behind the row with this access time and key (or id)."""
+
+    up: bool
+    begun_ms: int
+    accessed_ms: int
+    name: bytes | int
+
+    def __str__(self) -> str:
+        name = self.name.hex() if isinstance(self.name, bytes) else str(self.name)
+        return f"{'up' if self.up else 'down'}:{self.begun_ms}:{self.accessed_ms}:{name}"
+
+
+def _parse(text: str | None, table: str, now_ms: int) -> _Position:
+    first: bytes | int = b"" if table == "blob" else 0
+    if not text:
+        return _Position(up=False, begun_ms=now_ms, accessed_ms=_END_MS, name=first)
+    way, begun, accessed, name = text.split(":")
+    at: bytes | int = bytes.fromhex(name) if table == "blob" else int(name)
+    return _Position(way == "up", int(begun), int(accessed), at)
+
+
+def blobs(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
+    """See federation.core.replication_log.Ledger."""
+    rows, after = _page(connection, "blob", position, limit, now_ms)
+    held = [_blob(row) for row in rows]
+    pulled = frozenset(digest for digest, source in held if source == Source.UPSTREAM)
+    return Page([digest for digest, _ in held], [], after, pulled)
+
+
+@of_a_row
+def _blob(row: Sequence[Any]) -> tuple[Digest, int | None]:
+    _, key, size, source = row
+    return digest_of_key(key, size), source
+
+
+def entries(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
+    """See federation.core.replication_log.Ledger; the page is shorter where values are long."""
+    rows, after = _page(connection, "entry", position, limit, now_ms)
+    return Page([], [_entry(row) for row in rows], after)
+
+
+@of_a_row
+def _entry(row: Sequence[Any]) -> Entry:
+    _, _, kind, instance, name, *columns = row
+    return entry_of(EntryKey(EntryKind(kind), instance, name), columns)
+
+
+def _page(
+    connection: apsw.Connection, table: str, position: str | None, limit: int, now_ms: int
+) -> tuple[list[Any], str | None]:
+    at = _parse(position, table, now_ms)
+    statements = _UP if at.up else _DOWN
+    found = connection.execute(statements[table], (at.accessed_ms, at.name, limit))
+    rows = list(_until_full(found))
+    if rows:
+        return rows, _behind((at, *rows[-1]))
+    if at.up:
+        return [], None
+    turned = at._replace(up=True, accessed_ms=at.begun_ms - _WRITTEN_WITHIN_MS)
+    return [], str(turned._replace(name=b"" if table == "blob" else 0))
+
+
+@of_a_row
+def _behind(row: Sequence[Any]) -> str:
+    at, accessed, name = row[:3]
+    return str(at._replace(accessed_ms=int(accessed), name=name))
+
+
+@of_a_row
+def _value_bytes(row: Sequence[Any]) -> int:
+    return len(row[5])
+
+
+def _until_full(rows: Any) -> Iterator[Any]:
+    size = 0
+    for row in rows:
+        yield row
+        size += _value_bytes(row) if len(row) > 4 else 0
+        if size >= _PAGE_BYTES:
+            return

@@ -1,0 +1,286 @@
+"""Storage: the node's own blobs and index entries in one data directory.
+
+Reads go straight to the catalogue and the files from a few threads; writes go through one writer
+thread that commits in groups. Several processes may open one directory; they agree through the
+catalogue, kernel locks and the epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from federation import uses
+from federation.config import model
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import FederationError, StorageFull
+from federation.core.store import (
+    FROM_CLIENT,
+    Chunks,
+    Entry,
+    EntryKey,
+    NextBytes,
+    Provenance,
+    Spelling,
+)
+from federation.core.tasks import Background
+from federation.observability.metrics import Metrics
+from federation.storage.access_times import Touches
+from federation.storage.catalogue import entries as catalogue_entries
+from federation.storage.catalogue import schema
+from federation.storage.catalogue.entries import EntryRow
+from federation.storage.catalogue.pool import Pool
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import Totals
+from federation.storage.catalogue.writer import Writer
+from federation.storage.context import Core
+from federation.storage.ingest import LocalIngest
+from federation.storage.log_end import Head
+from federation.storage.offline_switch import OfflineSwitch
+from federation.storage.opening import Opened, open_directory
+from federation.storage.presence import Presence
+from federation.storage.read_cache import Hot
+from federation.storage.receiving import Receiver
+from federation.storage.replication_log import CatalogueLedger
+from federation.storage.small_reads import SmallReads
+from federation.storage.space import Space, measure_disk
+from federation.storage.streaming import Reading
+from federation.storage.timing import Timing
+from federation.storage.upkeep.flusher import Pulse
+from federation.storage.upkeep.maintenance import Maintenance
+from federation.uses import Use
+
+_FULL_FOR_MS = 10_000
+
+_log = structlog.get_logger(__name__)
+
+
+class Storage:
+    """An open data directory: federation.core.store's LocalStore and Index. Make it with open()."""
+
+    def __init__(self, core: Core, node_id: str, log_epoch: str) -> None:
+        self.node_id = node_id
+        self._core = core
+        self.ledger = CatalogueLedger(core, node_id, log_epoch)
+        self._presence = Presence(core)
+        self._small_reads = SmallReads(core)
+        self._receiver = Receiver(core, self._presence)
+        self.pulse = Pulse(core)
+        self.maintenance = Maintenance(core, self.pulse)
+        self.offline_switch = OfflineSwitch(core)
+
+    def __repr__(self) -> str:
+        return f"<Storage {self._core.directory.root} {self._core.space!r}>"
+
+    @classmethod
+    async def open(
+        cls,
+        data_dir: Path,
+        settings: model.Storage,
+        limits: model.Limits,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        maintain: bool = True,
+    ) -> Storage:
+        """Open a data directory, making it when it is not there.
+
+        maintain False: serve and write, but leave eviction and the like to other processes.
+
+        Raises StorageRefused.
+        """
+        timing = Timing.for_lease(settings.lease)
+        opened = await asyncio.to_thread(open_directory, data_dir, clock, timing)
+        _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
+        core = _assemble(opened, settings, limits, metrics, clock, timing)
+        storage = cls(core, opened.node_id, opened.log_epoch)
+        await storage.pulse.measure()
+        core.writer.start()
+        storage.pulse.start()
+        if maintain:
+            storage.maintenance.start()
+        await storage.offline_switch.refresh()
+        if maintain:
+            storage.offline_switch.start()
+        return storage
+
+    @property
+    def core(self) -> Core:
+        """The parts, for the offline commands of this package and tests."""
+        return self._core
+
+    def follow(self, settings: model.Storage) -> None:
+        """Keep this much from now on; what only an opening takes (lease, max-blob) stays."""
+        self._core.settings = settings
+        self._core.pressure.set()  # have it measured, and evicted, now
+
+    def announce(self, **facts: Any) -> None:
+        """Publish this process's addresses for people and tools (run/ID.json)."""
+        self._core.run.announce({**facts, "node_id": self.node_id})
+
+    def health(self) -> tuple[bool, str]:
+        """Return whether everything works, and what does not."""
+        if self._core.writer.failure is not None:
+            return False, self._core.writer.failure
+        oldest = self._core.touches.unflushed_since_ms()
+        unflushed_ms = 0 if oldest is None else self._core.now_ms() - oldest
+        stuck_ms = self._core.writer.stuck_s() * 1000
+        if max(unflushed_ms, stuck_ms) > max(10_000, self._core.timing.unflushed_max_ms):
+            return False, "the catalogue has not been writable for more than 10 s"
+        return True, ""
+
+    async def close(self) -> None:
+        """Write what is gathered, end all threads, leave the directory."""
+        self.ledger.close()
+        await self.ledger.stop_waiting()
+        await self._core.background.drain()
+        await self.offline_switch.close()
+        await self.maintenance.close()
+        await self._core.background.drain()  # what scrubbing found last
+        await self.pulse.close()
+        await asyncio.to_thread(self._core.writer.close)
+        await asyncio.to_thread(self._core.pool.close)
+        self._core.run.end()
+        self._core.epoch.close()
+
+    # -- Store -----------------------------------------------------------------------------
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """See federation.core.store.Store."""
+        return await self._presence.find_missing(digests)
+
+    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+        """See federation.core.store.LocalStore."""
+        return await self._presence.find_missing_named(names, spelling)
+
+    def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """See federation.core.store.Store."""
+        return Reading(self._core, digest, offset, limit, next_bytes)
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """See federation.core.store.Store."""
+        return await self._receiver.write(digest, chunks, provenance)
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """See federation.core.store.Store."""
+        return await self._small_reads.read_small(digests)
+
+    async def write_small(
+        self,
+        blobs: Sequence[tuple[Digest, bytes]],
+        *,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> list[FederationError | None]:
+        """See federation.core.store.Store."""
+        return await self._receiver.write_small(blobs, provenance)
+
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        """See federation.core.store.LocalStore."""
+        return not await self._receiver.missing_of([digest], provenance)
+
+    def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> LocalIngest:
+        """See federation.core.store.LocalStore."""
+        return self._receiver.begin(digest, provenance)
+
+    def presence_epoch(self) -> int:
+        """See federation.core.store.LocalStore."""
+        return self._core.epoch.value
+
+    # -- Index -----------------------------------------------------------------------------
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        """See federation.core.store.Index."""
+        now_ms = self._core.now_ms()
+        try:
+            rows = await self._core.pool.run(self._get, keys)
+        except UNREADABLE as error:
+            raise self._core.catalogue_unreadable(error) from error
+        renew_before = now_ms - self._core.timing.granularity_ms
+        if uses.current() is Use.PEEK:
+            return [row and row.entry for row in rows]
+        found: list[Entry | None] = []
+        for row in rows:
+            if row is None:
+                found.append(None)
+                continue
+            if row.accessed_ms < renew_before:
+                self._core.touches.entry(row.id, now_ms)
+            found.append(row.entry)
+        return found
+
+    def _get(self, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
+        return catalogue_entries.get(self._core.pool.connection(), keys)
+
+    async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
+        """See federation.core.store.Index.
+
+        Also refused for a while after an upload was: BuildStream takes a full cache's refusal of
+        blobs as "already there" and pushes the name all the same, so only here does it notice.
+        """
+        refused_ms = self._core.refused_ms
+        if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
+            raise StorageFull("this node is full and refused an upload a moment ago; try again")
+        await self._core.writer.submit(
+            lambda transaction: catalogue_entries.put(transaction, entries, provenance)
+        )
+
+
+def _assemble(
+    opened: Opened,
+    settings: model.Storage,
+    limits: model.Limits,
+    metrics: Metrics,
+    clock: Clock,
+    timing: Timing,
+) -> Core:
+    root = opened.directory.root
+    space = Space(settings.max_blob, lambda: measure_disk(root).free_bytes)
+    path = opened.directory.catalogue
+    head = Head(opened.epoch, clock)
+
+    def on_commit(totals: Totals) -> None:
+        space.stored_bytes = totals.size_bytes
+        head.note(totals.seq)
+
+    writer = Writer(
+        partial(schema.connect, path),
+        opened.store_clock,
+        clock,
+        quota_bytes=lambda: space.quota_bytes,
+        on_commit=on_commit,
+        metrics=metrics,
+        node_id=opened.node_id,
+    )
+    return Core(
+        directory=opened.directory,
+        settings=settings,
+        clock=clock,
+        store_clock=opened.store_clock,
+        timing=timing,
+        metrics=metrics,
+        run=opened.run,
+        epoch=opened.epoch,
+        head=head,
+        pool=Pool(limits.threads, partial(schema.connect, path, read_only=True)),
+        writer=writer,
+        touches=Touches(),
+        hot=Hot(lambda: opened.epoch.value),
+        space=space,
+        background=Background(),
+    )

@@ -1,0 +1,1 @@
+"""What the process that holds the maintenance lock does: eviction, scrub, sweep, retention."""

@@ -1,0 +1,86 @@
+"""What every process on a data directory does all the time: write its touches, measure its room."""
+
+from __future__ import annotations
+
+import apsw
+import structlog
+
+from federation.core.errors import FederationError
+from federation.core.tasks import Background
+from federation.observability.complaints import Complaints
+from federation.storage.catalogue.transaction import Totals, read_totals
+from federation.storage.context import Core
+from federation.storage.space import Disk, marks, measure_disk
+
+_log = structlog.get_logger(__name__)
+
+
+class Pulse:
+    """Touches and measurements of one process."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._background = Background()
+        self._complaints = Complaints(_log, core.clock)
+
+    def start(self) -> None:
+        """Write touches from now on; close() ends it."""
+        self._background.start(self._flush_loop(), "touch-flush")
+
+    async def close(self) -> None:
+        """Stop, and write the last touches."""
+        await self._background.close()
+        await self.flush()
+
+    async def _flush_loop(self) -> None:
+        clock, every_s = self._core.clock, self._core.timing.flush_ms / 1000
+        took_s = 0.0
+        while True:
+            # What gathered while a flush took long has waited as long, and leases wait for it.
+            await clock.sleep(max(0.0, every_s - took_s))
+            begun_s = clock.monotonic_s()
+            await self.flush()
+            took_s = clock.monotonic_s() - begun_s
+
+    async def flush(self) -> None:
+        """Write gathered touches. When that fails they stay, and leases stop being given."""
+        batch = self._core.touches.take()
+        if not batch:
+            self._core.touches.flushed()
+            return
+        try:
+            waited_max_ms = self._core.timing.unflushed_max_ms
+            await self._core.writer.submit(
+                lambda tx: batch.write(tx.connection, tx.now_ms - waited_max_ms)
+            )
+        except FederationError as error:
+            self._core.touches.failed()
+            self._complaints.warn("touches_not_written", error)
+        except BaseException:
+            self._core.touches.failed()
+            raise
+        else:
+            self._core.touches.flushed()
+
+    async def measure(self) -> None:
+        """Take the totals of all processes and the disk's room into account. Never raises."""
+        try:
+            disk, totals = await self._core.pool.run(self._measure)
+        except (apsw.Error, OSError) as error:
+            self._complaints.warn("room_not_measured", error)
+            return
+        self._core.head.note(totals.seq)
+        settings = self._core.settings
+        found = marks(settings, disk, totals.size_bytes)
+        self._core.space.update(
+            stored_bytes=totals.size_bytes, marks=found, keep_free_bytes=settings.reserve or None
+        )
+        metrics = self._core.metrics
+        metrics.stored_bytes.set(totals.size_bytes)
+        metrics.stored_blobs.set(totals.blobs)
+        metrics.stored_entries.set(totals.entries)
+        metrics.quota_bytes.set(found.quota_bytes)
+
+    def _measure(self) -> tuple[Disk, Totals]:
+        totals = read_totals(self._core.pool.connection())
+        return measure_disk(self._core.directory.root), totals

@@ -1,0 +1,282 @@
+"""What only one process on a data directory does: evict, sweep, scrub, trim the change log.
+
+It is the one that holds the maintenance lock, a kernel lock, so a killed holder loses it at once
+and another process takes over. Eviction pauses for one lease period after a process died, whose
+leases are then unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import apsw
+import structlog
+
+from federation.core.errors import FederationError, StorageFull
+from federation.core.tasks import Background
+from federation.observability.complaints import Complaints
+from federation.storage.catalogue.meta import DONE, HOLD, REQUEST, get_meta, set_meta
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import Core
+from federation.storage.processes import bury, dead_runs
+from federation.storage.shared_memory import FileLock
+from federation.storage.space import measure_disk
+from federation.storage.upkeep import retention
+from federation.storage.upkeep.eviction import Evictor
+from federation.storage.upkeep.flusher import Pulse
+from federation.storage.upkeep.scrub import Scrubber
+from federation.storage.upkeep.sweep import Sweeper
+
+_SWEEP_EVERY_S = 6 * 3600.0
+_TRIM_EVERY_S = 60.0
+_TRIM_ROWS = 10_000
+_TRIM_PART = 10  # of the bound: so much more, and the log is trimmed before its time
+_PINNED = "everything older is gone; the rest is leased, or kept for peers that lack it"
+_PINNED_REST = 20.0  # times as long as it took to find nothing, nothing is looked for again
+_RESERVE_MAX_BYTES = 16 * 1024 * 1024
+
+_log = structlog.get_logger(__name__)
+
+
+class Maintenance:
+    """Background work of one process on a data directory."""
+
+    def __init__(self, core: Core, pulse: Pulse) -> None:
+        self._core = core
+        self._pulse = pulse
+        self._lock = FileLock(core.directory.maintenance_lock)
+        self._evictor = Evictor(core)
+        self._sweeper = Sweeper(core)
+        self._scrubber = Scrubber(core)
+        self._background = Background()
+        self._next_sweep_s = 0.0
+        self._next_trim_s = 0.0
+        self._trim_at_row = 0
+        self._pinned_until_s = 0.0
+        self._complaints = Complaints(_log, core.clock)
+        self.held_back = ""  # why eviction pauses, for people
+
+    def __repr__(self) -> str:
+        return f"<Maintenance {'holder' if self._lock.held else 'waiting'} {self._evictor!r}>"
+
+    @property
+    def is_holder(self) -> bool:
+        """Whether this process does the work that only one may do."""
+        return self._lock.held
+
+    @property
+    def eviction_pending(self) -> bool:
+        """Whether marked blobs wait to be deleted."""
+        return self._evictor.is_pending
+
+    def start(self) -> None:
+        """Begin; close() ends it."""
+        self._background.start(self._tick_loop(), "maintenance")
+
+    async def try_to_hold(self) -> bool:
+        """Take the maintenance lock for a command; False: another process has it."""
+        if not await self._core.pool.run(self._lock.acquire):
+            return False
+        await self._evictor.adopt()
+        return True
+
+    async def delete_due(self) -> int:
+        """Delete marked blobs whose time has come; return the freed bytes."""
+        return await self._evictor.sweep_due()
+
+    async def sweep_all(self) -> int:
+        """Remove left-over uploads and stray files now; return how many."""
+        removed = await self._sweeper.incoming()
+        for number in range(256):
+            removed += await self._sweeper.folder(number)
+        return removed
+
+    async def close(self) -> None:
+        """Stop, and give the lock to another process."""
+        await self._background.close()
+        self._lock.release()
+
+    async def _tick_loop(self) -> None:
+        tick_s = min(1.0, self._core.timing.grace_ms / 4000)
+        while True:
+            try:
+                await self._tick()
+            except (FederationError, OSError, apsw.Error) as error:
+                # Full disk, lost lock race, damaged catalogue: tried again at the next tick.
+                self._complaints.warn("maintenance_failed", error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(tick_s):
+                    await self._core.pressure.wait()
+            await asyncio.sleep(tick_s / 10)  # a bound when refusals come in a stream
+
+    async def _tick(self) -> None:
+        await self._pulse.measure()
+        for number in self._core.writer.take_unsettled():
+            await self._sweeper.folder(number)
+        if not self._lock.held:
+            if not await self._core.pool.run(self._lock.acquire):
+                return
+            await self._take_over()
+        await self._bury()
+        await self._evict_to_watermark()
+        await self._serve_request()
+        await self._tidy()
+
+    async def _take_over(self) -> None:
+        _log.info("maintenance_taken_over", run=self._core.run.id)
+        await self._evictor.adopt()
+        self._background.start(self._scrubber.run(), "scrub")
+
+    def _make_reserve(self) -> None:
+        """Keep some disk for the eviction that a full disk will need, while there is plenty."""
+        path = self._core.directory.reserve
+        disk = measure_disk(self._core.directory.root)
+        size = min(_RESERVE_MAX_BYTES, disk.total_bytes // 64)
+        if path.exists() or disk.free_bytes < 8 * size:
+            return
+        with path.open("wb") as file:
+            file.write(bytes(size))
+
+    async def _bury(self) -> None:
+        """Pause eviction for a lease period when a process was killed."""
+        if dead := await self._core.pool.run(self._dead):
+            _log.warning("process_died", runs=dead, eviction_pauses_s=self._core.settings.lease)
+            until_ms = self._core.now_ms() + self._core.timing.lease_ms
+            await self._core.writer.submit(lambda tx: set_meta(tx, HOLD, until_ms))
+            await self._core.pool.run(bury, self._core.directory, dead)
+
+    def _dead(self) -> list[str]:
+        lock = FileLock(self._core.directory.open_lock)
+        if not lock.acquire():
+            return []  # a process is just joining; it does the same
+        try:
+            return dead_runs(self._core.directory)
+        finally:
+            lock.release()
+
+    async def _evict_to_watermark(self) -> None:
+        if await self._is_held_back():
+            await self._evictor.forgive()
+            return
+        with self._reserve_as_last_resort():
+            await self._evictor.sweep_due()
+        core = self._core
+        core.pressure.clear()
+        wanted = core.epoch.take_wanted()
+        quota, starts_at, target = core.space.marks
+        if core.space.stored_bytes > starts_at or wanted:
+            needed = quota - core.space.reserved_bytes - wanted
+            await self.evict(min(target, needed), room_bytes=min(starts_at, needed))
+
+    async def _is_held_back(self) -> bool:
+        """Whether leases of a killed process, which nobody knows, may still run."""
+        hold_ms = await self._core.pool.run(self._meta, HOLD)
+        left_ms = (hold_ms or 0) - self._core.now_ms()
+        self.held_back = (
+            f"a process died; its leases end in {left_ms / 1000:.0f} s" if left_ms > 0 else ""
+        )
+        return left_ms > 0
+
+    async def evict(self, target_bytes: int, *, room_bytes: float | None = None) -> int:
+        """Mark blobs until what is not marked fits the target; return the bytes marked now.
+
+        Where that would need what is kept for peers, one is given up after the other until the
+        rest fits room_bytes; None: none is, since nobody's quota is at stake.
+        """
+        if await self._is_held_back():
+            return 0
+        begun_s = self._core.clock.monotonic_s()
+        if begun_s < self._pinned_until_s:
+            self.held_back = _PINNED
+            return 0
+        marked = 0
+        space = self._core.space
+        with self._reserve_as_last_resort():
+            while (
+                need := space.stored_bytes - self._evictor.pending_bytes - max(0, target_bytes)
+            ) > 0:
+                size = await self._evictor.mark(need)
+                marked += size
+                if not size and not await self._give_up_a_peer(room_bytes):
+                    break
+        if self.held_back == _PINNED and self._core.settings.when_full == "refuse":
+            took_s = self._core.clock.monotonic_s() - begun_s  # to look through it all for nothing
+            self._pinned_until_s = begun_s + took_s * _PINNED_REST
+        return marked
+
+    async def _give_up_a_peer(self, room_bytes: float | None) -> bool:
+        """Where all that eviction may still take is kept for peers, keep less; False: no more."""
+        if not await self._evictor.has_pinned():
+            self.held_back = "everything older is gone; the rest is leased"
+            return False
+        left = self._core.space.stored_bytes - self._evictor.pending_bytes
+        fits = room_bytes is None or left <= room_bytes
+        if fits or self._core.settings.when_full == "refuse":
+            self.held_back = _PINNED
+            return False
+        record = await self._core.writer.submit(retention.give_up_one)
+        if record is None:
+            return False  # they caught up just now; the next tick looks again
+        retention.tell(self._core.metrics, record, retention.NO_ROOM, self._core.head.value)
+        self._evictor.rewind()
+        return True
+
+    @contextlib.contextmanager
+    def _reserve_as_last_resort(self) -> Iterator[None]:
+        """On a full disk, free the room that eviction's own commits need at the next tick."""
+        try:
+            yield
+        except StorageFull:
+            self._core.directory.reserve.unlink(missing_ok=True)
+            raise
+
+    async def _serve_request(self) -> None:
+        """Do what `federation gc` in another process asked for."""
+        text = await self._core.pool.run(self._meta, REQUEST)
+        if not text:
+            return
+        request: dict[str, Any] = json.loads(text)
+        await self.evict(int(request["target_bytes"]))
+        if not self._evictor.is_pending:
+            done = json.dumps({"id": request["id"], "held_back": self.held_back})
+            await self._core.writer.submit(lambda tx: set_meta(tx, REQUEST, None))
+            await self._core.writer.submit(lambda tx: set_meta(tx, DONE, done))
+
+    async def _tidy(self) -> None:
+        now_s = self._core.clock.monotonic_s()
+        if now_s >= self._next_trim_s or self._core.head.value >= self._trim_at_row:
+            self._next_trim_s = now_s + _TRIM_EVERY_S
+            await self._core.pool.run(self._make_reserve)
+            await self.trim_log()
+        if now_s >= self._next_sweep_s:
+            self._next_sweep_s = now_s + _SWEEP_EVERY_S
+            self._background.start(self._sweep(), "sweep")
+
+    async def _sweep(self) -> None:
+        await self._sweeper.incoming()
+        for number in range(256):
+            await self._sweeper.folder(number)
+            await self._core.clock.sleep(0.01)
+
+    async def trim_log(self) -> None:
+        """Remove the rows beyond the change log's bound, though peers have not read them."""
+
+        def work(transaction: Transaction) -> retention.Trimmed:
+            last_gone = transaction.totals.seq - self._core.settings.log_max_rows
+            return retention.trim_log(transaction, last_gone, _TRIM_ROWS)
+
+        log_max_rows = self._core.settings.log_max_rows
+        self._trim_at_row = self._core.head.value + max(1, log_max_rows // _TRIM_PART)
+        rows = _TRIM_ROWS
+        while rows == _TRIM_ROWS:  # a slice a transaction, so that uploads go in between
+            rows, given_up = await self._core.writer.submit(work)
+            for record in given_up:
+                head = self._core.head.value
+                retention.tell(self._core.metrics, record, retention.LOG_TOO_LONG, head)
+
+    def _meta(self, name: str) -> Any:
+        return get_meta(self._core.pool.connection(), name)

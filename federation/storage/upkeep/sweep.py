@@ -1,0 +1,103 @@
+"""Removing what no row claims: left-over uploads of dead processes and stray blob files.
+
+One folder at a time, in slices, so that neither a million files nor ten thousand left-overs slow
+a start or a request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import partial
+
+import structlog
+
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import Core
+from federation.storage.directory import parse_blob_name
+from federation.storage.processes import live_runs
+from federation.storage.publishing import discard, remove_stray
+
+_SLICE = 500
+_log = structlog.get_logger(__name__)
+
+Stray = tuple[str, bytes]  # path, and the catalogue key its name states (empty for none)
+
+
+class Sweeper:
+    """Used by the process that holds the maintenance lock."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def incoming(self) -> int:
+        """Remove uploads of processes that are gone; return how many."""
+        removed = 0
+        while slice_ := await self._core.pool.run(self._dead_uploads):
+            done = await self._core.pool.run(self._remove, slice_)
+            removed += done
+            if done < len(slice_):
+                break  # something cannot be removed; not worth a loop
+        if removed:
+            _log.info("unfinished_uploads_removed", count=removed)
+        return removed
+
+    async def folder(self, number: int) -> int:
+        """Remove stray files of blob folder 0..255; return how many."""
+        strays = await self._core.pool.run(self._strays, number)
+        removed = 0
+        for at in range(0, len(strays), _SLICE):
+            part = strays[at : at + _SLICE]
+            removed += await self._core.writer.submit(partial(self._remove_strays, part))
+        if removed:
+            _log.info("stray_files_removed", folder=f"{number:02x}", count=removed)
+        return removed
+
+    def _remove_strays(self, strays: list[Stray], transaction: Transaction) -> int:
+        directory = self._core.directory
+        return sum(remove_stray(transaction, directory, path, key) for path, key in strays)
+
+    def _dead_uploads(self) -> list[str]:
+        """Return some uploads of dead processes.
+
+        The living are counted before and, because one may have joined and begun an upload
+        meanwhile, after looking: a process is known to be alive before its first upload begins.
+        """
+        alive = self._alive()
+        found = []
+        with os.scandir(self._core.directory.incoming) as entries:
+            for entry in entries:
+                if entry.name.partition("-")[0] not in alive:
+                    found.append(entry)
+                    if len(found) == _SLICE:
+                        break
+        alive = self._alive()
+        return [entry.path for entry in found if entry.name.partition("-")[0] not in alive]
+
+    def _alive(self) -> set[str]:
+        return {run["id"] for run in live_runs(self._core.directory)} | {self._core.run.id}
+
+    def _remove(self, paths: Iterable[str]) -> int:
+        return sum(discard(self._core.directory, path) for path in paths)
+
+    def _strays(self, number: int) -> list[Stray]:
+        folder = self._core.directory.blobs / f"{number:02x}"
+        with os.scandir(folder) as entries:
+            named = [(entry.path, parse_blob_name(entry.name)) for entry in entries]
+        keys = [key_of(digest) for _, digest in named if digest is not None]
+        rows = catalogue.look_up(self._core.pool.connection(), keys)
+        strays: list[Stray] = []
+        for path, digest in named:
+            row = rows.get(key_of(digest)) if digest is not None else None
+            claimed = (
+                digest is not None
+                and row is not None
+                and not row.inline
+                and self._core.directory.blob_path(digest._replace(size_bytes=row.size_bytes))
+                == path
+            )
+            if not claimed:
+                strays.append((path, key_of(digest) if digest is not None else b""))
+        return strays

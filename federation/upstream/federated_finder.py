@@ -1,0 +1,183 @@
+"""Finding entries here and, on a miss, at upstreams in order.
+
+What was pushed here always wins over what an upstream says. What was pulled is asked for again
+after index_ttl_s while its upstream is up, since names are mutable, and is served as it is while
+the upstream is not. An entry from an upstream is stored and served only when its closure is whole,
+here and at that upstream together.
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import NamedTuple
+
+from federation.closure.checker import ClosureChecker
+from federation.config.model import Limits
+from federation.core.clock import Clock
+from federation.core.errors import FederationError
+from federation.core.store import Entry, EntryKey, Index, Provenance, Source
+from federation.upstream.finder import Asked
+from federation.upstream.index_queries import UpstreamNames
+from federation.upstream.prefetch import Prefetcher
+from federation.upstream.pull_through import Federation, PullThrough
+from federation.upstream.upstream import Upstream
+
+_KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
+_NEVER = 2**62  # closures at an upstream are walked each time: it may lose them any moment
+
+
+class _Held(NamedTuple):
+    """What is here under the keys asked for, as far as it is acceptable."""
+
+    whole: Entry | None  # the first that was pushed here and can be served
+    pushed: set[EntryKey]
+    fresh: list[Entry]
+    stale: list[Entry]
+
+
+class _There(NamedTuple):
+    """What checks closures at one upstream."""
+
+    upstream: Upstream
+    closures: ClosureChecker
+
+
+class FederatedFinder:
+    """See finder.Finder."""
+
+    def __init__(
+        self,
+        index: Index,
+        closures: ClosureChecker,
+        shared: Federation,
+        prefetcher: Prefetcher,
+        limits: Limits,
+        clock: Clock,
+        *,
+        lease_s: float,
+        index_ttl_s: float,
+        blobs_elsewhere: bool = False,
+    ) -> None:
+        """Take the seams.
+
+        blobs_elsewhere: the callers have another server for blobs, so that entries are served
+        whatever is here of their closures, and nothing is brought here for them.
+        """
+        self._blobs_elsewhere = blobs_elsewhere
+        self._index = index
+        self._closures = closures
+        self._shared = shared
+        self._prefetcher = prefetcher
+        self._limits = limits
+        self._clock = clock
+        self._lease_s = lease_s
+        self.index_ttl_s = index_ttl_s
+        self._names = UpstreamNames(shared.upstreams)
+        self._there: dict[str, _There] = {}
+        self._replaced: list[ClosureChecker] = []  # of upstreams that a reload took or changed
+
+    async def close(self) -> None:
+        """Stop what is under way."""
+        await self._names.close()
+        for closures in [*self._replaced, *(there.closures for there in self._there.values())]:
+            await closures.close()
+
+    async def find(self, asked: Asked) -> Entry | None:
+        """See finder.Finder."""
+        for _ in range(2):
+            closed = self._names.closed
+            held = await self._held(asked)
+            if held.whole is not None:
+                return held.whole
+            for entry in held.fresh:
+                if await self._complete_together(entry):
+                    return entry
+            if closed == self._names.closed:
+                break  # else what this look missed may have been answered and kept meanwhile
+        if self._shared.may_ask():
+            pulled = await self._ask_upstreams(asked, held.pushed)
+            if pulled is not None:
+                return pulled
+        for entry in held.stale:
+            if await self._complete_together(entry):
+                return entry
+        return None
+
+    async def _held(self, asked: Asked) -> _Held:
+        """Look here, a few keys at a time, until something that was pushed can be served."""
+        pushed: set[EntryKey] = set()
+        fresh: list[Entry] = []
+        stale: list[Entry] = []
+        fresh_since_s = self._clock.wall_s() - self.index_ttl_s
+        for at in range(0, len(asked.keys), _KEYS):
+            for entry in await self._index.get(asked.keys[at : at + _KEYS]):
+                if entry is None or not await asked.acceptable(entry):
+                    continue
+                if entry.source is not Source.UPSTREAM:
+                    if self._blobs_elsewhere or await self._closures.complete(entry):
+                        return _Held(entry, pushed, fresh, stale)
+                    pushed.add(entry.key)
+                elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():
+                    fresh.append(entry)
+                else:
+                    stale.append(entry)
+        return _Held(None, pushed, fresh, stale)
+
+    async def _complete_together(self, entry: Entry) -> bool:
+        """Whether a pulled entry's closure is here, or here and at the upstream it came from."""
+        if self._blobs_elsewhere or await self._closures.complete(entry):
+            return True
+        origin = next((u for u in self._shared.upstreams if u.name == entry.origin), None)
+        if origin is None or not self._shared.may_ask():
+            return False
+        if not await self._closures_at(origin).complete(entry):
+            return False
+        self._prefetcher.soon(entry)  # what was to bring the rest may have ended with a process
+        return True
+
+    async def _ask_upstreams(self, asked: Asked, taken: set[EntryKey]) -> Entry | None:
+        async with aclosing(self._names.answers(asked.keys, asked.ask)) as answers:
+            async for upstream, answer in answers:
+                entry = self._dated(answer, upstream)
+                if not await asked.acceptable(entry):
+                    continue
+                if not await self._is_whole_at(upstream, entry):
+                    continue  # holes: nothing is stored, and it is asked for again later
+                if entry.key not in taken:
+                    await self._keep(entry, upstream)
+                if not self._blobs_elsewhere:
+                    self._prefetcher.soon(entry)
+                return entry
+        return None
+
+    async def _is_whole_at(self, upstream: Upstream, entry: Entry) -> bool:
+        return self._blobs_elsewhere or await self._closures_at(upstream).complete(entry)
+
+    def _closures_at(self, upstream: Upstream) -> ClosureChecker:
+        """Return what looks here and at one upstream; a reload may have brought a new one."""
+        there = self._there.get(upstream.name)
+        if there is not None and there.upstream is not upstream:
+            busy = [each for each in self._replaced if not each.is_idle]
+            self._replaced = [*busy, there.closures]
+            there = None
+        if there is None:
+            only = upstream if upstream.serves_blobs else None
+            store = PullThrough(self._shared, tells_upstreams=True, only=only)
+            closures = ClosureChecker(
+                store, self._limits, self._clock, self._lease_s, small_max=_NEVER
+            )
+            there = self._there[upstream.name] = _There(upstream, closures)
+        return there.closures
+
+    def _dated(self, entry: Entry, upstream: Upstream) -> Entry:
+        return entry._replace(
+            stored_at_s=self._clock.wall_s(), source=Source.UPSTREAM, origin=upstream.name
+        )
+
+    async def _keep(self, entry: Entry, upstream: Upstream) -> None:
+        provenance = Provenance(Source.UPSTREAM, origin=upstream.name)
+        try:
+            await self._index.put([entry], provenance=provenance)
+        except FederationError as error:
+            # A full node still answers; it will ask again.
+            self._prefetcher.tell_not_kept(entry, error)

@@ -1,0 +1,229 @@
+"""From the configuration's upstreams to a store and a finder that pull, as a recipe."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import structlog
+
+from federation.closure.checker import ClosureChecker
+from federation.config.model import Config, Limits
+from federation.config.upstreams import Upstream as Settings
+from federation.core.clock import Clock
+from federation.core.memory_budget import MemoryBudget
+from federation.core.tasks import Background
+from federation.observability.metrics import Metrics
+from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
+from federation.storage import Storage
+from federation.upstream.answers import Answers
+from federation.upstream.federated_finder import FederatedFinder
+from federation.upstream.prefetch import Prefetcher
+from federation.upstream.probe import Prober
+from federation.upstream.pull_through import Federation
+from federation.upstream.status import facts_of
+from federation.upstream.upstream import Upstream
+
+_log = structlog.get_logger(__name__)
+
+_LET_GO_S = 600.0  # what reads from an upstream that was taken out may still take
+_LOOK_EVERY_S = 0.25
+
+
+class Pulling:
+    """What a node has for its upstreams, none included; follow() has it take other ones."""
+
+    def __init__(
+        self,
+        config: Config,
+        storage: Storage,
+        closures: ClosureChecker,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Clock,
+        budget: MemoryBudget,
+    ) -> None:
+        """Connect to nothing yet; each upstream is connected when it is first asked."""
+        self._offline = config.offline
+        self._switch = storage.offline_switch
+        self._metrics = metrics
+        self._clock = clock
+        self._node_id = storage.node_id
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+        self._connected: dict[str, _Connected] = {}
+        self._background = Background()
+        self.shared = Federation(
+            storage.node_id,
+            storage,
+            self._take(config),
+            clock,
+            pulls_max=config.pull.blobs_at_once,
+            presence_budget_s=config.pull.find_missing_time,
+            memory=budget,
+        )
+        self._prefetcher = Prefetcher(self.shared, limits, config.pull.prefetch, metrics)
+        make_finder = partial(
+            FederatedFinder,
+            storage,
+            closures,
+            self.shared,
+            self._prefetcher,
+            limits,
+            clock,
+            lease_s=config.storage.lease,
+            index_ttl_s=config.pull.index_ttl,
+        )
+        self.finder = make_finder()
+        self.index_finder = make_finder(blobs_elsewhere=True)
+        self._prober = Prober(self.shared.upstreams, clock, lambda: not self.shared.offline)
+        self._switch.watch(self._follow_switch)
+
+    def start(self) -> None:
+        """Begin to probe upstreams that are down."""
+        self._prober.start()
+
+    def follow(self, config: Config) -> None:
+        """Ask these upstreams from now on, and in this way.
+
+        One whose settings are the same keeps its connection and what is known of it. One that is
+        gone is let go once the reads under way have ended.
+
+        Raises ConfigError; then nothing has changed.
+        """
+        before = [upstream.name for upstream in self.shared.upstreams]
+        self.shared.upstreams[:] = self._take(config)
+        self._offline = config.offline
+        self._follow_switch(self._switch.is_on)
+        self.shared.pulls.pulls_max = config.pull.blobs_at_once
+        self.shared.presence.budget_s = config.pull.find_missing_time
+        self.shared.itself.look_again()
+        self._prefetcher.mode = config.pull.prefetch
+        self.finder.index_ttl_s = self.index_finder.index_ttl_s = config.pull.index_ttl
+        after = [upstream.name for upstream in self.shared.upstreams]
+        if before != after:
+            _log.info("upstreams_changed", before=before, after=after)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `status` and the index page show."""
+        because = {"config": self._offline, "switch": self._switch.is_on}
+        return {
+            "offline": self.shared.offline,
+            "offline-because": [name for name, is_so in because.items() if is_so],
+            "upstreams": [
+                facts_of(each, self._connected[each.name].remote) for each in self.shared.upstreams
+            ],
+        }
+
+    @property
+    def closers(self) -> list[Callable[[], Awaitable[None]]]:
+        """What ends everything, in this order."""
+        return [
+            self._prober.close,
+            self._prefetcher.close,
+            self.finder.close,
+            self.index_finder.close,
+            self.shared.close,
+            self._background.close,
+            self._disconnect,
+        ]
+
+    def _take(self, config: Config) -> list[Upstream]:
+        """Have these upstreams, and let go of all others. Raises ConfigError."""
+        wanted = {each.name: self._connect(config, each) for each in config.upstreams}
+        for name, old in self._connected.items():
+            new = wanted.get(name)
+            if new is None:
+                self._metrics.upstream_up.remove(name)
+            if new is not old:
+                self._retire(old.remote)
+        self._connected = wanted
+        for each in wanted.values():
+            each.upstream.answers.present_s = config.pull.present_for
+            each.upstream.answers.absent_s = config.pull.absent_for
+        return [each.upstream for each in wanted.values()]
+
+    def _connect(self, config: Config, settings: Settings) -> _Connected:
+        """Return what there is of this upstream, or all of it anew if its settings are new."""
+        known = self._connected.get(settings.name)
+        if known is not None and known.settings == settings:
+            return known
+        metrics, clock, jitter = self._metrics, self._clock, self._jitter
+        remote = Remote(remote_settings(settings), metrics, clock, jitter, node_id=self._node_id)
+        upstream = make_upstream(config, settings, remote, metrics, clock, jitter)
+        return _Connected(settings, remote, upstream)
+
+    def _retire(self, remote: Remote) -> None:
+        self._background.start(self._close_when_idle(remote), f"letting go of {remote.name}")
+
+    async def _close_when_idle(self, remote: Remote) -> None:
+        try:
+            until_s = self._clock.monotonic_s() + _LET_GO_S
+            while remote.calls.slots.running and self._clock.monotonic_s() < until_s:
+                await self._clock.sleep(_LOOK_EVERY_S)
+        finally:
+            await remote.close()
+
+    def _follow_switch(self, is_on: bool) -> None:
+        self.shared.offline = self._offline or is_on
+
+    async def _disconnect(self) -> None:
+        for each in self._connected.values():
+            await each.remote.close()
+
+
+class _Connected(NamedTuple):
+    """One upstream, the client for it, and the settings that both were made from."""
+
+    settings: Settings
+    remote: Remote
+    upstream: Upstream
+
+
+def make_upstream(
+    config: Config,
+    settings: Settings,
+    remote: Remote,
+    metrics: Metrics,
+    clock: Clock,
+    jitter: random.Random,
+) -> Upstream:
+    """Give one remote its place in the order of upstreams."""
+    store = RemoteStore(remote)
+    return Upstream(
+        settings.name,
+        store,
+        clock,
+        jitter,
+        metrics,
+        Answers(present_s=config.pull.present_for, absent_s=config.pull.absent_for),
+        index=RemoteIndex(remote),
+        uri_globs=tuple(settings.assets),
+        serves_blobs=settings.type in {"all", "storage"},
+        serves_index=settings.type in {"all", "index"},
+        trusts_action_results=settings.trust_action_results,
+        hedge_delay_s=settings.hedge_delay,
+        on_wrong_bytes=store.sent_wrong_bytes,
+    )
+
+
+def remote_settings(settings: Settings) -> RemoteSettings:
+    """Return what the client for one upstream needs to know."""
+    auth, connection = settings.auth, settings.connection_config
+    return RemoteSettings(
+        name=settings.name,
+        url=settings.url,
+        instance_name=settings.instance_name,
+        server_cert=auth.server_cert,
+        client_cert=auth.client_cert,
+        client_key=auth.client_key,
+        access_token=auth.access_token,
+        keepalive_time_s=connection.keepalive_time,
+        retry_limit=connection.retry_limit,
+        retry_delay_s=connection.retry_delay / 1000,
+        request_timeout_s=connection.request_timeout,
+        stall_s=connection.stall,
+        concurrency=connection.concurrency,
+        bandwidth_bytes_s=connection.bandwidth,
+    )

@@ -1,0 +1,99 @@
+"""What people and programs are shown of one upstream, out of its state and the counters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+from federation.core.clock import utc_text
+from federation.observability.metrics import Metrics
+from federation.remote import Remote
+from federation.upstream.upstream import Upstream
+
+
+def facts_of(upstream: Upstream, remote: Remote) -> dict[str, Any]:
+    """Return the facts that `status` and the index page show; counted since this process began."""
+    now_s = upstream.clock.monotonic_s()
+    at_s = upstream.last_success_s
+    shown = remote.describe()
+    failed = shown["last_failure"]
+    return {
+        "name": upstream.name,
+        "url": shown["url"],
+        "state": upstream.state,
+        "last-answer-s-ago": None if at_s is None else round(now_s - at_s, 1),
+        "last-error": failed and failed["reason"],
+        "last-error-at": failed and utc_text(failed["at"]),
+        **counted(upstream.metrics, upstream.name),
+        "connection": shown["connection"],
+        "calls-running": shown["running"],
+        "calls-queued": shown["queued"],
+        "unsupported": shown["unsupported"],
+    }
+
+
+def counted(metrics: Metrics, name: str) -> dict[str, Any]:
+    """Return what was counted of one upstream. Times are milliseconds."""
+    answers = list(metrics.upstream_answers.collect())
+    entries = list(metrics.upstream_entries.collect())
+    first_byte = _buckets(metrics.remote_first_byte_seconds.collect(), remote=name)
+    return {
+        "hits": _total(answers, upstream=name, result="hit"),
+        "misses": _total(answers, upstream=name, result="miss"),
+        "entry-hits": _total(entries, upstream=name, result="hit"),
+        "entry-misses": _total(entries, upstream=name, result="miss"),
+        "silences": _total(answers, upstream=name, result="silence"),
+        "wrong-bytes": _total(metrics.remote_wrong_bytes.collect(), remote=name),
+        "received-bytes": _total(metrics.remote_bytes.collect(), remote=name, direction="in"),
+        "reads-saved": _total(metrics.reads_saved.collect(), upstream=name),
+        "first-byte-ms": {
+            f"p{share}": _milliseconds(quantile(first_byte, share / 100)) for share in (50, 99)
+        },
+    }
+
+
+def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
+    """Return the value below which this share of the observations lies; None without any.
+
+    buckets: (upper bound, observations up to it), ascending, the last one without a bound. Spread
+    evenly within a bucket; beyond the last bound it is that bound.
+    """
+    if not buckets or not buckets[-1][1]:
+        return None
+    rank = share * buckets[-1][1]
+    for (below, fewer), (bound, count) in pairwise([(0.0, 0.0), *buckets]):
+        if count >= rank and count > fewer:
+            if bound == float("inf"):
+                return below
+            return below + (bound - below) * (rank - fewer) / (count - fewer)
+    return None
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)
+
+
+def _total(families: Iterable[Metric], **labels: str) -> int:
+    return int(sum(each.value for each in _samples(families, "_total", labels)))
+
+
+def _buckets(families: Iterable[Metric], **labels: str) -> list[tuple[float, float]]:
+    """Return a histogram over all labels that are not given."""
+    counts: defaultdict[float, float] = defaultdict(float)
+    for each in _samples(families, "_bucket", labels):
+        counts[float(each.labels["le"])] += each.value
+    return sorted(counts.items())
+
+
+def _samples(
+    families: Iterable[Metric], suffix: str, labels: Mapping[str, str]
+) -> Iterator[Sample]:
+    for family in families:
+        for sample in family.samples:
+            if sample.name.endswith(suffix) and labels.items() <= sample.labels.items():
+                yield sample

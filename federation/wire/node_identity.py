@@ -1,0 +1,66 @@
+"""What a node of ours says of itself to its peers: its id, and how far its change log reaches.
+
+Two headers of the answer to GetCapabilities carry it. From them a sender notices that a peer is
+itself, that another data directory answers under its address, or that one was put back from a
+backup and so holds less than it has acknowledged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from federation.core.hops import is_node_id
+
+NODE_HEADER = "federation-node"
+LOG_HEADER = "federation-log"
+
+_LOG = re.compile(r"([A-Za-z0-9_-]{1,64})\.([0-9]{1,19})")
+
+
+class LogPosition(NamedTuple):
+    """The end of a change log: seq counts within an epoch, and a log begun anew has another."""
+
+    epoch: str
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.seq}"
+
+
+class Announced(NamedTuple):
+    """Who answered; nothing is known of what is no node of ours, or does not take us for a peer."""
+
+    node_id: str = ""
+    log: LogPosition | None = None
+
+
+UNKNOWN = Announced()
+
+
+def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Announced:
+    """Read an answer's headers; what is malformed or too long is ignored."""
+    node_id, log = UNKNOWN
+    for key, value in metadata:
+        if not isinstance(value, str):
+            continue
+        if key == NODE_HEADER and is_node_id(value):
+            node_id = value
+        elif key == LOG_HEADER:
+            log = parse_log(value)
+    return Announced(node_id, log)
+
+
+def parse_log(text: str) -> LogPosition | None:
+    """Read a position as str() writes it, None where it is none."""
+    found = _LOG.fullmatch(text)
+    return LogPosition(found[1], int(found[2])) if found is not None else None
+
+
+def headers(announced: Announced) -> list[tuple[str, str]]:
+    """Return the metadata that parse reads back."""
+    found = [(NODE_HEADER, announced.node_id)] if announced.node_id else []
+    if announced.log is not None:
+        found.append((LOG_HEADER, str(announced.log)))
+    return found
