@@ -12,8 +12,8 @@ import pytest
 import structlog
 from structlog._config import BoundLoggerLazyProxy
 
-from tests.process import Node, serve
-from tests.process_client import Client
+from tests.support.process import Node, serve
+from tests.support.process_client import Client
 
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",

@@ -13,15 +13,8 @@ from federation.core.replication_log import Lane, LogSlice, Page, Parked, PeerRe
 from federation.core.store import Entry, EntryKey
 from federation.storage import quarantine, scan
 from federation.storage.acknowledgements import Acknowledgements
-from federation.storage.catalogue import (
-    blobs as catalogue,
-)
-from federation.storage.catalogue import (
-    change_log,
-    entries,
-    parked,
-    peer_records,
-)
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import change_log, entries, parked, peer_records
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import Core

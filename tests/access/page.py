@@ -11,9 +11,9 @@ from pathlib import Path
 
 import grpc
 
-from tests.certificates import Files
-from tests.process import Node
-from tests.process_client import Client
+from tests.support.certificates import Files
+from tests.support.process import Node
+from tests.support.process_client import Client
 
 _MAKE = (
     "openssl req -new -newkey rsa:4096 -x509 -sha256 -days 3650 -nodes -batch"

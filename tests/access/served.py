@@ -22,10 +22,10 @@ from federation._proto.buildstream.v2.buildstream_pb2 import (
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.core.digest import digest_of
-from tests.certificates import Files, self_signed
-from tests.process import Node
-from tests.process_client import Client, action_result, code_of
-from tests.process_client import message as digest_message
+from tests.support.certificates import Files, self_signed
+from tests.support.process import Node
+from tests.support.process_client import Client, action_result, code_of
+from tests.support.process_client import message as digest_message
 
 Attempt = Callable[[Client, bytes], object]
 

@@ -18,10 +18,10 @@ from cryptography.x509.oid import NameOID
 from federation.access.allowlist import parse_client_list
 from federation.cli import main
 from tests.access.page import connect
-from tests.certificates import self_signed
-from tests.polling import wait_until
-from tests.process import serve
-from tests.process_client import outcome
+from tests.support.certificates import self_signed
+from tests.support.polling import wait_until
+from tests.support.process import serve
+from tests.support.process_client import outcome
 
 
 def authorize(*args: object) -> Result:

@@ -15,9 +15,9 @@ from federation.access.tokens import RANDOM_BYTES, make_token
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from tests.access.served import Site
-from tests.polling import wait_until
-from tests.process import Node
-from tests.process_client import Client, outcome
+from tests.support.polling import wait_until
+from tests.support.process import Node
+from tests.support.process_client import Client, outcome
 
 MIB = 2**20
 HELD_BACK = "federation_callers_held_back_total"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from federation.access.allowlist import LIST_MAX_BYTES, fingerprint_of, parse_client_list
 from federation.core.errors import ConfigError
-from tests.certificates import self_signed
+from tests.support.certificates import self_signed
 
 Spoil = Callable[[bytes, bytes], bytes]
 

@@ -17,7 +17,7 @@ from federation.access.tls import KeyPair
 from federation.config.auth import ClientRule
 from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError
-from tests.certificates import Files, self_signed
+from tests.support.certificates import Files, self_signed
 
 Rule = Mapping[str, object]
 

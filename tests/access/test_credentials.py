@@ -25,10 +25,10 @@ from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.errors import ConfigError
 from tests.access.served import READS, WRITES, Site, refusal
-from tests.certificates import Files, self_signed
-from tests.polling import wait_until
-from tests.process import Node
-from tests.process_client import Client, outcome
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node
+from tests.support.process_client import Client, outcome
 
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE

@@ -16,10 +16,10 @@ from federation.access.rights import Role
 from federation.access.tokens import RANDOM_BYTES, NewToken, make_token
 from federation.core.clock import SystemClock
 from tests.access.served import Site, refusal
-from tests.certificates import self_signed
-from tests.polling import wait_until
-from tests.process import Node, federation
-from tests.process_client import Client, outcome
+from tests.support.certificates import self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, federation
+from tests.support.process_client import Client, outcome
 
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED

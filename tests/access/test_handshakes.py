@@ -17,10 +17,10 @@ from federation.core.clock import SystemClock
 from federation.observability.native_log import Said, understand
 from tests.access import page
 from tests.access.test_reload import Site
-from tests.certificates import Files, self_signed
-from tests.polling import wait_until
-from tests.process import Node, serve
-from tests.process_client import Client, outcome
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client, outcome
 
 UNAVAILABLE, OK = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.OK
 HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"  # the first bytes of one of 508

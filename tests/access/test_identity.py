@@ -25,7 +25,7 @@ from federation.config.auth import ListenerAuth
 from federation.config.model import Listener, Tls
 from federation.core.clock import ManualClock, SystemClock
 from federation.core.errors import NotAllowed, NotAuthenticated
-from tests.certificates import Files, self_signed
+from tests.support.certificates import Files, self_signed
 
 NOW_S = SystemClock().wall_s()  # of the clock of tests whose tokens say when they expire
 SECRET = b"k" * 40

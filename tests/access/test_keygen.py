@@ -17,8 +17,8 @@ from federation.cli import main
 from federation.config.model import Tls
 from federation.core.errors import ConfigError
 from tests.access.page import connect
-from tests.certificates import Files
-from tests.process import serve
+from tests.support.certificates import Files
+from tests.support.process import serve
 
 NOW_S = 1_800_000_000.0
 

@@ -22,10 +22,10 @@ from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStora
 from federation.access.allowlist import fingerprint_of
 from federation.core.digest import digest_of
 from tests.access import page
-from tests.certificates import Files, self_signed
-from tests.process import Node
-from tests.process_client import Client, action_result, outcome
-from tests.process_client import message as digest_message
+from tests.support.certificates import Files, self_signed
+from tests.support.process import Node
+from tests.support.process_client import Client, action_result, outcome
+from tests.support.process_client import message as digest_message
 
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE

@@ -18,10 +18,10 @@ from federation.access.watched_file import LiveFile
 from federation.config.auth import Proxy
 from federation.config.model import Listener
 from federation.core.errors import NotAuthenticated
-from tests.certificates import Files, self_signed
-from tests.polling import wait_until
-from tests.process import Node, serve
-from tests.process_client import Client, outcome
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client, outcome
 
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED

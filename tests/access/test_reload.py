@@ -13,10 +13,10 @@ import pytest
 
 from federation.core.digest import digest_of
 from tests.access import page
-from tests.certificates import Files, self_signed
-from tests.polling import wait_until
-from tests.process import Node
-from tests.process_client import outcome
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node
+from tests.support.process_client import outcome
 
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 

@@ -17,8 +17,8 @@ import pytest
 
 from tests.access import page
 from tests.access.test_reload import Site
-from tests.certificates import Files, self_signed
-from tests.polling import wait_until
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
 
 OK, DENIED = "0", "7"
 _HEADERS = [

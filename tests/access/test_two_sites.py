@@ -13,10 +13,10 @@ from federation.access.tokens import RANDOM_BYTES, make_token
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from tests.access.served import Site
-from tests.certificates import Files, self_signed
-from tests.polling import wait_until
-from tests.process import Node, federation
-from tests.process_client import Client
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, federation
+from tests.support.process_client import Client
 
 DATA = b"pushed in paris" * 1000
 

@@ -27,10 +27,10 @@ from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from tests.access.served import with_headers
 from tests.attacks.raw import RawConnection
-from tests.certificates import self_signed
-from tests.polling import wait_until
-from tests.process import Node, merged
-from tests.process_client import Client
+from tests.support.certificates import self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, merged
+from tests.support.process_client import Client
 
 MIB = 2**20
 ATTACKER = "127.0.0.2"

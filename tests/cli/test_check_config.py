@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from federation.cli import main
-from tests.certificates import self_signed
+from tests.support.certificates import self_signed
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 

@@ -12,7 +12,7 @@ from federation.core.digest import Digest, digest_of
 from federation.core.store import Entry
 from federation.storage.admin import Explainer
 from federation.wire.action_result import key_of
-from tests.process_client import action_result, message
+from tests.support.process_client import action_result, message
 
 KEY = key_of("", digest_of(b"action"))
 FILES = [digest_of(bytes([n])) for n in range(30)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.process import federation, serve
-from tests.process_client import Client
+from tests.support.process import federation, serve
+from tests.support.process_client import Client
 
 LARGE = 300_000  # more than fits the catalogue: such a blob is a file
 

@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from federation.cli import main
 from federation.core.digest import digest_of
-from tests.certificates import self_signed
-from tests.polling import wait_until
-from tests.process import Node, serve
-from tests.process_client import Client, action_result, outcome
+from tests.support.certificates import self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client, action_result, outcome
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs/examples").glob("*.yaml"))

@@ -11,9 +11,9 @@ from click.testing import CliRunner
 
 from federation.cli import main
 from federation.core.digest import DigestFunction, digest_of
-from tests.polling import wait_until
-from tests.process import Node, federation, serve
-from tests.process_client import Client, action_result
+from tests.support.polling import wait_until
+from tests.support.process import Node, federation, serve
+from tests.support.process_client import Client, action_result
 
 LARGE = b"x" * 300_000  # more than fits the catalogue: such a blob is a file
 SMALL, PUSHED = b"small", b"pushed here"

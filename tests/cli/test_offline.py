@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from federation.cli import main
 from federation.core.digest import digest_of
-from tests.polling import wait_until
-from tests.process import Node, serve
-from tests.process_client import Client
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client
 
 
 def run(data_dir: Path, *args: str, code: int = 0) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from federation.cli import main
 from federation.core.digest import Digest, digest_of
 from federation.storage.admin import known_peers
-from tests.polling import wait_until
-from tests.process import Node, serve
-from tests.process_client import Client
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client
 
 BLOBS = [b"one", b"two", b"three" * 10_000]
 DIGESTS = [digest_of(data) for data in BLOBS]

@@ -17,8 +17,8 @@ from rich.console import Console
 from federation.cli import main
 from federation.cli.peer_facts import notes_on, peers_together, without_peers
 from federation.cli.peers_table import shown, span
-from tests.polling import wait_until
-from tests.process import serve
+from tests.support.polling import wait_until
+from tests.support.process import serve
 
 STORED = {"name": "b", "state": "following", "lag-objects": 3, "lag-bytes": 5000, "parked": 0}
 LIVE = {"name": "b", "state": "unreachable", "lag-objects": 2, "objects-per-s": 1.5}

@@ -18,9 +18,9 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from tests.certificates import self_signed
-from tests.polling import wait_until
-from tests.process import Node, federation, serve
+from tests.support.certificates import self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, federation, serve
 
 SERVED = {
     "build.bazel.remote.execution.v2.Capabilities",

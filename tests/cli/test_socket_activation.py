@@ -18,9 +18,9 @@ from federation.config.types import Address
 from federation.core.digest import digest_of
 from federation.core.errors import CannotStart
 from federation.server.passed_sockets import PassedSockets, passed_sockets
-from tests.certificates import self_signed
-from tests.process import Node
-from tests.process_client import Client
+from tests.support.certificates import self_signed
+from tests.support.process import Node
+from tests.support.process_client import Client
 
 # What a service manager does between fork and exec.
 _PASS = (

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from federation.cli import main, processes
-from tests.polling import wait_until
-from tests.process import serve
+from tests.support.polling import wait_until
+from tests.support.process import serve
 
 
 def run(data_dir: Path, *args: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from federation.access.rights import Role
 from federation.access.tokens import parse_tokens
-from tests.process import federation
+from tests.support.process import federation
 
 
 @pytest.fixture

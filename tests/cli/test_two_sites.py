@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from federation.cli import main
 from federation.core.digest import digest_of
-from tests.faults_replication.link import Link
-from tests.polling import wait_until
-from tests.process import Node
-from tests.process_client import Client, action_result, outcome
+from tests.faults.replication.link import Link
+from tests.support.polling import wait_until
+from tests.support.process import Node
+from tests.support.process_client import Client, action_result, outcome
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 OTHER = {"paris": "tokyo", "tokyo": "paris"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 
 from tests.clients.tools import tool
-from tests.process_client import Client
+from tests.support.process_client import Client
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import Node, serve
+from tests.support.process import Node, serve
 
 
 @pytest.fixture

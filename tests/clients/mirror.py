@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.clients.tools import Counted
-from tests.polling import wait_until
-from tests.process import Node, serve
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
 
 _WRITES = ("BatchUpdateBlobs", "Write", "UpdateActionResult", "PushBlob", "PushDirectory")
 

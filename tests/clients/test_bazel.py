@@ -15,7 +15,7 @@ from tests.clients.bazel import (
     write_workspace,
 )
 from tests.clients.tools import Counted, tree
-from tests.process import Node
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

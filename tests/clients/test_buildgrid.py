@@ -11,7 +11,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from tests.clients.tools import Counted, Result, run, tool, tree
-from tests.process import Node
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

@@ -12,11 +12,11 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation._proto.buildstream.v2.buildstream_pb2 import GetReferenceRequest
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
 from tests.access import page
-from tests.certificates import Files, self_signed
 from tests.clients.buildstream import queue
 from tests.clients.buildstream_1 import ELEMENTS, VERSIONS, Project, User, Version
-from tests.process import Node
-from tests.process_client import Client
+from tests.support.certificates import Files, self_signed
+from tests.support.process import Node
+from tests.support.process_client import Client
 
 pytestmark = pytest.mark.clients
 

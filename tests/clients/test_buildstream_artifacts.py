@@ -19,7 +19,7 @@ from tests.clients.buildstream import (
     write_yaml,
 )
 from tests.clients.tools import Counted, tree
-from tests.process import Node
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

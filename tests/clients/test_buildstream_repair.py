@@ -9,7 +9,7 @@ import pytest
 
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue, server
 from tests.clients.tools import Counted, tree
-from tests.process import Node
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.clients.buildstream import BIG_BYTES, ELEMENTS, Project, User, queue, server, sources
 from tests.clients.tools import Counted, tree
-from tests.process import Node
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

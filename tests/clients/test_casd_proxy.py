@@ -12,8 +12,8 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import digest_of
 from tests.clients.casd import casd
 from tests.clients.tools import Counted
-from tests.process import Node
-from tests.process_client import Client, action_result, message, outcome
+from tests.support.process import Node
+from tests.support.process_client import Client, action_result, message, outcome
 
 pytestmark = pytest.mark.clients
 

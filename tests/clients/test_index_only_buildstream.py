@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue, server
-from tests.process import Node, serve
+from tests.support.process import Node, serve
 
 pytestmark = pytest.mark.clients
 

@@ -25,7 +25,7 @@ from tests.clients.buildstream import (
 from tests.clients.casd import casd, free_address
 from tests.clients.mirror import Asked, mirror, upstream, wait_for_prefetch, writes
 from tests.clients.tools import Counted, tree
-from tests.process import serve
+from tests.support.process import serve
 
 pytestmark = pytest.mark.clients
 

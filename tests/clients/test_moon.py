@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.clients.tools import Counted, Result, run, tool, tree
-from tests.process import Node
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

@@ -16,12 +16,12 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import digest_of
-from tests.certificates import Files, self_signed
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
 from tests.clients.tools import free_ports, tool
-from tests.polling import wait_until
-from tests.process import Node, serve
-from tests.process_client import Client, outcome
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client, outcome
 
 pytestmark = pytest.mark.clients
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.access import page
-from tests.certificates import Files
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
-from tests.process import Node
+from tests.support.certificates import Files
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

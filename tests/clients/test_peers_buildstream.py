@@ -10,9 +10,9 @@ from federation.core.digest import Digest
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue, server, sources
 from tests.clients.casd import casd, free_address
 from tests.clients.tools import tree
-from tests.faults_replication.mesh import Mesh, full, held_in, is_idle, only_peer
-from tests.polling import wait_until
-from tests.process import serve
+from tests.faults.replication.mesh import Mesh, full, held_in, is_idle, only_peer
+from tests.support.polling import wait_until
+from tests.support.process import serve
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 

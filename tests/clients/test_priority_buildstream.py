@@ -20,7 +20,7 @@ from tests.clients.buildstream import (
 )
 from tests.clients.casd import free_address
 from tests.clients.tools import Counted
-from tests.process import Node, serve
+from tests.support.process import Node, serve
 
 pytestmark = pytest.mark.clients
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.certificates import Files, self_signed
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
 from tests.clients.tools import free_ports
-from tests.faults.clean import catalogue
-from tests.polling import wait_until
-from tests.process import Node
+from tests.faults.storage.clean import catalogue
+from tests.support.certificates import Files, self_signed
+from tests.support.polling import wait_until
+from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
 

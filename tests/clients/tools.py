@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process import Node
+from tests.support.process import Node
 
 INSTALL = "tests/clients/install"
 ROOT = Path(os.environ.get("FEDERATION_CLIENTS") or Path.home() / ".cache" / "federation-clients")

@@ -13,9 +13,9 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.buildstream.v2 import buildstream_pb2 as references
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
 from federation.core.digest import Digest, digest_of
-from tests.process import Node, serve
-from tests.process_client import Client, action_result, outcome
-from tests.process_client import message as digest_message
+from tests.support.process import Node, serve
+from tests.support.process_client import Client, action_result, outcome
+from tests.support.process_client import message as digest_message
 
 ALL, INDEX = 0, 1
 ABSENT = digest_of(b"a blob that another server has")

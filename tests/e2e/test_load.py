@@ -14,10 +14,10 @@ import pytest
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation._proto.google.bytestream import bytestream_pb2_grpc as bs_grpc
 from federation.core.digest import Digest, digest_of
-from tests.faults.clean import assert_clean
-from tests.polling import wait_until
-from tests.process import Node, serve
-from tests.process_client import Client
+from tests.faults.storage.clean import assert_clean
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client
 
 _MIB = 2**20
 _THREADS_MAX = 40  # some for the disk, for hashing and for grpc; none for a client

@@ -12,9 +12,9 @@ import grpc
 import pytest
 
 from federation.core.digest import digest_of
-from tests.polling import wait_until
-from tests.process import Node
-from tests.process_client import Client, outcome
+from tests.support.polling import wait_until
+from tests.support.process import Node
+from tests.support.process_client import Client, outcome
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.core.digest import digest_of
-from tests.faults.clean import assert_clean
-from tests.faults.proxy import CuttingProxy
-from tests.faults.strace import attached
-from tests.polling import wait_until
-from tests.process import Node
-from tests.process_client import Client, outcome
+from tests.faults.storage.clean import assert_clean
+from tests.faults.storage.proxy import CuttingProxy
+from tests.faults.storage.strace import attached
+from tests.support.polling import wait_until
+from tests.support.process import Node
+from tests.support.process_client import Client, outcome
 
 _RSS_FLAT_BYTES = 48 * 2**20
 # What gRPC has of a client that does not stop sending: little, but its windows grow beside a node

@@ -29,8 +29,8 @@ from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
 from federation.services.rpc import Runtime, SameForAll, handlers
-from tests.fakes import MemoryIndex
-from tests.local_finder import LocalFinder
+from tests.support.fakes import MemoryIndex
+from tests.support.local_finder import LocalFinder
 
 NODE_ID = "node-of-the-test"
 

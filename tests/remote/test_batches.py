@@ -10,11 +10,11 @@ from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import DigestMismatch
 from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
 from federation.wire import zstd
-from tests.messages import message_of
 from tests.remote import fake_server
 from tests.remote.blobs import noise, text
 from tests.remote.fake_server import FakeServer, good_capabilities
 from tests.remote.served import Here
+from tests.support.messages import message_of
 
 Blobs = list[tuple[Digest, bytes]]
 

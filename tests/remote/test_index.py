@@ -10,10 +10,10 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import DigestFunction, digest_of
 from federation.remote import FailureKind, RemoteFailed, RequestRefused, Unsupported
 from federation.wire.protobuf import length_field
-from tests.messages import message_of
 from tests.remote import fake_server
 from tests.remote.fake_server import FakeServer, fails
 from tests.remote.served import Here, connected
+from tests.support.messages import message_of
 
 ACTION = digest_of(b"action")
 BLOB = digest_of(b"blob")

@@ -10,10 +10,10 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import DigestFunction, digest_of
 from federation.remote import RequestRefused
-from tests.fakes import MemoryStore
-from tests.messages import directory, message_of
 from tests.remote.blobs import chunks, noise, read, text
 from tests.remote.served import Here, connected, serving
+from tests.support.fakes import MemoryStore
+from tests.support.messages import directory, message_of
 
 URI = "urn:fdc:buildstream.build:2020:artifact:project/element/key"
 

@@ -14,10 +14,10 @@ from federation.core import hops
 from federation.core.digest import digest_of
 from federation.core.hops import Hops
 from federation.core.store import FROM_CLIENT, Provenance, Source, Stamp
-from tests.memory_ledger import MemoryStorage
-from tests.messages import message_of
 from tests.remote.blobs import chunks, noise
 from tests.remote.served import NODE_ID, Here, connected, serving
+from tests.support.memory_ledger import MemoryStorage
+from tests.support.messages import message_of
 
 STAMP = Stamp(7, "first")
 FROM_PEER = Provenance(Source.PEER, ("first", NODE_ID), "first")

@@ -20,10 +20,10 @@ from federation.core.store import Chunks
 from federation.remote import Unsupported
 from tests.clients.casd import casd
 from tests.clients.tools import tool
-from tests.messages import directory, message_of
 from tests.remote.blobs import chunks, noise, read, text
 from tests.remote.fake_server import Proxy
 from tests.remote.served import Here, connected
+from tests.support.messages import directory, message_of
 
 pytestmark = pytest.mark.clients
 

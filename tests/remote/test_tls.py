@@ -16,10 +16,10 @@ from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
 from federation.core.errors import ConfigError
 from federation.remote import Denied, FailureKind, RemoteFailed, RemoteSettings
-from tests.certificates import Files, self_signed
 from tests.remote.blobs import read, until
 from tests.remote.fake_server import FakeServer, fails, hangs_after
 from tests.remote.served import Here, connect, connected, settings_for
+from tests.support.certificates import Files, self_signed
 
 ASKED = digest_of(b"asked")
 

@@ -15,12 +15,12 @@ from federation.core.digest import digest_of
 from federation.core.errors import DigestMismatch
 from federation.core.store import Chunks, Provenance, Source
 from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
-from tests.fakes import MemoryStore
-from tests.messages import message_of
 from tests.remote import fake_server
 from tests.remote.blobs import chunks, noise, text
 from tests.remote.fake_server import FakeServer, Proxy, Upload, good_capabilities, take
 from tests.remote.served import NODE_ID, Here, connected, serving
+from tests.support.fakes import MemoryStore
+from tests.support.messages import message_of
 
 
 class Replayable:

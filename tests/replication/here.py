@@ -22,8 +22,8 @@ from federation.replication.setup import Replication, walking
 from federation.storage import Storage
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of
-from tests.memory_ledger import MemoryLedger, MemoryStorage
-from tests.process_client import action_result, message
+from tests.support.memory_ledger import MemoryLedger, MemoryStorage
+from tests.support.process_client import action_result, message
 
 LIMITS = Limits()
 

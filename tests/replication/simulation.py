@@ -32,10 +32,10 @@ from federation.replication.setup import make_link, walking
 from federation.replication.throttle import Courtesy
 from federation.replication.worker import Worker
 from federation.wire.node_identity import LogPosition
-from tests.memory_ledger import MemoryLedger, MemoryStorage
 from tests.replication.graph import reached
 from tests.replication.here import LIMITS, asset_of, result_of
 from tests.replication.virtual_time import VirtualClock, run
+from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 
 Edges = Sequence[tuple[int, int]]
 TOPOLOGIES: dict[str, Edges] = {

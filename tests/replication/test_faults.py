@@ -11,7 +11,6 @@ from federation.core.digest import Digest, digest_of
 from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.core.store import Provenance, Source
 from federation.replication.blame import REFUSED_IN_A_ROW
-from tests.memory_ledger import MemoryStorage
 from tests.remote.fake_server import (
     Context,
     FakeServer,
@@ -22,6 +21,7 @@ from tests.remote.fake_server import (
     take,
 )
 from tests.replication.here import Here, asset_of, peer, remembering, result_of
+from tests.support.memory_ledger import MemoryStorage
 
 ACTION = digest_of(b"action")
 BLOBS = [b"blob %d" % at for at in range(20)]

@@ -14,12 +14,12 @@ from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.core.replication_log import Lane, PeerState
 from federation.core.store import CHUNK_BYTES, Entry, Provenance, Source
-from tests.memory_ledger import MemoryLedger, MemoryStorage
-from tests.messages import directory
-from tests.process import Node, serve
-from tests.process_client import Client
 from tests.remote.fake_server import Context, FakeServer, Proxy
 from tests.replication.here import Here, asset_of, peer, remembering, replicating, result_of
+from tests.support.memory_ledger import MemoryLedger, MemoryStorage
+from tests.support.messages import directory
+from tests.support.process import Node, serve
+from tests.support.process_client import Client
 
 ACTION = digest_of(b"action")
 URN = "urn:thing:p/e/k"

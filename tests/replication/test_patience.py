@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 from federation.core.digest import Digest, digest_of
 from federation.core.store import FROM_CLIENT, Provenance
 from federation.remote.failures import FailureKind, failure
-from tests.memory_ledger import MemoryStorage
 from tests.replication.simulation import CALM, Node, Wire
 from tests.replication.virtual_time import run
+from tests.support.memory_ledger import MemoryStorage
 
 FIRST_S, LONGEST_S, JITTER = 0.1, 60.0, 0.25  # of the delay between two tries, which doubles
 _ON_THE_WAY_S = 0.1  # a question before the write, and both ways of each

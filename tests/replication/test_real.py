@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from federation.core.digest import digest_of
-from tests.process import Node, serve
-from tests.process_client import Client
 from tests.replication.here import asset_of, peer, replicating, result_of
+from tests.support.process import Node, serve
+from tests.support.process_client import Client
 
 
 @pytest.fixture

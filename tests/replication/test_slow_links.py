@@ -14,9 +14,9 @@ from federation.replication.counters import Tally
 from federation.replication.gate import Gate
 from federation.replication.outcome import SENT, Outcome
 from federation.replication.peer_api import OpenAt, Via
-from tests.memory_ledger import MemoryLedger
 from tests.replication.simulation import CALM, Node, SimulatedTarget, Wire
 from tests.replication.virtual_time import run
+from tests.support.memory_ledger import MemoryLedger
 
 BYTES_PER_S, CALL_MAX_S = 10.0, 60.0
 SLOW = b"a blob that takes longer than a call may " * 20

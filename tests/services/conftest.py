@@ -20,8 +20,8 @@ from federation.services.call import Service
 from federation.services.cpu_pool import Compute
 from federation.services.quotas import Shares
 from federation.services.rpc import Runtime, SameForAll, handlers
-from tests.fakes import MemoryStore
 from tests.services.bytestream import Client
+from tests.support.fakes import MemoryStore
 
 
 @dataclass

@@ -18,10 +18,10 @@ from federation.core.errors import SourceUnavailable
 from federation.observability.metrics import Metrics
 from federation.remote import RequestRefused
 from federation.services.acknowledge import Acknowledge, How
-from tests.memory_ledger import MemoryStorage
-from tests.messages import message_of
 from tests.remote.blobs import chunks, noise, read, until
 from tests.remote.served import Here, connected, serving
+from tests.support.memory_ledger import MemoryStorage
+from tests.support.messages import message_of
 
 PEERS = ("b", "c")
 

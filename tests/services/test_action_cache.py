@@ -18,11 +18,11 @@ from federation.observability.metrics import Metrics
 from federation.services.action_cache import ActionCacheService
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.protobuf import length_field
-from tests.fakes import MemoryIndex, MemoryStore
-from tests.local_finder import LocalFinder
-from tests.messages import directory, message_of, tree
 from tests.services.calls import refused
 from tests.services.conftest import Serve, Served
+from tests.support.fakes import MemoryIndex, MemoryStore
+from tests.support.local_finder import LocalFinder
+from tests.support.messages import directory, message_of, tree
 
 SERVICE = "/build.bazel.remote.execution.v2.ActionCache"
 ACTION = message_of(digest_of(b"an action that nobody uploaded"))

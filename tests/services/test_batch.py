@@ -13,8 +13,8 @@ from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
 from federation.services.cpu_pool import Compute
 from federation.wire import zstd
-from tests.fakes import MemoryStore
 from tests.services.conftest import Serve, Served, status_of
+from tests.support.fakes import MemoryStore
 
 IA = grpc.StatusCode.INVALID_ARGUMENT
 OK, IA_ITEM, NF_ITEM = 0, 3, 5

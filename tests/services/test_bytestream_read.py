@@ -16,9 +16,9 @@ from federation.core.errors import BlobDamaged
 from federation.core.store import Chunks
 from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES
 from federation.wire.resource_name import read_name
-from tests.fakes import MemoryStore
 from tests.services.bytestream import Client, eventually
 from tests.services.conftest import Connect, status_of
+from tests.support.fakes import MemoryStore
 
 IA = grpc.StatusCode.INVALID_ARGUMENT
 OOR = grpc.StatusCode.OUT_OF_RANGE

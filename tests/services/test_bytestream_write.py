@@ -14,9 +14,9 @@ from federation.core.errors import FederationError, StorageFull
 from federation.core.store import FROM_CLIENT, Provenance
 from federation.wire import zstd
 from federation.wire.resource_name import upload_name
-from tests.fakes import MemoryIngest, MemoryStore
 from tests.services.bytestream import Client, eventually, messages
 from tests.services.conftest import Connect, status_of
+from tests.support.fakes import MemoryIngest, MemoryStore
 
 IA = grpc.StatusCode.INVALID_ARGUMENT
 BLOB = random.Random(1).randbytes(100_000)

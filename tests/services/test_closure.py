@@ -17,8 +17,8 @@ from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
 from federation.core.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
-from tests.fakes import MemoryStore
-from tests.messages import directory, message_of, tree
+from tests.support.fakes import MemoryStore
+from tests.support.messages import directory, message_of, tree
 
 LEASE_S = 3600.0
 

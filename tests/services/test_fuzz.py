@@ -21,8 +21,8 @@ from federation.services.cas import CasService
 from federation.services.cpu_pool import Compute
 from federation.wire import zstd
 from federation.wire.resource_name import read_name, upload_name
-from tests.fakes import MemoryStore
 from tests.services.conftest import Serve
+from tests.support.fakes import MemoryStore
 
 CAS = "/build.bazel.remote.execution.v2.ContentAddressableStorage/"
 BYTESTREAM = "/google.bytestream.ByteStream/"

@@ -13,8 +13,8 @@ from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
 from federation.services.cpu_pool import Compute
 from federation.services.quotas import Share, Shares, host_of
-from tests.fakes import MemoryStore
 from tests.services.conftest import Serve
+from tests.support.fakes import MemoryStore
 
 KIB = 2**10
 PEER = "ipv4:10.0.0.1:1000"

@@ -14,9 +14,9 @@ from federation.config.model import Limits
 from federation.core.digest import digest_of
 from federation.wire.chunk_sizer import SMALL_BYTES
 from federation.wire.resource_name import read_name
-from tests.fakes import MemoryStore
 from tests.services.bytestream import eventually
 from tests.services.conftest import Connect
+from tests.support.fakes import MemoryStore
 
 READERS = 100
 RUNNING = "federation_requests_running"

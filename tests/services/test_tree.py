@@ -12,8 +12,8 @@ from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
 from federation.services.cas_tree import DIRECTORY_MAX_BYTES, PAGE_BYTES
 from federation.services.cpu_pool import Compute
-from tests.fakes import MemoryStore
 from tests.services.conftest import Serve, Served, status_of
+from tests.support.fakes import MemoryStore
 
 IA = grpc.StatusCode.INVALID_ARGUMENT
 

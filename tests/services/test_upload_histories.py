@@ -23,10 +23,10 @@ from federation.services.bytestream import ByteStreamService
 from federation.services.cpu_pool import Compute
 from federation.wire import zstd
 from federation.wire.resource_name import upload_name
-from tests.seeds import by_seed, told
 from tests.services.conftest import Serve, Served
 from tests.storage.conftest import opened, short
 from tests.storage.trouble import fills_up, received_files
+from tests.support.seeds import by_seed, told
 from tests.upstream.fakes import until
 
 KIB = 1024

@@ -16,8 +16,8 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, BlobNotFound
 from federation.core.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
 from federation.storage import Storage
-from tests.messages import directory, message_of, tree
 from tests.storage.conftest import put, read, short
+from tests.support.messages import directory, message_of, tree
 
 LEAF = hashlib.shake_128(b"leaf").digest(300_000)  # too large for the catalogue: a file
 

@@ -13,7 +13,7 @@ from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage import Storage
-from tests.faults.clean import catalogue
+from tests.faults.storage.clean import catalogue
 from tests.storage.conftest import opened, short
 
 _DATA = b"a blob"

@@ -16,10 +16,10 @@ from federation.core.errors import SourceUnavailable
 from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage.admin import rebuild
-from tests.faults.clean import catalogue
-from tests.seeds import by_seed, told
+from tests.faults.storage.clean import catalogue
 from tests.storage.conftest import opened, read, short
 from tests.storage.test_rebuild import silent
+from tests.support.seeds import by_seed, told
 
 _FILES = [os.urandom(40_000) for _ in range(2)]
 _SMALL = [os.urandom(n * 90 + 1) for n in range(60)]

@@ -16,7 +16,7 @@ from federation.core.store import Chunks, NextBytes
 from federation.observability.metrics import Metrics
 from federation.upstream.answers import Answers
 from federation.upstream.upstream import Upstream
-from tests.fakes import MemoryStore
+from tests.support.fakes import MemoryStore
 
 
 @dataclass

@@ -27,8 +27,8 @@ from federation.upstream.pull_through import Federation
 from federation.upstream.upstream import Upstream
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of, wanted_by
-from tests.messages import message_of
 from tests.storage.conftest import opened, short
+from tests.support.messages import message_of
 from tests.upstream.fakes import ScriptedStore, upstream
 
 

@@ -10,7 +10,7 @@ import pytest
 from federation.core import hops
 from federation.core.digest import digest_of
 from federation.core.store import Provenance, Source
-from tests.process_client import action_result
+from tests.support.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import Answer, finder_over, there
 

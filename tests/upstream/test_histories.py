@@ -16,8 +16,8 @@ from federation.core.errors import FederationError
 from federation.core.memory_budget import MemoryBudget
 from federation.upstream.pull_through import PullThrough
 from federation.upstream.upstream import Upstream
-from tests.seeds import by_seed, told
 from tests.storage.trouble import fills_up, received_files
+from tests.support.seeds import by_seed, told
 from tests.upstream.fakes import Script, ScriptedStore, until, upstream
 from tests.upstream.test_pull import node
 

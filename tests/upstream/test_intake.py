@@ -13,7 +13,7 @@ from federation.core.memory_budget import MemoryBudget
 from federation.core.store import CHUNK_BYTES
 from federation.upstream.intake import Intake
 from federation.upstream.recent import Budget, NoBound, Recent
-from tests.fakes import MemoryIngest, MemoryStore
+from tests.support.fakes import MemoryIngest, MemoryStore
 from tests.upstream.fakes import until
 
 

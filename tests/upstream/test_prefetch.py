@@ -15,8 +15,8 @@ from federation.core.store import Entry, EntryKey, EntryKind
 from federation.observability.metrics import Metrics
 from federation.upstream.prefetch import Mode, Prefetcher
 from federation.upstream.pull_through import Federation
-from tests.fakes import MemoryStore
-from tests.process_client import action_result
+from tests.support.fakes import MemoryStore
+from tests.support.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import There, finder_over, there
 

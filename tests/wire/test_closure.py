@@ -22,7 +22,7 @@ from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.wire.protobuf import length_field
-from tests.messages import directory, message_of, tree
+from tests.support.messages import directory, message_of, tree
 
 SHA256 = DigestFunction.SHA256
 

@@ -14,7 +14,7 @@ from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
 from federation.wire.action_result import STDERR, STDOUT, with_inlined
 from federation.wire.protobuf import length_field
-from tests.messages import directory, tree
+from tests.support.messages import directory, tree
 
 SHA256 = DigestFunction.SHA256
 

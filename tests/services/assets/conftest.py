@@ -10,10 +10,10 @@ from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.references import ReferenceService
-from tests.fakes import MemoryIndex, MemoryStore
-from tests.local_finder import LocalFinder
 from tests.services.assets.served import Assets, MakeAssets
 from tests.services.conftest import Serve
+from tests.support.fakes import MemoryIndex, MemoryStore
+from tests.support.local_finder import LocalFinder
 
 
 @pytest.fixture

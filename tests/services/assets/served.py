@@ -14,10 +14,10 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2_grpc 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
-from tests.fakes import MemoryIndex, MemoryStore
-from tests.messages import message_of
 from tests.services.calls import refused
 from tests.services.conftest import Served
+from tests.support.fakes import MemoryIndex, MemoryStore
+from tests.support.messages import message_of
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
 NOT_FOUND = grpc.StatusCode.NOT_FOUND

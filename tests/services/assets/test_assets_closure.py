@@ -6,9 +6,9 @@ import pytest
 
 from federation._proto.buildstream.v2 import artifact_pb2, source_pb2
 from federation.core.digest import EMPTY, digest_of
-from tests.messages import directory, message_of, tree
 from tests.services.assets.served import ARTIFACT, NOT_FOUND, SOURCE, URI, Assets
 from tests.services.calls import refused
+from tests.support.messages import directory, message_of, tree
 
 
 async def test_w37_missing_references_hide_an_asset_until_they_arrive(assets: Assets) -> None:

@@ -8,9 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.core.digest import DigestFunction, digest_of
 from federation.services import checksum
-from tests.messages import message_of
 from tests.services.assets.served import BAD, NOT_FOUND, URI, Assets, qualifiers, sri
 from tests.services.calls import refused
+from tests.support.messages import message_of
 
 
 async def test_w38_qualifiers_in_any_order_match_and_come_back_as_stored(assets: Assets) -> None:

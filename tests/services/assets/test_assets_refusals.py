@@ -12,11 +12,11 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import digest_of
 from federation.core.errors import StorageFull
 from federation.core.store import Entry
-from tests.fakes import MemoryIndex
-from tests.messages import message_of
 from tests.services.assets.served import BAD, URI, Assets, MakeAssets
 from tests.services.calls import refused
 from tests.services.test_action_cache import BAD_DIGESTS
+from tests.support.fakes import MemoryIndex
+from tests.support.messages import message_of
 
 
 async def test_buildstream_connects_only_if_a_request_without_uri_is_an_invalid_argument(

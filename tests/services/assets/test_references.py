@@ -11,9 +11,9 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.buildstream.v2 import buildstream_pb2 as bst
 from federation._proto.buildstream.v2 import buildstream_pb2_grpc as bst_grpc
 from federation.core.digest import digest_of
-from tests.messages import directory, message_of
 from tests.services.assets.served import BAD, NOT_FOUND, Assets, MakeAssets
 from tests.services.calls import refused
+from tests.support.messages import directory, message_of
 
 KEY = "shop/element-app/" + "a" * 64
 WEAK = "shop/element-app/" + "b" * 64

@@ -1,0 +1,157 @@
+"""A node's storage with its ledger, as the catalogue has it and as tests have it in memory.
+
+What a ledger tells of is done by others: Site does it for the conformance suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from federation.config.model import Limits, Scrub
+from federation.config.model import Storage as Settings
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import Lane, Ledger
+from federation.core.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
+from federation.observability.metrics import Metrics
+from federation.storage import Storage
+from federation.storage.catalogue import blobs, peer_records
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.replication_log import CatalogueLedger
+from federation.storage.upkeep import retention
+from tests.support.memory_ledger import MemoryLedger, MemoryStorage
+
+
+class ClosingLedger(Ledger, Protocol):
+    """A ledger that can stop leading."""
+
+    def close(self) -> None: ...
+
+
+class Site(Protocol):
+    """One node's storage."""
+
+    @property
+    def ledger(self) -> ClosingLedger: ...
+
+    @property
+    def store(self) -> LocalStore: ...
+
+    @property
+    def index(self) -> Index: ...
+
+    async def remove(self, digest: Digest) -> None:
+        """Have a blob gone, as eviction does."""
+        ...
+
+    async def damage(self, digest: Digest) -> None:
+        """Have a blob found damaged."""
+        ...
+
+    async def trim(self, last_gone: int) -> None: ...
+
+    async def mark(self, name: str, lane: Lane, reason: str) -> None: ...
+
+    def another(self) -> ClosingLedger:
+        """Return the ledger of another process on the same data."""
+        ...
+
+
+async def push(site: Site, data: bytes, provenance: Provenance = FROM_CLIENT) -> Digest:
+    (refused,) = await site.store.write_small([(digest_of(data), data)], provenance=provenance)
+    assert refused is None
+    return digest_of(data)
+
+
+async def put(site: Site, *entries: Entry, provenance: Provenance = FROM_CLIENT) -> None:
+    await site.index.put(entries, provenance=provenance)
+
+
+class MemorySite:
+    def __init__(self) -> None:
+        self.storage = MemoryStorage()
+        self.ledger = MemoryLedger(self.storage)
+
+    @property
+    def store(self) -> LocalStore:
+        return self.storage
+
+    @property
+    def index(self) -> Index:
+        return self.storage
+
+    async def remove(self, digest: Digest) -> None:
+        self.storage.remove(digest)
+
+    async def damage(self, digest: Digest) -> None:
+        self.storage.remove(digest)
+        self.storage.damaged.add(digest)
+
+    async def trim(self, last_gone: int) -> None:
+        self.storage.trim(last_gone)
+
+    async def mark(self, name: str, lane: Lane, reason: str) -> None:
+        self.storage.mark((name, lane), reason)
+
+    def another(self) -> MemoryLedger:
+        return MemoryLedger(self.storage)
+
+
+class CatalogueSite:
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.ledger = storage.ledger
+
+    @property
+    def store(self) -> LocalStore:
+        return self.storage
+
+    @property
+    def index(self) -> Index:
+        return self.storage
+
+    async def remove(self, digest: Digest) -> None:
+        key = blobs.key_of(digest)
+
+        def work(transaction: Transaction) -> None:
+            blobs.delete(transaction, blobs.look_up(transaction.connection, [key])[key])
+
+        await self.storage.core.writer.submit(work)
+
+    async def damage(self, digest: Digest) -> None:
+        core, key = self.storage.core, blobs.key_of(digest)
+        row = await core.pool.run(lambda: blobs.look_up(core.pool.connection(), [key])[key])
+        await core.set_aside(digest, row.seq, "for a test")
+
+    async def trim(self, last_gone: int) -> None:
+        await self.storage.core.writer.submit(lambda tx: retention.trim_log(tx, last_gone, 1000))
+
+    async def mark(self, name: str, lane: Lane, reason: str) -> None:
+        records = await self.ledger.peers()
+        (record,) = [each for each in records if (each.name, each.lane) == (name, lane)]
+        await self.storage.core.writer.submit(lambda tx: peer_records.mark(tx, record, reason))
+
+    def another(self) -> CatalogueLedger:
+        return CatalogueLedger(self.storage.core, self.storage.node_id, self.ledger.log_epoch)
+
+
+@asynccontextmanager
+async def memory(_: Path) -> AsyncIterator[Site]:
+    yield MemorySite()
+
+
+@asynccontextmanager
+async def in_catalogue(path: Path) -> AsyncIterator[Site]:
+    settings = Settings(scrub=Scrub(rate=0))
+    storage = await Storage.open(path / "data", settings, Limits(), Metrics(), SystemClock())
+    yield CatalogueSite(storage)
+    await storage.close()
+
+
+SITES: dict[str, Callable[[Path], AbstractAsyncContextManager[Site]]] = {
+    "memory": memory,
+    "catalogue": in_catalogue,
+}

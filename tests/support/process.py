@@ -1,0 +1,383 @@
+"""Run `federation serve` as a real process, watch it from outside, and leave nothing behind.
+
+    with serve(tmp_path / "data") as node, Client(node.address) as client:
+        client.write(b"...")
+        node.kill()
+
+Blocking on purpose: the node is another process, and a test that kills it wants no event loop of
+its own in the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from federation.core.clock import SystemClock
+from tests.support.polling import wait_until
+from tests.support.samples import Samples
+from tests.support.warm import WarmProcess, warm
+
+Settings = Mapping[str, Any]
+
+_clock = SystemClock()
+_LOG_SHOWN_BYTES = 6000
+_BYTECODE = Path(__file__).parents[2] / ".pytest_cache" / "bytecode"
+_SERVE = (sys.executable, "-m", "federation", "serve")
+
+
+def federation(
+    *args: str, timeout_s: float = 60, **kwargs: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run one command of the command line to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "federation", *args],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        **{"env": environment(), **kwargs},
+    )
+
+
+def environment() -> dict[str, str]:
+    """Return the variables for processes of ours, which find bytecode whatever this one was told.
+
+    Without, each compiles the program anew: half a second of CPU.
+    """
+    found = dict(os.environ)
+    if found.pop("PYTHONDONTWRITEBYTECODE", ""):
+        found["PYTHONPYCACHEPREFIX"] = str(_BYTECODE)
+    return found
+
+
+def merged(base: Settings, over: Settings) -> dict[str, Any]:
+    """Return base with the keys of over in it, mapping by mapping."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def _settings(data_dir: Path, over: Settings) -> dict[str, Any]:
+    base: Settings = {
+        "data-dir": str(data_dir),
+        "listeners": [{"address": "127.0.0.1:0", "push": True}],
+        "http": {"address": "127.0.0.1:0"},
+        "log": {"level": "info", "format": "console"},
+        "limits": {"drain": "5s"},
+    }
+    return merged(base, over)
+
+
+class Node:
+    """One serving process. start(), then stop() or kill(); start() again uses the same files."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: Settings | None = None,
+        *,
+        prefix: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        args: Sequence[str] | None = None,
+        program: Sequence[str] = _SERVE,
+        name: str = "node",
+        files_dir: Path | None = None,
+        pass_fds: Sequence[int] = (),
+        cold: bool = False,
+    ) -> None:
+        """Describe a node.
+
+        Args:
+            data_dir: its data directory.
+            settings: keys of the configuration file, merged over the defaults for tests.
+            prefix: a program to run it under, e.g. strace with -D; must keep the session.
+            env: additional environment.
+            args: arguments of `serve` instead of a configuration file; data_dir must be among them.
+            program: what takes args, if not `federation serve`.
+            name: tells apart the files of several nodes.
+            files_dir: where <name>.yaml and <name>.log are written; default: beside data_dir.
+            pass_fds: descriptors of the test that stay open in it under the same numbers.
+            cold: whether it has to import the program itself, so that start_s says what a user
+                waits; so it is anyhow with a prefix, a program, an environment or descriptors.
+        """
+        self.data_dir = data_dir
+        self.settings = settings or {}
+        self.prefix = list(prefix)
+        self.env = dict(env or {})
+        self.args = args
+        self.program = list(program)
+        self.pass_fds = tuple(pass_fds)
+        files_dir = files_dir or data_dir.parent
+        self.config_path = files_dir / f"{name}.yaml"
+        self.log_path = files_dir / f"{name}.log"
+        self.facts: dict[str, Any] = {}
+        self.start_s = 0.0
+        self._warm = not (cold or prefix or env or pass_fds) and program is _SERVE
+        self._process: subprocess.Popen[bytes] | WarmProcess | None = None
+
+    def __repr__(self) -> str:
+        state = f"pid {self.pid} at {self.address}" if self.facts else "not serving"
+        return f"<Node {self.data_dir} {state}>"
+
+    # Starting and ending
+
+    def launch(self) -> Node:
+        """Start the process and do not wait for it to serve."""
+        assert self._process is None, f"{self!r} runs already"
+        args = list(self.args) if self.args is not None else self._config_args()
+        # What gRPC was told in this process is not meant for that one.
+        env = {**environment(), "GRPC_VERBOSITY": "", **self.env}
+        with self.log_path.open("ab") as log:
+            if self._warm:
+                self._process = warm.start(["serve", *args], environment=env, log=log.fileno())
+            else:
+                self._process = self._popen(args, env, log)
+        return self
+
+    def _popen(
+        self, args: Sequence[str], env: Mapping[str, str], log: BinaryIO
+    ) -> subprocess.Popen[bytes]:
+        # The kernel ends the node if the test process dies, so that nothing is left behind. It
+        # watches the thread that starts it: start nodes from a thread that lives as long.
+        guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
+        return subprocess.Popen(
+            [*guard, *self.prefix, *self.program, *args],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+            pass_fds=self.pass_fds,
+        )
+
+    def start(self, timeout_s: float = 30) -> Node:
+        """Start the process and wait until every port answers; start_s says how long that took."""
+        began_s = _clock.monotonic_s()
+        self.launch()
+        self.wait_ready(timeout_s)
+        self.start_s = _clock.monotonic_s() - began_s
+        return self
+
+    def wait_ready(self, timeout_s: float = 30) -> Node:
+        """Wait until the launched process has announced its listeners."""
+        deadline_s = _clock.monotonic_s() + timeout_s
+        while True:
+            found = self._announced()
+            if found:
+                self.facts = found
+                return self
+            code = self._process.poll() if self._process else None
+            if code is not None:
+                self.close()
+                raise AssertionError(
+                    f"serve ended with {code} before it was ready\n{self.log_tail}"
+                )
+            if _clock.monotonic_s() > deadline_s:
+                self.close()
+                raise AssertionError(f"serve was not ready within {timeout_s} s\n{self.log_tail}")
+            time.sleep(0.005)
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """Ask for a clean end (SIGTERM) and return the exit code."""
+        self.signal(signal.SIGTERM)
+        return self.wait_exit(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the process is gone."""
+        self.signal(signal.SIGKILL)
+        self.wait_exit(10)
+
+    def wait_exit(self, timeout_s: float = 30) -> int:
+        """Wait for the process to end by itself and return its exit code (minus a signal)."""
+        assert self._process is not None, f"{self!r} was not started"
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.close()
+            raise AssertionError(
+                f"serve did not end within {timeout_s} s\n{self.log_tail}"
+            ) from None
+        self._forget()
+        return code
+
+    def close(self) -> None:
+        """End the process and whatever it ran under, whatever state it is in."""
+        if self._process is None:
+            return
+        for pid in _session(self._process.pid):
+            _send(pid, signal.SIGKILL)
+        self._process.wait(10)
+        self._forget()
+
+    def _forget(self) -> None:
+        session = self._process.pid if self._process else 0
+        self._process = None
+        self.facts = {}
+        # A tracer ends by itself once it has seen the end of the node; a worker must too.
+        wait_until(lambda: not _session(session), f"processes left of {session}", timeout_s=10)
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Signals
+
+    @property
+    def pid(self) -> int:
+        """The process id of the node itself, also under a prefix."""
+        if self.facts:
+            return int(self.facts["pid"])
+        assert self._process is not None, f"{self!r} was not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the node's own process."""
+        _send(self.pid, number)
+
+    def pause(self) -> None:
+        """Freeze the node (SIGSTOP), and wait until no thread of it can say anything any more.
+
+        A thread that waits for the disk (D) stops before it gets back to its program.
+        """
+        self.signal(signal.SIGSTOP)
+        wait_until(lambda: _states(self.pid) <= set("TtDZ"), f"all threads of {self!r} to stop")
+
+    def resume(self) -> None:
+        """Let a frozen node go on (SIGCONT)."""
+        self.signal(signal.SIGCONT)
+
+    # Looking at it
+
+    @property
+    def address(self) -> str:
+        """host:port of the first gRPC listener."""
+        return str(self.addresses[0])
+
+    @property
+    def addresses(self) -> list[str]:
+        """host:port of every gRPC listener, in the order of the configuration."""
+        return list(self.facts["listeners"])
+
+    @property
+    def http(self) -> str:
+        """host:port of the HTTP listener."""
+        return str(self.facts["http"])
+
+    @property
+    def log(self) -> str:
+        """Everything that this node has written so far, over all its starts."""
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    @property
+    def log_tail(self) -> str:
+        """The end of the log, for failure messages."""
+        return f"--- {self.log_path}\n{self.log[-_LOG_SHOWN_BYTES:]}"
+
+    def http_get(self, path: str, timeout_s: float = 10) -> tuple[int, str]:
+        """Return status and body of a GET on the HTTP listener."""
+        try:
+            with urllib.request.urlopen(f"http://{self.http}{path}", timeout=timeout_s) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metrics(self) -> Samples:
+        """Scrape /metrics."""
+        code, text = self.http_get("/metrics")
+        assert code == 200, f"/metrics answered {code}: {text}"
+        return Samples(text)
+
+    def rss_bytes(self) -> int:
+        """Resident memory of the node's own process."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def cpu_s(self) -> float:
+        """CPU time that the node's own process has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def fds(self) -> int:
+        """How many file descriptors the node has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - names only
+
+    def threads(self) -> int:
+        """How many threads the node has."""
+        return len(os.listdir(f"/proc/{self.pid}/task"))  # noqa: PTH208 - names only
+
+    # Inside
+
+    def _config_args(self) -> list[str]:
+        self.config_path.write_text(yaml.safe_dump(_settings(self.data_dir, self.settings)))
+        return ["--config", str(self.config_path)]
+
+    def _announced(self) -> dict[str, Any] | None:
+        for path in self.data_dir.glob("run/*.json"):
+            try:
+                facts: dict[str, Any] = json.loads(path.read_bytes())
+                if self._process and os.getsid(facts["pid"]) == self._process.pid:
+                    return facts
+            except (OSError, ValueError):
+                continue  # removed, or its process is gone, while we looked
+        return None
+
+
+@contextmanager
+def serve(data_dir: Path, settings: Settings | None = None, **kwargs: Any) -> Iterator[Node]:
+    """Start a node and kill it at the end, if the test has not ended it by then."""
+    with Node(data_dir, settings, **kwargs).start() as node:
+        yield node
+
+
+def _states(pid: int) -> set[str]:
+    """Return the states of a process's threads, as /proc names them."""
+    found = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # a thread that ended while we looked
+            found.add(path.read_text().rpartition(")")[2].split()[0])
+    return found
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return  # it is gone already, which is what the caller of a late signal wants to hear
+
+
+def _session(leader: int) -> list[int]:
+    """Return the processes of the session that Popen made, zombies left out."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # ended while we looked
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(path.parent.name))
+    return found

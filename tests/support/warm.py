@@ -1,0 +1,197 @@
+"""Nodes from a process that has the program imported already: a start costs a fork, not a second.
+
+Most of the CPU of a test run went into importing the same modules for each of a thousand nodes.
+`Warm` has one helper for this test process; the helper imports what `federation serve` needs, stays
+single-threaded, and forks for every node. What it forks is a process like any other: it has its own
+session, files and environment, runs the same command line, and dies with whoever started it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypedDict
+
+_PR_SET_PDEATHSIG: Final = 1
+_REQUEST_MAX_BYTES: Final = 2**20
+
+
+class _Request(TypedDict):
+    args: list[str]
+    environment: dict[str, str]
+    folder: str
+
+
+class WarmProcess:
+    """A forked node, with what is used here of subprocess.Popen."""
+
+    def __init__(self, told: int) -> None:
+        """Read the first line that the process wrote to told, a pipe: its process id."""
+        self._told = os.fdopen(told, "rb", buffering=0)
+        line = self._told.readline()
+        assert line, "the helper that forks nodes has ended"
+        self.pid = int(line)
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code (minus a signal), None while it runs."""
+        return self._look(0)
+
+    def wait(self, timeout_s: float) -> int:
+        """Wait for the end. Raises subprocess.TimeoutExpired."""
+        code = self._look(timeout_s)
+        if code is None:
+            raise subprocess.TimeoutExpired("federation", timeout_s)
+        return code
+
+    def _look(self, timeout_s: float) -> int | None:
+        if self.returncode is None:
+            look = select.poll()  # select() takes no descriptor above 1024
+            look.register(self._told, select.POLLIN)
+            if look.poll(timeout_s * 1000):
+                line = self._told.readline()
+                self._told.close()
+                assert line, "the helper that forks nodes has ended"
+                self.returncode = int(line)
+        return self.returncode
+
+
+class Warm:
+    """The helper of this process, started with the first node."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._starting = threading.Lock()
+        self._helper: subprocess.Popen[bytes] | None = None
+        self._asking, self._asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def start(self, args: Sequence[str], *, environment: dict[str, str], log: int) -> WarmProcess:
+        """Run `federation *args` with its output in the descriptor log."""
+        with self._starting:
+            if self._helper is None:
+                self._helper = self._start_helper(environment)
+        request: _Request = {
+            "args": list(args),
+            "environment": environment,
+            "folder": os.getcwd(),  # noqa: PTH109
+        }
+        told, tells = os.pipe()
+        try:
+            socket.send_fds(self._asking, [json.dumps(request).encode()], [log, tells])
+        finally:
+            os.close(tells)
+        return WarmProcess(told)
+
+    def _start_helper(self, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with self._asked as asked:
+            atexit.register(self._end)
+            # In a session of its own, so that Ctrl-C at the terminal is for the test run alone.
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.support.warm", str(asked.fileno())],
+                pass_fds=[asked.fileno()],
+                env=environment,
+                cwd=Path(__file__).parents[2],
+                start_new_session=True,
+            )
+
+    def _end(self) -> None:
+        self._asking.close()
+        if self._helper is not None:
+            self._helper.wait(10)
+
+
+warm: Final = Warm()
+
+
+# Inside the helper
+
+
+class _Forking:
+    """Forks for every request until the other end of the socket is closed."""
+
+    def __init__(self, asked: socket.socket, set_by_import: dict[str, str]) -> None:
+        self._asked = asked
+        self._set_by_import = set_by_import
+        self._tells: dict[int, int] = {}  # process id -> pipe
+        self._ended, wake = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(self._ended, False)
+        signal.set_wakeup_fd(wake)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._wake = wake
+
+    def run(self) -> Callable[[], None] | None:
+        """Return in the helper with None at its end, and in each child with what it has to do."""
+        while True:
+            watched: list[socket.socket | int] = [self._asked, self._ended]
+            readable, _, _ = select.select(watched, [], [])
+            if self._ended in readable:
+                os.read(self._ended, 4096)
+                self._tell_of_ends()
+            if self._asked in readable:
+                request, fds, _, _ = socket.recv_fds(self._asked, _REQUEST_MAX_BYTES, 2)
+                if not request:
+                    return None
+                log, tells = fds
+                pid = os.fork()
+                if pid == 0:
+                    return self._child(json.loads(request), log, tells)
+                os.close(log)
+                self._tells[pid] = tells
+
+    def _tell_of_ends(self) -> None:
+        while self._tells:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            tells = self._tells.pop(pid)
+            os.write(tells, b"%d\n" % os.waitstatus_to_exitcode(status))
+            os.close(tells)
+
+    def _child(self, request: _Request, log: int, tells: int) -> Callable[[], None]:
+        os.setsid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._asked.close()
+        null = os.open(os.devnull, os.O_RDONLY)
+        for number, source in enumerate((null, log, log)):
+            os.dup2(source, number)
+        for number in (null, log, self._ended, self._wake, *self._tells.values()):
+            os.close(number)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.environ.update(self._set_by_import)
+        os.chdir(request["folder"])
+        args = request["args"]
+        sys.argv = ["federation", *args]
+        os.write(tells, b"%d\n" % os.getpid())
+        os.close(tells)
+        from federation.cli import main
+
+        return lambda: main(args, prog_name="federation")
+
+
+def _main() -> None:
+    asked = socket.socket(fileno=int(sys.argv[1]))
+    sys.argv = ["federation", "serve"]  # what federation.cli looks at when it is imported
+    before = dict(os.environ)
+
+    changed = {key: value for key, value in os.environ.items() if before.get(key) != value}
+    todo = _Forking(asked, changed).run()
+    if todo is not None:
+        todo()
+
+
+if __name__ == "__main__":
+    _main()
