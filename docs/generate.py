@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from federation.config.keys import Key, walk
+from federation.config.keys import ConfigKey, walk
 from federation.config.section import Section
 from federation.config.types import Duration, Size, format_duration, format_size
 
@@ -56,7 +56,7 @@ def _sections() -> Iterator[str]:
             yield from _table(title, below)
 
 
-def _table(title: str, keys: list[Key]) -> Iterator[str]:
+def _table(title: str, keys: list[ConfigKey]) -> Iterator[str]:
     yield f"## {title}\n"
     yield "| key | value | default | what it is |"
     yield "| --- | --- | --- | --- |"
@@ -66,7 +66,7 @@ def _table(title: str, keys: list[Key]) -> Iterator[str]:
     yield ""
 
 
-def _kind(key: Key) -> str:
+def _kind(key: ConfigKey) -> str:
     if key.section is not None:
         return "list of mappings" if key.is_list else "mapping"
     annotation = key.field.annotation
@@ -85,7 +85,7 @@ def _kind(key: Key) -> str:
     )
 
 
-def _validators(key: Key) -> set[Any]:
+def _validators(key: ConfigKey) -> set[Any]:
     """Return the parsing functions in a field's annotation, also below `| None`."""
     metadata = list(key.field.metadata)
     for part in get_args(key.field.annotation):
@@ -99,7 +99,7 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
     return (getattr(annotation, "__origin__", annotation),)
 
 
-def _default(key: Key) -> str:
+def _default(key: ConfigKey) -> str:
     """Return the default as the file would have it; in words where it depends on the machine."""
     field = key.field
     if field.is_required():
@@ -119,7 +119,7 @@ def _default(key: Key) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _words(key: Key) -> tuple[str, str]:
+def _words(key: ConfigKey) -> tuple[str, str]:
     """Split a description into what the key is and what the text says about its default."""
     what, _, default = (key.field.description or "").partition("; default: ")
     return what, default

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from benchmarks.base import Row, RowSpec, Sample
 from benchmarks.process import Server
-from federation.config.model import Limits
-from federation.config.model import Storage as StorageSettings
+from federation.config.model import LimitsConfig
+from federation.config.model import StorageConfig as StorageSettings
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.observability.metrics import Metrics
@@ -52,7 +52,7 @@ class Start(Row):
 async def fill_storage(data_dir: Path, blobs: int) -> None:
     """Write small blobs through the node's own storage package, in large durable batches."""
     clock = SystemClock()
-    storage = await Storage.open(data_dir, StorageSettings(), Limits(), Metrics(), clock)
+    storage = await Storage.open(data_dir, StorageSettings(), LimitsConfig(), Metrics(), clock)
     try:
         for first in range(0, blobs, _BATCH):
             batch = [(digest_of(data), data) for data in _contents(first, blobs)]

@@ -29,7 +29,7 @@ _BROKEN_MARKER = re.compile(
 _CERTIFICATE = ("CERTIFICATE", "X509 CERTIFICATE")
 
 
-class Listed(NamedTuple):
+class AllowedClient(NamedTuple):
     """One certificate of the list."""
 
     subject: str  # as RFC 4514 writes it
@@ -49,7 +49,7 @@ class ClientList(NamedTuple):
     """A list that was understood as a whole."""
 
     pem: bytes  # the certificates, each once, without what stood between them
-    by_fingerprint: Mapping[str, Listed]
+    by_fingerprint: Mapping[str, AllowedClient]
 
 
 class _Block(NamedTuple):
@@ -71,7 +71,7 @@ def parse_client_list(data: bytes, where: str) -> ClientList:
     """
     if len(data) > LIST_MAX_BYTES:
         raise ConfigError(f"{where}: larger than {LIST_MAX_BYTES} bytes")
-    found: dict[str, Listed] = {}
+    found: dict[str, AllowedClient] = {}
     pem = []
     for block in _blocks(data.decode("latin-1"), where):
         place = f"{where}: block {block.number} (line {block.line})"
@@ -135,10 +135,10 @@ def _der_of(block: _Block, place: str) -> bytes:
         raise ConfigError(f"{place}: not base64 ({error})") from None
 
 
-def _read(der: bytes, place: str) -> Listed:
+def _read(der: bytes, place: str) -> AllowedClient:
     try:
         certificate = x509.load_der_x509_certificate(der)
-        return Listed(
+        return AllowedClient(
             certificate.subject.rfc4514_string(),
             certificate.not_valid_before_utc.timestamp(),
             certificate.not_valid_after_utc.timestamp(),

@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from federation.access.allowlist import Listed, parse_client_list
+from federation.access.allowlist import AllowedClient, parse_client_list
 from federation.core.clock import utc_text
 from federation.core.errors import ConfigError
 
@@ -25,7 +25,7 @@ class Candidate(NamedTuple):
 
     where: str  # the file it came from
     fingerprint: str
-    listed: Listed
+    listed: AllowedClient
     pem: str
 
 

@@ -19,7 +19,7 @@ from federation.access.rights import ANONYMOUS, Rights, Role
 from federation.access.tls import KeyPair
 from federation.access.tokens import PREFIX, TokenTable
 from federation.access.watched_file import LiveFile
-from federation.config.model import Listener
+from federation.config.model import ListenerConfig
 from federation.core.clock import Clock, utc_text
 from federation.core.errors import NotAuthenticated
 
@@ -52,12 +52,12 @@ class _Known(NamedTuple):
     until_s: float
 
 
-class Callers:
+class Authenticator:
     """The callers of one listener that asks who they are."""
 
     def __init__(
         self,
-        listener: Listener,
+        listener: ListenerConfig,
         where: str,
         clock: Clock,
         *,
@@ -90,7 +90,7 @@ class Callers:
         self._client_rights: dict[int, tuple[KeyPair, ClientRights]] = {}  # by the pair's id
 
     def __repr__(self) -> str:
-        return f"<Callers of {self._where}, {len(self._known)} known>"
+        return f"<Authenticator of {self._where}, {len(self._known)} known>"
 
     def rights_of(self, context: Shown) -> Rights:
         """Return what the caller may do: its token's rights, or else its certificate's.

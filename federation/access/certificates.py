@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from federation.access.allowlist import ClientList, Listed, fingerprint_of
+from federation.access.allowlist import AllowedClient, ClientList, fingerprint_of
 from federation.access.client_ca import Authorities, NotVouchedFor
 from federation.access.rights import Instances, Role
 from federation.access.tls import KeyPair
@@ -68,7 +68,7 @@ class ClientRights:
         try:
             leaf = x509.load_pem_x509_certificate(leaf_pem)
             subject = leaf.subject.rfc4514_string()
-            dates = listed or Listed(
+            dates = listed or AllowedClient(
                 subject,
                 leaf.not_valid_before_utc.timestamp(),
                 leaf.not_valid_after_utc.timestamp(),
@@ -107,7 +107,7 @@ class ClientRights:
         return None, Instances()
 
 
-def _find(listed: ClientList | None, fingerprint: str) -> Listed | None:
+def _find(listed: ClientList | None, fingerprint: str) -> AllowedClient | None:
     return None if listed is None else listed.by_fingerprint.get(fingerprint)
 
 

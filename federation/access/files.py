@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 from federation.access.jwt_keys import KEYS_MAX_BYTES, JwtKeys, parse_keys
 from federation.access.tls import KeyPair, load_list, load_pairs
 from federation.access.tokens import TOKENS_MAX_BYTES, TokenTable, parse_tokens
-from federation.config.auth import Jwt, Proxy
+from federation.config.auth import JwtConfig, ProxyConfig
 from federation.config.model import Config
 from federation.core.errors import ConfigError
 
@@ -56,7 +56,7 @@ def load_tokens(path: Path, where: str) -> TokenTable:
         ) from None
 
 
-def load_keys(settings: Jwt, where: str) -> JwtKeys:
+def load_keys(settings: JwtConfig, where: str) -> JwtKeys:
     """Read a file of keys; blocks. Raises ConfigError."""
 
     def parse(data: bytes, place: str) -> JwtKeys:
@@ -65,7 +65,7 @@ def load_keys(settings: Jwt, where: str) -> JwtKeys:
     return _load(settings.keys, where, KEYS_MAX_BYTES, parse)
 
 
-def load_proxied(settings: Proxy, where: str) -> KeyPair:
+def load_proxied(settings: ProxyConfig, where: str) -> KeyPair:
     """Read the list of clients behind a proxy; blocks. Raises ConfigError."""
     found = load_list(settings.client_certs, f"{where}.client-certs")
     return KeyPair(b"", b"", clients=found)

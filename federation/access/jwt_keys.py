@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import get_default_algorithms
 
 from federation.access.rights import Instances, Role
-from federation.config.auth import Jwt
+from federation.config.auth import JwtConfig
 from federation.core.clock import utc_text
 from federation.core.errors import ConfigError, NotAuthenticated
 
@@ -59,7 +59,7 @@ class JwtKeys:
 
     __hash__ = None  # type: ignore[assignment]  # never a key
 
-    def claims_of(self, shown: str, settings: Jwt) -> Mapping[str, Any]:
+    def claims_of(self, shown: str, settings: JwtConfig) -> Mapping[str, Any]:
         """Return the claims of a token that is good at this moment.
 
         Raises NotAuthenticated with the reason; never with anything of the token.
@@ -100,7 +100,7 @@ class JwtKeys:
                 yield key
 
 
-def _reason(error: Exception, shown: str, settings: Jwt) -> str:
+def _reason(error: Exception, shown: str, settings: JwtConfig) -> str:
     if isinstance(error, jwt.ExpiredSignatureError):
         return f"the token expired{_when(shown, 'exp')}"
     if isinstance(error, jwt.ImmatureSignatureError):
@@ -123,7 +123,7 @@ def _when(shown: str, claim: str) -> str:
         return ""
 
 
-def until_s(claims: Mapping[str, Any], settings: Jwt) -> float:
+def until_s(claims: Mapping[str, Any], settings: JwtConfig) -> float:
     """Return until when these claims count, in seconds since 1970 UTC."""
     return float(claims["exp"]) + settings.leeway
 
@@ -135,7 +135,7 @@ def identity_of(claims: Mapping[str, Any]) -> str:
     return f"jwt {subject}" + (f" of {issuer}" if issuer else "")
 
 
-def grant_of(claims: Mapping[str, Any], settings: Jwt) -> tuple[Role | None, Instances]:
+def grant_of(claims: Mapping[str, Any], settings: JwtConfig) -> tuple[Role | None, Instances]:
     """Return what these claims allow, and where; None: nothing."""
     if settings.rules:
         for rule in settings.rules:
@@ -166,7 +166,7 @@ def _value(claims: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def parse_keys(data: bytes, settings: Jwt, where: str) -> JwtKeys:
+def parse_keys(data: bytes, settings: JwtConfig, where: str) -> JwtKeys:
     """Read a key file: a JWKS, a PEM public key or certificate, or a shared secret.
 
     Raises ConfigError, which begins with `where`, for one without a key for these algorithms.

@@ -9,7 +9,7 @@ import structlog
 
 from federation.access.tls import KeyPair, end_of, load_pair
 from federation.access.watched_file import LiveFile
-from federation.config.model import Tls
+from federation.config.model import TlsConfig
 from federation.core.clock import Clock, utc_text
 
 _log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ class LiveTls:
     refresh() is for one thread only.
     """
 
-    def __init__(self, tls: Tls, where: str, pair: KeyPair, clock: Clock) -> None:
+    def __init__(self, tls: TlsConfig, where: str, pair: KeyPair, clock: Clock) -> None:
         """Begin with a pair that was read from these files; `where` is their place in messages."""
         paths = (tls.server_cert, tls.server_key, tls.client_certs, tls.peer_certs, tls.client_ca)
         self._files = LiveFile(

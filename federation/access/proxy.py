@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile
-from federation.config.auth import Proxy
+from federation.config.auth import ProxyConfig
 from federation.core.errors import NotAuthenticated
 
 _HEADER_MAX_CHARS = 64 * 1024
@@ -37,7 +37,7 @@ class Connected(Protocol):
 class ProxiedClients:
     """What a listener behind a proxy believes of whom."""
 
-    def __init__(self, settings: Proxy, listed: LiveFile[KeyPair]) -> None:
+    def __init__(self, settings: ProxyConfig, listed: LiveFile[KeyPair]) -> None:
         """Take the settings, and the list of clients as a pair without a certificate of its own."""
         self._networks = [ipaddress.ip_network(each) for each in settings.addresses]
         self._header = settings.header

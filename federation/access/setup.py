@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from federation.access.authenticator import Callers
+from federation.access.authenticator import Authenticator
 from federation.access.files import AccessFiles, load_keys, load_proxied, load_tokens
 from federation.access.live_tls import LiveTls
 from federation.access.proxy import ProxiedClients
@@ -15,7 +15,7 @@ from federation.access.rights import everybody
 from federation.access.tls import KeyPair
 from federation.access.tokens import TokenTable
 from federation.access.watched_file import LiveFile
-from federation.config.model import Config, Listener
+from federation.config.model import Config, ListenerConfig
 from federation.core.clock import Clock
 from federation.observability.metrics import Metrics
 from federation.server.node import Watched
@@ -28,7 +28,7 @@ class ListenerAccess(NamedTuple):
     """One listener's; callers: None where nobody is asked who it is."""
 
     tls: LiveTls | None
-    callers: Callers | None
+    callers: Authenticator | None
     rights: Access
     watched: list[Watched]
 
@@ -49,7 +49,7 @@ def make_access(
 
 
 def _access_of(
-    listener: Listener,
+    listener: ListenerConfig,
     where: str,
     files: AccessFiles,
     metrics: Metrics,
@@ -84,7 +84,9 @@ def _access_of(
     asks = auth is not None or (tls is not None and bool(tls.pair.lists))
     if not asks:
         return ListenerAccess(tls, None, SameForAll(everybody(push=listener.push)), watched)
-    callers = Callers(listener, where, clock, tls=tls, tokens=tokens, keys=keys, proxied=proxied)
+    callers = Authenticator(
+        listener, where, clock, tls=tls, tokens=tokens, keys=keys, proxied=proxied
+    )
     return ListenerAccess(tls, callers, callers, watched)
 
 

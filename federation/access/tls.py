@@ -11,7 +11,7 @@ from cryptography import x509
 
 from federation.access.allowlist import LIST_MAX_BYTES, ClientList, parse_client_list
 from federation.access.client_ca import Authorities
-from federation.config.model import Config, Tls
+from federation.config.model import Config, TlsConfig
 from federation.core.errors import ConfigError
 
 
@@ -47,7 +47,7 @@ def load_pairs(config: Config) -> list[KeyPair | None]:
     ]
 
 
-def load_pair(tls: Tls, where: str) -> KeyPair:
+def load_pair(tls: TlsConfig, where: str) -> KeyPair:
     """Read a certificate, its key, which must belong together, and the list; blocks."""
     certificate = _read(tls.server_cert, f"{where}.server-cert")
     key = _read(tls.server_key, f"{where}.server-key")

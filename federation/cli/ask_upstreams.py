@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from federation.closure.names import pushed_of
-from federation.config.peers import Peer
-from federation.config.upstreams import Upstream as Settings
+from federation.config.peers import PeerConfig
+from federation.config.upstreams import UpstreamConfig as Settings
 from federation.core import hops
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, DigestFunction
@@ -28,7 +28,7 @@ PRESENT, ABSENT, SILENT, NOT_ASKED = "present", "absent", "silent", "not asked"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class UpstreamAnswer:
     """One upstream as this command asks it."""
 
     settings: Settings
@@ -36,7 +36,7 @@ class Asked:
     index: RemoteIndex
 
 
-Question = Callable[[Asked], Awaitable[dict[str, Any]]]
+Question = Callable[[UpstreamAnswer], Awaitable[dict[str, Any]]]
 
 
 def ask(upstreams: Sequence[Settings], node_id: str, question: Question) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def ask(upstreams: Sequence[Settings], node_id: str, question: Question) -> list
 
 
 def ask_peers(
-    peers: Sequence[Peer], instance: str, node_id: str, question: Question
+    peers: Sequence[PeerConfig], instance: str, node_id: str, question: Question
 ) -> list[dict[str, Any]]:
     """Put a question to all peers likewise; a node of ours tells of what it holds itself.
 
@@ -95,7 +95,7 @@ async def _put(settings: Settings, node_id: str, question: Question) -> dict[str
     jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
     remote = Remote(impatient, Metrics(), SystemClock(), jitter, node_id=node_id)
     try:
-        return await question(Asked(settings, RemoteStore(remote), RemoteIndex(remote)))
+        return await question(UpstreamAnswer(settings, RemoteStore(remote), RemoteIndex(remote)))
     finally:
         await remote.close()
 
@@ -103,7 +103,7 @@ async def _put(settings: Settings, node_id: str, question: Question) -> dict[str
 def about_blob(digest: Digest) -> Question:
     """Ask whether it has a blob."""
 
-    async def question(asked: Asked) -> dict[str, Any]:
+    async def question(asked: UpstreamAnswer) -> dict[str, Any]:
         if asked.settings.type == "index":
             return _not_asked("it is not asked for blobs (type: index)")
         return _said(not await asked.store.find_missing([digest]))
@@ -114,7 +114,7 @@ def about_blob(digest: Digest) -> Question:
 def about_action(action: Digest, here: Sequence[Entry], missing: Sequence[Digest]) -> Question:
     """Ask for an action's result, and which of the blobs that are missing here it has."""
 
-    async def question(asked: Asked) -> dict[str, Any]:
+    async def question(asked: UpstreamAnswer) -> dict[str, Any]:
         if asked.settings.type == "storage":
             return _not_asked("it is not asked for action results (type: storage)")
         if not asked.settings.trust_action_results:
@@ -134,7 +134,7 @@ def about_asset(
     functions = {content_of(pushed_of(entry)).function for entry in here}
     function = functions.pop() if len(functions) == 1 else DigestFunction.SHA256
 
-    async def question(asked: Asked) -> dict[str, Any]:
+    async def question(asked: UpstreamAnswer) -> dict[str, Any]:
         if asked.settings.type == "storage":
             return _not_asked("it is not asked for assets (type: storage)")
         facts: dict[str, Any] = {}
@@ -152,7 +152,7 @@ def about_asset(
     return question
 
 
-async def _of_missing(asked: Asked, missing: Sequence[Digest]) -> dict[str, Any]:
+async def _of_missing(asked: UpstreamAnswer, missing: Sequence[Digest]) -> dict[str, Any]:
     if not missing or asked.settings.type == "index":
         return {}
     absent = await asked.store.find_missing(missing)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from federation.closure.names import Names, Structure, names_of_entry, names_of_structure
 from federation.closure.walk import STRUCTURE_MAX_BYTES
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest
 from federation.core.store import Entry
@@ -28,7 +28,7 @@ class ClosureReport(NamedTuple):
     problem: str | None  # why the walk could not look at everything
 
 
-def closure_of(entry: Entry, explainer: Explainer, limits: Limits) -> ClosureReport:
+def closure_of(entry: Entry, explainer: Explainer, limits: LimitsConfig) -> ClosureReport:
     """Walk until everything was looked at, or enough is missing."""
     walk = _Walk(explainer, limits)
     problem = None
@@ -47,7 +47,7 @@ class _Stopped(Exception):
 
 
 class _Walk:
-    def __init__(self, explainer: Explainer, limits: Limits) -> None:
+    def __init__(self, explainer: Explainer, limits: LimitsConfig) -> None:
         self._explainer = explainer
         self._limits = limits
         self._leaves: set[Digest] = set()

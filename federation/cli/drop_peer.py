@@ -15,7 +15,7 @@ from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import warnings_only
 from federation.core.errors import ConfigError
-from federation.storage.admin import Known, drop_peer
+from federation.storage.admin import KnownPeer, drop_peer
 
 _log = structlog.get_logger(__name__)
 
@@ -77,7 +77,7 @@ def _check_gone(where: Place, peer: str) -> None:
             )
 
 
-def _lacks(known: Known) -> str:
+def _lacks(known: KnownPeer) -> str:
     following = len(known.lags) == len(known.lanes)
     parts = [] if following else ["what it lacks is not known, since it needs a resync"]
     parts += [
@@ -89,7 +89,7 @@ def _lacks(known: Known) -> str:
     return ", ".join(parts)
 
 
-def _facts(known: Known) -> dict[str, Any]:
+def _facts(known: KnownPeer) -> dict[str, Any]:
     return {
         "dropped": known.name,
         "unacknowledged-objects": sum(lag.objects for lag in known.lags.values()),

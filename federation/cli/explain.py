@@ -25,7 +25,7 @@ from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.progress import warnings_only
 from federation.closure.names import pushed_of
-from federation.config.model import Config, Limits
+from federation.config.model import Config, LimitsConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.store import EntryKind
 from federation.storage.admin import Explainer, FoundEntry, explaining
@@ -112,7 +112,7 @@ class _Teller:
     def __init__(self, where: Place, explainer: Explainer) -> None:
         self._where = where
         self._explainer = explainer
-        self._limits = Limits() if where.file is None else where.file.limits
+        self._limits = LimitsConfig() if where.file is None else where.file.limits
 
     def blob(self, match: re.Match[str]) -> Told:
         found = self._digest(match)

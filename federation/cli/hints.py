@@ -5,14 +5,14 @@ from __future__ import annotations
 import socket
 from typing import NamedTuple
 
-from federation.config.model import Config, Listener
+from federation.config.model import Config, ListenerConfig
 from federation.config.types import Address, parse_address
 
 
-class Target(NamedTuple):
+class HintTarget(NamedTuple):
     """The listener that clients should be told about, with the port it really has."""
 
-    listener: Listener
+    listener: ListenerConfig
     address: Address
 
 
@@ -27,10 +27,10 @@ class Pointer(NamedTuple):
     access_token: str | None = None  # a file
 
 
-def choose(config: Config, addresses: list[str]) -> Target:
+def choose(config: Config, addresses: list[str]) -> HintTarget:
     """Return the first listener that takes pushes, else the first."""
     targets = [
-        Target(listener, parse_address(address))
+        HintTarget(listener, parse_address(address))
         for listener, address in zip(config.listeners, addresses, strict=True)
     ]
     return next((t for t in targets if t.listener.push), targets[0])
@@ -47,12 +47,12 @@ def hints(config: Config, addresses: list[str]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def buildstream(target: Target) -> str:
+def buildstream(target: HintTarget) -> str:
     """Return the part of buildstream.conf (BuildStream 2)."""
     return indented(buildstream_2(_pointer(target)))
 
 
-def bazel(target: Target) -> str:
+def bazel(target: HintTarget) -> str:
     """Return the lines of .bazelrc."""
     return indented(bazel_lines(_pointer(target)))
 
@@ -111,7 +111,7 @@ def _grpc_url(url: str) -> str:
     return "grpc" + url.removeprefix("http") if url.startswith("http") else url
 
 
-def _pointer(target: Target) -> Pointer:
+def _pointer(target: HintTarget) -> Pointer:
     tls, auth = target.listener.tls, target.listener.auth
     asked = tls is not None and tls.asks_clients
     return Pointer(

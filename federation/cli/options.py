@@ -19,7 +19,7 @@ class Place(NamedTuple):
     """A data directory and how it is to be treated; file: all of the file, if one was given."""
 
     data_dir: Path
-    storage: model.Storage
+    storage: model.StorageConfig
     file: model.Config | None = None
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from federation.core.errors import ConfigError
-from federation.storage.admin import Known, known_peers
+from federation.storage.admin import KnownPeer, known_peers
 
 
-def check_peer(data_dir: Path, name: str) -> Known:
+def check_peer(data_dir: Path, name: str) -> KnownPeer:
     """Return what is known of a peer.
 
     Raises ConfigError for a name that no peer has, StorageRefused.

@@ -19,7 +19,7 @@ _FLUSH_S = 1.0
 @contextmanager
 def warnings_only() -> Iterator[None]:
     """Let warnings through to standard error, and nothing else that is logged meanwhile."""
-    flush = logs.configure(model.Log(level="warning"), for_good=False)
+    flush = logs.configure(model.LogConfig(level="warning"), for_good=False)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import Report, progress, warnings_only
 from federation.core.errors import SourceUnavailable
-from federation.storage.admin import Known, ask_reconcile, processes, summary
+from federation.storage.admin import KnownPeer, ask_reconcile, processes, summary
 
 _LOOK_EVERY_S = 0.5
 
@@ -57,7 +57,7 @@ def reconcile(
         sys.exit(FOUND_PROBLEMS)
 
 
-def _wait(data_dir: Path, asked: Known, report: Report) -> Known:
+def _wait(data_dir: Path, asked: KnownPeer, report: Report) -> KnownPeer:
     """Return the peer as it is once it has been reconciled. Raises SourceUnavailable."""
     while True:
         now = check_peer(data_dir, asked.name)
@@ -86,7 +86,7 @@ def _held(data_dir: Path) -> int:
     return int(facts["blobs"] + facts["entries"])
 
 
-def _facts(before: Known, now: Known) -> dict[str, Any]:
+def _facts(before: KnownPeer, now: KnownPeer) -> dict[str, Any]:
     return {
         "peer": now.name,
         "reconciled": True,

@@ -16,7 +16,7 @@ import structlog
 
 from federation.closure.names import names_of_entry
 from federation.closure.walk import TooLarge, Turns, Walk
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import InvalidRequest
 from federation.core.store import Entry, LocalStore
@@ -49,7 +49,7 @@ class ClosureChecker:
     def __init__(
         self,
         store: LocalStore,
-        limits: Limits,
+        limits: LimitsConfig,
         clock: Clock,
         lease_s: float,
         *,

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from federation.closure.names import SLICE, Names, Shape, Structure, names_of_structure
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobDamaged, BlobNotFound, FederationError
 from federation.core.store import SMALL_BLOB_BYTES, Readable
@@ -46,7 +46,7 @@ class Turns:
 class Walk:
     """Use once."""
 
-    def __init__(self, store: Readable, limits: Limits, turns: Turns) -> None:
+    def __init__(self, store: Readable, limits: LimitsConfig, turns: Turns) -> None:
         self._store = store
         self._limits = limits
         self._turns = turns

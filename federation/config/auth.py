@@ -96,7 +96,7 @@ class JwtRule(Section):
     )
 
 
-class Jwt(Section):
+class JwtConfig(Section):
     """JSON Web Tokens that are accepted."""
 
     keys: FilePath = Field(
@@ -131,7 +131,7 @@ class Jwt(Section):
     )
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Jwt:
+    def _one_kind(self) -> JwtConfig:
         shared = [name for name in self.algorithms if name.startswith("HS")]
         if shared and len(shared) < len(self.algorithms):
             raise ValueError(
@@ -141,7 +141,7 @@ class Jwt(Section):
         return self
 
 
-class Proxy(Section):
+class ProxyConfig(Section):
     """A reverse proxy that ends the clients' TLS and says whose certificate it saw."""
 
     addresses: list[Annotated[str, AfterValidator(_network)]] = Field(
@@ -159,7 +159,7 @@ class Proxy(Section):
     )
 
 
-class ListenerAuth(Section):
+class ListenerAuthConfig(Section):
     """How callers of a listener are known, and what they may do."""
 
     anonymous: Literal["none", "pull", "push"] = Field(
@@ -175,8 +175,8 @@ class ListenerAuth(Section):
     tokens: FilePath | None = Field(
         default=None, description="file that `federation token new` adds tokens to"
     )
-    jwt: Jwt | None = Field(default=None, description="JSON Web Tokens that are accepted")
-    proxy: Proxy | None = Field(
+    jwt: JwtConfig | None = Field(default=None, description="JSON Web Tokens that are accepted")
+    proxy: ProxyConfig | None = Field(
         default=None, description="a reverse proxy that knows clients by their certificates"
     )
 

@@ -13,7 +13,7 @@ from federation.config.section import Section
 Path = tuple[str, ...]
 
 
-class Key(NamedTuple):
+class ConfigKey(NamedTuple):
     """One key: its path (a list's items share the path of the list), and what the model says."""
 
     path: Path
@@ -27,11 +27,11 @@ class Key(NamedTuple):
         return ".".join(self.path)
 
 
-def walk(model: type[Section] = Config, below: Path = ()) -> Iterator[Key]:
+def walk(model: type[Section] = Config, below: Path = ()) -> Iterator[ConfigKey]:
     """Yield every key in the order of the model, a section before what is in it."""
     for name, field in model.model_fields.items():
         section, is_list = _section_of(field.annotation)
-        key = Key((*below, field.alias or name), field, section, is_list)
+        key = ConfigKey((*below, field.alias or name), field, section, is_list)
         yield key
         if section is not None:
             yield from walk(section, key.path)

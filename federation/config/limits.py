@@ -11,7 +11,7 @@ _BATCH_MAX_BYTES = 2**22  # clients refuse messages above 4 MiB
 _FRAMING_BYTES = 2**16  # room in a message for what surrounds a batch's blob bytes
 
 
-class Limits(Section):
+class LimitsConfig(Section):
     """Bounds on what clients can make the node hold."""
 
     message: Size = Field(

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from federation.config.auth import ListenerAuth
+from federation.config.auth import ListenerAuthConfig
 from federation.config.section import Section
 from federation.config.types import AddressText, Duration, FilePath, Flag, parse_address
 
 
-class Tls(Section):
+class TlsConfig(Section):
     """What a listener shows its clients, and what they have to show."""
 
     server_cert: FilePath = Field(description="PEM file: the server's certificate, then its chain")
@@ -37,7 +37,7 @@ class Tls(Section):
         return any((self.client_certs, self.peer_certs, self.client_ca))
 
 
-class Listener(Section):
+class ListenerConfig(Section):
     """One address that gRPC is served on."""
 
     address: AddressText = Field(description="host:port; port 0 picks a free one")
@@ -54,8 +54,8 @@ class Listener(Section):
     acknowledge_within: Duration = Field(
         default=5.0, gt=0, description="how long peers are waited for; then the OK is given anyway"
     )
-    tls: Tls | None = Field(default=None, description="without it the listener is plain text")
-    auth: ListenerAuth | None = Field(
+    tls: TlsConfig | None = Field(default=None, description="without it the listener is plain text")
+    auth: ListenerAuthConfig | None = Field(
         default=None,
         description="tokens, and what whom is allowed; default: whoever connects may read, and "
         "write with `push: true`",
@@ -63,7 +63,9 @@ class Listener(Section):
 
     @field_validator("auth")
     @classmethod
-    def _fits(cls, auth: ListenerAuth | None, info: ValidationInfo) -> ListenerAuth | None:
+    def _fits(
+        cls, auth: ListenerAuthConfig | None, info: ValidationInfo
+    ) -> ListenerAuthConfig | None:
         if auth is None or not {"tls", "push", "address"} <= info.data.keys():
             return auth
         if reason := _misfit(auth, info.data["tls"], info.data["push"], info.data["address"]):
@@ -71,7 +73,9 @@ class Listener(Section):
         return auth
 
 
-def _misfit(auth: ListenerAuth, tls: Tls | None, push: bool, address: str) -> str | None:
+def _misfit(
+    auth: ListenerAuthConfig, tls: TlsConfig | None, push: bool, address: str
+) -> str | None:
     """Return why this cannot be what the operator means, and how to mend it."""
     by_certificate = tls is not None and tls.asks_clients
     if auth.takes_tokens and tls is None and not parse_address(address).is_loopback:

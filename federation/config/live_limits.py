@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 
 
-class LiveLimits(Limits, frozen=False):
+class LiveLimits(LimitsConfig, frozen=False):
     """The same as Limits to whoever reads it, each time it needs a value."""
 
-    def take(self, limits: Limits) -> None:
+    def take(self, limits: LimitsConfig) -> None:
         """Have these values from now on."""
-        for name in Limits.model_fields:
+        for name in LimitsConfig.model_fields:
             setattr(self, name, getattr(limits, name))

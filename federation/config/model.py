@@ -14,24 +14,24 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from federation.config.limits import Limits
-from federation.config.listeners import Listener, Tls
-from federation.config.peers import Peer
+from federation.config.limits import LimitsConfig
+from federation.config.listeners import ListenerConfig, TlsConfig
+from federation.config.peers import PeerConfig
 from federation.config.section import Section
-from federation.config.storage import Scrub, Storage
+from federation.config.storage import ScrubConfig, StorageConfig
 from federation.config.types import AddressText, Count, FilePath, Flag, Name, parse_address
-from federation.config.upstreams import Pull, Upstream
+from federation.config.upstreams import PullConfig, UpstreamConfig
 from federation.core.errors import ConfigError
 
 __all__ = [
     "Config",
-    "Http",
-    "Limits",
-    "Listener",
-    "Log",
-    "Scrub",
-    "Storage",
-    "Tls",
+    "HttpConfig",
+    "LimitsConfig",
+    "ListenerConfig",
+    "LogConfig",
+    "ScrubConfig",
+    "StorageConfig",
+    "TlsConfig",
     "default_data_dir",
 ]
 
@@ -50,7 +50,7 @@ def default_data_dir() -> Path:
         raise ConfigError("this user has no home folder: say where to store (data-dir)") from None
 
 
-class Http(Section):
+class HttpConfig(Section):
     """The HTTP listener: metrics and health."""
 
     address: AddressText | None = Field(
@@ -58,7 +58,7 @@ class Http(Section):
     )
 
 
-class Log(Section):
+class LogConfig(Section):
     """What is written to standard error, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -86,30 +86,32 @@ class Config(Section):
     workers: Count = Field(
         default=1, ge=1, le=64, description="processes that serve the listeners' ports together"
     )
-    listeners: list[Listener] = Field(
-        default=[Listener(address="127.0.0.1:8980", push=True)],
+    listeners: list[ListenerConfig] = Field(
+        default=[ListenerConfig(address="127.0.0.1:8980", push=True)],
         min_length=1,
         max_length=64,
         description="the addresses that gRPC is served on",
     )
-    storage: Storage = Field(default=Storage(), description="how much is kept, and how")
+    storage: StorageConfig = Field(default=StorageConfig(), description="how much is kept, and how")
     offline: Flag = Field(default=False, description="true: upstreams are never asked")
-    upstreams: list[Upstream] = Field(
+    upstreams: list[UpstreamConfig] = Field(
         default=[],
         max_length=64,
         description="caches that are asked, in this order, for what is missed here",
     )
-    pull: Pull = Field(default=Pull(), description="how upstreams are asked")
-    peers: list[Peer] = Field(
+    pull: PullConfig = Field(default=PullConfig(), description="how upstreams are asked")
+    peers: list[PeerConfig] = Field(
         default=[], max_length=64, description="caches that get what this node newly receives"
     )
-    limits: Limits = Field(default=Limits(), description="bounds on what clients can use up")
-    http: Http = Field(default=Http(), description="metrics and health over HTTP")
-    log: Log = Field(default=Log(), description="what is written to standard error")
+    limits: LimitsConfig = Field(
+        default=LimitsConfig(), description="bounds on what clients can use up"
+    )
+    http: HttpConfig = Field(default=HttpConfig(), description="metrics and health over HTTP")
+    log: LogConfig = Field(default=LogConfig(), description="what is written to standard error")
 
     @field_validator("listeners")
     @classmethod
-    def _different_addresses(cls, listeners: list[Listener]) -> list[Listener]:
+    def _different_addresses(cls, listeners: list[ListenerConfig]) -> list[ListenerConfig]:
         fixed = [x.address for x in listeners if parse_address(x.address).port]
         for address in fixed:
             if fixed.count(address) > 1:
@@ -118,19 +120,21 @@ class Config(Section):
 
     @field_validator("upstreams")
     @classmethod
-    def _different_upstreams(cls, upstreams: list[Upstream]) -> list[Upstream]:
+    def _different_upstreams(cls, upstreams: list[UpstreamConfig]) -> list[UpstreamConfig]:
         _check_different("upstreams", [upstream.name for upstream in upstreams])
         return upstreams
 
     @field_validator("peers")
     @classmethod
-    def _different_peers(cls, peers: list[Peer]) -> list[Peer]:
+    def _different_peers(cls, peers: list[PeerConfig]) -> list[PeerConfig]:
         _check_different("peers", [peer.name for peer in peers])
         return peers
 
     @field_validator("peers")
     @classmethod
-    def _there_for_acknowledge(cls, peers: list[Peer], info: ValidationInfo) -> list[Peer]:
+    def _there_for_acknowledge(
+        cls, peers: list[PeerConfig], info: ValidationInfo
+    ) -> list[PeerConfig]:
         for listener in info.data.get("listeners", []):
             if listener.acknowledge != "local" and not peers:
                 raise ValueError(
@@ -141,7 +145,7 @@ class Config(Section):
 
     @field_validator("http")
     @classmethod
-    def _not_a_listener(cls, http: Http, info: ValidationInfo) -> Http:
+    def _not_a_listener(cls, http: HttpConfig, info: ValidationInfo) -> HttpConfig:
         taken = [x.address for x in info.data.get("listeners", [])]
         if http.address and http.address in taken and parse_address(http.address).port:
             raise ValueError(f"a listener has the address {http.address} already")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from federation.config.section import Section
 from federation.config.types import Count, Duration, Name, Size
-from federation.config.upstreams import Auth, ConnectionConfig, Url
+from federation.config.upstreams import AuthConfig, ConnectionConfig, Url
 
 _TIME = compile_pattern(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]")
 
@@ -23,7 +23,7 @@ def _check_pattern(pattern: str) -> str:
 Pattern = Annotated[str, Field(max_length=2000), AfterValidator(_check_pattern)]
 
 
-class Rule(Section):
+class RuleConfig(Section):
     """What is sent, when, and how much of it. The first rule that matches an object decides."""
 
     match: Pattern = Field(
@@ -65,7 +65,7 @@ class PeerConnectionConfig(ConnectionConfig):
     concurrency: Count = Field(default=32, ge=1, le=1000, description="calls at once")
 
 
-class Peer(Section):
+class PeerConfig(Section):
     """A cache that gets what this node newly receives."""
 
     name: Name = Field(description="what logs, metrics and commands call it")
@@ -75,7 +75,7 @@ class Peer(Section):
         max_length=1000,
         description="instance name to send everything under; none: the one it was received under",
     )
-    auth: Auth = Field(default=Auth(), description="certificates and token")
+    auth: AuthConfig = Field(default=AuthConfig(), description="certificates and token")
     connection_config: PeerConnectionConfig = Field(
         default=PeerConnectionConfig(), description="timeouts, retries and bounds"
     )
@@ -86,7 +86,7 @@ class Peer(Section):
     order: Literal["oldest", "newest"] = Field(
         default="oldest", description="which of what it lacks is sent first"
     )
-    rules: list[Rule] = Field(
+    rules: list[RuleConfig] = Field(
         default=[], max_length=1000, description="what is sent; empty: everything, always"
     )
     window: str = Field(
@@ -105,7 +105,7 @@ class Peer(Section):
         return text
 
     @model_validator(mode="after")
-    def _secrets_need_tls(self) -> Peer:
-        if self.url.startswith(("http:", "grpc:")) and self.auth != Auth():
+    def _secrets_need_tls(self) -> PeerConfig:
+        if self.url.startswith(("http:", "grpc:")) and self.auth != AuthConfig():
             raise ValueError("auth needs TLS: an https or grpcs url")
         return self

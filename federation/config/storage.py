@@ -7,16 +7,16 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from federation.config.section import Section
-from federation.config.types import Count, Duration, Share, Size, format_size
+from federation.config.types import Count, Duration, Fraction, Size, format_size
 
 
-class Scrub(Section):
+class ScrubConfig(Section):
     """The background re-read of stored blobs."""
 
     rate: Size = Field(default=20 * 2**20, description="bytes read a second; 0 turns it off")
 
 
-class Storage(Section):
+class StorageConfig(Section):
     """How much is kept, and how."""
 
     quota: Size | None = Field(
@@ -31,7 +31,7 @@ class Storage(Section):
         description="free disk that eviction reaches once little more than reserve is left; "
         "default: the watermarks say",
     )
-    high_watermark: Share = Field(
+    high_watermark: Fraction = Field(
         default=0.95, description="share of the quota at which eviction starts"
     )
     when_full: Literal["evict", "refuse"] = Field(
@@ -41,7 +41,7 @@ class Storage(Section):
             "most needs a resync, and eviction goes on; refuse: writes are refused"
         ),
     )
-    low_watermark: Share = Field(
+    low_watermark: Fraction = Field(
         default=0.90, description="share of the quota at which eviction stops"
     )
     inline_max: Size = Field(
@@ -57,7 +57,7 @@ class Storage(Section):
     log_max_rows: Count = Field(
         default=5_000_000, ge=1000, description="most rows of the change log"
     )
-    scrub: Scrub = Field(default=Scrub(), description="re-reading of stored blobs")
+    scrub: ScrubConfig = Field(default=ScrubConfig(), description="re-reading of stored blobs")
 
     @field_validator("reserve_max")
     @classmethod

@@ -153,7 +153,7 @@ Duration = Annotated[
     Field(ge=0, le=_DURATION_MAX_S, allow_inf_nan=False),
 ]
 Count = Annotated[int, Field(strict=True)]
-Share = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 AddressText = Annotated[str, AfterValidator(_check_address)]
 FilePath = Annotated[Path, AfterValidator(_absolute)]

@@ -27,7 +27,7 @@ def _check_url(url: str) -> str:
 Url = Annotated[str, AfterValidator(_check_url)]
 
 
-class Auth(Section):
+class AuthConfig(Section):
     """How this node and another cache know each other; names as in BuildStream's configuration."""
 
     server_cert: FilePath | None = Field(
@@ -44,7 +44,7 @@ class Auth(Section):
     )
 
     @model_validator(mode="after")
-    def _pairs(self) -> Auth:
+    def _pairs(self) -> AuthConfig:
         if (self.client_cert is None) != (self.client_key is None):
             raise ValueError("client-cert and client-key go together")
         return self
@@ -72,7 +72,7 @@ class ConnectionConfig(Section):
     bandwidth: Size = Field(default=0, description="bytes a second, at most; 0: no limit")
 
 
-class Upstream(Section):
+class UpstreamConfig(Section):
     """A cache that is asked for what is missed here."""
 
     name: Name = Field(description="what logs, metrics and commands call it")
@@ -82,7 +82,7 @@ class Upstream(Section):
         default="all",
         description="storage: blobs; index: action results and assets; all: both",
     )
-    auth: Auth = Field(default=Auth(), description="certificates and token")
+    auth: AuthConfig = Field(default=AuthConfig(), description="certificates and token")
     connection_config: ConnectionConfig = Field(
         default=ConnectionConfig(), description="timeouts, retries and bounds"
     )
@@ -99,13 +99,13 @@ class Upstream(Section):
     )
 
     @model_validator(mode="after")
-    def _secrets_need_tls(self) -> Upstream:
-        if self.url.startswith(("http:", "grpc:")) and self.auth != Auth():
+    def _secrets_need_tls(self) -> UpstreamConfig:
+        if self.url.startswith(("http:", "grpc:")) and self.auth != AuthConfig():
             raise ValueError("auth needs TLS: an https or grpcs url")
         return self
 
 
-class Pull(Section):
+class PullConfig(Section):
     """How upstreams are asked."""
 
     index_ttl: Duration = Field(

@@ -95,7 +95,7 @@ class Page(NamedTuple):
     pulled: Collection[Digest] = frozenset()  # those of digests that only an upstream gave us
 
 
-class Ledger(Protocol):
+class ReplicationLog(Protocol):
     """All methods are safe to call concurrently and to cancel.
 
     They raise SourceUnavailable when the catalogue cannot be read, StorageFailed or StorageFull

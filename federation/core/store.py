@@ -177,7 +177,7 @@ class Store(Readable, Protocol):
         ...
 
 
-class Spelling(NamedTuple):
+class DigestCodec(NamedTuple):
     """What turns names into SHA-256 digests: the one into raw hashes, the other into a size.
 
     hashes_of may raise for a name that is none, and then no other is used.
@@ -211,7 +211,7 @@ class LocalStore(Store, Protocol):
         """
         ...
 
-    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+    async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """Return those of which the blob is not held; the others are leased.
 
         Thousands are asked about at once, and most were a moment ago: the store remembers their

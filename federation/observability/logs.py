@@ -27,7 +27,9 @@ _NESTING_MAX = 3
 Flush = Callable[[float], bool]
 
 
-def configure(settings: model.Log, *, for_good: bool = True, worker: int | None = None) -> Flush:
+def configure(
+    settings: model.LogConfig, *, for_good: bool = True, worker: int | None = None
+) -> Flush:
     """Send structlog's events, and warnings of the libraries below us, to standard error.
 
     for_good: nobody configures again in this process, which makes each event cheaper.

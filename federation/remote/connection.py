@@ -11,7 +11,7 @@ import grpc
 
 from federation.remote.credentials import Certificates
 from federation.remote.methods import Method
-from federation.remote.settings import RemoteSettings, Target
+from federation.remote.settings import Endpoint, RemoteSettings
 
 MESSAGE_MAX_BYTES = 16 * 2**20
 _KEEPALIVE_TIMEOUT_MS = 20_000
@@ -46,7 +46,7 @@ class Connection:
     """A channel made with certain certificates. Messages go in and come out as bytes."""
 
     def __init__(
-        self, settings: RemoteSettings, target: Target, certificates: Certificates
+        self, settings: RemoteSettings, target: Endpoint, certificates: Certificates
     ) -> None:
         self.certificates = certificates
         if target.tls:

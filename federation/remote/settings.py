@@ -13,7 +13,7 @@ _TLS = {"http": False, "grpc": False, "https": True, "grpcs": True}
 _DEFAULT_PORT = {False: 80, True: 443}
 
 
-class Target(NamedTuple):
+class Endpoint(NamedTuple):
     """Where to connect."""
 
     authority: str  # host:port, an IPv6 address in brackets
@@ -46,7 +46,7 @@ class RemoteSettings:
     bandwidth_bytes_s: int = 0  # both directions together; 0: no limit
     compression: bool = True  # use zstd where the remote can
 
-    def target(self) -> Target:
+    def target(self) -> Endpoint:
         """Return where to connect.
 
         Raises ConfigError for a URL that is none of this protocol's, and for keys that do not go
@@ -65,7 +65,7 @@ class RemoteSettings:
         return target
 
 
-def _parse(url: str, where: str) -> Target:
+def _parse(url: str, where: str) -> Endpoint:
     try:
         parts = urlsplit(url)
         tls, host, port = _TLS[parts.scheme], parts.hostname, parts.port
@@ -78,7 +78,7 @@ def _parse(url: str, where: str) -> Target:
             f"{where}: url {_shown(url)!r} has a path; say instance-name: {parts.path[1:]}"
         )
     shown = f"[{host}]" if ":" in host else host
-    return Target(f"{shown}:{port or _DEFAULT_PORT[tls]}", tls)
+    return Endpoint(f"{shown}:{port or _DEFAULT_PORT[tls]}", tls)
 
 
 _HELP = "a url is http, https, grpc or grpcs, then ://host:port, e.g. https://cache.example.com:443"

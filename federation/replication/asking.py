@@ -14,7 +14,7 @@ _BUSY_S = 0.2  # between tries while a bound of our own is reached
 _T = TypeVar("_T")
 
 
-class Asker:
+class AnsweredCall:
     """Asks one peer; waits as long as that takes."""
 
     def __init__(self, gate: Gate, clock: Clock) -> None:
@@ -22,7 +22,7 @@ class Asker:
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"<Asker {self._gate!r}>"
+        return f"<AnsweredCall {self._gate!r}>"
 
     async def answer(self, question: Callable[[], Awaitable[_T]]) -> _T:
         """Return what the peer answers in the end. Raises RemoteFailed when it is not used now."""

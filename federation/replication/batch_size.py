@@ -25,7 +25,7 @@ _LEAST_BYTES = 16 * 2**10
 _FIRST_BATCHES = 4
 
 
-class Pace:
+class BatchSize:
     """Learns from each batch."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Pace:
         self.at_once = _FIRST_BATCHES
 
     def __repr__(self) -> str:
-        return f"<Pace {self.at_once} of {self.items_max} blobs, {self.bytes_max} bytes>"
+        return f"<BatchSize {self.at_once} of {self.items_max} blobs, {self.bytes_max} bytes>"
 
     @property
     def slots(self) -> int:

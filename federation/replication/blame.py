@@ -35,7 +35,7 @@ class Fault(enum.Enum):
     PEER = "peer"  # leave the peer alone for a while
 
 
-class Blame:
+class FaultTracker:
     """Remembers what failed lately at one peer."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Blame:
         self._refused: set[Hashable] = set()  # likewise
 
     def __repr__(self) -> str:
-        return f"<Blame {len(self._failures)} failing, {len(self._denied)} denied in a row>"
+        return f"<FaultTracker {len(self._failures)} failing, {len(self._denied)} denied in a row>"
 
     def taken(self, *things: Hashable) -> None:
         """Note that the peer took objects."""

@@ -15,17 +15,17 @@ import structlog
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobDamaged, BlobNotFound, DigestMismatch, FederationError
-from federation.core.replication_log import Ledger
+from federation.core.replication_log import ReplicationLog
 from federation.core.semaphore import FairSlots
 from federation.core.store import Chunks, Readable
 from federation.remote.failures import FailureKind, RemoteFailed
-from federation.replication.asking import Asker
-from federation.replication.batch_size import Pace
-from federation.replication.blame import Blame, Fault
-from federation.replication.counters import Tally
+from federation.replication.asking import AnsweredCall
+from federation.replication.batch_size import BatchSize
+from federation.replication.blame import Fault, FaultTracker
+from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate, Turn
-from federation.replication.outcome import DAMAGED, GONE, SENT, Outcome, parked
-from federation.replication.peer_api import OpenAt, Target, Via
+from federation.replication.outcome import DAMAGED, GONE, SENT, SendOutcome, parked
+from federation.replication.peer_api import OpenAt, PeerApi, Via
 from federation.replication.tried import Tried, judge_batch
 
 _log = structlog.get_logger(__name__)
@@ -34,7 +34,7 @@ LARGE_AT_ONCE = 3
 _ALIVE_BYTES = 2**20  # taken of a long upload, it shows that the peer works
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0  # for single blobs, while others are taken
 
-Settle = Callable[[Sequence[Digest], Outcome], None]
+Settle = Callable[[Sequence[Digest], SendOutcome], None]
 
 
 class Sender:
@@ -44,15 +44,15 @@ class Sender:
         self,
         name: str,
         store: Readable,
-        ledger: Ledger,
-        target: Target,
+        ledger: ReplicationLog,
+        target: PeerApi,
         gate: Gate,
-        tally: Tally,
+        tally: PeerCounters,
         clock: Clock,
     ) -> None:
-        self.asker = Asker(gate, clock)
-        self.blame = Blame()
-        self.pace = Pace()
+        self.asker = AnsweredCall(gate, clock)
+        self.blame = FaultTracker()
+        self.pace = BatchSize()
         self._name = name
         self._store = store
         self._ledger = ledger
@@ -154,7 +154,7 @@ class Sender:
                 blobs.append((digest, data))
         return blobs
 
-    async def _lost(self, digest: Digest) -> Outcome:
+    async def _lost(self, digest: Digest) -> SendOutcome:
         return DAMAGED if await self._ledger.is_damaged(digest) else GONE
 
     def _sort(
@@ -225,7 +225,7 @@ class Sender:
             if not await self._still_missing([digest], settle):
                 return
 
-    async def _try_large(self, digest: Digest, via: Via, *, goes_on: bool) -> Outcome | None:
+    async def _try_large(self, digest: Digest, via: Via, *, goes_on: bool) -> SendOutcome | None:
         """Send it once; None: try again."""
         async with self._gate.turn(writes=True) as turn:
             try:

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound
 from federation.core.store import SMALL_BLOB_BYTES, Chunks, Entry, NextBytes, Readable
-from federation.replication.outcome import GONE, Fate, Outcome
+from federation.replication.outcome import GONE, Fate, SendOutcome
 from federation.replication.peer_api import Via
 from federation.replication.rules import Bounds
 from federation.replication.shipping import Shipper
@@ -41,7 +41,7 @@ class ShippingStore:
         self._for_large = for_large
         self.lacks_here: Digest | None = None  # a hole, which a later upload may fill
         self.left_out: Digest | None = None  # by a rule, and the peer has it not
-        self.unsent: tuple[Digest, Outcome] | None = None
+        self.unsent: tuple[Digest, SendOutcome] | None = None
 
     def __repr__(self) -> str:
         return f"<ShippingStore over {self._store!r}>"

@@ -34,7 +34,7 @@ class Rate:
         return self._sum
 
 
-class Tally:
+class PeerCounters:
     """Counts of one peer."""
 
     def __init__(self, clock: Clock) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from federation.replication.ranges import Ranges, runs
 
 
-class Progress:
+class LogProgress:
     """Rows are claimed, then each is done or released to be claimed again."""
 
     def __init__(self, cursor: int) -> None:
@@ -20,7 +20,7 @@ class Progress:
         self._done = Ranges()  # likewise
 
     def __repr__(self) -> str:
-        return f"<Progress {self.cursor} done {self._done!r} claimed {self._claimed!r}>"
+        return f"<LogProgress {self.cursor} done {self._done!r} claimed {self._claimed!r}>"
 
     @property
     def unresolved(self) -> int:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, SourceUnavailable, StorageFailed
-from federation.core.replication_log import Ledger
+from federation.core.replication_log import ReplicationLog
 from federation.core.store import (
     NO_STAMP,
     PULLED_TICKS,
@@ -23,18 +23,18 @@ from federation.core.store import (
 from federation.remote.failures import Denied, RemoteFailed, RequestRefused, Unsupported
 from federation.replication.blame import Fault
 from federation.replication.closure_sender import ShippingStore, Walk
-from federation.replication.counters import Tally
+from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate
 from federation.replication.outcome import (
     PRESENT,
     SENT,
     SUPERSEDED,
     TOO_FAR,
-    Outcome,
+    SendOutcome,
     parked,
     skipped,
 )
-from federation.replication.peer_api import Target, Theirs, Via
+from federation.replication.peer_api import PeerApi, Theirs, Via
 from federation.replication.rules import Bounds, may_go_on
 from federation.replication.shipping import Shipper
 
@@ -61,7 +61,7 @@ class Hole(enum.Enum):
     SKIP = "skip"  # it is hidden here, too, and sent when it is pushed again
 
 
-class Wanted(NamedTuple):
+class EntryToSend(NamedTuple):
     """An entry to be sent."""
 
     seq: int  # of its newest row when it was read
@@ -88,12 +88,12 @@ class EntrySender:
     def __init__(
         self,
         store: Readable,
-        ledger: Ledger,
-        target: Target,
+        ledger: ReplicationLog,
+        target: PeerApi,
         gate: Gate,
         shipper: Shipper,
         walk: Walk,
-        tally: Tally,
+        tally: PeerCounters,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -132,7 +132,7 @@ class EntrySender:
                 if not name.users:
                     del self._names[key]
 
-    async def send(self, wanted: Wanted) -> Outcome:
+    async def send(self, wanted: EntryToSend) -> SendOutcome:
         """Bring one entry to its end; call it within reading().
 
         Raises what the store and the ledger raise when they cannot tell.
@@ -151,7 +151,7 @@ class EntrySender:
             return outcome
         return await self._push_in_order(wanted, node_id)
 
-    async def _is_settled(self, wanted: Wanted) -> bool:
+    async def _is_settled(self, wanted: EntryToSend) -> bool:
         """Whether the peer has this entry, or another that is to stay."""
         confirmed, this_one = self._shipper.confirmed, (wanted.entry.key, wanted.seq)
         keeps_theirs = wanted.keeps_theirs or this_one in confirmed  # then theirs is newer
@@ -170,7 +170,7 @@ class EntrySender:
 
         return await self._shipper.sender.asker.answer(look)
 
-    async def _push_in_order(self, wanted: Wanted, node_id: str) -> Outcome:
+    async def _push_in_order(self, wanted: EntryToSend, node_id: str) -> SendOutcome:
         entry = wanted.entry
         name = self._names[entry.key]
         confirmed, this_one = self._shipper.confirmed, (entry.key, wanted.seq)
@@ -187,7 +187,7 @@ class EntrySender:
 
     # What it names
 
-    async def _closed(self, wanted: Wanted, *, anew: bool = False) -> Outcome | None:
+    async def _closed(self, wanted: EntryToSend, *, anew: bool = False) -> SendOutcome | None:
         """Bring all that it names there; None: it is there, and the entry may follow."""
         for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
             view = ShippingStore(
@@ -219,18 +219,18 @@ class EntrySender:
         finally:
             await self._walking.acquire()
 
-    async def _is_old(self, wanted: Wanted) -> bool:
+    async def _is_old(self, wanted: EntryToSend) -> bool:
         (now,) = await self._ledger.entries_at([wanted.entry.key])
         return now is None or now[0] > wanted.seq
 
     # The entry
 
-    async def _push(self, wanted: Wanted, node_id: str) -> Outcome:
+    async def _push(self, wanted: EntryToSend, node_id: str) -> SendOutcome:
         """Push until it is taken, or is not to be any more; node_id: who has all that it names."""
         delay_s, refused = 0.0, False
         while True:
             result = await self._try_push(wanted, node_id, refused=refused)
-            if isinstance(result, Outcome):
+            if isinstance(result, SendOutcome):
                 return result
             # Perhaps it is refused for something that it names, and the peer has lost.
             anew = isinstance(result, RequestRefused) and not refused
@@ -247,8 +247,8 @@ class EntrySender:
                 return outcome  # whoever answers by now may lack what was there
 
     async def _try_push(
-        self, wanted: Wanted, node_id: str, *, refused: bool
-    ) -> Outcome | RemoteFailed:
+        self, wanted: EntryToSend, node_id: str, *, refused: bool
+    ) -> SendOutcome | RemoteFailed:
         """Push once; refused: it was before, and is not given a third time."""
         entry = wanted.entry
         async with self._gate.turn(writes=True) as turn:
@@ -271,7 +271,7 @@ class EntrySender:
         self._tally.sent(1, len(entry.value))
         return SENT
 
-    def _unsupported(self, kind: EntryKind) -> Outcome:
+    def _unsupported(self, kind: EntryKind) -> SendOutcome:
         self._tally.unsupported[_SERVICES[kind]] += 1
         return skipped(f"the peer has no {_SERVICES[kind]}")
 
@@ -281,7 +281,7 @@ def stamp_to_send(entry: Entry, node_id: str) -> Stamp:
     return Stamp(PULLED_TICKS, node_id) if entry.stamp == NO_STAMP else entry.stamp
 
 
-def _why_open(view: ShippingStore, hole: Hole) -> Outcome:
+def _why_open(view: ShippingStore, hole: Hole) -> SendOutcome:
     """Return what is to become of an entry that cannot be sent with all that it names."""
     if view.unsent is not None:
         digest, outcome = view.unsent

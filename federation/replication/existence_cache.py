@@ -14,7 +14,7 @@ _MAX = 50_000
 _T = TypeVar("_T", bound=Hashable)
 
 
-class Confirmed:
+class ConfirmedBlobs:
     """A bounded memory."""
 
     def __init__(self, clock: Clock, node_id: Callable[[], str]) -> None:
@@ -25,7 +25,7 @@ class Confirmed:
         self._until_s: OrderedDict[Hashable, float] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Confirmed {len(self._until_s)} objects>"
+        return f"<ConfirmedBlobs {len(self._until_s)} objects>"
 
     def __contains__(self, thing: Hashable) -> bool:
         return bool(self.among([thing]))

@@ -11,9 +11,9 @@ from federation.core.digest import Digest
 from federation.core.failing import first_of
 from federation.core.replication_log import Lane, LogRow, Parked
 from federation.core.store import SMALL_BLOB_BYTES, Entry
-from federation.replication.cursor import Progress
-from federation.replication.entry_sender import Wanted
-from federation.replication.outcome import GONE, SUPERSEDED, Fate, Outcome
+from federation.replication.cursor import LogProgress
+from federation.replication.entry_sender import EntryToSend
+from federation.replication.outcome import GONE, SUPERSEDED, Fate, SendOutcome
 from federation.replication.peer_api import Via
 from federation.replication.rules import When
 from federation.replication.selection import (
@@ -25,7 +25,7 @@ from federation.replication.selection import (
     End,
     gaps,
 )
-from federation.replication.session import Link
+from federation.replication.session import PeerSession
 from federation.replication.shipping import Told
 
 _log = structlog.get_logger(__name__)
@@ -50,11 +50,11 @@ class LogTrimmed(Exception):
 class Follower:
     """Run it until it fails or is cancelled; a new one goes on from the saved cursor."""
 
-    def __init__(self, link: Link, lane: Lane) -> None:
+    def __init__(self, link: PeerSession, lane: Lane) -> None:
         self._link = link
         self._lane = lane
         self._when = When.WINDOW if lane is Lane.WINDOW else When.ALWAYS
-        self.progress = Progress(link.record(lane).cursor)
+        self.progress = LogProgress(link.record(lane).cursor)
         self._moved = asyncio.Event()
         self._tells_soon = False
         self._to_park: list[tuple[LogRow, Parked]] = []
@@ -156,7 +156,7 @@ class Follower:
 
                 def told(
                     digests: Sequence[Digest],
-                    outcome: Outcome,
+                    outcome: SendOutcome,
                     rows_of: dict[Digest, list[LogRow]] = chosen,
                 ) -> None:
                     self._end_all([row for one in digests for row in rows_of[one]], outcome)
@@ -181,15 +181,15 @@ class Follower:
 
     async def _push_one(self, row: LogRow, entry: Entry) -> None:
         decision = self._link.rules.of_entry(entry.key, entry.label)
-        wanted = Wanted(row.seq, entry, row.via, decision.bounds)
+        wanted = EntryToSend(row.seq, entry, row.via, decision.bounds)
         self._end(row, await self._link.entries.send(wanted), entry.label)
 
     # The ends
 
-    def _end(self, row: LogRow, outcome: Outcome, label: str = "") -> None:
+    def _end(self, row: LogRow, outcome: SendOutcome, label: str = "") -> None:
         self._end_all([row], outcome, label)
 
-    def _end_all(self, rows: Sequence[LogRow], outcome: Outcome, label: str = "") -> None:
+    def _end_all(self, rows: Sequence[LogRow], outcome: SendOutcome, label: str = "") -> None:
         """label: what people call the one row, if it is not by its digest or key."""
         if outcome not in _HERE:
             self._link.count(outcome, sum(row.size_bytes for row in rows), len(rows))
@@ -233,5 +233,5 @@ class Follower:
         link.ledger.note_acknowledged(link.name, self._lane, cursor)
 
 
-def _nothing(_row: LogRow, _outcome: Outcome) -> None:
+def _nothing(_row: LogRow, _outcome: SendOutcome) -> None:
     return None

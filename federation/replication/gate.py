@@ -12,7 +12,7 @@ import structlog
 from federation.core.clock import Clock
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
-from federation.replication.throttle import Courtesy
+from federation.replication.throttle import LoopThrottle
 
 _log = structlog.get_logger(__name__)
 _AWAY = {FailureKind.UNAVAILABLE, FailureKind.TIMEOUT, FailureKind.STALLED}
@@ -53,10 +53,10 @@ class Gate:
         clock: Clock,
         first_s: float,
         jitter: random.Random,
-        courtesy: Courtesy | None = None,
+        courtesy: LoopThrottle | None = None,
     ) -> None:
         """courtesy: shared by the gates of all peers; None: this is the only one."""
-        self.courtesy = courtesy or Courtesy()
+        self.courtesy = courtesy or LoopThrottle()
         self._peer = peer
         self._clock = clock
         self._backoff = Backoff(first_s, jitter)

@@ -15,7 +15,7 @@ class Fate(enum.Enum):
     PARKED = "parked"  # it cannot be sent, or will not be taken
 
 
-class Outcome(NamedTuple):
+class SendOutcome(NamedTuple):
     """The reason is for people, and names what is counted: a closed set for those skipped."""
 
     fate: Fate
@@ -27,18 +27,18 @@ class Outcome(NamedTuple):
         return self.fate in {Fate.PRESENT, Fate.SENT}
 
 
-PRESENT = Outcome(Fate.PRESENT)
-SENT = Outcome(Fate.SENT)
+PRESENT = SendOutcome(Fate.PRESENT)
+SENT = SendOutcome(Fate.SENT)
 
 
-def skipped(reason: str) -> Outcome:
+def skipped(reason: str) -> SendOutcome:
     """See Fate."""
-    return Outcome(Fate.SKIPPED, reason)
+    return SendOutcome(Fate.SKIPPED, reason)
 
 
-def parked(reason: str) -> Outcome:
+def parked(reason: str) -> SendOutcome:
     """See Fate."""
-    return Outcome(Fate.PARKED, reason)
+    return SendOutcome(Fate.PARKED, reason)
 
 
 GONE = skipped("gone from here")

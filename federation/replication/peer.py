@@ -20,7 +20,7 @@ from federation.replication.follower import Follower, LogTrimmed
 from federation.replication.reconcile import Position, Purpose, Reconcile, pause_of_check
 from federation.replication.retry import Retry
 from federation.replication.schedule import due, is_urgent, what_changed
-from federation.replication.session import Link
+from federation.replication.session import PeerSession
 from federation.replication.window import Window
 
 _log = structlog.get_logger(__name__)
@@ -51,7 +51,7 @@ class IsItself(Exception):
 class PeerRunner:
     """Runs what sends to one peer; run() until cancelled."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: PeerSession) -> None:
         self.link = link
         self.followers: dict[Lane, Follower] = {}
         self.reconciles: dict[Lane, Reconcile] = {}

@@ -34,7 +34,7 @@ class Theirs(enum.Enum):
     OTHER = "other"
 
 
-class Target(Protocol):
+class PeerApi(Protocol):
     """One peer."""
 
     @property

@@ -9,7 +9,7 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
-from federation.core.replication_log import Lane, Ledger, PeerRecord, PeerState
+from federation.core.replication_log import Lane, PeerRecord, PeerState, ReplicationLog
 
 _log = structlog.get_logger(__name__)
 
@@ -19,10 +19,10 @@ _LOOK_EVERY_TURNS = 2  # of saving: what other processes have changed
 Key = tuple[str, Lane]
 
 
-class Book:
+class PeerRecordCache:
     """Load it, run() it, change() records at will."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: ReplicationLog, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
         self._records: dict[Key, PeerRecord] = {}
@@ -32,7 +32,7 @@ class Book:
         self.in_use: frozenset[str] = frozenset()  # names of the peers that are sent to
 
     def __repr__(self) -> str:
-        return f"<Book {len(self._records)} records, {len(self._dirty)} to be saved>"
+        return f"<PeerRecordCache {len(self._records)} records, {len(self._dirty)} to be saved>"
 
     async def load(self) -> None:
         """Read what is stored. Raises SourceUnavailable."""

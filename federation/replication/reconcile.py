@@ -16,10 +16,10 @@ import structlog
 from federation.core.digest import Digest
 from federation.core.replication_log import Lane, Page, Parked
 from federation.core.store import Entry, EntryKey
-from federation.replication.entry_sender import Hole, Wanted
-from federation.replication.outcome import Fate, Outcome
+from federation.replication.entry_sender import EntryToSend, Hole
+from federation.replication.outcome import Fate, SendOutcome
 from federation.replication.rules import When
-from federation.replication.session import Link
+from federation.replication.session import PeerSession
 
 _log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class Reconcile:
 
     def __init__(
         self,
-        link: Link,
+        link: PeerSession,
         lane: Lane,
         is_idle: Callable[[], bool],
         keep: Callable[[Position], None],
@@ -146,7 +146,7 @@ class Reconcile:
             digests = await self._lost(digests)
         parked: list[Parked] = []
 
-        def told(ended: Sequence[Digest], outcome: Outcome) -> None:
+        def told(ended: Sequence[Digest], outcome: SendOutcome) -> None:
             link.count(outcome, sum(digest.size_bytes for digest in ended), len(ended))
             if outcome.fate is Fate.PARKED:
                 parked.extend(link.parked(0, each, str(each), outcome.reason) for each in ended)
@@ -183,7 +183,7 @@ class Reconcile:
             # what is lost; what differs is the log's matter.
             keeps_theirs = not link.node_id or purpose is Purpose.CHECK
             outcome = await link.entries.send(
-                Wanted(seq, entry, (), bounds, Hole.SKIP, True, keeps_theirs)
+                EntryToSend(seq, entry, (), bounds, Hole.SKIP, True, keeps_theirs)
             )
             link.count(outcome, len(entry.value))
             if outcome.fate is Fate.PARKED:

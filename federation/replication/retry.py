@@ -9,9 +9,9 @@ import structlog
 from federation.core.digest import Digest
 from federation.core.replication_log import Parked
 from federation.core.store import EntryKey
-from federation.replication.entry_sender import Hole, Wanted
-from federation.replication.outcome import Fate, Outcome
-from federation.replication.session import Link
+from federation.replication.entry_sender import EntryToSend, Hole
+from federation.replication.outcome import Fate, SendOutcome
+from federation.replication.session import PeerSession
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ def is_due(parked: Parked, now_s: float) -> bool:
 class Retry:
     """Goes over what is parked for one peer."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: PeerSession) -> None:
         self._link = link
 
     def __repr__(self) -> str:
@@ -65,7 +65,7 @@ class Retry:
         link = self._link
         if not entries:
             return
-        ends: list[tuple[Parked, Outcome]] = []
+        ends: list[tuple[Parked, SendOutcome]] = []
         gone: list[Parked] = []
         async with link.entries.reading(list(entries)) as found:
             for parked, now in zip(entries.values(), found, strict=True):
@@ -74,12 +74,12 @@ class Retry:
                     continue
                 seq, entry = now
                 bounds = link.rules.of_entry(entry.key, entry.label).bounds
-                offer = Wanted(seq, entry, (), bounds, Hole.PARK, True, not link.node_id)
+                offer = EntryToSend(seq, entry, (), bounds, Hole.PARK, True, not link.node_id)
                 ends.append((parked, await link.entries.send(offer)))
         await link.ledger.unpark(gone)
         await self._end(ends)
 
-    async def _end(self, ends: Sequence[tuple[Parked, Outcome]]) -> None:
+    async def _end(self, ends: Sequence[tuple[Parked, SendOutcome]]) -> None:
         link = self._link
         again = [
             each._replace(reason=outcome.reason, parked_at_s=link.clock.wall_s())

@@ -12,7 +12,7 @@ from re import Pattern
 from re import compile as compile_pattern
 from typing import NamedTuple
 
-from federation.config.peers import Peer, Rule
+from federation.config.peers import PeerConfig, RuleConfig
 from federation.core import hops
 from federation.core.digest import Digest
 from federation.core.store import EntryKey, EntryKind, Source
@@ -48,7 +48,7 @@ class Decision(NamedTuple):
 
 
 class _Rule:
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: RuleConfig) -> None:
         self.decision = Decision(
             When(rule.when), Bounds(rule.min_size, rule.max_size, rule.closure == "metadata")
         )
@@ -76,8 +76,8 @@ class Rules:
     does one that lets only directories come along with an entry. What entries need comes along.
     """
 
-    def __init__(self, peer: Peer) -> None:
-        self._rules = [_Rule(rule) for rule in peer.rules or [Rule()]]
+    def __init__(self, peer: PeerConfig) -> None:
+        self._rules = [_Rule(rule) for rule in peer.rules or [RuleConfig()]]
         self.sends_pulled = peer.send == "all"
 
     @property

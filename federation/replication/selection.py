@@ -11,7 +11,7 @@ from typing import NamedTuple
 from federation.core.digest import Digest
 from federation.core.replication_log import LogRow
 from federation.core.store import Entry
-from federation.replication.outcome import GONE, SUPERSEDED, Outcome, skipped
+from federation.replication.outcome import GONE, SUPERSEDED, SendOutcome, skipped
 from federation.replication.peer_api import Via
 from federation.replication.rules import Rules, When, was_there
 
@@ -19,7 +19,7 @@ CAME_FROM_IT = skipped("it came from the peer")
 PULLED = skipped("it came from an upstream")
 BY_RULE = skipped("a rule leaves it out")
 
-End = Callable[[LogRow, Outcome], None]
+End = Callable[[LogRow, SendOutcome], None]
 
 
 class Chosen(NamedTuple):
@@ -68,7 +68,7 @@ class Choice(NamedTuple):
                 chosen.append(row)
         return chosen
 
-    def _against(self, row: LogRow) -> Outcome | None:
+    def _against(self, row: LogRow) -> SendOutcome | None:
         """Return why a row is not sent, as far as the row itself tells."""
         if was_there(row.via, self.node_id):
             return CAME_FROM_IT
@@ -78,7 +78,7 @@ class Choice(NamedTuple):
             return BY_RULE
         return None
 
-    def _against_entry(self, row: LogRow, now: tuple[int, Entry] | None) -> Outcome | None:
+    def _against_entry(self, row: LogRow, now: tuple[int, Entry] | None) -> SendOutcome | None:
         """Return why an entry is not sent: it is not there any more, or goes another time."""
         if now is None:
             return GONE

@@ -6,33 +6,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from federation.config.peers import Peer
+from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
 from federation.core.digest import Digest
-from federation.core.replication_log import Lane, Ledger, Parked, PeerRecord
+from federation.core.replication_log import Lane, Parked, PeerRecord, ReplicationLog
 from federation.core.store import EntryKey
-from federation.replication.counters import Tally
+from federation.replication.counters import PeerCounters
 from federation.replication.entry_sender import EntrySender
 from federation.replication.gate import Gate
-from federation.replication.outcome import Fate, Outcome
-from federation.replication.peer_api import Target
-from federation.replication.peer_records import Book
+from federation.replication.outcome import Fate, SendOutcome
+from federation.replication.peer_api import PeerApi
+from federation.replication.peer_records import PeerRecordCache
 from federation.replication.rules import Rules
 from federation.replication.shipping import Shipper
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class PeerSession:
     """One peer."""
 
-    peer: Peer
-    ledger: Ledger
-    book: Book
-    target: Target
+    peer: PeerConfig
+    ledger: ReplicationLog
+    book: PeerRecordCache
+    target: PeerApi
     gate: Gate
     shipper: Shipper
     entries: EntrySender
-    tally: Tally
+    tally: PeerCounters
     clock: Clock
     rules: Rules = field(init=False)
 
@@ -62,7 +62,7 @@ class Link:
         """Change it."""
         self.book.change(self.name, lane, **fields)
 
-    def count(self, outcome: Outcome, size_bytes: int, objects: int = 1) -> None:
+    def count(self, outcome: SendOutcome, size_bytes: int, objects: int = 1) -> None:
         """Count objects that came to this end."""
         tally = self.tally
         tally.objects.add(objects)

@@ -12,10 +12,10 @@ import structlog
 from federation.closure.names import names_of_entry
 from federation.closure.walk import Turns
 from federation.closure.walk import Walk as ClosureWalk
-from federation.config.model import Config, Limits
-from federation.config.peers import Peer
+from federation.config.model import Config, LimitsConfig
+from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
-from federation.core.replication_log import Ledger
+from federation.core.replication_log import ReplicationLog
 from federation.core.store import Entry, Readable
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
@@ -23,16 +23,16 @@ from federation.observability.peer_metrics import PeerCollector
 from federation.remote import Remote, RemoteSettings
 from federation.replication.blob_sender import Sender
 from federation.replication.closure_sender import Walk
-from federation.replication.counters import Tally
+from federation.replication.counters import PeerCounters
 from federation.replication.entry_sender import EntrySender
 from federation.replication.gate import Gate
-from federation.replication.peer_api import Target
-from federation.replication.peer_records import Book
+from federation.replication.peer_api import PeerApi
+from federation.replication.peer_records import PeerRecordCache
 from federation.replication.remote_peer import RemoteTarget
-from federation.replication.session import Link
+from federation.replication.session import PeerSession
 from federation.replication.shipping import Shipper
-from federation.replication.throttle import Courtesy
-from federation.replication.worker import Worker
+from federation.replication.throttle import LoopThrottle
+from federation.replication.worker import Replicator
 from federation.storage import Storage
 
 _log = structlog.get_logger(__name__)
@@ -43,9 +43,9 @@ class Replication:
 
     def __init__(
         self,
-        peers: Sequence[Peer],
+        peers: Sequence[PeerConfig],
         store: Readable,
-        ledger: Ledger,
+        ledger: ReplicationLog,
         walk: Walk,
         metrics: Metrics,
         clock: Clock,
@@ -57,8 +57,8 @@ class Replication:
         self._walk = walk
         self._metrics = metrics
         self._clock = clock
-        self._worker = Worker(ledger, self._link, clock)
-        self._courtesy = Courtesy(lambda: metrics.calls_running > 0)
+        self._worker = Replicator(ledger, self._link, clock)
+        self._courtesy = LoopThrottle(lambda: metrics.calls_running > 0)
         self._started = False
         self._background = Background()
         metrics.registry.register(PeerCollector(self.describe))
@@ -86,7 +86,7 @@ class Replication:
             _log.info("peers_changed", before=self.names, after=[p.name for p in config.peers])
             self._background.start(self.reload(config.peers), "taking over other peers")
 
-    async def reload(self, peers: Sequence[Peer]) -> None:
+    async def reload(self, peers: Sequence[PeerConfig]) -> None:
         """Send to these from now on."""
         self._peers = list(peers)
         if self._started:
@@ -107,7 +107,7 @@ class Replication:
         """Return what `status` shows."""
         return self._worker.describe()
 
-    def _link(self, peer: Peer, book: Book) -> Link:
+    def _link(self, peer: PeerConfig, book: PeerRecordCache) -> PeerSession:
         connect = partial(
             Remote,
             remote_settings(peer),
@@ -133,13 +133,13 @@ class Replication:
 
 
 def make_replication(
-    config: Config, limits: Limits, storage: Storage, metrics: Metrics, clock: Clock
+    config: Config, limits: LimitsConfig, storage: Storage, metrics: Metrics, clock: Clock
 ) -> Replication:
     """Connect to nothing yet."""
     return Replication(config.peers, storage, storage.ledger, walking(limits), metrics, clock)
 
 
-def walking(limits: Limits) -> Walk:
+def walking(limits: LimitsConfig) -> Walk:
     """Return what walks closures to be sent; it has turns of its own, apart from readers'."""
     turns = Turns()
 
@@ -150,27 +150,27 @@ def walking(limits: Limits) -> Walk:
 
 
 def make_link(
-    peer: Peer,
-    book: Book,
-    target: Target,
+    peer: PeerConfig,
+    book: PeerRecordCache,
+    target: PeerApi,
     store: Readable,
-    ledger: Ledger,
+    ledger: ReplicationLog,
     walk: Walk,
     clock: Clock,
     jitter: random.Random,
-    courtesy: Courtesy,
-) -> Link:
+    courtesy: LoopThrottle,
+) -> PeerSession:
     """Put together what sends to one peer; courtesy: shared by all of them."""
-    tally = Tally(clock)
+    tally = PeerCounters(clock)
     gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter, courtesy)
     sender = Sender(peer.name, store, ledger, target, gate, tally, clock)
     shipper = Shipper(sender, target, clock)
     gate.at_failure(shipper.confirmed.clear)
     entries = EntrySender(store, ledger, target, gate, shipper, walk, tally, clock)
-    return Link(peer, ledger, book, target, gate, shipper, entries, tally, clock)
+    return PeerSession(peer, ledger, book, target, gate, shipper, entries, tally, clock)
 
 
-def remote_settings(peer: Peer) -> RemoteSettings:
+def remote_settings(peer: PeerConfig) -> RemoteSettings:
     """Return what the client for one peer needs to know.
 
     It does not try again by itself: what fails is tried again by one call at a time, for all.

@@ -10,30 +10,30 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.failing import first_of
 from federation.core.store import SMALL_BLOB_BYTES
 from federation.replication.blob_sender import Sender
-from federation.replication.existence_cache import Confirmed
-from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, Outcome
-from federation.replication.peer_api import Target, Via
+from federation.replication.existence_cache import ConfirmedBlobs
+from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, SendOutcome
+from federation.replication.peer_api import PeerApi, Via
 from federation.replication.rules import may_go_on
 
 _ASK_MAX = 2000  # blobs in one question
 
 # Many at once: told one by one, those of a batch keep the event loop busy for longer than sending
 # them does.
-Told = Callable[[Sequence[Digest], Outcome], None]
+Told = Callable[[Sequence[Digest], SendOutcome], None]
 
 
-def _nobody(_digests: Sequence[Digest], _outcome: Outcome) -> None:
+def _nobody(_digests: Sequence[Digest], _outcome: SendOutcome) -> None:
     return None
 
 
 class Shipper:
     """Sends to one peer from here."""
 
-    def __init__(self, sender: Sender, target: Target, clock: Clock) -> None:
-        self.confirmed = Confirmed(clock, lambda: target.identity.node_id)
+    def __init__(self, sender: Sender, target: PeerApi, clock: Clock) -> None:
+        self.confirmed = ConfirmedBlobs(clock, lambda: target.identity.node_id)
         self.sender = sender
         self._target = target
-        self._moving: dict[Digest, asyncio.Future[Outcome] | None] = {}  # None: nobody waits
+        self._moving: dict[Digest, asyncio.Future[SendOutcome] | None] = {}  # None: nobody waits
 
     def __repr__(self) -> str:
         return f"<Shipper {len(self._moving)} blobs moving, {self.sender!r}>"
@@ -45,14 +45,14 @@ class Shipper:
 
     async def ship(
         self, digests: Iterable[Digest], via: Via, told: Told = _nobody
-    ) -> dict[Digest, Outcome]:
+    ) -> dict[Digest, SendOutcome]:
         """See to it that the peer holds these; told() is called with outcomes as they are known.
 
         Raises what the store and the ledger raise when they cannot tell.
         """
-        outcomes: dict[Digest, Outcome] = {}
+        outcomes: dict[Digest, SendOutcome] = {}
 
-        def end(ended: Sequence[Digest], outcome: Outcome) -> None:
+        def end(ended: Sequence[Digest], outcome: SendOutcome) -> None:
             outcomes.update(dict.fromkeys(ended, outcome))
             told(ended, outcome)
 
@@ -72,7 +72,7 @@ class Shipper:
                     end([digest], future.result())
         return outcomes
 
-    def _ended(self, digest: Digest) -> asyncio.Future[Outcome]:
+    def _ended(self, digest: Digest) -> asyncio.Future[SendOutcome]:
         """Return what becomes the outcome of a blob that is moving."""
         future = self._moving[digest]
         if future is None:
@@ -98,7 +98,7 @@ class Shipper:
         self._moving.update(dict.fromkeys(mine))
         left = set(mine)
 
-        def settle(digests: Sequence[Digest], outcome: Outcome) -> None:
+        def settle(digests: Sequence[Digest], outcome: SendOutcome) -> None:
             if outcome.is_there:
                 self.confirmed.add(*digests)
             left.difference_update(digests)

@@ -8,7 +8,7 @@ from federation.core.clock import utc_text
 from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.remote.failures import FailureKind
 from federation.replication.peer import PeerRunner
-from federation.replication.session import Link
+from federation.replication.session import PeerSession
 
 _CLOSED_BY: dict[FailureKind | None, str] = {
     FailureKind.DENIED: "refused",
@@ -21,7 +21,7 @@ _CLOSED_BY: dict[FailureKind | None, str] = {
 class Lag:
     """What one lane has still to bring, looked up now and then: it takes a look at the log."""
 
-    def __init__(self, link: Link, lane: Lane) -> None:
+    def __init__(self, link: PeerSession, lane: Lane) -> None:
         self._link = link
         self._lane = lane
         self.size_bytes = 0
@@ -89,7 +89,7 @@ def facts_of(runner: PeerRunner, lags: dict[Lane, Lag], parked: int) -> dict[str
     }
 
 
-def _last_error(link: Link, record: PeerRecord) -> dict[str, Any]:
+def _last_error(link: PeerSession, record: PeerRecord) -> dict[str, Any]:
     """The record is written only while the peer is met: of one that never was, it says nothing."""
     error, at_s = record.last_error, record.last_error_s
     if link.gate.last_error is not None:

@@ -21,7 +21,7 @@ def _nobody_calls() -> bool:
     return False
 
 
-class Courtesy:
+class LoopThrottle:
     """One for all peers. Used from one event loop."""
 
     def __init__(self, clients_call: Callable[[], bool] = _nobody_calls) -> None:
@@ -37,7 +37,7 @@ class Courtesy:
         self._granted_s = 0.0
 
     def __repr__(self) -> str:
-        return f"<Courtesy {len(self._waiting)} waiting>"
+        return f"<LoopThrottle {len(self._waiting)} waiting>"
 
     async def turn(self) -> None:
         """Return when this step may be made: at once when no other wants to, else in order."""

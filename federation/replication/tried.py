@@ -11,8 +11,8 @@ from typing import NamedTuple
 from federation.core.digest import Digest
 from federation.core.errors import DigestMismatch, FederationError
 from federation.remote.failures import FailureKind, RemoteFailed
-from federation.replication.blame import Blame, Fault
-from federation.replication.outcome import DAMAGED, Outcome, parked
+from federation.replication.blame import Fault, FaultTracker
+from federation.replication.outcome import DAMAGED, SendOutcome, parked
 
 
 class Tried(NamedTuple):
@@ -20,14 +20,14 @@ class Tried(NamedTuple):
 
     taken: list[Digest]
     again: list[Digest]  # not taken, for reasons that may pass
-    ended: Sequence[tuple[Digest, Outcome]] = ()  # not taken, and never to be
+    ended: Sequence[tuple[Digest, SendOutcome]] = ()  # not taken, and never to be
     halve: bool = False  # it may be for a single blob that none was taken
     error: RemoteFailed | None = None  # why none was
     is_slow: bool = False  # a single blob, which takes longer than a call may: let it be a stream
 
 
 def judge_batch(
-    digests: Sequence[Digest], results: Sequence[FederationError | None], blame: Blame
+    digests: Sequence[Digest], results: Sequence[FederationError | None], blame: FaultTracker
 ) -> Tried:
     """Decide about each blob of a batch. results: None for those taken, in the same order."""
     failed = {d: error for d, error in zip(digests, results, strict=True) if error}
@@ -35,7 +35,7 @@ def judge_batch(
     blame.taken(*taken)
     as_one = len(digests) > 1 and not taken  # it may be one that all of them suffer for
     again: list[Digest] = []
-    ended: list[tuple[Digest, Outcome]] = []
+    ended: list[tuple[Digest, SendOutcome]] = []
     error = None
     for digest, failure in failed.items():
         if (outcome := _wrong_here(failure)) is not None:
@@ -56,7 +56,7 @@ def judge_batch(
     return Tried(taken, again, ended, error=error, is_slow=is_slow)
 
 
-def _wrong_here(error: FederationError) -> Outcome | None:
+def _wrong_here(error: FederationError) -> SendOutcome | None:
     """Return what is to become of a blob that was not even sent."""
     if isinstance(error, RemoteFailed):
         return None

@@ -8,14 +8,14 @@ from typing import Any
 
 import structlog
 
-from federation.config.peers import Peer
+from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
 from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull, TooBusy
-from federation.core.replication_log import Ledger
+from federation.core.replication_log import ReplicationLog
 from federation.core.tasks import Background
 from federation.replication.peer import PeerRunner
-from federation.replication.peer_records import Book
-from federation.replication.session import Link
+from federation.replication.peer_records import PeerRecordCache
+from federation.replication.session import PeerSession
 from federation.replication.status import Lag, facts_of, facts_of_record
 
 _log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ _LOOK_EVERY_S = 1.0
 class _Running:
     """One peer that is being sent to."""
 
-    def __init__(self, link: Link, background: Background) -> None:
+    def __init__(self, link: PeerSession, background: Background) -> None:
         self.peer = link.peer
         self.link = link
         self.runner = PeerRunner(link)
@@ -41,18 +41,21 @@ class _Running:
         await self.link.target.close()
 
 
-class Worker:
+class Replicator:
     """start() it, reload() it with other peers, close() it."""
 
     def __init__(
-        self, ledger: Ledger, make_link: Callable[[Peer, Book], Link], clock: Clock
+        self,
+        ledger: ReplicationLog,
+        make_link: Callable[[PeerConfig, PeerRecordCache], PeerSession],
+        clock: Clock,
     ) -> None:
         """make_link: what connects to a peer, when it is first used."""
         self._ledger = ledger
         self._make_link = make_link
         self._clock = clock
-        self._book = Book(ledger, clock)
-        self._peers: list[Peer] = []
+        self._book = PeerRecordCache(ledger, clock)
+        self._peers: list[PeerConfig] = []
         self._running: dict[str, _Running] = {}
         self._parked: dict[str, int] = {}
         self._background = Background()
@@ -60,14 +63,14 @@ class Worker:
         self.leads = False
 
     def __repr__(self) -> str:
-        return f"<Worker {'leads' if self.leads else 'waits'}, {len(self._running)} peers>"
+        return f"<Replicator {'leads' if self.leads else 'waits'}, {len(self._running)} peers>"
 
-    def start(self, peers: Sequence[Peer]) -> None:
+    def start(self, peers: Sequence[PeerConfig]) -> None:
         """Begin, as soon as no other process on the data directory does it."""
         self._peers = list(peers)
         self._background.start(self._run(), "replication")
 
-    async def reload(self, peers: Sequence[Peer]) -> None:
+    async def reload(self, peers: Sequence[PeerConfig]) -> None:
         """Send to these from now on; those that stay as they were notice nothing.
 
         What a peer that is left out has not got stays pinned until it is dropped.

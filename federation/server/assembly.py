@@ -12,7 +12,7 @@ from federation.access.files import AccessFiles
 from federation.access.setup import ListenerAccess, make_access
 from federation.closure.checker import ClosureChecker
 from federation.config.live_limits import LiveLimits
-from federation.config.model import Config, Limits, Listener
+from federation.config.model import Config, LimitsConfig, ListenerConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
@@ -22,7 +22,7 @@ from federation.server.http import HttpServer, Pages
 from federation.server.listener import GrpcServer
 from federation.server.node import Node, Port
 from federation.server.readiness import Readiness
-from federation.server.worker_slot import Share
+from federation.server.worker_slot import WorkerSlot
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
@@ -34,7 +34,7 @@ from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
 from federation.services.health import Server, add_health
-from federation.services.quotas import Shares
+from federation.services.quotas import CallerQuotas
 from federation.services.references import ReferenceService
 from federation.services.reflection import add_reflection
 from federation.services.rpc import Runtime, handlers
@@ -42,14 +42,14 @@ from federation.storage import Storage
 from federation.upstream.finder import Finder
 from federation.upstream.pull_through import PullThrough
 from federation.upstream.setup import Pulling
-from federation.wire.node_identity import Announced, LogPosition
+from federation.wire.node_identity import LogPosition, NodeIdentity
 
 
 async def open_node(
     config: Config,
     files: Sequence[AccessFiles],
     clock: Clock | None = None,
-    share: Share | None = None,
+    share: WorkerSlot | None = None,
 ) -> Node:
     """Open the storage and build a node on it, ready to start; files are its listeners'.
 
@@ -61,7 +61,7 @@ async def open_node(
     metrics = Metrics()
     storage = await Storage.open(config.data_dir, config.storage, config.limits, metrics, clock)
     try:
-        return build(config, files, storage, metrics, clock, share or Share())
+        return build(config, files, storage, metrics, clock, share or WorkerSlot())
     except BaseException:
         await storage.close()
         raise
@@ -73,14 +73,14 @@ def build(
     storage: Storage,
     metrics: Metrics,
     clock: Clock,
-    share: Share,
+    share: WorkerSlot,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
     limits = LiveLimits.model_validate(config.limits.model_dump())
     budget = MemoryBudget(share.part(limits.buffer_memory))
     services = make_services(config, limits, storage, metrics, clock, budget, share)
     replication = make_replication(config, limits, storage, metrics, clock)
-    shares = Shares(limits, clock, metrics)
+    shares = CallerQuotas(limits, clock, metrics)
     ports = []
     access = make_access(config, files, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
@@ -136,7 +136,7 @@ def _follow(
     budget: MemoryBudget,
     services: Services,
     replication: Replication,
-    share: Share,
+    share: WorkerSlot,
     config: Config,
 ) -> None:
     """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
@@ -163,12 +163,12 @@ class Services(NamedTuple):
 
 def make_services(
     config: Config,
-    limits: Limits,
+    limits: LimitsConfig,
     storage: Storage,
     metrics: Metrics,
     clock: Clock,
     budget: MemoryBudget,
-    share: Share,
+    share: WorkerSlot,
 ) -> Services:
     """Return every service, pulling from upstreams where there are any, now or after a reload."""
     closures = ClosureChecker(storage, limits, clock, config.storage.lease)
@@ -176,9 +176,9 @@ def make_services(
     compute = Compute(limits.threads)
     through = partial(PullThrough, pulling.shared)
 
-    def announce() -> Announced:
+    def announce() -> NodeIdentity:
         ledger = storage.ledger
-        return Announced(ledger.node_id, LogPosition(ledger.log_epoch, ledger.head()))
+        return NodeIdentity(ledger.node_id, LogPosition(ledger.log_epoch, ledger.head()))
 
     def of_names(finder: Finder, *, inlines: bool = True) -> list[Service]:
         store = through(tells_upstreams=False)
@@ -219,7 +219,11 @@ def make_services(
 
 
 def acknowledge_of(
-    listener: Listener, replication: Replication, storage: Storage, metrics: Metrics, clock: Clock
+    listener: ListenerConfig,
+    replication: Replication,
+    storage: Storage,
+    metrics: Metrics,
+    clock: Clock,
 ) -> Acknowledge | None:
     """Return what holds back the OK of this listener's writes; None: nothing does."""
     if listener.acknowledge == "local":

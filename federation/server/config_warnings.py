@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from federation.access.tls import is_exposed, lacks_names
-from federation.config.model import Config, Listener
+from federation.config.model import Config, ListenerConfig
 from federation.config.types import parse_address
 
 
@@ -36,7 +36,7 @@ def advice(config: Config) -> list[Advice]:
     return found
 
 
-def _anyone_pushes(listener: Listener) -> bool:
+def _anyone_pushes(listener: ListenerConfig) -> bool:
     if not listener.push or (listener.tls is not None and listener.tls.asks_clients):
         return False
     return listener.auth is None or listener.auth.anonymous == "push"

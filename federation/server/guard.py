@@ -15,13 +15,13 @@ from typing import Any
 
 import grpc
 
-from federation.access.authenticator import Callers
+from federation.access.authenticator import Authenticator
 from federation.access.live_tls import LiveTls
 from federation.access.tls import KeyPair
 from federation.core.errors import NotAllowed, NotAuthenticated
 from federation.observability.metrics import Metrics
 from federation.services.health import Server
-from federation.services.refusals import Refusals
+from federation.services.refusals import AuthLog
 from federation.services.status_codes import outcome_of
 
 _MAKERS: dict[str, Callable[..., Any]] = {
@@ -60,7 +60,7 @@ class GuardedServer:
     """Stands for a server while services are added to it that let in everybody by themselves."""
 
     def __init__(
-        self, server: Server, callers: Callers, refusals: Refusals, metrics: Metrics
+        self, server: Server, callers: Authenticator, refusals: AuthLog, metrics: Metrics
     ) -> None:
         self._server = server
         self._callers = callers

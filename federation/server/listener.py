@@ -17,7 +17,7 @@ from federation.core.errors import CannotStart
 from federation.server.addresses import listen, resolve
 from federation.server.listening_exchange import Exchange
 from federation.server.passed_sockets import PassedSockets
-from federation.server.worker_slot import Share
+from federation.server.worker_slot import WorkerSlot
 
 _HANDSHAKE_MS = 15_000  # for TLS and for the HTTP/2 preface; then the connection is closed
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
@@ -29,7 +29,7 @@ _ANSWER_MS = 5 * 60_000
 _IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
 
 
-def options(limits: model.Limits, *, alone: bool = True) -> list[tuple[str, int]]:
+def options(limits: model.LimitsConfig, *, alone: bool = True) -> list[tuple[str, int]]:
     """Return gRPC's channel arguments for a server with these limits.
 
     alone False: other processes of this node answer on the same port. Otherwise a port that
@@ -57,16 +57,16 @@ class GrpcServer:
 
     def __init__(
         self,
-        listener: model.Listener,
-        limits: model.Limits,
+        listener: model.ListenerConfig,
+        limits: model.LimitsConfig,
         handlers: Sequence[grpc.GenericRpcHandler[bytes, bytes]],
         interceptors: Sequence[Any] = (),
         *,
-        share: Share | None = None,
+        share: WorkerSlot | None = None,
         place: int = 0,
     ) -> None:
         """Take what to serve; of a worker also its share, and which of the listeners this is."""
-        share = share or Share()
+        share = share or WorkerSlot()
         self.listener = listener
         address = parse_address(listener.address)
         # After bind, with the real port.

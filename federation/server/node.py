@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import structlog
 
 from federation.access.live_tls import LiveTls
-from federation.config.model import Config, Limits
+from federation.config.model import Config, LimitsConfig
 from federation.core.clock import Clock
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
@@ -79,7 +79,7 @@ class Node:
         readiness: Readiness,
         metrics: Metrics,
         clock: Clock,
-        limits: Limits,
+        limits: LimitsConfig,
         follow: Callable[[Config], None],
     ) -> None:
         """Take the parts of a node that is not started.

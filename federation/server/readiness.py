@@ -15,7 +15,7 @@ class Phase(enum.Enum):
     DRAINING = "draining"
 
 
-class Verdict(NamedTuple):
+class ReadinessVerdict(NamedTuple):
     """The answer: may calls come, and if something is wrong, what."""
 
     serving: bool
@@ -33,13 +33,13 @@ class Readiness:
     def __repr__(self) -> str:
         return f"<Readiness {self.phase.value} {self._storage}>"
 
-    def refresh(self) -> Verdict:
+    def refresh(self) -> ReadinessVerdict:
         """Ask storage (which answers from memory) and return the new verdict."""
         self._storage = self._storage_health()
         return self.verdict()
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ReadinessVerdict:
         """Return what is known now."""
         if self.phase is not Phase.SERVING:
-            return Verdict(False, self.phase.value)
-        return Verdict(*self._storage)
+            return ReadinessVerdict(False, self.phase.value)
+        return ReadinessVerdict(*self._storage)

@@ -23,7 +23,7 @@ from federation.server.assembly import open_node
 from federation.server.config_warnings import advice
 from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import Reloader
-from federation.server.worker_slot import Share
+from federation.server.worker_slot import WorkerSlot
 from federation.server.workers.control import Control
 
 _log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ def run_node(
     ready: Ready,
     file: Path | None = None,
     *,
-    share: Share | None = None,
+    share: WorkerSlot | None = None,
     control: Control | None = None,
     passed: PassedSockets | None = None,
     again: bool = False,
@@ -55,7 +55,7 @@ def run_node(
     if passed is None:
         passed = passed_sockets(os.environ, os.getpid())
     files = load_access(config)
-    share = share or Share()
+    share = share or WorkerSlot()
     flush = logs.configure(config.log, worker=None if share.alone else share.number)
     for item in advice(config) if control is None else []:
         _log.warning(item.event, text=item.text)
@@ -74,7 +74,7 @@ async def _serve(
     file: Path | None,
     passed: PassedSockets,
     flush: logs.Flush,
-    share: Share,
+    share: WorkerSlot,
     control: Control | None,
     again: bool,
 ) -> None:

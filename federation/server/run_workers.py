@@ -28,11 +28,11 @@ from federation.server.http import HttpServer
 from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import RELOAD
 from federation.server.run import END_S, FLUSH_S, Ready
-from federation.server.worker_slot import Share
+from federation.server.worker_slot import WorkerSlot
 from federation.server.workers.control import encode_orders
-from federation.server.workers.http import WorkersFace
+from federation.server.workers.http import AggregatedPages
 from federation.server.workers.ports import KeptPorts
-from federation.server.workers.supervisor import Crew
+from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker
 from federation.storage.admin import processes
 
@@ -81,7 +81,7 @@ class _Parent:
             loop.add_signal_handler(number, partial(self._asked_to_stop, number))
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         config = self._config
-        face: WorkersFace | None = None
+        face: AggregatedPages | None = None
 
         def ended(worker: Worker) -> None:
             if face is not None:
@@ -90,7 +90,7 @@ class _Parent:
         await self._ports.take([listener.address for listener in config.listeners], passed)
         addresses = [str(address) for address in self._ports.addresses]
         descriptors = [each.fileno() for each in self._ports.passed]
-        self._crew = Crew(config.workers, self._orders, descriptors, self._clock, ended)
+        self._crew = Supervisor(config.workers, self._orders, descriptors, self._clock, ended)
         try:
             if config.http.address is not None:
                 facts = {
@@ -98,7 +98,7 @@ class _Parent:
                     "version": __version__,
                     "listeners": addresses,
                 }
-                face = WorkersFace(self._crew, facts, self._clock)
+                face = AggregatedPages(self._crew, facts, self._clock)
                 self._http = HttpServer(config.http.address, face.answer)
                 await self._http.start(passed)
                 self._tasks.start(face.run(), "counts of the workers")
@@ -116,7 +116,7 @@ class _Parent:
     def _orders(self, number: int, again: bool) -> bytes:
         ports = tuple(address.port for address in self._ports.addresses)
         http = None if self._http is None else str(self._http.address)
-        share = Share(number, self._config.workers, ports, http, os.getpid())
+        share = WorkerSlot(number, self._config.workers, ports, http, os.getpid())
         descriptors = [each.fileno() for each in self._ports.passed]
         return encode_orders(self._config, self._file, share, descriptors, again=again)
 

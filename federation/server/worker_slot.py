@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class WorkerSlot:
     """This process's place; without arguments: it serves alone."""
 
     number: int = 1

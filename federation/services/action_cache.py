@@ -18,7 +18,7 @@ from federation.core.store import Entry, EntryKey, Index, Store
 from federation.observability.metrics import Metrics
 from federation.services.call import Call, Method, Unary
 from federation.services.provenance import dated, provenance_of
-from federation.upstream.finder import Asked, Finder
+from federation.upstream.finder import EntryQuery, Finder
 from federation.upstream.index_queries import UpstreamIndex
 from federation.wire.action_result import key_of, read_update, to_inline, with_inlined
 from federation.wire.digests import function_of, to_digest
@@ -81,7 +81,9 @@ class ActionCacheService:
         function = function_of(request.digest_function)
         action = to_digest(request.action_digest, function)
         key = key_of(request.instance_name, action)
-        entry = await self._finder.find(Asked([key], _any_result, _ActionQuestion(key, action)))
+        entry = await self._finder.find(
+            EntryQuery([key], _any_result, _ActionQuestion(key, action))
+        )
         if entry is None:
             raise self._miss(action)
         places = to_inline(entry.value, request, function) if self._inlines else {}

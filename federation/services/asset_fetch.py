@@ -18,8 +18,8 @@ from federation.observability.metrics import Metrics
 from federation.services.asset_question import AssetQuestion, Request
 from federation.services.call import Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
-from federation.upstream.finder import Asked, Finder
-from federation.wire.asset_request import Wanted, answer_with, content_of, wanted_by
+from federation.upstream.finder import EntryQuery, Finder
+from federation.wire.asset_request import AssetQuery, answer_with, content_of, wanted_by
 
 
 class FetchService:
@@ -58,7 +58,7 @@ class FetchService:
         call.check_pull(request.instance_name)
         acceptable = partial(self._acceptable, wanted)
         entry = await self._finder.find(
-            Asked(wanted.keys, acceptable, AssetQuestion(request, wanted.keys))
+            EntryQuery(wanted.keys, acceptable, AssetQuestion(request, wanted.keys))
         )
         if entry is None:
             self._misses.inc()
@@ -66,7 +66,7 @@ class FetchService:
         self._hits.inc()
         return answer_with(entry)
 
-    async def _acceptable(self, wanted: Wanted, entry: Entry) -> bool:
+    async def _acceptable(self, wanted: AssetQuery, entry: Entry) -> bool:
         if entry.expires_at_s is not None and entry.expires_at_s <= self._clock.wall_s():
             return False
         if wanted.oldest_s is not None and entry.stored_at_s < wanted.oldest_s:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore
@@ -24,7 +24,7 @@ class ByteStreamService:
     def __init__(
         self,
         store: LocalStore,
-        limits: Limits,
+        limits: LimitsConfig,
         clock: Clock,
         metrics: Metrics,
         budget: MemoryBudget,

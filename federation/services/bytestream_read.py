@@ -13,7 +13,7 @@ from federation.core.store import Chunks, Store
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.cpu_pool import Compute
-from federation.services.read_pacing import Budgets, Pace
+from federation.services.read_pacing import Budgets, ReadPacing
 from federation.wire.bytestream_codec import ReadRequest, decode_read_request, encode_read_response
 from federation.wire.resource_name import ReadName, parse_read
 from federation.wire.zstd import Encoder
@@ -41,7 +41,7 @@ class ReadCalls:
         limit = _check(asked, name)
         left_bytes = name.digest.size_bytes - asked.read_offset
         size_bytes = left_bytes if limit is None else min(limit, left_bytes)
-        pace = Pace(self._clock, self._budgets, size_bytes)
+        pace = ReadPacing(self._clock, self._budgets, size_bytes)
         try:
             opened = self._store.open_read(
                 name.digest, offset=asked.read_offset, limit=limit, next_bytes=pace.next_bytes

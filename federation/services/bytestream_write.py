@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest, Stalled
@@ -10,7 +10,7 @@ from federation.core.store import LocalStore
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.provenance import provenance_of
-from federation.services.receiver import Receiver
+from federation.services.receiver import UploadReceiver
 from federation.services.request_stream import RequestStream
 from federation.services.uploads import OpenUpload, Uploads
 from federation.wire.bytestream_codec import (
@@ -20,7 +20,7 @@ from federation.wire.bytestream_codec import (
     encode_query_response,
     encode_write_response,
 )
-from federation.wire.progress import Progress
+from federation.wire.progress import StreamProgress
 from federation.wire.resource_name import UploadName, parse_upload
 
 # Clients half-close right behind finish_write. Waiting that long for it catches those that send
@@ -36,7 +36,7 @@ class WriteCalls:
         self,
         store: LocalStore,
         uploads: Uploads,
-        limits: Limits,
+        limits: LimitsConfig,
         clock: Clock,
         metrics: Metrics,
         *,
@@ -91,7 +91,7 @@ class WriteCalls:
         return await self._store.accept_held(digest, provenance=provenance_of(call))
 
     async def _receive(
-        self, upload: OpenUpload, receiver: Receiver, first: WriteRequest, messages: _Messages
+        self, upload: OpenUpload, receiver: UploadReceiver, first: WriteRequest, messages: _Messages
     ) -> None:
         """Take messages up to the one with finish_write."""
         message: WriteRequest | None = first
@@ -126,7 +126,7 @@ class _Messages:
         self._requests = requests
         self._clock = clock
         self._stall_s = stall_s
-        self._progress = Progress(stall_s, clock.monotonic_s())
+        self._progress = StreamProgress(stall_s, clock.monotonic_s())
 
     async def next(self) -> WriteRequest | None:
         """Return the next message, None after the half-close. Raises Stalled, InvalidRequest."""

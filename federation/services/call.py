@@ -10,7 +10,7 @@ import grpc
 from federation.access.rights import Rights, Role
 from federation.core import hops
 from federation.services.audit import push_accepted
-from federation.services.quotas import Share
+from federation.services.quotas import CallerQuota
 from federation.services.request_stream import RequestStream
 
 # Plain numbers compare three times faster.
@@ -31,7 +31,7 @@ class Call(NamedTuple):
     method: str  # "package.Service/Method"
     rights: Rights
     peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
-    share: Share | None = None  # None: the caller is not limited
+    share: CallerQuota | None = None  # None: the caller is not limited
     audit: bool = False
 
     @property

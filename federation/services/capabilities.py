@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.build.bazel.semver import semver_pb2
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.digest import DigestFunction
 from federation.services.call import Call, Method, Unary
 from federation.wire import node_identity
-from federation.wire.node_identity import UNKNOWN, Announced
+from federation.wire.node_identity import UNKNOWN, NodeIdentity
 from federation.wire.resource_name import check_instance
 
 _LOW_API = semver_pb2.SemVer(major=2, minor=0)  # Bazel 4 speaks exactly 2.0
@@ -28,9 +28,9 @@ class CapabilitiesService:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: LimitsConfig,
         max_blob_bytes: int,
-        announce: Callable[[], Announced] = lambda: UNKNOWN,
+        announce: Callable[[], NodeIdentity] = lambda: UNKNOWN,
     ) -> None:
         # Some clients ask once in every job, so both answers are made once.
         self._answers = {
@@ -52,7 +52,9 @@ class CapabilitiesService:
         return self._answers[may_push]
 
 
-def capabilities(limits: Limits, max_blob_bytes: int, may_push: bool) -> reapi.ServerCapabilities:
+def capabilities(
+    limits: LimitsConfig, max_blob_bytes: int, may_push: bool
+) -> reapi.ServerCapabilities:
     """Return what a caller is told; may_push is its right to write.
 
     IDENTITY is no entry of the lists of compressors: it is always supported (REAPI v2).

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 
-from federation.config.model import Limits
-from federation.core.store import LocalStore, Spelling
+from federation.config.model import LimitsConfig
+from federation.core.store import DigestCodec, LocalStore
 from federation.observability.metrics import Metrics
 from federation.services.call import Call, Method, ServerStream, Unary
 from federation.services.cas_batch import BatchCalls
@@ -18,15 +18,15 @@ from federation.services.cas_tree import TreeCalls
 from federation.services.cpu_pool import Compute
 from federation.wire.cas_codec import decode_find_missing, encode_missing
 from federation.wire.digest_list import (
-    Listed,
-    Unusual,
+    DigestList,
+    NotCanonical,
     decode_listed,
     encode_listed,
     hashes_of,
     size_of,
 )
 
-_LISTED = Spelling(hashes_of, size_of)
+_LISTED = DigestCodec(hashes_of, size_of)
 _REMEMBERED = 32  # lists, of at most as many bytes each: 12 MB with the names cut from them
 _REMEMBERED_BYTES = 128 * 1024
 
@@ -39,7 +39,7 @@ class CasService:
     def __init__(
         self,
         store: LocalStore,
-        limits: Limits,
+        limits: LimitsConfig,
         metrics: Metrics,
         compute: Compute,
         asked_by_pushers: LocalStore | None = None,
@@ -66,11 +66,11 @@ class CasService:
         """Answer with each digest once that is not held; the others are leased."""
         listed = await self._listed(request)
         if listed is not None:
-            with suppress(Unusual):
+            with suppress(NotCanonical):
                 return await self._find_listed(listed, call)
         return await self._find_any(request, call)
 
-    async def _listed(self, request: bytes) -> Listed | None:
+    async def _listed(self, request: bytes) -> DigestList | None:
         """Whoever builds the same asks about the same lists, so the last ones are remembered.
 
         That saves a third of what a call costs which asks about 1,000 blobs.
@@ -79,7 +79,7 @@ class CasService:
             return _remembered(request)
         return await self._compute.run(len(request) // 8, decode_listed, request)
 
-    async def _find_listed(self, listed: Listed, call: Call) -> bytes:
+    async def _find_listed(self, listed: DigestList, call: Call) -> bytes:
         call.check_pull(listed.instance)
         names = listed.names
         missing = await self._asked(listed.instance, call).find_missing_named(names, _LISTED)
@@ -107,5 +107,5 @@ class CasService:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _remembered(request: bytes) -> Listed | None:
+def _remembered(request: bytes) -> DigestList | None:
     return decode_listed(request)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, InvalidRequest
 from federation.core.store import Provenance, Store
@@ -55,7 +55,9 @@ class _Question(NamedTuple):
 class BatchCalls:
     """The two batch calls."""
 
-    def __init__(self, store: Store, limits: Limits, metrics: Metrics, compute: Compute) -> None:
+    def __init__(
+        self, store: Store, limits: LimitsConfig, metrics: Metrics, compute: Compute
+    ) -> None:
         self._store = store
         self._total_max = limits.batch_total
         self._compute = compute

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 
 from google.protobuf.message import DecodeError
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, InvalidRequest, TooBusy
 from federation.core.store import SMALL_BLOB_BYTES, Store
@@ -28,7 +28,7 @@ _READ_AT_ONCE = 1000
 class TreeCalls:
     """GetTree over a store."""
 
-    def __init__(self, store: Store, limits: Limits, compute: Compute) -> None:
+    def __init__(self, store: Store, limits: LimitsConfig, compute: Compute) -> None:
         self._store = store
         self._compute = compute
         self._limits = limits

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 from federation.access.rights import Rights
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import Stalled
 from federation.observability.metrics import Metrics
@@ -21,19 +21,19 @@ _SHARES_MAX = 10_000
 _SLEEP_MAX_S = 0.5  # so that a wait notices when the debt shrinks, or a limit changes
 
 
-class Shares:
+class CallerQuotas:
     """The shares of all callers of a node; the limits may change while it runs."""
 
-    def __init__(self, limits: Limits, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, limits: LimitsConfig, clock: Clock, metrics: Metrics) -> None:
         self._limits = limits
         self._clock = clock
         self._metrics = metrics
-        self._by_caller: dict[str, Share] = {}
+        self._by_caller: dict[str, CallerQuota] = {}
 
     def __repr__(self) -> str:
-        return f"<Shares of {len(self._by_caller)}>"
+        return f"<CallerQuotas of {len(self._by_caller)}>"
 
-    def of(self, rights: Rights, peer: str) -> Share | None:
+    def of(self, rights: Rights, peer: str) -> CallerQuota | None:
         """Return the caller's share; None while nothing is limited."""
         limits = self._limits
         if not limits.uploads_per_caller and not limits.bandwidth_per_caller:
@@ -43,7 +43,9 @@ class Shares:
         if share is None:
             if len(self._by_caller) >= _SHARES_MAX:
                 self._drop_one()
-            share = self._by_caller[caller] = Share(caller, limits, self._clock, self._metrics)
+            share = self._by_caller[caller] = CallerQuota(
+                caller, limits, self._clock, self._metrics
+            )
         return share
 
     def _drop_one(self) -> None:
@@ -54,10 +56,10 @@ class Shares:
                 return
 
 
-class Share:
+class CallerQuota:
     """One caller's."""
 
-    def __init__(self, caller: str, limits: Limits, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, caller: str, limits: LimitsConfig, clock: Clock, metrics: Metrics) -> None:
         self._caller = caller
         self._limits = limits
         self._clock = clock
@@ -69,7 +71,9 @@ class Share:
         self._users = 0
 
     def __repr__(self) -> str:
-        return f"<Share {self._caller}: {self._uploads} uploads, {len(self._waiting)} waiting>"
+        return (
+            f"<CallerQuota {self._caller}: {self._uploads} uploads, {len(self._waiting)} waiting>"
+        )
 
     @property
     def is_idle(self) -> bool:

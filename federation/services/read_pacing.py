@@ -28,7 +28,7 @@ class Budgets(NamedTuple):
         return cls(MemoryBudget(_ON_TRIAL_BYTES, part_of=whole), whole)
 
 
-class Pace:
+class ReadPacing:
     """One reader's chunk size, and its share of a budget for more than small chunks."""
 
     def __init__(self, clock: Clock, budgets: Budgets, size_bytes: int) -> None:

@@ -20,7 +20,7 @@ from federation.wire.zstd import Decoder
 GATHER_BYTES = 2**20
 
 
-class Receiver:
+class UploadReceiver:
     """Feeds one ingest. decoder is that of a zstd upload."""
 
     def __init__(

@@ -10,14 +10,14 @@ from federation.observability.log_limit import LogLimit
 _log = structlog.get_logger(__name__)
 
 
-class Refusals:
+class AuthLog:
     """Tells of one listener's refusals, a bounded number of them."""
 
     def __init__(self, log_limit: LogLimit) -> None:
         self._log_limit = log_limit
 
     def __repr__(self) -> str:
-        return f"<Refusals {self._log_limit!r}>"
+        return f"<AuthLog {self._log_limit!r}>"
 
     def tell(self, error: Exception, method: str, peer: str, rights: Rights | None = None) -> None:
         """Log one. rights: of a caller that is known and may not do this."""

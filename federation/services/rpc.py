@@ -16,7 +16,7 @@ import grpc
 import structlog
 
 from federation.access.rights import Rights
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.errors import Stalled
@@ -34,10 +34,10 @@ from federation.services.call import (
     Service,
     Unary,
 )
-from federation.services.quotas import Shares
-from federation.services.refusals import Refusals
+from federation.services.quotas import CallerQuotas
+from federation.services.refusals import AuthLog
 from federation.services.request_stream import RequestStream
-from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, Outcome, outcome_of
+from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, outcome_of
 
 _log = structlog.get_logger(__name__)
 _ABORT_S = 5.0  # a status that a peer does not take for this long is not waited for
@@ -71,20 +71,20 @@ class Runtime:
     """What the wrapper needs; one for each listener, since rights differ. They share a budget."""
 
     metrics: Metrics
-    limits: Limits
+    limits: LimitsConfig
     clock: Clock
     access: Access
     budget: MemoryBudget
     acknowledge: Acknowledge | None = None  # None: writes are answered once they are durable here
-    shares: Shares | None = None  # None: nobody is limited
+    shares: CallerQuotas | None = None  # None: nobody is limited
     audit: bool = False
     heard_from: Callable[[str], None] | None = None  # called with the id of each peer that calls
     log_limit: LogLimit = field(init=False)
-    refusals: Refusals = field(init=False)
+    refusals: AuthLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.log_limit = LogLimit(self.clock)
-        self.refusals = Refusals(LogLimit(self.clock))
+        self.refusals = AuthLog(LogLimit(self.clock))
 
 
 def handlers(
@@ -213,12 +213,12 @@ class _Wrapper:
                 await self._acknowledge.wait()
             return response
 
-    def _unforeseen(self, error: Exception) -> Outcome:
+    def _unforeseen(self, error: Exception) -> CallStatus:
         if (held_back := self._runtime.log_limit.take()) is not None:
             _log.error("call_failed", method=self._method, held_back=held_back, exc_info=error)
         return INTERNAL
 
-    def _ended(self, outcome: Outcome, seconds: float, peer: str) -> None:
+    def _ended(self, outcome: CallStatus, seconds: float, peer: str) -> None:
         code = outcome.code.name
         counter = self._counts.get(code)
         if counter is None:
@@ -239,7 +239,7 @@ class _Wrapper:
 
 _ORDINARY = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
 _REFUSED = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
-_CANCELLED = Outcome(grpc.StatusCode.CANCELLED, "")
+_CANCELLED = CallStatus(grpc.StatusCode.CANCELLED, "")
 
 
 async def _send_all(messages: AsyncGenerator[bytes, None], call: Call, stall_s: float) -> None:
@@ -260,7 +260,7 @@ async def _send_all(messages: AsyncGenerator[bytes, None], call: Call, stall_s: 
                 await call.share.pay(size_bytes)
 
 
-async def _abort(context: Context, outcome: Outcome) -> None:
+async def _abort(context: Context, outcome: CallStatus) -> None:
     """Send a status other than OK, for a bounded time: a stalled reader may never take it."""
     with suppress(TimeoutError, grpc.aio.InternalError):  # the latter: the caller is gone
         async with asyncio.timeout(_ABORT_S):

@@ -40,7 +40,7 @@ TROUBLE_HERE = frozenset(
 )
 
 
-class Outcome(NamedTuple):
+class CallStatus(NamedTuple):
     """How a call, or one item of a batch, ended."""
 
     code: grpc.StatusCode
@@ -53,18 +53,18 @@ class Outcome(NamedTuple):
         return number
 
 
-OK = Outcome(grpc.StatusCode.OK, "")
-INTERNAL = Outcome(grpc.StatusCode.INTERNAL, "internal error; the node's log says more")
+OK = CallStatus(grpc.StatusCode.OK, "")
+INTERNAL = CallStatus(grpc.StatusCode.INTERNAL, "internal error; the node's log says more")
 
 
-def outcome_of(error: Exception) -> Outcome | None:
+def outcome_of(error: Exception) -> CallStatus | None:
     """Return what a client is told about this error; None for one that nobody foresaw."""
     if isinstance(error, DecodeError):
-        return Outcome(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a valid protobuf")
+        return CallStatus(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a valid protobuf")
     for kind in type(error).__mro__:
         code = _TABLE.get(kind)
         if code is not None:
-            return Outcome(code, clean(str(error)))
+            return CallStatus(code, clean(str(error)))
     return None
 
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import structlog
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.errors import StorageFull, TooBusy, UploadSuperseded
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore, Provenance
 from federation.observability.metrics import Metrics
 from federation.services.cpu_pool import Compute
-from federation.services.receiver import Receiver
+from federation.services.receiver import UploadReceiver
 from federation.services.request_stream import RequestStream
 from federation.wire.resource_name import UploadName
 from federation.wire.upload import Upload
@@ -45,7 +45,7 @@ class OpenUpload:
     def __init__(self, name: UploadName) -> None:
         self.name = name
         self.rules = Upload(name.digest.size_bytes, name.compressed)
-        self.receiver: Receiver | None = None
+        self.receiver: UploadReceiver | None = None
         self.resumable = True
         self.taken_over = False  # whether its owner had to wait for an older stream to end
         self.owner: _Claim | None = None
@@ -79,7 +79,7 @@ class Uploads:
     def __init__(
         self,
         store: LocalStore,
-        limits: Limits,
+        limits: LimitsConfig,
         metrics: Metrics,
         budget: MemoryBudget,
         compute: Compute,
@@ -125,7 +125,7 @@ class Uploads:
         finally:
             self._start_ending(self._release(upload, claim, previous))
 
-    async def begin(self, upload: OpenUpload, provenance: Provenance) -> Receiver:
+    async def begin(self, upload: OpenUpload, provenance: Provenance) -> UploadReceiver:
         """Return the receiver of this upload, a new one at its first bytes.
 
         Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
@@ -140,7 +140,7 @@ class Uploads:
                 await self._drop(next(iter(self._parked.values())))
                 continue
             decoder = Decoder(digest.size_bytes) if upload.name.compressed else None
-            upload.receiver = Receiver(ingest, decoder, self._budget, self._compute)
+            upload.receiver = UploadReceiver(ingest, decoder, self._budget, self._compute)
         return upload.receiver
 
     async def drop_parked(self, name: UploadName) -> None:

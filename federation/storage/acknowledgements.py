@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from federation.core.clock import Clock
 from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.storage.shared_memory import Epoch
-from federation.storage.watch import Watch
+from federation.storage.watch import Notifier
 
 
 class Acknowledgements:
@@ -26,7 +26,7 @@ class Acknowledgements:
         self._read = read
         self._heard: dict[str, int] = {}  # from records and by this process
         self._names: dict[str, int] = {}
-        self._watch = Watch(lambda: epoch.acknowledgements, clock)
+        self._watch = Notifier(lambda: epoch.acknowledgements, clock)
         self._reading: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from federation.core.errors import FederationError
 from federation.core.store import Provenance
 from federation.storage.blob_files import CREATE, write_whole
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.directory import DataDirectory, disk_errors_named
 from federation.storage.publishing import place_file
 from federation.storage.write_back import start_writing
@@ -34,7 +34,9 @@ class Incoming(NamedTuple):
     path: str
 
 
-async def store_files(core: Core, blobs: Sequence[Incoming], origin: Provenance) -> Outcomes:
+async def store_files(
+    core: StorageContext, blobs: Sequence[Incoming], origin: Provenance
+) -> Outcomes:
     """Store verified blobs durably; per blob None or why it is not stored. Ends their reservations.
 
     To be run in the background: it ends with every blob stored or dropped.
@@ -50,7 +52,7 @@ async def store_files(core: Core, blobs: Sequence[Incoming], origin: Provenance)
 
 
 async def _place(
-    core: Core, blobs: Sequence[Incoming], origin: Provenance
+    core: StorageContext, blobs: Sequence[Incoming], origin: Provenance
 ) -> dict[str, FederationError | None]:
     """Make written blobs visible; by path why one was refused."""
     if not blobs:

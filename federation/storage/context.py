@@ -20,10 +20,10 @@ from federation.storage.catalogue.pool import Pool
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.catalogue.writer import Writer
 from federation.storage.directory import DataDirectory
-from federation.storage.log_end import Head
-from federation.storage.processes import Run
+from federation.storage.log_end import LogEnd
+from federation.storage.processes import ProcessEntry
 from federation.storage.quarantine import quarantine
-from federation.storage.read_cache import Hot
+from federation.storage.read_cache import ReadCache
 from federation.storage.shared_memory import Epoch
 from federation.storage.space import Space
 from federation.storage.timing import StoreClock, Timing
@@ -34,22 +34,22 @@ _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, UnicodeDecodeError
 
 
 @dataclass(slots=True)
-class Core:
+class StorageContext:
     """One per process and data directory. All fields are used from the event loop."""
 
     directory: DataDirectory
-    settings: model.Storage
+    settings: model.StorageConfig
     clock: Clock
     store_clock: StoreClock
     timing: Timing
     metrics: Metrics
-    run: Run
+    run: ProcessEntry
     epoch: Epoch
-    head: Head
+    head: LogEnd
     pool: Pool
     writer: Writer
     touches: Touches
-    hot: Hot
+    hot: ReadCache
     space: Space
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now

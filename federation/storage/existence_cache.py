@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 NAMES_MAX = 60_000  # of a process, and those of a list that goes beyond; 150 bytes each
 
 
-class Known:
+class ExistenceCache:
     """Names in two generations. Used from the event loop only."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Known:
         self._turns_ms = 0  # when what is young becomes old, in store time
 
     def __repr__(self) -> str:
-        return f"<Known {len(self._young) + len(self._old)} names>"
+        return f"<ExistenceCache {len(self._young) + len(self._old)} names>"
 
     @property
     def epoch(self) -> int:

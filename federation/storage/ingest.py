@@ -24,7 +24,7 @@ from federation.core.errors import (
 )
 from federation.core.store import Provenance
 from federation.storage.blob_files import CREATE, write_whole
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named
 from federation.storage.publishing import place_file, place_inline
 from federation.storage.write_back import WriteBack
@@ -36,7 +36,7 @@ _HASH_BESIDE_BYTES = 128 * 1024  # hashing less costs less than handing it to an
 class GrowingFile:
     """See federation.core.store.Growing: a descriptor of its own, so no rename or unlink matters."""
 
-    def __init__(self, core: Core, fd: int) -> None:
+    def __init__(self, core: StorageContext, fd: int) -> None:
         self._core = core
         self._fd: int | None = fd
 
@@ -60,7 +60,9 @@ class GrowingFile:
 class LocalIngest:
     """See federation.core.store.Ingest. The size is reserved when this is made."""
 
-    def __init__(self, core: Core, digest: Digest, path: str, provenance: Provenance) -> None:
+    def __init__(
+        self, core: StorageContext, digest: Digest, path: str, provenance: Provenance
+    ) -> None:
         self._core = core
         self._digest = digest
         self._path = path

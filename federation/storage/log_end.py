@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from federation.core.clock import Clock
 from federation.storage.shared_memory import Epoch
-from federation.storage.watch import Watch
+from federation.storage.watch import Notifier
 
 
-class Head:
+class LogEnd:
     """The newest row's number. Used from the event loop."""
 
     def __init__(self, epoch: Epoch, clock: Clock) -> None:
         self._epoch = epoch
         self._own = 0
-        self._watch = Watch(lambda: epoch.head, clock)
+        self._watch = Notifier(lambda: epoch.head, clock)
 
     def __repr__(self) -> str:
-        return f"<Head {self.value} {self._watch!r}>"
+        return f"<LogEnd {self.value} {self._watch!r}>"
 
     @property
     def value(self) -> int:

@@ -13,7 +13,7 @@ import structlog
 from federation.core.tasks import Background
 from federation.storage.catalogue.meta import get_meta, set_meta
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 
 OFFLINE_SINCE = "offline_since_s"
 POLL_S = 0.5
@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 class OfflineSwitch:
     """What was last read; refresh() once, then start()."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._background = Background()
         self._watchers: list[Callable[[bool], None]] = []

@@ -22,7 +22,7 @@ from federation.storage.catalogue import schema
 from federation.storage.catalogue.meta import CATALOGUE_FILE, LOG_EPOCH, get_meta
 from federation.storage.catalogue.transaction import read_totals
 from federation.storage.directory import DataDirectory
-from federation.storage.processes import Run, bury, dead_runs, live_runs
+from federation.storage.processes import ProcessEntry, bury, dead_runs, live_runs
 from federation.storage.shared_memory import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
 
@@ -38,7 +38,7 @@ class Opened:
     node_id: str
     log_epoch: str
     store_clock: StoreClock
-    run: Run
+    run: ProcessEntry
     epoch: Epoch
 
 
@@ -84,7 +84,7 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
             raise
     finally:
         connection.close()
-    return Opened(directory, node_id, log_epoch, store_clock, Run(directory), epoch)
+    return Opened(directory, node_id, log_epoch, store_clock, ProcessEntry(directory), epoch)
 
 
 def check_catalogue_is_there(directory: DataDirectory) -> None:

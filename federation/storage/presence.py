@@ -15,14 +15,14 @@ import structlog
 
 from federation import uses
 from federation.core.digest import Digest, DigestFunction, digest_of
-from federation.core.store import Spelling
+from federation.core.store import DigestCodec
 from federation.observability.complaints import Complaints
 from federation.storage import blob_files
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import MARKED, digest_of_key, keys_of, keys_of_hashes
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.context import Core
-from federation.storage.existence_cache import Known
+from federation.storage.context import StorageContext
+from federation.storage.existence_cache import ExistenceCache
 from federation.uses import Use
 
 _N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
@@ -60,10 +60,10 @@ def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
 class Presence:
     """What is held of what a caller names."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._complaints = Complaints(_log, core.clock)
-        self._known = Known(lambda: core.epoch.value, core.timing.granularity_ms)
+        self._known = ExistenceCache(lambda: core.epoch.value, core.timing.granularity_ms)
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.core.store.Store. Trouble with the catalogue makes blobs missing."""
@@ -87,7 +87,7 @@ class Presence:
         needless = set(keys_of(found.missing))
         return found.missing, [key for key in found.pulled if key not in needless]
 
-    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+    async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
         asked_ms, epoch = self._core.now_ms(), self._known.epoch
         is_use = uses.current() is Use.CLIENT  # what is known here was used: others are looked up

@@ -22,7 +22,7 @@ _ANNOUNCED = ".json"
 _UNFINISHED = ".tmp"  # what a process killed while it announced leaves
 
 
-class Run:
+class ProcessEntry:
     """This process's presence in the data directory."""
 
     def __init__(self, directory: DataDirectory) -> None:
@@ -33,7 +33,7 @@ class Run:
         self._lock.acquire(wait=True)  # somebody counting the living may hold it for a moment
 
     def __repr__(self) -> str:
-        return f"<Run {self.id}>"
+        return f"<ProcessEntry {self.id}>"
 
     def announce(self, facts: dict[str, Any]) -> None:
         """Publish what people and tools may want to know, in one step."""

@@ -31,7 +31,7 @@ class HotBlob(NamedTuple):
     accessed_ms: int
 
 
-class Hot:
+class ReadCache:
     """A bounded memory of blobs, those forgotten first that were not used for longest.
 
     Used from the event loop only.
@@ -48,7 +48,9 @@ class Hot:
         self.size_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Hot {len(self._blobs)} blobs, {self.size_bytes} of {self._room_bytes} bytes>"
+        return (
+            f"<ReadCache {len(self._blobs)} blobs, {self.size_bytes} of {self._room_bytes} bytes>"
+        )
 
     @property
     def epoch(self) -> int:

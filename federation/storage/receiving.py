@@ -12,7 +12,7 @@ from federation.core.store import Provenance, Source
 from federation.storage.batch_files import Incoming, Outcomes, store_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.ingest import LocalIngest
 from federation.storage.presence import Presence
 from federation.storage.publishing import place_inline
@@ -21,10 +21,10 @@ from federation.storage.verification import check_inline
 _HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
 
 
-class Receiver:
+class BlobReceiver:
     """begin, write and write_small of local storage."""
 
-    def __init__(self, core: Core, presence: Presence) -> None:
+    def __init__(self, core: StorageContext, presence: Presence) -> None:
         self._core = core
         self._presence = presence
         self._numbers = itertools.count()

@@ -17,7 +17,7 @@ from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import change_log, entries, parked, peer_records
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named
 from federation.storage.shared_memory import FileLock
 
@@ -26,10 +26,10 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-class CatalogueLedger:
+class CatalogueLog:
     """federation.core.replication_log.Ledger over the catalogue of an open data directory."""
 
-    def __init__(self, core: Core, node_id: str, log_epoch: str) -> None:
+    def __init__(self, core: StorageContext, node_id: str, log_epoch: str) -> None:
         self._core = core
         self._node_id = node_id
         self._log_epoch = log_epoch
@@ -37,7 +37,7 @@ class CatalogueLedger:
         self._acknowledged = Acknowledgements(core.epoch, self.peers, core.clock)
 
     def __repr__(self) -> str:
-        return f"<CatalogueLedger at {self.head()}{' leads' if self._lock.held else ''}>"
+        return f"<CatalogueLog at {self.head()}{' leads' if self._lock.held else ''}>"
 
     @property
     def node_id(self) -> str:

@@ -15,7 +15,7 @@ from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import MARKED, BlobRow, key_of, keys_of
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.read_cache import HotBlob
 from federation.storage.verification import check_inline, needs_verifying
 from federation.uses import Use
@@ -35,7 +35,7 @@ class _Found:
 class SmallReads:
     """read_small of local storage."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: StorageContext) -> None:
         self._core = core
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
@@ -111,7 +111,7 @@ class SmallReads:
         return data
 
 
-def recall(core: Core, digests: Sequence[Digest], use: Use) -> list[HotBlob | None]:
+def recall(core: StorageContext, digests: Sequence[Digest], use: Use) -> list[HotBlob | None]:
     """Return what is remembered of these blobs, each leased as by a look-up in the catalogue.
 
     Nothing, while leases wait to be written: a look-up then knows which of them are old.

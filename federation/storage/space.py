@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from federation.config.model import Storage
+from federation.config.model import StorageConfig
 from federation.core.digest import Digest
 from federation.core.errors import BlobTooLarge, StorageFull
 
@@ -50,7 +50,7 @@ class _Bound(NamedTuple):
     target_bytes: int
 
 
-def marks(settings: Storage, disk: Disk, stored_bytes: int) -> Marks:
+def marks(settings: StorageConfig, disk: Disk, stored_bytes: int) -> Marks:
     """Return them for this much stored on a disk that looks like this.
 
     The reserve is free disk that others keep: exactly what the operator says, else the default or
@@ -77,7 +77,7 @@ def marks(settings: Storage, disk: Disk, stored_bytes: int) -> Marks:
     return Marks(quota, starts_at, min(bound.target_bytes for bound in met))
 
 
-def _by_shares(settings: Storage, most_bytes: int) -> _Bound:
+def _by_shares(settings: StorageConfig, most_bytes: int) -> _Bound:
     high, low = settings.high_watermark, settings.low_watermark
     return _Bound(int(most_bytes * high), int(most_bytes * low))
 

@@ -24,11 +24,11 @@ from federation.core.errors import FederationError, StorageFull
 from federation.core.store import (
     FROM_CLIENT,
     Chunks,
+    DigestCodec,
     Entry,
     EntryKey,
     NextBytes,
     Provenance,
-    Spelling,
 )
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
@@ -40,20 +40,20 @@ from federation.storage.catalogue.pool import Pool
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Totals
 from federation.storage.catalogue.writer import Writer
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.ingest import LocalIngest
-from federation.storage.log_end import Head
+from federation.storage.log_end import LogEnd
 from federation.storage.offline_switch import OfflineSwitch
 from federation.storage.opening import Opened, open_directory
 from federation.storage.presence import Presence
-from federation.storage.read_cache import Hot
-from federation.storage.receiving import Receiver
-from federation.storage.replication_log import CatalogueLedger
+from federation.storage.read_cache import ReadCache
+from federation.storage.receiving import BlobReceiver
+from federation.storage.replication_log import CatalogueLog
 from federation.storage.small_reads import SmallReads
 from federation.storage.space import Space, measure_disk
 from federation.storage.streaming import Reading
 from federation.storage.timing import Timing
-from federation.storage.upkeep.flusher import Pulse
+from federation.storage.upkeep.flusher import Flusher
 from federation.storage.upkeep.maintenance import Maintenance
 from federation.uses import Use
 
@@ -65,14 +65,14 @@ _log = structlog.get_logger(__name__)
 class Storage:
     """An open data directory: federation.core.store's LocalStore and Index. Make it with open()."""
 
-    def __init__(self, core: Core, node_id: str, log_epoch: str) -> None:
+    def __init__(self, core: StorageContext, node_id: str, log_epoch: str) -> None:
         self.node_id = node_id
         self._core = core
-        self.ledger = CatalogueLedger(core, node_id, log_epoch)
+        self.ledger = CatalogueLog(core, node_id, log_epoch)
         self._presence = Presence(core)
         self._small_reads = SmallReads(core)
-        self._receiver = Receiver(core, self._presence)
-        self.pulse = Pulse(core)
+        self._receiver = BlobReceiver(core, self._presence)
+        self.pulse = Flusher(core)
         self.maintenance = Maintenance(core, self.pulse)
         self.offline_switch = OfflineSwitch(core)
 
@@ -83,8 +83,8 @@ class Storage:
     async def open(
         cls,
         data_dir: Path,
-        settings: model.Storage,
-        limits: model.Limits,
+        settings: model.StorageConfig,
+        limits: model.LimitsConfig,
         metrics: Metrics,
         clock: Clock,
         *,
@@ -112,11 +112,11 @@ class Storage:
         return storage
 
     @property
-    def core(self) -> Core:
+    def core(self) -> StorageContext:
         """The parts, for the offline commands of this package and tests."""
         return self._core
 
-    def follow(self, settings: model.Storage) -> None:
+    def follow(self, settings: model.StorageConfig) -> None:
         """Keep this much from now on; what only an opening takes (lease, max-blob) stays."""
         self._core.settings = settings
         self._core.pressure.set()  # have it measured, and evicted, now
@@ -156,7 +156,7 @@ class Storage:
         """See federation.core.store.Store."""
         return await self._presence.find_missing(digests)
 
-    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+    async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
         return await self._presence.find_missing_named(names, spelling)
 
@@ -243,16 +243,16 @@ class Storage:
 
 def _assemble(
     opened: Opened,
-    settings: model.Storage,
-    limits: model.Limits,
+    settings: model.StorageConfig,
+    limits: model.LimitsConfig,
     metrics: Metrics,
     clock: Clock,
     timing: Timing,
-) -> Core:
+) -> StorageContext:
     root = opened.directory.root
     space = Space(settings.max_blob, lambda: measure_disk(root).free_bytes)
     path = opened.directory.catalogue
-    head = Head(opened.epoch, clock)
+    head = LogEnd(opened.epoch, clock)
 
     def on_commit(totals: Totals) -> None:
         space.stored_bytes = totals.size_bytes
@@ -267,7 +267,7 @@ def _assemble(
         metrics=metrics,
         node_id=opened.node_id,
     )
-    return Core(
+    return StorageContext(
         directory=opened.directory,
         settings=settings,
         clock=clock,
@@ -280,7 +280,7 @@ def _assemble(
         pool=Pool(limits.threads, partial(schema.connect, path, read_only=True)),
         writer=writer,
         touches=Touches(),
-        hot=Hot(lambda: opened.epoch.value),
+        hot=ReadCache(lambda: opened.epoch.value),
         space=space,
         background=Background(),
     )

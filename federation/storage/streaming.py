@@ -17,7 +17,7 @@ from federation.storage.blob_files import Damage, OpenBlob
 from federation.storage.catalogue import blobs
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.read_cache import HotBlob
 from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
@@ -31,7 +31,7 @@ class Reading:
 
     def __init__(
         self,
-        core: Core,
+        core: StorageContext,
         digest: Digest,
         offset: int,
         limit: int | None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from federation.core.digest import Digest, hash_bytes
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue.blobs import BlobRow
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 
 
 def check_inline(digest: Digest, data: bytes) -> None:
@@ -19,7 +19,7 @@ def check_inline(digest: Digest, data: bytes) -> None:
         raise Damage("has other bytes than its digest names")
 
 
-def needs_verifying(core: Core, row: BlobRow, ctime_ns: int) -> bool:
+def needs_verifying(core: StorageContext, row: BlobRow, ctime_ns: int) -> bool:
     """Whether a file must be hashed before its bytes are trusted."""
     age_ms = core.now_ms() - row.verified_ms
     return ctime_ns != row.ctime_ns or age_ms > core.settings.verify_after * 1000

@@ -15,7 +15,7 @@ from federation.core.tasks import Background
 POLL_S = 0.04  # how soon a change by another process is noticed; looking costs a memory access
 
 
-class Watch:
+class Notifier:
     """Used from the event loop. look returns something that differs after each change."""
 
     def __init__(self, look: Callable[[], int], clock: Clock) -> None:
@@ -28,7 +28,7 @@ class Watch:
         self._background = Background()
 
     def __repr__(self) -> str:
-        return f"<Watch {self._waiting} waiting>"
+        return f"<Notifier {self._waiting} waiting>"
 
     def ring(self) -> None:
         """Wake those who wait now."""

@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 
 
-class State(enum.Enum):
+class BreakerState(enum.Enum):
     """What the breaker lets through."""
 
     CLOSED = "up"  # everything
@@ -31,35 +31,35 @@ class Breaker:
     delay_max_s: float = 5.0
     stubborn_delay_s: float = 60.0
     probe_max_s: float = 30.0
-    state: State = State.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     failures: int = 0
     next_probe_s: float = 0.0
     last_error: str = ""
 
     def allows(self) -> bool:
         """Whether an ordinary call may go out."""
-        return self.state is State.CLOSED
+        return self.state is BreakerState.CLOSED
 
     def probe_due(self, now_s: float) -> bool:
         """Whether a probe should be sent now; when so, it is taken as sent."""
-        if self.state is State.CLOSED or now_s < self.next_probe_s:
+        if self.state is BreakerState.CLOSED or now_s < self.next_probe_s:
             return False
-        self.state = State.PROBING
+        self.state = BreakerState.PROBING
         self.next_probe_s = now_s + self.probe_max_s  # one that never ends is given up
         return True
 
     def succeeded(self) -> bool:
         """An answer came, a miss too. Returns whether that closed the breaker."""
-        closed = self.state is not State.CLOSED
-        self.state, self.failures, self.last_error = State.CLOSED, 0, ""
+        closed = self.state is not BreakerState.CLOSED
+        self.state, self.failures, self.last_error = BreakerState.CLOSED, 0, ""
         return closed
 
     def failed(
         self, now_s: float, error: str, jitter: random.Random, *, stubborn: bool = False
     ) -> bool:
         """No answer came. Returns whether that opened the breaker."""
-        was_closed = self.state is State.CLOSED
-        if self.state is State.OPEN:
+        was_closed = self.state is BreakerState.CLOSED
+        if self.state is BreakerState.OPEN:
             return False  # a call that began before it opened
         self.failures += 1
         self.last_error = error
@@ -69,6 +69,6 @@ class Breaker:
         delay_s = min(self.delay_max_s, self.first_delay_s * 2 ** min(rounds, 20))
         if stubborn:
             delay_s = self.stubborn_delay_s
-        self.state = State.OPEN
+        self.state = BreakerState.OPEN
         self.next_probe_s = now_s + delay_s * jitter.uniform(0.5, 1.0)
         return was_closed

@@ -12,14 +12,14 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from federation.closure.checker import ClosureChecker
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError
 from federation.core.store import Entry, EntryKey, Index, Provenance, Source
-from federation.upstream.finder import Asked
+from federation.upstream.finder import EntryQuery
 from federation.upstream.index_queries import UpstreamNames
 from federation.upstream.prefetch import Prefetcher
-from federation.upstream.pull_through import Federation, PullThrough
+from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
 
 _KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
@@ -49,9 +49,9 @@ class FederatedFinder:
         self,
         index: Index,
         closures: ClosureChecker,
-        shared: Federation,
+        shared: UpstreamPool,
         prefetcher: Prefetcher,
-        limits: Limits,
+        limits: LimitsConfig,
         clock: Clock,
         *,
         lease_s: float,
@@ -82,7 +82,7 @@ class FederatedFinder:
         for closures in [*self._replaced, *(there.closures for there in self._there.values())]:
             await closures.close()
 
-    async def find(self, asked: Asked) -> Entry | None:
+    async def find(self, asked: EntryQuery) -> Entry | None:
         """See finder.Finder."""
         for _ in range(2):
             closed = self._names.closed
@@ -103,7 +103,7 @@ class FederatedFinder:
                 return entry
         return None
 
-    async def _held(self, asked: Asked) -> _Held:
+    async def _held(self, asked: EntryQuery) -> _Held:
         """Look here, a few keys at a time, until something that was pushed can be served."""
         pushed: set[EntryKey] = set()
         fresh: list[Entry] = []
@@ -135,7 +135,7 @@ class FederatedFinder:
         self._prefetcher.soon(entry)  # what was to bring the rest may have ended with a process
         return True
 
-    async def _ask_upstreams(self, asked: Asked, taken: set[EntryKey]) -> Entry | None:
+    async def _ask_upstreams(self, asked: EntryQuery, taken: set[EntryKey]) -> Entry | None:
         async with aclosing(self._names.answers(asked.keys, asked.ask)) as answers:
             async for upstream, answer in answers:
                 entry = self._dated(answer, upstream)

@@ -12,7 +12,7 @@ from federation.core.store import Entry, EntryKey
 from federation.upstream.index_queries import AskUpstream
 
 
-class Asked(NamedTuple):
+class EntryQuery(NamedTuple):
     """What a request wants: any one of keys, in this order, that is acceptable.
 
     ask puts the same question to an upstream; its answer has one of keys.
@@ -26,6 +26,6 @@ class Asked(NamedTuple):
 class Finder(Protocol):
     """Where services find entries."""
 
-    async def find(self, asked: Asked) -> Entry | None:
+    async def find(self, asked: EntryQuery) -> Entry | None:
         """Return the first acceptable entry with a complete closure, None when there is none."""
         ...

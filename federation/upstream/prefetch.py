@@ -16,7 +16,7 @@ import structlog
 
 from federation.closure.names import names_of_entry
 from federation.closure.walk import TooLarge, Turns, Walk
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.digest import Digest
 from federation.core.errors import FederationError
@@ -24,7 +24,7 @@ from federation.core.store import Entry, EntryKey
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.services.status_codes import clean
-from federation.upstream.pull_through import Federation, PullThrough
+from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.whole import SMALL_PULL_BYTES
 
 _BATCH_BYTES = 2 * 1024 * 1024
@@ -42,8 +42,8 @@ class Prefetcher:
 
     def __init__(
         self,
-        shared: Federation,
-        limits: Limits,
+        shared: UpstreamPool,
+        limits: LimitsConfig,
         mode: Mode,
         metrics: Metrics,
         *,
@@ -124,7 +124,7 @@ class _Pulling(PullThrough):
     very same blobs at the very same time.
     """
 
-    def __init__(self, shared: Federation) -> None:
+    def __init__(self, shared: UpstreamPool) -> None:
         super().__init__(shared, tells_upstreams=False)
         self._federation = shared
 

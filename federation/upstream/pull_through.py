@@ -17,22 +17,22 @@ from federation.core.errors import BlobNotFound, FederationError
 from federation.core.store import (
     FROM_CLIENT,
     Chunks,
+    DigestCodec,
     Ingest,
     LocalStore,
     NextBytes,
     Provenance,
-    Spelling,
 )
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
 from federation.upstream.recent import Budget, NoBound
-from federation.upstream.self_detection import Itself
+from federation.upstream.self_detection import SelfDetector
 from federation.upstream.small_pulls import SmallPulls
 from federation.upstream.upstream import Upstream
 from federation.upstream.whole import SMALL_PULL_BYTES, read_whole
 
 
-class Federation:
+class UpstreamPool:
     """What every view of one node's upstreams shares; one a process."""
 
     def __init__(
@@ -54,10 +54,10 @@ class Federation:
         self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory or NoBound())
         self.small = SmallPulls(local, self.upstreams, clock, memory)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
-        self.itself = Itself(self.upstreams)
+        self.itself = SelfDetector(self.upstreams)
 
     def __repr__(self) -> str:
-        return f"<Federation {self.upstreams!r}{' offline' if self.offline else ''}>"
+        return f"<UpstreamPool {self.upstreams!r}{' offline' if self.offline else ''}>"
 
     def may_ask(self) -> bool:
         """Whether the request being served may go to upstreams.
@@ -94,7 +94,7 @@ class PullThrough:
 
     def __init__(
         self,
-        shared: Federation,
+        shared: UpstreamPool,
         *,
         tells_upstreams: bool,
         tells_nodes: bool = False,
@@ -117,7 +117,7 @@ class PullThrough:
             return await self._shared.presence.find_missing(missing, self._only)
         return missing
 
-    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+    async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
         missing = await self._local.find_missing_named(names, spelling)
         tells = self._tells()

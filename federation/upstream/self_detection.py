@@ -19,7 +19,7 @@ from federation.upstream.upstream import Upstream
 _log = structlog.get_logger(__name__)
 
 
-class Itself:
+class SelfDetector:
     """Looks once, and once more after the upstreams have changed."""
 
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
@@ -29,7 +29,7 @@ class Itself:
         self._background = Background()
 
     def __repr__(self) -> str:
-        return f"<Itself {'looked' if self._looked else 'not met'}>"
+        return f"<SelfDetector {'looked' if self._looked else 'not met'}>"
 
     def called(self) -> None:
         """A request has come whose last hop is this node."""

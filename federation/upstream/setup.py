@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from federation.closure.checker import ClosureChecker
-from federation.config.model import Config, Limits
-from federation.config.upstreams import Upstream as Settings
+from federation.config.model import Config, LimitsConfig
+from federation.config.upstreams import UpstreamConfig as Settings
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
 from federation.core.tasks import Background
@@ -22,7 +22,7 @@ from federation.upstream.answers import Answers
 from federation.upstream.federated_finder import FederatedFinder
 from federation.upstream.prefetch import Prefetcher
 from federation.upstream.probe import Prober
-from federation.upstream.pull_through import Federation
+from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.status import facts_of
 from federation.upstream.upstream import Upstream
 
@@ -40,7 +40,7 @@ class Pulling:
         config: Config,
         storage: Storage,
         closures: ClosureChecker,
-        limits: Limits,
+        limits: LimitsConfig,
         metrics: Metrics,
         clock: Clock,
         budget: MemoryBudget,
@@ -54,7 +54,7 @@ class Pulling:
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
         self._connected: dict[str, _Connected] = {}
         self._background = Background()
-        self.shared = Federation(
+        self.shared = UpstreamPool(
             storage.node_id,
             storage,
             self._take(config),

@@ -23,7 +23,7 @@ from federation.wire.timestamps import check_not_negative, wall_s_of
 PUSH_MAX_BYTES = 64 * 2**20  # what one push may store over all its URIs
 
 
-class Wanted(NamedTuple):
+class AssetQuery(NamedTuple):
     """Any one of keys, in this order, if it meets the conditions."""
 
     keys: list[EntryKey]
@@ -31,7 +31,7 @@ class Wanted(NamedTuple):
     integrity: Integrity | None  # of a blob; a directory's checksum is only a part of its name
 
 
-def wanted_by(request: asset.FetchBlobRequest | asset.FetchDirectoryRequest) -> Wanted:
+def wanted_by(request: asset.FetchBlobRequest | asset.FetchDirectoryRequest) -> AssetQuery:
     """Read a Fetch.
 
     A blob asked for with a checksum may also have been pushed without one, since it is compared
@@ -51,13 +51,13 @@ def wanted_by(request: asset.FetchBlobRequest | asset.FetchDirectoryRequest) -> 
     names = asset_names(function, request.uris, qualifiers)
     if isinstance(request, asset.FetchDirectoryRequest):
         keys = [EntryKey(EntryKind.ASSET_DIRECTORY, request.instance_name, each) for each in names]
-        return Wanted(keys, oldest_s, None)
+        return AssetQuery(keys, oldest_s, None)
     if integrity is not None:
         del qualifiers[CHECKSUM]
         plain = asset_names(function, request.uris, qualifiers)
         names = [name for pair in zip(names, plain, strict=True) for name in pair]
     keys = [EntryKey(EntryKind.ASSET_BLOB, request.instance_name, each) for each in names]
-    return Wanted(keys, oldest_s, integrity)
+    return AssetQuery(keys, oldest_s, integrity)
 
 
 def entries_of(request: Pushed) -> list[Entry]:

@@ -36,11 +36,11 @@ _LENGTH = itemgetter(1)
 _hashes_in = Struct(f"{HASH_BYTES}s").iter_unpack
 
 
-class Unusual(Exception):
+class NotCanonical(Exception):
     """A name that this module does not read, though it may be right."""
 
 
-class Listed(NamedTuple):
+class DigestList(NamedTuple):
     """FindMissingBlobsRequest, its digests as they were spelt, each once.
 
     The empty blob, which every store holds, is left out.
@@ -50,7 +50,7 @@ class Listed(NamedTuple):
     names: Sequence[bytes]
 
 
-def decode_listed(data: bytes) -> Listed | None:
+def decode_listed(data: bytes) -> DigestList | None:
     """Cut a FindMissingBlobsRequest; None: read it as any message. Raises InvalidRequest."""
     start = 0
     instance = ""
@@ -66,7 +66,7 @@ def decode_listed(data: bytes) -> Listed | None:
         return None
     distinct = dict.fromkeys(names)
     distinct.pop(_EMPTY, None)
-    return Listed(check_instance(instance), tuple(distinct))
+    return DigestList(check_instance(instance), tuple(distinct))
 
 
 def hashes_of(names: Sequence[bytes]) -> list[bytes]:
@@ -75,11 +75,11 @@ def hashes_of(names: Sequence[bytes]) -> list[bytes]:
     try:
         raw = bytes.fromhex(text.decode("ascii"))
     except ValueError:
-        raise Unusual from None
+        raise NotCanonical from None
     if raw.hex().encode() != text:  # fromhex lets white space and upper case pass
-        raise Unusual
+        raise NotCanonical
     if list(map(_LENGTH, names)) != [len(name) - 2 for name in names]:  # not what the runtime reads
-        raise Unusual
+        raise NotCanonical
     return [one for (one,) in _hashes_in(raw)]
 
 

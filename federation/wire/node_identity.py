@@ -29,17 +29,17 @@ class LogPosition(NamedTuple):
         return f"{self.epoch}.{self.seq}"
 
 
-class Announced(NamedTuple):
+class NodeIdentity(NamedTuple):
     """Who answered; nothing is known of what is no node of ours, or does not take us for a peer."""
 
     node_id: str = ""
     log: LogPosition | None = None
 
 
-UNKNOWN = Announced()
+UNKNOWN = NodeIdentity()
 
 
-def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Announced:
+def parse(metadata: Iterable[tuple[str, str | bytes]]) -> NodeIdentity:
     """Read an answer's headers; what is malformed or too long is ignored."""
     node_id, log = UNKNOWN
     for key, value in metadata:
@@ -49,7 +49,7 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Announced:
             node_id = value
         elif key == LOG_HEADER:
             log = parse_log(value)
-    return Announced(node_id, log)
+    return NodeIdentity(node_id, log)
 
 
 def parse_log(text: str) -> LogPosition | None:
@@ -58,7 +58,7 @@ def parse_log(text: str) -> LogPosition | None:
     return LogPosition(found[1], int(found[2])) if found is not None else None
 
 
-def headers(announced: Announced) -> list[tuple[str, str]]:
+def headers(announced: NodeIdentity) -> list[tuple[str, str]]:
     """Return the metadata that parse reads back."""
     found = [(NODE_HEADER, announced.node_id)] if announced.node_id else []
     if announced.log is not None:

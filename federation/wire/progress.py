@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Progress:
+class StreamProgress:
     """Counts bytes over windows of time; a window with too few of them is a stall."""
 
     window_s: float

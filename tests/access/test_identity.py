@@ -7,7 +7,7 @@ from typing import Any
 import jwt
 import pytest
 
-from federation.access.authenticator import Callers
+from federation.access.authenticator import Authenticator
 from federation.access.certificates import ClientRefused
 from federation.access.jwt_keys import JwtKeys, parse_keys
 from federation.access.live_tls import LiveTls
@@ -21,8 +21,8 @@ from federation.access.tokens import (
     parse_tokens,
 )
 from federation.access.watched_file import LiveFile
-from federation.config.auth import ListenerAuth
-from federation.config.model import Listener, Tls
+from federation.config.auth import ListenerAuthConfig
+from federation.config.model import ListenerConfig, TlsConfig
 from federation.core.clock import ManualClock, SystemClock
 from federation.core.errors import NotAllowed, NotAuthenticated
 from tests.support.certificates import Files, self_signed
@@ -74,12 +74,12 @@ class Bench:
         keys: LiveFile[JwtKeys] | None = None
         if jwt_rules is not None:
             auth["jwt"] = {"keys": "/k", "algorithms": ["HS256"], "audience": "c"}
-        made = ListenerAuth.model_validate(auth)
+        made = ListenerAuthConfig.model_validate(auth)
         if made.jwt:
             parsed = parse_keys(SECRET, made.jwt, "x")
             keys = LiveFile("keys", "here", [], lambda: parsed, parsed)
-        listener = Listener(address="127.0.0.1:0", push=push, auth=made)
-        self.callers = Callers(listener, "here", self.clock, tokens=self.file, keys=keys)
+        listener = ListenerConfig(address="127.0.0.1:0", push=push, auth=made)
+        self.callers = Authenticator(listener, "here", self.clock, tokens=self.file, keys=keys)
 
     def table(self, *tokens: NewToken) -> TokenTable:
         return parse_tokens("\n".join(each.line for each in tokens).encode(), "here")
@@ -169,7 +169,7 @@ def test_what_is_remembered_is_bounded() -> None:
     for turn in range(5000):
         facts = {"sub": str(turn), "aud": "c", "exp": int(SystemClock().wall_s()) + 10_000}
         bench.rights(f"Bearer {jwt.encode(facts, SECRET, 'HS256')}")
-    assert repr(bench.callers) == "<Callers of here, 4096 known>"
+    assert repr(bench.callers) == "<Authenticator of here, 4096 known>"
 
 
 class Certificates:
@@ -177,7 +177,7 @@ class Certificates:
         self,
         folder: Path,
         *,
-        auth: ListenerAuth | None = None,
+        auth: ListenerAuthConfig | None = None,
         tokens: LiveFile[TokenTable] | None = None,
     ) -> None:
         self.folder = folder
@@ -185,13 +185,13 @@ class Certificates:
         self.alice, self.bob = (self_signed(folder, name) for name in ("alice", "bob"))
         self.list = folder / "list"
         self.write(self.alice, self.bob)
-        self.tls = Tls(
+        self.tls = TlsConfig(
             server_cert=server.certificate, server_key=server.key, client_certs=self.list
         )
         self.clock = ManualClock(wall_s=NOW_S)
         self.live = LiveTls(self.tls, "here", load_pair(self.tls, "here"), self.clock)
-        listener = Listener(address="127.0.0.1:0", push=True, tls=self.tls, auth=auth)
-        self.callers = Callers(listener, "here", self.clock, tls=self.live, tokens=tokens)
+        listener = ListenerConfig(address="127.0.0.1:0", push=True, tls=self.tls, auth=auth)
+        self.callers = Authenticator(listener, "here", self.clock, tls=self.live, tokens=tokens)
 
     def write(self, *files: Files) -> None:
         self.list.write_bytes(b"".join(each.certificate.read_bytes() for each in files))
@@ -227,7 +227,7 @@ def test_with_both_the_certificate_lets_in_and_the_token_says_what_is_allowed(
 ) -> None:
     table = parse_tokens(token(1, Role.PULL).line.encode(), "here")
     tokens = LiveFile("tokens", "here", [], lambda: table, table)
-    auth = ListenerAuth.model_validate({"tokens": "/t"})
+    auth = ListenerAuthConfig.model_validate({"tokens": "/t"})
     bench = Certificates(tmp_path, auth=auth, tokens=tokens)
     assert bench.rights(bench.alice).may_push("")
     assert not bench.rights(bench.alice, f"Bearer {token(1).text}").may_push("")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from federation.access.jwt_keys import grant_of, identity_of, parse_keys, until_s
 from federation.access.rights import Role
-from federation.config.auth import Jwt
+from federation.config.auth import JwtConfig
 from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError, NotAuthenticated
 
@@ -29,9 +29,9 @@ def now_s() -> int:
     return int(SystemClock().wall_s())
 
 
-def settings(**kwargs: object) -> Jwt:
+def settings(**kwargs: object) -> JwtConfig:
     facts = {"keys": "/keys", "algorithms": ["RS256"], "audience": "cache", **kwargs}
-    return Jwt.model_validate(facts, by_alias=True, by_name=True)
+    return JwtConfig.model_validate(facts, by_alias=True, by_name=True)
 
 
 def pem(key: PrivateKey) -> bytes:

@@ -14,7 +14,7 @@ from cryptography import x509
 from federation.access.keygen import make_pair
 from federation.access.tls import is_exposed, lacks_names, load_pair
 from federation.cli import main
-from federation.config.model import Tls
+from federation.config.model import TlsConfig
 from federation.core.errors import ConfigError
 from tests.access.page import connect
 from tests.support.certificates import Files
@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_unless_told_to(tmp_path: Path, there: str) -> No
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "precious"
     assert keygen("server", "localhost", "--force").exit_code == 0
-    files = Tls(server_cert=tmp_path / "server.crt", server_key=tmp_path / "server.key")
+    files = TlsConfig(server_cert=tmp_path / "server.crt", server_key=tmp_path / "server.key")
     load_pair(files, "here")
     assert (tmp_path / "server.key").stat().st_mode & 0o777 == 0o600
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from federation.access.allowlist import fingerprint_of
 from federation.access.live_tls import LiveTls
 from federation.access.tls import load_pair
-from federation.config.model import Tls
+from federation.config.model import TlsConfig
 from federation.core.clock import ManualClock
 from tests.support.certificates import self_signed
 
@@ -25,7 +25,7 @@ class Bench:
         self.one = self_signed(folder, "one").certificate.read_bytes()
         self.two = self_signed(folder, "two").certificate.read_bytes()
         self.list.write_bytes(self.one + self.two)
-        self.tls = Tls(
+        self.tls = TlsConfig(
             server_cert=self.server.certificate,
             server_key=self.server.key,
             client_certs=self.list,

@@ -15,8 +15,8 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.access.proxy import ProxiedClients, comes_from
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile
-from federation.config.auth import Proxy
-from federation.config.model import Listener
+from federation.config.auth import ProxyConfig
+from federation.config.model import ListenerConfig
 from federation.core.errors import NotAuthenticated
 from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
@@ -43,7 +43,7 @@ class Call:
 
 
 def proxied(*addresses: str) -> ProxiedClients:
-    settings = Proxy.model_validate({"addresses": list(addresses), "client-certs": "/list"})
+    settings = ProxyConfig.model_validate({"addresses": list(addresses), "client-certs": "/list"})
     pair = KeyPair(b"", b"")
     return ProxiedClients(settings, LiveFile("tls_files", "here", [], lambda: pair, pair))
 
@@ -105,14 +105,14 @@ def test_two_headers_are_refused() -> None:
 )
 def test_what_cannot_be_meant_is_refused(proxy: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"address|header"):
-        Proxy.model_validate({**proxy, "client-certs": "/list"})
+        ProxyConfig.model_validate({**proxy, "client-certs": "/list"})
 
 
 def test_a_listener_with_a_proxy_alone_is_a_good_one() -> None:
     proxy = {"addresses": ["::1"], "client-certs": "/list"}
     rules = [{"subject": "CN=ci-*", "role": "push"}]
     auth = {"proxy": proxy, "clients": rules}
-    assert Listener.model_validate({"address": "[::1]:1", "auth": auth}).auth
+    assert ListenerConfig.model_validate({"address": "[::1]:1", "auth": auth}).auth
 
 
 class Site:

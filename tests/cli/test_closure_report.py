@@ -7,7 +7,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.cli.closure_report import MISSING_MAX, ClosureReport, closure_of
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.store import Entry
 from federation.storage.admin import Explainer
@@ -54,49 +54,51 @@ def names_root(data: bytes) -> Entry:
     return entry(result)
 
 
-def report(made: Entry, held: Held, limits: Limits) -> ClosureReport:
+def report(made: Entry, held: Held, limits: LimitsConfig) -> ClosureReport:
     return closure_of(made, cast("Explainer", held), limits)
 
 
 def test_everything_is_here() -> None:
     held = Held(*(bytes([n]) for n in range(5)))
-    assert report(names_files(5), held, Limits()) == (True, 5, 0, [], None)
+    assert report(names_files(5), held, LimitsConfig()) == (True, 5, 0, [], None)
 
 
 def test_what_is_missing_below_directories_is_named() -> None:
     leaf = directory([FILES[1]])
     root = directory([FILES[0]], [leaf])
-    found = report(names_root(root), Held(root, leaf, bytes([0])), Limits())
+    found = report(names_root(root), Held(root, leaf, bytes([0])), LimitsConfig())
     assert (found.complete, found.structures, found.missing) == (False, 2, [FILES[1]])
-    found = report(names_root(root), Held(root), Limits())
+    found = report(names_root(root), Held(root), LimitsConfig())
     assert set(found.missing) == {FILES[0], digest_of(leaf)}
     assert found.problem is None
 
 
 def test_the_walk_ends_once_enough_is_missing() -> None:
-    found = report(names_files(30), Held(), Limits())
+    found = report(names_files(30), Held(), LimitsConfig())
     assert (found.complete, len(found.missing)) == (False, MISSING_MAX)
     assert found.problem == "more than 20 are missing; the rest was not looked at"
 
 
 def test_exactly_as_many_missing_as_are_shown_is_no_problem() -> None:
-    found = report(names_files(MISSING_MAX), Held(), Limits())
+    found = report(names_files(MISSING_MAX), Held(), LimitsConfig())
     assert (len(found.missing), found.problem) == (MISSING_MAX, None)
 
 
 @pytest.mark.parametrize(
     ("made", "limits", "problem"),
     [
-        (names_files(3), Limits(closure_blobs=2), "it names more than 2 blobs"),
+        (names_files(3), LimitsConfig(closure_blobs=2), "it names more than 2 blobs"),
         (
             names_root(directory(below=[b"a", b"b"])),
-            Limits(tree_directories=2),
+            LimitsConfig(tree_directories=2),
             "it has more than 2 directories",
         ),
-        (entry(reapi.ActionResult())._replace(value=b"\xff"), Limits(), "malformed: "),
+        (entry(reapi.ActionResult())._replace(value=b"\xff"), LimitsConfig(), "malformed: "),
     ],
 )
-def test_what_cannot_be_walked_is_not_complete(made: Entry, limits: Limits, problem: str) -> None:
+def test_what_cannot_be_walked_is_not_complete(
+    made: Entry, limits: LimitsConfig, problem: str
+) -> None:
     found = report(made, Held(directory(below=[b"a", b"b"])), limits)
     assert found.complete is False
     assert found.problem is not None

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from federation.cli.hints import Target, bazel, buildstream, choose, hints
+from federation.cli.hints import HintTarget, bazel, buildstream, choose, hints
 from federation.config.model import Config
 
 PULL = {"address": "0.0.0.0:11001"}
 TLS = {"server-cert": "/etc/server.crt", "server-key": "/etc/server.key"}
 
 
-def target(*listeners: Mapping[str, Any]) -> Target:
+def target(*listeners: Mapping[str, Any]) -> HintTarget:
     config = Config.model_validate({"listeners": list(listeners)})
     return choose(config, [listener.address for listener in config.listeners])
 

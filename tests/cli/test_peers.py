@@ -16,7 +16,7 @@ from federation.core.clock import utc_text
 from federation.core.digest import digest_of
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
 from federation.storage import Storage
-from federation.storage.replication_log import CatalogueLedger
+from federation.storage.replication_log import CatalogueLog
 from tests.storage.conftest import opened, short
 
 BLOBS = [(digest_of(data), data) for data in (b"one", b"two", b"three" * 1000)]
@@ -176,7 +176,7 @@ def test_a_peer_that_lacks_something_is_dropped_only_when_that_is_said(
 
 def test_a_peer_that_has_everything_is_dropped_at_once(data: Path) -> None:
     async def catch_up(storage: Storage) -> None:
-        ledger: CatalogueLedger = storage.ledger
+        ledger: CatalogueLog = storage.ledger
         records = await ledger.peers()
         await ledger.save([r._replace(cursor=3) for r in records if r.name == "tokyo"])
         await ledger.unpark(await ledger.parked("tokyo"))

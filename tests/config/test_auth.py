@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 
 from federation.config.file import ConfigFileError, Problem, loads
-from federation.config.model import Listener
+from federation.config.model import ListenerConfig
 
 TLS = "tls: {server-cert: c, server-key: k}"
 MTLS = "tls: {server-cert: c, server-key: k, client-certs: l}"
 JWT = "{keys: k, algorithms: [RS256], audience: a}"
 
 
-def load(tmp_path: Path, *lines: str, address: str = "0.0.0.0:1", push: str = "true") -> Listener:
+def load(
+    tmp_path: Path, *lines: str, address: str = "0.0.0.0:1", push: str = "true"
+) -> ListenerConfig:
     text = [f"- address: {address}", f"  push: {push}", *(f"  {line}" for line in lines)]
     return loads("\n".join(["listeners:", *text]), tmp_path / "f.yaml", {}).listeners[0]
 

@@ -8,7 +8,7 @@ import pytest
 
 from federation.config.keys import walk
 from federation.config.live_limits import LiveLimits
-from federation.config.model import Config, Limits
+from federation.config.model import Config, LimitsConfig
 from federation.config.reload import LIVE, changes, is_live
 from federation.core.errors import ConfigError
 
@@ -70,7 +70,7 @@ def test_live_is_what_is_below_too() -> None:
 
 
 def test_limits_are_taken_in_place() -> None:
-    live = LiveLimits.model_validate(Limits().model_dump())
-    held: Limits = live
-    live.take(Limits(stall=7.0))
+    live = LiveLimits.model_validate(LimitsConfig().model_dump())
+    held: LimitsConfig = live
+    live.take(LimitsConfig(stall=7.0))
     assert held.stall == 7.0

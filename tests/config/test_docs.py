@@ -13,7 +13,7 @@ import yaml
 from federation.config.file import load, loads
 from federation.config.keys import walk
 from federation.config.model import Config
-from federation.config.peers import Peer
+from federation.config.peers import PeerConfig
 from federation.config.upstreams import ConnectionConfig
 
 ROOT = Path(__file__).parents[2]
@@ -75,8 +75,8 @@ def test_what_the_example_shows_in_comments_is_allowed_too() -> None:
     assert found.upstreams[0].auth.client_key == ROOT / "me.key"
     assert found.upstreams[0].connection_config == ConnectionConfig()
     (peer,) = found.peers
-    assert peer.connection_config == Peer.model_fields["connection_config"].default
-    assert peer.window == Peer.model_fields["window"].default
+    assert peer.connection_config == PeerConfig.model_fields["connection_config"].default
+    assert peer.window == PeerConfig.model_fields["window"].default
 
 
 def test_every_key_has_a_comment_above_it_in_the_example() -> None:

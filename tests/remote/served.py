@@ -12,7 +12,7 @@ import grpc
 
 from federation.access.rights import Rights, everybody
 from federation.closure.checker import ClosureChecker
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import Index, LocalStore
@@ -90,13 +90,13 @@ async def serving(
     store: LocalStore,
     index: Index | None = None,
     *,
-    limits: Limits | None = None,
+    limits: LimitsConfig | None = None,
     rights: Rights | None = None,
     acknowledge: Acknowledge | None = None,
     heard_from: Callable[[str], None] | None = None,
 ) -> AsyncIterator[str]:
     """Serve a node's services over these, and give the address."""
-    limits, metrics, clock = limits or Limits(), Metrics(), SystemClock()
+    limits, metrics, clock = limits or LimitsConfig(), Metrics(), SystemClock()
     index = index or MemoryIndex()
     budget, compute = MemoryBudget(limits.buffer_memory), Compute(2)
     closures = ClosureChecker(store, limits, clock, 3600.0)

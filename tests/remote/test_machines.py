@@ -25,7 +25,13 @@ from federation.remote.bandwidth import TokenBucket
 from federation.remote.codec import grouped
 from federation.remote.slots import Slots
 from federation.wire import node_identity
-from federation.wire.node_identity import LOG_HEADER, NODE_HEADER, UNKNOWN, Announced, LogPosition
+from federation.wire.node_identity import (
+    LOG_HEADER,
+    NODE_HEADER,
+    UNKNOWN,
+    LogPosition,
+    NodeIdentity,
+)
 
 IDS = st.text("abcXYZ0189._-", min_size=1, max_size=64)
 
@@ -75,7 +81,7 @@ def test_only_one_word_marks_replication(mark: str) -> None:
 
 @given(IDS, st.text("azAZ09_-", min_size=1, max_size=64), st.integers(0, 10**19 - 1))
 def test_what_a_node_announces_survives_its_headers(node_id: str, epoch: str, seq: int) -> None:
-    said = Announced(node_id, LogPosition(epoch, seq))
+    said = NodeIdentity(node_id, LogPosition(epoch, seq))
     assert node_identity.parse(node_identity.headers(said)) == said
 
 
@@ -85,7 +91,7 @@ def test_what_a_node_announces_survives_its_headers(node_id: str, epoch: str, se
 def test_an_announcement_that_is_not_right_is_ignored(text: str) -> None:
     usable_id = hops.is_node_id(text)
     said = node_identity.parse([(NODE_HEADER, text), (LOG_HEADER, text), (LOG_HEADER, b"e.5")])
-    assert said == (Announced(text) if usable_id else UNKNOWN)
+    assert said == (NodeIdentity(text) if usable_id else UNKNOWN)
 
 
 def test_hops_are_read_from_among_other_metadata() -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.config.model import Limits
-from federation.config.model import Storage as Settings
-from federation.config.peers import Peer
+from federation.config.model import LimitsConfig
+from federation.config.model import StorageConfig as Settings
+from federation.config.peers import PeerConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
-from federation.core.replication_log import Ledger
+from federation.core.replication_log import ReplicationLog
 from federation.core.store import FROM_CLIENT, Entry, Provenance
 from federation.observability.metrics import Metrics
 from federation.replication.setup import Replication, walking
@@ -25,7 +25,7 @@ from federation.wire.asset_request import entries_of
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 from tests.support.process_client import action_result, message
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 
 
 def result_of(action: Digest, *outputs: Digest, instance: str = "") -> Entry:
@@ -52,7 +52,7 @@ class Here:
     """A storage that replicates."""
 
     storage: Storage | MemoryStorage
-    ledger: Ledger
+    ledger: ReplicationLog
     replication: Replication
     metrics: Metrics
 
@@ -114,18 +114,18 @@ class Here:
         return self.metrics.registry.get_sample_value("federation_remote_calls_total", labels) or 0
 
 
-def peer(address: str, name: str = "there", **keys: Any) -> Peer:
+def peer(address: str, name: str = "there", **keys: Any) -> PeerConfig:
     """A peer's section of the configuration, with delays as a test can bear them."""
     connection = {"retry-delay": 20, "request-timeout": "5s", "stall": "2s"}
     connection |= keys.pop("connection_config", {})
-    return Peer.model_validate(
+    return PeerConfig.model_validate(
         {"name": name, "url": f"http://{address}", "connection-config": connection, **keys}
     )
 
 
 @asynccontextmanager
 async def replicating(
-    path: Path, *peers: Peer, settings: Settings | None = None
+    path: Path, *peers: PeerConfig, settings: Settings | None = None
 ) -> AsyncIterator[Here]:
     """Open a storage and send to these peers."""
     metrics, clock = Metrics(), SystemClock()
@@ -138,7 +138,9 @@ async def replicating(
 
 
 @asynccontextmanager
-async def remembering(*peers: Peer, storage: MemoryStorage | None = None) -> AsyncIterator[Here]:
+async def remembering(
+    *peers: PeerConfig, storage: MemoryStorage | None = None
+) -> AsyncIterator[Here]:
     """Send from a storage in memory."""
     metrics, clock = Metrics(), SystemClock()
     storage = storage or MemoryStorage(clock=clock)
@@ -151,10 +153,10 @@ async def remembering(*peers: Peer, storage: MemoryStorage | None = None) -> Asy
 @asynccontextmanager
 async def _started(
     storage: Storage | MemoryStorage,
-    ledger: Ledger,
+    ledger: ReplicationLog,
     metrics: Metrics,
     clock: SystemClock,
-    peers: Sequence[Peer],
+    peers: Sequence[PeerConfig],
 ) -> AsyncIterator[Here]:
     replication = Replication(peers, storage, ledger, walking(LIMITS), metrics, clock)
     replication.start()

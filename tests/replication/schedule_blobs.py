@@ -16,11 +16,11 @@ from federation.core.digest import Digest
 from federation.core.store import SMALL_BLOB_BYTES, Entry
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
-from federation.replication.batch_size import Pace
-from federation.replication.blame import Blame
+from federation.replication.batch_size import BatchSize
+from federation.replication.blame import FaultTracker
 from federation.replication.entry_sender import stamp_to_send
-from federation.replication.existence_cache import Confirmed
-from federation.replication.outcome import PRESENT, SENT, TOO_FAR, Outcome
+from federation.replication.existence_cache import ConfirmedBlobs
+from federation.replication.outcome import PRESENT, SENT, TOO_FAR, SendOutcome
 from federation.replication.rules import may_go_on
 from federation.replication.tried import Tried, judge_batch
 from tests.replication.schedule_judge import Road
@@ -29,7 +29,7 @@ from tests.replication.schedule_world import Life, Process, Signal, World
 
 AGAIN_S = 1.0  # while others are taken
 
-Told = Callable[[Digest, Outcome], None]
+Told = Callable[[Digest, SendOutcome], None]
 
 
 class Calls:
@@ -39,7 +39,7 @@ class Calls:
         self.world = world
         self.road = road
         self.life: Life = road.here.life
-        self.blame = Blame()
+        self.blame = FaultTracker()
         self._backoff = Backoff(0.1, world.rng)
         self._changed = Signal()
         self._is_timed = False
@@ -110,8 +110,8 @@ class Blobs(Calls):
 
     def __init__(self, world: World, road: Road) -> None:
         super().__init__(world, road)
-        self.pace = Pace()
-        self.confirmed = Confirmed(cast(Clock, world), lambda: road.there.name)
+        self.pace = BatchSize()
+        self.confirmed = ConfirmedBlobs(cast(Clock, world), lambda: road.there.name)
         self._batch_bytes = road.there.batch_bytes
         self._small_max = min(self._batch_bytes // 2, SMALL_BLOB_BYTES)
         self._moving: dict[Digest, Signal] = {}
@@ -120,9 +120,9 @@ class Blobs(Calls):
 
     def ship(self, digests: Iterable[Digest], via: Way, way: Way, told: Told) -> Process:
         """See to it that the peer holds these; return the outcome of each."""
-        outcomes: dict[Digest, Outcome] = {}
+        outcomes: dict[Digest, SendOutcome] = {}
 
-        def end(digest: Digest, outcome: Outcome) -> None:
+        def end(digest: Digest, outcome: SendOutcome) -> None:
             outcomes[digest] = outcome
             told(digest, outcome)
 
@@ -142,7 +142,7 @@ class Blobs(Calls):
         return outcomes
 
     def _move(self, mine: Sequence[Digest], via: Way, way: Way, end: Told) -> Process:
-        def settle(digest: Digest, outcome: Outcome) -> None:
+        def settle(digest: Digest, outcome: SendOutcome) -> None:
             if outcome.is_there:
                 self.confirmed.add(digest)
             self.world.fire(self._moving.pop(digest), outcome)

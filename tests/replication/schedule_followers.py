@@ -5,8 +5,8 @@ from __future__ import annotations
 from federation.core.digest import Digest
 from federation.core.replication_log import Lane, LogRow
 from federation.core.store import SMALL_BLOB_BYTES
-from federation.replication.cursor import Progress
-from federation.replication.outcome import GONE, SUPERSEDED, Fate, Outcome
+from federation.replication.cursor import LogProgress
+from federation.replication.outcome import GONE, SUPERSEDED, Fate, SendOutcome
 from federation.replication.rules import When
 from federation.replication.selection import Choice, Chosen, End, gaps
 from federation.replication.window import Window
@@ -35,7 +35,7 @@ class Follower:
         begin, end = road.window
         clock = f"{begin // 60:02}:{begin % 60:02}-{end // 60:02}:{end % 60:02}"
         self._window = Window.parse(clock) if lane is Lane.WINDOW else None
-        self.progress = Progress(road.here.cursors.get(self._key, 0))
+        self.progress = LogProgress(road.here.cursors.get(self._key, 0))
         self._claimed: set[int] = set()  # what the judge knows of it
         self._ended: set[int] = set()
         self._wakes = self._saves = self._waits = self._is_held_up = False
@@ -126,7 +126,7 @@ class Follower:
                 world.start(sender.life, self._push(row))
 
     def _ship(self, rows_of: dict[Digest, list[LogRow]], via: Way) -> Process:
-        def told(digest: Digest, outcome: Outcome) -> None:
+        def told(digest: Digest, outcome: SendOutcome) -> None:
             for row in rows_of[digest]:
                 self._end(row, outcome)
 
@@ -147,7 +147,7 @@ class Follower:
 
     # The ends
 
-    def _end(self, row: LogRow, outcome: Outcome) -> None:
+    def _end(self, row: LogRow, outcome: SendOutcome) -> None:
         if outcome.fate is Fate.PARKED:
             self._sender.park(row, str(row.key or row.digest), outcome.reason)
         self._done(row.seq, row.seq)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from federation.config.peers import Peer
+from federation.config.peers import PeerConfig
 from federation.core.digest import Digest
 from federation.core.replication_log import Lane, LogRow
 from federation.core.store import PULLED_TICKS, Entry, EntryKey, Source, Stamp
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.batch_size import BATCHES_MAX
-from federation.replication.outcome import Outcome
+from federation.replication.outcome import SendOutcome
 from federation.replication.rules import Rules
 from tests.replication.graph import reached
 from tests.replication.schedule_nodes import Headers, Node, Way
@@ -39,7 +39,9 @@ class RuleSet:
         along: Callable[[Digest], bool] = lambda _: True,
     ) -> None:
         """along: whether a blob comes along with an entry."""
-        self.peer = Peer.model_validate({"name": "there", "url": "http://127.0.0.1:1", **keys})
+        self.peer = PeerConfig.model_validate(
+            {"name": "there", "url": "http://127.0.0.1:1", **keys}
+        )
         self.rules = Rules(self.peer)
         self.blob = blob
         self.name = name
@@ -171,7 +173,7 @@ class Road:
         self,
         batch: Sequence[Digest],
         results: Sequence[RemoteFailed | None],
-        ended: Sequence[tuple[Digest, Outcome]],
+        ended: Sequence[tuple[Digest, SendOutcome]],
     ) -> None:
         """Check that what is refused for good holds up nothing."""
         ends = {digest for digest, _ in ended}

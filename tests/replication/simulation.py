@@ -20,17 +20,17 @@ from typing import Any
 import structlog
 
 from federation.closure.names import names_of_entry
-from federation.config.peers import Peer
+from federation.config.peers import PeerConfig
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError
 from federation.core.store import Entry, EntryKind, Provenance, Source
 from federation.remote.failures import FailureKind, failure
 from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
-from federation.replication.peer_records import Book
-from federation.replication.session import Link
+from federation.replication.peer_records import PeerRecordCache
+from federation.replication.session import PeerSession
 from federation.replication.setup import make_link, walking
-from federation.replication.throttle import Courtesy
-from federation.replication.worker import Worker
+from federation.replication.throttle import LoopThrottle
+from federation.replication.worker import Replicator
 from federation.wire.node_identity import LogPosition
 from tests.replication.graph import reached
 from tests.replication.here import LIMITS, asset_of, result_of
@@ -192,21 +192,24 @@ class Node:
         self.dangling: list[str] = []
         self._rng = rng
         self._ledger: MemoryLedger | None = None
-        self.worker: Worker | None = None
+        self.worker: Replicator | None = None
 
     def start(self) -> None:
         self.is_up = True
         self._ledger = ledger = MemoryLedger(self.storage)
-        walk, courtesy = walking(LIMITS), Courtesy()
+        walk, courtesy = walking(LIMITS), LoopThrottle()
 
-        def link(peer: Peer, book: Book) -> Link:
+        def link(peer: PeerConfig, book: PeerRecordCache) -> PeerSession:
             target = SimulatedTarget(self.wires[peer.name])
             parts = self.storage, ledger, walk, self.clock, self._rng, courtesy
             return make_link(peer, book, target, *parts)
 
-        self.worker = Worker(ledger, link, self.clock)
+        self.worker = Replicator(ledger, link, self.clock)
         self.worker.start(
-            [Peer(name=name, url="http://127.0.0.1:1", check_every=600.0) for name in self.wires]
+            [
+                PeerConfig(name=name, url="http://127.0.0.1:1", check_every=600.0)
+                for name in self.wires
+            ]
         )
 
     async def crash(self) -> None:

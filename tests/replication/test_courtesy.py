@@ -6,11 +6,11 @@ import asyncio
 import itertools
 
 from federation.core.semaphore import FairSlots
-from federation.replication.throttle import Courtesy
+from federation.replication.throttle import LoopThrottle
 
 
 async def test_r27_others_run_between_any_two_steps() -> None:
-    courtesy, seen = Courtesy(), []
+    courtesy, seen = LoopThrottle(), []
 
     async def step(number: int) -> None:
         await courtesy.turn()
@@ -31,7 +31,7 @@ async def test_r27_others_run_between_any_two_steps() -> None:
 
 
 async def test_a_step_alone_does_not_wait() -> None:
-    courtesy = Courtesy()
+    courtesy = LoopThrottle()
     turn = courtesy.turn()
     try:
         turn.send(None)
@@ -41,7 +41,7 @@ async def test_a_step_alone_does_not_wait() -> None:
 
 
 async def test_a_turn_that_nobody_wants_any_more_goes_to_the_next() -> None:
-    courtesy = Courtesy()
+    courtesy = LoopThrottle()
     await courtesy.turn()
     first, second = (asyncio.ensure_future(courtesy.turn()) for _ in range(2))
     await asyncio.sleep(0)
@@ -105,7 +105,7 @@ async def test_a_slot_that_came_too_late_is_given_on() -> None:
 
 async def test_r27_while_clients_call_the_loop_is_left_to_them_after_each_step() -> None:
     calls = True
-    courtesy, took_s = Courtesy(lambda: calls), []
+    courtesy, took_s = LoopThrottle(lambda: calls), []
     loop = asyncio.get_running_loop()
 
     async def steps(count: int) -> None:

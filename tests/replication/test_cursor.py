@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.replication.cursor import Progress
+from federation.replication.cursor import LogProgress
 from federation.replication.ranges import Ranges, runs
 
 SPANS = st.tuples(st.integers(0, 40), st.integers(0, 10)).map(lambda s: (s[0], s[0] + s[1]))
@@ -60,7 +60,7 @@ def test_the_cursor_is_the_end_of_what_is_done_without_a_gap(
     cursor: int, rows: int, newest: bool, seed: int
 ) -> None:
     rng = random.Random(seed)
-    progress, head = Progress(cursor), cursor
+    progress, head = LogProgress(cursor), cursor
     done, claimed = set(range(cursor + 1)), set[int]()
     while head < cursor + rows or progress.cursor < head:
         head = min(cursor + rows, head + rng.randrange(20))
@@ -87,7 +87,7 @@ def test_the_cursor_is_the_end_of_what_is_done_without_a_gap(
 
 
 def test_r28_acknowledgements_count_by_object() -> None:
-    progress = Progress(0)
+    progress = LogProgress(0)
     assert progress.claim(10, 10) == (1, 10)
     assert not progress.done(3, 3)
     assert progress.done(1, 2)
@@ -95,7 +95,7 @@ def test_r28_acknowledgements_count_by_object() -> None:
 
 
 def test_newest_first_takes_what_comes_in_before_what_lies_behind() -> None:
-    progress = Progress(0)
+    progress = LogProgress(0)
     assert progress.claim(100, 10, newest=True) == (91, 100)
     assert progress.claim(120, 10, newest=True) == (111, 120)
     assert progress.claim(120, 50, newest=True) == (101, 110)
@@ -105,7 +105,7 @@ def test_newest_first_takes_what_comes_in_before_what_lies_behind() -> None:
 
 
 def test_rows_given_back_are_claimed_again_without_those_that_are_done() -> None:
-    progress = Progress(0)
+    progress = LogProgress(0)
     progress.claim(10, 10)
     progress.done(4, 5)
     progress.release(1, 10)
@@ -123,7 +123,7 @@ def test_runs_are_the_ranges_of_a_set(numbers: set[int]) -> None:
 
 @given(st.lists(st.sets(st.integers(1, 30))))
 def test_rows_that_are_done_together_move_the_cursor_as_one_by_one(parts: list[set[int]]) -> None:
-    together, single = Progress(0), Progress(0)
+    together, single = LogProgress(0), LogProgress(0)
     for progress in (together, single):
         assert progress.claim(30, 30) == (1, 30)
     for part in parts:

@@ -13,10 +13,10 @@ from federation.core.digest import Digest
 from federation.core.replication_log import Parked
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.replication.backoff import Backoff, State
-from federation.replication.batch_size import BATCHES_MAX, ITEMS_MAX, Pace
-from federation.replication.blame import DENIED_IN_A_ROW, Blame, Fault
+from federation.replication.batch_size import BATCHES_MAX, ITEMS_MAX, BatchSize
+from federation.replication.blame import DENIED_IN_A_ROW, Fault, FaultTracker
 from federation.replication.counters import Rate
-from federation.replication.existence_cache import Confirmed
+from federation.replication.existence_cache import ConfirmedBlobs
 from federation.replication.retry import is_due
 
 PEER_BYTES = 4 * 2**20
@@ -32,7 +32,7 @@ def blobs(sizes: list[int]) -> list[Digest]:
 def test_a_batch_keeps_to_all_limits_unless_it_is_a_single_blob(
     sizes: list[int], items_max: int, peer_bytes: int
 ) -> None:
-    pace = Pace()
+    pace = BatchSize()
     pace.items_max = items_max
     batches = list(pace.cut(blobs(sizes), peer_bytes))
     assert [digest for batch in batches for digest in batch] == blobs(sizes)
@@ -47,7 +47,7 @@ def test_a_batch_keeps_to_all_limits_unless_it_is_a_single_blob(
 def test_limits_stay_in_range_whatever_is_measured(
     measured: list[tuple[int, int, float]],
 ) -> None:
-    pace = Pace()
+    pace = BatchSize()
     for items, size_bytes, seconds in measured:
         pace.took(items, size_bytes, seconds, PEER_BYTES)
         assert 1 <= pace.at_once <= BATCHES_MAX
@@ -55,9 +55,9 @@ def test_limits_stay_in_range_whatever_is_measured(
         assert 16 * 1024 <= pace.bytes_max <= PEER_BYTES
 
 
-def settled(seconds: Callable[[int, int, Pace], float], blob_bytes: int) -> Pace:
+def settled(seconds: Callable[[int, int, BatchSize], float], blob_bytes: int) -> BatchSize:
     """The pace after sending many blobs of one size to a peer that takes so long over a batch."""
-    pace = Pace()
+    pace = BatchSize()
     for _ in range(200):
         (batch, *_) = pace.cut(blobs([blob_bytes] * 2000), PEER_BYTES)
         size_bytes = len(batch) * blob_bytes
@@ -66,7 +66,7 @@ def settled(seconds: Callable[[int, int, Pace], float], blob_bytes: int) -> Pace
 
 
 def test_r28_a_peer_that_takes_half_a_second_an_object_gets_many_small_batches() -> None:
-    def took(items: int, _size: int, _pace: Pace) -> float:
+    def took(items: int, _size: int, _pace: BatchSize) -> float:
         return 0.5 * items
 
     pace = settled(took, 1000)
@@ -75,7 +75,7 @@ def test_r28_a_peer_that_takes_half_a_second_an_object_gets_many_small_batches()
 
 
 def test_on_a_busy_machine_batches_stay_large() -> None:
-    def took(_items: int, size: int, pace: Pace) -> float:
+    def took(_items: int, size: int, pace: BatchSize) -> float:
         return 1.0 + size * pace.slots / 20_000_000
 
     pace = settled(took, 4096)
@@ -84,7 +84,7 @@ def test_on_a_busy_machine_batches_stay_large() -> None:
 
 
 def test_r18_over_a_slow_link_a_batch_takes_seconds_and_not_minutes() -> None:
-    def took(_items: int, size: int, pace: Pace) -> float:
+    def took(_items: int, size: int, pace: BatchSize) -> float:
         return size * pace.slots / 32_000  # 256 kbit/s, shared by all under way
 
     pace = settled(took, 1000)
@@ -181,7 +181,7 @@ def test_r10_one_write_tries_where_a_question_opened_the_way() -> None:
 
 
 def test_r26_different_objects_denied_in_a_row_are_the_peers_doing() -> None:
-    blame = Blame()
+    blame = FaultTracker()
     faults = [blame.failed(thing, FailureKind.DENIED) for thing in range(DENIED_IN_A_ROW)]
     assert faults == [Fault.UNCLEAR] * (DENIED_IN_A_ROW - 1) + [Fault.PEER]
     for _ in range(20):
@@ -189,14 +189,14 @@ def test_r26_different_objects_denied_in_a_row_are_the_peers_doing() -> None:
 
 
 def test_r09_one_object_denied_while_others_are_taken_is_its_own_fault() -> None:
-    blame = Blame()
+    blame = FaultTracker()
     assert blame.failed("bad", FailureKind.DENIED) is Fault.UNCLEAR
     blame.taken("good")
     assert blame.failed("bad", FailureKind.DENIED) is Fault.OBJECT
 
 
 def test_a_broken_connection_is_never_an_objects_fault() -> None:
-    blame = Blame()
+    blame = FaultTracker()
     for kind in (FailureKind.UNAVAILABLE, FailureKind.TIMEOUT, FailureKind.STALLED):
         for _ in range(50):
             assert blame.failed("large", kind) is Fault.PEER
@@ -204,7 +204,7 @@ def test_a_broken_connection_is_never_an_objects_fault() -> None:
 
 
 def test_an_object_at_which_a_peer_fails_again_and_again_is_set_aside_in_the_end() -> None:
-    blame = Blame()
+    blame = FaultTracker()
     faults = []
     for _ in range(5):
         faults.append(blame.failed("bad", FailureKind.INTERNAL))
@@ -215,7 +215,7 @@ def test_an_object_at_which_a_peer_fails_again_and_again_is_set_aside_in_the_end
 def test_a_confirmation_is_believed_for_a_while_and_their_number_is_bounded() -> None:
     clock = ManualClock()
     answers = "a"
-    confirmed = Confirmed(clock, lambda: answers)
+    confirmed = ConfirmedBlobs(clock, lambda: answers)
     for thing in range(60_000):
         confirmed.add(thing)
     assert 0 not in confirmed

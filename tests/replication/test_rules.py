@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.config.peers import Peer
+from federation.config.peers import PeerConfig
 from federation.core import hops
 from federation.core.digest import Digest, digest_of
 from federation.core.store import EntryKey, EntryKind, Source
@@ -22,7 +22,7 @@ ARTIFACT = "urn:fdc:buildstream.build:2020:artifact:"
 
 def rules(*given_rules: dict[str, Any], **keys: Any) -> Rules:
     return Rules(
-        Peer.model_validate({"name": "p", "url": "http://h:1", "rules": given_rules, **keys})
+        PeerConfig.model_validate({"name": "p", "url": "http://h:1", "rules": given_rules, **keys})
     )
 
 

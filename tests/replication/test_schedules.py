@@ -9,8 +9,8 @@ import pytest
 from federation.core import hops
 from federation.core.digest import Digest
 from federation.core.store import Stamp
-from federation.replication.batch_size import Pace
-from federation.replication.cursor import Progress
+from federation.replication.batch_size import BatchSize
+from federation.replication.cursor import LogProgress
 from federation.storage.catalogue import hlc
 from tests.replication.schedules import Schedule
 
@@ -40,7 +40,7 @@ def test_one_seed_gives_one_schedule() -> None:
 # That it can fail
 
 
-def _passes_gaps(progress: Progress, _first: int, last: int) -> bool:
+def _passes_gaps(progress: LogProgress, _first: int, last: int) -> bool:
     moved = last > progress.cursor
     progress.cursor = max(progress.cursor, last)
     return moved
@@ -54,17 +54,17 @@ def _earliest_wins(stamp: Stamp, value: bytes) -> tuple[int, str, bytes]:
     return -stamp.ticks, stamp.node, value
 
 
-def _takes_all_at_once(_pace: Pace, digests: list[Digest], _bytes: int) -> list[list[Digest]]:
+def _takes_all_at_once(_pace: BatchSize, digests: list[Digest], _bytes: int) -> list[list[Digest]]:
     return [digests] if digests else []
 
 
 @pytest.mark.parametrize(
     ("where", "name", "broken", "shown"),
     [
-        (Progress, "done", _passes_gaps, "which is not delivered"),
+        (LogProgress, "done", _passes_gaps, "which is not delivered"),
         (hops.Hops, "after", _forgets_the_way, "of what passed"),
         (hlc, "_rank", _earliest_wins, "not (Stamp"),
-        (Pace, "cut", _takes_all_at_once, "blobs in a batch"),
+        (BatchSize, "cut", _takes_all_at_once, "blobs in a batch"),
     ],
 )
 def test_what_decides_wrongly_is_found_out(

@@ -10,9 +10,9 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError
 from federation.remote.failures import FailureKind, failure
 from federation.replication.blob_sender import Sender
-from federation.replication.counters import Tally
+from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate
-from federation.replication.outcome import SENT, Outcome
+from federation.replication.outcome import SENT, SendOutcome
 from federation.replication.peer_api import OpenAt, Via
 from tests.replication.simulation import CALM, Node, SimulatedTarget, Wire
 from tests.replication.virtual_time import run
@@ -48,7 +48,7 @@ class SlowTarget(SimulatedTarget):
         await super().write_small([(digest, data)], via)
 
 
-async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, Outcome]]:
+async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, SendOutcome]]:
     """Send these as one batch; return what became of them."""
     rng = random.Random(18)
     here, there = Node(0, CALM, rng), Node(1, CALM, rng)
@@ -56,12 +56,12 @@ async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, Outcome]]:
     for data in blobs:
         here.storage.take(digest_of(data), data)
     target = SlowTarget(Wire(here, there, CALM, rng))
-    gate, tally = Gate("there", here.clock, 0.1, rng), Tally(here.clock)
+    gate, tally = Gate("there", here.clock, 0.1, rng), PeerCounters(here.clock)
     ledger = MemoryLedger(here.storage)
     sender = Sender("there", here.storage, ledger, target, gate, tally, here.clock)
-    outcomes: dict[Digest, Outcome] = {}
+    outcomes: dict[Digest, SendOutcome] = {}
 
-    def settle(ended: Sequence[Digest], outcome: Outcome) -> None:
+    def settle(ended: Sequence[Digest], outcome: SendOutcome) -> None:
         outcomes.update(dict.fromkeys(ended, outcome))
 
     await sender.send_batch([digest_of(data) for data in blobs], (), settle)
@@ -70,7 +70,7 @@ async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, Outcome]]:
 
 
 def test_r18_a_small_blob_that_takes_longer_than_a_call_may_goes_as_a_stream() -> None:
-    async def scenario() -> tuple[SlowTarget, dict[Digest, Outcome]]:
+    async def scenario() -> tuple[SlowTarget, dict[Digest, SendOutcome]]:
         async with asyncio.timeout(10 * CALL_MAX_S):
             return await sent(SLOW)
 

@@ -14,7 +14,7 @@ import pytest
 from federation.access.live_tls import LiveTls
 from federation.access.tls import load_pair
 from federation.config import model
-from federation.config.model import Limits, Listener
+from federation.config.model import LimitsConfig, ListenerConfig
 from federation.core.clock import SystemClock
 from federation.core.errors import CannotStart
 from federation.observability.metrics import Metrics
@@ -90,7 +90,7 @@ class Bench:
         *addresses: str,
         http: str | None = "127.0.0.1:0",
         drain_s: float = 10.0,
-        limits: Limits | None = None,
+        limits: LimitsConfig | None = None,
         tls: LiveTls | None = None,
     ) -> None:
         self.storage = FakeStorage()
@@ -100,10 +100,10 @@ class Bench:
         self.metrics = Metrics()
         self.readiness = Readiness(self.storage.health)
         pages = Pages(self.metrics, self.readiness, dict)
-        limits = limits or Limits(drain=drain_s)
+        limits = limits or LimitsConfig(drain=drain_s)
         self.ports = [
             Port(
-                GrpcServer(Listener(address=address), limits, self.echo.handlers()),
+                GrpcServer(ListenerConfig(address=address), limits, self.echo.handlers()),
                 tls,
                 self.health,
             )
@@ -256,7 +256,7 @@ async def test_the_lag_of_the_event_loop_is_measured() -> None:
 
 
 async def test_l01_connections_are_bounded() -> None:
-    async with Bench(limits=Limits(connections=3)) as bench, asyncio.timeout(20):
+    async with Bench(limits=LimitsConfig(connections=3)) as bench, asyncio.timeout(20):
         host, _, port = bench.node.listeners[0].rpartition(":")
         ends = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
         greeted = [await reader.read(1) for reader, _ in ends]
@@ -266,7 +266,7 @@ async def test_l01_connections_are_bounded() -> None:
 
 
 async def test_l06_calls_above_the_limit_are_refused_not_queued() -> None:
-    async with Bench(limits=Limits(streams=1)) as bench, bench.channel() as channel:
+    async with Bench(limits=LimitsConfig(streams=1)) as bench, bench.channel() as channel:
         running = call(channel, "Later")
         await bench.echo.entered.wait()
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -277,7 +277,7 @@ async def test_l06_calls_above_the_limit_are_refused_not_queued() -> None:
 
 
 async def test_messages_above_the_limit_are_refused() -> None:
-    limits = Limits.model_validate({"message": "5M"})
+    limits = LimitsConfig.model_validate({"message": "5M"})
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with Bench(limits=limits) as bench:
         address = bench.node.listeners[0]
@@ -291,7 +291,7 @@ async def test_messages_above_the_limit_are_refused() -> None:
 
 async def test_tls_clients_that_trust_the_certificate_are_served(tmp_path: Path) -> None:
     files = self_signed(tmp_path)
-    tls = model.Tls(server_cert=files.certificate, server_key=files.key)
+    tls = model.TlsConfig(server_cert=files.certificate, server_key=files.key)
     live = LiveTls(tls, "here", load_pair(tls, "here"), SystemClock())
     async with Bench("localhost:0", tls=live) as bench:
         address = bench.node.listeners[0]

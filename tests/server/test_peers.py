@@ -12,9 +12,9 @@ from typing import Any, Literal
 import pytest
 
 from federation.access.files import AccessFiles
-from federation.config.model import Config, Http, Listener
-from federation.config.peers import Peer
-from federation.config.upstreams import Upstream
+from federation.config.model import Config, HttpConfig, ListenerConfig
+from federation.config.peers import PeerConfig
+from federation.config.upstreams import UpstreamConfig
 from federation.core import hops
 from federation.core.digest import digest_of
 from federation.remote import Remote
@@ -28,8 +28,8 @@ DATA = noise(1000)
 
 
 @asynccontextmanager
-async def node(path: Path, *listeners: Listener, **keys: Any) -> AsyncIterator[Node]:
-    keys.setdefault("http", Http(address=None))
+async def node(path: Path, *listeners: ListenerConfig, **keys: Any) -> AsyncIterator[Node]:
+    keys.setdefault("http", HttpConfig(address=None))
     config = Config(data_dir=path, listeners=list(listeners), **keys)
     running = await open_node(config, [AccessFiles()] * len(listeners))
     await running.start()
@@ -52,7 +52,10 @@ async def store(here: Here, data: bytes) -> None:
 async def test_r20_a_node_tells_its_peers_who_it_is_and_how_far_its_log_goes(
     tmp_path: Path,
 ) -> None:
-    push, pull = Listener(address="127.0.0.1:0", push=True), Listener(address="127.0.0.1:0")
+    push, pull = (
+        ListenerConfig(address="127.0.0.1:0", push=True),
+        ListenerConfig(address="127.0.0.1:0"),
+    )
     async with node(tmp_path / "a", push, pull) as there:
         first = await announced(there.listeners[0])
         assert first.log_seen is not None
@@ -71,11 +74,11 @@ async def test_r20_a_node_tells_its_peers_who_it_is_and_how_far_its_log_goes(
 
 async def test_a_write_is_not_held_back_for_longer_than_the_listener_says(tmp_path: Path) -> None:
     listeners = [
-        Listener(address="127.0.0.1:0", push=True, acknowledge=how, acknowledge_within=0.2)
+        ListenerConfig(address="127.0.0.1:0", push=True, acknowledge=how, acknowledge_within=0.2)
         for how in ("local", "one-peer", "all-peers")
     ]
-    down = Peer(name="down", url="grpc://127.0.0.1:1")
-    http = Http(address="127.0.0.1:0")
+    down = PeerConfig(name="down", url="grpc://127.0.0.1:1")
+    http = HttpConfig(address="127.0.0.1:0")
     async with node(tmp_path / "a", *listeners, peers=[down], http=http) as there:
         for at, address in enumerate(there.listeners):
             await asyncio.to_thread(write, address, noise(100 + at))
@@ -93,11 +96,14 @@ def scrape(address: str | None) -> str:
 async def test_r07_replication_is_told_of_what_is_held_here_alone_on_every_listener(
     tmp_path: Path,
 ) -> None:
-    push, pull = Listener(address="127.0.0.1:0", push=True), Listener(address="127.0.0.1:0")
+    push, pull = (
+        ListenerConfig(address="127.0.0.1:0", push=True),
+        ListenerConfig(address="127.0.0.1:0"),
+    )
     async with node(tmp_path / "up", push) as up:
         async with connected(up.listeners[0]) as here:
             await store(here, DATA)
-        hq = Upstream(name="hq", url=f"grpc://{up.listeners[0]}")
+        hq = UpstreamConfig(name="hq", url=f"grpc://{up.listeners[0]}")
         async with node(tmp_path / "a", push, pull, upstreams=[hq]) as there:
             for address in there.listeners:
                 async with connected(address) as here:
@@ -111,10 +117,10 @@ async def test_r07_replication_is_told_of_what_is_held_here_alone_on_every_liste
 async def test_an_acknowledged_write_is_at_the_peer_when_its_client_is_told(
     tmp_path: Path, how: Literal["one-peer", "all-peers"]
 ) -> None:
-    plain = Listener(address="127.0.0.1:0", push=True)
+    plain = ListenerConfig(address="127.0.0.1:0", push=True)
     async with node(tmp_path / "b", plain) as there:
         asks = plain.model_copy(update={"acknowledge": how, "acknowledge_within": 30.0})
-        peers = [Peer(name="there", url=f"grpc://{there.listeners[0]}")]
+        peers = [PeerConfig(name="there", url=f"grpc://{there.listeners[0]}")]
         async with node(tmp_path / "a", asks, peers=peers) as here:
             for size in (100, 3_000_000):
                 data = noise(size)
@@ -126,11 +132,11 @@ async def test_an_acknowledged_write_is_at_the_peer_when_its_client_is_told(
 async def test_a_process_that_does_not_replicate_hears_of_acknowledgements_too(
     tmp_path: Path,
 ) -> None:
-    plain = Listener(address="127.0.0.1:0", push=True)
+    plain = ListenerConfig(address="127.0.0.1:0", push=True)
     asks = plain.model_copy(update={"acknowledge": "all-peers", "acknowledge_within": 30.0})
     async with node(tmp_path / "b", plain) as there:
-        peers = [Peer(name="there", url=f"grpc://{there.listeners[0]}")]
-        http = Http(address="127.0.0.1:0")
+        peers = [PeerConfig(name="there", url=f"grpc://{there.listeners[0]}")]
+        http = HttpConfig(address="127.0.0.1:0")
         first = node(tmp_path / "a", plain, peers=peers, http=http)
         second = node(tmp_path / "a", asks, peers=peers, http=http)
         async with first as replicates, second as other:
@@ -147,10 +153,10 @@ async def test_a_process_that_does_not_replicate_hears_of_acknowledgements_too(
 
 
 async def test_a_new_configuration_brings_other_peers_without_a_restart(tmp_path: Path) -> None:
-    plain = Listener(address="127.0.0.1:0", push=True)
+    plain = ListenerConfig(address="127.0.0.1:0", push=True)
     async with node(tmp_path / "b", plain) as there, node(tmp_path / "a", plain) as here:
         await asyncio.to_thread(write, here.listeners[0], DATA)
-        peers = [Peer(name="there", url=f"grpc://{there.listeners[0]}")]
+        peers = [PeerConfig(name="there", url=f"grpc://{there.listeners[0]}")]
         here.follow(Config(data_dir=tmp_path / "a", listeners=[plain], peers=peers))
         async with connected(there.listeners[0]) as at_peer, asyncio.timeout(30):
             while await at_peer.store.find_missing([digest_of(DATA)]):  # noqa: ASYNC110 - a node is waited for

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from federation.access.tls import is_exposed, lacks_names, load_pair, load_pairs
-from federation.config.model import Config, Tls
+from federation.config.model import Config, TlsConfig
 from federation.core.errors import ConfigError
 from tests.support.certificates import self_signed
 
 
-def tls(certificate: Path, key: Path) -> Tls:
-    return Tls(server_cert=certificate, server_key=key)
+def tls(certificate: Path, key: Path) -> TlsConfig:
+    return TlsConfig(server_cert=certificate, server_key=key)
 
 
 def test_a_good_pair_is_read(tmp_path: Path) -> None:

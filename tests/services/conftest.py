@@ -11,14 +11,14 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc as re_grpc
 from federation._proto.google.bytestream import bytestream_pb2_grpc
 from federation.access.rights import Rights, everybody
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
 from federation.services.bytestream import ByteStreamService
 from federation.services.call import Service
 from federation.services.cpu_pool import Compute
-from federation.services.quotas import Shares
+from federation.services.quotas import CallerQuotas
 from federation.services.rpc import Runtime, SameForAll, handlers
 from tests.services.bytestream import Client
 from tests.support.fakes import MemoryStore
@@ -60,16 +60,16 @@ async def serve() -> AsyncIterator[Serve]:
 
     async def start(
         *services: Service,
-        limits: Limits | None = None,
+        limits: LimitsConfig | None = None,
         may_push: bool = True,
         metrics: Metrics | None = None,
         clock: Clock | None = None,
         budget: MemoryBudget | None = None,
         rights: Rights | None = None,
-        shares: Shares | None = None,
+        shares: CallerQuotas | None = None,
         audit: bool = False,
     ) -> Served:
-        limits, metrics = limits or Limits(), metrics or Metrics()
+        limits, metrics = limits or LimitsConfig(), metrics or Metrics()
         clock = clock or SystemClock()
         budget = budget or MemoryBudget(limits.buffer_memory)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
@@ -117,12 +117,12 @@ async def connect(serve: Serve, store: MemoryStore, compute: Compute) -> AsyncIt
 
     async def start(
         *,
-        limits: Limits | None = None,
+        limits: LimitsConfig | None = None,
         other: MemoryStore | None = None,
         may_push: bool = True,
         clock: Clock | None = None,
     ) -> Client:
-        limits, metrics, clock = limits or Limits(), Metrics(), clock or SystemClock()
+        limits, metrics, clock = limits or LimitsConfig(), Metrics(), clock or SystemClock()
         budget = MemoryBudget(limits.buffer_memory)
         service = ByteStreamService(other or store, limits, clock, metrics, budget, compute)
         served = await serve(

@@ -9,7 +9,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.closure.checker import ClosureChecker
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import StorageFull
@@ -68,7 +68,7 @@ MakeCache = Callable[..., Awaitable[Cache]]
 def make_cache(serve: Serve, store: MemoryStore) -> MakeCache:
     async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Cache:
         metrics, index = Metrics(), index or MemoryIndex()
-        closures = ClosureChecker(store, Limits(), ManualClock(), 3600)
+        closures = ClosureChecker(store, LimitsConfig(), ManualClock(), 3600)
         service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
         served = await serve(service, may_push=may_push, metrics=metrics)
         return Cache(served.channel, store, index, metrics, served)
@@ -410,7 +410,7 @@ async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve: Serve) ->
             return await super().find_missing(digests)
 
     store, index, metrics = GatedStore(), MemoryIndex(), Metrics()
-    closures = ClosureChecker(store, Limits(), ManualClock(), 3600)
+    closures = ClosureChecker(store, LimitsConfig(), ManualClock(), 3600)
     service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
     served = await serve(service, metrics=metrics)
     cache = Cache(served.channel, store, index, metrics, served)

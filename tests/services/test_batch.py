@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
@@ -38,7 +38,7 @@ def packed(data: bytes) -> Request:
 
 @pytest.fixture
 async def served(serve: Serve, store: MemoryStore, compute: Compute) -> Served:
-    limits, metrics = Limits(), Metrics()
+    limits, metrics = LimitsConfig(), Metrics()
     return await serve(CasService(store, limits, metrics, compute), limits=limits, metrics=metrics)
 
 
@@ -211,7 +211,7 @@ async def test_items_are_compressed_where_that_makes_them_smaller(
 
 
 async def test_w25_the_batch_limit_is_exact(served: Served, store: MemoryStore) -> None:
-    limit = Limits().batch_total
+    limit = LimitsConfig().batch_total
     at_limit = [NOISE[: limit - 1000], NOISE[:1000]]
     assert await update(served, *[item(data) for data in at_limit]) == [OK, OK]
     got = await read(served, *[wire(digest_of(data)) for data in at_limit])
@@ -223,7 +223,7 @@ async def test_w25_the_batch_limit_is_exact(served: Served, store: MemoryStore) 
 
 
 async def test_w25_the_limit_counts_unpacked_bytes_too(served: Served) -> None:
-    data = bytes(Limits().batch_total + 1)
+    data = bytes(LimitsConfig().batch_total + 1)
     assert await status_of(update(served, packed(data))) == IA
     assert await update(served, packed(data[1:])) == [OK]
 
@@ -268,7 +268,7 @@ async def test_blake3_blobs_are_their_own(served: Served, store: MemoryStore) ->
 async def test_a01_a_listener_without_push_takes_no_batch(
     serve: Serve, store: MemoryStore, compute: Compute
 ) -> None:
-    service = CasService(store, Limits(), Metrics(), compute)
+    service = CasService(store, LimitsConfig(), Metrics(), compute)
     served = await serve(service, may_push=False)
     code = await status_of(update(served, item(b"x")))
     assert code == grpc.StatusCode.PERMISSION_DENIED

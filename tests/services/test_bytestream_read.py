@@ -9,7 +9,7 @@ import pytest
 from backports import zstd
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import BlobDamaged
@@ -187,7 +187,7 @@ async def test_l03_a_reader_that_takes_nothing_is_ended_by_our_own_timer(
 ) -> None:
     blob = bytes(64 * 2**20)
     store.add(digest_of(blob), blob)
-    client = await connect(limits=Limits(stall=0.3))
+    client = await connect(limits=LimitsConfig(stall=0.3))
     calls = [
         client.served.bytestream.Read(bs.ReadRequest(resource_name=read_name(digest_of(blob))))
         for _ in range(5)

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError, StorageFull
 from federation.core.store import FROM_CLIENT, Provenance
@@ -165,7 +165,7 @@ async def test_w07_messages_just_under_the_receive_limit(
 ) -> None:
     blob = bytes(20 * 2**20)
     name = upload_name(digest_of(blob), "u")
-    step = Limits().message - 1000
+    step = LimitsConfig().message - 1000
     assert await client.write(*messages(name, blob, step=step)) == len(blob)
     assert store.blobs == {digest_of(blob): blob}
     await nothing_is_left(client)
@@ -228,7 +228,7 @@ async def test_w10_a_write_without_a_message_is_refused(client: Client) -> None:
 
 
 async def test_w10_what_can_be_resumed_expires(connect: Connect) -> None:
-    client = await connect(limits=Limits(upload_idle=0.1))
+    client = await connect(limits=LimitsConfig(upload_idle=0.1))
     part = bs.WriteRequest(resource_name=NAME, data=BLOB[:60_000])
     assert await status_of(client.write(part)) == IA
     await nothing_is_left(client)
@@ -455,7 +455,7 @@ async def test_a01_a_listener_without_push_takes_no_write(
 async def test_l01_uploads_beyond_the_limit_are_refused_while_all_are_running(
     connect: Connect,
 ) -> None:
-    client = await connect(limits=Limits(uploads=3))
+    client = await connect(limits=LimitsConfig(uploads=3))
     received = "federation_blob_bytes_total"
     calls = [client.open_write() for _ in range(3)]
     for number, call in enumerate(calls):
@@ -473,7 +473,7 @@ async def test_l01_uploads_beyond_the_limit_are_refused_while_all_are_running(
 
 
 async def test_l01_a_stream_that_says_nothing_is_ended(connect: Connect) -> None:
-    client = await connect(limits=Limits(stall=0.1, upload_idle=0.1))
+    client = await connect(limits=LimitsConfig(stall=0.1, upload_idle=0.1))
     calls = [client.open_write() for _ in range(20)]
     for call in calls[10:]:
         await call.write(bs.WriteRequest(resource_name=NAME, data=b"x"))
@@ -488,7 +488,7 @@ async def test_l01_a_stream_that_says_nothing_is_ended(connect: Connect) -> None
 
 
 async def test_l02_a_byte_now_and_then_is_not_progress(connect: Connect) -> None:
-    client = await connect(limits=Limits(stall=0.2, upload_idle=0.1))
+    client = await connect(limits=LimitsConfig(stall=0.2, upload_idle=0.1))
     call = client.open_write()
     await call.write(bs.WriteRequest(resource_name=NAME))
 
@@ -572,7 +572,7 @@ async def test_w44_a_client_that_leaves_before_the_commit_leaves_no_blob(
     connect: Connect,
 ) -> None:
     store = CountingStore()
-    client = await connect(other=store, limits=Limits(upload_idle=0.05))
+    client = await connect(other=store, limits=LimitsConfig(upload_idle=0.05))
     for part_bytes in (1, 60_000, len(BLOB)):
         await cut_off(client, NAME, BLOB, part_bytes)
     await nothing_is_left(client)

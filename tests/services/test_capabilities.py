@@ -7,16 +7,16 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.hops import VIA_HEADER
 from federation.services.capabilities import CapabilitiesService
 from federation.wire import node_identity
-from federation.wire.node_identity import Announced, LogPosition
+from federation.wire.node_identity import LogPosition, NodeIdentity
 from tests.services.calls import refused
 from tests.services.conftest import Serve
 
 MAX_BLOB_BYTES = 123_456_789_000
-ME = Announced("me", LogPosition("epoch", 12))
+ME = NodeIdentity("me", LogPosition("epoch", 12))
 
 Get = Callable[..., Awaitable[reapi.ServerCapabilities]]
 Ask = Callable[..., Awaitable[Get]]
@@ -24,8 +24,8 @@ Ask = Callable[..., Awaitable[Get]]
 
 @pytest.fixture
 def ask(serve: Serve) -> Ask:
-    async def start(may_push: bool = True, limits: Limits | None = None) -> Get:
-        limits = limits or Limits()
+    async def start(may_push: bool = True, limits: LimitsConfig | None = None) -> Get:
+        limits = limits or LimitsConfig()
         service = CapabilitiesService(limits, MAX_BLOB_BYTES)
         served = await serve(service, may_push=may_push, limits=limits)
         stub = remote_execution_pb2_grpc.CapabilitiesStub(served.channel)
@@ -77,7 +77,7 @@ async def test_w25_limits_are_told_as_they_are_enforced_and_leave_room_for_frami
     cache = (await (await ask())()).cache_capabilities
     assert 0 < cache.max_batch_total_size_bytes <= 4 * 2**20 - 2**16
     assert cache.max_cas_blob_size_bytes == MAX_BLOB_BYTES
-    small = await ask(limits=Limits(batch_total=100_000))
+    small = await ask(limits=LimitsConfig(batch_total=100_000))
     assert (await small()).cache_capabilities.max_batch_total_size_bytes == 100_000
 
 
@@ -101,9 +101,9 @@ async def test_nothing_is_claimed_that_is_not_served(ask: Ask) -> None:
     ],
 )
 async def test_only_a_peer_is_told_who_answers(
-    serve: Serve, may_push: bool, metadata: list[tuple[str, str]], told: Announced
+    serve: Serve, may_push: bool, metadata: list[tuple[str, str]], told: NodeIdentity
 ) -> None:
-    service = CapabilitiesService(Limits(), MAX_BLOB_BYTES, lambda: ME)
+    service = CapabilitiesService(LimitsConfig(), MAX_BLOB_BYTES, lambda: ME)
     served = await serve(service, may_push=may_push)
     stub = remote_execution_pb2_grpc.CapabilitiesStub(served.channel)
     call = stub.GetCapabilities(reapi.GetCapabilitiesRequest(), metadata=metadata)

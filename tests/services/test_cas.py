@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
@@ -25,7 +25,7 @@ def wire(digest: Digest) -> pb.Digest:
 
 @pytest.fixture
 async def served(serve: Serve, store: MemoryStore, compute: Compute) -> Served:
-    limits, metrics = Limits(), Metrics()
+    limits, metrics = LimitsConfig(), Metrics()
     return await serve(CasService(store, limits, metrics, compute), limits=limits, metrics=metrics)
 
 
@@ -86,7 +86,7 @@ async def test_w27_an_empty_list_is_ok(served: Served) -> None:
 async def test_w27_a_message_above_the_limit_is_resource_exhausted(
     serve: Serve, store: MemoryStore, compute: Compute
 ) -> None:
-    limits = Limits(message=2**22 + 2**16)
+    limits = LimitsConfig(message=2**22 + 2**16)
     served = await serve(CasService(store, limits, Metrics(), compute), limits=limits)
     digests = [wire(EMPTY)] * 70_000
     request = pb.FindMissingBlobsRequest(blob_digests=digests)

@@ -12,7 +12,7 @@ from federation._proto.buildstream.v2 import artifact_pb2
 from federation.closure import walk as closure_walk
 from federation.closure.checker import ClosureChecker
 from federation.closure.names import ARTIFACT_URN
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
@@ -68,7 +68,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def checker(store: WatchedStore, clock: ManualClock) -> AsyncIterator[ClosureChecker]:
-    checker = ClosureChecker(store, Limits(), clock, LEASE_S, small_max=0)
+    checker = ClosureChecker(store, LimitsConfig(), clock, LEASE_S, small_max=0)
     yield checker
     await checker.close()
 
@@ -285,7 +285,7 @@ def _of_directories_in_a_tree(store: WatchedStore, count: int) -> Entry:
 async def test_beyond_a_limit_an_entry_is_hidden_and_that_is_said_once(
     store: WatchedStore, clock: ManualClock, limit: str, make: Callable[[WatchedStore, int], Entry]
 ) -> None:
-    checker = ClosureChecker(store, Limits.model_validate({limit: 10}), clock, LEASE_S)
+    checker = ClosureChecker(store, LimitsConfig.model_validate({limit: 10}), clock, LEASE_S)
     with structlog.testing.capture_logs() as logs:
         assert await checker.complete(make(store, 10))
         assert not await checker.complete(make(store, 11))
@@ -311,7 +311,7 @@ async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(
     store: WatchedStore, clock: ManualClock
 ) -> None:
     for lease_s, kept_s in ((LEASE_S, 60.0), (20.0, 2.5)):
-        checker = ClosureChecker(store, Limits(), clock, lease_s, small_max=0)
+        checker = ClosureChecker(store, LimitsConfig(), clock, lease_s, small_max=0)
         entry = action_entry(store.put(b"a"))
         store.asked.clear()
         assert await checker.complete(entry)
@@ -357,7 +357,7 @@ async def test_what_goes_during_a_walk_is_not_covered_by_its_verdict(
 async def test_w35_a_small_closure_is_walked_each_time(
     store: WatchedStore, clock: ManualClock
 ) -> None:
-    checker = ClosureChecker(store, Limits(), clock, LEASE_S)
+    checker = ClosureChecker(store, LimitsConfig(), clock, LEASE_S)
     try:
         store.add(digest_of(b"out"), b"out")
         entry = action_entry(digest_of(b"out"))
@@ -464,7 +464,7 @@ async def test_a_store_that_cannot_tell_is_not_one_with_a_hole() -> None:
         async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
             raise SourceUnavailable("disk", "gone")
 
-    checker = ClosureChecker(Silent(), Limits(), ManualClock(), LEASE_S)
+    checker = ClosureChecker(Silent(), LimitsConfig(), ManualClock(), LEASE_S)
     with pytest.raises(SourceUnavailable):
         await checker.complete(action_entry(digest_of(b"a")))
     await checker.close()

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.memory_budget import MemoryBudget
@@ -122,7 +122,7 @@ async def test_w42_any_bytes_end_in_a_documented_status(
     seed = random.SystemRandom().randrange(2**32)
     print("seed", seed)  # noqa: T201 - shown when the test fails
     rng = random.Random(seed)
-    limits, metrics, clock = Limits(), Metrics(), SystemClock()
+    limits, metrics, clock = LimitsConfig(), Metrics(), SystemClock()
     budget = MemoryBudget(limits.buffer_memory)
     bytestream = ByteStreamService(store, limits, clock, metrics, budget, compute)
     cas = CasService(store, limits, metrics, compute)

@@ -6,7 +6,7 @@ import pytest
 
 from federation.core.clock import ManualClock
 from federation.core.memory_budget import MemoryBudget
-from federation.services.read_pacing import Budgets, Pace
+from federation.services.read_pacing import Budgets, ReadPacing
 from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES
 
 MIB = 2**20
@@ -18,12 +18,12 @@ def whole() -> MemoryBudget:
     return MemoryBudget(256 * MIB)
 
 
-def paces(whole: MemoryBudget, number: int, size_bytes: int = _BLOB_BYTES) -> list[Pace]:
+def paces(whole: MemoryBudget, number: int, size_bytes: int = _BLOB_BYTES) -> list[ReadPacing]:
     budgets = Budgets.within(whole)
-    return [Pace(ManualClock(), budgets, size_bytes) for _ in range(number)]
+    return [ReadPacing(ManualClock(), budgets, size_bytes) for _ in range(number)]
 
 
-def take(pace: Pace, up_to_bytes: int) -> int:
+def take(pace: ReadPacing, up_to_bytes: int) -> int:
     """Take chunks at once while they fit; return the size of the one that would come next."""
     sent_bytes = 0
     while sent_bytes + (chunk_bytes := pace.next_bytes()) <= up_to_bytes:
@@ -57,7 +57,7 @@ def test_who_took_more_than_windows_hold_gets_large_chunks_beside_them(whole: Me
 
 def test_one_slow_chunk_and_it_holds_nothing(whole: MemoryBudget) -> None:
     clock = ManualClock()
-    pace = Pace(clock, Budgets.within(whole), _BLOB_BYTES)
+    pace = ReadPacing(clock, Budgets.within(whole), _BLOB_BYTES)
     assert take(pace, 20 * MIB) == LARGE_BYTES
     pace.begin()
     clock.advance(1.0)

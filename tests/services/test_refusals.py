@@ -7,7 +7,7 @@ from federation.access.rights import ANONYMOUS, Rights, Role
 from federation.core.clock import ManualClock
 from federation.core.errors import NotAllowed
 from federation.observability.log_limit import LogLimit
-from federation.services.refusals import Refusals
+from federation.services.refusals import AuthLog
 
 
 @pytest.fixture
@@ -16,11 +16,11 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def refusals(clock: ManualClock) -> Refusals:
-    return Refusals(LogLimit(clock))
+def refusals(clock: ManualClock) -> AuthLog:
+    return AuthLog(LogLimit(clock))
 
 
-def test_a_flood_is_held_back_and_counted(clock: ManualClock, refusals: Refusals) -> None:
+def test_a_flood_is_held_back_and_counted(clock: ManualClock, refusals: AuthLog) -> None:
     with capture_logs() as logs:
         for _ in range(1000):
             refusals.tell(NotAllowed("no"), "M", "ipv4:1.2.3.4:5")
@@ -38,7 +38,7 @@ def test_a_flood_is_held_back_and_counted(clock: ManualClock, refusals: Refusals
     }
 
 
-def test_who_is_known_is_named_and_who_showed_nothing_is_no_warning(refusals: Refusals) -> None:
+def test_who_is_known_is_named_and_who_showed_nothing_is_no_warning(refusals: AuthLog) -> None:
     with capture_logs() as logs:
         refusals.tell(NotAllowed("no"), "M", "p", Rights("token ci (1)", Role.PULL))
         refusals.tell(NotAllowed("no"), "M", "p", Rights(ANONYMOUS, Role.PULL))

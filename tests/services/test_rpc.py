@@ -7,7 +7,7 @@ import grpc
 import pytest
 from structlog.testing import capture_logs
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core import errors
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY
@@ -148,7 +148,7 @@ async def test_a_listener_without_push_refuses_writes_before_the_handler(serve: 
 
 async def test_a_call_without_a_stream_ends_at_the_time_limit(serve: Serve) -> None:
     probe = Probe()
-    served = await serve(probe, limits=Limits(request_time=0.05))
+    served = await serve(probe, limits=LimitsConfig(request_time=0.05))
     assert (await failure(unary(served, "Hang")(b""))).code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert probe.cancelled.is_set()
 

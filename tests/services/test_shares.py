@@ -6,13 +6,13 @@ import pytest
 
 from federation.access.rights import Rights, Role, everybody
 from federation.config.live_limits import LiveLimits
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.errors import Stalled
 from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
 from federation.services.cpu_pool import Compute
-from federation.services.quotas import Share, Shares, host_of
+from federation.services.quotas import CallerQuota, CallerQuotas, host_of
 from tests.services.conftest import Serve
 from tests.support.fakes import MemoryStore
 
@@ -26,10 +26,10 @@ class Bench:
         self.limits = LiveLimits.model_validate(limits)
         self.clock = ManualClock()
         self.metrics = Metrics()
-        self.shares = Shares(self.limits, self.clock, self.metrics)
+        self.shares = CallerQuotas(self.limits, self.clock, self.metrics)
         self.begun: list[str] = []
 
-    def share(self, rights: Rights = ALICE, peer: str = PEER) -> Share | None:
+    def share(self, rights: Rights = ALICE, peer: str = PEER) -> CallerQuota | None:
         return self.shares.of(rights, peer)
 
     def upload(
@@ -73,14 +73,14 @@ async def test_uploads_above_the_number_wait_in_turn_and_others_do_not() -> None
     other = bench.upload(BOB)
     await settle()
     assert bench.begun == ["alice", "alice", "bob"]
-    assert repr(bench.share()) == "<Share alice: 2 uploads, 2 waiting>"
+    assert repr(bench.share()) == "<CallerQuota alice: 2 uploads, 2 waiting>"
     assert bench.held_back("uploads") == 2
     for end in ends:
         end.set()
         await settle()
     assert bench.begun.count("alice") == 4
     await asyncio.gather(*running)
-    assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
+    assert repr(bench.share()) == "<CallerQuota alice: 0 uploads, 0 waiting>"
     await finish(other)
 
 
@@ -96,7 +96,7 @@ async def test_who_leaves_while_it_waits_gives_its_turn_to_the_next() -> None:
     await settle()
     assert bench.begun == ["alice", "alice"]
     await finish(first, third)
-    assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
+    assert repr(bench.share()) == "<CallerQuota alice: 0 uploads, 0 waiting>"
 
 
 async def test_a_turn_that_comes_when_its_caller_leaves_is_not_lost() -> None:
@@ -112,7 +112,7 @@ async def test_a_turn_that_comes_when_its_caller_leaves_is_not_lost() -> None:
     third = bench.upload()
     await settle()
     assert bench.begun[-1] == "alice"
-    assert repr(bench.share()) == "<Share alice: 1 uploads, 0 waiting>"
+    assert repr(bench.share()) == "<CallerQuota alice: 1 uploads, 0 waiting>"
     await finish(third)
 
 
@@ -123,7 +123,7 @@ async def test_a_turn_that_never_comes_ends_the_call_in_words() -> None:
     with pytest.raises(Stalled, match="alice has 1 uploads running, as many as it may"):
         await bench.upload()
     await finish(first)
-    assert repr(bench.share()) == "<Share alice: 0 uploads, 0 waiting>"
+    assert repr(bench.share()) == "<CallerQuota alice: 0 uploads, 0 waiting>"
 
 
 async def test_a_limit_that_was_raised_lets_in_all_that_fit() -> None:
@@ -131,7 +131,7 @@ async def test_a_limit_that_was_raised_lets_in_all_that_fit() -> None:
     end = asyncio.Event()
     running = [bench.upload(until=end), *(bench.upload() for _ in range(3))]
     await settle()
-    bench.limits.take(Limits(uploads_per_caller=3))
+    bench.limits.take(LimitsConfig(uploads_per_caller=3))
     end.set()
     await settle()
     assert len(bench.begun) == 4
@@ -186,7 +186,7 @@ async def test_the_table_is_bounded_and_keeps_who_is_in_debt_or_at_work() -> Non
     at_work = bench.share(ALICE)
     for turn in range(12_000):
         bench.share(Rights(f"caller {turn}", Role.PULL))
-    assert repr(bench.shares) == "<Shares of 10000>"
+    assert repr(bench.shares) == "<CallerQuotas of 10000>"
     assert bench.share(BOB) is debtor
     assert bench.share(ALICE) is at_work
     await finish(upload)
@@ -202,7 +202,7 @@ async def test_through_a_server_more_bytes_than_the_rate_take_their_time(
         limits=limits,
         metrics=metrics,
         clock=clock,
-        shares=Shares(limits, clock, metrics),
+        shares=CallerQuotas(limits, clock, metrics),
     )
     began_s = clock.monotonic_s()
     for _ in range(5):

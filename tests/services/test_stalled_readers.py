@@ -10,7 +10,7 @@ from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import digest_of
 from federation.wire.chunk_sizer import SMALL_BYTES
 from federation.wire.resource_name import read_name
@@ -51,7 +51,7 @@ async def test_l03_readers_with_a_closed_window_are_ended_and_hold_little(
 ) -> None:
     blob = bytes(8 * 2**20)
     store.add(digest_of(blob), blob)
-    client = await connect(limits=Limits(stall=3))
+    client = await connect(limits=LimitsConfig(stall=3))
     request = bs.ReadRequest(resource_name=read_name(digest_of(blob))).SerializeToString()
     writer = await read_without_a_window(client.served.port, request, READERS)
     await eventually(lambda: client.served.counted(RUNNING) == READERS)

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
@@ -52,7 +52,7 @@ def build(store: MemoryStore) -> Builder:
 
 @pytest.fixture
 async def served(serve: Serve, store: MemoryStore, compute: Compute) -> Served:
-    limits = Limits(tree_directories=50_000)
+    limits = LimitsConfig(tree_directories=50_000)
     return await serve(CasService(store, limits, Metrics(), compute), limits=limits)
 
 

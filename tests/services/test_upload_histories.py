@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.memory_budget import MemoryBudget
@@ -114,7 +114,7 @@ async def test_histories(tmp_path: Path, serve: Serve, compute: Compute, seeds: 
 
 async def tell_history(path: Path, serve: Serve, compute: Compute, rng: random.Random) -> int:
     """Return how many blobs were acknowledged."""
-    limits = Limits(upload_idle=rng.choice([0.001, 0.05]), uploads=rng.choice([1, 3, 100]))
+    limits = LimitsConfig(upload_idle=rng.choice([0.001, 0.05]), uploads=rng.choice([1, 3, 100]))
     metrics, budget = Metrics(), MemoryBudget(rng.choice([0, 300 * KIB, 2**30]))
     async with asyncio.timeout(60), opened(path, short(lease=60.0)) as storage:
         fills_up(storage, rng)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.config.model import Limits, Scrub
-from federation.config.model import Storage as Settings
+from federation.config.model import LimitsConfig, ScrubConfig
+from federation.config.model import StorageConfig as Settings
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.observability.metrics import Metrics
@@ -21,13 +21,13 @@ MIB = 1024 * 1024
 
 def short(**changes: object) -> Settings:
     """Settings with a lease of half a second and no scrub, changed as said."""
-    base = {"lease": 0.5, "scrub": Scrub(rate=0)}
+    base = {"lease": 0.5, "scrub": ScrubConfig(rate=0)}
     return Settings.model_validate({**base, **changes})
 
 
 @asynccontextmanager
 async def opened(path: Path, settings: Settings) -> AsyncIterator[Storage]:
-    storage = await Storage.open(path, settings, Limits(), Metrics(), SystemClock())
+    storage = await Storage.open(path, settings, LimitsConfig(), Metrics(), SystemClock())
     try:
         yield storage
     finally:

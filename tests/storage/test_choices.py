@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.config.model import Storage as Settings
+from federation.config.model import StorageConfig as Settings
 from federation.core.clock import ManualClock
 from federation.core.digest import DigestFunction, digest_of
 from federation.core.errors import BlobTooLarge, StorageFull, StorageRefused

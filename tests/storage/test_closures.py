@@ -10,7 +10,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.closure.checker import ClosureChecker
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, BlobNotFound
@@ -40,7 +40,7 @@ def _damage(storage: Storage, digest: Digest) -> None:
 async def pair(open_storage: OpenStorage) -> AsyncIterator[Pair]:
     """Two storages on one directory, each with a checker."""
     storages = [await open_storage(short(verify_after=0.0)) for _ in range(2)]
-    checkers = [ClosureChecker(each, Limits(), SystemClock(), 3600) for each in storages]
+    checkers = [ClosureChecker(each, LimitsConfig(), SystemClock(), 3600) for each in storages]
     yield list(zip(storages, checkers, strict=True))
     for checker in checkers:
         await checker.close()

@@ -10,7 +10,7 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.storage import Storage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.read_cache import Hot, HotBlob
+from federation.storage.read_cache import HotBlob, ReadCache
 from tests.storage.conftest import MIB, put, read, short, until
 
 Opener = Callable[..., Awaitable[Storage]]
@@ -36,18 +36,18 @@ def blob(number: int, size: int = 1000) -> tuple[Digest, HotBlob]:
     return digest_of(data), HotBlob(data[:size], 5)
 
 
-def keep(hot: Hot, *blobs: tuple[Digest, HotBlob]) -> None:
+def keep(hot: ReadCache, *blobs: tuple[Digest, HotBlob]) -> None:
     """Have them kept: they are read twice."""
     hot.keep(blobs, hot.epoch)
     hot.keep(blobs, hot.epoch)
 
 
-def held(hot: Hot, *digests: Digest) -> list[bool]:
+def held(hot: ReadCache, *digests: Digest) -> list[bool]:
     return [one is not None for one in hot.look_up(digests)]
 
 
 def test_what_was_kept_is_found_until_the_epoch_moves(epoch: Count) -> None:
-    hot = Hot(epoch)
+    hot = ReadCache(epoch)
     (a, kept), (b, other) = blob(1), blob(2)
     keep(hot, (a, kept))
     assert hot.look_up([b, a]) == [None, kept]
@@ -59,7 +59,7 @@ def test_what_was_kept_is_found_until_the_epoch_moves(epoch: Count) -> None:
 
 
 def test_what_was_read_before_the_epoch_moved_is_not_kept(epoch: Count) -> None:
-    hot = Hot(epoch)
+    hot = ReadCache(epoch)
     before = hot.epoch
     epoch.value += 1
     hot.keep([blob(1)], before)
@@ -68,7 +68,7 @@ def test_what_was_read_before_the_epoch_moved_is_not_kept(epoch: Count) -> None:
 
 
 def test_memory_is_bounded_and_the_least_recently_used_go_first(epoch: Count) -> None:
-    hot = Hot(epoch, room_bytes=100_000)
+    hot = ReadCache(epoch, room_bytes=100_000)
     blobs = [blob(number) for number in range(200)]
     first = blobs[0][0]
     for each in blobs:
@@ -81,7 +81,7 @@ def test_memory_is_bounded_and_the_least_recently_used_go_first(epoch: Count) ->
 
 
 def test_keeping_one_again_counts_it_once(epoch: Count) -> None:
-    hot = Hot(epoch)
+    hot = ReadCache(epoch)
     keep(hot, blob(1))
     size_bytes = hot.size_bytes
     keep(hot, blob(1))
@@ -89,7 +89,7 @@ def test_keeping_one_again_counts_it_once(epoch: Count) -> None:
 
 
 def test_what_is_read_once_pushes_out_nothing(epoch: Count) -> None:
-    hot = Hot(epoch, room_bytes=100_000)
+    hot = ReadCache(epoch, room_bytes=100_000)
     keep(hot, blob(1))
     hot.keep((blob(number) for number in range(2, 30_000)), epoch())
     assert held(hot, blob(1)[0]) == [True]
@@ -97,13 +97,13 @@ def test_what_is_read_once_pushes_out_nothing(epoch: Count) -> None:
 
 
 def test_a_large_blob_does_not_push_out_the_others(epoch: Count) -> None:
-    hot = Hot(epoch, room_bytes=100_000)
+    hot = ReadCache(epoch, room_bytes=100_000)
     keep(hot, blob(1), blob(2, size=10_000))
     assert held(hot, blob(1)[0], blob(2, size=10_000)[0]) == [True, False]
 
 
 def test_a_lease_is_noted(epoch: Count) -> None:
-    hot = Hot(epoch)
+    hot = ReadCache(epoch)
     digest, kept = blob(1)
     keep(hot, (digest, kept))
     hot.touched([digest, blob(2)[0]], 9)

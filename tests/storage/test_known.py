@@ -7,9 +7,9 @@ import os
 from collections.abc import Awaitable, Callable
 
 from federation.core.digest import Digest, digest_of
-from federation.core.store import Spelling
+from federation.core.store import DigestCodec
 from federation.storage import Storage
-from federation.storage.existence_cache import Known
+from federation.storage.existence_cache import ExistenceCache
 from tests.storage.conftest import put, short
 
 Opener = Callable[..., Awaitable[Storage]]
@@ -21,7 +21,7 @@ class World:
 
     def __init__(self, names_max: int = 100) -> None:
         self.epoch = 1
-        self.known = Known(lambda: self.epoch, GRANULARITY_MS, names_max)
+        self.known = ExistenceCache(lambda: self.epoch, GRANULARITY_MS, names_max)
 
     def remember(self, *names: bytes, at_ms: int, took_ms: int = 0) -> None:
         self.known.remember(names, at_ms - took_ms, at_ms, self.epoch)
@@ -83,12 +83,12 @@ class Counting:
         self.asked: list[bytes] = []
 
     @property
-    def spelling(self) -> Spelling:
+    def spelling(self) -> DigestCodec:
         def hashes_of(names: object) -> list[bytes]:
             self.asked += list(names)  # type: ignore[call-overload]
             return [name[:32] for name in names]  # type: ignore[attr-defined]
 
-        return Spelling(hashes_of, lambda name: int.from_bytes(name[32:], "big"))
+        return DigestCodec(hashes_of, lambda name: int.from_bytes(name[32:], "big"))
 
     async def find(self, storage: Storage, *digests: Digest) -> set[bytes]:
         self.asked.clear()

@@ -20,7 +20,7 @@ from federation.storage.catalogue import schema
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.directory import DataDirectory
 from federation.storage.opening import open_directory
-from federation.storage.processes import Run
+from federation.storage.processes import ProcessEntry
 from federation.storage.timing import Timing
 from tests.storage.conftest import opened, read, short
 
@@ -147,7 +147,7 @@ def test_o12_nothing_is_migrated_under_processes_of_the_former_version(tmp_path:
     make_version_1(tmp_path)
     directory = DataDirectory(tmp_path)
     directory.prepare()
-    running = Run(directory)
+    running = ProcessEntry(directory)
     running.announce({})
     timing = Timing.for_lease(0.5)
     with pytest.raises(StorageRefused, match=f"pid {os.getpid()}.*Stop them first"):

@@ -12,7 +12,7 @@ import pytest
 from federation.core.clock import SystemClock
 from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.storage import Storage
-from federation.storage.log_end import Head
+from federation.storage.log_end import LogEnd
 from federation.storage.shared_memory import Epoch
 from tests.storage.conftest import opened, put, short, until
 
@@ -114,7 +114,7 @@ def _put_back(backup: Path, data: Path, what: str) -> None:
 
 async def test_head_never_goes_back_for_who_knows_better(tmp_path: Path) -> None:
     epoch = Epoch(tmp_path / "epoch")
-    head = Head(epoch, SystemClock())
+    head = LogEnd(epoch, SystemClock())
     head.note(5)
     head.note(3)
     assert head.value == epoch.head == 5

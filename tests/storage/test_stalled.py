@@ -12,14 +12,14 @@ import apsw
 import pytest
 from structlog.testing import capture_logs
 
-from federation.config.model import Limits, Scrub
-from federation.config.model import Storage as Settings
+from federation.config.model import LimitsConfig, ScrubConfig
+from federation.config.model import StorageConfig as Settings
 from federation.core.clock import ManualClock, SystemClock
 from federation.observability.metrics import Metrics
 from federation.storage import Storage
 from federation.storage.access_times import Touches
 from federation.storage.catalogue.schema import connect
-from federation.storage.upkeep.flusher import Pulse
+from federation.storage.upkeep.flusher import Flusher
 from tests.storage.conftest import put, until
 
 OLD_S = 61.0  # an access time of this age has to be renewed before a new lease is given
@@ -57,8 +57,8 @@ def clock() -> JumpingClock:
 
 @pytest.fixture
 async def storage(tmp_path: Path, clock: JumpingClock) -> AsyncIterator[Storage]:
-    settings = Settings(scrub=Scrub(rate=0))  # and a lease of an hour
-    opened = await Storage.open(tmp_path / "data", settings, Limits(), Metrics(), clock)
+    settings = Settings(scrub=ScrubConfig(rate=0))  # and a lease of an hour
+    opened = await Storage.open(tmp_path / "data", settings, LimitsConfig(), Metrics(), clock)
     try:
         yield opened
     finally:
@@ -174,7 +174,7 @@ async def test_s32_touches_that_gathered_during_a_slow_flush_are_written_at_once
         writer=writer,  # type: ignore[arg-type]
         touches=EverTouched(),
     )
-    pulse = Pulse(core)
+    pulse = Flusher(core)
     pulse.start()
 
     async def flushed() -> bool:

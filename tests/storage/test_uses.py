@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.core.store import Entry, EntryKey, EntryKind, Spelling
+from federation.core.store import DigestCodec, Entry, EntryKey, EntryKind
 from federation.storage import Storage
 from federation.storage.catalogue.blobs import key_of
 from federation.uses import Peek, Use, counted_as
@@ -56,8 +56,8 @@ async def test_a_peek_leaves_no_trace(open_storage: Opener, size: int) -> None:
     assert row_of(storage, digest) != before, "this test would not see a trace"
 
 
-def spelling(digest: Digest) -> Spelling:
-    return Spelling(lambda names: [digest.hash for _ in names], lambda _: digest.size_bytes)
+def spelling(digest: Digest) -> DigestCodec:
+    return DigestCodec(lambda names: [digest.hash for _ in names], lambda _: digest.size_bytes)
 
 
 async def test_a_peek_at_what_is_read_often_does_not_keep_it_leased(open_storage: Opener) -> None:

@@ -17,12 +17,12 @@ from federation.core.store import (
     CHUNK_BYTES,
     FROM_CLIENT,
     Chunks,
+    DigestCodec,
     Entry,
     EntryKey,
     NextBytes,
     Provenance,
     Source,
-    Spelling,
 )
 
 
@@ -104,7 +104,7 @@ class MemoryStore:
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         return not await self.find_missing([digest])
 
-    async def find_missing_named(self, names: Sequence[bytes], spelling: Spelling) -> set[bytes]:
+    async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         digests = spelling.digests_of(names)
         missing = await self.find_missing(digests)
         return {name for name, digest in zip(names, digests, strict=True) if digest in missing}

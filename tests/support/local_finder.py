@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from federation.closure.checker import ClosureChecker
 from federation.core.store import Entry, Index
-from federation.upstream.finder import Asked
+from federation.upstream.finder import EntryQuery
 
 
 class LocalFinder:
@@ -14,7 +14,7 @@ class LocalFinder:
         self._index = index
         self._closures = closures
 
-    async def find(self, asked: Asked) -> Entry | None:
+    async def find(self, asked: EntryQuery) -> Entry | None:
         for entry in await self._index.get(asked.keys):
             if (
                 entry is not None

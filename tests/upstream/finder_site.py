@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.closure.checker import ClosureChecker
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
@@ -20,10 +20,10 @@ from federation.observability.metrics import Metrics
 from federation.services.asset_question import AssetQuestion
 from federation.storage import Storage
 from federation.upstream.federated_finder import FederatedFinder
-from federation.upstream.finder import Asked
+from federation.upstream.finder import EntryQuery
 from federation.upstream.index_queries import UpstreamIndex
 from federation.upstream.prefetch import Mode, Prefetcher
-from federation.upstream.pull_through import Federation
+from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.upstream import Upstream
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of, wanted_by
@@ -106,20 +106,20 @@ class There:
 class Here:
     finder: FederatedFinder
     storage: Storage
-    shared: Federation
+    shared: UpstreamPool
     prefetcher: Prefetcher
 
     async def fetch(self, *uris: str) -> Digest | None:
         """Ask for an asset as FetchBlob does."""
         request = asset.FetchBlobRequest(uris=uris)
         wanted = wanted_by(request)
-        asked = Asked(wanted.keys, _any, AssetQuestion(request, wanted.keys))
+        asked = EntryQuery(wanted.keys, _any, AssetQuestion(request, wanted.keys))
         return _content(await self.finder.find(asked))
 
     async def result(self, action: Digest) -> bytes | None:
         """Ask as GetActionResult does."""
         key = key_of("", action)
-        entry = await self.finder.find(Asked([key], _any, ActionQuestion(key, action)))
+        entry = await self.finder.find(EntryQuery([key], _any, ActionQuestion(key, action)))
         return None if entry is None else entry.value
 
     async def push(self, uri: str, data: bytes, *, holds: bool = True) -> None:
@@ -171,9 +171,9 @@ async def finder_over(
     ttl_s: float = 300.0,
     **settings: object,
 ) -> AsyncIterator[Here]:
-    clock, metrics, limits = clock or SystemClock(), Metrics(), Limits()
+    clock, metrics, limits = clock or SystemClock(), Metrics(), LimitsConfig()
     async with opened(path / "data", short(**{"lease": 60.0, **settings})) as storage:
-        shared = Federation("me", storage, [each.upstream for each in upstreams], clock)
+        shared = UpstreamPool("me", storage, [each.upstream for each in upstreams], clock)
         closures = ClosureChecker(storage, limits, clock, 60.0)
         prefetcher = Prefetcher(shared, limits, prefetch, metrics)
         finder = FederatedFinder(

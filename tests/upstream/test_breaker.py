@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.upstream.breaker import Breaker, State
+from federation.upstream.breaker import Breaker, BreakerState
 
 
 def opened(now_s: float = 0.0) -> Breaker:
@@ -74,6 +74,6 @@ def test_it_never_stays_shut_longer_than_its_bounds(steps: list[tuple[str, float
             breaker.failed(now_s, "x", chance)
         else:
             breaker.probe_due(now_s)
-        if breaker.state is not State.CLOSED:
+        if breaker.state is not BreakerState.CLOSED:
             bound_s = max(breaker.delay_max_s, breaker.probe_max_s)
             assert breaker.next_probe_s - now_s <= bound_s + 1e-6

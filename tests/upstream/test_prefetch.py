@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.observability.metrics import Metrics
 from federation.upstream.prefetch import Mode, Prefetcher
-from federation.upstream.pull_through import Federation
+from federation.upstream.pull_through import UpstreamPool
 from tests.support.fakes import MemoryStore
 from tests.support.process_client import action_result
 from tests.upstream.fakes import until
@@ -90,9 +90,9 @@ async def test_prefetching_is_the_nodes_own_wish_whoever_asked(tmp_path: Path) -
 
 
 async def test_p7_entries_beyond_the_bound_are_dropped_oldest_first_and_counted() -> None:
-    shared = Federation("me", MemoryStore(), [], SystemClock())
+    shared = UpstreamPool("me", MemoryStore(), [], SystemClock())
     metrics = Metrics()
-    prefetcher = Prefetcher(shared, Limits(), "all", metrics, queued_max=2)
+    prefetcher = Prefetcher(shared, LimitsConfig(), "all", metrics, queued_max=2)
     for name in (b"1", b"2", b"3", b"4", b"5"):
         prefetcher.soon(Entry(EntryKey(EntryKind.ASSET_BLOB, "", name), b"", "urn:test"))
     assert "2 queued" in repr(prefetcher)

@@ -2,7 +2,7 @@
 
 from federation.core.clock import ManualClock
 from federation.core.errors import SourceUnavailable
-from federation.upstream.breaker import State
+from federation.upstream.breaker import BreakerState
 from federation.upstream.probe import Prober
 from tests.upstream.fakes import Script, until, upstream
 
@@ -12,7 +12,7 @@ async def test_an_upstream_that_came_back_is_found_by_probing_unless_this_node_i
     made, store = upstream("hq", Script(down=True), clock)
     for _ in range(made.breaker.failures_max):
         made.note(SourceUnavailable("hq", "refused"))
-    assert made.breaker.state is State.OPEN
+    assert made.breaker.state is BreakerState.OPEN
     online = False
     prober = Prober([made], clock, lambda: online)
     prober.start()

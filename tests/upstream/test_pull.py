@@ -19,7 +19,7 @@ from federation.core.store import FROM_CLIENT, Provenance
 from federation.storage import Storage
 from federation.storage.ingest import GrowingFile, LocalIngest
 from federation.upstream.pull import WITHHELD_BYTES
-from federation.upstream.pull_through import Federation, PullThrough
+from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
 from tests.storage.conftest import opened, short
 from tests.upstream.fakes import Script, until, upstream
@@ -32,9 +32,9 @@ BLOB = digest_of(DATA)
 @asynccontextmanager
 async def node(
     path: Path, *upstreams: Upstream, **options: object
-) -> AsyncIterator[tuple[PullThrough, Storage, Federation]]:
+) -> AsyncIterator[tuple[PullThrough, Storage, UpstreamPool]]:
     async with opened(path / "data", short(lease=60.0)) as storage:
-        shared = Federation("me", storage, upstreams, SystemClock(), **options)  # type: ignore[arg-type]
+        shared = UpstreamPool("me", storage, upstreams, SystemClock(), **options)  # type: ignore[arg-type]
         try:
             yield PullThrough(shared, tells_upstreams=True), storage, shared
         finally:
@@ -46,7 +46,7 @@ async def read(store: PullThrough, digest: Digest = BLOB, **options: int) -> byt
         return b"".join([chunk async for chunk in chunks])
 
 
-async def kept(shared: Federation) -> None:
+async def kept(shared: UpstreamPool) -> None:
     """Wait until what was answered is durable."""
     await until(lambda: not shared.pulls._pulls)
     await shared.small.wait_kept()

@@ -14,7 +14,13 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import EMPTY, MAX_SIZE_BYTES, Digest, DigestFunction
 from federation.core.errors import InvalidRequest
 from federation.wire.cas_codec import decode_find_missing, encode_missing
-from federation.wire.digest_list import Unusual, decode_listed, encode_listed, hashes_of, size_of
+from federation.wire.digest_list import (
+    NotCanonical,
+    decode_listed,
+    encode_listed,
+    hashes_of,
+    size_of,
+)
 
 SIZES = st.one_of(st.sampled_from([0, 1, 127, 128, 2**35, MAX_SIZE_BYTES]), st.integers(0, 10**6))
 HASHES = st.binary(min_size=32, max_size=32)
@@ -34,7 +40,7 @@ def as_listed(data: bytes) -> tuple[str, list[Digest]] | None:
         return None
     try:
         hashes = hashes_of(listed.names)
-    except Unusual:
+    except NotCanonical:
         return None
     return listed.instance, list(map(Digest, hashes, map(size_of, listed.names)))
 

@@ -10,7 +10,7 @@ _RAN_WELL_S = 60.0
 
 
 @dataclass(slots=True)
-class Backoff:
+class RestartBackoff:
     """The delays of one worker: doubling, from the start again after one that ran well."""
 
     _next_s: float = _FIRST_S

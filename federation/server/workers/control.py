@@ -15,23 +15,23 @@ from typing import Any, NamedTuple
 
 from federation.config.model import Config
 from federation.server.passed_sockets import PassedSockets
-from federation.server.worker_slot import Share
+from federation.server.worker_slot import WorkerSlot
 
 LINE_MAX = 16 * 2**20  # a configuration; read with this bound
 
 
-class Orders(NamedTuple):
+class WorkerStart(NamedTuple):
     """What a worker is to serve."""
 
     config: Config
     file: Path | None  # what SIGHUP reads again
-    share: Share
+    share: WorkerSlot
     passed: PassedSockets
     again: bool  # it takes the place of one that died
 
 
 def encode_orders(
-    config: Config, file: Path | None, share: Share, descriptors: list[int], *, again: bool
+    config: Config, file: Path | None, share: WorkerSlot, descriptors: list[int], *, again: bool
 ) -> bytes:
     """Return the line that read_orders takes."""
     facts = {
@@ -50,7 +50,7 @@ class Control:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
 
-    def read_orders(self) -> Orders | None:
+    def read_orders(self) -> WorkerStart | None:
         """Wait for the parent's line; None when the parent is gone."""
         with self._channel.makefile("rb") as lines:
             line = lines.readline(LINE_MAX)
@@ -59,10 +59,10 @@ class Control:
         facts = json.loads(line)
         number, of, ports, http, parent = facts["share"]
         sockets = [(f"descriptor {fd}", _adopt(fd)) for fd in facts["descriptors"]]
-        return Orders(
+        return WorkerStart(
             Config.model_validate(facts["config"]),
             None if facts["file"] is None else Path(facts["file"]),
-            Share(number, of, tuple(ports), http, parent),
+            WorkerSlot(number, of, tuple(ports), http, parent),
             PassedSockets(sockets),
             facts["again"],
         )

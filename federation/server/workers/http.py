@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from federation.core.clock import Clock
 from federation.server.http.status_page import status_page
 from federation.server.workers.metrics import Families, add_up, as_metrics, only_growing, parse
-from federation.server.workers.supervisor import Crew
+from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker
 
 _ANSWER_S = 1.0
@@ -31,10 +31,10 @@ _LOOK_EVERY_S = 5.0
 _LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
 
 
-class WorkersFace:
+class AggregatedPages:
     """Answers for all workers. run() keeps their counts, for the time after their ends."""
 
-    def __init__(self, crew: Crew, facts: Mapping[str, Any], clock: Clock) -> None:
+    def __init__(self, crew: Supervisor, facts: Mapping[str, Any], clock: Clock) -> None:
         self._crew = crew
         self._facts = facts
         self._clock = clock
@@ -43,7 +43,7 @@ class WorkersFace:
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
-        return f"<WorkersFace {self._crew!r}>"
+        return f"<AggregatedPages {self._crew!r}>"
 
     async def run(self) -> None:
         """Look at the workers' counts now and then, until cancelled."""
@@ -159,7 +159,7 @@ def _why(unfit: Mapping[str, Any]) -> str:
 class _Summed(Collector):
     """What generate_latest asks."""
 
-    def __init__(self, parts: list[Families], crew: Crew) -> None:
+    def __init__(self, parts: list[Families], crew: Supervisor) -> None:
         self._parts = parts
         self._crew = crew
 

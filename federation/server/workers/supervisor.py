@@ -10,7 +10,7 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.core.tasks import Background
-from federation.server.workers.backoff import Backoff
+from federation.server.workers.backoff import RestartBackoff
 from federation.server.workers.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ MakeOrders = Callable[[int, bool], bytes]  # (worker's number, whether it replac
 Ended = Callable[[Worker], None]
 
 
-class Crew:
+class Supervisor:
     """Owns the workers. Use it from one event loop."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Crew:
         self._failed: asyncio.Future[int] | None = None  # the status of one that never served
 
     def __repr__(self) -> str:
-        return f"<Crew {self.serving} of {len(self.workers)} serve>"
+        return f"<Supervisor {self.serving} of {len(self.workers)} serve>"
 
     @property
     def serving(self) -> int:
@@ -75,7 +75,7 @@ class Crew:
 
     async def _keep(self, place: int) -> int:
         """Run one worker after another in this place until all are to end."""
-        backoff = Backoff()
+        backoff = RestartBackoff()
         again = False
         status = 0
         while not self._stopped.is_set():

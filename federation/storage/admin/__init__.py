@@ -3,7 +3,7 @@
 from federation.storage.admin.collect import CollectReport, collect
 from federation.storage.admin.explain import Explainer, FoundEntry, explaining
 from federation.storage.admin.peer_requests import ask_reconcile, ask_retry, drop_peer
-from federation.storage.admin.peers import Known, known_peers, read_parked
+from federation.storage.admin.peers import KnownPeer, known_peers, read_parked
 from federation.storage.admin.rebuild import RebuildReport, rebuild
 from federation.storage.admin.summary import processes, summary
 from federation.storage.admin.switching import offline_since_s, turn_offline
@@ -13,7 +13,7 @@ __all__ = [
     "CollectReport",
     "Explainer",
     "FoundEntry",
-    "Known",
+    "KnownPeer",
     "RebuildReport",
     "VerifyReport",
     "ask_reconcile",

@@ -39,7 +39,7 @@ class CollectReport:
 
 
 def collect(
-    data_dir: Path, settings: model.Storage, progress: Progress, *, target_bytes: int | None
+    data_dir: Path, settings: model.StorageConfig, progress: Progress, *, target_bytes: int | None
 ) -> CollectReport:
     """Evict until at most target_bytes are held (None: the low watermark of the quota).
 
@@ -49,7 +49,7 @@ def collect(
 
 
 async def _collect(
-    data_dir: Path, settings: model.Storage, progress: Progress, target_bytes: int | None
+    data_dir: Path, settings: model.StorageConfig, progress: Progress, target_bytes: int | None
 ) -> CollectReport:
     async with joined(data_dir, settings) as storage:
         space = storage.core.space

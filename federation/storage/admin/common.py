@@ -51,11 +51,11 @@ def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
 
 
 @asynccontextmanager
-async def joined(data_dir: Path, settings: model.Storage) -> AsyncIterator[Storage]:
+async def joined(data_dir: Path, settings: model.StorageConfig) -> AsyncIterator[Storage]:
     """Open an existing data directory as one more process that does no maintenance."""
     existing(data_dir)
     storage = await Storage.open(
-        data_dir, settings, model.Limits(), Metrics(), SystemClock(), maintain=False
+        data_dir, settings, model.LimitsConfig(), Metrics(), SystemClock(), maintain=False
     )
     try:
         yield storage

@@ -45,7 +45,7 @@ class FoundEntry(NamedTuple):
 
 
 @contextmanager
-def explaining(data_dir: Path, settings: model.Storage) -> Iterator[Explainer]:
+def explaining(data_dir: Path, settings: model.StorageConfig) -> Iterator[Explainer]:
     """Open a data directory for questions. Raises StorageRefused, here and while it is used."""
     directory = existing(data_dir)
     with reading(directory) as connection:
@@ -59,7 +59,7 @@ class Explainer:
         self,
         connection: apsw.Connection,
         directory: DataDirectory,
-        settings: model.Storage,
+        settings: model.StorageConfig,
         clock: Clock,
     ) -> None:
         self._connection = connection

@@ -25,7 +25,7 @@ class Lag(NamedTuple):
     oldest_s: float  # age of the oldest of them; 0: there is none
 
 
-class Known(NamedTuple):
+class KnownPeer(NamedTuple):
     """One peer as the catalogue knows it."""
 
     name: str
@@ -103,20 +103,20 @@ def _date(wall_s: float) -> str | None:
     return utc_text(wall_s) if wall_s else None
 
 
-def known_peers(data_dir: Path) -> list[Known]:
+def known_peers(data_dir: Path) -> list[KnownPeer]:
     """Return every peer that was ever met and not dropped, by name. Raises StorageRefused."""
     with reading(existing(data_dir)) as connection:
         return peers_of(connection, SystemClock())
 
 
-def peers_of(connection: apsw.Connection, clock: Clock) -> list[Known]:
+def peers_of(connection: apsw.Connection, clock: Clock) -> list[KnownPeer]:
     """Return the same from an open catalogue."""
     if schema.stored_version(connection) < _FIRST_VERSION:
         return []
     records = peer_records.read(connection)
     counts = parked.counts(connection)
     return [
-        Known(
+        KnownPeer(
             name,
             {each.lane: each for each in records if each.name == name},
             {

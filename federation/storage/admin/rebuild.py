@@ -64,7 +64,7 @@ class RebuildReport:
         }
 
 
-def rebuild(data_dir: Path, settings: model.Storage, progress: Progress) -> RebuildReport:
+def rebuild(data_dir: Path, settings: model.StorageConfig, progress: Progress) -> RebuildReport:
     """Make the catalogue anew. Blocks. Raises StorageRefused (a node serves the directory)."""
     del settings  # a rebuilt catalogue may exceed the quota; the node evicts when it starts
     directory = existing(data_dir)

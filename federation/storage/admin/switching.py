@@ -11,12 +11,12 @@ from federation.storage.catalogue.meta import get_meta
 from federation.storage.offline_switch import OFFLINE_SINCE
 
 
-def turn_offline(data_dir: Path, settings: model.Storage, *, on: bool) -> None:
+def turn_offline(data_dir: Path, settings: model.StorageConfig, *, on: bool) -> None:
     """Turn the switch for all processes, running or not yet. Raises StorageRefused, StorageFull."""
     asyncio.run(_turn(data_dir, settings, on=on))
 
 
-async def _turn(data_dir: Path, settings: model.Storage, *, on: bool) -> None:
+async def _turn(data_dir: Path, settings: model.StorageConfig, *, on: bool) -> None:
     async with joined(data_dir, settings) as storage:
         await storage.offline_switch.turn(on=on)
 

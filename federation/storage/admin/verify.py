@@ -14,7 +14,7 @@ from federation.storage.admin.common import Progress, joined
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Totals, read_totals
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.upkeep.scrub import Scrubber, verify_slice
 
 _LISTED_MAX = 100
@@ -51,7 +51,7 @@ class VerifyReport:
 
 
 def verify(
-    data_dir: Path, settings: model.Storage, progress: Progress, *, repair: bool
+    data_dir: Path, settings: model.StorageConfig, progress: Progress, *, repair: bool
 ) -> VerifyReport:
     """Verify every blob, and the catalogue itself; with repair set damaged blobs aside.
 
@@ -61,7 +61,7 @@ def verify(
 
 
 async def _verify(
-    data_dir: Path, settings: model.Storage, progress: Progress, *, repair: bool
+    data_dir: Path, settings: model.StorageConfig, progress: Progress, *, repair: bool
 ) -> VerifyReport:
     report = VerifyReport(repaired=repair)
     async with joined(data_dir, settings) as storage:
@@ -109,7 +109,7 @@ def _check_log(connection: apsw.Connection, totals: Totals) -> list[str]:
     return problems
 
 
-def _check_catalogue(core: Core) -> list[str]:
+def _check_catalogue(core: StorageContext) -> list[str]:
     """Ask SQLite, and compare the totals with the rows, in one snapshot."""
     connection = core.pool.connection()
     problems: list[str] = []

@@ -18,7 +18,7 @@ from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import entries, peer_records
 from federation.storage.catalogue.blobs import BlobRow
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.publishing import remove_stray
 
 _REWIND_S = 10.0
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class EvictionChoice:
     """What eviction takes next: (accessed, key) of blobs, (accessed, row id) of entries."""
 
     blobs: tuple[tuple[int, bytes], ...]
@@ -40,7 +40,7 @@ def choose(
     blobs: Iterable[tuple[int, int, bytes]],
     index: Iterable[tuple[int, int, int]],
     needed_bytes: int,
-) -> Choice:
+) -> EvictionChoice:
     """Take the least recently used of both (accessed, size, key or id) until enough is freed."""
     taken_blobs: list[tuple[int, bytes]] = []
     taken_entries: list[tuple[int, int]] = []
@@ -56,7 +56,7 @@ def choose(
             taken_blobs.append((accessed, name))
         else:
             taken_entries.append((accessed, name))
-    return Choice(tuple(taken_blobs), tuple(taken_entries), size)
+    return EvictionChoice(tuple(taken_blobs), tuple(taken_entries), size)
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class _Marked:
 class Evictor:
     """Used by the process that holds the maintenance lock; step() does one slice."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._marked: list[_Marked] = []
         self.rewind()
@@ -139,7 +139,7 @@ class Evictor:
             self._marked.append(_Marked(keys, choice.size_bytes, due_ms))
         return choice.size_bytes
 
-    def _choose(self, before_ms: int, needed_bytes: int) -> Choice:
+    def _choose(self, before_ms: int, needed_bytes: int) -> EvictionChoice:
         connection = self._core.pool.connection()
         pins = peer_records.pins(peer_records.read(connection))
         blobs = catalogue.eviction_candidates(

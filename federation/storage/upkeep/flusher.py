@@ -9,16 +9,16 @@ from federation.core.errors import FederationError
 from federation.core.tasks import Background
 from federation.observability.complaints import Complaints
 from federation.storage.catalogue.transaction import Totals, read_totals
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.space import Disk, marks, measure_disk
 
 _log = structlog.get_logger(__name__)
 
 
-class Pulse:
+class Flusher:
     """Touches and measurements of one process."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._background = Background()
         self._complaints = Complaints(_log, core.clock)

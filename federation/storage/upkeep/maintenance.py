@@ -21,13 +21,13 @@ from federation.core.tasks import Background
 from federation.observability.complaints import Complaints
 from federation.storage.catalogue.meta import DONE, HOLD, REQUEST, get_meta, set_meta
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.processes import bury, dead_runs
 from federation.storage.shared_memory import FileLock
 from federation.storage.space import measure_disk
 from federation.storage.upkeep import retention
 from federation.storage.upkeep.eviction import Evictor
-from federation.storage.upkeep.flusher import Pulse
+from federation.storage.upkeep.flusher import Flusher
 from federation.storage.upkeep.scrub import Scrubber
 from federation.storage.upkeep.sweep import Sweeper
 
@@ -45,7 +45,7 @@ _log = structlog.get_logger(__name__)
 class Maintenance:
     """Background work of one process on a data directory."""
 
-    def __init__(self, core: Core, pulse: Pulse) -> None:
+    def __init__(self, core: StorageContext, pulse: Flusher) -> None:
         self._core = core
         self._pulse = pulse
         self._lock = FileLock(core.directory.maintenance_lock)

@@ -16,7 +16,7 @@ from federation.storage import blob_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.verification import check_inline
 
 _SLICE = 256
@@ -36,7 +36,9 @@ class ScrubSlice:
     bad: list[tuple[BlobRow, str]] = field(default_factory=list)
 
 
-def verify_slice(core: Core, after: bytes, before_ms: int, limit: int = _SLICE) -> ScrubSlice:
+def verify_slice(
+    core: StorageContext, after: bytes, before_ms: int, limit: int = _SLICE
+) -> ScrubSlice:
     """Verify the next blobs in key order that were not verified since before_ms.
 
     Looks at limit rows. Blocks; runs in a thread. Raises apsw.Error, TooBusy.
@@ -60,7 +62,7 @@ def verify_slice(core: Core, after: bytes, before_ms: int, limit: int = _SLICE) 
     return found
 
 
-def _verify(core: Core, connection: apsw.Connection, row: BlobRow) -> int:
+def _verify(core: StorageContext, connection: apsw.Connection, row: BlobRow) -> int:
     digest = catalogue.digest_of_key(row.key, row.size_bytes)
     if not row.inline:
         return blob_files.verify_path(core.directory.blob_path(digest), digest)
@@ -73,7 +75,7 @@ def _verify(core: Core, connection: apsw.Connection, row: BlobRow) -> int:
 class Scrubber:
     """Used by the process that holds the maintenance lock."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: StorageContext) -> None:
         self._core = core
 
     async def run(self) -> None:

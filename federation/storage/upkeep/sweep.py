@@ -15,7 +15,7 @@ import structlog
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.context import Core
+from federation.storage.context import StorageContext
 from federation.storage.directory import parse_blob_name
 from federation.storage.processes import live_runs
 from federation.storage.publishing import discard, remove_stray
@@ -29,7 +29,7 @@ Stray = tuple[str, bytes]  # path, and the catalogue key its name states (empty 
 class Sweeper:
     """Used by the process that holds the maintenance lock."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: StorageContext) -> None:
         self._core = core
 
     async def incoming(self) -> int:

@@ -10,22 +10,22 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from federation.config.model import Limits, Scrub
-from federation.config.model import Storage as Settings
+from federation.config.model import LimitsConfig, ScrubConfig
+from federation.config.model import StorageConfig as Settings
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
-from federation.core.replication_log import Lane, Ledger
+from federation.core.replication_log import Lane, ReplicationLog
 from federation.core.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
 from federation.observability.metrics import Metrics
 from federation.storage import Storage
 from federation.storage.catalogue import blobs, peer_records
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.replication_log import CatalogueLedger
+from federation.storage.replication_log import CatalogueLog
 from federation.storage.upkeep import retention
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 
 
-class ClosingLedger(Ledger, Protocol):
+class ClosingLedger(ReplicationLog, Protocol):
     """A ledger that can stop leading."""
 
     def close(self) -> None: ...
@@ -134,8 +134,8 @@ class CatalogueSite:
         (record,) = [each for each in records if (each.name, each.lane) == (name, lane)]
         await self.storage.core.writer.submit(lambda tx: peer_records.mark(tx, record, reason))
 
-    def another(self) -> CatalogueLedger:
-        return CatalogueLedger(self.storage.core, self.storage.node_id, self.ledger.log_epoch)
+    def another(self) -> CatalogueLog:
+        return CatalogueLog(self.storage.core, self.storage.node_id, self.ledger.log_epoch)
 
 
 @asynccontextmanager
@@ -145,8 +145,8 @@ async def memory(_: Path) -> AsyncIterator[Site]:
 
 @asynccontextmanager
 async def in_catalogue(path: Path) -> AsyncIterator[Site]:
-    settings = Settings(scrub=Scrub(rate=0))
-    storage = await Storage.open(path / "data", settings, Limits(), Metrics(), SystemClock())
+    settings = Settings(scrub=ScrubConfig(rate=0))
+    storage = await Storage.open(path / "data", settings, LimitsConfig(), Metrics(), SystemClock())
     yield CatalogueSite(storage)
     await storage.close()
 

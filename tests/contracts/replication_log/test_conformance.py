@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.core.replication_log import Lane, Ledger, Page, Parked, PeerRecord, PeerState
+from federation.core.replication_log import (
+    Lane,
+    Page,
+    Parked,
+    PeerRecord,
+    PeerState,
+    ReplicationLog,
+)
 from federation.core.store import (
     NO_STAMP,
     Entry,
@@ -41,13 +48,13 @@ def parked(peer: str, name: bytes, reason: str = "no", at_s: float = 1.0) -> Par
     return Parked(peer, 1, digest_of(name), None, "label", reason, at_s)
 
 
-async def held(ledger: Ledger, key: EntryKey) -> tuple[int, Entry]:
+async def held(ledger: ReplicationLog, key: EntryKey) -> tuple[int, Entry]:
     (found,) = await ledger.entries_at([key])
     assert found is not None
     return found
 
 
-async def walk(ledger: Ledger, what: str, limit: int) -> list[Page]:
+async def walk(ledger: ReplicationLog, what: str, limit: int) -> list[Page]:
     pages, position = [], None
     while True:
         page: Page = await getattr(ledger, what)(position, limit)

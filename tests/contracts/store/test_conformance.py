@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from federation.config.model import Limits
-from federation.config.model import Storage as Settings
+from federation.config.model import LimitsConfig
+from federation.config.model import StorageConfig as Settings
 from federation.core.clock import SystemClock
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import BlobNotFound, DigestMismatch, OffsetOutside
-from federation.core.store import CHUNK_BYTES, LocalStore, Spelling, Store
+from federation.core.store import CHUNK_BYTES, DigestCodec, LocalStore, Store
 from federation.observability.metrics import Metrics
 from federation.storage import Storage
-from federation.upstream.pull_through import Federation, PullThrough
+from federation.upstream.pull_through import PullThrough, UpstreamPool
 from tests.remote.served import connected, serving
 from tests.support.fakes import MemoryStore
 from tests.upstream.fakes import upstream
@@ -36,7 +36,7 @@ async def memory(_: Path) -> AsyncIterator[LocalStore]:
 
 @asynccontextmanager
 async def local(path: Path) -> AsyncIterator[LocalStore]:
-    store = await Storage.open(path / "data", Settings(), Limits(), Metrics(), SystemClock())
+    store = await Storage.open(path / "data", Settings(), LimitsConfig(), Metrics(), SystemClock())
     yield store
     await store.close()
 
@@ -46,7 +46,7 @@ async def pulling(path: Path) -> AsyncIterator[LocalStore]:
     """A node with an upstream, which has nothing."""
     nothing, _ = upstream("there")
     async with local(path) as here:
-        shared = Federation("here", here, [nothing], SystemClock())
+        shared = UpstreamPool("here", here, [nothing], SystemClock())
         yield PullThrough(shared, tells_upstreams=True)
         await shared.close()
 
@@ -337,7 +337,7 @@ async def test_names_are_missing_where_their_digests_are(local_store: LocalStore
     await local_store.write_small([(digest, bytes_of(digest.size_bytes)) for digest in held])
     off, absent = held[0]._replace(size_bytes=6), digest_of(b"absent")
     names = {b"%s/%d" % (d.hash_hex.encode(), d.size_bytes): d for d in (*held, off, absent)}
-    spelling = Spelling(
+    spelling = DigestCodec(
         lambda some: [names[name].hash for name in some], lambda name: names[name].size_bytes
     )
     for _ in range(2):

@@ -11,8 +11,8 @@ from federation.config.model import Config
 from federation.config.types import parse_address
 from federation.core.errors import CannotStart
 from federation.server.passed_sockets import PassedSockets
-from federation.server.worker_slot import Share
-from federation.server.workers.backoff import Backoff
+from federation.server.worker_slot import WorkerSlot
+from federation.server.workers.backoff import RestartBackoff
 from federation.server.workers.control import Control, encode_orders
 from federation.server.workers.ports import KeptPorts
 
@@ -20,14 +20,14 @@ Pair = tuple[socket.socket, Control]  # the parent's end, and the worker's
 
 
 def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
-    backoff = Backoff()
+    backoff = RestartBackoff()
     delays = [backoff.ended(ran_s=1) for _ in range(9)]
     assert delays[:4] == [0.5, 1, 2, 4]
     assert delays[-1] == 30
 
 
 def test_one_that_ran_well_is_started_soon_again() -> None:
-    backoff = Backoff()
+    backoff = RestartBackoff()
     for _ in range(5):
         backoff.ended(ran_s=1)
     assert backoff.ended(ran_s=3600) == 0.5
@@ -86,7 +86,7 @@ def pair() -> Iterator[Pair]:
 def test_orders_arrive_as_they_were_given(pair: Pair, tmp_path: Path) -> None:
     parent, control = pair
     config = Config(data_dir=tmp_path, workers=3)
-    share = Share(2, 3, (1234,), "127.0.0.1:80", 77)
+    share = WorkerSlot(2, 3, (1234,), "127.0.0.1:80", 77)
     parent.sendall(encode_orders(config, Path("/etc/node.yaml"), share, [], again=True))
     orders = control.read_orders()
     assert orders is not None
@@ -111,14 +111,14 @@ def test_what_a_worker_says_to_a_parent_that_is_gone_is_lost(pair: Pair) -> None
 
 
 def test_a_share_of_one_changes_nothing() -> None:
-    alone = Share()
+    alone = WorkerSlot()
     assert alone.alone
     assert (alone.port(0, 0), alone.part(100)) == (0, 100)
     assert alone.http_address("0.0.0.0:80") == "0.0.0.0:80"
 
 
 def test_a_share_has_its_part_the_common_ports_and_an_http_address_of_its_own() -> None:
-    share = Share(2, 4, (5000, 6000))
+    share = WorkerSlot(2, 4, (5000, 6000))
     assert (share.port(1, 0), share.part(100)) == (6000, 25)
     assert share.http_address("0.0.0.0:80") == "127.0.0.1:0"
     assert share.http_address(None) is None

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from federation.closure.checker import ClosureChecker
-from federation.config.model import Limits
+from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.observability.metrics import Metrics
 from federation.services.asset_fetch import FetchService
@@ -21,7 +21,7 @@ def make_assets(serve: Serve, store: MemoryStore) -> MakeAssets:
     async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Assets:
         metrics, clock = Metrics(), ManualClock()
         index = index or MemoryIndex(clock)
-        closures = ClosureChecker(store, Limits(), clock, 3600)
+        closures = ClosureChecker(store, LimitsConfig(), clock, 3600)
         checksums = ChecksumVerifier(store)
         fetch = FetchService(LocalFinder(index, closures), checksums, clock, metrics)
         push = PushService(index, checksums)
