@@ -1,6 +1,7 @@
 """Writes docs/configuration.md from the model of the configuration file.
 
-Run it after a change of federation/config/model.py; with --check it only says whether that is needed.
+Run it after a change of federation/config/model.py; with --check it only says whether that is
+needed.
 """
 
 from __future__ import annotations

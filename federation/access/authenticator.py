@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from federation.access.certificates import ClientRights, Granted
@@ -45,6 +46,29 @@ class Shown(Protocol):
     def invocation_metadata(self) -> Any:
         """Return the call's headers as pairs."""
         ...
+
+
+class Access(Protocol):
+    """Who may do what on one listener."""
+
+    def rights_of(self, context: Shown) -> Rights:
+        """Return what the caller may do.
+
+        Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
+        not let in at all.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SameForAll:
+    """The access of a listener that asks nobody who it is."""
+
+    rights: Rights
+
+    def rights_of(self, _context: Shown) -> Rights:
+        """See Access."""
+        return self.rights
 
 
 class _Known(NamedTuple):

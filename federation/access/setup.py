@@ -7,19 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from federation.access.authenticator import Authenticator
+from federation.access.authenticator import Access, Authenticator, SameForAll
 from federation.access.files import AccessFiles, load_keys, load_proxied, load_tokens
 from federation.access.live_tls import LiveTls
 from federation.access.proxy import ProxiedClients
 from federation.access.rights import everybody
 from federation.access.tls import KeyPair
 from federation.access.tokens import TokenTable
-from federation.access.watched_file import LiveFile
+from federation.access.watched_file import LiveFile, Watched
 from federation.config.model import Config, ListenerConfig
 from federation.core.clock import Clock
 from federation.observability.metrics import Metrics
-from federation.server.node import Watched
-from federation.services.rpc import Access, SameForAll
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
@@ -18,6 +18,14 @@ _TRIES = 3
 
 T = TypeVar("T")
 Stamp = tuple[tuple[int, ...], ...]
+
+
+class Watched(Protocol):
+    """Something that was read from files and follows them."""
+
+    def refresh(self, *, asked: bool) -> None:
+        """Look at the files, and take what they say; asked: even when they look the same."""
+        ...
 
 
 class LiveFile(Generic[T]):

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from federation.closure.names import pushed_of
 from federation.config.peers import PeerConfig
 from federation.config.upstreams import UpstreamConfig as Settings
 from federation.core import hops
@@ -19,7 +18,7 @@ from federation.core.store import Entry, EntryKind
 from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteStore
 from federation.upstream.setup import remote_settings
-from federation.wire.asset_request import content_of
+from federation.wire.asset_request import content_of, pushed_of
 
 _CALL_S = 3.0
 _ALL_S = 5.0  # with connecting

@@ -12,12 +12,7 @@ import click
 from federation.cli.output import emit_json
 from federation.config.file import ConfigFileError
 from federation.core.errors import ConfigError, FederationError
-
-OK = 0
-FOUND_PROBLEMS = 1
-BAD_USAGE = 2
-CANNOT_RUN = 3
-INTERRUPTED = 130
+from federation.server.exit_codes import BAD_USAGE, CANNOT_RUN, INTERRUPTED
 
 EXIT_CODES = """\b
 Exit codes:

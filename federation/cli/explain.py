@@ -20,16 +20,16 @@ from federation.cli.ask_upstreams import (
     ask_peers,
 )
 from federation.cli.closure_report import closure_of
-from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.command import Command, json_option
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.progress import warnings_only
-from federation.closure.names import pushed_of
 from federation.config.model import Config, LimitsConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.store import EntryKind
+from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.storage.admin import Explainer, FoundEntry, explaining
-from federation.wire.asset_request import content_of
+from federation.wire.asset_request import content_of, pushed_of
 
 _DIGEST = re.compile(r"(?:(sha256|blake3)/)?([0-9a-fA-F]{64})(?:/([0-9]{1,18}))?")
 _EXAMPLES = """\b

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
 from federation.config.types import parse_size
+from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.storage import admin
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
+from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.storage import admin
 
 

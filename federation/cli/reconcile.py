@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
-from federation.cli.command import FOUND_PROBLEMS, Command, json_option
+from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit
 from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import Report, progress, warnings_only
 from federation.core.errors import SourceUnavailable
+from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.storage.admin import KnownPeer, ask_reconcile, processes, summary
 
 _LOOK_EVERY_S = 0.5

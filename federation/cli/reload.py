@@ -11,18 +11,12 @@ from typing import Any
 
 import click
 
-from federation.cli.command import (
-    BAD_USAGE,
-    CANNOT_RUN,
-    FOUND_PROBLEMS,
-    OK,
-    Command,
-    json_option,
-)
+from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit
 from federation.core.clock import SystemClock
 from federation.core.errors import CannotStart
+from federation.server.exit_codes import BAD_USAGE, CANNOT_RUN, FOUND_PROBLEMS, OK
 from federation.server.reload import RELOAD
 from federation.storage.admin import processes
 

@@ -22,7 +22,6 @@ from federation.core.errors import InvalidRequest
 from federation.core.store import Entry, LocalStore
 from federation.core.tasks import Background
 from federation.observability.log_limit import LogLimit
-from federation.services.status_codes import clean
 
 _log = structlog.get_logger(__name__)
 
@@ -129,7 +128,7 @@ class ClosureChecker:
             walk = Walk(self._store, self._limits, self._turns)
             complete = await walk.complete(lambda: names_of_entry(entry))
         except InvalidRequest as error:
-            _log.debug("closure_unreadable", entry=clean(entry.label), reason=clean(str(error)))
+            _log.debug("closure_unreadable", entry=entry.label, reason=str(error))
             return False
         except TooLarge as error:
             self._tell_once(key, entry, error)
@@ -151,7 +150,7 @@ class ClosureChecker:
             self._told.clear()
         self._told.add(key)
         if (held_back := self._log_limit.take()) is not None:
-            label, reason = clean(entry.label), str(error)
+            label, reason = entry.label, str(error)
             _log.warning("closure_too_large", entry=label, reason=reason, held_back=held_back)
 
 

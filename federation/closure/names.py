@@ -18,9 +18,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Any, NamedTuple
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -28,15 +26,14 @@ from federation._proto.buildstream.v2 import artifact_pb2, source_pb2
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
 from federation.core.store import Entry, EntryKind
+from federation.wire.asset_request import pushed_of
 from federation.wire.digests import function_of, to_digest
-from federation.wire.protobuf import LENGTH, fields
+from federation.wire.protobuf import LENGTH, fields, parse_message
 
 SLICE = 1000  # nodes read between two yields: about 2 ms
 
 ARTIFACT_URN = "urn:fdc:buildstream.build:2020:artifact:"
 SOURCE_URN = "urn:fdc:buildstream.build:2020:source:"
-
-_M = TypeVar("_M", bound=Message)
 
 
 class Shape(enum.IntEnum):
@@ -73,30 +70,20 @@ def function_of_entry(entry: Entry) -> DigestFunction:
     return function_of(pushed_of(entry).digest_function)
 
 
-Pushed = asset.PushBlobRequest | asset.PushDirectoryRequest
-
-
-def pushed_of(entry: Entry) -> Pushed:
-    """Return the push that made an asset entry, as far as it was stored."""
-    if entry.key.kind is EntryKind.ASSET_BLOB:
-        return _parsed(asset.PushBlobRequest, entry.value)
-    return _parsed(asset.PushDirectoryRequest, entry.value)
-
-
 def names_of_structure(shape: Shape, data: bytes, function: DigestFunction) -> Iterator[Names]:
     """Yield what the structure in data names."""
     if shape is Shape.DIRECTORY:
-        return _names_of_directory(_parsed(reapi.Directory, data), function)
+        return _names_of_directory(parse_message(reapi.Directory, data), function)
     if shape is Shape.TREE:
         return _names_of_tree(data, function)
     if shape is Shape.ARTIFACT:
-        return _names_of_artifact(_parsed(artifact_pb2.Artifact, data), function)
-    return _names_of_source(_parsed(source_pb2.Source, data), function)
+        return _names_of_artifact(parse_message(artifact_pb2.Artifact, data), function)
+    return _names_of_source(parse_message(source_pb2.Source, data), function)
 
 
 def names_of_action_result(value: bytes, function: DigestFunction) -> Iterator[Names]:
     """Yield what an ActionResult names: output files and directories, stdout and stderr."""
-    result = _parsed(reapi.ActionResult, value, unknown_is_fine=True)
+    result = parse_message(reapi.ActionResult, value, unknown_is_fine=True)
     for files in _slices(result.output_files):
         yield Names([to_digest(each.digest, function) for each in files])
     for directories in _slices(result.output_directories):
@@ -248,13 +235,3 @@ def _slices(nodes: Any) -> Iterator[Any]:
     """Cut a repeated field."""
     for at in range(0, len(nodes), SLICE):
         yield nodes[at : at + SLICE]
-
-
-def _parsed(kind: type[_M], data: bytes, *, unknown_is_fine: bool = False) -> _M:
-    try:
-        message = kind.FromString(data)
-    except DecodeError:
-        raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: it cannot be parsed") from None
-    if data and not unknown_is_fine and not message.ListFields():
-        raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: all its fields are unknown")
-    return message

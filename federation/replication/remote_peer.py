@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.closure.names import function_of_entry, pushed_of
+from federation.closure.names import function_of_entry
 from federation.core import hops
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
@@ -16,7 +16,7 @@ from federation.remote import Remote, RemoteIndex, RemoteStore
 from federation.remote.failures import FailureKind, failure
 from federation.remote.methods import PUSH_BLOB, PUSH_DIRECTORY, UPDATE_RESULT
 from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
-from federation.wire.asset_request import content_of
+from federation.wire.asset_request import content_of, pushed_of
 
 _METHODS = {
     EntryKind.ACTION_RESULT: UPDATE_RESULT,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import structlog
 
 from federation.access.live_tls import LiveTls
+from federation.access.watched_file import Watched
 from federation.config.model import Config, LimitsConfig
 from federation.core.clock import Clock
 from federation.core.tasks import Background
@@ -40,14 +41,6 @@ class Health(Protocol):
 
     def end(self) -> None:
         """Tell those who watch that it does not serve any more, and let them go."""
-        ...
-
-
-class Watched(Protocol):
-    """Something that was read from files and follows them."""
-
-    def refresh(self, *, asked: bool) -> None:
-        """Look at the files, and take what they say; asked: even when they look the same."""
         ...
 
 

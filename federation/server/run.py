@@ -12,7 +12,6 @@ from pathlib import Path
 import structlog
 
 from federation.access.files import AccessFiles, load_access
-from federation.cli.command import FOUND_PROBLEMS
 from federation.config.model import Config
 from federation.core.clock import SystemClock
 from federation.core.tasks import Background
@@ -21,6 +20,7 @@ from federation.observability.native_log import captured
 from federation.server import process, systemd
 from federation.server.assembly import open_node
 from federation.server.config_warnings import advice
+from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import Reloader
 from federation.server.worker_slot import WorkerSlot
@@ -46,8 +46,8 @@ def run_node(
     """Serve until SIGTERM or SIGINT, then drain; ready() runs once every port answers.
 
     file: where the configuration came from; SIGHUP has it read again.
-    share, control, passed, again: of a worker (federation.server.workers). One that takes the place of
-    one that died reads its file again at once, as the others may have done since.
+    share, control, passed, again: of a worker (federation.server.workers). One that takes the
+    place of one that died reads its file again at once, as the others may have done since.
 
     Raises ConfigError before anything is touched, CannotStart, StorageRefused.
     """

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from functools import partial
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.closure.names import pushed_of
 from federation.core.clock import Clock
 from federation.core.errors import EntryNotFound
 from federation.core.store import Entry
@@ -19,7 +18,7 @@ from federation.services.asset_question import AssetQuestion, Request
 from federation.services.call import Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
 from federation.upstream.finder import EntryQuery, Finder
-from federation.wire.asset_request import AssetQuery, answer_with, content_of, wanted_by
+from federation.wire.asset_request import AssetQuery, answer_with, content_of, pushed_of, wanted_by
 
 
 class FetchService:

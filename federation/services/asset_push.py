@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Mapping
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.closure.names import SLICE, Pushed, names_of_entry
+from federation.closure.names import SLICE, names_of_entry
 from federation.core.errors import InvalidRequest
 from federation.core.store import Index
 from federation.services.call import Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
 from federation.services.provenance import dated, provenance_of
-from federation.wire.asset_request import content_of, entries_of, integrity_pushed
+from federation.wire.asset_request import Pushed, content_of, entries_of, integrity_pushed
 
 _DONE = b""  # PushBlobResponse and PushDirectoryResponse have no fields
 

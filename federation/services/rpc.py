@@ -10,12 +10,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import structlog
 
-from federation.access.rights import Rights
+from federation.access.authenticator import Access
 from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.clock import Clock
@@ -41,29 +41,6 @@ from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallSta
 
 _log = structlog.get_logger(__name__)
 _ABORT_S = 5.0  # a status that a peer does not take for this long is not waited for
-
-
-class Access(Protocol):
-    """Who may do what on one listener."""
-
-    def rights_of(self, context: Context) -> Rights:
-        """Return what the caller may do.
-
-        Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
-        not let in at all.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SameForAll:
-    """The access of a listener that asks nobody who it is."""
-
-    rights: Rights
-
-    def rights_of(self, _context: Context) -> Rights:
-        """See Access."""
-        return self.rights
 
 
 @dataclass(slots=True)

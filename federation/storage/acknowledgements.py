@@ -33,7 +33,7 @@ class Acknowledgements:
         return f"<Acknowledgements {self._heard} {self._watch!r}>"
 
     def note(self, name: str, lane: Lane, seq: int) -> None:
-        """See federation.core.replication_log.Ledger. What waits for a window is not waited for by anybody."""
+        """See Ledger in federation.core. Nobody waits for what is sent in a window."""
         if lane is Lane.ALWAYS and seq > self._heard.get(name, 0):
             self._heard[name] = seq
             self._epoch.set_acknowledged(self._number(name), seq)

@@ -34,7 +34,7 @@ _HASH_BESIDE_BYTES = 128 * 1024  # hashing less costs less than handing it to an
 
 
 class GrowingFile:
-    """See federation.core.store.Growing: a descriptor of its own, so no rename or unlink matters."""
+    """See Growing in federation.core.store: its own descriptor, so no rename or unlink matters."""
 
     def __init__(self, core: StorageContext, fd: int) -> None:
         self._core = core

@@ -1,4 +1,4 @@
-"""The catalogue as replication sees it. What each method promises: federation.core.replication_log.Ledger."""
+"""The catalogue as replication sees it; what each method promises: Ledger in federation.core."""
 
 from __future__ import annotations
 

@@ -23,7 +23,6 @@ from federation.core.errors import FederationError
 from federation.core.store import Entry, EntryKey
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
-from federation.services.status_codes import clean
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.whole import SMALL_PULL_BYTES
 
@@ -85,7 +84,7 @@ class Prefetcher:
 
     def tell_not_kept(self, entry: Entry, error: FederationError) -> None:
         """Log that a pulled entry could not be stored."""
-        _log.warning("pulled_entry_not_kept", entry=clean(entry.label), reason=clean(str(error)))
+        _log.warning("pulled_entry_not_kept", entry=entry.label, reason=str(error))
 
     async def close(self) -> None:
         """Stop."""
@@ -112,9 +111,9 @@ class Prefetcher:
         try:
             walk = Walk(_Pulling(self._shared), self._limits, self._turns)
             whole = await walk.complete(lambda: names_of_entry(entry))
-            _log.debug("prefetched", entry=clean(entry.label), whole=whole)
+            _log.debug("prefetched", entry=entry.label, whole=whole)
         except (TooLarge, FederationError) as error:
-            _log.info("prefetch_stopped", entry=clean(entry.label), reason=clean(str(error)))
+            _log.info("prefetch_stopped", entry=entry.label, reason=str(error))
 
 
 class _Pulling(PullThrough):
@@ -153,5 +152,5 @@ class _Pulling(PullThrough):
         try:
             await self._federation.pulls.fetch(digest)
         except FederationError as error:
-            _log.debug("prefetch_missed", digest=str(digest), reason=clean(str(error)))
+            _log.debug("prefetch_missed", digest=str(digest), reason=str(error))
             await asyncio.sleep(0)

@@ -9,18 +9,28 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
-from federation.closure.names import Pushed, pushed_of
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.asset_key import CHECKSUM, asset_names, check_uris, is_secret, qualifiers_of
 from federation.wire.digests import function_of, to_digest
+from federation.wire.protobuf import parse_message
 from federation.wire.resource_name import check_instance
 from federation.wire.sri import Integrity, read_integrity
 from federation.wire.timestamps import check_not_negative, wall_s_of
 
 PUSH_MAX_BYTES = 64 * 2**20  # what one push may store over all its URIs
+
+
+Pushed = asset.PushBlobRequest | asset.PushDirectoryRequest
+
+
+def pushed_of(entry: Entry) -> Pushed:
+    """Return the push that made an asset entry, as far as it was stored."""
+    if entry.key.kind is EntryKind.ASSET_BLOB:
+        return parse_message(asset.PushBlobRequest, entry.value)
+    return parse_message(asset.PushDirectoryRequest, entry.value)
 
 
 class AssetQuery(NamedTuple):

@@ -8,6 +8,9 @@ parse is refused here (truncation, over-long varints, groups left open, field nu
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
 
 from federation.core.errors import InvalidRequest
 
@@ -16,6 +19,8 @@ MAX_NESTING = 100  # the compiled runtime's own bound on nested groups and messa
 _FIELD_NUMBER_MAX = 2**29 - 1
 _MASK64 = 2**64 - 1
 _SHORT = 5  # most bytes of a tag or a length: their values have 32 bits
+
+_M = TypeVar("_M", bound=Message)
 
 Buffer = bytes | memoryview
 Field = tuple[int, int, int, int]
@@ -168,3 +173,18 @@ def length_prefix(number: int, size_bytes: int) -> bytes:
 def varint_field(number: int, value: int) -> bytes:
     """Write an integer or enum field; zero, the default, is left out as protobuf does."""
     return varint(number << 3 | VARINT) + varint(value) if value else b""
+
+
+def parse_message(kind: type[_M], data: bytes, *, unknown_is_fine: bool = False) -> _M:
+    """Parse a message whole.
+
+    Raises InvalidRequest for what is no message of this kind, and, unless unknown_is_fine, for one
+    of which every field is unknown: it is some other kind of message.
+    """
+    try:
+        message = kind.FromString(data)
+    except DecodeError:
+        raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: it cannot be parsed") from None
+    if data and not unknown_is_fine and not message.ListFields():
+        raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: all its fields are unknown")
+    return message

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from federation.access.authenticator import SameForAll
 from federation.access.rights import Rights, everybody
 from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
@@ -28,7 +29,7 @@ from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
-from federation.services.rpc import Runtime, SameForAll, handlers
+from federation.services.rpc import Runtime, handlers
 from tests.support.fakes import MemoryIndex
 from tests.support.local_finder import LocalFinder
 

@@ -10,6 +10,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc as re_grpc
 from federation._proto.google.bytestream import bytestream_pb2_grpc
+from federation.access.authenticator import SameForAll
 from federation.access.rights import Rights, everybody
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
@@ -19,7 +20,7 @@ from federation.services.bytestream import ByteStreamService
 from federation.services.call import Service
 from federation.services.cpu_pool import Compute
 from federation.services.quotas import CallerQuotas
-from federation.services.rpc import Runtime, SameForAll, handlers
+from federation.services.rpc import Runtime, handlers
 from tests.services.bytestream import Client
 from tests.support.fakes import MemoryStore
 

@@ -52,7 +52,7 @@ def _log_row(row: tuple[Any, ...]) -> LogRow:
 
 
 def total_bytes(connection: apsw.Connection, seq: int) -> int:
-    """See federation.core.replication_log.Ledger. Rows from before schema version 2 count for nothing."""
+    """See Ledger in federation.core. Rows from before schema version 2 count for nothing."""
     row: Any = connection.execute(
         "SELECT total FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (seq,)
     ).fetchone()

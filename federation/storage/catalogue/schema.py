@@ -59,8 +59,9 @@ CREATE TABLE quarantine (
 );
 """
 
-# How far each lane of each peer has acknowledged the change log (federation.core.replication_log.PeerRecord), and
-# what was parked for it. A blob's `parked.name` is its key, as in the log.
+# How far each lane of each peer has acknowledged the change log (PeerRecord in
+# federation.core.replication_log), and what was parked for it. A blob's `parked.name` is its key,
+# as in the log.
 _PEER_TABLES = """
 CREATE TABLE peer (
   name TEXT NOT NULL, lane TEXT NOT NULL, cursor INTEGER NOT NULL, state TEXT NOT NULL,
