@@ -13,9 +13,10 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from federation import uses
+from federation.core import uses
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.store import DigestCodec
+from federation.core.uses import Use
 from federation.observability.complaints import Complaints
 from federation.storage import blob_files
 from federation.storage.catalogue import blobs as catalogue
@@ -23,7 +24,6 @@ from federation.storage.catalogue.blobs import MARKED, digest_of_key, keys_of, k
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.existence_cache import ExistenceCache
-from federation.uses import Use
 
 _N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
 _size: Callable[[Digest], int] = attrgetter("size_bytes")

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from federation import uses
+from federation.core import uses
 from federation.core.digest import Digest
+from federation.core.uses import Use
 from federation.storage import blob_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
@@ -18,7 +19,6 @@ from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.read_cache import HotBlob
 from federation.storage.verification import check_inline, needs_verifying
-from federation.uses import Use
 
 
 @dataclass(slots=True)

@@ -16,8 +16,8 @@ from typing import Any
 
 import structlog
 
-from federation import uses
 from federation.config import model
+from federation.core import uses
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import FederationError, StorageFull
@@ -31,6 +31,7 @@ from federation.core.store import (
     Provenance,
 )
 from federation.core.tasks import Background
+from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
 from federation.storage.catalogue import entries as catalogue_entries
@@ -55,7 +56,6 @@ from federation.storage.streaming import Reading
 from federation.storage.timing import Timing
 from federation.storage.upkeep.flusher import Flusher
 from federation.storage.upkeep.maintenance import Maintenance
-from federation.uses import Use
 
 _FULL_FOR_MS = 10_000
 

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from types import TracebackType
 
-from federation import uses
+from federation.core import uses
 from federation.core.digest import Digest, Hasher, new_hasher
 from federation.core.errors import BlobDamaged, BlobNotFound, OffsetOutside
 from federation.core.store import CHUNK_BYTES, Chunks, NextBytes
+from federation.core.uses import Use
 from federation.storage import blob_files
 from federation.storage.blob_files import Damage, OpenBlob
 from federation.storage.catalogue import blobs
@@ -21,7 +22,6 @@ from federation.storage.context import StorageContext
 from federation.storage.read_cache import HotBlob
 from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
-from federation.uses import Use
 
 _VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
 
