@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,11 @@ class Oracle:
         """Note what is about to be sent: from now on it is absent or right, never anything else."""
         with self._lock:
             self.attempted.update(digests)
+
+    def recent(self, count: int) -> list[Digest]:
+        """Return the blobs that were acknowledged last, newest first."""
+        with self._lock:
+            return list(islice(reversed(self.blobs), count))
 
     def acknowledged(self, *digests: Digest) -> None:
         """Note blobs that the node said OK to."""

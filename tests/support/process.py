@@ -132,6 +132,12 @@ class Node:
         self._warm = not (cold or prefix or env or pass_fds) and program is _SERVE
         self._process: subprocess.Popen[bytes] | WarmProcess | None = None
 
+    def run_program(self, program: Sequence[str], env: Mapping[str, str]) -> None:
+        """From the next start on, run this in place of `federation serve`, with this added env."""
+        self.program = list(program)
+        self.env |= env
+        self._warm = False
+
     def __repr__(self) -> str:
         state = f"pid {self.pid} at {self.address}" if self.facts else "not serving"
         return f"<Node {self.data_dir} {state}>"
@@ -332,8 +338,12 @@ class Node:
 
     # Inside
 
+    def write_config(self, settings: Settings) -> None:
+        """Write the configuration file, with these settings in place of the node's own."""
+        self.config_path.write_text(yaml.safe_dump(_settings(self.data_dir, settings)))
+
     def _config_args(self) -> list[str]:
-        self.config_path.write_text(yaml.safe_dump(_settings(self.data_dir, self.settings)))
+        self.write_config(self.settings)
         return ["--config", str(self.config_path)]
 
     def _announced(self) -> dict[str, Any] | None:

@@ -1,5 +1,8 @@
 """Whether a node answers for everything that was acknowledged.
 
+`judge` asks for all of it. `Glance` does so in a run of many rounds: what came since it last looked
+is read, of what is older each blob is asked for and some entries.
+
 A miss is a loss, but for one kind: a node whose disk or machine is overloaded calls missing what it
 holds while it could not keep a promise about it. It counts that, and it passes: what was missed is
 asked for again until it is there. A miss that the node did not count, or that stays, is a failure.
@@ -7,7 +10,8 @@ asked for again until it is there. A miss that the node did not count, or that s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +25,7 @@ from tests.support.process_client import Client
 _WITHHELD_MAX_S = 60.0
 _AGAIN_S = 0.5
 _ASKED_AT_ONCE = 10_000
+_OLD_ENTRIES = 50
 
 _clock = SystemClock()
 
@@ -54,11 +59,44 @@ def judge(node: Node, client: Client, oracles: Iterable[Oracle], withheld: Withh
     Raises AssertionError: something is lost, or not what was acknowledged.
     """
     for oracle in oracles:
-        before = _counted(node)
-        entries = [each for each in _entries(client, oracle) if each.is_missed()]
-        blobs = _missing(client, list(oracle.blobs))
-        if not entries and not blobs:
-            continue
+        _judge(node, client, list(_entries(client, oracle)), list(oracle.blobs), withheld)
+
+
+class Glance:
+    """Looks at many nodes again and again while the journals grow."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._blobs: dict[Oracle, int] = {}  # how many were read everywhere
+        self._entries: set[str] = set()  # that were asked for everywhere
+
+    def look(self, nodes: Mapping[Node, Client], oracles: Iterable[Oracle], told: Withheld) -> None:
+        """Raise AssertionError when something is lost, or not what was acknowledged."""
+        for oracle in oracles:
+            blobs, seen = list(oracle.blobs), self._blobs.get(oracle, 0)
+            fresh: list[_Named] = []
+            for node, client in nodes.items():
+                entries = list(_entries(client, oracle))
+                fresh = [each for each in entries if each.what not in self._entries]
+                old = [each for each in entries if each.what in self._entries]
+                some = self._rng.sample(old, min(len(old), _OLD_ENTRIES))
+                _judge(node, client, [*some, *fresh], blobs, told)
+                oracle.verify(client, blobs=blobs[seen:], entries=False).check()
+            self._blobs[oracle] = len(blobs)
+            self._entries |= {each.what for each in fresh}
+
+
+def _judge(
+    node: Node,
+    client: Client,
+    entries: list[_Named],
+    blobs: list[Digest],
+    withheld: Withheld,
+) -> None:
+    before = _counted(node)
+    entries = [each for each in entries if each.is_missed()]
+    blobs = _missing(client, blobs)
+    if entries or blobs:
         shown = [*(each.what for each in entries), *(f"blob {digest}" for digest in blobs)]
         assert _counted(node) > before, f"{node!r} lacks {len(shown)}: {shown[:5]}"
         began_s = _clock.monotonic_s()

@@ -93,17 +93,17 @@ class Mesh:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for node in self.nodes.values():
-            if kind is None:
-                assert "Traceback" not in node.log, node.log_tail
-        self._stack.close()
+        with self._stack:
+            for node in self.nodes.values():
+                if kind is None:
+                    assert "Traceback" not in node.log, node.log_tail
 
-    def start(self, *names: str) -> None:
+    def start(self, *names: str, within_s: float = 30) -> None:
         """Start these nodes, or all; the links to them lead to where they are now."""
         for name in names or self.nodes:
             self.nodes[name].launch()
         for name in names or self.nodes:
-            node = self.nodes[name].wait_ready()
+            node = self.nodes[name].wait_ready(within_s)
             for edge, link in self.links.items():
                 if edge[1] == name:
                     link.target = node.address

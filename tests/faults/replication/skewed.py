@@ -1,23 +1,34 @@
-"""`federation`, on a machine whose wall clock is wrong by WALL_CLOCK_OFFSET_S seconds.
+"""`federation`, on a machine whose wall clock is wrong by some seconds.
 
-    python -m tests.faults.replication.skewed serve --config node.yaml
+    WALL_CLOCK_OFFSET_S=-3600 python -m tests.faults.replication.skewed serve --config node.yaml
+    WALL_CLOCK_OFFSET_FILE=offset python -m tests.faults.replication.skewed serve --config node.yaml
 
-Only the wall clock is: intervals go by another one that no clock step moves.
+The file is read at each look at the clock, so that writing another number there is a clock step.
+Only the wall clock is wrong: intervals go by another one that no step moves.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
+from pathlib import Path
 
 from federation.cli import main
 from federation.core.clock import SystemClock
 
 VARIABLE = "WALL_CLOCK_OFFSET_S"
+FILE_VARIABLE = "WALL_CLOCK_OFFSET_FILE"
+PROGRAM = (sys.executable, "-m", "tests.faults.replication.skewed", "serve")
+
+
+def _offset_s() -> float:
+    path = os.environ.get(FILE_VARIABLE)
+    return float(os.environ[VARIABLE] if path is None else Path(path).read_text())
 
 
 def _wall_s(_clock: SystemClock) -> float:
-    return time.time() + float(os.environ[VARIABLE])  # noqa: TID251 - as federation.core.clock does
+    return time.time() + _offset_s()  # noqa: TID251 - as federation.core.clock does
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from federation.core.digest import digest_of
 from tests.faults.replication.mesh import Mesh
-from tests.faults.replication.rounds import Rounds
+from tests.faults.replication.rounds import PLAIN, Rounds
 from tests.faults.replication.work import BLOB_BYTES, name_all, noise, push, settle
 from tests.faults.storage.load import Load
 from tests.support.oracle import Oracle
@@ -94,5 +95,5 @@ def test_a_receiver_killed_in_the_middle_of_a_blob(tmp_path: Path) -> None:
 @pytest.mark.heavy
 @pytest.mark.timeout(900)
 def test_r16_20_rounds_of_cuts_kills_and_writes_on_both_sides(tmp_path: Path) -> None:
-    result = Rounds(tmp_path, SEED, 2).run(20, lambda _: None)
+    result = Rounds(tmp_path, SEED, replace(PLAIN, nodes=2)).run(20, lambda _: None)
     assert result.rounds == 20

@@ -21,8 +21,7 @@ NAMES = 10
 def set_clock(mesh: Mesh, name: str, offset_s: float) -> None:
     """Let a node's wall clock, from its next start on, be wrong by so much."""
     node = mesh.nodes[name]
-    node.program[1:3] = ["-m", skewed.__name__]
-    node.env[skewed.VARIABLE] = str(offset_s)
+    node.run_program(skewed.PROGRAM, {skewed.VARIABLE: str(offset_s)})
 
 
 def write_names(client: Client, who: object, number: int) -> Digest:

@@ -29,6 +29,7 @@ class Done:
     calls: int = 0
     refused: int = 0
     faults: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)  # what workers heard as the node's end
 
 
 class Load:
@@ -43,6 +44,7 @@ class Load:
         workers: int = 4,
         refusals: frozenset[grpc.StatusCode] = frozenset(),
         large_bytes: int = 3 * 2**20,
+        pause_s: float = 0.0,
     ) -> None:
         """Describe the load.
 
@@ -53,12 +55,14 @@ class Load:
             workers: how many upload at once.
             refusals: status codes that the injected fault may cause; the worker goes on.
             large_bytes: the largest blob.
+            pause_s: how long each worker waits between its calls.
         """
         self.done = Done()
         self._address = address
         self._oracle = oracle
         self._refusals = refusals
         self._large_bytes = large_bytes
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [
@@ -98,11 +102,14 @@ class Load:
                     worker.step()
                 except grpc.RpcError as error:
                     if code_of(error) in _ENDS - self._refusals:
+                        with self._lock:
+                            self.done.ended.append(str(error))
                         return
                     self._count(error)
                 else:
                     with self._lock:
                         self.done.calls += 1
+                self._stop.wait(self._pause_s)
 
     def _count(self, error: grpc.RpcError) -> None:
         with self._lock:
