@@ -21,10 +21,12 @@ from federation.remote.failures import (
     FailureKind,
     NotFound,
     RemoteFailed,
+    RequestRefused,
     Unsupported,
     failure,
     from_rpc,
 )
+from federation.remote.lacking import Lacking
 from federation.remote.measures import LEFT, NOT_FOUND, OK, Measures
 from federation.remote.methods import Method
 from federation.remote.settings import RemoteSettings
@@ -37,7 +39,6 @@ from federation.remote.streams import (
     raise_if_cancelled,
 )
 
-_FORGET_S = 600.0  # what a remote did not support may have come with its next version
 _JITTER = 0.5  # a delay is multiplied by 1 - this to 1 + this
 
 Metadata = list[tuple[str, str]]
@@ -63,7 +64,7 @@ class Calls:
         self._connect = connect
         self._on_failure = on_failure
         self.bandwidth = bandwidth or TokenBucket(settings.bandwidth_bytes_s, clock.monotonic_s())
-        self._unsupported: dict[Method, float] = {}
+        self._lacking = Lacking()
         self.slots = Slots(
             settings.name, settings.concurrency, settings.queue_max, settings.request_timeout_s
         )
@@ -71,15 +72,20 @@ class Calls:
     @property
     def unsupported(self) -> list[str]:
         """The methods that the remote turned out not to have."""
-        return sorted(f"{method.service}/{method.name}" for method in self._unsupported)
+        missing = self._lacking.all(self._clock.monotonic_s())
+        return sorted(f"{method.service}/{method.name}" for method in missing)
 
     def lacks(self, method: Method) -> bool:
         """Whether the remote turned out not to have this method, not long ago."""
-        return self._clock.monotonic_s() < self._unsupported.get(method, 0.0)
+        return self._lacking.lacks(method, self._clock.monotonic_s())
+
+    def believe_lacking(self, method: Method) -> None:
+        """Take a method for missing that was UNIMPLEMENTED, as its capabilities say, too."""
+        self._lacking.believe(method, self._clock.monotonic_s())
 
     def forget_unsupported(self) -> None:
         """Find out again: another program may answer now."""
-        self._unsupported.clear()
+        self._lacking.forget()
 
     async def unary(self, method: Method, request: bytes) -> bytes:
         """Return the response. Raises NotFound, RemoteFailed."""
@@ -223,16 +229,14 @@ class Calls:
             outcome = str(error.kind)
             if isinstance(error, Unsupported) and not stream:
                 # Of a stream it may be the resource's compressor that is not supported.
-                self._unsupported[method] = self._clock.monotonic_s() + _FORGET_S
+                self._lacking.unimplemented(method, self._clock.monotonic_s())
             self._on_failure(error)
+        if outcome == OK or isinstance(error, NotFound | RequestRefused):
+            self._lacking.answered(method)
         self._measures.ended(method.name, outcome, self._clock.monotonic_s() - run.started_s)
 
     def _check_supported(self, method: Method) -> None:
-        until_s = self._unsupported.get(method)
-        if until_s is None:
-            return
-        if self._clock.monotonic_s() >= until_s:
-            del self._unsupported[method]
+        if not self.lacks(method):
             return
         raise failure(
             self._settings.name,

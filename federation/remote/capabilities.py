@@ -33,7 +33,7 @@ class Capabilities:
     zstd: bool = False  # in ByteStream and BatchReadBlobs
     zstd_update: bool = False  # in BatchUpdateBlobs
     blob_max_bytes: int | None = None
-    takes_results: bool | None = None  # whether we may update action results
+    takes_results: bool | None = None  # whether we may update action results; None: not stated
 
     def hashes_with(self, function: DigestFunction) -> bool:
         """Whether it may hold blobs under this function."""
@@ -56,7 +56,11 @@ def read_capabilities(data: bytes) -> Capabilities:
         zstd=reapi.Compressor.ZSTD in cache.supported_compressors,
         zstd_update=reapi.Compressor.ZSTD in cache.supported_batch_update_compressors,
         blob_max_bytes=cache.max_cas_blob_size_bytes if cache.max_cas_blob_size_bytes > 0 else None,
-        takes_results=cache.action_cache_update_capabilities.update_enabled,
+        takes_results=(
+            cache.action_cache_update_capabilities.update_enabled
+            if cache.HasField("action_cache_update_capabilities")
+            else None
+        ),
     )
 
 

@@ -53,8 +53,10 @@ class FetchedAsset:
 class RemoteIndex:
     """Action results, assets and references of one remote."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: Remote, *, lacking_is_miss: bool = True) -> None:
+        """lacking_is_miss: False where to ask a service that is not there is Unsupported, too."""
         self._remote = remote
+        self._lacking_is_miss = lacking_is_miss
 
     def __repr__(self) -> str:
         return f"<RemoteIndex {self._remote!r}>"
@@ -169,8 +171,12 @@ class RemoteIndex:
     async def _ask(self, method: Method, request: Message) -> bytes | None:
         try:
             return await self._remote.calls.unary(method, request.SerializeToString())
-        except (NotFound, Unsupported):
+        except NotFound:
             return None
+        except Unsupported:
+            if self._lacking_is_miss:
+                return None
+            raise
 
     async def _tell(self, method: Method, request: Message) -> None:
         await self._tell_bytes(method, request.SerializeToString())

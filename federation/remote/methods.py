@@ -11,6 +11,7 @@ class Method(NamedTuple):
     service: str
     name: str
     is_quick: bool = False  # small both ways, and no work to speak of: silence is a stall
+    is_vital: bool = False  # a server of blobs has it: never taken for missing
 
     @property
     def path(self) -> str:
@@ -25,7 +26,7 @@ _REFERENCES = "buildstream.v2.ReferenceStorage"
 _BYTESTREAM = "google.bytestream.ByteStream"
 
 CAPABILITIES = Method(f"{_REAPI}.Capabilities", "GetCapabilities")
-FIND_MISSING = Method(_CAS, "FindMissingBlobs", is_quick=True)
+FIND_MISSING = Method(_CAS, "FindMissingBlobs", is_quick=True, is_vital=True)
 BATCH_READ = Method(_CAS, "BatchReadBlobs")
 BATCH_UPDATE = Method(_CAS, "BatchUpdateBlobs")
 READ = Method(_BYTESTREAM, "Read")

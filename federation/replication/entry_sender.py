@@ -137,19 +137,28 @@ class EntrySender:
 
         Raises what the store and the ledger raise when they cannot tell.
         """
+        if (outcome := self._against(wanted)) is not None:
+            return outcome
+        try:
+            if wanted.looks and await self._is_settled(wanted):
+                return PRESENT
+        except Unsupported as error:
+            return self._unsupported(wanted.entry.key.kind, error)
+        node_id = self._target.identity.node_id
+        if (outcome := await self._closed(wanted)) is not None:
+            return outcome
+        return await self._push_in_order(wanted, node_id)
+
+    def _against(self, wanted: EntryToSend) -> SendOutcome | None:
+        """Return why an entry is not sent, whatever the peer has."""
         entry = wanted.entry
         if not may_go_on(wanted.via):
             return TOO_FAR
         if entry.expires_at_s is not None and entry.expires_at_s <= self._clock.wall_s():
             return EXPIRED
         if self._target.lacks(entry.key.kind):
-            return self._unsupported(entry.key.kind)
-        if wanted.looks and await self._is_settled(wanted):
-            return PRESENT
-        node_id = self._target.identity.node_id
-        if (outcome := await self._closed(wanted)) is not None:
-            return outcome
-        return await self._push_in_order(wanted, node_id)
+            return self._lacking(entry.key.kind)
+        return None
 
     async def _is_settled(self, wanted: EntryToSend) -> bool:
         """Whether the peer has this entry, or another that is to stay."""
@@ -160,15 +169,23 @@ class EntrySender:
         return theirs is Theirs.SAME or (theirs is Theirs.OTHER and keeps_theirs)
 
     async def _look(self, entry: Entry) -> Theirs:
-        """Look until there is an answer; one who does not let us look may have anything."""
+        """Look until there is an answer; one who does not let us look may have anything.
 
-        async def look() -> Theirs:
+        Raises Unsupported: what is there stays unknown.
+        """
+
+        async def look() -> Theirs | Unsupported:
             try:
                 return await self._target.look(entry)
             except (RequestRefused, Denied):
                 return Theirs.OTHER
+            except Unsupported as error:
+                return error
 
-        return await self._shipper.sender.asker.answer(look)
+        theirs = await self._shipper.sender.asker.answer(look)
+        if isinstance(theirs, Unsupported):
+            raise theirs
+        return theirs
 
     async def _push_in_order(self, wanted: EntryToSend, node_id: str) -> SendOutcome:
         entry = wanted.entry
@@ -256,8 +273,8 @@ class EntrySender:
             try:
                 stamped = entry._replace(stamp=stamp_to_send(entry, self._ledger.node_id))
                 await self._target.push(stamped, wanted.via, node_id)
-            except Unsupported:
-                return self._unsupported(entry.key.kind)
+            except Unsupported as error:
+                return self._unsupported(entry.key.kind, error)
             except RemoteFailed as error:
                 if isinstance(error, RequestRefused) and not refused:
                     return error
@@ -271,7 +288,11 @@ class EntrySender:
         self._tally.sent(1, len(entry.value))
         return SENT
 
-    def _unsupported(self, kind: EntryKind) -> SendOutcome:
+    def _unsupported(self, kind: EntryKind, error: Unsupported) -> SendOutcome:
+        """Set it aside, unless it is sure by now that the peer has no such service."""
+        return self._lacking(kind) if self._target.lacks(kind) else parked(error.reason)
+
+    def _lacking(self, kind: EntryKind) -> SendOutcome:
         self._tally.unsupported[_SERVICES[kind]] += 1
         return skipped(f"the peer has no {_SERVICES[kind]}")
 

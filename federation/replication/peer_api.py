@@ -52,7 +52,11 @@ class PeerApi(Protocol):
         ...
 
     def lacks(self, kind: EntryKind) -> bool:
-        """Whether it turned out to have no such service. Cheap; forgotten after a while."""
+        """Whether it has no such service, by its capabilities or after several tries over minutes.
+
+        A single Unsupported does not mean that: it may come from a proxy on the way. Cheap;
+        forgotten after a while.
+        """
         ...
 
     async def greet(self) -> None:

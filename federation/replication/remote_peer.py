@@ -13,8 +13,15 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.store import Entry, EntryKey, EntryKind, Stamp
 from federation.remote import Remote, RemoteIndex, RemoteStore
-from federation.remote.failures import FailureKind, failure
-from federation.remote.methods import PUSH_BLOB, PUSH_DIRECTORY, UPDATE_RESULT
+from federation.remote.failures import FailureKind, Unsupported, failure
+from federation.remote.methods import (
+    FETCH_BLOB,
+    FETCH_DIRECTORY,
+    GET_RESULT,
+    PUSH_BLOB,
+    PUSH_DIRECTORY,
+    UPDATE_RESULT,
+)
 from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
 from federation.wire.asset_request import content_of, pushed_of
 
@@ -22,6 +29,11 @@ _METHODS = {
     EntryKind.ACTION_RESULT: UPDATE_RESULT,
     EntryKind.ASSET_BLOB: PUSH_BLOB,
     EntryKind.ASSET_DIRECTORY: PUSH_DIRECTORY,
+}
+_LOOKS = {
+    EntryKind.ACTION_RESULT: GET_RESULT,
+    EntryKind.ASSET_BLOB: FETCH_BLOB,
+    EntryKind.ASSET_DIRECTORY: FETCH_DIRECTORY,
 }
 
 
@@ -41,7 +53,7 @@ class RemoteTarget:
         self._for_large = for_large
         self._store = RemoteStore(remote)
         self._large_store = RemoteStore(for_large)
-        self._index = RemoteIndex(remote)
+        self._index = RemoteIndex(remote, lacking_is_miss=False)
         self._instance = instance
         self._salt = remote.random.getrandbits(128)
 
@@ -104,8 +116,7 @@ class RemoteTarget:
             raise failure(self._remote.name, FailureKind.UNAVAILABLE, "another node answers now")
         with _replicating(via, entry.stamp):
             if entry.key.kind is EntryKind.ACTION_RESULT:
-                action = action_of(entry.key)
-                await self._index.update_action_result(action, entry.value, instance)
+                await self._update_action_result(entry, instance)
                 return
             pushed = pushed_of(entry)
             pushed.uris.append(entry.label)
@@ -114,8 +125,25 @@ class RemoteTarget:
             else:
                 await self._index.push_directory(pushed, instance)
 
+    async def _update_action_result(self, entry: Entry, instance: str) -> None:
+        try:
+            action = action_of(entry.key)
+            await self._index.update_action_result(action, entry.value, instance)
+        except Unsupported:
+            if self._remote.known.takes_results is False:
+                self._remote.calls.believe_lacking(UPDATE_RESULT)
+            raise
+
     async def look(self, entry: Entry) -> Theirs:
         """See Target. Of an asset its content and end are compared, not what it refers to."""
+        try:
+            return await self._look(entry)
+        except Unsupported:
+            if self._remote.calls.lacks(_LOOKS[entry.key.kind]):
+                return Theirs.NOTHING
+            raise
+
+    async def _look(self, entry: Entry) -> Theirs:
         instance = entry.key.instance if self._instance is None else self._instance
         with _replicating(()):
             if entry.key.kind is EntryKind.ACTION_RESULT:

@@ -12,12 +12,13 @@ from federation.core.clock import ManualClock, SystemClock
 from federation.core.digest import digest_of
 from federation.core.store import Provenance, Source, Stamp
 from federation.remote import Denied, FailureKind, RemoteFailed, Unsupported
+from federation.remote.methods import BATCH_UPDATE
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, until
 from tests.remote.fake_server import FakeServer, fails, first_times, hangs
 from tests.remote.served import NODE_ID, Here, connected
 
-FIND = "FindMissingBlobs"
+FIND, UPDATE = "FindMissingBlobs", "BatchUpdateBlobs"
 ASKED = digest_of(b"asked")
 
 
@@ -160,19 +161,59 @@ async def test_u04_a_question_that_gets_no_answer_is_a_stall_and_not_asked_again
     assert len(fake.calls(FIND)) == 1
 
 
-async def test_a_method_that_is_not_there_is_remembered_for_a_while(fake: FakeServer) -> None:
+async def test_a_method_that_is_not_there_for_minutes_is_remembered_for_a_while(
+    fake: FakeServer,
+) -> None:
+    clock = ManualClock()
+    fake.does[UPDATE] = fails(grpc.StatusCode.UNIMPLEMENTED)
+    async with connected(fake.address, clock) as here:
+
+        async def asks() -> None:
+            with pytest.raises(Unsupported):
+                await here.remote.calls.unary(BATCH_UPDATE, b"")
+
+        for _ in range(3):
+            await asks()
+        assert here.remote.describe()["unsupported"] == []  # it may be a proxy, for a moment
+        clock.advance(301)
+        for _ in range(3):
+            await asks()
+        assert len(fake.calls(UPDATE)) == 4
+        (shown,) = here.remote.describe()["unsupported"]
+        assert shown.endswith(".ContentAddressableStorage/BatchUpdateBlobs")
+        clock.advance(601)
+        await asks()  # this one finds out again
+        await asks()
+        assert len(fake.calls(UPDATE)) == 5
+        clock.advance(601)
+        del fake.does[UPDATE]
+        await here.remote.calls.unary(BATCH_UPDATE, b"")
+        assert here.remote.describe()["unsupported"] == []
+
+
+async def test_an_answer_in_between_shows_that_a_method_is_there(fake: FakeServer) -> None:
+    clock = ManualClock()
+    async with connected(fake.address, clock) as here:
+        for _ in range(5):
+            fake.does[UPDATE] = fails(grpc.StatusCode.UNIMPLEMENTED)
+            with pytest.raises(Unsupported):
+                await here.remote.calls.unary(BATCH_UPDATE, b"")
+            clock.advance(200)
+            del fake.does[UPDATE]
+            await here.remote.calls.unary(BATCH_UPDATE, b"")
+        assert here.remote.describe()["unsupported"] == []
+        assert len(fake.calls(UPDATE)) == 10
+
+
+async def test_find_missing_is_asked_for_whatever_was_said_before(fake: FakeServer) -> None:
     clock = ManualClock()
     fake.does[FIND] = fails(grpc.StatusCode.UNIMPLEMENTED)
     async with connected(fake.address, clock) as here:
-        for _ in range(3):
+        for _ in range(5):
             assert isinstance(await fails_with(here), Unsupported)
-        assert len(fake.calls(FIND)) == 1
-        (shown,) = here.remote.describe()["unsupported"]
-        assert shown.endswith(".ContentAddressableStorage/FindMissingBlobs")
-        clock.advance(601)
+            clock.advance(301)
         del fake.does[FIND]
         assert await here.store.find_missing([ASKED]) == {ASKED}
-        assert here.remote.describe()["unsupported"] == []
 
 
 async def test_u27_calls_at_once_and_calls_that_wait_are_bounded(fake: FakeServer) -> None:

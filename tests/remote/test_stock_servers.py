@@ -205,5 +205,4 @@ async def test_what_they_cannot_do_is_known(here: Here) -> None:
     if not known.hashes_with(DigestFunction.BLAKE3):
         assert await here.store.find_missing([blake]) == {blake}
     assert await here.index.get_reference("key") is None
-    (missing,) = here.remote.describe()["unsupported"]
-    assert missing == "buildstream.v2.ReferenceStorage/GetReference"
+    assert here.remote.describe()["unsupported"] == []  # one UNIMPLEMENTED says little

@@ -60,14 +60,25 @@ class Faults:
     trims: int = 0
     lost_answers: float = 0.0  # of calls: done, but never heard of
     repeats: float = 0.0  # of calls: done twice
+    astray: float = 0.0  # of calls: a proxy answers them, with UNIMPLEMENTED
     skew_s: float = 0.0
     delay_s: float = 0.01
 
 
 CALM = Faults()
-ROUGH = Faults(cuts=6, crashes=3, lost_answers=0.05, repeats=0.05, skew_s=3600.0, delay_s=0.5)
+ROUGH = Faults(
+    cuts=6, crashes=3, lost_answers=0.05, repeats=0.05, astray=0.02, skew_s=3600.0, delay_s=0.5
+)
 WORST = Faults(
-    cuts=6, crashes=4, wipes=1, trims=2, lost_answers=0.1, repeats=0.1, skew_s=200_000, delay_s=2.0
+    cuts=6,
+    crashes=4,
+    wipes=1,
+    trims=2,
+    lost_answers=0.1,
+    repeats=0.1,
+    astray=0.05,
+    skew_s=200_000,
+    delay_s=2.0,
 )
 
 
@@ -86,6 +97,8 @@ class Wire:
         """Do something over there, or fail, or both."""
         await asyncio.sleep(self._rng.uniform(0, self._faults.delay_s))
         self._check()
+        if self._rng.random() < self._faults.astray:
+            raise failure(self.there.name, FailureKind.UNSUPPORTED, "a proxy's 404")
         result = work()
         if self._rng.random() < self._faults.repeats:
             work()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import grpc
+import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import Digest, digest_of
@@ -373,6 +374,7 @@ async def test_a_peer_without_action_cache_gets_the_rest_and_status_says_so(
     fake: FakeServer,
 ) -> None:
     fake.does["UpdateActionResult"] = fails(grpc.StatusCode.UNIMPLEMENTED)
+    fake.capabilities.cache_capabilities.action_cache_update_capabilities.SetInParent()
     async with remembering(peer(fake.address)) as here:
         await following(here)
         digests = await here.push(*BLOBS)
@@ -385,6 +387,64 @@ async def test_a_peer_without_action_cache_gets_the_rest_and_status_says_so(
         facts = await here.caught_up()
         assert facts["unsupported"] == {"ActionCache": 2}
         assert len(fake.calls("UpdateActionResult")) == 1
+
+
+@pytest.mark.parametrize("method", ["UpdateActionResult", "PushBlob"])
+async def test_an_entry_is_never_passed_for_one_unimplemented_and_arrives_in_the_end(
+    fake: FakeServer, method: str
+) -> None:
+    """A proxy's 404 reads as UNIMPLEMENTED, and is over in a moment."""
+    good = getattr(fake, f"_{method}")
+    fake.does[method] = first_times(1, fails(grpc.StatusCode.UNIMPLEMENTED), good)
+    async with remembering(peer(fake.address)) as here:
+        await following(here)
+        digests = await here.push(*BLOBS)
+        entries = [
+            result_of(digest_of(b"%d" % at), digest)
+            if method == "UpdateActionResult"
+            else asset_of(f"urn:{at}", digest)
+            for at, digest in enumerate(digests)
+        ]
+        await here.put(*entries)
+        facts = await here.caught_up()
+        there = fake.results if method == "UpdateActionResult" else fake.assets
+        assert (len(there), facts["skipped"], facts["unsupported"]) == (len(entries) - 1, {}, {})
+        (reason,) = (await parked_reasons(here)).values()
+        assert "UNIMPLEMENTED" in reason
+        await here.ledger.ask_retry()
+        await here.until(lambda: len(there) == len(entries))
+        await here.until(lambda: here.facts()["parked"] == 0)
+
+
+async def test_a_question_that_went_astray_once_does_not_stop_replication(
+    fake: FakeServer,
+) -> None:
+    async with remembering(peer(fake.address)) as here:
+        await following(here)
+        unimplemented = fails(grpc.StatusCode.UNIMPLEMENTED)
+        fake.does["FindMissingBlobs"] = first_times(3, unimplemented, fake._FindMissingBlobs)
+        digests = await here.push(*BLOBS)
+        await here.caught_up()
+        assert set(digests) <= set(fake.blobs)
+        assert await here.ledger.parked() == []
+
+
+async def test_a_look_that_went_astray_does_not_let_an_entry_overwrite_what_is_there(
+    fake: FakeServer,
+) -> None:
+    async with remembering() as here:
+        (mine, other) = await here.push(b"mine", b"other")
+        await here.put(result_of(ACTION, mine))
+        theirs = result_of(ACTION, other).value
+        fake.results[ACTION.hash_hex] = theirs
+        fake.does["GetActionResult"] = fails(grpc.StatusCode.UNIMPLEMENTED)
+        await here.replication.reload([peer(fake.address)])
+        await here.caught_up()
+        assert set(await parked_reasons(here)) == {str(ACTION)}
+        fake.does.clear()
+        await here.ledger.ask_retry()
+        await here.until(lambda: here.facts()["parked"] == 0)
+        assert fake.results[ACTION.hash_hex] == theirs
 
 
 # -- resync --------------------------------------------------------------------------------------
