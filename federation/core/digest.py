@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import blake3
@@ -40,16 +41,34 @@ class Hasher(Protocol):
         ...
 
 
+class Implementation(NamedTuple):
+    """What this node needs to store blobs under one digest function."""
+
+    new: Callable[[], Hasher]
+    hash_bytes: Callable[[bytes | memoryview], bytes]  # the raw hash of data that is all here
+    suffix: str  # of a blob file's name, which without one means SHA-256
+
+
+# The one place to add a digest function to, together with its value above. Every hash has
+# HASH_BYTES bytes: catalogue keys and the raw codecs rely on that.
+IMPLEMENTATIONS: Mapping[DigestFunction, Implementation] = {
+    DigestFunction.SHA256: Implementation(
+        hashlib.sha256, lambda data: hashlib.sha256(data).digest(), ""
+    ),
+    DigestFunction.BLAKE3: Implementation(
+        blake3.blake3, lambda data: blake3.blake3(data).digest(), ".blake3"
+    ),
+}
+
+
 def new_hasher(function: DigestFunction) -> Hasher:
     """Return a fresh hasher of this function."""
-    return hashlib.sha256() if function == DigestFunction.SHA256 else blake3.blake3()
+    return IMPLEMENTATIONS[function].new()
 
 
 def hash_bytes(function: DigestFunction, data: bytes | memoryview) -> bytes:
-    """Return the raw 32-byte hash of data."""
-    if function == DigestFunction.SHA256:
-        return hashlib.sha256(data).digest()
-    return blake3.blake3(data).digest()
+    """Return the raw hash of data, HASH_BYTES long."""
+    return IMPLEMENTATIONS[function].hash_bytes(data)
 
 
 class Digest(NamedTuple):
@@ -71,7 +90,9 @@ class Digest(NamedTuple):
 
     def __str__(self) -> str:
         text = f"{self.hash.hex()}/{self.size_bytes}"
-        return text if self.function == DigestFunction.SHA256 else f"blake3/{text}"
+        if self.function == DigestFunction.SHA256:
+            return text
+        return f"{self.function.wire_name}/{text}"
 
 
 _EMPTY_HASH = {function: hash_bytes(function, b"") for function in DigestFunction}

@@ -20,10 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from federation.core.digest import Digest, DigestFunction
+from federation.core.digest import IMPLEMENTATIONS, Digest
 from federation.core.errors import SourceUnavailable, StorageFull, StorageRefused, TooBusy
 
-_BLOB_NAME = re.compile(r"([0-9a-f]{64})-(0|[1-9][0-9]{0,18})(\.blake3)?")
+_FUNCTIONS = {each.suffix: function for function, each in IMPLEMENTATIONS.items()}
+_SUFFIXES = "|".join(re.escape(suffix) for suffix in _FUNCTIONS if suffix)
+_BLOB_NAME = re.compile(rf"([0-9a-f]{{64}})-(0|[1-9][0-9]{{0,18}})({_SUFFIXES})?")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -73,7 +75,7 @@ class DataDirectory:
     def blob_path(self, digest: Digest) -> str:
         """Return where the blob's file is; only digits of its own hash and size make the path."""
         name = digest.hash.hex()
-        suffix = ".blake3" if digest.function == DigestFunction.BLAKE3 else ""
+        suffix = IMPLEMENTATIONS[digest.function].suffix
         return f"{self._blobs}/{name[:2]}/{name}-{digest.size_bytes}{suffix}"
 
     def has_blob_files(self) -> bool:
@@ -95,8 +97,7 @@ def parse_blob_name(name: str) -> Digest | None:
     match = _BLOB_NAME.fullmatch(name)
     if match is None:
         return None
-    function = DigestFunction.BLAKE3 if match[3] else DigestFunction.SHA256
-    return Digest(bytes.fromhex(match[1]), int(match[2]), function)
+    return Digest(bytes.fromhex(match[1]), int(match[2]), _FUNCTIONS[match[3] or ""])
 
 
 def sync_folder(path: Path | str) -> None:

@@ -45,7 +45,8 @@ def function_of(value: int) -> DigestFunction:
     """
     function = _FUNCTIONS.get(value)
     if function is None:
-        raise InvalidRequest(f"digest_function {value} is not served; SHA256 and BLAKE3 are")
+        served = ", ".join(each.name for each in DigestFunction)
+        raise InvalidRequest(f"digest_function {value} is not served; these are: {served}")
     return function
 
 
