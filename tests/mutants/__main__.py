@@ -1,0 +1,109 @@
+"""Make one mistake after the other in a copy of the program, and see that a test notices each.
+
+    python -m tests.mutants                     all of them
+    python -m tests.mutants --only NAME...      some
+    python -m tests.mutants --list
+    python -m tests.mutants --check             only whether the table fits the program
+
+A mutant whose tests all pass has survived: a mistake of that kind could get in unseen. The exit
+code is 1 when one did that is not explained in the table, 2 when the table does not fit the
+program, or its tests fail without any mistake.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+
+import click
+
+from tests.mutants.mutant import Mutant, Stale, mutated
+from tests.mutants.table import MUTANTS
+from tests.mutants.tree import ROOT, Outcome, Tree
+
+
+@click.command()
+@click.option("--only", multiple=True, help="A mutant's name, or how it begins.")
+@click.option("--list", "lists", is_flag=True, help="Show them, and do nothing.")
+@click.option("--check", is_flag=True, help="See only whether their old texts are there.")
+@click.option("--jobs", default=1, show_default=True, help="How many at once.")
+@click.option("--limit", default=240.0, show_default=True, help="Seconds for one's tests.")
+@click.option("--no-baseline", is_flag=True, help="Do not run the tests without a mistake first.")
+def main(
+    only: tuple[str, ...], lists: bool, check: bool, jobs: int, limit: float, no_baseline: bool
+) -> None:
+    """Make mistakes on purpose, and see that tests notice."""
+    chosen = [each for each in MUTANTS if not only or each.name.startswith(only)]
+    if lists:
+        for each in chosen:
+            click.echo(f"{each.name:34} {each.file}\n    {each.why}")
+        return
+    if stale := [text for each in chosen if (text := _stale(each))]:
+        click.echo("\n".join(stale))
+        sys.exit(2)
+    if check:
+        click.echo(f"{len(chosen)} mutants fit the program")
+        return
+    with tempfile.TemporaryDirectory(prefix="federation-mutants-") as folder:
+        sys.exit(_run(chosen, Path(folder), jobs, limit, baseline=not no_baseline))
+
+
+def _stale(mutant: Mutant) -> str | None:
+    try:
+        mutated(mutant, (ROOT / mutant.file).read_text())
+    except (Stale, OSError) as error:
+        return str(error)
+    missing = [t for t in mutant.tests if not (ROOT / t.partition("::")[0]).exists()]
+    return f"{mutant.name}: no tests at {missing}" if missing else None
+
+
+def _run(chosen: list[Mutant], folder: Path, jobs: int, limit_s: float, *, baseline: bool) -> int:
+    trees: SimpleQueue[Tree] = SimpleQueue()
+    for number in range(jobs):
+        tree = Tree(folder / str(number))
+        tree.check_import()
+        trees.put(tree)
+    if baseline:
+        tree = trees.get()
+        outcome = tree.test(sorted({t for each in chosen for t in each.tests}), limit_s * 10)
+        trees.put(tree)
+        if outcome is not Outcome.PASSED:
+            click.echo(f"without any mistake: {outcome}\n{tree.output}")
+            return 2
+    with ThreadPoolExecutor(jobs) as pool:
+        ends = list(pool.map(lambda each: _try(each, trees, limit_s), chosen))
+    survived = [each for each, end in zip(chosen, ends, strict=True) if end is Outcome.PASSED]
+    broken = [each for each, end in zip(chosen, ends, strict=True) if end is Outcome.BROKEN]
+    unexplained = [each for each in survived if not each.survives]
+    click.echo(f"\n{len(chosen)} mutants, {len(survived)} survived, {len(broken)} broken")
+    for each in survived:
+        click.echo(f"survived: {each.name}: {each.survives or each.why}")
+    for each in broken:
+        click.echo(f"broken: {each.name}: its tests could not be run with it")
+    return 2 if broken else int(bool(unexplained))
+
+
+def _try(mutant: Mutant, trees: SimpleQueue[Tree], limit_s: float) -> Outcome:
+    tree = trees.get()
+    before = tree.read(mutant.file)
+    began_s = time.perf_counter()
+    try:
+        tree.write(mutant.file, mutated(mutant, before))
+        outcome = tree.test(mutant.tests, limit_s)
+    finally:
+        tree.write(mutant.file, before)
+        trees.put(tree)
+    taken_s = time.perf_counter() - began_s
+    word = {Outcome.PASSED: "SURVIVED", Outcome.FAILED: "killed"}.get(outcome, outcome.value)
+    click.echo(f"{word:10} {taken_s:5.0f} s  {mutant.name}")
+    if outcome is Outcome.BROKEN:
+        click.echo(tree.output)
+    return outcome
+
+
+if __name__ == "__main__":
+    main()

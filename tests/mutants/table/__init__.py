@@ -1,0 +1,12 @@
+"""All mutants. Mistakes by which data is lost, wrong or kept from where it belongs."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+from tests.mutants.table.durability import DURABILITY
+from tests.mutants.table.leases import LEASES
+from tests.mutants.table.replication import REPLICATION
+from tests.mutants.table.services import SERVICES
+from tests.mutants.table.upstream import UPSTREAM
+
+MUTANTS: list[Mutant] = [*DURABILITY, *LEASES, *REPLICATION, *UPSTREAM, *SERVICES]

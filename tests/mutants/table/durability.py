@@ -1,0 +1,226 @@
+"""Mistakes in making bytes durable and in telling right ones from wrong ones."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_STORAGE = "federation/storage"
+_ORDER = ("tests/faults/storage/test_power_cut.py",)
+_STORE = ("tests/contracts/store",)
+_DAMAGE = ("tests/storage/test_damage.py",)
+
+DURABILITY = [
+    Mutant(
+        "ingest-fdatasync",
+        f"{_STORAGE}/ingest.py",
+        "os.fdatasync(self._fd)",
+        "os.fstat(self._fd)",
+        _ORDER,
+        "A streamed blob's bytes are not on the disk when its row is.",
+    ),
+    Mutant(
+        "batch-fdatasync",
+        f"{_STORAGE}/batch_files.py",
+        "os.fdatasync(fd)",
+        "os.fstat(fd)",
+        _ORDER,
+        "The bytes of a batch's files are not on the disk when their rows are.",
+    ),
+    Mutant(
+        "folder-fsync",
+        f"{_STORAGE}/catalogue/writer.py",
+        "                sync_folder(folder)",
+        "                assert folder",
+        _ORDER,
+        "A blob's name is not on the disk when its row is.",
+    ),
+    Mutant(
+        "folder-fsync-itself",
+        f"{_STORAGE}/directory.py",
+        "        os.fsync(fd)",
+        "        os.fstat(fd)",
+        _ORDER,
+        "The same, where folders are made durable.",
+    ),
+    Mutant(
+        "folder-after-commit",
+        f"{_STORAGE}/catalogue/writer.py",
+        """            for folder in transaction.folders:
+                sync_folder(folder)
+            write_totals(connection, transaction.totals)
+            connection.execute("COMMIT")
+""",
+        """            write_totals(connection, transaction.totals)
+            connection.execute("COMMIT")
+            for folder in transaction.folders:
+                sync_folder(folder)
+""",
+        _ORDER,
+        "A power cut between the two leaves a row without its file.",
+    ),
+    Mutant(
+        "wal-sync",
+        f"{_STORAGE}/catalogue/schema.py",
+        "PRAGMA synchronous = FULL",
+        "PRAGMA synchronous = NORMAL",
+        _ORDER,
+        "A commit that was acknowledged is lost at a power cut.",
+    ),
+    Mutant(
+        "ok-before-commit",
+        f"{_STORAGE}/catalogue/writer.py",
+        """                with self._metrics.commit_seconds.time():
+                    self._commit(connection, batch)
+""",
+        """                batch[0].loop.call_soon_threadsafe(self._settle, batch)
+                with self._metrics.commit_seconds.time():
+                    self._commit(connection, batch)
+""",
+        ("tests/storage/test_writer.py", "tests/faults/storage/test_kill.py"),
+        "The OK is out before anything is durable.",
+    ),
+    Mutant(
+        "writes-after-failed-sync",
+        f"{_STORAGE}/catalogue/writer.py",
+        """        if isinstance(reason, StorageFailed):
+            self.fail(str(reason))
+""",
+        """        if isinstance(reason, StorageFailed):
+            _log.error("catalogue_write_failed", reason=str(reason))
+""",
+        ("tests/storage/test_writer.py", "tests/faults/storage/test_disk_errors.py"),
+        "After a failed fsync the kernel calls pages written that it dropped.",
+    ),
+    Mutant(
+        "one-failure-undoes-all",
+        f"{_STORAGE}/catalogue/writer.py",
+        """            transaction.connection.execute("ROLLBACK TO operation")
+""",
+        "",
+        ("tests/storage/test_writer.py", "tests/storage/test_batch_files.py"),
+        "Half of a refused operation is committed with the others.",
+    ),
+    Mutant(
+        "totals-of-the-undone",
+        f"{_STORAGE}/catalogue/writer.py",
+        "            transaction.totals = totals\n",
+        "",
+        ("tests/storage/test_writer.py",),
+        "What an undone operation counted stays counted.",
+    ),
+    Mutant(
+        "ingest-hash",
+        f"{_STORAGE}/ingest.py",
+        "            self._is_right = found == self._digest.hash",
+        "            self._is_right = bool(found)",
+        _STORE,
+        "A streamed upload of other bytes is stored under the digest.",
+    ),
+    Mutant(
+        "ingest-size",
+        f"{_STORAGE}/ingest.py",
+        "        if end > self._digest.size_bytes:",
+        "        if end > 2 * self._digest.size_bytes + 10:",
+        (*_STORE, "tests/storage/test_at_once.py"),
+        "More bytes than were reserved are taken.",
+    ),
+    Mutant(
+        "ingest-hashed-not-stored",
+        f"{_STORAGE}/ingest.py",
+        "            if self._received_bytes != self._digest.size_bytes:",
+        "            if self._received_bytes > self._digest.size_bytes:",
+        ("tests/storage", "tests/contracts/store", "tests/upstream/test_intake.py"),
+        "A file is named whose bytes were hashed and not all written.",
+    ),
+    Mutant(
+        "batch-hash",
+        f"{_STORAGE}/verification.py",
+        "if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash:",
+        "if len(data) != digest.size_bytes:",
+        _STORE,
+        "Wrong bytes of the right size are stored, and read.",
+    ),
+    Mutant(
+        "batch-size",
+        f"{_STORAGE}/verification.py",
+        "if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash:",
+        "if hash_bytes(digest.function, data) != digest.hash:",
+        (*_STORE, "tests/services/test_batch.py"),
+        "A digest with the right hash and a wrong size is stored.",
+    ),
+    Mutant(
+        "read-hash-of-stream",
+        f"{_STORAGE}/streaming.py",
+        "                if self._hasher.digest() != self._digest.hash:",
+        "                if not self._hasher.digest():",
+        _DAMAGE,
+        "A large damaged file is streamed under an OK.",
+    ),
+    Mutant(
+        "read-hash-of-file",
+        f"{_STORAGE}/blob_files.py",
+        "    if hasher.digest() != digest.hash:",
+        "    if not hasher.digest():",
+        (*_DAMAGE, "tests/storage/test_blob_files.py"),
+        "A damaged file counts as verified.",
+    ),
+    Mutant(
+        "read-trusts-changed-file",
+        f"{_STORAGE}/verification.py",
+        "return ctime_ns != row.ctime_ns or age_ms",
+        "return age_ms",
+        _DAMAGE,
+        "A file that was written to since it was verified is trusted.",
+    ),
+    Mutant(
+        "read-trusts-for-ever",
+        f"{_STORAGE}/verification.py",
+        "return ctime_ns != row.ctime_ns or age_ms > core.settings.verify_after * 1000",
+        "return ctime_ns != row.ctime_ns or age_ms < 0",
+        _DAMAGE,
+        "Rot that no ctime shows is served for ever.",
+    ),
+    Mutant(
+        "lost-file-blocks-upload",
+        f"{_STORAGE}/publishing.py",
+        """        if _is_whole(directory, digest, row):
+            catalogue.renew(transaction, row, origin)
+            return False
+        catalogue.delete(transaction, row)
+""",
+        """        if row.inline or digest:
+            catalogue.renew(transaction, row, origin)
+            return False
+        catalogue.delete(transaction, row)
+""",
+        ("tests/storage/test_damage.py", "tests/faults/storage/test_damage.py", *_STORE),
+        "An upload of what vanished is answered OK, and stored nowhere.",
+    ),
+    Mutant(
+        "stray-removed-under-a-row",
+        f"{_STORAGE}/publishing.py",
+        "        if named == path:",
+        "        if not named:",
+        ("tests/storage/test_batch_files.py", "tests/storage/test_at_once.py", "tests/storage"),
+        "The sweep removes files that have rows.",
+    ),
+    Mutant(
+        "stale-report",
+        f"{_STORAGE}/quarantine.py",
+        "row is None or row.seq != seq",
+        "row is None",
+        ("tests/storage/test_damage.py",),
+        "A late report of damage takes away the good copy that was uploaded since.",
+    ),
+    Mutant(
+        "epoch-at-quarantine",
+        f"{_STORAGE}/context.py",
+        """            if await self.writer.submit(work):
+                self.epoch.bump()
+""",
+        """            if await self.writer.submit(work):
+""",
+        (*_DAMAGE, "tests/storage/test_hot.py", "tests/storage/test_known.py"),
+        "Answers from memory go on about what was found damaged.",
+    ),
+]
