@@ -29,11 +29,19 @@ def prefix(*injections: str, paths: Sequence[Path] = (), out: str = "/dev/null")
 
 @contextmanager
 def attached(
-    node: Node, *injections: str, paths: Sequence[Path] = (), out: str = "/dev/null"
+    node: Node,
+    *injections: str,
+    paths: Sequence[Path] = (),
+    out: str = "/dev/null",
+    names: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Inject into all threads of a running node until the block ends."""
+    """Inject into all threads of a running node until the block ends.
+
+    names: whether the trace shows what descriptors are open on.
+    """
+    shown = ["-y"] if names else []
     tracer = subprocess.Popen(
-        ["strace", *_arguments(injections, paths, out), "-p", str(node.pid)],
+        ["strace", *shown, *_arguments(injections, paths, out), "-p", str(node.pid)],
         stderr=subprocess.PIPE,
     )
     try:

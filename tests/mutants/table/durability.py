@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _STORAGE = "federation/storage"
-_ORDER = ("tests/faults/storage/test_power_cut.py",)
+_ORDER = ("tests/faults/storage/test_order.py",)
 _STORE = ("tests/contracts/store",)
 _DAMAGE = ("tests/storage/test_damage.py",)
 
