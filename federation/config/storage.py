@@ -51,6 +51,13 @@ class StorageConfig(Section):
     lease: Duration = Field(
         default=3600.0, gt=0, description="how long what a client was told is here stays here"
     )
+    clock_drift: Duration = Field(
+        default=300.0,
+        gt=0,
+        le=366 * 86400,
+        description="how far the date of a name's value may be ahead of this machine's clock; what "
+        "a peer dates later is refused until the clocks agree",
+    )
     verify_after: Duration = Field(
         default=86400.0, description="a blob not verified for this long is verified when read"
     )

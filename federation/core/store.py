@@ -298,7 +298,7 @@ class Index(Protocol):
         One that comes from an upstream does not replace one that does not and has not expired: it
         is let fall.
 
-        Raises StorageFull, StorageFailed, InvalidRequest (a stamp from a peer that is more than a
-        year ahead of the wall clock): none of them is stored.
+        Raises StorageFull, StorageFailed, InvalidRequest (a stamp from a peer that is further
+        ahead of the wall clock than storage.clock-drift): none of them is stored.
         """
         ...

@@ -67,6 +67,16 @@ class Metrics:
             "Blobs held here that were called missing, because their leases could not be written",
             registry=reg,
         )
+        self.dates_ahead = Gauge(
+            "federation_dates_ahead_seconds",
+            "How far the latest date of a name's value is ahead of this machine's clock",
+            registry=reg,
+        )
+        self.redated = Counter(
+            "federation_redated_entries_total",
+            "Names whose values were dated anew, as a wrong clock had dated them too far ahead",
+            registry=reg,
+        )
         self.quarantined = Counter(
             "federation_quarantined_total", "Blobs found damaged and set aside", registry=reg
         )

@@ -266,6 +266,7 @@ def _assemble(
         on_commit=on_commit,
         metrics=metrics,
         node_id=opened.node_id,
+        drift_s=settings.clock_drift,
     )
     return StorageContext(
         directory=opened.directory,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from federation.core import hops
 from federation.core.digest import Digest
+from federation.core.errors import InvalidRequest
 from federation.core.replication_log import Lane, LogRow, Parked
 from federation.core.store import (
     FROM_CLIENT,
@@ -23,7 +24,7 @@ from federation.core.store import (
 )
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.services.provenance import told_by
-from federation.storage.catalogue.hlc import Held, Verdict, date
+from federation.storage.catalogue.hlc import DRIFT_S, Held, Verdict, date, is_too_far, next_ticks
 from tests.replication.schedule_world import Life, World
 
 WALL_S = 1_800_000_000.0
@@ -47,6 +48,8 @@ class Node:
         self.batch_bytes = batch_bytes
         self.name = f"n{number}"
         self.skew_s = skew_s
+        self.jolt_s = 0.0  # more of it, for a while
+        self.drift_s = DRIFT_S
         self.life = Life()
         self.life.is_over = True
         self.senders: list[Any] = []
@@ -64,7 +67,11 @@ class Node:
     @property
     def wall_s(self) -> float:
         """The time as this node has it."""
-        return WALL_S + self.world.now_s + self.skew_s
+        return WALL_S + self.world.now_s + self.skew_s + self.jolt_s
+
+    def is_wrongly_dated(self, stamp: Stamp) -> bool:
+        """Whether it is too far ahead by the clock as it is but for a moment."""
+        return is_too_far(stamp, self.wall_s - self.jolt_s, self.drift_s)
 
     @property
     def head(self) -> int:
@@ -102,7 +109,10 @@ class Node:
         if holes:
             self.world.wrong(f"{self.name} got {entry.label} before {len(holes)} of its blobs")
         stamp = passed.stamp or NO_STAMP
-        self.put(entry._replace(stamp=stamp), told_by(passed), way)
+        try:
+            self.put(entry._replace(stamp=stamp), told_by(passed), way)
+        except InvalidRequest as error:
+            return failure(self.name, FailureKind.REFUSED, str(error))
         return None
 
     def lacking(self, digests: Sequence[Digest]) -> set[Digest]:
@@ -132,7 +142,7 @@ class Node:
         """Hold an entry if it is to stay; return the stamp that it got then."""
         _, old = self.entries.get(entry.key, (0, None))
         held = old and Held(old.value, old.expires_at_s, old.source, old.stamp)
-        dated = date(held, entry, came.source, self.ticks, self.name, self.wall_s)
+        dated = date(held, entry, came.source, self.ticks, self.name, self.wall_s, self.drift_s)
         self.ticks = dated.ticks
         if dated.verdict is not Verdict.TAKE:
             return None
@@ -140,6 +150,22 @@ class Node:
         seq = self._log(None, entry.key, len(entry.value), came, Fact(way, dated.stamp))
         self.entries[entry.key] = (seq, kept)
         return dated.stamp
+
+    def redate(self) -> list[Entry]:
+        """Date anew what is too far ahead, as storage does; return these entries."""
+        redated = []
+        for key, (_, old) in list(self.entries.items()):
+            if is_too_far(old.stamp, self.wall_s, self.drift_s):
+                ticks = next_ticks(self.ticks, self.wall_s, self.drift_s)
+                entry = old._replace(stamp=Stamp(ticks, self.name))
+                came = Provenance(entry.source, origin=entry.origin)
+                seq = self._log(None, key, len(entry.value), came, Fact((), entry.stamp))
+                self.entries[key] = (seq, entry)
+                redated.append(entry)
+        newest = max((entry.stamp.ticks for _, entry in self.entries.values()), default=0)
+        settled = next_ticks(self.ticks, self.wall_s, self.drift_s)
+        self.ticks = min(self.ticks, max(newest, settled))
+        return redated
 
     def _log(
         self, digest: Digest | None, key: EntryKey | None, size: int, came: Provenance, fact: Fact

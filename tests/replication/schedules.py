@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from federation.core.digest import Digest
 from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
 from federation.remote.failures import FailureKind
+from federation.storage.catalogue.hlc import DRIFT_S
+from federation.storage.upkeep.redating import STEADY_S
 from tests.replication.schedule_followers import Sender
 from tests.replication.schedule_judge import EVERYTHING, KEPT, RULE_SETS, Given, Road, check_values
 from tests.replication.schedule_nodes import WALL_S, Node
@@ -51,12 +53,15 @@ class Schedule:
         self.is_calm = rng.random() < 0.25
         self.given = Given()
         skew_s = 0.0 if rng.random() < 0.3 else rng.choice((60.0, 3 * _DAY_S))
+        self._step_s = min(skew_s, 60.0) if rng.random() < 0.5 else 3 * _DAY_S
+        widest_s = max(skew_s, self._step_s)
         count = 1 + max(max(edge) for edge in edges)
         self.nodes = []
         for number in range(count):
             batch_bytes = rng.choice((2**17, 2**22))
             node = Node(world, number, rng.uniform(-skew_s, skew_s), batch_bytes)
             node.names = self.given.needs
+            node.drift_s = DRIFT_S if widest_s <= DRIFT_S / 4 else 4 * widest_s
             self.nodes.append(node)
         self.roads = [self._road(self.nodes[a], self.nodes[b]) for a, b in edges]
         self._writers = [self.nodes[a] for a in sorted({a for a, _ in edges})]
@@ -118,7 +123,14 @@ class Schedule:
         if rng.random() < 0.1:
             acts.append(self._push_many)
         if not self.is_calm:
-            for act in (self._cut, self._crash, self._refuse, self._refuse_all, self._step_clock):
+            for act in (
+                self._cut,
+                self._crash,
+                self._refuse,
+                self._refuse_all,
+                self._step_clock,
+                self._jolt_clock,
+            ):
                 acts += [act] * rng.randrange(3)
         rng.shuffle(acts)
         at_s = 0.0
@@ -204,7 +216,8 @@ class Schedule:
         stamp = node.put(entry)
         if stamp is None and node.entries[entry.key][1].value != entry.value:
             self.world.wrong(f"{node.name} let fall what a client gave: {entry.label}")
-        if stamp is not None:
+        # What a wrong clock dated counts from when it is dated anew.
+        if stamp is not None and not node.is_wrongly_dated(stamp):
             self.given.values[entry.key].append((stamp, entry.value, node.name))
 
     def _pull(self, node: Node, blobs: list[Digest]) -> None:
@@ -256,8 +269,31 @@ class Schedule:
 
     def _step_clock(self) -> None:
         node = self.rng.choice(self.nodes)
-        node.skew_s = self.rng.uniform(-3 * _DAY_S, 3 * _DAY_S)
+        node.skew_s = self.rng.uniform(-self._step_s, self._step_s)
         self.world.note(f"{node.name} has its clock set to {WALL_S + node.skew_s:.0f}")
+
+    def _jolt_clock(self) -> None:
+        """Let a clock be quite wrong for a moment."""
+        node = self.rng.choice(self.nodes)
+        if not node.jolt_s:
+            node.jolt_s = self.rng.choice((-1, 1, 1)) * self.rng.choice((1, 40)) * 2 * node.drift_s
+            self.world.note(f"{node.name} has its clock wrong by {node.jolt_s:.0f} s")
+            self.world.after(self.rng.uniform(0.1, 20), self._right_clock, node)
+
+    def _right_clock(self, node: Node) -> None:
+        self.world.note(f"{node.name} has its clock put right")
+        node.jolt_s = 0.0
+        self.world.after(STEADY_S, self._redate, node)
+
+    def _redate(self, node: Node) -> None:
+        if node.jolt_s:
+            return  # it is wrong again; it is looked at when that is over
+        if node.life.is_over:
+            self.world.after(1.0, self._redate, node)
+            return
+        for entry in node.redate():
+            self.world.note(f"{node.name} dates {entry.label} anew")
+            self.given.values[entry.key].append((entry.stamp, entry.value, node.name))
 
     def _heal(self) -> None:
         self.world.note("all heals")

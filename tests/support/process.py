@@ -129,7 +129,7 @@ class Node:
         self.log_path = files_dir / f"{name}.log"
         self.facts: dict[str, Any] = {}
         self.start_s = 0.0
-        self._warm = not (cold or prefix or env or pass_fds) and program is _SERVE
+        self._cold = cold
         self._process: subprocess.Popen[bytes] | WarmProcess | None = None
 
     def run_program(self, program: Sequence[str], env: Mapping[str, str]) -> None:
@@ -151,11 +151,16 @@ class Node:
         # What gRPC was told in this process is not meant for that one.
         env = {**environment(), "GRPC_VERBOSITY": "", **self.env}
         with self.log_path.open("ab") as log:
-            if self._warm:
+            if self._may_be_warm():
                 self._process = warm.start(["serve", *args], environment=env, log=log.fileno())
             else:
                 self._process = self._popen(args, env, log)
         return self
+
+    def _may_be_warm(self) -> bool:
+        """Whether one that has imported the program serves as well; a test may change these."""
+        others = self._cold or self.prefix or self.env or self.pass_fds
+        return not others and self.program == list(_SERVE)
 
     def _popen(
         self, args: Sequence[str], env: Mapping[str, str], log: BinaryIO

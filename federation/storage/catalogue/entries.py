@@ -81,7 +81,7 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
     old = _row(transaction.connection, entry.key)
     held = old and Held(old.entry.value, old.entry.expires_at_s, old.entry.source, old.entry.stamp)
     ticks, node_id, wall_s = transaction.totals.ticks, transaction.node_id, transaction.wall_s
-    dated = date(held, entry, origin.source, ticks, node_id, wall_s)
+    dated = date(held, entry, origin.source, ticks, node_id, wall_s, transaction.drift_s)
     transaction.totals.ticks = dated.ticks
     if dated.verdict is Verdict.TAKE:
         _take(transaction, entry._replace(stamp=dated.stamp), origin, old)

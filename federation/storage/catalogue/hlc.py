@@ -1,8 +1,12 @@
 """When a name was given its value, and which of two values stays. Without I/O.
 
-A hybrid logical clock: stamps follow the wall clock, but never step back, and are later than every
-stamp met before. So the later of two pushes that knew of each other wins whatever the clocks say,
-and of two that did not, the one with the later clock, at every node alike.
+A hybrid logical clock: stamps follow the wall clock, but do not step back with it, and are later
+than every stamp met before. So the later of two pushes that knew of each other wins whatever the
+clocks say, and of two that did not, the one with the later clock, at every node alike.
+
+A stamp is to be ahead of the wall clock by a bounded drift only. From a peer, one that is further
+ahead is refused; stamps given here do not follow it, except that of the same name's next value.
+Whether its clock was wrong or the clock is now, only time tells: redating.py waits for that.
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from typing import NamedTuple
 from federation.core.errors import InvalidRequest
 from federation.core.store import NO_STAMP, PULLED_TICKS, Entry, Source, Stamp
 
-_AHEAD_MAX_S = 366 * 86400.0
+DRIFT_S = 300.0  # unless the configuration says otherwise
+_YEAR_S = 366 * 86400.0
 
 
 class Verdict(enum.Enum):
@@ -47,22 +52,30 @@ def ticks_at(wall_s: float) -> int:
     return int(wall_s * 1000) << 16
 
 
-def next_ticks(last: int, wall_s: float) -> int:
-    """Return the ticks of a stamp given now, after one with the ticks last."""
+def next_ticks(last: int, wall_s: float, drift_s: float = DRIFT_S) -> int:
+    """Return the ticks of a stamp given now, after one with the ticks last.
+
+    Where last is too far ahead, the new stamp is ahead of the wall clock by half of the drift: that
+    outdoes what peers have given until now, as long as their clocks differ by less, and they take
+    it.
+    """
+    if last > ticks_at(wall_s + drift_s):
+        last = ticks_at(wall_s + drift_s / 2)
     return max(last + 1, ticks_at(wall_s))
 
 
-def is_too_far(stamp: Stamp, wall_s: float) -> bool:
-    """Whether nobody could outdo a stamp for a year: a clock was wrong when it was given."""
-    return stamp.ticks > ticks_at(wall_s + _AHEAD_MAX_S)
+def is_too_far(stamp: Stamp, wall_s: float, drift_s: float = _YEAR_S) -> bool:
+    """Whether a stamp is so far ahead that a clock was wrong when it was given."""
+    return stamp.ticks > ticks_at(wall_s + drift_s)
 
 
-def check(stamp: Stamp, wall_s: float) -> None:
+def check(stamp: Stamp, wall_s: float, drift_s: float = DRIFT_S) -> None:
     """Raise InvalidRequest for a stamp that is too far in the future."""
-    if is_too_far(stamp, wall_s):
+    if is_too_far(stamp, wall_s, drift_s):
+        ahead_s = (stamp.ticks >> 16) / 1000 - wall_s
         raise InvalidRequest(
-            f"the stamp {stamp.ticks}-{stamp.node} is more than a year ahead of this node's clock; "
-            "push the value again where the clock is right"
+            f"the stamp {stamp.ticks}-{stamp.node} is {ahead_s:.0f} s ahead of this node's clock, "
+            f"more than storage.clock-drift ({drift_s:.0f} s): set the clocks of both nodes right"
         )
 
 
@@ -92,7 +105,13 @@ def is_dated(entry: Entry, source: Source) -> bool:
 
 
 def date(
-    held: Held | None, entry: Entry, source: Source, ticks: int, node_id: str, wall_s: float
+    held: Held | None,
+    entry: Entry,
+    source: Source,
+    ticks: int,
+    node_id: str,
+    wall_s: float,
+    drift_s: float = DRIFT_S,
 ) -> Dated:
     """Decide about an entry, and date it where it brings no stamp along.
 
@@ -100,7 +119,7 @@ def date(
     """
     brings_stamp = is_dated(entry, source)
     if brings_stamp:
-        check(entry.stamp, wall_s)
+        check(entry.stamp, wall_s, drift_s)
         ticks = max(ticks, entry.stamp.ticks)
     both_pulled = brings_stamp and entry.stamp.ticks == PULLED_TICKS
     rival = held
@@ -113,8 +132,10 @@ def date(
         return Dated(verdict, entry.stamp, ticks)
     if source is Source.UPSTREAM:
         return Dated(verdict, NO_STAMP, ticks)
-    ticks = next_ticks(ticks, wall_s)
-    return Dated(verdict, Stamp(ticks, node_id), ticks)
+    given = next_ticks(ticks, wall_s, drift_s)
+    if held is not None:
+        given = max(given, held.stamp.ticks + 1)  # peers may have what is held
+    return Dated(verdict, Stamp(given, node_id), max(ticks, given))
 
 
 def _judge_pulled(held: Held, wall_s: float, *, same: bool) -> Verdict:

@@ -14,6 +14,7 @@ from typing import Any
 import apsw
 
 from federation.core.store import Provenance, Stamp
+from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.schema import of_a_row
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
@@ -48,6 +49,7 @@ class Transaction:
     totals: Totals
     quota_bytes: int
     node_id: str
+    drift_s: float = DRIFT_S  # how far a stamp may be ahead of wall_s
     folders: set[str] = field(default_factory=set)  # to sync before the commit
 
     def next_seq(self) -> int:

@@ -29,6 +29,7 @@ from federation.core.errors import (
     TooBusy,
 )
 from federation.observability.metrics import Metrics
+from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.transaction import Totals, Transaction, read_totals, write_totals
 from federation.storage.directory import sync_folder
 from federation.storage.timing import StoreClock
@@ -73,6 +74,7 @@ class Writer:
         metrics: Metrics,
         *,
         node_id: str,
+        drift_s: float = DRIFT_S,
     ) -> None:
         self._connect = connect
         self._store_clock = store_clock
@@ -81,6 +83,7 @@ class Writer:
         self._on_commit = on_commit  # on the event loop, before anybody hears of the commit
         self._metrics = metrics
         self._node_id = node_id  # of the stamps given in its transactions
+        self._drift_s = drift_s
         self._queue: deque[_Operation] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -179,6 +182,7 @@ class Writer:
             totals=read_totals(connection),
             quota_bytes=self._quota_bytes(),
             node_id=self._node_id,
+            drift_s=self._drift_s,
         )
         try:
             for operation in batch:

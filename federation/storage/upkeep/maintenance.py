@@ -28,6 +28,7 @@ from federation.storage.space import measure_disk
 from federation.storage.upkeep import retention
 from federation.storage.upkeep.eviction import Evictor
 from federation.storage.upkeep.flusher import Flusher
+from federation.storage.upkeep.redating import Redating
 from federation.storage.upkeep.scrub import Scrubber
 from federation.storage.upkeep.sweep import Sweeper
 
@@ -52,6 +53,7 @@ class Maintenance:
         self._evictor = Evictor(core)
         self._sweeper = Sweeper(core)
         self._scrubber = Scrubber(core)
+        self._redating = Redating(core)
         self._background = Background()
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
@@ -125,6 +127,7 @@ class Maintenance:
         await self._evict_to_watermark()
         await self._serve_request()
         await self._tidy()
+        await self._redating.look()
 
     async def _take_over(self) -> None:
         _log.info("maintenance_taken_over", run=self._core.run.id)

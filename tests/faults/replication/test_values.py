@@ -11,11 +11,14 @@ from tests.faults.replication import skewed
 from tests.faults.replication.link import Mode
 from tests.faults.replication.mesh import MUTUAL, RING, Edge, Mesh, full
 from tests.faults.replication.work import action_of, noise, settle
-from tests.support.polling import pass_time
+from tests.support.polling import pass_time, wait_until
 from tests.support.process_client import Client, action_result
 
 HOUR_S, DAY_S = 3600, 86400
 NAMES = 10
+
+
+CLOCKS_APART = {"clock-drift": "30d"}  # else nobody takes what such a clock has dated
 
 
 def set_clock(mesh: Mesh, name: str, offset_s: float) -> None:
@@ -59,7 +62,7 @@ TOPOLOGIES: dict[str, list[Edge]] = {
 def test_r15_r19_written_apart_with_clocks_apart_ends_as_one_value(
     tmp_path: Path, topology: str, skew_s: float
 ) -> None:
-    with Mesh(tmp_path, TOPOLOGIES[topology]) as mesh:
+    with Mesh(tmp_path, TOPOLOGIES[topology], storage=CLOCKS_APART) as mesh:
         set_clock(mesh, "a", skew_s)
         mesh.start()
         mesh.wait_until_idle()
@@ -92,7 +95,7 @@ def test_r15_r19_written_apart_with_clocks_apart_ends_as_one_value(
 
 
 def test_r19_a_clock_put_right_evicts_and_expires_nothing(tmp_path: Path) -> None:
-    with Mesh(tmp_path, MUTUAL) as mesh:
+    with Mesh(tmp_path, MUTUAL, storage=CLOCKS_APART) as mesh:
         for offset_s in (2 * DAY_S, -2 * DAY_S):
             set_clock(mesh, "a", offset_s)
             mesh.start(*(["a"] if mesh.nodes["b"].running else []))
@@ -105,3 +108,28 @@ def test_r19_a_clock_put_right_evicts_and_expires_nothing(tmp_path: Path) -> Non
                 assert here.fetch_blob("urn:example:shared:0") == theirs
                 assert mesh.nodes["a"].metrics().value("federation_evicted_total") == 0
             assert mesh.nodes["a"].stop() == 0
+
+
+def test_r19_one_moment_of_a_wrong_clock_holds_up_nothing(tmp_path: Path) -> None:
+    with Mesh(tmp_path, MUTUAL) as mesh:
+        set_clock(mesh, "a", 400 * DAY_S)
+        mesh.start()
+        with mesh.client("a") as client:
+            wrong = write_names(client, "wrong", 0)
+        assert mesh.nodes["a"].stop() == 0
+        set_clock(mesh, "a", 0)
+        mesh.start("a")
+        with mesh.client("a") as here, mesh.client("b") as there:
+            right = [write_names(here, "right", number) for number in range(1, 41)]
+
+            def came() -> bool:
+                return [there.fetch_blob(f"urn:example:shared:{n}") for n in range(1, 41)] == right
+
+            wait_until(came, "what a right clock dated", timeout_s=30)
+            settle(mesh, within_s=90)
+            assert there.fetch_blob("urn:example:shared:0") == wrong
+            newest = write_names(there, "newest", 0)
+            settle(mesh)
+            assert here.fetch_blob("urn:example:shared:0") == newest
+        assert mesh.nodes["a"].metrics().value("federation_redated_entries_total") == 2
+        assert "entries_redated" in mesh.nodes["a"].log

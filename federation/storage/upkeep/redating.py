@@ -1,0 +1,137 @@
+"""Dating anew what a wrong clock has dated too far ahead, once the clock is right again.
+
+No peer takes such a value before its date has come. A new date has to be later than all that was
+met here: a value that arrived while the wrong date counted was let fall, and its sender will not
+offer it again. So each value gets the date of a push made now, and a row of the change log.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import structlog
+
+from federation.core.clock import utc_text
+from federation.core.store import Provenance, Source
+from federation.storage.catalogue.hlc import next_ticks, ticks_at
+from federation.storage.catalogue.transaction import Transaction, read_totals
+from federation.storage.context import StorageContext
+
+STEADY_S = 60.0  # a clock that is behind at the start is put right by then
+EARLIEST_S = 1_767_225_600.0  # 2026: a machine's clock that says less has lost its battery
+_ROWS_READ = 5_000
+_ROWS_DATED = 200
+
+_log = structlog.get_logger(__name__)
+
+
+class Redating:
+    """Looks whether stamps are too far ahead; for the process that does maintenance."""
+
+    def __init__(self, core: StorageContext) -> None:
+        self._core = core
+        self._drift_s = core.settings.clock_drift
+        self._since_s: float | None = None  # of monotonic time, when it was seen first
+
+    def __repr__(self) -> str:
+        return f"<Redating, ahead since {self._since_s}>"
+
+    async def look(self) -> int:
+        """Date anew what needs it, if that was so for a while; return how many values."""
+        clock = self._core.clock
+        ahead_s = await self._core.pool.run(self._ahead_s)
+        self._core.metrics.dates_ahead.set(max(0.0, ahead_s))
+        if ahead_s <= self._drift_s:
+            self._since_s = None
+            return 0
+        if self._since_s is None:
+            self._since_s = clock.monotonic_s()
+            _log.warning(
+                "dates_ahead",
+                ahead_s=round(ahead_s),
+                clock=utc_text(clock.wall_s()),
+                text="this machine's clock is wrong, or was when values of names were dated; if it "
+                "stays as it is now, they are dated anew",
+                in_s=STEADY_S,
+            )
+        if clock.wall_s() < EARLIEST_S or clock.monotonic_s() < self._since_s + STEADY_S:
+            return 0
+        count = await self._redate()
+        self._since_s = None
+        self._core.metrics.redated.inc(count)
+        _log.warning("entries_redated", count=count, ahead_s=round(ahead_s))
+        return count
+
+    def _ahead_s(self) -> float:
+        ticks = read_totals(self._core.pool.connection()).ticks
+        return (ticks >> 16) / 1000 - self._core.clock.wall_s()
+
+    async def _redate(self) -> int:
+        first_seq = await self._core.writer.submit(lambda tx: tx.totals.seq)
+        after, count, newest = 0, 0, 0
+        while True:
+            far, newest_here, last = await self._core.pool.run(self._read, after)
+            newest = max(newest, newest_here)
+            for at in range(0, len(far), _ROWS_DATED):
+                ids = far[at : at + _ROWS_DATED]
+                count += await self._core.writer.submit(partial(redate, ids=ids))
+            if last == after:
+                break
+            after = last
+        await self._core.writer.submit(lambda tx: _settle(tx, first_seq, newest))
+        return count
+
+    def _read(self, after: int) -> tuple[list[int], int, int]:
+        """Return ids dated too far ahead, the greatest ticks of the others, the last id read."""
+        latest = ticks_at(self._core.clock.wall_s() + self._drift_s)
+        rows: Any = self._core.pool.connection().execute(
+            "SELECT id, ticks FROM entry WHERE id > ? ORDER BY id LIMIT ?", (after, _ROWS_READ)
+        )
+        far, newest = [], 0
+        for row_id, ticks in rows:
+            after = row_id
+            if ticks > latest:
+                far.append(row_id)
+            else:
+                newest = max(newest, ticks)
+        return far, newest, after
+
+
+def redate(transaction: Transaction, ids: list[int]) -> int:
+    """Date these entries anew, as far as they are still too far ahead; return how many."""
+    totals, wall_s, drift_s = transaction.totals, transaction.wall_s, transaction.drift_s
+    count = 0
+    for row_id in ids:
+        row: Any = transaction.connection.execute(
+            "SELECT kind, instance, name, length(value) + length(CAST(label AS BLOB)), source, "
+            "origin FROM entry WHERE id = ? AND ticks > ?",
+            (row_id, ticks_at(wall_s + drift_s)),
+        ).fetchone()
+        if row is None:
+            continue
+        kind, instance, name, size, source, origin = row
+        seq = transaction.next_seq()
+        ticks = next_ticks(totals.ticks, wall_s, drift_s)
+        totals.ticks = max(totals.ticks, ticks)
+        transaction.connection.execute(
+            "UPDATE entry SET ticks = ?, node = ?, seq = ? WHERE id = ?",
+            (ticks, transaction.node_id, seq, row_id),
+        )
+        # By no nodes: whoever sent it here may not have been able to send it elsewhere.
+        provenance = Provenance(Source(source), origin=origin)
+        transaction.log(seq, kind, instance, name, size, provenance)
+        count += 1
+    return count
+
+
+def _settle(transaction: Transaction, first_seq: int, newest: int) -> None:
+    """Put the clock of the stamps where the greatest one is; newest: of those from before."""
+    totals = transaction.totals
+    since: Any = transaction.connection.execute(
+        "SELECT ifnull(max(entry.ticks), 0) FROM log JOIN entry USING (kind, instance, name) "
+        "WHERE log.seq > ?",
+        (first_seq,),
+    ).fetchone()
+    settled = next_ticks(totals.ticks, transaction.wall_s, transaction.drift_s)
+    totals.ticks = min(totals.ticks, max(newest, since[0], settled))
