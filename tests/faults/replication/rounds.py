@@ -88,6 +88,7 @@ class Result:
     converged_s: float = 0.0
     withheld: Withheld = field(default_factory=Withheld)
     findings: list[str] = field(default_factory=list)
+    last: str = ""  # what the last round broke, and how long it was until all was as it should be
 
     def summary(self) -> dict[str, object]:
         """The facts to print."""
@@ -147,10 +148,15 @@ class Rounds:
         mesh.start(within_s=_READY_MAX_S)
         glance = Glance(random.Random(self._seed))
         while self._done < rounds and _clock.monotonic_s() < until_s:
+            began_s = _clock.monotonic_s()
             self._round(mesh, breaker, journals)
-            tell(self.result)
+            broken_s = _clock.monotonic_s() - began_s
+            self.result.last = f"{', '.join(self._last)}: {broken_s:.1f} s"
             if self._done % self._plan.judged_every == 0:
-                self._judge(mesh, journals, glance)
+                equal_s = self._judge(mesh, journals, glance)
+                whole_s = _clock.monotonic_s() - began_s
+                self.result.last += f", equal after {equal_s:.1f} s, judged at {whole_s:.1f} s"
+            tell(self.result)
         self._judge(mesh, journals, None)
         self.result.blobs += journals.blobs
         self.result.entries += journals.entries
@@ -218,7 +224,8 @@ class Rounds:
             for stack in stacks:
                 stack.close()
 
-    def _judge(self, mesh: Mesh, journals: Journals, glance: Glance | None) -> None:
+    def _judge(self, mesh: Mesh, journals: Journals, glance: Glance | None) -> float:
+        """Return how long it took until all held the same, in seconds."""
         for node in mesh.nodes.values():
             assert node.running, f"{node!r} ended by itself\n{node.log_tail}"
             wait_until(lambda: _is_ready(node), f"{node!r} is ready", timeout_s=_READY_MAX_S)  # noqa: B023
@@ -239,6 +246,7 @@ class Rounds:
                     wrong = wrong_bytes_in(node.data_dir)
                     assert not wrong, f"{node!r} holds wrong bytes: {wrong[:5]}"
                     judge(node, client, oracles, self.result.withheld)
+        return taken_s
 
 
 def _is_ready(node: Node) -> bool:
@@ -356,8 +364,7 @@ _NAME = "tests.faults.replication.rounds"
 
 
 def _tell(result: Result) -> None:
-    if sys.stdout.isatty() or result.rounds % 10 == 0:
-        click.echo(f"\rround {result.rounds}", nl=not sys.stdout.isatty())
+    click.echo(f"round {result.rounds}: {result.last}")
 
 
 if __name__ == "__main__":
