@@ -12,6 +12,7 @@ program, or its tests fail without any mistake.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 import time
@@ -63,8 +64,8 @@ def _stale(mutant: Mutant) -> str | None:
 
 def _run(chosen: list[Mutant], folder: Path, jobs: int, limit_s: float, *, baseline: bool) -> int:
     trees: SimpleQueue[Tree] = SimpleQueue()
-    for number in range(jobs):
-        tree = Tree(folder / str(number))
+    made = [Tree(folder / str(number)) for number in range(jobs)]
+    for tree in made:
         tree.check_import()
         trees.put(tree)
     if baseline:
@@ -75,6 +76,14 @@ def _run(chosen: list[Mutant], folder: Path, jobs: int, limit_s: float, *, basel
             click.echo(f"without any mistake: {outcome}\n{tree.output}")
             return 2
     with ThreadPoolExecutor(jobs) as pool:
+
+        def stop(*_: object) -> None:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for tree in made:
+                tree.end()
+            sys.exit("ended by SIGTERM")
+
+        signal.signal(signal.SIGTERM, stop)
         ends = list(pool.map(lambda each: _try(each, trees, limit_s), chosen))
     survived = [each for each, end in zip(chosen, ends, strict=True) if end is Outcome.PASSED]
     broken = [each for each, end in zip(chosen, ends, strict=True) if end is Outcome.BROKEN]
@@ -94,14 +103,15 @@ def _try(mutant: Mutant, trees: SimpleQueue[Tree], limit_s: float) -> Outcome:
     try:
         tree.write(mutant.file, mutated(mutant, before))
         outcome = tree.test(mutant.tests, limit_s)
+        failed, output = tree.failed, tree.output
     finally:
         tree.write(mutant.file, before)
         trees.put(tree)
     taken_s = time.perf_counter() - began_s
     word = {Outcome.PASSED: "SURVIVED", Outcome.FAILED: "killed"}.get(outcome, outcome.value)
-    click.echo(f"{word:10} {taken_s:5.0f} s  {mutant.name}")
+    click.echo(f"{word:10} {taken_s:5.0f} s  {mutant.name}  {failed}")
     if outcome is Outcome.BROKEN:
-        click.echo(tree.output)
+        click.echo(output)
     return outcome
 
 

@@ -43,6 +43,18 @@ class Tree:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target)
         self.output = ""
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def failed(self) -> str:
+        """The test that failed in the last run."""
+        found = [line for line in self.output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return found[0].split()[1] if found else ""
+
+    def end(self) -> None:
+        """End a run that is under way."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def read(self, file: str) -> str:
         """Return a file's text."""
@@ -64,7 +76,7 @@ class Tree:
 
     def test(self, tests: Sequence[str], limit_s: float) -> Outcome:
         """Run tests until the first failure; what they print is kept in output."""
-        process = self._run(
+        process = self._process = self._run(
             [
                 *(sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider"),
                 *("--override-ini", "tmp_path_retention_policy=none", *tests),
@@ -84,13 +96,20 @@ class Tree:
         return subprocess.Popen(
             command,
             cwd=self._folder,
-            env={**os.environ, "PYTHONPATH": str(self._folder)},
+            env=_environment(self._folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         )
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Return the variables for tests in the copy; they keep bytecode, whatever we were told."""
+    found = {**os.environ, "PYTHONPATH": str(folder)}
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
 
 
 def _end(process: subprocess.Popen[str]) -> None:
