@@ -169,6 +169,13 @@ class ReplicationLog(Protocol):
         """Say at once, before it is durable, that a peer has every row up to seq."""
         ...
 
+    def note_unacknowledged(self, name: str) -> None:
+        """Say at once that it is not known what a peer has: it is compared with all that is held.
+
+        Until the next note_acknowledged nobody who waits for this peer is told that it has a row.
+        """
+        ...
+
     async def park(self, rows: Sequence[Parked]) -> None:
         """Remember objects as parked, in one durable step.
 
@@ -179,6 +186,17 @@ class ReplicationLog(Protocol):
 
     async def parked(self, name: str | None = None, limit: int = 1000) -> list[Parked]:
         """Return what is parked, oldest first; for all peers when name is None."""
+        ...
+
+    async def parked_due(
+        self, name: str, now_s: float, waits_s: Sequence[float], limit: int
+    ) -> list[Parked]:
+        """Return what is parked for a peer and to be tried again by now (wall clock).
+
+        What was asked for comes first, then whatever was tried longest ago. waits_s[i]: how long
+        is waited after i + 1 tries, the last one for all further ones; a try in the future, by a
+        clock that was set back, holds nothing up.
+        """
         ...
 
     async def parked_counts(self) -> dict[str, int]:

@@ -16,6 +16,7 @@ from federation.remote.failures import FailureKind
 DENIED_IN_A_ROW = 3  # different objects; then the peer does not let us in at all
 REFUSED_IN_A_ROW = 20  # likewise; then it has something against all, such as our instance name
 _TRACKED_MAX = 10_000
+FORGOTTEN_MAX = 5  # times, others being kept in between, until a blob is parked
 
 # How often one object fails in such a way, others being taken in between, until it is parked.
 # What is missing here (silence, a broken connection) is never an object's fault.
@@ -83,3 +84,33 @@ class FaultTracker:
             return Fault.PEER
         self._refused.add(thing)
         return Fault.OBJECT
+
+
+class ForgottenBlobs:
+    """Blobs that a peer took and does not hold when asked, while it keeps others."""
+
+    def __init__(self) -> None:
+        self._kept = 0
+        self._forgotten: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<ForgottenBlobs {len(self._forgotten)}>"
+
+    def kept(self, *things: Hashable) -> None:
+        """Note that the peer holds what it took."""
+        self._kept += len(things)
+        if self._forgotten:
+            for thing in things:
+                self._forgotten.pop(thing, None)
+
+    def forgot(self, thing: Hashable) -> Fault:
+        """Note that it does not hold one. A peer that keeps nothing is at fault itself."""
+        count, kept_then = self._forgotten.pop(thing, (0, -1))
+        if self._kept > kept_then:
+            count += 1
+        if count >= FORGOTTEN_MAX:
+            return Fault.OBJECT
+        self._forgotten[thing] = (count, self._kept)
+        if len(self._forgotten) > _TRACKED_MAX:
+            self._forgotten.popitem(last=False)
+        return Fault.UNCLEAR

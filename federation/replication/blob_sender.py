@@ -21,10 +21,17 @@ from federation.core.store import Chunks, Readable
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.asking import AnsweredCall
 from federation.replication.batch_size import BatchSize
-from federation.replication.blame import Fault, FaultTracker
+from federation.replication.blame import Fault, FaultTracker, ForgottenBlobs
 from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate, Turn
-from federation.replication.outcome import DAMAGED, GONE, SENT, SendOutcome, parked
+from federation.replication.outcome import (
+    DAMAGED,
+    FORGOTTEN,
+    GONE,
+    SENT,
+    SendOutcome,
+    parked,
+)
 from federation.replication.peer_api import OpenAt, PeerApi, Via
 from federation.replication.tried import Tried, judge_batch
 
@@ -52,6 +59,7 @@ class Sender:
     ) -> None:
         self.asker = AnsweredCall(gate, clock)
         self.blame = FaultTracker()
+        self._forgotten = ForgottenBlobs()
         self.pace = BatchSize()
         self._name = name
         self._store = store
@@ -181,15 +189,20 @@ class Sender:
         return tried
 
     async def _confirm(self, taken: list[Digest], settle: Settle) -> list[Digest]:
-        """Settle what the peer has indeed; return what it forgot."""
+        """Settle what the peer has indeed; return what it forgot and is to be sent again."""
         missing = await self.ask(taken) if taken else set()
         if there := [digest for digest in taken if digest not in missing]:
+            self._forgotten.kept(*there)
             self._tally.sent(len(there), sum(digest.size_bytes for digest in there))
             settle(there, SENT)
         forgot = [digest for digest in taken if digest in missing]
         if forgot:
             self.note_forgotten(forgot)
-        return forgot
+        again = [each for each in forgot if self._forgotten.forgot(each) is not Fault.OBJECT]
+        if len(again) < len(forgot):
+            given_up = set(forgot).difference(again)
+            settle([digest for digest in forgot if digest in given_up], FORGOTTEN)
+        return again
 
     def note_forgotten(self, digests: Sequence[Digest]) -> None:
         """Count blobs that the peer took, or said it had, and does not have."""

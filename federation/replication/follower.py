@@ -9,7 +9,7 @@ import structlog
 
 from federation.core.digest import Digest
 from federation.core.failing import first_of
-from federation.core.replication_log import Lane, LogRow, Parked
+from federation.core.replication_log import Lane, LogRow, Parked, PeerState
 from federation.core.store import SMALL_BLOB_BYTES, Entry
 from federation.replication.cursor import LogProgress
 from federation.replication.entry_sender import EntryToSend
@@ -230,7 +230,8 @@ class Follower:
         self._tells_soon = False
         link, cursor = self._link, self.progress.cursor
         link.change(self._lane, cursor=cursor)
-        link.ledger.note_acknowledged(link.name, self._lane, cursor)
+        if link.record(self._lane).state is PeerState.FOLLOWING:  # else it may lack older rows
+            link.ledger.note_acknowledged(link.name, self._lane, cursor)
 
 
 def _nothing(_row: LogRow, _outcome: SendOutcome) -> None:

@@ -44,5 +44,6 @@ def parked(reason: str) -> SendOutcome:
 GONE = skipped("gone from here")
 SUPERSEDED = skipped("superseded by a newer one")
 DAMAGED = parked("damaged here")
+FORGOTTEN = parked("the peer takes it and does not hold it when asked")
 TOO_FAR = skipped("it passed as many nodes as can be written down")
 UNKNOWN_FUNCTION = skipped("the peer does not know its digest function")

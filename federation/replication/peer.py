@@ -95,6 +95,8 @@ class PeerRunner:
         for lane in link.lanes:
             record = link.record(lane)
             link.change(lane, pins_pulled=link.rules.sends_pulled)
+            if lane is Lane.ALWAYS and record.state is PeerState.NEEDS_RESYNC:
+                link.ledger.note_unacknowledged(link.name)
             if record.cursor > link.ledger.head():
                 raise Resync("its cursor is beyond the end of the change log", lane)
         self._let_go_of_window()
@@ -132,6 +134,8 @@ class PeerRunner:
                 position="",
                 cursor=link.ledger.head(),
             )
+            if lane is Lane.ALWAYS:
+                link.ledger.note_unacknowledged(link.name)
             if identity.node_id:
                 link.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
         link.shipper.confirmed.clear()
@@ -268,6 +272,7 @@ class PeerRunner:
         self._note_in_record()  # whoever waits for the end wants to know what was sent
         _log.info("reconcile_ends", peer=link.name, lane=str(lane), offered=walk.offered)
         link.change(lane, position="", state=PeerState.FOLLOWING, reason="")
+        link.ledger.note_acknowledged(link.name, lane, link.record(lane).cursor)
         if position.purpose is Purpose.REQUEST:
             link.change(lane, served=wanted)
         await link.book.save()

@@ -1,31 +1,35 @@
-"""What was set aside, tried again: when an operator asks, and by itself ever more rarely."""
+"""What was set aside, tried again: when an operator asks, and by itself ever more rarely.
+
+Each object by itself: one that takes long holds up no other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
 from federation.core.digest import Digest
+from federation.core.failing import first_of
 from federation.core.replication_log import Parked
 from federation.core.store import EntryKey
 from federation.replication.entry_sender import EntryToSend, Hole
-from federation.replication.outcome import Fate, SendOutcome
+from federation.replication.outcome import SUPERSEDED, Fate, SendOutcome
 from federation.replication.session import PeerSession
 
 _log = structlog.get_logger(__name__)
 
 _LOOK_EVERY_S = 2.0
-_AT_ONCE = 1000
-_FIRST_S, _GROWTH, _LONGEST_S = 10.0, 6, 3600.0
+AT_ONCE = 1000
+_BLOBS_TOGETHER = 100  # are asked about in one question
+WAITS_S = (10.0, 60.0, 360.0, 2160.0, 3600.0)  # after one try, two, ...
 
 
 def is_due(parked: Parked, now_s: float) -> bool:
-    """Whether it is to be tried again now."""
-    if parked.retry:
-        return True
-    delay_s = min(_LONGEST_S, _FIRST_S * _GROWTH ** min(parked.tries - 1, 10))
-    return not 0 <= now_s - parked.parked_at_s < delay_s  # a clock set back does not hold it up
+    """Whether it is to be tried again now, as ReplicationLog.parked_due decides."""
+    wait_s = WAITS_S[min(parked.tries, len(WAITS_S)) - 1]
+    return parked.retry or not 0 <= now_s - parked.parked_at_s < wait_s
 
 
 class Retry:
@@ -33,63 +37,89 @@ class Retry:
 
     def __init__(self, link: PeerSession) -> None:
         self._link = link
+        self._trying: set[Digest | EntryKey] = set()
+        self._ended: list[tuple[Parked, SendOutcome]] = []
+        self._saving = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Retry of {self._link.name}>"
+        return f"<Retry of {self._link.name}, {len(self._trying)} under way>"
 
     async def run(self) -> None:
         """Look again and again. Raises what the store and the ledger raise."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._save())
+                while True:
+                    await self._link.clock.sleep(_LOOK_EVERY_S)
+                    await self._look(group.create_task)
+        except ExceptionGroup as errors:
+            raise first_of(errors) from None
+
+    async def _look(self, start: Callable[..., object]) -> None:
+        """Begin with what is due and not under way."""
+        link, room = self._link, AT_ONCE - len(self._trying)
+        if room <= 0 or not (await link.ledger.parked_counts()).get(link.name):
+            return
+        found = await link.ledger.parked_due(link.name, link.clock.wall_s(), WAITS_S, AT_ONCE)
+        due = [each for each in found if _object(each) not in self._trying][:room]
+        self._trying.update(map(_object, due))
+        blobs = [each for each in due if each.digest is not None]
+        for at in range(0, len(blobs), _BLOBS_TOGETHER):
+            start(self._try_blobs(blobs[at : at + _BLOBS_TOGETHER]))
+        for each in due:
+            if each.key is not None:
+                start(self._try_entry(each, each.key))
+
+    async def _try_blobs(self, blobs: Iterable[Parked]) -> None:
+        by_digest = {each.digest: each for each in blobs if each.digest is not None}
+
+        def told(digests: Sequence[Digest], outcome: SendOutcome) -> None:
+            for digest in digests:
+                self._end(by_digest[digest], outcome)
+
+        await self._link.shipper.ship(by_digest, (), told)
+
+    async def _try_entry(self, parked: Parked, key: EntryKey) -> None:
+        link = self._link
+        async with link.entries.reading([key]) as (now,):
+            if now is None or (parked.seq and now[0] > parked.seq):
+                self._end(parked, SUPERSEDED)  # what came after it was seen to by itself
+                return
+            seq, entry = now
+            bounds = link.rules.of_entry(entry.key, entry.label).bounds
+            offer = EntryToSend(seq, entry, (), bounds, Hole.PARK, True, not link.node_id)
+            self._end(parked, await link.entries.send(offer))
+
+    def _end(self, parked: Parked, outcome: SendOutcome) -> None:
+        self._ended.append((parked, outcome))
+        self._saving.set()
+
+    async def _save(self) -> None:
+        """Write down how tries ended, those that end together in one step."""
+        link = self._link
         while True:
-            await self._link.clock.sleep(_LOOK_EVERY_S)
-            await self.look()
-
-    async def look(self) -> None:
-        """Try what is due."""
-        link = self._link
-        if not (await link.ledger.parked_counts()).get(link.name):
-            return
-        now_s = link.clock.wall_s()
-        due = [p for p in await link.ledger.parked(link.name, _AT_ONCE) if is_due(p, now_s)]
-        if not due:
-            return
-        blobs = {each.digest: each for each in due if each.digest is not None}
-        await self._try_blobs(blobs)
-        await self._try_entries({each.key: each for each in due if each.key is not None})
-
-    async def _try_blobs(self, blobs: dict[Digest, Parked]) -> None:
-        if blobs:
-            outcomes = await self._link.shipper.ship(blobs, ())
-            await self._end([(blobs[digest], outcome) for digest, outcome in outcomes.items()])
-
-    async def _try_entries(self, entries: dict[EntryKey, Parked]) -> None:
-        link = self._link
-        if not entries:
-            return
-        ends: list[tuple[Parked, SendOutcome]] = []
-        gone: list[Parked] = []
-        async with link.entries.reading(list(entries)) as found:
-            for parked, now in zip(entries.values(), found, strict=True):
-                if now is None or (parked.seq and now[0] > parked.seq):
-                    gone.append(parked)  # what came after it was seen to by itself
-                    continue
-                seq, entry = now
-                bounds = link.rules.of_entry(entry.key, entry.label).bounds
-                offer = EntryToSend(seq, entry, (), bounds, Hole.PARK, True, not link.node_id)
-                ends.append((parked, await link.entries.send(offer)))
-        await link.ledger.unpark(gone)
-        await self._end(ends)
-
-    async def _end(self, ends: Sequence[tuple[Parked, SendOutcome]]) -> None:
-        link = self._link
-        again = [
-            each._replace(reason=outcome.reason, parked_at_s=link.clock.wall_s())
-            for each, outcome in ends
-            if outcome.fate is Fate.PARKED
-        ]
-        ended = [each for each, outcome in ends if outcome.fate is not Fate.PARKED]
-        await link.ledger.park(again)
-        await link.ledger.unpark(ended)
-        for each, outcome in ends:
-            if outcome.fate is not Fate.PARKED:
-                link.count(outcome, each.digest.size_bytes if each.digest else 0)
+            await self._saving.wait()
+            self._saving.clear()
+            ends, self._ended = self._ended, []
+            now_s = link.clock.wall_s()
+            again = [
+                each._replace(reason=outcome.reason, parked_at_s=now_s)
+                for each, outcome in ends
+                if outcome.fate is Fate.PARKED
+            ]
+            done = [each for each in ends if each[1].fate is not Fate.PARKED]
+            if again:
+                await link.ledger.park(again)
+            if done:
+                await link.ledger.unpark([each for each, _ in done])
+            for each, outcome in done:
+                if outcome is not SUPERSEDED:
+                    link.count(outcome, each.digest.size_bytes if each.digest else 0)
                 _log.info("parked_object_ended", peer=each.peer, object=each.label)
+            self._trying.difference_update(_object(each) for each, _ in ends)
+
+
+def _object(parked: Parked) -> Digest | EntryKey:
+    thing = parked.digest if parked.digest is not None else parked.key
+    assert thing is not None
+    return thing

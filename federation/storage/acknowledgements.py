@@ -15,6 +15,8 @@ from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.storage.shared_memory import Epoch
 from federation.storage.watch import Notifier
 
+_UNKNOWN = 2**64 - 1  # told in place of a row, so that other processes drop what they heard
+
 
 class Acknowledgements:
     """How far each peer is. Used from the event loop."""
@@ -34,10 +36,15 @@ class Acknowledgements:
 
     def note(self, name: str, lane: Lane, seq: int) -> None:
         """See Ledger in federation.core. Nobody waits for what is sent in a window."""
-        if lane is Lane.ALWAYS and seq > self._heard.get(name, 0):
+        if lane is Lane.ALWAYS and seq > self._heard.get(name, -1):
             self._heard[name] = seq
             self._epoch.set_acknowledged(self._number(name), seq)
             self._watch.ring()
+
+    def note_unknown(self, name: str) -> None:
+        """See Ledger in federation.core."""
+        self._heard.pop(name, None)
+        self._epoch.set_acknowledged(self._number(name), _UNKNOWN)
 
     def forget(self, name: str) -> None:
         """Believe nothing of this peer any more."""
@@ -61,7 +68,9 @@ class Acknowledgements:
         return sum(self._known(name) >= seq for name in peers) >= needed
 
     def _known(self, name: str) -> int:
-        return max(self._heard.get(name, 0), self._epoch.acknowledged(self._number(name)))
+        """Return up to which row a peer is known to have all; -1: it is being compared."""
+        told = self._epoch.acknowledged(self._number(name))
+        return -1 if told == _UNKNOWN else max(self._heard.get(name, 0), told)
 
     def _number(self, name: str) -> int:
         """Return what stands for the name in shared memory; never 0."""

@@ -109,6 +109,10 @@ class CatalogueLog:
         """See Ledger."""
         self._acknowledged.note(name, lane, seq)
 
+    def note_unacknowledged(self, name: str) -> None:
+        """See ReplicationLog."""
+        self._acknowledged.note_unknown(name)
+
     async def wait_acknowledged(
         self, seq: int, peers: Collection[str], needed: int, timeout_s: float
     ) -> bool:
@@ -129,6 +133,12 @@ class CatalogueLog:
     async def parked(self, name: str | None = None, limit: int = 1000) -> list[Parked]:
         """See Ledger."""
         return await self._ask(lambda connection: parked.read(connection, name, limit))
+
+    async def parked_due(
+        self, name: str, now_s: float, waits_s: Sequence[float], limit: int
+    ) -> list[Parked]:
+        """See ReplicationLog."""
+        return await self._ask(lambda c: parked.due(c, name, now_s, waits_s, limit))
 
     async def parked_counts(self) -> dict[str, int]:
         """See Ledger."""

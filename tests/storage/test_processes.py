@@ -178,6 +178,25 @@ async def test_a_process_that_does_not_replicate_hears_of_it_from_the_one_that_d
     assert not await here.ledger.wait_acknowledged(9, ["paris", "tokyo"], 1, 0)
 
 
+async def test_no_process_believes_what_it_heard_of_a_peer_that_is_compared_anew(
+    open_storage: OpenStorage,
+) -> None:
+    here, there = await open_storage(), await open_storage()
+    there.ledger.note_acknowledged("tokyo", Lane.ALWAYS, 7)
+    for process in (here, there):
+        assert await process.ledger.wait_acknowledged(7, ["tokyo"], 1, 10)
+    there.ledger.note_unacknowledged("tokyo")
+    for process in (here, there):
+        assert not await process.ledger.wait_acknowledged(7, ["tokyo"], 1, 0.01)
+        assert not await process.ledger.wait_acknowledged(0, ["tokyo"], 1, 0.01)
+    there.ledger.note_acknowledged("tokyo", Lane.ALWAYS, 0)  # nothing was ever pushed
+    for process in (here, there):
+        assert await process.ledger.wait_acknowledged(0, ["tokyo"], 1, 10)
+    there.ledger.note_acknowledged("tokyo", Lane.ALWAYS, 7)
+    for process in (here, there):
+        assert await process.ledger.wait_acknowledged(7, ["tokyo"], 1, 10)
+
+
 async def test_what_was_acknowledged_before_a_restart_is_in_the_records(tmp_path: Path) -> None:
     async with opened(tmp_path, short()) as storage:
         for n in range(3):

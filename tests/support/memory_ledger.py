@@ -267,6 +267,9 @@ class MemoryLedger:
     def note_acknowledged(self, name: str, lane: Lane, seq: int) -> None:
         self.noted[name, lane] = seq
 
+    def note_unacknowledged(self, name: str) -> None:
+        self.noted.pop((name, Lane.ALWAYS), None)
+
     async def park(self, rows: Sequence[Parked]) -> None:
         await asyncio.sleep(0)
         for row in rows:
@@ -278,6 +281,20 @@ class MemoryLedger:
     async def parked(self, name: str | None = None, limit: int = 1000) -> list[Parked]:
         rows = [row for row in self.storage.parked.values() if name in {None, row.peer}]
         return sorted(rows, key=lambda row: row.parked_at_s)[:limit]
+
+    async def parked_due(
+        self, name: str, now_s: float, waits_s: Sequence[float], limit: int
+    ) -> list[Parked]:
+        due = [
+            row
+            for row in self.storage.parked.values()
+            if row.peer == name
+            and (
+                row.retry
+                or not 0 <= now_s - row.parked_at_s < waits_s[min(row.tries, len(waits_s)) - 1]
+            )
+        ]
+        return sorted(due, key=lambda row: (not row.retry, row.parked_at_s))[:limit]
 
     async def parked_counts(self) -> dict[str, int]:
         counts: dict[str, int] = {}

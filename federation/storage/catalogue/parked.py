@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apsw
@@ -58,6 +58,20 @@ def read(connection: apsw.Connection, peer: str | None, limit: int) -> list[Park
         f"SELECT {_COLUMNS} FROM parked "  # noqa: S608 - constants
         "WHERE peer = ?1 OR ?1 IS NULL ORDER BY id LIMIT ?2",
         (peer, limit),
+    ).fetchall()
+    return [_parked(row) for row in rows]
+
+
+def due(
+    connection: apsw.Connection, peer: str, now_s: float, waits_s: Sequence[float], limit: int
+) -> list[Parked]:
+    """See parked_due of federation.core.replication_log.ReplicationLog."""
+    waits = " ".join(f"WHEN {tries} THEN {wait:f}" for tries, wait in enumerate(waits_s, start=1))
+    rows: Any = connection.execute(
+        f"SELECT {_COLUMNS} FROM parked WHERE peer = ?1 AND "  # noqa: S608 - constants, numbers
+        f"(retry = 1 OR parked > ?2 OR parked <= ?2 - CASE tries {waits} ELSE {waits_s[-1]:f} END) "
+        "ORDER BY retry DESC, parked, id LIMIT ?3",
+        (peer, now_s, limit),
     ).fetchall()
     return [_parked(row) for row in rows]
 

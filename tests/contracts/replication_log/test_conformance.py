@@ -407,6 +407,27 @@ async def test_parking_again_counts_a_try_and_answers_a_request(site: Site) -> N
     assert all(row.retry for row in await site.ledger.parked())
 
 
+async def test_what_is_due_is_found_by_its_tries_and_what_was_asked_for_at_once(
+    site: Site,
+) -> None:
+    ledger, waits_s = site.ledger, (10.0, 60.0)
+    first, second = parked("tokyo", b"a", at_s=100.0), parked("tokyo", b"b", at_s=101.0)
+    await ledger.park([second, first, parked("paris", b"a", at_s=1.0)])
+    assert await ledger.parked_due("tokyo", 109.9, waits_s, 10) == []
+    assert await ledger.parked_due("tokyo", 110.0, waits_s, 10) == [first]
+    assert await ledger.parked_due("tokyo", 111.0, waits_s, 10) == [first, second]
+    assert await ledger.parked_due("tokyo", 111.0, waits_s, 1) == [first]
+    assert len(await ledger.parked_due("tokyo", 99.0, waits_s, 10)) == 2  # a clock set back
+    for _ in range(3):
+        await ledger.park([first])
+    (again,) = await ledger.parked_due("tokyo", 120.0, waits_s, 10)
+    assert again.digest == second.digest
+    found = await ledger.parked_due("tokyo", 160.0, waits_s, 10)
+    assert [each.digest for each in found] == [first.digest, second.digest]
+    await ledger.ask_retry("tokyo")
+    assert len(await ledger.parked_due("tokyo", 102.0, waits_s, 10)) == 2
+
+
 async def test_what_is_unparked_is_forgotten_for_that_peer_alone(site: Site) -> None:
     await site.ledger.park([parked("tokyo", b"a"), parked("tokyo", b"b"), parked("paris", b"a")])
     await site.ledger.unpark([parked("tokyo", b"a"), parked("tokyo", b"absent")])
