@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _STORAGE = "federation/storage"
-_LEASES = ("tests/storage/test_leases.py",)
+_LEASES = ("tests/storage/test_second_look.py", "tests/storage/test_leases.py")
 _PROCESSES = ("tests/storage/test_processes.py", "tests/faults/storage/test_leases.py")
 _PINS = ("tests/storage/test_pins.py",)
 

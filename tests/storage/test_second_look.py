@@ -1,0 +1,155 @@
+"""Eviction looks twice: what is marked is missing at once, gone only later, and back when used.
+
+Time is moved instead of waited for; an evictor is driven by hand, as if by another process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from federation.config.model import LimitsConfig
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest
+from federation.observability.metrics import Metrics
+from federation.storage import Storage
+from federation.storage.access_times import Touches
+from federation.storage.upkeep.eviction import Evictor
+from tests.storage.conftest import put, read, short
+
+LEASE_S = 100.0
+LONG_S = 2 * LEASE_S  # after which nothing is leased any more
+ALL = 2**40
+
+
+class MovedClock(SystemClock):
+    """The machine's clock, some time later."""
+
+    def __init__(self) -> None:
+        self.later_s = 0.0
+
+    def monotonic_s(self) -> float:
+        """See Clock."""
+        return super().monotonic_s() + self.later_s
+
+
+class Site:
+    """A storage nobody evicts from but the test."""
+
+    def __init__(self, storage: Storage, clock: MovedClock) -> None:
+        self.storage = storage
+        self.clock = clock
+        self.evictor = Evictor(storage.core)
+
+    async def missing(self, *digests: Digest) -> set[Digest]:
+        return await self.storage.find_missing(digests)
+
+    async def flush(self) -> None:
+        """Write down what was leased."""
+        await self.storage.pulse.flush()
+
+    def pass_grace(self) -> None:
+        self.clock.later_s += self.storage.core.timing.grace_ms / 1000 + 1
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[Site]:
+    clock = MovedClock()
+    storage = await Storage.open(
+        path, short(lease=LEASE_S), LimitsConfig(), Metrics(), clock, maintain=False
+    )
+    try:
+        yield Site(storage, clock)
+    finally:
+        await storage.close()
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with opened(tmp_path / "data") as found:
+        yield found
+
+
+async def test_what_is_marked_is_missing_at_once_and_no_memory_says_otherwise(site: Site) -> None:
+    blob, file = (
+        await put(site.storage, os.urandom(100)),
+        await put(site.storage, os.urandom(50_000)),
+    )
+    epoch = site.storage.presence_epoch()
+    site.clock.later_s += LONG_S
+    assert await site.evictor.mark(ALL) > 0
+    assert site.storage.presence_epoch() != epoch
+    assert await site.missing(blob, file) == {blob, file}
+
+
+async def test_what_is_found_is_leased_from_then_on(site: Site) -> None:
+    blob, file = (
+        await put(site.storage, os.urandom(100)),
+        await put(site.storage, os.urandom(50_000)),
+    )
+    site.clock.later_s += LONG_S
+    assert await site.missing(blob, file) == set()
+    await site.flush()
+    assert await site.evictor.mark(ALL) == 0
+    site.clock.later_s += LEASE_S
+    assert await site.evictor.mark(ALL) == 0
+    assert len(await read(site.storage, file)) == 50_000
+
+
+async def test_a_lease_that_was_not_yet_written_when_the_blob_was_marked_counts(site: Site) -> None:
+    blob, other = await put(site.storage, os.urandom(100)), await put(site.storage, os.urandom(100))
+    site.clock.later_s += LONG_S
+    assert await site.missing(blob) == set()
+    assert await site.evictor.mark(ALL) > 0
+    assert await site.evictor.sweep_due() == 0  # it waits for such leases
+    await site.flush()
+    site.pass_grace()
+    assert await site.evictor.sweep_due() == 100
+    assert await site.missing(blob, other) == {other}
+
+
+async def test_what_is_read_while_it_is_marked_is_back(site: Site) -> None:
+    small, file = (
+        await put(site.storage, os.urandom(100)),
+        await put(site.storage, os.urandom(50_000)),
+    )
+    site.clock.later_s += LONG_S
+    assert await site.evictor.mark(ALL) > 0
+    assert await read(site.storage, small)
+    assert await read(site.storage, file)
+    await site.flush()
+    assert await site.missing(small, file) == set()
+
+
+async def test_a_second_look_that_comes_late_leaves_what_was_used_since_the_first(
+    site: Site,
+) -> None:
+    used, unused = (
+        await put(site.storage, os.urandom(100)),
+        await put(site.storage, os.urandom(100)),
+    )
+    site.clock.later_s += LONG_S
+    assert await site.evictor.mark(ALL) > 0
+    assert await read(site.storage, used)
+    await site.flush()
+    site.clock.later_s += LONG_S  # its lease is over, but it was not called missing again
+    assert await site.evictor.sweep_due() == 100
+    assert await site.missing(used, unused) == {unused}
+
+
+def test_what_a_failed_flush_did_not_write_keeps_its_age_and_is_written_by_the_next() -> None:
+    touches = Touches()
+    touches.blobs([b"old"], 1_000)
+    touches.take()
+    touches.blobs([b"new"], 5_000)
+    touches.failed()
+    assert touches.unflushed_since_ms() == 1_000
+    batch = touches.take()
+    assert batch.blobs == {b"old": 1_000, b"new": 5_000}
+    assert touches.unflushed_since_ms() == 1_000  # while it is written, too
+    touches.flushed()
+    assert touches.unflushed_since_ms() is None
