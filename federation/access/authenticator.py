@@ -59,6 +59,13 @@ class Access(Protocol):
         """
         ...
 
+    def admit(self, context: Shown) -> Rights | None:
+        """Return what is known of a caller of what is open to all; None: nothing.
+
+        Raises NotAllowed for a caller that is not let in at all.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class SameForAll:
@@ -67,6 +74,10 @@ class SameForAll:
     rights: Rights
 
     def rights_of(self, _context: Shown) -> Rights:
+        """See Access."""
+        return self.rights
+
+    def admit(self, _context: Shown) -> Rights:
         """See Access."""
         return self.rights
 

@@ -29,11 +29,24 @@ class LimitsConfig(Section):
     streams: Count = Field(
         default=1000, ge=1, le=2**31 - 1, description="calls answered at once on each listener"
     )
+    streams_per_caller: Count = Field(
+        default=0,
+        ge=0,
+        description="calls of one caller at once; 0: as many as it leaves for others",
+    )
+    first_message: Duration = Field(
+        default=120.0, gt=0, description="a call whose first message takes longer is ended"
+    )
     streams_per_connection: Count = Field(
         default=500, ge=1, le=2**31 - 1, description="calls open at once on one connection"
     )
     connections: Count = Field(
         default=2000, ge=1, le=2**31 - 1, description="connections open at once on each listener"
+    )
+    connections_per_address: Count = Field(
+        default=0,
+        ge=0,
+        description="connections from one address; 0: as many as it leaves for others",
     )
     uploads: Count = Field(default=2000, ge=1, description="uploads begun and not ended")
     upload_idle: Duration = Field(

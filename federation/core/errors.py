@@ -92,6 +92,14 @@ class TooBusy(FederationError):
     """A bound of this node (uploads, memory, queue) is reached. Retryable."""
 
 
+class LimitReached(TooBusy):
+    """A bound on what one caller, or all of them, may have of this node is reached. Retryable."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
 class NotAllowed(FederationError):
     """The caller has no right to do this on this listener."""
 

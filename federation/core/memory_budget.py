@@ -27,6 +27,12 @@ class MemoryBudget:
         self.used_bytes += size_bytes
         return True
 
+    def count(self, by_bytes: int) -> None:
+        """Count what is held in any case, or, below 0, is not any more."""
+        self.used_bytes += by_bytes
+        if self._whole is not None:
+            self._whole.count(by_bytes)
+
     def give_back(self, size_bytes: int) -> None:
         """Return what try_take gave."""
         self.used_bytes -= size_bytes

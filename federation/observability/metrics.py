@@ -133,6 +133,12 @@ class Metrics:
             ["by"],
             registry=reg,
         )
+        self.limits_hit = Counter(
+            "federation_limits_hit_total",
+            "Times that a bound on callers was reached, by its key below `limits`",
+            ["limit"],
+            registry=reg,
+        )
         self.certificate_end = Gauge(
             "federation_server_certificate_expiry_timestamp_seconds",
             "When the certificate that a listener shows expires, in seconds since 1970",

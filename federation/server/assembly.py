@@ -17,7 +17,6 @@ from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
 from federation.replication.setup import Replication, make_replication
-from federation.server.guard import GuardedServer
 from federation.server.http import HttpServer, Pages
 from federation.server.listener import GrpcServer
 from federation.server.node import Node, Port
@@ -27,16 +26,17 @@ from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
+from federation.services.bounds import Bounds
 from federation.services.bytestream import ByteStreamService
 from federation.services.call import Service
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
-from federation.services.health import Server, add_health
+from federation.services.health import HealthControl, HealthService
 from federation.services.quotas import CallerQuotas
 from federation.services.references import ReferenceService
-from federation.services.reflection import add_reflection
+from federation.services.reflection import ReflectionService
 from federation.services.rpc import Runtime, handlers
 from federation.storage import Storage
 from federation.upstream.finder import Finder
@@ -81,6 +81,7 @@ def build(
     services = make_services(config, limits, storage, metrics, clock, budget, share)
     replication = make_replication(config, limits, storage, metrics, clock)
     shares = CallerQuotas(limits, clock, metrics)
+    bounds = Bounds.of(metrics, clock, budget)
     ports = []
     access = make_access(config, files, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
@@ -94,10 +95,10 @@ def build(
             shares,
             config.log.audit,
             heard_from=replication.heard_from,
+            bounds=bounds,
         )
         served = services.index_served if listener.type == "index" else services.served
-        server = GrpcServer(listener, limits, handlers(served, runtime), share=share, place=at)
-        ports.append(make_port(server, allowed, served, runtime))
+        ports.append(make_port(listener, allowed, served, runtime, share, at))
     readiness = Readiness(storage.health)
     facts = {"node": config.node_name, "version": __version__}
     http = None
@@ -105,15 +106,17 @@ def build(
         pages = Pages(
             metrics,
             readiness,
-            lambda: {
+            about=lambda: {
                 **facts,
                 "listeners": _shown(ports),
+                "limits-reached": bounds.hits.recent(),
                 "warnings": [text for each in access if (text := each.warning()) is not None],
                 **services.describe(),
                 **replication.describe(),
             },
+            limits_reached=bounds.hits.recent,
         )
-        http = HttpServer(http_address, pages.answer)
+        http = HttpServer(http_address, pages.answer, bounds.hits)
     services.start()
     replication.start()
     return Node(
@@ -126,6 +129,7 @@ def build(
         metrics=metrics,
         clock=clock,
         limits=limits,
+        hits=bounds.hits,
         follow=partial(_follow, storage, limits, budget, services, replication, share),
     )
 
@@ -239,15 +243,19 @@ def acknowledge_of(
 
 
 def make_port(
-    server: GrpcServer, access: ListenerAccess, services: Sequence[Service], runtime: Runtime
+    listener: ListenerConfig,
+    access: ListenerAccess,
+    services: Sequence[Service],
+    runtime: Runtime,
+    share: WorkerSlot,
+    place: int,
 ) -> Port:
     """Put health and reflection beside the services of one listener."""
-    front: Server = server.server
-    if access.callers is not None:
-        front = GuardedServer(front, access.callers, runtime.refusals, runtime.metrics)
     names = [service.name for service in services]
-    health = add_health(front, names)
-    add_reflection(front, names)
+    health = HealthControl(names)
+    beside = (HealthService(health), ReflectionService(names, runtime.limits))
+    served = handlers([*services, *beside], runtime)
+    server = GrpcServer(listener, runtime.limits, served, share=share, place=place)
     return Port(server, access.tls, health, access.watched)
 
 

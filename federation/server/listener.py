@@ -15,6 +15,7 @@ from federation.config import model
 from federation.config.types import Address, parse_address
 from federation.core.errors import CannotStart
 from federation.server.addresses import listen, resolve
+from federation.server.connection_guard import allowed_by_grpc
 from federation.server.listening_exchange import Exchange
 from federation.server.passed_sockets import PassedSockets
 from federation.server.worker_slot import WorkerSlot
@@ -40,7 +41,7 @@ def options(limits: model.LimitsConfig, *, alone: bool = True) -> list[tuple[str
         ("grpc.max_receive_message_length", limits.message),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.max_allowed_incoming_connections", allowed_by_grpc(limits)),
         ("grpc.max_connection_idle_ms", _IDLE_MS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_MIN_MS),
@@ -72,8 +73,7 @@ class GrpcServer:
         # After bind, with the real port.
         self.address = address._replace(port=share.port(place, address.port))
         self.server: grpc.aio.Server = grpc.aio.server(
-            options=options(limits, alone=share.alone),
-            maximum_concurrent_rpcs=limits.streams,
+            options=options(limits, alone=share.alone),  # calls are counted by services/running.py
             interceptors=tuple(interceptors),
         )
         self._started = False

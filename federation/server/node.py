@@ -18,7 +18,9 @@ from federation.access.watched_file import Watched
 from federation.config.model import Config, LimitsConfig
 from federation.core.clock import Clock
 from federation.core.tasks import Background
+from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
+from federation.server.connection_guard import ConnectionGuard
 from federation.server.guard import credentials
 from federation.server.http import HttpServer
 from federation.server.listener import GrpcServer
@@ -74,6 +76,7 @@ class Node:
         clock: Clock,
         limits: LimitsConfig,
         follow: Callable[[Config], None],
+        hits: LimitHits | None = None,
     ) -> None:
         """Take the parts of a node that is not started.
 
@@ -86,6 +89,7 @@ class Node:
             metrics: where the lag of the event loop goes.
             clock: paces the watching.
             limits: drain is how long running calls may go on after stop().
+            hits: who is told of limits that are reached; None: nobody counts connections.
             follow: has everything that can take a new configuration take it, or nothing.
         """
         self._ports = ports
@@ -97,6 +101,9 @@ class Node:
         self._clock = clock
         self._limits = limits
         self._follow = follow
+        self._guard = None
+        if hits is not None:
+            self._guard = ConnectionGuard(limits, hits, clock, self._listening_on)
         self._announced: dict[str, Any] = {}
         self._tasks = Background()
         self._asked_for_tls = asyncio.Event()
@@ -108,6 +115,9 @@ class Node:
     def listeners(self) -> list[str]:
         """host:port of each gRPC listener; with real ports once started."""
         return [str(port.server.address) for port in self._ports]
+
+    def _listening_on(self) -> list[int]:
+        return [port.server.address.port for port in self._ports]
 
     @property
     def http(self) -> str | None:
@@ -143,6 +153,8 @@ class Node:
             raise
         self._tasks.start(self._watch_lag(), "loop-lag")
         self._tasks.start(self._watch_health(), "health")
+        if self._guard is not None:
+            self._tasks.start(self._guard.run(), "connections")
         if any(port.watched for port in self._ports):
             self._tasks.start(self._watch_tls(), "tls-files")
         _log.info("serving", listeners=self.listeners, http=self.http)

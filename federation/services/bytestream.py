@@ -40,7 +40,7 @@ class ByteStreamService:
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
         return {
-            "Read": ServerStream(self._read.read),
+            "Read": ServerStream(self._read.read, paced=True),
             "Write": ClientStream(self._write.write, writes=True),
             "QueryWriteStatus": Unary(self._write.query),
         }

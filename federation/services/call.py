@@ -33,6 +33,8 @@ class Call(NamedTuple):
     peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
     share: CallerQuota | None = None  # None: the caller is not limited
     audit: bool = False
+    # Waits until an answer of so many bytes finds room; called before a large one is made.
+    room: Callable[[int], Awaitable[None]] | None = None
 
     @property
     def is_peer(self) -> bool:
@@ -59,10 +61,14 @@ class Call(NamedTuple):
 
 
 class Unary(NamedTuple):
-    """One request, one response."""
+    """One request, one response.
+
+    One that does not write may be called again with the same request.
+    """
 
     handler: Callable[[bytes, Call], Awaitable[bytes]]
     writes: bool = False
+    open_to_all: bool = False  # to whoever is let in at all, without a right
 
 
 class ServerStream(NamedTuple):
@@ -70,6 +76,8 @@ class ServerStream(NamedTuple):
 
     handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
     writes: bool = False
+    open_to_all: bool = False
+    paced: bool = False  # the handler itself sees to it that what it sends finds room
 
 
 class ClientStream(NamedTuple):
@@ -77,9 +85,19 @@ class ClientStream(NamedTuple):
 
     handler: Callable[[RequestStream, Call], Awaitable[bytes]]
     writes: bool = False
+    open_to_all: bool = False
 
 
-Method = Unary | ServerStream | ClientStream
+class BothStreams(NamedTuple):
+    """Many requests, many responses. The handler is an async generator function."""
+
+    handler: Callable[[RequestStream, Call], AsyncGenerator[bytes, None]]
+    writes: bool = False
+    open_to_all: bool = False
+    paced: bool = False
+
+
+Method = Unary | ServerStream | ClientStream | BothStreams
 
 
 class Service(Protocol):

@@ -35,6 +35,7 @@ from federation.wire.digests import encode_digest
 
 # An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
 ITEMS_MAX = 2**22 // 96
+_LARGE_BYTES = 2**16  # an answer below that is made before there is room for it
 _ZSTD_MIN_BYTES = 128  # nothing shorter gets smaller
 _TOLD_MAX = 10  # digests in one line of the audit
 _REMEMBERED = 128  # questions, of at most as many bytes each: 12 MB with what was made of them
@@ -128,6 +129,8 @@ class BatchCalls:
         asked, unique, total_bytes, heads = _question(request)
         call.check_pull(asked.instance)
         self._check_total(len(asked.items), total_bytes)
+        if call.room is not None and total_bytes > _LARGE_BYTES:
+            await call.room(total_bytes)
         blobs = await self._store.read_small(unique) if unique else []
         held = [blob for blob in blobs if blob is not None]
         self._count(held, len(blobs))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
+
+from federation.core.errors import EntryNotFound
+from federation.services.call import Call, Method, ServerStream, Unary
 
 HEALTH = "grpc.health.v1.Health"
 
@@ -17,7 +18,7 @@ _UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthControl:
-    """What add_health returns: says to all watchers whether this server serves.
+    """Says to all watchers whether this server serves.
 
     Each service is as healthy as the server, whose own name is "". Setting never waits for a
     watcher, unlike in the servicer that comes with the library: one that takes no messages would
@@ -70,41 +71,46 @@ class HealthControl:
                 await changed.wait()
 
 
-class _Servicer:
-    """The service's methods; the library's base class would only make them UNIMPLEMENTED."""
+class HealthService:
+    """grpc.health.v1.Health, on raw bytes as all services here."""
+
+    name = HEALTH
 
     def __init__(self, control: HealthControl) -> None:
         self._control = control
 
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        status = self._control.status_of(request.service)
-        if status == _UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
-        return health_pb2.HealthCheckResponse(status=status)
+    def methods(self) -> Mapping[str, Method]:
+        """See Service."""
+        return {
+            "Check": Unary(self._check, open_to_all=True),
+            "List": Unary(self._list, open_to_all=True),
+            "Watch": ServerStream(self._watch, open_to_all=True),
+        }
 
-    async def List(self, _request: Any, _context: Any) -> Any:  # noqa: N802
-        return health_pb2.HealthListResponse(
-            statuses={
-                name: health_pb2.HealthCheckResponse(status=self._control.status_of(name))
-                for name in self._control.names
-            }
+    async def _check(self, request: bytes, _call: Call) -> bytes:
+        status = self._control.status_of(_service_in(request))
+        if status == _UNKNOWN:
+            raise EntryNotFound("no such service")
+        return _answer(status)
+
+    async def _list(self, _request: bytes, _call: Call) -> bytes:
+        return bytes(
+            health_pb2.HealthListResponse(
+                statuses={
+                    name: health_pb2.HealthCheckResponse(status=self._control.status_of(name))
+                    for name in self._control.names
+                }
+            ).SerializeToString()
         )
 
-    async def Watch(self, request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802
-        async for status in self._control.changes(request.service):
-            yield health_pb2.HealthCheckResponse(status=status)
+    async def _watch(self, request: bytes, _call: Call) -> AsyncGenerator[bytes, None]:
+        async for status in self._control.changes(_service_in(request)):
+            yield _answer(status)
 
 
-class Server(Protocol):
-    """What handlers are added to: a server, or something in front of one."""
-
-    def add_generic_rpc_handlers(self, handlers: Any, /) -> None:
-        """Serve these."""
-        ...
+def _service_in(request: bytes) -> str:
+    return str(health_pb2.HealthCheckRequest.FromString(request).service)
 
 
-def add_health(server: Server, service_names: Iterable[str] = ()) -> HealthControl:
-    """Serve grpc.health.v1.Health for these services; call before the server starts."""
-    control = HealthControl(service_names)
-    health_pb2_grpc.add_HealthServicer_to_server(_Servicer(control), server)
-    return control
+def _answer(status: int) -> bytes:
+    return bytes(health_pb2.HealthCheckResponse(status=status).SerializeToString())

@@ -38,7 +38,7 @@ class CallerQuotas:
         limits = self._limits
         if not limits.uploads_per_caller and not limits.bandwidth_per_caller:
             return None
-        caller = f"address {host_of(peer)}" if rights.is_anonymous else rights.identity
+        caller = caller_of(rights, peer)
         share = self._by_caller.get(caller)
         if share is None:
             if len(self._by_caller) >= _SHARES_MAX:
@@ -159,6 +159,11 @@ class CallerQuota:
         earned = (now_s - self._at_s) * rate
         self._credit_bytes = min(float(rate), self._credit_bytes + earned)
         self._at_s = now_s
+
+
+def caller_of(rights: Rights, peer: str) -> str:
+    """Return what tells callers apart: who it is, or where an unknown one comes from."""
+    return f"address {host_of(peer)}" if rights.is_anonymous else rights.identity
 
 
 def host_of(peer: str) -> str:

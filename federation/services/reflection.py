@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from typing import Any
 
 from google.protobuf import descriptor_pool
-from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
 from federation._proto.buildstream.v2 import buildstream_pb2
 from federation._proto.google.bytestream import bytestream_pb2
-from federation.services.health import HEALTH, Server
+from federation.config.model import LimitsConfig
+from federation.services.call import BothStreams, Call, Method
+from federation.services.health import HEALTH
+from federation.services.request_stream import RequestStream
 
 # A description is found once its module is imported, which services on raw bytes need not do.
 _DESCRIBED = (remote_asset_pb2, remote_execution_pb2, bytestream_pb2, buildstream_pb2)
 
 
-def add_reflection(server: Server, service_names: Iterable[str]) -> None:
-    """Serve the descriptions of these services, health and itself; call before the start.
+class ReflectionService:
+    """grpc.reflection.v1alpha.ServerReflection, with the library's answers."""
 
-    Raises KeyError for a service that this package has no description of.
-    """
-    pool = descriptor_pool.Default()
-    names = (*service_names, HEALTH, reflection.SERVICE_NAME)
-    for name in names:
-        pool.FindServiceByName(name)
-    servicer = reflection.aio.ReflectionServicer(names, pool=pool)  # type: ignore[attr-defined]
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    name: str = reflection.SERVICE_NAME
+
+    def __init__(self, service_names: Iterable[str], limits: LimitsConfig) -> None:
+        """Describe these services, health and itself.
+
+        Raises KeyError for a service that this package has no description of.
+        """
+        self._limits = limits
+        pool = descriptor_pool.Default()
+        names = (*service_names, HEALTH, self.name)
+        for name in names:
+            pool.FindServiceByName(name)
+        self._answers = reflection.aio.ReflectionServicer(names, pool=pool)  # type: ignore[attr-defined]
+
+    def methods(self) -> Mapping[str, Method]:
+        """See Service."""
+        return {"ServerReflectionInfo": BothStreams(self._info, open_to_all=True)}
+
+    async def _info(self, requests: RequestStream, _call: Call) -> AsyncGenerator[bytes, None]:
+        asked = _Parsed(requests, self._limits.stall)
+        async for answer in self._answers.ServerReflectionInfo(asked, None):
+            yield bytes(answer.SerializeToString())
+
+
+class _Parsed:
+    """The requests of a stream as the library reads them."""
+
+    def __init__(self, requests: RequestStream, stall_s: float) -> None:
+        self._requests = requests
+        self._stall_s = stall_s
+
+    def __aiter__(self) -> _Parsed:
+        return self
+
+    async def __anext__(self) -> Any:
+        data = await self._requests.next(self._stall_s)
+        if data is None:
+            raise StopAsyncIteration
+        return reflection_pb2.ServerReflectionRequest.FromString(data)

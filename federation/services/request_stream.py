@@ -31,11 +31,16 @@ class RequestStream:
         read: Callable[[], Awaitable[object]],
         budget: MemoryBudget,
         pay: Callable[[int], Awaitable[None]] | None = None,
+        gone: Callable[[int], None] | None = None,
     ) -> None:
-        """Take what reads one message; pay waits while its size is more than the caller may send.
+        """Take what reads one message.
 
-        That wait is none of the client's: it does not count as a stall.
+        pay: waits while a message's size is more than the caller may send. That wait is none of
+        the client's: it does not count as a stall.
+        gone: told the size of each message that is not held any more.
         """
+        self._gone = gone
+        self._last_bytes = 0  # of the message that the handler has
         self._pay = pay
         self._read = read
         self._budget = budget
@@ -59,6 +64,9 @@ class RequestStream:
         Raises Stalled when none comes for timeout_s, and what interrupt was given.
         """
         self._start()
+        if self._gone is not None and self._last_bytes:
+            self._gone(self._last_bytes)
+            self._last_bytes = 0
         while not self._queue or self._error is not None:
             if self._error is not None:
                 raise self._error
@@ -71,6 +79,7 @@ class RequestStream:
             except TimeoutError:
                 raise Stalled(f"no message came for {timeout_s:g} s") from None
         message = self._queue.popleft()
+        self._last_bytes = len(message)
         self._queued_bytes -= len(message)
         self._give_back(min(self._budgeted_bytes, len(message)))
         _wake(self._room)
@@ -131,6 +140,9 @@ class RequestStream:
         try:
             message = await self._read()
         except grpc.aio.BaseError:  # the call ended while this read was pending
+            return None
+        except FederationError as error:  # there was no room for it
+            self.interrupt(error)
             return None
         return message if isinstance(message, bytes) else None
 

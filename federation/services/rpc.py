@@ -10,42 +10,48 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
 import structlog
 
 from federation.access.authenticator import Access
+from federation.access.rights import ANONYMOUS, Rights
 from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.clock import Clock
-from federation.core.errors import Stalled
+from federation.core.errors import InvalidRequest, Stalled
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.log_limit import LogLimit
 from federation.observability.metrics import Metrics
 from federation.services.acknowledge import Acknowledge
+from federation.services.bounds import Bounds
 from federation.services.call import (
     PULL,
     PUSH,
+    BothStreams,
     Call,
+    ClientStream,
     Context,
     Method,
     ServerStream,
     Service,
     Unary,
 )
-from federation.services.quotas import CallerQuotas
+from federation.services.quotas import CallerQuotas, caller_of
 from federation.services.refusals import AuthLog
 from federation.services.request_stream import RequestStream
+from federation.services.running import Calls, Phase, Running, UploadReader
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, outcome_of
 
 _log = structlog.get_logger(__name__)
-_ABORT_S = 5.0  # a status that a peer does not take for this long is not waited for
+SMALL_ANSWER_BYTES = 2**14  # what bounds the number of calls bounds these, too
 
 
 @dataclass(slots=True)
 class Runtime:
-    """What the wrapper needs; one for each listener, since rights differ. They share a budget."""
+    """What the wrapper needs; one for each listener, since rights differ. They share the bounds."""
 
     metrics: Metrics
     limits: LimitsConfig
@@ -56,12 +62,16 @@ class Runtime:
     shares: CallerQuotas | None = None  # None: nobody is limited
     audit: bool = False
     heard_from: Callable[[str], None] | None = None  # called with the id of each peer that calls
+    bounds: Bounds | None = None  # None: this listener's own
     log_limit: LogLimit = field(init=False)
     refusals: AuthLog = field(init=False)
+    calls: Calls = field(init=False)
 
     def __post_init__(self) -> None:
         self.log_limit = LogLimit(self.clock)
         self.refusals = AuthLog(LogLimit(self.clock))
+        bounds = self.bounds or Bounds.of(self.metrics, self.clock, self.budget)
+        self.calls = Calls(self.limits, self.clock, bounds.hits, bounds.incoming, bounds.outgoing)
 
 
 def handlers(
@@ -73,50 +83,58 @@ def handlers(
 
 def _generic_handler(service: Service, runtime: Runtime) -> grpc.GenericRpcHandler[bytes, bytes]:
     wrapped = {
-        name: _wrap(_Wrapper(f"{service.name}/{name}", method.writes, runtime), method)
+        name: _wrap(_Wrapper(f"{service.name}/{name}", method, runtime), method)
         for name, method in service.methods().items()
     }
     return grpc.method_handlers_generic_handler(service.name, wrapped)
 
 
 def _wrap(wrapper: _Wrapper, method: Method) -> Any:
+    """Serve every method as a stream of requests: else gRPC reads one before anybody is asked."""
     if isinstance(method, Unary):
-        return grpc.unary_unary_rpc_method_handler(wrapper.unary(method.handler))
+        return grpc.stream_unary_rpc_method_handler(wrapper.unary(method.handler))
     if isinstance(method, ServerStream):
-        return grpc.unary_stream_rpc_method_handler(wrapper.server_stream(method.handler))
-    return grpc.stream_unary_rpc_method_handler(wrapper.client_stream(method.handler))
+        return grpc.stream_stream_rpc_method_handler(wrapper.server_stream(method.handler))
+    if isinstance(method, ClientStream):
+        return grpc.stream_unary_rpc_method_handler(wrapper.client_stream(method.handler))
+    return grpc.stream_stream_rpc_method_handler(wrapper.both_streams(method.handler))
 
 
 class _Wrapper:
     """The parts that all calls of one method share."""
 
-    def __init__(self, method: str, writes: bool, runtime: Runtime) -> None:
+    def __init__(self, method: str, kind: Method, runtime: Runtime) -> None:
         self._method = method
-        self._writes = writes
-        self._needs = PUSH if writes else PULL
+        self._writes = kind.writes
+        self._open = kind.open_to_all
+        self._needs = 0 if self._open else PUSH if kind.writes else PULL
+        self._paced = isinstance(kind, ServerStream | BothStreams) and kind.paced
         self._runtime = runtime
+        self._calls = runtime.calls
         self._access = runtime.access
         self._shares = runtime.shares
         self._audit = runtime.audit
-        self._acknowledge = runtime.acknowledge if writes else None
+        self._acknowledge = runtime.acknowledge if kind.writes else None
         self._seconds = runtime.metrics.request_seconds.labels(method=method)
         self._metrics = runtime.metrics
         self._counts: dict[str, Any] = {}
 
     def unary(self, handler: Callable[[bytes, Call], Awaitable[bytes]]) -> Any:
-        async def serve(request: bytes, context: Context) -> bytes:
-            limit_s = self._runtime.limits.request_time  # a reload may change it
-
-            async def answer(call: Call) -> bytes:
+        async def serve(_requests: object, context: Context) -> bytes:
+            async def answer(call: Call, running: Running) -> bytes:
+                request = await self._only_message(running)
                 if call.share is not None:
                     await call.share.pay(len(request))
-                try:
-                    async with asyncio.timeout(limit_s) as scope:
-                        response = await handler(request, call)
-                except TimeoutError:
-                    if not scope.expired():  # the machine's own, e.g. of a disk
-                        raise
-                    raise Stalled(f"the call took longer than {limit_s:g} s") from None
+                response = await self._in_time(handler, request, call)
+                if not self._fits(running, len(response)):
+                    more_bytes = len(response) - running.answer_bytes
+                    if self._writes:
+                        await self._calls.room_to_answer(running, more_bytes)
+                    else:  # what waits for room takes none meanwhile
+                        del response
+                        await self._calls.room_to_answer(running, more_bytes)
+                        response = await self._in_time(handler, request, call)
+                        self._fits(running, len(response))
                 if call.share is not None:
                     await call.share.pay(len(response))
                 return response
@@ -125,65 +143,171 @@ class _Wrapper:
 
         return serve
 
+    def _fits(self, running: Running, size_bytes: int) -> bool:
+        """Take or give back room, so that the call has what its answer needs, if there is some."""
+        more_bytes = size_bytes - running.answer_bytes
+        if more_bytes < 0:
+            self._calls.answers_less(running, -more_bytes)
+            return True
+        if size_bytes <= SMALL_ANSWER_BYTES or not more_bytes:
+            return True
+        return self._calls.may_answer(running, more_bytes)
+
+    async def _only_message(self, running: Running) -> bytes:
+        message = await self._calls.read(running, self._runtime.limits.message, first=True)
+        if isinstance(message, bytes):
+            return message
+        raise InvalidRequest("the call ended without a message")
+
+    async def _in_time(
+        self, handler: Callable[[bytes, Call], Awaitable[bytes]], request: bytes, call: Call
+    ) -> bytes:
+        limit_s = self._runtime.limits.request_time  # a reload may change it
+        try:
+            async with asyncio.timeout(limit_s) as scope:
+                return await handler(request, call)
+        except TimeoutError:
+            if not scope.expired():  # the machine's own, e.g. of a disk
+                raise
+            raise Stalled(f"the call took longer than {limit_s:g} s") from None
+
     def client_stream(self, handler: Callable[[RequestStream, Call], Awaitable[bytes]]) -> Any:
         async def serve(_requests: object, context: Context) -> bytes:
-            async def answer(call: Call) -> bytes:
-                pay = call.share.pay if call.share is not None else None
-                with closing(RequestStream(context.read, self._runtime.budget, pay)) as requests:
+            async def answer(call: Call, running: Running) -> bytes:
+                with closing(self._requests(call, running)) as requests:
                     return await handler(requests, call)
 
             return await self._guard(answer, context)
 
         return serve
 
-    def server_stream(self, handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]) -> Any:
-        async def serve(request: bytes, context: Context) -> None:
-            stall_s = self._runtime.limits.stall
+    def _requests(self, call: Call, running: Running) -> RequestStream:
+        pay = call.share.pay if call.share is not None else None
+        reader = UploadReader(self._calls, running, self._runtime.limits)
+        return RequestStream(reader.read, self._runtime.budget, pay, reader.gone)
 
-            async def answer(call: Call) -> bytes:
-                await _send_all(handler(request, call), call, stall_s)
+    def server_stream(self, handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]) -> Any:
+        async def serve(_requests: object, context: Context) -> None:
+            async def answer(call: Call, running: Running) -> bytes:
+                request = await self._only_message(running)
+                await self._send_all(handler(request, call), call, running)
                 return b""
 
             await self._guard(answer, context)
 
         return serve
 
-    async def _guard(self, answer: Callable[[Call], Awaitable[bytes]], context: Context) -> bytes:
+    def both_streams(
+        self, handler: Callable[[RequestStream, Call], AsyncGenerator[bytes, None]]
+    ) -> Any:
+        async def serve(_requests: object, context: Context) -> None:
+            async def answer(call: Call, running: Running) -> bytes:
+                with closing(self._requests(call, running)) as requests:
+                    await self._send_all(handler(requests, call), call, running)
+                return b""
+
+            await self._guard(answer, context)
+
+        return serve
+
+    async def _send_all(
+        self, messages: AsyncGenerator[bytes, None], call: Call, running: Running
+    ) -> None:
+        """Write each message; Calls ends the call of a reader that takes nothing for too long."""
+        calls = self._calls
+        async with aclosing(messages):
+            async for message in messages:
+                size_bytes = len(message)
+                if size_bytes > SMALL_ANSWER_BYTES and not self._paced:
+                    await self._room(running, size_bytes)
+                calls.leaves(running)
+                try:
+                    await call.context.write(message)
+                except grpc.aio.InternalError:
+                    if running.ended:
+                        raise Stalled("the reader took nothing for too long") from None
+                    # The reader is gone, and grpc says so here before it cancels the handler.
+                    raise asyncio.CancelledError from None
+                calls.answer_is_gone(running)
+                del message  # it must not be kept while the next one is waited for
+                if call.share is not None:
+                    await call.share.pay(size_bytes)
+
+    async def _room(self, running: Running, size_bytes: int) -> None:
+        """Have room for an answer, or a message of one, of so many bytes. Raises LimitReached."""
+        more_bytes = size_bytes - running.answer_bytes
+        if more_bytes > 0 and not self._calls.may_answer(running, more_bytes):
+            await self._calls.room_to_answer(running, more_bytes)
+
+    async def _guard(
+        self, answer: Callable[[Call, Running], Awaitable[bytes]], context: Context
+    ) -> bytes:
         """Run one call; every way in which it can end is counted and logged here."""
         started_s = self._runtime.clock.monotonic_s()
         peer = context.peer()
         outcome = _CANCELLED
         rights = None
+        running = None
         self._metrics.calls_running += 1
         try:
-            rights = self._access.rights_of(context)
+            rights = self._shown(context)
             rights.check(self._needs, self._method)
+            running = self._calls.begin(
+                context, caller_of(rights, peer), peer, stranger=rights is _NOBODY
+            )
             share = self._shares.of(rights, peer) if self._shares is not None else None
-            call = Call(context, self._method, rights, peer, share, self._audit)
+            room = partial(self._room, running)
+            call = Call(context, self._method, rights, peer, share, self._audit, room)
             if share is None:
-                response = await self._on_behalf(answer, call)
+                response = await self._on_behalf(answer, call, running)
             else:
                 async with share.taken(writes=self._writes):
-                    response = await self._on_behalf(answer, call)
+                    response = await self._on_behalf(answer, call, running)
             outcome = OK
+        except asyncio.CancelledError:
+            if running is not None and running.ended:
+                outcome = _LATE
+            raise
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
+            if running is not None and running.ended:
+                outcome = _LATE
+                if running.phase is Phase.LEAVING:  # it is cut off
+                    raise asyncio.CancelledError from None
+                return b""  # its status is sent
             outcome = outcome_of(error) or self._unforeseen(error)
             if outcome.code in _REFUSED:
                 self._runtime.refusals.tell(error, self._method, peer, rights)
         else:
+            self._calls.leaves(running)
             return response
         finally:
+            if running is not None:
+                self._calls.request_is_gone(running)
             self._metrics.calls_running -= 1
             self._ended(outcome, self._runtime.clock.monotonic_s() - started_s, peer)
-        await _abort(context, outcome)
+        running = running or self._calls.refused(context, peer)
+        self._calls.leaves(running)
+        with suppress(grpc.aio.InternalError):  # the caller is gone
+            await context.abort(outcome.code, outcome.message)
         return b""
 
-    async def _on_behalf(self, answer: Callable[[Call], Awaitable[bytes]], call: Call) -> bytes:
+    def _shown(self, context: Context) -> Rights:
+        """Return the rights of what the caller shows. Raises as Access does."""
+        if self._open:
+            return self._access.admit(context) or _NOBODY
+        return self._access.rights_of(context)
+
+    async def _on_behalf(
+        self,
+        answer: Callable[[Call, Running], Awaitable[bytes]],
+        call: Call,
+        running: Running,
+    ) -> bytes:
         passed = hops.parse(call.context.invocation_metadata() or ())
         if passed.via and call.is_peer and self._runtime.heard_from is not None:
             self._runtime.heard_from(passed.via[-1])
         with hops.serving(passed):
-            response = await answer(call)
+            response = await answer(call, running)
             # Two nodes that waited for each other's acknowledgement of the other's writes would
             # wait for ever; whoever took a write from its client waits for all of them.
             if self._acknowledge is not None and not call.is_replication:
@@ -217,28 +341,5 @@ class _Wrapper:
 _ORDINARY = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED}
 _REFUSED = {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}
 _CANCELLED = CallStatus(grpc.StatusCode.CANCELLED, "")
-
-
-async def _send_all(messages: AsyncGenerator[bytes, None], call: Call, stall_s: float) -> None:
-    """Write each message; one that the reader does not take for stall_s ends the call."""
-    async with aclosing(messages):
-        async for message in messages:
-            try:
-                async with asyncio.timeout(stall_s):
-                    await call.context.write(message)
-            except TimeoutError:
-                raise Stalled(f"the reader took nothing for {stall_s:g} s") from None
-            except grpc.aio.InternalError:
-                # The reader is gone, and grpc says so here before it cancels the handler.
-                raise asyncio.CancelledError from None
-            size_bytes = len(message)
-            del message  # it must not be kept while the next one is waited for
-            if call.share is not None:
-                await call.share.pay(size_bytes)
-
-
-async def _abort(context: Context, outcome: CallStatus) -> None:
-    """Send a status other than OK, for a bounded time: a stalled reader may never take it."""
-    with suppress(TimeoutError, grpc.aio.InternalError):  # the latter: the caller is gone
-        async with asyncio.timeout(_ABORT_S):
-            await context.abort(outcome.code, outcome.message)
+_LATE = CallStatus(grpc.StatusCode.DEADLINE_EXCEEDED, "the other side took too long")
+_NOBODY = Rights(ANONYMOUS, None)

@@ -229,7 +229,8 @@ class Attacked:
 
     def told_of(self, limit: str) -> bool:
         """Whether the log has a line about this limit."""
-        wanted = f'"limit": "limits.{limit}"'
+        name = limit if "." in limit else f"limits.{limit}"
+        wanted = f'"limit": "{name}"'
         return any(
             '"event": "limit_hit"' in line and wanted in line for line in self.node.log.splitlines()
         )

@@ -128,11 +128,11 @@ def test_o07_offline_in_the_file_is_followed(node: Node) -> None:
 
 
 def test_what_cannot_change_is_named_each_time_and_the_rest_is_taken(node: Node) -> None:
-    rewrite(node, node_name="other", http={"address": None}, limits={"drain": "1s", "streams": 9})
+    rewrite(node, node_name="other", http={"address": None}, limits={"drain": "1s", "threads": 9})
     for changed in (["limits.drain"], []):
         said = reload(node, code=1)
         assert said["changed"] == changed
-        assert said["needs-restart"] == ["node-name", "limits.streams", "http.address"]
+        assert said["needs-restart"] == ["node-name", "limits.threads", "http.address"]
     assert node.http_get("/healthz")[0] == 200
     assert "restart_needed" in node.log
 

@@ -255,27 +255,6 @@ async def test_the_lag_of_the_event_loop_is_measured() -> None:
         await until(lambda: bench.metrics.registry.get_sample_value(count))
 
 
-async def test_l01_connections_are_bounded() -> None:
-    async with Bench(limits=LimitsConfig(connections=3)) as bench, asyncio.timeout(20):
-        host, _, port = bench.node.listeners[0].rpartition(":")
-        ends = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
-        greeted = [await reader.read(1) for reader, _ in ends]
-        assert sum(map(bool, greeted)) == 3
-        for _, writer in ends:
-            writer.close()
-
-
-async def test_l06_calls_above_the_limit_are_refused_not_queued() -> None:
-    async with Bench(limits=LimitsConfig(streams=1)) as bench, bench.channel() as channel:
-        running = call(channel, "Later")
-        await bench.echo.entered.wait()
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call(channel)
-        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        bench.echo.release.set()
-        assert await running == b"x"
-
-
 async def test_messages_above_the_limit_are_refused() -> None:
     limits = LimitsConfig.model_validate({"message": "5M"})
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]

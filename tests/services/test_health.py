@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from typing import TypeAlias
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from federation.services.health import HEALTH, HealthControl, add_health
+from federation.services.health import HEALTH, HealthControl, HealthService
 from tests.services.calls import refused
+from tests.services.conftest import Serve
 
 CAS = "build.bazel.remote.execution.v2.ContentAddressableStorage"
 FETCH = "build.bazel.remote.asset.v1.Fetch"
@@ -24,15 +25,10 @@ Serving = tuple[HealthControl, grpc.aio.Channel]
 
 
 @pytest.fixture
-async def served() -> AsyncIterator[Serving]:
+async def served(serve: Serve) -> Serving:
     """A server with health only: (control, channel)."""
-    server = grpc.aio.server()
-    control = add_health(server, [CAS, FETCH])
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield control, channel
-    await server.stop(grace=0)
+    control = HealthControl([CAS, FETCH])
+    return control, (await serve(HealthService(control))).channel
 
 
 def check(

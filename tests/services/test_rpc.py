@@ -153,6 +153,27 @@ async def test_a_call_without_a_stream_ends_at_the_time_limit(serve: Serve) -> N
     assert probe.cancelled.is_set()
 
 
+async def test_l06_calls_above_the_limit_are_refused_not_queued(serve: Serve) -> None:
+    probe = Probe()
+    served = await serve(probe, limits=LimitsConfig(streams=1))
+    running = unary(served, "Hang")(b"")
+    await probe.started.wait()
+    failed = await failure(unary(served, "Echo")(b""))
+    assert failed.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "limits.streams" in (failed.details() or "")
+    assert served.counted("federation_limits_hit_total", limit="streams") == 1
+    running.cancel()
+    async with asyncio.timeout(5):
+        await probe.cancelled.wait()
+    assert await unary(served, "Echo")(b"again") == b"again"
+
+
+async def test_a_call_without_a_message_is_refused(serve: Serve) -> None:
+    served = await serve(Probe())
+    call = served.channel.stream_unary("/test.Probe/Echo", None, None)(iter(()))
+    assert (await failure(call)).code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_a_timeout_of_the_machine_is_not_taken_for_the_time_limit(serve: Serve) -> None:
     probe = Probe()
     served = await serve(probe)

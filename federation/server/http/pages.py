@@ -20,9 +20,18 @@ class Pages:
     """Answers GET and HEAD of /, /metrics, /healthz and /readyz."""
 
     def __init__(
-        self, metrics: Metrics, readiness: Readiness, about: Callable[[], Mapping[str, Any]]
+        self,
+        metrics: Metrics,
+        readiness: Readiness,
+        about: Callable[[], Mapping[str, Any]],
+        limits_reached: Callable[[], list[str]] = list,
     ) -> None:
-        """Take what the pages show; about() gives the facts of the index page."""
+        """Take what the pages show.
+
+        about: gives the facts of the index page. limits_reached: the bounds on callers that were
+        reached lately; /readyz shows them, and stays as it is.
+        """
+        self._limits_reached = limits_reached
         self._metrics = metrics
         self._readiness = readiness
         self._about = about
@@ -56,7 +65,9 @@ class Pages:
         return _json(200, {"status": "alive"})
 
     def _ready(self, _request: web.BaseRequest) -> web.Response:
-        state = self._state()
+        state: dict[str, Any] = dict(self._state())
+        if reached := self._limits_reached():
+            state["limits-reached"] = reached
         return _json(200 if state["status"] == "serving" else 503, state)
 
     def _state(self) -> dict[str, str]:

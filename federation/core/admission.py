@@ -1,0 +1,129 @@
+"""Admission in bytes: whoever finds no room waits in turn, caller by caller.
+
+Pure bookkeeping but for the waiting itself, so any transport can ask it before it takes bytes off
+the wire or puts them there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from federation.core.fair_share import FairShare, Verdict
+
+
+class _Waiter(NamedTuple):
+    size_bytes: int
+    turn: asyncio.Future[None]
+
+
+class Admission:
+    """Bytes that all callers hold together, divided as FairShare says."""
+
+    def __init__(
+        self,
+        total_bytes: Callable[[], int],
+        *,
+        counted: Callable[[int], None] | None = None,
+        held_back: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take the bound, which may change.
+
+        counted: told by how much what is held grows (or shrinks, below 0).
+        held_back: told of each caller that has to wait.
+        """
+        self._share = FairShare(total_bytes)
+        self._counted = counted
+        self._held_back = held_back
+        self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # whose turn it is first
+
+    def __repr__(self) -> str:
+        return f"<Admission {self._share!r}, {self.waiting} wait>"
+
+    @property
+    def used_bytes(self) -> int:
+        """What is held now."""
+        return self._share.used
+
+    @property
+    def total_bytes(self) -> int:
+        """What may be held."""
+        return self._share.total
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def try_take(self, caller: str, size_bytes: int) -> bool:
+        """Take so much if there is room and none of this caller waits; it has to be given back."""
+        if self._waiting and caller in self._waiting:
+            return False
+        if self._share.judge(caller, size_bytes) is not Verdict.GRANTED:
+            return False
+        self.adjust(caller, size_bytes)
+        return True
+
+    async def take(self, caller: str, size_bytes: int) -> None:
+        """Take so much, in turn; it has to be given back."""
+        if self.try_take(caller, size_bytes):
+            return
+        if self._held_back is not None:
+            self._held_back(caller)
+        waiter = _Waiter(size_bytes, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(caller, deque()).append(waiter)
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.turn.cancelled():
+                self._forget(caller, waiter)
+            else:  # it came at the very moment of leaving
+                self.give_back(caller, size_bytes)
+            raise
+
+    def adjust(self, caller: str, by_bytes: int) -> None:
+        """Count more or less for what is held, when that turns out to be of another size."""
+        self._share.add(caller, by_bytes)
+        if self._counted is not None:
+            self._counted(by_bytes)
+        if by_bytes < 0 and self._waiting:
+            self._serve()
+
+    def give_back(self, caller: str, size_bytes: int) -> None:
+        """Return what was taken."""
+        self.adjust(caller, -size_bytes)
+
+    def _serve(self) -> None:
+        """Let in who fits now: one of each caller in turn."""
+        granted = True
+        while granted:
+            granted = False
+            for caller in list(self._waiting):
+                granted |= self._serve_one(caller)
+
+    def _serve_one(self, caller: str) -> bool:
+        queue = self._waiting[caller]
+        size_bytes, turn = queue[0]
+        if self._share.judge(caller, size_bytes) is not Verdict.GRANTED:
+            return False
+        queue.popleft()
+        if queue:
+            self._waiting.move_to_end(caller)
+        else:
+            del self._waiting[caller]
+        if not turn.done():
+            self._share.add(caller, size_bytes)
+            if self._counted is not None:
+                self._counted(size_bytes)
+            turn.set_result(None)
+        return True
+
+    def _forget(self, caller: str, waiter: _Waiter) -> None:
+        queue = self._waiting.get(caller)
+        if queue is not None and waiter in queue:
+            queue.remove(waiter)
+            if not queue:
+                del self._waiting[caller]
+        self._serve()

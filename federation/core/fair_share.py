@@ -1,0 +1,82 @@
+"""Dividing a total so that there is always something left for whoever comes next.
+
+Nobody may hold more than is free at that moment (dynamic thresholds, as switches divide their
+buffers): one alone gets half of the total, two a third each, and n of them leave one part of n + 1
+for the others. So no number of greedy callers leaves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+
+class Verdict(Enum):
+    """What is said to somebody who wants more."""
+
+    GRANTED = "granted"
+    OVER_SHARE = "over share"  # this one has its part
+    FULL = "full"  # all together have everything
+
+
+class FairShare:
+    """So much of something, and who has how much of it. Both limits may change all the time."""
+
+    def __init__(self, total: Callable[[], int], each: Callable[[], int] | None = None) -> None:
+        """total: how much there is. each: the most of one holder; 0, as without: what is free."""
+        self._total = total
+        self._each = each
+        self._by_holder: dict[str, int] = {}
+        self.used = 0
+
+    def __repr__(self) -> str:
+        return f"<FairShare {self.used} of {self._total()} used by {len(self._by_holder)}>"
+
+    @property
+    def total(self) -> int:
+        """How much there is."""
+        return self._total()
+
+    def used_by(self, holder: str) -> int:
+        """How much this one has."""
+        return self._by_holder.get(holder, 0)
+
+    def judge(self, holder: str, amount: int = 1) -> Verdict:
+        """Say whether the holder may have so much more; more than there is counts as all of it."""
+        total = self._total()
+        free = total - self.used
+        if not self.used:  # one is served whatever it needs
+            return Verdict.GRANTED
+        held = self._by_holder.get(holder, 0)
+        amount = min(amount, total)
+        if amount > free:
+            return Verdict.FULL
+        each = self._each() if self._each is not None else 0
+        # Who holds nothing yet is the newcomer that something was left for.
+        if held and held + amount > (each or free):
+            return Verdict.OVER_SHARE
+        return Verdict.GRANTED
+
+    def try_take(self, holder: str, amount: int = 1) -> Verdict:
+        """Take so much if the holder may; what was granted has to be given back."""
+        verdict = self.judge(holder, amount)
+        if verdict is Verdict.GRANTED:
+            self.add(holder, amount)
+        return verdict
+
+    def add(self, holder: str, amount: int) -> None:
+        """Count so much more (or less, below 0), whether or not the holder may have it."""
+        self.used += amount
+        held = self._by_holder.get(holder, 0) + amount
+        if held > 0:
+            self._by_holder[holder] = held
+        else:
+            self._by_holder.pop(holder, None)
+
+    def give_back(self, holder: str, amount: int = 1) -> None:
+        """Return what was taken."""
+        self.add(holder, -amount)
+
+    def largest(self) -> str | None:
+        """Return who has most; None: nobody has anything."""
+        return max(self._by_holder, key=self._by_holder.__getitem__, default=None)

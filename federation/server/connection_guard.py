@@ -1,0 +1,102 @@
+"""Bounds on the connections of each address, for gRPC's listeners.
+
+gRPC accepts by itself and shows nobody its connections, so they are looked at once in a while, and
+those that are too many are broken off, the youngest first. What gRPC itself allows is somewhat
+more, so that a flood finds the door open for others until the next look.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+
+from federation.config.model import LimitsConfig
+from federation.core.clock import Clock
+from federation.core.fair_share import FairShare, Verdict
+from federation.observability.limit_hits import LimitHits
+from federation.services import tcp
+from federation.services.tcp import Connection
+
+_EVERY_S = 1.0
+_SOON_S = 0.2  # while there are too many
+_OTHERS = 50  # descriptors that are no connections of clients, at least
+
+
+def allowed_by_grpc(limits: LimitsConfig) -> int:
+    """Return how many connections gRPC may accept on one listener."""
+    return limits.connections + max(_OTHERS, limits.connections // 2)
+
+
+def excess(
+    connections: Sequence[Connection], total: int, each: int
+) -> list[tuple[Connection, str]]:
+    """Return the connections to one port that are too many, with the limit each is over.
+
+    connections: the oldest first. each: the most of one address; 0: what it leaves for others.
+    """
+    share = FairShare(lambda: total, lambda: each)
+    found = []
+    for one in connections:
+        verdict = share.try_take(one.peer.host)
+        if verdict is not Verdict.GRANTED:
+            over = "connections" if verdict is Verdict.FULL else "connections-per-address"
+            found.append((one, over))
+    return found
+
+
+class ConnectionGuard:
+    """Watches the listeners of one process."""
+
+    def __init__(
+        self, limits: LimitsConfig, hits: LimitHits, clock: Clock, ports: Callable[[], list[int]]
+    ) -> None:
+        """ports: gives those of the listeners, once they are bound."""
+        self._limits = limits
+        self._hits = hits
+        self._clock = clock
+        self._ports = ports
+        self._seen: dict[Connection, int] = {}  # in the order in which they came
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<ConnectionGuard of {self._ports()}, {len(self._seen)} seen>"
+
+    async def run(self) -> None:
+        """Look again and again."""
+        while True:
+            broken = await asyncio.to_thread(self.look)
+            for connection, limit in broken:
+                host, port = connection.peer
+                self._hits.hit(limit, f"address {host}", f"{host}:{port}")
+            await self._clock.sleep(_SOON_S if broken else _EVERY_S)
+
+    def look(self) -> list[tuple[Connection, str]]:
+        """Break off what is too much, and return it; blocks for as long as looking takes."""
+        limits = self._limits
+        most = limits.connections_per_address or limits.connections // 2
+        if len(os.listdir("/proc/self/fd")) < min(most, limits.connections):  # noqa: PTH208
+            self._seen.clear()
+            return []
+        by_port = self._by_port(tcp.connections(self._ports()))
+        too_many = [
+            each
+            for found in by_port.values()
+            for each in excess(found, limits.connections, limits.connections_per_address)
+        ]
+        return [(each, limit) for each, limit in too_many if tcp.break_off(each)]
+
+    def _by_port(self, found: Iterable[Connection]) -> dict[int, list[Connection]]:
+        """Return the connections of each listener, the oldest first."""
+        seen = {}
+        for each in found:
+            age = self._seen.get(each)
+            if age is None:
+                self._count += 1
+                age = self._count
+            seen[each] = age
+        self._seen = seen
+        by_port: dict[int, list[Connection]] = {}
+        for each in sorted(seen, key=seen.__getitem__):
+            by_port.setdefault(each.local_port, []).append(each)
+        return by_port

@@ -1,0 +1,35 @@
+"""What all listeners of a node share of its limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from federation.core.admission import Admission
+from federation.core.clock import Clock
+from federation.core.memory_budget import MemoryBudget
+from federation.observability.limit_hits import LimitHits
+from federation.observability.metrics import Metrics
+
+
+@dataclass(slots=True)
+class Bounds:
+    """Who says that a limit was reached, and the admission of bytes in both directions."""
+
+    hits: LimitHits
+    incoming: Admission  # what came in and is neither durable nor dropped
+    outgoing: Admission  # what goes out and is not taken
+
+    @classmethod
+    def of(
+        cls, metrics: Metrics, clock: Clock, budget: MemoryBudget, hits: LimitHits | None = None
+    ) -> Bounds:
+        """Give each direction half of the budget; the rest is for reading and writing ahead."""
+
+        def half() -> int:
+            return budget.total_bytes // 2
+
+        return cls(
+            hits or LimitHits(metrics, clock),
+            Admission(half, counted=budget.count),
+            Admission(half, counted=budget.count),
+        )

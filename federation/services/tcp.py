@@ -1,0 +1,119 @@
+"""The TCP connections of this process, as its own descriptors and the kernel show them.
+
+gRPC's Python interface shows neither connections nor what it holds of each, and it cannot end a
+call whose answer nobody takes. So its sockets are looked at from the side: they are descriptors of
+this process. Nothing is read from them or written to them.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+_INFO_BYTES = 136
+_RECEIVED_AT = 128  # tcpi_bytes_received in struct tcp_info (Linux 4.1)
+_MAPPED = "::ffff:"
+_ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time: close sends RST
+
+
+class Endpoint(NamedTuple):
+    """One end of a connection; an IPv4 address in IPv6 form is shown as IPv4."""
+
+    host: str
+    port: int
+
+
+class Connection(NamedTuple):
+    """One accepted connection."""
+
+    number: int  # the descriptor
+    peer: Endpoint
+    local_port: int
+
+
+def endpoint_of(peer: str) -> Endpoint | None:
+    """Return what gRPC's name of a peer stands for: "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5"."""
+    kind, _, rest = peer.partition(":")
+    host, _, port = rest.rpartition(":")
+    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
+        return None
+    return _endpoint(host.removeprefix("%5B").removesuffix("%5D").strip("[]"), int(port))
+
+
+def connections(ports: Collection[int] | None = None) -> Iterator[Connection]:
+    """Yield the connections of this process that came to one of these ports; None: all."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names only
+        if (found := _look(int(name))) is not None and (ports is None or found.local_port in ports):
+            yield found
+
+
+def reset(peer: str) -> bool:
+    """Break the connection from this peer off; False: there is none."""
+    wanted = endpoint_of(peer)
+    return wanted is not None and any(
+        break_off(each) for each in connections() if each.peer == wanted
+    )
+
+
+def break_off(connection: Connection) -> bool:
+    """Break a connection off: the peer gets a reset, and gRPC lets go of all that it held of it.
+
+    False: the descriptor stands for something else by now.
+    """
+    try:
+        own = socket.socket(fileno=os.dup(connection.number))
+    except OSError:
+        return False
+    with own:  # it cannot become something else any more
+        try:
+            if _endpoint(*own.getpeername()[:2]) != connection.peer:
+                return False
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+            own.shutdown(socket.SHUT_RDWR)
+        except (OSError, TypeError, ValueError):
+            return False
+    return True
+
+
+def received_bytes(connection: Connection) -> int:
+    """Return what has been read from this connection since it began; 0: it is gone."""
+    info = b""
+    with suppress(OSError), _borrowed(connection.number) as borrowed:
+        info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_BYTES)
+        waiting = array.array("i", [0])
+        fcntl.ioctl(borrowed.fileno(), termios.FIONREAD, waiting)
+    if len(info) < _INFO_BYTES:
+        return 0
+    (received,) = struct.unpack_from("=Q", info, _RECEIVED_AT)
+    return max(0, int(received) - waiting[0])
+
+
+@contextmanager
+def _borrowed(number: int) -> Iterator[socket.socket]:
+    """Have a descriptor as a socket, without it being closed. Raises OSError if it is none."""
+    # With a family given the kernel is not asked for it. This one has room for addresses of both.
+    borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=number)
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()
+
+
+def _look(number: int) -> Connection | None:
+    try:
+        with _borrowed(number) as borrowed:
+            peer, own = borrowed.getpeername(), borrowed.getsockname()
+            return Connection(number, _endpoint(*peer[:2]), int(own[1]))
+    except (OSError, TypeError, ValueError, IndexError):
+        return None  # no socket, none of the internet's, or not connected
+
+
+def _endpoint(host: str, port: int) -> Endpoint:
+    return Endpoint(host.partition("%")[0].removeprefix(_MAPPED), port)
