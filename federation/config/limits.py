@@ -58,6 +58,11 @@ class LimitsConfig(Section):
     uploads_per_caller: Count = Field(
         default=0, ge=0, description="writing calls of one caller at once; more wait; 0: no limit"
     )
+    upload_bytes_per_caller: Size = Field(
+        default=8 * 2**30,
+        description="received bytes of one caller's unfinished uploads at once, at most a quarter "
+        "of the quota; younger uploads wait; 0: no limit",
+    )
     bandwidth_per_caller: Size = Field(
         default=0, description="bytes a second from and to one caller; 0: no limit"
     )

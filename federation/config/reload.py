@@ -40,6 +40,7 @@ LIVE = frozenset(
         "limits.first-message",
         "limits.buffer-memory",
         "limits.uploads-per-caller",
+        "limits.upload-bytes-per-caller",
         "limits.bandwidth-per-caller",
         "limits.request-time",
         "limits.tree-directories",

@@ -80,7 +80,7 @@ class Ingest(Protocol):
 
         Raises:
             DigestMismatch: more bytes than the digest's size. Raised before any are written.
-            StorageFull: no room.
+            StorageFull: no room. Raised before any are taken: they may be given again.
         """
         ...
 
@@ -195,9 +195,10 @@ class LocalStore(Store, Protocol):
     """What services need beyond Store from the node's own storage."""
 
     def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> Ingest:
-        """Start receiving a blob; reserves its size.
+        """Start receiving a blob; room is reserved as its bytes come.
 
-        Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
+        Raises BlobTooLarge, StorageFull (it is larger than all that may be kept), StorageFailed,
+        TooBusy.
         """
         ...
 

@@ -129,7 +129,7 @@ class Metrics:
         self.held_back = Counter(
             "federation_callers_held_back_total",
             "Times that a caller had to wait for its share, by what there was too much of "
-            "(uploads, bandwidth)",
+            "(uploads, upload_bytes, bandwidth)",
             ["by"],
             registry=reg,
         )

@@ -205,7 +205,16 @@ def make_services(
         through(tells_upstreams=False, tells_nodes=True),
     )
     local = through(tells_upstreams=False)
-    stream = ByteStreamService(local, limits, clock, metrics, budget, compute, alone=share.alone)
+    stream = ByteStreamService(
+        local,
+        limits,
+        clock,
+        metrics,
+        budget,
+        compute,
+        alone=share.alone,
+        quota_bytes=lambda: storage.quota_bytes,
+    )
     return Services(
         served=[cas, stream, *of_names(pulling.finder)],
         # As the old server's --index-only: no blobs.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
@@ -31,9 +31,13 @@ class ByteStreamService:
         compute: Compute,
         *,
         alone: bool = True,
+        quota_bytes: Callable[[], int] | None = None,
     ) -> None:
-        """Take what the calls work on; alone False: other processes take calls of these clients."""
-        self._uploads = Uploads(store, limits, metrics, budget, compute)
+        """Take what the calls work on.
+
+        alone False: other processes take calls of these clients. quota_bytes: see Uploads.
+        """
+        self._uploads = Uploads(store, limits, metrics, budget, compute, quota_bytes)
         self._read = ReadCalls(store, clock, metrics, budget, compute)
         self._write = WriteCalls(store, self._uploads, limits, clock, metrics, alone=alone)
 

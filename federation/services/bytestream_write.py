@@ -68,7 +68,7 @@ class WriteCalls:
             if upload.rules.begin_stream(first.resource_name, first.write_offset):
                 await self._uploads.start_over(upload)
                 upload.rules.begin_stream(first.resource_name, 0)
-            receiver = await self._uploads.begin(upload, provenance_of(call))
+            receiver = await self._uploads.begin(upload, provenance_of(call), call.caller)
             await self._receive(upload, receiver, first, messages)
             upload.resumable = False  # whatever a commit comes to, it ends the ingest
             await receiver.finish()

@@ -10,7 +10,7 @@ import grpc
 from federation.access.rights import Rights, Role
 from federation.core import hops
 from federation.services.audit import push_accepted
-from federation.services.quotas import CallerQuota
+from federation.services.quotas import CallerQuota, caller_of
 from federation.services.request_stream import RequestStream
 
 # Plain numbers compare three times faster.
@@ -35,6 +35,11 @@ class Call(NamedTuple):
     audit: bool = False
     # Waits until an answer of so many bytes finds room; called before a large one is made.
     room: Callable[[int], Awaitable[None]] | None = None
+
+    @property
+    def caller(self) -> str:
+        """What limits tell callers apart by: an identity, or without one an address."""
+        return caller_of(self.rights, self.peer)
 
     @property
     def is_peer(self) -> bool:

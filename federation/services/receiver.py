@@ -8,32 +8,47 @@ not leave an ingest of which nobody knows how much it took.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from federation.core.errors import FederationError
+from federation.core.errors import FederationError, StorageFull
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import Ingest
 from federation.services.cpu_pool import Compute
+from federation.services.under_way import Part
 from federation.wire.zstd import Decoder
 
 GATHER_BYTES = 2**20
 
 
 class UploadReceiver:
-    """Feeds one ingest. decoder is that of a zstd upload."""
+    """Feeds one ingest."""
 
     def __init__(
-        self, ingest: Ingest, decoder: Decoder | None, budget: MemoryBudget, compute: Compute
+        self,
+        ingest: Ingest,
+        decoder: Decoder | None,
+        budget: MemoryBudget,
+        compute: Compute,
+        under_way: Part,
+        make_room: Callable[[], Awaitable[bool]],
     ) -> None:
+        """Take the parts.
+
+        decoder: that of a zstd upload. under_way: its account of the caller's bytes; closed here.
+        make_room: drops something of less use; False: there is nothing of the kind.
+        """
         self._ingest = ingest
         self._decoder = decoder
         self._budget = budget
         self._compute = compute
+        self._under_way = under_way
+        self._make_room = make_room
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._budgeted_bytes = 0
         self._running: asyncio.Task[Any] | None = None
+        self._committing = False
 
     async def put(self, data: bytes) -> None:
         """Take the next bytes. Raises what an earlier put's bytes came to: see Ingest.append."""
@@ -52,7 +67,8 @@ class UploadReceiver:
         await self._settle()
         if self._decoder is not None:
             self._decoder.finish()
-        self._run(self._ingest.commit())
+        self._committing = True
+        self._run(self._commit())
         return bool(await self._settle())
 
     async def park(self) -> bool:
@@ -62,10 +78,18 @@ class UploadReceiver:
             await self._settle()
         except FederationError:
             return False
+        self._under_way.rest()
         return True
+
+    def go_on(self) -> None:
+        """Another stream feeds it after park()."""
+        self._under_way.go_on()
 
     async def abort(self) -> None:
         """Drop everything. Does not raise what a running append or commit ran into."""
+        # An append that waits for room ends by this; a commit that runs closes it by itself.
+        if not self._committing:
+            self._under_way.close()
         if self._running is not None:
             await asyncio.wait([self._running])
             self._running.exception()
@@ -87,13 +111,33 @@ class UploadReceiver:
     async def _append(self, data: bytes, budgeted_bytes: int) -> None:
         try:
             if self._decoder is None:
-                await self._ingest.append(data)
+                await self._store(data)
                 return
             self._decoder.push(data)
             while piece := await self._compute.run(len(data), self._decoder.pull):
-                await self._ingest.append(piece)
+                await self._store(piece)
         finally:
             self._budget.give_back(budgeted_bytes)
+
+    async def _store(self, piece: bytes) -> None:
+        await self._under_way.take(len(piece))
+        while True:
+            try:
+                await self._ingest.append(piece)
+            except StorageFull:
+                if not await self._make_room():
+                    # Its room is free before the next upload asks: of many that cannot all have
+                    # room, some get it.
+                    await self._ingest.abort()
+                    raise
+            else:
+                return
+
+    async def _commit(self) -> bool:
+        try:
+            return await self._ingest.commit()
+        finally:
+            self._under_way.close()
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         self._running = asyncio.get_running_loop().create_task(work, name="ingest")

@@ -9,25 +9,29 @@ until the room is needed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
 
 from federation.config.model import LimitsConfig
-from federation.core.errors import StorageFull, TooBusy, UploadSuperseded
+from federation.core.errors import TooBusy, UploadSuperseded
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore, Provenance
 from federation.observability.metrics import Metrics
 from federation.services.cpu_pool import Compute
 from federation.services.receiver import UploadReceiver
 from federation.services.request_stream import RequestStream
+from federation.services.status_codes import clean
+from federation.services.under_way import UnderWay
 from federation.wire.resource_name import UploadName
 from federation.wire.upload import Upload
 from federation.wire.zstd import Decoder
 
 _log = structlog.get_logger(__name__)
+
+_QUOTA_PARTS = 4  # of the quota one caller's unfinished uploads have at most one
 
 
 class _Claim:
@@ -83,8 +87,13 @@ class Uploads:
         metrics: Metrics,
         budget: MemoryBudget,
         compute: Compute,
+        quota_bytes: Callable[[], int] | None = None,
     ) -> None:
+        """quota_bytes: the most that the store may hold; None: not known."""
         self._store = store
+        self._quota_bytes = quota_bytes
+        self._under_way = UnderWay(self._most_bytes, self._note_wait)
+        self._held_back = metrics.held_back.labels(by="upload_bytes")
         self._limits = limits
         self._open_gauge = metrics.uploads_open
         self._budget = budget
@@ -125,23 +134,51 @@ class Uploads:
         finally:
             self._start_ending(self._release(upload, claim, previous))
 
-    async def begin(self, upload: OpenUpload, provenance: Provenance) -> UploadReceiver:
+    async def begin(
+        self, upload: OpenUpload, provenance: Provenance, caller: str
+    ) -> UploadReceiver:
         """Return the receiver of this upload, a new one at its first bytes.
 
         Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
         """
-        while upload.receiver is None:
+        if upload.receiver is not None:
+            upload.receiver.go_on()
+            return upload.receiver
+        while True:
             digest = upload.name.digest
             try:
                 ingest = self._store.begin(digest, provenance=provenance)
-            except (StorageFull, TooBusy):
-                if not self._parked:
+            except TooBusy:
+                if not await self._make_room():
                     raise
-                await self._drop(next(iter(self._parked.values())))
                 continue
-            decoder = Decoder(digest.size_bytes) if upload.name.compressed else None
-            upload.receiver = UploadReceiver(ingest, decoder, self._budget, self._compute)
-        return upload.receiver
+            upload.receiver = UploadReceiver(
+                ingest,
+                Decoder(digest.size_bytes) if upload.name.compressed else None,
+                self._budget,
+                self._compute,
+                self._under_way.begin(caller),
+                self._make_room,
+            )
+            return upload.receiver
+
+    async def _make_room(self) -> bool:
+        """Drop the upload that waits to be gone on with for longest; False: there is none."""
+        if not self._parked:
+            return False
+        await self._drop(next(iter(self._parked.values())))
+        return True
+
+    def _most_bytes(self) -> int:
+        """Return what one caller may have under way: by the limit, and of a small quota a part."""
+        most = self._limits.upload_bytes_per_caller
+        if most and self._quota_bytes is not None:
+            most = max(1, min(most, self._quota_bytes() // _QUOTA_PARTS))
+        return most
+
+    def _note_wait(self, caller: str) -> None:
+        self._held_back.inc()
+        _log.debug("upload_waits", caller=clean(caller), most_bytes=self._most_bytes())
 
     async def drop_parked(self, name: UploadName) -> None:
         """Drop an upload that no stream owns, if there is one of this name."""

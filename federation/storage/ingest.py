@@ -58,7 +58,7 @@ class GrowingFile:
 
 
 class LocalIngest:
-    """See federation.core.store.Ingest. The size is reserved when this is made."""
+    """See federation.core.store.Ingest. Room is reserved as bytes come, before they are kept."""
 
     def __init__(
         self, core: StorageContext, digest: Digest, path: str, provenance: Provenance
@@ -69,6 +69,7 @@ class LocalIngest:
         self.provenance = provenance
         self._received_bytes = 0
         self._hashed_bytes = 0
+        self._reserved_bytes = 0
         self._is_right: bool | None = None  # once all is hashed
         self._hasher = new_hasher(digest.function)
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
@@ -97,14 +98,15 @@ class LocalIngest:
         end = self._received_bytes + len(data)
         if end > self._digest.size_bytes:
             raise DigestMismatch(self._digest, f"at least {end} bytes were sent")
+        if self._failure is not None:
+            raise self._failure
+        self._reserve(len(data))
         if self._small is not None:
             self._small += data
             self._received_bytes = self._hashed_bytes = end
             if on_hashed is not None:
                 on_hashed()
             return
-        if self._failure is not None:
-            raise self._failure
         writing = asyncio.ensure_future(self._hash_and_write(data, on_hashed))
         try:
             await asyncio.shield(writing)
@@ -114,6 +116,20 @@ class LocalIngest:
             if not writing.cancelled():
                 writing.exception()  # the caller is gone; later appends raise it
             raise
+
+    def _reserve(self, size_bytes: int) -> None:
+        """Set room aside until the end of this ingest. Raises StorageFull; then nothing changed."""
+        if self._ended:
+            return
+        space, reserved_bytes = self._core.space, self._reserved_bytes + size_bytes
+        try:
+            space.reserve(size_bytes)
+        except StorageFull:
+            # A refused upload comes again from its beginning. Twice what it brought is asked for,
+            # so that a few tries get it whole, and what is only announced evicts nothing.
+            self._core.note_refusal(min(2 * reserved_bytes, self._digest.size_bytes))
+            raise
+        self._reserved_bytes = reserved_bytes
 
     async def _hash_and_write(self, data: bytes, on_hashed: Callable[[], None] | None) -> None:
         """Hash, write and count in threads. Raises StorageFull, SourceUnavailable."""
@@ -242,7 +258,7 @@ class LocalIngest:
         if self._ended:
             return
         self._ended = True
-        self._core.space.release(self._digest.size_bytes)
+        self._core.space.release(self._reserved_bytes)
         if self._small is not None:
             self._small.clear()
         else:

@@ -31,17 +31,16 @@ class BlobReceiver:
 
     def begin(self, digest: Digest, origin: Provenance) -> LocalIngest:
         """See federation.core.store.LocalStore."""
-        return LocalIngest(self._core, digest, self._make_room(digest), origin)
+        return LocalIngest(self._core, digest, self._path_for(digest), origin)
 
-    def _make_room(self, digest: Digest) -> str:
-        """Reserve room for a blob and return the path to receive it at.
+    def _path_for(self, digest: Digest) -> str:
+        """Return the path to receive a blob at.
 
-        Raises StorageFailed, BlobTooLarge, StorageFull.
+        Raises StorageFailed, BlobTooLarge, StorageFull (it could never fit).
         """
         if self._core.writer.failure is not None:
             raise StorageFailed(self._core.writer.failure)
         self._core.space.check_blob(digest)
-        self._reserve(digest.size_bytes)
         return f"{self._core.directory.incoming}/{self._core.run.id}-{next(self._numbers)}"
 
     def _reserve(self, size_bytes: int) -> None:
@@ -127,7 +126,9 @@ class BlobReceiver:
         for digest, data in blobs:
             if digest in missing:
                 try:
-                    admitted.append(Incoming(digest, data, self._make_room(digest)))
+                    path = self._path_for(digest)
+                    self._reserve(len(data))
+                    admitted.append(Incoming(digest, data, path))
                 except FederationError as error:
                     refused[digest] = error
         if admitted:

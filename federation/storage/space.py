@@ -1,8 +1,9 @@
 """How much room there is: the quota, the disk, and what running uploads have reserved.
 
-Sizes are reserved from the digest, before the first byte, so that uploads which cannot fit are
-refused at once. The catalogue checks the quota again inside its write lock, which makes it hold
-over all processes on the directory.
+Room is reserved for bytes that have come, not for what an upload says will come: a client that
+names a size and sends nothing takes no room from others. What no amount of eviction makes fit is
+refused from its name alone. The catalogue checks the quota again inside its write lock, which makes
+it hold over all processes on the directory.
 """
 
 from __future__ import annotations

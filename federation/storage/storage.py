@@ -116,6 +116,11 @@ class Storage:
         """The parts, for the offline commands of this package and tests."""
         return self._core
 
+    @property
+    def quota_bytes(self) -> int:
+        """The most that may be held now."""
+        return self._core.space.quota_bytes
+
     def follow(self, settings: model.StorageConfig) -> None:
         """Keep this much from now on; what only an opening takes (lease, max-blob) stays."""
         self._core.settings = settings

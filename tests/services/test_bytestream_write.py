@@ -515,9 +515,6 @@ class CountingStore(MemoryStore):
         self.open_ingests = 0
 
     def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> MemoryIngest:
-        if self.full_once:
-            self.full_once = False
-            raise StorageFull("the quota is used up")
         self.open_ingests += 1
         return CountingIngest(self, digest)
 
@@ -532,6 +529,9 @@ class CountingIngest(MemoryIngest):
         self._counts.appends += 1
         if self._counts.gate is not None:
             await self._counts.gate.wait()
+        if self._counts.full_once:
+            self._counts.full_once = False
+            raise StorageFull("the quota is used up")
         await super().append(data, on_hashed)
 
     async def commit(self) -> bool:

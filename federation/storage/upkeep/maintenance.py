@@ -171,9 +171,14 @@ class Maintenance:
         core.pressure.clear()
         wanted = core.epoch.take_wanted()
         quota, starts_at, target = core.space.marks
-        if core.space.stored_bytes > starts_at or wanted:
-            needed = quota - core.space.reserved_bytes - wanted
-            await self.evict(min(target, needed), room_bytes=min(starts_at, needed))
+        stored, received = core.space.stored_bytes, core.space.reserved_bytes
+        if stored + received > starts_at or wanted:
+            # What is received will be stored: the room for it is made while it comes.
+            await self.evict(
+                target if stored > starts_at or wanted else starts_at,
+                room_bytes=min(starts_at, quota - received - wanted),
+                with_received_bytes=min(starts_at, quota - wanted),
+            )
 
     async def _is_held_back(self) -> bool:
         """Whether leases of a killed process, which nobody knows, may still run."""
@@ -184,8 +189,16 @@ class Maintenance:
         )
         return left_ms > 0
 
-    async def evict(self, target_bytes: int, *, room_bytes: float | None = None) -> int:
+    async def evict(
+        self,
+        target_bytes: int,
+        *,
+        room_bytes: float | None = None,
+        with_received_bytes: int | None = None,
+    ) -> int:
         """Mark blobs until what is not marked fits the target; return the bytes marked now.
+
+        with_received_bytes: what has to hold uploads under way, too; None: they do not count.
 
         Where that would need what is kept for peers, one is given up after the other until the
         rest fits room_bytes; None: none is, since nobody's quota is at stake.
@@ -197,11 +210,8 @@ class Maintenance:
             self.held_back = _PINNED
             return 0
         marked = 0
-        space = self._core.space
         with self._reserve_as_last_resort():
-            while (
-                need := space.stored_bytes - self._evictor.pending_bytes - max(0, target_bytes)
-            ) > 0:
+            while (need := self._excess_bytes(target_bytes, with_received_bytes)) > 0:
                 size = await self._evictor.mark(need)
                 marked += size
                 if not size and not await self._give_up_a_peer(room_bytes):
@@ -210,6 +220,16 @@ class Maintenance:
             took_s = self._core.clock.monotonic_s() - begun_s  # to look through it all for nothing
             self._pinned_until_s = begun_s + took_s * _PINNED_REST
         return marked
+
+    def _excess_bytes(self, target_bytes: int, with_received_bytes: int | None) -> int:
+        """How much is to be marked yet. Uploads become stored meanwhile, so both are looked at."""
+        space = self._core.space
+        stored = space.stored_bytes - self._evictor.pending_bytes
+        excess = stored - max(0, target_bytes)
+        if with_received_bytes is not None:
+            with_received = stored + space.reserved_bytes - max(0, with_received_bytes)
+            excess = max(excess, min(with_received, stored))
+        return excess
 
     async def _give_up_a_peer(self, room_bytes: float | None) -> bool:
         """Where all that eviction may still take is kept for peers, keep less; False: no more."""

@@ -288,16 +288,43 @@ def test_s24_what_can_never_fit_is_refused_by_its_name(data_dir: Path) -> None:
         assert_clean(data_dir)
 
 
-def test_s25_parallel_uploads_never_exceed_the_quota(data_dir: Path) -> None:
-    """100 uploads of 20 % of the quota each, all open at once; then the client goes away."""
+def test_s25_uploads_that_bring_nothing_take_no_room(data_dir: Path) -> None:
+    """100 uploads of 20 % of the quota each, all open at once with a byte each."""
     size = 4 * 2**20
-    settings = {"storage": {"quota": 5 * size, "lease": "1h"}, "limits": {"upload-idle": "1s"}}
+    settings = {
+        "storage": {"quota": 5 * size, "lease": "1s"},
+        "limits": {"upload-idle": "1s"},
+    }
+    with serve(data_dir, settings) as node, Client(node.address) as client:
+        held = [file_blob(size) for _ in range(3)]
+        for data in held:
+            client.write(data)
+        with Client(node.address) as other:
+            calls = [_open_upload(other, number, size) for number in range(100)]
+            wait_until(
+                lambda: node.metrics().value("federation_uploads_open") == 100, "all to be open"
+            )
+            client.write(file_blob(size))
+            assert not any(call.done() for call in calls)
+        assert client.find_missing(map(digest_of, held)) == set()
+        assert node.metrics().value("federation_evicted_total") == 0
+        assert_clean(data_dir)
+
+
+def test_s25_parallel_uploads_never_exceed_the_quota(data_dir: Path) -> None:
+    """100 uploads of 20 % of the quota each bring all but the last byte, at once."""
+    size = 4 * 2**20
+    settings = {
+        "storage": {"quota": 5 * size, "lease": "1h"},
+        "limits": {"upload-idle": "1s", "upload-bytes-per-caller": 0},
+    }
     with serve(data_dir, settings) as node:
         with Client(node.address) as client:
-            calls = [_open_upload(client, number, size) for number in range(100)]
-            wait_until(lambda: sum(c.done() for c in calls) == 95, "95 of 100 to be refused")
+            calls = [_open_upload(client, number, size, size - 1) for number in range(100)]
+            wait_until(lambda: sum(c.done() for c in calls) >= 80, "most to be refused")
             assert {c.code() for c in calls if c.done()} == {FULL}
-            assert node.metrics().value("federation_uploads_open") == 5
+            received = sum(p.stat().st_size for p in (data_dir / "incoming").iterdir())
+            assert received <= 5 * size
         with Client(node.address) as client:
             wait_until(
                 lambda: outcome(lambda: client.write(file_blob(4 * size))) is OK,
@@ -306,15 +333,19 @@ def test_s25_parallel_uploads_never_exceed_the_quota(data_dir: Path) -> None:
         assert_clean(data_dir)
 
 
-def _open_upload(client: Client, number: int, size: int) -> Any:
-    """Send a name and one byte of a blob, and no more until the channel is closed."""
+def _open_upload(client: Client, number: int, size: int, sent_bytes: int = 1) -> Any:
+    """Send a name and some bytes of a blob, and no more until the channel is closed."""
     digest = Digest(digest_of(b"%d" % number).hash, size)
     name = client.upload_name(digest)
     pause = threading.Event()
     client.at_close(pause.set)
 
     def requests() -> Iterator[bs.WriteRequest]:
-        yield bs.WriteRequest(resource_name=name, data=b"x")
+        step = 2**20
+        for at in range(0, sent_bytes, step):
+            yield bs.WriteRequest(
+                resource_name=name, write_offset=at, data=bytes(min(step, sent_bytes - at))
+            )
         pause.wait(60)
 
     return client.bytestream.Write.future(requests(), timeout=60)
