@@ -46,8 +46,8 @@ class Lane(enum.StrEnum):
 class PeerState(enum.StrEnum):
     """How a peer is brought up to date."""
 
-    FOLLOWING = "following"  # it gets what the change log says; what it has not got is pinned
-    NEEDS_RESYNC = "needs-resync"  # the log alone does not do; nothing is pinned for it
+    FOLLOWING = "following"  # it gets what the change log says
+    NEEDS_RESYNC = "needs-resync"  # the log alone does not do: all that is held is offered to it
 
 
 class PeerRecord(NamedTuple):
@@ -70,6 +70,7 @@ class PeerRecord(NamedTuple):
     last_error_s: float = 0.0
     pins_pulled: bool = False  # whether it is to get what came from upstreams, too
     marks: int = 0  # counts how often storage marked it NEEDS_RESYNC: see Ledger.save
+    holds: bool = True  # whether what is beyond the cursor is kept from eviction
 
 
 class Parked(NamedTuple):
@@ -93,6 +94,8 @@ class Page(NamedTuple):
     entries: Sequence[Entry]
     next: str | None
     pulled: Collection[Digest] = frozenset()  # those of digests that only an upstream gave us
+    # For how long no client has used each of digests, or of entries; empty: that is not known.
+    unused_s: Sequence[float] = ()
 
 
 class ReplicationLog(Protocol):
@@ -153,7 +156,8 @@ class ReplicationLog(Protocol):
 
         Nor is `marks`: storage counts it up when it marks a record NEEDS_RESYNC (no room left for
         what is pinned, a trimmed log). Of a record with fewer marks than are stored, the writer did
-        not know yet: its state, reason and position are not written either.
+        not know yet: its state, reason, position and holds are not written either. One that is
+        FOLLOWING holds from then on, whatever it says.
         """
         ...
 

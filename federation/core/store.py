@@ -37,6 +37,7 @@ class Provenance(NamedTuple):
     # The upstream's name in our configuration; of what peers send, the id of the node that had it
     # first; empty for clients.
     origin: str = ""
+    unused_s: float = 0.0  # for how long no client had used it where a peer sent it from
 
 
 FROM_CLIENT = Provenance()

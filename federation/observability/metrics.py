@@ -58,6 +58,18 @@ class Metrics:
             "federation_stored_entries", "Action results and assets held", registry=reg
         )
         self.quota_bytes = Gauge("federation_quota_bytes", "Effective quota", registry=reg)
+        self.held_bytes = Gauge(
+            "federation_quota_used_bytes",
+            "What all that is held takes of the disk and of the quota: files in blocks, and pages "
+            "of the catalogue",
+            registry=reg,
+        )
+        self.overhead_bytes = Gauge(
+            "federation_overhead_bytes",
+            "What the data directory takes beside that: the write-ahead log, free pages, folders, "
+            "the reserve, quarantine",
+            registry=reg,
+        )
         self.evicted = Counter("federation_evicted_total", "Objects evicted", registry=reg)
         self.evicted_bytes = Counter(
             "federation_evicted_bytes_total", "Bytes evicted", registry=reg

@@ -151,6 +151,7 @@ class PeerRunner:
             state=PeerState.NEEDS_RESYNC,
             reason="no rule sends anything in a window",
             position="",
+            holds=False,
         )
 
     # Who it is
@@ -271,7 +272,7 @@ class PeerRunner:
             return
         self._note_in_record()  # whoever waits for the end wants to know what was sent
         _log.info("reconcile_ends", peer=link.name, lane=str(lane), offered=walk.offered)
-        link.change(lane, position="", state=PeerState.FOLLOWING, reason="")
+        link.change(lane, position="", state=PeerState.FOLLOWING, reason="", holds=True)
         link.ledger.note_acknowledged(link.name, lane, link.record(lane).cursor)
         if position.purpose is Purpose.REQUEST:
             link.change(lane, served=wanted)

@@ -103,6 +103,7 @@ class PeerRecordCache:
                     reason=stored.reason,
                     position="",
                     marks=stored.marks,
+                    holds=stored.holds,
                 )
                 self._marked.add(key)
             self._records[key] = mine._replace(wanted=stored.wanted)

@@ -154,7 +154,10 @@ class Replicator:
             for name, peer in wanted.items():
                 if name not in self._running:
                     link = self._make_link(peer, self._book)
+                    for lane in link.lanes:  # what comes from now on is kept for it
+                        self._book.open(name, lane)
                     self._running[name] = _Running(link, self._background)
+            await self._save()
 
     async def _look(self) -> None:
         """Look up what describe() shows and only the ledger knows."""

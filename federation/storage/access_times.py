@@ -1,4 +1,4 @@
-"""Access times and verification times not yet written.
+"""Times of use, leases and verification times not yet written.
 
 A lease is a touch, so answering costs no write: touches gather here and are written in one
 transaction every Timing.flush_ms. How old the oldest one is bounds what a crash or a stuck disk
@@ -24,13 +24,14 @@ class TouchBatch:
     """What one flush writes."""
 
     blobs: dict[bytes, int] = field(default_factory=dict)
+    leased: dict[bytes, int] = field(default_factory=dict)  # and not used
     entries: dict[int, int] = field(default_factory=dict)
     verified: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     oldest_ms: int | None = None
     in_doubt: bool = False  # holds a lease that came with bytes, when none was to be given
 
     def __bool__(self) -> bool:
-        return bool(self.blobs or self.entries or self.verified)
+        return bool(self.blobs or self.leased or self.entries or self.verified)
 
     def write(self, connection: apsw.Connection, floor_ms: int) -> None:
         """Write everything inside the open transaction, no access time below floor_ms.
@@ -39,6 +40,7 @@ class TouchBatch:
         relies on their being written soon: a batch that waited for a stuck disk counts as later.
         """
         catalogue.touch(connection, _not_below(self.blobs, floor_ms))
+        catalogue.lease(connection, _not_below(self.leased, floor_ms))
         entries.touch(connection, _not_below(self.entries, floor_ms))
         catalogue.set_verified(connection, self.verified)
 
@@ -59,10 +61,17 @@ class Touches:
         return f"<Touches {len(batch.blobs)} blobs, {len(batch.entries)} entries>"
 
     def blobs(self, keys: Iterable[bytes], now_ms: int) -> None:
-        """Lease blobs from now on."""
+        """Note that clients used blobs, which leases them from now on."""
         before = len(self._gathering.blobs)
         self._gathering.blobs.update(dict.fromkeys(keys, now_ms))
         if len(self._gathering.blobs) > before:
+            self._aged(now_ms)
+
+    def leased(self, keys: Iterable[bytes], now_ms: int) -> None:
+        """Lease blobs from now on, without their being used."""
+        before = len(self._gathering.leased)
+        self._gathering.leased.update(dict.fromkeys(keys, now_ms))
+        if len(self._gathering.leased) > before:
             self._aged(now_ms)
 
     def entry(self, row_id: int, now_ms: int) -> None:
@@ -110,6 +119,7 @@ class Touches:
         batch, self._flushing = self._flushing, None
         newer = self._gathering
         batch.blobs.update(newer.blobs)
+        batch.leased.update(newer.leased)
         batch.entries.update(newer.entries)
         batch.verified.update(newer.verified)
         batch.oldest_ms = batch.oldest_ms or newer.oldest_ms

@@ -14,6 +14,7 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.tasks import Background
+from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
 from federation.storage.catalogue.pool import Pool
@@ -72,10 +73,14 @@ class StorageContext:
         oldest_ms = self.touches.unflushed_since_ms()
         return oldest_ms is not None and self.is_late(oldest_ms)
 
-    def lease(self, keys: Collection[bytes], asked_ms: int) -> None:
-        """Lease blobs whose written access time is getting old."""
-        if keys:
+    def lease(self, keys: Collection[bytes], asked_ms: int, use: Use = Use.CLIENT) -> None:
+        """Lease blobs whose written time of use (or lease, where it is no use) is getting old."""
+        if not keys:
+            return
+        if use is Use.CLIENT:
             self.touches.blobs(keys, asked_ms)
+        elif use is Use.LEASE:
+            self.touches.leased(keys, asked_ms)
 
     def note_refusal(self, size_bytes: int) -> None:
         """Ask for eviction, enough for an upload of this size."""

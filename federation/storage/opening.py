@@ -110,6 +110,13 @@ def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
             f"running processes (pid {pids}) still use the former. Stop them first."
         )
     schema.bring_up(connection)
+    if found and not users and not live_runs(directory) and not schema.make_shrinkable(connection):
+        _log.warning(
+            "catalogue_keeps_its_size",
+            reason="it was made by an older version and is too large to be written anew at a "
+            "start: its free pages are used again, but not given back to the disk",
+            do="stop the node and run `federation rebuild` when that suits",
+        )
 
 
 def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool]:
@@ -124,7 +131,7 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool
         if "node_id" not in meta:
             meta["node_id"] = uuid.uuid4().hex
         if meta.get("boot_id") != boot_id():
-            newest = catalogue.newest_access_ms(connection)
+            newest = catalogue.newest_ms(connection)
             meta["boot_id"] = boot_id()
             meta["clock_base_ms"] = newest + 1 - int(clock.monotonic_s() * 1000)
         base_ms = _base_ms(meta)

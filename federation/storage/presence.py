@@ -20,7 +20,7 @@ from federation.core.uses import Use
 from federation.observability.complaints import Complaints
 from federation.storage import blob_files
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue.blobs import MARKED, digest_of_key, keys_of, keys_of_hashes
+from federation.storage.catalogue.blobs import digest_of_key, keys_of, keys_of_hashes
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.existence_cache import ExistenceCache
@@ -113,15 +113,15 @@ class Presence:
         and_pulled: bool = False,
     ) -> _Found[_N]:
         """Look in the catalogue; keys is called in a thread, for those of what is wanted."""
-        asked_ms = self._core.now_ms()
+        asked_ms, use = self._core.now_ms(), uses.current()
         try:
             found = await self._core.pool.run(
-                self._find, wanted, keys, size_of, asked_ms, and_pulled
+                self._find, wanted, keys, size_of, asked_ms, use, and_pulled
             )
         except UNREADABLE as error:
             self._core.catalogue_unreadable(error)
             return _Found(set(wanted), is_certain=False)
-        if uses.current() is Use.PEEK:  # no promise, so nothing that could not be kept
+        if use is Use.PEEK:  # no promise, so nothing that could not be kept
             self._set_damaged_aside(found)
             return found
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
@@ -130,7 +130,7 @@ class Presence:
             all_of_them = is_late or self._core.touches.in_doubt
             found.missing |= self._withheld(wanted, found, all_of_them=all_of_them)
         else:
-            self._core.lease(found.lease, asked_ms)
+            self._core.lease(found.lease, asked_ms, use)
             self._set_damaged_aside(found)
         return found
 
@@ -161,12 +161,13 @@ class Presence:
         keys_wanted: Callable[[], list[bytes]],
         size_of: Callable[[_N], int],
         asked_ms: int,
+        use: Use,
         and_pulled: bool,
     ) -> _Found[_N]:
         found: _Found[_N] = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         keys = keys_wanted()
-        held, look_at = catalogue.present(self._core.pool.connection(), keys, renew_before)
+        held, look_at = catalogue.present(self._core.pool.connection(), keys, renew_before, use)
         found.missing = {
             name
             for name, key in zip(wanted, keys, strict=True)
@@ -178,19 +179,23 @@ class Presence:
                 for name, key in zip(wanted, keys, strict=True)
                 if key in look_at and name not in found.missing
             ]
-            self._look_closer(closer, renew_before, found)
+            self._look_closer(closer, renew_before, use, found)
         if and_pulled and held:
             found.pulled = catalogue.pulled_keys(self._core.pool.connection(), list(held))
         return found
 
     def _look_closer(
-        self, wanted: Sequence[tuple[_N, bytes, int]], renew_before_ms: int, found: _Found[_N]
+        self,
+        wanted: Sequence[tuple[_N, bytes, int]],
+        renew_before_ms: int,
+        use: Use,
+        found: _Found[_N],
     ) -> None:
         """Judge those of which more than their sizes has to be known, by whole rows."""
         rows = catalogue.look_up(self._core.pool.connection(), [key for _, key, _ in wanted])
         for name, key, size_bytes in wanted:
             row = rows.get(key)
-            if row is None or row.size_bytes != size_bytes or row.state == MARKED:
+            if row is None or row.size_bytes != size_bytes or row.marked_ms:
                 found.missing.add(name)
                 continue
             if not row.inline:
@@ -200,7 +205,7 @@ class Presence:
                     found.damaged.append((digest, row.seq, "its file is gone or has another size"))
                     continue
                 found.files.add(name)
-            if row.accessed_ms < renew_before_ms:
+            if row.renewed_ms(use) < renew_before_ms:
                 found.lease[key] = name
 
     def _file_is_there(self, digest: Digest) -> bool:

@@ -17,6 +17,7 @@ from federation.core.store import Provenance
 from federation.storage import blob_files
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow, key_of
+from federation.storage.catalogue.footprint import cost_of_blob
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.directory import DataDirectory, disk_errors_named
 
@@ -42,7 +43,7 @@ def place_file(
             catalogue.renew(transaction, row, origin)
             return False
         catalogue.delete(transaction, row)
-    if not transaction.room_for(digest.size_bytes):
+    if not transaction.room_for(cost_of_blob(digest.size_bytes, inline=False)):
         raise StorageFull(_FULL)
     path = directory.blob_path(digest)
     _take_name(directory, received, path)
@@ -64,8 +65,8 @@ def place_inline(
     """
     keys = catalogue.keys_of([digest for digest, _ in blobs])
     rows = catalogue.look_up(transaction.connection, keys)
-    total_bytes = sum(len(data) for _, data in blobs)
-    if not rows and transaction.room_for(total_bytes):  # as most are
+    cost_bytes = catalogue.cost_of_inline(len(data) for _, data in blobs)
+    if not rows and transaction.room_for(cost_bytes):  # as most are
         new = [(key, data) for key, (_, data) in zip(keys, blobs, strict=True)]
         catalogue.insert_inline(transaction, new, origin)
         return [True] * len(blobs)
@@ -79,24 +80,36 @@ def place_inline(
             continue
         if row is not None:
             catalogue.delete(transaction, row)
-        if not transaction.room_for(new_bytes + digest.size_bytes):
+        cost_bytes = cost_of_blob(digest.size_bytes, inline=True)
+        if not transaction.room_for(new_bytes + cost_bytes):
             outcomes.append(StorageFull(_FULL))
             continue
         new.append((key, data))
-        new_bytes += digest.size_bytes
+        new_bytes += cost_bytes
         outcomes.append(True)
     catalogue.insert_inline(transaction, new, origin)
     return outcomes
 
 
-def remove_stray(transaction: Transaction, directory: DataDirectory, path: str, key: bytes) -> bool:
-    """Remove what lies at a blob's path if no row claims it. False: it is claimed, or stuck."""
+def set_apart(
+    transaction: Transaction, directory: DataDirectory, path: str, key: bytes, target: str
+) -> bool:
+    """Rename what lies at a blob's path if no row claims it. False: it is claimed, gone or stuck.
+
+    From then on nobody takes it for the blob, and it may be removed at any time.
+    """
     row = catalogue.look_up(transaction.connection, [key]).get(key) if key else None
     if row is not None and not row.inline:
         named = directory.blob_path(catalogue.digest_of_key(key, row.size_bytes))
         if named == path:
             return False
-    return discard(directory, path)
+    try:
+        os.rename(path, target)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return _move_aside(directory, path)
+    return True
 
 
 def discard(directory: DataDirectory, path: str) -> bool:

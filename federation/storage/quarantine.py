@@ -12,6 +12,7 @@ import apsw
 
 from federation.core.digest import Digest
 from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.footprint import in_blocks
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.directory import DataDirectory
 
@@ -50,6 +51,12 @@ def was_set_aside(connection: apsw.Connection, key: bytes) -> bool:
     """Whether a blob with this catalogue key was found damaged, as far back as that is kept."""
     found = connection.execute("SELECT 1 FROM quarantine WHERE key = ? LIMIT 1", (key,)).fetchone()
     return found is not None
+
+
+def quarantined_bytes(connection: apsw.Connection) -> int:
+    """Return what the blobs set aside take of the disk."""
+    rows = connection.execute("SELECT size FROM quarantine").fetchall()
+    return sum(in_blocks(int(str(size))) for (size,) in rows)
 
 
 def _keep(target: str, data: object) -> None:

@@ -28,7 +28,7 @@ class HotBlob(NamedTuple):
     """A blob, and the store time of its last use that is written or soon will be."""
 
     data: bytes
-    accessed_ms: int
+    used_ms: int
 
 
 class ReadCache:

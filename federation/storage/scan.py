@@ -1,8 +1,9 @@
 """Going through all that is held, roughly the most recently used first.
 
-By access time downwards; but access times move up while this goes on, past the place where it is.
+By the time of last use downwards; but that moves up while this goes on, past the place where it is.
 So at its end it goes upwards once more, from a while before its beginning: whatever was passed over
-lies there, or moves on ahead of it. The while is longer than any access time waits to be written.
+lies there, or moves on ahead of it. The while is longer than any of these waits to be written. What
+comes meanwhile with an older use, from a peer, has a row in the change log.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import apsw
 from federation.core.digest import Digest
 from federation.core.replication_log import Page
 from federation.core.store import Entry, EntryKey, EntryKind, Source
+from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.entries import COLUMNS, entry_of
 from federation.storage.catalogue.schema import of_a_row
@@ -23,26 +25,23 @@ _WRITTEN_WITHIN_MS = 5 * 60_000
 _PAGE_BYTES = 8 * 2**20  # of entries' values in one page
 _END_MS = 2**62
 
-_BLOBS = (
-    "SELECT accessed, key, size, (SELECT source FROM log WHERE log.seq = blob.seq) FROM blob "
-    "WHERE state = 0 AND (accessed, key) "
-)
+_BLOBS = "SELECT used, key, size, source FROM blob WHERE marked = 0 AND (used, key) "
 _ENTRIES = (
-    f"SELECT accessed, id, kind, instance, name, {COLUMNS} "  # noqa: S608 - constants
-    "FROM entry WHERE (accessed, id) "
+    f"SELECT used, id, kind, {instances.NAME}, name, {COLUMNS} "  # noqa: S608 - constants
+    "FROM entry WHERE (used, id) "
 )
 _DOWN = {
-    "blob": _BLOBS + "< (?, ?) ORDER BY accessed DESC, key DESC LIMIT ?",
-    "entry": _ENTRIES + "< (?, ?) ORDER BY accessed DESC, id DESC LIMIT ?",
+    "blob": _BLOBS + "< (?, ?) ORDER BY used DESC, key DESC LIMIT ?",
+    "entry": _ENTRIES + "< (?, ?) ORDER BY used DESC, id DESC LIMIT ?",
 }
 _UP = {
-    "blob": _BLOBS + "> (?, ?) ORDER BY accessed, key LIMIT ?",
-    "entry": _ENTRIES + "> (?, ?) ORDER BY accessed, id LIMIT ?",
+    "blob": _BLOBS + "> (?, ?) ORDER BY used, key LIMIT ?",
+    "entry": _ENTRIES + "> (?, ?) ORDER BY used, id LIMIT ?",
 }
 
 
 class _Position(NamedTuple):
-    """Where a walk stands: behind the row with this access time and key (or id)."""
+    """Where a walk stands: behind the row last used then, with this key (or id)."""
 
     up: bool
     begun_ms: int
@@ -67,26 +66,29 @@ def blobs(connection: apsw.Connection, position: str | None, limit: int, now_ms:
     """See federation.core.replication_log.Ledger."""
     rows, after = _page(connection, "blob", position, limit, now_ms)
     held = [_blob(row) for row in rows]
-    pulled = frozenset(digest for digest, source in held if source == Source.UPSTREAM)
-    return Page([digest for digest, _ in held], [], after, pulled)
+    pulled = frozenset(digest for digest, source, _ in held if source == Source.UPSTREAM)
+    unused = [max(0, now_ms - used_ms) / 1000 for _, _, used_ms in held]
+    return Page([digest for digest, _, _ in held], [], after, pulled, unused)
 
 
 @of_a_row
-def _blob(row: Sequence[Any]) -> tuple[Digest, int | None]:
-    _, key, size, source = row
-    return digest_of_key(key, size), source
+def _blob(row: Sequence[Any]) -> tuple[Digest, Source, int]:
+    used, key, size, source = row
+    return digest_of_key(key, size), Source(source), int(used)
 
 
 def entries(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
     """See federation.core.replication_log.Ledger; the page is shorter where values are long."""
     rows, after = _page(connection, "entry", position, limit, now_ms)
-    return Page([], [_entry(row) for row in rows], after)
+    held = [_entry(row) for row in rows]
+    unused = [max(0, now_ms - used_ms) / 1000 for _, used_ms in held]
+    return Page([], [entry for entry, _ in held], after, unused_s=unused)
 
 
 @of_a_row
-def _entry(row: Sequence[Any]) -> Entry:
-    _, _, kind, instance, name, *columns = row
-    return entry_of(EntryKey(EntryKind(kind), instance, name), columns)
+def _entry(row: Sequence[Any]) -> tuple[Entry, int]:
+    used, _, kind, instance, name, *columns = row
+    return entry_of(EntryKey(EntryKind(kind), instance, name), columns), int(used)
 
 
 def _page(

@@ -14,7 +14,7 @@ from federation.core.uses import Use
 from federation.storage import blob_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue.blobs import MARKED, BlobRow, key_of, keys_of
+from federation.storage.catalogue.blobs import BlobRow, key_of, keys_of
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.read_cache import HotBlob
@@ -46,16 +46,17 @@ class SmallReads:
         return [next(read) if one is None else one.data for one in hot]
 
     async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        asked_ms, epoch = self._core.now_ms(), self._core.hot.epoch
+        asked_ms, epoch, use = self._core.now_ms(), self._core.hot.epoch, uses.current()
         try:
-            found = await self._core.pool.run(self._read, digests, asked_ms)
+            found = await self._core.pool.run(self._read, digests, asked_ms, use)
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         self._note(found, asked_ms)
-        if uses.current() is Use.PEEK:
+        if use is Use.PEEK:
             return found.data
-        self._core.lease(found.lease, asked_ms)
-        self._core.hot.keep(found.inline, epoch)
+        self._core.lease(found.lease, asked_ms, use)
+        if use is Use.CLIENT:
+            self._core.hot.keep(found.inline, epoch)
         if found.lease and self._core.is_behind():
             self._core.touches.doubt()  # a closure's directories are leased by being read
         return found.data
@@ -66,7 +67,7 @@ class SmallReads:
         for digest, seq, reason in found.damaged:
             self._core.set_aside_soon(digest, seq, reason)
 
-    def _read(self, digests: Sequence[Digest], asked_ms: int) -> _Found:
+    def _read(self, digests: Sequence[Digest], asked_ms: int, use: Use) -> _Found:
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         keys = [key_of(digest) for digest in digests]
@@ -80,12 +81,12 @@ class SmallReads:
             else:
                 data = self._trusted(digest, row, data, found)
                 found.data.append(data)
-                accessed_ms = row.accessed_ms
-                if accessed_ms < renew_before or row.state == MARKED:
+                used_ms = row.used_ms
+                if row.renewed_ms(use) < renew_before or row.marked_ms:
                     found.lease.append(key)
-                    accessed_ms = asked_ms
+                    used_ms = asked_ms
                 if row.inline and data is not None:
-                    found.inline.append((digest, HotBlob(data, accessed_ms)))
+                    found.inline.append((digest, HotBlob(data, used_ms)))
         return found
 
     def _trusted(
@@ -126,9 +127,10 @@ def recall(core: StorageContext, digests: Sequence[Digest], use: Use) -> list[Ho
     old = [
         digest
         for digest, one in zip(digests, hot, strict=True)
-        if one is not None and one.accessed_ms < renew_before
+        if one is not None and one.used_ms < renew_before
     ]
     if old:
-        core.lease(keys_of(old), now_ms)
-        core.hot.touched(old, now_ms)
+        core.lease(keys_of(old), now_ms, use)
+        if use is Use.CLIENT:
+            core.hot.touched(old, now_ms)
     return hot

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest
 from federation.core.errors import BlobTooLarge, StorageFull
+from federation.storage.catalogue.footprint import bounded_overhead
 
 DEFAULT_RESERVE_BYTES = 2 * 2**30
 _NEAR_BYTES = 64 * 2**20  # measurements are a second old: closer to the end they do not do
@@ -51,8 +52,11 @@ class _Bound(NamedTuple):
     target_bytes: int
 
 
-def marks(settings: StorageConfig, disk: Disk, stored_bytes: int) -> Marks:
+def marks(settings: StorageConfig, disk: Disk, stored_bytes: int, overhead_bytes: int = 0) -> Marks:
     """Return them for this much stored on a disk that looks like this.
+
+    overhead_bytes: what the data directory takes beside that. A quota is for both; of the disk's
+    free room it is gone already.
 
     The reserve is free disk that others keep: exactly what the operator says, else the default or
     5 % of a small disk. With a reserve-max, eviction for the disk's sake starts shortly before the
@@ -70,11 +74,13 @@ def marks(settings: StorageConfig, disk: Disk, stored_bytes: int) -> Marks:
         # More than half of the disk is a number that was meant for another one.
         most = max(reserve, min(settings.reserve_max, disk.total_bytes // 2))
         bounds = [_Bound(max(0, fits - (most - reserve) // _EARLY), max(0, room - most))]
+    quota = fits
     if settings.quota is not None:
-        bounds.append(_by_shares(settings, settings.quota))
+        keeps = settings.quota - bounded_overhead(settings.quota, overhead_bytes)
+        bounds.append(_by_shares(settings, keeps))
+        quota = min(keeps, fits)
     starts_at = min(bound.starts_at_bytes for bound in bounds)
     met = [bound for bound in bounds if bound.starts_at_bytes < max(stored_bytes, starts_at + 1)]
-    quota = fits if settings.quota is None else min(settings.quota, fits)
     return Marks(quota, starts_at, min(bound.target_bytes for bound in met))
 
 

@@ -217,14 +217,14 @@ class Storage:
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         renew_before = now_ms - self._core.timing.granularity_ms
-        if uses.current() is Use.PEEK:
+        if uses.current() is not Use.CLIENT:
             return [row and row.entry for row in rows]
         found: list[Entry | None] = []
         for row in rows:
             if row is None:
                 found.append(None)
                 continue
-            if row.accessed_ms < renew_before:
+            if row.used_ms < renew_before:
                 self._core.touches.entry(row.id, now_ms)
             found.append(row.entry)
         return found
@@ -259,8 +259,8 @@ def _assemble(
     path = opened.directory.catalogue
     head = LogEnd(opened.epoch, clock)
 
-    def on_commit(totals: Totals) -> None:
-        space.stored_bytes = totals.size_bytes
+    def on_commit(totals: Totals, held_bytes: int) -> None:
+        space.stored_bytes = held_bytes
         head.note(totals.seq)
 
     writer = Writer(

@@ -83,11 +83,11 @@ class Reading:
         except Damage as damage:
             await self._report(damage)
             raise BlobNotFound(self._digest) from damage
-        accessed_ms = self._touch()
+        used_ms = self._touch()
         self._note_verified()
         if self._data is not None:
-            if self._use is not Use.PEEK:
-                self._core.hot.keep([(self._digest, HotBlob(self._data, accessed_ms))], epoch)
+            if self._use is Use.CLIENT:
+                self._core.hot.keep([(self._digest, HotBlob(self._data, used_ms))], epoch)
             return self._slices()
         return self._chunks()
 
@@ -222,13 +222,11 @@ class Reading:
         """Lease the blob; return the time of its last use that is written, or soon will be."""
         self._touched_ms = self._core.now_ms()
         assert self._row is not None
-        if self._use is Use.PEEK:
-            return self._row.accessed_ms
         old = self._touched_ms - self._core.timing.granularity_ms
-        if self._row.accessed_ms < old or self._row.state == blobs.MARKED:
-            self._core.lease([self._key], self._touched_ms)
+        if self._row.renewed_ms(self._use) < old or self._row.marked_ms:
+            self._core.lease([self._key], self._touched_ms, self._use)
             return self._touched_ms
-        return self._row.accessed_ms
+        return self._row.used_ms
 
     async def _report(self, damage: Damage) -> None:
         if self._row is not None:

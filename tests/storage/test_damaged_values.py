@@ -50,7 +50,7 @@ def damage(path: Path, change: str) -> None:
         ("UPDATE entry SET value = 1.5", lambda s: s.ledger.entries(None, 10)),
         ("UPDATE entry SET source = 9", lambda s: s.get([_KEY])),
         ("UPDATE blob SET key = x'87'", lambda s: s.ledger.blobs(None, 10)),
-        ("UPDATE blob SET accessed = -9e999", lambda s: s.ledger.blobs(None, 10)),
+        ("UPDATE blob SET used = -9e999", lambda s: s.ledger.blobs(None, 10)),
     ],
 )
 async def test_a_running_node_stops_writing_and_says_what_to_do(
@@ -72,7 +72,7 @@ async def test_a_running_node_stops_writing_and_says_what_to_do(
     [
         "UPDATE meta SET value = 'x' WHERE name = 'clock_base_ms'",
         "DELETE FROM meta WHERE name = 'clock_base_ms'",
-        "UPDATE meta SET value = 'another'; UPDATE blob SET accessed = 9e999",
+        "UPDATE meta SET value = 'another'; UPDATE blob SET used = 9e999",
         "UPDATE totals SET bytes = 'x'",
         "UPDATE totals SET seq = -1",
     ],

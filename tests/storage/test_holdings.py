@@ -14,7 +14,7 @@ from federation.core.store import FROM_CLIENT, Entry, EntryKey, EntryKind
 from federation.storage import scan
 from federation.storage.access_times import TouchBatch
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import entries, schema
+from federation.storage.catalogue import entries, eviction_rows, schema
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import Totals, Transaction
 
@@ -67,7 +67,7 @@ def test_a_walk_misses_nothing_though_access_times_move(
             used = rng.sample(range(COUNT), 3) if pages < 40 else []
             batch = TouchBatch(
                 {key_of(digest_of(b"%d" % n)): now_ms - rng.randrange(5_000) for n in used},
-                {n + 1: now_ms - rng.randrange(5_000) for n in used},
+                entries={n + 1: now_ms - rng.randrange(5_000) for n in used},
             )
             batch.write(connection, now_ms - 5_000)
         assert len(seen) == COUNT, f"{walk.__name__} missed {COUNT - len(seen)}"
@@ -87,7 +87,7 @@ def test_what_is_being_evicted_is_not_held(connection: apsw.Connection) -> None:
     tx = transaction(connection, 1000)
     for name in (b"1", b"2"):
         catalogue.insert(tx, key_of(digest_of(name)), 1, None, 0, FROM_CLIENT)
-    catalogue.mark(tx, [(1000, key_of(digest_of(b"1")))])
+    eviction_rows.mark(tx, [(1000, key_of(digest_of(b"1")))], 2000)
     page = scan.blobs(connection, None, 100, 10_000_000)
     assert list(page.digests) == [digest_of(b"2")]
 
@@ -108,4 +108,4 @@ def test_a_touch_that_waited_long_counts_as_later(connection: apsw.Connection) -
     catalogue.insert(tx, key_of(digest), 1, None, 0, FROM_CLIENT)
     TouchBatch({key_of(digest): 2000}).write(connection, 50_000)
     (row,) = catalogue.look_up(connection, [key_of(digest)]).values()
-    assert row.accessed_ms == 50_000
+    assert row.used_ms == 50_000

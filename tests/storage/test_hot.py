@@ -107,7 +107,7 @@ def test_a_lease_is_noted(epoch: Count) -> None:
     digest, kept = blob(1)
     keep(hot, (digest, kept))
     hot.touched([digest, blob(2)[0]], 9)
-    assert hot.look_up([digest]) == [kept._replace(accessed_ms=9)]
+    assert hot.look_up([digest]) == [kept._replace(used_ms=9)]
 
 
 async def read_twice(storage: Storage, *digests: Digest) -> list[bytes | None]:
@@ -148,7 +148,7 @@ async def test_p5_what_is_only_read_from_memory_stays_leased(
     def is_marked() -> bool:
         key = catalogue.key_of(used)
         row = catalogue.look_up(storage.core.pool.connection(), [key])[key]
-        return row.state == catalogue.MARKED
+        return bool(row.marked_ms)
 
     async def gone() -> bool:
         assert not await storage.core.pool.run(is_marked)

@@ -41,6 +41,13 @@ def _evicted(storage: Storage) -> float:
     return value
 
 
+def _withheld(storage: Storage) -> float:
+    name = "federation_leases_withheld_total"
+    value = storage.core.metrics.registry.get_sample_value(name)
+    assert value is not None
+    return value
+
+
 def _fresh(size: int) -> tuple[Digest, bytes]:
     data = os.urandom(size)
     return digest_of(data), data
@@ -64,7 +71,7 @@ async def test_p5_what_find_missing_promised_is_readable_within_the_lease(
 
 async def test_a_full_store_of_leased_blobs_refuses_writes_and_names(open_storage: Opener) -> None:
     storage = await open_storage(short(quota=MIB, lease=60.0))
-    held = [await put(storage, os.urandom(200_000)) for _ in range(5)]
+    held = [await put(storage, os.urandom(180_000)) for _ in range(5)]
     (refused,) = await storage.write_small([_fresh(200_000)])
     assert isinstance(refused, StorageFull)
     assert await storage.find_missing(held) == set()
@@ -101,7 +108,10 @@ async def test_a_lease_given_by_one_process_is_kept_by_the_other(open_storage: O
     other = await open_storage(short(quota=2 * MIB))
     digest = await put(other, os.urandom(100_000))
     for _ in range(60):
-        assert await other.find_missing([digest]) == set()
+        withheld = _withheld(other)
+        missing = await other.find_missing([digest])
+        # None is given while one waits for half its time to be written, on a busy machine.
+        assert len(missing) == _withheld(other) - withheld
         await evicting.write_small([_fresh(100_000)])
         assert len(await read(other, digest)) == 100_000
         await asyncio.sleep(0.02)

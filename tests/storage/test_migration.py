@@ -137,8 +137,8 @@ def test_o13_what_this_version_wrote_is_refused_by_the_one_before(tmp_path: Path
     connection.close()
     before = path.read_bytes()
     connection = schema.connect(path)
-    with pytest.raises(StorageRefused, match="schema version 2, this program knows up to 1"):
-        schema.bring_up(connection, version=1)
+    with pytest.raises(StorageRefused, match="schema version 3, this program knows up to 2"):
+        schema.bring_up(connection, version=2)
     connection.close()
     assert path.read_bytes() == before
 

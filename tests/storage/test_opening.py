@@ -39,14 +39,15 @@ async def test_o13_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> No
 def test_o12_an_older_schema_migrates_in_one_transaction(tmp_path: Path) -> None:
     connection = schema.connect(tmp_path / "c.sqlite")
     schema.bring_up(connection)
-    steps = {2: "ALTER TABLE blob ADD COLUMN extra INTEGER NOT NULL DEFAULT 7"}
-    schema.bring_up(connection, version=3, migrations=steps)
-    assert schema.stored_version(connection) == 3
+    now = schema.VERSION
+    steps = {now: "ALTER TABLE blob ADD COLUMN extra INTEGER NOT NULL DEFAULT 7"}
+    schema.bring_up(connection, version=now + 1, migrations=steps)
+    assert schema.stored_version(connection) == now + 1
     assert connection.execute("SELECT count(extra) FROM blob").fetchall() == [(0,)]
-    broken = {3: "CREATE TABLE fine (x); CREATE TABLE meta (twice)"}
+    broken = {now + 1: "CREATE TABLE fine (x); CREATE TABLE meta (twice)"}
     with pytest.raises(apsw.SQLError):
-        schema.bring_up(connection, version=4, migrations=broken)
-    assert schema.stored_version(connection) == 3
+        schema.bring_up(connection, version=now + 2, migrations=broken)
+    assert schema.stored_version(connection) == now + 1
     assert not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'fine'").fetchall()
 
 
@@ -72,7 +73,7 @@ async def test_store_time_goes_on_after_a_new_boot(tmp_path: Path) -> None:
     first.run.end()
     connection = apsw.Connection(str(tmp_path / "catalogue.sqlite"))
     connection.execute("UPDATE meta SET value = 'another boot' WHERE name = 'boot_id'")
-    (newest,) = connection.execute("SELECT max(accessed) FROM blob").fetchall()[0]
+    (newest,) = connection.execute("SELECT max(used) FROM blob").fetchall()[0]
     assert isinstance(newest, int)
     connection.close()
     second = open_directory(tmp_path, SystemClock(), timing)

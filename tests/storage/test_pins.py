@@ -11,6 +11,7 @@ from federation.core.errors import StorageFull
 from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
 from federation.storage import Storage
+from federation.storage.catalogue.footprint import cost_of_blob
 from tests.storage.conftest import opened, put, read, short, until
 
 PULLED = Provenance(Source.UPSTREAM, origin="hq")
@@ -49,6 +50,11 @@ async def unleased(storage: Storage) -> None:
     await until(is_over)
 
 
+def cost(size_bytes: int) -> int:
+    """What a small blob takes of the quota."""
+    return cost_of_blob(size_bytes, inline=True)
+
+
 async def evict_all(storage: Storage) -> int:
     """Evict whatever may be; return the bytes."""
     marked = await storage.maintenance.evict(0)
@@ -76,7 +82,7 @@ async def test_p3_what_a_peer_has_not_acknowledged_is_not_evicted(tmp_path: Path
         await storage.put([entry(b"sent")])
         await storage.ledger.save([following("tokyo", 1), following("paris", 3)])
         await unleased(storage)
-        assert await storage.maintenance.evict(0) == 400
+        assert await storage.maintenance.evict(0) == cost(400)
         assert "kept for peers" in storage.maintenance.held_back
         await deleted(storage)
         assert await held(storage, sent, queued) == {queued}
@@ -124,7 +130,7 @@ async def test_r10_a_full_cache_gives_up_the_peer_that_lags_most_and_says_so(
         )
         await unleased(storage)
         with capture_logs() as events:
-            await storage.maintenance.evict(0, room_bytes=len(b"second"))
+            await storage.maintenance.evict(0, room_bytes=cost(len(b"second")))
             await deleted(storage)
         assert await held(storage, first, second) == {second}
         late = await state_of(storage, "late")
@@ -136,7 +142,7 @@ async def test_r10_a_full_cache_gives_up_the_peer_that_lags_most_and_says_so(
         assert told["log_level"] == "error"
         assert await storage.maintenance.evict(0) == 0  # `federation gc` gives nobody up
         assert "kept for peers" in storage.maintenance.held_back
-        assert await storage.maintenance.evict(0, room_bytes=0) == len(b"second")
+        assert await storage.maintenance.evict(0, room_bytes=0) == cost(len(b"second"))
         assert (await state_of(storage, "later")).state is PeerState.NEEDS_RESYNC
         assert (await state_of(storage, "there")).state is PeerState.FOLLOWING
 
@@ -191,7 +197,7 @@ async def test_r24_an_object_gone_by_an_operator_leaves_its_row_and_is_not_damag
 async def test_r10_when_full_refuse_refuses_uploads_until_peers_have_what_is_here(
     tmp_path: Path,
 ) -> None:
-    settings = short(when_full="refuse", quota=100_000, reserve=0)
+    settings = short(when_full="refuse", quota=120_000, reserve=0)
     async with opened(tmp_path, settings) as storage:
         blob = await put(storage, b"x" * 90_000)
         await storage.ledger.save([following("tokyo", 0)])
@@ -211,7 +217,7 @@ async def test_r10_when_full_refuse_refuses_uploads_until_peers_have_what_is_her
 
 
 async def test_r10_otherwise_uploads_go_on_and_the_peer_is_given_up(tmp_path: Path) -> None:
-    async with opened(tmp_path, short(quota=100_000, reserve=0)) as storage:
+    async with opened(tmp_path, short(quota=120_000, reserve=0)) as storage:
         await put(storage, b"x" * 90_000)
         await storage.ledger.save([following("tokyo", 0)])
         await unleased(storage)

@@ -30,7 +30,7 @@ async def age_all(storage: Storage) -> None:
     await storage.pulse.flush()
     await storage.core.writer.submit(
         lambda tx: tx.connection.execute(
-            "UPDATE blob SET accessed = -9e6; UPDATE entry SET accessed = -9e6"
+            "UPDATE blob SET used = -9e6; UPDATE entry SET used = -9e6"
         ).fetchall()
     )
     storage.core.epoch.bump()
@@ -67,7 +67,7 @@ async def test_a_peek_at_what_is_read_often_does_not_keep_it_leased(open_storage
         await read(storage, digest)
     await storage.pulse.flush()
     for name, hot in list(storage.core.hot._blobs.items()):
-        storage.core.hot._blobs[name] = hot._replace(accessed_ms=-9_000_000)
+        storage.core.hot._blobs[name] = hot._replace(used_ms=-9_000_000)
     await Peek(storage).read_small([digest])
     assert not storage.core.touches._gathering.blobs
     await storage.read_small([digest])

@@ -41,7 +41,7 @@ def data_dir(tmp_path: Path) -> Path:
                     follows._replace(name="done", cursor=4),
                     follows._replace(name="half", cursor=1),
                     follows._replace(name="half", lane=Lane.WINDOW, cursor=4),
-                    PeerRecord("new"),
+                    PeerRecord("new", holds=False),
                 ]
             )
             refused = Parked("done", 1, digest_of(FIRST), None, "label", "too large", 1.0)

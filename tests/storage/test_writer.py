@@ -52,7 +52,7 @@ async def writer(failing: Failing) -> AsyncIterator[Writer]:
         StoreClock(clock, 0),
         clock,
         quota_bytes=lambda: 1000,
-        on_commit=lambda _: None,
+        on_commit=lambda _totals, _held: None,
         metrics=Metrics(),
         node_id="here",
     )

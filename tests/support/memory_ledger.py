@@ -156,7 +156,7 @@ class MemoryStorage(MemoryStore):
     ) -> None:
         self.head += 1
         self.total_bytes += size
-        source, via, origin = provenance
+        source, via, origin, _ = provenance
         at_s = self.clock.wall_s()
         row = LogRow(self.head, digest, key, size, at_s, source, via, origin, self.total_bytes)
         self.log.append(row)
@@ -169,7 +169,7 @@ class MemoryStorage(MemoryStore):
         """Forget rows; a record that has not come so far can only be helped by a resync."""
         if any(row.seq <= up_to for row in self.log):
             for key, record in self.records.items():
-                if record.state is PeerState.FOLLOWING and record.cursor < up_to:
+                if record.holds and record.cursor < up_to:
                     self.mark(key, "the change log no longer reaches back far enough")
         self.log = [row for row in self.log if row.seq > up_to]
 
@@ -177,7 +177,11 @@ class MemoryStorage(MemoryStore):
         """Mark a record as storage does."""
         record = self.records[key]
         self.records[key] = record._replace(
-            state=PeerState.NEEDS_RESYNC, reason=reason, position="", marks=record.marks + 1
+            state=PeerState.NEEDS_RESYNC,
+            reason=reason,
+            position="",
+            marks=record.marks + 1,
+            holds=False,
         )
 
 
@@ -349,14 +353,18 @@ def _checked(record: PeerRecord, head: int) -> PeerRecord:
     if record.cursor <= head:
         return record
     reason = "its cursor is beyond the end of the change log"
-    return record._replace(state=PeerState.NEEDS_RESYNC, reason=reason, position="")
+    return record._replace(state=PeerState.NEEDS_RESYNC, reason=reason, position="", holds=False)
 
 
 def _saved(record: PeerRecord, held: PeerRecord | None) -> PeerRecord:
     if held is None:
         return record._replace(wanted=0, marks=0)
     if record.marks < held.marks:
-        record = record._replace(state=held.state, reason=held.reason, position=held.position)
+        record = record._replace(
+            state=held.state, reason=held.reason, position=held.position, holds=held.holds
+        )
+    elif record.state is PeerState.FOLLOWING:
+        record = record._replace(holds=True)
     return record._replace(wanted=held.wanted, marks=held.marks)
 
 

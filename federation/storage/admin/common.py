@@ -40,6 +40,7 @@ def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
         )
     try:
         connection = schema.connect(directory.catalogue, read_only=True)
+        schema.show_as_current(connection)
         try:
             yield connection
         finally:

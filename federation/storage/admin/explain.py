@@ -21,19 +21,21 @@ from federation.storage.admin.standing import Standing, standing
 from federation.storage.admin.waiting import LoggedObject, Waiting
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import footprint, instances
 from federation.storage.catalogue.blobs import BlobRow
 from federation.storage.catalogue.meta import HOLD, get_meta
 from federation.storage.catalogue.transaction import BLOB, read_totals
 from federation.storage.directory import DataDirectory
 from federation.storage.offline_switch import OFFLINE_SINCE
+from federation.storage.quarantine import quarantined_bytes
 from federation.storage.space import marks, measure_disk
 from federation.storage.timing import Timing, boot_id
 from federation.storage.verification import check_inline
 
 _SHOWN_MAX = 20  # quarantine notes of a blob, entries of a name
 _ENTRY = (
-    "SELECT kind, instance, name, value, label, stored, expires, source, origin, accessed, seq "
-    "FROM entry WHERE {} LIMIT ?"
+    f"SELECT kind, {instances.NAME}, name, value, label, stored, "  # noqa: S608 - constants
+    "expires, source, origin, used, seq FROM entry WHERE {} LIMIT ?"
 )
 
 
@@ -145,11 +147,9 @@ class Explainer:
             "bytes": row.size_bytes,
             "kept": "inside the catalogue" if row.inline else f"in {self._path(digest)}",
             **self._origin(row.seq),
-            "last-use-s-ago": self._age_s(row.accessed_ms),
+            "last-use-s-ago": self._age_s(row.used_ms),
             "verified-s-ago": self._age_s(row.verified_ms),
-            "eviction": self._standing(
-                row.accessed_ms, logged, marked=row.state == catalogue.MARKED
-            ),
+            "eviction": self._standing(row.used_ms, logged, marked=bool(row.marked_ms)),
             **self._waiting.facts(logged),
         }
 
@@ -157,7 +157,7 @@ class Explainer:
         """Say why a blob that has a row is called missing; empty: it is not."""
         if row.size_bytes != digest.size_bytes:
             return f"what is here under this hash has {row.size_bytes} bytes"
-        if row.state == catalogue.MARKED:
+        if row.marked_ms:
             return "it is being evicted"
         return "" if row.inline else self._file_problem(digest)
 
@@ -216,13 +216,13 @@ class Explainer:
         self, condition: str, values: Sequence[object], instance: str | None
     ) -> list[FoundEntry]:
         if instance is not None:
-            condition, values = f"{condition} AND instance = ?", (*values, instance)
+            condition, values = f"{condition} AND instance = {instances.ID}", (*values, instance)
         query = _ENTRY.format(condition)
         rows: Any = self._connection.execute(query, (*values, _SHOWN_MAX)).fetchall()
         return [self._entry(row) for row in rows]
 
     def _entry(self, row: tuple[Any, ...]) -> FoundEntry:
-        kind, instance, name, value, label, stored, expires, *came, accessed_ms, seq = row
+        kind, instance, name, value, label, stored, expires, *came, used_ms, seq = row
         source, origin = came
         logged = self._logged(kind, instance, name, seq)
         key = EntryKey(EntryKind(kind), instance, name)
@@ -235,8 +235,8 @@ class Explainer:
                 "stored-at": utc_text(stored),
                 "expires-at": "never" if expires is None else utc_text(expires),
                 "source": _source(entry.source, origin),
-                "last-use-s-ago": self._age_s(accessed_ms),
-                "eviction": self._standing(accessed_ms, logged, marked=False),
+                "last-use-s-ago": self._age_s(used_ms),
+                "eviction": self._standing(used_ms, logged, marked=False),
                 **self._waiting.facts(logged),
             },
         )
@@ -246,33 +246,37 @@ class Explainer:
     def _store_time_ms(self, clock: Clock) -> int:
         """Return store time; when the machine was started since it was kept, where it stopped."""
         if get_meta(self._connection, "boot_id") != boot_id():
-            return catalogue.newest_access_ms(self._connection) + 1
+            return catalogue.newest_ms(self._connection) + 1
         base_ms = int(get_meta(self._connection, "clock_base_ms"))
         return base_ms + int(clock.monotonic_s() * 1000)
 
     def _age_s(self, then_ms: int) -> float:
         return max(0, self._now_ms - then_ms) / 1000
 
-    def _standing(self, accessed_ms: int, logged: LoggedObject, *, marked: bool) -> str:
+    def _standing(self, used_ms: int, logged: LoggedObject, *, marked: bool) -> str:
         totals = read_totals(self._connection)
         disk = measure_disk(self._directory.root)
-        found = marks(self._settings, disk, totals.size_bytes)
+        held = footprint.measure(self._connection, totals).held
+        overhead_bytes = footprint.overhead(
+            self._directory.root, quarantined_bytes(self._connection)
+        )
+        found = marks(self._settings, disk, held, overhead_bytes)
         older: Any = self._connection.execute(
-            "SELECT (SELECT count(*) FROM blob WHERE accessed < ?1) + "
-            "(SELECT count(*) FROM entry WHERE accessed < ?1)",
-            (accessed_ms,),
+            "SELECT (SELECT count(*) FROM blob WHERE used < ?1) + "
+            "(SELECT count(*) FROM entry WHERE used < ?1)",
+            (used_ms,),
         ).fetchone()
         hold_ms = 0
         if get_meta(self._connection, "boot_id") == boot_id():
             hold_ms = (get_meta(self._connection, HOLD) or 0) - self._now_ms
         return standing(
             Standing(
-                age_ms=self._now_ms - accessed_ms,
+                age_ms=self._now_ms - used_ms,
                 marked=marked,
                 hold_ms=hold_ms,
                 kept_for=self._waiting.kept_for(logged),
                 older=older[0],
-                stored_bytes=totals.size_bytes,
+                stored_bytes=held,
                 starts_at_bytes=found.starts_at_bytes,
             ),
             self._timing,

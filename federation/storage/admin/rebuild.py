@@ -139,6 +139,7 @@ class _Rebuild:
             return
         key = catalogue.key_of(digest)
         came = self._came(key)
+        self._transaction.now_ms = self._used_ms(key)
         catalogue.insert(self._transaction, key, digest.size_bytes, None, ctime_ns, came)
         self.report.files += 1
         self.report.file_bytes += digest.size_bytes
@@ -147,13 +148,18 @@ class _Rebuild:
         """Return who sent a blob, where the old catalogue still tells."""
         return FROM_CLIENT if self._saved is None else self._saved.provenance(key)
 
+    def _used_ms(self, key: bytes) -> int:
+        """Return when it was last used: so it keeps its place in the order of eviction."""
+        return 1 if self._saved is None else self._saved.used_ms(key)
+
     def _take_old(self, saved: Salvage) -> None:
         """Save small blobs, index entries, peers, node id and offline switch from the old one."""
         now_s = self._transaction.wall_s
         for number, (digest, data) in enumerate(saved.inline(), start=1):
             self._take_inline(digest, data)
             self._step(number)
-        for number, entry in enumerate(saved.entries(now_s), start=1):
+        for number, (entry, used_ms) in enumerate(saved.entries(now_s), start=1):
+            self._transaction.now_ms = used_ms
             self._transaction.wall_s = entry.stored_at_s  # its age stays what it was
             entries.restore(self._transaction, entry)
             self.report.entries += 1
@@ -175,6 +181,7 @@ class _Rebuild:
         except Damage:
             return
         if key not in catalogue.look_up(self._transaction.connection, [key]):
+            self._transaction.now_ms = self._used_ms(key)
             catalogue.insert(self._transaction, key, len(data), data, 0, self._came(key))
             self.report.inline_blobs += 1
 

@@ -38,11 +38,18 @@ _BY_BLOB = (
     "ON blob.inline AND small.seq = blob.seq ORDER BY blob.key"
 )
 _ENTRIES = (
-    "SELECT id, kind, instance, name, value, label, stored, expires, source, origin, {} "
+    "SELECT id, {}, kind, instance, name, value, label, stored, expires, source, origin, {} "
     "FROM entry ORDER BY id"
 )
+# Kept twice, in the table and in its index: without them no entry has a name any more.
+_INSTANCES = (
+    "SELECT id, name FROM instance NOT INDEXED",
+    "SELECT id, name FROM instance INDEXED BY sqlite_autoindex_instance_1",
+)
+_USED = ("used", "accessed")  # the column of the last use, since schema version 3 and before
 _STAMPS = ("ticks, node", "0, ''")  # of entries, since schema version 2 and before
 _PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
+_STORE_END_MS = 2**45  # a thousand years: store time counts from the making of a catalogue
 _ANEW = "the catalogue was rebuilt"
 _TIME_END_S = 253_402_300_800  # the year 10000: a Timestamp of protobuf ends there
 _NO_ROW = (ValueError, TypeError)  # damage that still reads as a row
@@ -67,6 +74,11 @@ def _time_s(value: object) -> float:
     raise ValueError(f"{value!r:.40} is no time")
 
 
+def _store_ms(value: object) -> int:
+    """Return a store time that can be one."""
+    return value if isinstance(value, int) and 1 <= value < _STORE_END_MS else 1
+
+
 class Salvage:
     """Rows of a catalogue that may be damaged, each at most once."""
 
@@ -89,12 +101,15 @@ class Salvage:
                     continue
                 yield digest, content
 
-    def entries(self, now_s: float) -> Iterator[Entry]:
-        """Yield index entries; now_s is the wall clock's."""
-        for _, kind, instance, name, *values in self._rows(_ENTRIES.format(self._stamps())):
+    def entries(self, now_s: float) -> Iterator[tuple[Entry, int]]:
+        """Yield index entries and when each was last used; now_s is the wall clock's."""
+        names = self._instances()
+        query = _ENTRIES.format(self._used_column("entry"), self._stamps())
+        for _, used, kind, instance, name, *values in self._rows(query):
             value, label, stored, expires, source, origin, ticks, node = values
             try:
-                key = EntryKey(EntryKind(kind), _only(str, instance), _only(bytes, name))
+                named = _only(str, names.get(instance, instance))
+                key = EntryKey(EntryKind(kind), named, _only(bytes, name))
                 stamp = Stamp(_only(int, ticks), _only(str, node))
                 entry = Entry(
                     key,
@@ -108,7 +123,25 @@ class Salvage:
                 )
             except _NO_ROW:
                 continue
-            yield self._stamped(entry, now_s)
+            yield self._stamped(entry, now_s), _store_ms(used)
+
+    def _instances(self) -> dict[int, str]:
+        """Return the names of instances by id; none where the rows have names."""
+        found: dict[int, str] = {}
+        for query in _INSTANCES:
+            for number, name in self._asked(query) or ():
+                if isinstance(number, int) and isinstance(name, str):
+                    found.setdefault(number, name)
+        return found
+
+    def _used_column(self, table: str) -> str:
+        return _USED[self._asked(f"SELECT used FROM {table} LIMIT 0") is None]  # noqa: S608
+
+    def used_ms(self, key: bytes) -> int:
+        """Return when the blob with this key was last used, in store time; 1 if that is lost."""
+        column = self._used_column("blob")
+        found = self._asked(f"SELECT {column} FROM blob WHERE key = ?", (key,))  # noqa: S608
+        return _store_ms(found[0][0]) if found else 1
 
     def _stamps(self) -> str:
         """Return the columns that hold entries' stamps."""

@@ -122,9 +122,11 @@ def _check_catalogue(core: StorageContext) -> list[str]:
             counted: Any = connection.execute(
                 "SELECT (SELECT count(*) FROM blob), (SELECT count(*) FROM entry), "
                 "(SELECT ifnull(sum(size), 0) FROM blob) + (SELECT ifnull(sum("
-                "length(value) + length(CAST(label AS BLOB))), 0) FROM entry)"
+                "length(value) + length(CAST(label AS BLOB))), 0) FROM entry), "
+                "(SELECT ifnull(sum((size + 4095) / 4096 * 4096), 0) FROM blob WHERE NOT inline)"
             ).fetchone()
-            if counted != (totals.blobs, totals.entries, totals.size_bytes):
+            stated = (totals.blobs, totals.entries, totals.size_bytes, totals.files_bytes)
+            if counted != stated:
                 problems.append(f"totals {totals} differ from the rows {counted}")
             problems += _check_log(connection, totals)
     except UNREADABLE as error:

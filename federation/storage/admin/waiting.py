@@ -42,7 +42,7 @@ class Waiting:
         """Return the peers that keep it from being evicted."""
         names = {
             record.name
-            for record in peer_records.following(self._records)
+            for record in peer_records.holding(self._records)
             if of.seq > record.cursor and _is_meant(record, of)
         }
         return tuple(sorted(names))

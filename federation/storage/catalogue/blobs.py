@@ -6,31 +6,35 @@ and the change log; questions take any connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apsw
 
 from federation.core.digest import Digest, DigestFunction
 from federation.core.store import Provenance, Source
-from federation.storage.catalogue.peer_records import Pins
+from federation.core.uses import Use
+from federation.storage.catalogue import footprint
+from federation.storage.catalogue.footprint import cost_of_blob, in_blocks
 from federation.storage.catalogue.schema import of_a_row
-from federation.storage.catalogue.transaction import BLOB, Transaction
-
-LIVE = 0
-MARKED = 1
+from federation.storage.catalogue.transaction import BLOB, NO_INSTANCE, Transaction
 
 _PREFIX = {function: bytes((function,)) for function in DigestFunction}
 _FUNCTION = {int(function): function for function in DigestFunction}  # calling an enum is slow
+_LEASED_LAST = "leased_last_ms"  # name in the table meta
 _INSERT_SMALL = "INSERT INTO small VALUES (?, ?)"
-_INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0)"
-_COLUMNS = "key, size, inline, seq, accessed, verified, ctime_ns, state"
+_INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)"
+COLUMNS = "key, size, inline, seq, used, verified, ctime_ns, marked, leased, source"  # of BlobRow
 # A list of keys as a table (SQLite's carray): no copy of it is sorted first, as for IN (...).
 _WANTED = "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
-_LOOK_UP = f"SELECT {_COLUMNS} {_WANTED}"
-_PRESENT = f"SELECT key, size, NOT inline OR state OR accessed < ? {_WANTED}"
+_LOOK_UP = f"SELECT {COLUMNS} {_WANTED}"
+_PRESENT = {
+    Use.CLIENT: f"SELECT key, size, NOT inline OR marked OR used < ? {_WANTED}",
+    Use.LEASE: f"SELECT key, size, NOT inline OR marked OR max(used, leased) < ? {_WANTED}",
+    Use.PEEK: f"SELECT key, size, NOT inline OR marked OR ? IS NULL {_WANTED}",
+}
 _READ = (
-    f"SELECT {_COLUMNS.replace('seq', 'blob.seq')}, data {_WANTED} "
+    f"SELECT {COLUMNS.replace('seq', 'blob.seq')}, data {_WANTED} "
     "LEFT JOIN small ON inline AND small.seq = blob.seq"
 )
 
@@ -42,10 +46,21 @@ class BlobRow(NamedTuple):
     size_bytes: int
     inline: int
     seq: int
-    accessed_ms: int
+    used_ms: int  # by a client
     verified_ms: int
     ctime_ns: int
-    state: int
+    marked_ms: int  # by eviction; 0: it is live
+    leased_ms: int  # promised without being used; 0: never
+    source: int
+
+    @property
+    def cost_bytes(self) -> int:
+        """What it takes of the quota."""
+        return cost_of_blob(self.size_bytes, inline=bool(self.inline))
+
+    def renewed_ms(self, use: Use) -> int:
+        """When such a look at it was last written; it counts for those that say less."""
+        return self.used_ms if use is Use.CLIENT else max(self.used_ms, self.leased_ms)
 
 
 def key_of(digest: Digest) -> bytes:
@@ -80,15 +95,16 @@ def look_up(connection: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, B
 
 
 def present(
-    connection: apsw.Connection, keys: Sequence[bytes], renew_before_ms: int
+    connection: apsw.Connection, keys: Sequence[bytes], renew_before_ms: int, use: Use = Use.CLIENT
 ) -> tuple[dict[bytes, int], set[bytes]]:
     """Return the sizes of those keys that have a row, and of which there is more to look at.
 
-    There is not where a blob is kept inline, live, and was accessed since renew_before_ms. Asking
-    for this much takes half the time of whole rows, and thousands are asked for at once.
+    There is not where a blob is kept inline, live, and was used (or leased, where that is all the
+    look is to count as) since renew_before_ms. Asking for this much takes half the time of whole
+    rows, and thousands are asked for at once.
     """
     wanted = (renew_before_ms, apsw.carray(tuple(keys)))
-    rows: Any = connection.execute(_PRESENT, wanted).fetchall()
+    rows: Any = connection.execute(_PRESENT[use], wanted).fetchall()
     sizes = {key: size_bytes for key, size_bytes, _ in rows}
     return sizes, {key for key, _, more in rows if more}
 
@@ -98,7 +114,7 @@ def read_rows(
 ) -> dict[bytes, tuple[BlobRow, bytes | None]]:
     """Return rows and, of blobs kept inline, their bytes."""
     rows = _rows_of(connection, _READ, keys)
-    return {row[0]: (BlobRow._make(row[:8]), row[8]) for row in rows}
+    return {row[0]: (BlobRow._make(row[:10]), row[10]) for row in rows}
 
 
 def insert(
@@ -112,14 +128,29 @@ def insert(
     """Make a verified blob visible, with its change log row. data None: it is in its file."""
     seq = transaction.next_seq()
     now = transaction.now_ms
+    used, leased = _times(now, origin)
     execute = transaction.connection.execute
     if data is not None:
         execute(_INSERT_SMALL, (seq, data))
     inline = int(data is not None)
-    execute(_INSERT_BLOB, (key, size_bytes, inline, seq, now, now, ctime_ns))
-    transaction.log(seq, BLOB, "", key, size_bytes, origin)
+    source = int(origin.source)
+    execute(_INSERT_BLOB, (key, size_bytes, inline, seq, used, now, ctime_ns, leased, source))
+    transaction.log(seq, BLOB, NO_INSTANCE, key, size_bytes, origin)
     transaction.totals.blobs += 1
     transaction.totals.size_bytes += size_bytes
+    transaction.totals.files_bytes += 0 if inline else in_blocks(size_bytes)
+    transaction.grown_bytes += cost_of_blob(size_bytes, inline=bool(inline))
+
+
+def used_at(now_ms: int, origin: Provenance) -> int:
+    """Return when an object that comes now was last used by a client, wherever that was."""
+    return max(1, now_ms - int(origin.unused_s * 1000)) if origin.unused_s else now_ms
+
+
+def _times(now_ms: int, origin: Provenance) -> tuple[int, int]:
+    """Return when a blob that comes now was last used, and leased; who sent it is promised it."""
+    used_ms = used_at(now_ms, origin)
+    return used_ms, 0 if used_ms == now_ms else now_ms
 
 
 def insert_inline(
@@ -131,19 +162,32 @@ def insert_inline(
     quarter less CPU than one by one.
     """
     now, execute_all = transaction.now_ms, transaction.connection.executemany
+    used, leased = _times(now, origin)
     numbered = list(enumerate(blobs, transaction.take_seqs(len(blobs))))
     execute_all(_INSERT_SMALL, [(seq, data) for seq, (_, data) in numbered])
-    table = [(key, len(data), 1, seq, now, now, 0) for seq, (key, data) in numbered]
+    source = int(origin.source)
+    table = [
+        (key, len(data), 1, seq, used, now, 0, leased, source) for seq, (key, data) in numbered
+    ]
     execute_all(_INSERT_BLOB, sorted(table))
     transaction.log_blobs([(seq, key, len(data)) for seq, (key, data) in numbered], origin)
     transaction.totals.blobs += len(blobs)
-    transaction.totals.size_bytes += sum(len(data) for _, data in blobs)
+    sizes = [len(data) for _, data in blobs]
+    transaction.totals.size_bytes += sum(sizes)
+    transaction.grown_bytes += cost_of_inline(sizes)
 
 
-def revive(transaction: Transaction, key: bytes) -> None:
-    """Renew the access time, also of a blob that eviction has marked."""
+def cost_of_inline(sizes: Iterable[int]) -> int:
+    """Return what blobs of these sizes take of the quota in the catalogue."""
+    return sum(footprint.ROW_BYTES + footprint.kept_inline(size) for size in sizes)
+
+
+def revive(transaction: Transaction, key: bytes, origin: Provenance) -> None:
+    """Renew the time of its last use, or its lease, also of a blob that eviction has marked."""
+    used, leased = _times(transaction.now_ms, origin)
     transaction.connection.execute(
-        "UPDATE blob SET accessed = ?, state = 0 WHERE key = ?", (transaction.now_ms, key)
+        "UPDATE blob SET used = max(used, ?2), leased = max(leased, ?3), marked = 0 WHERE key = ?1",
+        (key, used, leased),
     )
 
 
@@ -153,15 +197,17 @@ def renew(transaction: Transaction, row: BlobRow, origin: Provenance) -> None:
     One that came from an upstream and now from a client or a peer is theirs from then on: it gets
     a new log row, so that it is replicated like whatever they upload.
     """
-    revive(transaction, row.key)
-    if origin.source is Source.UPSTREAM or not _was_pulled(transaction.connection, row.seq):
+    revive(transaction, row.key, origin)
+    if origin.source is Source.UPSTREAM or row.source != Source.UPSTREAM:
         return
     seq = transaction.next_seq()
     execute = transaction.connection.execute
     if row.inline:
         execute("UPDATE small SET seq = ? WHERE seq = ?", (seq, row.seq))
-    execute("UPDATE blob SET seq = ? WHERE key = ?", (seq, row.key))
-    transaction.log(seq, BLOB, "", row.key, row.size_bytes, origin)
+    source = int(origin.source)
+    execute("UPDATE blob SET seq = ?, source = ? WHERE key = ?", (seq, source, row.key))
+    transaction.log(seq, BLOB, NO_INSTANCE, row.key, row.size_bytes, origin)
+    transaction.grown_bytes += footprint.LOG_ROW_BYTES
 
 
 def renew_all(transaction: Transaction, keys: Sequence[bytes], origin: Provenance) -> None:
@@ -170,24 +216,30 @@ def renew_all(transaction: Transaction, keys: Sequence[bytes], origin: Provenanc
         renew(transaction, row, origin)
 
 
-def _was_pulled(connection: apsw.Connection, seq: int) -> bool:
-    """Whether a log row names an upstream; one that was trimmed since is not asked for again."""
-    row = connection.execute("SELECT source FROM log WHERE seq = ?", (seq,)).fetchone()
-    return row is not None and row[0] == Source.UPSTREAM
-
-
 def pulled_keys(connection: apsw.Connection, keys: Sequence[bytes]) -> list[bytes]:
-    """Return those keys of blobs held whose log row names an upstream."""
+    """Return those keys of blobs held that only an upstream gave."""
     rows = look_up(connection, keys)
-    return [key for key, row in rows.items() if _was_pulled(connection, row.seq)]
+    return [key for key, row in rows.items() if row.source == Source.UPSTREAM]
 
 
-def touch(connection: apsw.Connection, touched: dict[bytes, int]) -> None:
-    """Write access times; a marked blob was leased before the mark, so it lives on."""
+def touch(connection: apsw.Connection, touched: Mapping[bytes, int]) -> None:
+    """Write when clients used blobs; a marked one was leased before the mark, so it lives on."""
     connection.executemany(
-        "UPDATE blob SET accessed = ?2, state = 0 WHERE key = ?1 AND accessed < ?2",
-        touched.items(),
+        "UPDATE blob SET used = ?2, marked = 0 WHERE key = ?1 AND used < ?2", touched.items()
     )
+
+
+def lease(connection: apsw.Connection, leased: Mapping[bytes, int]) -> None:
+    """Write when blobs were promised without being used; a marked one lives on, too."""
+    connection.executemany(
+        "UPDATE blob SET leased = ?2, marked = 0 WHERE key = ?1 AND leased < ?2", leased.items()
+    )
+    if leased:  # which no index has: see newest_ms
+        connection.execute(
+            "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) "
+            "DO UPDATE SET value = max(value, ?2)",
+            (_LEASED_LAST, max(leased.values())),
+        )
 
 
 def set_verified(connection: apsw.Connection, verified: dict[bytes, tuple[int, int]]) -> None:
@@ -206,70 +258,17 @@ def delete(transaction: Transaction, row: BlobRow) -> None:
         execute("DELETE FROM small WHERE seq = ?", (row.seq,))
     transaction.totals.blobs -= 1
     transaction.totals.size_bytes -= row.size_bytes
+    transaction.totals.files_bytes -= 0 if row.inline else in_blocks(row.size_bytes)
+    transaction.grown_bytes -= row.cost_bytes
 
 
-def eviction_candidates(
-    connection: apsw.Connection, from_ms: int, before_ms: int, pins: Pins, limit: int
-) -> list[tuple[int, int, bytes]]:
-    """Return (accessed, size, key) of live blobs that no peer waits for, oldest first.
-
-    Last accessed in from_ms..before_ms.
-    """
-    rows: Any = connection.execute(
-        "SELECT accessed, size, key FROM blob WHERE accessed >= ? AND accessed < ? AND state = 0 "
-        "AND (seq <= ? OR seq <= ? AND (SELECT source FROM log WHERE log.seq = blob.seq) = 1) "
-        "ORDER BY accessed LIMIT ?",
-        (from_ms, before_ms, *pins, limit),
-    ).fetchall()
-    return list(rows)
-
-
-def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
-    """Whether a live blob was not accessed since before_ms, whoever waits for it."""
-    row = connection.execute(
-        "SELECT 1 FROM blob WHERE accessed < ? AND state = 0 LIMIT 1", (before_ms,)
-    ).fetchone()
-    return row is not None
-
-
-def mark(transaction: Transaction, candidates: Iterable[tuple[int, bytes]]) -> list[bytes]:
-    """Mark (accessed, key) where nothing touched them since; return the keys marked."""
-    marked = []
-    for accessed, key in candidates:
-        transaction.connection.execute(
-            "UPDATE blob SET state = 1 WHERE key = ? AND accessed = ? AND state = 0",
-            (key, accessed),
-        )
-        if transaction.connection.changes():
-            marked.append(key)
-    return marked
-
-
-def unmark_all(transaction: Transaction) -> None:
-    """Make every marked blob live again."""
-    transaction.connection.execute("UPDATE blob SET state = 0 WHERE state = 1")
-
-
-def marked_keys(connection: apsw.Connection) -> list[bytes]:
-    """Return the keys that some process marked and did not come to delete."""
-    return [key for (key,) in connection.execute("SELECT key FROM blob WHERE state = 1")]
-
-
-def delete_marked(transaction: Transaction, keys: Sequence[bytes], before_ms: int) -> list[BlobRow]:
-    """Delete those keys that are still marked and untouched since before_ms; return their rows."""
-    gone = []
-    for row in look_up(transaction.connection, keys).values():
-        if row.state == MARKED and row.accessed_ms < before_ms:
-            delete(transaction, row)
-            gone.append(row)
-    return gone
-
-
-def newest_access_ms(connection: apsw.Connection) -> int:
-    """Return the latest access time over blobs and entries."""
+def newest_ms(connection: apsw.Connection) -> int:
+    """Return the latest time of a use or a lease, over blobs and entries."""
     row: Any = connection.execute(
-        "SELECT max(ifnull((SELECT max(accessed) FROM blob), 0), "
-        "ifnull((SELECT max(accessed) FROM entry), 0))"
+        "SELECT max(ifnull((SELECT max(used) FROM blob), 0), "
+        "ifnull((SELECT max(used) FROM entry), 0), "
+        "ifnull((SELECT value FROM meta WHERE name = ?), 0))",
+        (_LEASED_LAST,),
     ).fetchone()
     return _time_ms(row)
 

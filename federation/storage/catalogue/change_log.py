@@ -8,12 +8,14 @@ import apsw
 
 from federation.core.replication_log import LogRow, LogSlice
 from federation.core.store import EntryKey, EntryKind, Source
+from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import BLOB, Transaction, read_totals
 
 _READ = (
-    "SELECT seq, kind, instance, name, size, stored, source, via, origin, total FROM log "
+    f"SELECT seq, kind, {instances.NAME}, name, size, stored, "  # noqa: S608 - constants
+    "source, via, origin, total FROM log "
     "WHERE seq > ? ORDER BY seq LIMIT ?"
 )
 _SOURCE = {source.value: source for source in Source}  # calling an enum is slow

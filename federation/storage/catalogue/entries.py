@@ -9,6 +9,9 @@ import apsw
 
 from federation.core.errors import StorageFull
 from federation.core.store import Entry, EntryKey, Provenance, Source, Stamp
+from federation.storage.catalogue import instances
+from federation.storage.catalogue.blobs import used_at
+from federation.storage.catalogue.footprint import LOG_ROW_BYTES, cost_of_entry
 from federation.storage.catalogue.hlc import Held, Verdict, date, is_dated
 from federation.storage.catalogue.peer_records import Pins
 from federation.storage.catalogue.schema import of_a_row
@@ -16,15 +19,15 @@ from federation.storage.catalogue.transaction import Transaction
 
 COLUMNS = "value, label, stored, expires, source, origin, ticks, node"  # as entry_of takes them
 _GET = (
-    f"SELECT id, accessed, seq, {COLUMNS} "  # noqa: S608 - constants
-    "FROM entry WHERE kind = ? AND instance = ? AND name = ?"
+    f"SELECT id, used, seq, {COLUMNS} "  # noqa: S608 - constants
+    f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
 )
 _UPSERT = (
     "INSERT INTO entry (kind, instance, name, value, label, stored, expires, source, origin, "
-    "accessed, seq, ticks, node) "
+    "used, seq, ticks, node) "
     "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) "
     "ON CONFLICT (kind, instance, name) DO UPDATE SET value = ?4, label = ?5, stored = ?6, "
-    "expires = ?7, source = ?8, origin = ?9, accessed = ?10, seq = ?11, ticks = ?12, node = ?13"
+    "expires = ?7, source = ?8, origin = ?9, used = ?10, seq = ?11, ticks = ?12, node = ?13"
 )
 
 
@@ -32,14 +35,18 @@ class EntryRow(NamedTuple):
     """A row of the table entry: the entry, and what is kept with it; store milliseconds."""
 
     id: int
-    accessed_ms: int
+    used_ms: int
     seq: int
     entry: Entry
 
 
 def size_of(value: bytes, label: str) -> int:
-    """Return what an entry counts against the quota."""
+    """Return how much of an entry is counted as its bytes."""
     return len(value) + len(label.encode())
+
+
+def _cost(entry: Entry) -> int:
+    return cost_of_entry(size_of(entry.value, entry.label))
 
 
 def get(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
@@ -56,8 +63,8 @@ def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
 
 @of_a_row
 def _entry_row(row: tuple[Any, ...]) -> EntryRow:
-    key, row_id, accessed, seq, *columns = row
-    return EntryRow(row_id, accessed, seq, entry_of(key, columns))
+    key, row_id, used, seq, *columns = row
+    return EntryRow(row_id, used, seq, entry_of(key, columns))
 
 
 def entry_of(key: EntryKey, columns: Sequence[Any]) -> Entry:
@@ -87,20 +94,22 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
         _take(transaction, entry._replace(stamp=dated.stamp), origin, old)
     elif old and dated.verdict is Verdict.RENEW:
         if is_dated(entry, origin.source):
-            touch(transaction.connection, {old.id: transaction.now_ms})
+            used_ms = used_at(transaction.now_ms, origin)
+            touch(transaction.connection, {old.id: used_ms})
         else:
             _write(transaction, entry._replace(stamp=dated.stamp), origin, old.seq, old)
 
 
 def _take(transaction: Transaction, entry: Entry, origin: Provenance, old: EntryRow | None) -> None:
-    size = size_of(entry.value, entry.label)
-    growth = size - (size_of(old.entry.value, old.entry.label) if old else 0)
+    growth = _cost(entry) - _cost(old.entry) if old else _cost(entry)
     if growth > 0 and not transaction.room_for(growth):
         raise StorageFull("the quota is used up; nothing was stored")
     seq = transaction.next_seq()
     _write(transaction, entry, origin, seq, old)
     kind, instance, name = entry.key
-    transaction.log(seq, int(kind), instance, name, size, origin)
+    size = size_of(entry.value, entry.label)
+    transaction.log(seq, int(kind), instances.intern(transaction, instance), name, size, origin)
+    transaction.grown_bytes += growth if old is None else growth + LOG_ROW_BYTES
 
 
 def _write(
@@ -110,7 +119,9 @@ def _write(
     kind, instance, name = entry.key
     values = (entry.value, entry.label, transaction.wall_s, entry.expires_at_s)
     came = (int(origin.source), origin.origin)
-    row = (int(kind), instance, name, *values, *came, transaction.now_ms, seq, *entry.stamp)
+    of = instances.intern(transaction, instance)
+    used_ms = used_at(transaction.now_ms, origin)
+    row = (int(kind), of, name, *values, *came, used_ms, seq, *entry.stamp)
     transaction.connection.execute(_UPSERT, row)
     transaction.totals.entries += old is None
     transaction.totals.size_bytes += size_of(entry.value, entry.label)
@@ -128,45 +139,51 @@ def restore(transaction: Transaction, entry: Entry) -> None:
 def touch(connection: apsw.Connection, touched: dict[int, int]) -> None:
     """Write access times by row id."""
     connection.executemany(
-        "UPDATE entry SET accessed = ?2 WHERE id = ?1 AND accessed < ?2", touched.items()
+        "UPDATE entry SET used = ?2 WHERE id = ?1 AND used < ?2", touched.items()
     )
 
 
 def eviction_candidates(
-    connection: apsw.Connection, from_ms: int, before_ms: int, pins: Pins, limit: int
+    connection: apsw.Connection,
+    from_ms: int,
+    before_ms: int,
+    pins: Pins,
+    limit: int,
+    *,
+    pulled: bool,
 ) -> list[tuple[int, int, int]]:
-    """Return (accessed, size, row id) of entries that no peer waits for, oldest first.
+    """Return (used, cost, row id) of entries that no peer waits for, the least recently used first.
 
-    Last accessed in from_ms..before_ms.
+    Last used in from_ms..before_ms. pulled: of those that an upstream gave; else of the others.
     """
     rows: Any = connection.execute(
-        "SELECT accessed, length(value) + length(CAST(label AS BLOB)), id FROM entry "
-        "WHERE accessed >= ? AND accessed < ? AND (seq <= ? OR seq <= ? AND source = 1) "
-        "ORDER BY accessed LIMIT ?",
-        (from_ms, before_ms, *pins, limit),
+        "SELECT used, length(value) + length(CAST(label AS BLOB)), id FROM entry "  # noqa: S608
+        f"WHERE source {'=' if pulled else '<>'} 1 AND used >= ? AND used < ? AND seq <= ? "
+        "ORDER BY used LIMIT ?",
+        (from_ms, before_ms, pins.pulled if pulled else pins.received, limit),
     ).fetchall()
-    return list(rows)
+    return [(used, cost_of_entry(size), row_id) for used, size, row_id in rows]
 
 
 def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
-    """Whether an entry was not accessed since before_ms, whoever waits for it."""
-    row = connection.execute(
-        "SELECT 1 FROM entry WHERE accessed < ? LIMIT 1", (before_ms,)
-    ).fetchone()
+    """Whether an entry was not used since before_ms, whoever waits for it."""
+    row = connection.execute("SELECT 1 FROM entry WHERE used < ? LIMIT 1", (before_ms,)).fetchone()
     return row is not None
 
 
 def delete(transaction: Transaction, ids: Sequence[int], before_ms: int) -> tuple[int, int]:
-    """Delete entries not accessed since before_ms; return how many, and their bytes."""
-    count = size = 0
+    """Delete entries not used since before_ms; return how many, and their bytes."""
+    count = size = cost = 0
     for row_id in ids:
         rows: Any = transaction.connection.execute(
-            "DELETE FROM entry WHERE id = ? AND accessed < ? RETURNING value, label",
+            "DELETE FROM entry WHERE id = ? AND used < ? RETURNING value, label",
             (row_id, before_ms),
         ).fetchall()
         for value, label in rows:
             count += 1
             size += size_of(value, label)
+            cost += cost_of_entry(size_of(value, label))
     transaction.totals.entries -= count
     transaction.totals.size_bytes -= size
+    transaction.grown_bytes -= cost
     return count, size

@@ -10,6 +10,7 @@ import apsw
 from federation.core.digest import Digest
 from federation.core.replication_log import Parked
 from federation.core.store import EntryKey, EntryKind
+from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key, key_of
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import BLOB, Transaction
@@ -22,7 +23,7 @@ _PARK = (
     "ON CONFLICT (peer, kind, instance, name) DO UPDATE SET size = ?5, seq = ?6, label = ?7, "
     "reason = ?8, parked = ?9, tries = tries + 1, retry = 0"
 )
-_COLUMNS = "peer, kind, instance, name, size, seq, label, reason, parked, tries, retry"
+_COLUMNS = f"peer, kind, {instances.NAME}, name, size, seq, label, reason, parked, tries, retry"
 
 
 def park(transaction: Transaction, rows: Iterable[Parked]) -> int:
@@ -32,7 +33,9 @@ def park(transaction: Transaction, rows: Iterable[Parked]) -> int:
     for row in rows:
         peers.add(row.peer)
         what = (row.seq, row.label, row.reason, row.parked_at_s, row.tries, int(row.retry))
-        execute(_PARK, (row.peer, *_object(row.digest, row.key), *what))
+        kind, instance, name, size = _object(row.digest, row.key)
+        of = instances.intern(transaction, instance)
+        execute(_PARK, (row.peer, kind, of, name, size, *what))
     forgotten = 0
     for peer in peers:
         execute(
@@ -90,7 +93,8 @@ def reason(
 ) -> str | None:
     """Return why an object (as in the log) is parked for a peer; None: it is not."""
     row: Any = connection.execute(
-        "SELECT reason FROM parked WHERE peer = ? AND kind = ? AND instance = ? AND name = ?",
+        "SELECT reason FROM parked WHERE peer = ? AND kind = ? "  # noqa: S608 - constants
+        f"AND instance = {instances.ID} AND name = ?",
         (peer, kind, instance, name),
     ).fetchone()
     return None if row is None else str(row[0])
@@ -107,7 +111,8 @@ def unpark(transaction: Transaction, rows: Iterable[Parked]) -> None:
     for row in rows:
         kind, instance, name, _ = _object(row.digest, row.key)
         transaction.connection.execute(
-            "DELETE FROM parked WHERE peer = ? AND kind = ? AND instance = ? AND name = ?",
+            "DELETE FROM parked WHERE peer = ? AND kind = ? "  # noqa: S608 - constants
+            f"AND instance = {instances.ID} AND name = ?",
             (row.peer, kind, instance, name),
         )
 

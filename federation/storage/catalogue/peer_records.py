@@ -13,18 +13,19 @@ from federation.storage.catalogue.transaction import Transaction, read_totals
 
 _COLUMNS = (
     "name, lane, cursor, state, reason, position, node_id, log_seen, wanted, served, "
-    "sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks"
+    "sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks, holds"
 )
 # What storage counts (wanted, marks) is left as it is; of a record that was marked since its writer
 # read it, also what the mark says.
 _SAVE = """
 INSERT INTO peer (name, lane, cursor, state, reason, position, node_id, log_seen, served,
-  sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+  sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, holds)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?18)
 ON CONFLICT (name, lane) DO UPDATE SET
   state = CASE WHEN marks > ?17 THEN state ELSE ?4 END,
   reason = CASE WHEN marks > ?17 THEN reason ELSE ?5 END,
   position = CASE WHEN marks > ?17 THEN position ELSE ?6 END,
+  holds = CASE WHEN marks > ?17 THEN holds WHEN ?4 = 'following' THEN 1 ELSE ?18 END,
   cursor = ?3, node_id = ?7, log_seen = ?8, served = ?10, sent_objects = ?11, sent_bytes = ?12,
   last_success = ?13, last_error = ?14, last_error_at = ?15, pins_pulled = ?16
 """
@@ -59,10 +60,12 @@ def _record(row: Sequence[Any]) -> PeerRecord:
         lane=Lane(record.lane),
         state=PeerState(record.state),
         pins_pulled=bool(record.pins_pulled),
+        holds=bool(record.holds),
     )
     if record.cursor <= head:
         return record
-    return record._replace(state=PeerState.NEEDS_RESYNC, reason=_BEYOND, position="")
+    # Its cursor says nothing about this log; what comes is kept from when the peer is met again.
+    return record._replace(state=PeerState.NEEDS_RESYNC, reason=_BEYOND, position="", holds=False)
 
 
 def save(transaction: Transaction, records: Iterable[PeerRecord]) -> None:
@@ -83,22 +86,25 @@ def drop(transaction: Transaction, name: str) -> None:
 def mark(transaction: Transaction, record: PeerRecord, reason: str) -> None:
     """Pin nothing for this lane of a peer any more: a reconcile has to bring it up to date."""
     transaction.connection.execute(
-        "UPDATE peer SET state = ?, reason = ?, position = '', marks = marks + 1 "
+        "UPDATE peer SET state = ?, reason = ?, position = '', marks = marks + 1, holds = 0 "
         "WHERE name = ? AND lane = ?",
         (PeerState.NEEDS_RESYNC.value, reason, record.name, record.lane.value),
     )
 
 
-def following(records: Iterable[PeerRecord]) -> list[PeerRecord]:
-    """Return those that are brought up to date by the log, the one that lags most first."""
-    found = [record for record in records if record.state is PeerState.FOLLOWING]
+def holding(records: Iterable[PeerRecord]) -> list[PeerRecord]:
+    """Return those for which what is beyond their cursor is kept, the one that lags most first.
+
+    One that was never reached is among them, from when it was first configured.
+    """
+    found = [record for record in records if record.holds]
     return sorted(found, key=lambda record: record.cursor)
 
 
 def pins(records: Iterable[PeerRecord]) -> Pins:
     """Return what is pinned for these records; without any, nothing is."""
     received, pulled = NO_PINS
-    for record in following(records):
+    for record in holding(records):
         received = min(received, record.cursor)
         if record.pins_pulled:
             pulled = min(pulled, record.cursor)

@@ -18,6 +18,7 @@ from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.schema import of_a_row
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
+NO_INSTANCE = 0  # of blobs, and of the empty name
 
 _LOG = "INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
@@ -37,6 +38,7 @@ class Totals:
     seq: int = 0  # of the newest log row
     logged_bytes: int = 0  # sizes of all rows ever logged
     ticks: int = 0  # of the greatest stamp given or met
+    files_bytes: int = 0  # what blob files take of the disk
 
 
 @dataclass(slots=True)
@@ -50,6 +52,8 @@ class Transaction:
     quota_bytes: int
     node_id: str
     drift_s: float = DRIFT_S  # how far a stamp may be ahead of wall_s
+    held_bytes: int = 0  # of the quota, at the beginning
+    grown_bytes: int = 0  # by what was done since, as far as that can be told
     folders: set[str] = field(default_factory=set)  # to sync before the commit
 
     def next_seq(self) -> int:
@@ -63,17 +67,17 @@ class Transaction:
         return first
 
     def log(
-        self, seq: int, kind: int, instance: str, name: bytes, size: int, origin: Provenance
+        self, seq: int, kind: int, instance: int, name: bytes, size: int, origin: Provenance
     ) -> None:
         """Append the change log row of an accepted object."""
         self._log([(seq, name, size)], kind, instance, origin)
 
     def log_blobs(self, rows: Iterable[tuple[int, bytes, int]], origin: Provenance) -> None:
         """Append those of blobs: their numbers, keys and sizes."""
-        self._log(rows, BLOB, "", origin)
+        self._log(rows, BLOB, NO_INSTANCE, origin)
 
     def _log(
-        self, rows: Iterable[tuple[int, bytes, int]], kind: int, instance: str, origin: Provenance
+        self, rows: Iterable[tuple[int, bytes, int]], kind: int, instance: int, origin: Provenance
     ) -> None:
         wall_s, total = self.wall_s, self.totals.logged_bytes
         source, via, first = int(origin.source), ",".join(origin.via), origin.origin
@@ -90,7 +94,7 @@ class Transaction:
 
     def room_for(self, size_bytes: int) -> bool:
         """Whether the quota has this many bytes left, seen from inside the write lock."""
-        return self.totals.size_bytes + size_bytes <= self.quota_bytes
+        return self.held_bytes + self.grown_bytes + size_bytes <= self.quota_bytes
 
 
 def read_totals(connection: apsw.Connection) -> Totals:
@@ -109,6 +113,7 @@ def _totals(columns: Sequence[Any]) -> Totals:
 def write_totals(connection: apsw.Connection, totals: Totals) -> None:
     """Store the totals inside the open transaction."""
     connection.execute(
-        "UPDATE totals SET bytes = ?, blobs = ?, entries = ?, seq = ?, logged = ?, ticks = ?",
+        "UPDATE totals SET bytes = ?, blobs = ?, entries = ?, seq = ?, logged = ?, ticks = ?, "
+        "files = ?",
         dataclasses.astuple(totals),
     )

@@ -29,6 +29,7 @@ from federation.core.errors import (
     TooBusy,
 )
 from federation.observability.metrics import Metrics
+from federation.storage.catalogue import footprint
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.transaction import Totals, Transaction, read_totals, write_totals
 from federation.storage.directory import sync_folder
@@ -70,7 +71,7 @@ class Writer:
         store_clock: StoreClock,
         clock: Clock,
         quota_bytes: Callable[[], int],
-        on_commit: Callable[[Totals], None],
+        on_commit: Callable[[Totals, int], None],
         metrics: Metrics,
         *,
         node_id: str,
@@ -80,7 +81,8 @@ class Writer:
         self._store_clock = store_clock
         self._clock = clock
         self._quota_bytes = quota_bytes
-        self._on_commit = on_commit  # on the event loop, before anybody hears of the commit
+        # On the event loop, before anybody hears of the commit: what is held, and of the quota.
+        self._on_commit = on_commit
         self._metrics = metrics
         self._node_id = node_id  # of the stamps given in its transactions
         self._drift_s = drift_s
@@ -90,6 +92,7 @@ class Writer:
         self._unsettled: set[int] = set()
         self._begun_s: float | None = None
         self.totals = Totals()
+        self.held_bytes = 0  # of the quota, as of the last commit
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="catalogue-writer", daemon=True)
 
@@ -169,19 +172,21 @@ class Writer:
             connection.close()
 
     def _settle(self, batch: list[_Operation]) -> None:
-        self._on_commit(self.totals)
+        self._on_commit(self.totals, self.held_bytes)
         for operation in batch:
             operation.settle()
 
     def _commit(self, connection: apsw.Connection, batch: list[_Operation]) -> None:
         connection.execute("BEGIN IMMEDIATE")
+        totals = read_totals(connection)
         transaction = Transaction(
             connection=connection,
             now_ms=self._store_clock.now_ms(),
             wall_s=self._clock.wall_s(),
-            totals=read_totals(connection),
+            totals=totals,
             quota_bytes=self._quota_bytes(),
             node_id=self._node_id,
+            held_bytes=footprint.measure(connection, totals).held,
             drift_s=self._drift_s,
         )
         try:
@@ -190,20 +195,21 @@ class Writer:
             for folder in transaction.folders:
                 sync_folder(folder)
             write_totals(connection, transaction.totals)
+            held = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
         except BaseException:
             self._unsettled |= {int(Path(folder).name, 16) for folder in transaction.folders}
             raise
-        self.totals = transaction.totals
+        self.totals, self.held_bytes = transaction.totals, held
 
     def _apply(self, transaction: Transaction, operation: _Operation) -> None:
-        totals = copy.copy(transaction.totals)
+        totals, grown_bytes = copy.copy(transaction.totals), transaction.grown_bytes
         transaction.connection.execute("SAVEPOINT operation")
         try:
             operation.result = operation.work(transaction)
         except FederationError as error:
             operation.error = error
-            transaction.totals = totals
+            transaction.totals, transaction.grown_bytes = totals, grown_bytes
             transaction.connection.execute("ROLLBACK TO operation")
         transaction.connection.execute("RELEASE operation")
 

@@ -3,33 +3,38 @@
 Candidates are marked first: from then on every process calls them missing, and any use revives
 them. After Timing.grace_ms, longer than any lease given before the mark may stay unwritten, those
 still untouched are deleted, and only then their files. Nothing leased is ever a candidate, and
-nothing that a peer is still to get.
+nothing that a peer is still to get. What an upstream can give again goes first.
+
+The mark's time is in the row, so it does not matter which process made it, or whether that one
+still remembers. Files lose their names in the writer, and are removed outside of it.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
 
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import entries, peer_records
+from federation.storage.catalogue import entries, eviction_rows, peer_records
 from federation.storage.catalogue.blobs import BlobRow
-from federation.storage.catalogue.transaction import Transaction
+from federation.storage.catalogue.eviction_rows import Marked
 from federation.storage.context import StorageContext
-from federation.storage.publishing import remove_stray
+from federation.storage.upkeep.discarding import Discarder
 
 _REWIND_S = 10.0
-SLICE = 500  # rows of one transaction, so that uploads never wait long for the write lock
+_MARKED_AT_ONCE = 500  # rows of one transaction, so that uploads never wait long for the write lock
+_DELETED_AT_ONCE = 100
+_NONE = Marked(0, 0, 0)
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class EvictionChoice:
-    """What eviction takes next: (accessed, key) of blobs, (accessed, row id) of entries."""
+    """What eviction takes next: (used, key) of blobs, (used, row id) of entries."""
 
     blobs: tuple[tuple[int, bytes], ...]
     entries: tuple[tuple[int, int], ...]
@@ -41,73 +46,77 @@ def choose(
     index: Iterable[tuple[int, int, int]],
     needed_bytes: int,
 ) -> EvictionChoice:
-    """Take the least recently used of both (accessed, size, key or id) until enough is freed."""
+    """Take the least recently used of both (used, cost, key or id) until enough is freed."""
     taken_blobs: list[tuple[int, bytes]] = []
     taken_entries: list[tuple[int, int]] = []
     size = 0
     oldest_first: Iterable[tuple[int, int, bytes | int]] = heapq.merge(
         blobs, index, key=lambda item: item[0]
     )
-    for accessed, amount, name in oldest_first:
+    for used, amount, name in oldest_first:
         if size >= needed_bytes:
             break
         size += amount
         if isinstance(name, bytes):
-            taken_blobs.append((accessed, name))
+            taken_blobs.append((used, name))
         else:
-            taken_entries.append((accessed, name))
+            taken_entries.append((used, name))
     return EvictionChoice(tuple(taken_blobs), tuple(taken_entries), size)
 
 
 @dataclass(slots=True)
-class _Marked:
-    keys: Sequence[bytes]
-    size_bytes: int
-    due_ms: int
+class _Walk:
+    """How far one kind of objects was gone through, in order of their last use."""
+
+    pulled: bool
+    blobs_from_ms: int = 0
+    entries_from_ms: int = 0
+
+    def begin(self) -> None:
+        self.blobs_from_ms = self.entries_from_ms = 0
 
 
 class Evictor:
-    """Used by the process that holds the maintenance lock; step() does one slice."""
+    """Used by the process that holds the maintenance lock; each method does it in slices."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
-        self._marked: list[_Marked] = []
+        self._discarder = Discarder(core)
+        self._walks = (_Walk(pulled=True), _Walk(pulled=False))
+        self._marked = _NONE
         self.rewind()
 
     def __repr__(self) -> str:
-        return f"<Evictor {sum(len(marked.keys) for marked in self._marked)} marked>"
+        return f"<Evictor {self._marked.blobs} marked>"
 
     @property
     def is_pending(self) -> bool:
-        """Whether marked blobs wait for their second look."""
-        return bool(self._marked)
+        """Whether marked blobs wait to be looked at again, as of look()."""
+        return bool(self._marked.blobs)
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes marked and not yet deleted."""
-        return sum(marked.size_bytes for marked in self._marked)
+        """What the marked ones take of the quota."""
+        return self._marked.cost_bytes
 
-    async def adopt(self) -> None:
-        """Take over what a predecessor marked and did not come to delete."""
-        keys = await self._core.pool.run(
-            lambda: catalogue.marked_keys(self._core.pool.connection())
-        )
-        due_ms = self._core.now_ms() + self._core.timing.grace_ms
-        for at in range(0, len(keys), SLICE):
-            self._marked.append(_Marked(keys[at : at + SLICE], 0, due_ms))
+    async def look(self) -> None:
+        """See what is marked, by whichever process."""
+        pool = self._core.pool
+        self._marked = await pool.run(lambda: eviction_rows.marked(pool.connection()))
 
     async def forgive(self) -> None:
         """Unmark everything: a process died, and may have leased what is marked."""
-        if not self._marked:
+        await self.look()
+        if not self._marked.blobs:
             return
-        self._marked.clear()
-        await self._core.writer.submit(catalogue.unmark_all)
+        await self._core.writer.submit(eviction_rows.unmark_all)
+        self._marked = _NONE
         self.rewind()
 
     def rewind(self) -> None:
         """Begin with the least recently used again: what was pinned may not be any more."""
-        self._blobs_from_ms = 0
-        self._entries_from_ms = 0
+        for walk in self._walks:
+            walk.begin()
         self._rewound_s = self._core.clock.monotonic_s()
 
     async def mark(self, needed_bytes: int) -> int:
@@ -119,7 +128,7 @@ class Evictor:
         before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
         if self._core.clock.monotonic_s() - self._rewound_s > _REWIND_S:
             self.rewind()
-        goes_on = self._blobs_from_ms or self._entries_from_ms
+        goes_on = any(walk.blobs_from_ms or walk.entries_from_ms for walk in self._walks)
         choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
         if goes_on and not choice.blobs and not choice.entries:
             self.rewind()
@@ -127,32 +136,44 @@ class Evictor:
         if not choice.blobs and not choice.entries:
             return 0
         # The marks are a promise to look again, not a removal: FindMissing says missing at once.
-        keys = await self._core.writer.submit(lambda tx: catalogue.mark(tx, choice.blobs))
+        await self._core.writer.submit(lambda tx: eviction_rows.mark(tx, choice.blobs, before_ms))
         self._core.epoch.bump()
-        due_ms = self._core.now_ms() + self._core.timing.grace_ms
         if choice.entries:
             count, size = await self._core.writer.submit(
                 lambda tx: entries.delete(tx, [row_id for _, row_id in choice.entries], before_ms)
             )
             self._count(count, size)
-        if keys:
-            self._marked.append(_Marked(keys, choice.size_bytes, due_ms))
+        await self.look()
         return choice.size_bytes
 
     def _choose(self, before_ms: int, needed_bytes: int) -> EvictionChoice:
         connection = self._core.pool.connection()
         pins = peer_records.pins(peer_records.read(connection))
-        blobs = catalogue.eviction_candidates(
-            connection, self._blobs_from_ms, before_ms, pins, SLICE
-        )
-        index = entries.eviction_candidates(
-            connection, self._entries_from_ms, before_ms, pins, SLICE
-        )
-        choice = choose(blobs, index, needed_bytes)
-        if choice.blobs or not blobs:
-            self._blobs_from_ms = choice.blobs[-1][0] if choice.blobs else before_ms
-        if choice.entries or not index:
-            self._entries_from_ms = choice.entries[-1][0] if choice.entries else before_ms
+        choice = EvictionChoice((), (), 0)
+        for walk in self._walks:
+            blobs = eviction_rows.eviction_candidates(
+                connection,
+                walk.blobs_from_ms,
+                before_ms,
+                pins,
+                _MARKED_AT_ONCE,
+                pulled=walk.pulled,
+            )
+            index = entries.eviction_candidates(
+                connection,
+                walk.entries_from_ms,
+                before_ms,
+                pins,
+                _MARKED_AT_ONCE,
+                pulled=walk.pulled,
+            )
+            choice = choose(blobs, index, needed_bytes)
+            if choice.blobs or not blobs:
+                walk.blobs_from_ms = choice.blobs[-1][0] if choice.blobs else before_ms
+            if choice.entries or not index:
+                walk.entries_from_ms = choice.entries[-1][0] if choice.entries else before_ms
+            if choice.blobs or choice.entries:
+                break
         return choice
 
     async def has_pinned(self) -> bool:
@@ -164,37 +185,40 @@ class Evictor:
         connection = self._core.pool.connection()
         if peer_records.pins(peer_records.read(connection)) == peer_records.NO_PINS:
             return False
-        return catalogue.any_unleased(connection, before_ms) or entries.any_unleased(
+        return eviction_rows.any_unleased(connection, before_ms) or entries.any_unleased(
             connection, before_ms
         )
 
     async def sweep_due(self) -> int:
         """Delete what was marked long enough ago and is still untouched; return freed bytes."""
+        await self.look()
         freed = 0
-        while self._marked and self._marked[0].due_ms <= self._core.now_ms():
-            freed += await self._delete(self._marked[0])
-            self._marked.pop(0)
+        while self._marked.blobs:
+            marked_before_ms = self._core.now_ms() - self._core.timing.grace_ms
+            if self._marked.oldest_ms > marked_before_ms:
+                break
+            gone = await self._delete(marked_before_ms)
+            freed += sum(row.size_bytes for row in gone)
+            await self.look()
+            if not gone:  # what is left is untouched for too short a time
+                break
         return freed
 
-    async def _delete(self, marked: _Marked) -> int:
+    async def _delete(self, marked_before_ms: int) -> list[BlobRow]:
         before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
         gone = await self._core.writer.submit(
-            lambda tx: catalogue.delete_marked(tx, marked.keys, before_ms)
+            lambda tx: eviction_rows.delete_marked(
+                tx, marked_before_ms, before_ms, _DELETED_AT_ONCE
+            )
         )
         self._core.epoch.bump()
-        files = [row for row in gone if not row.inline]
-        if files:
-            await self._core.writer.submit(lambda tx: self._unlink(tx, files))
-        size = sum(row.size_bytes for row in gone)
-        self._count(len(gone), size)
-        return size
-
-    def _unlink(self, transaction: Transaction, rows: list[BlobRow]) -> None:
-        """Remove files, each only while no new row claims it."""
-        for row in rows:
-            digest = catalogue.digest_of_key(row.key, row.size_bytes)
-            path = self._core.directory.blob_path(digest)
-            remove_stray(transaction, self._core.directory, path, row.key)
+        self._count(len(gone), sum(row.size_bytes for row in gone))
+        digests = [
+            catalogue.digest_of_key(row.key, row.size_bytes) for row in gone if not row.inline
+        ]
+        if digests:
+            await self._discarder.discard_blobs(digests)
+        return gone
 
     def _count(self, objects: int, size_bytes: int) -> None:
         self._core.metrics.evicted.inc(objects)

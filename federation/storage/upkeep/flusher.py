@@ -8,8 +8,11 @@ import structlog
 from federation.core.errors import FederationError
 from federation.core.tasks import Background
 from federation.observability.complaints import Complaints
+from federation.storage.catalogue import footprint
+from federation.storage.catalogue.footprint import Footprint
 from federation.storage.catalogue.transaction import Totals, read_totals
 from federation.storage.context import StorageContext
+from federation.storage.quarantine import quarantined_bytes
 from federation.storage.space import Disk, marks, measure_disk
 
 _log = structlog.get_logger(__name__)
@@ -65,22 +68,27 @@ class Flusher:
     async def measure(self) -> None:
         """Take the totals of all processes and the disk's room into account. Never raises."""
         try:
-            disk, totals = await self._core.pool.run(self._measure)
+            disk, totals, taken, overhead_bytes = await self._core.pool.run(self._measure)
         except (apsw.Error, OSError) as error:
             self._complaints.warn("room_not_measured", error)
             return
         self._core.head.note(totals.seq)
         settings = self._core.settings
-        found = marks(settings, disk, totals.size_bytes)
+        found = marks(settings, disk, taken.held, overhead_bytes)
         self._core.space.update(
-            stored_bytes=totals.size_bytes, marks=found, keep_free_bytes=settings.reserve or None
+            stored_bytes=taken.held, marks=found, keep_free_bytes=settings.reserve or None
         )
         metrics = self._core.metrics
         metrics.stored_bytes.set(totals.size_bytes)
         metrics.stored_blobs.set(totals.blobs)
         metrics.stored_entries.set(totals.entries)
         metrics.quota_bytes.set(found.quota_bytes)
+        metrics.held_bytes.set(taken.held)
+        metrics.overhead_bytes.set(overhead_bytes + taken.free)
 
-    def _measure(self) -> tuple[Disk, Totals]:
-        totals = read_totals(self._core.pool.connection())
-        return measure_disk(self._core.directory.root), totals
+    def _measure(self) -> tuple[Disk, Totals, Footprint, int]:
+        root, connection = self._core.directory.root, self._core.pool.connection()
+        totals = read_totals(connection)
+        taken = footprint.measure(connection, totals)
+        overhead_bytes = footprint.overhead(root, quarantined_bytes(connection))
+        return measure_disk(root), totals, taken, overhead_bytes

@@ -19,6 +19,7 @@ import structlog
 from federation.core.errors import FederationError, StorageFull
 from federation.core.tasks import Background
 from federation.observability.complaints import Complaints
+from federation.storage.catalogue import footprint, instances
 from federation.storage.catalogue.meta import DONE, HOLD, REQUEST, get_meta, set_meta
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
@@ -37,6 +38,8 @@ _TRIM_EVERY_S = 60.0
 _TRIM_ROWS = 10_000
 _TRIM_PART = 10  # of the bound: so much more, and the log is trimmed before its time
 _PINNED = "everything older is gone; the rest is leased, or kept for peers that lack it"
+_EVERYTHING_BYTES = 2**62
+_GIVEN_BACK_A_TICK = 8  # times footprint.give_back
 _PINNED_REST = 20.0  # times as long as it took to find nothing, nothing is looked for again
 _RESERVE_MAX_BYTES = 16 * 1024 * 1024
 
@@ -83,7 +86,7 @@ class Maintenance:
         """Take the maintenance lock for a command; False: another process has it."""
         if not await self._core.pool.run(self._lock.acquire):
             return False
-        await self._evictor.adopt()
+        await self._evictor.look()
         return True
 
     async def delete_due(self) -> int:
@@ -131,14 +134,14 @@ class Maintenance:
 
     async def _take_over(self) -> None:
         _log.info("maintenance_taken_over", run=self._core.run.id)
-        await self._evictor.adopt()
         self._background.start(self._scrubber.run(), "scrub")
 
     def _make_reserve(self) -> None:
         """Keep some disk for the eviction that a full disk will need, while there is plenty."""
         path = self._core.directory.reserve
         disk = measure_disk(self._core.directory.root)
-        size = min(_RESERVE_MAX_BYTES, disk.total_bytes // 64)
+        room_bytes = self._core.settings.quota or disk.total_bytes
+        size = min(_RESERVE_MAX_BYTES, disk.total_bytes // 64, room_bytes // 64)
         if path.exists() or disk.free_bytes < 8 * size:
             return
         with path.open("wb") as file:
@@ -165,6 +168,8 @@ class Maintenance:
         if await self._is_held_back():
             await self._evictor.forgive()
             return
+        if self._core.space.stored_bytes > self._core.space.marks.starts_at_bytes:
+            await self.trim_log()  # before anything that somebody may want
         with self._reserve_as_last_resort():
             await self._evictor.sweep_due()
         core = self._core
@@ -224,6 +229,8 @@ class Maintenance:
     def _excess_bytes(self, target_bytes: int, with_received_bytes: int | None) -> int:
         """How much is to be marked yet. Uploads become stored meanwhile, so both are looked at."""
         space = self._core.space
+        if target_bytes <= 0 and space.stored_bytes > 0:
+            return _EVERYTHING_BYTES  # whatever estimates say of what is marked
         stored = space.stored_bytes - self._evictor.pending_bytes
         excess = stored - max(0, target_bytes)
         if with_received_bytes is not None:
@@ -275,9 +282,22 @@ class Maintenance:
             self._next_trim_s = now_s + _TRIM_EVERY_S
             await self._core.pool.run(self._make_reserve)
             await self.trim_log()
+            await self._core.writer.submit(instances.forget_unused)
+        await self._give_back()
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_EVERY_S
             self._background.start(self._sweep(), "sweep")
+
+    async def _give_back(self) -> None:
+        """Give free pages of the catalogue back to the disk, a few at a time, but for some."""
+        spare = footprint.spare_pages(self._core.space.quota_bytes)
+        for _ in range(_GIVEN_BACK_A_TICK):
+            if not await self._core.pool.run(self._has_free, spare):
+                return
+            await self._core.writer.submit(footprint.give_back)
+
+    def _has_free(self, spare: int) -> bool:
+        return footprint.free_to_give(self._core.pool.connection()) > spare
 
     async def _sweep(self) -> None:
         await self._sweeper.incoming()
@@ -286,13 +306,17 @@ class Maintenance:
             await self._core.clock.sleep(0.01)
 
     async def trim_log(self) -> None:
-        """Remove the rows beyond the change log's bound, though peers have not read them."""
+        """Remove the rows beyond the change log's bounds, though peers have not read them.
+
+        Of those that all have acknowledged, fewer are kept.
+        """
+        quota_bytes = self._core.space.quota_bytes
+        bounds = retention.bounds_of_log(self._core.settings.log_max_rows, quota_bytes)
 
         def work(transaction: Transaction) -> retention.Trimmed:
-            last_gone = transaction.totals.seq - self._core.settings.log_max_rows
-            return retention.trim_log(transaction, last_gone, _TRIM_ROWS)
+            return retention.trim_log(transaction, bounds, _TRIM_ROWS)
 
-        log_max_rows = self._core.settings.log_max_rows
+        log_max_rows = bounds.rows_max
         self._trim_at_row = self._core.head.value + max(1, log_max_rows // _TRIM_PART)
         rows = _TRIM_ROWS
         while rows == _TRIM_ROWS:  # a slice a transaction, so that uploads go in between

@@ -14,10 +14,14 @@ import structlog
 from federation.core.replication_log import PeerRecord
 from federation.observability.metrics import Metrics
 from federation.storage.catalogue import change_log, peer_records
+from federation.storage.catalogue.footprint import LOG_ROW_BYTES
 from federation.storage.catalogue.transaction import Transaction
 
 _log = structlog.get_logger(__name__)
 
+_LOG_PART = 4  # of the quota is for the log at most,
+_ACKNOWLEDGED_PART = 16  # and this part where peers need it no more
+_ROWS_MIN = 1000
 LOG_TOO_LONG = "log"  # reasons, as the metric names them
 NO_ROOM = "room"
 _REASONS = {
@@ -33,11 +37,34 @@ class Trimmed(NamedTuple):
     given_up: list[PeerRecord]  # as they were before
 
 
-def trim_log(transaction: Transaction, last_gone: int, limit: int) -> Trimmed:
-    """Remove up to limit of the oldest rows, none beyond last_gone, whoever has not read them."""
+class LogBounds(NamedTuple):
+    """How many rows of the change log are kept."""
+
+    rows_max: int  # whoever has not read them
+    acknowledged_max: int  # with those that every peer has acknowledged
+
+
+def bounds_of_log(log_max_rows: int, quota_bytes: int) -> LogBounds:
+    """Return what is configured, or less where that would take much of a small quota."""
+    by_quota = quota_bytes // LOG_ROW_BYTES
+    return LogBounds(
+        min(log_max_rows, max(_ROWS_MIN, by_quota // _LOG_PART)),
+        min(log_max_rows, max(_ROWS_MIN, by_quota // _ACKNOWLEDGED_PART)),
+    )
+
+
+def trim_log(transaction: Transaction, bounds: LogBounds, limit: int) -> Trimmed:
+    """Remove up to limit of the oldest rows beyond the bounds."""
     given_up = []
+    head = transaction.totals.seq
+    last_gone = head - bounds.rows_max
+    records = peer_records.holding(peer_records.read(transaction.connection))
+    acknowledged = records[0].cursor if records else head
+    last_needless = min(head - bounds.acknowledged_max, acknowledged)
+    if last_needless > last_gone:
+        return Trimmed(change_log.trim(transaction, last_needless, limit), [])
     if change_log.reaches_back_to(transaction.connection, last_gone):
-        for record in peer_records.following(peer_records.read(transaction.connection)):
+        for record in records:
             if record.cursor < last_gone:
                 peer_records.mark(transaction, record, _REASONS[LOG_TOO_LONG])
                 given_up.append(record)
@@ -46,7 +73,7 @@ def trim_log(transaction: Transaction, last_gone: int, limit: int) -> Trimmed:
 
 def give_up_one(transaction: Transaction) -> PeerRecord | None:
     """Mark the one that lags most and has not acknowledged all; None: there is none."""
-    for record in peer_records.following(peer_records.read(transaction.connection)):
+    for record in peer_records.holding(peer_records.read(transaction.connection)):
         if record.cursor < transaction.totals.seq:
             peer_records.mark(transaction, record, _REASONS[NO_ROOM])
             return record

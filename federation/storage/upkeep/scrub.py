@@ -44,7 +44,7 @@ def verify_slice(
     Looks at limit rows. Blocks; runs in a thread. Raises apsw.Error, TooBusy.
     """
     rows: Any = core.pool.connection().execute(
-        "SELECT key, size, inline, seq, accessed, verified, ctime_ns, state FROM blob "
+        f"SELECT {catalogue.COLUMNS} FROM blob "  # noqa: S608 - constants
         "WHERE key > ? ORDER BY key LIMIT ?",
         (after, limit),
     )

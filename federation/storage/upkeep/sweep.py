@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from functools import partial
 
 import structlog
 
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
 from federation.storage.directory import parse_blob_name
 from federation.storage.processes import live_runs
-from federation.storage.publishing import discard, remove_stray
+from federation.storage.publishing import discard
+from federation.storage.upkeep.discarding import Discarder, Stray
 
 _SLICE = 500
 _log = structlog.get_logger(__name__)
-
-Stray = tuple[str, bytes]  # path, and the catalogue key its name states (empty for none)
 
 
 class Sweeper:
@@ -31,6 +28,7 @@ class Sweeper:
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
+        self._discarder = Discarder(core)
 
     async def incoming(self) -> int:
         """Remove uploads of processes that are gone; return how many."""
@@ -50,14 +48,10 @@ class Sweeper:
         removed = 0
         for at in range(0, len(strays), _SLICE):
             part = strays[at : at + _SLICE]
-            removed += await self._core.writer.submit(partial(self._remove_strays, part))
+            removed += await self._discarder.discard(part)
         if removed:
             _log.info("stray_files_removed", folder=f"{number:02x}", count=removed)
         return removed
-
-    def _remove_strays(self, strays: list[Stray], transaction: Transaction) -> int:
-        directory = self._core.directory
-        return sum(remove_stray(transaction, directory, path, key) for path, key in strays)
 
     def _dead_uploads(self) -> list[str]:
         """Return some uploads of dead processes.

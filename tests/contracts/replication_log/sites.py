@@ -127,7 +127,11 @@ class CatalogueSite:
         await core.set_aside(digest, row.seq, "for a test")
 
     async def trim(self, last_gone: int) -> None:
-        await self.storage.core.writer.submit(lambda tx: retention.trim_log(tx, last_gone, 1000))
+        def work(tx: Transaction) -> None:
+            rows_max = tx.totals.seq - last_gone
+            retention.trim_log(tx, retention.LogBounds(rows_max, rows_max), 1000)
+
+        await self.storage.core.writer.submit(work)
 
     async def mark(self, name: str, lane: Lane, reason: str) -> None:
         records = await self.ledger.peers()

@@ -1,0 +1,103 @@
+"""The catalogue's questions and changes about blobs that eviction takes.
+
+A mark is a time in the row, so that any process at any time can go on where another stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import apsw
+
+from federation.storage.catalogue import footprint
+from federation.storage.catalogue.blobs import COLUMNS, BlobRow, delete
+from federation.storage.catalogue.peer_records import Pins
+from federation.storage.catalogue.transaction import Transaction
+
+
+def eviction_candidates(
+    connection: apsw.Connection,
+    from_ms: int,
+    before_ms: int,
+    pins: Pins,
+    limit: int,
+    *,
+    pulled: bool,
+) -> list[tuple[int, int, bytes]]:
+    """Return (used, cost, key) of live blobs that no peer waits for, the least recently used first.
+
+    Last used in from_ms..before_ms, and not leased since. pulled: of those that only an upstream
+    gave; else of the others.
+    """
+    rows: Any = connection.execute(
+        f"SELECT used, {footprint.COST}, key FROM blob "  # noqa: S608 - constants
+        f"WHERE source {'=' if pulled else '<>'} 1 AND used >= ? AND used < ? AND leased < ? "
+        "AND marked = 0 AND seq <= ? ORDER BY used LIMIT ?",
+        (from_ms, before_ms, before_ms, pins.pulled if pulled else pins.received, limit),
+    ).fetchall()
+    return list(rows)
+
+
+def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
+    """Whether a live blob was neither used nor leased since before_ms, whoever waits for it."""
+    row = connection.execute(
+        "SELECT 1 FROM blob WHERE used < ?1 AND leased < ?1 AND marked = 0 LIMIT 1", (before_ms,)
+    ).fetchone()
+    return row is not None
+
+
+def mark(
+    transaction: Transaction, candidates: Iterable[tuple[int, bytes]], before_ms: int
+) -> list[bytes]:
+    """Mark (used, key) where nothing touched them since; return the keys marked."""
+    marked = []
+    for used, key in candidates:
+        transaction.connection.execute(
+            "UPDATE blob SET marked = ? WHERE key = ? AND used = ? AND leased < ? AND marked = 0",
+            (max(1, transaction.now_ms), key, used, before_ms),
+        )
+        if transaction.connection.changes():
+            marked.append(key)
+    return marked
+
+
+def unmark_all(transaction: Transaction) -> int:
+    """Make every marked blob live again; return how many."""
+    transaction.connection.execute("UPDATE blob SET marked = 0 WHERE marked > 0")
+    return transaction.connection.changes()
+
+
+class Marked(NamedTuple):
+    """What waits for eviction's second look."""
+
+    blobs: int
+    cost_bytes: int
+    oldest_ms: int  # when the first of them was marked
+
+
+def marked(connection: apsw.Connection) -> Marked:
+    """Return what some process marked and nobody has deleted yet."""
+    row: Any = connection.execute(
+        f"SELECT count(*), ifnull(sum({footprint.COST}), 0), ifnull(min(marked), 0) "  # noqa: S608
+        "FROM blob WHERE marked > 0"
+    ).fetchone()
+    return Marked(*row)
+
+
+def delete_marked(
+    transaction: Transaction, marked_before_ms: int, before_ms: int, limit: int
+) -> list[BlobRow]:
+    """Delete up to limit blobs that were marked by then and not touched since before_ms.
+
+    Returns their rows. Any use or lease takes the mark away, and is looked for all the same.
+    """
+    rows: Any = transaction.connection.execute(
+        f"SELECT {COLUMNS} FROM blob WHERE marked > 0 AND marked <= ? "  # noqa: S608 - constants
+        "AND used < ? AND leased < ? ORDER BY marked LIMIT ?",
+        (marked_before_ms, before_ms, before_ms, limit),
+    ).fetchall()
+    gone = [BlobRow._make(row) for row in rows]
+    for row in gone:
+        delete(transaction, row)
+    return gone
