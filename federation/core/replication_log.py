@@ -87,6 +87,17 @@ class Parked(NamedTuple):
     retry: bool = False  # asked for by `federation parked retry`
 
 
+class EntryHead(NamedTuple):
+    """An index entry as of now without its value, which may be megabytes long."""
+
+    seq: int  # of its newest row
+    key: EntryKey
+    label: str
+    value_bytes: int
+    expires_at_s: float | None  # wall clock; None: never
+    source: Source
+
+
 class Page(NamedTuple):
     """A part of all that is held, and where the next part begins; None: this was the last."""
 
@@ -220,6 +231,10 @@ class ReplicationLog(Protocol):
 
         Unlike Index.get, this is no use of the entry: it does not renew its access time.
         """
+        ...
+
+    async def heads_at(self, keys: Sequence[EntryKey]) -> list[EntryHead | None]:
+        """Return the same of each without its value."""
         ...
 
     async def blobs(self, position: str | None, limit: int) -> Page:

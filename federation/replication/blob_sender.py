@@ -33,6 +33,7 @@ from federation.replication.outcome import (
     parked,
 )
 from federation.replication.peer_api import OpenAt, PeerApi, Via
+from federation.replication.send_memory import SendMemory
 from federation.replication.tried import Tried, judge_batch
 
 _log = structlog.get_logger(__name__)
@@ -55,8 +56,11 @@ class Sender:
         target: PeerApi,
         gate: Gate,
         tally: PeerCounters,
+        memory: SendMemory,
         clock: Clock,
     ) -> None:
+        """memory: shared by all peers."""
+        self.memory = memory.calls.share()
         self.asker = AnsweredCall(gate, clock)
         self.blame = FaultTracker()
         self._forgotten = ForgottenBlobs()
@@ -134,7 +138,8 @@ class Sender:
         return [digest for digest in left if digest in missing]
 
     async def _try_batch(self, batch: list[Digest], via: Via, settle: Settle) -> Tried:
-        async with self._gate.turn(writes=True) as turn:
+        size_bytes = sum(digest.size_bytes for digest in batch)
+        async with self._gate.turn(writes=True) as turn, self.memory.hold(size_bytes):
             async with self._gate.courtesy.reading:
                 blobs = await self._read(batch, settle)
             if not blobs:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import NamedTuple
 
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, SourceUnavailable, StorageFailed
-from federation.core.replication_log import ReplicationLog
+from federation.core.replication_log import EntryHead, ReplicationLog
 from federation.core.store import (
     NO_STAMP,
     PULLED_TICKS,
@@ -26,6 +26,7 @@ from federation.replication.closure_sender import ShippingStore, Walk
 from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate
 from federation.replication.outcome import (
+    GONE,
     PRESENT,
     SENT,
     SUPERSEDED,
@@ -36,10 +37,12 @@ from federation.replication.outcome import (
 )
 from federation.replication.peer_api import PeerApi, Theirs, Via
 from federation.replication.rules import Bounds, may_go_on
+from federation.replication.send_memory import MemoryShare, SendMemory
 from federation.replication.shipping import Shipper
 
 WALKS_AT_ONCE = 16
 WALKS_BEGUN_MAX = 64  # those that wait for a large blob included
+_NAMES_COST = 4  # what an entry names takes so many times its bytes while it is walked
 _HOLE_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 
@@ -62,10 +65,9 @@ class Hole(enum.Enum):
 
 
 class EntryToSend(NamedTuple):
-    """An entry to be sent."""
+    """An entry to be sent; its value is read when that is needed."""
 
-    seq: int  # of its newest row when it was read
-    entry: Entry
+    head: EntryHead
     via: Via
     bounds: Bounds = Bounds()
     hole: Hole = Hole.WAIT
@@ -74,12 +76,11 @@ class EntryToSend(NamedTuple):
 
 
 class _Name:
-    """Who sends one name, and what was sent of it while anybody did."""
+    """Who sends under one name: one at a time."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.users = 0
-        self.newest_seq = 0
 
 
 class EntrySender:
@@ -94,8 +95,10 @@ class EntrySender:
         shipper: Shipper,
         walk: Walk,
         tally: PeerCounters,
+        memory: SendMemory,
         clock: Clock,
     ) -> None:
+        """memory: shared by all peers."""
         self._store = store
         self._ledger = ledger
         self._target = target
@@ -104,6 +107,7 @@ class EntrySender:
         self._walk = walk
         self._tally = tally
         self._clock = clock
+        self._values = memory.entries.share()
         self._names: dict[EntryKey, _Name] = {}
         self._begun = asyncio.Semaphore(WALKS_BEGUN_MAX)
         self._walking = asyncio.Semaphore(WALKS_AT_ONCE)
@@ -111,94 +115,103 @@ class EntrySender:
     def __repr__(self) -> str:
         return f"<EntrySender {len(self._names)} names>"
 
-    @asynccontextmanager
-    async def reading(
-        self, keys: Sequence[EntryKey]
-    ) -> AsyncIterator[list[tuple[int, Entry] | None]]:
-        """Give the entries of these names as they are now, to be sent within.
-
-        What was read first and is sent last must not undo a newer value at a peer that knows
-        nothing of stamps; so as long as anybody has a name's entry in hand, it is remembered which
-        one was sent.
-        """
-        for key in keys:
-            self._names.setdefault(key, _Name()).users += 1
-        try:
-            yield await self._ledger.entries_at(keys)
-        finally:
-            for key in keys:
-                name = self._names[key]
-                name.users -= 1
-                if not name.users:
-                    del self._names[key]
-
     async def send(self, wanted: EntryToSend) -> SendOutcome:
-        """Bring one entry to its end; call it within reading().
+        """Bring one entry to its end, its newest value last.
 
         Raises what the store and the ledger raise when they cannot tell.
         """
         if (outcome := self._against(wanted)) is not None:
             return outcome
-        try:
-            if wanted.looks and await self._is_settled(wanted):
-                return PRESENT
-        except Unsupported as error:
-            return self._unsupported(wanted.entry.key.kind, error)
+        if wanted.looks and (outcome := await self._settled(wanted)) is not None:
+            return outcome
         node_id = self._target.identity.node_id
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
         return await self._push_in_order(wanted, node_id)
 
+    @asynccontextmanager
+    async def _value(
+        self, head: EntryHead, memory: MemoryShare, size_bytes: int
+    ) -> AsyncIterator[Entry | SendOutcome]:
+        """Give an entry, if it is still the newest of its name, and hold so many bytes for it."""
+        async with memory.hold(size_bytes):
+            (now,) = await self._ledger.entries_at([head.key])
+            if now is None:
+                yield GONE
+            elif now[0] > head.seq:
+                yield SUPERSEDED
+            else:
+                yield now[1]
+
+    def _for_walk(self, head: EntryHead) -> AbstractAsyncContextManager[Entry | SendOutcome]:
+        return self._value(head, self._values, _NAMES_COST * head.value_bytes)
+
+    def _for_call(self, head: EntryHead) -> AbstractAsyncContextManager[Entry | SendOutcome]:
+        """Within a turn at the gate: what waits outside must not hold what a call needs."""
+        return self._value(head, self._shipper.sender.memory, head.value_bytes)
+
     def _against(self, wanted: EntryToSend) -> SendOutcome | None:
         """Return why an entry is not sent, whatever the peer has."""
-        entry = wanted.entry
+        head = wanted.head
         if not may_go_on(wanted.via):
             return TOO_FAR
-        if entry.expires_at_s is not None and entry.expires_at_s <= self._clock.wall_s():
+        if head.expires_at_s is not None and head.expires_at_s <= self._clock.wall_s():
             return EXPIRED
-        if self._target.lacks(entry.key.kind):
-            return self._lacking(entry.key.kind)
+        if self._target.lacks(head.key.kind):
+            return self._lacking(head.key.kind)
         return None
 
-    async def _is_settled(self, wanted: EntryToSend) -> bool:
-        """Whether the peer has this entry, or another that is to stay."""
-        confirmed, this_one = self._shipper.confirmed, (wanted.entry.key, wanted.seq)
+    async def _settled(self, wanted: EntryToSend) -> SendOutcome | None:
+        """Look what the peer has; None: the entry is to be sent."""
+        confirmed, this_one = self._shipper.confirmed, (wanted.head.key, wanted.head.seq)
         keeps_theirs = wanted.keeps_theirs or this_one in confirmed  # then theirs is newer
         confirmed.discard(this_one)
-        theirs = await self._look(wanted.entry)
-        return theirs is Theirs.SAME or (theirs is Theirs.OTHER and keeps_theirs)
+        theirs = await self._look(wanted.head)
+        if isinstance(theirs, SendOutcome):
+            return theirs
+        has_it = theirs is Theirs.SAME or (theirs is Theirs.OTHER and keeps_theirs)
+        return PRESENT if has_it else None
 
-    async def _look(self, entry: Entry) -> Theirs:
-        """Look until there is an answer; one who does not let us look may have anything.
+    async def _look(self, head: EntryHead) -> Theirs | SendOutcome:
+        """Look until there is an answer; one who does not let us look may have anything."""
 
-        Raises Unsupported: what is there stays unknown.
+        async def look() -> Theirs | SendOutcome:
+            async with self._for_call(head) as entry:
+                if isinstance(entry, SendOutcome):
+                    return entry
+                try:
+                    return await self._target.look(entry)
+                except (RequestRefused, Denied):
+                    return Theirs.OTHER
+                except Unsupported as error:  # what is there stays unknown
+                    return self._unsupported(head.key.kind, error)
+
+        return await self._shipper.sender.asker.answer(look)
+
+    @asynccontextmanager
+    async def _turn_of(self, key: EntryKey) -> AsyncIterator[None]:
+        """Wait for whoever sends under this name.
+
+        What was read first must not arrive last: it would undo a newer value at a peer that knows
+        nothing of stamps. So a value is read once it is its turn, and kept to while it is sent.
         """
-
-        async def look() -> Theirs | Unsupported:
-            try:
-                return await self._target.look(entry)
-            except (RequestRefused, Denied):
-                return Theirs.OTHER
-            except Unsupported as error:
-                return error
-
-        theirs = await self._shipper.sender.asker.answer(look)
-        if isinstance(theirs, Unsupported):
-            raise theirs
-        return theirs
+        name = self._names.setdefault(key, _Name())
+        name.users += 1
+        try:
+            async with name.lock:
+                yield
+        finally:
+            name.users -= 1
+            if not name.users:
+                del self._names[key]
 
     async def _push_in_order(self, wanted: EntryToSend, node_id: str) -> SendOutcome:
-        entry = wanted.entry
-        name = self._names[entry.key]
-        confirmed, this_one = self._shipper.confirmed, (entry.key, wanted.seq)
-        async with name.lock:
-            if name.newest_seq > wanted.seq:
-                return SUPERSEDED
+        confirmed, this_one = self._shipper.confirmed, (wanted.head.key, wanted.head.seq)
+        async with self._turn_of(wanted.head.key):
             if this_one in confirmed:
                 return PRESENT
             outcome = await self._push(wanted, node_id)
             if outcome.is_there:
-                name.newest_seq = wanted.seq
                 confirmed.add(this_one)
         return outcome
 
@@ -213,9 +226,12 @@ class EntrySender:
             if anew:
                 self._shipper.confirmed.clear()
             try:
-                async with self._begun, self._walking:
-                    if await self._walk(view, wanted.entry):
-                        return None
+                async with self._begun, self._for_walk(wanted.head) as entry:
+                    if isinstance(entry, SendOutcome):
+                        return entry
+                    async with self._walking:
+                        if await self._walk(view, entry):
+                            return None
             except (SourceUnavailable, StorageFailed):
                 raise
             except FederationError as error:
@@ -237,8 +253,8 @@ class EntrySender:
             await self._walking.acquire()
 
     async def _is_old(self, wanted: EntryToSend) -> bool:
-        (now,) = await self._ledger.entries_at([wanted.entry.key])
-        return now is None or now[0] > wanted.seq
+        (now,) = await self._ledger.heads_at([wanted.head.key])
+        return now is None or now.seq > wanted.head.seq
 
     # The entry
 
@@ -267,25 +283,27 @@ class EntrySender:
         self, wanted: EntryToSend, node_id: str, *, refused: bool
     ) -> SendOutcome | RemoteFailed:
         """Push once; refused: it was before, and is not given a third time."""
-        entry = wanted.entry
-        async with self._gate.turn(writes=True) as turn:
+        key = wanted.head.key
+        async with self._gate.turn(writes=True) as turn, self._for_call(wanted.head) as entry:
+            if isinstance(entry, SendOutcome):
+                return entry
             await self._gate.courtesy.turn()
             try:
                 stamped = entry._replace(stamp=stamp_to_send(entry, self._ledger.node_id))
                 await self._target.push(stamped, wanted.via, node_id)
             except Unsupported as error:
-                return self._unsupported(entry.key.kind, error)
+                return self._unsupported(key.kind, error)
             except RemoteFailed as error:
                 if isinstance(error, RequestRefused) and not refused:
                     return error
-                if self._shipper.sender.blame.failed(entry.key, error.kind) is Fault.OBJECT:
+                if self._shipper.sender.blame.failed(key, error.kind) is Fault.OBJECT:
                     return parked(error.reason)
                 if not error.is_ours:
                     turn.failed(error)
                 return error
             turn.succeeded()
-        self._shipper.sender.blame.taken(entry.key)
-        self._tally.sent(1, len(entry.value))
+        self._shipper.sender.blame.taken(key)
+        self._tally.sent(1, wanted.head.value_bytes)
         return SENT
 
     def _unsupported(self, kind: EntryKind, error: Unsupported) -> SendOutcome:

@@ -9,8 +9,8 @@ import structlog
 
 from federation.core.digest import Digest
 from federation.core.failing import first_of
-from federation.core.replication_log import Lane, LogRow, Parked, PeerState
-from federation.core.store import SMALL_BLOB_BYTES, Entry
+from federation.core.replication_log import EntryHead, Lane, LogRow, Parked, PeerState
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.replication.cursor import LogProgress
 from federation.replication.entry_sender import EntryToSend
 from federation.replication.outcome import GONE, SUPERSEDED, Fate, SendOutcome
@@ -142,7 +142,7 @@ class Follower:
         if not chosen.entries:
             return chosen
         keys = [row.key for row in chosen.entries if row.key is not None]
-        found = await link.ledger.entries_at(keys)
+        found = await link.ledger.heads_at(keys)
         return chosen._replace(entries=choice.entries(chosen.entries, found, end))
 
     async def _ship(self, blobs: dict[Via, dict[Digest, list[LogRow]]], *, large: bool) -> None:
@@ -170,19 +170,20 @@ class Follower:
 
     async def _push(self, rows: Sequence[LogRow]) -> None:
         keys = [row.key for row in rows if row.key is not None]
-        async with self._link.entries.reading(keys) as found, asyncio.TaskGroup() as group:
+        found = await self._link.ledger.heads_at(keys)
+        async with asyncio.TaskGroup() as group:
             for row, now in zip(rows, found, strict=True):
                 if now is None:
                     self._end(row, GONE)
-                elif now[0] > row.seq:
+                elif now.seq > row.seq:
                     self._end(row, SUPERSEDED)
                 else:
-                    group.create_task(self._push_one(row, now[1]))
+                    group.create_task(self._push_one(row, now))
 
-    async def _push_one(self, row: LogRow, entry: Entry) -> None:
-        decision = self._link.rules.of_entry(entry.key, entry.label)
-        wanted = EntryToSend(row.seq, entry, row.via, decision.bounds)
-        self._end(row, await self._link.entries.send(wanted), entry.label)
+    async def _push_one(self, row: LogRow, now: EntryHead) -> None:
+        decision = self._link.rules.of_entry(now.key, now.label)
+        wanted = EntryToSend(now, row.via, decision.bounds)
+        self._end(row, await self._link.entries.send(wanted), now.label)
 
     # The ends
 

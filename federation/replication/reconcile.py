@@ -14,8 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from federation.core.digest import Digest
-from federation.core.replication_log import Lane, Page, Parked
-from federation.core.store import Entry, EntryKey
+from federation.core.replication_log import EntryHead, Lane, Page, Parked
 from federation.replication.entry_sender import EntryToSend, Hole
 from federation.replication.outcome import Fate, SendOutcome
 from federation.replication.rules import When
@@ -105,7 +104,7 @@ class Reconcile:
             if position.phase is Phase.BLOBS:
                 await self._offer_blobs(position.purpose, page)
             else:
-                await self._offer_entries(position.purpose, page.entries)
+                await self._offer_entries(position.purpose, await self._heads(position, page))
             self.pages += 1
             if page.next is not None:
                 position = position._replace(at=page.next)
@@ -120,6 +119,18 @@ class Reconcile:
         ledger = self._link.ledger
         walk = ledger.blobs if position.phase is Phase.BLOBS else ledger.entries
         return await walk(position.at or None, PAGE_OBJECTS)
+
+    async def _heads(self, position: Position, page: Page) -> list[EntryHead]:
+        """Return what of a page's entries is for this lane; their values are let go of."""
+        rules = self._link.rules
+        wanted = [
+            entry.key
+            for entry in page.entries
+            if self._wants(rules.of_entry(entry.key, entry.label).when, position.purpose)
+            and rules.takes_from(entry.source)
+        ]
+        heads = await self._link.ledger.heads_at(wanted)
+        return [head for head in heads if head is not None]  # others are gone meanwhile
 
     async def _give_way(self) -> None:
         """Let live traffic pass, but not for ever."""
@@ -166,33 +177,26 @@ class Reconcile:
             link.shipper.sender.note_forgotten(sorted(missing))
         return [digest for digest in digests if digest in missing]
 
-    async def _offer_entries(self, purpose: Purpose, entries: Sequence[Entry]) -> None:
+    async def _offer_entries(self, purpose: Purpose, heads: Sequence[EntryHead]) -> None:
         link, rules = self._link, self._link.rules
-        wanted: dict[EntryKey, Entry] = {
-            entry.key: entry
-            for entry in entries
-            if self._wants(rules.of_entry(entry.key, entry.label).when, purpose)
-            and rules.takes_from(entry.source)
-        }
-        self.offered += len(wanted)
+        self.offered += len(heads)
         parked: list[Parked] = []
 
-        async def offer(seq: int, entry: Entry) -> None:
-            bounds = rules.of_entry(entry.key, entry.label).bounds
+        async def offer(now: EntryHead) -> None:
+            bounds = rules.of_entry(now.key, now.label).bounds
             # A node of ours knows by the stamp which value is the newer one. A check is about
             # what is lost; what differs is the log's matter.
             keeps_theirs = not link.node_id or purpose is Purpose.CHECK
             outcome = await link.entries.send(
-                EntryToSend(seq, entry, (), bounds, Hole.SKIP, True, keeps_theirs)
+                EntryToSend(now, (), bounds, Hole.SKIP, True, keeps_theirs)
             )
-            link.count(outcome, len(entry.value))
+            link.count(outcome, now.value_bytes)
             if outcome.fate is Fate.PARKED:
-                parked.append(link.parked(0, entry.key, entry.label, outcome.reason))
+                parked.append(link.parked(0, now.key, now.label, outcome.reason))
 
-        async with link.entries.reading(list(wanted)) as found, asyncio.TaskGroup() as group:
-            for now in found:
-                if now is not None:  # else it is gone since the page was read
-                    group.create_task(offer(*now))
+        async with asyncio.TaskGroup() as group:
+            for now in heads:
+                group.create_task(offer(now))
         await link.ledger.park(parked)
 
 

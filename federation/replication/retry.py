@@ -81,14 +81,13 @@ class Retry:
 
     async def _try_entry(self, parked: Parked, key: EntryKey) -> None:
         link = self._link
-        async with link.entries.reading([key]) as (now,):
-            if now is None or (parked.seq and now[0] > parked.seq):
-                self._end(parked, SUPERSEDED)  # what came after it was seen to by itself
-                return
-            seq, entry = now
-            bounds = link.rules.of_entry(entry.key, entry.label).bounds
-            offer = EntryToSend(seq, entry, (), bounds, Hole.PARK, True, not link.node_id)
-            self._end(parked, await link.entries.send(offer))
+        (now,) = await link.ledger.heads_at([key])
+        if now is None or (parked.seq and now.seq > parked.seq):
+            self._end(parked, SUPERSEDED)  # what came after it was seen to by itself
+            return
+        bounds = link.rules.of_entry(now.key, now.label).bounds
+        offer = EntryToSend(now, (), bounds, Hole.PARK, True, not link.node_id)
+        self._end(parked, await link.entries.send(offer))
 
     def _end(self, parked: Parked, outcome: SendOutcome) -> None:
         self._ended.append((parked, outcome))

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from federation.core.digest import Digest
-from federation.core.replication_log import LogRow
-from federation.core.store import Entry
+from federation.core.replication_log import EntryHead, LogRow
 from federation.replication.outcome import GONE, SUPERSEDED, SendOutcome, skipped
 from federation.replication.peer_api import Via
 from federation.replication.rules import Rules, When, was_there
@@ -57,7 +56,7 @@ class Choice(NamedTuple):
         return chosen
 
     def entries(
-        self, rows: Sequence[LogRow], found: Sequence[tuple[int, Entry] | None], end: End
+        self, rows: Sequence[LogRow], found: Sequence[EntryHead | None], end: End
     ) -> list[LogRow]:
         """Return those that are for this lane, given what is held under their names by now."""
         chosen = []
@@ -78,13 +77,13 @@ class Choice(NamedTuple):
             return BY_RULE
         return None
 
-    def _against_entry(self, row: LogRow, now: tuple[int, Entry] | None) -> SendOutcome | None:
+    def _against_entry(self, row: LogRow, now: EntryHead | None) -> SendOutcome | None:
         """Return why an entry is not sent: it is not there any more, or goes another time."""
         if now is None:
             return GONE
-        if now[0] > row.seq:
+        if now.seq > row.seq:
             return SUPERSEDED
-        if self.rules.of_entry(now[1].key, now[1].label).when is not self.when:
+        if self.rules.of_entry(now.key, now.label).when is not self.when:
             return BY_RULE
         return None
 

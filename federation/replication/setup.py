@@ -18,6 +18,7 @@ from federation.core.clock import Clock
 from federation.core.replication_log import ReplicationLog
 from federation.core.store import Entry, Readable
 from federation.core.tasks import Background
+from federation.core.uses import Peek
 from federation.observability.metrics import Metrics
 from federation.observability.peer_metrics import PeerCollector
 from federation.remote import Remote, RemoteSettings
@@ -29,6 +30,7 @@ from federation.replication.gate import Gate
 from federation.replication.peer_api import PeerApi
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.remote_peer import RemoteTarget
+from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
 from federation.replication.shipping import Shipper
 from federation.replication.throttle import LoopThrottle
@@ -59,6 +61,7 @@ class Replication:
         self._clock = clock
         self._worker = Replicator(ledger, self._link, clock)
         self._courtesy = LoopThrottle(lambda: metrics.calls_running > 0)
+        self._memory = SendMemory()
         self._started = False
         self._background = Background()
         metrics.registry.register(PeerCollector(self.describe))
@@ -129,6 +132,7 @@ class Replication:
             self._clock,
             self._jitter,
             self._courtesy,
+            self._memory,
         )
 
 
@@ -159,14 +163,19 @@ def make_link(
     clock: Clock,
     jitter: random.Random,
     courtesy: LoopThrottle,
+    memory: SendMemory,
 ) -> PeerSession:
-    """Put together what sends to one peer; courtesy: shared by all of them."""
+    """Put together what sends to one peer; courtesy and memory: shared by all of them.
+
+    What it reads here is no use of it, and keeps nothing from being evicted.
+    """
+    store = Peek(store)
     tally = PeerCounters(clock)
     gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter, courtesy)
-    sender = Sender(peer.name, store, ledger, target, gate, tally, clock)
+    sender = Sender(peer.name, store, ledger, target, gate, tally, memory, clock)
     shipper = Shipper(sender, target, clock)
     gate.at_failure(shipper.confirmed.clear)
-    entries = EntrySender(store, ledger, target, gate, shipper, walk, tally, clock)
+    entries = EntrySender(store, ledger, target, gate, shipper, walk, tally, memory, clock)
     return PeerSession(peer, ledger, book, target, gate, shipper, entries, tally, clock)
 
 

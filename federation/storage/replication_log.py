@@ -9,7 +9,7 @@ import apsw
 import structlog
 
 from federation.core.digest import Digest
-from federation.core.replication_log import Lane, LogSlice, Page, Parked, PeerRecord
+from federation.core.replication_log import EntryHead, Lane, LogSlice, Page, Parked, PeerRecord
 from federation.core.store import Entry, EntryKey
 from federation.storage import quarantine, scan
 from federation.storage.acknowledgements import Acknowledgements
@@ -158,6 +158,10 @@ class CatalogueLog:
         """See Ledger."""
         rows = await self._ask(lambda connection: entries.get(connection, keys))
         return [row and (row.seq, row.entry) for row in rows]
+
+    async def heads_at(self, keys: Sequence[EntryKey]) -> list[EntryHead | None]:
+        """See ReplicationLog."""
+        return await self._ask(lambda connection: entries.heads(connection, keys))
 
     async def blobs(self, position: str | None, limit: int) -> Page:
         """See Ledger."""

@@ -139,12 +139,14 @@ async def replicating(
 
 @asynccontextmanager
 async def remembering(
-    *peers: PeerConfig, storage: MemoryStorage | None = None
+    *peers: PeerConfig,
+    storage: MemoryStorage | None = None,
+    ledger_type: type[MemoryLedger] = MemoryLedger,
 ) -> AsyncIterator[Here]:
     """Send from a storage in memory."""
     metrics, clock = Metrics(), SystemClock()
     storage = storage or MemoryStorage(clock=clock)
-    ledger = MemoryLedger(storage)
+    ledger = ledger_type(storage)
     async with _started(storage, ledger, metrics, clock, peers) as here:
         yield here
     ledger.close()

@@ -53,6 +53,9 @@ class Entries(Blobs):
         outcome, refused = PRESENT, False
         while outcome is PRESENT:
             generation = yield from self.turn(writes=True)
+            if self.road.here.entries[entry.key][0] > row.seq:  # while it waited
+                self.gave_up()
+                return SUPERSEDED
             work = partial(self.road.push, entry, self.headers(via, entry), way)
             answer, error = yield from self.road.wire.call(work, len(entry.value), 1)
             if (error := error or answer) is None:

@@ -97,7 +97,7 @@ class Follower:
         here = self._road.here
         choice = Choice(self._road.rules, self._sender.node_id, self._when)
         chosen = choice.rows(here.rows(first, last), end)
-        found = [here.entries.get(row.key) for row in chosen.entries if row.key is not None]
+        found = [here.head_of(row.key) for row in chosen.entries if row.key is not None]
         return chosen._replace(entries=choice.entries(chosen.entries, found, end))
 
     def _bring(self, first: int, last: int) -> Process:

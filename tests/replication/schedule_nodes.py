@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from federation.core import hops
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest
-from federation.core.replication_log import Lane, LogRow, Parked
+from federation.core.replication_log import EntryHead, Lane, LogRow, Parked
 from federation.core.store import (
     FROM_CLIENT,
     NO_STAMP,
@@ -81,6 +81,14 @@ class Node:
     def rows(self, first: int, last: int) -> list[LogRow]:
         """Return what there is within first..last."""
         return [row for row in self.log[first - 1 : last] if row is not None]
+
+    def head_of(self, key: EntryKey) -> EntryHead | None:
+        """Return what is held under a name, without its value."""
+        if key not in self.entries:
+            return None
+        seq, entry = self.entries[key]
+        size = len(entry.value)
+        return EntryHead(seq, key, entry.label, size, entry.expires_at_s, entry.source)
 
     def crash(self) -> None:
         """Lose everything but what is durable."""

@@ -14,6 +14,7 @@ from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate
 from federation.replication.outcome import SENT, SendOutcome
 from federation.replication.peer_api import OpenAt, Via
+from federation.replication.send_memory import SendMemory
 from tests.replication.simulation import CALM, Node, SimulatedTarget, Wire
 from tests.replication.virtual_time import run
 from tests.support.memory_ledger import MemoryLedger
@@ -58,7 +59,8 @@ async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, SendOutcome]]:
     target = SlowTarget(Wire(here, there, CALM, rng))
     gate, tally = Gate("there", here.clock, 0.1, rng), PeerCounters(here.clock)
     ledger = MemoryLedger(here.storage)
-    sender = Sender("there", here.storage, ledger, target, gate, tally, here.clock)
+    parts = here.storage, ledger, target, gate, tally
+    sender = Sender("there", *parts, SendMemory(), here.clock)
     outcomes: dict[Digest, SendOutcome] = {}
 
     def settle(ended: Sequence[Digest], outcome: SendOutcome) -> None:

@@ -15,6 +15,7 @@ from federation.core.clock import Clock, ManualClock
 from federation.core.digest import Digest
 from federation.core.errors import DigestMismatch, FederationError
 from federation.core.replication_log import (
+    EntryHead,
     Lane,
     LogRow,
     LogSlice,
@@ -324,6 +325,12 @@ class MemoryLedger:
         held = [(storage.seq_of.get(key, 0), storage.entries.get(key)) for key in keys]
         return [None if entry is None else (seq, entry) for seq, entry in held]
 
+    async def heads_at(self, keys: Sequence[EntryKey]) -> list[EntryHead | None]:
+        await asyncio.sleep(0)
+        storage = self.storage
+        held = [(storage.seq_of.get(key, 0), storage.entries.get(key)) for key in keys]
+        return [None if entry is None else EntryHead(seq, *_head(entry)) for seq, entry in held]
+
     async def blobs(self, position: str | None, limit: int) -> Page:
         held = {self.storage.place_of[digest]: digest for digest in self.storage.blobs}
         places, following = _part(held, position, limit)
@@ -339,6 +346,10 @@ class MemoryLedger:
 
     async def is_damaged(self, digest: Digest) -> bool:
         return digest in self.storage.damaged and digest not in self.storage.blobs
+
+
+def _head(entry: Entry) -> tuple[EntryKey, str, int, float | None, Source]:
+    return entry.key, entry.label, len(entry.value), entry.expires_at_s, entry.source
 
 
 def _object(digest: Digest | None, key: EntryKey | None) -> Digest | EntryKey:

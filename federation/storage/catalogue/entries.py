@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.core.errors import StorageFull
+from federation.core.replication_log import EntryHead
 from federation.core.store import Entry, EntryKey, Provenance, Source, Stamp
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import used_at
@@ -21,6 +22,10 @@ COLUMNS = "value, label, stored, expires, source, origin, ticks, node"  # as ent
 _GET = (
     f"SELECT id, used, seq, {COLUMNS} "  # noqa: S608 - constants
     f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
+)
+_HEAD = (
+    "SELECT seq, label, length(value), expires, source "
+    "FROM entry WHERE kind = ? AND instance = ? AND name = ?"
 )
 _UPSERT = (
     "INSERT INTO entry (kind, instance, name, value, label, stored, expires, source, origin, "
@@ -59,6 +64,22 @@ def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
     if row is None:
         return None
     return _entry_row((key, *row))
+
+
+def heads(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryHead | None]:
+    """Return what is known of each key without its value, None where there is no such entry."""
+    return [_head(connection, key) for key in keys]
+
+
+def _head(connection: apsw.Connection, key: EntryKey) -> EntryHead | None:
+    row: Any = connection.execute(_HEAD, (int(key.kind), key.instance, key.name)).fetchone()
+    return None if row is None else _entry_head((key, *row))
+
+
+@of_a_row
+def _entry_head(row: tuple[Any, ...]) -> EntryHead:
+    key, seq, label, value_bytes, expires_s, source = row
+    return EntryHead(seq, key, label, value_bytes, expires_s, Source(source))
 
 
 @of_a_row

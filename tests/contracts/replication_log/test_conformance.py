@@ -10,6 +10,7 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.replication_log import (
+    EntryHead,
     Lane,
     Page,
     Parked,
@@ -255,6 +256,17 @@ async def test_entries_are_found_in_the_order_asked_for_and_absent_ones_are_none
         (2, "urn:b"),
         None,
         (1, "urn:a"),
+    ]
+
+
+async def test_heads_say_all_of_an_entry_but_its_value(site: Site) -> None:
+    await put(site, named("a", b"12345", expires_at_s=2e9), named("b"), provenance=PULLED)
+    await put(site, named("b", b"another"))
+    keys = [named("b").key, named("no").key, named("a").key]
+    assert await site.ledger.heads_at(keys) == [
+        EntryHead(3, named("b").key, "urn:b", 7, None, Source.CLIENT),
+        None,
+        EntryHead(1, named("a").key, "urn:a", 5, 2e9, Source.UPSTREAM),
     ]
 
 

@@ -64,17 +64,17 @@ REPLICATION = [
     Mutant(
         "superseded-row",
         f"{_REPLICATION}/selection.py",
-        "        if now[0] > row.seq:",
-        "        if now[0] > row.seq + 2**40:",
+        "        if now.seq > row.seq:",
+        "        if now.seq > row.seq + 2**40:",
         (*_MACHINES, *_SIMULATION, *_SCHEDULES),
         "Each old row of a name sends its value again.",
     ),
     Mutant(
         "older-value-last",
         f"{_REPLICATION}/entry_sender.py",
-        "            if name.newest_seq > wanted.seq:",
-        "            if name.newest_seq > wanted.seq + 2**40:",
-        ("tests/replication/test_stock_peers.py", *_FAULTS, "tests/replication/test_lanes.py"),
+        "            async with name.lock:\n                yield",
+        "            yield",
+        ("tests/replication/test_send_memory.py",),
         "A value that was read first and is sent last undoes a newer one.",
     ),
     Mutant(
@@ -114,10 +114,10 @@ REPLICATION = [
         f"{_REPLICATION}/blob_sender.py",
         "        missing = await self.ask(taken) if taken else set()\n"
         "        if there := [digest for digest in taken if digest not in missing]:\n"
-        "            self._tally.sent(",
+        "            self._forgotten.kept(",
         "        missing: set[Digest] = set()\n"
         "        if there := [digest for digest in taken if digest not in missing]:\n"
-        "            self._tally.sent(",
+        "            self._forgotten.kept(",
         (*_FAULTS, "tests/faults/replication/test_stubs.py"),
         "A peer that says OK and stores nothing counts as having it.",
     ),
@@ -130,6 +130,7 @@ REPLICATION = [
             "tests/replication/test_real.py",
             "tests/faults/replication/test_identity.py",
             "tests/remote/test_replicating.py",
+            "tests/replication/test_send_memory.py",
         ),
         "An entry goes to a node that has none of the blobs which another one confirmed.",
     ),
@@ -247,8 +248,8 @@ REPLICATION = [
     Mutant(
         "acknowledged-window",
         "federation/storage/acknowledgements.py",
-        "        if lane is Lane.ALWAYS and seq > self._heard.get(name, 0):",
-        "        if seq > self._heard.get(name, 0):",
+        "        if lane is Lane.ALWAYS and seq > self._heard.get(name, -1):",
+        "        if seq > self._heard.get(name, -1):",
         ("tests/contracts/replication_log", "tests/storage/test_waiting.py"),
         "What passed the window's lane counts as if the peer had everything.",
     ),
