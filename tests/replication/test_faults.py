@@ -469,6 +469,24 @@ async def test_r23_what_a_trimmed_log_cannot_tell_is_compared_and_the_difference
         assert set(digests) <= set(fake.blobs)
 
 
+async def test_r23_rows_that_are_gone_without_a_mark_are_not_passed_over(
+    fake: FakeServer,
+) -> None:
+    storage = MemoryStorage()
+    async with remembering(peer(fake.address), storage=storage) as here:
+        await following(here)
+        await here.push(BLOBS[0])
+        await here.caught_up()
+    async with remembering(storage=storage) as here:
+        digests = await here.push(*BLOBS[1:])
+    record = storage.records["there", Lane.ALWAYS]
+    assert record.state is PeerState.FOLLOWING
+    storage.log = [row for row in storage.log if row.seq > record.cursor + 2]
+    async with remembering(peer(fake.address), storage=storage) as here:
+        await here.caught_up()
+        assert set(digests) <= set(fake.blobs)
+
+
 async def test_r22_a_cursor_beyond_the_end_starts_over(fake: FakeServer) -> None:
     storage = MemoryStorage()
     async with remembering(storage=storage) as here:

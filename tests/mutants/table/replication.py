@@ -50,7 +50,7 @@ REPLICATION = [
         f"{_REPLICATION}/follower.py",
         "        if not found.is_whole:",
         "        if not found:",
-        (*_FAULTS, *_SIMULATION, "tests/replication/test_lanes.py"),
+        _FAULTS,
         "Rows that were trimmed before a peer got them are passed in silence.",
     ),
     Mutant(
