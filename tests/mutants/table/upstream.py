@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _UPSTREAM = "federation/upstream"
-_PULL = ("tests/upstream/test_pull.py",)
+_PULL = ("tests/upstream/test_ends.py", "tests/upstream/test_pull.py")
 _WRONG = ("tests/faults/upstream/test_wrong_bytes.py",)
 _SMALL = ("tests/upstream/test_small.py",)
 
