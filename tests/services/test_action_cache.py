@@ -278,11 +278,23 @@ async def test_w36_a_full_response_still_passes_a_client_with_default_limits(cac
     assert found.ByteSize() <= RESPONSE_MAX_BYTES
 
 
-async def test_an_output_found_damaged_while_inlining_is_a_miss(cache: Cache) -> None:
+class RottenStore(MemoryStore):
+    """Calls present what turns out to be damaged when it is read."""
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """See Store."""
+        return [None for _ in digests]
+
+
+async def test_an_output_found_damaged_while_inlining_is_a_miss(serve: Serve) -> None:
+    store, index, metrics = RottenStore(), MemoryIndex(), Metrics()
+    closures = ClosureChecker(store, LimitsConfig(), ManualClock(), 3600)
+    service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
+    served = await serve(service, may_push=True, metrics=metrics)
+    cache = Cache(served.channel, store, index, metrics, served)
     result = reapi.ActionResult(stdout_digest=cache.put(b"out"))
     await cache.update(result)
-    await cache.get()  # the verdict is remembered
-    del cache.store.blobs[digest_of(b"out")]  # and the epoch not yet moved
+    assert await cache.get() == result
     await cache.hidden(inline_stdout=True)
 
 

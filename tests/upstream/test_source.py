@@ -11,6 +11,7 @@ from federation.remote import FailureKind, RemoteFailed
 from tests.upstream.fakes import upstream
 
 BLOB = digest_of(b"blob")
+OTHER = digest_of(b"other")
 KEY = EntryKey(EntryKind.ASSET_BLOB, "", b"name")
 
 
@@ -43,3 +44,16 @@ def test_an_absence_told_to_a_request_from_another_node_is_not_remembered() -> N
     up.note_entry(KEY, found=False)
     assert not up.may_have(BLOB)
     assert not up.may_name([KEY], [])
+
+
+def test_what_it_said_before_it_went_down_is_not_believed_afterwards() -> None:
+    up, _ = upstream("a", index=object(), clock=ManualClock())
+    up.note_absent([BLOB])
+    up.note_entry(KEY, found=False)
+    for _ in range(up.breaker.failures_max):
+        up.note(RemoteFailed("a", FailureKind.UNAVAILABLE, "refused"))
+    assert up.state == "down"
+    up.note(None, [OTHER])
+    assert up.state == "up"
+    assert up.may_have(BLOB)
+    assert up.may_name([KEY], [])

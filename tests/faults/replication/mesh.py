@@ -243,7 +243,7 @@ def held_in(data_dir: Path) -> Held:
     try:
         blobs = frozenset(
             (bytes(key), int(size))
-            for key, size in connection.execute("SELECT key, size FROM blob WHERE state = 0")
+            for key, size in connection.execute("SELECT key, size FROM blob WHERE marked = 0")
         )
         entries = {
             (int(kind), str(instance), bytes(name)): bytes(value)
@@ -263,7 +263,7 @@ def wrong_bytes_in(data_dir: Path) -> list[str]:
     try:
         for key, size, inline, data in connection.execute(
             "SELECT key, size, inline, data FROM blob "
-            "LEFT JOIN small ON inline AND small.seq = blob.seq WHERE state = 0"
+            "LEFT JOIN small ON inline AND small.seq = blob.seq WHERE marked = 0"
         ):
             name = f"{bytes(key[1:]).hex()}-{size}"
             content = data if inline else (data_dir / "blobs" / name[:2] / name).read_bytes()

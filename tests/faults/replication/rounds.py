@@ -25,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -134,9 +135,10 @@ class Rounds:
         try:
             with ExitStack() as stack:
                 self._run(stack, rounds, tell, until_s)
-        except AssertionError as error:
+        except Exception as error:  # a call that fails where none may is a finding, too
             where = f"seed {self._seed}, round {self._done}, broken last: {', '.join(self._last)}"
-            raise AssertionError(f"{where}: {error}") from error
+            what = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            raise AssertionError(f"{where}: {what}{error}") from error
         return self.result
 
     def _run(
@@ -250,7 +252,10 @@ class Rounds:
 
 
 def _is_ready(node: Node) -> bool:
-    return node.http_get("/readyz")[0] == 200
+    try:
+        return node.http_get("/readyz")[0] == 200
+    except OSError:  # nobody answers in time
+        return False
 
 
 class Long:
@@ -307,7 +312,8 @@ class Long:
                 for path in (work / "mesh").glob(pattern):
                     name = str(path.relative_to(work / "mesh")).replace("/", "_")
                     shutil.copy(path, kept / name)
-        (kept / "finding.txt").write_text(str(error))
+        text = "".join(traceback.format_exception(error))
+        (kept / "finding.txt").write_text(text)
         self._result.findings.append(str(error))
         click.echo(f"\nFOUND, kept in {kept}:\n{str(error)[:3000]}\n")
 

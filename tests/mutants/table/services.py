@@ -168,7 +168,7 @@ SERVICES = [
         "federation/services/provenance.py",
         "    return told_by(hops.current()) if call.is_peer else FROM_CLIENT",
         "    return told_by(hops.current())",
-        ("tests/services", "tests/server/test_peers.py"),
+        ("tests/services/test_provenance.py",),
         "Anybody can say that an object has been at the peers already.",
     ),
     Mutant(
@@ -176,7 +176,7 @@ SERVICES = [
         "federation/services/provenance.py",
         "    if stamp is None or not call.is_replication:",
         "    if stamp is None:",
-        ("tests/services", "tests/server/test_peers.py"),
+        ("tests/services/test_provenance.py",),
         "Anybody can date an entry so that no later one replaces it.",
     ),
     Mutant(

@@ -161,7 +161,7 @@ UPSTREAM = [
         f"{_UPSTREAM}/upstream.py",
         "    def _forget(self) -> None:\n        self.answers.forget()\n",
         "    def _forget(self) -> None:\n",
-        ("tests/upstream/test_source.py", "tests/faults/upstream/test_health.py"),
+        ("tests/upstream/test_source.py",),
         "What an upstream said before it went down is still believed.",
     ),
     Mutant(
@@ -198,10 +198,10 @@ UPSTREAM = [
     ),
     Mutant(
         "pushed-wins",
-        f"{_UPSTREAM}/federated_finder.py",
-        "                if entry.key not in taken:",
-        "                if entry.key:",
-        ("tests/upstream/test_finder.py", "tests/faults/upstream/test_names.py"),
+        "federation/storage/catalogue/hlc.py",
+        "    return Verdict.TAKE if expired else Verdict.LET_FALL",
+        "    return Verdict.TAKE",
+        ("tests/storage/test_stamps.py", "tests/contracts/store"),
         "An upstream's value is stored over one that was pushed here.",
     ),
     Mutant(

@@ -1,0 +1,50 @@
+"""What a caller says of where its writes come from counts only if it is a peer."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from federation.access.rights import Rights, Role
+from federation.core import hops
+from federation.core.store import (
+    FROM_CLIENT,
+    NO_STAMP,
+    Entry,
+    EntryKey,
+    EntryKind,
+    Provenance,
+    Source,
+    Stamp,
+)
+from federation.services.call import Call, Context
+from federation.services.provenance import dated, provenance_of
+
+ENTRY = Entry(EntryKey(EntryKind.ASSET_BLOB, "", b"name"), b"value", "urn:example")
+STAMP = Stamp(1 << 60, "far")
+
+
+def call_by(role: Role) -> Call:
+    return Call(cast(Context, None), "a.Service/Method", Rights("somebody", role), "ipv4:1.2.3.4:5")
+
+
+@pytest.mark.parametrize("role", [Role.PULL, Role.PUSH])
+def test_a_client_cannot_say_where_an_object_has_been_nor_date_it(role: Role) -> None:
+    with hops.serving(hops.of_replication(("far", "near"), STAMP)):
+        assert provenance_of(call_by(role)) == FROM_CLIENT
+        assert [entry.stamp for entry in dated([ENTRY], call_by(role))] == [NO_STAMP]
+
+
+def test_a_peer_can() -> None:
+    call = call_by(Role.PEER)
+    with hops.serving(hops.of_replication(("far", "near"), STAMP)):
+        assert provenance_of(call) == Provenance(Source.PEER, ("far", "near"), "far")
+        assert [entry.stamp for entry in dated([ENTRY], call)] == [STAMP]
+    with hops.serving(hops.NOWHERE):
+        assert provenance_of(call) == FROM_CLIENT
+
+
+def test_a_stamp_without_a_way_dates_nothing() -> None:
+    with hops.serving(hops.of_replication((), STAMP)):
+        assert [entry.stamp for entry in dated([ENTRY], call_by(Role.PEER))] == [NO_STAMP]
