@@ -6,7 +6,7 @@ lets in what a listed certificate signed; here that is refused.
 
 from __future__ import annotations
 
-import fnmatch
+import ipaddress
 import ssl
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -18,10 +18,12 @@ from federation.access.client_ca import Authorities, NotVouchedFor
 from federation.access.rights import Instances, Role
 from federation.access.tls import KeyPair
 from federation.config.auth import ClientRule
+from federation.config.certificate_patterns import NamePattern, Parts, SubjectPattern
 from federation.core.errors import NotAllowed
 
 _CERTIFICATE_MAX_BYTES = 64 * 1024
 _NAMES_MAX = 200
+_NETWORKS = (ipaddress.IPv4Network, ipaddress.IPv6Network)  # in constraints, not in names
 _SUBJECT_MAX_CHARS = 150  # the fingerprint behind it tells apart what is cut off
 
 
@@ -49,7 +51,9 @@ class ClientRights:
 
     def __init__(self, pair: KeyPair, rules: Sequence[ClientRule], where: str) -> None:
         self._pair = pair
-        self._rules = [(rule, Role.named(rule.role), Instances(rule.instances)) for rule in rules]
+        self._rules = [
+            (_Rule(rule), Role.named(rule.role), Instances(rule.instances)) for rule in rules
+        ]
         authorities = pair.authorities
         self._authorities = Authorities(authorities.pem, where) if authorities else None
 
@@ -87,7 +91,7 @@ class ClientRights:
         identity = f"certificate {subject[:_SUBJECT_MAX_CHARS]} {fingerprint}"
         if peer is not None:
             return Granted(identity, Role.PEER, Instances(), until_s)
-        role, instances = self._ruled(leaf, subject, fingerprint)
+        role, instances = self._ruled(leaf, fingerprint)
         return Granted(identity, role, instances, until_s)
 
     def _vouched_until(self, leaf: x509.Certificate, chain_pem: bytes, now_s: float) -> float:
@@ -95,14 +99,12 @@ class ClientRights:
             raise NotVouchedFor("the certificate is not in the list")
         return self._authorities.vouch(leaf, chain_pem, now_s)
 
-    def _ruled(
-        self, leaf: x509.Certificate, subject: str, fingerprint: str
-    ) -> tuple[Role | None, Instances]:
+    def _ruled(self, leaf: x509.Certificate, fingerprint: str) -> tuple[Role | None, Instances]:
         if not self._rules:
             return Role.PUSH, Instances()
-        names = list(_names_of(leaf))
+        subject, names = _parts_of(leaf.subject), list(_names_of(leaf))
         for rule, role, instances in self._rules:
-            if _matches(rule, subject, names, fingerprint):
+            if rule.matches(subject, names, fingerprint):
                 return role, instances
         return None, Instances()
 
@@ -111,23 +113,46 @@ def _find(listed: ClientList | None, fingerprint: str) -> AllowedClient | None:
     return None if listed is None else listed.by_fingerprint.get(fingerprint)
 
 
-def _matches(rule: ClientRule, subject: str, names: Sequence[str], fingerprint: str) -> bool:
-    """Whether everything that the rule says is so."""
-    return (
-        (rule.subject is None or fnmatch.fnmatchcase(subject, rule.subject))
-        and (rule.name is None or any(fnmatch.fnmatchcase(each, rule.name) for each in names))
-        and (rule.fingerprint is None or rule.fingerprint == fingerprint)
-    )
+class _Rule:
+    """Which certificates a rule is about."""
+
+    def __init__(self, rule: ClientRule) -> None:
+        self._subject = None if rule.subject is None else SubjectPattern(rule.subject)
+        self._name = None if rule.name is None else NamePattern(rule.name)
+        self._fingerprint = rule.fingerprint
+
+    def matches(self, subject: Parts, names: Sequence[tuple[str, str]], fingerprint: str) -> bool:
+        """Whether everything that the rule says is so."""
+        return (
+            (self._subject is None or self._subject.matches(subject))
+            and (self._name is None or any(self._name.matches(*each) for each in names))
+            and (self._fingerprint is None or self._fingerprint == fingerprint)
+        )
 
 
-def _names_of(certificate: x509.Certificate) -> Iterator[str]:
-    """Yield its subject alternative names, of those that can be read the first ones."""
+def _parts_of(name: x509.Name) -> Parts:
+    """Return a subject's parts, in the order of RFC 4514; what is no text has an empty value."""
+    return [
+        [
+            (each.oid.dotted_string, each.value if isinstance(each.value, str) else "")
+            for each in part
+        ]
+        for part in reversed(name.rdns)
+    ]
+
+
+def _names_of(certificate: x509.Certificate) -> Iterator[tuple[str, str]]:
+    """Yield kinds and values of its alternative names, of those that can be read the first ones."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return
     for name in list(found.value)[:_NAMES_MAX]:
-        if isinstance(name, x509.DNSName | x509.UniformResourceIdentifier | x509.RFC822Name):
-            yield name.value
-        elif isinstance(name, x509.IPAddress):
-            yield str(name.value)
+        if isinstance(name, x509.DNSName):
+            yield "dns", name.value
+        elif isinstance(name, x509.RFC822Name):
+            yield "email", name.value
+        elif isinstance(name, x509.UniformResourceIdentifier):
+            yield "uri", name.value
+        elif isinstance(name, x509.IPAddress) and not isinstance(name.value, _NETWORKS):
+            yield "ip", str(name.value)

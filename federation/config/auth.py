@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from federation.config.certificate_patterns import NamePattern, SubjectPattern
 from federation.config.section import Section
 from federation.config.types import Duration, FilePath
 
@@ -32,6 +33,16 @@ def _fingerprint(text: str) -> str:
     return colons
 
 
+def _subject(text: str) -> str:
+    SubjectPattern(text)
+    return text
+
+
+def _name(text: str) -> str:
+    NamePattern(text)
+    return text
+
+
 def _network(text: str) -> str:
     try:
         return str(ipaddress.ip_network(text))
@@ -51,14 +62,16 @@ def _header(name: str) -> str:
 class ClientRule(Section):
     """What certificates that look like this may do."""
 
-    subject: Pattern | None = Field(
+    subject: Annotated[Pattern, AfterValidator(_subject)] | None = Field(
         default=None,
-        description="pattern (*, ?, [...]) of the subject as `openssl x509 -subject -nameopt "
-        "RFC2253` prints it, e.g. CN=ci-*,O=Example",
+        description="the subject as `openssl x509 -subject -nameopt RFC2253` prints it, with "
+        "patterns (*, ?, [...]) as values, e.g. CN=ci-*,O=Example; a part that is * alone stands "
+        "for any parts",
     )
-    name: Pattern | None = Field(
+    name: Annotated[Pattern, AfterValidator(_name)] | None = Field(
         default=None,
-        description="pattern of a subject alternative name: DNS, URI, e-mail or IP address",
+        description="pattern of a subject alternative name: dns:PATTERN (also without dns:), "
+        "email:PATTERN, uri:PATTERN, ip:ADDRESS or NETWORK",
     )
     fingerprint: Annotated[str, AfterValidator(_fingerprint)] | None = Field(
         default=None, description="SHA-256 of the certificate, in hex"

@@ -133,6 +133,21 @@ def test_a05_dates_count_for_each_kind(bench: Bench) -> None:
     assert "vouches" in bench.refusal(rights, leaf, now_s=later_s)  # the authority has expired
 
 
+def test_a04_a_subject_that_contains_the_rest_of_the_rule_is_not_let_in(bench: Bench) -> None:
+    evil = self_signed(bench.folder, "evil", cn="ci-evil,O=Example", issuer=bench.authority)
+    sans = [
+        x509.UniformResourceIdentifier("http://x/.office.example"),
+        x509.RFC822Name("a@b.office.example"),
+    ]
+    named = self_signed(bench.folder, "named", issuer=bench.authority, hosts=sans)
+    rules = [
+        {"subject": "CN=ci-*,O=Example", "role": "push"},
+        {"name": "*.office.example", "role": "pull"},
+    ]
+    rights = bench.rights(authorities=[bench.authority], rules=rules)
+    assert [bench.grant(rights, each).role for each in (evil, named)] == [None, None]
+
+
 def test_with_rules_the_first_that_fits_decides_and_no_fit_is_no_right(bench: Bench) -> None:
     sans = [x509.DNSName("a.ci.example"), x509.UniformResourceIdentifier("spiffe://x/build")]
     leaf = self_signed(bench.folder, "ci-1", issuer=bench.authority, hosts=sans)
@@ -145,7 +160,7 @@ def test_with_rules_the_first_that_fits_decides_and_no_fit_is_no_right(bench: Be
 
     assert roles({"subject": "CN=ci-*", "role": "push"}) == [Role.PUSH, None]
     assert roles({"name": "*.ci.example", "role": "push"}) == [Role.PUSH, None]
-    assert roles({"name": "spiffe://x/*", "role": "peer"}) == [Role.PEER, None]
+    assert roles({"name": "uri:spiffe://x/*", "role": "peer"}) == [Role.PEER, None]
     assert roles({"fingerprint": print_.lower(), "role": "admin"}) == [None, Role.ADMIN]
     both = {"subject": "CN=ci-*", "name": "*.other", "role": "push"}
     assert roles(both, {"subject": "*", "role": "pull"}) == [Role.PULL, Role.PULL]

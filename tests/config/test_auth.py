@@ -74,7 +74,7 @@ def test_a15_tokens_over_plain_text_are_for_loopback_only(tmp_path: Path) -> Non
             "exclude each other",
         ),
         ([MTLS, "auth: {clients: [{role: push}]}"], "auth.clients[0]", "say whom"),
-        ([MTLS, "auth: {clients: [{subject: x, role: root}]}"], None, "peer or admin"),
+        ([MTLS, "auth: {clients: [{subject: CN=x, role: root}]}"], None, "peer or admin"),
         ([TLS, "auth: {token: t}"], "auth.token", "did you mean tokens?"),
     ],
 )

@@ -136,7 +136,6 @@ class Node:
         """From the next start on, run this in place of `federation serve`, with this added env."""
         self.program = list(program)
         self.env |= env
-        self._warm = False
 
     def __repr__(self) -> str:
         state = f"pid {self.pid} at {self.address}" if self.facts else "not serving"
