@@ -11,10 +11,12 @@ import base64
 import hashlib
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 
 from federation.core.clock import utc_text
 from federation.core.errors import ConfigError
@@ -67,6 +69,8 @@ def fingerprint_of(der: bytes) -> str:
 def parse_client_list(data: bytes, where: str) -> ClientList:
     """Read a list; text between the certificates, duplicates and any line ends are fine.
 
+    It ends in a whole block or a newline: else it is just being written, or was cut off.
+
     Raises ConfigError, which begins with `where` and names the block that is wrong.
     """
     if len(data) > LIST_MAX_BYTES:
@@ -111,6 +115,11 @@ def _blocks(text: str, where: str) -> Iterator[_Block]:
     if begun is not None:
         raise ConfigError(f"{where}: block {number} (line {begun_line}): it has no END")
     _check_between(text, after, len(text), where)
+    if after and text[after:].strip() and not text.endswith(("\n", "\r")):
+        line = text.count("\n") + 1
+        raise ConfigError(
+            f"{where}: line {line}: it ends within a line, as if it were cut off; add a newline"
+        )
 
 
 def _check_between(text: str, start: int, end: int, where: str) -> None:
@@ -145,3 +154,47 @@ def _read(der: bytes, place: str) -> AllowedClient:
         )
     except (ValueError, x509.InvalidVersion) as error:
         raise ConfigError(f"{place}: not an X.509 certificate ({error})") from None
+
+
+def alike(lists: Iterable[ClientList]) -> list[list[str]]:
+    """Return fingerprints of those that TLS does not tell apart, whatever lists they are in.
+
+    It looks for a trusted certificate by the subject, and takes the first one unless identifiers of
+    the keys say which: the owners of the others cannot connect.
+    """
+    groups: dict[bytes, dict[str, x509.Certificate]] = {}
+    for each in lists:
+        for fingerprint, certificate in zip(
+            each.by_fingerprint, x509.load_pem_x509_certificates(each.pem), strict=True
+        ):
+            of_subject = groups.setdefault(certificate.subject.public_bytes(), {})
+            of_subject[fingerprint] = certificate
+    return [list(group) for group in groups.values() if _is_confused(group.values())]
+
+
+def _is_confused(group: Collection[x509.Certificate]) -> bool:
+    """Whether these, of one subject, have several keys, and not all say which by identifiers."""
+    if len(group) < 2:
+        return False
+    keys = {_key_of(each) for each in group}
+    return len(keys) > 1 and not all(map(_says_its_key, group))
+
+
+def _key_of(certificate: x509.Certificate) -> bytes:
+    try:
+        key = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return certificate.signature  # a key of its own
+    return key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _says_its_key(certificate: x509.Certificate) -> bool:
+    try:
+        extensions = certificate.extensions
+        extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        found = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return False
+    return found.value.key_identifier is not None

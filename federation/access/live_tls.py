@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import structlog
 
+from federation.access.allowlist import alike
 from federation.access.tls import KeyPair, end_of, load_pair
 from federation.access.watched_file import LiveFile
 from federation.config.model import TlsConfig
@@ -16,6 +17,13 @@ _log = structlog.get_logger(__name__)
 _DATES_SHOWN = 20  # lines about certificates that do not count, each time the list is read
 _DAY_S = 86400.0
 _WARNED_AT_DAYS = (14, 7, 3, 1, 0)  # the server's certificate; each is said once
+
+
+ALIKE = (
+    "these certificates have one subject and different keys, and not all have identifiers of the "
+    "subject's and the authority's key: TLS takes the first for all, and the owners of the others "
+    "cannot connect. Make them anew with other subjects, or by `federation keygen client`"
+)
 
 
 class LiveTls:
@@ -37,6 +45,7 @@ class LiveTls:
         self._end_s: float | None = None
         self._told: set[tuple[str, bool]] = set()
         self._warned_at_days: int | None = None
+        self._told_alike = False
         self._follow()
 
     def __repr__(self) -> str:
@@ -73,7 +82,8 @@ class LiveTls:
 
     def tell_dates(self) -> None:
         """Log, once for each, which certificates are near their end or not let in."""
-        self._follow()
+        if self._follow() or not self._told_alike:
+            self._tell_alike()
         self._tell_own_end()
         lines = 0
         for each in self.pair.lists:
@@ -94,12 +104,28 @@ class LiveTls:
         if lines > _DATES_SHOWN:
             _log.warning("more_listed_clients_kept_out", count=lines - _DATES_SHOWN)
 
-    def _follow(self) -> None:
-        if self._dated is not self.pair:
-            self._dated = self.pair
-            self._end_s = end_of(self.pair.certificate)
-            self._told.clear()
-            self._warned_at_days = None
+    def _follow(self) -> bool:
+        """Begin anew with a pair that is another; return whether it is."""
+        if self._dated is self.pair:
+            return False
+        self._dated = self.pair
+        self._end_s = end_of(self.pair.certificate)
+        self._told.clear()
+        self._warned_at_days = None
+        return True
+
+    def _tell_alike(self) -> None:
+        self._told_alike = True
+        for group in alike(self.pair.lists)[:_DATES_SHOWN]:
+            known = (each.by_fingerprint.get(group[0]) for each in self.pair.lists)
+            subject = next(listed.subject for listed in known if listed is not None)
+            _log.warning(
+                "listed_clients_alike",
+                text=ALIKE,
+                subject=subject,
+                fingerprints=group,
+                listener=self._where,
+            )
 
     def _tell_own_end(self) -> None:
         if self._end_s is None:

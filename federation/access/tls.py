@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import stat
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -85,11 +84,6 @@ def _load_authorities(path: Path | None, where: str) -> ClientList | None:
     if found is not None:
         Authorities(found.pem, f"{where}: {path}")
     return found
-
-
-def is_exposed(key: Path) -> bool:
-    """Whether other users of the machine may read this private key; blocks."""
-    return bool(key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH))
 
 
 def end_of(certificate: bytes) -> float | None:

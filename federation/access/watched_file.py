@@ -58,6 +58,7 @@ class LiveFile(Generic[T]):
         self._facts = facts
         self._seen: Stamp | None = None
         self._judged: Stamp | None = None
+        self._asked = False
 
     def __repr__(self) -> str:
         return f"<LiveFile {self._what} {self._where}>"
@@ -66,10 +67,12 @@ class LiveFile(Generic[T]):
         """Look at the files and take what they say now; blocks.
 
         A change is taken once the files have been the same for two looks, as they may just be
-        being written; asked: at once.
+        being written; so is what is asked for, which is read even if it looks unchanged.
         """
+        self._asked = self._asked or asked
         stamp = self._stamp()
-        if asked or (stamp == self._seen and stamp != self._judged):
+        if stamp == self._seen and (self._asked or stamp != self._judged):
+            self._asked = False
             self._read()
         self._seen = stamp
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from federation.access.tls import is_exposed, lacks_names
+from federation.access.allowlist import alike
+from federation.access.exposed_files import is_exposed, writable_by_others
+from federation.access.live_tls import ALIKE
+from federation.access.tls import lacks_names, load_pair
 from federation.config.model import Config, ListenerConfig
 from federation.config.types import parse_address
+from federation.config.upstreams import AuthConfig
 
 
 class Advice(NamedTuple):
@@ -17,7 +23,7 @@ class Advice(NamedTuple):
 
 
 def advice(config: Config) -> list[Advice]:
-    """Return the warnings for a configuration whose TLS files are known to be there; blocks."""
+    """Return the warnings for a configuration whose files are known to be good; blocks."""
     found = []
     for listener in config.listeners:
         if _anyone_pushes(listener) and not parse_address(listener.address).is_loopback:
@@ -33,7 +39,58 @@ def advice(config: Config) -> list[Advice]:
                 "server HOST` makes a certificate that all take"
             )
             found.append(Advice("certificate_without_names", text))
+        if listener.tls and listener.tls.asks_clients:
+            groups = alike(load_pair(listener.tls, listener.address).lists)
+            texts = [f"{listener.address}: {', '.join(group)}: {ALIKE}" for group in groups]
+            found += [Advice("listed_clients_alike", text) for text in texts]
+    return found + _about_files(config)
+
+
+def _about_files(config: Config) -> list[Advice]:
+    found = []
+    for secret in dict.fromkeys(_secrets(config)):
+        if is_exposed(secret):
+            text = f"{secret}: other users of this machine may read this secret: chmod o= {secret}"
+            found.append(Advice("secret_exposed", text))
+    for file in dict.fromkeys([*_deciding(config), *_secrets(config)]):
+        if (what := writable_by_others(file)) is not None:
+            text = (
+                f"{file}: other users of this machine may write {what}, and so decide who may do "
+                f"what here: chmod o-w {what}"
+            )
+            found.append(Advice("file_writable", text))
     return found
+
+
+def _secrets(config: Config) -> Iterator[Path]:
+    """Yield files that nobody else may read; a listener's key has an event of its own."""
+    for listener in config.listeners:
+        jwt = listener.auth.jwt if listener.auth else None
+        if jwt is not None and any(name.startswith("HS") for name in jwt.algorithms):
+            yield jwt.keys
+    for auth in _of_others(config):
+        yield from (path for path in (auth.access_token, auth.client_key) if path is not None)
+
+
+def _deciding(config: Config) -> Iterator[Path]:
+    """Yield files that say who is let in, to do what, and whom this node trusts."""
+    for listener in config.listeners:
+        tls, auth = listener.tls, listener.auth
+        paths: list[Path | None] = []
+        if tls is not None:
+            paths += [tls.client_certs, tls.peer_certs, tls.client_ca]
+            paths += [tls.server_cert, tls.server_key]
+        if auth is not None:
+            paths += [auth.tokens, auth.jwt.keys if auth.jwt else None]
+            paths += [auth.proxy.client_certs if auth.proxy else None]
+        yield from (path for path in paths if path is not None)
+    for other in _of_others(config):
+        if other.server_cert is not None:
+            yield other.server_cert
+
+
+def _of_others(config: Config) -> list[AuthConfig]:
+    return [*(each.auth for each in config.upstreams), *(each.auth for each in config.peers)]
 
 
 def _anyone_pushes(listener: ListenerConfig) -> bool:

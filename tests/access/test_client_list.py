@@ -4,12 +4,20 @@
 
 import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.access.allowlist import LIST_MAX_BYTES, fingerprint_of, parse_client_list
+from federation.access.allowlist import (
+    LIST_MAX_BYTES,
+    alike,
+    fingerprint_of,
+    parse_client_list,
+)
+from federation.access.keygen import make_pair
+from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError
 from tests.support.certificates import self_signed
 
@@ -32,7 +40,7 @@ def test_a06_comments_line_ends_duplicates_and_missing_newlines_are_fine(pems: l
     assert list(tidy.by_fingerprint) == [fingerprint(one), fingerprint(two)]
     assert tidy.by_fingerprint[fingerprint(one)].subject == "CN=one"
     for untidy in (
-        b"# Alice\n" + one + b"\nsubject=CN=two\n" + two + b"# end",
+        b"# Alice\n" + one + b"\nsubject=CN=two\n" + two + b"# end\n",
         (one + two).replace(b"\n", b"\r\n"),
         one + two + one + two,
         one.rstrip() + two.rstrip(),
@@ -49,6 +57,8 @@ def test_a06_comments_line_ends_duplicates_and_missing_newlines_are_fine(pems: l
         (lambda a, b: a + b[:40] + b[60:], r"^here: block 2 \(line \d+\): not"),
         (lambda a, b: a + b[:-30], r"^here: block 2 \(line \d+\): it has no END"),
         (lambda a, b: a[:-30] + b, r"^here: block 2 \(line \d+\): inside the CERTIFICATE"),
+        (lambda a, b: a + b"# Bob, from the", r"^here: line \d+: it ends within a line"),
+        (lambda a, b: a + b"-----BEG", r"^here: line \d+: it ends within a line"),
         (lambda a, b: a + b[30:], r"^here: line \d+: END CERTIFICATE without its BEGIN"),
         (lambda a, b: b"-" + a.replace(b"-----B", b"---B"), "^here: line 1: a broken BEGIN"),
         (lambda a, b: a.replace(b"E-----\nM", b"E---\nM") + b, "^here: line 1: a broken BEGIN"),
@@ -85,3 +95,20 @@ def test_a07_damage_anywhere_is_refused_in_words_or_leaves_the_others_whole(
     if at >= len(one):
         assert fingerprint(one) in found.by_fingerprint
     assert len(found.by_fingerprint) == 2
+
+
+def test_those_that_tls_cannot_tell_apart_are_found(tmp_path: Path) -> None:
+    first, second, other = (
+        self_signed(tmp_path, name, cn=cn).certificate.read_bytes()
+        for name, cn in (("1", "ci"), ("2", "ci"), ("3", "other"))
+    )
+    clients = parse_client_list(first + other, "clients")
+    peers = parse_client_list(second, "peers")
+    assert alike([clients]) == alike([peers]) == []
+    assert alike([clients, peers]) == [[fingerprint(first), fingerprint(second)]]
+    assert alike([clients, clients]) == []
+
+
+def test_those_of_keygen_are_told_apart() -> None:
+    made = [make_pair("client", ["ci"], "ec", SystemClock().wall_s(), 10) for _ in range(2)]
+    assert alike([parse_client_list(b"".join(each.certificate for each in made), "here")]) == []

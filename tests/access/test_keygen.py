@@ -11,8 +11,9 @@ import yaml
 from click.testing import CliRunner, Result
 from cryptography import x509
 
+from federation.access.exposed_files import is_exposed
 from federation.access.keygen import make_pair
-from federation.access.tls import is_exposed, lacks_names, load_pair
+from federation.access.tls import lacks_names, load_pair
 from federation.cli import main
 from federation.config.model import TlsConfig
 from federation.core.errors import ConfigError

@@ -78,10 +78,24 @@ def test_a09_a_change_is_taken_at_the_second_look_that_sees_it(bench: Bench) -> 
     assert bench.listed() == [False, True]
 
 
-def test_what_is_asked_for_is_taken_at_once(bench: Bench) -> None:
-    bench.replace(bench.list, bench.two)
-    assert bench.look(asked=True) == ["tls_files_taken"]
+def test_a21_what_is_asked_for_is_taken_once_it_rests(bench: Bench) -> None:
+    """A list that is just being written must not shut out those at its end."""
+    bench.list.write_bytes(bench.two)
+    assert bench.look(asked=True) == []
+    bench.list.write_bytes(bench.two + bench.one)
+    assert bench.look(asked=True) == []
+    assert bench.listed() == [True, True]
+    assert bench.look() == ["tls_files_taken"]
     assert bench.look() == bench.look() == []
+    assert bench.listed() == [True, True]
+
+
+def test_certificates_of_one_subject_are_told_once(bench: Bench) -> None:
+    alike = [self_signed(bench.folder, f"alike{n}", cn="ci") for n in range(2)]
+    bench.replace(bench.list, b"".join(files.certificate.read_bytes() for files in alike))
+    assert bench.look() == []
+    assert sorted(bench.look()) == ["listed_clients_alike", "tls_files_taken"]
+    assert bench.look() == []
 
 
 def test_a07_a21_a_bad_list_leaves_the_old_one_whole_and_is_told_once(bench: Bench) -> None:
@@ -133,7 +147,7 @@ def test_a05_the_end_of_a_listed_certificate_is_told_when_it_comes(bench: Bench)
 def test_a_list_full_of_old_certificates_takes_few_lines(bench: Bench) -> None:
     many = [self_signed(bench.folder, f"old{n}", expired=True) for n in range(25)]
     bench.replace(bench.list, b"".join(files.certificate.read_bytes() for files in many))
-    events = bench.look(asked=True)
+    events = bench.look() + bench.look()
     assert events.count("listed_client_kept_out") == 20
     assert events[-1] == "more_listed_clients_kept_out"
 

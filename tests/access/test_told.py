@@ -97,7 +97,7 @@ def test_a18_names_with_control_characters_are_escaped_and_clipped(site: Site) -
     )
     me = self_signed(site.folder, "evil", subject=name)
     pem = me.certificate.read_text()
-    rules = [{"subject": "CN=x*", "role": "push"}]
+    rules = [{"subject": "CN=x*,*", "role": "push"}]
     site.listen(client_certs=me.certificate, auth={"clients": rules})
     with site.node().start() as node:
         with site.connect(node, me=me) as client:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from federation.access.tls import is_exposed, lacks_names, load_pair, load_pairs
+from federation.access.exposed_files import is_exposed
+from federation.access.tls import lacks_names, load_pair, load_pairs
 from federation.config.model import Config, TlsConfig
 from federation.core.errors import ConfigError
 from tests.support.certificates import self_signed

@@ -1,0 +1,34 @@
+"""Whether other users of the machine may read a secret, or write what decides about access."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+_READ_OR_WRITE = stat.S_IROTH | stat.S_IWOTH
+
+
+def is_exposed(secret: Path) -> bool:
+    """Whether others may read or write this file; blocks. Not, if it is not there."""
+    return bool(_mode(secret) & _READ_OR_WRITE)
+
+
+def writable_by_others(file: Path) -> Path | None:
+    """Return what others may write and so decide what is in a file: itself, or a folder; blocks.
+
+    In a folder with the sticky bit, such as /tmp, they cannot replace what others have made.
+    """
+    if _mode(file) & stat.S_IWOTH:
+        return file
+    for folder in file.absolute().parents:
+        mode = _mode(folder)
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return folder
+    return None
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0

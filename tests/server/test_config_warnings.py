@@ -1,0 +1,98 @@
+"""What a configuration allows that its owner may not have meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from federation.config.model import Config
+from federation.server.config_warnings import advice
+from tests.support.certificates import self_signed
+
+
+def told(config: Config) -> list[tuple[str, str]]:
+    return [(each.event, each.text) for each in advice(config)]
+
+
+def test_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
+    token, key, jwt = (tmp_path / name for name in ("token", "client.key", "jwt"))
+    for each in (token, key, jwt):
+        each.write_text("x" * 40)
+        each.chmod(0o600)
+    auth = {"access-token": token, "client-cert": tmp_path / "client.crt", "client-key": key}
+    listener = {
+        "address": "127.0.0.1:0",
+        "auth": {"jwt": {"keys": jwt, "algorithms": ["HS256"], "audience": "here"}},
+    }
+    config = Config.model_validate(
+        {
+            "data-dir": tmp_path,
+            "listeners": [listener],
+            "upstreams": [{"name": "hq", "url": "https://hq:1", "auth": auth}],
+        }
+    )
+    assert told(config) == []
+    for each in (token, key, jwt):
+        each.chmod(0o644)
+    found = told(config)
+    assert {event for event, _ in found} == {"secret_exposed"}
+    for each in (token, key, jwt):
+        assert any(f"chmod o= {each}" in text for _, text in found)
+
+
+def test_lists_that_others_can_write_are_told_with_their_folders(tmp_path: Path) -> None:
+    server, client = self_signed(tmp_path), self_signed(tmp_path, "client")
+    server.key.chmod(0o600)
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    listed, tokens = folder / "clients.crt", tmp_path / "tokens"
+    listed.write_bytes(client.certificate.read_bytes())
+    tokens.write_text("")
+    config = Config.model_validate(
+        {
+            "data-dir": tmp_path,
+            "listeners": [
+                {
+                    "address": "127.0.0.1:0",
+                    "tls": {
+                        "server-cert": server.certificate,
+                        "server-key": server.key,
+                        "client-certs": listed,
+                    },
+                    "auth": {"tokens": tokens},
+                }
+            ],
+        }
+    )
+    assert told(config) == []
+    tokens.chmod(0o666)
+    folder.chmod(0o777)
+    assert [event for event, _ in told(config)] == ["file_writable"] * 2
+    assert {text.rpartition(" ")[2] for _, text in told(config)} == {str(tokens), str(folder)}
+    folder.chmod(0o1777)  # as /tmp: nobody replaces what is another's
+    assert [text.rpartition(" ")[2] for _, text in told(config)] == [str(tokens)]
+
+
+def test_clients_that_tls_cannot_tell_apart_are_told(tmp_path: Path) -> None:
+    server = self_signed(tmp_path)
+    server.key.chmod(0o600)
+    alike = [self_signed(tmp_path, f"alike{n}", cn="ci") for n in range(2)]
+    listed = tmp_path / "listed.crt"
+    listed.write_bytes(b"".join(each.certificate.read_bytes() for each in alike))
+    config = Config.model_validate(
+        {
+            "data-dir": tmp_path,
+            "listeners": [
+                {
+                    "address": "127.0.0.1:0",
+                    "tls": {
+                        "server-cert": server.certificate,
+                        "server-key": server.key,
+                        "client-certs": listed,
+                    },
+                }
+            ],
+        }
+    )
+    ((event, text),) = told(config)
+    assert event == "listed_clients_alike"
+    assert "keygen" in text
