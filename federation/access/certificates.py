@@ -66,7 +66,10 @@ class ClientRights:
             raise ClientRefused("no certificate was shown")
         if len(leaf_pem) > _CERTIFICATE_MAX_BYTES:
             raise ClientRefused(f"a certificate of {len(leaf_pem)} bytes")
-        fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(leaf_pem.decode("ascii")))
+        try:
+            fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(leaf_pem.decode("ascii")))
+        except ValueError as error:
+            raise ClientRefused(f"it is not one PEM certificate ({error})") from None
         peer = _find(self._pair.peers, fingerprint)
         listed = peer or _find(self._pair.clients, fingerprint)
         try:

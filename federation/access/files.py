@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from federation.access.jwt_keys import KEYS_MAX_BYTES, JwtKeys, parse_keys
+from federation.access.proxy import SECRETS_MAX_BYTES, Secrets, parse_secrets
 from federation.access.tls import KeyPair, load_list, load_pairs
 from federation.access.tokens import TOKENS_MAX_BYTES, TokenTable, parse_tokens
 from federation.config.auth import JwtConfig, ProxyConfig
@@ -23,6 +24,7 @@ class AccessFiles(NamedTuple):
     tokens: TokenTable | None = None
     keys: JwtKeys | None = None
     proxied: KeyPair | None = None
+    secrets: Secrets | None = None  # the proxy's
 
 
 def load_access(config: Config) -> list[AccessFiles]:
@@ -41,6 +43,9 @@ def load_access(config: Config) -> list[AccessFiles]:
                 None if tokens is None else load_tokens(tokens, f"{where}.tokens"),
                 None if jwt is None else load_keys(jwt, f"{where}.jwt.keys"),
                 load_proxied(auth.proxy, f"{where}.proxy") if auth and auth.proxy else None,
+                load_secrets(auth.proxy.secret, f"{where}.proxy.secret")
+                if auth and auth.proxy and auth.proxy.secret
+                else None,
             )
         )
     return found
@@ -69,6 +74,11 @@ def load_proxied(settings: ProxyConfig, where: str) -> KeyPair:
     """Read the list of clients behind a proxy; blocks. Raises ConfigError."""
     found = load_list(settings.client_certs, f"{where}.client-certs")
     return KeyPair(b"", b"", clients=found)
+
+
+def load_secrets(path: Path, where: str) -> Secrets:
+    """Read what a proxy shows; blocks. Raises ConfigError."""
+    return _load(path, where, SECRETS_MAX_BYTES, parse_secrets)
 
 
 class _Absent(ConfigError):

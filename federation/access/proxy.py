@@ -1,12 +1,14 @@
 """Clients whose certificates a reverse proxy saw: it ends their TLS and names them in a header.
 
-The header counts from the proxy's addresses only; anybody else's is as if it were not there. The
+The header counts from the proxy's addresses only; anybody else's is as if it were not there. Other
+programs may connect from there, too, and certificates are no secrets: a secret tells the proxy. The
 proxy proves that the client has the key; whether that certificate is let in is decided here, by
 comparing the whole of it with a list, as on a listener that ends TLS itself.
 """
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -15,9 +17,13 @@ from urllib.parse import unquote_to_bytes
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile
 from federation.config.auth import ProxyConfig
-from federation.core.errors import NotAuthenticated
+from federation.core.errors import ConfigError, NotAuthenticated
 
 _HEADER_MAX_CHARS = 64 * 1024
+SECRETS_MAX_BYTES = 64 * 1024
+_SECRET_MIN, _SECRET_MAX = 32, 1024  # characters
+
+Secrets = tuple[bytes, ...]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -37,11 +43,24 @@ class Connected(Protocol):
 class ProxiedClients:
     """What a listener behind a proxy believes of whom."""
 
-    def __init__(self, settings: ProxyConfig, listed: LiveFile[KeyPair]) -> None:
-        """Take the settings, and the list of clients as a pair without a certificate of its own."""
+    def __init__(
+        self,
+        settings: ProxyConfig,
+        listed: LiveFile[KeyPair],
+        secrets: LiveFile[Secrets] | None = None,
+    ) -> None:
+        """Take the settings, and what is read from files.
+
+        Args:
+            settings: whom to believe what.
+            listed: the list of clients as a pair without a certificate of its own.
+            secrets: what the proxy shows; None: it need not show anything.
+        """
         self._networks = [ipaddress.ip_network(each) for each in settings.addresses]
         self._header = settings.header
         self._listed = listed
+        self._secret_header = settings.secret_header
+        self._secrets = secrets
 
     def __repr__(self) -> str:
         return f"<ProxiedClients of {', '.join(map(str, self._networks))}>"
@@ -54,15 +73,18 @@ class ProxiedClients:
     def certificate_of(self, context: Connected) -> bytes:
         """Return the PEM text of the client's certificate; empty: a proxy of ours named none.
 
-        Raises NotAuthenticated for a header that is given more than once, or no certificate.
+        Raises NotAuthenticated for a header that is given more than once or is not one certificate,
+        and for one without the proxy's secret.
         """
         if not comes_from(context.peer(), self._networks):
             return b""
-        found = [value for key, value in context.invocation_metadata() or () if key == self._header]
+        headers = context.invocation_metadata() or ()
+        found = [value for key, value in headers if key == self._header]
         if len(found) > 1:
             raise NotAuthenticated(f"the proxy sent more than one {self._header} header")
         if not found or not found[0]:
             return b""
+        self._check_secret(headers)
         if not isinstance(found[0], str) or len(found[0]) > _HEADER_MAX_CHARS:
             raise NotAuthenticated(f"the proxy's {self._header} header is no certificate")
         pem = unquote_to_bytes(found[0])
@@ -70,7 +92,40 @@ class ProxiedClients:
             raise NotAuthenticated(
                 f"the proxy's {self._header} header is no percent-encoded PEM certificate"
             )
+        if (count := pem.count(b"-----BEGIN ")) > 1:
+            raise NotAuthenticated(
+                f"the proxy's {self._header} header has {count} certificates; it has to send the "
+                "client's own alone, without its chain"
+            )
         return pem
+
+    def _check_secret(self, headers: Any) -> None:
+        """Raise NotAuthenticated where it is asked for and not shown."""
+        if self._secrets is None:
+            return
+        shown = [value for key, value in headers if key == self._secret_header]
+        if len(shown) != 1 or not isinstance(shown[0], str):
+            raise NotAuthenticated(f"the {self._header} header came without {self._secret_header}")
+        given = shown[0].encode("utf-8", "surrogateescape")
+        # All are compared, each in constant time: how long it takes tells nothing about them.
+        matches = [hmac.compare_digest(given, secret) for secret in self._secrets.value]
+        if not any(matches):
+            raise NotAuthenticated(f"the {self._secret_header} header is not the proxy's secret")
+
+
+def parse_secrets(data: bytes, where: str) -> Secrets:
+    """Read a file of secrets, one a line. Raises ConfigError, which does not repeat any."""
+    found = tuple(line.strip() for line in data.splitlines() if line.strip())
+    for number, secret in enumerate(found, 1):
+        usable = secret.isascii() and secret.decode("latin-1").isprintable() and b" " not in secret
+        if not usable or not _SECRET_MIN <= len(secret) <= _SECRET_MAX:
+            raise ConfigError(
+                f"{where}: secret {number} has to be one word of {_SECRET_MIN} to {_SECRET_MAX} "
+                "ASCII characters: `openssl rand -hex 32` makes one"
+            )
+    if not found:
+        raise ConfigError(f"{where}: no secret in it: `openssl rand -hex 32` makes one")
+    return found
 
 
 def comes_from(peer: str, networks: Sequence[Network]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from federation.access.authenticator import Access, Authenticator, SameForAll
-from federation.access.files import AccessFiles, load_keys, load_proxied, load_tokens
+from federation.access.files import AccessFiles, load_keys, load_proxied, load_secrets, load_tokens
 from federation.access.live_tls import LiveTls
 from federation.access.proxy import ProxiedClients
 from federation.access.rights import everybody
@@ -72,13 +72,17 @@ def _access_of(
         keys = _live(
             "jwt_keys", place, auth.jwt.keys, partial(load_keys, auth.jwt, place), files.keys
         )
-    proxied = listed = None
+    proxied = listed = secrets = None
     if auth is not None and auth.proxy is not None and files.proxied is not None:
         place, path = f"{where}.auth.proxy", auth.proxy.client_certs
         load_listed = partial(load_proxied, auth.proxy, place)
         listed = LiveFile("tls_files", place, [path], load_listed, files.proxied, _listed)
-        proxied = ProxiedClients(auth.proxy, listed)
-    watched: list[Watched] = [each for each in (tls, tokens, keys, listed) if each is not None]
+        if (secret := auth.proxy.secret) is not None and files.secrets is not None:
+            load_secret = partial(load_secrets, secret, f"{place}.secret")
+            secrets = _live("proxy_secret", place, secret, load_secret, files.secrets)
+        proxied = ProxiedClients(auth.proxy, listed, secrets)
+    found = (tls, tokens, keys, listed, secrets)
+    watched: list[Watched] = [each for each in found if each is not None]
     asks = auth is not None or (tls is not None and bool(tls.pair.lists))
     if not asks:
         return ListenerAccess(tls, None, SameForAll(everybody(push=listener.push)), watched)

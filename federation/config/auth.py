@@ -170,6 +170,20 @@ class ProxyConfig(Section):
     client_certs: FilePath = Field(
         description="PEM file: the certificates of the clients that are let in, exactly these"
     )
+    secret: FilePath | None = Field(
+        default=None,
+        description="file with what the proxy shows in secret-header, so that no other program at "
+        "its address passes for it; one a line, of which any counts",
+    )
+    secret_header: Annotated[str, AfterValidator(_header)] = Field(
+        default="x-proxy-secret", description="the header with the secret"
+    )
+
+    @model_validator(mode="after")
+    def _differ(self) -> ProxyConfig:
+        if self.secret_header == self.header:
+            raise ValueError("secret-header has to be another one than header")
+        return self
 
 
 class ListenerAuthConfig(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +44,24 @@ def advice(config: Config) -> list[Advice]:
             groups = alike(load_pair(listener.tls, listener.address).lists)
             texts = [f"{listener.address}: {', '.join(group)}: {ALIKE}" for group in groups]
             found += [Advice("listed_clients_alike", text) for text in texts]
+        if (passes := _proxy_for_all(listener)) is not None:
+            found.append(Advice("proxy_without_secret", passes))
     return found + _about_files(config)
+
+
+def _proxy_for_all(listener: ListenerConfig) -> str | None:
+    """Return what any program at the proxy's address may do."""
+    proxy = listener.auth.proxy if listener.auth else None
+    if proxy is None or proxy.secret is not None:
+        return None
+    if not any(ipaddress.ip_network(each).is_loopback for each in proxy.addresses):
+        return None
+    return (
+        f"{listener.address}: every program of this machine that has a listed client's "
+        "certificate, which is no secret, passes for that client: put a secret (`openssl rand -hex "
+        "32`) into a file, name it in auth.proxy.secret, and have the proxy send it in "
+        "x-proxy-secret"
+    )
 
 
 def _about_files(config: Config) -> list[Advice]:
@@ -66,6 +84,9 @@ def _secrets(config: Config) -> Iterator[Path]:
     """Yield files that nobody else may read; a listener's key has an event of its own."""
     for listener in config.listeners:
         jwt = listener.auth.jwt if listener.auth else None
+        proxy = listener.auth.proxy if listener.auth else None
+        if proxy is not None and proxy.secret is not None:
+            yield proxy.secret
         if jwt is not None and any(name.startswith("HS") for name in jwt.algorithms):
             yield jwt.keys
     for auth in _of_others(config):

@@ -12,12 +12,12 @@ import pytest
 from google.protobuf.message import Message
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.access.proxy import ProxiedClients, comes_from
+from federation.access.proxy import ProxiedClients, comes_from, parse_secrets
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile
 from federation.config.auth import ProxyConfig
 from federation.config.model import ListenerConfig
-from federation.core.errors import NotAuthenticated
+from federation.core.errors import ConfigError, NotAuthenticated
 from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
 from tests.support.process import Node, serve
@@ -26,6 +26,7 @@ from tests.support.process_client import Client, outcome
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 HEADER = "x-client-cert"
+SECRET, OTHER_SECRET = b"0123456789abcdef" * 2, b"fedcba9876543210" * 2
 
 
 class Call:
@@ -42,10 +43,13 @@ class Call:
         return self._headers
 
 
-def proxied(*addresses: str) -> ProxiedClients:
+def proxied(*addresses: str, secret: bool = False) -> ProxiedClients:
     settings = ProxyConfig.model_validate({"addresses": list(addresses), "client-certs": "/list"})
     pair = KeyPair(b"", b"")
-    return ProxiedClients(settings, LiveFile("tls_files", "here", [], lambda: pair, pair))
+    secrets = parse_secrets(SECRET + b"\n" + OTHER_SECRET, "here")
+    shown = LiveFile("proxy_secret", "here", [], lambda: secrets, secrets)
+    listed = LiveFile("tls_files", "here", [], lambda: pair, pair)
+    return ProxiedClients(settings, listed, shown if secret else None)
 
 
 def networks(*texts: str) -> Any:
@@ -92,6 +96,33 @@ def test_two_headers_are_refused() -> None:
         proxied("10.0.0.1").certificate_of(call)
 
 
+def test_two_certificates_are_refused_with_what_to_send() -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    call = Call("ipv4:10.0.0.1:1", (HEADER, quote(pem + pem)))
+    with pytest.raises(NotAuthenticated, match=r"has 2 certificates.*client's own alone"):
+        proxied("10.0.0.1").certificate_of(call)
+
+
+@pytest.mark.parametrize("shown", [[], [b"wrong" * 10], [SECRET, SECRET], [SECRET[:-1]], [b""]])
+def test_without_the_proxys_secret_nobody_passes_for_it(shown: list[bytes]) -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    believed = proxied("10.0.0.1", secret=True)
+    headers = [(HEADER, quote(pem)), *(("x-proxy-secret", each.decode()) for each in shown)]
+    with pytest.raises(NotAuthenticated, match="x-proxy-secret"):
+        believed.certificate_of(Call("ipv4:10.0.0.1:1", *headers))
+    for good in (SECRET, OTHER_SECRET):
+        headers = [(HEADER, quote(pem)), ("x-proxy-secret", good.decode())]
+        assert believed.certificate_of(Call("ipv4:10.0.0.1:1", *headers)) == pem.encode()
+    assert believed.certificate_of(Call("ipv4:10.0.0.1:1")) == b""  # it names nobody
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"short\n", b"a b" * 20, b"\xff" * 40, b"x" * 2000])
+def test_a_file_without_a_usable_secret_is_refused(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="openssl rand") as refused:
+        parse_secrets(data, "here")
+    assert data.strip() == b"" or data.decode("latin-1").strip() not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "proxy",
     [
@@ -101,6 +132,7 @@ def test_two_headers_are_refused() -> None:
         {"addresses": ["::1"], "header": "X-Client-Cert"},
         {"addresses": ["::1"], "header": "grpc-timeout"},
         {"addresses": ["::1"], "header": "cert-bin"},
+        {"addresses": ["::1"], "header": "x-proxy-secret"},
     ],
 )
 def test_what_cannot_be_meant_is_refused(proxy: dict[str, Any]) -> None:
@@ -208,3 +240,40 @@ def test_a08_a_list_that_is_not_there_refuses_the_start(site: Site) -> None:
     with Node(site.folder / "data", {"listeners": [listener]}).launch() as node:
         assert node.wait_exit() == 2
     assert "listeners[0].auth.proxy.client-certs" in node.log
+
+
+def test_a_secret_that_is_replaced_counts_from_the_next_call_on(site: Site) -> None:
+    secret = site.folder / "secret"
+    secret.write_bytes(SECRET + b"\n")
+    proxy = {"addresses": ["127.0.0.1"], "client-certs": str(site.list), "secret": str(secret)}
+    listener = {"address": "127.0.0.1:0", "push": True, "auth": {"proxy": proxy}}
+    with serve(site.folder / "data", {"listeners": [listener]}) as node:
+
+        def ask(shown: bytes) -> grpc.StatusCode:
+            headers = [(HEADER, quote(site.alice.certificate.read_text()))]
+            headers.append(("x-proxy-secret", shown.decode()))
+            with Client(node.address) as client:
+                request = reapi.BatchUpdateBlobsRequest()
+                stub = client.cas.BatchUpdateBlobs
+                return outcome(lambda: stub(request, metadata=headers, timeout=10))
+
+        assert site.ask(node, site.alice) is UNAUTHENTICATED
+        assert ask(SECRET) is OK
+        assert ask(OTHER_SECRET) is UNAUTHENTICATED
+        fresh = site.folder / "fresh"
+        fresh.write_bytes(OTHER_SECRET + b"\n")
+        fresh.replace(secret)
+        wait_until(lambda: ask(OTHER_SECRET) is OK, "the new secret", timeout_s=10)
+        assert ask(SECRET) is UNAUTHENTICATED
+        assert SECRET.decode() not in node.log
+
+
+def test_two_certificates_in_the_header_are_a_clear_error(site: Site) -> None:
+    both = quote(site.alice.certificate.read_text() + site.bob.certificate.read_text())
+    broken = quote(site.alice.certificate.read_text()[:200])
+    with site.node("127.0.0.1") as node, Client(node.address) as client:
+        request = reapi.BatchUpdateBlobsRequest()
+        for value, code in ((both, UNAUTHENTICATED), (broken, DENIED)):
+            shown = [(HEADER, value)]
+            stub = client.cas.BatchUpdateBlobs
+            assert outcome(lambda: stub(request, metadata=shown, timeout=10)) is code  # noqa: B023

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.clients
 
 CONFIG = Path(__file__).parents[2] / "docs" / "examples" / "nginx.conf"
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
+SECRET = "0123456789abcdef" * 4
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -80,7 +81,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     listed = folder / "authorized.crt"
     listed.write_bytes(alice.certificate.read_bytes())
     text = CONFIG.read_text().replace("/etc/federation/", f"{folder}/")
-    proxy = {"addresses": ["127.0.0.1"], "client-certs": str(listed)}
+    (folder / "proxy-secret").write_text(f"{SECRET}\n")
+    (folder / "proxy-secret.nginx").write_text(f"grpc_set_header x-proxy-secret {SECRET};\n")
+    proxy = {
+        "addresses": ["127.0.0.1"],
+        "client-certs": str(listed),
+        "secret": str(folder / "proxy-secret"),
+    }
     listeners = [
         {"address": "127.0.0.1:0"},
         {"address": "127.0.0.1:0", "push": True, "auth": {"proxy": proxy}},
@@ -133,6 +140,14 @@ def test_only_listed_clients_push_whatever_they_say_of_themselves(site: Site) ->
         assert outcome(lambda: client.write(data)) is DENIED
     with site.connect(site.pull) as reader:
         assert reader.find_missing([digest_of(data)])
+
+
+def test_a_program_beside_nginx_does_not_pass_for_it(site: Site) -> None:
+    shown = [("x-client-cert", quote(site.alice.certificate.read_text()))]
+    with Client(site.node.addresses[1]) as client:
+        ask = client.cas.BatchUpdateBlobs
+        request = reapi.BatchUpdateBlobsRequest()
+        assert outcome(lambda: ask(request, metadata=shown, timeout=10)) is UNAUTHENTICATED
 
 
 def test_real_buildstream_pushes_and_pulls(site: Site, tmp_path: Path) -> None:

@@ -96,3 +96,20 @@ def test_clients_that_tls_cannot_tell_apart_are_told(tmp_path: Path) -> None:
     ((event, text),) = told(config)
     assert event == "listed_clients_alike"
     assert "keygen" in text
+
+
+def test_a_proxy_on_loopback_without_a_secret_is_told(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x" * 40)
+    secret.chmod(0o600)
+
+    def config(**proxy: object) -> Config:
+        auth = {"proxy": {"addresses": ["127.0.0.0/8"], "client-certs": tmp_path / "c", **proxy}}
+        listener = {"address": "127.0.0.1:0", "auth": auth}
+        return Config.model_validate({"data-dir": tmp_path, "listeners": [listener]})
+
+    ((event, text),) = told(config())
+    assert event == "proxy_without_secret"
+    assert "auth.proxy.secret" in text
+    assert told(config(secret=secret)) == []
+    assert told(config(addresses=["10.0.0.7"])) == []
