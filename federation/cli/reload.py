@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from federation.core.errors import CannotStart
 from federation.server.exit_codes import BAD_USAGE, CANNOT_RUN, FOUND_PROBLEMS, OK
 from federation.server.reload import RELOAD
 from federation.storage.admin import processes
+from federation.storage.admin.signalling import send
 
 _WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
@@ -45,24 +45,18 @@ def reload(config_path: Path | None, data_dir: Path | None, as_json: bool) -> No
     if not serving:
         raise CannotStart(f"no process serves {where}")
     asked_s = SystemClock().monotonic_s()
-    unasked = {each["id"]: reason for each in serving if (reason := _ask(each))}
+    unasked = {each["id"]: reason for each in serving if (reason := _ask(where, each))}
     answers = _wait(where, [each["id"] for each in serving if each["id"] not in unasked], asked_s)
     told = [_told(each, unasked, answers) for each in serving]
     emit({"processes": told}, as_json=as_json)
     sys.exit(max(_code(each) for each in told))
 
 
-def _ask(process: dict[str, Any]) -> str | None:
+def _ask(data_dir: Path, process: dict[str, Any]) -> str | None:
     """Send the signal; return why that was not possible, None if it was."""
     if "pid" not in process:
         return "it is just starting"
-    try:
-        os.kill(process["pid"], signal.SIGHUP)
-    except PermissionError:
-        return "this user may not signal it: be the node's user, or root"
-    except ProcessLookupError:
-        return "it has just ended"
-    return None
+    return send(data_dir, process["id"], process["pid"], signal.SIGHUP)
 
 
 def _wait(data_dir: Path, ids: list[str], asked_s: float) -> dict[str, dict[str, Any]]:

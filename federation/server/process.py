@@ -22,6 +22,7 @@ _COLLECT_AFTER = 5_000, 10, 100  # new objects; collections of these; of those
 def prepare() -> None:
     """Make this process fit to serve. Raises CannotStart."""
     open_standard_files()
+    os.umask(0o077)  # whatever it makes is for its own user, also where no mode is given
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     raise_file_limit()
     keep_freed_memory()

@@ -86,7 +86,7 @@ async def _serve(
     if again:
         hangup.set()
     node = await open_node(config, files, clock, share)
-    background = Background()
+    background, watched = Background(), Background()
     if not stop.is_set():  # a signal during the start waits until what was begun is whole
         await node.start(passed)
         place = {} if share.alone else share.announced()
@@ -97,6 +97,7 @@ async def _serve(
         if control is not None:
             control.tell(serving={"listeners": node.listeners, "http": node.http})
         systemd.notify("READY=1")
+        _feed_watchdog(control, share, watched)
         await stop.wait()
     systemd.notify("STOPPING=1")
     await background.close()
@@ -105,6 +106,17 @@ async def _serve(
         control.tell(**{"ending-within-s": limit_s})
     asyncio.get_running_loop().call_later(limit_s, _give_up, limit_s, flush)
     await node.stop()
+    await watched.close()
+
+
+def _feed_watchdog(control: Control | None, share: WorkerSlot, background: Background) -> None:
+    """Begin to tell of this event loop's life, to the parent or to the service manager."""
+    within_s = systemd.watchdog_s(os.environ, share.parent or os.getpid())
+    if within_s is None:
+        return
+    tell = systemd.tell_of_life if control is None else partial(control.tell, lives=True)
+    feeding = systemd.feed_watchdog(within_s, lambda: True, SystemClock(), tell)
+    background.start(feeding, "watchdog")
 
 
 def _handle_signals(stop: asyncio.Event, hangup: asyncio.Event, flush: logs.Flush) -> None:

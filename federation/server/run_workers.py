@@ -134,10 +134,20 @@ class _Parent:
             process.settle()
             ready(addresses)
             systemd.notify("READY=1")
+            self._feed_watchdog()
             await stopping
         systemd.notify("STOPPING=1")
         ended = await self._crew.stop(self._config.limits.drain + END_S)
         return failed or ended
+
+    def _feed_watchdog(self) -> None:
+        """Tell the service manager of life, as long as the workers tell of theirs."""
+        within_s = systemd.watchdog_s(os.environ, os.getpid())
+        if within_s is not None:
+            alive = partial(self._crew.is_alive, within_s)
+            tell = systemd.tell_of_life
+            feeding = systemd.feed_watchdog(within_s, alive, self._clock, tell)
+            self._tasks.start(feeding, "watchdog")
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
         if self._stop.is_set():  # a second one: the workers end at once, and so does this process

@@ -1,13 +1,17 @@
-"""Tells the service manager how far we are (the sd_notify protocol)."""
+"""Tells the service manager how far we are, and that we are not hung (the sd_notify protocol)."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable, Mapping
 
 import structlog
 
+from federation.core.clock import Clock
+
 _log = structlog.get_logger(__name__)
+_FEEDS = 3  # within the time after which we count as hung
 
 
 def notify(state: str) -> None:
@@ -22,3 +26,39 @@ def notify(state: str) -> None:
             out.sendto(state.encode(), address)
     except OSError as error:
         _log.warning("service_manager_not_told", state=state, reason=str(error))
+
+
+def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
+    """Return after how long without a sign of life the manager ends this service; None: never.
+
+    pid: of the process that the manager has started.
+    """
+    text = environment.get("WATCHDOG_USEC", "")
+    if not (text.isascii() and text.isdecimal()) or int(text) == 0:
+        return None
+    if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    return int(text) / 1_000_000
+
+
+async def feed_watchdog(
+    within_s: float, is_alive: Callable[[], bool], clock: Clock, tell: Callable[[], None]
+) -> None:
+    """Tell of life again and again, as long as there is any; never returns.
+
+    It runs on the event loop, so that one which is hung tells nothing.
+    """
+    is_told = False
+    while True:
+        if is_alive():
+            tell()
+            is_told = False
+        elif not is_told:
+            is_told = True
+            _log.error("watchdog_not_fed", within_s=within_s)
+        await clock.sleep(within_s / _FEEDS)
+
+
+def tell_of_life() -> None:
+    """Feed the manager's watchdog once."""
+    notify("WATCHDOG=1")

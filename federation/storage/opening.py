@@ -22,6 +22,7 @@ from federation.storage.catalogue import schema
 from federation.storage.catalogue.meta import CATALOGUE_FILE, LOG_EPOCH, get_meta
 from federation.storage.catalogue.transaction import read_totals
 from federation.storage.directory import DataDirectory
+from federation.storage.permissions import tell_tightened, tighten
 from federation.storage.processes import ProcessEntry, bury, dead_runs, live_runs
 from federation.storage.shared_memory import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
@@ -54,8 +55,11 @@ def open_directory(root: Path, clock: Clock, timing: Timing) -> Opened:
     lock = FileLock(directory.open_lock)
     with _refusals_named(directory):
         try:
+            tell_tightened(tighten(directory))
             lock.acquire(wait=True)
-            return _join(directory, clock, timing)
+            opened = _join(directory, clock, timing)
+            tighten(directory)  # what a command has just made, with its user's umask
+            return opened
         finally:
             lock.release()
 

@@ -28,7 +28,7 @@ class ProcessEntry:
     def __init__(self, directory: DataDirectory) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._json = directory.run / f"{self.id}{_ANNOUNCED}"
-        self._lock_path = directory.run / f"{self.id}{_LOCK}"
+        self._lock_path = lock_path(directory, self.id)
         self._lock = FileLock(self._lock_path)
         self._lock.acquire(wait=True)  # somebody counting the living may hold it for a moment
 
@@ -46,6 +46,11 @@ class ProcessEntry:
         self._json.unlink(missing_ok=True)
         self._lock_path.unlink(missing_ok=True)
         self._lock.release()
+
+
+def lock_path(directory: DataDirectory, run_id: str) -> Path:
+    """Return the file that the process of a run has locked for its life."""
+    return directory.run / f"{run_id}{_LOCK}"
 
 
 def live_runs(directory: DataDirectory) -> list[dict[str, Any]]:

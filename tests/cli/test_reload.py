@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,3 +197,33 @@ def test_each_process_reads_the_file_it_was_started_with(tmp_path: Path) -> None
         done = CliRunner().invoke(main, ["reload", "--data-dir", str(data_dir), "--json"])
         said = {Path(p["config"]).stem: p["changed"] for p in json.loads(done.stdout)["processes"]}
         assert said == {"one": ["limits.drain"], "two": []}
+
+
+def test_a_file_that_names_another_process_has_it_not_signalled(node: Node, tmp_path: Path) -> None:
+    """Root runs the command, and the file is the node's user's to write."""
+    (path,) = (node.data_dir / "run").glob("*.json")
+    marker = tmp_path / "signalled"
+    script = (
+        "import signal, sys, pathlib, time\n"
+        "def told(*_): pathlib.Path(sys.argv[1]).touch()\n"
+        "signal.signal(signal.SIGHUP, told)\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script, str(marker)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
+        assert victim.stdout is not None
+        victim.stdout.readline()
+        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": victim.pid}))
+        said = reload(node, code=3)
+        assert "does not serve" in said["not-known"]
+        assert victim.poll() is None
+    assert victim.returncode == 0
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("pid", [0, -1, "1", None, 2**22 + 1])
+def test_a_file_that_names_no_process_has_nobody_signalled(node: Node, pid: object) -> None:
+    (path,) = (node.data_dir / "run").glob("*.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": pid}))
+    assert "not-known" in reload(node, code=3)

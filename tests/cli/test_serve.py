@@ -289,6 +289,56 @@ def test_o21_readiness_is_told_once_the_ports_answer(tmp_path: Path, data_dir: P
         assert manager.recv(100) == b"STOPPING=1"
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_o21_the_watchdog_is_fed_while_the_event_loops_run(
+    tmp_path: Path, data_dir: Path, workers: int
+) -> None:
+    env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(env["NOTIFY_SOCKET"])
+        manager.settimeout(60)
+
+        def told(text: bytes) -> None:
+            while manager.recv(100) != text:
+                pass
+
+        with Node(data_dir, {"workers": workers}, env=env).launch():
+            told(b"READY=1")
+            for _ in range(3):
+                told(b"WATCHDOG=1")
+            if workers > 1:  # one that hangs is enough to be ended for
+                _, hung = (facts["pid"] for facts in runs(data_dir, workers))
+                os.kill(hung, signal.SIGSTOP)
+                manager.settimeout(3)
+                try:
+                    with pytest.raises(TimeoutError):
+                        told(b"never said")
+                finally:
+                    os.kill(hung, signal.SIGCONT)
+                manager.settimeout(60)
+                told(b"WATCHDOG=1")
+
+
+def runs(data_dir: Path, count: int) -> list[dict[str, Any]]:
+    """What each process that serves says of itself."""
+
+    def found() -> list[dict[str, Any]]:
+        files = list((data_dir / "run").glob("*.json"))
+        return [json.loads(file.read_text()) for file in files] if len(files) == count else []
+
+    return list(wait_until(found, "the announcements"))
+
+
+def test_what_a_node_makes_is_for_its_own_user(data_dir: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with Node(data_dir, cold=True).start():
+            made = [path for path in data_dir.rglob("*") if path.stat().st_mode & 0o077]
+            assert made == []
+    finally:
+        os.umask(before)
+
+
 def test_the_old_command_serves_all_addresses(tmp_path: Path, data_dir: Path) -> None:
     script = Path(sys.executable).with_name("bst-artifact-server")
     files = self_signed(tmp_path)

@@ -33,7 +33,7 @@ class Supervisor:
         ended: Ended,
     ) -> None:
         """Take what workers are given; ended() is told of each that ended while it served."""
-        self.workers = [Worker(number + 1) for number in range(count)]
+        self.workers = [Worker(number + 1, clock) for number in range(count)]
         self.restarts = 0
         self._make_orders = make_orders
         self._descriptors = descriptors
@@ -51,6 +51,15 @@ class Supervisor:
     def serving(self) -> int:
         """How many answer."""
         return sum(worker.serving.is_set() for worker in self.workers)
+
+    def is_alive(self, within_s: float) -> bool:
+        """Whether some serve, and each that does has said so within this time.
+
+        One that died is being replaced; one that hangs is not.
+        """
+        since_s = self._clock.monotonic_s() - within_s
+        heard = [worker.lives_s for worker in self.workers if worker.serving.is_set()]
+        return bool(heard) and all(at_s is not None and at_s >= since_s for at_s in heard)
 
     async def start(self) -> int:
         """Start all; return 0 once all serve, or the status of one that could not.
@@ -91,7 +100,7 @@ class Supervisor:
                 self._give_up(worker, status)
                 return status
             self._ended(worker)
-            self.workers[place] = Worker(worker.number)
+            self.workers[place] = Worker(worker.number, self._clock)
             delay_s = backoff.ended(self._clock.monotonic_s() - began_s)
             _log.error(
                 "worker_ended", worker=worker.number, status=status, started_again_in_s=delay_s

@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from federation.core.clock import Clock
 from federation.server.workers.control import LINE_MAX
 
 
 class Worker:
     """A process that runs `federation worker`."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, clock: Clock) -> None:
         self.number = number
+        self._clock = clock
         self.serving = asyncio.Event()
         self.http: str | None = None  # where it answers the parent; known once it serves
+        self.lives_s: float | None = None  # monotonic, when it last said that it is not hung
         self.ending_within_s: float | None = None  # what it said about its own end
         self._process: asyncio.subprocess.Process | None = None
 
@@ -63,7 +66,10 @@ class Worker:
             facts: dict[str, Any] = json.loads(line)
             if "serving" in facts:
                 self.http = facts["serving"]["http"]
+                self.lives_s = self._clock.monotonic_s()
                 self.serving.set()
+            if "lives" in facts:
+                self.lives_s = self._clock.monotonic_s()
             if "ending-within-s" in facts:
                 self.ending_within_s = facts["ending-within-s"]
 
