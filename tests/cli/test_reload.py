@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from federation.cli import main
 from federation.core.digest import digest_of
+from federation.storage.admin.signalling import send
 from tests.support.polling import wait_until
 from tests.support.process import Node, serve
 from tests.support.process_client import Client
@@ -201,7 +202,7 @@ def test_each_process_reads_the_file_it_was_started_with(tmp_path: Path) -> None
 
 def test_a_file_that_names_another_process_has_it_not_signalled(node: Node, tmp_path: Path) -> None:
     """Root runs the command, and the file is the node's user's to write."""
-    (path,) = (node.data_dir / "run").glob("*.json")
+    (path,) = (node.data_dir / "run").glob("*.lock")
     marker = tmp_path / "signalled"
     script = (
         "import signal, sys, pathlib, time\n"
@@ -214,9 +215,9 @@ def test_a_file_that_names_another_process_has_it_not_signalled(node: Node, tmp_
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
         assert victim.stdout is not None
         victim.stdout.readline()
-        path.write_text(json.dumps({**json.loads(path.read_text()), "pid": victim.pid}))
-        said = reload(node, code=3)
-        assert "does not serve" in said["not-known"]
+        told = send(node.data_dir, path.stem, victim.pid, signal.SIGHUP)
+        assert told is not None
+        assert "does not serve" in told
         assert victim.poll() is None
     assert victim.returncode == 0
     assert not marker.exists()
@@ -224,6 +225,6 @@ def test_a_file_that_names_another_process_has_it_not_signalled(node: Node, tmp_
 
 @pytest.mark.parametrize("pid", [0, -1, "1", None, 2**22 + 1])
 def test_a_file_that_names_no_process_has_nobody_signalled(node: Node, pid: object) -> None:
-    (path,) = (node.data_dir / "run").glob("*.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": pid}))
-    assert "not-known" in reload(node, code=3)
+    (path,) = (node.data_dir / "run").glob("*.lock")
+    assert send(node.data_dir, path.stem, pid, signal.SIGHUP) is not None
+    assert send(node.data_dir, path.stem, node.pid, signal.SIGHUP) is None
