@@ -18,7 +18,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+from google.protobuf.message import Message
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -27,10 +29,17 @@ from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
 from federation.core.store import Entry, EntryKind
 from federation.wire.asset_request import pushed_of
+from federation.wire.bounds import STRUCTURE_FIELDS_MAX, check_fields, check_nested, pieces
 from federation.wire.digests import function_of, to_digest
-from federation.wire.protobuf import LENGTH, fields, parse_message
+from federation.wire.protobuf import LENGTH, Buffer, fields, parse_message
 
 SLICE = 1000  # nodes read between two yields: about 2 ms
+_ROOT_PARTS_MAX = 100
+_WHOLE_MAX_BYTES = 16 * 2**20
+_WHOLE_FIELD_BYTES = 32  # what fields of such a message have on average at least
+_STREAMS = ("stdout_digest", "stderr_digest")
+
+_M = TypeVar("_M", bound=Message)
 
 ARTIFACT_URN = "urn:fdc:buildstream.build:2020:artifact:"
 SOURCE_URN = "urn:fdc:buildstream.build:2020:source:"
@@ -70,32 +79,41 @@ def function_of_entry(entry: Entry) -> DigestFunction:
     return function_of(pushed_of(entry).digest_function)
 
 
-def names_of_structure(shape: Shape, data: bytes, function: DigestFunction) -> Iterator[Names]:
+def names_of_structure(shape: Shape, data: Buffer, function: DigestFunction) -> Iterator[Names]:
     """Yield what the structure in data names."""
     if shape is Shape.DIRECTORY:
-        return _names_of_directory(parse_message(reapi.Directory, data), function)
+        return _names_of_directory(data, function)
     if shape is Shape.TREE:
         return _names_of_tree(data, function)
     if shape is Shape.ARTIFACT:
-        return _names_of_artifact(parse_message(artifact_pb2.Artifact, data), function)
-    return _names_of_source(parse_message(source_pb2.Source, data), function)
+        return _names_of_artifact(_parsed_whole(artifact_pb2.Artifact, data), function)
+    return _names_of_source(_parsed_whole(source_pb2.Source, data), function)
+
+
+def _parsed_whole(kind: type[_M], data: Buffer) -> _M:
+    """Parse one of BuildStream's messages, which are small: what is large in them has a digest."""
+    name = kind.DESCRIPTOR.name
+    if len(data) > _WHOLE_MAX_BYTES:
+        raise InvalidRequest(f"not an honest {name}: it has {len(data)} bytes")
+    check_fields(data, _WHOLE_FIELD_BYTES)
+    check_nested(kind.DESCRIPTOR, data, 0, len(data))
+    return parse_message(kind, data)
 
 
 def names_of_action_result(value: bytes, function: DigestFunction) -> Iterator[Names]:
     """Yield what an ActionResult names: output files and directories, stdout and stderr."""
-    result = parse_message(reapi.ActionResult, value, unknown_is_fine=True)
-    for files in _slices(result.output_files):
-        yield Names([to_digest(each.digest, function) for each in files])
-    for directories in _slices(result.output_directories):
-        yield Names(
-            structures=[s for each in directories for s in _output_directory(each, function)]
-        )
-    streams = [
-        to_digest(getattr(result, name), function)
-        for name in ("stdout_digest", "stderr_digest")
-        if result.HasField(name)
-    ]
-    yield Names(streams)
+    streams: dict[str, reapi.Digest] = {}
+    for part in pieces(reapi.ActionResult, value):
+        if part.output_files:
+            yield Names([to_digest(each.digest, function) for each in part.output_files])
+        if outputs := part.output_directories:
+            yield Names(
+                structures=[s for each in outputs for s in _output_directory(each, function)]
+            )
+        for name in _STREAMS:
+            if part.HasField(name):  # protobuf merges a field that is sent in parts
+                streams.setdefault(name, reapi.Digest()).MergeFrom(getattr(part, name))
+    yield Names([to_digest(streams[name], function) for name in _STREAMS if name in streams])
 
 
 def _output_directory(
@@ -138,15 +156,20 @@ def _names_of_asset_blob(uri: str, blob: Digest) -> Names:
     return Names([blob])
 
 
-def _names_of_directory(directory: reapi.Directory, function: DigestFunction) -> Iterator[Names]:
-    for files in _slices(directory.files):
-        yield Names([_node(each, function) for each in files])
-    for nodes in _slices(directory.directories):
-        yield Names(structures=[(Shape.DIRECTORY, _node(each, function)) for each in nodes])
-    for links in _slices(directory.symlinks):
-        if not all(each.name for each in links):
-            raise InvalidRequest("a symlink without a name")
-        yield Names()
+def _names_of_directory(data: Buffer, function: DigestFunction) -> Iterator[Names]:
+    known = not data
+    for part in pieces(reapi.Directory, data):
+        known = known or bool(part.ListFields())
+        for files in _slices(part.files):
+            yield Names([_node(each, function) for each in files])
+        for nodes in _slices(part.directories):
+            yield Names(structures=[(Shape.DIRECTORY, _node(each, function)) for each in nodes])
+        for links in _slices(part.symlinks):
+            if not all(each.name for each in links):
+                raise InvalidRequest("a symlink without a name")
+            yield Names()
+    if not known:
+        raise InvalidRequest("not a Directory: all its fields are unknown")
 
 
 def _node(node: reapi.FileNode | reapi.DirectoryNode, function: DigestFunction) -> Digest:
@@ -155,7 +178,7 @@ def _node(node: reapi.FileNode | reapi.DirectoryNode, function: DigestFunction) 
     return to_digest(node.digest, function)
 
 
-def _names_of_tree(data: bytes, function: DigestFunction) -> Iterator[Names]:
+def _names_of_tree(data: Buffer, function: DigestFunction) -> Iterator[Names]:
     """Yield the files of all directories in a Tree, then those directories it names but lacks.
 
     Directories are told apart by the digest of their bytes as they stand in the Tree, which is
@@ -166,6 +189,11 @@ def _names_of_tree(data: bytes, function: DigestFunction) -> Iterator[Names]:
     directories = nodes = 0
     for raw in _directories_of_tree(data):
         directories += 1
+        if not raw:  # quick, since 32 million of them fit the largest structure
+            if directories >= SLICE:
+                yield Names(blobs, directories_held=directories)
+                blobs, directories, nodes = [], 0, 0
+            continue
         for names in chain((Names(),), names_of_structure(Shape.DIRECTORY, raw, function)):
             blobs += names.blobs
             named.update(each for _, each in names.structures)
@@ -177,17 +205,19 @@ def _names_of_tree(data: bytes, function: DigestFunction) -> Iterator[Names]:
     for count, raw in enumerate(_directories_of_tree(data)):
         if not named:
             break
-        named.discard(digest_of(raw, function))
+        named.discard(digest_of(bytes(raw), function))
         if count % SLICE == 0:
             yield Names()
     for lacking in _slices(list(named)):
         yield Names(structures=[(Shape.DIRECTORY, each) for each in lacking])
 
 
-def _directories_of_tree(data: bytes) -> Iterator[bytes]:
+def _directories_of_tree(data: Buffer) -> Iterator[Buffer]:
     """Yield the bytes of each child, then of the root, which every Tree but an empty one has."""
-    roots: list[bytes] = []
-    for number, kind, start, end in fields(data):
+    roots: list[Buffer] = []
+    for count, (number, kind, start, end) in enumerate(fields(data)):
+        if count == STRUCTURE_FIELDS_MAX:
+            raise InvalidRequest(f"a Tree with more than {count} fields")
         if number not in {1, 2}:
             continue
         if kind != LENGTH:
@@ -195,6 +225,8 @@ def _directories_of_tree(data: bytes) -> Iterator[bytes]:
         if number == 2:
             yield data[start:end]
         else:
+            if len(roots) == _ROOT_PARTS_MAX:
+                raise InvalidRequest(f"a Tree whose root comes in more than {len(roots)} parts")
             roots.append(data[start:end])
     if roots:
         yield b"".join(roots)  # protobuf merges a field that is sent in parts

@@ -8,21 +8,24 @@ few walks hold batches of structures at once, and only one walk over something l
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from federation.closure.names import SLICE, Names, Shape, Structure, names_of_structure
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest, DigestFunction
-from federation.core.errors import BlobDamaged, BlobNotFound, FederationError
+from federation.core.errors import BlobDamaged, BlobNotFound, FederationError, InvalidRequest
 from federation.core.store import SMALL_BLOB_BYTES, Readable
+from federation.wire.protobuf import Buffer
 
 STRUCTURE_MAX_BYTES = 64 * 2**20  # largest structure read; a directory of 600,000 files fits
 _LEAVES = 2000  # blobs in one find_missing
 _READ_STRUCTURES = 256  # in one read_small
 _READ_BYTES = SMALL_BLOB_BYTES  # in one read_small, unless its first alone is as large
 _REMEMBERED_LEAVES = 20_000  # checked leaves that are not asked for again; more slow the gc down
+_MALFORMED_MAX = 10_000  # about 2 MB
+_REMEMBERED_BYTES = 16 * 2**10  # a smaller structure is read again as quickly
 _LARGE_WALK_STRUCTURES = 50_000
 _UNCOUNTED_BYTES = 256 * 2**10  # batches of structures up to this size take no turn
 
@@ -41,6 +44,13 @@ class Turns:
 
     large: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+    malformed: dict[bytes, str] = field(default_factory=dict)  # structures, and what is wrong
+
+    def remember(self, packed: bytes, reason: str) -> None:
+        """Note that a structure can never be read: its name is the hash of its bytes."""
+        if len(self.malformed) >= _MALFORMED_MAX:
+            del self.malformed[next(iter(self.malformed))]
+        self.malformed[packed] = reason
 
 
 class Walk:
@@ -101,6 +111,8 @@ class Walk:
 
     def _meet(self, structure: Structure) -> None:
         packed = _packed(structure)
+        if (reason := self._turns.malformed.get(packed)) is not None:
+            raise InvalidRequest(reason)
         if packed not in self._seen:
             self._seen.add(packed)
             self._level.append(packed)
@@ -131,20 +143,29 @@ class Walk:
                 await self._open_batch(batch)
 
     async def _open_batch(self, batch: list[Structure]) -> None:
-        for (shape, digest), data in zip(batch, await self._read(batch), strict=True):
-            if len(data) <= SMALL_BLOB_BYTES:
-                await self._take_all(names_of_structure(shape, data, digest.function))
-            else:
-                await self._take_large((shape, digest), data)
+        for structure, data in zip(batch, await self._read(batch), strict=True):
+            try:
+                await self._take_structure(structure, data)
+            except InvalidRequest as error:
+                if len(data) > _REMEMBERED_BYTES:
+                    self._turns.remember(_packed(structure), str(error))
+                raise
 
-    async def _take_large(self, structure: Structure, data: bytes) -> None:
+    async def _take_structure(self, structure: Structure, data: Buffer) -> None:
+        shape, digest = structure
+        if len(data) <= SMALL_BLOB_BYTES:
+            await self._take_all(names_of_structure(shape, data, digest.function))
+        else:
+            await self._take_large(structure, data)
+
+    async def _take_large(self, structure: Structure, data: Buffer) -> None:
         """Read in a thread: hashing a Tree's large directories would hold the loop up."""
         shape, digest = structure
         parts = await asyncio.to_thread(names_of_structure, shape, data, digest.function)
         while (names := await asyncio.to_thread(next, parts, None)) is not None:
             await self._take(names)
 
-    async def _read(self, batch: list[Structure]) -> list[bytes]:
+    async def _read(self, batch: list[Structure]) -> Sequence[Buffer]:
         """Return the bytes of all; a batch has only small ones, or a single larger one."""
         digests = [digest for _, digest in batch]
         if digests[0].size_bytes > SMALL_BLOB_BYTES:
@@ -154,14 +175,17 @@ class Walk:
             raise _Hole
         return found
 
-    async def _read_large(self, digest: Digest) -> bytes:
+    async def _read_large(self, digest: Digest) -> bytearray:
         if await self._store.find_missing([digest]):  # also leases it, as reading does not
             raise _Hole
         if digest.size_bytes > STRUCTURE_MAX_BYTES:
             raise TooLarge(f"structure {digest} is larger than {STRUCTURE_MAX_BYTES} bytes")
         try:
             async with self._store.open_read(digest) as chunks:
-                return b"".join([chunk async for chunk in chunks])
+                data = bytearray()  # grows in place: chunks and what is joined of them are twice
+                async for chunk in chunks:
+                    data += chunk
+                return data
         except (BlobNotFound, BlobDamaged):
             raise _Hole from None
 

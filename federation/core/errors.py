@@ -21,6 +21,14 @@ class InvalidRequest(FederationError):
     """What the caller sent can never be right; the message says what, and how to mend it."""
 
 
+class RequestTooLarge(InvalidRequest):
+    """A message that is larger, or has more in it, than any honest one."""
+
+    def __init__(self, limit: str, message: str) -> None:
+        super().__init__(message)
+        self.limit = limit  # what bounds it, as LimitHits names it
+
+
 class BlobNotFound(FederationError):
     """The store answered and does not hold the blob."""
 

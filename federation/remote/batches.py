@@ -83,7 +83,7 @@ class Batches:
         request = codec.batch_read(self._instance, group, function, zstd=use_zstd)
         try:
             data = await self._calls.unary(BATCH_READ, request)
-            items = codec.batch_read_items(self._remote, data, function)
+            items = codec.batch_read_items(self._remote, data, function, len(group))
         except NotFound:
             return None
         except RemoteFailed as error:
@@ -171,7 +171,7 @@ class Batches:
             raise
         if codec.all_taken(data, group):
             return dict.fromkeys(group)
-        statuses = self._statuses(data, function)
+        statuses = self._statuses(data, function, len(sent))
         no_answer = failure(self._remote, FailureKind.MALFORMED, "a blob of a batch has no answer")
         outcome = {digest: statuses.get(digest, no_answer) for digest in group}
         for blob in sent:
@@ -180,10 +180,11 @@ class Batches:
         return outcome
 
     def _statuses(
-        self, data: bytes, function: DigestFunction
+        self, data: bytes, function: DigestFunction, sent: int
     ) -> dict[Digest | None, FederationError | None]:
         statuses: dict[Digest | None, FederationError | None] = {}
-        for digest, code, message, *_ in codec.batch_update_items(self._remote, data, function):
+        items = codec.batch_update_items(self._remote, data, function, sent)
+        for digest, code, message, *_ in items:
             error = from_status(self._remote, code, message) if code else None
             there = isinstance(error, RemoteFailed) and error.kind is FailureKind.EXISTS
             statuses[digest] = None if there else error

@@ -11,8 +11,10 @@ from google.protobuf.message import DecodeError
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.clock import Clock
 from federation.core.digest import DigestFunction
+from federation.core.errors import InvalidRequest
 from federation.core.tasks import Background
 from federation.remote.failures import FailureKind, NotFound, RemoteFailed, Unsupported
+from federation.wire.bounds import read_request
 
 BATCH_LEAST_BYTES = 64 * 2**10
 BATCH_MOST_BYTES = 4 * 2**20 - 64 * 2**10  # what every server takes in one message
@@ -44,8 +46,11 @@ UNSTATED = Capabilities()
 
 
 def read_capabilities(data: bytes) -> Capabilities:
-    """Read a ServerCapabilities; absurd numbers are brought into range. Raises DecodeError."""
-    message = reapi.ServerCapabilities.FromString(data)
+    """Read a ServerCapabilities; absurd numbers are brought into range.
+
+    Raises DecodeError, InvalidRequest.
+    """
+    message = read_request(reapi.ServerCapabilities, data)
     cache = message.cache_capabilities
     stated_batch = cache.max_batch_total_size_bytes
     known = frozenset(DigestFunction(f) for f in cache.digest_functions if f in _FUNCTIONS)
@@ -113,7 +118,7 @@ class CapabilitiesMemory:
         """Ask, whatever is known. Raises RemoteFailed when there is no answer now."""
         try:
             self._known = read_capabilities(await self._ask())
-        except (Unsupported, NotFound, DecodeError):
+        except (Unsupported, NotFound, DecodeError, InvalidRequest):
             self._known = UNSTATED
         except RemoteFailed as error:
             if error.is_retryable:
@@ -126,7 +131,7 @@ class CapabilitiesMemory:
         fresh_s, reached = _FRESH_S, True
         try:
             self._known = read_capabilities(await self._ask())
-        except (Unsupported, NotFound, DecodeError):
+        except (Unsupported, NotFound, DecodeError, InvalidRequest):
             self._known = UNSTATED
         except RemoteFailed as error:
             self._known, fresh_s = UNSTATED, _AGAIN_S

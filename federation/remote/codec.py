@@ -16,12 +16,15 @@ from google.rpc import status_pb2
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation._proto.google.bytestream import bytestream_pb2
 from federation.core.digest import Digest, DigestFunction
-from federation.core.errors import InvalidRequest
+from federation.core.errors import InvalidRequest, RequestTooLarge
 from federation.remote.failures import FailureKind, failure
+from federation.wire.bounds import RESULT_FIELD_BYTES, check_fields, few_fields, pieces
 from federation.wire.cas_codec import encode_stored
 from federation.wire.digests import digest_field, encode_digest, to_digest, to_digests_or
 from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
-from federation.wire.protobuf import LENGTH, fields, length_field, length_prefix, varint_field
+from federation.wire.protobuf import LENGTH, length_field, length_prefix, varint_field
+
+_OTHER_FIELDS = 100  # of an answer, beside its items
 
 _M = TypeVar("_M", bound=Message)
 
@@ -46,10 +49,34 @@ class Item(NamedTuple):
 
 def parse(remote: str, kind: type[_M], data: bytes) -> _M:
     """Read a response. Raises RemoteFailed (malformed)."""
+    return _parse_some(remote, kind, data, None)
+
+
+def _parse_some(remote: str, kind: type[_M], data: bytes, items_max: int | None) -> _M:
+    """Parse what has at most so many items (None: few enough for its size)."""
+    most = None if items_max is None else items_max + _OTHER_FIELDS
     try:
+        check_fields(data, most=most)
         return kind.FromString(data)
-    except DecodeError:
+    except RequestTooLarge as error:
+        detail = f"its {kind.DESCRIPTOR.name} is no honest one: {error}"
+        raise failure(remote, FailureKind.MALFORMED, detail) from None
+    except (DecodeError, InvalidRequest):
         detail = f"its {kind.DESCRIPTOR.name} is not a valid message"
+        raise failure(remote, FailureKind.MALFORMED, detail) from None
+
+
+def check_result(remote: str, data: bytes) -> None:
+    """Check that this is an ActionResult, as far as can be told without making objects of it all.
+
+    Raises RemoteFailed (malformed).
+    """
+    try:
+        check_fields(data, RESULT_FIELD_BYTES)
+        for _ in pieces(reapi.ActionResult, data):
+            pass
+    except InvalidRequest as error:
+        detail = f"its ActionResult is not a valid message: {error}"
         raise failure(remote, FailureKind.MALFORMED, detail) from None
 
 
@@ -92,7 +119,7 @@ def missing_in(remote: str, data: bytes, asked: Sequence[Digest], listed: bytes)
         return set()
     if data == listed:
         return set(asked)
-    message = parse(remote, reapi.FindMissingBlobsResponse, data)
+    message = _parse_some(remote, reapi.FindMissingBlobsResponse, data, len(asked))
     named = set(_named(message.missing_blob_digests, asked[0].function))
     missing = {digest for digest in asked if digest in named}
     if len(missing) < len(named):
@@ -133,9 +160,10 @@ def _sent(size_bytes: int) -> Frame:
     return cut_frame(length_prefix(2, len(head) + size_bytes) + head)
 
 
-def batch_read_items(remote: str, data: bytes, function: DigestFunction) -> list[Item]:
-    """Read a BatchReadBlobsResponse. Raises RemoteFailed (malformed)."""
-    answers = parse(remote, reapi.BatchReadBlobsResponse, data).responses
+def batch_read_items(remote: str, data: bytes, function: DigestFunction, asked: int) -> list[Item]:
+    """Read a BatchReadBlobsResponse to so many digests. Raises RemoteFailed (malformed)."""
+    answers = _parse_some(remote, reapi.BatchReadBlobsResponse, data, asked).responses
+    _check_number(remote, len(answers), asked)
     named = _named([each.digest for each in answers], function)
     return [
         Item(digest, *_status(each.status), each.data, each.compressor)
@@ -151,13 +179,20 @@ def all_taken(data: bytes, digests: Sequence[Digest]) -> bool:
     return data == encode_stored(digests)
 
 
-def batch_update_items(remote: str, data: bytes, function: DigestFunction) -> list[Item]:
-    """Read a BatchUpdateBlobsResponse. Raises RemoteFailed (malformed)."""
-    answers = parse(remote, reapi.BatchUpdateBlobsResponse, data).responses
+def batch_update_items(remote: str, data: bytes, function: DigestFunction, sent: int) -> list[Item]:
+    """Read a BatchUpdateBlobsResponse to so many blobs. Raises RemoteFailed (malformed)."""
+    answers = _parse_some(remote, reapi.BatchUpdateBlobsResponse, data, sent).responses
+    _check_number(remote, len(answers), sent)
     named = _named([each.digest for each in answers], function)
     return [
         Item(digest, *_status(each.status)) for digest, each in zip(named, answers, strict=True)
     ]
+
+
+def _check_number(remote: str, answers: int, asked: int) -> None:
+    if answers > asked:
+        detail = f"{answers} answers to {asked} blobs"
+        raise failure(remote, FailureKind.MALFORMED, detail)
 
 
 def _status(status: status_pb2.Status) -> tuple[int, str]:
@@ -167,7 +202,10 @@ def _status(status: status_pb2.Status) -> tuple[int, str]:
 
 def _named(messages: Sequence[reapi.Digest], function: DigestFunction) -> Sequence[Digest | None]:
     """Return the digests; None in the place of what is none."""
-    return to_digests_or(messages, function, lambda _message, _error: None)
+    try:
+        return to_digests_or(messages, function, lambda _message, _error: None)
+    except InvalidRequest:  # of many
+        return [None] * len(messages)
 
 
 # -- ByteStream ----------------------------------------------------------------------------
@@ -193,7 +231,7 @@ def read_size(remote: str, message: bytes) -> int:
 def _read_data(remote: str, message: bytes) -> tuple[int, int]:
     start = end = 0
     try:
-        for number, kind, a, b in fields(message):
+        for number, kind, a, b in few_fields(message):
             if number == 10 and kind == LENGTH:
                 start, end = a, b
     except InvalidRequest:

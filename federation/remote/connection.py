@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,10 +11,9 @@ from typing import Any
 import grpc
 
 from federation.remote.credentials import Certificates
-from federation.remote.methods import Method
+from federation.remote.methods import ALL, MESSAGE_MAX_BYTES, Method
 from federation.remote.settings import Endpoint, RemoteSettings
 
-MESSAGE_MAX_BYTES = 16 * 2**20
 _KEEPALIVE_TIMEOUT_MS = 20_000
 _ANSWER_MS = 5 * 60_000  # to pings and settings, which waits behind what is under way
 _CONNECT_MS = 5_000  # for one address; then the next one of the name is tried
@@ -23,12 +23,32 @@ _RESOLVE_EVERY_MS = 2_000
 _NEVER_MS = 2**31 - 1
 
 
-def options(settings: RemoteSettings) -> list[tuple[str, int]]:
+def _service_config() -> str:
+    """Return gRPC's configuration of methods: how large a message each may be answered with."""
+    return json.dumps(
+        {
+            "methodConfig": [
+                {
+                    "name": [{"service": method.service, "method": method.name}],
+                    "maxResponseMessageBytes": method.answer_max_bytes,
+                }
+                for method in ALL
+            ]
+        }
+    )
+
+
+_SERVICE_CONFIG = _service_config()
+
+
+def options(settings: RemoteSettings) -> list[tuple[str, int | str]]:
     """Return gRPC's channel arguments."""
     keepalive_ms = int(settings.keepalive_time_s * 1000) or _NEVER_MS
     return [
         ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
         ("grpc.max_send_message_length", -1),
+        ("grpc.service_config", _SERVICE_CONFIG),
+        ("grpc.service_config_disable_resolution", 1),  # no name server changes it
         ("grpc.use_local_subchannel_pool", 1),  # remotes share no connection and no backoff
         ("grpc.enable_retries", 0),  # retrying is decided here
         ("grpc.keepalive_time_ms", min(keepalive_ms, _NEVER_MS)),

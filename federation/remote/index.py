@@ -19,7 +19,7 @@ from federation._proto.buildstream.v2 import buildstream_pb2 as references
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
 from federation.remote.client import Remote
-from federation.remote.codec import digest_in, function_number, parse, wire_digest
+from federation.remote.codec import check_result, digest_in, function_number, parse, wire_digest
 from federation.remote.failures import FailureKind, NotFound, Unsupported, failure, from_status
 from federation.remote.methods import (
     FETCH_BLOB,
@@ -74,7 +74,7 @@ class RemoteIndex:
         )
         data = await self._ask(GET_RESULT, request)
         if data is not None:
-            parse(self._remote.name, reapi.ActionResult, data)
+            check_result(self._remote.name, data)
         return data
 
     async def update_action_result(

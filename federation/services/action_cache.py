@@ -16,13 +16,16 @@ from federation.core.digest import Digest
 from federation.core.errors import EntryNotFound
 from federation.core.store import Entry, EntryKey, Index, Store
 from federation.observability.metrics import Metrics
-from federation.services.call import Call, Method, Unary
+from federation.services.call import LIST_REQUEST, Call, Method, Unary
 from federation.services.provenance import dated, provenance_of
 from federation.upstream.finder import EntryQuery, Finder
 from federation.upstream.index_queries import UpstreamIndex
 from federation.wire.action_result import key_of, read_update, to_inline, with_inlined
+from federation.wire.bounds import read_request
 from federation.wire.digests import function_of, to_digest
 from federation.wire.resource_name import check_instance
+
+_PATH_BYTES = 16  # what paths to inline have on average at least
 
 
 class _ActionQuestion(NamedTuple):
@@ -71,12 +74,12 @@ class ActionCacheService:
     def methods(self) -> Mapping[str, Method]:
         """See rpc.Service."""
         return {
-            "GetActionResult": Unary(self._get),
+            "GetActionResult": Unary(self._get, request_max=LIST_REQUEST),
             "UpdateActionResult": Unary(self._update, writes=True),
         }
 
     async def _get(self, data: bytes, call: Call) -> bytes:
-        request = reapi.GetActionResultRequest.FromString(data)
+        request = read_request(reapi.GetActionResultRequest, data, _PATH_BYTES)
         call.check_pull(check_instance(request.instance_name))
         function = function_of(request.digest_function)
         action = to_digest(request.action_digest, function)

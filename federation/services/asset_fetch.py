@@ -15,10 +15,11 @@ from federation.core.errors import EntryNotFound
 from federation.core.store import Entry
 from federation.observability.metrics import Metrics
 from federation.services.asset_question import AssetQuestion, Request
-from federation.services.call import Call, Method, Unary
+from federation.services.call import LIST_REQUEST, Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
 from federation.upstream.finder import EntryQuery, Finder
 from federation.wire.asset_request import AssetQuery, answer_with, content_of, pushed_of, wanted_by
+from federation.wire.bounds import read_request
 
 
 class FetchService:
@@ -38,15 +39,15 @@ class FetchService:
     def methods(self) -> Mapping[str, Method]:
         """See rpc.Service."""
         return {
-            "FetchBlob": Unary(self._fetch_blob),
-            "FetchDirectory": Unary(self._fetch_directory),
+            "FetchBlob": Unary(self._fetch_blob, request_max=LIST_REQUEST),
+            "FetchDirectory": Unary(self._fetch_directory, request_max=LIST_REQUEST),
         }
 
     async def _fetch_blob(self, data: bytes, call: Call) -> bytes:
-        return await self.fetch(asset.FetchBlobRequest.FromString(data), call)
+        return await self.fetch(read_request(asset.FetchBlobRequest, data), call)
 
     async def _fetch_directory(self, data: bytes, call: Call) -> bytes:
-        return await self.fetch(asset.FetchDirectoryRequest.FromString(data), call)
+        return await self.fetch(read_request(asset.FetchDirectoryRequest, data), call)
 
     async def fetch(self, request: Request, call: Call) -> bytes:
         """Return the encoded response to this Fetch.

@@ -17,6 +17,7 @@ from federation.services.call import Call, Method, Unary
 from federation.services.checksum import ChecksumVerifier
 from federation.services.provenance import dated, provenance_of
 from federation.wire.asset_request import Pushed, content_of, entries_of, integrity_pushed
+from federation.wire.bounds import read_request
 
 _DONE = b""  # PushBlobResponse and PushDirectoryResponse have no fields
 
@@ -38,10 +39,10 @@ class PushService:
         }
 
     async def _push_blob(self, data: bytes, call: Call) -> bytes:
-        return await self.push(asset.PushBlobRequest.FromString(data), call)
+        return await self.push(read_request(asset.PushBlobRequest, data), call)
 
     async def _push_directory(self, data: bytes, call: Call) -> bytes:
-        return await self.push(asset.PushDirectoryRequest.FromString(data), call)
+        return await self.push(read_request(asset.PushDirectoryRequest, data), call)
 
     async def push(self, pushed: Pushed, call: Call) -> bytes:
         """Store, and return the encoded response.

@@ -11,7 +11,7 @@ from federation.core.store import LocalStore
 from federation.observability.metrics import Metrics
 from federation.services.bytestream_read import ReadCalls
 from federation.services.bytestream_write import WriteCalls
-from federation.services.call import ClientStream, Method, ServerStream, Unary
+from federation.services.call import SMALL_REQUEST, ClientStream, Method, ServerStream, Unary
 from federation.services.cpu_pool import Compute
 from federation.services.uploads import Uploads
 
@@ -44,9 +44,9 @@ class ByteStreamService:
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
         return {
-            "Read": ServerStream(self._read.read, paced=True),
+            "Read": ServerStream(self._read.read, paced=True, request_max=SMALL_REQUEST),
             "Write": ClientStream(self._write.write, writes=True),
-            "QueryWriteStatus": Unary(self._write.query),
+            "QueryWriteStatus": Unary(self._write.query, request_max=SMALL_REQUEST),
         }
 
     async def close(self) -> None:

@@ -65,6 +65,11 @@ class Call(NamedTuple):
             push_accepted(self.rights, self.peer, self.method, instance, what)
 
 
+NO_OWN_BOUND: Final = 2**31
+SMALL_REQUEST: Final = 2**18  # of a method that is asked about one thing
+LIST_REQUEST: Final = 2**20  # of one that may name a thousand things
+
+
 class Unary(NamedTuple):
     """One request, one response.
 
@@ -74,6 +79,7 @@ class Unary(NamedTuple):
     handler: Callable[[bytes, Call], Awaitable[bytes]]
     writes: bool = False
     open_to_all: bool = False  # to whoever is let in at all, without a right
+    request_max: int = NO_OWN_BOUND  # bytes of the request; limits.message bounds it, too
 
 
 class ServerStream(NamedTuple):
@@ -83,6 +89,7 @@ class ServerStream(NamedTuple):
     writes: bool = False
     open_to_all: bool = False
     paced: bool = False  # the handler itself sees to it that what it sends finds room
+    request_max: int = NO_OWN_BOUND
 
 
 class ClientStream(NamedTuple):

@@ -12,7 +12,7 @@ from federation._proto.build.bazel.semver import semver_pb2
 from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.digest import DigestFunction
-from federation.services.call import Call, Method, Unary
+from federation.services.call import SMALL_REQUEST, Call, Method, Unary
 from federation.wire import node_identity
 from federation.wire.node_identity import UNKNOWN, NodeIdentity
 from federation.wire.resource_name import check_instance
@@ -41,7 +41,7 @@ class CapabilitiesService:
 
     def methods(self) -> Mapping[str, Method]:
         """See rpc.Service."""
-        return {"GetCapabilities": Unary(self._get)}
+        return {"GetCapabilities": Unary(self._get, request_max=SMALL_REQUEST)}
 
     async def _get(self, data: bytes, call: Call) -> bytes:
         instance = check_instance(reapi.GetCapabilitiesRequest.FromString(data).instance_name)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from federation.config.model import LimitsConfig
 from federation.core.store import DigestCodec, LocalStore
 from federation.observability.metrics import Metrics
-from federation.services.call import Call, Method, ServerStream, Unary
+from federation.services.call import SMALL_REQUEST, Call, Method, ServerStream, Unary
 from federation.services.cas_batch import BatchCalls
 from federation.services.cas_tree import TreeCalls
 from federation.services.cpu_pool import Compute
@@ -59,7 +59,7 @@ class CasService:
             "FindMissingBlobs": Unary(self.find_missing),
             "BatchUpdateBlobs": Unary(self._batch.update, writes=True),
             "BatchReadBlobs": Unary(self._batch.read),
-            "GetTree": ServerStream(self._tree.get),
+            "GetTree": ServerStream(self._tree.get, request_max=SMALL_REQUEST),
         }
 
     async def find_missing(self, request: bytes, call: Call) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from grpc_health.v1 import health_pb2
 
 from federation.core.errors import EntryNotFound
-from federation.services.call import Call, Method, ServerStream, Unary
+from federation.services.call import SMALL_REQUEST, Call, Method, ServerStream, Unary
 
 HEALTH = "grpc.health.v1.Health"
 
@@ -82,9 +82,9 @@ class HealthService:
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
         return {
-            "Check": Unary(self._check, open_to_all=True),
-            "List": Unary(self._list, open_to_all=True),
-            "Watch": ServerStream(self._watch, open_to_all=True),
+            "Check": Unary(self._check, open_to_all=True, request_max=SMALL_REQUEST),
+            "List": Unary(self._list, open_to_all=True, request_max=SMALL_REQUEST),
+            "Watch": ServerStream(self._watch, open_to_all=True, request_max=SMALL_REQUEST),
         }
 
     async def _check(self, request: bytes, _call: Call) -> bytes:

@@ -13,7 +13,8 @@ from federation._proto.buildstream.v2 import buildstream_pb2 as bst
 from federation.core.errors import InvalidRequest
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
-from federation.services.call import Call, Method, Unary
+from federation.services.call import LIST_REQUEST, SMALL_REQUEST, Call, Method, Unary
+from federation.wire.bounds import read_request
 from federation.wire.reference_key import uri_of
 from federation.wire.resource_name import check_instance
 
@@ -30,13 +31,13 @@ class ReferenceService:
     def methods(self) -> Mapping[str, Method]:
         """See rpc.Service."""
         return {
-            "GetReference": Unary(self._get),
-            "UpdateReference": Unary(self._update, writes=True),
-            "Status": Unary(self._status),
+            "GetReference": Unary(self._get, request_max=SMALL_REQUEST),
+            "UpdateReference": Unary(self._update, writes=True, request_max=LIST_REQUEST),
+            "Status": Unary(self._status, request_max=SMALL_REQUEST),
         }
 
     async def _get(self, data: bytes, call: Call) -> bytes:
-        request = bst.GetReferenceRequest.FromString(data)
+        request = read_request(bst.GetReferenceRequest, data)
         question = asset.FetchDirectoryRequest(
             instance_name=request.instance_name, uris=[uri_of(request.key)]
         )
@@ -45,7 +46,7 @@ class ReferenceService:
         return found.SerializeToString()
 
     async def _update(self, data: bytes, call: Call) -> bytes:
-        request = bst.UpdateReferenceRequest.FromString(data)
+        request = read_request(bst.UpdateReferenceRequest, data)
         if not request.keys:
             raise InvalidRequest("no key: give at least one in keys")
         pushed = asset.PushDirectoryRequest(

@@ -21,13 +21,15 @@ from federation.access.rights import ANONYMOUS, Rights
 from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.clock import Clock
-from federation.core.errors import InvalidRequest, Stalled
+from federation.core.errors import InvalidRequest, RequestTooLarge, Stalled
 from federation.core.memory_budget import MemoryBudget
+from federation.observability.limit_hits import LimitHits
 from federation.observability.log_limit import LogLimit
 from federation.observability.metrics import Metrics
 from federation.services.acknowledge import Acknowledge
 from federation.services.bounds import Bounds
 from federation.services.call import (
+    NO_OWN_BOUND,
     PULL,
     PUSH,
     BothStreams,
@@ -66,11 +68,13 @@ class Runtime:
     log_limit: LogLimit = field(init=False)
     refusals: AuthLog = field(init=False)
     calls: Calls = field(init=False)
+    hits: LimitHits = field(init=False)
 
     def __post_init__(self) -> None:
         self.log_limit = LogLimit(self.clock)
         self.refusals = AuthLog(LogLimit(self.clock))
         bounds = self.bounds or Bounds.of(self.metrics, self.clock, self.budget)
+        self.hits = bounds.hits
         self.calls = Calls(self.limits, self.clock, bounds.hits, bounds.incoming, bounds.outgoing)
 
 
@@ -107,6 +111,9 @@ class _Wrapper:
         self._method = method
         self._writes = kind.writes
         self._open = kind.open_to_all
+        self._request_max = (
+            kind.request_max if isinstance(kind, Unary | ServerStream) else NO_OWN_BOUND
+        )
         self._needs = 0 if self._open else PUSH if kind.writes else PULL
         self._paced = isinstance(kind, ServerStream | BothStreams) and kind.paced
         self._runtime = runtime
@@ -154,8 +161,13 @@ class _Wrapper:
         return self._calls.may_answer(running, more_bytes)
 
     async def _only_message(self, running: Running) -> bytes:
-        message = await self._calls.read(running, self._runtime.limits.message, first=True)
+        most_bytes = min(self._runtime.limits.message, self._request_max)
+        message = await self._calls.read(running, most_bytes, first=True)
         if isinstance(message, bytes):
+            if len(message) > most_bytes:
+                raise RequestTooLarge(
+                    "message.size", f"a request of {len(message)} bytes; at most {most_bytes}"
+                )
             return message
         raise InvalidRequest("the call ended without a message")
 
@@ -275,6 +287,8 @@ class _Wrapper:
                     raise asyncio.CancelledError from None
                 return b""  # its status is sent
             outcome = outcome_of(error) or self._unforeseen(error)
+            if isinstance(error, RequestTooLarge) and running is not None:
+                self._runtime.hits.hit(error.limit, running.caller, peer, method=self._method)
             if outcome.code in _REFUSED:
                 self._runtime.refusals.tell(error, self._method, peer, rights)
         else:

@@ -13,6 +13,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
 from federation.core.store import EntryKey, EntryKind
+from federation.wire.bounds import RESULT_FIELD_BYTES, check_fields, few_fields
 from federation.wire.digests import function_of, to_digest
 from federation.wire.protobuf import LENGTH, fields, length_field
 
@@ -46,22 +47,28 @@ def read_update(data: bytes) -> Update:
     Raises InvalidRequest when action_digest or action_result is unset, the digest malformed, or
     the result larger than a response may be; DecodeError when data is not such a message.
     """
-    request = reapi.UpdateActionResultRequest.FromString(data)
+    # A message field sent in parts is merged by joining the parts.
+    parts: list[bytes] = []
+    others: list[bytes] = []
+    start = 0
+    for number, kind, a, b in few_fields(data):
+        if number == _ACTION_RESULT and kind == LENGTH:
+            parts.append(data[a:b])
+        else:
+            others.append(data[start:b])
+        start = b
+    request = reapi.UpdateActionResultRequest.FromString(b"".join(others))
     function = function_of(request.digest_function)
     action = to_digest(request.action_digest, function)
-    if not request.HasField("action_result"):
+    if not parts:
         raise InvalidRequest("action_result is not set")
-    # A message field sent in parts is merged by joining the parts.
-    value = b"".join(
-        data[a:b]
-        for number, kind, a, b in fields(data)
-        if number == _ACTION_RESULT and kind == LENGTH
-    )
+    value = b"".join(parts)
     if len(value) > RESPONSE_MAX_BYTES:
         raise InvalidRequest(
             f"action_result has {len(value)} bytes; at most {RESPONSE_MAX_BYTES} can be returned. "
             "Store outputs as blobs instead of inlining them"
         )
+    check_fields(value, RESULT_FIELD_BYTES)
     return Update(key_of(request.instance_name, action), action, function, value)
 
 

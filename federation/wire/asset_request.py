@@ -14,6 +14,7 @@ from federation.core.errors import InvalidRequest
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.asset_key import CHECKSUM, asset_names, check_uris, is_secret, qualifiers_of
+from federation.wire.bounds import check_fields
 from federation.wire.digests import function_of, to_digest
 from federation.wire.protobuf import parse_message
 from federation.wire.resource_name import check_instance
@@ -28,6 +29,7 @@ Pushed = asset.PushBlobRequest | asset.PushDirectoryRequest
 
 def pushed_of(entry: Entry) -> Pushed:
     """Return the push that made an asset entry, as far as it was stored."""
+    check_fields(entry.value)
     if entry.key.kind is EntryKind.ASSET_BLOB:
         return parse_message(asset.PushBlobRequest, entry.value)
     return parse_message(asset.PushDirectoryRequest, entry.value)

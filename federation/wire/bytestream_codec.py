@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from federation._proto.google.bytestream import bytestream_pb2
+from federation.wire.bounds import few_fields
 from federation.wire.protobuf import (
     LENGTH,
     VARINT,
-    fields,
     length_prefix,
     signed,
     text,
@@ -47,7 +47,7 @@ def decode_query_request(data: bytes) -> str:
 def decode_write_request(data: bytes) -> WriteRequest:
     """Raises InvalidRequest when it is not a valid message."""
     resource_name, write_offset, finish_write, start, end = "", 0, False, 0, 0
-    for number, kind, a, b in fields(data):
+    for number, kind, a, b in few_fields(data):
         if kind == LENGTH:
             if number == 10:
                 start, end = a, b

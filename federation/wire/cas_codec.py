@@ -14,6 +14,7 @@ from typing import NamedTuple
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
+from federation.wire.bounds import check_fields, pieces
 from federation.wire.digests import (
     digest_field,
     function_of,
@@ -27,6 +28,10 @@ from federation.wire.resource_name import check_instance
 
 ZSTD = pb.Compressor.ZSTD
 IDENTITY = pb.Compressor.IDENTITY
+
+# An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
+BATCH_ITEMS_MAX = 2**22 // 96
+_OTHER_FIELDS = 100  # beside the items
 
 
 class FindMissing(NamedTuple):
@@ -81,6 +86,7 @@ class GetTree(NamedTuple):
 
 def decode_find_missing(data: bytes) -> FindMissing:
     """Raises DecodeError, InvalidRequest."""
+    check_fields(data)
     message = pb.FindMissingBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
@@ -97,6 +103,7 @@ def encode_missing(missing: Iterable[Digest]) -> bytes:
 
 def decode_batch_update(data: bytes) -> BatchUpdate:
     """Raises DecodeError, InvalidRequest; a malformed digest is its item's error."""
+    check_fields(data, most=BATCH_ITEMS_MAX + _OTHER_FIELDS)
     message = pb.BatchUpdateBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
@@ -108,11 +115,15 @@ def decode_batch_update(data: bytes) -> BatchUpdate:
 
 def decode_batch_read(data: bytes) -> BatchRead:
     """Raises DecodeError, InvalidRequest; a malformed digest is its item's error."""
+    check_fields(data, most=BATCH_ITEMS_MAX + _OTHER_FIELDS)
     message = pb.BatchReadBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
     items = to_digests_or(message.digests, function, _malformed)
-    return BatchRead(instance, items, ZSTD in message.acceptable_compressors)
+    compressors = message.acceptable_compressors
+    if len(compressors) > _OTHER_FIELDS:
+        raise InvalidRequest(f"{len(compressors)} compressors; at most {_OTHER_FIELDS} are taken")
+    return BatchRead(instance, items, ZSTD in compressors)
 
 
 def _malformed(message: pb.Digest, error: InvalidRequest) -> Malformed:
@@ -202,8 +213,11 @@ def decode_get_tree(data: bytes) -> GetTree:
 
 def subdirectories(directory: bytes, function: DigestFunction) -> list[Digest]:
     """Return the children a serialized Directory names. Raises DecodeError, InvalidRequest."""
-    message = pb.Directory.FromString(directory)
-    return [to_digest(node.digest, function) for node in message.directories]
+    return [
+        to_digest(node.digest, function)
+        for part in pieces(pb.Directory, directory)
+        for node in part.directories
+    ]
 
 
 def encode_tree_page(directories: Iterable[bytes]) -> bytes:

@@ -13,6 +13,7 @@ from federation.core.digest import HASH_BYTES, MAX_SIZE_BYTES, Digest, DigestFun
 from federation.core.errors import InvalidRequest
 from federation.wire.protobuf import length_field, varint_field
 
+MALFORMED_MAX = 1000
 _HEX_DIGITS = 2 * HASH_BYTES
 _FUNCTIONS = {int(function): function for function in DigestFunction} | {0: DigestFunction.SHA256}
 _new = partial(tuple.__new__, Digest)  # in half the time of its constructor
@@ -85,15 +86,22 @@ def to_digests(messages: Iterable[WireDigest], function: DigestFunction) -> list
 def to_digests_or(
     messages: Sequence[_W], function: DigestFunction, malformed: Callable[[_W, InvalidRequest], _T]
 ) -> Sequence[Digest | _T]:
-    """Convert many; what malformed() returns stands in the place of one that is none."""
+    """Convert many; what malformed() returns stands in the place of one that is none.
+
+    Raises InvalidRequest for more than MALFORMED_MAX of those: each costs an error of its own.
+    """
     together = to_digests(messages, function)
     if together is not None:
         return together
     converted: list[Digest | _T] = []
+    wrong = 0
     for message in messages:
         try:
             converted.append(to_digest(message, function))
         except InvalidRequest as error:
+            wrong += 1
+            if wrong > MALFORMED_MAX:
+                raise InvalidRequest(f"more than {MALFORMED_MAX} malformed digests") from None
             converted.append(malformed(message, error))
     return converted
 

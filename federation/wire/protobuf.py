@@ -22,7 +22,9 @@ _SHORT = 5  # most bytes of a tag or a length: their values have 32 bits
 
 _M = TypeVar("_M", bound=Message)
 
-Buffer = bytes | memoryview
+_GROUP_FIELDS_MAX = 1000  # no message here has groups; an unknown one is skipped in Python
+
+Buffer = bytes | bytearray | memoryview
 Field = tuple[int, int, int, int]
 
 
@@ -110,7 +112,11 @@ def _skip(data: Buffer, at: int, end: int, tag: int, depth: int) -> int:
 def _skip_group(data: Buffer, at: int, end: int, tag: int, depth: int) -> int:
     """Return where the group opened by tag ends; iterative, since clients choose the depth."""
     opened = [tag >> 3]
+    skipped = 0
     while opened:
+        skipped += 1
+        if skipped > _GROUP_FIELDS_MAX:
+            raise broken(f"a group of more than {_GROUP_FIELDS_MAX} fields")
         if len(opened) > depth:
             raise broken("nested too deep")
         tag, at = read_varint(data, at, end, _SHORT)
@@ -175,14 +181,14 @@ def varint_field(number: int, value: int) -> bytes:
     return varint(number << 3 | VARINT) + varint(value) if value else b""
 
 
-def parse_message(kind: type[_M], data: bytes, *, unknown_is_fine: bool = False) -> _M:
+def parse_message(kind: type[_M], data: Buffer, *, unknown_is_fine: bool = False) -> _M:
     """Parse a message whole.
 
     Raises InvalidRequest for what is no message of this kind, and, unless unknown_is_fine, for one
     of which every field is unknown: it is some other kind of message.
     """
     try:
-        message = kind.FromString(data)
+        message = kind.FromString(data)  # type: ignore[arg-type]
     except DecodeError:
         raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: it cannot be parsed") from None
     if data and not unknown_is_fine and not message.ListFields():

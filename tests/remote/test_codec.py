@@ -69,11 +69,11 @@ def test_an_answer_that_names_no_digest_is_nobodys_and_the_others_count() -> Non
     for digest in (reapi.Digest(hash="no hash", size_bytes=3), message(good)):
         read.responses.add(digest=digest, data=b"good", compressor=1)
         update.responses.add(digest=digest, status=status)
-    assert codec.batch_read_items("far", read.SerializeToString(), SHA256) == [
+    assert codec.batch_read_items("far", read.SerializeToString(), SHA256, len(read.responses)) == [
         Item(None, 0, "", b"good", 1),
         Item(good, 0, "", b"good", 1),
     ]
-    assert codec.batch_update_items("far", update.SerializeToString(), SHA256) == [
+    assert codec.batch_update_items("far", update.SerializeToString(), SHA256, 9) == [
         Item(None, 5, "gone"),
         Item(good, 5, "gone"),
     ]
