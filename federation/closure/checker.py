@@ -18,15 +18,17 @@ from federation.closure.names import names_of_entry
 from federation.closure.walk import TooLarge, Turns, Walk
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
-from federation.core.errors import InvalidRequest
+from federation.core.errors import FederationError, InvalidRequest
 from federation.core.store import Entry, LocalStore
 from federation.core.tasks import Background
+from federation.observability.limit_hits import LimitHits
 from federation.observability.log_limit import LogLimit
 
 _log = structlog.get_logger(__name__)
 
 _REMEMBER_S = 60.0
 _VERDICTS = 32_768  # about 10 MB
+_HOPELESS = 10_000  # about 2 MB
 _TOLD = 1024  # entries for which a refusal to walk was logged
 
 
@@ -53,7 +55,11 @@ class ClosureChecker:
         lease_s: float,
         *,
         small_max: int = 500,
+        hits: LimitHits | None = None,
     ) -> None:
+        """hits: told of entries that cannot be read or are too large."""
+        self._hits = hits
+        self._hopeless: dict[bytes, tuple[int, int]] = {}  # under which limits
         self._small_max = small_max
         self._store = store
         self._limits = limits
@@ -84,6 +90,8 @@ class ClosureChecker:
         key = _key_of(entry)
         if self._known(key):
             return True
+        if self._hopeless.get(key) == self._bounds():
+            return False
         joined = key in self._walks
         if await self._walk(key, entry):
             return True
@@ -129,13 +137,26 @@ class ClosureChecker:
             complete = await walk.complete(lambda: names_of_entry(entry))
         except InvalidRequest as error:
             _log.debug("closure_unreadable", entry=entry.label, reason=str(error))
+            self._give_up(key, entry, "closure.malformed", error)
             return False
         except TooLarge as error:
             self._tell_once(key, entry, error)
+            self._give_up(key, entry, "closure.size", error)
             return False
         if complete and walk.met > self._small_max:
             self._remember(key, epoch, at_s)
         return complete
+
+    def _bounds(self) -> tuple[int, int]:
+        return self._limits.tree_directories, self._limits.closure_blobs
+
+    def _give_up(self, key: bytes, entry: Entry, limit: str, error: FederationError) -> None:
+        """Remember what stays so as long as the limits do: what is named is named by its bytes."""
+        if len(self._hopeless) >= _HOPELESS:
+            del self._hopeless[next(iter(self._hopeless))]
+        self._hopeless[key] = self._bounds()
+        if self._hits is not None:
+            self._hits.hit(limit, "", entry=entry.label, reason=str(error))
 
     def _remember(self, key: bytes, epoch: int, at_s: float) -> None:
         self._verdicts[key] = (epoch, at_s)

@@ -15,6 +15,7 @@ from federation.config.live_limits import LiveLimits
 from federation.config.model import Config, LimitsConfig, ListenerConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
+from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
 from federation.replication.setup import Replication, make_replication
 from federation.server.http import HttpServer, Pages
@@ -78,10 +79,10 @@ def build(
     """Build a node on an open storage, which is the node's from then on."""
     limits = LiveLimits.model_validate(config.limits.model_dump())
     budget = MemoryBudget(share.part(limits.buffer_memory))
-    services = make_services(config, limits, storage, metrics, clock, budget, share)
+    bounds = Bounds.of(metrics, clock, budget)
+    services = make_services(config, limits, storage, metrics, clock, budget, share, bounds.hits)
     replication = make_replication(config, limits, storage, metrics, clock)
     shares = CallerQuotas(limits, clock, metrics)
-    bounds = Bounds.of(metrics, clock, budget)
     ports = []
     access = make_access(config, files, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
@@ -173,9 +174,10 @@ def make_services(
     clock: Clock,
     budget: MemoryBudget,
     share: WorkerSlot,
+    hits: LimitHits,
 ) -> Services:
     """Return every service, pulling from upstreams where there are any, now or after a reload."""
-    closures = ClosureChecker(storage, limits, clock, config.storage.lease)
+    closures = ClosureChecker(storage, limits, clock, config.storage.lease, hits=hits)
     pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
     compute = Compute(limits.threads)
     through = partial(PullThrough, pulling.shared)
@@ -214,6 +216,7 @@ def make_services(
         compute,
         alone=share.alone,
         quota_bytes=lambda: storage.quota_bytes,
+        hits=hits,
     )
     return Services(
         served=[cas, stream, *of_names(pulling.finder)],

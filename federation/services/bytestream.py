@@ -8,6 +8,7 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore
+from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
 from federation.services.bytestream_read import ReadCalls
 from federation.services.bytestream_write import WriteCalls
@@ -32,12 +33,13 @@ class ByteStreamService:
         *,
         alone: bool = True,
         quota_bytes: Callable[[], int] | None = None,
+        hits: LimitHits | None = None,
     ) -> None:
         """Take what the calls work on.
 
-        alone False: other processes take calls of these clients. quota_bytes: see Uploads.
+        alone False: other processes take calls of these clients. quota_bytes, hits: see Uploads.
         """
-        self._uploads = Uploads(store, limits, metrics, budget, compute, quota_bytes)
+        self._uploads = Uploads(store, limits, metrics, budget, compute, quota_bytes, hits)
         self._read = ReadCalls(store, clock, metrics, budget, compute)
         self._write = WriteCalls(store, self._uploads, limits, clock, metrics, alone=alone)
 

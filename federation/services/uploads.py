@@ -19,11 +19,11 @@ from federation.config.model import LimitsConfig
 from federation.core.errors import TooBusy, UploadSuperseded
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore, Provenance
+from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
 from federation.services.cpu_pool import Compute
 from federation.services.receiver import UploadReceiver
 from federation.services.request_stream import RequestStream
-from federation.services.status_codes import clean
 from federation.services.under_way import UnderWay
 from federation.wire.resource_name import UploadName
 from federation.wire.upload import Upload
@@ -88,8 +88,13 @@ class Uploads:
         budget: MemoryBudget,
         compute: Compute,
         quota_bytes: Callable[[], int] | None = None,
+        hits: LimitHits | None = None,
     ) -> None:
-        """quota_bytes: the most that the store may hold; None: not known."""
+        """Take the parts.
+
+        quota_bytes: the most that the store may hold; None: not known. hits: told of limits.
+        """
+        self._hits = hits
         self._store = store
         self._quota_bytes = quota_bytes
         self._under_way = UnderWay(self._most_bytes, self._note_wait)
@@ -178,7 +183,8 @@ class Uploads:
 
     def _note_wait(self, caller: str) -> None:
         self._held_back.inc()
-        _log.debug("upload_waits", caller=clean(caller), most_bytes=self._most_bytes())
+        if self._hits is not None:
+            self._hits.hit("upload-bytes-per-caller", caller, most_bytes=self._most_bytes())
 
     async def drop_parked(self, name: UploadName) -> None:
         """Drop an upload that no stream owns, if there is one of this name."""
