@@ -49,7 +49,10 @@ class StorageConfig(Section):
     )
     max_blob: Size = Field(default=64 * 2**30, description="largest blob accepted")
     lease: Duration = Field(
-        default=3600.0, gt=0, description="how long what a client was told is here stays here"
+        default=3 * 3600.0,
+        gt=0,
+        description="how long what a client was told is here stays here; Bazel believes in outputs "
+        "for 3 hours",
     )
     clock_drift: Duration = Field(
         default=300.0,

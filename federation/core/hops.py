@@ -2,9 +2,11 @@
 
 Two headers carry it: federation-via, the ids of the nodes passed, oldest first, and
 federation-origin, the node where the request began. Whoever serves a request sets its hops, and
-every call made on its behalf carries them on, with this node's id behind the others. Two more are
-about replication alone: federation-replicates marks each call of it, and federation-stamp goes with
-the index entry that it dates. Whether a caller's headers may be believed is not decided here.
+every call made on its behalf carries them on, with this node's id behind the others. Three more are
+about replication alone: federation-replicates marks each call of it, federation-stamp goes with the
+index entry that it dates, and federation-unused says for how many seconds no client has used what
+is sent, so that a copy keeps its place in the order of eviction. Whether a caller's headers may be
+believed is not decided here.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ VIA_HEADER = "federation-via"
 ORIGIN_HEADER = "federation-origin"
 REPLICATES_HEADER = "federation-replicates"
 STAMP_HEADER = "federation-stamp"
+UNUSED_HEADER = "federation-unused"
 HOPS_MAX = 16
 ID_MAX_CHARS = 64
 TICKS_MAX = 2**63 - 1
 
 _REPLICATES = "1"
 _STAMP = re.compile(rf"([1-9][0-9]{{0,18}})-([A-Za-z0-9._-]{{1,{ID_MAX_CHARS}}})")
+_UNUSED = re.compile(r"0|[1-9][0-9]{0,9}")
 _ID = re.compile(rf"[A-Za-z0-9._-]{{1,{ID_MAX_CHARS}}}")
 _VIA_MAX_CHARS = HOPS_MAX * (ID_MAX_CHARS + 2)
 
@@ -38,6 +42,7 @@ class Hops(NamedTuple):
     origin: str | None = None
     replicates: bool = False  # whoever asks is told of what is held here alone
     stamp: Stamp | None = None  # of the index entry that the request writes
+    unused_s: int = 0  # for how long no client has used what the request writes
 
     def passed(self, node_id: str) -> bool:
         """Whether the request was at this node before: answering from local ends the loop."""
@@ -56,9 +61,9 @@ class Hops(NamedTuple):
 NOWHERE = Hops()
 
 
-def of_replication(via: tuple[str, ...], stamp: Stamp | None = None) -> Hops:
+def of_replication(via: tuple[str, ...], stamp: Stamp | None = None, unused_s: float = 0.0) -> Hops:
     """Return the hops of what replication sends of an object that came here by these nodes."""
-    return Hops(via, via[0] if via else None, True, stamp)
+    return Hops(via, via[0] if via else None, True, stamp, int(unused_s))
 
 
 _current: ContextVar[Hops] = ContextVar("federation_hops", default=NOWHERE)
@@ -66,7 +71,7 @@ _current: ContextVar[Hops] = ContextVar("federation_hops", default=NOWHERE)
 
 def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Hops:
     """Read the hops from a call's metadata; headers that are malformed or too long are ignored."""
-    via, origin, replicates, stamp = NOWHERE
+    via, origin, replicates, stamp, unused_s = NOWHERE
     for key, value in metadata:
         if not isinstance(value, str):
             continue
@@ -78,7 +83,9 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Hops:
             replicates = value == _REPLICATES
         elif key == STAMP_HEADER:
             stamp = _parse_stamp(value)
-    return Hops(via, origin, replicates, stamp)
+        elif key == UNUSED_HEADER:
+            unused_s = int(value) if _UNUSED.fullmatch(value) else 0
+    return Hops(via, origin, replicates, stamp, unused_s)
 
 
 def is_node_id(text: str) -> bool:
@@ -112,6 +119,8 @@ def headers(hops: Hops) -> list[tuple[str, str]]:
         found.append((REPLICATES_HEADER, _REPLICATES))
     if hops.stamp is not None:
         found.append((STAMP_HEADER, f"{hops.stamp.ticks}-{hops.stamp.node}"))
+    if hops.unused_s:
+        found.append((UNUSED_HEADER, str(hops.unused_s)))
     return found
 
 

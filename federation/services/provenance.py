@@ -22,7 +22,7 @@ def told_by(passed: hops.Hops) -> Provenance:
     """Return what the hops of a peer's request say; without any it writes as a client does."""
     if not passed.via:
         return FROM_CLIENT
-    return Provenance(Source.PEER, passed.via, passed.origin or "")
+    return Provenance(Source.PEER, passed.via, passed.origin or "", float(passed.unused_s))
 
 
 def dated(entries: Sequence[Entry], call: Call) -> Sequence[Entry]:

@@ -19,10 +19,11 @@ import structlog
 from federation.access.authenticator import Access
 from federation.access.rights import ANONYMOUS, Rights
 from federation.config.model import LimitsConfig
-from federation.core import hops
+from federation.core import hops, uses
 from federation.core.clock import Clock
 from federation.core.errors import InvalidRequest, RequestTooLarge, Stalled
 from federation.core.memory_budget import MemoryBudget
+from federation.core.uses import Use
 from federation.observability.limit_hits import LimitHits
 from federation.observability.log_limit import LogLimit
 from federation.observability.metrics import Metrics
@@ -320,7 +321,9 @@ class _Wrapper:
         passed = hops.parse(call.context.invocation_metadata() or ())
         if passed.via and call.is_peer and self._runtime.heard_from is not None:
             self._runtime.heard_from(passed.via[-1])
-        with hops.serving(passed):
+        # What replication asks is a promise to it, and no use by anybody.
+        use = Use.LEASE if passed.replicates else Use.CLIENT
+        with hops.serving(passed), uses.counted_as(use):
             response = await answer(call, running)
             # Two nodes that waited for each other's acknowledgement of the other's writes would
             # wait for ever; whoever took a write from its client waits for all of them.

@@ -50,7 +50,7 @@ class Timing:
 
     @classmethod
     def for_lease(cls, lease_s: float) -> Timing:
-        """Choose the intervals; a lease of an hour gives 60 s, 2 s and 10 s."""
+        """Choose the intervals; a lease of three hours gives 60 s, 2 s and 10 s."""
         lease_ms = max(1, int(lease_s * 1000))
         return cls(
             lease_ms=lease_ms,
@@ -64,9 +64,10 @@ class Timing:
         """How long ago an object must have been touched to be evicted.
 
         Twice the granularity: once for touches not renewed, once for verdicts about whole
-        closures that services keep for as long.
+        closures that services keep for as long. And as long as an answer may take after its
+        look-up, since the lease counts from the answer.
         """
-        return self.lease_ms + 2 * self.granularity_ms
+        return self.lease_ms + 2 * self.granularity_ms + self.unflushed_max_ms
 
     @property
     def unflushed_max_ms(self) -> int:

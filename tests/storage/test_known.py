@@ -127,7 +127,7 @@ async def test_what_is_evicted_is_missed_at_once(open_storage: Opener) -> None:
     storage, counting = await open_storage(short(lease=2.0)), Counting()
     digests = [await put(storage, os.urandom(10_000)) for _ in range(20)]
     assert await counting.find(storage, *digests) == set()
-    await asyncio.sleep(2.8)  # unused for longer than a lease
+    await asyncio.sleep(3.8)  # unused for longer than a lease
     assert await storage.maintenance.evict(0) > 0
     assert await counting.find(storage, *digests) == {name_of(digest) for digest in digests}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.core.store import DigestCodec, Entry, EntryKey, EntryKind
+from federation.core.store import DigestCodec, Entry, EntryKey, EntryKind, Provenance, Source
 from federation.core.uses import Peek, Use, counted_as
 from federation.storage import Storage
 from federation.storage.catalogue.blobs import key_of
@@ -26,13 +26,9 @@ def row_of(storage: Storage, digest: Digest) -> Any:
 
 
 async def age_all(storage: Storage) -> None:
-    """Make every written time so old that any use is written."""
+    """Let so much time pass that no lease runs, and any use is written."""
     await storage.pulse.flush()
-    await storage.core.writer.submit(
-        lambda tx: tx.connection.execute(
-            "UPDATE blob SET used = -9e6; UPDATE entry SET used = -9e6"
-        ).fetchall()
-    )
+    storage.core.store_clock._base_ms += 9_000_000
     storage.core.epoch.bump()
 
 
@@ -97,3 +93,66 @@ async def test_a_peek_is_answered_while_no_lease_can_be_given(open_storage: Open
     assert storage.core.is_behind()
     assert await Peek(storage).find_missing([digest]) == set()
     assert await storage.find_missing([digest]) == {digest}
+
+
+async def test_a_lease_alone_protects_a_blob_and_is_no_use_of_it(open_storage: Opener) -> None:
+    """What a peer that replicates is told to be held stays, and stays where it is in the order."""
+    storage = await open_storage(short(lease=3600))
+    asked, other = await put(storage, b"asked"), await put(storage, b"other")
+    await age_all(storage)
+    before = row_of(storage, asked)
+    with counted_as(Use.LEASE):
+        assert await storage.find_missing([asked]) == set()
+    await storage.pulse.flush()
+    after = row_of(storage, asked)
+    assert after[:8] == before[:8]
+    assert after[8] > before[8]
+    await storage.maintenance.evict(0)
+    assert await Peek(storage).find_missing([asked, other]) == {other}
+
+
+async def test_a_lease_revives_what_is_marked(open_storage: Opener) -> None:
+    storage = await open_storage(short(lease=3600))
+    asked = await put(storage, b"asked")
+    await age_all(storage)
+    storage.core.touches.leased([key_of(asked)], storage.core.now_ms())
+    await storage.maintenance.evict(0)
+    assert row_of(storage, asked)[7] > 0, "it was not marked"
+    await storage.pulse.flush()
+    assert row_of(storage, asked)[7] == 0
+
+
+async def test_what_a_peer_sent_keeps_its_place_and_is_leased(open_storage: Opener) -> None:
+    storage = await open_storage(short(lease=3600))
+    held = await put(storage, b"held")
+    came = Provenance(Source.PEER, ("there",), "there", unused_s=900.0)
+    sizes = (10, 100_000)
+    sent = [(digest_of(b"s" * size), b"s" * size) for size in sizes]
+    storage.core.store_clock._base_ms += 10**9
+    assert await storage.write_small(sent, provenance=came) == [None, None]
+    key = EntryKey(EntryKind.ASSET_BLOB, "", b"k" * 32)
+    await storage.put([Entry(key, b"v", "uri")], provenance=came)
+    page = await storage.ledger.blobs(None, 10)
+    assert {digest for digest, _ in sent} == set(page.digests[:2])
+    assert page.digests[2] == held
+    assert all(900 <= unused_s < 1000 for unused_s in page.unused_s[:2])
+    assert (await storage.ledger.entries(None, 10)).unused_s[0] >= 900
+    now_ms = storage.core.now_ms()
+    for digest, _ in sent:
+        assert row_of(storage, digest)[8] > now_ms - 60_000, "who sent it was promised it"
+
+
+async def test_sending_again_what_is_held_moves_it_only_as_far_as_it_was_used(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage(short(lease=3600))
+    digest = await put(storage, b"held")
+    storage.core.store_clock._base_ms += 10**9
+    came = Provenance(Source.PEER, ("there",), "there", unused_s=900.0)
+    await storage.write_small([(digest, b"held")], provenance=came)
+    (unused_s,) = (await storage.ledger.blobs(None, 10)).unused_s
+    assert 900 <= unused_s < 1000
+    came = came._replace(unused_s=90_000.0)
+    await storage.write_small([(digest, b"held")], provenance=came)
+    (unused_s,) = (await storage.ledger.blobs(None, 10)).unused_s
+    assert unused_s < 1000, "an older use took it back"
