@@ -71,8 +71,8 @@ def _kind(key: ConfigKey) -> str:
     if key.section is not None:
         return "list of mappings" if key.is_list else "mapping"
     annotation = key.field.annotation
-    if get_origin(annotation) is list:
-        return "list"
+    if (origin := get_origin(annotation)) in (list, dict):
+        return "list" if origin is list else "mapping"
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     functions = _validators(key)

@@ -57,7 +57,7 @@ def ask_peers(
         Settings(
             name=peer.name,
             url=peer.url,
-            instance_name=instance if peer.instance_name is None else peer.instance_name,
+            instance_name=(peer.names_there or {}).get(instance, instance),
             auth=peer.auth,
             connection_config=peer.connection_config,
         )

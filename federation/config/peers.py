@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from fnmatch import translate
 from re import compile as compile_pattern
 from typing import Annotated, Literal
@@ -20,6 +22,7 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
+InstanceName = Annotated[str, Field(max_length=1000)]
 Pattern = Annotated[str, Field(max_length=2000), AfterValidator(_check_pattern)]
 
 
@@ -73,7 +76,14 @@ class PeerConfig(Section):
     instance_name: str | None = Field(
         default=None,
         max_length=1000,
-        description="instance name to send everything under; none: the one it was received under",
+        description="instance name to send under what rules take from a single instance; none: the "
+        "one it was received under",
+    )
+    instances: dict[InstanceName, InstanceName] = Field(
+        default={},
+        max_length=1000,
+        description="instance names here, each with the one to send it under; entries of other "
+        "instances are not sent; empty: all, under their own names",
     )
     auth: AuthConfig = Field(default=AuthConfig(), description="certificates and token")
     connection_config: PeerConnectionConfig = Field(
@@ -103,6 +113,44 @@ class PeerConfig(Section):
         if not _TIME.fullmatch(text):
             raise ValueError("a window is HH:MM-HH:MM, for example 20:00-06:00")
         return text
+
+    @property
+    def names_there(self) -> dict[str, str] | None:
+        """What the instances that are sent are called at the peer; None: all, as they are here."""
+        if self.instances:
+            return self.instances
+        if self.instance_name is None:
+            return None
+        return dict.fromkeys(self._sent_instances(), self.instance_name)
+
+    def _sent_instances(self) -> set[str]:
+        """Return what the rules that send anything name, as it is written."""
+        sending = [rule for rule in self.rules if rule.when != "never"]
+        return {name for rule in sending for name in rule.instances or ["*"]}
+
+    @model_validator(mode="after")
+    def _keeps_instances_apart(self) -> PeerConfig:
+        """Refuse what lets those who may push in one instance replace names of another there."""
+        if self.instances and self.instance_name is not None:
+            raise ValueError("instances and instance-name exclude each other")
+        twice = sorted(name for name, n in Counter(self.instances.values()).items() if n > 1)
+        if twice:
+            raise ValueError(
+                f"instances: several are sent under {twice[0]!r}, and would replace each other's "
+                "names there; each needs a name of its own"
+            )
+        if self.instance_name is None:
+            return self
+        sent = self._sent_instances() if self.rules else {"*"}
+        if len(sent) != 1 or any(character in "".join(sent) for character in "*?["):
+            fix = json.dumps({"": self.instance_name})
+            raise ValueError(
+                "instance-name would send the names of all instances under "
+                f"{self.instance_name!r}; whoever may push in any of them would replace those of "
+                f"the others there. Say which instance is meant, as instances: {fix} does, in "
+                "place of instance-name"
+            )
+        return self
 
     @model_validator(mode="after")
     def _secrets_need_tls(self) -> PeerConfig:

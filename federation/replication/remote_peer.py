@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,21 +40,21 @@ _LOOKS = {
 class RemoteTarget:
     """See target.Target."""
 
-    def __init__(self, remote: Remote, for_large: Remote, instance: str | None) -> None:
+    def __init__(self, remote: Remote, for_large: Remote, names: Mapping[str, str] | None) -> None:
         """Use two connections to one peer.
 
         Args:
             remote: for everything but
             for_large: large blobs. What the kernel and HTTP/2 have taken of one on a slow link may
                 be minutes of it, and on one connection small objects would wait behind that.
-            instance: what entries are sent under; None: what they have here.
+            names: what instances are called there; None: as they are here.
         """
         self._remote = remote
         self._for_large = for_large
         self._store = RemoteStore(remote)
         self._large_store = RemoteStore(for_large)
         self._index = RemoteIndex(remote, lacking_is_miss=False)
-        self._instance = instance
+        self._names = names
         self._salt = remote.random.getrandbits(128)
 
     def __repr__(self) -> str:
@@ -110,7 +110,7 @@ class RemoteTarget:
 
     async def push(self, entry: Entry, via: Via, node_id: str) -> None:
         """See Target."""
-        instance = entry.key.instance if self._instance is None else self._instance
+        instance = self._instance_of(entry)
         await self.meet()
         if node_id and self._remote.node_id != node_id:
             raise failure(self._remote.name, FailureKind.UNAVAILABLE, "another node answers now")
@@ -144,7 +144,7 @@ class RemoteTarget:
             raise
 
     async def _look(self, entry: Entry) -> Theirs:
-        instance = entry.key.instance if self._instance is None else self._instance
+        instance = self._instance_of(entry)
         with _replicating(()):
             if entry.key.kind is EntryKind.ACTION_RESULT:
                 value = await self._index.get_action_result(action_of(entry.key), instance)
@@ -157,6 +157,10 @@ class RemoteTarget:
             found = await fetch([entry.label], qualifiers, function, instance=instance)
             theirs = None if found is None else (found.digest, found.expires_at_s)
             return _theirs(theirs, (content_of(pushed), entry.expires_at_s))
+
+    def _instance_of(self, entry: Entry) -> str:
+        """Return what the entry's instance is called there; the rules leave out all others."""
+        return entry.key.instance if self._names is None else self._names[entry.key.instance]
 
     def describe(self) -> dict[str, Any]:
         """Return what `status` shows of the connection."""

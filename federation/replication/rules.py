@@ -79,6 +79,7 @@ class Rules:
     def __init__(self, peer: PeerConfig) -> None:
         self._rules = [_Rule(rule) for rule in peer.rules or [RuleConfig()]]
         self.sends_pulled = peer.send == "all"
+        self._names_there = peer.names_there
 
     @property
     def has_window(self) -> bool:
@@ -98,6 +99,8 @@ class Rules:
 
     def of_entry(self, key: EntryKey, label: str) -> Decision:
         """Decide about an action result or asset; label is its URI."""
+        if self._names_there is not None and key.instance not in self._names_there:
+            return Decision(When.NEVER)
         for rule in self._rules:
             if rule.matches(key, label):
                 return rule.decision

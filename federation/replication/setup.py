@@ -121,7 +121,7 @@ class Replication:
         )
         remote = connect()
         for_large = connect(shares_bandwidth_of=remote)
-        target = RemoteTarget(remote, for_large, peer.instance_name)
+        target = RemoteTarget(remote, for_large, peer.names_there)
         return make_link(
             peer,
             book,
@@ -179,6 +179,12 @@ def make_link(
     return PeerSession(peer, ledger, book, target, gate, shipper, entries, tally, clock)
 
 
+def _of_blobs(peer: PeerConfig) -> str:
+    """Return the instance that blobs, which have none, are sent under."""
+    names = peer.names_there or {}
+    return names.get("", next(iter(names.values()), ""))
+
+
 def remote_settings(peer: PeerConfig) -> RemoteSettings:
     """Return what the client for one peer needs to know.
 
@@ -188,7 +194,7 @@ def remote_settings(peer: PeerConfig) -> RemoteSettings:
     return RemoteSettings(
         name=peer.name,
         url=peer.url,
-        instance_name=peer.instance_name or "",
+        instance_name=_of_blobs(peer),
         server_cert=auth.server_cert,
         client_cert=auth.client_cert,
         client_key=auth.client_key,

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import pytest
+
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
@@ -128,10 +130,22 @@ async def test_what_upstreams_gave_goes_only_to_a_peer_that_gets_all(fake: FakeS
     assert call.metadata["federation-stamp"] == "1-here"
 
 
-async def test_an_instance_name_of_the_peers_own_is_used(fake: FakeServer) -> None:
-    async with remembering(peer(fake.address, **{"instance-name": "theirs"})) as here:
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"instances": {"ours": "theirs"}},
+        {"instance-name": "theirs", "rules": [{"instances": ["ours"]}, {"when": "never"}]},
+    ],
+)
+async def test_an_instance_is_sent_under_the_name_that_it_has_there_and_no_other_is(
+    fake: FakeServer, keys: dict[str, Any]
+) -> None:
+    """Whoever may push in another instance must not replace what this one is called there."""
+    async with remembering(peer(fake.address, **keys)) as here:
         await here.caught_up()
         (digest,) = await here.push(b"blob")
+        await here.put(result_of(ACTION, digest, instance="pr/1"))
+        await here.put(result_of(ACTION, digest, instance="theirs"))
         await here.put(result_of(ACTION, digest, instance="ours"))
         await here.caught_up()
     (call,) = fake.calls("UpdateActionResult")
