@@ -48,9 +48,11 @@ DURABILITY = [
         """            for folder in transaction.folders:
                 sync_folder(folder)
             write_totals(connection, transaction.totals)
+            held = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
 """,
         """            write_totals(connection, transaction.totals)
+            held = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
             for folder in transaction.folders:
                 sync_folder(folder)
@@ -103,8 +105,8 @@ DURABILITY = [
     Mutant(
         "totals-of-the-undone",
         f"{_STORAGE}/catalogue/writer.py",
-        "            transaction.totals = totals\n",
-        "",
+        "            transaction.totals, transaction.grown_bytes = totals, grown_bytes\n",
+        "            transaction.grown_bytes = grown_bytes\n",
         ("tests/storage/test_writer.py",),
         "What an undone operation counted stays counted.",
     ),

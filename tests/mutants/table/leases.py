@@ -11,42 +11,74 @@ _PINS = ("tests/storage/test_pins.py",)
 
 LEASES = [
     Mutant(
-        "second-look-touch",
-        f"{_STORAGE}/catalogue/blobs.py",
-        "if row.state == MARKED and row.accessed_ms < before_ms:",
-        "if row.state == MARKED:",
+        "second-look-use",
+        f"{_STORAGE}/catalogue/eviction_rows.py",
+        "AND used < ? AND leased < ? ORDER BY marked LIMIT ?",
+        "AND used - used < ? AND leased < ? ORDER BY marked LIMIT ?",
         _LEASES,
-        "What was leased while it was marked is deleted.",
+        "What was used while it was marked is deleted.",
     ),
     Mutant(
-        "second-look-state",
-        f"{_STORAGE}/catalogue/blobs.py",
-        "if row.state == MARKED and row.accessed_ms < before_ms:",
-        "if row.accessed_ms < before_ms:",
+        "second-look-lease",
+        f"{_STORAGE}/catalogue/eviction_rows.py",
+        "AND used < ? AND leased < ? ORDER BY marked LIMIT ?",
+        "AND used < ? AND leased - leased < ? ORDER BY marked LIMIT ?",
+        _LEASES,
+        "What was promised to a peer while it was marked is deleted.",
+    ),
+    Mutant(
+        "second-look-mark",
+        f"{_STORAGE}/catalogue/eviction_rows.py",
+        "FROM blob WHERE marked > 0 AND marked <= ? ",
+        "FROM blob WHERE marked <= ? ",
         _LEASES,
         "What was revived is deleted with those that were not.",
     ),
     Mutant(
-        "touch-revives",
+        "first-look-lease",
+        f"{_STORAGE}/catalogue/eviction_rows.py",
+        "AND used >= ? AND used < ? AND leased < ? ",
+        "AND used >= ? AND used < ? AND leased - leased < ? ",
+        _LEASES,
+        "What was promised and not used since is evicted.",
+    ),
+    Mutant(
+        "use-revives",
         f"{_STORAGE}/catalogue/blobs.py",
-        "UPDATE blob SET accessed = ?2, state = 0 WHERE key = ?1 AND accessed < ?2",
-        "UPDATE blob SET accessed = ?2 WHERE key = ?1 AND accessed < ?2",
+        "UPDATE blob SET used = ?2, marked = 0 WHERE key = ?1 AND used < ?2",
+        "UPDATE blob SET used = ?2 WHERE key = ?1 AND used < ?2",
         _LEASES,
         "What is used while it is marked is called missing from then on.",
     ),
     Mutant(
+        "lease-revives",
+        f"{_STORAGE}/catalogue/blobs.py",
+        "UPDATE blob SET leased = ?2, marked = 0 WHERE key = ?1 AND leased < ?2",
+        "UPDATE blob SET leased = ?2 WHERE key = ?1 AND leased < ?2",
+        _LEASES,
+        "What a peer is promised while it is marked is called missing from then on.",
+    ),
+    Mutant(
+        "upload-revives",
+        f"{_STORAGE}/catalogue/blobs.py",
+        "leased = max(leased, ?3), marked = 0 WHERE key = ?1",
+        "leased = max(leased, ?3) WHERE key = ?1",
+        _LEASES,
+        "An upload of what is marked is answered OK, and the blob deleted.",
+    ),
+    Mutant(
         "marked-is-missing",
         f"{_STORAGE}/presence.py",
-        "row.size_bytes != size_bytes or row.state == MARKED",
-        "row.size_bytes != size_bytes",
+        "row.size_bytes != size_bytes or row.marked_ms:",
+        "row.size_bytes != size_bytes:",
         _LEASES,
         "What is about to be deleted is called present, by every process.",
     ),
     Mutant(
         "found-is-leased",
         f"{_STORAGE}/presence.py",
-        "            self._core.lease(found.lease, asked_ms)",
-        "            assert asked_ms",
+        "            self._core.lease(found.lease, asked_ms, use)",
+        "            assert use",
         _LEASES,
         "FindMissing calls present what may be evicted the next moment.",
     ),
@@ -118,38 +150,36 @@ LEASES = [
     Mutant(
         "grace",
         f"{_STORAGE}/upkeep/eviction.py",
-        """        self._core.epoch.bump()
-        due_ms = self._core.now_ms() + self._core.timing.grace_ms
-""",
-        """        self._core.epoch.bump()
-        due_ms = self._core.now_ms()
-""",
+        "            marked_before_ms = self._core.now_ms() - self._core.timing.grace_ms",
+        "            marked_before_ms = self._core.now_ms()",
         _LEASES,
         "The second look comes before the touches of other processes are written.",
     ),
     Mutant(
         "epoch-at-mark",
         f"{_STORAGE}/upkeep/eviction.py",
-        """lambda tx: catalogue.mark(tx, choice.blobs))
+        """lambda tx: eviction_rows.mark(tx, choice.blobs, before_ms))
         self._core.epoch.bump()
 """,
-        """lambda tx: catalogue.mark(tx, choice.blobs))
+        """lambda tx: eviction_rows.mark(tx, choice.blobs, before_ms))
 """,
-        (*_LEASES, "tests/storage/test_known.py", "tests/storage/test_hot.py"),
-        "Processes answer from memory that what is marked is present.",
+        _LEASES,
+        "Verdicts about closures outlive that FindMissing calls a part of them missing.",
     ),
     Mutant(
         "epoch-at-delete",
         f"{_STORAGE}/upkeep/eviction.py",
-        """            lambda tx: catalogue.delete_marked(tx, marked.keys, before_ms)
+        """                tx, marked_before_ms, before_ms, _DELETED_AT_ONCE
+            )
         )
         self._core.epoch.bump()
 """,
-        """            lambda tx: catalogue.delete_marked(tx, marked.keys, before_ms)
+        """                tx, marked_before_ms, before_ms, _DELETED_AT_ONCE
+            )
         )
 """,
         (*_LEASES, "tests/storage/test_known.py", "tests/storage/test_hot.py"),
-        "Verdicts about closures outlive what they were about.",
+        "What is remembered about blobs outlives them.",
     ),
     Mutant(
         "lease-period",
@@ -170,8 +200,8 @@ LEASES = [
     Mutant(
         "entry-touched-since",
         f"{_STORAGE}/catalogue/entries.py",
-        '"DELETE FROM entry WHERE id = ? AND accessed < ? RETURNING value, label"',
-        '"DELETE FROM entry WHERE id = ? AND accessed + 0 * ? >= 0 RETURNING value, label"',
+        '"DELETE FROM entry WHERE id = ? AND used < ? RETURNING value, label"',
+        '"DELETE FROM entry WHERE id = ? AND used - used < ? RETURNING value, label"',
         (*_LEASES, "tests/storage/test_choices.py"),
         "An entry that was used since it was chosen is deleted.",
     ),
@@ -202,7 +232,7 @@ LEASES = [
     Mutant(
         "reservation-kept",
         f"{_STORAGE}/ingest.py",
-        "        self._core.space.release(self._digest.size_bytes)\n",
+        "        self._core.space.release(self._reserved_bytes)\n",
         "",
         ("tests/storage", "tests/contracts/store"),
         "Each upload takes away room for good.",
@@ -234,8 +264,8 @@ LEASES = [
     Mutant(
         "quota-in-the-lock",
         f"{_STORAGE}/catalogue/transaction.py",
-        "return self.totals.size_bytes + size_bytes <= self.quota_bytes",
-        "return size_bytes <= self.quota_bytes",
+        "return self.held_bytes + self.grown_bytes + size_bytes <= self.quota_bytes",
+        "return self.grown_bytes + size_bytes <= self.quota_bytes",
         ("tests/storage", "tests/contracts/store"),
         "Several processes overrun the quota together.",
     ),
