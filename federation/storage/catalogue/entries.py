@@ -24,8 +24,8 @@ _GET = (
     f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
 )
 _HEAD = (
-    "SELECT seq, label, length(value), expires, source "
-    "FROM entry WHERE kind = ? AND instance = ? AND name = ?"
+    "SELECT seq, label, length(value), expires, source "  # noqa: S608 - constants
+    f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
 )
 _UPSERT = (
     "INSERT INTO entry (kind, instance, name, value, label, stored, expires, source, origin, "

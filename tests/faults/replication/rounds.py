@@ -18,6 +18,7 @@ from one seed alone.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -232,7 +233,10 @@ class Rounds:
             assert node.running, f"{node!r} ended by itself\n{node.log_tail}"
             wait_until(lambda: _is_ready(node), f"{node!r} is ready", timeout_s=_READY_MAX_S)  # noqa: B023
         began_s = _clock.monotonic_s()
-        mesh.wait_until_equal(within_s=_EQUAL_MAX_S)
+        try:
+            mesh.wait_until_equal(within_s=_EQUAL_MAX_S)
+        except AssertionError as error:
+            raise AssertionError(f"{_peers_of(mesh)}\n{error}") from None
         taken_s = _clock.monotonic_s() - began_s
         self.result.converged_s = max(self.result.converged_s, taken_s)
         oracles = list(journals.of.values())
@@ -249,6 +253,17 @@ class Rounds:
                     assert not wrong, f"{node!r} holds wrong bytes: {wrong[:5]}"
                     judge(node, client, oracles, self.result.withheld)
         return taken_s
+
+
+def _peers_of(mesh: Mesh) -> str:
+    """Say what each node says of its peers."""
+    told = []
+    for name in mesh.nodes:
+        try:
+            told += [f"{name}: {json.dumps(each)}" for each in mesh.status(name)["peers"]]
+        except (OSError, AssertionError) as error:
+            told.append(f"{name}: {error}")
+    return "\n".join(told)
 
 
 def _is_ready(node: Node) -> bool:
