@@ -26,15 +26,17 @@ class Admission:
         self,
         total_bytes: Callable[[], int],
         *,
+        each: Callable[[], int] | None = None,
         counted: Callable[[int], None] | None = None,
         held_back: Callable[[str], None] | None = None,
     ) -> None:
         """Take the bound, which may change.
 
+        each: the most of one caller, as for FairShare.
         counted: told by how much what is held grows (or shrinks, below 0).
         held_back: told of each caller that has to wait.
         """
-        self._share = FairShare(total_bytes)
+        self._share = FairShare(total_bytes, each)
         self._counted = counted
         self._held_back = held_back
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # whose turn it is first

@@ -27,6 +27,7 @@ _KEEPALIVE_TIMEOUT_MS = 20_000
 # gRPC pings and sets windows anew while bytes come, and the answers wait behind what is under way:
 # on a link of 256 kbit/s 9 MiB in this time. TCP notices before that when a machine is gone.
 _ANSWER_MS = 5 * 60_000
+_WINDOW_MIN, _WINDOW_MAX = 2**16, 2**20
 _IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
 
 
@@ -42,6 +43,8 @@ def options(limits: model.LimitsConfig, *, alone: bool = True) -> list[tuple[str
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
         ("grpc.max_allowed_incoming_connections", allowed_by_grpc(limits)),
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", window_bytes(limits)),
         ("grpc.max_connection_idle_ms", _IDLE_MS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_MIN_MS),
@@ -51,6 +54,15 @@ def options(limits: model.LimitsConfig, *, alone: bool = True) -> list[tuple[str
         ("grpc.http2.ping_timeout_ms", _ANSWER_MS),
         ("grpc.http2.settings_timeout", _ANSWER_MS),
     ]
+
+
+def window_bytes(limits: model.LimitsConfig) -> int:
+    """Return what gRPC may receive of each stream before it is read.
+
+    gRPC itself would let this grow with the speed of a connection, which senders decide, and for
+    each stream. What is read may be as large as the message in any case.
+    """
+    return min(max(limits.buffer_memory // limits.streams, _WINDOW_MIN), _WINDOW_MAX)
 
 
 class GrpcServer:

@@ -35,6 +35,8 @@ class Call(NamedTuple):
     audit: bool = False
     # Waits until an answer of so many bytes finds room; called before a large one is made.
     room: Callable[[int], Awaitable[None]] | None = None
+    # Does the same for what a request becomes when it is unpacked.
+    hold: Callable[[int], Awaitable[None]] | None = None
 
     @property
     def caller(self) -> str:

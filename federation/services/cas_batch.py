@@ -74,7 +74,10 @@ class BatchCalls:
         digests, sent_bytes = update.digests, sum(map(len, update.data))
         blobs: Sequence[Outcome] = update.data
         if any(update.compressors):
-            self._check_total(len(digests), max(sent_bytes, _unpacked_bytes(update)))
+            unpacked_bytes = _unpacked_bytes(update)
+            self._check_total(len(digests), max(sent_bytes, unpacked_bytes))
+            if call.hold is not None:
+                await call.hold(unpacked_bytes)
             blobs = await self._compute.run(sent_bytes, _unpack, update)
         else:
             self._check_total(len(digests), sent_bytes)

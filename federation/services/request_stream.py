@@ -32,13 +32,16 @@ class RequestStream:
         budget: MemoryBudget,
         pay: Callable[[int], Awaitable[None]] | None = None,
         gone: Callable[[int], None] | None = None,
+        held_up: Callable[[], bool] | None = None,
     ) -> None:
         """Take what reads one message.
 
         pay: waits while a message's size is more than the caller may send. That wait is none of
         the client's: it does not count as a stall.
         gone: told the size of each message that is not held any more.
+        held_up: whether reading waits for room here, which is no stall of the client's either.
         """
+        self._held_up = held_up
         self._gone = gone
         self._last_bytes = 0  # of the message that the handler has
         self._pay = pay
@@ -77,6 +80,8 @@ class RequestStream:
                 async with asyncio.timeout(timeout_s):
                     await self._arrived
             except TimeoutError:
+                if self._held_up is not None and self._held_up():
+                    continue
                 raise Stalled(f"no message came for {timeout_s:g} s") from None
         message = self._queue.popleft()
         self._last_bytes = len(message)
@@ -140,9 +145,6 @@ class RequestStream:
         try:
             message = await self._read()
         except grpc.aio.BaseError:  # the call ended while this read was pending
-            return None
-        except FederationError as error:  # there was no room for it
-            self.interrupt(error)
             return None
         return message if isinstance(message, bytes) else None
 

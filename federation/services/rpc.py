@@ -45,8 +45,10 @@ from federation.services.call import (
 from federation.services.quotas import CallerQuotas, caller_of
 from federation.services.refusals import AuthLog
 from federation.services.request_stream import RequestStream
-from federation.services.running import Calls, Phase, Running, UploadReader
+from federation.services.running import Calls
+from federation.services.running_call import Phase, Running
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, outcome_of
+from federation.services.upload_reader import UploadReader
 
 _log = structlog.get_logger(__name__)
 SMALL_ANSWER_BYTES = 2**14  # what bounds the number of calls bounds these, too
@@ -197,7 +199,7 @@ class _Wrapper:
     def _requests(self, call: Call, running: Running) -> RequestStream:
         pay = call.share.pay if call.share is not None else None
         reader = UploadReader(self._calls, running, self._runtime.limits)
-        return RequestStream(reader.read, self._runtime.budget, pay, reader.gone)
+        return RequestStream(reader.read, self._runtime.budget, pay, reader.gone, reader.held_up)
 
     def server_stream(self, handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]) -> Any:
         async def serve(_requests: object, context: Context) -> None:
@@ -270,7 +272,8 @@ class _Wrapper:
             )
             share = self._shares.of(rights, peer) if self._shares is not None else None
             room = partial(self._room, running)
-            call = Call(context, self._method, rights, peer, share, self._audit, room)
+            hold = partial(self._calls.hold, running)
+            call = Call(context, self._method, rights, peer, share, self._audit, room, hold)
             if share is None:
                 response = await self._on_behalf(answer, call, running)
             else:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from enum import Enum, auto
 from typing import Any
 
 import grpc
@@ -22,52 +21,15 @@ from federation.core.errors import LimitReached
 from federation.core.fair_share import FairShare, Verdict
 from federation.observability.limit_hits import LimitHits
 from federation.services import tcp
+from federation.services.arrivals import Arrivals
+from federation.services.running_call import Phase, Running
 
 _EVERY_S = 0.5
-_TAKEN_BYTES_S = 2**15  # whoever takes an answer more slowly than this has the stall on top
-_LEAST_BYTES = 2**16  # gRPC takes so much of each stream by itself
+_SOON_S = 0.05
+_STALL_BYTES = 2**22  # an answer of this size has the time of a stall twice, smaller ones less
 _STRANGERS_PART = 10  # strangers together get one in so many of the calls
 
 _ending: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
-
-
-class Phase(Enum):
-    """What a call waits for."""
-
-    ARRIVING = auto()  # its first message
-    RUNNING = auto()
-    LEAVING = auto()  # its answer, or its status, being taken
-
-
-class Running:
-    """One call."""
-
-    __slots__ = (
-        "answer_bytes",
-        "caller",
-        "context",
-        "ended",
-        "peer",
-        "pending_bytes",
-        "phase",
-        "request_bytes",
-        "share",
-        "since_s",
-        "takes_no_more",
-    )
-
-    def __init__(self, context: Any, caller: str, peer: str, share: FairShare | None) -> None:
-        self.context = context
-        self.caller = caller
-        self.peer = peer
-        self.share = share
-        self.phase = Phase.RUNNING
-        self.since_s = 0.0
-        self.pending_bytes = 0  # of Calls.incoming, for the message being read
-        self.request_bytes = 0  # of Calls.incoming, for those that have come
-        self.answer_bytes = 0  # of Calls.outgoing
-        self.ended = False  # by us, from outside
-        self.takes_no_more = False  # whatever is still read is dropped
 
 
 class Calls:
@@ -90,7 +52,9 @@ class Calls:
         self._known = FairShare(lambda: limits.streams, lambda: limits.streams_per_caller)
         self._strangers = FairShare(lambda: max(1, limits.streams // _STRANGERS_PART))
         self._calls: set[Running] = set()
+        self._arrivals = Arrivals(incoming)
         self._timer: asyncio.TimerHandle | None = None
+        self._counting: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Calls {len(self._calls)} running>"
@@ -146,11 +110,10 @@ class Calls:
     async def read(self, call: Running, most_bytes: int, *, first: bool) -> object:
         """Read a message, once there is room for one of most_bytes.
 
-        What came counts as the call's until it is gone. Raises LimitReached when there is no room
-        for as long as a stream may stand still.
+        What came counts as the call's until it is gone.
         """
         if not self.incoming.try_take(call.caller, most_bytes):
-            await self._room(self.incoming, call, most_bytes)
+            await self._room_in(call, most_bytes)
         call.pending_bytes = most_bytes
         call.since_s = self._clock.monotonic_s()
         if first:
@@ -165,9 +128,16 @@ class Calls:
             self.incoming.adjust(call.caller, came_bytes - call.pending_bytes)
             call.pending_bytes = 0
             call.request_bytes += came_bytes
+            self._arrivals.came(call.peer, came_bytes)
             if call.takes_no_more:  # the read of an upload ends by itself
                 self.request_is_gone(call)
         return message
+
+    async def hold(self, call: Running, size_bytes: int) -> None:
+        """Wait until the call may hold so much more than what came."""
+        if not self.incoming.try_take(call.caller, size_bytes):
+            await self._room_in(call, size_bytes)
+        call.request_bytes += size_bytes
 
     def is_gone(self, call: Running, size_bytes: int) -> None:
         """So much of what the call brought is not held any more."""
@@ -192,7 +162,17 @@ class Calls:
 
     async def room_to_answer(self, call: Running, size_bytes: int) -> None:
         """Wait for it. Raises LimitReached."""
-        await self._room(self.outgoing, call, size_bytes)
+        self._waits(self.outgoing, call)
+        stall_s = self._limits.stall
+        try:
+            async with asyncio.timeout(stall_s):
+                await self.outgoing.take(call.caller, size_bytes)
+        except TimeoutError:
+            raise LimitReached(
+                "limits.buffer-memory",
+                f"there was no room for an answer of {size_bytes} bytes to {call.caller} within "
+                f"{stall_s:g} s (limits.buffer-memory)",
+            ) from None
         call.answer_bytes += size_bytes
 
     def answers_less(self, call: Running, by_bytes: int) -> None:
@@ -207,18 +187,21 @@ class Calls:
             self.outgoing.give_back(call.caller, call.answer_bytes)
             call.answer_bytes = 0
 
-    async def _room(self, admission: Admission, call: Running, size_bytes: int) -> None:
-        self._hits.hit("buffer-memory", call.caller, call.peer, held_bytes=admission.used_bytes)
-        stall_s = self._limits.stall
+    async def _room_in(self, call: Running, size_bytes: int) -> None:
+        """Wait, for as long as the client does: whatever is held now has time limits of its own.
+
+        Refusing would be worse, since some clients take that for "not needed".
+        """
+        self._waits(self.incoming, call)
+        call.held_up = True
+        self._look_soon()
         try:
-            async with asyncio.timeout(stall_s):
-                await admission.take(call.caller, size_bytes)
-        except TimeoutError:
-            raise LimitReached(
-                "limits.buffer-memory",
-                f"there was no room for {size_bytes} bytes of {call.caller} within {stall_s:g} s "
-                "(limits.buffer-memory)",
-            ) from None
+            await self.incoming.take(call.caller, size_bytes)
+        finally:
+            call.held_up = False
+
+    def _waits(self, admission: Admission, call: Running) -> None:
+        self._hits.hit("buffer-memory", call.caller, call.peer, held_bytes=admission.used_bytes)
 
     def leaves(self, call: Running) -> None:
         """An answer, a message of one or a status is handed to gRPC."""
@@ -238,11 +221,31 @@ class Calls:
                 self._abort(call)
             elif call.phase is Phase.LEAVING and waited_s > self._leaving_s(call):
                 self._break_off(call)
+        self._look_soon()
         if self._calls:
             self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look)
 
+    def _look_soon(self) -> None:
+        """Find out what has come of messages that others wait for, unless that is under way."""
+        needed = self.incoming.waiting or self._arrivals.trusts
+        if needed and (self._counting is None or self._counting.done()):
+            loop = asyncio.get_running_loop()
+            self._counting = loop.create_task(self._count(), name="arrivals")
+
+    async def _count(self) -> None:
+        await asyncio.sleep(_SOON_S)  # most messages are whole by then
+        pending = [call for call in self._calls if call.pending_bytes]
+        peers = {call.peer for call in pending}
+        received = await asyncio.to_thread(tcp.received_from, peers)
+        pending = [call for call in self._calls if call.pending_bytes]
+        if (greedy := self._arrivals.charge(pending, received, self._limits.message)) is not None:
+            self._hits.hit(
+                "buffer-memory", greedy.caller, greedy.peer, held_bytes=self.incoming.used_bytes
+            )
+            break_off([greedy.peer])
+
     def _leaving_s(self, call: Running) -> float:
-        return self._limits.stall + call.answer_bytes / _TAKEN_BYTES_S
+        return self._limits.stall * (1 + call.answer_bytes / _STALL_BYTES)
 
     def _abort(self, call: Running) -> None:
         """End a call that waits for a message: its pending read must not be cancelled."""
@@ -259,28 +262,6 @@ class Calls:
             if each.peer == call.peer and each.phase is Phase.LEAVING:
                 each.ended = True
         break_off([call.peer])
-
-
-class UploadReader:
-    """Reads the messages of an upload, each when there is room for one like the last."""
-
-    def __init__(self, calls: Calls, call: Running, limits: LimitsConfig) -> None:
-        self._calls = calls
-        self._call = call
-        self._next_bytes = limits.message
-        self._first = True
-
-    async def read(self) -> object:
-        """Return the next message, or gRPC's EOF. Raises LimitReached."""
-        first, self._first = self._first, False
-        message = await self._calls.read(self._call, self._next_bytes, first=first)
-        if isinstance(message, bytes):
-            self._next_bytes = max(_LEAST_BYTES, len(message))
-        return message
-
-    def gone(self, size_bytes: int) -> None:
-        """A message of this size is not held any more."""
-        self._calls.is_gone(self._call, size_bytes)
 
 
 def break_off(peers: Iterable[str]) -> None:

@@ -54,6 +54,12 @@ def connections(ports: Collection[int] | None = None) -> Iterator[Connection]:
             yield found
 
 
+def received_from(peers: Collection[str]) -> dict[str, int]:
+    """Return what has been read from each of these peers since its connection began."""
+    names = {endpoint_of(peer): peer for peer in peers}
+    return {names[each.peer]: received_bytes(each) for each in connections() if each.peer in names}
+
+
 def reset(peer: str) -> bool:
     """Break the connection from this peer off; False: there is none."""
     wanted = endpoint_of(peer)

@@ -233,7 +233,8 @@ class LocalIngest:
         (outcome,) = await self._core.writer.submit(
             lambda transaction: place_inline(
                 transaction, self._core.directory, [(self._digest, data)], self.provenance
-            )
+            ),
+            len(data),
         )
         if isinstance(outcome, StorageFull):
             raise outcome

@@ -102,7 +102,8 @@ class BlobReceiver:
             return dict.fromkeys((digest for digest, _ in blobs), error)
         try:
             outcomes = await self._core.writer.submit(
-                lambda transaction: place_inline(transaction, self._core.directory, blobs, origin)
+                lambda transaction: place_inline(transaction, self._core.directory, blobs, origin),
+                size_bytes,
             )
         except FederationError as error:
             return dict.fromkeys((digest for digest, _ in blobs), error)
@@ -121,6 +122,9 @@ class BlobReceiver:
         if not blobs:
             return {}
         missing = await self.missing_of([digest for digest, _ in blobs], origin)
+        size_bytes = sum(len(data) for digest, data in blobs if digest in missing)
+        if size_bytes:
+            await self._core.writer.room_for(size_bytes)
         refused: dict[Digest, FederationError] = {}
         admitted: list[Incoming] = []
         for digest, data in blobs:
@@ -136,10 +140,13 @@ class BlobReceiver:
             storing = self._core.background.start(
                 store_files(self._core, admitted, origin), "store a batch"
             )
+            storing.add_done_callback(lambda _: self._core.writer.has_written(size_bytes))
             outcomes: Outcomes = await asyncio.shield(storing)
             for blob, outcome in zip(admitted, outcomes, strict=True):
                 if outcome is not None:
                     refused[blob.digest] = outcome
+        elif size_bytes:
+            self._core.writer.has_written(size_bytes)
         return refused
 
 

@@ -242,7 +242,8 @@ class Storage:
         if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
             raise StorageFull("this node is full and refused an upload a moment ago; try again")
         await self._core.writer.submit(
-            lambda transaction: catalogue_entries.put(transaction, entries, provenance)
+            lambda transaction: catalogue_entries.put(transaction, entries, provenance),
+            sum(len(entry.value) for entry in entries),
         )
 
 

@@ -65,8 +65,8 @@ async def test_s15_others_hear_of_damage_though_the_reader_that_found_it_leaves(
     _replace(_path(storage, digest), "cut")
     submit, committed = storage.core.writer.submit, asyncio.Event()
 
-    async def slowly(work: Any) -> Any:
-        done = await submit(work)
+    async def slowly(work: Any, size_bytes: int = 0) -> Any:
+        done = await submit(work, size_bytes)
         committed.set()
         await asyncio.sleep(0.1)
         return done

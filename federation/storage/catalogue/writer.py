@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import apsw
 import structlog
 
+from federation.core.admission import Admission
 from federation.core.clock import Clock
 from federation.core.errors import (
     FederationError,
@@ -37,6 +38,8 @@ from federation.storage.timing import StoreClock
 
 _T = TypeVar("_T")
 _QUEUED_MAX = 10_000
+_HELD_MAX_BYTES = 32 * 2**20
+_EVERYBODY = ""  # who may do what is not known here; that those who ask take turns is
 _BATCH_MAX = 256
 _NO_ROOM = (apsw.SQLITE_IOERR_SHMSIZE,)
 
@@ -44,10 +47,11 @@ _log = structlog.get_logger(__name__)
 
 
 class _Operation:
-    __slots__ = ("error", "future", "loop", "result", "work")
+    __slots__ = ("error", "future", "loop", "result", "size_bytes", "work")
 
-    def __init__(self, work: Callable[[Transaction], Any]) -> None:
+    def __init__(self, work: Callable[[Transaction], Any], size_bytes: int) -> None:
         self.work = work
+        self.size_bytes = size_bytes
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
@@ -86,6 +90,9 @@ class Writer:
         self._metrics = metrics
         self._node_id = node_id  # of the stamps given in its transactions
         self._drift_s = drift_s
+        # Blob bytes on their way to the disk. A caller that leaves does not take them along, so
+        # that they are bounded here, whoever sent them.
+        self._held = Admission(lambda: _HELD_MAX_BYTES, each=lambda: _HELD_MAX_BYTES)
         self._queue: deque[_Operation] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -103,8 +110,28 @@ class Writer:
         """Begin to work off the queue."""
         self._thread.start()
 
-    async def submit(self, work: Callable[[Transaction], _T]) -> _T:
+    @property
+    def pending_bytes(self) -> int:
+        """Blob bytes that are on their way to the disk."""
+        return self._held.used_bytes
+
+    @property
+    def held_back(self) -> int:
+        """How many wait until there is room for theirs."""
+        return self._held.waiting
+
+    async def room_for(self, size_bytes: int) -> None:
+        """Wait until so many bytes may be on their way to the disk; has_written gives them back."""
+        await self._held.take(_EVERYBODY, size_bytes)
+
+    def has_written(self, size_bytes: int) -> None:
+        """So many bytes that room_for let in are durable, or dropped."""
+        self._held.give_back(_EVERYBODY, size_bytes)
+
+    async def submit(self, work: Callable[[Transaction], _T], size_bytes: int = 0) -> _T:
         """Run work in a transaction; returns its result once that is durable.
+
+        size_bytes: what the work holds on to; it waits while that of others is too much.
 
         work runs in the writer's thread. What it raises (FederationError) undoes it alone. A
         caller that is cancelled stops waiting; its work is done or not as a whole.
@@ -113,7 +140,19 @@ class Writer:
         """
         if self.failure is not None:
             raise StorageFailed(self.failure)
-        operation = _Operation(work)
+        if size_bytes:
+            await self.room_for(size_bytes)
+        operation = _Operation(work, size_bytes)
+        try:
+            self._enqueue(operation)
+        except BaseException:
+            if size_bytes:
+                self.has_written(size_bytes)
+            raise
+        result: _T = await operation.future
+        return result
+
+    def _enqueue(self, operation: _Operation) -> None:
         with self._wake:
             if self._closing:
                 raise StorageFailed("this node is shutting down")
@@ -121,8 +160,6 @@ class Writer:
                 raise TooBusy(f"{_QUEUED_MAX} catalogue writes are waiting; try again")
             self._queue.append(operation)
             self._wake.notify()
-        result: _T = await operation.future
-        return result
 
     def stuck_s(self) -> float:
         """How long the transaction that runs now has been running; 0 when none does."""
@@ -175,6 +212,8 @@ class Writer:
         self._on_commit(self.totals, self.held_bytes)
         for operation in batch:
             operation.settle()
+            if operation.size_bytes:
+                self.has_written(operation.size_bytes)
 
     def _commit(self, connection: apsw.Connection, batch: list[_Operation]) -> None:
         connection.execute("BEGIN IMMEDIATE")

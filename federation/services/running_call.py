@@ -1,0 +1,49 @@
+"""One running call as its bounds see it: what it waits for, and what it holds."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from federation.core.fair_share import FairShare
+
+
+class Phase(Enum):
+    """What a call waits for."""
+
+    ARRIVING = auto()  # its first message
+    RUNNING = auto()
+    LEAVING = auto()  # its answer, or its status, being taken
+
+
+class Running:
+    """One call."""
+
+    __slots__ = (
+        "answer_bytes",
+        "caller",
+        "context",
+        "ended",
+        "held_up",
+        "peer",
+        "pending_bytes",
+        "phase",
+        "request_bytes",
+        "share",
+        "since_s",
+        "takes_no_more",
+    )
+
+    def __init__(self, context: Any, caller: str, peer: str, share: FairShare | None) -> None:
+        self.context = context
+        self.caller = caller
+        self.peer = peer
+        self.share = share
+        self.phase = Phase.RUNNING
+        self.since_s = 0.0
+        self.pending_bytes = 0  # of Calls.incoming, for the message being read
+        self.request_bytes = 0  # of Calls.incoming, for those that have come
+        self.answer_bytes = 0  # of Calls.outgoing
+        self.ended = False  # by us, from outside
+        self.held_up = False  # until there is room for its message
+        self.takes_no_more = False  # whatever is still read is dropped

@@ -1,0 +1,34 @@
+"""The messages of an upload, each read when there is room for it."""
+
+from __future__ import annotations
+
+from federation.config.model import LimitsConfig
+from federation.services.arrivals import LEAST_BYTES
+from federation.services.running import Calls
+from federation.services.running_call import Running
+
+
+class UploadReader:
+    """Reads the messages of an upload, each when there is room for one like the last."""
+
+    def __init__(self, calls: Calls, call: Running, limits: LimitsConfig) -> None:
+        self._calls = calls
+        self._call = call
+        self._next_bytes = limits.message
+        self._first = True
+
+    async def read(self) -> object:
+        """Return the next message, or gRPC's EOF."""
+        first, self._first = self._first, False
+        message = await self._calls.read(self._call, self._next_bytes, first=first)
+        if isinstance(message, bytes):
+            self._next_bytes = max(LEAST_BYTES, len(message))
+        return message
+
+    def held_up(self) -> bool:
+        """Whether there is no room for the next message yet."""
+        return self._call.held_up
+
+    def gone(self, size_bytes: int) -> None:
+        """A message of this size is not held any more."""
+        self._calls.is_gone(self._call, size_bytes)
