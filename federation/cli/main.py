@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "verify": _Listed("verify:verify", "Read every blob and compare it with its digest."),
     "gc": _Listed("gc:gc", "Evict down to the low watermark of the quota, or further."),
     "rebuild": _Listed("rebuild:rebuild", "Make a new catalogue from the blob files."),
+    "new-id": _Listed("new_id:new_id_command", "Give a copy of a data directory its own id."),
     "keygen": _Listed("keygen:keygen", "Make a certificate and its key, for a server or a client."),
     "authorize": _Listed(
         "authorize:authorize_command", "Add clients' certificates to those that are let in."

@@ -76,7 +76,14 @@ class PeerRunner:
                 continue
             except IsItself:
                 self.state = "itself"
-                _log.error("peer_is_this_node", peer=self.link.name, url=self.link.peer.url)
+                _log.error(
+                    "peer_is_this_node",
+                    peer=self.link.name,
+                    url=self.link.peer.url,
+                    text=f"who answers has this node's id ({self.link.ledger.node_id}): its "
+                    "address leads back here, or its data directory is a copy of this one; then "
+                    "stop it and run `federation new-id` there",
+                )
                 delay_s = _ITSELF_S
             except _LOCAL_TROUBLE as error:
                 self.state = "local trouble"

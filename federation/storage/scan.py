@@ -55,11 +55,17 @@ class _Position(NamedTuple):
 
 def _parse(text: str | None, table: str, now_ms: int) -> _Position:
     first: bytes | int = b"" if table == "blob" else 0
+    beginning = _Position(up=False, begun_ms=now_ms, accessed_ms=_END_MS, name=first)
     if not text:
-        return _Position(up=False, begun_ms=now_ms, accessed_ms=_END_MS, name=first)
-    way, begun, accessed, name = text.split(":")
-    at: bytes | int = bytes.fromhex(name) if table == "blob" else int(name)
-    return _Position(way == "up", int(begun), int(accessed), at)
+        return beginning
+    try:
+        way, begun, accessed, name = text.split(":")
+        at: bytes | int = bytes.fromhex(name) if table == "blob" else int(name)
+        found = _Position(way == "up", int(begun), int(accessed), at)
+    except ValueError:  # another version wrote it: all is gone through once more
+        return beginning
+    known = way in {"up", "down"} and max(map(abs, (found.begun_ms, found.accessed_ms))) <= _END_MS
+    return found if known else beginning
 
 
 def blobs(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:

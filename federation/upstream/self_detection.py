@@ -67,7 +67,8 @@ class SelfDetector:
         _log.error(
             "upstream_is_this_node",
             upstreams=found,
-            hint="its url leads back to this node; take it out of the configuration"
+            hint="its url leads back to this node; take it out of the configuration. If its data "
+            "directory is a copy of this one, stop it and run `federation new-id` there"
             if found
             else "the url of an upstream leads back to another process of this node",
         )

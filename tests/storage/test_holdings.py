@@ -109,3 +109,16 @@ def test_a_touch_that_waited_long_counts_as_later(connection: apsw.Connection) -
     TouchBatch({key_of(digest): 2000}).write(connection, 50_000)
     (row,) = catalogue.look_up(connection, [key_of(digest)]).values()
     assert row.used_ms == 50_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["rubbish", "down:1:2", "down:1:2:zz:3", "down:x:2:00", "sideways:1:2:00", f"up:1:{10**30}:7"],
+)
+def test_a_position_that_another_version_wrote_begins_anew(
+    connection: apsw.Connection, text: str
+) -> None:
+    fill(connection, random.Random(1))
+    for walk in (scan.blobs, scan.entries):
+        page = walk(connection, text, COUNT, 2_000_000)
+        assert len(page.digests) + len(page.entries) == COUNT

@@ -1,0 +1,30 @@
+"""federation new-id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from federation.cli.command import Command, json_option
+from federation.cli.options import place, place_options
+from federation.cli.output import emit
+from federation.storage.admin.node_id import new_id
+
+
+@click.command(
+    "new-id",
+    cls=Command,
+    epilog="\b\nExample:\n  cp -r /srv/node /mnt/copy && federation new-id --data-dir /mnt/copy",
+)
+@place_options
+@json_option
+def new_id_command(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
+    """Give a copy of a data directory an id of its own.
+
+    Nodes know each other by the ids in their data directories; of two with one id, each takes the
+    other for itself, and neither sends to it nor asks it. What is stored stays. Refused while a
+    node serves the directory.
+    """
+    done = new_id(place(config_path, data_dir).data_dir)
+    emit({"node-id-before": done.before, "node-id": done.now}, as_json=as_json)
