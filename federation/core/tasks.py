@@ -1,14 +1,56 @@
-"""Background tasks that cannot be lost: strong references, and failures always reported."""
+"""Background tasks that cannot be lost: strong references, and failures always reported.
+
+What is to go on as long as the node does is kept (`Background.keep`): it is started again after
+whatever ended it, and where that does not help the node says that it is not ready.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
 
+from federation.core.clock import Clock
+
 _log = structlog.get_logger(__name__)
+
+_AGAIN_FIRST_S = 1.0
+_AGAIN_MAX_S = 60.0
+_SETTLED_S = 10.0  # work that goes on for so long after a failure does not keep failing
+
+
+class FailingWork:
+    """What of a node's background work keeps failing, for its readiness."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<FailingWork {sorted(self._reasons)}>"
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    @property
+    def reason(self) -> str:
+        """What fails and why; empty: nothing does."""
+        return "; ".join(
+            f"the background work '{name}' keeps failing ({reason}); the log has more"
+            for name, reason in sorted(self._reasons.items())
+        )
+
+    def note(self, name: str, reason: str | None) -> None:
+        """Take in that work fails, or (None) that it does not any more."""
+        if reason is None:
+            self._reasons.pop(name, None)
+        else:
+            self._reasons[name] = reason
+
+
+async def _nothing() -> None:
+    return
 
 
 class Background:
@@ -26,6 +68,72 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
+
+    def keep(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        clock: Clock,
+        failing: FailingWork,
+        *,
+        let_go: Callable[[], Awaitable[None]] = _nothing,
+    ) -> asyncio.Task[Any]:
+        """Run work, and begin it again after each failure, until it ends by itself or close().
+
+        After a failure let_go is called, so that somebody else can do the work meanwhile. A second
+        one before the work has settled, and the node is not ready until it has.
+        """
+        return self.start(self._keep(work, name, clock, failing, let_go), name)
+
+    async def _keep(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        clock: Clock,
+        failing: FailingWork,
+        let_go: Callable[[], Awaitable[None]],
+    ) -> None:
+        failures = 0
+        while True:
+            begun_s = clock.monotonic_s()
+            try:
+                if failures:
+                    await self._settle(work(), name, clock, failing)
+                else:
+                    await work()
+            except Exception as error:  # noqa: BLE001 - the outermost loop of all such work
+                is_settled = clock.monotonic_s() - begun_s >= _SETTLED_S
+                failures = 1 if is_settled else failures + 1
+                _log.exception("background_work_failed", task=name, failures=failures)
+                if failures > 1:
+                    failing.note(name, f"{type(error).__name__}: {error}")
+            else:
+                failing.note(name, None)
+                return
+            await self._let_go(let_go, name)
+            await clock.sleep(min(_AGAIN_MAX_S, _AGAIN_FIRST_S * 2 ** min(failures - 1, 10)))
+
+    async def _settle(
+        self, work: Coroutine[Any, Any, None], name: str, clock: Clock, failing: FailingWork
+    ) -> None:
+        """Run work; once it has gone on for a while it does not count as failing any more."""
+        task = asyncio.ensure_future(work)
+        settled = asyncio.ensure_future(clock.sleep(_SETTLED_S))
+        try:
+            await asyncio.wait({task, settled}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                failing.note(name, None)
+            await task
+        finally:
+            settled.cancel()
+            task.cancel()
+            await asyncio.gather(task, settled, return_exceptions=True)
+
+    async def _let_go(self, let_go: Callable[[], Awaitable[None]], name: str) -> None:
+        try:
+            await let_go()
+        except Exception:  # noqa: BLE001 - the work itself must go on
+            _log.exception("background_work_failed", task=name)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

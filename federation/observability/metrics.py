@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from federation.core.tasks import FailingWork
 from federation.observability.peer_metrics import PeerMetrics
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -34,6 +35,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=reg,
         )
+        self.failing = FailingWork()
+        Gauge(
+            "federation_background_failing",
+            "Kinds of background work that keep failing",
+            registry=reg,
+        ).set_function(lambda: len(self.failing))
         self.calls_running = 0  # of this process; counted on the event loop
         Gauge("federation_requests_running", "Calls being answered now", registry=reg).set_function(
             lambda: self.calls_running
@@ -91,6 +98,21 @@ class Metrics:
         )
         self.quarantined = Counter(
             "federation_quarantined_total", "Blobs found damaged and set aside", registry=reg
+        )
+        self.quarantine_bytes = Gauge(
+            "federation_quarantine_bytes",
+            "Bytes of damaged blobs that are kept for inspection, within the quota",
+            registry=reg,
+        )
+        self.volume_in_doubt = Gauge(
+            "federation_volume_in_doubt",
+            "1 while the volume of the blobs is away or too much on it is damaged",
+            registry=reg,
+        )
+        self.restored = Counter(
+            "federation_restored_total",
+            "Blobs set aside unread that turned out to be right, and are held again",
+            registry=reg,
         )
         self.uploads_open = Gauge(
             "federation_uploads_open", "Uploads begun and not ended", registry=reg

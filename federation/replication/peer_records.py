@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from federation.core.clock import Clock
-from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.core.errors import FederationError
 from federation.core.replication_log import Lane, PeerRecord, PeerState, ReplicationLog
 
 _log = structlog.get_logger(__name__)
@@ -118,5 +118,5 @@ class PeerRecordCache:
                 await self.save()
                 if turn % _LOOK_EVERY_TURNS == 0:
                     await self.look()
-            except (SourceUnavailable, StorageFailed, StorageFull) as error:
+            except FederationError as error:
                 _log.warning("peer_records_not_saved", reason=str(error))

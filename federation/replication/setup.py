@@ -59,7 +59,7 @@ class Replication:
         self._walk = walk
         self._metrics = metrics
         self._clock = clock
-        self._worker = Replicator(ledger, self._link, clock)
+        self._worker = Replicator(ledger, self._link, clock, metrics.failing)
         self._courtesy = LoopThrottle(lambda: metrics.calls_running > 0)
         self._memory = SendMemory()
         self._started = False

@@ -10,9 +10,9 @@ import structlog
 
 from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
-from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull, TooBusy
+from federation.core.errors import FederationError, SourceUnavailable, TooBusy
 from federation.core.replication_log import ReplicationLog
-from federation.core.tasks import Background
+from federation.core.tasks import Background, FailingWork
 from federation.replication.peer import PeerRunner
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.session import PeerSession
@@ -49,6 +49,7 @@ class Replicator:
         ledger: ReplicationLog,
         make_link: Callable[[PeerConfig, PeerRecordCache], PeerSession],
         clock: Clock,
+        failing: FailingWork | None = None,
     ) -> None:
         """make_link: what connects to a peer, when it is first used."""
         self._ledger = ledger
@@ -58,6 +59,7 @@ class Replicator:
         self._peers: list[PeerConfig] = []
         self._running: dict[str, _Running] = {}
         self._parked: dict[str, int] = {}
+        self._failing = failing or FailingWork()
         self._background = Background()
         self._changing = asyncio.Lock()
         self.leads = False
@@ -68,7 +70,7 @@ class Replicator:
     def start(self, peers: Sequence[PeerConfig]) -> None:
         """Begin, as soon as no other process on the data directory does it."""
         self._peers = list(peers)
-        self._background.start(self._run(), "replication")
+        self._background.keep(self._run, "replication", self._clock, self._failing)
 
     async def reload(self, peers: Sequence[PeerConfig]) -> None:
         """Send to these from now on; those that stay as they were notice nothing.
@@ -98,7 +100,7 @@ class Replicator:
     async def _save(self) -> None:
         try:
             await self._book.save()
-        except (SourceUnavailable, StorageFailed, StorageFull) as error:
+        except FederationError as error:
             _log.warning("peer_records_not_saved", reason=str(error))
 
     def describe(self) -> dict[str, Any]:
@@ -116,14 +118,18 @@ class Replicator:
         return {"replicates-here": self.leads, "peers": shown, "left-peers": left}
 
     async def _run(self) -> None:
+        if not self.leads:
+            await self._begin_to_lead()
+        await self._apply()
+        await self._look()
+
+    async def _begin_to_lead(self) -> None:
         while not self._try_to_lead():
             await self._clock.sleep(_LEAD_EVERY_S)
         await self._load()
         self.leads = True
         _log.info("replication_starts", peers=[peer.name for peer in self._peers])
-        self._background.start(self._book.run(), "peer records")
-        await self._apply()
-        await self._look()
+        self._background.keep(self._book.run, "peer records", self._clock, self._failing)
 
     def _try_to_lead(self) -> bool:
         try:

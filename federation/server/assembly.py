@@ -100,7 +100,7 @@ def build(
         )
         served = services.index_served if listener.type == "index" else services.served
         ports.append(make_port(listener, allowed, served, runtime, share, at))
-    readiness = Readiness(storage.health)
+    readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
     http = None
     if (http_address := share.http_address(config.http.address)) is not None:
@@ -133,6 +133,14 @@ def build(
         hits=bounds.hits,
         follow=partial(_follow, storage, limits, budget, services, replication, share),
     )
+
+
+def _health(storage: Storage, metrics: Metrics) -> tuple[bool, str]:
+    """Whether storage works, and all that goes on in the background."""
+    serving, reason = storage.health()
+    if serving and metrics.failing.reason:
+        return False, metrics.failing.reason
+    return serving, reason
 
 
 def _follow(

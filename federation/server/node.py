@@ -6,7 +6,7 @@ Knows servers, and nothing of what the calls mean or where blobs are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -151,13 +151,16 @@ class Node:
         except BaseException:
             await self._end(0)
             raise
-        self._tasks.start(self._watch_lag(), "loop-lag")
-        self._tasks.start(self._watch_health(), "health")
+        self._keep(self._watch_lag, "loop-lag")
+        self._keep(self._watch_health, "health")
         if self._guard is not None:
-            self._tasks.start(self._guard.run(), "connections")
+            self._keep(self._guard.run, "connections")
         if any(port.watched for port in self._ports):
-            self._tasks.start(self._watch_tls(), "tls-files")
+            self._keep(self._watch_tls, "tls-files")
         _log.info("serving", listeners=self.listeners, http=self.http)
+
+    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._tasks.keep(work, name, self._clock, self._metrics.failing)
 
     def announce(self, **facts: Any) -> None:
         """Publish these facts about this process, besides those published before."""

@@ -14,7 +14,7 @@ import structlog
 from federation.access.files import AccessFiles, load_access
 from federation.config.model import Config
 from federation.core.clock import SystemClock
-from federation.core.tasks import Background
+from federation.core.tasks import Background, FailingWork
 from federation.observability import logs
 from federation.observability.native_log import captured
 from federation.server import process, systemd
@@ -91,7 +91,8 @@ async def _serve(
         await node.start(passed)
         place = {} if share.alone else share.announced()
         node.announce(config=None if file is None else str(file), **place)
-        background.start(Reloader(config, file, node, clock).run(hangup), "reload")
+        reloader = Reloader(config, file, node, clock)
+        background.keep(lambda: reloader.run(hangup), "reload", clock, FailingWork())
         process.settle()
         ready(node.listeners)
         if control is not None:

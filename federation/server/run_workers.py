@@ -10,6 +10,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from federation import __version__
 from federation.access.files import load_access
 from federation.config.model import Config
 from federation.core.clock import Clock, SystemClock
-from federation.core.tasks import Background
+from federation.core.tasks import Background, FailingWork
 from federation.observability import logs
 from federation.server import process, systemd
 from federation.server.config_warnings import advice
@@ -101,7 +102,7 @@ class _Parent:
                 face = AggregatedPages(self._crew, facts, self._clock)
                 self._http = HttpServer(config.http.address, face.answer)
                 await self._http.start(passed)
-                self._tasks.start(face.run(), "counts of the workers")
+                self._keep(face.run, "counts of the workers")
             passed.check_all_taken()
             status = await self._while_serving(ready, addresses)
         finally:
@@ -112,6 +113,10 @@ class _Parent:
                 await face.close()
             self._ports.close()
         return status
+
+    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Have it go on whatever comes; the workers themselves say whether they are ready."""
+        self._tasks.keep(work, name, self._clock, FailingWork())
 
     def _orders(self, number: int, again: bool) -> bytes:
         ports = tuple(address.port for address in self._ports.addresses)
@@ -127,7 +132,7 @@ class _Parent:
         await asyncio.wait([stopping, starting], return_when=asyncio.FIRST_COMPLETED)
         failed = starting.result() if starting.done() else 0
         if not failed and not stopping.done():
-            self._tasks.start(self._reload_on_hangup(), "reload")
+            self._keep(self._reload_on_hangup, "reload")
             http = None if self._http is None else str(self._http.address)
             workers = len(self._crew.workers)
             _log.info("all_serving", listeners=addresses, http=http, workers=workers)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from federation.core.clock import Clock
 from federation.core.digest import digest_of
-from federation.core.errors import FederationError, SourceUnavailable
-from federation.core.tasks import Background
+from federation.core.errors import SourceUnavailable
+from federation.core.tasks import Background, FailingWork
 from federation.upstream.upstream import Upstream
 
 _LOOK_EVERY_S = 0.25
@@ -19,16 +19,21 @@ class Prober:
     """Probes each upstream when its breaker says that it is time."""
 
     def __init__(
-        self, upstreams: Sequence[Upstream], clock: Clock, may_probe: Callable[[], bool]
+        self,
+        upstreams: Sequence[Upstream],
+        clock: Clock,
+        may_probe: Callable[[], bool],
+        failing: FailingWork | None = None,
     ) -> None:
         self._upstreams = upstreams
         self._clock = clock
         self._may_probe = may_probe
+        self._failing = failing or FailingWork()
         self._background = Background()
 
     def start(self) -> None:
         """Begin; close() ends it."""
-        self._background.start(self._watch(), "upstream-probes")
+        self._background.keep(self._watch, "upstream-probes", self._clock, self._failing)
 
     async def close(self) -> None:
         """Stop probing."""
@@ -52,7 +57,7 @@ class Prober:
                 await upstream.index.fetch_blob([_URI])
         except SourceUnavailable as error:
             upstream.note(error)
-        except FederationError as error:
-            upstream.note(SourceUnavailable(upstream.name, str(error)))
+        except Exception as error:  # noqa: BLE001 - a probe that says nothing is the last one
+            upstream.note(SourceUnavailable(upstream.name, f"{type(error).__name__}: {error}"))
         else:
             upstream.note(None)

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.digest import Digest
-from federation.core.errors import BlobNotFound, OffsetOutside, TooBusy
+from federation.core.errors import BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy
 from federation.core.store import (
     CHUNK_BYTES,
     Chunks,
@@ -152,7 +152,7 @@ class Pulls:
 
     async def _run(self, key: _Key, pull: Pull, look_again: bool) -> None:
         try:
-            if look_again and not await self._local.find_missing([pull.digest]):
+            if look_again and await self._is_held(pull.digest):
                 pull.is_here()  # it came between the caller's look and its joining
             else:
                 await pull.run()
@@ -160,6 +160,12 @@ class Pulls:
             self.kept += 1
             if self._pulls.get(key) is pull:
                 del self._pulls[key]
+
+    async def _is_held(self, digest: Digest) -> bool:
+        try:
+            return not await self._local.find_missing([digest])
+        except SourceUnavailable:  # its disk does not tell; an upstream may have it
+            return False
 
     async def _follow(
         self, pull: Pull, reader: Range, next_bytes: NextBytes | None

@@ -77,7 +77,9 @@ class Pulling:
         )
         self.finder = make_finder()
         self.index_finder = make_finder(blobs_elsewhere=True)
-        self._prober = Prober(self.shared.upstreams, clock, lambda: not self.shared.offline)
+        self._prober = Prober(
+            self.shared.upstreams, clock, lambda: not self.shared.offline, metrics.failing
+        )
         self._switch.watch(self._follow_switch)
 
     def start(self) -> None:
