@@ -69,7 +69,12 @@ class LimitsConfig(Section):
     buffer_memory: Size = Field(
         default=256 * 2**20, ge=2**23, description="blob bytes held in memory at once"
     )
-    threads: Count = Field(default=8, ge=1, le=256, description="threads for disk and hashing")
+    threads: Count = Field(
+        default=8,
+        ge=1,
+        le=256,
+        description="threads for look-ups and hashing, as many for reading, and for writing files",
+    )
     request_time: Duration = Field(
         default=60.0, gt=0, description="longest a call without a stream may take"
     )

@@ -117,7 +117,8 @@ class Readable(Protocol):
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Return those that are not held; the others are leased (not evicted for a lease period).
 
-        Raises SourceUnavailable when a remote store does not answer; a local one never raises.
+        Raises SourceUnavailable when a remote store does not answer, or the disk of a local one
+        does not tell whether a blob's file is there.
         """
         ...
 
@@ -221,7 +222,7 @@ class LocalStore(Store, Protocol):
 
         names: each differs from the others, and is that of the same SHA-256 digest at all times;
         none is the empty blob's.
-        Never raises but what spelling.hashes_of raises.
+        Raises SourceUnavailable as find_missing does, and what spelling.hashes_of raises.
         """
         ...
 

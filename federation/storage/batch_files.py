@@ -42,13 +42,13 @@ async def store_files(
     To be run in the background: it ends with every blob stored or dropped.
     """
     try:
-        outcomes = await core.pool.run(_write, blobs)
+        outcomes = await core.writes.run(_write, blobs)
         written = [blob for blob, error in zip(blobs, outcomes, strict=True) if error is None]
         placed = await _place(core, written, origin)
         return [error or placed[blob.path] for blob, error in zip(blobs, outcomes, strict=True)]
     finally:
         core.space.release(sum(blob.digest.size_bytes for blob in blobs))
-        core.pool.submit(_drop, blobs)
+        core.writes.submit(_drop, blobs)
 
 
 async def _place(

@@ -2,11 +2,13 @@
 
 A file is trusted only while it is a regular file of the right size whose ctime is the one seen
 when it was last verified; whatever else lies under its name is damage. Opening never follows a
-link and never waits for a FIFO.
+link and never waits for a FIFO. An error of the disk says nothing about the blob: it is
+SourceUnavailable, and only where one file cannot be read by itself it is Unreadable.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -14,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from federation.core.digest import Digest, new_hasher
-from federation.core.errors import TooBusy
-from federation.storage.directory import NO_HANDLES
+from federation.core.errors import SourceUnavailable, TooBusy
 
+NO_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW  # to receive into
 
 _HASH_STEP = 1024 * 1024
@@ -24,8 +26,25 @@ _IF_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
+# What a disk answers that has lost some of a file's blocks, and not because it is away.
+_LOST_BLOCKS = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.EREMOTEIO)
+_NOT_A_FILE = (errno.ELOOP, errno.ENXIO)  # a link, a socket
+
+
 class Damage(Exception):
     """What lies on the disk is not the blob; str() says in which way."""
+
+    is_proven = True  # what lies there, if anything, is of no use
+
+
+class Gone(Damage):
+    """Nothing lies there. It counts as damage only where the volume is there (volume.Volume)."""
+
+
+class Unreadable(Damage):
+    """This one file cannot be read, while others can. Its bytes may be right."""
+
+    is_proven = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,41 +64,77 @@ class OpenBlob:
 def open_blob(path: str, size_bytes: int) -> OpenBlob:
     """Open a blob's file for reading.
 
-    Raises Damage when it is gone, not a plain file, or of another size, and TooBusy when this
-    process has no file handle left (which must never look like a missing blob).
+    Raises Damage when it is not a plain file or of another size, Gone, Unreadable when its own
+    mode forbids reading it, TooBusy when this process has no file handle left, and
+    SourceUnavailable for any other error of the disk.
     """
     try:
         fd = os.open(path, _OPEN)
     except OSError as error:
-        if error.errno in NO_HANDLES:
-            raise TooBusy(f"no file handle left: {error.strerror}") from error
-        raise Damage(f"cannot be opened: {error.strerror}") from error
+        raise _trouble_with(path, error) from error
     facts = os.fstat(fd)
-    if stat.S_ISREG(facts.st_mode) and facts.st_size == size_bytes:
+    if (damage := _damage_of(facts, size_bytes)) is None:
         return OpenBlob(fd, facts.st_ctime_ns)
     os.close(fd)
-    if not stat.S_ISREG(facts.st_mode):
-        raise Damage("is not a plain file")
-    raise Damage(f"has {facts.st_size} bytes instead of {size_bytes}")
+    raise damage
 
 
-def is_intact(path: str, size_bytes: int) -> bool:
-    """Whether a plain file of this size lies there; cheap, reads no content."""
+def check_file(path: str, size_bytes: int) -> None:
+    """Look whether a plain file of this size lies there; cheap, reads no content.
+
+    Raises Damage, Gone, SourceUnavailable, TooBusy.
+    """
     try:
         facts = os.stat(path, follow_symlinks=False)
+    except OSError as error:
+        raise _trouble_with(path, error) from error
+    if (damage := _damage_of(facts, size_bytes)) is not None:
+        raise damage
+
+
+def _damage_of(facts: os.stat_result, size_bytes: int) -> Damage | None:
+    if not stat.S_ISREG(facts.st_mode):
+        return Damage("is not a plain file")
+    if facts.st_size != size_bytes:
+        return Damage(f"has {facts.st_size} bytes instead of {size_bytes}")
+    return None
+
+
+def _trouble_with(path: str, error: OSError) -> Exception:
+    """Return what an error of open or stat says: of the blob, of the disk, or of this process."""
+    if error.errno in NO_HANDLES:
+        return TooBusy(f"no file handle left: {error.strerror}")
+    if error.errno == errno.ENOENT:
+        return Gone("is gone")
+    if error.errno in _NOT_A_FILE:
+        return Damage("is not a plain file")
+    if error.errno == errno.EACCES and _own_mode_forbids(path):
+        return Unreadable("has a mode that forbids reading it")
+    return SourceUnavailable("disk", f"{error.strerror} while opening a blob's file")
+
+
+def _own_mode_forbids(path: str) -> bool:
+    """Whether the file itself, and not a folder above it, keeps its owner from reading it."""
+    try:
+        return not os.stat(path, follow_symlinks=False).st_mode & stat.S_IRUSR
     except OSError:
         return False
-    return stat.S_ISREG(facts.st_mode) and facts.st_size == size_bytes
 
 
 def read_exactly(fd: int, size_bytes: int, offset: int) -> bytes:
-    """Read size_bytes at offset. Raises Damage when the disk gives an error or fewer bytes."""
+    """Read size_bytes at offset.
+
+    Raises Damage where the file ends before, Unreadable where the disk has lost its blocks (which
+    only a second descriptor makes sure of), SourceUnavailable for any other error.
+    """
     parts = []
     while size_bytes > 0:
         try:
             part = os.pread(fd, size_bytes, offset)
         except OSError as error:
-            raise Damage(f"cannot be read: {error.strerror}") from error
+            if error.errno in _LOST_BLOCKS:
+                raise Unreadable(f"cannot be read: {error.strerror}") from error
+            raise SourceUnavailable("disk", f"{error.strerror} while reading a blob") from error
         if not part:
             raise Damage(f"ends at byte {offset}")
         parts.append(part)
@@ -128,7 +183,11 @@ def write_whole(fd: int, data: bytes) -> None:
 
 
 def verify_file(fd: int, digest: Digest) -> None:
-    """Hash the whole file. Raises Damage when its bytes are not those that the digest names."""
+    """Hash the whole file.
+
+    Raises Damage when its bytes are not those that the digest names, Unreadable,
+    SourceUnavailable.
+    """
     hasher = new_hasher(digest.function)
     offset = 0
     while offset < digest.size_bytes:
@@ -140,7 +199,10 @@ def verify_file(fd: int, digest: Digest) -> None:
 
 
 def verify_path(path: str, digest: Digest) -> int:
-    """Open, verify and close; return the verified file's ctime. Raises Damage, TooBusy."""
+    """Open, verify and close; return the verified file's ctime.
+
+    Raises Damage, SourceUnavailable, TooBusy.
+    """
     with open_blob(path, digest.size_bytes) as blob:
         verify_file(blob.fd, digest)
         return blob.ctime_ns

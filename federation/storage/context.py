@@ -17,13 +17,14 @@ from federation.core.tasks import Background
 from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
+from federation.storage.blob_files import Damage
 from federation.storage.catalogue.pool import Pool
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.catalogue.writer import Writer
 from federation.storage.directory import DataDirectory
 from federation.storage.log_end import LogEnd
 from federation.storage.processes import ProcessEntry
-from federation.storage.quarantine import quarantine
+from federation.storage.quarantine import Aside, quarantine
 from federation.storage.read_cache import ReadCache
 from federation.storage.shared_memory import Epoch
 from federation.storage.space import Space
@@ -47,7 +48,9 @@ class StorageContext:
     run: ProcessEntry
     epoch: Epoch
     head: LogEnd
-    pool: Pool
+    pool: Pool  # look-ups in the catalogue, and hashing: nothing that a busy disk holds up for long
+    reads: Pool  # of blob files, which may be slow
+    writes: Pool  # of blob files: each sync takes a thread until the disk has done it
     writer: Writer
     touches: Touches
     hot: ReadCache
@@ -55,7 +58,7 @@ class StorageContext:
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now
     refused_ms: int | None = None  # when an upload was last refused for want of room
-    asides: dict[Digest, asyncio.Task[None]] = field(default_factory=dict)  # of set_aside_soon
+    asides: dict[Digest, asyncio.Task[Aside]] = field(default_factory=dict)  # of set_aside_soon
 
     def now_ms(self) -> int:
         """Return store time."""
@@ -88,34 +91,53 @@ class StorageContext:
         self.epoch.want(size_bytes)
         self.pressure.set()
 
-    async def set_aside(self, digest: Digest, seq: int, reason: str) -> None:
+    async def set_aside(self, digest: Digest, seq: int, damage: Damage) -> None:
         """Quarantine a blob found damaged; from then on it is missing.
 
         A caller that is cancelled leaves it going on: every process has to hear of it.
+
+        Raises SourceUnavailable where the blob stays, because it may be right.
         """
-        self.set_aside_soon(digest, seq, reason)
-        await self.finish_aside(digest)
+        self.set_aside_soon(digest, seq, damage)
+        if (task := self.asides.get(digest)) is not None:
+            await asyncio.wait({task})
+            if not task.cancelled() and task.result() is Aside.NO_ROOM:
+                raise SourceUnavailable("disk", f"blob {digest} {damage}")
 
-    async def _set_aside(self, digest: Digest, seq: int, reason: str) -> None:
+    async def _set_aside(self, digest: Digest, seq: int, damage: Damage) -> Aside:
         """Never raises: what cannot be set aside is not served either, as every read checks it."""
+        reason = str(damage)
 
-        def work(transaction: Transaction) -> bool:
-            return quarantine(transaction, self.directory, digest, seq, reason)
+        def work(transaction: Transaction) -> Aside:
+            return quarantine(transaction, self.directory, digest, seq, damage)
 
         try:
-            if await self.writer.submit(work):
-                self.epoch.bump()
-                self.metrics.quarantined.inc()
-                _log.error("blob_quarantined", digest=str(digest), reason=reason)
+            outcome = await self.writer.submit(work)
         except FederationError as error:
             _log.error("blob_damaged", digest=str(digest), reason=reason, kept_because=str(error))
+            return Aside.DONE if damage.is_proven else Aside.NO_ROOM
+        if outcome is Aside.DONE:
+            self.epoch.bump()
+            self.metrics.quarantined.inc()
+            _log.error("blob_quarantined", digest=str(digest), reason=reason)
+        elif outcome is Aside.NO_ROOM:
+            why = outcome.value
+            _log.error("blob_damaged", digest=str(digest), reason=reason, kept_because=why)
+        return outcome
 
-    def set_aside_soon(self, digest: Digest, seq: int, reason: str) -> None:
-        """Do the same without making the caller wait."""
-        task = self.background.start(self._set_aside(digest, seq, reason), "quarantine")
+    def set_aside_soon(self, digest: Digest, seq: int, damage: Damage) -> None:
+        """Do the same without making the caller wait.
+
+        Raises SourceUnavailable where so much is damaged that it is not believed any more.
+        """
+        now_s, held = self.clock.monotonic_s(), self.writer.totals.blobs
+        volume, is_proven = self.directory.volume, damage.is_proven
+        if not volume.breaker.admit(now_s, digest, seq, held, is_proven=is_proven):
+            raise SourceUnavailable("blobs/", volume.breaker.trouble)
+        task = self.background.start(self._set_aside(digest, seq, damage), "quarantine")
         self.asides[digest] = task
 
-        def ended(task: asyncio.Task[None]) -> None:
+        def ended(task: asyncio.Task[Aside]) -> None:
             if self.asides.get(digest) is task:
                 del self.asides[digest]
 

@@ -42,7 +42,7 @@ class GrowingFile:
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """See Growing."""
-        return await self._core.pool.run(self._read, offset, size_bytes)
+        return await self._core.reads.run(self._read, offset, size_bytes)
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
         with disk_errors_named("reading what is received"):
@@ -54,7 +54,7 @@ class GrowingFile:
         """See Growing."""
         fd, self._fd = self._fd, None
         if fd is not None:
-            self._core.pool.submit(os.close, fd)
+            self._core.reads.submit(os.close, fd)
 
 
 class LocalIngest:
@@ -75,7 +75,7 @@ class LocalIngest:
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
         self._lock = threading.Lock()  # held by the thread that uses the file
         self._fd: int | None = None
-        self._write_back = WriteBack(core.pool)
+        self._write_back = WriteBack(core.writes)
         self._failure: Exception | None = None  # of an append; what is in the file is unknown
         self._committing = False
         self._ended = False
@@ -138,12 +138,12 @@ class LocalIngest:
                 await self._core.pool.run(self._hasher.update, data)
                 self._hashed_bytes += len(data)
                 on_hashed()
-                await self._core.pool.run(self._write, data, None)
+                await self._core.writes.run(self._write, data, None)
             elif len(data) < _HASH_BESIDE_BYTES:
-                await self._core.pool.run(self._write, data, self._hasher)
+                await self._core.writes.run(self._write, data, self._hasher)
             else:
                 hashing = self._core.pool.run(self._hasher.update, data)
-                writing = self._core.pool.run(self._write, data, None)
+                writing = self._core.writes.run(self._write, data, None)
                 for outcome in await asyncio.gather(hashing, writing, return_exceptions=True):
                     if isinstance(outcome, BaseException):
                         raise outcome
@@ -167,7 +167,7 @@ class LocalIngest:
 
     async def open_growing(self) -> GrowingFile:
         """See Ingest."""
-        opening = self._core.pool.submit(self._open_again)
+        opening = self._core.reads.submit(self._open_again)
         try:
             fd = await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
@@ -216,7 +216,7 @@ class LocalIngest:
         try:
             if self._small is not None:
                 return await self._commit_small(bytes(self._small))
-            await self._core.pool.run(self._seal)
+            await self._core.writes.run(self._seal)
             return await self._core.writer.submit(
                 lambda transaction: place_file(
                     transaction, self._core.directory, self._digest, self._path, self.provenance
@@ -263,7 +263,7 @@ class LocalIngest:
         if self._small is not None:
             self._small.clear()
         else:
-            self._core.pool.submit(self._drop)
+            self._core.writes.submit(self._drop)
 
     def _drop(self) -> None:
         """Close and remove the received file; after a rename there is nothing to remove."""

@@ -64,7 +64,9 @@ class OfflineSwitch:
 
     def start(self) -> None:
         """Begin to look for changes; close() ends it."""
-        self._background.start(self._poll(), "offline-switch")
+        self._background.keep(
+            self._poll, "offline-switch", self._core.clock, self._core.metrics.failing
+        )
 
     async def close(self) -> None:
         """Stop looking."""

@@ -19,13 +19,14 @@ from federation.core.clock import Clock
 from federation.core.errors import StorageRefused
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import schema
-from federation.storage.catalogue.meta import CATALOGUE_FILE, LOG_EPOCH, get_meta
+from federation.storage.catalogue.meta import CATALOGUE_FILE, LOG_EPOCH, VOLUME_ID, get_meta
 from federation.storage.catalogue.transaction import read_totals
 from federation.storage.directory import DataDirectory
 from federation.storage.permissions import tell_tightened, tighten
 from federation.storage.processes import ProcessEntry, bury, dead_runs, live_runs
 from federation.storage.shared_memory import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
+from federation.storage.volume import MARKER
 
 _log = structlog.get_logger(__name__)
 _NO_SHARED_MEMORY = (apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN)
@@ -51,12 +52,15 @@ def open_directory(root: Path, clock: Clock, timing: Timing) -> Opened:
     """
     schema.check_library()
     directory = DataDirectory(root)
-    directory.prepare()
+    directory.prepare_root()
     lock = FileLock(directory.open_lock)
     with _refusals_named(directory):
         try:
-            tell_tightened(tighten(directory))
             lock.acquire(wait=True)
+            check_catalogue_is_there(directory)
+            check_volume_is_there(directory)
+            directory.prepare()
+            tell_tightened(tighten(directory))
             opened = _join(directory, clock, timing)
             tighten(directory)  # what a command has just made, with its user's umask
             return opened
@@ -65,11 +69,23 @@ def open_directory(root: Path, clock: Clock, timing: Timing) -> Opened:
 
 
 def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
-    check_catalogue_is_there(directory)
+    epoch = Epoch(directory.epoch)
+    try:
+        return _join_with(directory, clock, timing, epoch)
+    except BaseException:
+        epoch.close()
+        raise
+
+
+def _join_with(directory: DataDirectory, clock: Clock, timing: Timing, epoch: Epoch) -> Opened:
     connection = schema.connect(directory.catalogue)
     try:
-        _bring_up(connection, directory)
         alone = not live_runs(directory)
+        if alone or epoch.is_log_in_doubt:
+            _settle_log(connection, directory)
+            epoch.doubt_log(is_in_doubt=False)
+        _bring_up(connection, directory)
+        adopt_volume(connection, directory)
         node_id, base_ms, rebooted = _identify(connection, clock)
         store_clock = StoreClock(clock, base_ms)
         # A power cut may take even the traces of the dead with it: then the new boot tells.
@@ -80,15 +96,35 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
                 "INSERT OR REPLACE INTO meta VALUES ('evict_hold_until_ms', ?)", (hold_ms,)
             )
         bury(directory, dead)
-        epoch = Epoch(directory.epoch)
-        try:
-            log_epoch = _open_log(connection, directory, epoch, alone=alone)
-        except BaseException:
-            epoch.close()
-            raise
+        log_epoch = _open_log(connection, directory, epoch, alone=alone)
     finally:
         connection.close()
     return Opened(directory, node_id, log_epoch, store_clock, ProcessEntry(directory), epoch)
+
+
+def _settle_log(connection: apsw.Connection, directory: DataDirectory) -> None:
+    """Bring the write-ahead log into the catalogue, durably, and begin it anew.
+
+    After a failed write-back the kernel goes on showing what never reached the disk. A killed
+    process may leave such frames in the log; rows that are acknowledged behind them would be lost
+    with them at the next power cut. Copied into the catalogue they are written once more.
+
+    A full disk is no reason not to start: what may be read is served, and eviction makes room.
+
+    Raises StorageRefused, apsw.Error.
+    """
+    if schema.stored_version(connection) > schema.VERSION:
+        return  # of a newer program, which is refused
+    try:
+        row: Any = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except apsw.FullError as error:
+        _log.warning("log_not_settled", reason=str(error))
+        return
+    if row[0]:
+        raise StorageRefused(
+            f"another program has been reading {directory.catalogue} for more than "
+            f"{schema.BUSY_MS // 1000} s; end it, and start again"
+        )
 
 
 def check_catalogue_is_there(directory: DataDirectory) -> None:
@@ -97,11 +133,59 @@ def check_catalogue_is_there(directory: DataDirectory) -> None:
         present = directory.catalogue.stat().st_size > 0
     except FileNotFoundError:
         present = False
-    if not present and directory.has_blob_files():
+    was_rebuilt = directory.old_catalogue.exists()  # up to the moment when the new one got its name
+    if not present and (was_rebuilt or directory.has_blob_files()):
         raise StorageRefused(
             f"{directory.catalogue} is missing or empty, but there are blob files beside it. "
             "Run `federation rebuild` to make a new catalogue from the files."
         )
+
+
+def check_volume_is_there(directory: DataDirectory) -> None:
+    """Refuse to serve an empty folder for blobs that lie on a volume which is not mounted.
+
+    Raises StorageRefused, apsw.Error, OSError. Changes nothing.
+    """
+    if not directory.catalogue.exists():
+        return  # it is new
+    connection = schema.connect(directory.catalogue, read_only=True)
+    try:
+        if schema.stored_version(connection) == 0:
+            return
+        expected, found = get_meta(connection, VOLUME_ID), directory.volume.marker()
+        if expected is None:  # made by a program that had no markers
+            if directory.has_blob_files() or not _has_file_rows(connection):
+                return
+        elif found == expected:
+            return
+    finally:
+        connection.close()
+    seen = f"says {found}" if found else "is not there"
+    wanted = f", not {expected}" if found else "" if expected else ", and neither is any blob"
+    raise StorageRefused(
+        f"{directory.blobs} is not where this catalogue's blobs are: its marker {MARKER} {seen}"
+        f"{wanted}. Mount the volume that belongs there. If its blobs are lost, or blobs/ was "
+        "replaced on purpose, run `federation rebuild`."
+    )
+
+
+def _has_file_rows(connection: apsw.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM blob WHERE NOT inline LIMIT 1").fetchone() is not None
+
+
+def adopt_volume(connection: apsw.Connection, directory: DataDirectory) -> None:
+    """Have the volume's marker and the catalogue say the same. Raises OSError, apsw.Error.
+
+    The marker comes first: a crash between the two leaves a marker that the next start takes over.
+    """
+    volume_id = get_meta(connection, VOLUME_ID)
+    if volume_id is None:
+        volume_id = directory.volume.marker()
+        if volume_id is None:
+            volume_id = uuid.uuid4().hex
+            directory.volume.make_marker(volume_id)
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (VOLUME_ID, volume_id))
+    directory.volume.expect(str(volume_id))
 
 
 def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:

@@ -18,7 +18,7 @@ from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.store import DigestCodec
 from federation.core.uses import Use
 from federation.observability.complaints import Complaints
-from federation.storage import blob_files
+from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import digest_of_key, keys_of, keys_of_hashes
 from federation.storage.catalogue.schema import UNREADABLE
@@ -39,7 +39,7 @@ class _Found(Generic[_N]):
     pulled: list[bytes] = field(default_factory=list)  # only upstreams gave them
     files: set[_N] = field(default_factory=set)  # which may vanish any moment
     is_certain: bool = True  # else something that is here may be called missing
-    damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
+    damaged: list[tuple[Digest, int, Damage]] = field(default_factory=list)
 
 
 _EMPTY = {digest_of(b"", function) for function in DigestFunction}
@@ -62,6 +62,7 @@ class Presence:
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
+        self._volume = core.directory.volume
         self._complaints = Complaints(_log, core.clock)
         self._known = ExistenceCache(lambda: core.epoch.value, core.timing.granularity_ms)
 
@@ -112,7 +113,10 @@ class Presence:
         *,
         and_pulled: bool = False,
     ) -> _Found[_N]:
-        """Look in the catalogue; keys is called in a thread, for those of what is wanted."""
+        """Look in the catalogue; keys is called in a thread, for those of what is wanted.
+
+        Raises SourceUnavailable where the disk does not tell whether a file is there.
+        """
         asked_ms, use = self._core.now_ms(), uses.current()
         try:
             found = await self._core.pool.run(
@@ -152,8 +156,8 @@ class Presence:
         return held_back
 
     def _set_damaged_aside(self, found: _Found[_N]) -> None:
-        for digest, seq, reason in found.damaged:
-            self._core.set_aside_soon(digest, seq, reason)
+        for digest, seq, damage in found.damaged:
+            self._core.set_aside_soon(digest, seq, damage)
 
     def _find(
         self,
@@ -191,7 +195,10 @@ class Presence:
         use: Use,
         found: _Found[_N],
     ) -> None:
-        """Judge those of which more than their sizes has to be known, by whole rows."""
+        """Judge those of which more than their sizes has to be known, by whole rows.
+
+        Raises SourceUnavailable.
+        """
         rows = catalogue.look_up(self._core.pool.connection(), [key for _, key, _ in wanted])
         for name, key, size_bytes in wanted:
             row = rows.get(key)
@@ -200,14 +207,12 @@ class Presence:
                 continue
             if not row.inline:
                 digest = digest_of_key(key, size_bytes)
-                if not self._file_is_there(digest):
+                try:
+                    self._volume.check_file(self._core.directory.blob_path(digest), size_bytes)
+                except Damage as damage:
                     found.missing.add(name)
-                    found.damaged.append((digest, row.seq, "its file is gone or has another size"))
+                    found.damaged.append((digest, row.seq, damage))
                     continue
                 found.files.add(name)
             if row.renewed_ms(use) < renew_before_ms:
                 found.lease[key] = name
-
-    def _file_is_there(self, digest: Digest) -> bool:
-        path = self._core.directory.blob_path(digest)
-        return blob_files.is_intact(path, digest.size_bytes)

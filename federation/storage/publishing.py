@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from federation.core.digest import Digest
 from federation.core.errors import StorageFull
 from federation.core.store import Provenance
-from federation.storage import blob_files
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.footprint import cost_of_blob
@@ -33,9 +32,10 @@ def place_file(
 ) -> bool:
     """Give a received, verified and synced file its name and its row. False: already held.
 
-    Raises StorageFull, SourceUnavailable (the disk refused the rename). The received file stays
-    the caller's to remove unless True is returned.
+    Raises StorageFull, SourceUnavailable (the volume is away, the disk refused). The received
+    file stays the caller's to remove unless True is returned.
     """
+    directory.volume.glance()
     key = key_of(digest)
     row = catalogue.look_up(transaction.connection, [key]).get(key)
     if row is not None:
@@ -127,7 +127,7 @@ def _is_whole(directory: DataDirectory, digest: Digest, row: BlobRow) -> bool:
     """Whether a row still has its bytes; a vanished or cut file must not block its re-upload."""
     if row.inline:
         return True
-    return blob_files.is_intact(directory.blob_path(digest), digest.size_bytes)
+    return directory.volume.is_intact(directory.blob_path(digest), digest.size_bytes)
 
 
 def _take_name(directory: DataDirectory, received: str, path: str) -> None:

@@ -7,7 +7,13 @@ import itertools
 from collections.abc import AsyncIterable, Collection, Sequence
 
 from federation.core.digest import Digest
-from federation.core.errors import DigestMismatch, FederationError, StorageFailed, StorageFull
+from federation.core.errors import (
+    DigestMismatch,
+    FederationError,
+    SourceUnavailable,
+    StorageFailed,
+    StorageFull,
+)
 from federation.core.store import Provenance, Source
 from federation.storage.batch_files import Incoming, Outcomes, store_files
 from federation.storage.blob_files import Damage
@@ -36,10 +42,12 @@ class BlobReceiver:
     def _path_for(self, digest: Digest) -> str:
         """Return the path to receive a blob at.
 
-        Raises StorageFailed, BlobTooLarge, StorageFull (it could never fit).
+        Raises StorageFailed, SourceUnavailable (the volume is in doubt), BlobTooLarge, StorageFull
+        (it could never fit).
         """
         if self._core.writer.failure is not None:
             raise StorageFailed(self._core.writer.failure)
+        self._core.directory.volume.check_writable()
         self._core.space.check_blob(digest)
         return f"{self._core.directory.incoming}/{self._core.run.id}-{next(self._numbers)}"
 
@@ -97,8 +105,9 @@ class BlobReceiver:
             return {}
         size_bytes = sum(len(data) for _, data in blobs)
         try:
+            self._core.directory.volume.check_writable()
             self._reserve(size_bytes)
-        except StorageFull as error:
+        except (StorageFull, SourceUnavailable) as error:
             return dict.fromkeys((digest for digest, _ in blobs), error)
         try:
             outcomes = await self._core.writer.submit(

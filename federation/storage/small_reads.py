@@ -12,7 +12,7 @@ from federation.core import uses
 from federation.core.digest import Digest
 from federation.core.uses import Use
 from federation.storage import blob_files
-from federation.storage.blob_files import Damage
+from federation.storage.blob_files import Damage, OpenBlob
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow, key_of, keys_of
 from federation.storage.catalogue.schema import UNREADABLE
@@ -27,7 +27,7 @@ class _Found:
 
     data: list[bytes | None] = field(default_factory=list)
     lease: list[bytes] = field(default_factory=list)  # written access time is getting old
-    damaged: list[tuple[Digest, int, str]] = field(default_factory=list)
+    damaged: list[tuple[Digest, int, Damage]] = field(default_factory=list)
     verified: list[tuple[bytes, int]] = field(default_factory=list)
     inline: list[tuple[Digest, HotBlob]] = field(default_factory=list)  # leased, or about to be
 
@@ -48,7 +48,7 @@ class SmallReads:
     async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
         asked_ms, epoch, use = self._core.now_ms(), self._core.hot.epoch, uses.current()
         try:
-            found = await self._core.pool.run(self._read, digests, asked_ms, use)
+            found = await self._core.reads.run(self._read, digests, asked_ms, use)
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         self._note(found, asked_ms)
@@ -64,14 +64,14 @@ class SmallReads:
     def _note(self, found: _Found, asked_ms: int) -> None:
         for key, ctime_ns in found.verified:
             self._core.touches.verified(key, asked_ms, ctime_ns)
-        for digest, seq, reason in found.damaged:
-            self._core.set_aside_soon(digest, seq, reason)
+        for digest, seq, damage in found.damaged:
+            self._core.set_aside_soon(digest, seq, damage)
 
     def _read(self, digests: Sequence[Digest], asked_ms: int, use: Use) -> _Found:
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         keys = [key_of(digest) for digest in digests]
-        rows = catalogue.read_rows(self._core.pool.connection(), list(dict.fromkeys(keys)))
+        rows = catalogue.read_rows(self._core.reads.connection(), list(dict.fromkeys(keys)))
         for digest, key in zip(digests, keys, strict=True):
             row, data = rows.get(key, (None, None))
             if digest.is_empty:
@@ -97,15 +97,19 @@ class SmallReads:
                 return self._read_file(digest, row, found)
             check_inline(digest, data)
         except Damage as damage:
-            found.damaged.append((digest, row.seq, str(damage)))
+            found.damaged.append((digest, row.seq, damage))
             return None
         return data
 
     def _read_file(self, digest: Digest, row: BlobRow, found: _Found) -> bytes:
         path = self._core.directory.blob_path(digest)
-        blob = blob_files.open_blob(path, digest.size_bytes)
-        with blob:
-            data = blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
+        volume = self._core.directory.volume
+
+        def read() -> tuple[OpenBlob, bytes]:
+            with volume.open_blob(path, digest.size_bytes) as blob:
+                return blob, blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
+
+        blob, data = volume.twice(read)
         if needs_verifying(self._core, row, blob.ctime_ns):
             check_inline(digest, data)
             found.verified.append((row.key, blob.ctime_ns))

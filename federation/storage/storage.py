@@ -56,8 +56,10 @@ from federation.storage.streaming import Reading
 from federation.storage.timing import Timing
 from federation.storage.upkeep.flusher import Flusher
 from federation.storage.upkeep.maintenance import Maintenance
+from federation.storage.upkeep.volume_watch import VolumeWatch
 
 _FULL_FOR_MS = 10_000
+_READS_CACHE_KIB = 8_000  # a thread; few pages are needed again for whole blobs
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +75,7 @@ class Storage:
         self._small_reads = SmallReads(core)
         self._receiver = BlobReceiver(core, self._presence)
         self.pulse = Flusher(core)
+        self.volume_watch = VolumeWatch(core)
         self.maintenance = Maintenance(core, self.pulse)
         self.offline_switch = OfflineSwitch(core)
 
@@ -104,6 +107,7 @@ class Storage:
         await storage.pulse.measure()
         core.writer.start()
         storage.pulse.start()
+        storage.volume_watch.start()
         if maintain:
             storage.maintenance.start()
         await storage.offline_switch.refresh()
@@ -134,6 +138,8 @@ class Storage:
         """Return whether everything works, and what does not."""
         if self._core.writer.failure is not None:
             return False, self._core.writer.failure
+        if self._core.directory.volume.trouble:
+            return False, self._core.directory.volume.trouble
         oldest = self._core.touches.unflushed_since_ms()
         unflushed_ms = 0 if oldest is None else self._core.now_ms() - oldest
         stuck_ms = self._core.writer.stuck_s() * 1000
@@ -148,10 +154,12 @@ class Storage:
         await self._core.background.drain()
         await self.offline_switch.close()
         await self.maintenance.close()
+        await self.volume_watch.close()
         await self._core.background.drain()  # what scrubbing found last
         await self.pulse.close()
         await asyncio.to_thread(self._core.writer.close)
-        await asyncio.to_thread(self._core.pool.close)
+        for pool in (self._core.writes, self._core.reads, self._core.pool):
+            await asyncio.to_thread(pool.close)
         self._core.run.end()
         self._core.epoch.close()
 
@@ -238,6 +246,7 @@ class Storage:
         Also refused for a while after an upload was: BuildStream takes a full cache's refusal of
         blobs as "already there" and pushes the name all the same, so only here does it notice.
         """
+        self._core.directory.volume.check_writable()
         refused_ms = self._core.refused_ms
         if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
             raise StorageFull("this node is full and refused an upload a moment ago; try again")
@@ -258,6 +267,7 @@ def _assemble(
     root = opened.directory.root
     space = Space(settings.max_blob, lambda: measure_disk(root).free_bytes)
     path = opened.directory.catalogue
+    connect = partial(schema.connect, path, read_only=True)
     head = LogEnd(opened.epoch, clock)
 
     def on_commit(totals: Totals, held_bytes: int) -> None:
@@ -265,7 +275,7 @@ def _assemble(
         head.note(totals.seq)
 
     writer = Writer(
-        partial(schema.connect, path),
+        partial(schema.connect, path, create=False),
         opened.store_clock,
         clock,
         quota_bytes=lambda: space.quota_bytes,
@@ -273,6 +283,7 @@ def _assemble(
         metrics=metrics,
         node_id=opened.node_id,
         drift_s=settings.clock_drift,
+        on_fail=lambda: opened.epoch.doubt_log(is_in_doubt=True),
     )
     return StorageContext(
         directory=opened.directory,
@@ -284,7 +295,9 @@ def _assemble(
         run=opened.run,
         epoch=opened.epoch,
         head=head,
-        pool=Pool(limits.threads, partial(schema.connect, path, read_only=True)),
+        pool=Pool("look-up", limits.threads, connect),
+        reads=Pool("read", limits.threads, partial(connect, cache_kib=_READS_CACHE_KIB)),
+        writes=Pool("write", limits.threads, connect),
         writer=writer,
         touches=Touches(),
         hot=ReadCache(lambda: opened.epoch.value),

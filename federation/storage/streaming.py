@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from types import TracebackType
+from typing import TypeVar
 
 from federation.core import uses
 from federation.core.digest import Digest, Hasher, new_hasher
-from federation.core.errors import BlobDamaged, BlobNotFound, OffsetOutside
+from federation.core.errors import (
+    BlobDamaged,
+    BlobNotFound,
+    FederationError,
+    OffsetOutside,
+    SourceUnavailable,
+)
 from federation.core.store import CHUNK_BYTES, Chunks, NextBytes
 from federation.core.uses import Use
 from federation.storage import blob_files
-from federation.storage.blob_files import Damage, OpenBlob
+from federation.storage.blob_files import Damage, OpenBlob, Unreadable
 from federation.storage.catalogue import blobs
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.schema import UNREADABLE
@@ -23,6 +30,7 @@ from federation.storage.read_cache import HotBlob
 from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
 
+_T = TypeVar("_T")
 _VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
 
 
@@ -72,7 +80,7 @@ class Reading:
             self._data = hot.data
             return self._slices()
         epoch = self._core.hot.epoch
-        opening = self._core.pool.submit(self._open, self._step())
+        opening = self._core.reads.submit(self._open, self._step())
         try:
             await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
@@ -101,7 +109,7 @@ class Reading:
         if self._job is not None and not self._job.done():
             self._job.add_done_callback(lambda _: self._close())
         elif self._blob is not None:
-            self._core.pool.submit(self._close)  # the last close of an evicted file can be slow
+            self._core.reads.submit(self._close)  # the last close of an evicted file can be slow
 
     def _close(self) -> None:
         blob, self._blob = self._blob, None
@@ -113,7 +121,7 @@ class Reading:
 
         Raises BlobNotFound, Damage, TooBusy.
         """
-        found = blobs.read_rows(self._core.pool.connection(), [self._key]).get(self._key)
+        found = blobs.read_rows(self._core.reads.connection(), [self._key]).get(self._key)
         if found is None or found[0].size_bytes != self._digest.size_bytes:
             raise BlobNotFound(self._digest)
         row, data = found
@@ -122,8 +130,7 @@ class Reading:
             check_inline(self._digest, data)
             self._data = data
             return
-        path = self._core.directory.blob_path(self._digest)
-        self._blob = blob_files.open_blob(path, self._digest.size_bytes)
+        self._blob = self._open_file()
         if self._end - self._offset > CHUNK_BYTES:
             blob_files.read_onwards(self._blob.fd)
         if needs_verifying(self._core, row, self._blob.ctime_ns):
@@ -131,9 +138,24 @@ class Reading:
         if first_bytes:
             try:
                 self._first = self._read(self._offset, first_bytes)
-            except Damage:
+            except (Damage, FederationError):
                 self._close()
                 raise
+
+    def _open_file(self) -> OpenBlob:
+        path = self._core.directory.blob_path(self._digest)
+        return self._core.directory.volume.open_blob(path, self._digest.size_bytes)
+
+    def _open_again(self) -> OpenBlob:
+        """Open the file once more: an error may be the descriptor's. Raises SourceUnavailable."""
+        assert self._blob is not None
+        again = self._open_file()
+        if again.ctime_ns != self._blob.ctime_ns:
+            os.close(again.fd)
+            raise SourceUnavailable("disk", f"{self._digest} was replaced while it was read")
+        os.close(self._blob.fd)
+        self._blob = again
+        return again
 
     def _verify_or_plan(self) -> None:
         assert self._blob is not None
@@ -142,11 +164,27 @@ class Reading:
             self._hasher = new_hasher(self._digest.function)
             return
         try:
-            blob_files.verify_file(self._blob.fd, self._digest)
-        except Damage:
+            self._again_if_unreadable(lambda fd: blob_files.verify_file(fd, self._digest))
+        except (Damage, FederationError):
             self._close()
             raise
         self._verified = True
+
+    def _again_if_unreadable(self, read: Callable[[int], _T]) -> _T:
+        """Read, through another descriptor where this one gives an error.
+
+        Raises Damage, SourceUnavailable, TooBusy.
+        """
+        assert self._blob is not None
+        try:
+            return read(self._blob.fd)
+        except Unreadable:
+            again = self._open_again()
+        try:
+            return read(again.fd)
+        except Unreadable:
+            self._core.directory.volume.check()
+            raise
 
     def _note_verified(self) -> None:
         if self._verified and self._blob is not None:
@@ -178,7 +216,7 @@ class Reading:
         """Read the next chunk ahead where it has to be hashed, which takes a while."""
         if self._hasher is None or self._offset >= self._end:
             return None
-        return self._core.pool.submit(self._read, self._offset, self._step())
+        return self._core.reads.submit(self._read, self._offset, self._step())
 
     def _cached(self) -> bytes | None:
         """Return the next chunk where that takes no thread: it is in memory and not to be hashed.
@@ -190,11 +228,11 @@ class Reading:
         return blob_files.read_cached(self._blob.fd, self._step(), self._offset)
 
     async def _from_thread(self) -> bytes | None:
-        """Return the next chunk, None at the end. Raises BlobDamaged."""
+        """Return the next chunk, None at the end. Raises BlobDamaged, SourceUnavailable."""
         if self._offset >= self._end:
             return None
         if self._job is None:
-            self._job = self._core.pool.submit(self._read, self._offset, self._step())
+            self._job = self._core.reads.submit(self._read, self._offset, self._step())
         try:
             return await asyncio.wrap_future(self._job)
         except Damage as damage:
@@ -207,8 +245,7 @@ class Reading:
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
         """Read in a thread; the last chunk only passes once the whole has the right hash."""
-        assert self._blob is not None
-        data = blob_files.read_exactly(self._blob.fd, size_bytes, offset)
+        data = self._again_if_unreadable(lambda fd: blob_files.read_exactly(fd, size_bytes, offset))
         after = offset + size_bytes
         if self._hasher is not None:
             self._hasher.update(data)
@@ -229,5 +266,6 @@ class Reading:
         return self._row.used_ms
 
     async def _report(self, damage: Damage) -> None:
+        """Have it set aside. Raises SourceUnavailable where it is not believed."""
         if self._row is not None:
-            await self._core.set_aside(self._digest, self._row.seq, str(damage))
+            await self._core.set_aside(self._digest, self._row.seq, damage)

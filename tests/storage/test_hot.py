@@ -9,6 +9,7 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.storage import Storage
+from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.read_cache import HotBlob, ReadCache
 from tests.storage.conftest import MIB, put, read, short, until
@@ -188,5 +189,5 @@ async def test_a_blob_set_aside_is_forgotten(open_storage: Opener) -> None:
     digest = await put(storage, b"small")
     await read_twice(storage, digest)
     assert held(storage.core.hot, digest) == [True]
-    await storage.core.set_aside(digest, storage.core.head.value, "somebody said so")
+    await storage.core.set_aside(digest, storage.core.head.value, Damage("somebody said so"))
     assert await storage.read_small([digest]) == [None]

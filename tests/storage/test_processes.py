@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -225,3 +226,42 @@ def test_p7_what_is_told_of_peers_is_bounded_and_never_of_another(tmp_path: Path
     assert other.head == 5
     epoch.close()
     other.close()
+
+
+def test_s17_a_truncated_epoch_file_ends_no_process_and_is_noticed_by_all(tmp_path: Path) -> None:
+    path = tmp_path / "epoch"
+    epoch, other, late = Epoch(path), Epoch(path), Epoch(path)
+    for _ in range(5):
+        epoch.bump()
+    assert (epoch.value, other.value, late.value) == (5, 5, 5)
+    epoch.set_head(7)
+    epoch.set_acknowledged(1, 7)
+    for size in (0, 3, 100):
+        before = [each.value for each in (epoch, other, late)]
+        os.truncate(path, size)
+        epoch.want(1000)
+        assert other.take_wanted() == 1000
+        assert epoch.acknowledged(1) == 0
+        epoch.set_head(8)
+        assert other.head == 8
+        for _ in range(5):  # a counter that began at 0 would meet what others have seen
+            other.bump()
+        after = [each.value for each in (epoch, other, late)]
+        assert len(set(after)) == 1
+        assert after[0] not in before
+        assert path.stat().st_size == 4096
+    for each in (epoch, other, late):
+        each.close()
+
+
+def test_what_cannot_be_read_of_the_epoch_is_never_what_was_there_before(tmp_path: Path) -> None:
+    epoch = Epoch(tmp_path / "epoch")
+    epoch.bump()
+    descriptor = epoch._fd
+    epoch._fd = os.open(tmp_path, os.O_RDONLY)  # reading a folder is an error
+    assert len({1, *(epoch.value for _ in range(3))}) == 4
+    assert epoch.head == 0
+    os.close(epoch._fd)
+    epoch._fd = descriptor
+    assert epoch.value == 1
+    epoch.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import apsw
 import pytest
 
 from federation.core.digest import Digest, digest_of
+from federation.core.errors import StorageRefused
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
 from federation.core.store import (
     NO_STAMP,
@@ -38,7 +42,7 @@ async def fill(path: Path) -> tuple[str, list[Entry | None]]:
         for data in (SMALL, LARGE):
             await storage.write_small([(digest_of(data), data)], provenance=PULLED)
         await storage.put(ENTRIES)
-        newer = Stamp(int(storage.core.clock.wall_s() * 1000 + 3_600_000) << 16, "other")
+        newer = Stamp(int(storage.core.clock.wall_s() * 1000 + 60_000) << 16, "other")
         from_peer = Provenance(Source.PEER, via=("other",))
         await storage.put([ENTRIES[0]._replace(value=b"x", stamp=newer)], provenance=from_peer)
         following = PeerRecord("tokyo", cursor=4, state=PeerState.FOLLOWING, reason="")
@@ -130,3 +134,50 @@ async def test_an_asset_that_expires_with_the_last_timestamp_is_kept(tmp_path: P
         (found,) = await storage.get([lasting.key])
     assert found is not None
     assert (found.value, found.expires_at_s) == (lasting.value, lasting.expires_at_s)
+
+
+class Killed(Exception):
+    """Where a rebuild is cut off."""
+
+
+@pytest.mark.parametrize("step", range(12))
+async def test_o20_a_rebuild_cut_off_at_any_step_of_its_end_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The last rows are in the old catalogue's write-ahead log only, as a kill leaves it."""
+    async with opened(tmp_path / "served", short()) as storage:
+        connection = apsw.Connection(str(storage.core.directory.catalogue))
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        connection.close()
+        await storage.write_small([(digest_of(SMALL), SMALL)])
+        shutil.copytree(tmp_path / "served", tmp_path / "data")
+    for trace in (tmp_path / "data" / "run").iterdir():
+        trace.unlink()
+    left = [step]
+
+    def cut_off(call: Callable[..., object]) -> Callable[..., object]:
+        def cut(path: Path, *args: Any, **more: Any) -> object:
+            if path.name.startswith("catalogue."):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+            return call(path, *args, **more)
+
+        return cut
+
+    with monkeypatch.context() as patch:
+        for name in ("rename", "unlink", "hardlink_to"):
+            patch.setattr(Path, name, cut_off(getattr(Path, name)))
+        with contextlib.suppress(Killed):
+            await asyncio.to_thread(rebuild, tmp_path / "data", short(), silent)
+    refused = ""
+    try:
+        async with opened(tmp_path / "data", short()):
+            pass
+    except StorageRefused as error:
+        refused = str(error)
+    assert not refused or "federation rebuild" in refused
+    if refused:
+        await asyncio.to_thread(rebuild, tmp_path / "data", short(), silent)
+    async with opened(tmp_path / "data", short()) as storage:
+        assert await storage.find_missing([digest_of(SMALL)]) == set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import cast
@@ -11,7 +13,7 @@ import apsw
 import pytest
 
 from federation.core.clock import SystemClock
-from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
+from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull, TooBusy
 from federation.observability.metrics import Metrics
 from federation.storage.catalogue import schema
 from federation.storage.catalogue.transaction import Totals, Transaction, read_totals
@@ -158,3 +160,94 @@ async def test_closing_works_off_what_is_queued(writer: Writer) -> None:
     assert await asyncio.gather(*tasks) == [f"n{n}" for n in range(20)]
     with pytest.raises(StorageFailed, match="shutting down"):
         await writer.submit(note("late"))
+
+
+# -- folders -------------------------------------------------------------------------------
+
+
+def _places(folder: Path) -> Callable[[Transaction], None]:
+    def work(transaction: Transaction) -> None:
+        transaction.folders.add(str(folder))
+
+    return work
+
+
+class Handles:
+    """os.open with so few handles: folders cannot be opened while fewer than needed are free."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.left = 0
+        self.refused = 0
+        self._number = number
+        self._open, self._close = os.open, os.close
+        monkeypatch.setattr(os, "open", self.open)
+        monkeypatch.setattr(os, "close", self.close)
+
+    def open(self, path: str, flags: int, *args: int) -> int:
+        if flags & os.O_DIRECTORY and self.left < 1:
+            self.refused += 1
+            raise OSError(self._number, os.strerror(self._number))
+        return self._open(path, flags, *args)
+
+    def close(self, fd: int) -> None:
+        self.left += 1
+        self._close(fd)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_l09_a_folder_is_made_durable_though_no_handle_is_left(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    folder = tmp_path / "ab"
+    folder.mkdir()
+    await writer.submit(_places(folder))  # by then the spare handle is there
+    handles = Handles(monkeypatch, number)
+    await writer.submit(_places(folder))
+    assert handles.refused == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(errno.EMFILE, TooBusy), (errno.ENFILE, TooBusy), (errno.ESTALE, SourceUnavailable)],
+)
+async def test_l09_a_folder_that_cannot_be_opened_fails_that_write_only(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type
+) -> None:
+    folder = tmp_path / "ab"
+    folder.mkdir()
+    await writer.submit(_places(folder))
+    with monkeypatch.context() as patch:
+        handles = Handles(patch, number)
+        handles.left = -1_000_000
+        with pytest.raises(error):
+            await writer.submit(_places(folder))
+        assert handles.refused > 0
+    assert writer.failure is None
+    assert writer.take_unsettled() == {0xAB}
+    await writer.submit(_places(folder))
+
+
+async def test_s08_a_folder_that_cannot_be_made_durable_ends_all_writing(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ab"
+    folder.mkdir()
+
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(StorageFailed):
+            await writer.submit(_places(folder))
+    with pytest.raises(StorageFailed):
+        await writer.submit(_places(folder))
+
+
+async def test_a_catalogue_that_cannot_be_opened_now_fails_that_write_only(
+    writer: Writer, failing: Failing
+) -> None:
+    failing.fail_on["BEGIN IMMEDIATE"] = apsw.CantOpenError("unable to open database file")
+    with pytest.raises(SourceUnavailable, match="try again"):
+        await writer.submit(lambda _: None)
+    await writer.submit(lambda _: None)

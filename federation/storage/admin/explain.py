@@ -14,6 +14,7 @@ import apsw
 from federation.config import model
 from federation.core.clock import Clock, SystemClock, utc_text
 from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import SourceUnavailable, TooBusy
 from federation.core.store import Entry, EntryKey, EntryKind, Source
 from federation.storage import blob_files
 from federation.storage.admin.common import existing, reading
@@ -27,7 +28,7 @@ from federation.storage.catalogue.meta import HOLD, get_meta
 from federation.storage.catalogue.transaction import BLOB, read_totals
 from federation.storage.directory import DataDirectory
 from federation.storage.offline_switch import OFFLINE_SINCE
-from federation.storage.quarantine import quarantined_bytes
+from federation.storage.quarantine import kept_bytes
 from federation.storage.space import marks, measure_disk
 from federation.storage.timing import Timing, boot_id
 from federation.storage.verification import check_inline
@@ -128,7 +129,7 @@ class Explainer:
                     blob_files.verify_file(blob.fd, digest)
                     return blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
             check_inline(digest, data)
-        except Damage:
+        except (Damage, SourceUnavailable, TooBusy):
             return None
         return data
 
@@ -205,7 +206,7 @@ class Explainer:
             {
                 "found-at": utc_text(found),
                 "reason": reason,
-                "file": str(self._directory.quarantine / file),
+                "file": str(self._directory.quarantine / file) if file else None,
             }
             for found, reason, file in rows
         ]
@@ -257,9 +258,7 @@ class Explainer:
         totals = read_totals(self._connection)
         disk = measure_disk(self._directory.root)
         held = footprint.measure(self._connection, totals).held
-        overhead_bytes = footprint.overhead(
-            self._directory.root, quarantined_bytes(self._connection)
-        )
+        overhead_bytes = footprint.overhead(self._directory.root, kept_bytes(self._directory))
         found = marks(self._settings, disk, held, overhead_bytes)
         older: Any = self._connection.execute(
             "SELECT (SELECT count(*) FROM blob WHERE used < ?1) + "

@@ -11,6 +11,7 @@ nothing about the rows of the new, so each peer has to be compared with what is 
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from federation.storage.catalogue.meta import set_meta
 from federation.storage.catalogue.transaction import Totals, Transaction, write_totals
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
 from federation.storage.offline_switch import OFFLINE_SINCE
+from federation.storage.opening import adopt_volume
 from federation.storage.processes import live_runs
 from federation.storage.shared_memory import FileLock
 from federation.storage.verification import check_inline
@@ -88,7 +90,7 @@ class _Rebuild:
         self._directory = directory
         self._progress = progress
         self._new = directory.catalogue.with_name("catalogue.new.sqlite")
-        self._old = directory.catalogue.with_name("catalogue.old.sqlite")
+        self._old = directory.old_catalogue
         self.report = RebuildReport()
 
     def run(self) -> RebuildReport:
@@ -96,6 +98,7 @@ class _Rebuild:
         connection = schema.connect(self._new)
         connection.execute("PRAGMA synchronous = OFF")  # made durable in one go at the end
         schema.bring_up(connection)
+        adopt_volume(connection, self._directory)  # whatever lies there is what it is about now
         clock = SystemClock()
         source = next((p for p in (self._directory.catalogue, self._old) if _has_content(p)), None)
         self._saved = salvage(source) if source is not None else None
@@ -195,13 +198,32 @@ class _Rebuild:
         catalogue_path = self._directory.catalogue
         if _has_content(catalogue_path):
             _remove(self._old)
-            wal = Path(f"{catalogue_path}-wal")
-            if wal.exists():
-                wal.rename(f"{self._old}-wal")
-            catalogue_path.rename(self._old)
+            self._keep_old(catalogue_path)
+            catalogue_path.unlink()
+            sync_folder(self._directory.root)
         Path(f"{catalogue_path}-shm").unlink(missing_ok=True)
         Path(f"{catalogue_path}-wal").unlink(missing_ok=True)
+        sync_folder(self._directory.root)
         self._new.rename(catalogue_path)
+        sync_folder(self._directory.root)
+
+    def _keep_old(self, catalogue_path: Path) -> None:
+        """Give the old catalogue and its write-ahead log a second name, the log's first.
+
+        A catalogue without its log lacks rows, and a log beside another catalogue ruins that one.
+        So neither loses its name before both have another, and the log's goes before the new
+        catalogue comes: a crash in between leaves no catalogue, or the old one whole.
+        """
+        for suffix in ("-wal", ""):
+            source, target = Path(f"{catalogue_path}{suffix}"), Path(f"{self._old}{suffix}")
+            if not source.exists():
+                continue
+            try:
+                target.hardlink_to(source)
+            except OSError:  # a file system without links
+                shutil.copy2(source, target)
+                with target.open("rb") as copy:
+                    os.fsync(copy.fileno())
         sync_folder(self._directory.root)
 
 

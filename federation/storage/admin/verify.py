@@ -29,13 +29,14 @@ class VerifyReport:
     size_bytes: int = 0
     damaged_blobs: int = 0
     damaged: list[str] = field(default_factory=list)
+    unknown_blobs: int = 0  # the disk did not tell
     catalogue_problems: list[str] = field(default_factory=list)
     repaired: bool = False
 
     @property
     def ok(self) -> bool:
         """Whether nothing is wrong."""
-        return not self.damaged_blobs and not self.catalogue_problems
+        return not (self.damaged_blobs or self.unknown_blobs or self.catalogue_problems)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values by name."""
@@ -45,6 +46,7 @@ class VerifyReport:
             "bytes": self.size_bytes,
             "damaged-blobs": self.damaged_blobs,
             "damaged": self.damaged,
+            "unknown-blobs": self.unknown_blobs,
             "catalogue-problems": self.catalogue_problems,
             "damaged-blobs-set-aside": self.repaired and self.damaged_blobs > 0,
         }
@@ -66,19 +68,21 @@ async def _verify(
     report = VerifyReport(repaired=repair)
     async with joined(data_dir, settings) as storage:
         core = storage.core
-        report.catalogue_problems = await core.pool.run(_check_catalogue, core)
-        total = (await core.pool.run(lambda: read_totals(core.pool.connection()))).blobs
+        core.directory.volume.breaker.lift()
+        report.catalogue_problems = await core.reads.run(_check_catalogue, core)
+        total = (await core.reads.run(lambda: read_totals(core.reads.connection()))).blobs
         scrubber = Scrubber(core)
         after: bytes | None = b""
         while after is not None:
-            found = await core.pool.run(verify_slice, core, after, _EVERYTHING_MS)
+            found = await core.reads.run(verify_slice, core, after, _EVERYTHING_MS)
             report.blobs += found.blobs
             report.size_bytes += found.size_bytes
             report.damaged_blobs += len(found.bad)
-            for row, reason in found.bad:
+            report.unknown_blobs += found.unknown
+            for row, damage in found.bad:
                 if len(report.damaged) < _LISTED_MAX:
                     digest = catalogue.digest_of_key(row.key, row.size_bytes)
-                    report.damaged.append(f"{digest}: {reason}")
+                    report.damaged.append(f"{digest}: {damage}")
             if not repair:
                 found.bad.clear()
             await scrubber.note(found)
@@ -111,7 +115,7 @@ def _check_log(connection: apsw.Connection, totals: Totals) -> list[str]:
 
 def _check_catalogue(core: StorageContext) -> list[str]:
     """Ask SQLite, and compare the totals with the rows, in one snapshot."""
-    connection = core.pool.connection()
+    connection = core.reads.connection()
     problems: list[str] = []
     try:
         with connection:

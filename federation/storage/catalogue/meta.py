@@ -10,6 +10,7 @@ from federation.storage.catalogue.transaction import Transaction
 
 LOG_EPOCH = "log_epoch"  # of the change log: another one, other rows under the same numbers
 CATALOGUE_FILE = "catalogue_inode"  # the file's number when it was opened last: a copy has another
+VOLUME_ID = "volume_id"  # of blobs/: its marker says the same
 HOLD = "evict_hold_until_ms"  # store time until which nothing is evicted
 REQUEST = "collect_request"  # what `federation gc` asks of the process that evicts
 DONE = "collect_done"  # its answer

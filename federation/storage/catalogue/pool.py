@@ -16,8 +16,8 @@ _T = TypeVar("_T")
 class Pool:
     """Worker threads, each with its own read connection to the catalogue."""
 
-    def __init__(self, threads: int, connect: Callable[[], apsw.Connection]) -> None:
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="storage")
+    def __init__(self, name: str, threads: int, connect: Callable[[], apsw.Connection]) -> None:
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._connect = connect
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []

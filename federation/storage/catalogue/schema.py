@@ -221,9 +221,18 @@ _WAL_PAGES = 4000  # after so many, they are written into the catalogue itself
 _SHRUNK_AT_ONCE_BYTES = 256 * 2**20
 
 
-def connect(path: Path, *, read_only: bool = False, wal_pages: int = _WAL_PAGES) -> apsw.Connection:
+def connect(
+    path: Path,
+    *,
+    read_only: bool = False,
+    create: bool = True,
+    wal_pages: int = _WAL_PAGES,
+    cache_kib: int = 16_000,
+) -> apsw.Connection:
     """Open the catalogue with this program's settings. Raises apsw.Error.
 
+    create: a serving node never does: its disk may be away, and an empty catalogue would take the
+    place of the one that is there.
     wal_pages: how long the write-ahead log gets before it is taken into the catalogue.
 
     auto_vacuum=INCREMENTAL: the end of the file can be given back. It takes effect on a catalogue
@@ -231,7 +240,9 @@ def connect(path: Path, *, read_only: bool = False, wal_pages: int = _WAL_PAGES)
     synchronous=FULL: WAL with NORMAL loses acknowledged commits at a power cut (measured).
     Memory-mapped reads stay off: a disk error would be a SIGBUS instead of an error.
     """
-    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOMUTEX
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
+    if create and not read_only:
+        flags |= apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags, statementcachesize=200)
     connection.set_busy_timeout(BUSY_MS)
     if not read_only and connection.execute("PRAGMA page_count").fetchone() == (0,):
@@ -240,7 +251,7 @@ def connect(path: Path, *, read_only: bool = False, wal_pages: int = _WAL_PAGES)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("PRAGMA cell_size_check = ON")
-    connection.execute("PRAGMA cache_size = -16000")
+    connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {wal_pages}")
     connection.execute(f"PRAGMA journal_size_limit = {4 * wal_pages * PAGE_BYTES}")
     if read_only:

@@ -33,7 +33,7 @@ from federation.observability.metrics import Metrics
 from federation.storage.catalogue import footprint
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.transaction import Totals, Transaction, read_totals, write_totals
-from federation.storage.directory import sync_folder
+from federation.storage.directory import SpareHandle
 from federation.storage.timing import StoreClock
 
 _T = TypeVar("_T")
@@ -80,6 +80,7 @@ class Writer:
         *,
         node_id: str,
         drift_s: float = DRIFT_S,
+        on_fail: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect = connect
         self._store_clock = store_clock
@@ -88,6 +89,7 @@ class Writer:
         # On the event loop, before anybody hears of the commit: what is held, and of the quota.
         self._on_commit = on_commit
         self._metrics = metrics
+        self._on_fail = on_fail  # in whichever thread it comes to light
         self._node_id = node_id  # of the stamps given in its transactions
         self._drift_s = drift_s
         # Blob bytes on their way to the disk. A caller that leaves does not take them along, so
@@ -171,10 +173,15 @@ class Writer:
         unsettled, self._unsettled = self._unsettled, set()
         return unsettled
 
+    def leave_unsettled(self, folders: set[int]) -> None:
+        """Have take_unsettled() return these again: they could not be looked at."""
+        self._unsettled |= folders
+
     def fail(self, reason: str) -> None:
         """Write nothing any more; what is queued and what comes gets StorageFailed."""
         if self.failure is None:
             self.failure = reason
+            self._on_fail()
             _log.error("catalogue_write_failed", reason=reason)
 
     def close(self) -> None:
@@ -193,6 +200,7 @@ class Writer:
 
     def _run(self) -> None:
         connection: apsw.Connection | None = None
+        self._spare = SpareHandle()
         while batch := self._take():
             self._begun_s = self._clock.monotonic_s()
             try:
@@ -205,6 +213,7 @@ class Writer:
                 self._give_up(connection, batch, error)
             self._begun_s = None
             batch[0].loop.call_soon_threadsafe(self._settle, batch)
+        self._spare.close()
         if connection is not None:
             connection.close()
 
@@ -232,7 +241,7 @@ class Writer:
             for operation in batch:
                 self._apply(transaction, operation)
             for folder in transaction.folders:
-                sync_folder(folder)
+                self._spare.sync_folder(folder)
             write_totals(connection, transaction.totals)
             held = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
@@ -277,8 +286,11 @@ def _translate(error: Exception) -> FederationError:
         return StorageFull("disk full while growing the catalogue's shared memory")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFull(f"disk full while making a folder durable: {error.strerror}")
-    if isinstance(error, apsw.BusyError):
-        return SourceUnavailable("catalogue", "another process holds its write lock")
+    if isinstance(error, apsw.BusyError | apsw.CantOpenError):  # nothing was written
+        what = "another process holds its write lock"
+        if isinstance(error, apsw.CantOpenError):
+            what = f"a file of it cannot be opened ({error}); try again"
+        return SourceUnavailable("catalogue", what)
     return StorageFailed(
         f"catalogue cannot be written ({type(error).__name__}: {error}); this node is read-only "
         "until it is restarted. Check the disk, then `federation verify`."

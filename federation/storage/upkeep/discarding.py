@@ -37,16 +37,20 @@ class Discarder:
         return await self.discard([(path_of(digest), key_of(digest)) for digest in digests])
 
     async def discard(self, strays: Sequence[Stray]) -> int:
-        """Remove files, each only while no row claims it; return how many."""
+        """Remove files, each only while no row claims it; return how many.
+
+        Raises SourceUnavailable where the volume is in doubt.
+        """
         removed = 0
         for at in range(0, len(strays), _AT_ONCE):
             part = strays[at : at + _AT_ONCE]
             apart = await self._core.writer.submit(partial(self._set_apart, part))
-            removed += await self._core.pool.run(self._remove, apart)
+            removed += await self._core.writes.run(self._remove, apart)
         return removed
 
     def _set_apart(self, strays: Sequence[Stray], transaction: Transaction) -> list[str]:
         directory = self._core.directory
+        directory.volume.check_certain()
         apart = []
         for path, key in strays:
             name = f"{self._core.run.id}-gone-{next(_numbers)}"

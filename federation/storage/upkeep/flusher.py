@@ -12,7 +12,7 @@ from federation.storage.catalogue import footprint
 from federation.storage.catalogue.footprint import Footprint
 from federation.storage.catalogue.transaction import Totals, read_totals
 from federation.storage.context import StorageContext
-from federation.storage.quarantine import quarantined_bytes
+from federation.storage.quarantine import kept_bytes
 from federation.storage.space import Disk, marks, measure_disk
 
 _log = structlog.get_logger(__name__)
@@ -28,7 +28,9 @@ class Flusher:
 
     def start(self) -> None:
         """Write touches from now on; close() ends it."""
-        self._background.start(self._flush_loop(), "touch-flush")
+        self._background.keep(
+            self._flush_loop, "touch-flush", self._core.clock, self._core.metrics.failing
+        )
 
     async def close(self) -> None:
         """Stop, and write the last touches."""
@@ -68,7 +70,9 @@ class Flusher:
     async def measure(self) -> None:
         """Take the totals of all processes and the disk's room into account. Never raises."""
         try:
-            disk, totals, taken, overhead_bytes = await self._core.pool.run(self._measure)
+            disk, totals, taken, overhead_bytes, aside_bytes = await self._core.pool.run(
+                self._measure
+            )
         except (apsw.Error, OSError) as error:
             self._complaints.warn("room_not_measured", error)
             return
@@ -85,10 +89,12 @@ class Flusher:
         metrics.quota_bytes.set(found.quota_bytes)
         metrics.held_bytes.set(taken.held)
         metrics.overhead_bytes.set(overhead_bytes + taken.free)
+        metrics.quarantine_bytes.set(aside_bytes)
 
-    def _measure(self) -> tuple[Disk, Totals, Footprint, int]:
-        root, connection = self._core.directory.root, self._core.pool.connection()
+    def _measure(self) -> tuple[Disk, Totals, Footprint, int, int]:
+        directory, connection = self._core.directory, self._core.pool.connection()
         totals = read_totals(connection)
         taken = footprint.measure(connection, totals)
-        overhead_bytes = footprint.overhead(root, quarantined_bytes(connection))
-        return measure_disk(root), totals, taken, overhead_bytes
+        aside_bytes = kept_bytes(directory)
+        overhead_bytes = footprint.overhead(directory.root, aside_bytes)
+        return measure_disk(directory.root), totals, taken, overhead_bytes, aside_bytes

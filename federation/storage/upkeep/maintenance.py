@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import apsw
@@ -58,10 +58,12 @@ class Maintenance:
         self._scrubber = Scrubber(core)
         self._redating = Redating(core)
         self._background = Background()
+        self._of_holder = Background()  # what only the holder of the lock does
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
         self._trim_at_row = 0
         self._pinned_until_s = 0.0
+        self._sweeping: asyncio.Task[Any] | None = None
         self._complaints = Complaints(_log, core.clock)
         self.held_back = ""  # why eviction pauses, for people
 
@@ -80,7 +82,22 @@ class Maintenance:
 
     def start(self) -> None:
         """Begin; close() ends it."""
-        self._background.start(self._tick_loop(), "maintenance")
+        self._keep(self._background, self._tick_loop, "maintenance", let_go=self._let_go)
+
+    def _keep(
+        self,
+        background: Background,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        **more: Any,
+    ) -> asyncio.Task[Any]:
+        return background.keep(work, name, self._core.clock, self._core.metrics.failing, **more)
+
+    async def _let_go(self) -> None:
+        """Leave what failed here to another process, or to a new beginning."""
+        await self._of_holder.close()
+        self._lock.release()
+        self._evictor = Evictor(self._core)
 
     async def try_to_hold(self) -> bool:
         """Take the maintenance lock for a command; False: another process has it."""
@@ -103,6 +120,7 @@ class Maintenance:
     async def close(self) -> None:
         """Stop, and give the lock to another process."""
         await self._background.close()
+        await self._of_holder.close()
         self._lock.release()
 
     async def _tick_loop(self) -> None:
@@ -120,8 +138,9 @@ class Maintenance:
 
     async def _tick(self) -> None:
         await self._pulse.measure()
-        for number in self._core.writer.take_unsettled():
-            await self._sweeper.folder(number)
+        if self._core.directory.volume.trouble:
+            return  # nothing is removed while nobody knows what is there
+        await self._sweep_unsettled()
         if not self._lock.held:
             if not await self._core.pool.run(self._lock.acquire):
                 return
@@ -132,9 +151,18 @@ class Maintenance:
         await self._tidy()
         await self._redating.look()
 
+    async def _sweep_unsettled(self) -> None:
+        unsettled = self._core.writer.take_unsettled()
+        try:
+            for number in sorted(unsettled):
+                await self._sweeper.folder(number)
+                unsettled.discard(number)
+        finally:
+            self._core.writer.leave_unsettled(unsettled)
+
     async def _take_over(self) -> None:
         _log.info("maintenance_taken_over", run=self._core.run.id)
-        self._background.start(self._scrubber.run(), "scrub")
+        self._keep(self._of_holder, self._scrubber.run, "scrub")
 
     def _make_reserve(self) -> None:
         """Keep some disk for the eviction that a full disk will need, while there is plenty."""
@@ -269,8 +297,14 @@ class Maintenance:
         text = await self._core.pool.run(self._meta, REQUEST)
         if not text:
             return
-        request: dict[str, Any] = json.loads(text)
-        await self.evict(int(request["target_bytes"]))
+        try:
+            request: dict[str, Any] = json.loads(text)
+            target_bytes = int(request["target_bytes"])
+        except (ValueError, LookupError, TypeError) as error:
+            _log.error("collect_request_unreadable", request=str(text), reason=str(error))
+            await self._core.writer.submit(lambda tx: set_meta(tx, REQUEST, None))
+            return
+        await self.evict(target_bytes)
         if not self._evictor.is_pending:
             done = json.dumps({"id": request["id"], "held_back": self.held_back})
             await self._core.writer.submit(lambda tx: set_meta(tx, REQUEST, None))
@@ -286,7 +320,8 @@ class Maintenance:
         await self._give_back()
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_EVERY_S
-            self._background.start(self._sweep(), "sweep")
+            if self._sweeping is None or self._sweeping.done():
+                self._sweeping = self._keep(self._of_holder, self._sweep, "sweep")
 
     async def _give_back(self) -> None:
         """Give free pages of the catalogue back to the disk, a few at a time, but for some."""

@@ -10,19 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import apsw
+import structlog
 
-from federation.core.errors import TooBusy
+from federation.core.digest import Digest
+from federation.core.errors import FederationError, SourceUnavailable, TooBusy
+from federation.observability.complaints import Complaints
 from federation.storage import blob_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow
 from federation.storage.context import StorageContext
+from federation.storage.directory import DataDirectory
 from federation.storage.verification import check_inline
 
 _SLICE = 256
 _AGE_FACTOR = 7  # a blob is scrubbed when it was not verified for this many times verify-after
 _SAVE_EVERY_S = 60.0
 _CURSOR = "scrub_cursor"
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -33,7 +39,8 @@ class ScrubSlice:
     blobs: int = 0
     size_bytes: int = 0
     good: list[tuple[bytes, int]] = field(default_factory=list)  # key, ctime_ns
-    bad: list[tuple[BlobRow, str]] = field(default_factory=list)
+    bad: list[tuple[BlobRow, Damage]] = field(default_factory=list)
+    unknown: int = 0  # blobs of which the disk did not tell
 
 
 def verify_slice(
@@ -41,9 +48,10 @@ def verify_slice(
 ) -> ScrubSlice:
     """Verify the next blobs in key order that were not verified since before_ms.
 
-    Looks at limit rows. Blocks; runs in a thread. Raises apsw.Error, TooBusy.
+    Looks at limit rows. Blocks; runs in a thread. Raises apsw.Error, TooBusy, and
+    SourceUnavailable when the volume is away.
     """
-    rows: Any = core.pool.connection().execute(
+    rows: Any = core.reads.connection().execute(
         f"SELECT {catalogue.COLUMNS} FROM blob "  # noqa: S608 - constants
         "WHERE key > ? ORDER BY key LIMIT ?",
         (after, limit),
@@ -56,16 +64,32 @@ def verify_slice(
         found.blobs += 1
         found.size_bytes += row.size_bytes
         try:
-            found.good.append((row.key, _verify(core, core.pool.connection(), row)))
+            found.good.append((row.key, _verify(core, core.reads.connection(), row)))
         except Damage as damage:
-            found.bad.append((row, str(damage)))
+            found.bad.append((row, damage))
+        except SourceUnavailable:
+            found.unknown += 1
+            if core.directory.volume.trouble:
+                raise
     return found
+
+
+def verify_stored(directory: DataDirectory, digest: Digest) -> int:
+    """Verify a blob's file; return its ctime. Raises Damage, SourceUnavailable, TooBusy."""
+    path = directory.blob_path(digest)
+
+    def read() -> int:
+        with directory.volume.open_blob(path, digest.size_bytes) as blob:
+            blob_files.verify_file(blob.fd, digest)
+            return blob.ctime_ns
+
+    return directory.volume.twice(read)
 
 
 def _verify(core: StorageContext, connection: apsw.Connection, row: BlobRow) -> int:
     digest = catalogue.digest_of_key(row.key, row.size_bytes)
     if not row.inline:
-        return blob_files.verify_path(core.directory.blob_path(digest), digest)
+        return verify_stored(core.directory, digest)
     inline = connection.execute("SELECT data FROM small WHERE seq = ?", (row.seq,)).fetchone()
     data: Any = inline[0] if inline else b""
     check_inline(digest, data)
@@ -77,6 +101,7 @@ class Scrubber:
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
+        self._complaints = Complaints(_log, core.clock)
 
     async def run(self) -> None:
         """Scrub for ever at the configured rate."""
@@ -85,34 +110,47 @@ class Scrubber:
             return
         clock = self._core.clock
         age_ms = int(self._core.settings.verify_after * 1000 * _AGE_FACTOR)
-        after = await self._core.pool.run(self._load_cursor)
+        after = await self._core.reads.run(self._load_cursor)
         saved_s = clock.monotonic_s()
         while True:
             before_ms = self._core.now_ms() - age_ms
             try:
-                found = await self._core.pool.run(verify_slice, self._core, after, before_ms)
-            except TooBusy:  # of file handles; clients go first
+                found = await self._core.reads.run(verify_slice, self._core, after, before_ms)
+            except (TooBusy, SourceUnavailable):  # clients go first; the volume may come back
                 await clock.sleep(10.0)
                 continue
             await self.note(found)
             after = found.last_key or b""
             if found.blobs and clock.monotonic_s() - saved_s > _SAVE_EVERY_S:
                 saved_s = clock.monotonic_s()
-                await self._save_cursor(after)
+                await self._try_to_save(after)
             await clock.sleep(max(found.size_bytes / rate, 1.0 if after else 600.0))
 
     async def note(self, found: ScrubSlice) -> None:
-        """Remember what was verified and set aside what is damaged."""
+        """Remember what was verified and set aside what is damaged.
+
+        What storage does not believe to be damaged stays, and found counts it as unknown.
+        """
         now_ms = self._core.now_ms()
         for key, ctime_ns in found.good:
             self._core.touches.verified(key, now_ms, ctime_ns)
-        for row, reason in found.bad:
+        for row, damage in found.bad:
             digest = catalogue.digest_of_key(row.key, row.size_bytes)
-            await self._core.set_aside(digest, row.seq, reason)
+            try:
+                await self._core.set_aside(digest, row.seq, damage)
+            except SourceUnavailable:
+                found.unknown += 1
+
+    async def _try_to_save(self, cursor: bytes) -> None:
+        """Save where the scrub is; what cannot be saved now is saved later."""
+        try:
+            await self._save_cursor(cursor)
+        except FederationError as error:
+            self._complaints.warn("scrub_position_not_saved", error)
 
     def _load_cursor(self) -> bytes:
         row: Any = (
-            self._core.pool.connection()
+            self._core.reads.connection()
             .execute("SELECT value FROM meta WHERE name = ?", (_CURSOR,))
             .fetchone()
         )

@@ -43,7 +43,10 @@ class Sweeper:
         return removed
 
     async def folder(self, number: int) -> int:
-        """Remove stray files of blob folder 0..255; return how many."""
+        """Remove stray files of blob folder 0..255; return how many.
+
+        Raises SourceUnavailable where the volume is in doubt: then nothing is a stray.
+        """
         strays = await self._core.pool.run(self._strays, number)
         removed = 0
         for at in range(0, len(strays), _SLICE):
@@ -77,6 +80,7 @@ class Sweeper:
         return sum(discard(self._core.directory, path) for path in paths)
 
     def _strays(self, number: int) -> list[Stray]:
+        self._core.directory.volume.check_certain()
         folder = self._core.directory.blobs / f"{number:02x}"
         with os.scandir(folder) as entries:
             named = [(entry.path, parse_blob_name(entry.name)) for entry in entries]

@@ -18,6 +18,7 @@ from federation.core.replication_log import Lane, ReplicationLog
 from federation.core.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
 from federation.observability.metrics import Metrics
 from federation.storage import Storage
+from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs, peer_records
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.replication_log import CatalogueLog
@@ -124,7 +125,7 @@ class CatalogueSite:
     async def damage(self, digest: Digest) -> None:
         core, key = self.storage.core, blobs.key_of(digest)
         row = await core.pool.run(lambda: blobs.look_up(core.pool.connection(), [key])[key])
-        await core.set_aside(digest, row.seq, "for a test")
+        await core.set_aside(digest, row.seq, Damage("for a test"))
 
     async def trim(self, last_gone: int) -> None:
         def work(tx: Transaction) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 
+_VOLUME = ("tests/storage/test_volume.py",)
 _STORAGE = "federation/storage"
 _ORDER = ("tests/faults/storage/test_order.py",)
 _STORE = ("tests/contracts/store",)
@@ -29,7 +30,7 @@ DURABILITY = [
     Mutant(
         "folder-fsync",
         f"{_STORAGE}/catalogue/writer.py",
-        "                sync_folder(folder)",
+        "                self._spare.sync_folder(folder)",
         "                assert folder",
         _ORDER,
         "A blob's name is not on the disk when its row is.",
@@ -46,7 +47,7 @@ DURABILITY = [
         "folder-after-commit",
         f"{_STORAGE}/catalogue/writer.py",
         """            for folder in transaction.folders:
-                sync_folder(folder)
+                self._spare.sync_folder(folder)
             write_totals(connection, transaction.totals)
             held = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
@@ -55,7 +56,7 @@ DURABILITY = [
             held = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
             for folder in transaction.folders:
-                sync_folder(folder)
+                self._spare.sync_folder(folder)
 """,
         _ORDER,
         "A power cut between the two leaves a row without its file.",
@@ -211,18 +212,89 @@ DURABILITY = [
         f"{_STORAGE}/quarantine.py",
         "row is None or row.seq != seq",
         "row is None",
-        ("tests/storage/test_damage.py",),
+        ("tests/storage/test_volume.py",),
         "A late report of damage takes away the good copy that was uploaded since.",
     ),
     Mutant(
         "epoch-at-quarantine",
         f"{_STORAGE}/context.py",
-        """            if await self.writer.submit(work):
-                self.epoch.bump()
+        """        if outcome is Aside.DONE:
+            self.epoch.bump()
 """,
-        """            if await self.writer.submit(work):
+        """        if outcome is Aside.DONE:
 """,
         (*_DAMAGE, "tests/storage/test_hot.py", "tests/storage/test_known.py"),
         "Answers from memory go on about what was found damaged.",
+    ),
+    Mutant(
+        "gone-on-a-volume-that-is-away",
+        f"{_STORAGE}/volume.py",
+        """            return
+        self.check()
+        if isinstance(damage, Gone):""",
+        """            return
+        if isinstance(damage, Gone):""",
+        _VOLUME,
+        "A volume that is not mounted makes all its blobs damaged.",
+    ),
+    Mutant(
+        "gone-for-a-moment",
+        f"{_STORAGE}/volume.py",
+        """            else:
+                raise SourceUnavailable("blobs/", "its volume was away a moment ago")
+""",
+        "",
+        _VOLUME,
+        "A volume that comes back between two looks has lost the blobs asked for meanwhile.",
+    ),
+    Mutant(
+        "sweep-of-a-volume-in-doubt",
+        f"{_STORAGE}/upkeep/discarding.py",
+        """        directory.volume.check_certain()
+""",
+        "",
+        ("tests/storage/test_volume.py",),
+        "Between the look and the removal the volume may have changed.",
+        survives="the look before it refuses, too; only a change in between tells them apart",
+    ),
+    Mutant(
+        "breaker-always-believes",
+        f"{_STORAGE}/breaker.py",
+        "if not self.trouble and len(found) < most:",
+        "if not self.trouble:",
+        _VOLUME,
+        "A disk that fails as a whole has all its blobs set aside.",
+    ),
+    Mutant(
+        "placed-on-another-volume",
+        f"{_STORAGE}/publishing.py",
+        "    directory.volume.glance()\n",
+        "",
+        _VOLUME,
+        "What is acknowledged lies below the mount point, and is gone when the volume is back.",
+    ),
+    Mutant(
+        "unread-is-removed-for-room",
+        f"{_STORAGE}/quarantine.py",
+        "if one.is_proven and _remove(",
+        "if _remove(",
+        _VOLUME,
+        "A file that may be right is removed to keep one that is wrong.",
+    ),
+    Mutant(
+        "log-not-begun-anew",
+        f"{_STORAGE}/opening.py",
+        "        if alone or epoch.is_log_in_doubt:",
+        "        if epoch.is_log_in_doubt:",
+        ("tests/storage/test_log_doubt.py",),
+        "Rows behind frames that never reached the disk are lost at the next power cut.",
+    ),
+    Mutant(
+        "syncs-in-the-threads-of-reads",
+        f"{_STORAGE}/ingest.py",
+        "self._core.writes.run(self._seal)",
+        "self._core.reads.run(self._seal)",
+        ("tests/storage/test_pools.py",),
+        "Uploads that wait for the disk stop every read.",
     ),
 ]

@@ -1,0 +1,128 @@
+"""Looking again and again whether the volume of the blobs is there, and whether damage was any.
+
+So a volume that vanishes makes the node unready though nobody asks for a blob, and one that comes
+back makes it ready without a restart.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from federation.core.digest import Digest
+from federation.core.errors import FederationError, SourceUnavailable, TooBusy
+from federation.core.tasks import Background
+from federation.storage import quarantine
+from federation.storage.blob_files import Damage, Gone, Unreadable, verify_path
+from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import StorageContext
+from federation.storage.upkeep.scrub import verify_stored
+
+_LOOK_EVERY_S = 1.0
+_SUSPECTS_EVERY_S = 5.0
+_UNREAD_EVERY_S = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class VolumeWatch:
+    """One a process on a data directory."""
+
+    def __init__(self, core: StorageContext) -> None:
+        self._core = core
+        self._volume = core.directory.volume
+        self._background = Background()
+        self._told = ""
+        self._next_suspects_s = 0.0
+        self._next_unread_s = 0.0
+
+    def start(self) -> None:
+        """Begin; close() ends it."""
+        self._background.keep(self._run, "volume", self._core.clock, self._core.metrics.failing)
+
+    async def close(self) -> None:
+        """Look no more."""
+        await self._background.close()
+
+    def look_at_unread_now(self) -> None:
+        """Have the next look take in what was set aside unread, too."""
+        self._next_unread_s = 0.0
+
+    async def _run(self) -> None:
+        while True:
+            await self.look()
+            await self._core.clock.sleep(_LOOK_EVERY_S)
+
+    async def look(self) -> None:
+        """Look once, at the marker and where due at what was found damaged. Raises apsw.Error."""
+        now_s = self._core.clock.monotonic_s()
+        await self._core.reads.run(self._check)
+        if self._volume.breaker.trouble and now_s >= self._next_suspects_s:
+            self._next_suspects_s = now_s + _SUSPECTS_EVERY_S
+            await self._core.reads.run(self._judge_suspects)
+        if not self._volume.trouble and now_s >= self._next_unread_s:
+            self._next_unread_s = now_s + _UNREAD_EVERY_S
+            await self._second_look()
+        self._tell()
+
+    def _check(self) -> None:
+        try:
+            self._volume.check()
+        except SourceUnavailable:
+            return  # trouble says it
+
+    def _tell(self) -> None:
+        trouble = self._volume.trouble
+        self._core.metrics.volume_in_doubt.set(bool(trouble))
+        if trouble and trouble != self._told:
+            _log.error("volume_in_doubt", reason=trouble)
+        elif self._told and not trouble:
+            _log.warning("volume_back", reason=self._told)
+        self._told = trouble
+
+    def _judge_suspects(self) -> None:
+        """Go on where all that was not believed to be damaged is right by now, or gone."""
+        for digest, seq in self._volume.breaker.suspects():
+            key = key_of(digest)
+            row = catalogue.look_up(self._core.reads.connection(), [key]).get(key)
+            if row is None or row.seq != seq or row.inline:
+                continue
+            try:
+                verify_stored(self._core.directory, digest._replace(size_bytes=row.size_bytes))
+            except (Damage, SourceUnavailable, TooBusy):
+                return
+        self._volume.breaker.close()
+
+    async def _second_look(self) -> None:
+        """Put back what could not be read when it was set aside, and is right."""
+        for digest, seq, name in await self._core.reads.run(
+            quarantine.unread_files, self._core.directory
+        ):
+            if not await self._core.reads.run(self._is_right, digest, name):
+                continue
+
+            def work(
+                transaction: Transaction, digest: Digest = digest, seq: int = seq, name: str = name
+            ) -> bool:
+                return quarantine.restore(transaction, self._core.directory, digest, seq, name)
+
+            try:
+                restored = await self._core.writer.submit(work)
+            except FederationError as error:
+                _log.warning("blob_not_restored", digest=str(digest), reason=str(error))
+                continue
+            if restored:
+                self._core.metrics.restored.inc()
+                _log.warning("blob_restored", digest=str(digest))
+
+    def _is_right(self, digest: Digest, name: str) -> bool:
+        directory = self._core.directory
+        try:
+            verify_path(str(directory.quarantine / name), digest)
+        except (Gone, Unreadable, SourceUnavailable, TooBusy):
+            return False  # Gone: another process has put it back
+        except Damage:
+            quarantine.give_up(directory, name)
+            return False
+        return True
