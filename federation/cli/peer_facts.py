@@ -58,6 +58,8 @@ def notes_on(peer: Mapping[str, Any]) -> list[str]:
     if peer["state"] != "following" and peer.get("reason"):
         why = "it is new" if peer["reason"] == _NEW else peer["reason"]
         notes.append(f"needs a resync: {why}")
+    if peer["state"] == "following" and peer.get("reason"):
+        notes.append(peer["reason"])
     if peer.get("forgets"):
         notes.append(f"forgets what it acknowledged: {peer['forgotten']} objects so far")
     for service, count in peer.get("unsupported", {}).items():

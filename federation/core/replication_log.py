@@ -248,6 +248,10 @@ class ReplicationLog(Protocol):
         """Go through all index entries held, likewise."""
         ...
 
+    async def held(self) -> tuple[int, int]:
+        """Return how many blobs and how many index entries are held."""
+        ...
+
     async def is_damaged(self, digest: Digest) -> bool:
         """Whether the blob was here and was set aside because its bytes had changed."""
         ...

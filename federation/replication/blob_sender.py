@@ -73,6 +73,7 @@ class Sender:
         self._tally = tally
         self._clock = clock
         self._slots = FairSlots(lambda: self.pace.slots)
+        self._behind = FairSlots(lambda: max(1, self.pace.slots // 2))
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     def __repr__(self) -> str:
@@ -98,6 +99,15 @@ class Sender:
                     batch = next(self.pace.cut(left, self._target.batch_bytes))
                 group.create_task(self.send_batch(batch, via, settle))
                 left = left[len(batch) :]
+
+    async def send_behind(self, blobs: Sequence[Digest], via: Via, settle: Settle) -> None:
+        """Do the same for what may wait: all that goes this way has half of the slots at most."""
+        left = blobs
+        while left:
+            async with self._behind.one():
+                batch = next(self.pace.cut(left, self._target.batch_bytes))
+                await self.send_batch(batch, via, settle)
+            left = left[len(batch) :]
 
     async def send_batch(self, batch: list[Digest], via: Via, settle: Settle) -> None:
         """Bring each blob of a batch to its end.

@@ -67,6 +67,7 @@ class Gate:
         self.last_error_s = 0.0  # wall clock
         self._heard_s = -_HEARD_EVERY_S  # when a sign of life last ended a delay
         self.last_success_s = 0.0  # wall clock; of anything answered
+        self._full_since_s: float | None = None  # monotonic; when it first had no room
 
     def __repr__(self) -> str:
         return f"<Gate {self._backoff!r}>"
@@ -89,6 +90,12 @@ class Gate:
     def wait_s(self) -> float:
         """How long until the next try."""
         return self._backoff.wait_s(self._clock.monotonic_s())
+
+    @property
+    def full_for_s(self) -> float:
+        """For how long it has had no room for anything; 0: it has, or is not reached."""
+        since_s = self._full_since_s
+        return 0.0 if since_s is None else self._clock.monotonic_s() - since_s
 
     @asynccontextmanager
     async def turn(self, *, writes: bool) -> AsyncIterator[Turn]:
@@ -121,6 +128,8 @@ class Gate:
     def succeeded(self, *, wrote: bool) -> None:
         """See Turn.succeeded."""
         self.last_success_s = self._clock.wall_s()
+        if wrote:
+            self._full_since_s = None
         before = self._backoff.state
         if self._backoff.succeeded(wrote=wrote, writes_wait=self._writes_wait > 0):
             _log.info("peer_answers_again", peer=self._peer)
@@ -132,6 +141,10 @@ class Gate:
         if error.kind is FailureKind.CLOSED:
             return
         self.last_error, self.last_error_s = error, self._clock.wall_s()
+        if error.kind is not FailureKind.EXHAUSTED:
+            self._full_since_s = None
+        elif wrote and self._full_since_s is None:
+            self._full_since_s = self._clock.monotonic_s()
         for work in self._on_failure:
             work()
         first = self._backoff.failures == 0

@@ -17,10 +17,11 @@ from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
 from federation.core.failing import first_of
 from federation.core.replication_log import Lane, PeerState
 from federation.replication.follower import Follower, LogTrimmed
-from federation.replication.reconcile import Position, Purpose, Reconcile, pause_of_check
+from federation.replication.reconcile import Reconcile, pages_of, pause_of_check
 from federation.replication.retry import Retry
-from federation.replication.schedule import due, is_urgent, what_changed
+from federation.replication.schedule import FIRST_CHECK_SHARE, due, is_urgent, what_changed
 from federation.replication.session import PeerSession
+from federation.replication.walk_position import Position, Purpose
 from federation.replication.window import Window
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +31,8 @@ _MEET_EVERY_TURNS = 20  # of watching
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 _WINDOW_LOOK_S = 5.0
 _ITSELF_S = 60.0
+FULL_S = 300.0  # without room for anything, until a walk through all that is held ends
+TOO_SMALL = "as complete as fits: "  # begins the reason of one that follows
 _PROBE = digest_of(b"federation")  # asking for any blob shows that the peer answers
 
 _LOCAL_TROUBLE = (SourceUnavailable, StorageFailed, StorageFull)
@@ -59,7 +62,6 @@ class PeerRunner:
         self._window = Window.parse(link.peer.window)
         self._counted = (0, 0)
         self._checked_s: dict[Lane, float] = {}
-        self._pages: dict[Lane, int] = {}
 
     def __repr__(self) -> str:
         return f"<PeerRunner {self.link.name} {self.state}>"
@@ -263,23 +265,34 @@ class PeerRunner:
         is_check = position.purpose is Purpose.CHECK
         if not is_check:
             _log.info("reconcile_goes", peer=link.name, lane=str(lane), position=str(position))
-        pause_s = pause_of_check(link.peer.check_every, self._pages.get(lane, 0)) if is_check else 0
+        pause_s, began_s = 0.0, link.clock.monotonic_s()
+        if is_check:
+            pause_s = pause_of_check(link.peer.check_every, pages_of(await link.ledger.held()))
+        is_full = False
         async with asyncio.TaskGroup() as group:
             task = group.create_task(walk.run(position, pause_s))
             while not task.done():
                 await asyncio.wait({task}, timeout=_WATCH_EVERY_S)
-                if (is_check and is_urgent(link.record(lane))) or self._is_shut(lane):
+                is_full = not task.done() and link.gate.full_for_s >= FULL_S
+                makes_way = is_check and is_urgent(link.record(lane))
+                if is_full or makes_way or self._is_shut(lane):
                     task.cancel()
                     await asyncio.wait({task})
-        if task.cancelled():
+        if task.cancelled() and not is_full:
             return
+        reason = ""
+        if is_full or walk.fit.evicts:
+            reason = TOO_SMALL + ("it has no room" if is_full else "it evicts what it is sent")
+            _log.warning("peer_too_small", peer=link.name, lane=str(lane), reason=reason)
         if is_check:
-            self._pages[lane], self._checked_s[lane] = walk.pages, link.clock.monotonic_s()
-            link.change(lane, position="")
+            # The next one is due when as much time as a check has is over since this one began.
+            rests_from_s = began_s + link.peer.check_every * (1 - FIRST_CHECK_SHARE)
+            self._checked_s[lane] = max(rests_from_s, link.clock.monotonic_s())
+            link.change(lane, position="", reason=reason)
             return
         self._note_in_record()  # whoever waits for the end wants to know what was sent
         _log.info("reconcile_ends", peer=link.name, lane=str(lane), offered=walk.offered)
-        link.change(lane, position="", state=PeerState.FOLLOWING, reason="", holds=True)
+        link.change(lane, position="", state=PeerState.FOLLOWING, reason=reason, holds=True)
         link.ledger.note_acknowledged(link.name, lane, link.record(lane).cursor)
         if position.purpose is Purpose.REQUEST:
             link.change(lane, served=wanted)

@@ -1,67 +1,65 @@
 """All that is held here offered to a peer, so that it gets what the change log cannot tell of.
 
-Goes page by page, most recently used first, and keeps its position in the record, so that it goes
-on where it was interrupted. Live traffic comes first.
+Goes by pages, most recently used first, several at once, and keeps its position in the record, so
+that it goes on where it was interrupted. Live traffic goes on beside it: of the batches under way
+at most half are the walk's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
-import structlog
+from collections.abc import Callable, Iterator, Sequence
 
 from federation.core.digest import Digest
+from federation.core.failing import first_of
 from federation.core.replication_log import EntryHead, Lane, Page, Parked
+from federation.core.store import SMALL_BLOB_BYTES
+from federation.replication.blob_sender import LARGE_AT_ONCE
 from federation.replication.entry_sender import EntryToSend, Hole
+from federation.replication.fit import Fit
 from federation.replication.outcome import Fate, SendOutcome
 from federation.replication.rules import When
 from federation.replication.session import PeerSession
-
-_log = structlog.get_logger(__name__)
+from federation.replication.walk_position import Phase, Position, Purpose
 
 PAGE_OBJECTS = 500
-_YIELD_S = 0.05
-_YIELDS_MAX = 200  # to live traffic, before a page; else it could wait for ever
-_PAGES_A_CHECK = 1000  # at least so many parts has the interval of a check
-_SHORT_PAUSE_S = 60.0
+PAGES_AT_ONCE = 4
+PAGES_OPEN_MAX = 64  # those that wait for large blobs included
+ENTRIES_AT_ONCE = 24  # of the calls that a peer gets at once (32), so that live traffic has some
+_PART_BYTES = 16 * 2**20
+_CHECK_SHARE = 0.5
 
 
-class Purpose(enum.Enum):
-    """Why all is offered."""
+class _Open:
+    """Pages that were begun and not ended; the walk may be gone on with from the first of them."""
 
-    RESYNC = "resync"  # the log alone does not do
-    REQUEST = "request"  # an operator asked, and what is sent by hand goes along
-    CHECK = "check"  # to find what was lost without a word
+    def __init__(self) -> None:
+        self._positions: dict[int, Position] = {}  # in order
+        self._begun = 0
+        self.busy = 0  # pages whose small objects are under way
+        self.moved = asyncio.Event()
 
+    @property
+    def count(self) -> int:
+        return len(self._positions)
 
-class Phase(enum.Enum):
-    """What is offered; entries come last, because they need the blobs."""
+    @property
+    def first(self) -> Position | None:
+        return next(iter(self._positions.values()), None)
 
-    BLOBS = "blobs"
-    ENTRIES = "entries"
+    def begin(self, position: Position) -> int:
+        self._begun += 1
+        self._positions[self._begun] = position
+        self.busy += 1
+        return self._begun
 
+    def end_small(self) -> None:
+        self.busy -= 1
+        self.moved.set()
 
-class Position(NamedTuple):
-    """Where a walk stands, as a record keeps it."""
-
-    purpose: Purpose
-    phase: Phase = Phase.BLOBS
-    at: str = ""  # the ledger's; empty: begin
-
-    def __str__(self) -> str:
-        return f"{self.purpose.value} {self.phase.value} {self.at}"
-
-
-def read_position(text: str) -> Position | None:
-    """Read what str() wrote; None for nothing, and for what another version may have written."""
-    try:
-        purpose, phase, at = text.split(" ", 2)
-        return Position(Purpose(purpose), Phase(phase), at)
-    except ValueError:
-        return None
+    def end(self, number: int) -> None:
+        del self._positions[number]
+        self.moved.set()
 
 
 class Reconcile:
@@ -86,6 +84,9 @@ class Reconcile:
         self._lane = lane
         self._is_idle = is_idle
         self._keep = keep
+        self._open = _Open()
+        self._entries = asyncio.Semaphore(ENTRIES_AT_ONCE)
+        self.fit = Fit()
         self.pages = 0
         self.offered = 0
 
@@ -95,25 +96,54 @@ class Reconcile:
     async def run(self, position: Position, pause_s: float = 0.0) -> None:
         """Go on from a position to the end. pause_s: between pages, for a check.
 
-        Raises what the store and the ledger raise.
+        Several pages are under way, and more wait for large blobs alone. Ends early where the peer
+        evicts what it is sent: see fit. Raises what the store and the ledger raise.
         """
-        while True:
-            self._keep(position)
-            page = await self._page(position)
-            await self._give_way()
+        try:
             if position.phase is Phase.BLOBS:
-                await self._offer_blobs(position.purpose, page)
-            else:
-                await self._offer_entries(position.purpose, await self._heads(position, page))
-            self.pages += 1
-            if page.next is not None:
-                position = position._replace(at=page.next)
-            elif position.phase is Phase.BLOBS:
+                await self._walk(position, pause_s)
                 position = position._replace(phase=Phase.ENTRIES, at="")
+            await self._walk(position, pause_s)
+        except ExceptionGroup as errors:
+            raise first_of(errors) from None
+
+    async def _walk(self, position: Position, pause_s: float) -> None:
+        """Go through one phase; nothing of it is under way at the end."""
+        self._keep(position)
+        async with asyncio.TaskGroup() as group:
+            while not (self.fit.evicts and position.phase is Phase.BLOBS):
+                page = await self._page(position)
+                number = self._open.begin(position)
+                group.create_task(self._offer(number, position, page))
+                if page.next is None:
+                    return
+                position = position._replace(at=page.next)
+                await self._room(position)
+                if pause_s:
+                    await self._link.clock.sleep(pause_s)
+
+    async def _room(self, following: Position) -> None:
+        """Wait until one more page may be begun."""
+        pages = self._open
+        while pages.busy >= PAGES_AT_ONCE or pages.count >= PAGES_OPEN_MAX:
+            pages.moved.clear()
+            await pages.moved.wait()
+        self._keep(pages.first or following)
+
+    async def _offer(self, number: int, position: Position, page: Page) -> None:
+        pages, purpose = self._open, position.purpose
+        try:
+            if position.phase is Phase.ENTRIES:
+                await self._offer_entries(purpose, await self._heads(position, page))
+                large: list[Digest] = []
             else:
-                return
-            if pause_s:
-                await self._link.clock.sleep(pause_s)
+                large = await self._offer_small(purpose, page)
+        finally:
+            pages.end_small()
+        for at in range(0, len(large), LARGE_AT_ONCE):
+            await self._bring(large[at : at + LARGE_AT_ONCE])
+        self.pages += 1
+        pages.end(number)
 
     async def _page(self, position: Position) -> Page:
         ledger = self._link.ledger
@@ -132,20 +162,14 @@ class Reconcile:
         heads = await self._link.ledger.heads_at(wanted)
         return [head for head in heads if head is not None]  # others are gone meanwhile
 
-    async def _give_way(self) -> None:
-        """Let live traffic pass, but not for ever."""
-        for _ in range(_YIELDS_MAX):
-            if self._is_idle():
-                return
-            await self._link.clock.sleep(_YIELD_S)
-
     def _wants(self, when: When, purpose: Purpose) -> bool:
         if when is When.MANUAL:
             return purpose is Purpose.REQUEST and self._lane is Lane.ALWAYS
         return when is (When.WINDOW if self._lane is Lane.WINDOW else When.ALWAYS)
 
-    async def _offer_blobs(self, purpose: Purpose, page: Page) -> None:
-        link, rules = self._link, self._link.rules
+    async def _offer_small(self, purpose: Purpose, page: Page) -> list[Digest]:
+        """Bring the small blobs of a page; return the large ones."""
+        rules = self._link.rules
         digests = [
             digest
             for digest in page.digests
@@ -155,15 +179,30 @@ class Reconcile:
         self.offered += len(digests)
         if purpose is not Purpose.RESYNC:
             digests = await self._lost(digests)
+        small = [digest for digest in digests if digest.size_bytes <= SMALL_BLOB_BYTES]
+        for part in _parts(small):
+            await self._bring(part)
+        return [digest for digest in digests if digest.size_bytes > SMALL_BLOB_BYTES]
+
+    async def _bring(self, digests: Sequence[Digest]) -> None:
+        """See to it that the peer has these, unless it evicts what it is sent."""
+        if self.fit.evicts:
+            return
+        link = self._link
         parked: list[Parked] = []
 
         def told(ended: Sequence[Digest], outcome: SendOutcome) -> None:
             link.count(outcome, sum(digest.size_bytes for digest in ended), len(ended))
             if outcome.fate is Fate.PARKED:
                 parked.extend(link.parked(0, each, str(each), outcome.reason) for each in ended)
+            elif outcome.fate is Fate.SENT:
+                self.fit.delivered(ended)
 
-        await link.shipper.ship(digests, (), told)
-        await link.ledger.park(parked)
+        await link.shipper.ship(digests, (), told, is_behind=True)
+        if parked:
+            await link.ledger.park(parked)
+        if sample := self.fit.sample():
+            self.fit.answered(sample, await link.shipper.sender.ask(sample))
 
     async def _lost(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return what the peer has not; where it should have all, count that as forgotten."""
@@ -184,12 +223,14 @@ class Reconcile:
 
         async def offer(now: EntryHead) -> None:
             bounds = rules.of_entry(now.key, now.label).bounds
+            if self.fit.evicts:
+                bounds = bounds.nothing()  # it goes only where the peer has all that it names
             # A node of ours knows by the stamp which value is the newer one. A check is about
             # what is lost; what differs is the log's matter.
             keeps_theirs = not link.node_id or purpose is Purpose.CHECK
-            outcome = await link.entries.send(
-                EntryToSend(now, (), bounds, Hole.SKIP, True, keeps_theirs)
-            )
+            offered = EntryToSend(now, (), bounds, Hole.SKIP, True, keeps_theirs)
+            async with self._entries:
+                outcome = await link.entries.send(offered)
             link.count(outcome, now.value_bytes)
             if outcome.fate is Fate.PARKED:
                 parked.append(link.parked(0, now.key, now.label, outcome.reason))
@@ -197,14 +238,29 @@ class Reconcile:
         async with asyncio.TaskGroup() as group:
             for now in heads:
                 group.create_task(offer(now))
-        await link.ledger.park(parked)
+        if parked:
+            await link.ledger.park(parked)
+
+
+def _parts(digests: Sequence[Digest]) -> Iterator[list[Digest]]:
+    """Yield them in order, so many together that it is noticed in time if a peer evicts them."""
+    part: list[Digest] = []
+    size_bytes = 0
+    for digest in digests:
+        part.append(digest)
+        size_bytes += digest.size_bytes
+        if size_bytes >= _PART_BYTES:
+            yield part
+            part, size_bytes = [], 0
+    if part:
+        yield part
+
+
+def pages_of(objects: Sequence[int]) -> int:
+    """Return how many pages a walk takes through so many blobs and so many entries."""
+    return sum(count // PAGE_OBJECTS + 1 for count in objects)
 
 
 def pause_of_check(check_every_s: float, pages: int) -> float:
-    """Return how long a check rests between pages, so that it takes up the time it has.
-
-    pages: of the last one; 0 when there was none.
-    """
-    if not pages:
-        return min(_SHORT_PAUSE_S, check_every_s / _PAGES_A_CHECK)
-    return check_every_s / max(pages + 1, 2) * 0.9
+    """Return how long a check rests between pages, so that it takes up half of the time it has."""
+    return check_every_s * _CHECK_SHARE / max(pages, 1)

@@ -39,6 +39,10 @@ class Bounds(NamedTuple):
         size = digest.size_bytes
         return self.min_bytes <= size and (not self.max_bytes or size <= self.max_bytes)
 
+    def nothing(self) -> Bounds:
+        """Return the same for a peer that is to get no blob any more."""
+        return self._replace(min_bytes=2**63)
+
 
 class Decision(NamedTuple):
     """What the rules say of one entry."""

@@ -6,10 +6,10 @@ Decisions without I/O.
 from __future__ import annotations
 
 from federation.core.replication_log import PeerRecord, PeerState
-from federation.replication.reconcile import Position, Purpose, read_position
+from federation.replication.walk_position import Position, Purpose, read_position
 from federation.wire.node_identity import LogPosition, parse_log
 
-_FIRST_CHECK_SHARE = 0.1  # of the interval; after a check the next one begins likewise
+FIRST_CHECK_SHARE = 0.1  # of the interval, until the first check begins
 
 
 def due(record: PeerRecord, check_every_s: float, rested_s: float) -> Position | None:
@@ -27,7 +27,7 @@ def due(record: PeerRecord, check_every_s: float, rested_s: float) -> Position |
         return kept if is_it else Position(Purpose.REQUEST)
     if kept is not None and kept.purpose is Purpose.CHECK:
         return kept
-    if check_every_s and rested_s >= check_every_s * _FIRST_CHECK_SHARE:
+    if check_every_s and rested_s >= check_every_s * FIRST_CHECK_SHARE:
         return Position(Purpose.CHECK)
     return None
 

@@ -44,9 +44,11 @@ class Shipper:
         return len(self._moving)
 
     async def ship(
-        self, digests: Iterable[Digest], via: Via, told: Told = _nobody
+        self, digests: Iterable[Digest], via: Via, told: Told = _nobody, *, is_behind: bool = False
     ) -> dict[Digest, SendOutcome]:
         """See to it that the peer holds these; told() is called with outcomes as they are known.
+
+        is_behind: leave live traffic its share of the batches under way.
 
         Raises what the store and the ledger raise when they cannot tell.
         """
@@ -63,7 +65,9 @@ class Shipper:
                 end(there, PRESENT)
             rest = [digest for digest in left if digest not in outcomes]
             others = {digest: self._ended(digest) for digest in rest if digest in self._moving}
-            await self._move([digest for digest in rest if digest not in others], via, end)
+            await self._move(
+                [digest for digest in rest if digest not in others], via, end, is_behind
+            )
             if others:
                 await asyncio.wait(others.values())
             left = [digest for digest, future in others.items() if future.cancelled()]
@@ -94,7 +98,7 @@ class Shipper:
         self.confirmed.add(*(digest for digest in asked if digest not in missing))
         return missing
 
-    async def _move(self, mine: Sequence[Digest], via: Via, end: Told) -> None:
+    async def _move(self, mine: Sequence[Digest], via: Via, end: Told, is_behind: bool) -> None:
         self._moving.update(dict.fromkeys(mine))
         left = set(mine)
 
@@ -110,14 +114,16 @@ class Shipper:
 
         try:
             for at in range(0, len(mine), _ASK_MAX):
-                await self._move_part(mine[at : at + _ASK_MAX], via, settle)
+                await self._move_part(mine[at : at + _ASK_MAX], via, settle, is_behind)
         finally:
             for digest in left:
                 future = self._moving.pop(digest)
                 if future is not None:
                     future.cancel()
 
-    async def _move_part(self, mine: Sequence[Digest], via: Via, settle: Told) -> None:
+    async def _move_part(
+        self, mine: Sequence[Digest], via: Via, settle: Told, is_behind: bool
+    ) -> None:
         missing = await self.sender.ask(mine)
         if present := [digest for digest in mine if digest not in missing]:
             settle(present, PRESENT)
@@ -136,7 +142,8 @@ class Shipper:
             async with asyncio.TaskGroup() as group:
                 for digest in large:
                     group.create_task(self.sender.send_large(digest, via, settle))
-                group.create_task(self.sender.send_small(small, via, settle))
+                send = self.sender.send_behind if is_behind else self.sender.send_small
+                group.create_task(send(small, via, settle))
         except ExceptionGroup as errors:
             raise first_of(errors) from None
 

@@ -16,7 +16,7 @@ from federation.storage.acknowledgements import Acknowledgements
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import change_log, entries, parked, peer_records
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.catalogue.transaction import Transaction
+from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named
 from federation.storage.shared_memory import FileLock
@@ -172,6 +172,11 @@ class CatalogueLog:
         """See Ledger."""
         now_ms = self._core.now_ms()
         return await self._ask(lambda c: scan.entries(c, position, limit, now_ms))
+
+    async def held(self) -> tuple[int, int]:
+        """See ReplicationLog."""
+        totals = await self._ask(read_totals)
+        return totals.blobs, totals.entries
 
     async def is_damaged(self, digest: Digest) -> bool:
         """See Ledger. One that came back since is not."""

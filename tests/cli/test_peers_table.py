@@ -63,6 +63,7 @@ def test_a_peer_is_shown_before_it_was_met_and_after_it_was_taken_out() -> None:
         ({"state": "itself", "reason": "new"}, "b: its url leads back to this node"),
         ({"state": "needs-resync", "reason": "new"}, "b: needs a resync: it is new"),
         ({"state": "reconciling", "reason": "wiped"}, "b: needs a resync: wiped"),
+        ({"state": "following", "reason": "as complete as fits"}, "b: as complete as fits"),
         ({"forgets": True, "forgotten": 4}, "b: forgets what it acknowledged: 4 objects"),
         ({"unsupported": {"Remote Asset": 5}}, "b: has no Remote Asset: 5 entries were not sent"),
         ({"parked": 2}, "b: 2 objects are parked: federation parked --peer b"),

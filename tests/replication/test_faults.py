@@ -157,7 +157,7 @@ async def test_r07_a_check_finds_what_was_lost_in_silence_and_mends_it(fake: Fak
         await here.caught_up()
         for digest in digests[:5]:
             del fake.blobs[digest]
-        await here.until(lambda: set(digests) <= set(fake.blobs))
+        await here.until(lambda: set(digests) <= set(fake.blobs), timeout_s=60)
         await here.until(lambda: here.facts()["forgotten"] == 5)
         assert here.facts()["forgets"]
         assert here.facts()["state"] == "following"

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.replication_log import PeerRecord, PeerState
-from federation.replication.reconcile import Phase, Position, Purpose, pause_of_check, read_position
+from federation.replication.reconcile import pause_of_check
 from federation.replication.schedule import due, is_urgent, what_changed
+from federation.replication.walk_position import Phase, Position, Purpose, read_position
 from federation.wire.node_identity import LogPosition
 
 FOLLOWING = PeerRecord("p", state=PeerState.FOLLOWING, reason="")

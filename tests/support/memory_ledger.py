@@ -344,6 +344,9 @@ class MemoryLedger:
         places, following = _part(held, position, limit)
         return Page([], [held[place] for place in places], following)
 
+    async def held(self) -> tuple[int, int]:
+        return len(self.storage.blobs), len(self.storage.entries)
+
     async def is_damaged(self, digest: Digest) -> bool:
         return digest in self.storage.damaged and digest not in self.storage.blobs
 
