@@ -27,7 +27,7 @@ def check_config(file: Path, as_json: bool) -> None:
     """
     config = load(file)
     load_access(config)
-    warnings = [item.text for item in advice(config)]
+    warnings = [item.text for item in advice(config, file)]
     if as_json:
         shown = config.model_dump(mode="json", by_alias=True)
         emit_json({"file": str(file), "problems": [], "warnings": warnings, "config": shown})

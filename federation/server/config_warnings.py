@@ -23,8 +23,11 @@ class Advice(NamedTuple):
     text: str
 
 
-def advice(config: Config) -> list[Advice]:
-    """Return the warnings for a configuration whose files are known to be good; blocks."""
+def advice(config: Config, file: Path | None = None) -> list[Advice]:
+    """Return the warnings for a configuration whose files are known to be good; blocks.
+
+    file: where it was read from, if it was.
+    """
     found = []
     for listener in config.listeners:
         if _anyone_pushes(listener) and not parse_address(listener.address).is_loopback:
@@ -46,7 +49,7 @@ def advice(config: Config) -> list[Advice]:
             found += [Advice("listed_clients_alike", text) for text in texts]
         if (passes := _proxy_for_all(listener)) is not None:
             found.append(Advice("proxy_without_secret", passes))
-    return found + _about_files(config)
+    return found + _about_files(config, file)
 
 
 def _proxy_for_all(listener: ListenerConfig) -> str | None:
@@ -64,16 +67,17 @@ def _proxy_for_all(listener: ListenerConfig) -> str | None:
     )
 
 
-def _about_files(config: Config) -> list[Advice]:
+def _about_files(config: Config, file: Path | None) -> list[Advice]:
     found = []
     for secret in dict.fromkeys(_secrets(config)):
         if is_exposed(secret):
             text = f"{secret}: other users of this machine may read this secret: chmod o= {secret}"
             found.append(Advice("secret_exposed", text))
-    for file in dict.fromkeys([*_deciding(config), *_secrets(config)]):
-        if (what := writable_by_others(file)) is not None:
+    deciding = [*([] if file is None else [file]), *_deciding(config), *_secrets(config)]
+    for each in dict.fromkeys(deciding):
+        if (what := writable_by_others(each)) is not None:
             text = (
-                f"{file}: other users of this machine may write {what}, and so decide who may do "
+                f"{each}: other users of this machine may write {what}, and so decide who may do "
                 f"what here: chmod o-w {what}"
             )
             found.append(Advice("file_writable", text))

@@ -57,7 +57,7 @@ def run_node(
     files = load_access(config)
     share = share or WorkerSlot()
     flush = logs.configure(config.log, worker=None if share.alone else share.number)
-    for item in advice(config) if control is None else []:
+    for item in advice(config, file) if control is None else []:
         _log.warning(item.event, text=item.text)
     serving = _serve(config, files, ready, file, passed, flush, share, control, again)
     try:

@@ -53,7 +53,7 @@ def run_workers(config: Config, ready: Ready, file: Path | None = None) -> None:
     passed = passed_sockets(os.environ, os.getpid())
     load_access(config)  # what is wrong with the files is said once, by the parent
     flush = logs.configure(config.log)
-    for item in advice(config):
+    for item in advice(config, file):
         _log.warning(item.event, text=item.text)
     try:
         status = asyncio.run(_Parent(config, file, SystemClock()).serve(passed, ready))

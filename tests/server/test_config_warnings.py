@@ -72,6 +72,15 @@ def test_lists_that_others_can_write_are_told_with_their_folders(tmp_path: Path)
     assert [text.rpartition(" ")[2] for _, text in told(config)] == [str(tokens)]
 
 
+def test_a_configuration_that_others_can_write_is_told(tmp_path: Path) -> None:
+    config, file = Config.model_validate({"data-dir": tmp_path}), tmp_path / "node.yaml"
+    file.write_text("")
+    file.chmod(0o644)
+    assert advice(config, file) == []
+    file.chmod(0o646)
+    assert [each.event for each in advice(config, file)] == ["file_writable"]
+
+
 def test_clients_that_tls_cannot_tell_apart_are_told(tmp_path: Path) -> None:
     server = self_signed(tmp_path)
     server.key.chmod(0o600)
