@@ -15,6 +15,7 @@ import pytest
 from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest
+from federation.core.uses import Use, counted_as
 from federation.observability.metrics import Metrics
 from federation.storage import Storage
 from federation.storage.access_times import Touches
@@ -139,6 +140,36 @@ async def test_a_second_look_that_comes_late_leaves_what_was_used_since_the_firs
     site.clock.later_s += LONG_S  # its lease is over, but it was not called missing again
     assert await site.evictor.sweep_due() == 100
     assert await site.missing(used, unused) == {unused}
+
+
+async def test_what_a_peer_was_told_is_leased_like_what_clients_use(site: Site) -> None:
+    blob = await put(site.storage, os.urandom(100))
+    site.clock.later_s += LONG_S
+    with counted_as(Use.LEASE):
+        assert await site.missing(blob) == set()
+    await site.flush()
+    assert await site.evictor.mark(ALL) == 0
+
+
+async def test_what_a_peer_was_told_just_before_the_mark_is_back(site: Site) -> None:
+    blob = await put(site.storage, os.urandom(100))
+    site.clock.later_s += LONG_S
+    with counted_as(Use.LEASE):
+        assert await site.missing(blob) == set()
+    assert await site.evictor.mark(ALL) > 0
+    await site.flush()
+    site.pass_grace()
+    assert await site.evictor.sweep_due() == 0
+    assert await site.missing(blob) == set()
+
+
+async def test_an_upload_of_what_is_marked_brings_it_back(site: Site) -> None:
+    data, file = os.urandom(100), os.urandom(50_000)
+    blobs = [await put(site.storage, each) for each in (data, file)]
+    site.clock.later_s += LONG_S
+    assert await site.evictor.mark(ALL) > 0
+    assert [await put(site.storage, each) for each in (data, file)] == blobs
+    assert await site.missing(*blobs) == set()
 
 
 def test_what_a_failed_flush_did_not_write_keeps_its_age_and_is_written_by_the_next() -> None:

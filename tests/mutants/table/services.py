@@ -29,8 +29,8 @@ SERVICES = [
     Mutant(
         "closure-stdout",
         f"{_CLOSURE}/names.py",
-        '        for name in ("stdout_digest", "stderr_digest")\n',
-        '        for name in ("stdout_digest",)\n',
+        '_STREAMS = ("stdout_digest", "stderr_digest")',
+        '_STREAMS = ("stdout_digest",)',
         _CLOSURES,
         "A result is served whose stderr is gone.",
     ),
