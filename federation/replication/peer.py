@@ -273,7 +273,8 @@ class PeerRunner:
             task = group.create_task(walk.run(position, pause_s))
             while not task.done():
                 await asyncio.wait({task}, timeout=_WATCH_EVERY_S)
-                is_full = not task.done() and link.gate.full_for_s >= FULL_S
+                # A check that finds no room waits: it may be what comes in that fills the peer.
+                is_full = not (is_check or task.done()) and link.gate.full_for_s >= FULL_S
                 makes_way = is_check and is_urgent(link.record(lane))
                 if is_full or makes_way or self._is_shut(lane):
                     task.cancel()
@@ -283,7 +284,8 @@ class PeerRunner:
         reason = ""
         if is_full or walk.fit.evicts:
             reason = TOO_SMALL + ("it has no room" if is_full else "it evicts what it is sent")
-            _log.warning("peer_too_small", peer=link.name, lane=str(lane), reason=reason)
+            if reason != link.record(lane).reason:
+                _log.warning("peer_too_small", peer=link.name, lane=str(lane), reason=reason)
         if is_check:
             # The next one is due when as much time as a check has is over since this one began.
             rests_from_s = began_s + link.peer.check_every * (1 - FIRST_CHECK_SHARE)
