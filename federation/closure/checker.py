@@ -14,21 +14,24 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from federation.closure.names import names_of_entry
+from federation.closure.names import function_of_entry, names_of_entry
 from federation.closure.walk import TooLarge, Turns, Walk
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, InvalidRequest
-from federation.core.store import Entry, LocalStore
+from federation.core.store import Entry, EntryKind, LocalStore
 from federation.core.tasks import Background
 from federation.observability.limit_hits import LimitHits
 from federation.observability.log_limit import LogLimit
+from federation.wire.action_result import check_inlined
 
 _log = structlog.get_logger(__name__)
 
 _REMEMBER_S = 60.0
 _VERDICTS = 32_768  # about 10 MB
 _HOPELESS = 10_000  # about 2 MB
+_SOUND = 32_768  # about 4 MB
+_INLINE_BYTES = 128 * 1024  # hashing less costs less than handing it to a thread
 _TOLD = 1024  # entries for which a refusal to walk was logged
 
 
@@ -69,6 +72,7 @@ class ClosureChecker:
         self._verdicts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._walks: dict[bytes, _Shared] = {}
         self._told: set[bytes] = set()
+        self._sound: set[bytes] = set()  # entries that do not contradict themselves
         self._log_limit = LogLimit(clock)
         self._turns = Turns()
         self._background = Background()
@@ -97,6 +101,31 @@ class ClosureChecker:
             return True
         # A walk that was under way may have passed a hole that was filled before this call.
         return joined and await self._walk(key, entry)
+
+    async def sound(self, entry: Entry) -> bool:
+        """Return whether the entry can be read and does not contradict itself.
+
+        complete() says no to one that is not, too.
+        """
+        try:
+            await self._check_sound(_key_of(entry), entry)
+        except InvalidRequest as error:
+            _log.debug("closure_unreadable", entry=entry.label, reason=str(error))
+            return False
+        return True
+
+    async def _check_sound(self, key: bytes, entry: Entry) -> None:
+        """Raise InvalidRequest for an entry that holds other bytes than it names."""
+        if entry.key.kind is not EntryKind.ACTION_RESULT or key in self._sound:
+            return
+        function = function_of_entry(entry)
+        if len(entry.value) <= _INLINE_BYTES:
+            check_inlined(entry.value, function)
+        else:
+            await asyncio.to_thread(check_inlined, entry.value, function)
+        if len(self._sound) >= _SOUND:
+            self._sound.clear()
+        self._sound.add(key)
 
     async def close(self) -> None:
         """End all walks."""
@@ -133,6 +162,7 @@ class ClosureChecker:
     async def _check(self, key: bytes, entry: Entry) -> bool:
         epoch, at_s = self._store.presence_epoch(), self._clock.monotonic_s()
         try:
+            await self._check_sound(key, entry)
             walk = Walk(self._store, self._limits, self._turns)
             complete = await walk.complete(lambda: names_of_entry(entry))
         except InvalidRequest as error:

@@ -208,8 +208,8 @@ def _names_of_tree(data: Buffer, function: DigestFunction) -> Iterator[Names]:
         named.discard(digest_of(bytes(raw), function))
         if count % SLICE == 0:
             yield Names()
-    for lacking in _slices(list(named)):
-        yield Names(structures=[(Shape.DIRECTORY, each) for each in lacking])
+    if lacking := next((each for each in named if not each.is_empty), None):
+        raise InvalidRequest(f"not a whole Tree: it names directory {lacking} and does not hold it")
 
 
 def _directories_of_tree(data: Buffer) -> Iterator[Buffer]:

@@ -233,6 +233,10 @@ class LocalStore(Store, Protocol):
         """
         ...
 
+    def commits(self) -> int:
+        """A number that changes within a moment after a blob was committed, in any process."""
+        ...
+
 
 class EntryKind(enum.IntEnum):
     """The three kinds of index entries; they never mix, even under one name."""

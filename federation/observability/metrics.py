@@ -131,8 +131,8 @@ class Metrics:
         )
         self.upstream_answers = Counter(
             "federation_upstream_answers_total",
-            "What upstreams said about blobs (hit, miss), or that they did not (silence), or worse "
-            "(wrong_bytes)",
+            "What upstreams said about blobs (hit, miss), or that they did not (silence) or would "
+            "later (busy), or worse (wrong_bytes)",
             ["upstream", "result"],
             registry=reg,
         )

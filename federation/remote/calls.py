@@ -39,6 +39,8 @@ from federation.remote.streams import (
     raise_if_cancelled,
 )
 
+_CROWDED_FIRST_S, _CROWDED_MAX_S = 0.02, 1.0  # before a call that was not looked at goes again
+_STALLS_MAX = 3  # of one stream
 _JITTER = 0.5  # a delay is multiplied by 1 - this to 1 + this
 
 Metadata = list[tuple[str, str]]
@@ -65,6 +67,7 @@ class Calls:
         self._on_failure = on_failure
         self.bandwidth = bandwidth or TokenBucket(settings.bandwidth_bytes_s, clock.monotonic_s())
         self._lacking = Lacking()
+        self._answered = 0  # streams of which something came
         self.slots = Slots(
             settings.name, settings.concurrency, settings.queue_max, settings.request_timeout_s
         )
@@ -125,6 +128,14 @@ class Calls:
             reraise=True,
         )
         failed = False
+        tries = 0
+        while await self.wait_to_try_again(first, tries, deadline_s):
+            try:
+                return await self._try(method, request, deadline_s)
+            except RemoteFailed as error:
+                if not _may_do_better(error):
+                    raise
+                first, tries = error, tries + 1
 
         async def attempt() -> bytes:
             nonlocal failed
@@ -196,6 +207,31 @@ class Calls:
             with connection.in_use():
                 yield connection, metadata, run
 
+    def _came(self, run: Run) -> None:
+        run.is_answered = True
+        self._answered += 1
+
+    async def wait_to_try_again(self, error: RemoteFailed, tries: int, until_s: float) -> bool:
+        """Wait for another try of a stream of which nothing came; False: there is none.
+
+        Only for calls that the remote did not look at, because it takes no more at once: those it
+        refused, and those that got nowhere while others did. gRPC holds calls back beyond what the
+        remote has announced that it takes, and does not tell.
+        """
+        # With half as many calls as it answered meanwhile none waits for as long.
+        enough = error.others_answered // 2
+        held_back = bool(error.others_answered) and enough < self.slots.running_max
+        if error.kind is FailureKind.STALLED and held_back and tries < _STALLS_MAX:
+            self.slots.refused(enough)
+        elif error.kind is not FailureKind.CROWDED:
+            return False
+        delay_s = min(_CROWDED_FIRST_S * 2.0 ** min(tries, 10), _CROWDED_MAX_S)
+        delay_s *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
+        if self._clock.monotonic_s() + delay_s >= until_s:
+            return False
+        await self._clock.sleep(delay_s)
+        return True
+
     def _times(self) -> StreamTimes:
         return StreamTimes(
             remote=self._settings.name,
@@ -204,13 +240,14 @@ class Calls:
             clock=self._clock,
             measures=self._measures,
             brake=self._brake,
+            on_first=self._came,
         )
 
     @asynccontextmanager
     async def _running(self, method: Method, *, stream: bool = False) -> AsyncIterator[Run]:
         """Hold a slot, and see to it that the call is counted however it ends."""
         async with self.slots.one():
-            run = Run(self._clock.monotonic_s())
+            run = Run(self._clock.monotonic_s(), answered_before=self._answered)
             finished = False
             try:
                 yield run
@@ -226,6 +263,10 @@ class Calls:
         if isinstance(error, NotFound):
             outcome = NOT_FOUND
         elif error is not None:
+            if error.kind is FailureKind.CROWDED:
+                self.slots.refused()
+            if stream and not run.is_answered:
+                error.others_answered = self._answered - run.answered_before
             outcome = str(error.kind)
             if isinstance(error, Unsupported) and not stream:
                 # Of a stream it may be the resource's compressor that is not supported.
@@ -233,6 +274,8 @@ class Calls:
             self._on_failure(error)
         if outcome == OK or isinstance(error, NotFound | RequestRefused):
             self._lacking.answered(method)
+        if outcome in {OK, NOT_FOUND}:
+            self.slots.went_well()
         self._measures.ended(method.name, outcome, self._clock.monotonic_s() - run.started_s)
 
     def _check_supported(self, method: Method) -> None:

@@ -85,7 +85,9 @@ class ZstdOrPlain:
         opening: AbstractAsyncContextManager[Pieces],
         plain: Callable[[int], Awaitable[Pieces]],
         on_fault: Callable[[str], None],
+        size_bytes: int,
     ) -> None:
+        self._size_bytes = size_bytes
         self._stack = stack
         self._attempt = AsyncExitStack()
         self._opening = opening
@@ -101,6 +103,8 @@ class ZstdOrPlain:
             piece = await self._next()
         except RemoteFailed as error:
             if self.is_plain or error.kind not in ZSTD_AT_FAULT:
+                raise
+            if self._given_bytes == self._size_bytes:
                 raise
             self._on_fault(error.reason)
             self.is_plain = True

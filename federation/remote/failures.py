@@ -28,6 +28,7 @@ class FailureKind(enum.StrEnum):
     TIMEOUT = "timeout"  # no answer in the time given
     STALLED = "stalled"  # a stream without progress
     EXHAUSTED = "exhausted"  # it has reached a bound of its own
+    CROWDED = "crowded"  # it takes no more calls at once; this one it has not looked at
     INTERNAL = "internal"  # it failed, in whatever way
     CANCELLED = "cancelled"  # it ended the call by itself
     DENIED = "denied"  # it knows us and does not let us
@@ -50,6 +51,7 @@ _RETRYABLE = frozenset(
         FailureKind.TIMEOUT,
         FailureKind.STALLED,
         FailureKind.EXHAUSTED,
+        FailureKind.CROWDED,
         FailureKind.INTERNAL,
         FailureKind.CANCELLED,
         FailureKind.SHORT,
@@ -71,6 +73,8 @@ class RemoteFailed(SourceUnavailable):
         super().__init__(remote, f"{kind}: {detail}" if detail else str(kind))
         self.kind = kind
         self.retry_after_s = retry_after_s  # how long the remote asked to be left alone
+        # How many others the remote answered while this call waited for its first byte.
+        self.others_answered = 0
 
     @property
     def stubborn(self) -> bool:
@@ -81,6 +85,11 @@ class RemoteFailed(SourceUnavailable):
     def is_ours(self) -> bool:
         """Whether a bound of this node was reached, which says nothing about the remote."""
         return self.kind in {FailureKind.BUSY, FailureKind.HOPS, FailureKind.CLOSED}
+
+    @property
+    def asks_for_patience(self) -> bool:
+        """Whether the remote is there, and would do it at another time."""
+        return self.kind in {FailureKind.EXHAUSTED, FailureKind.CROWDED}
 
     @property
     def is_retryable(self) -> bool:
@@ -134,6 +143,8 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 # gRPC reports a failed handshake as UNAVAILABLE, with no sign but words in the text; the tests make
 # each of these failures happen against a real server.
 _CERTIFICATE_SIGNS = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification Check failed")
+# So it does for HTTP/2's REFUSED_STREAM: the server has not looked at the call.
+_REFUSED_STREAM = "RST_STREAM with error code 7"
 _CLOSED_IN_OUR_FACE = ("failed to connect", "Socket closed")
 _CLOSED_HINT = "(so does a server that wants another client-cert, or TLS, end a connection)"
 
@@ -153,6 +164,8 @@ def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFoun
     kind = _KINDS.get(error.code(), FailureKind.INTERNAL)
     if kind is FailureKind.UNAVAILABLE and any(sign in detail for sign in _CERTIFICATE_SIGNS):
         kind = FailureKind.CERTIFICATE
+    if kind is FailureKind.UNAVAILABLE and _REFUSED_STREAM in detail:
+        kind = FailureKind.CROWDED
     if all(words in detail for words in _CLOSED_IN_OUR_FACE):
         detail = f"{detail} {_CLOSED_HINT}"
     shown = f"{error.code().name} {detail}".rstrip()

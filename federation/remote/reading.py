@@ -1,8 +1,8 @@
 """One blob as it comes from a remote: counted to the byte, unpacked, and not yet believed.
 
-The last bytes are withheld until the remote has ended the stream, since it may say only then that
-something went wrong. Whether the bytes are those that the digest names is for the reader to find
-out, who stores them.
+Whether the bytes are those that the digest names is for the reader to find out, who stores them. So
+none is held back until the remote has ended the stream: who asks for more behind the last one is
+told how it ended, and who has verified all of them need not ask.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ class Pieces(Protocol):
     """The bytes of a blob in order."""
 
     async def next(self) -> bytes | None:
-        """Return the next ones, never none; None after the last. Raises NotFound, RemoteFailed."""
+        """Return the next ones, never none; None after the last.
+
+        Raises NotFound, RemoteFailed, behind the last ones too: then the remote sent more than
+        there is, or said that something went wrong.
+        """
         ...
 
 
@@ -98,6 +102,7 @@ class _Plain:
 
     async def next(self) -> bytes | None:
         if self._got_bytes >= self._wanted_bytes:
+            await self._end()
             return None
         data = await _next_data(self._remote, self._stream)
         if data is None:
@@ -105,10 +110,12 @@ class _Plain:
             raise self._stream.fail(FailureKind.SHORT, detail)
         self._got_bytes += len(data)
         excess_bytes = self._got_bytes - self._wanted_bytes
-        if excess_bytes >= 0 and await self._goes_beyond():
+        return data[:-excess_bytes] if excess_bytes > 0 else data
+
+    async def _end(self) -> None:
+        if await self._goes_beyond():
             detail = f"it sent more than the {self._most_bytes} bytes that there are"
             raise self._stream.fail(FailureKind.OVERRUN, detail)
-        return data[:-excess_bytes] if excess_bytes > 0 else data
 
     async def _goes_beyond(self) -> bool:
         """Whether more comes than there is, all that is wanted having come."""
@@ -127,6 +134,7 @@ class _Zstd:
 
     async def next(self) -> bytes | None:
         if self._left_bytes == 0:
+            await self._end()
             return None
         while (piece := await self._pull()) is None:
             data = await _next_data(self._remote, self._stream)
@@ -135,8 +143,6 @@ class _Zstd:
                 raise self._stream.fail(FailureKind.SHORT, detail)
             self._decoder.push(data)
         self._left_bytes -= len(piece)
-        if self._left_bytes == 0:
-            await self._end()
         return piece
 
     async def _pull(self) -> bytes | None:
@@ -146,15 +152,9 @@ class _Zstd:
             raise self._stream.fail(FailureKind.MALFORMED, str(error)) from None
 
     async def _end(self) -> None:
-        """Take what may follow the last byte: checksums, skippable frames, and the end."""
-        try:
-            while (data := await _next_data(self._remote, self._stream)) is not None:
-                self._decoder.push(data)
-                await asyncio.to_thread(self._decoder.pull)
-            await asyncio.to_thread(self._decoder.pull)
-            self._decoder.finish()
-        except InvalidRequest as error:
-            raise self._stream.fail(FailureKind.MALFORMED, str(error)) from None
+        """Let the call end: checksums and frames without content may follow the last byte."""
+        await self._pull()  # raises where there is more
+        await self._stream.end(partial(codec.read_size, self._remote))
 
 
 async def _next_data(remote: str, stream: IncomingStream) -> bytes | None:

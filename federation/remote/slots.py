@@ -1,4 +1,8 @@
-"""How many calls to one remote run at once, and how many may wait."""
+"""How many calls to one remote run at once, and how many may wait.
+
+A remote may take fewer at once than we would send, and says so only by refusing some (HTTP/2's
+REFUSED_STREAM): then as many run as it does take, and a few more each time that all went well.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ class Slots:
 
     def __init__(self, remote: str, running_max: int, queue_max: int, wait_s: float) -> None:
         self._remote = remote
-        self._slots = FairSlots(lambda: running_max)
+        self._running_max = running_max
+        self._taken_max = running_max  # by the remote, as far as is known
+        self._went_well = 0
+        self._slots = FairSlots(lambda: self._taken_max)
         self._queue_max = queue_max
         self._wait_s = wait_s
 
@@ -31,6 +38,27 @@ class Slots:
     def queued(self) -> int:
         """How many wait for one."""
         return self._slots.waiting
+
+    @property
+    def running_max(self) -> int:
+        """How many may run at once now."""
+        return self._taken_max
+
+    def refused(self, served: int | None = None) -> None:
+        """The remote did not take one that holds a slot; served: how many it did take, if known."""
+        if served is None:
+            served = self.running - 1
+        self._taken_max = max(1, min(self._taken_max, served))
+        self._went_well = 0
+
+    def went_well(self) -> None:
+        """The remote answered one that holds a slot."""
+        if self._taken_max >= self._running_max:
+            return
+        self._went_well += 1
+        if self._went_well >= self._taken_max:
+            self._went_well = 0
+            self._taken_max = min(self._running_max, self._taken_max + max(1, self._taken_max // 4))
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:

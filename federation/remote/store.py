@@ -99,7 +99,8 @@ class RemoteStore:
         """See Store. The bytes are counted but not verified: whoever stores them does that, and
         tells sent_wrong_bytes().
 
-        Raises RemoteFailed on entry and while iterating.
+        Raises RemoteFailed on entry and while iterating; behind the last byte, too, where the
+        remote says that something went wrong: who has verified all bytes need not ask.
         """
         if not 0 <= offset <= digest.size_bytes:
             raise OffsetOutside(digest, offset)
@@ -113,12 +114,28 @@ class RemoteStore:
         else:
             try:
                 async with AsyncExitStack() as stack:
-                    first, pieces = await self._open(stack, digest, offset, end)
+                    first, pieces = await self._open_patiently(stack, digest, offset, end)
                     chunks = chunks_of(first, pieces, next_bytes)
                     whole = end - offset == digest.size_bytes
                     yield self._timed(chunks, pieces, digest) if whole else chunks
             except NotFound:
                 raise BlobNotFound(digest) from None
+
+    async def _open_patiently(
+        self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
+    ) -> tuple[bytes, Waited]:
+        """See _open. Tries again where the remote takes no more calls at once."""
+        until_s = self._remote.clock.monotonic_s() + self._remote.settings.request_timeout_s
+        tries = 0
+        while True:
+            attempt = await stack.enter_async_context(AsyncExitStack())
+            try:
+                return await self._open(attempt, digest, offset, end)
+            except RemoteFailed as error:
+                await attempt.aclose()  # its slot is for others while this waits
+                if not await self._calls.wait_to_try_again(error, tries, until_s):
+                    raise
+                tries += 1
 
     async def _open(
         self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
@@ -136,7 +153,7 @@ class RemoteStore:
         if whole and self._zstd.suits(can, digest):
             opening = open_zstd(self._calls, self._remote.name, self._instance, digest)
             plain = partial(self._open_plain, stack, digest, end=end)
-            pieces = ZstdOrPlain(stack, opening, plain, self._zstd.rest)
+            pieces = ZstdOrPlain(stack, opening, plain, self._zstd.rest, digest.size_bytes)
         else:
             pieces = await self._open_plain(stack, digest, offset, end)
         waited = Waited(pieces, self._remote.clock, began_s)
@@ -220,13 +237,18 @@ class RemoteStore:
     async def _read_whole(self, digest: Digest) -> bytes | None:
         hasher = new_hasher(digest.function)
         parts: list[bytes] = []
+        got_bytes = 0
         try:
             async with self.open_read(digest) as chunks:
                 async for chunk in chunks:
                     await asyncio.to_thread(hasher.update, chunk)
                     parts.append(chunk)
+                    got_bytes += len(chunk)
         except BlobNotFound:
             return None
+        except RemoteFailed:
+            if got_bytes < digest.size_bytes:
+                raise
         if hasher.digest() != digest.hash:
             self.sent_wrong_bytes(digest)
             return None

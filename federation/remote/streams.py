@@ -20,7 +20,8 @@ from federation.remote.measures import Measures
 from federation.remote.methods import Method
 
 _EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
-_END_S = 2.0  # how long a remote may take to end a stream whose bytes have all come
+_END_S = 0.25  # how long a remote may take to end a stream whose bytes have all come
+_LARGER = "message larger than max"
 _T = TypeVar("_T")
 _E = TypeVar("_E", "NotFound | RemoteFailed", NotFound, RemoteFailed)
 
@@ -35,6 +36,7 @@ class StreamTimes:
     clock: Clock
     measures: Measures
     brake: Callable[[int], Awaitable[None]]
+    on_first: Callable[[Run], None]
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class Run:
 
     started_s: float
     error: NotFound | RemoteFailed | None = None
+    answered_before: int = 0  # how many calls the remote had answered when this one began
+    is_answered: bool = False  # whether anything came
 
     def failed(self, error: _E) -> _E:
         """Take note of it, and return it to be raised."""
@@ -105,6 +109,7 @@ class IncomingStream(_Limited):
             if has_content(message):
                 if self._first:
                     self._first = False
+                    self._times.on_first(self._run)
                     seconds = self._times.clock.monotonic_s() - self._run.started_s
                     self._times.measures.first_byte(self._method.name, seconds)
                 await self._times.brake(len(message))
@@ -138,6 +143,8 @@ class IncomingStream(_Limited):
             if error.code() is grpc.StatusCode.NOT_FOUND and not self._first:
                 detail = f"NOT_FOUND in the middle: {error.details()}"
                 raise self.fail(FailureKind.INTERNAL, detail) from None
+            if _LARGER in (error.details() or ""):  # gRPC's own word here, not the remote's
+                raise self.fail(FailureKind.MALFORMED, error.details() or "") from None
             raise self._failed(error) from None
         except asyncio.CancelledError:
             self._stopped(f"nothing came for {self._times.stall_s:g} s")

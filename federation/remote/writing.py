@@ -17,7 +17,14 @@ _ANY_SIZE = -1  # REAPI: committed_size of a compressed upload that was not need
 
 # Breaks behind which the remote may still have what was sent. After a stall the connection is as
 # good as dead, and after a timeout the remote is overloaded: going on at once would help neither.
-_CAN_GO_ON = frozenset({FailureKind.UNAVAILABLE, FailureKind.INTERNAL, FailureKind.CANCELLED})
+_CAN_GO_ON = frozenset(
+    {
+        FailureKind.UNAVAILABLE,
+        FailureKind.INTERNAL,
+        FailureKind.CANCELLED,
+        FailureKind.CROWDED,
+    }
+)
 
 
 class Upload:

@@ -22,6 +22,7 @@ _LONGEST_S = {
     FailureKind.STALLED: 1.0,
     FailureKind.UNAVAILABLE: 5.0,
     FailureKind.BUSY: 1.0,
+    FailureKind.CROWDED: 1.0,
 }
 _LONGEST_OTHERS_S = 60.0
 

@@ -20,12 +20,19 @@ from federation.services.call import LIST_REQUEST, Call, Method, Unary
 from federation.services.provenance import dated, provenance_of
 from federation.upstream.finder import EntryQuery, Finder
 from federation.upstream.index_queries import UpstreamIndex
-from federation.wire.action_result import key_of, read_update, to_inline, with_inlined
+from federation.wire.action_result import (
+    check_inlined,
+    key_of,
+    read_update,
+    to_inline,
+    with_inlined,
+)
 from federation.wire.bounds import read_request
 from federation.wire.digests import function_of, to_digest
 from federation.wire.resource_name import check_instance
 
 _PATH_BYTES = 16  # what paths to inline have on average at least
+_INLINE_BYTES = 128 * 1024  # hashing less costs less than handing it to a thread
 
 
 class _ActionQuestion(NamedTuple):
@@ -115,6 +122,10 @@ class ActionCacheService:
         for names in names_of_action_result(update.value, update.function):
             if len(names.blobs) == SLICE:
                 await asyncio.sleep(0)  # reading it checks all digests, and there may be many
+        if len(update.value) <= _INLINE_BYTES:
+            check_inlined(update.value, update.function)
+        else:
+            await asyncio.to_thread(check_inlined, update.value, update.function)
         entries = dated([Entry(update.key, update.value, str(update.action))], call)
         await self._index.put(entries, provenance=provenance_of(call))
         call.accepted(update.key.instance, action=update.action)

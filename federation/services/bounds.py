@@ -28,12 +28,8 @@ class Bounds:
         def half() -> int:
             return budget.total_bytes // 2
 
-        def half_of_what_is_there() -> int:
-            """Less where more is held than may be: what is received slower than it comes."""
-            return half() - max(0, budget.used_bytes - budget.total_bytes)
-
         return cls(
             hits or LimitHits(metrics, clock),
-            Admission(half_of_what_is_there, counted=budget.count),
+            Admission(half, counted=budget.count),
             Admission(half, counted=budget.count),
         )

@@ -92,7 +92,6 @@ class ServerStream(NamedTuple):
     open_to_all: bool = False
     paced: bool = False  # the handler itself sees to it that what it sends finds room
     request_max: int = NO_OWN_BOUND
-    holds_bytes: int = 0  # about what it holds while it makes a message: room is taken before
 
 
 class ClientStream(NamedTuple):

@@ -14,7 +14,7 @@ from federation.core.store import DigestCodec, LocalStore
 from federation.observability.metrics import Metrics
 from federation.services.call import SMALL_REQUEST, Call, Method, ServerStream, Unary
 from federation.services.cas_batch import BatchCalls
-from federation.services.cas_tree import PAGE_BYTES, TreeCalls
+from federation.services.cas_tree import TreeCalls
 from federation.services.cpu_pool import Compute
 from federation.wire.cas_codec import decode_find_missing, encode_missing
 from federation.wire.digest_list import (
@@ -59,9 +59,7 @@ class CasService:
             "FindMissingBlobs": Unary(self.find_missing),
             "BatchUpdateBlobs": Unary(self._batch.update, writes=True),
             "BatchReadBlobs": Unary(self._batch.read),
-            "GetTree": ServerStream(
-                self._tree.get, request_max=SMALL_REQUEST, holds_bytes=3 * PAGE_BYTES
-            ),
+            "GetTree": ServerStream(self._tree.get, request_max=SMALL_REQUEST),
         }
 
     async def find_missing(self, request: bytes, call: Call) -> bytes:

@@ -53,9 +53,8 @@ class UploadReceiver:
     async def put(self, data: bytes) -> None:
         """Take the next bytes. Raises what an earlier put's bytes came to: see Ingest.append."""
         within_budget = self._budget.try_take(len(data))
-        if not within_budget:
-            self._budget.count(len(data))  # it is held all the same, and new messages wait for it
-        self._budgeted_bytes += len(data)
+        if within_budget:
+            self._budgeted_bytes += len(data)
         if data:
             self._gathered.append(data)
             self._gathered_bytes += len(data)

@@ -118,7 +118,6 @@ class _Wrapper:
             kind.request_max if isinstance(kind, Unary | ServerStream) else NO_OWN_BOUND
         )
         self._needs = 0 if self._open else PUSH if kind.writes else PULL
-        self._holds_bytes = kind.holds_bytes if isinstance(kind, ServerStream) else 0
         self._paced = isinstance(kind, ServerStream | BothStreams) and kind.paced
         self._runtime = runtime
         self._calls = runtime.calls
@@ -231,8 +230,6 @@ class _Wrapper:
     ) -> None:
         """Write each message; Calls ends the call of a reader that takes nothing for too long."""
         calls = self._calls
-        if self._holds_bytes:
-            await self._room(running, self._holds_bytes)
         async with aclosing(messages):
             async for message in messages:
                 size_bytes = len(message)
@@ -246,8 +243,8 @@ class _Wrapper:
                         raise Stalled("the reader took nothing for too long") from None
                     # The reader is gone, and grpc says so here before it cancels the handler.
                     raise asyncio.CancelledError from None
+                calls.answer_is_gone(running)
                 del message  # it must not be kept while the next one is waited for
-                calls.answer_is_gone(running, self._holds_bytes)
                 if call.share is not None:
                     await call.share.pay(size_bytes)
 

@@ -180,12 +180,12 @@ class Calls:
         call.answer_bytes -= by_bytes
         self.outgoing.give_back(call.caller, by_bytes)
 
-    def answer_is_gone(self, call: Running, kept_bytes: int = 0) -> None:
-        """What was sent has been taken; kept_bytes: room that the next message needs."""
+    def answer_is_gone(self, call: Running) -> None:
+        """What was sent has been taken."""
         call.phase = Phase.RUNNING
-        if call.answer_bytes > kept_bytes:
-            self.outgoing.give_back(call.caller, call.answer_bytes - kept_bytes)
-            call.answer_bytes = kept_bytes
+        if call.answer_bytes:
+            self.outgoing.give_back(call.caller, call.answer_bytes)
+            call.answer_bytes = 0
 
     async def _room_in(self, call: Running, size_bytes: int) -> None:
         """Wait, for as long as the client does: whatever is held now has time limits of its own.

@@ -215,6 +215,10 @@ class Storage:
         """See federation.core.store.LocalStore."""
         return self._core.epoch.value
 
+    def commits(self) -> int:
+        """See federation.core.store.LocalStore."""
+        return self._core.head.value
+
     # -- Index -----------------------------------------------------------------------------
 
     async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:

@@ -44,3 +44,61 @@ class Answers:
     def forget(self) -> None:
         """Drop everything: the upstream changed."""
         self._until.clear()
+
+
+class Failures:
+    """What failed again and again, and until when it is not counted on: each time for longer.
+
+    Forgotten key by key when it went well, as a whole when the upstream goes down or comes back,
+    and by itself when it has not failed for long.
+    """
+
+    def __init__(
+        self, *, first_s: float, longest_s: float = 600.0, free: int = 0, entries_max: int = 10_000
+    ) -> None:
+        """free: how many failures in a row cost nothing."""
+        self.first_s = first_s
+        self._longest_s = longest_s
+        self._free = free
+        self._entries_max = entries_max
+        self._failed: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Failures {len(self._failed)}>"
+
+    def __len__(self) -> int:
+        return len(self._failed)
+
+    def note(self, key: Hashable, now_s: float) -> None:
+        """It failed once more."""
+        times = self.times(key, now_s) + 1
+        rounds = times - self._free
+        held_s = min(self.first_s * 2.0 ** min(rounds - 1, 30), self._longest_s)
+        self._failed[key] = times, now_s + (held_s if rounds > 0 else 0.0)
+        self._failed.move_to_end(key)
+        if len(self._failed) > self._entries_max:
+            self._failed.popitem(last=False)
+
+    def times(self, key: Hashable, now_s: float) -> int:
+        """Return how often it failed in a row."""
+        found = self._failed.get(key)
+        if found is None:
+            return 0
+        times, until_s = found
+        if now_s >= until_s + self._longest_s:
+            del self._failed[key]
+            return 0
+        return times
+
+    def holds(self, key: Hashable, now_s: float) -> bool:
+        """Whether it is not to be counted on now."""
+        found = self._failed.get(key)
+        return found is not None and now_s < found[1]
+
+    def forget(self, key: Hashable) -> None:
+        """It went well, or is another now."""
+        self._failed.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Drop everything: the upstream changed."""
+        self._failed.clear()

@@ -72,7 +72,7 @@ class FederatedFinder:
         self._clock = clock
         self._lease_s = lease_s
         self.index_ttl_s = index_ttl_s
-        self._names = UpstreamNames(shared.upstreams)
+        self._names = UpstreamNames(shared.upstreams, clock)
         self._there: dict[str, _There] = {}
         self._replaced: list[ClosureChecker] = []  # of upstreams that a reload took or changed
 
@@ -114,7 +114,7 @@ class FederatedFinder:
                 if entry is None or not await asked.acceptable(entry):
                     continue
                 if entry.source is not Source.UPSTREAM:
-                    if self._blobs_elsewhere or await self._closures.complete(entry):
+                    if await self._may_be_served(entry):
                         return _Held(entry, pushed, fresh, stale)
                     pushed.add(entry.key)
                 elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():
@@ -125,7 +125,7 @@ class FederatedFinder:
 
     async def _complete_together(self, entry: Entry) -> bool:
         """Whether a pulled entry's closure is here, or here and at the upstream it came from."""
-        if self._blobs_elsewhere or await self._closures.complete(entry):
+        if await self._may_be_served(entry):
             return True
         origin = next((u for u in self._shared.upstreams if u.name == entry.origin), None)
         if origin is None or not self._shared.may_ask():
@@ -151,7 +151,15 @@ class FederatedFinder:
         return None
 
     async def _is_whole_at(self, upstream: Upstream, entry: Entry) -> bool:
-        return self._blobs_elsewhere or await self._closures_at(upstream).complete(entry)
+        if self._blobs_elsewhere:
+            return await self._closures.sound(entry)
+        return await self._closures_at(upstream).complete(entry)
+
+    async def _may_be_served(self, entry: Entry) -> bool:
+        """Whether all that it names is here, or is none of this node's business."""
+        if self._blobs_elsewhere:
+            return await self._closures.sound(entry)
+        return await self._closures.complete(entry)
 
     def _closures_at(self, upstream: Upstream) -> ClosureChecker:
         """Return what looks here and at one upstream; a reload may have brought a new one."""

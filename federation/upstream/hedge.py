@@ -11,15 +11,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from federation.core.errors import SourceUnavailable
 from federation.upstream.upstream import Upstream
 
 _T = TypeVar("_T")
-
-
-def overtaken(upstream: Upstream) -> SourceUnavailable:
-    """Return what to note about an upstream that another one was faster than after its delay."""
-    return SourceUnavailable(upstream.name, f"silent for {upstream.hedge_delay_s:g} s")
 
 
 class Hedge(Generic[_T]):
@@ -73,6 +67,6 @@ class Hedge(Generic[_T]):
     async def _stop(self) -> None:
         for task, upstream in self._running.items():
             if upstream.name in self._late and not task.done():
-                upstream.note(overtaken(upstream))
+                upstream.note_overtaken()
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from federation.core import hops
+from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.store import Entry, EntryKey
@@ -82,8 +83,9 @@ _Question = tuple[str, EntryKey, hops.Hops]  # the upstream's name, what is aske
 class UpstreamNames:
     """Index look-ups at all upstreams of a node."""
 
-    def __init__(self, upstreams: Sequence[Upstream]) -> None:
+    def __init__(self, upstreams: Sequence[Upstream], clock: Clock) -> None:
         self._upstreams = upstreams
+        self._clock = clock
         self._asking: dict[_Question, asyncio.Task[Entry | None]] = {}
         self._background = Background()
         self.closed = 0  # questions answered so far, and their answers kept
@@ -108,7 +110,7 @@ class UpstreamNames:
         async def ask(upstream: Upstream) -> Entry | None:
             return await self._ask(upstream, keys[0], question, begun)
 
-        candidates = [u for u in self._upstreams if u.may_name(keys, question.names)]
+        candidates = await self._candidates(keys, question.names)
         try:
             async with aclosing(Hedge(candidates, ask).answers()) as answers:
                 async for upstream, entry in answers:
@@ -118,6 +120,18 @@ class UpstreamNames:
             # Only now: whoever comes between an answer and its being kept joins the question.
             for at in begun:
                 self._close(at)
+
+    async def _candidates(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> list[Upstream]:
+        """Return who is to be asked; where all only asked for patience, after a wait."""
+        able = [each for each in self._upstreams if each.may_name(keys, uris)]
+        if able:
+            return able
+        resting = [each.wait_s() for each in self._upstreams if not each.is_up]
+        waits = [wait_s for wait_s in resting if wait_s is not None]
+        if not waits:
+            return []
+        await self._clock.sleep(min(waits))
+        return [each for each in self._upstreams if each.may_name(keys, uris)]
 
     async def _ask(
         self, upstream: Upstream, key: EntryKey, question: AskUpstream, begun: list[_Question]

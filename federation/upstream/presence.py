@@ -28,8 +28,7 @@ class UpstreamPresence:
         for upstream in [only] if only is not None else self._upstreams:
             if not upstream.serves_blobs or not upstream.is_up:
                 continue
-            now_s = upstream.clock.monotonic_s()
-            answers = {digest: upstream.answers.recall(digest, now_s) for digest in digests}
+            answers = {digest: upstream.says_it_has(digest) for digest in digests}
             missing -= {digest for digest, present in answers.items() if present}
             if unknown := [digest for digest, present in answers.items() if present is None]:
                 asking.append((upstream, unknown))
@@ -58,4 +57,4 @@ class UpstreamPresence:
         present = set(digests) - absent
         upstream.note(None, present)
         upstream.note_absent(absent)
-        return present
+        return {digest for digest in present if upstream.says_it_has(digest)}

@@ -10,7 +10,7 @@ continued at the same offset by the next one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -22,15 +22,15 @@ from federation.core.errors import (
     BlobNotFound,
     DigestMismatch,
     FederationError,
-    SourceUnavailable,
 )
 from federation.core.hops import NOWHERE, Hops
-from federation.core.store import Growing, Ingest
-from federation.upstream.filling import Filling
+from federation.core.store import Growing, Ingest, Readable
+from federation.upstream.arrivals import is_same
+from federation.upstream.candidates import Candidates
+from federation.upstream.filling import Filling, PullBroke, StartOver
 from federation.upstream.intake import Intake
 from federation.upstream.recent import Budget, Recent
 from federation.upstream.steps import Steps
-from federation.upstream.upstream import Upstream
 
 WITHHELD_BYTES = 64 * 1024
 
@@ -48,7 +48,7 @@ class Pull:
     def __init__(
         self,
         digest: Digest,
-        upstreams: Sequence[Upstream],
+        candidates: Candidates,
         begin: Callable[[], Ingest],
         clock: Clock,
         budget: Budget,
@@ -60,13 +60,16 @@ class Pull:
         self.verified = False
         self.committed = False
         self.error: FederationError | None = None
-        self._filling = Filling(digest, upstreams, clock, self._count_saved, self._outcome)
+        self._candidates = candidates
+        self._filling = Filling(digest, candidates, clock, self._count_saved, self._outcome)
         self._begin = begin
         self._budget = budget
         self._intake: Intake | None = None
         self._growing: Growing | None = None
         self._steps = Steps(lambda: self._intake.recent.end if self._intake is not None else 0)
         self._handed_out = False
+        self._here = False  # committed by somebody else
+        self._shown_max: int | None = None  # while what was shown is compared
         self._readers = 0
         self._saved = 0  # reads not yet counted, because nobody sends
         self._task: asyncio.Task[None] | None = None
@@ -86,13 +89,16 @@ class Pull:
         """
         if self.verified or self.committed:
             return self.digest.size_bytes
+        if self._filling.is_doubtful:
+            return reader.start
         withheld = min(WITHHELD_BYTES, reader.end - reader.start)
-        return min(self._steps.shown_bytes, reader.end - withheld)
+        shown = self._steps.shown_bytes if self._shown_max is None else self._shown_max
+        return min(shown, reader.end - withheld)
 
     @property
     def is_readable(self) -> bool:
         """Whether read() still gives bytes."""
-        return self._growing is not None
+        return self._growing is not None and not self._here
 
     # -- readers ---------------------------------------------------------------------------
 
@@ -110,7 +116,7 @@ class Pull:
         if self._task is None or self._task.done():
             await self._let_go()
         elif self.error is None and self.received_bytes * 2 < self.digest.size_bytes:
-            self.error = SourceUnavailable("pull", "stopped, because its readers left")
+            self.error = PullBroke("pull", "stopped, because its readers left")
             self._task.cancel()  # whoever comes now starts another
 
     async def wait_begun(self) -> None:
@@ -159,8 +165,36 @@ class Pull:
 
     def is_here(self) -> None:
         """Somebody else brought the blob here in the meantime: there is nothing to pull."""
-        self.committed = True
+        self.committed = self._here = True
         self._steps.show()
+
+    async def came_here(self, local: Readable) -> None:
+        """Somebody else brought the blob here while this runs: readers go on from there.
+
+        Where some were given bytes of upstreams, only if those are the same; if they are not,
+        these readers are told.
+        """
+        if self._has_ended() or self._shown_max is not None:
+            return
+        if self._handed_out:
+            self._shown_max = self._steps.shown_bytes
+            try:
+                same = await is_same(local, self.digest, self._shown_max, self.read)
+            except FederationError:
+                return  # as if it had not come
+            finally:
+                self._shown_max = None
+            if self._has_ended():
+                return
+            if not same:
+                self.error = BlobDamaged(self.digest, "an upstream sent other bytes")
+        if self.error is None:
+            self.is_here()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _has_ended(self) -> bool:
+        return self.verified or self.committed or self.error is not None
 
     async def run(self) -> None:
         """Pull until the blob is here or nobody can give it. Never raises but CancelledError."""
@@ -169,7 +203,8 @@ class Pull:
         except FederationError as error:
             self.error = error
         except asyncio.CancelledError:
-            self.error = self.error or SourceUnavailable("pull", "this node is shutting down")
+            if not self.committed:
+                self.error = self.error or PullBroke("pull", "this node is shutting down")
             raise
         finally:
             self._steps.show()
@@ -192,13 +227,14 @@ class Pull:
                 partial(self._all_hashed, ingest),
             )
             self._steps.show()  # nothing, again, after wrong bytes
-            await self._fill(ingest, self._intake)
             try:
+                await self._fill(ingest, self._intake)
                 ingest.verify()
-            except DigestMismatch as error:
-                await self._blame(error)
+            except (DigestMismatch, StartOver) as error:
+                await self._start_over(error)
                 continue
             self.verified = True
+            self._candidates.came_right()
             self._steps.show()
             await ingest.commit()
             self.committed = True
@@ -232,14 +268,17 @@ class Pull:
     def _outcome(self, error: FederationError) -> FederationError:
         """What readers hear: an upstream's silence is a miss, unless bytes went out already."""
         if self._handed_out:
-            return SourceUnavailable("upstreams", str(error))
+            return PullBroke("upstreams", str(error))
         return BlobNotFound(self.digest)
 
-    async def _blame(self, error: DigestMismatch) -> None:
-        """After wrong bytes: try the others, unless somebody has been given some of them."""
-        self._filling.note_wrong_bytes()
-        if self._handed_out:
-            raise BlobDamaged(self.digest, "an upstream sent other bytes") from error
+    async def _start_over(self, error: DigestMismatch | StartOver) -> None:
+        """Try again from nothing, unless somebody has been given some of what came."""
+        if isinstance(error, DigestMismatch):
+            self._candidates.came_wrong(self._filling.senders)
+            if self._handed_out:
+                raise BlobDamaged(self.digest, "an upstream sent other bytes") from error
+        elif self._handed_out:
+            raise PullBroke("upstreams", "the only one that may go on broke off") from error
         await self._let_go()
 
     async def _drop_intake(self) -> None:

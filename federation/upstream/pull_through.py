@@ -7,7 +7,7 @@ which list each other end a miss instead of sending it round.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from federation.core import hops
@@ -73,6 +73,13 @@ class UpstreamPool:
         if self.offline or here.is_at_its_end:
             return False
         return not here.passed(self.node_id)
+
+    def written(self, digests: Iterable[Digest]) -> None:
+        """These are being written here: how reads of them failed at upstreams is forgotten."""
+        for upstream in self.upstreams:
+            if upstream.wrongs or upstream.unreadable:
+                for digest in digests:
+                    upstream.note_came(digest)
 
     async def close(self) -> None:
         """Stop everything under way."""
@@ -208,6 +215,7 @@ class PullThrough:
         self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
     ) -> bool:
         """See federation.core.store.Store."""
+        self._shared.written([digest])
         return await self._local.write(digest, chunks, provenance=provenance)
 
     async def write_small(
@@ -217,6 +225,7 @@ class PullThrough:
         provenance: Provenance = FROM_CLIENT,
     ) -> list[FederationError | None]:
         """See federation.core.store.Store."""
+        self._shared.written([digest for digest, _ in blobs])
         return await self._local.write_small(blobs, provenance=provenance)
 
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
@@ -225,11 +234,16 @@ class PullThrough:
 
     def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> Ingest:
         """See federation.core.store.LocalStore."""
+        self._shared.written([digest])
         return self._local.begin(digest, provenance=provenance)
 
     def presence_epoch(self) -> int:
         """See federation.core.store.LocalStore."""
         return self._local.presence_epoch()
+
+    def commits(self) -> int:
+        """See federation.core.store.LocalStore."""
+        return self._local.commits()
 
 
 async def _slices(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from federation.core import hops
 from federation.core.clock import Clock
@@ -23,6 +24,8 @@ from federation.core.store import (
     Source,
 )
 from federation.core.tasks import Background
+from federation.upstream.arrivals import Arrivals
+from federation.upstream.candidates import Candidates, Mixed
 from federation.upstream.pull import Pull, Range
 from federation.upstream.recent import Budget
 from federation.upstream.upstream import Upstream
@@ -49,6 +52,8 @@ class Pulls:
         self.pulls_max = pulls_max
         self._budget = budget
         self._pulls: dict[_Key, Pull] = {}
+        self._mixed = Mixed()
+        self._arrivals = Arrivals(local, clock)
         self._background = Background()
         self.kept = 0  # pulls that ended; whoever looked before this changed may find a blob now
         self.joined = 0  # reads that cost no upstream read, because one was under way
@@ -84,6 +89,7 @@ class Pulls:
 
     async def close(self) -> None:
         """Stop all pulls."""
+        await self._arrivals.close()
         await self._background.close()
 
     @asynccontextmanager
@@ -140,7 +146,7 @@ class Pulls:
         provenance = Provenance(Source.UPSTREAM)
         pull = Pull(
             digest,
-            self._upstreams,
+            Candidates(digest, self._upstreams, self._mixed),
             lambda: self._local.begin(digest, provenance=provenance),
             self._clock,
             self._budget,
@@ -155,7 +161,8 @@ class Pulls:
             if look_again and await self._is_held(pull.digest):
                 pull.is_here()  # it came between the caller's look and its joining
             else:
-                await pull.run()
+                with self._arrivals.told([pull.digest], partial(self._arrived, pull)):
+                    await pull.run()
         finally:
             self.kept += 1
             if self._pulls.get(key) is pull:
@@ -166,6 +173,9 @@ class Pulls:
             return not await self._local.find_missing([digest])
         except SourceUnavailable:  # its disk does not tell; an upstream may have it
             return False
+
+    async def _arrived(self, pull: Pull, _digests: set[Digest]) -> None:
+        self._background.start(pull.came_here(self._local), f"end pull {pull.digest}")
 
     async def _follow(
         self, pull: Pull, reader: Range, next_bytes: NextBytes | None

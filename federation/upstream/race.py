@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable
 from federation.core.store import Chunks
-from federation.upstream.hedge import overtaken
 from federation.upstream.upstream import Upstream
 
 Take = Callable[[Upstream, Chunks], Awaitable[None]]
@@ -101,7 +100,7 @@ class Race:
         others = {task: up for task, up in self._running.items() if task is not mine}
         for task, upstream in others.items():
             if upstream.name in self._late and not task.done():
-                upstream.note(overtaken(upstream))
+                upstream.note_overtaken()
         await self._stop(list(others))
         try:
             await mine

@@ -207,6 +207,7 @@ def make_upstream(
         trusts_action_results=settings.trust_action_results,
         hedge_delay_s=settings.hedge_delay,
         on_wrong_bytes=store.sent_wrong_bytes,
+        is_crowded=lambda: remote.calls.slots.queued > 0,
     )
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -23,8 +23,9 @@ from federation.core.digest import Digest
 from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.store import LocalStore, Provenance, Source
 from federation.core.tasks import Background
-from federation.upstream.hedge import Hedge
+from federation.upstream.arrivals import Arrivals
 from federation.upstream.recent import Budget, NoBound
+from federation.upstream.small_question import SmallQuestion
 from federation.upstream.upstream import Upstream
 
 _GATHER_S = 0.02  # what came in this time shares a commit, which is out of the way of answers
@@ -69,6 +70,7 @@ class SmallPulls:
         self._waiting: dict[_Asked, asyncio.Future[bytes | None]] = {}
         self._saved: Counter[_Asked] = Counter()  # reads that wait for somebody else's
         self._background = Background()
+        self._arrivals = Arrivals(local, clock)
         self.joined = 0
         self.kept = 0  # batches; whoever looked for a blob before this changed may find it now
 
@@ -84,30 +86,34 @@ class SmallPulls:
     ) -> dict[Digest, bytes]:
         """Return the bytes of those that an upstream (or just one) has; verified, and soon kept.
 
-        An upstream that does not answer lacks them: its silence is a miss here.
+        An upstream that does not answer lacks them: its silence is a miss here. What comes here by
+        another way in the meantime is given, too.
 
         looked_at: what kept was before the caller looked here; None: look again.
+
+        Raises what this node's own storage raised, to all who wait for the same.
         """
         name, passed = only.name if only is not None else None, hops.current()
         found = {digest: self._unkept[digest] for digest in digests if digest in self._unkept}
         rest = dict.fromkeys(digest for digest in digests if digest not in found)
         asked = [_Asked(digest, name, passed) for digest in rest]
         mine = [each for each in asked if each not in self._waiting]
-        theirs = {each: self._waiting[each] for each in asked if each in self._waiting}
+        theirs = [each for each in asked if each in self._waiting]
         self.joined += len(theirs)
-        self._saved.update(theirs.keys())
+        self._saved.update(theirs)
         if mine:
             loop = asyncio.get_running_loop()
             self._waiting.update((each, loop.create_future()) for each in mine)
             upstreams = [only] if only is not None else list(self._upstreams)
             # The pull belongs to the node: it goes on when this caller leaves.
             pull = self._pull(mine, upstreams, look_again=looked_at != self.kept)
-            work = self._background.start(pull, "pull small blobs")
-            found |= await asyncio.shield(work)
-        for each, future in theirs.items():
-            data = await asyncio.shield(future)
-            if data is not None:
-                found[each.digest] = data
+            self._background.start(pull, "pull small blobs")
+        waiting = {each.digest: self._waiting[each] for each in asked}
+        if waiting:
+            await asyncio.wait(waiting.values())  # which leaves them to others if it is cancelled
+        for digest, future in waiting.items():
+            if (data := future.result()) is not None:
+                found[digest] = data
         return found
 
     async def wait_kept(self) -> None:
@@ -117,63 +123,51 @@ class SmallPulls:
 
     async def close(self) -> None:
         """Stop what is under way."""
+        await self._arrivals.close()
         await self._background.close()
 
     async def _pull(
         self, asked: list[_Asked], upstreams: list[Upstream], *, look_again: bool
-    ) -> dict[Digest, bytes]:
+    ) -> None:
+        """Answer these, each with its bytes, None, or the trouble of this node's own."""
         digests = [each.digest for each in asked]
-        found: dict[Digest, bytes] = {}
-        senders: dict[Digest, Upstream] = {}
+        question = SmallQuestion(digests, upstreams, self._clock, self._keep_soon)
+        trouble: FederationError | None = SourceUnavailable("pull", "it was stopped")
         try:
             if look_again:  # some may have come between the caller's look and its question
-                here = await self._local.read_small(digests)
-                answers = zip(digests, here, strict=True)
-                found |= {digest: data for digest, data in answers if data is not None}
-            if len(found) < len(digests):
-                await self._collect(digests, upstreams, found, senders)
-            return found
+                question.found |= await self._held(digests)
+            if len(question.found) < len(digests):
+                with self._arrivals.told(digests, partial(self._arrived, asked)):
+                    await question.ask()
+            trouble = None
+        except FederationError as error:
+            trouble = error
         finally:
             for each in asked:
                 saved = self._saved.pop(each, 0)
-                if saved and each.digest in senders:
-                    senders[each.digest].note_saved(saved)
-                future = self._waiting.pop(each)
-                if not future.done():
-                    future.set_result(found.get(each.digest))
+                if saved and each.digest in question.senders:
+                    question.senders[each.digest].note_saved(saved)
+                _answer(self._waiting.pop(each), question.found.get(each.digest), trouble)
 
-    async def _collect(
-        self,
-        digests: list[Digest],
-        upstreams: list[Upstream],
-        found: dict[Digest, bytes],
-        senders: dict[Digest, Upstream],
-    ) -> None:
-        """Fill found and senders from the upstreams, in order; one that is slow is overtaken."""
+    async def _held(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+        here = await self._local.read_small(digests)
+        answers = zip(digests, here, strict=True)
+        return {digest: data for digest, data in answers if data is not None}
 
-        async def ask(upstream: Upstream) -> dict[Digest, bytes]:
-            wanted = [d for d in digests if d not in found and upstream.may_have(d)]
-            return await self._ask(upstream, wanted) if wanted else {}
-
-        async with aclosing(Hedge(upstreams, ask).answers()) as answers:
-            async for upstream, sent in answers:
-                new = {digest: data for digest, data in sent.items() if digest not in found}
-                await self._keep_soon(new, upstream)
-                found |= new
-                senders.update(dict.fromkeys(new, upstream))
-                if len(found) == len(digests):
-                    return
-
-    async def _ask(self, upstream: Upstream, wanted: list[Digest]) -> dict[Digest, bytes]:
+    async def _arrived(self, asked: list[_Asked], digests: set[Digest]) -> None:
+        """Some of what is asked for came here by another way: answer with it."""
+        waiting = [
+            each for each in asked if each.digest in digests and not self._waiting[each].done()
+        ]
+        if not waiting:
+            return
         try:
-            answers = await upstream.store.read_small(wanted)
-        except SourceUnavailable as error:
-            upstream.note(error)
-            return {}
-        found = {d: data for d, data in zip(wanted, answers, strict=True) if data is not None}
-        upstream.note(None, found)
-        upstream.note_absent([digest for digest in wanted if digest not in found])
-        return found
+            found = await self._held([each.digest for each in waiting])
+        except FederationError:
+            return  # the upstream may still answer
+        for each in waiting:
+            if each in self._waiting and (data := found.get(each.digest)) is not None:
+                _answer(self._waiting[each], data)
 
     async def _keep_soon(self, found: dict[Digest, bytes], upstream: Upstream) -> None:
         """See that what came is stored; where memory for that has run out, wait until it is."""
@@ -211,3 +205,18 @@ class SmallPulls:
                 self._unkept.pop(digest, None)
         if any(refusals):
             _log.warning("pulled_blobs_not_kept", reason=str(next(filter(None, refusals))))
+
+
+def _answer(
+    future: asyncio.Future[bytes | None],
+    data: bytes | None,
+    trouble: FederationError | None = None,
+) -> None:
+    """Tell all who wait; what nobody found is a miss only where this node is not at fault."""
+    if future.done():
+        return
+    if data is None and trouble is not None:
+        future.set_exception(trouble)
+        future.exception()  # those who waited may all have left
+    else:
+        future.set_result(data)

@@ -10,20 +10,16 @@ import asyncio
 from collections.abc import Sequence
 
 from federation.core.digest import Digest
-from federation.core.errors import (
-    BlobDamaged,
-    BlobNotFound,
-    FederationError,
-    SourceUnavailable,
-)
+from federation.core.errors import BlobDamaged, BlobNotFound, FederationError
 from federation.core.store import LocalStore
+from federation.upstream.filling import PullBroke
 from federation.upstream.pulls import Pulls
 from federation.upstream.small_pulls import SmallPulls
 from federation.upstream.upstream import Upstream
 
 SMALL_PULL_BYTES = 256 * 1024  # up to this a blob comes whole, in one answer with others
 
-_ABSENT = (BlobNotFound, SourceUnavailable, BlobDamaged)  # the silence of upstreams is a miss here
+_ABSENT = (BlobNotFound, PullBroke, BlobDamaged)  # the silence of upstreams is a miss here
 
 
 async def read_whole(

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.core.digest import Digest, DigestFunction
+from federation.core.digest import Digest, DigestFunction, hash_bytes
 from federation.core.errors import InvalidRequest
 from federation.core.store import EntryKey, EntryKind
 from federation.wire.bounds import RESULT_FIELD_BYTES, check_fields, few_fields
@@ -70,6 +72,38 @@ def read_update(data: bytes) -> Update:
         )
     check_fields(value, RESULT_FIELD_BYTES)
     return Update(key_of(request.instance_name, action), action, function, value)
+
+
+def check_inlined(value: bytes, function: DigestFunction) -> None:
+    """See that what an ActionResult holds itself of its outputs is what the digests beside say.
+
+    Clients take the one or the other, so a result in which they differ gives them other bytes than
+    its digests name. An output without a digest beside says nothing wrong. Takes time in proportion
+    to the size of value.
+
+    Raises InvalidRequest, also when value is no ActionResult.
+    """
+    check_fields(value, RESULT_FIELD_BYTES)
+    try:
+        result = reapi.ActionResult.FromString(value)
+    except DecodeError:
+        raise InvalidRequest("not an ActionResult: it cannot be parsed") from None
+    for file in result.output_files:
+        if contents := file.contents:
+            _check_one("contents of an output file", contents, file.digest, function)
+    if result.stdout_raw and result.HasField("stdout_digest"):
+        _check_one("stdout_raw", result.stdout_raw, result.stdout_digest, function)
+    if result.stderr_raw and result.HasField("stderr_digest"):
+        _check_one("stderr_raw", result.stderr_raw, result.stderr_digest, function)
+
+
+def _check_one(what: str, data: bytes, message: reapi.Digest, function: DigestFunction) -> None:
+    digest = to_digest(message, function)
+    if len(data) != digest.size_bytes or hash_bytes(function, data) != digest.hash:
+        raise InvalidRequest(
+            f"{what}: its {len(data)} bytes are not those of the digest {digest} beside it; "
+            "send either the right bytes or the digest alone"
+        )
 
 
 def to_inline(

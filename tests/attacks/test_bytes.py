@@ -102,27 +102,3 @@ def test_uploads_that_pause_do_not_keep_their_callers_others_waiting(tmp_path: P
             same.write(b"%d" % number)
             same.capabilities()
         assert raw.statuses == {}
-
-
-def test_trees_that_nobody_takes_are_bounded(tmp_path: Path) -> None:
-    names = [reapi.DirectoryNode(name=f"{at:0200}") for at in range(3000)]
-    leaves = [
-        reapi.Directory(symlinks=[reapi.SymlinkNode(name=f"{at}", target="x" * 500_000)])
-        for at in range(8)
-    ]
-    blobs = [leaf.SerializeToString() for leaf in leaves]
-    for node_, blob in zip(names, blobs, strict=False):
-        node_.digest.CopyFrom(message(digest_of(blob)))
-    root = reapi.Directory(directories=names[: len(blobs)]).SerializeToString()
-    asked = reapi.GetTreeRequest(root_digest=message(digest_of(root))).SerializeToString()
-    with Attacked(tmp_path, limits=LIMITS) as node, ExitStack() as stack:
-        with node.client() as client:
-            for blob in (*blobs, root):
-                client.batch_update([blob])
-        seen = stack.enter_context(node.watched(MEMORY_MIB))
-        raw = stack.enter_context(node.connection(window_bytes=0))
-        for _ in range(CALLS):
-            raw.unary(f"{CAS}/GetTree", asked, node.bearer(node.reader_token))
-        raw.flush()
-        node.check_limit_hit("buffer-memory")
-        seen.judge()

@@ -16,7 +16,7 @@ from federation.core.errors import StorageFull
 from federation.core.store import Entry
 from federation.observability.metrics import Metrics
 from federation.services.action_cache import ActionCacheService
-from federation.wire.action_result import RESPONSE_MAX_BYTES
+from federation.wire.action_result import RESPONSE_MAX_BYTES, key_of
 from federation.wire.protobuf import length_field
 from tests.services.calls import refused
 from tests.services.conftest import Serve, Served
@@ -302,6 +302,38 @@ async def test_w45_inlined_contents_up_to_the_response_limit_are_kept(cache: Cac
     result = reapi.ActionResult(stdout_raw=bytes(RESPONSE_MAX_BYTES - 100))
     assert await cache.update(result) == result
     assert await cache.get(inline_stdout=True) == result
+
+
+@pytest.mark.parametrize("size", [3, 300_000])
+async def test_p1_inlined_bytes_that_contradict_their_digest_are_refused(
+    cache: Cache, size: int
+) -> None:
+    data = bytes(size)
+    wrong = reapi.ActionResult(stdout_raw=data[1:] + b"x", stdout_digest=cache.put(data))
+    await refused(cache.update(wrong), grpc.StatusCode.INVALID_ARGUMENT)
+    await cache.hidden()
+    right = reapi.ActionResult(stdout_raw=data, stdout_digest=cache.put(data))
+    assert await cache.update(right) == right
+    assert await cache.get() == right
+
+
+async def test_p1_a_result_of_before_that_contradicts_itself_is_hidden(cache: Cache) -> None:
+    wrong = reapi.ActionResult(output_files=[reapi.OutputFile(path="o", contents=b"x")])
+    wrong.output_files[0].digest.CopyFrom(cache.put(b"o"))
+    action = Digest(bytes.fromhex(ACTION.hash), ACTION.size_bytes)
+    entry = Entry(key_of("", action), wrong.SerializeToString(), "action")
+    await cache.index.put([entry])
+    await cache.hidden()
+
+
+async def test_a_result_whose_tree_holds_not_all_its_directories_is_hidden(cache: Cache) -> None:
+    child = directory({"f": digest_of(b"")})
+    cache.put(child)  # that it is here does not count
+    result = reapi.ActionResult()
+    whole = tree(directory({}, {"d": digest_of(child)}))
+    result.output_directories.add(path="t", tree_digest=cache.put(whole))
+    await cache.update(result)
+    await cache.hidden()
 
 
 async def test_w45_inlined_contents_above_the_response_limit_are_refused(cache: Cache) -> None:

@@ -163,21 +163,6 @@ async def test_what_a_peer_was_told_just_before_the_mark_is_back(site: Site) -> 
     assert await site.missing(blob) == set()
 
 
-@pytest.mark.parametrize("column", ["used", "leased"])
-async def test_the_second_look_is_at_the_times_not_only_at_the_mark(
-    site: Site, column: str
-) -> None:
-    blob = await put(site.storage, os.urandom(100))
-    site.clock.later_s += LONG_S
-    assert await site.evictor.mark(ALL) > 0
-    await site.storage.core.writer.submit(
-        lambda tx: tx.connection.execute(f"UPDATE blob SET {column} = ?", (tx.now_ms,)).fetchall()
-    )
-    site.pass_grace()
-    assert await site.evictor.sweep_due() == 0
-    await read(site.storage, blob)
-
-
 async def test_an_upload_of_what_is_marked_brings_it_back(site: Site) -> None:
     data, file = os.urandom(100), os.urandom(50_000)
     blobs = [await put(site.storage, each) for each in (data, file)]

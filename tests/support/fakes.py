@@ -165,6 +165,9 @@ class MemoryStore:
     def presence_epoch(self) -> int:
         return self.epoch
 
+    def commits(self) -> int:
+        return len(self.blobs)
+
 
 class MemoryIndex:
     def __init__(self, clock: Clock | None = None) -> None:

@@ -30,6 +30,8 @@ class Script:
     flip_at: int | None = None
     chunk_bytes: int = 64 * 1024
     extra: bytes = b""
+    fails_behind: bool = False  # all bytes come, and then a failure
+    flips: int | None = None  # how many reads flip_at holds for; None: all
     patience_s: float = inf  # of who reads: a silence of this length ends as a failure
     gate: asyncio.Event | None = None  # waited for before each chunk and each batch
     gate_from: int = 0  # chunks that begin below are not held up
@@ -48,8 +50,8 @@ class ScriptedStore(MemoryStore):
         if self.script.down:
             raise SourceUnavailable(self.name, "refused")
 
-    async def _silence(self) -> None:
-        await asyncio.sleep(self.script.patience_s)
+    async def _silence(self, patience_s: float | None = None) -> None:
+        await asyncio.sleep(self.script.patience_s if patience_s is None else patience_s)
         raise SourceUnavailable(self.name, "silent")
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
@@ -84,18 +86,21 @@ class ScriptedStore(MemoryStore):
         step = self.script.chunk_bytes
         opened = super().open_read(digest, offset=offset, limit=limit, next_bytes=lambda: step)
         async with opened as chunks:
-            yield self._misbehave(chunks, offset)
+            yield self._misbehave(chunks, offset, digest.size_bytes)
 
-    async def _misbehave(self, chunks: Chunks, at: int) -> AsyncIterator[bytes]:
+    async def _misbehave(self, chunks: Chunks, at: int, size: int) -> AsyncIterator[bytes]:
         script = self.script
         break_at = script.break_at.pop(0) if script.break_at else None
+        flip_at = script.flip_at if script.flips != 0 else None
+        if script.flips:
+            script.flips -= 1
         async for right in chunks:
             chunk = right
             if script.gate is not None and at >= script.gate_from:
                 await script.gate.wait()
             end = at + len(chunk)
-            if script.flip_at is not None and at <= script.flip_at < end:
-                where = script.flip_at - at
+            if flip_at is not None and at <= flip_at < end:
+                where = flip_at - at
                 chunk = chunk[:where] + bytes([chunk[where] ^ 1]) + chunk[where + 1 :]
             if break_at is not None and end > break_at:
                 if break_at > at:
@@ -104,9 +109,12 @@ class ScriptedStore(MemoryStore):
             yield chunk
             at = end
             if script.stall_at is not None and at >= script.stall_at:
-                await self._silence()
+                # A client of a server waits for the end of what has come whole but for a moment.
+                await self._silence(0.05 if at == size else None)
         if script.extra:
             yield script.extra
+        if script.fails_behind:
+            raise SourceUnavailable(self.name, "said so behind the last byte")
 
 
 def upstream(

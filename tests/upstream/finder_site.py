@@ -169,6 +169,7 @@ async def finder_over(
     clock: Clock | None = None,
     prefetch: Mode = "none",
     ttl_s: float = 300.0,
+    blobs_elsewhere: bool = False,
     **settings: object,
 ) -> AsyncIterator[Here]:
     clock, metrics, limits = clock or SystemClock(), Metrics(), LimitsConfig()
@@ -177,7 +178,15 @@ async def finder_over(
         closures = ClosureChecker(storage, limits, clock, 60.0)
         prefetcher = Prefetcher(shared, limits, prefetch, metrics)
         finder = FederatedFinder(
-            storage, closures, shared, prefetcher, limits, clock, lease_s=60.0, index_ttl_s=ttl_s
+            storage,
+            closures,
+            shared,
+            prefetcher,
+            limits,
+            clock,
+            lease_s=60.0,
+            index_ttl_s=ttl_s,
+            blobs_elsewhere=blobs_elsewhere,
         )
         try:
             yield Here(finder, storage, shared, prefetcher)

@@ -10,6 +10,7 @@ import pytest
 from federation.core import hops
 from federation.core.digest import digest_of
 from federation.core.store import Provenance, Source
+from federation.remote import FailureKind, RemoteFailed
 from tests.support.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import Answer, finder_over, there
@@ -27,6 +28,33 @@ async def test_a_pulled_entry_is_kept_with_where_it_came_from(tmp_path: Path) ->
         entry = await here.held(URI)
     assert entry is not None
     assert (entry.source, entry.origin) == (Source.UPSTREAM, "up")
+
+
+async def test_u07_a_look_up_waits_for_an_upstream_that_asked_for_a_moment(
+    tmp_path: Path,
+) -> None:
+    up = there([], "up")
+    digest = up.names(URI, OLD)
+    later = RemoteFailed("up", FailureKind.EXHAUSTED, "later", retry_after_s=0.2)
+    up.upstream.note(later)
+    async with finder_over(tmp_path, up) as here:
+        assert await here.fetch(URI) == digest
+
+
+@pytest.mark.parametrize("blobs_elsewhere", [False, True])
+async def test_p1_a_result_that_contradicts_itself_is_taken_from_no_upstream(
+    tmp_path: Path, blobs_elsewhere: bool
+) -> None:
+    up, other = there([], "up"), there([], "other")
+    digest = digest_of(OLD)
+    up.store.blobs[digest] = other.store.blobs[digest] = OLD
+    right = action_result([("a", digest)])
+    wrong = action_result([("a", digest)])
+    wrong.output_files[0].contents = NEW
+    up.index.results[ACTION] = wrong.SerializeToString()
+    other.index.results[ACTION] = right.SerializeToString()
+    async with finder_over(tmp_path, up, other, blobs_elsewhere=blobs_elsewhere) as here:
+        assert await here.result(ACTION) == right.SerializeToString()
 
 
 async def test_u16_what_was_pushed_here_wins_and_nobody_is_asked(tmp_path: Path) -> None:

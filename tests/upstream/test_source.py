@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from federation.core import hops
 from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
@@ -24,12 +26,59 @@ def test_u07_it_rests_as_long_as_it_asked_to_and_no_longer_than_a_minute() -> No
     assert not up.may_name([KEY], [])
     clock.advance(5.0)
     assert up.may_have(BLOB)
-    assert up.state == "up"
+    assert up.state == "untried"  # it has not answered yet
+    assert up.breaker.failures == 0  # and is not silent
     up.note(RemoteFailed("a", FailureKind.EXHAUSTED, "much later", retry_after_s=3000.0))
     clock.advance(59.0)
     assert not up.is_up
     clock.advance(1.0)
     assert up.is_up
+
+
+def test_u07_one_that_asks_for_patience_for_ever_is_as_good_as_silent() -> None:
+    clock = ManualClock()
+    up, _ = upstream("a", clock=clock)
+    waited = []
+    began_s = clock.monotonic_s()
+    while up.breaker.allows():
+        up.note(RemoteFailed("a", FailureKind.CROWDED, "later"))
+        wait_s = up.wait_s(BLOB)
+        waited.append(wait_s)
+        clock.advance(wait_s if wait_s is not None else 2.0)
+    assert waited[0] is not None
+    assert waited[-1] is None
+    assert 10 <= clock.monotonic_s() - began_s < 40
+    assert len(waited) < 30
+
+
+def test_u07_an_answer_to_anybody_renews_the_patience() -> None:
+    clock = ManualClock()
+    up, _ = upstream("a", clock=clock)
+    for _ in range(60):
+        up.note(RemoteFailed("a", FailureKind.EXHAUSTED, "later", retry_after_s=1.0))
+        assert up.wait_s(BLOB) == pytest.approx(1.0)
+        clock.advance(1.0)
+        up.note(None)
+    assert up.breaker.failures == 0
+    up.note(RemoteFailed("a", FailureKind.EXHAUSTED, "much later", retry_after_s=50.0))
+    assert up.wait_s(BLOB) is None  # nobody waits for as long
+
+
+def test_one_is_not_slow_because_calls_wait_here_for_each_other() -> None:
+    crowded = True
+    up, _ = upstream("a", is_crowded=lambda: crowded)
+    up.note_overtaken()
+    assert up.breaker.failures == 0
+    crowded = False
+    up.note_overtaken()
+    assert up.breaker.failures == 1
+
+
+def test_one_that_has_not_answered_is_untried() -> None:
+    up, _ = upstream("a")
+    assert up.state == "untried"
+    up.note(BlobNotFound(BLOB), [BLOB])
+    assert up.state == "up"
 
 
 def test_an_absence_told_to_a_request_from_another_node_is_not_remembered() -> None:

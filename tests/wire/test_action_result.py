@@ -13,6 +13,7 @@ from federation.wire.action_result import (
     RESPONSE_MAX_BYTES,
     STDERR,
     STDOUT,
+    check_inlined,
     key_of,
     read_update,
     to_inline,
@@ -44,6 +45,39 @@ def result() -> reapi.ActionResult:
 
 def asking(**fields: Any) -> reapi.GetActionResultRequest:
     return reapi.GetActionResultRequest(**fields)
+
+
+@pytest.mark.parametrize("right", [True, False])
+@pytest.mark.parametrize("where", ["contents", "stdout_raw", "stderr_raw"])
+@pytest.mark.parametrize("wrong", [b"X", b"longer", b"A\0"], ids=["other", "long", "tail"])
+def test_what_is_inlined_is_what_the_digest_beside_it_names(
+    where: str, right: bool, wrong: bytes
+) -> None:
+    held = result()
+    data = b"A" if right else wrong
+    if where == "contents":
+        held.output_files[0].contents = data
+    else:
+        getattr(held, where.replace("raw", "digest")).CopyFrom(message_of(b"A"))
+        setattr(held, where, data)
+    if right:
+        check_inlined(held.SerializeToString(), SHA256)
+    else:
+        with pytest.raises(InvalidRequest, match=where):
+            check_inlined(held.SerializeToString(), SHA256)
+
+
+def test_what_is_inlined_without_a_digest_beside_it_is_fine() -> None:
+    check_inlined(reapi.ActionResult(stdout_raw=b"x", stderr_raw=b"y").SerializeToString(), SHA256)
+
+
+def test_what_is_inlined_is_hashed_as_the_action_is() -> None:
+    digest = digest_of(b"A", DigestFunction.BLAKE3)
+    named = reapi.Digest(hash=digest.hash_hex, size_bytes=1)
+    held = reapi.ActionResult(stdout_raw=b"A", stdout_digest=named).SerializeToString()
+    check_inlined(held, DigestFunction.BLAKE3)
+    with pytest.raises(InvalidRequest):
+        check_inlined(held, SHA256)
 
 
 def test_a_key_is_function_hash_and_size() -> None:

@@ -91,13 +91,18 @@ def test_a_tree_names_the_files_of_all_its_directories() -> None:
     )
 
 
-def test_a_tree_that_lacks_a_child_names_it() -> None:
+def test_a_tree_that_lacks_a_child_is_none() -> None:
     gone = directory({"f": blob("f")})
-    root = directory({}, {"gone": digest_of(gone), "empty": EMPTY})
-    assert read(Shape.TREE, tree(root)) == (
-        set(),
-        {(Shape.DIRECTORY, digest_of(gone)), (Shape.DIRECTORY, EMPTY)},
-    )
+    between = directory({}, {"gone": digest_of(gone)})
+    root = directory({}, {"between": digest_of(between)})
+    for parts in ((root,), (root, between), (root, gone)):
+        with pytest.raises(InvalidRequest, match="not a whole Tree"):
+            read(Shape.TREE, tree(*parts))
+    assert read(Shape.TREE, tree(root, gone, between)) == ({blob("f")}, set())
+
+
+def test_a_tree_need_not_hold_the_empty_directory() -> None:
+    assert read(Shape.TREE, tree(directory({}, {"empty": EMPTY}))) == (set(), set())
 
 
 def test_a_tree_root_in_two_fields_is_one_root() -> None:
@@ -113,7 +118,7 @@ def test_a_tree_counts_its_directories() -> None:
     assert not any(names.structures for names in parts)
 
 
-@pytest.mark.parametrize("child", [b"", directory({}, {"gone": blob("gone")})])
+@pytest.mark.parametrize("child", [b"", directory({}, {"empty": EMPTY})])
 def test_a_tree_of_many_directories_without_files_still_comes_in_slices(child: bytes) -> None:
     data = tree(directory({}), *[child] * (3 * SLICE))
     parts = list(names_of_structure(Shape.TREE, data, SHA256))

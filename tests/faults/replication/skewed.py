@@ -5,8 +5,7 @@
 
 The file is read at each look at the clock, so that writing another number there is a clock step.
 Only the wall clock is wrong: intervals go by another one that no step moves.
-A clock that does not step is taken for right after seconds, in place of a minute: what is dated too
-far ahead of it is dated anew.
+What is dated too far ahead is dated anew soon.
 """
 
 from __future__ import annotations
@@ -36,6 +35,5 @@ def _wall_s(_clock: SystemClock) -> float:
 
 if __name__ == "__main__":
     setattr(SystemClock, "wall_s", _wall_s)  # noqa: B010 - it is no method to a type checker
-    if FILE_VARIABLE not in os.environ:
-        redating.STEADY_S = 3.0  # this clock is not set meanwhile, as one that steps may be
+    redating.STEADY_S = 3.0  # a test's clock is not set by the network meanwhile
     main(prog_name="federation")

@@ -114,7 +114,7 @@ async def test_u17_what_a_node_was_not_told_because_it_was_on_the_way_is_no_miss
         listeners=listeners,
     )
     b = site.node(upstream("a", first, **PATIENT), name="b", listeners=[{"address": second}])
-    await site.until(lambda: state(b, "a")["state"] == "up", "b to be there")
+    await site.until(lambda: state(b, "a")["state"] == "untried", "b to be there")
     assert await site.read(a, digest) == LARGE
     assert await site.read(b, digest) == LARGE
     assert len(there.calls("Read")) == 1

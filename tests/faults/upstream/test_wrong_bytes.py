@@ -23,6 +23,7 @@ from tests.remote.fake_server import (
     flipped_bit,
     goes_on_with,
     good_capabilities,
+    hangs_after,
 )
 from tests.support.process import Node
 from tests.support.process_client import message, outcome
@@ -121,6 +122,45 @@ async def test_u02_a_connection_that_is_reset_is_continued_by_the_next(
     assert await site.read(node, digest) == DATA
     assert proxy.cuts == 1
     assert len(good.calls("Read")) == 1
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        fails_after(SIZE, grpc.StatusCode.INTERNAL),
+        fails_after(SIZE, grpc.StatusCode.UNAVAILABLE),
+        hangs_after(SIZE),
+    ],
+    ids=["internal", "unavailable", "no end"],
+)
+async def test_u02_a_blob_that_came_whole_is_kept_whatever_its_upstream_says_then(
+    site: Site, ends: StreamDoes
+) -> None:
+    odd = await site.fake()
+    digest = odd.holds(DATA)
+    odd.streams = ends
+    node = site.node(upstream("odd", odd.address))
+    assert await site.read(node, digest) == DATA
+    pusher = site.client(node, 1)  # is told of what is held here only
+    await site.until(lambda: not pusher.find_missing([digest]), "the blob to be kept")
+    assert len(odd.calls("Read")) == 1
+
+
+async def test_u01_one_that_lies_and_breaks_off_does_not_keep_a_good_one_from_being_asked(
+    site: Site,
+) -> None:
+    bad, good, node, digest = await two(site)
+
+    async def half_of_another(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        yield bytes([data[0] ^ 1]) + data[1 : SIZE // 2]
+        await context.abort(grpc.StatusCode.INTERNAL, "told to")
+
+    bad.streams = half_of_another
+    client = site.client(node)
+    assert await site.off(outcome, lambda: client.read(digest)) is grpc.StatusCode.DATA_LOSS
+    assert await site.read(node, digest) == DATA
+    assert state(node, "good")["wrong-bytes"] == 0
+    assert offsets(good)[-1] == 0
 
 
 async def test_u02_the_only_upstream_ends_early_and_nobody_gets_a_short_ok(site: Site) -> None:

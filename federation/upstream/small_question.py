@@ -1,0 +1,105 @@
+"""One question to upstreams for small blobs, as batches, until all are found or nobody has more."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import SourceUnavailable, TooBusy
+from federation.remote import FailureKind, RemoteFailed
+from federation.upstream.hedge import Hedge
+from federation.upstream.upstream import Upstream
+
+_PATIENCE_S = 60.0  # with upstreams that are there, and want to be asked later
+_WAIT_LEAST_S = 0.05
+
+OnFound = Callable[[dict[Digest, bytes], Upstream], Awaitable[None]]
+
+
+class SmallQuestion:
+    """Use once. found may be given some before; senders has who sent what was found by ask()."""
+
+    def __init__(
+        self,
+        digests: Sequence[Digest],
+        upstreams: Sequence[Upstream],
+        clock: Clock,
+        on_found: OnFound,
+    ) -> None:
+        """on_found: is waited for with what each upstream sends that nobody did before."""
+        self.found: dict[Digest, bytes] = {}
+        self.senders: dict[Digest, Upstream] = {}
+        self._digests = digests
+        self._upstreams = upstreams
+        self._clock = clock
+        self._on_found = on_found
+        self._later: list[Upstream] = []  # they asked for patience
+        self._ours: RemoteFailed | None = None  # why this node did not ask
+
+    @property
+    def lacking(self) -> list[Digest]:
+        """What is not found yet."""
+        return [digest for digest in self._digests if digest not in self.found]
+
+    async def ask(self) -> None:
+        """Ask in order; one that is slow is overtaken. Those that only asked for patience are
+        asked again, where nobody else has all.
+
+        Raises TooBusy where one was not asked because too many wait for it already.
+        """
+        until_s = self._clock.monotonic_s() + _PATIENCE_S
+        asked = list(self._upstreams)
+        while asked:
+            self._later, self._ours = [], None
+            async with aclosing(Hedge(asked, self._put).answers()) as answers:
+                async for upstream, sent in answers:
+                    new = {d: data for d, data in sent.items() if d not in self.found}
+                    await self._on_found(new, upstream)
+                    self.found |= new
+                    self.senders.update(dict.fromkeys(new, upstream))
+                    if len(self.found) == len(self._digests):
+                        return
+            asked = await self._after_a_rest(until_s)
+        if self._ours is not None:
+            raise TooBusy(str(self._ours))
+
+    async def _after_a_rest(self, until_s: float) -> list[Upstream]:
+        """Wait for those that only asked for patience, and return them."""
+        waits = [(wait_s, each) for each in self._later if (wait_s := each.wait_s()) is not None]
+        if not waits:
+            return []
+        wait_s = max(min(each for each, _ in waits), _WAIT_LEAST_S)
+        if self._clock.monotonic_s() + wait_s >= until_s:
+            return []
+        await self._clock.sleep(wait_s)
+        return [upstream for _, upstream in waits]
+
+    async def _put(self, upstream: Upstream) -> dict[Digest, bytes]:
+        lacking = self.lacking
+        wanted = [digest for digest in lacking if upstream.may_have(digest)]
+        if not wanted:
+            if any(upstream.wait_s(digest) is not None for digest in lacking):
+                self._later.append(upstream)
+            return {}
+        try:
+            answers = await upstream.store.read_small(wanted)
+        except SourceUnavailable as error:
+            upstream.note(error, wanted)
+            if isinstance(error, RemoteFailed):
+                self._note(upstream, error)
+            return {}
+        found = {d: data for d, data in zip(wanted, answers, strict=True) if data is not None}
+        upstream.note(None, found)
+        if upstream.wrongs or upstream.unreadable:
+            for digest in found:
+                upstream.note_came(digest)
+        upstream.note_absent([digest for digest in wanted if digest not in found])
+        return found
+
+    def _note(self, upstream: Upstream, error: RemoteFailed) -> None:
+        if error.kind is FailureKind.BUSY:
+            self._ours = error
+        elif error.asks_for_patience:
+            self._later.append(upstream)
