@@ -51,16 +51,21 @@ def check_fields(data: Buffer, item_bytes: int = DIGEST_BYTES, most: int | None 
 def _count(data: Buffer, at: int, end: int, allowed: int) -> None:
     """Raise RequestTooLarge unless data[at:end] has at most so many fields.
 
-    The loop reads what nearly all fields are, a tag and a length of one byte each, by itself.
+    The loop reads by itself what nearly all fields are: a tag of one byte, a length of one or two.
     """
     count = 0
     while at < end:
         count += 1
         if count > allowed:
             raise _too_many(f"more than {allowed} fields in a message of {len(data)} bytes")
-        if data[at] & 0x87 == LENGTH and at + 1 < end and data[at + 1] < 0x80:
-            at += 2 + data[at + 1]
-            continue
+        if data[at] & 0x87 == LENGTH and at + 2 < end:
+            length = data[at + 1]
+            if length < 0x80:
+                at += 2 + length
+                continue
+            if data[at + 2] < 0x80:
+                at += 3 + (length & 0x7F | data[at + 2] << 7)
+                continue
         at = next(fields(data, at, end))[3]
     if at > end:
         raise broken("length beyond the end")
