@@ -79,7 +79,7 @@ class Tree:
         process = self._process = self._run(
             [
                 *(sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider"),
-                *("--override-ini", "tmp_path_retention_policy=none", *tests),
+                *("--basetemp", str(self._folder / "tmp"), *tests),
             ]
         )
         try:
