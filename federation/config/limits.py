@@ -63,6 +63,11 @@ class LimitsConfig(Section):
         description="received bytes of one caller's unfinished uploads at once, at most a quarter "
         "of the quota; younger uploads wait; 0: no limit",
     )
+    instances_per_caller: Count = Field(
+        default=1000,
+        ge=0,
+        description="instance names that one caller writes to, since the start; 0: no limit",
+    )
     bandwidth_per_caller: Size = Field(
         default=0, description="bytes a second from and to one caller; 0: no limit"
     )

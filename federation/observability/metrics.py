@@ -81,6 +81,11 @@ class Metrics:
         self.evicted_bytes = Counter(
             "federation_evicted_bytes_total", "Bytes evicted", registry=reg
         )
+        self.refused_for_room = Counter(
+            "federation_refused_for_room_total",
+            "Writes refused because the quota was used up, or the disk",
+            registry=reg,
+        )
         self.leases_withheld = Counter(
             "federation_leases_withheld_total",
             "Blobs held here that were called missing, because their leases could not be written",

@@ -10,6 +10,7 @@ import grpc
 from federation.access.rights import Rights, Role
 from federation.core import hops
 from federation.services.audit import push_accepted
+from federation.services.instance_names import InstanceNames, check_length
 from federation.services.quotas import CallerQuota, caller_of
 from federation.services.request_stream import RequestStream
 
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     room: Callable[[int], Awaitable[None]] | None = None
     # Does the same for what a request becomes when it is unpacked.
     hold: Callable[[int], Awaitable[None]] | None = None
+    names: InstanceNames | None = None  # None: whoever writes may use any number of instances
 
     @property
     def caller(self) -> str:
@@ -55,11 +57,15 @@ class Call(NamedTuple):
 
     def check_pull(self, instance: str) -> None:
         """Every handler that reads says so, as soon as it knows where. Raises what Rights does."""
+        check_length(instance)
         self.rights.check_in(instance, PULL, self.method)
 
     def check_push(self, instance: str) -> None:
         """The same for handlers that write, before they store anything."""
+        check_length(instance)
         self.rights.check_in(instance, PUSH, self.method)
+        if instance and self.names is not None and not self.is_peer:
+            self.names.check_write(instance, self.caller, self.peer)
 
     def accepted(self, instance: str, **what: Any) -> None:
         """Every handler that writes says so once it has stored something: for the audit."""

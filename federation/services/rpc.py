@@ -42,6 +42,7 @@ from federation.services.call import (
     Service,
     Unary,
 )
+from federation.services.instance_names import InstanceNames
 from federation.services.quotas import CallerQuotas, caller_of
 from federation.services.refusals import AuthLog
 from federation.services.request_stream import RequestStream
@@ -72,12 +73,14 @@ class Runtime:
     refusals: AuthLog = field(init=False)
     calls: Calls = field(init=False)
     hits: LimitHits = field(init=False)
+    names: InstanceNames = field(init=False)
 
     def __post_init__(self) -> None:
         self.log_limit = LogLimit(self.clock)
         self.refusals = AuthLog(LogLimit(self.clock))
         bounds = self.bounds or Bounds.of(self.metrics, self.clock, self.budget)
         self.hits = bounds.hits
+        self.names = InstanceNames(self.limits, self.hits)
         self.calls = Calls(self.limits, self.clock, bounds.hits, bounds.incoming, bounds.outgoing)
 
 
@@ -273,7 +276,8 @@ class _Wrapper:
             share = self._shares.of(rights, peer) if self._shares is not None else None
             room = partial(self._room, running)
             hold = partial(self._calls.hold, running)
-            call = Call(context, self._method, rights, peer, share, self._audit, room, hold)
+            names = self._runtime.names
+            call = Call(context, self._method, rights, peer, share, self._audit, room, hold, names)
             if share is None:
                 response = await self._on_behalf(answer, call, running)
             else:

@@ -32,6 +32,7 @@ from federation.storage.timing import StoreClock, Timing
 
 _log = structlog.get_logger(__name__)
 # Text that is none is damage, too; a disk that fails is treated alike.
+_TELL_EVERY_S = 60.0
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, UnicodeDecodeError)
 
 
@@ -58,6 +59,7 @@ class StorageContext:
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now
     refused_ms: int | None = None  # when an upload was last refused for want of room
+    told_of_room_s: float | None = None  # when the log was told of one
     asides: dict[Digest, asyncio.Task[Aside]] = field(default_factory=dict)  # of set_aside_soon
 
     def now_ms(self) -> int:
@@ -88,8 +90,22 @@ class StorageContext:
     def note_refusal(self, size_bytes: int) -> None:
         """Ask for eviction, enough for an upload of this size."""
         self.refused_ms = self.now_ms()
+        self.metrics.refused_for_room.inc()
+        self._complain_of_room()
         self.epoch.want(size_bytes)
         self.pressure.set()
+
+    def _complain_of_room(self) -> None:
+        now_s = self.clock.monotonic_s()
+        if self.told_of_room_s is None or now_s - self.told_of_room_s > _TELL_EVERY_S:
+            self.told_of_room_s = now_s
+            _log.warning(
+                "write_refused_for_room",
+                held_bytes=self.space.stored_bytes,
+                quota_bytes=self.space.quota_bytes,
+                do="what was used within storage.lease is not evicted: raise the quota, shorten "
+                "the lease, or find out who writes so much",
+            )
 
     async def set_aside(self, digest: Digest, seq: int, damage: Damage) -> None:
         """Quarantine a blob found damaged; from then on it is missing.

@@ -118,11 +118,14 @@ class BlobReceiver:
             return dict.fromkeys((digest for digest, _ in blobs), error)
         finally:
             self._core.space.release(size_bytes)
-        return {
+        full: dict[Digest, FederationError] = {
             digest: outcome
             for (digest, _), outcome in zip(blobs, outcomes, strict=True)
             if isinstance(outcome, StorageFull)
         }
+        if full:
+            self._core.note_refusal(sum(digest.size_bytes for digest in full))
+        return full
 
     async def _store_files(
         self, blobs: list[tuple[Digest, bytes]], origin: Provenance
@@ -154,6 +157,8 @@ class BlobReceiver:
             for blob, outcome in zip(admitted, outcomes, strict=True):
                 if outcome is not None:
                     refused[blob.digest] = outcome
+                if isinstance(outcome, StorageFull):
+                    self._core.note_refusal(blob.digest.size_bytes)
         elif size_bytes:
             self._core.writer.has_written(size_bytes)
         return refused

@@ -254,10 +254,14 @@ class Storage:
         refused_ms = self._core.refused_ms
         if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
             raise StorageFull("this node is full and refused an upload a moment ago; try again")
-        await self._core.writer.submit(
-            lambda transaction: catalogue_entries.put(transaction, entries, provenance),
-            sum(len(entry.value) for entry in entries),
-        )
+        try:
+            await self._core.writer.submit(
+                lambda transaction: catalogue_entries.put(transaction, entries, provenance),
+                sum(len(entry.value) for entry in entries),
+            )
+        except StorageFull:
+            self._core.note_refusal(sum(catalogue_entries.cost_of(entry) for entry in entries))
+            raise
 
 
 def _assemble(
@@ -279,7 +283,7 @@ def _assemble(
         head.note(totals.seq)
 
     writer = Writer(
-        partial(schema.connect, path, create=False),
+        partial(schema.connect, path, create=False, wal_pages=schema.wal_pages_for(settings.quota)),
         opened.store_clock,
         clock,
         quota_bytes=lambda: space.quota_bytes,

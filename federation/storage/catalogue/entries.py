@@ -50,7 +50,8 @@ def size_of(value: bytes, label: str) -> int:
     return len(value) + len(label.encode())
 
 
-def _cost(entry: Entry) -> int:
+def cost_of(entry: Entry) -> int:
+    """Return what an entry takes of the quota."""
     return cost_of_entry(size_of(entry.value, entry.label))
 
 
@@ -122,7 +123,7 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
 
 
 def _take(transaction: Transaction, entry: Entry, origin: Provenance, old: EntryRow | None) -> None:
-    growth = _cost(entry) - _cost(old.entry) if old else _cost(entry)
+    growth = cost_of(entry) - cost_of(old.entry) if old else cost_of(entry)
     if growth > 0 and not transaction.room_for(growth):
         raise StorageFull("the quota is used up; nothing was stored")
     seq = transaction.next_seq()

@@ -18,7 +18,7 @@ from federation.storage.catalogue.transaction import Totals, Transaction
 
 BLOCK_BYTES = 4096
 ROW_BYTES = 256  # of a blob: its row, its place in indexes, its row of the change log
-ENTRY_BYTES = 384  # of an index entry, likewise
+ENTRY_BYTES = 240  # of an index entry, likewise
 LOG_ROW_BYTES = 112
 _EMPTY_PAGES = 32  # of a catalogue that holds nothing; part of the overhead
 _FOLDERS_BYTES = 258 * BLOCK_BYTES
@@ -95,7 +95,8 @@ def measure(connection: apsw.Connection, totals: Totals) -> Footprint:
     pages, free = _number(connection, "page_count"), _number(connection, "freelist_count")
     taken = max(0, pages - free - _EMPTY_PAGES) * PAGE_BYTES + totals.files_bytes
     counted = totals.size_bytes + ROW_BYTES * totals.blobs + ENTRY_BYTES * totals.entries
-    return Footprint(max(taken, counted), free * PAGE_BYTES)
+    few = min(counted, totals.files_bytes + _EMPTY_PAGES * PAGE_BYTES)
+    return Footprint(max(taken, few), free * PAGE_BYTES)
 
 
 def _number(connection: apsw.Connection, pragma: str) -> int:

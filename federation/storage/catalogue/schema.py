@@ -218,7 +218,16 @@ def of_a_row(make: Callable[[_Columns], _Made]) -> Callable[[_Columns], _Made]:
 
 PAGE_BYTES = 4096
 _WAL_PAGES = 4000  # after so many, they are written into the catalogue itself
+_WAL_PAGES_MIN = 100
+_WAL_SHARE = 64  # of a small quota
 _SHRUNK_AT_ONCE_BYTES = 256 * 2**20
+
+
+def wal_pages_for(quota_bytes: int | None) -> int:
+    """Return how long the write-ahead log may get: the quota is for it, too."""
+    if quota_bytes is None:
+        return _WAL_PAGES
+    return max(_WAL_PAGES_MIN, min(_WAL_PAGES, quota_bytes // _WAL_SHARE // PAGE_BYTES))
 
 
 def connect(
