@@ -49,7 +49,9 @@ class Arrivals:
         for call in pending:
             reading.setdefault(call.peer, []).append(call)
         self.trusts = False
-        worst, worst_bytes = None, self._incoming.total_bytes // 4
+        # However little room there is, nobody has to go for a message or two.
+        bound_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
+        worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
         for peer, calls in reading.items():
             came_bytes = self._came.get(peer, 0)
             rest_bytes = received.get(peer, 0) - came_bytes - came_bytes // _OVERHEAD
@@ -60,4 +62,4 @@ class Arrivals:
                 self.trusts |= each_bytes < most_bytes
                 self._incoming.adjust(call.caller, each_bytes - call.pending_bytes)
                 call.pending_bytes = each_bytes
-        return worst if self._incoming.used_bytes > self._incoming.total_bytes else None
+        return worst if self._incoming.used_bytes > bound_bytes else None

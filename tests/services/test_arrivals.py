@@ -52,6 +52,12 @@ def test_when_there_is_too_much_the_connection_with_most_has_to_go() -> None:
     assert arrivals.charge(calls, {"greedy": 30 * MIB, "small": MIB}, MOST) is calls[0]
 
 
+def test_however_little_room_there_is_nobody_goes_for_a_message_or_two() -> None:
+    incoming = Admission(lambda: 0)
+    calls = [reading(incoming, "one") for _ in range(4)]
+    assert Arrivals(incoming).charge(calls, {"one": 2 * MOST}, MOST) is None
+
+
 def test_where_the_kernel_says_nothing_nobody_is_accused() -> None:
     incoming = Admission(lambda: 16 * MIB)
     calls = [reading(incoming, "unix:") for _ in range(4)]
