@@ -16,8 +16,9 @@ from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.errors import StorageRefused
 from federation.core.store import NO_STAMP, EntryKey, EntryKind, Source
-from federation.storage.catalogue import schema
+from federation.storage.catalogue import blobs, change_log, entries, peer_records, schema
 from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.transaction import read_totals
 from federation.storage.directory import DataDirectory
 from federation.storage.opening import open_directory
 from federation.storage.processes import ProcessEntry
@@ -160,3 +161,39 @@ def test_o12_nothing_is_migrated_under_processes_of_the_former_version(tmp_path:
     assert opened_now.node_id == "old-node"
     opened_now.run.end()
     opened_now.epoch.close()
+
+
+def test_o12_version_2_keeps_names_uses_marks_and_what_peers_lack(tmp_path: Path) -> None:
+    make_version_1(tmp_path)
+    connection = schema.connect(tmp_path / "catalogue.sqlite")
+    schema.bring_up(connection, version=2)
+    key = key_of(digest_of(b"file" * 9000))
+    connection.execute("INSERT INTO blob VALUES (?, 36000, 0, 5, 77, 7, 9, 1)", (key,))
+    connection.execute("INSERT INTO log VALUES (5, 0, '', ?, 36000, 1, 1, '', 'up', 36000)", (key,))
+    connection.execute("UPDATE entry SET instance = 'pr/' || id WHERE id < 3")
+    connection.execute("UPDATE log SET instance = 'pr/' || (seq - 1) WHERE seq IN (2, 3)")
+    connection.execute("UPDATE totals SET seq = 5, blobs = 2, bytes = bytes + 36000")
+    peer = "INSERT INTO peer VALUES (?, 'always', 2, ?, ?, '', '', '', 0, 0, 0, 0, '', 0, 0, 0, 0)"
+    for name, state, reason in (
+        ("follows", "following", ""),
+        ("new", "needs-resync", "new"),
+        ("lost", "needs-resync", "its log was begun anew"),
+    ):
+        connection.execute(peer, (name, state, reason))
+    schema.bring_up(connection)
+    (row,) = blobs.look_up(connection, [key]).values()
+    assert (row.used_ms, row.marked_ms, row.leased_ms) == (77, 1, 0)
+    assert row.source == Source.UPSTREAM
+    names = [EntryKey(EntryKind.ASSET_BLOB, f"pr/{n}", b"%d" % (n - 1)) for n in (1, 2)]
+    found = entries.get(connection, [*names, asset(b"2"), asset(b"0")])
+    assert [row is not None for row in found] == [True, True, True, False]
+    logged = change_log.read(connection, 0, 10)
+    assert logged.is_whole
+    assert [row.key for row in logged.rows][1:3] == names
+    holds = {record.name: record.holds for record in peer_records.read(connection)}
+    assert holds == {"follows": True, "new": True, "lost": False}
+    totals = read_totals(connection)
+    assert (totals.files_bytes, totals.blobs, totals.seq) == (36864, 2, 5)
+    assert schema.make_shrinkable(connection)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
