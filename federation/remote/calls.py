@@ -220,7 +220,7 @@ class Calls:
         """
         # With half as many calls as it answered meanwhile none waits for as long.
         enough = error.others_answered // 2
-        held_back = bool(error.others_answered) and enough < self.slots.running_max
+        held_back = bool(error.others_answered) and enough < self._settings.concurrency
         if error.kind is FailureKind.STALLED and held_back and tries < _STALLS_MAX:
             self.slots.refused(enough)
         elif error.kind is not FailureKind.CROWDED:
