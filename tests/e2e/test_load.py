@@ -22,7 +22,12 @@ from tests.support.process_client import Client
 _MIB = 2**20
 _THREADS_MAX = 40  # some for the disk, for hashing and for grpc; none for a client
 _IDLE_S = 8.0  # within which a thousand of them must have begun, on a busy machine as well
-_LIMITS = {"stall": f"{_IDLE_S}s", "upload-idle": f"{_IDLE_S}s", "streams": 1200}
+_LIMITS = {
+    "stall": f"{_IDLE_S}s",
+    "upload-idle": f"{_IDLE_S}s",
+    "streams": 1200,
+    "streams-per-caller": 1200,
+}
 
 
 @pytest.fixture

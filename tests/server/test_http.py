@@ -139,7 +139,7 @@ async def test_o17_a_taken_port_is_an_error(face: Face) -> None:
 async def test_l01_connections_above_the_bound_are_closed_at_once(
     face: Face, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web_server, "_CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(web_server, "_LOCAL_MAX", 3)
     async with served(face) as session, asyncio.timeout(20):
         ends = [await asyncio.open_connection(*place(session)) for _ in range(5)]
         for reader, _ in ends[3:]:
