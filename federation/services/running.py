@@ -233,6 +233,11 @@ class Calls:
             self._counting = loop.create_task(self._count(), name="arrivals")
 
     async def _count(self) -> None:
+        await self._count_once()
+        while self.incoming.waiting:
+            await self._count_once()
+
+    async def _count_once(self) -> None:
         await asyncio.sleep(_SOON_S)  # most messages are whole by then
         pending = [call for call in self._calls if call.pending_bytes]
         peers = {call.peer for call in pending}

@@ -7,6 +7,8 @@ from federation.services.arrivals import LEAST_BYTES
 from federation.services.running import Calls
 from federation.services.running_call import Running
 
+_FIRST_BYTES = 2**20  # what clients send in one message of an upload, about
+
 
 class UploadReader:
     """Reads the messages of an upload, each when there is room for one like the last."""
@@ -14,7 +16,7 @@ class UploadReader:
     def __init__(self, calls: Calls, call: Running, limits: LimitsConfig) -> None:
         self._calls = calls
         self._call = call
-        self._next_bytes = limits.message
+        self._next_bytes = min(_FIRST_BYTES, limits.message)
         self._first = True
 
     async def read(self) -> object:
