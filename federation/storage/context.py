@@ -20,7 +20,7 @@ from federation.storage.access_times import Touches
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue.pool import Pool
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.catalogue.writer import Writer
+from federation.storage.catalogue.writer import Writer, damaged
 from federation.storage.directory import DataDirectory
 from federation.storage.log_end import LogEnd
 from federation.storage.processes import ProcessEntry
@@ -168,9 +168,6 @@ class StorageContext:
         """Note a failed catalogue read; a damaged catalogue is not written to any more."""
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, _DAMAGE):
-            self.writer.fail(
-                f"the catalogue is damaged or unreadable ({reason}). Stop the node, check the "
-                "disk, and run `federation rebuild`"
-            )
+            self.writer.fail(damaged(reason))
         _log.error("catalogue_read_failed", reason=reason)
         return SourceUnavailable("catalogue", reason)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import errno
 import os
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import apsw
@@ -95,7 +96,7 @@ def was_set_aside(connection: apsw.Connection, key: bytes) -> bool:
 def kept_files(directory: DataDirectory) -> list[Kept]:
     """Return what lies in quarantine/, oldest first. Raises OSError."""
     found = []
-    with os.scandir(directory.quarantine) as entries:
+    with suppress(FileNotFoundError), os.scandir(directory.quarantine) as entries:  # or none yet
         for entry in entries:
             try:
                 facts = entry.stat(follow_symlinks=False)

@@ -84,6 +84,12 @@ def marks(settings: StorageConfig, disk: Disk, stored_bytes: int, overhead_bytes
     return Marks(quota, starts_at, min(bound.target_bytes for bound in met))
 
 
+def in_all(settings: StorageConfig, found: Marks, overhead_bytes: int) -> int:
+    """Return the quota as the operator means it, of all that the data directory takes, in bytes."""
+    whole = found.quota_bytes + overhead_bytes
+    return whole if settings.quota is None else min(settings.quota, whole)
+
+
 def _by_shares(settings: StorageConfig, most_bytes: int) -> _Bound:
     high, low = settings.high_watermark, settings.low_watermark
     return _Bound(int(most_bytes * high), int(most_bytes * low))

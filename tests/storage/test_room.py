@@ -35,7 +35,7 @@ async def test_s25_names_alone_take_no_room_and_evict_nothing(open_storage: Open
 
 
 async def test_s25_bytes_without_room_are_refused_before_any_is_taken(open_storage: Opener) -> None:
-    storage = await open_storage(short(quota=4 * MIB, lease=60.0))
+    storage = await open_storage(short(quota=5 * MIB, lease=60.0))
     first, second = storage.begin(named(1, 3 * MIB)), storage.begin(named(2, 3 * MIB))
     await first.append(bytes(3 * MIB - 1))
     await second.append(bytes(MIB))
@@ -52,7 +52,7 @@ async def test_s25_bytes_without_room_are_refused_before_any_is_taken(open_stora
 
 async def test_room_is_made_while_an_upload_comes(open_storage: Opener) -> None:
     storage = await open_storage(short(quota=10 * MIB))
-    for _ in range(9):
+    for _ in range(8):
         await put(storage, os.urandom(MIB))
     data = os.urandom(6 * MIB)
 

@@ -22,7 +22,7 @@ OLD = Standing(
     ("of", "says"),
     [
         (OLD._replace(marked=True), "marked: deleted within 10 s unless it is used"),
-        (OLD._replace(age_ms=0), "no: leased, for 3720 s more if it is not used again"),
+        (OLD._replace(age_ms=0), "no: leased, for 3725 s more if it is not used again"),
         (
             OLD._replace(age_ms=HOUR.cutoff_age_ms - 1500, hold_ms=9000, stored_bytes=200),
             "no: leased, for 2 s more if it is not used again",

@@ -390,8 +390,8 @@ async def test_quarantine_stays_within_a_part_of_the_quota_and_counts_in_it(
 async def test_what_may_be_right_is_not_removed_to_make_room(
     open_storage: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = await open_storage(short(quota=20 * MIB))  # a twentieth is kept: 1 MiB
-    blobs = [await put(storage, os.urandom(MIB // 2 - 100)) for _ in range(3)]
+    storage = await open_storage(short(quota=24 * MIB))  # a twentieth is kept: 1 MiB
+    blobs = [await put(storage, os.urandom(MIB // 2 - 8192)) for _ in range(3)]
     with unreadable(monkeypatch, storage, blobs):
         for digest in blobs[:2]:
             with pytest.raises(BlobNotFound):

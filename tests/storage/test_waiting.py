@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from federation.core.digest import digest_of
@@ -85,6 +86,9 @@ def test_each_peer_is_shown_with_what_it_has_acknowledged(data_dir: Path) -> Non
 
 def test_what_is_kept_for_peers_is_said_to_be(data_dir: Path) -> None:
     short_lease = short(lease=0.001)
+    connection = apsw.Connection(str(data_dir / "catalogue.sqlite"))
+    connection.execute("UPDATE blob SET used = used - 60000, leased = 0")  # a minute ago
+    connection.close()
     with explaining(data_dir, short_lease) as explainer:
         first, second, third = (
             explainer.blob(digest_of(data))["eviction"] for data in (FIRST, SECOND, THIRD)

@@ -364,8 +364,8 @@ async def test_a_full_node_still_answers_and_asks_again(tmp_path: Path) -> None:
     result = action_result(outputs).SerializeToString()
     up.index.results[ACTION] = result
     up.store.blobs[digest_of(OLD)] = OLD
-    async with finder_over(tmp_path, up, quota=2_000) as here:
-        filler = b"f" * 1_800
+    async with finder_over(tmp_path, up, quota=37_500) as here:
+        filler = b"f" * 32_000
         await here.storage.write_small([(digest_of(filler), filler)])
         assert await here.result(ACTION) == result
         assert await here.result(ACTION) == result

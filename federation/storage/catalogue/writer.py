@@ -277,6 +277,14 @@ class Writer:
             self.fail(f"the catalogue's transaction cannot be undone: {rollback_error}")
 
 
+def damaged(reason: str) -> str:
+    """Return what is said of a catalogue that is not written any more for what was found in it."""
+    return (
+        f"the catalogue is damaged or unreadable ({reason}). Stop the node, check the disk, and "
+        "run `federation rebuild`"
+    )
+
+
 def _translate(error: Exception) -> FederationError:
     if isinstance(error, FederationError):
         return error
@@ -291,7 +299,12 @@ def _translate(error: Exception) -> FederationError:
         if isinstance(error, apsw.CantOpenError):
             what = f"a file of it cannot be opened ({error}); try again"
         return SourceUnavailable("catalogue", what)
-    return StorageFailed(
-        f"catalogue cannot be written ({type(error).__name__}: {error}); this node is read-only "
-        "until it is restarted. Check the disk, then `federation verify`."
-    )
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, apsw.CorruptError | apsw.NotADBError | UnicodeDecodeError):
+        reason = damaged(reason)
+    else:
+        reason = (
+            f"catalogue cannot be written ({reason}); this node is read-only until it is "
+            "restarted. Check the disk, then `federation verify`."
+        )
+    return StorageFailed(reason)

@@ -13,7 +13,7 @@ from federation.storage.catalogue.footprint import Footprint
 from federation.storage.catalogue.transaction import Totals, read_totals
 from federation.storage.context import StorageContext
 from federation.storage.quarantine import kept_bytes
-from federation.storage.space import Disk, marks, measure_disk
+from federation.storage.space import Disk, in_all, marks, measure_disk
 
 _log = structlog.get_logger(__name__)
 
@@ -86,7 +86,7 @@ class Flusher:
         metrics.stored_bytes.set(totals.size_bytes)
         metrics.stored_blobs.set(totals.blobs)
         metrics.stored_entries.set(totals.entries)
-        metrics.quota_bytes.set(found.quota_bytes)
+        metrics.quota_bytes.set(in_all(settings, found, overhead_bytes))
         metrics.held_bytes.set(taken.held)
         metrics.overhead_bytes.set(overhead_bytes + taken.free)
         metrics.quarantine_bytes.set(aside_bytes)
