@@ -90,6 +90,14 @@ def test_r19_a_push_outdoes_what_is_held_though_the_clock_of_stamps_was_wrong() 
     assert dated.stamp > theirs
 
 
+def test_r19_a_peer_s_value_of_this_moment_outdoes_what_a_wrong_clock_dated() -> None:
+    """It is sent once, and would be gone before what is held is dated anew."""
+    held = Held(b"old", None, Source.PEER, Stamp(FAR, "b"))
+    for age_s, verdict in ((0.0, Verdict.TAKE), (DRIFT_S + 1, Verdict.LET_FALL)):
+        came = Entry(KEY, b"new", "", stamp=Stamp(ticks_at(NOW_S - age_s), "c"))
+        assert date(held, came, Source.PEER, FAR, "a", NOW_S).verdict is verdict
+
+
 def test_r15_two_nodes_that_pulled_different_values_end_with_the_same_one() -> None:
     held = {node: Held(node.encode(), None, Source.UPSTREAM, NO_STAMP) for node in ("a", "b")}
     sent = {node: Entry(KEY, node.encode(), "", stamp=Stamp(1, node)) for node in held}

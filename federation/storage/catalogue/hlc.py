@@ -79,11 +79,15 @@ def check(stamp: Stamp, wall_s: float, drift_s: float = DRIFT_S) -> None:
         )
 
 
-def judge(held: Held | None, entry: Entry, source: Source, wall_s: float) -> Verdict:
+def judge(
+    held: Held | None, entry: Entry, source: Source, wall_s: float, drift_s: float = _YEAR_S
+) -> Verdict:
     """Decide about an entry from this source; one from a peer counts by its stamp, if it has one.
 
     The same value with a greater stamp is taken, too: were it let fall, a third value with a stamp
-    in between would win here and lose elsewhere.
+    in between would win here and lose elsewhere. What is dated too far ahead gives way to a value
+    of this very moment: that one is sent once, and would be let fall before what is held is dated
+    anew. Its being of this moment shows that this node's own clock is right.
     """
     if held is None:
         return Verdict.TAKE
@@ -94,6 +98,9 @@ def judge(held: Held | None, entry: Entry, source: Source, wall_s: float) -> Ver
     if held.source is Source.UPSTREAM:
         return Verdict.TAKE  # from now on no upstream replaces it, and peers get it
     if is_dated(entry, source):
+        is_of_now = entry.stamp.ticks >= ticks_at(wall_s - drift_s)
+        if is_of_now and is_too_far(held.stamp, wall_s, drift_s):
+            return Verdict.TAKE
         is_later = _rank(entry.stamp, entry.value) > _rank(held.stamp, held.value)
         return Verdict.TAKE if is_later else kept
     return Verdict.RENEW if same else Verdict.TAKE
@@ -125,7 +132,7 @@ def date(
     rival = held
     if held and held.source is Source.UPSTREAM and both_pulled:  # the same one stays at both nodes
         rival = held._replace(source=Source.PEER, stamp=Stamp(PULLED_TICKS, node_id))
-    verdict = judge(rival, entry, source, wall_s)
+    verdict = judge(rival, entry, source, wall_s, drift_s)
     if verdict is not Verdict.TAKE and held is not None:
         return Dated(verdict, held.stamp, ticks)
     if brings_stamp:
