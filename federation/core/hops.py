@@ -28,6 +28,7 @@ HOPS_MAX = 16
 ID_MAX_CHARS = 64
 TICKS_MAX = 2**63 - 1
 
+_PREFIX = "federation-"  # of all of them
 _REPLICATES = "1"
 _STAMP = re.compile(rf"([1-9][0-9]{{0,18}})-([A-Za-z0-9._-]{{1,{ID_MAX_CHARS}}})")
 _UNUSED = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -72,9 +73,11 @@ _current: ContextVar[Hops] = ContextVar("federation_hops", default=NOWHERE)
 def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Hops:
     """Read the hops from a call's metadata; headers that are malformed or too long are ignored."""
     via, origin, replicates, stamp, unused_s = NOWHERE
+    found = False
     for key, value in metadata:
-        if not isinstance(value, str):
+        if not key.startswith(_PREFIX) or not isinstance(value, str):
             continue
+        found = True
         if key == VIA_HEADER:
             via = _parse_via(value)
         elif key == ORIGIN_HEADER:
@@ -85,7 +88,7 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Hops:
             stamp = _parse_stamp(value)
         elif key == UNUSED_HEADER:
             unused_s = int(value) if _UNUSED.fullmatch(value) else 0
-    return Hops(via, origin, replicates, stamp, unused_s)
+    return Hops(via, origin, replicates, stamp, unused_s) if found else NOWHERE
 
 
 def is_node_id(text: str) -> bool:

@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from functools import lru_cache
 
 from federation.access.rights import Rights
 from federation.config.model import LimitsConfig
@@ -163,7 +164,12 @@ class CallerQuota:
 
 def caller_of(rights: Rights, peer: str) -> str:
     """Return what tells callers apart: who it is, or where an unknown one comes from."""
-    return f"address {host_of(peer)}" if rights.is_anonymous else rights.identity
+    return _address_of(peer) if rights.is_anonymous else rights.identity
+
+
+@lru_cache(maxsize=4096)  # asked at every call, and a connection has many
+def _address_of(peer: str) -> str:
+    return f"address {host_of(peer)}"
 
 
 def host_of(peer: str) -> str:

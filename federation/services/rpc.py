@@ -47,7 +47,7 @@ from federation.services.quotas import CallerQuotas, caller_of
 from federation.services.refusals import AuthLog
 from federation.services.request_stream import RequestStream
 from federation.services.running import Calls
-from federation.services.running_call import Phase, Running
+from federation.services.running_call import NEVER_S, Phase, Running
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, outcome_of
 from federation.services.upload_reader import UploadReader
 
@@ -138,7 +138,7 @@ class _Wrapper:
                 request = await self._only_message(running)
                 if call.share is not None:
                     await call.share.pay(len(request))
-                response = await self._in_time(handler, request, call)
+                response = await self._in_time(handler, request, call, running)
                 if not self._fits(running, len(response)):
                     more_bytes = len(response) - running.answer_bytes
                     if self._writes:
@@ -146,7 +146,7 @@ class _Wrapper:
                     else:  # what waits for room takes none meanwhile
                         del response
                         await self._calls.room_to_answer(running, more_bytes)
-                        response = await self._in_time(handler, request, call)
+                        response = await self._in_time(handler, request, call, running)
                         self._fits(running, len(response))
                 if call.share is not None:
                     await call.share.pay(len(response))
@@ -178,16 +178,23 @@ class _Wrapper:
         raise InvalidRequest("the call ended without a message")
 
     async def _in_time(
-        self, handler: Callable[[bytes, Call], Awaitable[bytes]], request: bytes, call: Call
+        self,
+        handler: Callable[[bytes, Call], Awaitable[bytes]],
+        request: bytes,
+        call: Call,
+        running: Running,
     ) -> bytes:
+        """Answer within the time limit. Calls looks at all of them: a timer for each costs more."""
         limit_s = self._runtime.limits.request_time  # a reload may change it
+        running.late_at_s = self._runtime.clock.monotonic_s() + limit_s
         try:
-            async with asyncio.timeout(limit_s) as scope:
-                return await handler(request, call)
-        except TimeoutError:
-            if not scope.expired():  # the machine's own, e.g. of a disk
+            return await handler(request, call)
+        except asyncio.CancelledError:
+            if not self._calls.was_late(running):
                 raise
             raise Stalled(f"the call took longer than {limit_s:g} s") from None
+        finally:
+            running.late_at_s = NEVER_S
 
     def client_stream(self, handler: Callable[[RequestStream, Call], Awaitable[bytes]]) -> Any:
         async def serve(_requests: object, context: Context) -> bytes:
@@ -330,13 +337,24 @@ class _Wrapper:
             self._runtime.heard_from(passed.via[-1])
         # What replication asks is a promise to it, and no use by anybody.
         use = Use.LEASE if passed.replicates else Use.CLIENT
+        # Of an ordinary client's call there is nothing to set.
+        if passed is hops.current() and use is uses.current():
+            return await self._acknowledged(answer, call, running)
         with hops.serving(passed), uses.counted_as(use):
-            response = await answer(call, running)
-            # Two nodes that waited for each other's acknowledgement of the other's writes would
-            # wait for ever; whoever took a write from its client waits for all of them.
-            if self._acknowledge is not None and not call.is_replication:
-                await self._acknowledge.wait()
-            return response
+            return await self._acknowledged(answer, call, running)
+
+    async def _acknowledged(
+        self,
+        answer: Callable[[Call, Running], Awaitable[bytes]],
+        call: Call,
+        running: Running,
+    ) -> bytes:
+        response = await answer(call, running)
+        # Two nodes that waited for each other's acknowledgement of the other's writes would
+        # wait for ever; whoever took a write from its client waits for all of them.
+        if self._acknowledge is not None and not call.is_replication:
+            await self._acknowledge.wait()
+        return response
 
     def _unforeseen(self, error: Exception) -> CallStatus:
         if (held_back := self._runtime.log_limit.take()) is not None:

@@ -22,7 +22,7 @@ from federation.core.fair_share import FairShare, Verdict
 from federation.observability.limit_hits import LimitHits
 from federation.services import tcp
 from federation.services.arrivals import Arrivals
-from federation.services.running_call import Phase, Running
+from federation.services.running_call import NEVER_S, Phase, Running
 
 _EVERY_S = 0.5
 _SOON_S = 0.05
@@ -55,6 +55,7 @@ class Calls:
         self._arrivals = Arrivals(incoming)
         self._timer: asyncio.TimerHandle | None = None
         self._counting: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call
 
     def __repr__(self) -> str:
         return f"<Calls {len(self._calls)} running>"
@@ -81,13 +82,21 @@ class Calls:
         return self._watch(Running(context, "", peer, None))
 
     def _watch(self, call: Running) -> Running:
-        task = asyncio.current_task()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        task = call.task = asyncio.current_task(loop)
         assert task is not None
         self._calls.add(call)
         task.add_done_callback(lambda _: self._end(call))
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look)
+            self._timer = loop.call_later(_EVERY_S, self._look)
         return call
+
+    def was_late(self, call: Running) -> bool:
+        """Whether only its time limit cancelled the call, which is then not cancelled any more."""
+        task = call.task
+        return call.is_late and task is not None and task.uncancel() == 0
 
     def _refuse(self, share: FairShare, caller: str, peer: str) -> None:
         if share.judge(caller) is Verdict.FULL:
@@ -214,6 +223,11 @@ class Calls:
         now_s = self._clock.monotonic_s()
         for call in list(self._calls):
             if call.ended:
+                continue
+            if now_s > call.late_at_s and call.task is not None:
+                call.late_at_s = NEVER_S
+                call.is_late = True
+                call.task.cancel()
                 continue
             waited_s = now_s - call.since_s
             if call.phase is Phase.ARRIVING and waited_s > self._limits.first_message:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Final
 
 from federation.core.fair_share import FairShare
+
+NEVER_S: Final = float("inf")
 
 
 class Phase(Enum):
@@ -25,6 +28,8 @@ class Running:
         "context",
         "ended",
         "held_up",
+        "is_late",
+        "late_at_s",
         "peer",
         "pending_bytes",
         "phase",
@@ -32,6 +37,7 @@ class Running:
         "share",
         "since_s",
         "takes_no_more",
+        "task",
     )
 
     def __init__(self, context: Any, caller: str, peer: str, share: FairShare | None) -> None:
@@ -46,4 +52,7 @@ class Running:
         self.answer_bytes = 0  # of Calls.outgoing
         self.ended = False  # by us, from outside
         self.held_up = False  # until there is room for its message
+        self.task: asyncio.Task[Any] | None = None  # that runs it
+        self.late_at_s = NEVER_S  # when its handler has taken too long
+        self.is_late = False  # it was cancelled for that
         self.takes_no_more = False  # whatever is still read is dropped
