@@ -190,8 +190,8 @@ SERVICES = [
     Mutant(
         "acknowledge-is-asked",
         "federation/services/rpc.py",
-        "            if self._acknowledge is not None and not call.is_replication:",
-        "            if self._acknowledge is not None and call.is_replication:",
+        "        if self._acknowledge is not None and not call.is_replication:",
+        "        if self._acknowledge is not None and call.is_replication:",
         ("tests/services/test_acknowledge.py", "tests/services/test_rpc.py", "tests/server"),
         "A client's OK does not wait for the peers.",
     ),
