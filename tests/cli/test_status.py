@@ -41,10 +41,10 @@ def test_what_only_the_process_knows_is_shown_for_people_and_scripts(tmp_path: P
         assert (process["pid"], process["status"]) == (node.pid, "serving")
         assert process["listeners"] == node.addresses
         (upstream,) = process["upstreams"]
-        assert (upstream["name"], upstream["state"], upstream["hits"]) == ("hq", "up", 0)
+        assert (upstream["name"], upstream["state"], upstream["hits"]) == ("hq", "untried", 0)
         assert upstream["last-answer-s-ago"] is None
         shown = run(node.data_dir)
-        assert "      - name: hq\n        url: grpc://127.0.0.1:1\n        state: up\n" in shown
+        assert "- name: hq\n        url: grpc://127.0.0.1:1\n        state: untried\n" in shown
 
 
 def test_a_process_that_hangs_costs_a_second_and_is_shown_as_such(tmp_path: Path) -> None:
