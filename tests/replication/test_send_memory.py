@@ -8,6 +8,7 @@ import tracemalloc
 import grpc
 import pytest
 
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import digest_of
 from federation.core.store import Entry
 from federation.remote.failures import FailureKind, RemoteFailed
@@ -82,6 +83,9 @@ async def test_who_leaves_while_waiting_stands_in_nobodys_way() -> None:
     assert memory.held_bytes == 0
 
 
+LARGE_STDOUT = reapi.ActionResult(stdout_raw=bytes(1_000_000)).SerializeToString()
+
+
 async def test_p7_a_frozen_peer_does_not_make_the_follower_hold_values(fake: FakeServer) -> None:
     """300 results of 1 MB: what is held of them is bounded, whatever is unresolved."""
 
@@ -89,7 +93,7 @@ async def test_p7_a_frozen_peer_does_not_make_the_follower_hold_values(fake: Fak
         """Makes the values up when they are read, so that only readers hold any."""
 
         def large(self, entry: Entry) -> Entry:
-            return entry._replace(value=entry.value + b"\x0a\x00" * 500_000)  # more empty outputs
+            return entry._replace(value=entry.value + LARGE_STDOUT)
 
     class Ledger(MemoryLedger):
         async def entries_at(self, keys):  # type: ignore[no-untyped-def]
