@@ -36,6 +36,7 @@ MIB = 2**20
 ATTACKER = "127.0.0.2"
 ROUNDS = 3
 WORST_S = 1.0
+BUSY_CALM_S = 0.1  # the worst of small calls without an attack; on a quiet machine about 30 ms
 HITS = "federation_limits_hit_total"
 
 _CALLS = 40  # of the honest client in one round
@@ -117,9 +118,15 @@ class Seen:
         self.judge_memory()
 
     def judge_memory(self) -> None:
-        """Fail if memory grew too much until now."""
-        assert self.growth_mib <= self._memory_mib, (
-            f"the node's memory grew by {self.growth_mib:.0f} MiB; {self._memory_mib} are allowed"
+        """Fail if memory grew too much until now.
+
+        A node that other programs keep from running cannot stop gRPC's windows from filling, so it
+        is allowed half as much again; what is unbounded takes many times the bound.
+        """
+        is_busy = self._calm_s > BUSY_CALM_S or self.worst_s > WORST_S / 2
+        allowed_mib = self._memory_mib * (1.5 if is_busy else 1)
+        assert self.growth_mib <= allowed_mib, (
+            f"the node's memory grew by {self.growth_mib:.0f} MiB; {allowed_mib:.0f} are allowed"
         )
 
     def end(self) -> None:
