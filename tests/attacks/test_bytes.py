@@ -46,7 +46,7 @@ def test_answers_that_nobody_takes_are_bounded_and_end(tmp_path: Path) -> None:
 def test_batches_all_at_once_take_turns_and_none_is_refused(tmp_path: Path) -> None:
     tail = bytes(15 * MIB // 4)
     with (
-        Attacked(tmp_path, limits=LIMITS) as node,
+        Attacked(tmp_path, limits=LIMITS | {"stall": "60s"}) as node,  # a busy machine pauses
         node.watched(MEMORY_MIB) as seen,
         node.client(node.attacker_token) as client,
     ):
