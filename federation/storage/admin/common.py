@@ -15,6 +15,8 @@ from federation.observability.metrics import Metrics
 from federation.storage.catalogue import schema
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.directory import DataDirectory
+from federation.storage.processes import live_runs
+from federation.storage.shared_memory import FileLock
 from federation.storage.storage import Storage
 
 Progress = Callable[[int, int], None]  # done, total (0: not known)
@@ -26,6 +28,20 @@ def existing(data_dir: Path) -> DataDirectory:
     if not data_dir.is_dir():
         raise StorageRefused(f"{data_dir} is not there; name it with --data-dir or --config")
     return directory
+
+
+@contextmanager
+def unserved(directory: DataDirectory) -> Iterator[None]:
+    """Keep nodes from opening the directory. Raises StorageRefused while one serves it."""
+    lock = FileLock(directory.open_lock)
+    lock.acquire(wait=True)
+    try:
+        if users := live_runs(directory):
+            pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
+            raise StorageRefused(f"a node serves {directory.root} (pid {pids}); stop that first")
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

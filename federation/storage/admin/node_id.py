@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from federation.core.errors import StorageRefused
-from federation.storage.admin.common import existing
+from federation.storage.admin.common import existing, unserved
 from federation.storage.catalogue import schema
 from federation.storage.catalogue.meta import LOG_EPOCH, get_meta
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.processes import live_runs
-from federation.storage.shared_memory import FileLock
 
 
 class NewId(NamedTuple):
@@ -31,17 +29,11 @@ def new_id(data_dir: Path) -> NewId:
     directory = existing(data_dir)
     if not directory.catalogue.exists():
         raise StorageRefused(f"{data_dir} holds no catalogue: it gets an id when it is served")
-    lock = FileLock(directory.open_lock)
-    lock.acquire(wait=True)
-    try:
-        if users := live_runs(directory):
-            pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
-            raise StorageRefused(f"{data_dir} is served by pid {pids}: stop that first")
-        return _replace(directory.catalogue)
-    except UNREADABLE as error:
-        raise StorageRefused(f"{directory.catalogue} cannot be written ({error})") from error
-    finally:
-        lock.release()
+    with unserved(directory):
+        try:
+            return _replace(directory.catalogue)
+        except UNREADABLE as error:
+            raise StorageRefused(f"{directory.catalogue} cannot be written ({error})") from error
 
 
 def _replace(catalogue: Path) -> NewId:

@@ -24,7 +24,7 @@ from federation.core.digest import Digest
 from federation.core.errors import StorageRefused, TooBusy
 from federation.core.store import FROM_CLIENT, Provenance
 from federation.storage import blob_files
-from federation.storage.admin.common import Progress, existing
+from federation.storage.admin.common import Progress, existing, unserved
 from federation.storage.admin.salvage import Salvage, salvage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
@@ -34,8 +34,6 @@ from federation.storage.catalogue.transaction import Totals, Transaction, write_
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.opening import adopt_volume
-from federation.storage.processes import live_runs
-from federation.storage.shared_memory import FileLock
 from federation.storage.verification import check_inline
 
 _COMMIT_EVERY = 2000
@@ -72,17 +70,11 @@ def rebuild(data_dir: Path, settings: model.StorageConfig, progress: Progress) -
     directory = existing(data_dir)
     schema.check_library()
     directory.prepare()
-    lock = FileLock(directory.open_lock)
-    lock.acquire(wait=True)
-    try:
-        if users := live_runs(directory):
-            pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
-            raise StorageRefused(f"a node serves {data_dir} (pid {pids}); stop it first")
-        return _Rebuild(directory, progress).run()
-    except (apsw.Error, OSError, TooBusy) as error:
-        raise StorageRefused(f"rebuild stopped, nothing is changed: {error}") from error
-    finally:
-        lock.release()
+    with unserved(directory):
+        try:
+            return _Rebuild(directory, progress).run()
+        except (apsw.Error, OSError, TooBusy) as error:
+            raise StorageRefused(f"rebuild stopped, nothing is changed: {error}") from error
 
 
 class _Rebuild:
