@@ -11,7 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from federation.core.fair_share import FairShare, Verdict
+from federation.core.fair_share import FairShare, ShareVerdict
 
 
 class _Waiter(NamedTuple):
@@ -63,7 +63,7 @@ class Admission:
         """Take so much if there is room and none of this caller waits; it has to be given back."""
         if self._waiting and caller in self._waiting:
             return False
-        if self._share.judge(caller, size_bytes) is not Verdict.GRANTED:
+        if self._share.judge(caller, size_bytes) is not ShareVerdict.GRANTED:
             return False
         self.adjust(caller, size_bytes)
         return True
@@ -108,7 +108,7 @@ class Admission:
     def _serve_one(self, caller: str) -> bool:
         queue = self._waiting[caller]
         size_bytes, turn = queue[0]
-        if self._share.judge(caller, size_bytes) is not Verdict.GRANTED:
+        if self._share.judge(caller, size_bytes) is not ShareVerdict.GRANTED:
             return False
         queue.popleft()
         if queue:

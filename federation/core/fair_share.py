@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 
 
-class Verdict(Enum):
+class ShareVerdict(Enum):
     """What is said to somebody who wants more."""
 
     GRANTED = "granted"
@@ -41,26 +41,26 @@ class FairShare:
         """How much this one has."""
         return self._by_holder.get(holder, 0)
 
-    def judge(self, holder: str, amount: int = 1) -> Verdict:
+    def judge(self, holder: str, amount: int = 1) -> ShareVerdict:
         """Say whether the holder may have so much more; more than there is counts as all of it."""
         total = self._total()
         free = total - self.used
         if not self.used:  # one is served whatever it needs
-            return Verdict.GRANTED
+            return ShareVerdict.GRANTED
         held = self._by_holder.get(holder, 0)
         amount = min(amount, total)
         if amount > free:
-            return Verdict.FULL
+            return ShareVerdict.FULL
         each = self._each() if self._each is not None else 0
         # Who holds nothing yet is the newcomer that something was left for.
         if held and held + amount > (each or free):
-            return Verdict.OVER_SHARE
-        return Verdict.GRANTED
+            return ShareVerdict.OVER_SHARE
+        return ShareVerdict.GRANTED
 
-    def try_take(self, holder: str, amount: int = 1) -> Verdict:
+    def try_take(self, holder: str, amount: int = 1) -> ShareVerdict:
         """Take so much if the holder may; what was granted has to be given back."""
         verdict = self.judge(holder, amount)
-        if verdict is Verdict.GRANTED:
+        if verdict is ShareVerdict.GRANTED:
             self.add(holder, amount)
         return verdict
 

@@ -20,7 +20,7 @@ from federation.replication.fit import Fit
 from federation.replication.outcome import Fate, SendOutcome
 from federation.replication.rules import When
 from federation.replication.session import PeerSession
-from federation.replication.walk_position import Phase, Position, Purpose
+from federation.replication.walk_position import Position, Purpose, WalkPhase
 
 PAGE_OBJECTS = 500
 PAGES_AT_ONCE = 4
@@ -100,9 +100,9 @@ class Reconcile:
         evicts what it is sent: see fit. Raises what the store and the ledger raise.
         """
         try:
-            if position.phase is Phase.BLOBS:
+            if position.phase is WalkPhase.BLOBS:
                 await self._walk(position, pause_s)
-                position = position._replace(phase=Phase.ENTRIES, at="")
+                position = position._replace(phase=WalkPhase.ENTRIES, at="")
             await self._walk(position, pause_s)
         except ExceptionGroup as errors:
             raise first_of(errors) from None
@@ -111,7 +111,7 @@ class Reconcile:
         """Go through one phase; nothing of it is under way at the end."""
         self._keep(position)
         async with asyncio.TaskGroup() as group:
-            while not (self.fit.evicts and position.phase is Phase.BLOBS):
+            while not (self.fit.evicts and position.phase is WalkPhase.BLOBS):
                 page = await self._page(position)
                 number = self._open.begin(position)
                 group.create_task(self._offer(number, position, page))
@@ -133,7 +133,7 @@ class Reconcile:
     async def _offer(self, number: int, position: Position, page: Page) -> None:
         pages, purpose = self._open, position.purpose
         try:
-            if position.phase is Phase.ENTRIES:
+            if position.phase is WalkPhase.ENTRIES:
                 await self._offer_entries(purpose, await self._heads(position, page))
                 large: list[Digest] = []
             else:
@@ -147,7 +147,7 @@ class Reconcile:
 
     async def _page(self, position: Position) -> Page:
         ledger = self._link.ledger
-        walk = ledger.blobs if position.phase is Phase.BLOBS else ledger.entries
+        walk = ledger.blobs if position.phase is WalkPhase.BLOBS else ledger.entries
         return await walk(position.at or None, PAGE_OBJECTS)
 
     async def _heads(self, position: Position, page: Page) -> list[EntryHead]:

@@ -14,7 +14,7 @@ class Purpose(enum.Enum):
     CHECK = "check"  # to find what was lost without a word
 
 
-class Phase(enum.Enum):
+class WalkPhase(enum.Enum):
     """What is offered; entries come last, because they need the blobs."""
 
     BLOBS = "blobs"
@@ -25,7 +25,7 @@ class Position(NamedTuple):
     """Where a walk stands, as a record keeps it."""
 
     purpose: Purpose
-    phase: Phase = Phase.BLOBS
+    phase: WalkPhase = WalkPhase.BLOBS
     at: str = ""  # the ledger's; empty: begin
 
     def __str__(self) -> str:
@@ -36,6 +36,6 @@ def read_position(text: str) -> Position | None:
     """Read what str() wrote; None for nothing, and for what another version may have written."""
     try:
         purpose, phase, at = text.split(" ", 2)
-        return Position(Purpose(purpose), Phase(phase), at)
+        return Position(Purpose(purpose), WalkPhase(phase), at)
     except ValueError:
         return None

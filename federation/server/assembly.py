@@ -27,7 +27,7 @@ from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
-from federation.services.bounds import Bounds
+from federation.services.bounds import SharedBounds
 from federation.services.bytestream import ByteStreamService
 from federation.services.call import Service
 from federation.services.capabilities import CapabilitiesService
@@ -79,7 +79,7 @@ def build(
     """Build a node on an open storage, which is the node's from then on."""
     limits = LiveLimits.model_validate(config.limits.model_dump())
     budget = MemoryBudget(share.part(limits.buffer_memory))
-    bounds = Bounds.of(metrics, clock, budget)
+    bounds = SharedBounds.of(metrics, clock, budget)
     services = make_services(config, limits, storage, metrics, clock, budget, share, bounds.hits)
     replication = make_replication(config, limits, storage, metrics, clock)
     shares = CallerQuotas(limits, clock, metrics)

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
-from federation.core.fair_share import FairShare, Verdict
+from federation.core.fair_share import FairShare, ShareVerdict
 from federation.observability.limit_hits import LimitHits
 from federation.services import tcp
-from federation.services.tcp import Connection
+from federation.services.tcp import TcpConnection
 
 _EVERY_S = 1.0
 _SOON_S = 0.2  # while there are too many
@@ -29,8 +29,8 @@ def allowed_by_grpc(limits: LimitsConfig) -> int:
 
 
 def excess(
-    connections: Sequence[Connection], total: int, each: int
-) -> list[tuple[Connection, str]]:
+    connections: Sequence[TcpConnection], total: int, each: int
+) -> list[tuple[TcpConnection, str]]:
     """Return the connections to one port that are too many, with the limit each is over.
 
     connections: the oldest first. each: the most of one address; 0: what it leaves for others.
@@ -39,8 +39,8 @@ def excess(
     found = []
     for one in connections:
         verdict = share.try_take(one.peer.host)
-        if verdict is not Verdict.GRANTED:
-            over = "connections" if verdict is Verdict.FULL else "connections-per-address"
+        if verdict is not ShareVerdict.GRANTED:
+            over = "connections" if verdict is ShareVerdict.FULL else "connections-per-address"
             found.append((one, over))
     return found
 
@@ -56,7 +56,7 @@ class ConnectionGuard:
         self._hits = hits
         self._clock = clock
         self._ports = ports
-        self._seen: dict[Connection, int] = {}  # in the order in which they came
+        self._seen: dict[TcpConnection, int] = {}  # in the order in which they came
         self._count = 0
 
     def __repr__(self) -> str:
@@ -71,7 +71,7 @@ class ConnectionGuard:
                 self._hits.hit(limit, f"address {host}", f"{host}:{port}")
             await self._clock.sleep(_SOON_S if broken else _EVERY_S)
 
-    def look(self) -> list[tuple[Connection, str]]:
+    def look(self) -> list[tuple[TcpConnection, str]]:
         """Break off what is too much, and return it; blocks for as long as looking takes."""
         limits = self._limits
         most = limits.connections_per_address or limits.connections // 2
@@ -86,7 +86,7 @@ class ConnectionGuard:
         ]
         return [(each, limit) for each, limit in too_many if tcp.break_off(each)]
 
-    def _by_port(self, found: Iterable[Connection]) -> dict[int, list[Connection]]:
+    def _by_port(self, found: Iterable[TcpConnection]) -> dict[int, list[TcpConnection]]:
         """Return the connections of each listener, the oldest first."""
         seen = {}
         for each in found:
@@ -96,7 +96,7 @@ class ConnectionGuard:
                 age = self._count
             seen[each] = age
         self._seen = seen
-        by_port: dict[int, list[Connection]] = {}
+        by_port: dict[int, list[TcpConnection]] = {}
         for each in sorted(seen, key=seen.__getitem__):
             by_port.setdefault(each.local_port, []).append(each)
         return by_port

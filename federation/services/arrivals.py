@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from federation.core.admission import Admission
-from federation.services.running_call import Running
+from federation.services.running_call import RunningCall
 
 LEAST_BYTES = 2**16  # gRPC takes about so much of each stream by itself
 _PEERS_MAX = 10_000
 _OVERHEAD = 50  # of so many bytes one is HTTP/2's or TLS's, at most
 
 
-class Arrivals:
+class MessageArrivals:
     """Charges calls that read for what has come. Pure: the counters are brought to it."""
 
     def __init__(self, incoming: Admission) -> None:
@@ -28,7 +28,7 @@ class Arrivals:
         self.trusts = False  # whether somebody is charged for less than may come
 
     def __repr__(self) -> str:
-        return f"<Arrivals on {len(self._came)} connections>"
+        return f"<MessageArrivals on {len(self._came)} connections>"
 
     def came(self, peer: str, size_bytes: int) -> None:
         """A whole message came from this connection."""
@@ -38,14 +38,14 @@ class Arrivals:
         self._came[peer] = (came_bytes or 0) + size_bytes
 
     def charge(
-        self, pending: Collection[Running], received: Mapping[str, int], most_bytes: int
-    ) -> Running | None:
+        self, pending: Collection[RunningCall], received: Mapping[str, int], most_bytes: int
+    ) -> RunningCall | None:
         """Charge each call that reads; return one whose connection has to go to make room.
 
         received: what each connection has brought since it began; those that are gone are not in
         it, nor those that cannot be asked.
         """
-        reading: dict[str, list[Running]] = {}
+        reading: dict[str, list[RunningCall]] = {}
         for call in pending:
             reading.setdefault(call.peer, []).append(call)
         self.trusts = False

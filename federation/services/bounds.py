@@ -12,7 +12,7 @@ from federation.observability.metrics import Metrics
 
 
 @dataclass(slots=True)
-class Bounds:
+class SharedBounds:
     """Who says that a limit was reached, and the admission of bytes in both directions."""
 
     hits: LimitHits
@@ -22,7 +22,7 @@ class Bounds:
     @classmethod
     def of(
         cls, metrics: Metrics, clock: Clock, budget: MemoryBudget, hits: LimitHits | None = None
-    ) -> Bounds:
+    ) -> SharedBounds:
         """Give each direction half of the budget; the rest is for reading and writing ahead."""
 
         def half() -> int:

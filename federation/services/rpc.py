@@ -28,7 +28,7 @@ from federation.observability.limit_hits import LimitHits
 from federation.observability.log_limit import LogLimit
 from federation.observability.metrics import Metrics
 from federation.services.acknowledge import Acknowledge
-from federation.services.bounds import Bounds
+from federation.services.bounds import SharedBounds
 from federation.services.call import (
     NO_OWN_BOUND,
     PULL,
@@ -46,8 +46,8 @@ from federation.services.instance_names import InstanceNames
 from federation.services.quotas import CallerQuotas, caller_of
 from federation.services.refusals import AuthLog
 from federation.services.request_stream import RequestStream
-from federation.services.running import Calls
-from federation.services.running_call import NEVER_S, Phase, Running
+from federation.services.running import RunningCalls
+from federation.services.running_call import NEVER_S, CallPhase, RunningCall
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, outcome_of
 from federation.services.upload_reader import UploadReader
 
@@ -68,20 +68,22 @@ class Runtime:
     shares: CallerQuotas | None = None  # None: nobody is limited
     audit: bool = False
     heard_from: Callable[[str], None] | None = None  # called with the id of each peer that calls
-    bounds: Bounds | None = None  # None: this listener's own
+    bounds: SharedBounds | None = None  # None: this listener's own
     log_limit: LogLimit = field(init=False)
     refusals: AuthLog = field(init=False)
-    calls: Calls = field(init=False)
+    calls: RunningCalls = field(init=False)
     hits: LimitHits = field(init=False)
     names: InstanceNames = field(init=False)
 
     def __post_init__(self) -> None:
         self.log_limit = LogLimit(self.clock)
         self.refusals = AuthLog(LogLimit(self.clock))
-        bounds = self.bounds or Bounds.of(self.metrics, self.clock, self.budget)
+        bounds = self.bounds or SharedBounds.of(self.metrics, self.clock, self.budget)
         self.hits = bounds.hits
         self.names = InstanceNames(self.limits, self.hits)
-        self.calls = Calls(self.limits, self.clock, bounds.hits, bounds.incoming, bounds.outgoing)
+        self.calls = RunningCalls(
+            self.limits, self.clock, bounds.hits, bounds.incoming, bounds.outgoing
+        )
 
 
 def handlers(
@@ -134,7 +136,7 @@ class _Wrapper:
 
     def unary(self, handler: Callable[[bytes, Call], Awaitable[bytes]]) -> Any:
         async def serve(_requests: object, context: Context) -> bytes:
-            async def answer(call: Call, running: Running) -> bytes:
+            async def answer(call: Call, running: RunningCall) -> bytes:
                 request = await self._only_message(running)
                 if call.share is not None:
                     await call.share.pay(len(request))
@@ -156,7 +158,7 @@ class _Wrapper:
 
         return serve
 
-    def _fits(self, running: Running, size_bytes: int) -> bool:
+    def _fits(self, running: RunningCall, size_bytes: int) -> bool:
         """Take or give back room, so that the call has what its answer needs, if there is some."""
         more_bytes = size_bytes - running.answer_bytes
         if more_bytes < 0:
@@ -166,7 +168,7 @@ class _Wrapper:
             return True
         return self._calls.may_answer(running, more_bytes)
 
-    async def _only_message(self, running: Running) -> bytes:
+    async def _only_message(self, running: RunningCall) -> bytes:
         most_bytes = min(self._runtime.limits.message, self._request_max)
         message = await self._calls.read(running, most_bytes, first=True)
         if isinstance(message, bytes):
@@ -182,9 +184,9 @@ class _Wrapper:
         handler: Callable[[bytes, Call], Awaitable[bytes]],
         request: bytes,
         call: Call,
-        running: Running,
+        running: RunningCall,
     ) -> bytes:
-        """Answer within the time limit. Calls looks at all of them: a timer for each costs more."""
+        """Answer within the time limit. RunningCalls looks at all: a timer for each costs more."""
         limit_s = self._runtime.limits.request_time  # a reload may change it
         running.late_at_s = self._runtime.clock.monotonic_s() + limit_s
         try:
@@ -198,7 +200,7 @@ class _Wrapper:
 
     def client_stream(self, handler: Callable[[RequestStream, Call], Awaitable[bytes]]) -> Any:
         async def serve(_requests: object, context: Context) -> bytes:
-            async def answer(call: Call, running: Running) -> bytes:
+            async def answer(call: Call, running: RunningCall) -> bytes:
                 with closing(self._requests(call, running)) as requests:
                     return await handler(requests, call)
 
@@ -206,14 +208,14 @@ class _Wrapper:
 
         return serve
 
-    def _requests(self, call: Call, running: Running) -> RequestStream:
+    def _requests(self, call: Call, running: RunningCall) -> RequestStream:
         pay = call.share.pay if call.share is not None else None
         reader = UploadReader(self._calls, running, self._runtime.limits)
         return RequestStream(reader.read, self._runtime.budget, pay, reader.gone, reader.held_up)
 
     def server_stream(self, handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]) -> Any:
         async def serve(_requests: object, context: Context) -> None:
-            async def answer(call: Call, running: Running) -> bytes:
+            async def answer(call: Call, running: RunningCall) -> bytes:
                 request = await self._only_message(running)
                 await self._send_all(handler(request, call), call, running)
                 return b""
@@ -226,7 +228,7 @@ class _Wrapper:
         self, handler: Callable[[RequestStream, Call], AsyncGenerator[bytes, None]]
     ) -> Any:
         async def serve(_requests: object, context: Context) -> None:
-            async def answer(call: Call, running: Running) -> bytes:
+            async def answer(call: Call, running: RunningCall) -> bytes:
                 with closing(self._requests(call, running)) as requests:
                     await self._send_all(handler(requests, call), call, running)
                 return b""
@@ -236,9 +238,9 @@ class _Wrapper:
         return serve
 
     async def _send_all(
-        self, messages: AsyncGenerator[bytes, None], call: Call, running: Running
+        self, messages: AsyncGenerator[bytes, None], call: Call, running: RunningCall
     ) -> None:
-        """Write each message; Calls ends the call of a reader that takes nothing for too long."""
+        """Write each message. RunningCalls ends calls whose readers take nothing for too long."""
         calls = self._calls
         async with aclosing(messages):
             async for message in messages:
@@ -258,14 +260,14 @@ class _Wrapper:
                 if call.share is not None:
                     await call.share.pay(size_bytes)
 
-    async def _room(self, running: Running, size_bytes: int) -> None:
+    async def _room(self, running: RunningCall, size_bytes: int) -> None:
         """Have room for an answer, or a message of one, of so many bytes. Raises LimitReached."""
         more_bytes = size_bytes - running.answer_bytes
         if more_bytes > 0 and not self._calls.may_answer(running, more_bytes):
             await self._calls.room_to_answer(running, more_bytes)
 
     async def _guard(
-        self, answer: Callable[[Call, Running], Awaitable[bytes]], context: Context
+        self, answer: Callable[[Call, RunningCall], Awaitable[bytes]], context: Context
     ) -> bytes:
         """Run one call; every way in which it can end is counted and logged here."""
         started_s = self._runtime.clock.monotonic_s()
@@ -298,7 +300,7 @@ class _Wrapper:
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
             if running is not None and running.ended:
                 outcome = _LATE
-                if running.phase is Phase.LEAVING:  # it is cut off
+                if running.phase is CallPhase.LEAVING:  # it is cut off
                     raise asyncio.CancelledError from None
                 return b""  # its status is sent
             outcome = outcome_of(error) or self._unforeseen(error)
@@ -328,9 +330,9 @@ class _Wrapper:
 
     async def _on_behalf(
         self,
-        answer: Callable[[Call, Running], Awaitable[bytes]],
+        answer: Callable[[Call, RunningCall], Awaitable[bytes]],
         call: Call,
-        running: Running,
+        running: RunningCall,
     ) -> bytes:
         passed = hops.parse(call.context.invocation_metadata() or ())
         if passed.via and call.is_peer and self._runtime.heard_from is not None:
@@ -345,9 +347,9 @@ class _Wrapper:
 
     async def _acknowledged(
         self,
-        answer: Callable[[Call, Running], Awaitable[bytes]],
+        answer: Callable[[Call, RunningCall], Awaitable[bytes]],
         call: Call,
-        running: Running,
+        running: RunningCall,
     ) -> bytes:
         response = await answer(call, running)
         # Two nodes that waited for each other's acknowledgement of the other's writes would

@@ -18,11 +18,11 @@ from federation.config.model import LimitsConfig
 from federation.core.admission import Admission
 from federation.core.clock import Clock
 from federation.core.errors import LimitReached
-from federation.core.fair_share import FairShare, Verdict
+from federation.core.fair_share import FairShare, ShareVerdict
 from federation.observability.limit_hits import LimitHits
 from federation.services import tcp
-from federation.services.arrivals import Arrivals
-from federation.services.running_call import NEVER_S, Phase, Running
+from federation.services.arrivals import MessageArrivals
+from federation.services.running_call import NEVER_S, CallPhase, RunningCall
 
 _EVERY_S = 0.5
 _SOON_S = 0.05
@@ -32,7 +32,7 @@ _STRANGERS_PART = 10  # strangers together get one in so many of the calls
 _ending: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
 
 
-class Calls:
+class RunningCalls:
     """Those of one listener."""
 
     def __init__(
@@ -51,21 +51,21 @@ class Calls:
         self._hits = hits
         self._known = FairShare(lambda: limits.streams, lambda: limits.streams_per_caller)
         self._strangers = FairShare(lambda: max(1, limits.streams // _STRANGERS_PART))
-        self._calls: set[Running] = set()
-        self._arrivals = Arrivals(incoming)
+        self._calls: set[RunningCall] = set()
+        self._arrivals = MessageArrivals(incoming)
         self._timer: asyncio.TimerHandle | None = None
         self._counting: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call
 
     def __repr__(self) -> str:
-        return f"<Calls {len(self._calls)} running>"
+        return f"<RunningCalls {len(self._calls)} running>"
 
     @property
     def count(self) -> int:
         """How many there are."""
         return len(self._calls)
 
-    def begin(self, context: Any, caller: str, peer: str, *, stranger: bool = False) -> Running:
+    def begin(self, context: Any, caller: str, peer: str, *, stranger: bool = False) -> RunningCall:
         """Count a call of the running task; it stops to count when the task ends.
 
         stranger: it is open to everybody, so it takes nothing from those who have rights.
@@ -73,15 +73,15 @@ class Calls:
         Raises LimitReached.
         """
         share = self._strangers if stranger else self._known
-        if share.try_take(caller) is not Verdict.GRANTED:
+        if share.try_take(caller) is not ShareVerdict.GRANTED:
             self._refuse(share, caller, peer)
-        return self._watch(Running(context, caller, peer, share))
+        return self._watch(RunningCall(context, caller, peer, share))
 
-    def refused(self, context: Any, peer: str) -> Running:
+    def refused(self, context: Any, peer: str) -> RunningCall:
         """Watch a call that counts nowhere, until its status is taken."""
-        return self._watch(Running(context, "", peer, None))
+        return self._watch(RunningCall(context, "", peer, None))
 
-    def _watch(self, call: Running) -> Running:
+    def _watch(self, call: RunningCall) -> RunningCall:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -93,13 +93,13 @@ class Calls:
             self._timer = loop.call_later(_EVERY_S, self._look)
         return call
 
-    def was_late(self, call: Running) -> bool:
+    def was_late(self, call: RunningCall) -> bool:
         """Whether only its time limit cancelled the call, which is then not cancelled any more."""
         task = call.task
         return call.is_late and task is not None and task.uncancel() == 0
 
     def _refuse(self, share: FairShare, caller: str, peer: str) -> None:
-        if share.judge(caller) is Verdict.FULL:
+        if share.judge(caller) is ShareVerdict.FULL:
             limit, text = "streams", f"{share.total} calls are being answered, as many as may"
         else:
             limit = "streams-per-caller"
@@ -107,7 +107,7 @@ class Calls:
         self._hits.hit(limit, caller, peer, running=share.used_by(caller), of=share.total)
         raise LimitReached(f"limits.{limit}", f"{text} (limits.{limit}); try again")
 
-    def _end(self, call: Running) -> None:
+    def _end(self, call: RunningCall) -> None:
         self._calls.discard(call)
         if call.share is not None:
             call.share.give_back(call.caller)
@@ -116,7 +116,7 @@ class Calls:
             self.outgoing.give_back(call.caller, call.answer_bytes)
             call.answer_bytes = 0
 
-    async def read(self, call: Running, most_bytes: int, *, first: bool) -> object:
+    async def read(self, call: RunningCall, most_bytes: int, *, first: bool) -> object:
         """Read a message, once there is room for one of most_bytes.
 
         What came counts as the call's until it is gone.
@@ -126,14 +126,14 @@ class Calls:
         call.pending_bytes = most_bytes
         call.since_s = self._clock.monotonic_s()
         if first:
-            call.phase = Phase.ARRIVING
+            call.phase = CallPhase.ARRIVING
         came_bytes = 0
         try:
             message = await call.context.read()
             if isinstance(message, bytes):
                 came_bytes = len(message)
         finally:
-            call.phase = Phase.RUNNING
+            call.phase = CallPhase.RUNNING
             self.incoming.adjust(call.caller, came_bytes - call.pending_bytes)
             call.pending_bytes = 0
             call.request_bytes += came_bytes
@@ -142,19 +142,19 @@ class Calls:
                 self.request_is_gone(call)
         return message
 
-    async def hold(self, call: Running, size_bytes: int) -> None:
+    async def hold(self, call: RunningCall, size_bytes: int) -> None:
         """Wait until the call may hold so much more than what came."""
         if not self.incoming.try_take(call.caller, size_bytes):
             await self._room_in(call, size_bytes)
         call.request_bytes += size_bytes
 
-    def is_gone(self, call: Running, size_bytes: int) -> None:
+    def is_gone(self, call: RunningCall, size_bytes: int) -> None:
         """So much of what the call brought is not held any more."""
         size_bytes = min(size_bytes, call.request_bytes)
         call.request_bytes -= size_bytes
         self.incoming.give_back(call.caller, size_bytes)
 
-    def request_is_gone(self, call: Running) -> None:
+    def request_is_gone(self, call: RunningCall) -> None:
         """Nothing of what the call brought is held any more, and nothing more is wanted."""
         held_bytes = call.request_bytes + call.pending_bytes
         call.request_bytes = call.pending_bytes = 0
@@ -162,14 +162,14 @@ class Calls:
         if held_bytes:
             self.incoming.give_back(call.caller, held_bytes)
 
-    def may_answer(self, call: Running, size_bytes: int) -> bool:
+    def may_answer(self, call: RunningCall, size_bytes: int) -> bool:
         """Take room for an answer (or a message of one) until it is taken, if there is some."""
         if not self.outgoing.try_take(call.caller, size_bytes):
             return False
         call.answer_bytes += size_bytes
         return True
 
-    async def room_to_answer(self, call: Running, size_bytes: int) -> None:
+    async def room_to_answer(self, call: RunningCall, size_bytes: int) -> None:
         """Wait for it. Raises LimitReached."""
         self._waits(self.outgoing, call)
         stall_s = self._limits.stall
@@ -184,19 +184,19 @@ class Calls:
             ) from None
         call.answer_bytes += size_bytes
 
-    def answers_less(self, call: Running, by_bytes: int) -> None:
+    def answers_less(self, call: RunningCall, by_bytes: int) -> None:
         """Give back room that an answer does not need."""
         call.answer_bytes -= by_bytes
         self.outgoing.give_back(call.caller, by_bytes)
 
-    def answer_is_gone(self, call: Running) -> None:
+    def answer_is_gone(self, call: RunningCall) -> None:
         """What was sent has been taken."""
-        call.phase = Phase.RUNNING
+        call.phase = CallPhase.RUNNING
         if call.answer_bytes:
             self.outgoing.give_back(call.caller, call.answer_bytes)
             call.answer_bytes = 0
 
-    async def _room_in(self, call: Running, size_bytes: int) -> None:
+    async def _room_in(self, call: RunningCall, size_bytes: int) -> None:
         """Wait, for as long as the client does: whatever is held now has time limits of its own.
 
         Refusing would be worse, since some clients take that for "not needed".
@@ -209,12 +209,12 @@ class Calls:
         finally:
             call.held_up = False
 
-    def _waits(self, admission: Admission, call: Running) -> None:
+    def _waits(self, admission: Admission, call: RunningCall) -> None:
         self._hits.hit("buffer-memory", call.caller, call.peer, held_bytes=admission.used_bytes)
 
-    def leaves(self, call: Running) -> None:
+    def leaves(self, call: RunningCall) -> None:
         """An answer, a message of one or a status is handed to gRPC."""
-        call.phase = Phase.LEAVING
+        call.phase = CallPhase.LEAVING
         call.since_s = self._clock.monotonic_s()
 
     def _look(self) -> None:
@@ -230,10 +230,10 @@ class Calls:
                 call.task.cancel()
                 continue
             waited_s = now_s - call.since_s
-            if call.phase is Phase.ARRIVING and waited_s > self._limits.first_message:
+            if call.phase is CallPhase.ARRIVING and waited_s > self._limits.first_message:
                 self._hits.hit("first-message", call.caller, call.peer)
                 self._abort(call)
-            elif call.phase is Phase.LEAVING and waited_s > self._leaving_s(call):
+            elif call.phase is CallPhase.LEAVING and waited_s > self._leaving_s(call):
                 self._break_off(call)
         self._look_soon()
         if self._calls:
@@ -263,10 +263,10 @@ class Calls:
             )
             break_off([greedy.peer])
 
-    def _leaving_s(self, call: Running) -> float:
+    def _leaving_s(self, call: RunningCall) -> float:
         return self._limits.stall * (1 + call.answer_bytes / _STALL_BYTES)
 
-    def _abort(self, call: Running) -> None:
+    def _abort(self, call: RunningCall) -> None:
         """End a call that waits for a message: its pending read must not be cancelled."""
         call.ended = True
         text = f"no message came for {self._limits.first_message:g} s (limits.first-message)"
@@ -274,11 +274,11 @@ class Calls:
         _ending.add(task)
         task.add_done_callback(_ending.discard)
 
-    def _break_off(self, call: Running) -> None:
+    def _break_off(self, call: RunningCall) -> None:
         """Break off the connection of a call whose answer is not taken."""
         self._hits.hit("stall", call.caller, call.peer, held_bytes=call.answer_bytes)
         for each in self._calls:
-            if each.peer == call.peer and each.phase is Phase.LEAVING:
+            if each.peer == call.peer and each.phase is CallPhase.LEAVING:
                 each.ended = True
         break_off([call.peer])
 
@@ -293,8 +293,8 @@ def _reset_all(peers: list[str]) -> None:
         tcp.reset(peer)
 
 
-async def _abort(call: Running, text: str) -> None:
-    if call.phase is not Phase.ARRIVING:
+async def _abort(call: RunningCall, text: str) -> None:
+    if call.phase is not CallPhase.ARRIVING:
         call.ended = False  # the message came meanwhile
         return
     with suppress(grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):

@@ -11,7 +11,7 @@ from federation.core.fair_share import FairShare
 NEVER_S: Final = float("inf")
 
 
-class Phase(Enum):
+class CallPhase(Enum):
     """What a call waits for."""
 
     ARRIVING = auto()  # its first message
@@ -19,7 +19,7 @@ class Phase(Enum):
     LEAVING = auto()  # its answer, or its status, being taken
 
 
-class Running:
+class RunningCall:
     """One call."""
 
     __slots__ = (
@@ -45,11 +45,11 @@ class Running:
         self.caller = caller
         self.peer = peer
         self.share = share
-        self.phase = Phase.RUNNING
+        self.phase = CallPhase.RUNNING
         self.since_s = 0.0
-        self.pending_bytes = 0  # of Calls.incoming, for the message being read
-        self.request_bytes = 0  # of Calls.incoming, for those that have come
-        self.answer_bytes = 0  # of Calls.outgoing
+        self.pending_bytes = 0  # of RunningCalls.incoming, for the message being read
+        self.request_bytes = 0  # of RunningCalls.incoming, for those that have come
+        self.answer_bytes = 0  # of RunningCalls.outgoing
         self.ended = False  # by us, from outside
         self.held_up = False  # until there is room for its message
         self.task: asyncio.Task[Any] | None = None  # that runs it

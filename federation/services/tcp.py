@@ -23,22 +23,22 @@ _MAPPED = "::ffff:"
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time: close sends RST
 
 
-class Endpoint(NamedTuple):
+class TcpAddress(NamedTuple):
     """One end of a connection; an IPv4 address in IPv6 form is shown as IPv4."""
 
     host: str
     port: int
 
 
-class Connection(NamedTuple):
+class TcpConnection(NamedTuple):
     """One accepted connection."""
 
     number: int  # the descriptor
-    peer: Endpoint
+    peer: TcpAddress
     local_port: int
 
 
-def endpoint_of(peer: str) -> Endpoint | None:
+def endpoint_of(peer: str) -> TcpAddress | None:
     """Return what gRPC's name of a peer stands for: "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5"."""
     kind, _, rest = peer.partition(":")
     host, _, port = rest.rpartition(":")
@@ -47,7 +47,7 @@ def endpoint_of(peer: str) -> Endpoint | None:
     return _endpoint(host.removeprefix("%5B").removesuffix("%5D").strip("[]"), int(port))
 
 
-def connections(ports: Collection[int] | None = None) -> Iterator[Connection]:
+def connections(ports: Collection[int] | None = None) -> Iterator[TcpConnection]:
     """Yield the connections of this process that came to one of these ports; None: all."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names only
         if (found := _look(int(name))) is not None and (ports is None or found.local_port in ports):
@@ -68,7 +68,7 @@ def reset(peer: str) -> bool:
     )
 
 
-def break_off(connection: Connection) -> bool:
+def break_off(connection: TcpConnection) -> bool:
     """Break a connection off: the peer gets a reset, and gRPC lets go of all that it held of it.
 
     False: the descriptor stands for something else by now.
@@ -88,7 +88,7 @@ def break_off(connection: Connection) -> bool:
     return True
 
 
-def received_bytes(connection: Connection) -> int:
+def received_bytes(connection: TcpConnection) -> int:
     """Return what has been read from this connection since it began; 0: it is gone."""
     info = b""
     with suppress(OSError), _borrowed(connection.number) as borrowed:
@@ -112,14 +112,14 @@ def _borrowed(number: int) -> Iterator[socket.socket]:
         borrowed.detach()
 
 
-def _look(number: int) -> Connection | None:
+def _look(number: int) -> TcpConnection | None:
     try:
         with _borrowed(number) as borrowed:
             peer, own = borrowed.getpeername(), borrowed.getsockname()
-            return Connection(number, _endpoint(*peer[:2]), int(own[1]))
+            return TcpConnection(number, _endpoint(*peer[:2]), int(own[1]))
     except (OSError, TypeError, ValueError, IndexError):
         return None  # no socket, none of the internet's, or not connected
 
 
-def _endpoint(host: str, port: int) -> Endpoint:
-    return Endpoint(host.partition("%")[0].removeprefix(_MAPPED), port)
+def _endpoint(host: str, port: int) -> TcpAddress:
+    return TcpAddress(host.partition("%")[0].removeprefix(_MAPPED), port)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from federation.config.model import LimitsConfig
 from federation.services.arrivals import LEAST_BYTES
-from federation.services.running import Calls
-from federation.services.running_call import Running
+from federation.services.running import RunningCalls
+from federation.services.running_call import RunningCall
 
 _FIRST_BYTES = 2**20  # what clients send in one message of an upload, about
 
@@ -13,7 +13,7 @@ _FIRST_BYTES = 2**20  # what clients send in one message of an upload, about
 class UploadReader:
     """Reads the messages of an upload, each when there is room for one like the last."""
 
-    def __init__(self, calls: Calls, call: Running, limits: LimitsConfig) -> None:
+    def __init__(self, calls: RunningCalls, call: RunningCall, limits: LimitsConfig) -> None:
         self._calls = calls
         self._call = call
         self._next_bytes = min(_FIRST_BYTES, limits.message)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from federation.server.connection_guard import excess
-from federation.services.tcp import Connection, Endpoint, endpoint_of
+from federation.services.tcp import TcpAddress, TcpConnection, endpoint_of
 
 
-def from_host(host: str, count: int) -> list[Connection]:
-    return [Connection(at, Endpoint(host, at), 1) for at in range(count)]
+def from_host(host: str, count: int) -> list[TcpConnection]:
+    return [TcpConnection(at, TcpAddress(host, at), 1) for at in range(count)]
 
 
-def hosts(found: list[tuple[Connection, str]]) -> dict[str, int]:
+def hosts(found: list[tuple[TcpConnection, str]]) -> dict[str, int]:
     return dict(Counter(each.peer.host for each, _ in found))
 
 
@@ -34,7 +34,7 @@ def test_a_number_for_each_address_is_kept_and_the_total_is() -> None:
 
 
 def test_peers_as_grpc_names_them() -> None:
-    assert endpoint_of("ipv4:1.2.3.4:5") == Endpoint("1.2.3.4", 5)
-    assert endpoint_of("ipv6:%5B::1%5D:5") == Endpoint("::1", 5)
-    assert endpoint_of("ipv6:[::ffff:1.2.3.4]:5") == Endpoint("1.2.3.4", 5)
+    assert endpoint_of("ipv4:1.2.3.4:5") == TcpAddress("1.2.3.4", 5)
+    assert endpoint_of("ipv6:%5B::1%5D:5") == TcpAddress("::1", 5)
+    assert endpoint_of("ipv6:[::ffff:1.2.3.4]:5") == TcpAddress("1.2.3.4", 5)
     assert endpoint_of("unix:/run/x") is None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from federation.core.admission import Admission
 from federation.core.fair_share import FairShare
-from federation.services.arrivals import LEAST_BYTES, Arrivals
-from federation.services.running_call import Running
+from federation.services.arrivals import LEAST_BYTES, MessageArrivals
+from federation.services.running_call import RunningCall
 
 MIB = 2**20
 MOST = 8 * MIB
 
 
-def reading(incoming: Admission, peer: str, caller: str = "a") -> Running:
-    call = Running(None, caller, peer, FairShare(lambda: 10))
+def reading(incoming: Admission, peer: str, caller: str = "a") -> RunningCall:
+    call = RunningCall(None, caller, peer, FairShare(lambda: 10))
     call.pending_bytes = MOST
     incoming.adjust(caller, MOST)
     return call
@@ -20,7 +20,7 @@ def reading(incoming: Admission, peer: str, caller: str = "a") -> Running:
 
 def test_who_sends_nothing_is_charged_for_little() -> None:
     incoming = Admission(lambda: 64 * MIB)
-    arrivals = Arrivals(incoming)
+    arrivals = MessageArrivals(incoming)
     calls = [reading(incoming, "one") for _ in range(4)]
     assert arrivals.charge(calls, {"one": 1000}, MOST) is None
     assert incoming.used_bytes == 4 * LEAST_BYTES
@@ -29,7 +29,7 @@ def test_who_sends_nothing_is_charged_for_little() -> None:
 
 def test_what_came_out_as_messages_is_not_counted_again() -> None:
     incoming = Admission(lambda: 64 * MIB)
-    arrivals = Arrivals(incoming)
+    arrivals = MessageArrivals(incoming)
     call = reading(incoming, "one")
     arrivals.came("one", 100 * MIB)
     arrivals.charge([call], {"one": 101 * MIB}, MOST)
@@ -41,13 +41,13 @@ def test_what_came_out_as_messages_is_not_counted_again() -> None:
 def test_no_call_is_charged_for_more_than_a_message() -> None:
     incoming = Admission(lambda: 64 * MIB)
     call = reading(incoming, "one")
-    Arrivals(incoming).charge([call], {"one": 2**40}, MOST)
+    MessageArrivals(incoming).charge([call], {"one": 2**40}, MOST)
     assert incoming.used_bytes == MOST
 
 
 def test_when_there_is_too_much_the_connection_with_most_has_to_go() -> None:
     incoming = Admission(lambda: 16 * MIB)
-    arrivals = Arrivals(incoming)
+    arrivals = MessageArrivals(incoming)
     calls = [reading(incoming, "greedy") for _ in range(4)] + [reading(incoming, "small", "b")]
     assert arrivals.charge(calls, {"greedy": 30 * MIB, "small": MIB}, MOST) is calls[0]
 
@@ -55,10 +55,10 @@ def test_when_there_is_too_much_the_connection_with_most_has_to_go() -> None:
 def test_however_little_room_there_is_nobody_goes_for_a_message_or_two() -> None:
     incoming = Admission(lambda: 0)
     calls = [reading(incoming, "one") for _ in range(4)]
-    assert Arrivals(incoming).charge(calls, {"one": 2 * MOST}, MOST) is None
+    assert MessageArrivals(incoming).charge(calls, {"one": 2 * MOST}, MOST) is None
 
 
 def test_where_the_kernel_says_nothing_nobody_is_accused() -> None:
     incoming = Admission(lambda: 16 * MIB)
     calls = [reading(incoming, "unix:") for _ in range(4)]
-    assert Arrivals(incoming).charge(calls, {}, MOST) is None
+    assert MessageArrivals(incoming).charge(calls, {}, MOST) is None

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from federation.core.admission import Admission
-from federation.core.fair_share import FairShare, Verdict
+from federation.core.fair_share import FairShare, ShareVerdict
 
 
 def fill(share: FairShare, holder: str) -> int:
     count = 0
-    while share.try_take(holder) is Verdict.GRANTED:
+    while share.try_take(holder) is ShareVerdict.GRANTED:
         count += 1
     return count
 
@@ -20,10 +20,10 @@ def fill(share: FairShare, holder: str) -> int:
 def test_one_alone_gets_half_and_each_newcomer_finds_something() -> None:
     share = FairShare(lambda: 1000)
     assert fill(share, "a") == 500
-    assert share.judge("a") is Verdict.OVER_SHARE
+    assert share.judge("a") is ShareVerdict.OVER_SHARE
     assert fill(share, "b") == 250
     assert fill(share, "c") == 125
-    assert share.judge("d") is Verdict.GRANTED
+    assert share.judge("d") is ShareVerdict.GRANTED
 
 
 def test_who_had_more_gets_nothing_until_the_others_have_as_much() -> None:
@@ -31,7 +31,7 @@ def test_who_had_more_gets_nothing_until_the_others_have_as_much() -> None:
     assert fill(share, "a") == 45
     share.give_back("a", 15)
     assert fill(share, "b") == 30
-    assert share.judge("a") is share.judge("b") is Verdict.OVER_SHARE
+    assert share.judge("a") is share.judge("b") is ShareVerdict.OVER_SHARE
     assert share.largest() in {"a", "b"}
 
 
@@ -39,15 +39,15 @@ def test_a_number_that_is_set_counts_instead() -> None:
     share = FairShare(lambda: 100, lambda: 80)
     assert fill(share, "a") == 80
     assert fill(share, "b") == 20
-    assert share.judge("b") is Verdict.FULL
+    assert share.judge("b") is ShareVerdict.FULL
     share.give_back("a", 80)
     assert share.used == share.used_by("b") == 20
 
 
 def test_one_is_served_even_where_there_is_too_little_for_it() -> None:
     share = FairShare(lambda: 10)
-    assert share.try_take("a", 50) is Verdict.GRANTED
-    assert share.judge("b") is Verdict.FULL
+    assert share.try_take("a", 50) is ShareVerdict.GRANTED
+    assert share.judge("b") is ShareVerdict.FULL
     share.give_back("a", 50)
     assert share.used == 0
 

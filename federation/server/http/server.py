@@ -11,7 +11,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from federation.config.types import Address, parse_address
-from federation.core.fair_share import FairShare, Verdict
+from federation.core.fair_share import FairShare, ShareVerdict
 from federation.observability.limit_hits import LimitHits
 from federation.server.addresses import listen, resolve
 from federation.server.passed_sockets import PassedSockets
@@ -91,7 +91,7 @@ class _BoundedServer(web.Server):
         super().connection_made(handler, transport)
         host = str((transport.get_extra_info("peername") or ("",))[0]).removeprefix("::ffff:")
         share = self._local if host in _LOOPBACK else self._share
-        if share.try_take(host) is not Verdict.GRANTED:
+        if share.try_take(host) is not ShareVerdict.GRANTED:
             if self._hits is not None:
                 self._hits.hit("http.connections", f"address {host}")
             transport.abort()
