@@ -8,11 +8,11 @@ their SHA-256 only: how long the look-up takes tells nothing about them, and non
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from federation.access.certificates import ClientRights, Granted
+from federation.access.incoming_call import Headers, IncomingCall
 from federation.access.jwt_keys import JwtKeys, grant_of, identity_of, until_s
 from federation.access.live_tls import LiveTls
 from federation.access.proxy import ProxiedClients
@@ -32,26 +32,10 @@ _FOR_EVER_S = float("inf")
 _HEADER = "authorization"
 
 
-class Shown(Protocol):
-    """What is looked at of a call; grpc's context has it."""
-
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Return what the connection says of the other side."""
-        ...
-
-    def peer(self) -> str:
-        """Return the other side's address as gRPC writes it."""
-        ...
-
-    def invocation_metadata(self) -> Any:
-        """Return the call's headers as pairs."""
-        ...
-
-
 class Access(Protocol):
     """Who may do what on one listener."""
 
-    def rights_of(self, context: Shown) -> Rights:
+    def rights_of(self, call: IncomingCall) -> Rights:
         """Return what the caller may do.
 
         Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
@@ -59,7 +43,7 @@ class Access(Protocol):
         """
         ...
 
-    def admit(self, context: Shown) -> Rights | None:
+    def admit(self, call: IncomingCall) -> Rights | None:
         """Return what is known of a caller of what is open to all; None: nothing.
 
         Raises NotAllowed for a caller that is not let in at all.
@@ -73,11 +57,11 @@ class SameForAll:
 
     rights: Rights
 
-    def rights_of(self, _context: Shown) -> Rights:
+    def rights_of(self, _call: IncomingCall) -> Rights:
         """See Access."""
         return self.rights
 
-    def admit(self, _context: Shown) -> Rights:
+    def admit(self, _call: IncomingCall) -> Rights:
         """See Access."""
         return self.rights
 
@@ -127,35 +111,33 @@ class Authenticator:
     def __repr__(self) -> str:
         return f"<Authenticator of {self._where}, {len(self._known)} known>"
 
-    def rights_of(self, context: Shown) -> Rights:
+    def rights_of(self, call: IncomingCall) -> Rights:
         """Return what the caller may do: its token's rights, or else its certificate's.
 
         Raises NotAuthenticated for a token that is no good, ClientRefused for a certificate.
         """
-        by_certificate = self.admit(context)
+        by_certificate = self.admit(call)
         if self._asks_tokens:
-            token = _token_in(context.invocation_metadata() or ())
+            token = _token_in(call.headers)
             if token is not None:
                 return self._by_token(token)
         return self._anonymous if by_certificate is None else by_certificate
 
-    def admit(self, context: Shown) -> Rights | None:
+    def admit(self, call: IncomingCall) -> Rights | None:
         """Return the rights of the caller's certificate; None where none is asked for.
 
         Raises ClientRefused.
         """
         self._follow()
-        connected = None if self._tls is None else self._by_connection(context, self._tls.pair)
-        if self._proxied is not None and (leaf := self._proxied.certificate_of(context)):
+        connected = None if self._tls is None else self._by_connection(call, self._tls.pair)
+        if self._proxied is not None and (leaf := self._proxied.certificate_of(call)):
             # Remembered apart: this list may say something else of it than the connection's.
             key = b"proxied " + leaf
             return self._by_certificate(key, leaf, b"", self._proxied.pair)
         return connected
 
-    def _by_connection(self, context: Shown, pair: KeyPair) -> Rights:
-        shown = context.auth_context()
-        (leaf,) = shown.get("x509_pem_cert", (b"",))
-        (chain,) = shown.get("x509_pem_cert_chain", (b"",))
+    def _by_connection(self, call: IncomingCall, pair: KeyPair) -> Rights:
+        leaf, chain = call.certificate()
         return self._by_certificate(leaf, leaf, chain, pair)
 
     def _by_certificate(self, key: bytes, leaf: bytes, chain: bytes, pair: KeyPair) -> Rights:
@@ -226,13 +208,13 @@ class Authenticator:
         return made[1]
 
 
-def _token_in(metadata: Any) -> str | None:
+def _token_in(headers: Headers) -> str | None:
     """Return the token that a call shows; None: it shows none.
 
     Raises NotAuthenticated for credentials of another kind, or more than one.
     """
     found: str | None = None
-    for key, value in metadata:
+    for key, value in headers:
         if key == _HEADER:
             if found is not None:
                 raise NotAuthenticated("more than one authorization header")

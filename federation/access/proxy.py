@@ -11,9 +11,10 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Sequence
-from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
+from federation.access.incoming_call import Headers, IncomingCall
+from federation.access.peer_address import PeerAddress
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile
 from federation.config.auth import ProxyConfig
@@ -26,18 +27,6 @@ _SECRET_MIN, _SECRET_MAX = 32, 1024  # characters
 Secrets = tuple[bytes, ...]
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class Connected(Protocol):
-    """What is looked at of a call; grpc's context has it."""
-
-    def peer(self) -> str:
-        """Return the other side's address as gRPC writes it."""
-        ...
-
-    def invocation_metadata(self) -> Any:
-        """Return the call's headers as pairs."""
-        ...
 
 
 class ProxiedClients:
@@ -70,15 +59,15 @@ class ProxiedClients:
         """The list that counts now."""
         return self._listed.value
 
-    def certificate_of(self, context: Connected) -> bytes:
+    def certificate_of(self, call: IncomingCall) -> bytes:
         """Return the PEM text of the client's certificate; empty: a proxy of ours named none.
 
         Raises NotAuthenticated for a header that is given more than once or is not one certificate,
         and for one without the proxy's secret.
         """
-        if not comes_from(context.peer(), self._networks):
+        if not comes_from(call.peer, self._networks):
             return b""
-        headers = context.invocation_metadata() or ()
+        headers = call.headers
         found = [value for key, value in headers if key == self._header]
         if len(found) > 1:
             raise NotAuthenticated(f"the proxy sent more than one {self._header} header")
@@ -99,7 +88,7 @@ class ProxiedClients:
             )
         return pem
 
-    def _check_secret(self, headers: Any) -> None:
+    def _check_secret(self, headers: Headers) -> None:
         """Raise NotAuthenticated where it is asked for and not shown."""
         if self._secrets is None:
             return
@@ -128,16 +117,12 @@ def parse_secrets(data: bytes, where: str) -> Secrets:
     return found
 
 
-def comes_from(peer: str, networks: Sequence[Network]) -> bool:
-    """Whether an address as gRPC writes it (ipv4:1.2.3.4:5, ipv6:[::1]:5) is in one of these."""
-    kind, _, rest = peer.partition(":")
-    if kind not in {"ipv4", "ipv6"}:
+def comes_from(peer: PeerAddress, networks: Sequence[Network]) -> bool:
+    """Whether a connection comes from an address in one of these networks."""
+    if not peer.port:
         return False
-    host = unquote_to_bytes(rest).decode("ascii", "replace").rpartition(":")[0].strip("[]")
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(peer.host)
     except ValueError:
         return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     return any(address in network for network in networks)

@@ -29,16 +29,18 @@ from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.bounds import SharedBounds
 from federation.services.bytestream import ByteStreamService
-from federation.services.call import Service
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
+from federation.services.grpc_calls import handlers
 from federation.services.health import HealthControl, HealthService
+from federation.services.method import Service
 from federation.services.quotas import CallerQuotas
 from federation.services.references import ReferenceService
 from federation.services.reflection import ReflectionService
-from federation.services.rpc import Runtime, handlers
+from federation.services.runtime import Runtime
+from federation.services.tcp import ProcessConnections
 from federation.storage import Storage
 from federation.upstream.finder import Finder
 from federation.upstream.pull_through import PullThrough
@@ -82,7 +84,7 @@ def build(
     bounds = SharedBounds.of(metrics, clock, budget)
     services = make_services(config, limits, storage, metrics, clock, budget, share, bounds.hits)
     replication = make_replication(config, limits, storage, metrics, clock)
-    shares = CallerQuotas(limits, clock, metrics)
+    quotas = CallerQuotas(limits, clock, metrics)
     ports = []
     access = make_access(config, files, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
@@ -92,8 +94,9 @@ def build(
             clock,
             allowed.rights,
             budget,
+            ProcessConnections(),
             acknowledge_of(listener, replication, storage, metrics, clock),
-            shares,
+            quotas,
             config.log.audit,
             heard_from=replication.heard_from,
             bounds=bounds,

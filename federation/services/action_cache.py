@@ -16,8 +16,8 @@ from federation.core.digest import Digest
 from federation.core.errors import EntryNotFound
 from federation.core.store import Entry, EntryKey, Index, Store
 from federation.observability.metrics import Metrics
-from federation.services.call import LIST_REQUEST, Call, Method, Unary
-from federation.services.provenance import dated, provenance_of
+from federation.services.call import Call
+from federation.services.method import LIST_REQUEST, Method, Unary
 from federation.upstream.finder import EntryQuery, Finder
 from federation.upstream.index_queries import UpstreamIndex
 from federation.wire.action_result import (
@@ -126,7 +126,7 @@ class ActionCacheService:
             check_inlined(update.value, update.function)
         else:
             await asyncio.to_thread(check_inlined, update.value, update.function)
-        entries = dated([Entry(update.key, update.value, str(update.action))], call)
-        await self._index.put(entries, provenance=provenance_of(call))
+        entries = call.dated([Entry(update.key, update.value, str(update.action))])
+        await self._index.put(entries, provenance=call.provenance)
         call.accepted(update.key.instance, action=update.action)
         return update.value

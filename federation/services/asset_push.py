@@ -13,9 +13,9 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation.closure.names import SLICE, names_of_entry
 from federation.core.errors import InvalidRequest
 from federation.core.store import Index
-from federation.services.call import Call, Method, Unary
+from federation.services.call import Call
 from federation.services.checksum import ChecksumVerifier
-from federation.services.provenance import dated, provenance_of
+from federation.services.method import Method, Unary
 from federation.wire.asset_request import Pushed, content_of, entries_of, integrity_pushed
 from federation.wire.bounds import read_request
 
@@ -57,7 +57,7 @@ class PushService:
         integrity = integrity_pushed(pushed)
         if integrity is not None and self._checksums.contradicts(content_of(pushed), integrity):
             raise InvalidRequest("checksum.sri is not that of blob_digest")
-        await self._index.put(dated(entries, call), provenance=provenance_of(call))
+        await self._index.put(call.dated(entries), provenance=call.provenance)
         content = content_of(pushed)
         call.accepted(pushed.instance_name, uris=list(pushed.uris), digest=content)
         return _DONE

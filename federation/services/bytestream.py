@@ -12,8 +12,8 @@ from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
 from federation.services.bytestream_read import ReadCalls
 from federation.services.bytestream_write import WriteCalls
-from federation.services.call import SMALL_REQUEST, ClientStream, Method, ServerStream, Unary
 from federation.services.cpu_pool import Compute
+from federation.services.method import SMALL_REQUEST, ClientStream, Method, ServerStream, Unary
 from federation.services.uploads import Uploads
 
 

@@ -9,7 +9,6 @@ from federation.core.errors import InvalidRequest, Stalled
 from federation.core.store import LocalStore
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
-from federation.services.provenance import provenance_of
 from federation.services.receiver import UploadReceiver
 from federation.services.request_stream import RequestStream
 from federation.services.uploads import OpenUpload, Uploads
@@ -68,7 +67,7 @@ class WriteCalls:
             if upload.rules.begin_stream(first.resource_name, first.write_offset):
                 await self._uploads.start_over(upload)
                 upload.rules.begin_stream(first.resource_name, 0)
-            receiver = await self._uploads.begin(upload, provenance_of(call), call.caller)
+            receiver = await self._uploads.begin(upload, call.provenance, call.caller)
             await self._receive(upload, receiver, first, messages)
             upload.resumable = False  # whatever a commit comes to, it ends the ingest
             await receiver.finish()
@@ -88,7 +87,7 @@ class WriteCalls:
 
     async def _is_here(self, digest: Digest, call: Call) -> bool:
         """Whether no bytes are needed; what only an upstream gave is the caller's gift, too."""
-        return await self._store.accept_held(digest, provenance=provenance_of(call))
+        return await self._store.accept_held(digest, provenance=call.provenance)
 
     async def _receive(
         self, upload: OpenUpload, receiver: UploadReceiver, first: WriteRequest, messages: _Messages

@@ -1,49 +1,57 @@
-"""A call as services see it, and how a service says which methods it has."""
+"""A call as services see it: who calls, by which method, and what that allows."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple, Protocol
-
-import grpc
+from collections.abc import Sequence
+from typing import Any, Final
 
 from federation.access.rights import Rights, Role
 from federation.core import hops
-from federation.services.audit import push_accepted
-from federation.services.instance_names import InstanceNames, check_length
-from federation.services.quotas import CallerQuota, caller_of
-from federation.services.request_stream import RequestStream
+from federation.core.hops import Hops
+from federation.core.store import FROM_CLIENT, Entry, Provenance, Source
+from federation.services.call_log import push_accepted
+from federation.services.instance_names import check_length
+from federation.services.quotas import CallerQuota
+from federation.services.running_call import RunningCall
+from federation.services.runtime import Runtime
+from federation.services.transport import Transport
 
 # Plain numbers compare three times faster.
 PULL: Final = int(Role.PULL)
 PUSH: Final = int(Role.PUSH)
 
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
+class Call(RunningCall):
+    """One running call.
 
-class Call(NamedTuple):
-    """One running call, as services see it.
-
-    context must not be touched once the handler has ended: grpc frees what is behind it, and
-    asking for the peer then crashes the process. That is why peer is read at the beginning.
+    What a caller says of where its writes come from is believed only if it has the peer role:
+    otherwise anybody could keep an object from being replicated, or date an entry so that no later
+    one replaces it.
     """
 
-    context: Context
-    method: str  # "package.Service/Method"
-    rights: Rights
-    peer: str  # as grpc names it, e.g. "ipv4:127.0.0.1:1234"
-    share: CallerQuota | None = None  # None: the caller is not limited
-    audit: bool = False
-    # Waits until an answer of so many bytes finds room; called before a large one is made.
-    room: Callable[[int], Awaitable[None]] | None = None
-    # Does the same for what a request becomes when it is unpacked.
-    hold: Callable[[int], Awaitable[None]] | None = None
-    names: InstanceNames | None = None  # None: whoever writes may use any number of instances
+    __slots__ = ("_runtime", "method", "quota", "rights")
 
-    @property
-    def caller(self) -> str:
-        """What limits tell callers apart by: an identity, or without one an address."""
-        return caller_of(self.rights, self.peer)
+    def __init__(
+        self,
+        transport: Transport,
+        caller: str,
+        method: str,
+        rights: Rights,
+        runtime: Runtime,
+        quota: CallerQuota | None = None,
+    ) -> None:
+        """Take what is known before any message is read.
+
+        method: "package.Service/Method". quota: None: the caller has none.
+        """
+        super().__init__(transport, caller)
+        self.method = method
+        self.rights = rights
+        self.quota = quota
+        self._runtime = runtime
+
+    def __repr__(self) -> str:
+        return f"<Call {self.method} by {self.caller}>"
 
     @property
     def is_peer(self) -> bool:
@@ -52,82 +60,58 @@ class Call(NamedTuple):
 
     @property
     def is_replication(self) -> bool:
-        """Whether a peer hands on what it was given: what it says of where from then counts."""
+        """Whether this is a replicated write; its provenance headers are trusted."""
         return self.is_peer and bool(hops.current().via)
 
+    @property
+    def provenance(self) -> Provenance:
+        """What is kept about who wrote, for the request being served."""
+        return provenance_of(hops.current()) if self.is_peer else FROM_CLIENT
+
+    def dated(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return the entries with the stamp that a peer sent; others get theirs when stored."""
+        stamp = hops.current().stamp
+        if stamp is None or not self.is_replication:
+            return entries
+        return [entry._replace(stamp=stamp) for entry in entries]
+
     def check_pull(self, instance: str) -> None:
-        """Every handler that reads says so, as soon as it knows where. Raises what Rights does."""
+        """Every handler that reads calls it as soon as it knows the instance.
+
+        Raises NotAllowed, NotAuthenticated, RequestTooLarge.
+        """
         check_length(instance)
         self.rights.check_in(instance, PULL, self.method)
 
     def check_push(self, instance: str) -> None:
-        """The same for handlers that write, before they store anything."""
+        """Every handler that writes calls it before it stores anything.
+
+        Raises NotAllowed, NotAuthenticated, RequestTooLarge, LimitReached.
+        """
         check_length(instance)
         self.rights.check_in(instance, PUSH, self.method)
-        if instance and self.names is not None and not self.is_peer:
-            self.names.check_write(instance, self.caller, self.peer)
+        if instance and not self.is_peer:
+            self._runtime.names.check_write(instance, self.caller, self.peer)
 
     def accepted(self, instance: str, **what: Any) -> None:
-        """Every handler that writes says so once it has stored something: for the audit."""
-        if self.audit:
+        """Every handler that writes calls it once it has stored something: for the audit."""
+        if self._runtime.audit:
             push_accepted(self.rights, self.peer, self.method, instance, what)
 
+    async def make_room(self, size_bytes: int) -> None:
+        """Wait until an answer of so many bytes finds room; called before a large one is made.
 
-NO_OWN_BOUND: Final = 2**31
-SMALL_REQUEST: Final = 2**18  # of a method that is asked about one thing
-LIST_REQUEST: Final = 2**20  # of one that may name a thousand things
+        Raises LimitReached.
+        """
+        await self._runtime.calls.make_room(self, size_bytes)
 
-
-class Unary(NamedTuple):
-    """One request, one response.
-
-    One that does not write may be called again with the same request.
-    """
-
-    handler: Callable[[bytes, Call], Awaitable[bytes]]
-    writes: bool = False
-    open_to_all: bool = False  # to whoever is let in at all, without a right
-    request_max: int = NO_OWN_BOUND  # bytes of the request; limits.message bounds it, too
+    async def hold(self, size_bytes: int) -> None:
+        """Wait until the call may hold so much more than came, e.g. for unpacking a request."""
+        await self._runtime.calls.hold(self, size_bytes)
 
 
-class ServerStream(NamedTuple):
-    """One request, many responses. The handler is an async generator function."""
-
-    handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
-    writes: bool = False
-    open_to_all: bool = False
-    paced: bool = False  # the handler itself sees to it that what it sends finds room
-    request_max: int = NO_OWN_BOUND
-
-
-class ClientStream(NamedTuple):
-    """Many requests, one response."""
-
-    handler: Callable[[RequestStream, Call], Awaitable[bytes]]
-    writes: bool = False
-    open_to_all: bool = False
-
-
-class BothStreams(NamedTuple):
-    """Many requests, many responses. The handler is an async generator function."""
-
-    handler: Callable[[RequestStream, Call], AsyncGenerator[bytes, None]]
-    writes: bool = False
-    open_to_all: bool = False
-    paced: bool = False
-
-
-Method = Unary | ServerStream | ClientStream | BothStreams
-
-
-class Service(Protocol):
-    """One gRPC service."""
-
-    @property
-    def name(self) -> str:
-        """Its full name, e.g. "google.bytestream.ByteStream"."""
-        ...
-
-    def methods(self) -> Mapping[str, Method]:
-        """Its methods by name; one that is not here is UNIMPLEMENTED."""
-        ...
+def provenance_of(passed: Hops) -> Provenance:
+    """Return what the hops of a peer's request say; without any it writes as a client does."""
+    if not passed.via:
+        return FROM_CLIENT
+    return Provenance(Source.PEER, passed.via, passed.origin or "", float(passed.unused_s))

@@ -12,7 +12,8 @@ from federation._proto.build.bazel.semver import semver_pb2
 from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.digest import DigestFunction
-from federation.services.call import SMALL_REQUEST, Call, Method, Unary
+from federation.services.call import Call
+from federation.services.method import SMALL_REQUEST, Method, Unary
 from federation.wire import node_identity
 from federation.wire.node_identity import UNKNOWN, NodeIdentity
 from federation.wire.resource_name import check_instance
@@ -48,7 +49,7 @@ class CapabilitiesService:
         call.check_pull(instance)
         may_push = call.rights.may_push(instance)
         if call.is_peer and hops.current().via:
-            await call.context.send_initial_metadata(node_identity.headers(self._announce()))
+            await call.transport.send_headers(node_identity.headers(self._announce()))
         return self._answers[may_push]
 
 

@@ -12,10 +12,11 @@ from functools import lru_cache
 from federation.config.model import LimitsConfig
 from federation.core.store import DigestCodec, LocalStore
 from federation.observability.metrics import Metrics
-from federation.services.call import SMALL_REQUEST, Call, Method, ServerStream, Unary
+from federation.services.call import Call
 from federation.services.cas_batch import BatchCalls
 from federation.services.cas_tree import TreeCalls
 from federation.services.cpu_pool import Compute
+from federation.services.method import SMALL_REQUEST, Method, ServerStream, Unary
 from federation.wire.cas_codec import decode_find_missing, encode_missing
 from federation.wire.digest_list import (
     DigestList,

@@ -13,8 +13,7 @@ from federation.core.store import Provenance, Store
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.cpu_pool import Compute
-from federation.services.provenance import provenance_of
-from federation.services.status_codes import INTERNAL, outcome_of
+from federation.services.status_codes import INTERNAL, status_of
 from federation.wire import zstd
 from federation.wire.cas_codec import (
     BATCH_ITEMS_MAX,
@@ -78,12 +77,11 @@ class BatchCalls:
         if any(update.compressors):
             unpacked_bytes = _unpacked_bytes(update)
             self._check_total(len(digests), max(sent_bytes, unpacked_bytes))
-            if call.hold is not None:
-                await call.hold(unpacked_bytes)
+            await call.hold(unpacked_bytes)
             blobs = await self._compute.run(sent_bytes, _unpack, update)
         else:
             self._check_total(len(digests), sent_bytes)
-        results = await self._store_all(digests, blobs, provenance_of(call))
+        results = await self._store_all(digests, blobs, call.provenance)
         self._bytes_in.inc(sent_bytes)
         stored = [
             digest
@@ -138,8 +136,8 @@ class BatchCalls:
         asked, unique, total_bytes, heads = question
         call.check_pull(asked.instance)
         self._check_total(len(asked.items), total_bytes)
-        if call.room is not None and total_bytes > _LARGE_BYTES:
-            await call.room(total_bytes)
+        if total_bytes > _LARGE_BYTES:
+            await call.make_room(total_bytes)
         blobs = await self._store.read_small(unique) if unique else []
         held = [blob for blob in blobs if blob is not None]
         self._count(held, len(blobs))
@@ -240,8 +238,8 @@ def _answer(asked: Digest | Malformed, result: Outcome | None) -> Answer:
     raw = asked.raw if isinstance(asked, Malformed) else encode_digest(asked)
     if not isinstance(result, FederationError):
         return Answer(raw, data=result or b"")
-    outcome = outcome_of(result) or INTERNAL
-    return Answer(raw, outcome.number, outcome.message)
+    status = status_of(result) or INTERNAL
+    return Answer(raw, status.code, status.message)
 
 
 def _read_of(asked: Digest | Malformed, found: dict[Digest, bytes | None]) -> Outcome:

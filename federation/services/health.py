@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from grpc_health.v1 import health_pb2
 
 from federation.core.errors import EntryNotFound
-from federation.services.call import SMALL_REQUEST, Call, Method, ServerStream, Unary
+from federation.services.call import Call
+from federation.services.method import SMALL_REQUEST, Method, ServerStream, Unary
 
 HEALTH = "grpc.health.v1.Health"
 

@@ -13,7 +13,8 @@ from federation._proto.buildstream.v2 import buildstream_pb2 as bst
 from federation.core.errors import InvalidRequest
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
-from federation.services.call import LIST_REQUEST, SMALL_REQUEST, Call, Method, Unary
+from federation.services.call import Call
+from federation.services.method import LIST_REQUEST, SMALL_REQUEST, Method, Unary
 from federation.wire.bounds import read_request
 from federation.wire.reference_key import uri_of
 from federation.wire.resource_name import check_instance

@@ -13,8 +13,9 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.buildstream.v2 import buildstream_pb2
 from federation._proto.google.bytestream import bytestream_pb2
 from federation.config.model import LimitsConfig
-from federation.services.call import BothStreams, Call, Method
+from federation.services.call import Call
 from federation.services.health import HEALTH
+from federation.services.method import BothStreams, Method
 from federation.services.request_stream import RequestStream
 
 # A description is found once its module is imported, which services on raw bytes need not do.

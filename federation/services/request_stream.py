@@ -12,10 +12,9 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-import grpc
-
 from federation.core.errors import FederationError, Stalled
 from federation.core.memory_budget import MemoryBudget
+from federation.services.transport import CallEnded
 
 AHEAD_BYTES = 2**20
 AHEAD_MESSAGES = 256  # bounds what many tiny messages cost in objects
@@ -28,7 +27,7 @@ class RequestStream:
 
     def __init__(
         self,
-        read: Callable[[], Awaitable[object]],
+        read: Callable[[], Awaitable[bytes | None]],
         budget: MemoryBudget,
         pay: Callable[[int], Awaitable[None]] | None = None,
         gone: Callable[[int], None] | None = None,
@@ -143,10 +142,9 @@ class RequestStream:
 
     async def _next_read(self) -> bytes | None:
         try:
-            message = await self._read()
-        except grpc.aio.BaseError:  # the call ended while this read was pending
+            return await self._read()
+        except CallEnded:  # while this read was pending
             return None
-        return message if isinstance(message, bytes) else None
 
 
 def _wake(waiting: asyncio.Future[None] | None) -> None:

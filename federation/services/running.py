@@ -1,28 +1,25 @@
 """The calls that run on one listener: how many each caller has, and what each waits for.
 
-A call counts from its HEADERS until gRPC is rid of its answer. What the other side makes it wait
-for has a time limit: its first message, and the answer being taken. gRPC's Python interface cannot
-end a call whose answer is not taken, so the connection is broken off then.
+A call counts from its headers until its task ends, when its answer is sent. Whatever the other side
+makes it wait for has a time limit: its first message, and the answer being taken. A call whose
+answer is not taken is ended with its connection: only that frees what is held for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
-
-import grpc
+from functools import partial
 
 from federation.config.model import LimitsConfig
 from federation.core.admission import Admission
 from federation.core.clock import Clock
 from federation.core.errors import LimitReached
 from federation.core.fair_share import FairShare, ShareVerdict
-from federation.observability.limit_hits import LimitHits
-from federation.services import tcp
 from federation.services.arrivals import MessageArrivals
+from federation.services.bounds import SharedBounds
 from federation.services.running_call import NEVER_S, CallPhase, RunningCall
+from federation.services.status_codes import CallStatus, StatusCode
+from federation.services.transport import Connections, Transport
 
 _EVERY_S = 0.5
 _SOON_S = 0.05
@@ -39,20 +36,20 @@ class RunningCalls:
         self,
         limits: LimitsConfig,
         clock: Clock,
-        hits: LimitHits,
-        incoming: Admission,
-        outgoing: Admission,
+        bounds: SharedBounds,
+        connections: Connections,
     ) -> None:
-        """Take the limits, which may change, and what all listeners share."""
-        self.incoming = incoming
-        self.outgoing = outgoing
+        """limits: they may change. bounds: shared by all listeners."""
+        self.incoming = bounds.incoming
+        self.outgoing = bounds.outgoing
         self._limits = limits
         self._clock = clock
-        self._hits = hits
+        self._hits = bounds.hits
+        self._connections = connections
         self._known = FairShare(lambda: limits.streams, lambda: limits.streams_per_caller)
         self._strangers = FairShare(lambda: max(1, limits.streams // _STRANGERS_PART))
         self._calls: set[RunningCall] = set()
-        self._arrivals = MessageArrivals(incoming)
+        self._arrivals = MessageArrivals(bounds.incoming)
         self._timer: asyncio.TimerHandle | None = None
         self._counting: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it is a system call
@@ -65,7 +62,7 @@ class RunningCalls:
         """How many there are."""
         return len(self._calls)
 
-    def begin(self, context: Any, caller: str, peer: str, *, stranger: bool = False) -> RunningCall:
+    def begin(self, call: RunningCall, *, stranger: bool = False) -> None:
         """Count a call of the running task; it stops to count when the task ends.
 
         stranger: it is open to everybody, so it takes nothing from those who have rights.
@@ -73,53 +70,56 @@ class RunningCalls:
         Raises LimitReached.
         """
         share = self._strangers if stranger else self._known
-        if share.try_take(caller) is not ShareVerdict.GRANTED:
-            self._refuse(share, caller, peer)
-        return self._watch(RunningCall(context, caller, peer, share))
+        if share.try_take(call.caller) is not ShareVerdict.GRANTED:
+            self._refuse(share, call)
+        call.counted_in = share
+        self._watch(call)
 
-    def refused(self, context: Any, peer: str) -> RunningCall:
+    def refused(self, transport: Transport) -> RunningCall:
         """Watch a call that counts nowhere, until its status is taken."""
-        return self._watch(RunningCall(context, "", peer, None))
+        call = RunningCall(transport, "")
+        self._watch(call)
+        return call
 
-    def _watch(self, call: RunningCall) -> RunningCall:
+    def _watch(self, call: RunningCall) -> None:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         task = call.task = asyncio.current_task(loop)
         assert task is not None
         self._calls.add(call)
-        task.add_done_callback(lambda _: self._end(call))
+        task.add_done_callback(partial(self._end, call))
         if self._timer is None:
             self._timer = loop.call_later(_EVERY_S, self._look)
-        return call
 
     def was_late(self, call: RunningCall) -> bool:
         """Whether only its time limit cancelled the call, which is then not cancelled any more."""
         task = call.task
         return call.is_late and task is not None and task.uncancel() == 0
 
-    def _refuse(self, share: FairShare, caller: str, peer: str) -> None:
+    def _refuse(self, share: FairShare, call: RunningCall) -> None:
+        caller = call.caller
         if share.judge(caller) is ShareVerdict.FULL:
             limit, text = "streams", f"{share.total} calls are being answered, as many as may"
         else:
             limit = "streams-per-caller"
             text = f"{caller} has {share.used_by(caller)} calls running; what is left is for others"
-        self._hits.hit(limit, caller, peer, running=share.used_by(caller), of=share.total)
+        self._hits.hit(limit, caller, call.peer, running=share.used_by(caller), of=share.total)
         raise LimitReached(f"limits.{limit}", f"{text} (limits.{limit}); try again")
 
-    def _end(self, call: RunningCall) -> None:
+    def _end(self, call: RunningCall, _task: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        if call.share is not None:
-            call.share.give_back(call.caller)
+        if call.counted_in is not None:
+            call.counted_in.give_back(call.caller)
         self.request_is_gone(call)
         if call.answer_bytes:
             self.outgoing.give_back(call.caller, call.answer_bytes)
             call.answer_bytes = 0
 
-    async def read(self, call: RunningCall, most_bytes: int, *, first: bool) -> object:
-        """Read a message, once there is room for one of most_bytes.
+    async def read(self, call: RunningCall, most_bytes: int, *, first: bool) -> bytes | None:
+        """Read a message, once there is room for one of most_bytes; None after the last.
 
-        What came counts as the call's until it is gone.
+        Its bytes count as the call's until they are gone. Raises CallEnded.
         """
         if not self.incoming.try_take(call.caller, most_bytes):
             await self._room_in(call, most_bytes)
@@ -129,8 +129,8 @@ class RunningCalls:
             call.phase = CallPhase.ARRIVING
         came_bytes = 0
         try:
-            message = await call.context.read()
-            if isinstance(message, bytes):
+            message = await call.transport.read()
+            if message is not None:
                 came_bytes = len(message)
         finally:
             call.phase = CallPhase.RUNNING
@@ -161,6 +161,12 @@ class RunningCalls:
         call.takes_no_more = True
         if held_bytes:
             self.incoming.give_back(call.caller, held_bytes)
+
+    async def make_room(self, call: RunningCall, size_bytes: int) -> None:
+        """Have room for an answer, or a message of one, of so many bytes. Raises LimitReached."""
+        more_bytes = size_bytes - call.answer_bytes
+        if more_bytes > 0 and not self.may_answer(call, more_bytes):
+            await self.room_to_answer(call, more_bytes)
 
     def may_answer(self, call: RunningCall, size_bytes: int) -> bool:
         """Take room for an answer (or a message of one) until it is taken, if there is some."""
@@ -213,7 +219,7 @@ class RunningCalls:
         self._hits.hit("buffer-memory", call.caller, call.peer, held_bytes=admission.used_bytes)
 
     def leaves(self, call: RunningCall) -> None:
-        """An answer, a message of one or a status is handed to gRPC."""
+        """An answer, a message of one or a status is handed to the transport."""
         call.phase = CallPhase.LEAVING
         call.since_s = self._clock.monotonic_s()
 
@@ -255,13 +261,13 @@ class RunningCalls:
         await asyncio.sleep(_SOON_S)  # most messages are whole by then
         pending = [call for call in self._calls if call.pending_bytes]
         peers = {call.peer for call in pending}
-        received = await asyncio.to_thread(tcp.received_from, peers)
+        received = await asyncio.to_thread(self._connections.received_from, peers)
         pending = [call for call in self._calls if call.pending_bytes]
         if (greedy := self._arrivals.charge(pending, received, self._limits.message)) is not None:
             self._hits.hit(
                 "buffer-memory", greedy.caller, greedy.peer, held_bytes=self.incoming.used_bytes
             )
-            break_off([greedy.peer])
+            self._break_off_connection(greedy.peer)
 
     def _leaving_s(self, call: RunningCall) -> float:
         return self._limits.stall * (1 + call.answer_bytes / _STALL_BYTES)
@@ -269,8 +275,11 @@ class RunningCalls:
     def _abort(self, call: RunningCall) -> None:
         """End a call that waits for a message: its pending read must not be cancelled."""
         call.ended = True
-        text = f"no message came for {self._limits.first_message:g} s (limits.first-message)"
-        task = asyncio.get_running_loop().create_task(_abort(call, text), name="late call")
+        status = CallStatus(
+            StatusCode.DEADLINE_EXCEEDED,
+            f"no message came for {self._limits.first_message:g} s (limits.first-message)",
+        )
+        task = asyncio.get_running_loop().create_task(_abort(call, status), name="late call")
         _ending.add(task)
         task.add_done_callback(_ending.discard)
 
@@ -280,22 +289,16 @@ class RunningCalls:
         for each in self._calls:
             if each.peer == call.peer and each.phase is CallPhase.LEAVING:
                 each.ended = True
-        break_off([call.peer])
+        self._break_off_connection(call.peer)
+
+    def _break_off_connection(self, peer: str) -> None:
+        """Do it in a thread: finding the connection may take a while."""
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(None, self._connections.break_off, peer)
 
 
-def break_off(peers: Iterable[str]) -> None:
-    """Break the connections off, in a thread: finding them takes a while."""
-    asyncio.get_running_loop().run_in_executor(None, _reset_all, list(peers))
-
-
-def _reset_all(peers: list[str]) -> None:
-    for peer in peers:
-        tcp.reset(peer)
-
-
-async def _abort(call: RunningCall, text: str) -> None:
+async def _abort(call: RunningCall, status: CallStatus) -> None:
     if call.phase is not CallPhase.ARRIVING:
         call.ended = False  # the message came meanwhile
         return
-    with suppress(grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
-        await call.context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, text)
+    await call.transport.abort(status)

@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from federation.core.fair_share import FairShare
+from federation.services.transport import Transport
 
 NEVER_S: Final = float("inf")
 
@@ -20,12 +21,12 @@ class CallPhase(Enum):
 
 
 class RunningCall:
-    """One call."""
+    """One call; RunningCalls keeps its numbers."""
 
     __slots__ = (
         "answer_bytes",
         "caller",
-        "context",
+        "counted_in",
         "ended",
         "held_up",
         "is_late",
@@ -34,23 +35,24 @@ class RunningCall:
         "pending_bytes",
         "phase",
         "request_bytes",
-        "share",
         "since_s",
         "takes_no_more",
         "task",
+        "transport",
     )
 
-    def __init__(self, context: Any, caller: str, peer: str, share: FairShare | None) -> None:
-        self.context = context
+    def __init__(self, transport: Transport, caller: str) -> None:
+        """caller: what limits tell callers apart by, an identity, or without one an address."""
+        self.transport = transport
         self.caller = caller
-        self.peer = peer
-        self.share = share
+        self.peer = transport.peer.text
+        self.counted_in: FairShare | None = None  # until it ends
         self.phase = CallPhase.RUNNING
         self.since_s = 0.0
         self.pending_bytes = 0  # of RunningCalls.incoming, for the message being read
         self.request_bytes = 0  # of RunningCalls.incoming, for those that have come
         self.answer_bytes = 0  # of RunningCalls.outgoing
-        self.ended = False  # by us, from outside
+        self.ended = False  # by this node, from outside of the call's task
         self.held_up = False  # until there is room for its message
         self.task: asyncio.Task[Any] | None = None  # that runs it
         self.late_at_s = NEVER_S  # when its handler has taken too long

@@ -1,41 +1,68 @@
-"""The one table from this package's errors to gRPC status codes, and the text beside them."""
+"""The one table from this package's errors to statuses, and the text beside them.
+
+The codes are google.rpc.Code, which REAPI's messages carry in batches, too; each protocol that is
+served has its own table from these to what it sends.
+"""
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from federation.core import errors
 
-_MESSAGE_CHARS = 512  # grpc refuses trailers above 8 KiB, and it percent-encodes messages
+_MESSAGE_CHARS = 512  # gRPC refuses trailers above 8 KiB, and it percent-encodes messages
 
-_TABLE: dict[type[errors.FederationError], grpc.StatusCode] = {
-    errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.DigestMismatch: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.BlobTooLarge: grpc.StatusCode.INVALID_ARGUMENT,
-    errors.BlobNotFound: grpc.StatusCode.NOT_FOUND,
-    errors.EntryNotFound: grpc.StatusCode.NOT_FOUND,
-    errors.OffsetOutside: grpc.StatusCode.OUT_OF_RANGE,
-    errors.StorageFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.TooBusy: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.StorageFailed: grpc.StatusCode.UNAVAILABLE,
-    errors.SourceUnavailable: grpc.StatusCode.UNAVAILABLE,
-    errors.BlobDamaged: grpc.StatusCode.DATA_LOSS,
-    errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
-    errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
-    errors.UploadSuperseded: grpc.StatusCode.ABORTED,
-    errors.Stalled: grpc.StatusCode.DEADLINE_EXCEEDED,
+
+class StatusCode(enum.IntEnum):
+    """google.rpc.Code: its numbers on the wire, its names in metrics and logs."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+_TABLE: dict[type[errors.FederationError], StatusCode] = {
+    errors.InvalidRequest: StatusCode.INVALID_ARGUMENT,
+    errors.DigestMismatch: StatusCode.INVALID_ARGUMENT,
+    errors.BlobTooLarge: StatusCode.INVALID_ARGUMENT,
+    errors.BlobNotFound: StatusCode.NOT_FOUND,
+    errors.EntryNotFound: StatusCode.NOT_FOUND,
+    errors.OffsetOutside: StatusCode.OUT_OF_RANGE,
+    errors.StorageFull: StatusCode.RESOURCE_EXHAUSTED,
+    errors.TooBusy: StatusCode.RESOURCE_EXHAUSTED,
+    errors.StorageFailed: StatusCode.UNAVAILABLE,
+    errors.SourceUnavailable: StatusCode.UNAVAILABLE,
+    errors.BlobDamaged: StatusCode.DATA_LOSS,
+    errors.NotAllowed: StatusCode.PERMISSION_DENIED,
+    errors.NotAuthenticated: StatusCode.UNAUTHENTICATED,
+    errors.UploadSuperseded: StatusCode.ABORTED,
+    errors.Stalled: StatusCode.DEADLINE_EXCEEDED,
 }
 
-# What an operator should hear about without asking; the rest is the client's own business.
+# Logged as warnings: these point to trouble of this node, the others to the client's own.
 TROUBLE_HERE = frozenset(
     {
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DATA_LOSS,
-        grpc.StatusCode.INTERNAL,
+        StatusCode.RESOURCE_EXHAUSTED,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+        StatusCode.INTERNAL,
     }
 )
 
@@ -43,24 +70,18 @@ TROUBLE_HERE = frozenset(
 class CallStatus(NamedTuple):
     """How a call, or one item of a batch, ended."""
 
-    code: grpc.StatusCode
+    code: StatusCode
     message: str
 
-    @property
-    def number(self) -> int:
-        """The code's number on the wire (google.rpc.Code)."""
-        number: int = self.code.value[0]
-        return number
+
+OK = CallStatus(StatusCode.OK, "")
+INTERNAL = CallStatus(StatusCode.INTERNAL, "internal error; the node's log says more")
 
 
-OK = CallStatus(grpc.StatusCode.OK, "")
-INTERNAL = CallStatus(grpc.StatusCode.INTERNAL, "internal error; the node's log says more")
-
-
-def outcome_of(error: Exception) -> CallStatus | None:
-    """Return what a client is told about this error; None for one that nobody foresaw."""
+def status_of(error: Exception) -> CallStatus | None:
+    """Return what a client is told about this error; None for an error that is a bug."""
     if isinstance(error, DecodeError):
-        return CallStatus(grpc.StatusCode.INVALID_ARGUMENT, "the request is not a valid protobuf")
+        return CallStatus(StatusCode.INVALID_ARGUMENT, "the request is not a valid protobuf")
     for kind in type(error).__mro__:
         code = _TABLE.get(kind)
         if code is not None:
@@ -69,7 +90,7 @@ def outcome_of(error: Exception) -> CallStatus | None:
 
 
 def clean(text: str, max_chars: int = _MESSAGE_CHARS) -> str:
-    """Make text that a client had a hand in safe to show: printable ASCII, clipped."""
+    """Return text that may contain a client's input as printable ASCII, clipped."""
     clipped = text[: max_chars + 1]  # before escaping, so that a huge name costs nothing
     safe = "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in clipped)
     return safe if len(safe) <= max_chars else safe[: max_chars - 3] + "..."

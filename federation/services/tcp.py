@@ -1,8 +1,8 @@
 """The TCP connections of this process, as its own descriptors and the kernel show them.
 
 gRPC's Python interface shows neither connections nor what it holds of each, and it cannot end a
-call whose answer nobody takes. So its sockets are looked at from the side: they are descriptors of
-this process. Nothing is read from them or written to them.
+call whose answer nobody takes. But its sockets are descriptors of this process, so they can be
+inspected without gRPC. Nothing is read from them or written to them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from federation.access.peer_address import PeerAddress, parse_peer, plain_host
+
 _INFO_BYTES = 136
 _RECEIVED_AT = 128  # tcpi_bytes_received in struct tcp_info (Linux 4.1)
-_MAPPED = "::ffff:"
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time: close sends RST
 
 
@@ -38,15 +39,6 @@ class TcpConnection(NamedTuple):
     local_port: int
 
 
-def endpoint_of(peer: str) -> TcpAddress | None:
-    """Return what gRPC's name of a peer stands for: "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5"."""
-    kind, _, rest = peer.partition(":")
-    host, _, port = rest.rpartition(":")
-    if kind not in ("ipv4", "ipv6") or not port.isdecimal():
-        return None
-    return _endpoint(host.removeprefix("%5B").removesuffix("%5D").strip("[]"), int(port))
-
-
 def connections(ports: Collection[int] | None = None) -> Iterator[TcpConnection]:
     """Yield the connections of this process that came to one of these ports; None: all."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - names only
@@ -54,18 +46,28 @@ def connections(ports: Collection[int] | None = None) -> Iterator[TcpConnection]
             yield found
 
 
-def received_from(peers: Collection[str]) -> dict[str, int]:
-    """Return what has been read from each of these peers since its connection began."""
-    names = {endpoint_of(peer): peer for peer in peers}
-    return {names[each.peer]: received_bytes(each) for each in connections() if each.peer in names}
+class ProcessConnections:
+    """Connections, see services/transport.py, as the descriptors of this process show them."""
+
+    def received_from(self, peers: Collection[str]) -> dict[str, int]:
+        """See Connections."""
+        names = {_end_of(parse_peer(peer)): peer for peer in peers}
+        return {
+            names[each.peer]: received_bytes(each) for each in connections() if each.peer in names
+        }
+
+    def break_off(self, peer: str) -> None:
+        """See Connections."""
+        wanted = parse_peer(peer)
+        if not wanted.port:
+            return
+        for each in connections():
+            if each.peer == _end_of(wanted) and break_off(each):
+                return
 
 
-def reset(peer: str) -> bool:
-    """Break the connection from this peer off; False: there is none."""
-    wanted = endpoint_of(peer)
-    return wanted is not None and any(
-        break_off(each) for each in connections() if each.peer == wanted
-    )
+def _end_of(peer: PeerAddress) -> TcpAddress:
+    return TcpAddress(peer.host, peer.port)
 
 
 def break_off(connection: TcpConnection) -> bool:
@@ -122,4 +124,4 @@ def _look(number: int) -> TcpConnection | None:
 
 
 def _endpoint(host: str, port: int) -> TcpAddress:
-    return TcpAddress(host.partition("%")[0].removeprefix(_MAPPED), port)
+    return TcpAddress(plain_host(host), port)

@@ -19,11 +19,11 @@ class UploadReader:
         self._next_bytes = min(_FIRST_BYTES, limits.message)
         self._first = True
 
-    async def read(self) -> object:
-        """Return the next message, or gRPC's EOF."""
+    async def read(self) -> bytes | None:
+        """Return the next message; None after the last one. Raises CallEnded."""
         first, self._first = self._first, False
         message = await self._calls.read(self._call, self._next_bytes, first=first)
-        if isinstance(message, bytes):
+        if message is not None:
             self._next_bytes = max(LEAST_BYTES, len(message))
         return message
 

@@ -9,8 +9,10 @@ import pytest
 
 from federation.access.authenticator import Authenticator
 from federation.access.certificates import ClientRefused
+from federation.access.incoming_call import ShownCertificate
 from federation.access.jwt_keys import JwtKeys, parse_keys
 from federation.access.live_tls import LiveTls
+from federation.access.peer_address import parse_peer
 from federation.access.rights import Rights, Role
 from federation.access.tls import load_pair
 from federation.access.tokens import (
@@ -33,26 +35,20 @@ M = "package.Service/Method"
 
 
 class Shown:
-    """A call as grpc shows it."""
+    """A call as a transport shows it."""
+
+    peer = parse_peer("ipv4:10.0.0.1:1")
 
     def __init__(
         self, *authorization: str | bytes, pem: bytes | None = None, chain: bytes | None = None
     ) -> None:
-        self._headers = [("user-agent", "x"), *(("authorization", each) for each in authorization)]
-        self._pem = pem
-        self._chain = chain
+        self.headers = [("user-agent", "x"), *(("authorization", each) for each in authorization)]
+        self._shown = ShownCertificate(pem or b"", chain or b"")
         self.asked = 0
 
-    def auth_context(self) -> dict[str, list[bytes]]:
+    def certificate(self) -> ShownCertificate:
         self.asked += 1
-        found = {"x509_pem_cert": [self._pem]} if self._pem else {}
-        return {**found, "x509_pem_cert_chain": [self._chain]} if self._chain else found
-
-    def peer(self) -> str:
-        return ""
-
-    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        return tuple(self._headers)
+        return self._shown
 
 
 def token(seed: int = 1, role: Role = Role.PUSH, **kwargs: Any) -> NewToken:

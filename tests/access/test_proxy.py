@@ -12,6 +12,8 @@ import pytest
 from google.protobuf.message import Message
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
+from federation.access.incoming_call import ShownCertificate
+from federation.access.peer_address import parse_peer
 from federation.access.proxy import ProxiedClients, comes_from, parse_secrets
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile
@@ -30,17 +32,14 @@ SECRET, OTHER_SECRET = b"0123456789abcdef" * 2, b"fedcba9876543210" * 2
 
 
 class Call:
-    """A call as grpc shows it."""
+    """A call as a transport shows it."""
 
     def __init__(self, peer: str, *headers: tuple[str, str]) -> None:
-        self._peer = peer
-        self._headers = headers
+        self.peer = parse_peer(peer)
+        self.headers = headers
 
-    def peer(self) -> str:
-        return self._peer
-
-    def invocation_metadata(self) -> Any:
-        return self._headers
+    def certificate(self) -> ShownCertificate:
+        return ShownCertificate()
 
 
 def proxied(*addresses: str, secret: bool = False) -> ProxiedClients:
@@ -72,7 +71,7 @@ def networks(*texts: str) -> Any:
     ],
 )
 def test_addresses_are_those_of_the_connection(peer: str, inside: bool) -> None:
-    assert comes_from(peer, networks("10.0.0.0/24", "::1")) is inside
+    assert comes_from(parse_peer(peer), networks("10.0.0.0/24", "::1")) is inside
 
 
 def test_the_header_counts_from_the_proxys_addresses_only() -> None:

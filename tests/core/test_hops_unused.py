@@ -7,14 +7,14 @@ import pytest
 from federation.core import hops
 from federation.core.hops import UNUSED_HEADER
 from federation.core.store import Source
-from federation.services.provenance import told_by
+from federation.services.call import provenance_of
 
 
 @pytest.mark.parametrize("seconds", [0, 1, 86_400, 9_999_999_999])
 def test_it_is_read_as_it_was_said(seconds: int) -> None:
     sent = hops.of_replication(("a",), unused_s=seconds + 0.5)
     assert hops.parse(hops.headers(sent)) == sent
-    came = told_by(sent)
+    came = provenance_of(sent)
     assert (came.source, came.unused_s) == (Source.PEER, float(seconds))
 
 

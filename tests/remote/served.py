@@ -24,12 +24,14 @@ from federation.services.action_cache import ActionCacheService
 from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.bytestream import ByteStreamService
-from federation.services.call import Service
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
-from federation.services.rpc import Runtime, handlers
+from federation.services.grpc_calls import handlers
+from federation.services.method import Service
+from federation.services.runtime import Runtime
+from federation.services.tcp import ProcessConnections
 from tests.support.fakes import MemoryIndex
 from tests.support.local_finder import LocalFinder
 
@@ -113,7 +115,16 @@ async def serving(
     ]
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
     access = SameForAll(rights or everybody(push=True))
-    runtime = Runtime(metrics, limits, clock, access, budget, acknowledge, heard_from=heard_from)
+    runtime = Runtime(
+        metrics,
+        limits,
+        clock,
+        access,
+        budget,
+        ProcessConnections(),
+        acknowledge,
+        heard_from=heard_from,
+    )
     server.add_generic_rpc_handlers(tuple(handlers(services, runtime)))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -23,7 +23,7 @@ from federation.core.store import (
     Stamp,
 )
 from federation.remote.failures import FailureKind, RemoteFailed, failure
-from federation.services.provenance import told_by
+from federation.services.call import provenance_of
 from federation.storage.catalogue.hlc import DRIFT_S, Held, Verdict, date, is_too_far, next_ticks
 from tests.replication.schedule_world import Life, World
 
@@ -101,7 +101,7 @@ class Node:
         self, headers: Headers, digests: Sequence[Digest], way: Way
     ) -> list[RemoteFailed | None]:
         """Take a batch, or a large one."""
-        came = told_by(self._read(headers, way))
+        came = provenance_of(self._read(headers, way))
         refusals = [self._refusal(digest) for digest in digests]
         for digest, refusal in zip(digests, refusals, strict=True):
             if refusal is None:
@@ -118,7 +118,7 @@ class Node:
             self.world.wrong(f"{self.name} got {entry.label} before {len(holes)} of its blobs")
         stamp = passed.stamp or NO_STAMP
         try:
-            self.put(entry._replace(stamp=stamp), told_by(passed), way)
+            self.put(entry._replace(stamp=stamp), provenance_of(passed), way)
         except InvalidRequest as error:
             return failure(self.name, FailureKind.REFUSED, str(error))
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from federation.server.connection_guard import excess
-from federation.services.tcp import TcpAddress, TcpConnection, endpoint_of
+from federation.services.tcp import TcpAddress, TcpConnection
 
 
 def from_host(host: str, count: int) -> list[TcpConnection]:
@@ -31,10 +31,3 @@ def test_a_number_for_each_address_is_kept_and_the_total_is() -> None:
     assert hosts(excess([*from_host("a", 9), *from_host("b", 3)], 100, 5)) == {"a": 4}
     found = excess([*from_host("a", 5), *from_host("b", 5)], 8, 5)
     assert (hosts(found), {limit for _, limit in found}) == ({"b": 2}, {"connections"})
-
-
-def test_peers_as_grpc_names_them() -> None:
-    assert endpoint_of("ipv4:1.2.3.4:5") == TcpAddress("1.2.3.4", 5)
-    assert endpoint_of("ipv6:%5B::1%5D:5") == TcpAddress("::1", 5)
-    assert endpoint_of("ipv6:[::ffff:1.2.3.4]:5") == TcpAddress("1.2.3.4", 5)
-    assert endpoint_of("unix:/run/x") is None

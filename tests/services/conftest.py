@@ -17,10 +17,12 @@ from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
 from federation.services.bytestream import ByteStreamService
-from federation.services.call import Service
 from federation.services.cpu_pool import Compute
+from federation.services.grpc_calls import handlers
+from federation.services.method import Service
 from federation.services.quotas import CallerQuotas
-from federation.services.rpc import Runtime, handlers
+from federation.services.runtime import Runtime
+from federation.services.tcp import ProcessConnections
 from tests.services.bytestream import Client
 from tests.support.fakes import MemoryStore
 
@@ -67,7 +69,7 @@ async def serve() -> AsyncIterator[Serve]:
         clock: Clock | None = None,
         budget: MemoryBudget | None = None,
         rights: Rights | None = None,
-        shares: CallerQuotas | None = None,
+        quotas: CallerQuotas | None = None,
         audit: bool = False,
     ) -> Served:
         limits, metrics = limits or LimitsConfig(), metrics or Metrics()
@@ -75,7 +77,9 @@ async def serve() -> AsyncIterator[Serve]:
         budget = budget or MemoryBudget(limits.buffer_memory)
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
         access = SameForAll(rights or everybody(push=may_push))
-        runtime = Runtime(metrics, limits, clock, access, budget, shares=shares, audit=audit)
+        runtime = Runtime(
+            metrics, limits, clock, access, budget, ProcessConnections(), quotas=quotas, audit=audit
+        )
         server.add_generic_rpc_handlers(handlers(services, runtime))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

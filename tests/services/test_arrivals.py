@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from federation.core.admission import Admission
-from federation.core.fair_share import FairShare
 from federation.services.arrivals import LEAST_BYTES, MessageArrivals
 from federation.services.running_call import RunningCall
+from tests.support.transport import FakeTransport
 
 MIB = 2**20
 MOST = 8 * MIB
 
 
 def reading(incoming: Admission, peer: str, caller: str = "a") -> RunningCall:
-    call = RunningCall(None, caller, peer, FairShare(lambda: 10))
+    call = RunningCall(FakeTransport(peer), caller)
     call.pending_bytes = MOST
     incoming.adjust(caller, MOST)
     return call

@@ -2,16 +2,16 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc
 import pytest
 
 from federation.core.errors import Stalled
 from federation.core.memory_budget import MemoryBudget
 from federation.services.request_stream import AHEAD_BYTES, AHEAD_MESSAGES, RequestStream
+from federation.services.transport import CallEnded
 
 
 class Sender:
-    """Stands in for a call's context: gives what it holds, then EOF or waits."""
+    """Reads as a transport does: gives what it holds, then the end or waits."""
 
     def __init__(self, *messages: bytes, ends: bool = True) -> None:
         self.messages = list(messages)
@@ -19,18 +19,17 @@ class Sender:
         self.hang_up = asyncio.Event()
         self.cancelled = False
 
-    async def read(self) -> object:
+    async def read(self) -> bytes | None:
         if self.messages:
             return self.messages.pop(0)
         if self.ends:
-            eof: object = grpc.aio.EOF  # type: ignore[attr-defined]
-            return eof
+            return None
         try:
             await self.hang_up.wait()
         except asyncio.CancelledError:
             self.cancelled = True
             raise
-        raise grpc.aio.UsageError
+        raise CallEnded
 
 
 async def settle() -> None:

@@ -12,9 +12,10 @@ from federation.core import errors
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY
 from federation.observability.log_limit import LogLimit
-from federation.services.call import Call, ClientStream, Method, ServerStream, Unary
+from federation.services.call import Call
+from federation.services.method import ClientStream, Method, ServerStream, Unary
 from federation.services.request_stream import RequestStream
-from federation.services.status_codes import clean, outcome_of
+from federation.services.status_codes import clean, status_of
 from tests.services.conftest import Serve, Served
 
 
@@ -281,4 +282,4 @@ def test_a18_text_from_clients_is_escaped_and_clipped() -> None:
     assert clean("a\nb\x1b[31m\u00e9\x00") == "a\\nb\\x1b[31m\\xe9\\x00"
     assert len(clean("x" * 2**16)) == 512
     assert len(clean("\n" * 2**16)) <= 512
-    assert outcome_of(OSError("x")) is None
+    assert status_of(OSError("x")) is None

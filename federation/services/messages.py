@@ -1,0 +1,164 @@
+"""How each kind of method exchanges its messages: one or many, within bounds of bytes and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, closing
+
+from federation.core.errors import InvalidRequest, RequestTooLarge, Stalled
+from federation.services.call import Call
+from federation.services.method import BothStreams, ClientStream, Method, ServerStream, Unary
+from federation.services.request_stream import RequestStream
+from federation.services.running_call import NEVER_S
+from federation.services.runtime import Runtime
+from federation.services.upload_reader import UploadReader
+
+_SMALL_ANSWER_BYTES = 2**14  # the bound on the number of calls bounds these, too
+
+Exchange = Callable[[Call], Awaitable[bytes]]
+
+
+def exchange_of(method: Method, runtime: Runtime) -> Exchange:
+    """Return what reads a call's requests, has them handled, and sends or returns the answer.
+
+    The answer of a call with many responses is empty: they are sent as they are made.
+    """
+    if isinstance(method, Unary):
+        return _Unary(method, runtime).run
+    if isinstance(method, ServerStream):
+        return _ServerStream(method, runtime).run
+    if isinstance(method, ClientStream):
+        return _ClientStream(method, runtime).run
+    return _BothStreams(method, runtime).run
+
+
+class _OneRequest:
+    """Reading the only request of a call."""
+
+    def __init__(self, method: Unary | ServerStream, runtime: Runtime) -> None:
+        self._request_max = method.request_max
+        self._calls = runtime.calls
+        self._limits = runtime.limits
+        self._clock = runtime.clock
+
+    async def _request(self, call: Call) -> bytes:
+        most_bytes = min(self._limits.message, self._request_max)
+        message = await self._calls.read(call, most_bytes, first=True)
+        if message is None:
+            raise InvalidRequest("the call ended without a message")
+        if len(message) > most_bytes:
+            raise RequestTooLarge(
+                "message.size", f"a request of {len(message)} bytes; at most {most_bytes}"
+            )
+        return message
+
+
+class _Unary(_OneRequest):
+    def __init__(self, method: Unary, runtime: Runtime) -> None:
+        super().__init__(method, runtime)
+        self._handler = method.handler
+        self._writes = method.writes
+
+    async def run(self, call: Call) -> bytes:
+        request = await self._request(call)
+        if call.quota is not None:
+            await call.quota.pay(len(request))
+        response = await self._in_time(request, call)
+        if not self._fits(call, len(response)):
+            more_bytes = len(response) - call.answer_bytes
+            if self._writes:
+                await self._calls.room_to_answer(call, more_bytes)
+            else:  # an answer that waits for room must not take memory meanwhile
+                del response
+                await self._calls.room_to_answer(call, more_bytes)
+                response = await self._in_time(request, call)
+                self._fits(call, len(response))
+        if call.quota is not None:
+            await call.quota.pay(len(response))
+        return response
+
+    def _fits(self, call: Call, size_bytes: int) -> bool:
+        """Acquire or release room, so that the call has what its answer needs, if there is some."""
+        more_bytes = size_bytes - call.answer_bytes
+        if more_bytes < 0:
+            self._calls.answers_less(call, -more_bytes)
+            return True
+        if size_bytes <= _SMALL_ANSWER_BYTES or not more_bytes:
+            return True
+        return self._calls.may_answer(call, more_bytes)
+
+    async def _in_time(self, request: bytes, call: Call) -> bytes:
+        """Answer within the time limit. RunningCalls looks at all: a timer for each costs more."""
+        limit_s = self._limits.request_time  # a reload may change it
+        call.late_at_s = self._clock.monotonic_s() + limit_s
+        try:
+            return await self._handler(request, call)
+        except asyncio.CancelledError:
+            if not self._calls.was_late(call):
+                raise
+            raise Stalled(f"the call took longer than {limit_s:g} s") from None
+        finally:
+            call.late_at_s = NEVER_S
+
+
+class _ServerStream(_OneRequest):
+    def __init__(self, method: ServerStream, runtime: Runtime) -> None:
+        super().__init__(method, runtime)
+        self._handler = method.handler
+        self._send = _Sender(runtime, paced=method.paced).send
+
+    async def run(self, call: Call) -> bytes:
+        request = await self._request(call)
+        await self._send(self._handler(request, call), call)
+        return b""
+
+
+class _ClientStream:
+    def __init__(self, method: ClientStream, runtime: Runtime) -> None:
+        self._handler = method.handler
+        self._runtime = runtime
+
+    async def run(self, call: Call) -> bytes:
+        with closing(_requests(call, self._runtime)) as requests:
+            return await self._handler(requests, call)
+
+
+class _BothStreams:
+    def __init__(self, method: BothStreams, runtime: Runtime) -> None:
+        self._handler = method.handler
+        self._runtime = runtime
+        self._send = _Sender(runtime, paced=method.paced).send
+
+    async def run(self, call: Call) -> bytes:
+        with closing(_requests(call, self._runtime)) as requests:
+            await self._send(self._handler(requests, call), call)
+        return b""
+
+
+def _requests(call: Call, runtime: Runtime) -> RequestStream:
+    pay = call.quota.pay if call.quota is not None else None
+    reader = UploadReader(runtime.calls, call, runtime.limits)
+    return RequestStream(reader.read, runtime.budget, pay, reader.gone, reader.held_up)
+
+
+class _Sender:
+    """Sending many responses. RunningCalls ends calls whose readers take nothing for too long."""
+
+    def __init__(self, runtime: Runtime, *, paced: bool) -> None:
+        self._calls = runtime.calls
+        self._paced = paced
+
+    async def send(self, messages: AsyncGenerator[bytes, None], call: Call) -> None:
+        calls, write = self._calls, call.transport.write
+        async with aclosing(messages):
+            async for message in messages:
+                size_bytes = len(message)
+                if size_bytes > _SMALL_ANSWER_BYTES and not self._paced:
+                    await calls.make_room(call, size_bytes)
+                calls.leaves(call)
+                await write(message)
+                calls.answer_is_gone(call)
+                del message  # it must not be kept while the next one is waited for
+                if call.quota is not None:
+                    await call.quota.pay(size_bytes)

@@ -1,0 +1,68 @@
+"""How a service says which methods it has, and how each exchanges messages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from typing import Final, NamedTuple, Protocol
+
+from federation.services.call import Call
+from federation.services.request_stream import RequestStream
+
+NO_OWN_BOUND: Final = 2**31
+SMALL_REQUEST: Final = 2**18  # of a method that is asked about one thing
+LIST_REQUEST: Final = 2**20  # of one that may name a thousand things
+
+
+class Unary(NamedTuple):
+    """One request, one response.
+
+    One that does not write may be called again with the same request.
+    """
+
+    handler: Callable[[bytes, Call], Awaitable[bytes]]
+    writes: bool = False
+    open_to_all: bool = False  # to whoever is let in at all, without a right
+    request_max: int = NO_OWN_BOUND  # bytes of the request; limits.message bounds it, too
+
+
+class ServerStream(NamedTuple):
+    """One request, many responses. The handler is an async generator function."""
+
+    handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
+    writes: bool = False
+    open_to_all: bool = False
+    paced: bool = False  # the handler itself sees to it that what it sends finds room
+    request_max: int = NO_OWN_BOUND
+
+
+class ClientStream(NamedTuple):
+    """Many requests, one response."""
+
+    handler: Callable[[RequestStream, Call], Awaitable[bytes]]
+    writes: bool = False
+    open_to_all: bool = False
+
+
+class BothStreams(NamedTuple):
+    """Many requests, many responses. The handler is an async generator function."""
+
+    handler: Callable[[RequestStream, Call], AsyncGenerator[bytes, None]]
+    writes: bool = False
+    open_to_all: bool = False
+    paced: bool = False
+
+
+Method = Unary | ServerStream | ClientStream | BothStreams
+
+
+class Service(Protocol):
+    """One service: raw bytes in and out, so that it decides itself how to read them."""
+
+    @property
+    def name(self) -> str:
+        """Its full name, e.g. "google.bytestream.ByteStream"."""
+        ...
+
+    def methods(self) -> Mapping[str, Method]:
+        """Its methods by name; one that is not here is UNIMPLEMENTED."""
+        ...

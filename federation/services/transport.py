@@ -1,0 +1,53 @@
+"""One call on the wire, as what every call passes through sees it: no protocol's own types.
+
+A protocol that is served makes a Transport for each call, and runs it through services/pipeline.py
+in a task of its own. It cancels that task when the caller leaves or its deadline passes, and has
+sent the answer by the time the task ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
+
+from federation.access.incoming_call import IncomingCall
+from federation.services.status_codes import CallStatus
+
+
+class CallEnded(Exception):
+    """The call is over on the wire: its caller left, or the connection broke."""
+
+
+class Transport(IncomingCall, Protocol):
+    """One call."""
+
+    async def read(self) -> bytes | None:
+        """Return the next message; None after the last one. Raises CallEnded.
+
+        The caller never cancels it: it ends by itself when the call does.
+        """
+        ...
+
+    async def write(self, message: bytes) -> None:
+        """Send a message; returns when the next one may be sent. Raises CallEnded."""
+        ...
+
+    async def send_headers(self, headers: Sequence[tuple[str, str]]) -> None:
+        """Send these headers before the first message of the answer."""
+        ...
+
+    async def abort(self, status: CallStatus) -> None:
+        """End the call with this status, from outside of its task. Never raises."""
+        ...
+
+
+class Connections(Protocol):
+    """The connections that calls come by, each known by PeerAddress.text. Blocks: for threads."""
+
+    def received_from(self, peers: Collection[str]) -> Mapping[str, int]:
+        """Return how many bytes each has brought since it began; those that are gone are absent."""
+        ...
+
+    def break_off(self, peer: str) -> None:
+        """Reset a connection, so that nothing is held of its calls any more."""
+        ...
