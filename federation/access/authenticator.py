@@ -8,8 +8,7 @@ their SHA-256 only: how long the look-up takes tells nothing about them, and non
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from federation.access.certificates import ClientRights, Granted
 from federation.access.incoming_call import Headers, IncomingCall
@@ -30,40 +29,6 @@ _TOKEN_MAX_CHARS = 8 * 1024
 _IDENTITY_MAX_CHARS = 300
 _FOR_EVER_S = float("inf")
 _HEADER = "authorization"
-
-
-class Access(Protocol):
-    """Who may do what on one listener."""
-
-    def rights_of(self, call: IncomingCall) -> Rights:
-        """Return what the caller may do.
-
-        Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
-        not let in at all.
-        """
-        ...
-
-    def admit(self, call: IncomingCall) -> Rights | None:
-        """Return what is known of a caller of what is open to all; None: nothing.
-
-        Raises NotAllowed for a caller that is not let in at all.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SameForAll:
-    """The access of a listener that asks nobody who it is."""
-
-    rights: Rights
-
-    def rights_of(self, _call: IncomingCall) -> Rights:
-        """See Access."""
-        return self.rights
-
-    def admit(self, _call: IncomingCall) -> Rights:
-        """See Access."""
-        return self.rights
 
 
 class _Known(NamedTuple):

@@ -1,4 +1,4 @@
-"""Everything that listeners read from files about callers: read at the start, and checked alone."""
+"""The files that say who is let in on a listener, each read whole and checked by itself."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NamedTuple, TypeVar
 
 from federation.access.jwt_keys import KEYS_MAX_BYTES, JwtKeys, parse_keys
 from federation.access.proxy import SECRETS_MAX_BYTES, Secrets, parse_secrets
-from federation.access.tls import KeyPair, load_list, load_pairs
+from federation.access.tls import KeyPair, load_list, load_pair
 from federation.access.tokens import TOKENS_MAX_BYTES, TokenTable, parse_tokens
 from federation.config.auth import JwtConfig, ProxyConfig
-from federation.config.model import Config
+from federation.config.listeners import ListenerConfig
 from federation.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -27,28 +27,21 @@ class AccessFiles(NamedTuple):
     secrets: Secrets | None = None  # the proxy's
 
 
-def load_access(config: Config) -> list[AccessFiles]:
-    """Read the files of each listener, in their order; blocks.
-
-    Raises ConfigError that names the listener and the file.
-    """
-    found = []
-    for at, (listener, pair) in enumerate(zip(config.listeners, load_pairs(config), strict=True)):
-        where, auth = f"listeners[{at}].auth", listener.auth
-        tokens = auth.tokens if auth else None
-        jwt = auth.jwt if auth else None
-        found.append(
-            AccessFiles(
-                pair,
-                None if tokens is None else load_tokens(tokens, f"{where}.tokens"),
-                None if jwt is None else load_keys(jwt, f"{where}.jwt.keys"),
-                load_proxied(auth.proxy, f"{where}.proxy") if auth and auth.proxy else None,
-                load_secrets(auth.proxy.secret, f"{where}.proxy.secret")
-                if auth and auth.proxy and auth.proxy.secret
-                else None,
-            )
-        )
-    return found
+def load_files(listener: ListenerConfig, at: int) -> AccessFiles:
+    """Read the files of the listener with this index; blocks. Raises ConfigError."""
+    where, auth = f"listeners[{at}].auth", listener.auth
+    tokens = auth.tokens if auth else None
+    jwt = auth.jwt if auth else None
+    proxy = auth.proxy if auth else None
+    return AccessFiles(
+        None if listener.tls is None else load_pair(listener.tls, f"listeners[{at}].tls"),
+        None if tokens is None else load_tokens(tokens, f"{where}.tokens"),
+        None if jwt is None else load_keys(jwt, f"{where}.jwt.keys"),
+        None if proxy is None else load_proxied(proxy, f"{where}.proxy"),
+        None
+        if proxy is None or proxy.secret is None
+        else load_secrets(proxy.secret, f"{where}.proxy.secret"),
+    )
 
 
 def load_tokens(path: Path, where: str) -> TokenTable:

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from federation.access.allowlist import LIST_MAX_BYTES, ClientList, parse_client_list
 from federation.access.client_ca import Authorities
-from federation.config.model import Config, TlsConfig
+from federation.config.listeners import TlsConfig
 from federation.core.errors import ConfigError
 
 
@@ -33,17 +33,6 @@ class KeyPair(NamedTuple):
     def lists(self) -> list[ClientList]:
         """The lists that there are."""
         return [x for x in (self.clients, self.peers, self.authorities) if x is not None]
-
-
-def load_pairs(config: Config) -> list[KeyPair | None]:
-    """Return each listener's pair, None for plain text, in their order; blocks.
-
-    Raises ConfigError that names the listener and the file.
-    """
-    return [
-        None if listener.tls is None else load_pair(listener.tls, f"listeners[{i}].tls")
-        for i, listener in enumerate(config.listeners)
-    ]
 
 
 def load_pair(tls: TlsConfig, where: str) -> KeyPair:

@@ -20,7 +20,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from federation.access.rights import Instances, Role
 from federation.config.auth import Pattern, RoleName
-from federation.config.file import allowed
+from federation.config.complaints import allowed
 from federation.config.section import Section
 from federation.config.types import Name
 from federation.core.errors import ConfigError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from federation.access.files import load_access
+from federation.access.setup import load_access
 from federation.cli.command import Command, json_option
 from federation.cli.output import emit_json
 from federation.config.file import load

@@ -10,7 +10,6 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from federation.cli.output import emit_json
-from federation.config.file import ConfigFileError
 from federation.core.errors import ConfigError, FederationError
 from federation.server.exit_codes import BAD_USAGE, CANNOT_RUN, INTERRUPTED
 
@@ -66,8 +65,12 @@ def json_option(function: F) -> F:
 def _fail(ctx: click.Context, error: Exception | str, code: int) -> NoReturn:
     if ctx.params.get("as_json"):
         facts: dict[str, Any] = {"error": str(error), "exit-code": code}
-        if isinstance(error, ConfigFileError):
-            facts["problems"] = [problem._asdict() for problem in error.problems]
+        if isinstance(error, ConfigError):
+            # Not above: --help would import the whole configuration with it.
+            from federation.config.file import ConfigFileError  # noqa: PLC0415
+
+            if isinstance(error, ConfigFileError):
+                facts["problems"] = [problem._asdict() for problem in error.problems]
         emit_json(facts)
     click.echo(f"{ctx.find_root().info_name}: {error}", err=True)
     sys.exit(code)

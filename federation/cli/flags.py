@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from federation.config.file import allowed
+from federation.config.complaints import allowed
 from federation.config.model import Config
-from federation.config.yaml_reader import Location
+from federation.config.types import Location
 from federation.core.errors import ConfigError
 
 

@@ -11,10 +11,8 @@ from federation.cli.command import Command
 from federation.cli.flags import Flag, config_of
 from federation.cli.hints import hints
 from federation.cli.run import run
-from federation.config.file import load
 from federation.config.model import Config
-from federation.config.types import parse_address
-from federation.config.yaml_reader import Location
+from federation.config.types import Location, parse_address
 
 _DEFAULT_ADDRESS = "127.0.0.1:8980"
 _EXAMPLES = """\b
@@ -87,7 +85,13 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     given = {name: value for name, value in flags.items() if value is not None}
     if config_path is not None and given:
         raise click.UsageError("--config takes everything from the file: give no other option")
-    config = load(config_path) if config_path else from_flags(given)
+    if config_path is not None:
+        # Not above: a node without a file need not import what reads YAML.
+        from federation.config.file import load  # noqa: PLC0415
+
+        config = load(config_path)
+    else:
+        config = from_flags(given)
 
     def ready(addresses: list[str]) -> None:
         click.echo(hints(config, addresses))

@@ -12,6 +12,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+Location = tuple[str | int, ...]  # of a key, e.g. ("listeners", 0, "address")
+
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
 _SIZE_UNIT = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

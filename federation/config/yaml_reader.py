@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-Location = tuple[str | int, ...]  # e.g. ("listeners", 0, "address")
+from federation.config.types import Location
 
 _NODES_MAX = 20_000
 _DEPTH_MAX = 20

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from federation import __version__
-from federation.access.files import AccessFiles
-from federation.access.setup import ListenerAccess, make_access
+from federation.access.access import ListenerAccess
+from federation.access.setup import make_access
 from federation.closure.checker import ClosureChecker
 from federation.config.live_limits import LiveLimits
 from federation.config.model import Config, LimitsConfig, ListenerConfig
@@ -47,10 +47,13 @@ from federation.upstream.pull_through import PullThrough
 from federation.upstream.setup import Pulling
 from federation.wire.node_identity import LogPosition, NodeIdentity
 
+if TYPE_CHECKING:
+    from federation.access.files import AccessFiles
+
 
 async def open_node(
     config: Config,
-    files: Sequence[AccessFiles],
+    files: Sequence[AccessFiles | None],
     clock: Clock | None = None,
     share: WorkerSlot | None = None,
 ) -> Node:
@@ -72,7 +75,7 @@ async def open_node(
 
 def build(
     config: Config,
-    files: Sequence[AccessFiles],
+    files: Sequence[AccessFiles | None],
     storage: Storage,
     metrics: Metrics,
     clock: Clock,

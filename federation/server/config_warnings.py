@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from federation.access.allowlist import alike
 from federation.access.exposed_files import is_exposed, writable_by_others
-from federation.access.live_tls import ALIKE
-from federation.access.tls import lacks_names, load_pair
-from federation.config.model import Config, ListenerConfig
+from federation.config.model import Config, ListenerConfig, TlsConfig
 from federation.config.types import parse_address
 from federation.config.upstreams import AuthConfig
 
@@ -33,23 +30,35 @@ def advice(config: Config, file: Path | None = None) -> list[Advice]:
         if _anyone_pushes(listener) and not parse_address(listener.address).is_loopback:
             text = f"{listener.address}: whoever reaches this address may push"
             found.append(Advice("anyone_may_push", text))
-        if listener.tls and is_exposed(listener.tls.server_key):
-            text = f"{listener.tls.server_key}: other users of this machine may read this key"
-            found.append(Advice("key_exposed", text))
-        if listener.tls and lacks_names(listener.tls.server_cert):
-            text = (
-                f"{listener.tls.server_cert}: no subject alternative name; BuildStream takes that, "
-                "clients written in Go, Rust or Java (Bazel, moon) do not: `federation keygen "
-                "server HOST` makes a certificate that all take"
-            )
-            found.append(Advice("certificate_without_names", text))
-        if listener.tls and listener.tls.asks_clients:
-            groups = alike(load_pair(listener.tls, listener.address).lists)
-            texts = [f"{listener.address}: {', '.join(group)}: {ALIKE}" for group in groups]
-            found += [Advice("listed_clients_alike", text) for text in texts]
+        if listener.tls is not None:
+            found += _about_tls(listener, listener.tls)
         if (passes := _proxy_for_all(listener)) is not None:
             found.append(Advice("proxy_without_secret", passes))
     return found + _about_files(config, file)
+
+
+def _about_tls(listener: ListenerConfig, tls: TlsConfig) -> list[Advice]:
+    # Not above: a node without TLS need not import what reads certificates.
+    from federation.access.allowlist import alike  # noqa: PLC0415
+    from federation.access.live_tls import ALIKE  # noqa: PLC0415
+    from federation.access.tls import lacks_names, load_pair  # noqa: PLC0415
+
+    found = []
+    if is_exposed(tls.server_key):
+        text = f"{tls.server_key}: other users of this machine may read this key"
+        found.append(Advice("key_exposed", text))
+    if lacks_names(tls.server_cert):
+        text = (
+            f"{tls.server_cert}: no subject alternative name; BuildStream takes that, "
+            "clients written in Go, Rust or Java (Bazel, moon) do not: `federation keygen "
+            "server HOST` makes a certificate that all take"
+        )
+        found.append(Advice("certificate_without_names", text))
+    if tls.asks_clients:
+        groups = alike(load_pair(tls, listener.address).lists)
+        texts = [f"{listener.address}: {', '.join(group)}: {ALIKE}" for group in groups]
+        found += [Advice("listed_clients_alike", text) for text in texts]
+    return found
 
 
 def _proxy_for_all(listener: ListenerConfig) -> str | None:

@@ -7,10 +7,13 @@ with the lists as they are at that moment, by services/rpc.py.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 
-from federation.access.live_tls import LiveTls
-from federation.access.tls import KeyPair
+if TYPE_CHECKING:
+    from federation.access.live_tls import LiveTls
+    from federation.access.tls import KeyPair
 
 
 def credentials(live: LiveTls) -> grpc.ServerCredentials:

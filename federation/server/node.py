@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from federation.access.live_tls import LiveTls
 from federation.access.watched_file import Watched
 from federation.config.model import Config, LimitsConfig
 from federation.core.clock import Clock
@@ -26,6 +25,9 @@ from federation.server.http import HttpServer
 from federation.server.listener import GrpcServer
 from federation.server.passed_sockets import PassedSockets
 from federation.server.readiness import Phase, Readiness
+
+if TYPE_CHECKING:
+    from federation.access.live_tls import LiveTls
 
 _log = structlog.get_logger(__name__)
 

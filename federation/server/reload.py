@@ -13,8 +13,7 @@ from typing import Any
 
 import structlog
 
-from federation.access.files import load_access
-from federation.config.file import load
+from federation.access.setup import load_access
 from federation.config.model import Config
 from federation.config.reload import Changes, changes
 from federation.core.clock import Clock, utc_text
@@ -78,6 +77,9 @@ class Reloader:
         """Read and judge everything, and change nothing. Raises ConfigError."""
         found = Changes(self._running, [], [])
         if self._file is not None:
+            # Not above: a node without a file need not import what reads YAML.
+            from federation.config.file import load  # noqa: PLC0415
+
             found = changes(self._running, load(self._file))
         load_access(found.config)
         return found

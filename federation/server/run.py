@@ -8,10 +8,11 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
-from federation.access.files import AccessFiles, load_access
+from federation.access.setup import load_access
 from federation.config.model import Config
 from federation.core.clock import SystemClock
 from federation.core.tasks import Background, FailingWork
@@ -25,6 +26,9 @@ from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import Reloader
 from federation.server.worker_slot import WorkerSlot
 from federation.server.workers.control import Control
+
+if TYPE_CHECKING:
+    from federation.access.files import AccessFiles
 
 _log = structlog.get_logger(__name__)
 END_S = 10.0  # for closing the storage after the drain time; a hung disk takes for ever
@@ -69,7 +73,7 @@ def run_node(
 
 async def _serve(
     config: Config,
-    files: list[AccessFiles],
+    files: list[AccessFiles | None],
     ready: Ready,
     file: Path | None,
     passed: PassedSockets,

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from federation import __version__
-from federation.access.files import load_access
+from federation.access.setup import load_access
 from federation.config.model import Config
 from federation.core.clock import Clock, SystemClock
 from federation.core.tasks import Background, FailingWork

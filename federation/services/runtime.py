@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from federation.access.authenticator import Access
+from federation.access.access import Access
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget

@@ -17,8 +17,8 @@ from google.protobuf import descriptor_pool
 
 from federation._proto.buildstream.v2.buildstream_pb2 import StatusRequest
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
-from federation.access.files import load_access
 from federation.access.rights import Role
+from federation.access.setup import load_access
 from federation.access.tokens import RANDOM_BYTES, NewToken, make_token
 from federation.config.model import Config
 from federation.core.clock import SystemClock

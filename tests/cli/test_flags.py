@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from federation.cli import artifact_server, main
+from federation.cli import main
+from federation.cli.bst_artifact_server import bst_artifact_server
 from federation.cli.serve import from_flags
 from federation.config.model import Config
 from federation.core.errors import ConfigError
@@ -93,6 +94,6 @@ def test_a_file_and_flags_together_are_refused() -> None:
     ],
 )
 def test_the_old_command_line_refuses_bad_usage(args: list[str], says: str) -> None:
-    done = CliRunner().invoke(artifact_server, args)
+    done = CliRunner().invoke(bst_artifact_server, args)
     assert done.exit_code == 2
     assert says in done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from federation.access.authenticator import SameForAll
+from federation.access.access import SameForAll
 from federation.access.rights import Rights, everybody
 from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig

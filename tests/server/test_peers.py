@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import pytest
 
-from federation.access.files import AccessFiles
 from federation.config.model import Config, HttpConfig, ListenerConfig
 from federation.config.peers import PeerConfig
 from federation.config.upstreams import UpstreamConfig
@@ -31,7 +30,7 @@ DATA = noise(1000)
 async def node(path: Path, *listeners: ListenerConfig, **keys: Any) -> AsyncIterator[Node]:
     keys.setdefault("http", HttpConfig(address=None))
     config = Config(data_dir=path, listeners=list(listeners), **keys)
-    running = await open_node(config, [AccessFiles()] * len(listeners))
+    running = await open_node(config, [None] * len(listeners))
     await running.start()
     try:
         yield running

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from federation.access.exposed_files import is_exposed
-from federation.access.tls import lacks_names, load_pair, load_pairs
+from federation.access.setup import load_access
+from federation.access.tls import lacks_names, load_pair
 from federation.config.model import Config, TlsConfig
 from federation.core.errors import ConfigError
 from tests.support.certificates import self_signed
@@ -22,8 +23,8 @@ def test_a_good_pair_is_read(tmp_path: Path) -> None:
     assert pair.key == files.key.read_bytes()
 
 
-def test_a_plain_listener_has_no_pair() -> None:
-    assert load_pairs(Config()) == [None]
+def test_a_plain_listener_has_no_files() -> None:
+    assert load_access(Config()) == [None]
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:

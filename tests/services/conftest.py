@@ -10,7 +10,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2_grpc as re_grpc
 from federation._proto.google.bytestream import bytestream_pb2_grpc
-from federation.access.authenticator import SameForAll
+from federation.access.access import SameForAll
 from federation.access.rights import Rights, everybody
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from federation.access.authenticator import SameForAll
+from federation.access.access import SameForAll
 from federation.access.rights import ANONYMOUS, Rights, Role
 from federation.config.live_limits import LiveLimits
 from federation.core import hops, uses

@@ -73,7 +73,7 @@ Examples:
     help="Least severe events logged.",
 )
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
-def artifact_server(**given: Any) -> None:
+def bst_artifact_server(**given: Any) -> None:
     """Serve the artifacts in DIR. The same node as `federation serve`, with the old options.
 
     Two of these on different ports may serve one DIR, as one for pulling and one for pushing. There

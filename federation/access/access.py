@@ -1,0 +1,62 @@
+"""Who may do what on one listener, as services ask it; and the listener that asks nobody.
+
+A listener that does ask is in authenticator.py, with all that certificates and tokens need.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from federation.access.incoming_call import IncomingCall
+from federation.access.rights import Rights
+from federation.access.watched_file import Watched
+
+if TYPE_CHECKING:
+    from federation.access.live_tls import LiveTls
+
+
+class Access(Protocol):
+    """Who may do what on one listener."""
+
+    def rights_of(self, call: IncomingCall) -> Rights:
+        """Return what the caller may do.
+
+        Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
+        not let in at all.
+        """
+        ...
+
+    def admit(self, call: IncomingCall) -> Rights | None:
+        """Return what is known of a caller of what is open to all; None: nothing.
+
+        Raises NotAllowed for a caller that is not let in at all.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SameForAll:
+    """The access of a listener that asks nobody who it is."""
+
+    rights: Rights
+
+    def rights_of(self, _call: IncomingCall) -> Rights:
+        """See Access."""
+        return self.rights
+
+    def admit(self, _call: IncomingCall) -> Rights:
+        """See Access."""
+        return self.rights
+
+
+class ListenerAccess(NamedTuple):
+    """What one listener has for its callers."""
+
+    tls: LiveTls | None  # None: plain text
+    rights: Access
+    watched: list[Watched]  # files that are looked at while the node runs
+
+    def warning(self) -> str | None:
+        """Return what will soon keep clients away."""
+        return self.tls.end_warning() if self.tls is not None else None
