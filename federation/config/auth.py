@@ -59,7 +59,19 @@ def _header(name: str) -> str:
     return name
 
 
-class ClientRule(Section):
+class GrantRule(Section):
+    """What a rule allows those whom it is about."""
+
+    role: RoleName = Field(description="what they may do; each role includes those before it")
+    instances: list[str] = Field(
+        default=["*"],
+        min_length=1,
+        max_length=1000,
+        description="patterns of the instance names where they may do it",
+    )
+
+
+class ClientRule(GrantRule):
     """What certificates that look like this may do."""
 
     subject: Annotated[Pattern, AfterValidator(_subject)] | None = Field(
@@ -76,13 +88,6 @@ class ClientRule(Section):
     fingerprint: Annotated[str, AfterValidator(_fingerprint)] | None = Field(
         default=None, description="SHA-256 of the certificate, in hex"
     )
-    role: RoleName = Field(description="what they may do; each role includes those before it")
-    instances: list[str] = Field(
-        default=["*"],
-        min_length=1,
-        max_length=1000,
-        description="patterns of the instance names where they may do it",
-    )
 
     @model_validator(mode="after")
     def _says_whom(self) -> ClientRule:
@@ -91,7 +96,7 @@ class ClientRule(Section):
         return self
 
 
-class JwtRule(Section):
+class JwtRule(GrantRule):
     """What tokens with such a claim may do."""
 
     claim: Annotated[str, Field(min_length=1, max_length=200)] = Field(
@@ -99,13 +104,6 @@ class JwtRule(Section):
     )
     match: Pattern = Field(
         description="pattern (*, ?, [...]) of its value; of a list, of one of its values"
-    )
-    role: RoleName = Field(description="what they may do; each role includes those before it")
-    instances: list[str] = Field(
-        default=["*"],
-        min_length=1,
-        max_length=1000,
-        description="patterns of the instance names where they may do it",
     )
 
 

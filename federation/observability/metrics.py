@@ -1,4 +1,4 @@
-"""The counters that every floor writes and that /metrics and `federation status` read.
+"""What this process counts and measures: every room writes it, /metrics shows it.
 
 One Metrics object a process, with a registry of its own, so that several nodes can live in one
 test process. Label values come from closed sets only (method names, status names, kinds): no
@@ -7,218 +7,184 @@ name that a client chose ever becomes a label, which keeps the number of series 
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Mapping
 
 from federation.core.tasks import FailingWork
+from federation.observability.declared import Merge, MetricDeclarations
 from federation.observability.peer_metrics import PeerMetrics
-
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
     """Everything this process counts."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        reg = self.registry
-        self.peers = PeerMetrics(reg)
-        self.requests = Counter(
-            "federation_requests_total",
-            "Calls ended, by method and status",
-            ["method", "code"],
-            registry=reg,
+        declare = MetricDeclarations()
+        self.registry = declare.registry
+        self.gauges: Mapping[str, Merge] = declare.gauges
+        self.peers = PeerMetrics(declare)
+        self.requests = declare.counter(
+            "federation_requests_total", "Calls ended, by method and status", ["method", "code"]
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = declare.histogram(
             "federation_request_seconds",
             "Time from first byte to status",
             ["method"],
-            buckets=_SECONDS,
-            registry=reg,
         )
         self.failing = FailingWork()
-        Gauge(
-            "federation_background_failing",
-            "Kinds of background work that keep failing",
-            registry=reg,
+        declare.gauge(
+            "federation_background_failing", Merge.SUM, "Kinds of background work that keep failing"
         ).set_function(lambda: len(self.failing))
         self.calls_running = 0  # of this process; counted on the event loop
-        Gauge("federation_requests_running", "Calls being answered now", registry=reg).set_function(
-            lambda: self.calls_running
+        declare.gauge(
+            "federation_requests_running", Merge.SUM, "Calls being answered now"
+        ).set_function(lambda: self.calls_running)
+        self.bytes = declare.counter(
+            "federation_blob_bytes_total", "Blob bytes moved, by direction (in, out)", ["direction"]
         )
-        self.bytes = Counter(
-            "federation_blob_bytes_total",
-            "Blob bytes moved, by direction (in, out)",
-            ["direction"],
-            registry=reg,
-        )
-        self.lookups = Counter(
+        self.lookups = declare.counter(
             "federation_lookups_total",
             "Objects asked for, by kind (blob, action_result, asset) and result (hit, miss)",
             ["kind", "result"],
-            registry=reg,
         )
-        self.stored_bytes = Gauge(
-            "federation_stored_bytes", "Bytes held, index included", registry=reg
+        self.stored_bytes = declare.gauge(
+            "federation_stored_bytes", Merge.SAME, "Bytes held, index included"
         )
-        self.stored_blobs = Gauge("federation_stored_blobs", "Blobs held", registry=reg)
-        self.stored_entries = Gauge(
-            "federation_stored_entries", "Action results and assets held", registry=reg
+        self.stored_blobs = declare.gauge("federation_stored_blobs", Merge.SAME, "Blobs held")
+        self.stored_entries = declare.gauge(
+            "federation_stored_entries", Merge.SAME, "Action results and assets held"
         )
-        self.quota_bytes = Gauge("federation_quota_bytes", "Effective quota", registry=reg)
-        self.held_bytes = Gauge(
+        self.quota_bytes = declare.gauge("federation_quota_bytes", Merge.SAME, "Effective quota")
+        self.held_bytes = declare.gauge(
             "federation_quota_used_bytes",
+            Merge.SAME,
             "What all that is held takes of the disk and of the quota: files in blocks, and pages "
             "of the catalogue",
-            registry=reg,
         )
-        self.overhead_bytes = Gauge(
+        self.overhead_bytes = declare.gauge(
             "federation_overhead_bytes",
+            Merge.SAME,
             "What the data directory takes beside that: the write-ahead log, free pages, folders, "
             "the reserve, quarantine",
-            registry=reg,
         )
-        self.evicted = Counter("federation_evicted_total", "Objects evicted", registry=reg)
-        self.evicted_bytes = Counter(
-            "federation_evicted_bytes_total", "Bytes evicted", registry=reg
-        )
-        self.refused_for_room = Counter(
+        self.evicted = declare.counter("federation_evicted_total", "Objects evicted")
+        self.evicted_bytes = declare.counter("federation_evicted_bytes_total", "Bytes evicted")
+        self.refused_for_room = declare.counter(
             "federation_refused_for_room_total",
             "Writes refused because the quota was used up, or the disk",
-            registry=reg,
         )
-        self.leases_withheld = Counter(
+        self.leases_withheld = declare.counter(
             "federation_leases_withheld_total",
             "Blobs held here that were called missing, because their leases could not be written",
-            registry=reg,
         )
-        self.dates_ahead = Gauge(
+        self.dates_ahead = declare.gauge(
             "federation_dates_ahead_seconds",
+            Merge.SAME,
             "How far the latest date of a name's value is ahead of this machine's clock",
-            registry=reg,
         )
-        self.redated = Counter(
+        self.redated = declare.counter(
             "federation_redated_entries_total",
             "Names whose values were dated anew, as a wrong clock had dated them too far ahead",
-            registry=reg,
         )
-        self.quarantined = Counter(
-            "federation_quarantined_total", "Blobs found damaged and set aside", registry=reg
+        self.quarantined = declare.counter(
+            "federation_quarantined_total", "Blobs found damaged and set aside"
         )
-        self.quarantine_bytes = Gauge(
+        self.quarantine_bytes = declare.gauge(
             "federation_quarantine_bytes",
+            Merge.SAME,
             "Bytes of damaged blobs that are kept for inspection, within the quota",
-            registry=reg,
         )
-        self.volume_in_doubt = Gauge(
+        self.volume_in_doubt = declare.gauge(
             "federation_volume_in_doubt",
+            Merge.SAME,
             "1 while the volume of the blobs is away or too much on it is damaged",
-            registry=reg,
         )
-        self.restored = Counter(
+        self.restored = declare.counter(
             "federation_restored_total",
             "Blobs set aside unread that turned out to be right, and are held again",
-            registry=reg,
         )
-        self.uploads_open = Gauge(
-            "federation_uploads_open", "Uploads begun and not ended", registry=reg
+        self.uploads_open = declare.gauge(
+            "federation_uploads_open", Merge.SUM, "Uploads begun and not ended"
         )
-        self.commit_seconds = Histogram(
+        self.commit_seconds = declare.histogram(
             "federation_commit_seconds",
             "One catalogue transaction, begin to durable",
-            buckets=_SECONDS,
-            registry=reg,
         )
-        self.upstream_up = Gauge(
+        self.upstream_up = declare.gauge(
             "federation_upstream_up",
+            Merge.LEAST,
             "1 while an upstream is asked, 0 while it is only probed",
             ["upstream"],
-            registry=reg,
         )
-        self.upstream_answers = Counter(
+        self.upstream_answers = declare.counter(
             "federation_upstream_answers_total",
             "What upstreams said about blobs (hit, miss), or that they did not (silence) or would "
             "later (busy), or worse (wrong_bytes)",
             ["upstream", "result"],
-            registry=reg,
         )
-        self.upstream_entries = Counter(
+        self.upstream_entries = declare.counter(
             "federation_upstream_entries_total",
             "Index entries that upstreams answered about, by kind (action_result, asset) and "
             "result (hit, miss)",
             ["upstream", "kind", "result"],
-            registry=reg,
         )
-        self.reads_saved = Counter(
+        self.reads_saved = declare.counter(
             "federation_upstream_reads_saved_total",
             "Reads of absent blobs that joined one under way instead of asking an upstream, by the "
             "upstream that sent the bytes",
             ["upstream"],
-            registry=reg,
         )
-        self.prefetches = Gauge(
+        self.prefetches = declare.gauge(
             "federation_prefetches_unfinished",
+            Merge.SUM,
             "Pulled entries whose closures are still being brought here; at 0 the upstreams may go",
-            registry=reg,
         )
-        self.prefetches_dropped = Counter(
+        self.prefetches_dropped = declare.counter(
             "federation_prefetches_dropped_total",
             "Pulled entries whose closures are not brought here, because too many wait already",
-            registry=reg,
         )
-        self.held_back = Counter(
+        self.held_back = declare.counter(
             "federation_callers_held_back_total",
             "Times that a caller had to wait for its share, by what there was too much of "
             "(uploads, upload_bytes, bandwidth)",
             ["by"],
-            registry=reg,
         )
-        self.limits_hit = Counter(
+        self.limits_hit = declare.counter(
             "federation_limits_hit_total",
             "Times that a bound on callers was reached, by its key below `limits`",
             ["limit"],
-            registry=reg,
         )
-        self.certificate_end = Gauge(
+        self.certificate_end = declare.gauge(
             "federation_server_certificate_expiry_timestamp_seconds",
+            Merge.LEAST,
             "When the certificate that a listener shows expires, in seconds since 1970",
             ["listener"],
-            registry=reg,
         )
-        self.loop_lag_seconds = Histogram(
+        self.loop_lag_seconds = declare.histogram(
             "federation_event_loop_lag_seconds",
             "How late the event loop ran a timer",
-            buckets=_SECONDS,
-            registry=reg,
         )
-        self.remote_calls = Counter(
+        self.remote_calls = declare.counter(
             "federation_remote_calls_total",
             "Calls to other servers, by the server's name, method and outcome",
             ["remote", "method", "outcome"],
-            registry=reg,
         )
-        self.remote_bytes = Counter(
+        self.remote_bytes = declare.counter(
             "federation_remote_bytes_total",
             "Message bytes from (in) and to (out) other servers",
             ["remote", "direction"],
-            registry=reg,
         )
-        self.remote_wrong_bytes = Counter(
+        self.remote_wrong_bytes = declare.counter(
             "federation_remote_wrong_blobs_total",
             "Blobs from other servers that were not what their digests name",
             ["remote"],
-            registry=reg,
         )
-        self.remote_first_byte_seconds = Histogram(
+        self.remote_first_byte_seconds = declare.histogram(
             "federation_remote_first_byte_seconds",
             "Time to the first message of a stream from another server",
             ["remote", "method"],
-            buckets=_SECONDS,
-            registry=reg,
         )
-        self.remote_seconds = Histogram(
+        self.remote_seconds = declare.histogram(
             "federation_remote_seconds",
             "Time that a call to another server took",
             ["remote", "method"],
-            buckets=_SECONDS,
-            registry=reg,
         )

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from federation.observability.declared import Merge, MetricDeclarations
 
 _WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -21,28 +22,32 @@ _WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 class PeerMetrics:
     """What is counted about peers where it happens."""
 
-    def __init__(self, reg: CollectorRegistry) -> None:
-        self.given_up = Counter(
+    def __init__(self, declare: MetricDeclarations) -> None:
+        self.given_up = declare.counter(
             "federation_peer_given_up_total",
             "Times that what a peer lacked was more than may be kept for it, by what was full "
             "(room: the quota; log: log-max-rows); a comparison brings it up to date",
             ["peer", "reason"],
-            registry=reg,
         )
-        self.acknowledge_seconds = Histogram(
+        self.acknowledge_seconds = declare.histogram(
             "federation_acknowledge_seconds",
             "How long writes waited for peers, by what the listener asks for (acknowledge)",
             ["acknowledge"],
             buckets=_WAIT_S,
-            registry=reg,
         )
-        self.acknowledge_timeouts = Counter(
+        self.acknowledge_timeouts = declare.counter(
             "federation_acknowledge_timeouts_total",
             "Writes answered with OK although peers had not acknowledged them in time",
             ["acknowledge"],
-            registry=reg,
         )
+        declare.collected_gauge(_REPLICATES, Merge.SUM)
+        for name in (_STATE, _LAST_SUCCESS, *(name for name, _ in _GAUGES.values())):
+            declare.collected_gauge(name, Merge.SAME)
 
+
+_REPLICATES = "federation_replicates"
+_STATE = "federation_peer_state"
+_LAST_SUCCESS = "federation_peer_last_success_timestamp_seconds"
 
 STATES = (
     "starting",
@@ -94,9 +99,7 @@ class PeerCollector(Collector):
         """See Collector."""
         facts = self._describe()
         peers = facts["peers"]
-        leads = GaugeMetricFamily(
-            "federation_replicates", "1 in the process that sends to peers, 0 in others"
-        )
+        leads = GaugeMetricFamily(_REPLICATES, "1 in the process that sends to peers, 0 in others")
         leads.add_metric([], float(facts["replicates-here"]))
         yield leads
         for key, (name, what) in _GAUGES.items():
@@ -116,7 +119,7 @@ def _filled(family: Metric, key: str, peers: list[Mapping[str, Any]]) -> Metric:
 
 def _states(peers: list[Mapping[str, Any]]) -> Metric:
     family = GaugeMetricFamily(
-        "federation_peer_state",
+        _STATE,
         "1 for the state that a peer is in, 0 for the others",
         labels=["peer", "state"],
     )
@@ -141,7 +144,7 @@ def _skipped(peers: list[Mapping[str, Any]]) -> Metric:
 
 def _last_success(peers: list[Mapping[str, Any]]) -> Metric:
     family = GaugeMetricFamily(
-        "federation_peer_last_success_timestamp_seconds",
+        _LAST_SUCCESS,
         "When a peer last took something (Unix time); absent: never",
         labels=["peer"],
     )

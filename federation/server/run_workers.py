@@ -31,7 +31,7 @@ from federation.server.reload import RELOAD
 from federation.server.run import END_S, FLUSH_S, Ready
 from federation.server.worker_slot import WorkerSlot
 from federation.server.workers.control import encode_orders
-from federation.server.workers.http import AggregatedPages
+from federation.server.workers.pages import AggregatedPages
 from federation.server.workers.ports import KeptPorts
 from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker

@@ -1,22 +1,28 @@
-"""What several processes count, as one.
+"""The metrics of several workers as those of one node.
 
 Counts and times are added up, and those of a worker that has ended stay in the sum: a sum that
 fell would look like a restart, and to Prometheus like as many new calls as it still shows. What
-every process says of the storage that they share is said once.
+gauges amount to is part of their declaration (observability/declared.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-_SAME_IN_ALL = ("federation_stored_", "federation_quota_bytes", "federation_peer_")
-_WORST = ("federation_upstream_up",)
+from federation.observability.declared import Merge
+
 _GROWS = ("counter", "histogram")
+_JOINS: Mapping[Merge, Callable[[float, float], float]] = {
+    Merge.SUM: operator.add,
+    Merge.SAME: max,
+    Merge.LEAST: min,
+}
 
 Key = tuple[str, tuple[tuple[str, str], ...]]  # a sample's name and labels
 
@@ -52,27 +58,27 @@ def only_growing(families: Families) -> dict[str, Family]:
     return {name: each for name, each in families.items() if each.kind in _GROWS}
 
 
-def add_up(parts: Iterable[Families]) -> dict[str, Family]:
-    """Return one set of families out of those of several processes."""
+def merged(parts: Iterable[Families], gauges: Mapping[str, Merge]) -> dict[str, Family]:
+    """Return the families of several processes as one set; gauges: how each is merged, by name."""
     whole: dict[str, Family] = {}
     for part in parts:
         for name, each in part.items():
             into = whole.get(name)
             if into is None:
                 into = whole[name] = Family(name, each.kind, each.text)
+            join = _join_of(each, gauges)
             for key, value in each.values.items():
-                into.values[key] = _join(each, into.values.get(key), value)
+                before = into.values.get(key)
+                into.values[key] = value if before is None else join(before, value)
     return whole
 
 
-def _join(family: Family, before: float | None, value: float) -> float:
-    if before is None:
-        return value
-    if family.name.endswith("_created") or family.name.startswith(_WORST):
-        return min(before, value)
-    if family.name.startswith(_SAME_IN_ALL) and family.kind not in _GROWS:
-        return max(before, value)
-    return before + value
+def _join_of(family: Family, gauges: Mapping[str, Merge]) -> Callable[[float, float], float]:
+    if family.kind in _GROWS:
+        return operator.add
+    if family.name.endswith("_created"):  # since when a counter counts, as the format adds it
+        return min
+    return _JOINS[gauges.get(family.name, Merge.SUM)]
 
 
 def as_metrics(families: Families) -> list[Metric]:

@@ -1,6 +1,6 @@
 """What several processes count, as one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -11,7 +11,16 @@ from prometheus_client import (
     generate_latest,
 )
 
-from federation.server.workers.metrics import Families, add_up, as_metrics, only_growing, parse
+from federation.observability.metrics import Metrics
+from federation.observability.peer_metrics import PeerCollector
+from federation.server.workers.metrics import (
+    Families,
+    Family,
+    as_metrics,
+    merged,
+    only_growing,
+    parse,
+)
 from tests.support.samples import Samples
 
 
@@ -24,6 +33,7 @@ def exposition(calls: Mapping[str, int], running: float, stored: float) -> str:
         seconds.observe(count)
     Gauge("federation_requests_running", "x", registry=registry).set(running)
     Gauge("federation_stored_bytes", "x", registry=registry).set(stored)
+    Gauge("federation_quota_used_bytes", "x", registry=registry).set(stored)
     Gauge("federation_upstream_up", "x", ["upstream"], registry=registry).labels("hq").set(running)
     return generate_latest(registry).decode()
 
@@ -46,6 +56,10 @@ ONE = parse(exposition({"Read": 2, "Write": 3}, running=1, stored=100))
 TWO = parse(exposition({"Read": 4}, running=0, stored=90))
 
 
+def add_up(parts: Iterable[Families]) -> dict[str, Family]:
+    return merged(parts, Metrics().gauges)
+
+
 def test_counts_and_times_are_added_up() -> None:
     found = written(add_up([ONE, TWO]))
     assert found.value("federation_requests_total", method="Read") == 6
@@ -58,7 +72,16 @@ def test_counts_and_times_are_added_up() -> None:
 
 
 def test_what_all_say_of_the_same_storage_is_said_once() -> None:
-    assert written(add_up([ONE, TWO])).value("federation_stored_bytes") == 100
+    found = written(add_up([ONE, TWO]))
+    assert found.value("federation_stored_bytes") == 100
+    assert found.value("federation_quota_used_bytes") == 100
+
+
+def test_every_gauge_says_what_several_amount_to() -> None:
+    metrics = Metrics()
+    metrics.registry.register(PeerCollector(lambda: {"replicates-here": True, "peers": []}))
+    shown = {each.name for each in metrics.registry.collect() if each.type == "gauge"}
+    assert shown == metrics.gauges.keys()
 
 
 def test_an_upstream_that_one_worker_does_not_ask_is_not_up() -> None:

@@ -1,6 +1,6 @@
-"""The HTTP face of a node with workers: what each of them answers, put together by the parent.
+"""The pages of a node with workers: what each of them answers, put together by the parent.
 
-    /metrics   sums (federation.server.workers.metrics), and how many workers there are
+    /metrics   merged values (federation.server.workers.metrics), and how many workers there are
     /          facts of each worker
     /readyz    whether calls may come: 503 while none answers, or one says that it is unfit
     /healthz   whether the parent is alive
@@ -16,22 +16,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
-from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
 from federation.core.clock import Clock
-from federation.server.http.status_page import status_page
-from federation.server.workers.metrics import Families, add_up, as_metrics, only_growing, parse
+from federation.observability.metrics import Metrics
+from federation.server.http.router import Router
+from federation.server.workers.metrics import Families, as_metrics, merged, only_growing, parse
 from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker
 
 _ANSWER_S = 1.0
 _LOOK_EVERY_S = 5.0
-_LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
 
 
-class AggregatedPages:
+class AggregatedPages(Router):
     """Answers for all workers. run() keeps their counts, for the time after their ends."""
 
     def __init__(self, crew: Supervisor, facts: Mapping[str, Any], clock: Clock) -> None:
@@ -40,6 +39,7 @@ class AggregatedPages:
         self._clock = clock
         self._last: dict[int, Families] = {}  # by worker
         self._ended: Families = {}  # sums of workers that have ended
+        self._gauges = Metrics().gauges
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -59,37 +59,30 @@ class AggregatedPages:
     def ended(self, worker: Worker) -> None:
         """Keep what a worker had counted when it was last looked at."""
         last = self._last.pop(worker.number, {})
-        self._ended = add_up([self._ended, only_growing(last)])
+        self._ended = merged([self._ended, only_growing(last)], self._gauges)
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
-        if request.method not in ("GET", "HEAD"):
-            return _json(405, {"error": "only GET and HEAD are answered here"})
-        if request.path == "/metrics":
-            return await self._exposition()
-        if request.path == "/healthz":
-            return _json(200, {"status": "alive"})
-        if request.path == "/readyz":
-            state = await self._state()
-            return _json(200 if state["status"] == "serving" else 503, state)
-        if request.path == "/":
-            return await self._index(request)
-        return _json(404, {"error": "no such page", "pages": ["/", *_LINKS.values()]})
-
-    async def _index(self, request: web.BaseRequest) -> web.Response:
+    async def facts(self) -> Mapping[str, Any]:
+        """See Router."""
         workers = await asyncio.gather(*map(self._about, self._crew.workers))
         shown = {name: _shown_by(workers, name) for name in ("peers", "upstreams")}
-        facts = {**self._facts, **_verdict(workers), **shown, "links": _LINKS, "workers": workers}
-        if "text/html" not in request.headers.get("Accept", ""):
-            return _json(200, facts)
-        return web.Response(text=status_page(facts, _LINKS), content_type="text/html")
+        return {**self._facts, **_verdict(workers), **shown, "workers": workers}
 
-    async def _exposition(self) -> web.Response:
+    async def exposition(self) -> bytes:
+        """See Router."""
         await self._look()
         registry = CollectorRegistry()
-        registry.register(_Summed([self._ended, *self._last.values()], self._crew))
-        body = generate_latest(registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        parts = [self._ended, *self._last.values()]
+        registry.register(_MergedMetrics(merged(parts, self._gauges), self._crew))
+        return generate_latest(registry)
+
+    async def readiness(self) -> Mapping[str, Any]:
+        """See Router."""
+        answers = await asyncio.gather(*(self._get(w, "/readyz") for w in self._crew.workers))
+        states = [
+            {"worker": worker.number, **(json.loads(answer[1]) if answer else _SILENT)}
+            for worker, answer in zip(self._crew.workers, answers, strict=True)
+        ]
+        return {**_verdict(states), "workers": states}
 
     async def _look(self) -> None:
         async def look(worker: Worker) -> None:
@@ -98,14 +91,6 @@ class AggregatedPages:
                 self._last[worker.number] = parse(answer[1])
 
         await asyncio.gather(*map(look, self._crew.workers))
-
-    async def _state(self) -> dict[str, Any]:
-        answers = await asyncio.gather(*(self._get(w, "/readyz") for w in self._crew.workers))
-        states = [
-            {"worker": worker.number, **(json.loads(answer[1]) if answer else _SILENT)}
-            for worker, answer in zip(self._crew.workers, answers, strict=True)
-        ]
-        return {**_verdict(states), "workers": states}
 
     async def _about(self, worker: Worker) -> dict[str, Any]:
         answer = await self._get(worker, "/")
@@ -156,16 +141,16 @@ def _why(unfit: Mapping[str, Any]) -> str:
     return str(unfit.get("reason", "no reason given"))
 
 
-class _Summed(Collector):
+class _MergedMetrics(Collector):
     """What generate_latest asks."""
 
-    def __init__(self, parts: list[Families], crew: Supervisor) -> None:
-        self._parts = parts
+    def __init__(self, families: Families, crew: Supervisor) -> None:
+        self._families = families
         self._crew = crew
 
     def collect(self) -> Iterable[Metric]:
         """See Collector."""
-        yield from as_metrics(add_up(self._parts))
+        yield from as_metrics(self._families)
         workers = Metric("federation_workers", "Processes that serve, by state", "gauge")
         serving = self._crew.serving
         workers.add_sample("federation_workers", {"state": "serving"}, serving)
@@ -175,8 +160,3 @@ class _Summed(Collector):
         restarts = Metric("federation_worker_restarts", "Workers started again", "counter")
         restarts.add_sample("federation_worker_restarts_total", {}, self._crew.restarts)
         yield restarts
-
-
-def _json(status: int, facts: Mapping[str, Any]) -> web.Response:
-    text = json.dumps(facts, indent=2) + "\n"
-    return web.Response(status=status, text=text, content_type="application/json")

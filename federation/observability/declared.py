@@ -1,0 +1,57 @@
+"""Declaring a metric: its name, text and labels, and what its values in several workers amount to.
+
+The parent of several workers puts their values together by this, so that whoever adds a metric says
+it in one place. A gauge has to say it, as there is no rule that fits most of them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Merge(enum.Enum):
+    """What one node shows of the values that its workers have."""
+
+    SUM = "sum"  # each has its own
+    SAME = "same"  # all see the same thing; while they differ for a moment, the largest
+    LEAST = "least"  # the one that is worst off
+
+
+class MetricDeclarations:
+    """The metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._gauges: dict[str, Merge] = {}
+
+    def __repr__(self) -> str:
+        return f"<MetricDeclarations, {len(self._gauges)} gauges>"
+
+    @property
+    def gauges(self) -> Mapping[str, Merge]:
+        """How each gauge is merged, by name; counters and histograms are added up."""
+        return self._gauges
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        """Declare what only grows; name ends in _total."""
+        return Counter(name, text, labels, registry=self.registry)
+
+    def gauge(self, name: str, merge: Merge, text: str, labels: Sequence[str] = ()) -> Gauge:
+        """Declare what goes up and down."""
+        self.collected_gauge(name, merge)
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def collected_gauge(self, name: str, merge: Merge) -> None:
+        """Declare a gauge whose series a collector makes when it is asked for them."""
+        self._gauges[name] = merge
+
+    def histogram(
+        self, name: str, text: str, labels: Sequence[str] = (), buckets: Sequence[float] = _SECONDS
+    ) -> Histogram:
+        """Declare a distribution, of seconds unless other buckets are given."""
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
