@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NoReturn
@@ -12,7 +14,7 @@ import pytest
 from federation.core.errors import CannotStart
 from federation.observability.metrics import Metrics
 from federation.server.http import HttpServer, Pages
-from federation.server.http import server as web_server
+from federation.server.http import bounded_server as web_server
 from federation.server.readiness import Phase, Readiness
 
 
@@ -134,6 +136,22 @@ async def test_o17_a_taken_port_is_an_error(face: Face) -> None:
         with pytest.raises(CannotStart, match=f"cannot listen on {taken}: Address already in use"):
             await server.start()
         await server.stop()
+
+
+async def test_the_first_connections_at_once_are_all_answered(face: Face) -> None:
+    face.set(Phase.SERVING)
+    async with served(face) as session, asyncio.timeout(60):
+        answers = await asyncio.gather(*(get(session, "/healthz") for _ in range(20)))
+    assert {status for status, _ in answers} == {200}
+
+
+async def test_a_first_connection_that_is_reset_does_not_end_the_listener(face: Face) -> None:
+    async with served(face) as session, asyncio.timeout(60):
+        _, writer = await asyncio.open_connection(*place(session))
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.close()
+        assert (await get(session, "/healthz"))[0] == 200
 
 
 async def test_l01_connections_above_the_bound_are_closed_at_once(

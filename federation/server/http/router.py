@@ -5,14 +5,29 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from federation.server.http.status_page import status_page
 
 _LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
+
+
+class HttpRequest(NamedTuple):
+    """What is looked at of a request."""
+
+    method: str
+    path: str
+    accept: str = ""  # the Accept header
+
+
+class HttpAnswer(NamedTuple):
+    """A whole answer; content_type is the header with its parameters."""
+
+    status: int
+    content_type: str
+    body: bytes
 
 
 class Router(ABC):
@@ -30,13 +45,12 @@ class Router(ABC):
     async def readiness(self) -> Mapping[str, Any]:
         """Return "status" and what else /readyz shows; any status but "serving" is a 503."""
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: HttpRequest) -> HttpAnswer:
         """Answer one request."""
         if request.method not in ("GET", "HEAD"):
             return _json(405, {"error": "only GET and HEAD are answered here"})
         if request.path == "/metrics":
-            headers = {"Content-Type": CONTENT_TYPE_LATEST}
-            return web.Response(body=await self.exposition(), headers=headers)
+            return HttpAnswer(200, CONTENT_TYPE_LATEST, await self.exposition())
         if request.path == "/healthz":
             return _json(200, {"status": "alive"})
         if request.path == "/readyz":
@@ -46,13 +60,14 @@ class Router(ABC):
             return await self._index(request)
         return _json(404, {"error": "no such page", "pages": ["/", *_LINKS.values()]})
 
-    async def _index(self, request: web.BaseRequest) -> web.Response:
+    async def _index(self, request: HttpRequest) -> HttpAnswer:
         facts = {**await self.facts(), "links": _LINKS}
-        if "text/html" not in request.headers.get("Accept", ""):
+        if "text/html" not in request.accept:
             return _json(200, facts)
-        return web.Response(text=status_page(facts, _LINKS), content_type="text/html")
+        page = status_page(facts, _LINKS)
+        return HttpAnswer(200, "text/html; charset=utf-8", page.encode())
 
 
-def _json(status: int, facts: Mapping[str, Any]) -> web.Response:
+def _json(status: int, facts: Mapping[str, Any]) -> HttpAnswer:
     text = json.dumps(facts, indent=2) + "\n"
-    return web.Response(status=status, text=text, content_type="application/json")
+    return HttpAnswer(status, "application/json; charset=utf-8", text.encode())
