@@ -16,7 +16,7 @@ from federation.config.model import StorageConfig as StorageSettings
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.observability.metrics import Metrics
-from federation.storage import Storage
+from federation.storage.storage import Storage
 
 _BATCH = 5000
 

@@ -12,7 +12,7 @@ from federation.config.model import LimitsConfig
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest
 from federation.core.store import Entry
-from federation.storage.admin import Explainer
+from federation.storage.contract import Explainer
 
 MISSING_MAX = 20
 _LEAVES = 2000  # looked up at once

@@ -15,7 +15,7 @@ from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import warnings_only
 from federation.core.errors import ConfigError
-from federation.storage.admin import KnownPeer, drop_peer
+from federation.storage.reports import KnownPeer
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ _log = structlog.get_logger(__name__)
     "--lose-unacknowledged",
     "loses",
     is_flag=True,
-    help="Drop it although it has not got all that it was to get.",
+    help="Drop it even if some objects have not been replicated to it.",
 )
 @place_options
 @json_option
@@ -45,7 +45,7 @@ def drop_peer_command(
     runs, and, without --lose-unacknowledged, while it has not got everything.
     """
     where = place(config_path, data_dir)
-    known = check_peer(where.data_dir, peer)
+    known = check_peer(where, peer)
     _check_gone(where, peer)
     if not known.is_whole and not loses:
         raise ConfigError(
@@ -53,7 +53,7 @@ def drop_peer_command(
             "Reconcile it, or drop it all the same with --lose-unacknowledged"
         )
     with warnings_only():
-        drop_peer(where.data_dir, where.storage, peer)
+        where.operations.drop_peer(peer)
         facts = _facts(known)
         if not known.is_whole:
             _log.warning("peer_dropped", **{k.replace("-", "_"): v for k, v in facts.items()})
@@ -64,7 +64,7 @@ def _check_gone(where: Place, peer: str) -> None:
     """Raise ConfigError while the peer would only be met again."""
     if where.file is not None and any(each.name == peer for each in where.file.peers):
         raise ConfigError(f"{peer} is in the configuration; take it out first")
-    for process in facts_of_processes(where.data_dir):
+    for process in facts_of_processes(where.operations):
         if where.file is None and "not-known" in process:
             raise ConfigError(
                 f"process {process['pid']} does not tell its peers ({process['not-known']}); give "

@@ -28,7 +28,8 @@ from federation.config.model import Config, LimitsConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.store import EntryKind
 from federation.server.exit_codes import FOUND_PROBLEMS
-from federation.storage.admin import Explainer, FoundEntry, explaining
+from federation.storage.contract import Explainer
+from federation.storage.reports import FoundEntry
 from federation.wire.asset_request import content_of, pushed_of
 
 _DIGEST = re.compile(r"(?:(sha256|blake3)/)?([0-9a-fA-F]{64})(?:/([0-9]{1,18}))?")
@@ -90,7 +91,7 @@ def explain(
         raise click.UsageError("give a DIGEST, a URI, or --action")
     asked_with = _qualifiers(qualifiers)
     where = place(config_path, data_dir)
-    with explaining(where.data_dir, where.storage) as explainer:
+    with where.operations.explaining() as explainer:
         teller = _Teller(where, explainer)
         if action is not None:
             facts, fine = teller.action(action, instance)

@@ -14,7 +14,6 @@ from federation.cli.output import emit_report
 from federation.cli.progress import progress
 from federation.config.types import parse_size
 from federation.server.exit_codes import FOUND_PROBLEMS
-from federation.storage import admin
 
 
 class SizeType(click.ParamType[int]):
@@ -44,9 +43,9 @@ def gc(
     The least recently used goes first, never what is leased: then less is freed than was asked
     for, and the exit code is 1. A serving node does this by itself; beside one, it does the work.
     """
-    where = place(config_path, data_dir)
+    operations = place(config_path, data_dir).operations
     with progress("evicting") as report:
-        done = admin.collect(where.data_dir, where.storage, report, target_bytes=target_bytes)
+        done = operations.collect(report, target_bytes=target_bytes)
     emit_report(done, as_json=as_json)
     if done.held_back:
         sys.exit(FOUND_PROBLEMS)

@@ -9,7 +9,6 @@ import click
 from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit
-from federation.storage.admin.node_id import new_id
 
 
 @click.command(
@@ -26,5 +25,5 @@ def new_id_command(config_path: Path | None, data_dir: Path | None, as_json: boo
     other for itself, and neither sends to it nor asks it. What is stored stays. Refused while a
     node serves the directory.
     """
-    done = new_id(place(config_path, data_dir).data_dir)
+    done = place(config_path, data_dir).operations.new_id()
     emit({"node-id-before": done.before, "node-id": done.now}, as_json=as_json)

@@ -13,7 +13,6 @@ from federation.cli.output import emit
 from federation.cli.processes import BECAUSE, facts_of_processes, wait_for_switch
 from federation.cli.progress import warnings_only
 from federation.core.clock import utc_text
-from federation.storage.admin import offline_since_s, turn_offline
 
 _SHOWN = ("pid", "http", "offline", BECAUSE, "not-known")
 
@@ -38,13 +37,13 @@ def offline(
     where = place(config_path, data_dir)
     if state is not None:
         with warnings_only():
-            turn_offline(where.data_dir, where.storage, on=state == "on")
-        wait_for_switch(where.data_dir, on=state == "on")
+            where.operations.turn_offline(on=state == "on")
+        wait_for_switch(where.operations, on=state == "on")
     emit(_facts(where), as_json=as_json)
 
 
 def _facts(where: Place) -> dict[str, Any]:
-    since_s = offline_since_s(where.data_dir)
+    since_s = where.operations.offline_since_s()
     by_config = where.file is not None and where.file.offline
     facts: dict[str, Any] = {
         "offline": by_config or since_s is not None,
@@ -55,6 +54,6 @@ def _facts(where: Place) -> dict[str, Any]:
         facts["config"] = "offline: true" if by_config else "offline: false"
     facts["processes"] = [
         {name: process[name] for name in _SHOWN if name in process}
-        for process in facts_of_processes(where.data_dir)
+        for process in facts_of_processes(where.operations)
     ]
     return facts

@@ -11,6 +11,8 @@ import click
 from federation.config import model
 from federation.config.file import load
 from federation.core.errors import ConfigError
+from federation.storage.contract import Operations
+from federation.storage.factory import operations_on
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
@@ -21,6 +23,11 @@ class Place(NamedTuple):
     data_dir: Path
     storage: model.StorageConfig
     file: model.Config | None = None
+
+    @property
+    def operations(self) -> Operations:
+        """What may be done to the storage there."""
+        return operations_on(self.data_dir, self.storage)
 
 
 def place_options(function: F) -> F:

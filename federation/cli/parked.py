@@ -14,7 +14,6 @@ from federation.cli.peer_names import check_peer
 from federation.cli.progress import warnings_only
 from federation.core.clock import utc_text
 from federation.core.replication_log import Parked
-from federation.storage.admin import ask_retry, processes, read_parked
 
 _SHOWN = 1000
 
@@ -49,10 +48,10 @@ def parked(
         if peer or config_path or data_dir or as_json:
             raise click.UsageError(f"options go behind the word {context.invoked_subcommand}")
         return
-    where = place(config_path, data_dir).data_dir
+    where = place(config_path, data_dir)
     if peer is not None:
         check_peer(where, peer)
-    rows = read_parked(where, peer, _SHOWN)
+    rows = where.operations.parked(peer, _SHOWN)
     emit({"parked": [_shown(row) for row in rows]}, as_json=as_json)
 
 
@@ -84,8 +83,8 @@ def retry(peer: str | None, config_path: Path | None, data_dir: Path | None, as_
     """
     where = place(config_path, data_dir)
     if peer is not None:
-        check_peer(where.data_dir, peer)
+        check_peer(where, peer)
     with warnings_only():
-        asked = ask_retry(where.data_dir, where.storage, peer)
-    serving = len(processes(where.data_dir))
+        asked = where.operations.retry_parked(peer)
+    serving = len(where.operations.processes())
     emit({"retry-asked": asked, "processes": serving}, as_json=as_json)

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from federation.core.clock import SystemClock
-from federation.storage.admin import processes
+from federation.storage.contract import Operations
 
 BECAUSE = "offline-because"
 _ANSWER_S = 1.0
@@ -22,18 +21,18 @@ _BYTES_MAX = 2**20
 _ACCEPT = {"Accept": "application/json"}
 
 
-def facts_of_processes(data_dir: Path) -> list[dict[str, Any]]:
+def facts_of_processes(operations: Operations) -> list[dict[str, Any]]:
     """Return what each process has announced, and behind it what it answers now.
 
     One that does not answer has the key not-known with the reason. Raises StorageRefused.
     """
-    announced = processes(data_dir)
+    announced = operations.processes()
     return asyncio.run(_ask_all(announced)) if announced else []
 
 
-def wait_for_switch(data_dir: Path, *, on: bool) -> None:
+def wait_for_switch(operations: Operations, *, on: bool) -> None:
     """Return once every process that says why it is offline has followed, or has had the time."""
-    asyncio.run(_followed(processes(data_dir), on=on))
+    asyncio.run(_followed(operations.processes(), on=on))
 
 
 async def _followed(announced: list[dict[str, Any]], *, on: bool) -> None:

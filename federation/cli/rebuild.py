@@ -12,7 +12,6 @@ from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
 from federation.server.exit_codes import FOUND_PROBLEMS
-from federation.storage import admin
 
 
 @click.command(cls=Command, epilog="\b\nExample:\n  federation rebuild --data-dir /srv/federation")
@@ -26,9 +25,9 @@ def rebuild(config_path: Path | None, data_dir: Path | None, as_json: bool) -> N
     stays as catalogue.old.sqlite. Refused while a node serves the directory. An interrupted
     rebuild changes nothing. Exits with 1 if files were damaged and set aside.
     """
-    where = place(config_path, data_dir)
+    operations = place(config_path, data_dir).operations
     with progress("rebuilding") as report:
-        done = admin.rebuild(where.data_dir, where.storage, report)
+        done = operations.rebuild(report)
     emit_report(done, as_json=as_json)
     if done.damaged_files:
         sys.exit(FOUND_PROBLEMS)

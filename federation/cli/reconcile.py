@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from federation.cli.command import Command, json_option
-from federation.cli.options import place, place_options
+from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import Report, progress, warnings_only
 from federation.core.errors import SourceUnavailable
 from federation.server.exit_codes import FOUND_PROBLEMS
-from federation.storage.admin import KnownPeer, ask_reconcile, processes, summary
+from federation.storage.reports import KnownPeer
 
 _LOOK_EVERY_S = 0.5
 
@@ -43,33 +43,33 @@ def reconcile(
     first. With --wait it ends with 1 when something is parked for the peer afterwards.
     """
     where = place(config_path, data_dir)
-    check_peer(where.data_dir, peer)
+    check_peer(where, peer)
     with warnings_only():
-        ask_reconcile(where.data_dir, where.storage, peer)
-    asked = check_peer(where.data_dir, peer)
+        where.operations.reconcile(peer)
+    asked = check_peer(where, peer)
     if not waits:
-        serving = len(processes(where.data_dir))
+        serving = len(where.operations.processes())
         emit({"peer": peer, "reconcile-asked": True, "processes": serving}, as_json=as_json)
         return
     with progress(f"{peer}: objects offered") as report:
-        now = _wait(where.data_dir, asked, report)
+        now = _wait(where, asked, report)
     emit(_facts(asked, now), as_json=as_json)
     if now.parked:
         sys.exit(FOUND_PROBLEMS)
 
 
-def _wait(data_dir: Path, asked: KnownPeer, report: Report) -> KnownPeer:
+def _wait(where: Place, asked: KnownPeer, report: Report) -> KnownPeer:
     """Return the peer as it is once it has been reconciled. Raises SourceUnavailable."""
     while True:
-        now = check_peer(data_dir, asked.name)
+        now = check_peer(where, asked.name)
         if now.done >= asked.asked:
             return now
-        serving = facts_of_processes(data_dir)
-        report(_offered(serving, asked.name), _held(data_dir))
+        serving = facts_of_processes(where.operations)
+        report(_offered(serving, asked.name), _held(where))
         if not serving:
             raise SourceUnavailable(
                 "replication",
-                f"no process serves {data_dir}; what was asked for is done when one does",
+                f"no process serves {where.data_dir}; what was asked for is done when one does",
             )
         time.sleep(_LOOK_EVERY_S)
 
@@ -82,8 +82,8 @@ def _offered(processes: Sequence[Mapping[str, Any]], name: str) -> int:
     )
 
 
-def _held(data_dir: Path) -> int:
-    facts = summary(data_dir)
+def _held(where: Place) -> int:
+    facts = where.operations.summary()
     return int(facts["blobs"] + facts["entries"])
 
 

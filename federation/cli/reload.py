@@ -17,8 +17,7 @@ from federation.core.clock import SystemClock
 from federation.core.errors import CannotStart
 from federation.server.exit_codes import BAD_USAGE, CANNOT_RUN, FOUND_PROBLEMS, OK
 from federation.server.reload import RELOAD
-from federation.storage.admin import processes
-from federation.storage.admin.signalling import send
+from federation.storage.contract import Operations
 
 _WAIT_S = 30.0
 _LOOK_EVERY_S = 0.05
@@ -40,31 +39,34 @@ def reload(config_path: Path | None, data_dir: Path | None, as_json: bool) -> No
     call; what else differs is named as needing a restart, and the exit code is 1. A process that
     refuses its file makes it 2.
     """
-    where = place(config_path, data_dir).data_dir
-    serving = processes(where)
+    where = place(config_path, data_dir)
+    operations = where.operations
+    serving = operations.processes()
     if not serving:
-        raise CannotStart(f"no process serves {where}")
+        raise CannotStart(f"no process serves {where.data_dir}")
     asked_s = SystemClock().monotonic_s()
-    unasked = {each["id"]: reason for each in serving if (reason := _ask(where, each))}
-    answers = _wait(where, [each["id"] for each in serving if each["id"] not in unasked], asked_s)
+    unasked = {each["id"]: reason for each in serving if (reason := _ask(operations, each))}
+    answers = _wait(
+        operations, [each["id"] for each in serving if each["id"] not in unasked], asked_s
+    )
     told = [_told(each, unasked, answers) for each in serving]
     emit({"processes": told}, as_json=as_json)
     sys.exit(max(_code(each) for each in told))
 
 
-def _ask(data_dir: Path, process: dict[str, Any]) -> str | None:
+def _ask(operations: Operations, process: dict[str, Any]) -> str | None:
     """Send the signal; return why that was not possible, None if it was."""
     if "pid" not in process:
         return "it is just starting"
-    return send(data_dir, process["id"], process["pid"], signal.SIGHUP)
+    return operations.send_signal(process, signal.SIGHUP)
 
 
-def _wait(data_dir: Path, ids: list[str], asked_s: float) -> dict[str, dict[str, Any]]:
+def _wait(operations: Operations, ids: list[str], asked_s: float) -> dict[str, dict[str, Any]]:
     """Return each process that has made a reload since it was asked, as it is then."""
     clock = SystemClock()
     answers: dict[str, dict[str, Any]] = {}
     while len(answers) < len(ids) and clock.monotonic_s() < asked_s + _WAIT_S:
-        for each in processes(data_dir):
+        for each in operations.processes():
             outcome = each.get(RELOAD)
             if each["id"] in ids and outcome and outcome["began-monotonic-s"] >= asked_s:
                 answers[each["id"]] = each

@@ -14,7 +14,6 @@ from federation.cli.output import emit, rounded
 from federation.cli.peer_facts import peers_together, without_peers
 from federation.cli.peers_table import print_peers, watch
 from federation.cli.processes import facts_of_processes
-from federation.storage.admin import summary
 
 
 @click.command(
@@ -52,8 +51,8 @@ def status(watches: bool, config_path: Path | None, data_dir: Path | None, as_js
 
 
 def _facts(where: Place) -> dict[str, Any]:
-    facts = summary(where.data_dir)
-    processes = facts_of_processes(where.data_dir)
+    facts = where.operations.summary()
+    processes = facts_of_processes(where.operations)
     configured = None if where.file is None else [peer.name for peer in where.file.peers]
     return {
         **facts,

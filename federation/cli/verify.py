@@ -12,7 +12,6 @@ from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
 from federation.server.exit_codes import FOUND_PROBLEMS
-from federation.storage import admin
 
 
 @click.command(
@@ -28,9 +27,9 @@ def verify(config_path: Path | None, data_dir: Path | None, repair: bool, as_jso
 
     May run beside a serving node. Exits with 1 if anything is wrong, set aside or not.
     """
-    where = place(config_path, data_dir)
+    operations = place(config_path, data_dir).operations
     with progress("verifying") as report:
-        found = admin.verify(where.data_dir, where.storage, report, repair=repair)
+        found = operations.verify(report, repair=repair)
     emit_report(found, as_json=as_json)
     if not found.ok:
         sys.exit(FOUND_PROBLEMS)

@@ -35,7 +35,7 @@ from federation.replication.session import PeerSession
 from federation.replication.shipping import Shipper
 from federation.replication.throttle import LoopThrottle
 from federation.replication.worker import Replicator
-from federation.storage import Storage
+from federation.storage.contract import NodeStorage
 
 _log = structlog.get_logger(__name__)
 
@@ -137,7 +137,7 @@ class Replication:
 
 
 def make_replication(
-    config: Config, limits: LimitsConfig, storage: Storage, metrics: Metrics, clock: Clock
+    config: Config, limits: LimitsConfig, storage: NodeStorage, metrics: Metrics, clock: Clock
 ) -> Replication:
     """Connect to nothing yet."""
     return Replication(config.peers, storage, storage.ledger, walking(limits), metrics, clock)

@@ -41,7 +41,8 @@ from federation.services.references import ReferenceService
 from federation.services.reflection import ReflectionService
 from federation.services.runtime import Runtime
 from federation.services.tcp import ProcessConnections
-from federation.storage import Storage
+from federation.storage.contract import NodeStorage
+from federation.storage.factory import open_storage
 from federation.upstream.finder import Finder
 from federation.upstream.pull_through import PullThrough
 from federation.upstream.setup import Pulling
@@ -65,7 +66,7 @@ async def open_node(
     """
     clock = clock or SystemClock()
     metrics = Metrics()
-    storage = await Storage.open(config.data_dir, config.storage, config.limits, metrics, clock)
+    storage = await open_storage(config, metrics, clock)
     try:
         return build(config, files, storage, metrics, clock, share or WorkerSlot())
     except BaseException:
@@ -76,7 +77,7 @@ async def open_node(
 def build(
     config: Config,
     files: Sequence[AccessFiles | None],
-    storage: Storage,
+    storage: NodeStorage,
     metrics: Metrics,
     clock: Clock,
     share: WorkerSlot,
@@ -141,7 +142,7 @@ def build(
     )
 
 
-def _health(storage: Storage, metrics: Metrics) -> tuple[bool, str]:
+def _health(storage: NodeStorage, metrics: Metrics) -> tuple[bool, str]:
     """Whether storage works, and all that goes on in the background."""
     serving, reason = storage.health()
     if serving and metrics.failing.reason:
@@ -150,7 +151,7 @@ def _health(storage: Storage, metrics: Metrics) -> tuple[bool, str]:
 
 
 def _follow(
-    storage: Storage,
+    storage: NodeStorage,
     limits: LiveLimits,
     budget: MemoryBudget,
     services: Services,
@@ -163,7 +164,7 @@ def _follow(
     Raises ConfigError before anything has changed.
     """
     services.follow(config)
-    storage.follow(config.storage)
+    storage.apply_config(config.storage)
     replication.follow(config)
     limits.take(config.limits)
     budget.total_bytes = share.part(limits.buffer_memory)
@@ -183,7 +184,7 @@ class Services(NamedTuple):
 def make_services(
     config: Config,
     limits: LimitsConfig,
-    storage: Storage,
+    storage: NodeStorage,
     metrics: Metrics,
     clock: Clock,
     budget: MemoryBudget,
@@ -251,7 +252,7 @@ def make_services(
 def acknowledge_of(
     listener: ListenerConfig,
     replication: Replication,
-    storage: Storage,
+    storage: NodeStorage,
     metrics: Metrics,
     clock: Clock,
 ) -> Acknowledge | None:

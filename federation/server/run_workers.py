@@ -35,7 +35,7 @@ from federation.server.workers.pages import AggregatedPages
 from federation.server.workers.ports import KeptPorts
 from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker
-from federation.storage.admin import processes
+from federation.storage.factory import operations_on
 
 _log = structlog.get_logger(__name__)
 _RELOAD_S = 10.0
@@ -169,9 +169,10 @@ class _Parent:
             began_s = self._clock.monotonic_s()
             systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={int(began_s * 1_000_000)}")
             self._crew.signal(signal.SIGHUP)
+            operations = operations_on(self._config.data_dir, self._config.storage)
             pids = {worker.pid for worker in self._crew.workers}
             while self._clock.monotonic_s() < began_s + _RELOAD_S:
-                served = await asyncio.to_thread(processes, self._config.data_dir)
+                served = await asyncio.to_thread(operations.processes)
                 if pids <= {each.get("pid") for each in served if _reloaded(each, began_s)}:
                     break
                 await self._clock.sleep(_LOOK_EVERY_S)

@@ -1,5 +1,1 @@
-"""The node's own storage: a catalogue in SQLite and files for large blobs, in one directory."""
-
-from federation.storage.storage import Storage
-
-__all__ = ["Storage"]
+"""What one node holds: contract.py says what other rooms know of it, factory.py makes it."""

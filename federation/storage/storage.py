@@ -65,7 +65,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Storage:
-    """An open data directory: federation.core.store's LocalStore and Index. Make it with open()."""
+    """An open data directory: see NodeStorage in contract.py. Make it with open()."""
 
     def __init__(self, core: StorageContext, node_id: str, log_epoch: str) -> None:
         self.node_id = node_id
@@ -125,8 +125,8 @@ class Storage:
         """The most that may be held now."""
         return self._core.space.quota_bytes
 
-    def follow(self, settings: model.StorageConfig) -> None:
-        """Keep this much from now on; what only an opening takes (lease, max-blob) stays."""
+    def apply_config(self, settings: model.StorageConfig) -> None:
+        """See NodeStorage; what only an opening takes (lease, max-blob) stays."""
         self._core.settings = settings
         self._core.pressure.set()  # have it measured, and evicted, now
 

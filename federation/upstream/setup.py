@@ -17,7 +17,7 @@ from federation.core.memory_budget import MemoryBudget
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
-from federation.storage import Storage
+from federation.storage.contract import NodeStorage
 from federation.upstream.answers import Answers
 from federation.upstream.federated_finder import FederatedFinder
 from federation.upstream.prefetch import Prefetcher
@@ -38,7 +38,7 @@ class Pulling:
     def __init__(
         self,
         config: Config,
-        storage: Storage,
+        storage: NodeStorage,
         closures: ClosureChecker,
         limits: LimitsConfig,
         metrics: Metrics,

@@ -15,8 +15,9 @@ from federation.cli import main
 from federation.core.clock import utc_text
 from federation.core.digest import digest_of
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
-from federation.storage import Storage
+from federation.storage.contract import Operations
 from federation.storage.replication_log import CatalogueLog
+from federation.storage.storage import Storage
 from tests.storage.conftest import opened, short
 
 BLOBS = [(digest_of(data), data) for data in (b"one", b"two", b"three" * 1000)]
@@ -130,9 +131,9 @@ def test_a_reconcile_is_asked_for_and_waits_for_a_process(data: Path) -> None:
 def test_waiting_for_a_reconcile_ends_with_it_and_says_what_was_sent(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def serve(where: Path) -> list[dict[str, Any]]:
+    def serve(_operations: Operations) -> list[dict[str, Any]]:
         """Do, between two looks of the command, what a process that replicates does."""
-        in_storage(where, done)
+        in_storage(data, done)
         return [{"pid": 1, "peers": [{"name": "tokyo", "lanes": {"always": {"offered": 2}}}]}]
 
     async def done(storage: Storage) -> None:

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from federation.cli import main, processes
+from federation.config.model import StorageConfig
+from federation.storage.admin.operations import DirectoryOperations
 from tests.support.polling import wait_until
 from tests.support.process import serve
 
@@ -61,6 +63,17 @@ def test_a_process_without_http_is_shown_as_such(tmp_path: Path) -> None:
         assert only_process(node.data_dir)["not-known"] == "it has no HTTP listener"
 
 
+class Announced(DirectoryOperations):
+    """One process says that it has HTTP at an address."""
+
+    def __init__(self, data_dir: Path, settings: StorageConfig, address: str) -> None:
+        super().__init__(data_dir, settings)
+        self._address = address
+
+    def processes(self) -> list[dict[str, Any]]:
+        return [{"pid": 1, "http": self._address}]
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -71,11 +84,10 @@ def test_a_process_without_http_is_shown_as_such(tmp_path: Path) -> None:
     ],
 )
 def test_whatever_answers_at_the_address_is_survived(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, reason: str
+    tmp_path: Path, answer: bytes, reason: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        monkeypatch.setattr(processes, "processes", lambda _: [{"pid": 1, "http": address}])
 
         def answer_once() -> None:
             connection, _ = server.accept()
@@ -88,6 +100,6 @@ def test_whatever_answers_at_the_address_is_survived(
 
         thread = threading.Thread(target=answer_once)
         thread.start()
-        (facts,) = processes.facts_of_processes(tmp_path)
+        (facts,) = processes.facts_of_processes(Announced(tmp_path, StorageConfig(), address))
         thread.join(20)
         assert reason in facts["not-known"]

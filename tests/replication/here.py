@@ -19,7 +19,7 @@ from federation.core.replication_log import ReplicationLog
 from federation.core.store import FROM_CLIENT, Entry, Provenance
 from federation.observability.metrics import Metrics
 from federation.replication.setup import Replication, walking
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage

@@ -14,7 +14,7 @@ from federation.config.model import StorageConfig as Settings
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.observability.metrics import Metrics
-from federation.storage import Storage
+from federation.storage.storage import Storage
 
 MIB = 1024 * 1024
 

@@ -9,8 +9,8 @@ import pytest
 
 from federation.core.digest import digest_of
 from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source, Stamp
-from federation.storage import Storage
 from federation.storage.catalogue.hlc import ticks_at
+from federation.storage.storage import Storage
 from tests.storage.conftest import opened, read, short
 
 FROM = [

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError, StorageFull
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, read, short, until
 
 _FILE_BYTES = 40_000

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.storage import Storage
 from federation.storage.catalogue.transaction import Transaction
+from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, until
 
 Opener = Callable[..., Awaitable[Storage]]

@@ -13,7 +13,7 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, BlobNotFound
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from federation.storage.upkeep.scrub import Scrubber, verify_slice
 from tests.storage.conftest import put, read, short, until
 

@@ -12,7 +12,7 @@ from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
 from federation.core.store import Entry, EntryKey, EntryKind
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from tests.faults.storage.clean import catalogue
 from tests.storage.conftest import opened, short
 

@@ -13,10 +13,11 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
 from federation.core.store import FROM_CLIENT, Entry, EntryKey, EntryKind, Provenance, Source
 from federation.core.uses import Peek
-from federation.storage import Storage, publishing
+from federation.storage import publishing
 from federation.storage.catalogue import blobs, eviction_rows, schema
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import Totals, Transaction
+from federation.storage.storage import Storage
 from federation.storage.upkeep import discarding
 from tests.storage.conftest import MIB, opened, put, read, short, until
 

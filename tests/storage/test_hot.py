@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.storage import Storage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.read_cache import HotBlob, ReadCache
+from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, put, read, short, until
 
 Opener = Callable[..., Awaitable[Storage]]

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 from federation.core.digest import Digest, digest_of
 from federation.core.store import DigestCodec
-from federation.storage import Storage
 from federation.storage.existence_cache import ExistenceCache
+from federation.storage.storage import Storage
 from tests.storage.conftest import put, short
 
 Opener = Callable[..., Awaitable[Storage]]

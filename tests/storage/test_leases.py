@@ -12,8 +12,8 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
 from federation.core.store import Entry, EntryKey, EntryKind
-from federation.storage import Storage
 from federation.storage.processes import live_runs
+from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, opened, put, read, short, until
 
 Opener = Callable[..., Awaitable[Storage]]

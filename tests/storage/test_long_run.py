@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 
 from federation.core.digest import Digest, digest_of
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, opened, put, read, short, until
 
 Opener = Callable[..., Awaitable[Storage]]

@@ -11,8 +11,8 @@ import pytest
 
 from federation.core.digest import digest_of
 from federation.core.store import Entry, EntryKey, EntryKind
-from federation.storage import Storage
 from federation.storage.ingest import LocalIngest
+from federation.storage.storage import Storage
 from tests.storage.conftest import put, read, until
 
 Opener = Callable[..., Awaitable[Storage]]

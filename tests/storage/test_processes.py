@@ -12,9 +12,9 @@ import pytest
 
 from federation.core.clock import SystemClock
 from federation.core.replication_log import Lane, PeerRecord, PeerState
-from federation.storage import Storage
 from federation.storage.log_end import LogEnd
 from federation.storage.shared_memory import Epoch
+from federation.storage.storage import Storage
 from tests.storage.conftest import opened, put, short, until
 
 OpenStorage = Callable[..., Awaitable[Storage]]

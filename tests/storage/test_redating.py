@@ -12,9 +12,9 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source, Stamp
 from federation.observability.metrics import Metrics
-from federation.storage import Storage
 from federation.storage.admin.verify import verify
 from federation.storage.catalogue.hlc import DRIFT_S, is_too_far, ticks_at
+from federation.storage.storage import Storage
 from federation.storage.upkeep.redating import EARLIEST_S, STEADY_S, Redating
 from tests.storage.conftest import short, until
 

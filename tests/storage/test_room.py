@@ -9,7 +9,7 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, put, short, until
 
 Opener = Callable[..., Awaitable[Storage]]

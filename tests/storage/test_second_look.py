@@ -17,8 +17,8 @@ from federation.core.clock import SystemClock
 from federation.core.digest import Digest
 from federation.core.uses import Use, counted_as
 from federation.observability.metrics import Metrics
-from federation.storage import Storage
 from federation.storage.access_times import Touches
+from federation.storage.storage import Storage
 from federation.storage.upkeep.eviction import Evictor
 from tests.storage.conftest import put, read, short
 

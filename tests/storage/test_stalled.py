@@ -16,9 +16,9 @@ from federation.config.model import LimitsConfig, ScrubConfig
 from federation.config.model import StorageConfig as Settings
 from federation.core.clock import ManualClock, SystemClock
 from federation.observability.metrics import Metrics
-from federation.storage import Storage
 from federation.storage.access_times import Touches
 from federation.storage.catalogue.schema import connect
+from federation.storage.storage import Storage
 from federation.storage.upkeep.flusher import Flusher
 from tests.storage.conftest import put, until
 

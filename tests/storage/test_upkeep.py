@@ -12,7 +12,7 @@ import pytest
 from federation.config.storage import ScrubConfig
 from federation.core.errors import StorageFull
 from federation.core.tasks import Background
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from federation.storage.upkeep import scrub
 from federation.storage.upkeep.scrub import Scrubber
 from tests.storage.conftest import opened, put, short, until

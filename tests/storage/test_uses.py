@@ -11,8 +11,8 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.store import DigestCodec, Entry, EntryKey, EntryKind, Provenance, Source
 from federation.core.uses import Peek, Use, counted_as
-from federation.storage import Storage
 from federation.storage.catalogue.blobs import key_of
+from federation.storage.storage import Storage
 from tests.storage.conftest import put, read, short
 
 Opener = Callable[..., Awaitable[Storage]]

@@ -16,12 +16,13 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobNotFound, SourceUnavailable, StorageRefused, TooBusy
 from federation.core.store import Entry, EntryKey, EntryKind
-from federation.storage import Storage, blob_files, quarantine
+from federation.storage import blob_files, quarantine
 from federation.storage.admin.rebuild import rebuild
 from federation.storage.blob_files import Damage, Gone, Unreadable
 from federation.storage.breaker import DamageBreaker
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.quarantine import Aside
+from federation.storage.storage import Storage
 from federation.storage.volume import MARKER
 from tests.storage.conftest import MIB, opened, put, read, short, until
 

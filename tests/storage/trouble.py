@@ -9,8 +9,8 @@ from pathlib import Path
 from federation.core.digest import Digest
 from federation.core.errors import StorageFull
 from federation.core.store import FROM_CLIENT, Provenance
-from federation.storage import Storage
 from federation.storage.ingest import LocalIngest
+from federation.storage.storage import Storage
 
 
 def fills_up(storage: Storage, rng: random.Random) -> None:

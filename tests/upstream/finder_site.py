@@ -18,7 +18,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.store import Entry, EntryKey
 from federation.observability.metrics import Metrics
 from federation.services.asset_question import AssetQuestion
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from federation.upstream.federated_finder import FederatedFinder
 from federation.upstream.finder import EntryQuery
 from federation.upstream.index_queries import UpstreamIndex

@@ -12,7 +12,7 @@ import pytest
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, SourceUnavailable
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from federation.upstream.arrivals import Arrivals
 from federation.upstream.pull import WITHHELD_BYTES
 from federation.upstream.pull_through import PullThrough

@@ -9,8 +9,8 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.store import EntryKey, EntryKind, Source
-from federation.storage import Storage
 from federation.storage.catalogue.blobs import key_of
+from federation.storage.storage import Storage
 from federation.upstream.status import counted, quantile
 from federation.upstream.upstream import Upstream
 from tests.upstream.fakes import Script, until, upstream

@@ -13,8 +13,8 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError, SourceUnavailable, StorageFull
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import Provenance, Readable
-from federation.storage import Storage
 from federation.storage.ingest import LocalIngest
+from federation.storage.storage import Storage
 from tests.upstream.fakes import Script, until, upstream
 from tests.upstream.test_pull import BLOB, DATA, kept, node, read
 

@@ -16,8 +16,8 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import FROM_CLIENT, Provenance
-from federation.storage import Storage
 from federation.storage.ingest import GrowingFile, LocalIngest
+from federation.storage.storage import Storage
 from federation.upstream.pull import WITHHELD_BYTES
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream

@@ -1,21 +1,15 @@
 """Blocking operations on a data directory for the command line, beside a node or without one."""
 
-from federation.storage.admin.collect import CollectReport, collect
-from federation.storage.admin.explain import Explainer, FoundEntry, explaining
+from federation.storage.admin.collect import collect
+from federation.storage.admin.explain import explaining
 from federation.storage.admin.peer_requests import ask_reconcile, ask_retry, drop_peer
-from federation.storage.admin.peers import KnownPeer, known_peers, read_parked
-from federation.storage.admin.rebuild import RebuildReport, rebuild
+from federation.storage.admin.peers import known_peers, read_parked
+from federation.storage.admin.rebuild import rebuild
 from federation.storage.admin.summary import processes, summary
 from federation.storage.admin.switching import offline_since_s, turn_offline
-from federation.storage.admin.verify import VerifyReport, verify
+from federation.storage.admin.verify import verify
 
 __all__ = [
-    "CollectReport",
-    "Explainer",
-    "FoundEntry",
-    "KnownPeer",
-    "RebuildReport",
-    "VerifyReport",
     "ask_reconcile",
     "ask_retry",
     "collect",

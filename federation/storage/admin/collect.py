@@ -5,37 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from federation.config import model
-from federation.storage.admin.common import Progress, joined
+from federation.storage.admin.common import joined
 from federation.storage.catalogue.meta import DONE, REQUEST, get_meta, set_meta
+from federation.storage.contract import Progress
+from federation.storage.reports import CollectReport
 from federation.storage.storage import Storage
 
 _POLL_S = 0.2
-
-
-@dataclass(slots=True)
-class CollectReport:
-    """What was freed; held_back says why less than asked for, if so."""
-
-    freed_bytes: int = 0
-    stored_bytes: int = 0
-    files_removed: int = 0
-    by_running_node: bool = False
-    held_back: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name."""
-        return {
-            "freed-bytes": self.freed_bytes,
-            "stored-bytes": self.stored_bytes,
-            "left-over-files-removed": self.files_removed,
-            "done-by-running-node": self.by_running_node,
-            "held-back": self.held_back or None,
-        }
 
 
 def collect(

@@ -1,8 +1,8 @@
-"""What the offline operations share: progress, and joining a directory without maintaining it."""
+"""What the operations share: opening a data directory to read it, or as one more process."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from federation.storage.directory import DataDirectory
 from federation.storage.processes import live_runs
 from federation.storage.shared_memory import FileLock
 from federation.storage.storage import Storage
-
-Progress = Callable[[int, int], None]  # done, total (0: not known)
 
 
 def existing(data_dir: Path) -> DataDirectory:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
@@ -29,6 +29,7 @@ from federation.storage.catalogue.transaction import BLOB, read_totals
 from federation.storage.directory import DataDirectory
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.quarantine import kept_bytes
+from federation.storage.reports import FoundEntry
 from federation.storage.space import marks, measure_disk
 from federation.storage.timing import Timing, boot_id
 from federation.storage.verification import check_inline
@@ -38,13 +39,6 @@ _ENTRY = (
     f"SELECT kind, {instances.NAME}, name, value, label, stored, "  # noqa: S608 - constants
     "expires, source, origin, used, seq FROM entry WHERE {} LIMIT ?"
 )
-
-
-class FoundEntry(NamedTuple):
-    """An index entry, and what is shown of it."""
-
-    entry: Entry
-    facts: dict[str, Any]
 
 
 @contextmanager

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import NamedTuple
 
 from federation.core.errors import StorageRefused
 from federation.storage.admin.common import existing, unserved
 from federation.storage.catalogue import schema
 from federation.storage.catalogue.meta import LOG_EPOCH, get_meta
 from federation.storage.catalogue.schema import UNREADABLE
-
-
-class NewId(NamedTuple):
-    """What a node was called, and what it is called from now on."""
-
-    before: str
-    now: str
+from federation.storage.reports import NewId
 
 
 def new_id(data_dir: Path) -> NewId:

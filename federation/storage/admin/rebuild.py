@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import apsw
 
@@ -24,44 +22,21 @@ from federation.core.digest import Digest
 from federation.core.errors import StorageRefused, TooBusy
 from federation.core.store import FROM_CLIENT, Provenance
 from federation.storage import blob_files
-from federation.storage.admin.common import Progress, existing, unserved
+from federation.storage.admin.common import existing, unserved
 from federation.storage.admin.salvage import Salvage, salvage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import entries, peer_records, schema
 from federation.storage.catalogue.meta import set_meta
 from federation.storage.catalogue.transaction import Totals, Transaction, write_totals
+from federation.storage.contract import Progress
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.opening import adopt_volume
+from federation.storage.reports import RebuildReport
 from federation.storage.verification import check_inline
 
 _COMMIT_EVERY = 2000
-
-
-@dataclass(slots=True)
-class RebuildReport:
-    """What the new catalogue holds, and what was not taken into it."""
-
-    files: int = 0
-    file_bytes: int = 0
-    damaged_files: int = 0
-    inline_blobs: int = 0
-    entries: int = 0
-    peers: int = 0
-    old_catalogue: str = "none"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name."""
-        return {
-            "files-verified": self.files,
-            "file-bytes": self.file_bytes,
-            "files-quarantined": self.damaged_files,
-            "inline-blobs-saved": self.inline_blobs,
-            "entries-saved": self.entries,
-            "peers-to-be-compared": self.peers,
-            "old-catalogue": self.old_catalogue,
-        }
 
 
 def rebuild(data_dir: Path, settings: model.StorageConfig, progress: Progress) -> RebuildReport:

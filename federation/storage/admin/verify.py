@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from federation.config import model
-from federation.storage.admin.common import Progress, joined
+from federation.storage.admin.common import joined
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Totals, read_totals
 from federation.storage.context import StorageContext
+from federation.storage.contract import Progress
+from federation.storage.reports import VerifyReport
 from federation.storage.upkeep.scrub import Scrubber, verify_slice
 
 _LISTED_MAX = 100
 _EVERYTHING_MS = 2**62
-
-
-@dataclass(slots=True)
-class VerifyReport:
-    """What verify found. damaged lists at most 100 blobs; damaged_blobs counts all."""
-
-    blobs: int = 0
-    size_bytes: int = 0
-    damaged_blobs: int = 0
-    damaged: list[str] = field(default_factory=list)
-    unknown_blobs: int = 0  # the disk did not tell
-    catalogue_problems: list[str] = field(default_factory=list)
-    repaired: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is wrong."""
-        return not (self.damaged_blobs or self.unknown_blobs or self.catalogue_problems)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values by name."""
-        return {
-            "ok": self.ok,
-            "blobs": self.blobs,
-            "bytes": self.size_bytes,
-            "damaged-blobs": self.damaged_blobs,
-            "damaged": self.damaged,
-            "unknown-blobs": self.unknown_blobs,
-            "catalogue-problems": self.catalogue_problems,
-            "damaged-blobs-set-aside": self.repaired and self.damaged_blobs > 0,
-        }
 
 
 def verify(

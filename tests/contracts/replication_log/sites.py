@@ -17,11 +17,11 @@ from federation.core.digest import Digest, digest_of
 from federation.core.replication_log import Lane, ReplicationLog
 from federation.core.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
 from federation.observability.metrics import Metrics
-from federation.storage import Storage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs, peer_records
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.replication_log import CatalogueLog
+from federation.storage.storage import Storage
 from federation.storage.upkeep import retention
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 

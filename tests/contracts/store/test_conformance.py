@@ -16,7 +16,7 @@ from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import BlobNotFound, DigestMismatch, OffsetOutside
 from federation.core.store import CHUNK_BYTES, DigestCodec, LocalStore, Store
 from federation.observability.metrics import Metrics
-from federation.storage import Storage
+from federation.storage.storage import Storage
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from tests.remote.served import connected, serving
 from tests.support.fakes import MemoryStore
