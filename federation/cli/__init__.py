@@ -15,6 +15,9 @@ _SERVES: Final = sys.argv[1:2] in (["serve"], ["worker"]) or "bst-artifact-serve
 if not os.environ.get("GRPC_VERBOSITY"):
     os.environ["GRPC_VERBOSITY"] = "INFO" if _SERVES else "NONE"
 
+# pydantic reads the metadata of every installed package for plugins, which nothing here uses.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 # Imports make several 100,000 objects and hardly any garbage: collections in between took 15 % of
 # the CPU of a start. A node sets its own pace once it is ready (server/process.py).
 gc.set_threshold(200_000)

@@ -1,12 +1,15 @@
-"""gRPC server reflection: what people and tools like grpcurl learn the services from."""
+"""gRPC server reflection: how tools like grpcurl learn which services there are.
+
+The library that answers is imported at the first call.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from google.protobuf import descriptor_pool
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
@@ -25,7 +28,7 @@ _DESCRIBED = (remote_asset_pb2, remote_execution_pb2, bytestream_pb2, buildstrea
 class ReflectionService:
     """grpc.reflection.v1alpha.ServerReflection, with the library's answers."""
 
-    name: str = reflection.SERVICE_NAME
+    name = "grpc.reflection.v1alpha.ServerReflection"
 
     def __init__(self, service_names: Iterable[str], limits: LimitsConfig) -> None:
         """Describe these services, health and itself.
@@ -33,11 +36,17 @@ class ReflectionService:
         Raises KeyError for a service that this package has no description of.
         """
         self._limits = limits
-        pool = descriptor_pool.Default()
-        names = (*service_names, HEALTH, self.name)
-        for name in names:
-            pool.FindServiceByName(name)
-        self._answers = reflection.aio.ReflectionServicer(names, pool=pool)  # type: ignore[attr-defined]
+        self._pool = descriptor_pool.Default()
+        self._names = (*service_names, HEALTH)
+        for name in self._names:
+            self._pool.FindServiceByName(name)
+
+    @cached_property
+    def _answers(self) -> Any:
+        from grpc_reflection.v1alpha import reflection  # noqa: PLC0415 - see above
+
+        names = (*self._names, self.name)
+        return reflection.aio.ReflectionServicer(names, pool=self._pool)  # type: ignore[attr-defined]
 
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
@@ -63,4 +72,6 @@ class _Parsed:
         data = await self._requests.next(self._stall_s)
         if data is None:
             raise StopAsyncIteration
+        from grpc_reflection.v1alpha import reflection_pb2  # noqa: PLC0415 - see above
+
         return reflection_pb2.ServerReflectionRequest.FromString(data)

@@ -74,7 +74,7 @@ def merged(base: Settings, over: Settings) -> dict[str, Any]:
     return result
 
 
-def _settings(data_dir: Path, over: Settings) -> dict[str, Any]:
+def configuration(data_dir: Path, over: Settings) -> dict[str, Any]:
     base: Settings = {
         "data-dir": str(data_dir),
         "listeners": [{"address": "127.0.0.1:0", "push": True}],
@@ -344,7 +344,7 @@ class Node:
 
     def write_config(self, settings: Settings) -> None:
         """Write the configuration file, with these settings in place of the node's own."""
-        self.config_path.write_text(yaml.safe_dump(_settings(self.data_dir, settings)))
+        self.config_path.write_text(yaml.safe_dump(configuration(self.data_dir, settings)))
 
     def _config_args(self) -> list[str]:
         self.write_config(self.settings)

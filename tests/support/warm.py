@@ -122,6 +122,10 @@ _PRELOADED: Final = (
     "federation.cli.serve",
     "federation.server.run",
     "federation.server.run_workers",
+    # A node imports these when it needs them, which nodes of tests do.
+    "federation.access.guarded",
+    "federation.config.file",
+    "federation.server.http.bounded_server",
 )
 
 
