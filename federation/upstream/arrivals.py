@@ -1,9 +1,9 @@
-"""Noticing that a blob which is being pulled has been committed here by somebody else.
+"""Notices when a blob that is being pulled is committed here by another write.
 
-A client, a peer or another process on the data directory may send it while an upstream is slow:
-who waits for the upstream is then given what is here. That something was committed, in whatever
-process, costs one look at a number to know; only then storage is asked, and only for what has been
-waited for for a moment, so a pull that goes well costs nothing.
+A client, a peer or another process on the data directory may write the blob while an upstream is
+slow; readers then get it from storage. One number tells whether anything was committed, in any
+process. Storage is asked only when that number moved, and only about blobs that readers have waited
+for for a moment, so a pull that goes well costs nothing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from federation.core.clock import Clock
 from federation.core.digest import Digest
-from federation.core.errors import FederationError, SourceUnavailable
-from federation.core.store import LocalStore, Readable
+from federation.core.errors import FederationError
+from federation.core.store import LocalStore
 from federation.core.tasks import Background
 
-_LOOK_EVERY_S = 0.1
+_POLL_S = 0.1
 
 OnArrival = Callable[[set[Digest]], Awaitable[None]]
 
@@ -28,11 +28,11 @@ OnArrival = Callable[[set[Digest]], Awaitable[None]]
 class _Wait:
     digests: Collection[Digest]
     on_arrival: OnArrival
-    looked_at: int | None = None  # the commits that storage was asked at; None: not yet
+    looked_at: int | None = None  # commits() when storage was asked; None: not yet
 
 
 class Arrivals:
-    """One for all pulls of one kind. Used from the event loop."""
+    """Watches storage for all pulls of one kind. Used from the event loop."""
 
     def __init__(self, local: LocalStore, clock: Clock) -> None:
         self._local = local
@@ -45,10 +45,10 @@ class Arrivals:
         return f"<Arrivals {len(self._waits)} waits>"
 
     @contextmanager
-    def told(self, digests: Collection[Digest], on_arrival: OnArrival) -> Iterator[None]:
-        """Have on_arrival called, inside, with those that are here though nobody pulled them.
+    def watching(self, digests: Collection[Digest], on_arrival: OnArrival) -> Iterator[None]:
+        """While inside, call on_arrival with the digests that another write brought here.
 
-        It may be called again with the same, and must not raise.
+        It may be called again with the same digests, and must not raise.
         """
         wait = _Wait(digests, on_arrival)
         self._waits.add(wait)
@@ -60,50 +60,25 @@ class Arrivals:
             self._waits.discard(wait)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         await self._background.close()
 
     async def _watch(self) -> None:
         while self._waits:
             waited = list(self._waits)
-            await self._clock.sleep(_LOOK_EVERY_S)
+            await self._clock.sleep(_POLL_S)
             commits = self._local.commits()
             due = [each for each in waited if each in self._waits and each.looked_at != commits]
             if due:
-                await self._look(due, commits)
+                await self._poll(due, commits)
 
-    async def _look(self, due: list[_Wait], commits: int) -> None:
+    async def _poll(self, due: list[_Wait], commits: int) -> None:
         try:
             missing = await self._local.find_missing({d for each in due for d in each.digests})
         except FederationError:
-            return  # storage cannot tell now; the next look may
+            return  # storage does not answer now; the next poll may succeed
         for each in due:
             each.looked_at = commits
             came = {digest for digest in each.digests if digest not in missing}
             if came and each in self._waits:
                 await each.on_arrival(came)
-
-
-async def is_same(
-    local: Readable,
-    digest: Digest,
-    end: int,
-    came: Callable[[int, int], Awaitable[bytes | None]],
-) -> bool:
-    """Whether what an upstream sent of a blob up to end is what storage has.
-
-    came(offset, size_bytes): some of what was sent. Raises what reading either raises, and
-    SourceUnavailable where what was sent is gone.
-    """
-    at = 0
-    async with local.open_read(digest, limit=end) as chunks:
-        async for chunk in chunks:
-            view = memoryview(chunk)
-            while view:
-                part = await came(at, len(view))
-                if not part:
-                    raise SourceUnavailable("pull", "what came is gone")
-                if part != view[: len(part)]:
-                    return False
-                at, view = at + len(part), view[len(part) :]
-    return True

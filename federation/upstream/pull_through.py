@@ -14,6 +14,7 @@ from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError
+from federation.core.memory_budget import MemoryBudget
 from federation.core.store import (
     FROM_CLIENT,
     Chunks,
@@ -25,11 +26,12 @@ from federation.core.store import (
 )
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
-from federation.upstream.recent import Budget, NoBound
 from federation.upstream.self_detection import SelfDetector
 from federation.upstream.small_pulls import SmallPulls
 from federation.upstream.upstream import Upstream
 from federation.upstream.whole import SMALL_PULL_BYTES, read_whole
+
+_UNBOUNDED_BYTES = 2**62
 
 
 class UpstreamPool:
@@ -44,14 +46,15 @@ class UpstreamPool:
         *,
         pulls_max: int = 256,
         presence_budget_s: float = 0.5,
-        memory: Budget | None = None,
+        memory: MemoryBudget | None = None,
     ) -> None:
         """memory: the bound on what pulls hold; None: there is none."""
+        memory = memory or MemoryBudget(_UNBOUNDED_BYTES)
         self.node_id = node_id
         self.local = local
         self.upstreams = list(upstreams)
         self.offline = False
-        self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory or NoBound())
+        self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory)
         self.small = SmallPulls(local, self.upstreams, clock, memory)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
         self.itself = SelfDetector(self.upstreams)

@@ -1,13 +1,14 @@
-"""The pulls under way: one a blob, started by the first reader and joined by the others.
+"""The pulls under way: one for each blob, started by the first reader and joined by the others.
 
-A request that came from another node joins a pull that gets on, but does not wait long for one that
-has not begun: that may be waiting for the very node that asks. It then has one with its own hops.
+A request that came from another node joins a pull that makes progress, but does not wait long for
+one that has received nothing: that pull may be waiting for the very node that asks. The request
+then starts a pull with its own hops.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
@@ -15,24 +16,18 @@ from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy
-from federation.core.store import (
-    CHUNK_BYTES,
-    Chunks,
-    LocalStore,
-    NextBytes,
-    Provenance,
-    Source,
-)
+from federation.core.memory_budget import MemoryBudget
+from federation.core.store import Chunks, LocalStore, NextBytes
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
 from federation.upstream.candidates import Candidates, Mixed
-from federation.upstream.pull import Pull, Range
-from federation.upstream.recent import Budget
+from federation.upstream.pull import Pull
+from federation.upstream.pull_buffer import Range
 from federation.upstream.upstream import Upstream
 
-_PATIENCE_S = 0.3  # of a request from another node with a pull that has not begun
+_PATIENCE_S = 0.3  # of a request from another node with a pull that has received nothing
 
-_Key = tuple[Digest, hops.Hops | None]  # None: of all who ask, whatever nodes they have passed
+_Key = tuple[Digest, hops.Hops | None]  # None: for all requests, whatever nodes they passed
 
 
 class Pulls:
@@ -44,7 +39,7 @@ class Pulls:
         upstreams: Sequence[Upstream],
         clock: Clock,
         pulls_max: int,
-        budget: Budget,
+        budget: MemoryBudget,
     ) -> None:
         self._local = local
         self._upstreams = upstreams
@@ -55,7 +50,7 @@ class Pulls:
         self._mixed = Mixed()
         self._arrivals = Arrivals(local, clock)
         self._background = Background()
-        self.kept = 0  # pulls that ended; whoever looked before this changed may find a blob now
+        self.kept = 0  # pulls that ended; a look before this changed may have missed a blob
         self.joined = 0  # reads that cost no upstream read, because one was under way
 
     def __repr__(self) -> str:
@@ -72,7 +67,7 @@ class Pulls:
     ) -> AbstractAsyncContextManager[Chunks]:
         """Read a blob that is not here through its pull.
 
-        looked_at: what kept was before the caller looked here; None: look again.
+        looked_at: the value of kept before the caller looked in storage; None: look again.
 
         Raises on entry BlobNotFound, OffsetOutside, TooBusy, StorageFull; while iterating also
         SourceUnavailable and BlobDamaged.
@@ -83,7 +78,7 @@ class Pulls:
         """Bring a blob here without reading it. Raises what open_read raises."""
         pull = await self._begun(digest)
         try:
-            await pull.wait_stored()
+            await pull.buffer.wait_stored()
         finally:
             await asyncio.shield(pull.leave())
 
@@ -107,21 +102,21 @@ class Pulls:
         pull = await self._begun(digest, looked_at)
         try:
             reader = Range(offset, end)
-            await pull.wait_beyond(min(offset, digest.size_bytes - 1), reader)
-            yield self._follow(pull, reader, next_bytes)
+            await pull.buffer.wait_beyond(min(offset, digest.size_bytes - 1), reader)
+            yield pull.follow(reader, next_bytes)
         finally:
             await asyncio.shield(pull.leave())
 
     async def _begun(self, digest: Digest, looked_at: int | None = None) -> Pull:
-        """Join a pull, so that the caller can wait for it; it must leave it."""
+        """Join a pull, so that the caller can wait for it. The caller must leave it."""
         passed = hops.current()
         pull = self._join((digest, None), looked_at)
         if pull.passed == passed:
             return pull
         try:
             async with asyncio.timeout(_PATIENCE_S if passed.via else None):
-                await pull.wait_begun()
-        except (TimeoutError, BlobNotFound):  # others may get answers that this one did not
+                await pull.buffer.wait_begun()
+        except (TimeoutError, BlobNotFound):  # upstreams may answer the others differently
             await asyncio.shield(pull.leave())
             return self._join((digest, passed))
         except BaseException:
@@ -131,7 +126,7 @@ class Pulls:
 
     def _join(self, key: _Key, looked_at: int | None = None) -> Pull:
         pull = self._pulls.get(key)
-        if pull is not None and pull.error is None:
+        if pull is not None and pull.buffer.error is None:
             self.joined += 1
             pull.join(saves_read=True)
         else:
@@ -143,25 +138,20 @@ class Pulls:
         digest, _ = key
         if len(self._pulls) >= self.pulls_max:
             raise TooBusy(f"{self.pulls_max} blobs are being pulled from upstreams; try again")
-        provenance = Provenance(Source.UPSTREAM)
-        pull = Pull(
-            digest,
-            Candidates(digest, self._upstreams, self._mixed),
-            lambda: self._local.begin(digest, provenance=provenance),
-            self._clock,
-            self._budget,
-            hops.current(),
-        )
+        candidates = Candidates(digest, self._upstreams, self._mixed)
+        passed = hops.current()
+        pull = Pull(digest, candidates, self._local, self._clock, self._budget, passed)
         self._pulls[key] = pull
-        pull.started(self._background.start(self._run(key, pull, look_again), f"pull {digest}"))
+        pull.task = self._background.start(self._run(key, pull, look_again), f"pull {digest}")
         return pull
 
     async def _run(self, key: _Key, pull: Pull, look_again: bool) -> None:
         try:
             if look_again and await self._is_held(pull.digest):
-                pull.is_here()  # it came between the caller's look and its joining
+                # It came between the caller's look and its joining.
+                pull.buffer.mark_committed(from_elsewhere=True)
             else:
-                with self._arrivals.told([pull.digest], partial(self._arrived, pull)):
+                with self._arrivals.watching([pull.digest], partial(self._on_arrival, pull)):
                     await pull.run()
         finally:
             self.kept += 1
@@ -171,34 +161,8 @@ class Pulls:
     async def _is_held(self, digest: Digest) -> bool:
         try:
             return not await self._local.find_missing([digest])
-        except SourceUnavailable:  # its disk does not tell; an upstream may have it
+        except SourceUnavailable:  # the disk does not answer; an upstream may have it
             return False
 
-    async def _arrived(self, pull: Pull, _digests: set[Digest]) -> None:
-        self._background.start(pull.came_here(self._local), f"end pull {pull.digest}")
-
-    async def _follow(
-        self, pull: Pull, reader: Range, next_bytes: NextBytes | None
-    ) -> AsyncGenerator[bytes, None]:
-        """Yield what has come, as it comes; what is left of it once it is kept, from storage."""
-        offset, end = reader
-        while offset < end:
-            await pull.wait_beyond(offset, reader)
-            if pull.committed and (end - offset > CHUNK_BYTES or not pull.is_readable):
-                async with self._local.open_read(
-                    pull.digest, offset=offset, limit=end - offset, next_bytes=next_bytes
-                ) as chunks:
-                    async for chunk in chunks:
-                        yield chunk
-                return
-            there = min(end, pull.available_to(reader)) - offset
-            wanted = CHUNK_BYTES if next_bytes is None else next_bytes()
-            size = min(max(wanted, 1), CHUNK_BYTES, there)
-            data = await pull.read(offset, size)
-            if data is None:
-                await pull.wait_stored()
-                continue
-            offset += len(data)
-            handed_on = [data]
-            del data  # who waits for the rest must not keep it
-            yield handed_on.pop()
+    async def _on_arrival(self, pull: Pull, _digests: set[Digest]) -> None:
+        self._background.start(pull.came_here(), f"end pull {pull.digest}")

@@ -21,10 +21,10 @@ from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import FederationError, SourceUnavailable
+from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore, Provenance, Source
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
-from federation.upstream.recent import Budget, NoBound
 from federation.upstream.small_question import SmallQuestion
 from federation.upstream.upstream import Upstream
 
@@ -57,13 +57,13 @@ class SmallPulls:
         local: LocalStore,
         upstreams: Sequence[Upstream],
         clock: Clock,
-        budget: Budget | None = None,
+        budget: MemoryBudget,
     ) -> None:
-        """budget: of what is answered before it is kept; None: there is no bound."""
+        """budget: for what is answered before it is kept."""
         self._local = local
         self._upstreams = upstreams
         self._clock = clock
-        self._budget = budget or NoBound()
+        self._budget = budget
         self._unkept: dict[Digest, bytes] = {}
         self._groups: dict[str, _Group] = {}  # by the name of the upstream that sent them
         self._keeping: asyncio.Task[None] | None = None
@@ -137,7 +137,7 @@ class SmallPulls:
             if look_again:  # some may have come between the caller's look and its question
                 question.found |= await self._held(digests)
             if len(question.found) < len(digests):
-                with self._arrivals.told(digests, partial(self._arrived, asked)):
+                with self._arrivals.watching(digests, partial(self._on_arrival, asked)):
                     await question.ask()
             trouble = None
         except FederationError as error:
@@ -154,7 +154,7 @@ class SmallPulls:
         answers = zip(digests, here, strict=True)
         return {digest: data for digest, data in answers if data is not None}
 
-    async def _arrived(self, asked: list[_Asked], digests: set[Digest]) -> None:
+    async def _on_arrival(self, asked: list[_Asked], digests: set[Digest]) -> None:
         """Some of what is asked for came here by another way: answer with it."""
         waiting = [
             each for each in asked if each.digest in digests and not self._waiting[each].done()

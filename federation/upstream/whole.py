@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from federation.core.digest import Digest
 from federation.core.errors import BlobDamaged, BlobNotFound, FederationError
 from federation.core.store import LocalStore
-from federation.upstream.filling import PullBroke
+from federation.upstream.download import PullBroke
 from federation.upstream.pulls import Pulls
 from federation.upstream.small_pulls import SmallPulls
 from federation.upstream.upstream import Upstream

@@ -14,7 +14,7 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, SourceUnavailable
 from federation.storage.storage import Storage
 from federation.upstream.arrivals import Arrivals
-from federation.upstream.pull import WITHHELD_BYTES
+from federation.upstream.pull_buffer import WITHHELD_BYTES
 from federation.upstream.pull_through import PullThrough
 from tests.storage.conftest import opened, short
 from tests.support.fakes import MemoryStore
@@ -118,7 +118,7 @@ async def test_p1_bytes_of_an_upstream_that_nobody_was_given_do_not_matter(
     there.blobs[BLOB] = DATA
     async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
         reader = asyncio.ensure_future(read(store, offset=SIZE - WITHHELD_BYTES))
-        await until(lambda: any(p.received_bytes for p in shared.pulls._pulls.values()))
+        await until(lambda: any(p.buffer.received_bytes for p in shared.pulls._pulls.values()))
         await push(storage)
         assert await reader == DATA[-WITHHELD_BYTES:]
 
@@ -178,7 +178,7 @@ async def test_storage_is_asked_once_and_then_only_after_a_commit() -> None:
         assert digests == {SMALL}
         came.set()
 
-    with arrivals.told([SMALL, BLOB], on_arrival):
+    with arrivals.watching([SMALL, BLOB], on_arrival):
         await until(lambda: len(asked) == 1)
         await asyncio.sleep(0.5)
         assert len(asked) == 1

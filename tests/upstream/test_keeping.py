@@ -252,9 +252,7 @@ async def test_without_memory_who_lags_behind_one_piece_reads_it_from_storage(
         async with store.open_read(digest_of(data), next_bytes=lambda: 50_000) as chunks:
             got = await anext(chunks)
             (pull,) = shared.pulls._pulls.values()
-            intake = pull._intake
-            assert intake is not None
-            await until(lambda: intake.ingest.received_bytes == len(data))
+            await until(lambda: pull.buffer.stored_bytes == len(data))
             asyncio.get_running_loop().call_later(0.1, gate.set)
             async for chunk in chunks:
                 got += chunk

@@ -18,7 +18,7 @@ from federation.core.memory_budget import MemoryBudget
 from federation.core.store import FROM_CLIENT, Provenance
 from federation.storage.ingest import GrowingFile, LocalIngest
 from federation.storage.storage import Storage
-from federation.upstream.pull import WITHHELD_BYTES
+from federation.upstream.pull_buffer import WITHHELD_BYTES
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
 from tests.storage.conftest import opened, short
@@ -381,7 +381,9 @@ async def test_a_node_that_asks_joins_a_pull_that_gets_on(tmp_path: Path) -> Non
     there.blobs[BLOB] = DATA
     async with node(tmp_path, up) as (store, _, shared):
         mine = asyncio.ensure_future(read(store))
-        await until(lambda: any(pull.received_bytes for pull in shared.pulls._pulls.values()))
+        await until(
+            lambda: any(pull.buffer.received_bytes for pull in shared.pulls._pulls.values())
+        )
         with hops.serving(hops.Hops(("other",), "other")):
             theirs = asyncio.ensure_future(read(store))
         await until(lambda: shared.pulls.joined == 1)
@@ -403,8 +405,7 @@ async def test_a_client_is_not_given_the_miss_of_a_request_that_passed_other_nod
         there.script = Script()
         there.blobs[BLOB] = DATA
         (pull,) = shared.pulls._pulls.values()
-        pull.error = BlobNotFound(BLOB)
-        pull._steps.show()
+        pull.buffer.fail(BlobNotFound(BLOB))
         assert await mine == DATA
         theirs.cancel()
         await asyncio.gather(theirs, return_exceptions=True)
