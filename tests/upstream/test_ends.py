@@ -9,7 +9,8 @@ import pytest
 
 from federation.core.errors import SourceUnavailable
 from federation.core.store import Chunks
-from tests.upstream.fakes import Script, upstream
+from federation.storage.ingest import LocalIngest
+from tests.upstream.fakes import Script, until, upstream
 from tests.upstream.test_pull import BLOB, DATA, SIZE, node, read
 
 
@@ -37,3 +38,18 @@ async def test_u11_who_comes_right_behind_the_last_reader_has_a_pull_of_its_own(
                 break
             there.script = Script()
         assert await read(store) == DATA
+
+
+async def test_readers_do_not_wait_for_a_pull_that_failed_in_an_unforeseen_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("unforeseen")
+
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, shared), asyncio.timeout(30):
+        monkeypatch.setattr(LocalIngest, "_write", broken)
+        with pytest.raises(SourceUnavailable, match="stopped"):
+            await read(store)
+        await until(lambda: not shared.pulls._pulls)
