@@ -20,7 +20,9 @@ from google.rpc import status_pb2
 
 HERE = Path(__file__).resolve().parent
 TARGET = HERE.parent / "federation" / "_proto"
-OWN_IMPORT = re.compile(r"^(from|import) (build|google\.bytestream|buildstream)\b", re.MULTILINE)
+OWN_IMPORT = re.compile(
+    r"^(from|import) (build|google\.bytestream|buildstream|federation)\b", re.MULTILINE
+)
 
 
 def generate(out: Path) -> None:

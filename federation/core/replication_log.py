@@ -252,6 +252,14 @@ class ReplicationLog(Protocol):
         """Return how many blobs and how many index entries are held."""
         ...
 
+    async def held_like(self, names: Sequence[bytes]) -> set[bytes]:
+        """Return those of these names under which a blob is held.
+
+        A name is the number of the digest function in one byte and the beginning of the hash; a
+        blob whose file is not as it should be is not held. Neither a use nor a lease.
+        """
+        ...
+
     async def is_damaged(self, digest: Digest) -> bool:
         """Whether the blob was here and was set aside because its bytes had changed."""
         ...

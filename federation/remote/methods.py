@@ -30,6 +30,7 @@ _CAS = f"{_REAPI}.ContentAddressableStorage"
 _ACTIONS = f"{_REAPI}.ActionCache"
 _ASSET = "build.bazel.remote.asset.v1"
 _REFERENCES = "buildstream.v2.ReferenceStorage"
+_HOLDINGS = "federation.v1.Holdings"
 _BYTESTREAM = "google.bytestream.ByteStream"
 
 CAPABILITIES = Method(f"{_REAPI}.Capabilities", "GetCapabilities", answer_max_bytes=256 * 1024)
@@ -51,6 +52,7 @@ PUSH_BLOB = Method(f"{_ASSET}.Push", "PushBlob")
 PUSH_DIRECTORY = Method(f"{_ASSET}.Push", "PushDirectory")
 GET_REFERENCE = Method(_REFERENCES, "GetReference", is_quick=True)
 UPDATE_REFERENCE = Method(_REFERENCES, "UpdateReference")
+FIND_LACKING = Method(_HOLDINGS, "FindLacking", is_quick=True)
 
 ALL = (
     CAPABILITIES,
@@ -68,4 +70,5 @@ ALL = (
     PUSH_DIRECTORY,
     GET_REFERENCE,
     UPDATE_REFERENCE,
+    FIND_LACKING,
 )

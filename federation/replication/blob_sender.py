@@ -83,6 +83,10 @@ class Sender:
         """Return what the peer lacks; asks until it answers."""
         return await self.asker.answer(lambda: self._target.find_missing(digests))
 
+    async def find_absent(self, digests: Sequence[Digest]) -> set[Digest]:
+        """See PeerApi; asks until the peer answers."""
+        return await self.asker.answer(lambda: self._target.find_absent(digests))
+
     # Batches
 
     async def send_small(self, blobs: Sequence[Digest], via: Via, settle: Settle) -> None:

@@ -17,7 +17,7 @@ from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
 from federation.core.failing import first_of
 from federation.core.replication_log import Lane, PeerState
 from federation.replication.follower import Follower, LogTrimmed
-from federation.replication.reconcile import Reconcile, pages_of, pause_of_check
+from federation.replication.reconcile import Reconcile, pages_of_check, pause_of_check
 from federation.replication.retry import Retry
 from federation.replication.schedule import FIRST_CHECK_SHARE, due, is_urgent, what_changed
 from federation.replication.session import PeerSession
@@ -267,7 +267,9 @@ class PeerRunner:
             _log.info("reconcile_goes", peer=link.name, lane=str(lane), position=str(position))
         pause_s, began_s = 0.0, link.clock.monotonic_s()
         if is_check:
-            pause_s = pause_of_check(link.peer.check_every, pages_of(await link.ledger.held()))
+            pause_s = pause_of_check(
+                link.peer.check_every, pages_of_check(*await link.ledger.held())
+            )
         is_full = False
         async with asyncio.TaskGroup() as group:
             task = group.create_task(walk.run(position, pause_s))

@@ -71,6 +71,14 @@ class PeerApi(Protocol):
         """Return those that it does not hold itself."""
         ...
 
+    async def find_absent(self, digests: Collection[Digest]) -> set[Digest]:
+        """Return those that it seems not to hold, by the cheapest question that it understands.
+
+        One that is returned may be held. One that is not returned is held but for a chance of one
+        in 2^128, and may be evicted at any moment: unlike find_missing, this is no lease.
+        """
+        ...
+
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], via: Via
     ) -> list[FederationError | None]:

@@ -23,6 +23,7 @@ from federation.replication.session import PeerSession
 from federation.replication.walk_position import Position, Purpose, WalkPhase
 
 PAGE_OBJECTS = 500
+SUMMARY_OBJECTS = 2000  # in a page of blobs that is compared by its summary
 PAGES_AT_ONCE = 4
 PAGES_OPEN_MAX = 64  # those that wait for large blobs included
 ENTRIES_AT_ONCE = 24  # of the calls that a peer gets at once (32), so that live traffic has some
@@ -148,7 +149,7 @@ class Reconcile:
     async def _page(self, position: Position) -> Page:
         ledger = self._link.ledger
         walk = ledger.blobs if position.phase is WalkPhase.BLOBS else ledger.entries
-        return await walk(position.at or None, PAGE_OBJECTS)
+        return await walk(position.at or None, _page_objects(position))
 
     async def _heads(self, position: Position, page: Page) -> list[EntryHead]:
         """Return what of a page's entries is for this lane; their values are let go of."""
@@ -177,7 +178,9 @@ class Reconcile:
             and (rules.sends_pulled or digest not in page.pulled)
         ]
         self.offered += len(digests)
-        if purpose is not Purpose.RESYNC:
+        if purpose is Purpose.CHECK:
+            digests = await self._absent(digests)
+        if purpose is not Purpose.RESYNC and digests:
             digests = await self._lost(digests)
         small = [digest for digest in digests if digest.size_bytes <= SMALL_BLOB_BYTES]
         for part in _parts(small):
@@ -203,6 +206,11 @@ class Reconcile:
             await link.ledger.park(parked)
         if sample := self.fit.sample():
             self.fit.answered(sample, await link.shipper.sender.ask(sample))
+
+    async def _absent(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Return what the peer seems to lack, by a summary: nearly always nothing."""
+        absent = await self._link.shipper.absent(digests)
+        return [digest for digest in digests if digest in absent]
 
     async def _lost(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return what the peer has not; where it should have all, count that as forgotten."""
@@ -256,9 +264,14 @@ def _parts(digests: Sequence[Digest]) -> Iterator[list[Digest]]:
         yield part
 
 
-def pages_of(objects: Sequence[int]) -> int:
-    """Return how many pages a walk takes through so many blobs and so many entries."""
-    return sum(count // PAGE_OBJECTS + 1 for count in objects)
+def _page_objects(position: Position) -> int:
+    is_summary = position.purpose is Purpose.CHECK and position.phase is WalkPhase.BLOBS
+    return SUMMARY_OBJECTS if is_summary else PAGE_OBJECTS
+
+
+def pages_of_check(blobs: int, entries: int) -> int:
+    """Return how many pages a check takes through so many blobs and so many entries."""
+    return blobs // SUMMARY_OBJECTS + 1 + entries // PAGE_OBJECTS + 1
 
 
 def pause_of_check(check_every_s: float, pages: int) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
+
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.closure.names import function_of_entry
 from federation.core import hops
@@ -13,10 +15,18 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.store import Entry, EntryKey, EntryKind, Stamp
 from federation.remote import Remote, RemoteIndex, RemoteStore
-from federation.remote.failures import FailureKind, Unsupported, failure
+from federation.remote.failures import (
+    Denied,
+    FailureKind,
+    RequestRefused,
+    Unsupported,
+    failure,
+)
+from federation.remote.holdings import find_lacking
 from federation.remote.methods import (
     FETCH_BLOB,
     FETCH_DIRECTORY,
+    FIND_LACKING,
     GET_RESULT,
     PUSH_BLOB,
     PUSH_DIRECTORY,
@@ -24,6 +34,8 @@ from federation.remote.methods import (
 )
 from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
 from federation.wire.asset_request import content_of, pushed_of
+
+_log = structlog.get_logger(__name__)
 
 _METHODS = {
     EntryKind.ACTION_RESULT: UPDATE_RESULT,
@@ -91,6 +103,23 @@ class RemoteTarget:
         """See Target."""
         with _replicating(()):
             return await self._store.find_missing(digests)
+
+    async def find_absent(self, digests: Collection[Digest]) -> set[Digest]:
+        """See PeerApi. A node of ours that takes this one for a peer tells its id."""
+        await self.meet()
+        calls = self._remote.calls
+        if not self._remote.node_id or calls.lacks(FIND_LACKING):
+            return await self.find_missing(digests)
+        asked = [digest for digest in digests if not digest.is_empty]
+        try:
+            with _replicating(()):
+                return await find_lacking(self._remote, asked)
+        except Unsupported:
+            # Of an older version. Were it a proxy's answer, FindMissing would do for ten minutes.
+            calls.believe_lacking(FIND_LACKING)
+        except (Denied, RequestRefused) as error:  # a proxy may let known methods pass alone
+            _log.debug("summaries_refused", peer=self._remote.name, reason=error.reason)
+        return await self.find_missing(digests)
 
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], via: Via

@@ -98,6 +98,13 @@ class Shipper:
         self.confirmed.add(*(digest for digest in asked if digest not in missing))
         return missing
 
+    async def absent(self, digests: Sequence[Digest]) -> set[Digest]:
+        """Return which of these the peer seems to lack: see PeerApi.find_absent.
+
+        What seems to be held is not noted as confirmed: the peer has promised nothing.
+        """
+        return await self.sender.find_absent([d for d in digests if not d.is_empty])
+
     async def _move(self, mine: Sequence[Digest], via: Via, end: Told, is_behind: bool) -> None:
         self._moving.update(dict.fromkeys(mine))
         left = set(mine)

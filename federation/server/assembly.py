@@ -35,6 +35,7 @@ from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
 from federation.services.grpc_calls import handlers
 from federation.services.health import HealthControl, HealthService
+from federation.services.holdings import HoldingsService
 from federation.services.method import Service
 from federation.services.quotas import CallerQuotas
 from federation.services.references import ReferenceService
@@ -234,7 +235,7 @@ def make_services(
         hits=hits,
     )
     return Services(
-        served=[cas, stream, *of_names(pulling.finder)],
+        served=[cas, stream, *of_names(pulling.finder), HoldingsService(storage.ledger)],
         # As the old server's --index-only: no blobs.
         index_served=of_names(pulling.index_finder, inlines=False),
         closers=[  # uploads, then threads, then what they asked

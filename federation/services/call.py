@@ -19,6 +19,7 @@ from federation.services.transport import Transport
 # Plain numbers compare three times faster.
 PULL: Final = int(Role.PULL)
 PUSH: Final = int(Role.PUSH)
+PEER: Final = int(Role.PEER)
 
 
 class Call(RunningCall):
@@ -92,6 +93,11 @@ class Call(RunningCall):
         self.rights.check_in(instance, PUSH, self.method)
         if instance and not self.is_peer:
             self._runtime.names.check_write(instance, self.caller, self.peer)
+
+    def check_peer(self, instance: str) -> None:
+        """The same for handlers that only nodes of this project use among themselves."""
+        check_length(instance)
+        self.rights.check_in(instance, PEER, self.method)
 
     def accepted(self, instance: str, **what: Any) -> None:
         """Every handler that writes calls it once it has stored something: for the audit."""

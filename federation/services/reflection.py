@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pool
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
 from federation._proto.buildstream.v2 import buildstream_pb2
+from federation._proto.federation.v1 import holdings_pb2
 from federation._proto.google.bytestream import bytestream_pb2
 from federation.config.model import LimitsConfig
 from federation.services.call import Call
@@ -22,7 +23,13 @@ from federation.services.method import BothStreams, Method
 from federation.services.request_stream import RequestStream
 
 # A description is found once its module is imported, which services on raw bytes need not do.
-_DESCRIBED = (remote_asset_pb2, remote_execution_pb2, bytestream_pb2, buildstream_pb2)
+_DESCRIBED = (
+    remote_asset_pb2,
+    remote_execution_pb2,
+    bytestream_pb2,
+    buildstream_pb2,
+    holdings_pb2,
+)
 
 
 class ReflectionService:

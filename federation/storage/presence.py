@@ -20,7 +20,7 @@ from federation.core.uses import Use
 from federation.observability.complaints import Complaints
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue.blobs import digest_of_key, keys_of, keys_of_hashes
+from federation.storage.catalogue.blobs import BlobRow, digest_of_key, keys_of, keys_of_hashes
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.existence_cache import ExistenceCache
@@ -57,12 +57,55 @@ def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
     return set(digests) - _EMPTY
 
 
+async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
+    """Return the beginnings of catalogue keys under which a blob is held, its file included.
+
+    Leaves no trace, but that damaged blobs are set aside. Raises SourceUnavailable.
+    """
+
+    def find() -> tuple[set[bytes], list[tuple[Digest, int, Damage]]]:
+        connection = core.pool.connection()
+        held, closer = catalogue.present_like(connection, names)
+        rows = catalogue.look_up(connection, [key for _, key in closer])
+        damaged = []
+        for name, key in closer:
+            row = rows.get(key)
+            if row is None or row.marked_ms:
+                continue
+            damage = _damage_of(core, row)
+            if damage is None:
+                held.add(name)
+            else:
+                damaged.append((digest_of_key(key, row.size_bytes), row.seq, damage))
+        return held, damaged
+
+    try:
+        held, damaged = await core.pool.run(find)
+    except UNREADABLE as error:
+        raise core.catalogue_unreadable(error) from error
+    for each in damaged:
+        core.set_aside_soon(*each)
+    return held
+
+
+def _damage_of(core: StorageContext, row: BlobRow) -> Damage | None:
+    """Return what is wrong with a blob's file as far as a stat tells. Raises SourceUnavailable."""
+    if row.inline:
+        return None
+    directory = core.directory
+    path = directory.blob_path(digest_of_key(row.key, row.size_bytes))
+    try:
+        directory.volume.check_file(path, row.size_bytes)
+    except Damage as damage:
+        return damage
+    return None
+
+
 class Presence:
     """What is held of what a caller names."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
-        self._volume = core.directory.volume
         self._complaints = Complaints(_log, core.clock)
         self._known = ExistenceCache(lambda: core.epoch.value, core.timing.granularity_ms)
 
@@ -205,14 +248,11 @@ class Presence:
             if row is None or row.size_bytes != size_bytes or row.marked_ms:
                 found.missing.add(name)
                 continue
+            if (damage := _damage_of(self._core, row)) is not None:
+                found.missing.add(name)
+                found.damaged.append((digest_of_key(key, size_bytes), row.seq, damage))
+                continue
             if not row.inline:
-                digest = digest_of_key(key, size_bytes)
-                try:
-                    self._volume.check_file(self._core.directory.blob_path(digest), size_bytes)
-                except Damage as damage:
-                    found.missing.add(name)
-                    found.damaged.append((digest, row.seq, damage))
-                    continue
                 found.files.add(name)
             if row.renewed_ms(use) < renew_before_ms:
                 found.lease[key] = name

@@ -19,6 +19,7 @@ from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named
+from federation.storage.presence import find_like
 from federation.storage.shared_memory import FileLock
 
 _T = TypeVar("_T")
@@ -177,6 +178,10 @@ class CatalogueLog:
         """See ReplicationLog."""
         totals = await self._ask(read_totals)
         return totals.blobs, totals.entries
+
+    async def held_like(self, names: Sequence[bytes]) -> set[bytes]:
+        """See ReplicationLog. Raises SourceUnavailable also where the disk does not tell."""
+        return await find_like(self._core, names)
 
     async def is_damaged(self, digest: Digest) -> bool:
         """See Ledger. One that came back since is not."""

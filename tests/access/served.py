@@ -20,8 +20,10 @@ from federation._proto.buildstream.v2.buildstream_pb2 import (
     UpdateReferenceRequest,
 )
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
+from federation._proto.federation.v1 import holdings_pb2, holdings_pb2_grpc
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.core.digest import digest_of
+from federation.wire.holdings import name_of
 from tests.support.certificates import Files, self_signed
 from tests.support.process import Node
 from tests.support.process_client import Client, action_result, code_of
@@ -198,5 +200,15 @@ READS: dict[str, Attempt] = {
     ),
     "buildstream.v2.ReferenceStorage/Status": (
         lambda client, data: _reference(client).Status(StatusRequest(instance_name=client.instance))
+    ),
+}
+
+PEERS_ALONE: dict[str, Attempt] = {
+    "federation.v1.Holdings/FindLacking": (
+        lambda client, data: holdings_pb2_grpc.HoldingsStub(client.channel).FindLacking(
+            holdings_pb2.FindLackingRequest(
+                instance_name=client.instance, names=name_of(digest_of(data))
+            )
+        )
     ),
 }

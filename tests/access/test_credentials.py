@@ -24,7 +24,7 @@ from federation.config.model import Config
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.errors import ConfigError
-from tests.access.served import READS, WRITES, Site, refusal
+from tests.access.served import PEERS_ALONE, READS, WRITES, Site, refusal
 from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
 from tests.support.process import Node
@@ -33,7 +33,7 @@ from tests.support.process_client import Client, outcome
 OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
 UNAUTHENTICATED, UNAVAILABLE = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE
 CLOSED, OPEN_TO_READ, PULL_ONLY, CERTIFICATES = range(4)  # the listeners
-SERVICES = {name.partition("/")[0] for name in (*READS, *WRITES)}
+SERVICES = {name.partition("/")[0] for name in (*READS, *WRITES, *PEERS_ALONE)}
 
 _clock = SystemClock()
 
@@ -130,7 +130,7 @@ def _here(folder: Path) -> Iterator[Here]:
 
 def test_the_methods_tried_here_are_all_that_there_are(here: Here) -> None:
     pool = descriptor_pool.Default()
-    tried = {*READS, *WRITES}
+    tried = {*READS, *WRITES, *PEERS_ALONE}
     with here.connect(CLOSED, token=token(1)) as client:
         for service in SERVICES:
             for method in pool.FindServiceByName(service).methods:
@@ -138,6 +138,23 @@ def test_the_methods_tried_here_are_all_that_there_are(here: Here) -> None:
                 if name not in tried:
                     call = client.channel.unary_unary(f"/{name}", None, None)
                     assert outcome(lambda: call(b"")) is grpc.StatusCode.UNIMPLEMENTED  # noqa: B023
+
+
+@pytest.mark.parametrize("method", PEERS_ALONE)
+def test_what_peers_ask_each_other_is_answered_to_peers_alone(here: Here, method: str) -> None:
+    data = f"for peers, {method}".encode()
+    for at, shown, wanted in (
+        (CLOSED, {}, UNAUTHENTICATED),
+        (CLOSED, {"token": token(2)}, DENIED),
+        (CLOSED, {"token": token(1)}, DENIED),
+        (PULL_ONLY, {"token": token(1)}, DENIED),
+        (CERTIFICATES, {"me": here.files("builder"), "instance": "ours"}, DENIED),
+    ):
+        with here.connect(at, **shown) as client:
+            code, says = refusal(lambda: PEERS_ALONE[method](client, data))
+            assert (code, method in says) == (wanted, True), says
+    with here.connect(CERTIFICATES, me=here.files("tokyo")) as client:
+        assert outcome(lambda: PEERS_ALONE[method](client, data)) is OK
 
 
 @pytest.mark.parametrize("method", [*READS, *WRITES])

@@ -53,6 +53,7 @@ SERVICES = {
     "PushDirectory": f"{ASSET}.Push",
     "GetReference": "buildstream.v2.ReferenceStorage",
     "UpdateReference": "buildstream.v2.ReferenceStorage",
+    "FindLacking": "federation.v1.Holdings",
     "QueryWriteStatus": "google.bytestream.ByteStream",
 }
 CHUNK_BYTES = 64 * 1024
@@ -255,6 +256,9 @@ class FakeServer:
         message = references.UpdateReferenceRequest.FromString(request)
         self.references.update(dict.fromkeys(message.keys, message.digest))
         return b""
+
+    async def _FindLacking(self, _request: bytes, context: Context) -> bytes:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
 
     def held(self, message: reapi.Digest, function: DigestFunction) -> bytes | None:
         return self.blobs.get(Digest(bytes.fromhex(message.hash), message.size_bytes, function))

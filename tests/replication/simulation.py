@@ -154,6 +154,9 @@ class SimulatedTarget:
         held = self._wire.there
         return set(await self._call(lambda: {d for d in digests if d not in held.storage.blobs}))
 
+    async def find_absent(self, digests: Collection[Digest]) -> set[Digest]:
+        return await self.find_missing(digests)
+
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], via: Via
     ) -> list[FederationError | None]:

@@ -13,6 +13,7 @@ SERVICES = {
     "build.bazel.remote.asset.v1.Fetch": b"FetchBlobRequest",
     "buildstream.v2.ReferenceStorage": b"UpdateReferenceRequest",
     "google.bytestream.ByteStream": b"QueryWriteStatusRequest",
+    "federation.v1.Holdings": b"FindLackingRequest",
     HEALTH: b"HealthCheckRequest",
 }
 

@@ -13,6 +13,7 @@ from federation.core.store import DigestCodec, Entry, EntryKey, EntryKind, Prove
 from federation.core.uses import Peek, Use, counted_as
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.storage import Storage
+from federation.wire.holdings import name_of
 from tests.storage.conftest import put, read, short
 
 Opener = Callable[..., Awaitable[Storage]]
@@ -45,6 +46,7 @@ async def test_a_peek_leaves_no_trace(open_storage: Opener, size: int) -> None:
         assert digest_of(b"".join([chunk async for chunk in chunks])) == digest
     with counted_as(Use.PEEK):
         assert await storage.find_missing_named([b"n"], spelling(digest)) == set()
+    assert await storage.ledger.held_like([name_of(digest)]) == {name_of(digest)}
     await storage.pulse.flush()
     assert row_of(storage, digest) == before
     await storage.find_missing([digest])

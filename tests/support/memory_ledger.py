@@ -33,6 +33,7 @@ from federation.core.store import (
     Source,
     Stamp,
 )
+from federation.wire.holdings import name_of
 from tests.support.fakes import MemoryIngest, MemoryStore
 
 Key = tuple[str, Lane]
@@ -346,6 +347,10 @@ class MemoryLedger:
 
     async def held(self) -> tuple[int, int]:
         return len(self.storage.blobs), len(self.storage.entries)
+
+    async def held_like(self, names: Sequence[bytes]) -> set[bytes]:
+        held = {name_of(digest) for digest in self.storage.blobs}
+        return held.intersection(names)
 
     async def is_damaged(self, digest: Digest) -> bool:
         return digest in self.storage.damaged and digest not in self.storage.blobs

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-from federation.core.digest import Digest, DigestFunction
+from federation.core.digest import HASH_BYTES, Digest, DigestFunction
 from federation.core.store import Provenance, Source
 from federation.core.uses import Use
 from federation.storage.catalogue import footprint
@@ -28,6 +28,13 @@ COLUMNS = "key, size, inline, seq, used, verified, ctime_ns, marked, leased, sou
 # A list of keys as a table (SQLite's carray): no copy of it is sorted first, as for IN (...).
 _WANTED = "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
 _LOOK_UP = f"SELECT {COLUMNS} {_WANTED}"
+# The same for keys of which only the beginning is known; in the order of keys what begins with it
+# lies between it and it followed by the highest bytes. || makes a text of two blobs.
+_LIKE = (
+    "SELECT wanted.value, key, inline AND NOT marked FROM carray(?) AS wanted CROSS JOIN blob "
+    "ON key BETWEEN wanted.value AND CAST(wanted.value || ? AS BLOB)"
+)
+_HIGHEST = b"\xff" * HASH_BYTES
 _PRESENT = {
     Use.CLIENT: f"SELECT key, size, NOT inline OR marked OR used < ? {_WANTED}",
     Use.LEASE: f"SELECT key, size, NOT inline OR marked OR max(used, leased) < ? {_WANTED}",
@@ -92,6 +99,21 @@ def _rows_of(connection: apsw.Connection, sql: str, keys: Sequence[bytes]) -> It
 def look_up(connection: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, BlobRow]:
     """Return the rows of those keys that have one."""
     return {row[0]: BlobRow._make(row) for row in _rows_of(connection, _LOOK_UP, keys)}
+
+
+def present_like(
+    connection: apsw.Connection, beginnings: Sequence[bytes]
+) -> tuple[set[bytes], list[tuple[bytes, bytes]]]:
+    """Return the beginnings of keys under which a live blob is kept inline.
+
+    Of other blobs there is more to look at: for each, the beginning and the whole key.
+    """
+    if not beginnings:
+        return set(), []
+    wanted = (apsw.carray(tuple(beginnings)), _HIGHEST)
+    rows: Any = connection.execute(_LIKE, wanted).fetchall()
+    plain = {beginning for beginning, _, is_plain in rows if is_plain}
+    return plain, [(beginning, key) for beginning, key, is_plain in rows if not is_plain]
 
 
 def present(

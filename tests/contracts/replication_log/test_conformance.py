@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.digest import Digest, digest_of
+from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.replication_log import (
     EntryHead,
     Lane,
@@ -27,6 +27,7 @@ from federation.core.store import (
     Source,
     Stamp,
 )
+from federation.wire.holdings import NAME_BYTES, name_of
 from tests.contracts.replication_log.sites import SITES, Site, push, put
 
 PULLED = Provenance(Source.UPSTREAM, origin="hq")
@@ -308,6 +309,25 @@ async def test_what_was_found_damaged_is_known_until_it_is_back(site: Site) -> N
     assert not await site.ledger.is_damaged(other)
     await push(site, b"blob")
     assert not await site.ledger.is_damaged(blob)
+
+
+async def test_what_is_held_is_known_by_the_beginnings_of_digests(site: Site) -> None:
+    small, large = await push(site, b"blob"), await push(site, b"x" * 300_000)
+    other = digest_of(b"blob", DigestFunction.BLAKE3)
+    gone = await push(site, b"gone")
+    await site.remove(gone)
+    asked = [name_of(each) for each in (small, other, gone, large, digest_of(b"never"))]
+    assert await site.ledger.held_like(asked) == {name_of(small), name_of(large)}
+    assert await site.ledger.held_like([]) == set()
+    # The neighbours of a name are other names.
+    near = [number(name_of(small)) + step for step in (-1, 1)]
+    assert await site.ledger.held_like([each.to_bytes(NAME_BYTES, "big") for each in near]) == set()
+    many = [name_of(await push(site, b"%d" % at)) for at in range(300)]
+    assert await site.ledger.held_like(many + asked) == {*many, name_of(small), name_of(large)}
+
+
+def number(name: bytes) -> int:
+    return int.from_bytes(name, "big")
 
 
 # -- peers -----------------------------------------------------------------------------------
