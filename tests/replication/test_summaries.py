@@ -119,8 +119,9 @@ async def test_a_check_of_a_real_node_compares_names_and_sends_what_is_lost(
                 assert client.find_missing([*digests, large]) == set()
             (file,) = [p for p in (tmp_path / "there" / "blobs").glob("*/*") if p.is_file()]
             file.unlink()
-            await here.until(file.exists, 60)
+            await here.until(file.exists, 60)  # nobody but the check has asked about it
             with Client(there.address) as client:
+                await here.until(lambda: not client.find_missing([large]))
                 assert client.read(large) == bytes(SMALL_BLOB_BYTES + 1)
 
 
