@@ -19,6 +19,8 @@ from federation.config.types import Duration, Size, format_duration, format_size
 TARGET = Path(__file__).with_name("configuration.md")
 _SIZE, _DURATION = (get_args(kind)[1].func for kind in (Size, Duration))
 
+_RELOAD = {True: "at once", False: "restart", None: ""}
+
 _HEAD = """\
 # Configuration
 
@@ -39,6 +41,9 @@ an empty file is a good configuration.
 - `${NAME}` is replaced by the environment variable NAME, which must be set; `$${` stands for a
   plain `${`. Outside quotes the result is read as if it stood in the file, so it may be a number.
 - A relative path starts at the folder of the file; `~` is the home folder.
+- The column `reload` says whether a running node takes a new value when it
+  [reads the file again](operations.md#changing-the-configuration), or after a restart. A list
+  counts as a whole.
 """
 
 
@@ -58,13 +63,20 @@ def _sections() -> Iterator[str]:
 
 
 def _table(title: str, keys: list[ConfigKey]) -> Iterator[str]:
+    # In a list, the list as a whole says whether a reload takes it.
+    with_reload = any(key.live is not None for key in keys)
+    columns = ["key", "value", "default", *(["reload"] if with_reload else []), "what it is"]
     yield f"## {title}\n"
-    yield "| key | value | default | what it is |"
-    yield "| --- | --- | --- | --- |"
+    yield _row(columns)
+    yield _row(["---"] * len(columns))
     for key in keys:
-        kind, default = _kind(key), _default(key)
-        yield f"| `{key.path[-1]}` | {kind} | {default} | {_words(key)[0]} |"
+        reload = [_RELOAD[key.live]] if with_reload else []
+        yield _row([f"`{key.path[-1]}`", _kind(key), _default(key), *reload, _words(key)[0]])
     yield ""
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _kind(key: ConfigKey) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 from pydantic.fields import FieldInfo
 
 from federation.config.model import Config
-from federation.config.section import Section
+from federation.config.section import LIVE, Section
 
 Path = tuple[str, ...]
 
@@ -25,6 +25,12 @@ class ConfigKey(NamedTuple):
     def dotted(self) -> str:
         """The path as messages show it."""
         return ".".join(self.path)
+
+    @property
+    def live(self) -> bool | None:
+        """Whether a reload takes a new value; None: what it is part of decides, or its parts do."""
+        extra = self.field.json_schema_extra
+        return bool(extra[LIVE]) if isinstance(extra, dict) and LIVE in extra else None
 
 
 def walk(model: type[Section] = Config, below: Path = ()) -> Iterator[ConfigKey]:

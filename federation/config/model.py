@@ -17,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from federation.config.limits import LimitsConfig
 from federation.config.listeners import ListenerConfig, TlsConfig
 from federation.config.peers import PeerConfig
-from federation.config.section import Section
+from federation.config.section import Section, key
 from federation.config.storage import ScrubConfig, StorageConfig
 from federation.config.types import AddressText, Count, FilePath, Flag, Name, parse_address
 from federation.config.upstreams import PullConfig, UpstreamConfig
@@ -53,55 +53,70 @@ def default_data_dir() -> Path:
 class HttpConfig(Section):
     """The HTTP listener: metrics and health."""
 
-    address: AddressText | None = Field(
-        default="127.0.0.1:8981", description="host:port; null: none"
+    address: AddressText | None = key(
+        live=False, default="127.0.0.1:8981", description="host:port; null: none"
     )
 
 
 class LogConfig(Section):
     """What is written to standard error, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="least severe events written; debug: one line per request"
+    level: Literal["debug", "info", "warning", "error"] = key(
+        live=True,
+        default="info",
+        description="least severe events written; debug: one line per request",
     )
-    format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="auto: console on a terminal, JSON otherwise"
+    format: Literal["auto", "console", "json"] = key(
+        live=False, default="auto", description="auto: console on a terminal, JSON otherwise"
     )
-    audit: Flag = Field(
-        default=True, description="whether each accepted push is logged: who, what, from where"
+    audit: Flag = key(
+        live=False,
+        default=True,
+        description="whether each accepted push is logged: who, what, from where",
     )
 
 
 class Config(Section):
     """The whole file."""
 
-    node_name: Name = Field(
+    node_name: Name = key(
+        live=False,
         default_factory=socket.gethostname,
         description="what people call this node; default: the host name",
     )
-    data_dir: FilePath = Field(
+    data_dir: FilePath = key(
+        live=False,
         default_factory=default_data_dir,
         description="where everything is stored; default: federation/ in the XDG data directory",
     )
-    workers: Count = Field(
-        default=1, ge=1, le=64, description="processes that serve the listeners' ports together"
+    workers: Count = key(
+        live=False,
+        default=1,
+        ge=1,
+        le=64,
+        description="processes that serve the listeners' ports together",
     )
-    listeners: list[ListenerConfig] = Field(
+    listeners: list[ListenerConfig] = key(
+        live=False,
         default=[ListenerConfig(address="127.0.0.1:8980", push=True)],
         min_length=1,
         max_length=64,
         description="the addresses that gRPC is served on",
     )
     storage: StorageConfig = Field(default=StorageConfig(), description="how much is kept, and how")
-    offline: Flag = Field(default=False, description="true: upstreams are never asked")
-    upstreams: list[UpstreamConfig] = Field(
+    offline: Flag = key(live=True, default=False, description="true: upstreams are never asked")
+    upstreams: list[UpstreamConfig] = key(
+        live=True,
         default=[],
         max_length=64,
         description="caches that are asked, in this order, for what is missed here",
     )
     pull: PullConfig = Field(default=PullConfig(), description="how upstreams are asked")
-    peers: list[PeerConfig] = Field(
-        default=[], max_length=64, description="caches that get what this node newly receives"
+    peers: list[PeerConfig] = key(
+        live=True,
+        default=[],
+        max_length=64,
+        description="caches that get what this node newly receives",
     )
     limits: LimitsConfig = Field(
         default=LimitsConfig(), description="bounds on what clients can use up"

@@ -1,53 +1,19 @@
 """What differs between the configuration a process runs with and a new one, and what it can take.
 
-Only keys named here change while a process runs; whatever else differs waits for a restart.
+Keys declared live change while a process runs; whatever else differs waits for a restart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from federation.config.keys import walk
 from federation.config.model import Config
 from federation.core.errors import ConfigError
-
-# Dotted paths; what is below one counts too.
-LIVE = frozenset(
-    {
-        "offline",
-        "upstreams",
-        "pull",
-        "peers",
-        "log.level",
-        "storage.quota",
-        "storage.reserve",
-        "storage.reserve-max",
-        "storage.high-watermark",
-        "storage.low-watermark",
-        "storage.when-full",
-        "storage.inline-max",
-        "storage.verify-after",
-        "storage.log-max-rows",
-        "storage.scrub",
-        "limits.uploads",
-        "limits.upload-idle",
-        "limits.stall",
-        "limits.streams",
-        "limits.streams-per-caller",
-        "limits.connections-per-address",
-        "limits.first-message",
-        "limits.buffer-memory",
-        "limits.uploads-per-caller",
-        "limits.upload-bytes-per-caller",
-        "limits.bandwidth-per-caller",
-        "limits.request-time",
-        "limits.tree-directories",
-        "limits.closure-blobs",
-        "limits.drain",
-    }
-)
 
 
 class Changes(NamedTuple):
@@ -58,10 +24,16 @@ class Changes(NamedTuple):
     restart: list[str]  # dotted keys that differ and stay as they were
 
 
+@cache
+def _declared() -> Mapping[str, bool]:
+    return {each.dotted: each.live for each in walk() if each.live is not None}
+
+
 def is_live(dotted: str) -> bool:
     """Whether a change of this key takes effect without a restart."""
     parts = dotted.split(".")
-    return any(".".join(parts[:end]) in LIVE for end in range(1, len(parts) + 1))
+    above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return any(_declared().get(each, False) for each in above)
 
 
 def changes(running: Config, wanted: Config) -> Changes:

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
+
+LIVE = "live"  # in a field's json_schema_extra: see key()
+
+T = TypeVar("T")
+
+
+def key(*, live: bool, description: str, default: T = ..., **constraints: Any) -> T:  # type: ignore[assignment]
+    """Declare a key of the configuration file that a reload looks at by itself.
+
+    Each value outside lists is one, and each list as a whole. What is in a list, and a section,
+    are declared by pydantic's Field: the list and the keys of the section decide about them.
+
+    live: whether a running process takes a new value. Otherwise that waits for a restart.
+    constraints: as pydantic's Field takes them, e.g. ge.
+    """
+    extra: JsonDict = {LIVE: live}
+    field: T = Field(default, description=description, json_schema_extra=extra, **constraints)
+    return field
 
 
 class Section(BaseModel):

@@ -6,66 +6,81 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from federation.config.section import Section
+from federation.config.section import Section, key
 from federation.config.types import Count, Duration, Fraction, Size, format_size
 
 
 class ScrubConfig(Section):
     """The background re-read of stored blobs."""
 
-    rate: Size = Field(default=20 * 2**20, description="bytes read a second; 0 turns it off")
+    rate: Size = key(
+        live=True, default=20 * 2**20, description="bytes read a second; 0 turns it off"
+    )
 
 
 class StorageConfig(Section):
     """How much is kept, and how."""
 
-    quota: Size | None = Field(
-        default=None, gt=0, description="most bytes kept; default: the disk less its reserve"
+    quota: Size | None = key(
+        live=True,
+        default=None,
+        gt=0,
+        description="most bytes kept; default: the disk less its reserve",
     )
-    reserve: Size | None = Field(
+    reserve: Size | None = key(
+        live=True,
         default=None,
         description="free disk left to others; default: 2G, at most 5 % of a small disk",
     )
-    reserve_max: Size | None = Field(
+    reserve_max: Size | None = key(
+        live=True,
         default=None,
         description="free disk that eviction reaches once little more than reserve is left; "
         "default: the watermarks say",
     )
-    high_watermark: Fraction = Field(
-        default=0.95, description="share of the quota at which eviction starts"
+    high_watermark: Fraction = key(
+        live=True, default=0.95, description="share of the quota at which eviction starts"
     )
-    when_full: Literal["evict", "refuse"] = Field(
+    when_full: Literal["evict", "refuse"] = key(
+        live=True,
         default="evict",
         description=(
             "when what peers have not acknowledged yet fills the quota. evict: the peer that lags "
             "most needs a resync, and eviction goes on; refuse: writes are refused"
         ),
     )
-    low_watermark: Fraction = Field(
-        default=0.90, description="share of the quota at which eviction stops"
+    low_watermark: Fraction = key(
+        live=True, default=0.90, description="share of the quota at which eviction stops"
     )
-    inline_max: Size = Field(
-        default=16 * 2**10, le=2**18, description="largest blob kept inside the catalogue"
+    inline_max: Size = key(
+        live=True,
+        default=16 * 2**10,
+        le=2**18,
+        description="largest blob kept inside the catalogue",
     )
-    max_blob: Size = Field(default=64 * 2**30, description="largest blob accepted")
-    lease: Duration = Field(
+    max_blob: Size = key(live=False, default=64 * 2**30, description="largest blob accepted")
+    lease: Duration = key(
+        live=False,
         default=3 * 3600.0,
         gt=0,
         description="how long what a client was told is here stays here; Bazel believes in outputs "
         "for 3 hours",
     )
-    clock_drift: Duration = Field(
+    clock_drift: Duration = key(
+        live=False,
         default=300.0,
         gt=0,
         le=366 * 86400,
         description="how far the date of a name's value may be ahead of this machine's clock; what "
         "a peer dates later is refused until the clocks agree",
     )
-    verify_after: Duration = Field(
-        default=86400.0, description="a blob not verified for this long is verified when read"
+    verify_after: Duration = key(
+        live=True,
+        default=86400.0,
+        description="a blob not verified for this long is verified when read",
     )
-    log_max_rows: Count = Field(
-        default=5_000_000, ge=1000, description="most rows of the change log"
+    log_max_rows: Count = key(
+        live=True, default=5_000_000, ge=1000, description="most rows of the change log"
     )
     scrub: ScrubConfig = Field(default=ScrubConfig(), description="re-reading of stored blobs")
 

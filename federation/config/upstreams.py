@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from federation.config.section import Section
+from federation.config.section import Section, key
 from federation.config.types import Count, Duration, FilePath, Flag, Name, Size
 
 _SCHEMES = ("http", "grpc", "https", "grpcs")
@@ -108,23 +108,27 @@ class UpstreamConfig(Section):
 class PullConfig(Section):
     """How upstreams are asked."""
 
-    index_ttl: Duration = Field(
+    index_ttl: Duration = key(
+        live=True,
         default=300.0,
         description="a pulled action result or asset is asked for again after this long",
     )
-    prefetch: Literal["all", "metadata", "none"] = Field(
+    prefetch: Literal["all", "metadata", "none"] = key(
+        live=True,
         default="all",
         description="what of a pulled asset or result is brought here before it is asked for",
     )
-    find_missing_time: Duration = Field(
-        default=0.5, gt=0, description="how long FindMissing waits for upstreams"
+    find_missing_time: Duration = key(
+        live=True, default=0.5, gt=0, description="how long FindMissing waits for upstreams"
     )
-    present_for: Duration = Field(
-        default=30.0, description="how long an upstream's word that it has a blob is believed"
+    present_for: Duration = key(
+        live=True,
+        default=30.0,
+        description="how long an upstream's word that it has a blob is believed",
     )
-    absent_for: Duration = Field(
-        default=5.0, description="how long its word that it has not is believed"
+    absent_for: Duration = key(
+        live=True, default=5.0, description="how long its word that it has not is believed"
     )
-    blobs_at_once: Count = Field(
-        default=256, ge=1, le=10_000, description="large blobs being pulled at once"
+    blobs_at_once: Count = key(
+        live=True, default=256, ge=1, le=10_000, description="large blobs being pulled at once"
     )

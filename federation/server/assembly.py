@@ -160,7 +160,7 @@ def _follow(
     share: WorkerSlot,
     config: Config,
 ) -> None:
-    """Hand a new configuration to whatever takes changes while it runs (config_changes.LIVE).
+    """Hand a new configuration to whatever takes changes while it runs (its keys declared live).
 
     Raises ConfigError before anything has changed.
     """
