@@ -9,9 +9,8 @@ import click
 import structlog
 
 from federation.cli.command import Command, json_option
-from federation.cli.options import Place, place, place_options
+from federation.cli.options import Place, check_peer, place, place_options
 from federation.cli.output import emit
-from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import warnings_only
 from federation.core.errors import ConfigError

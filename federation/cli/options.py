@@ -13,6 +13,7 @@ from federation.config.file import load
 from federation.core.errors import ConfigError
 from federation.storage.contract import Operations
 from federation.storage.factory import operations_on
+from federation.storage.reports import KnownPeer
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
@@ -61,3 +62,19 @@ def place(config_path: Path | None, data_dir: Path | None) -> Place:
         return Place(loaded.data_dir, loaded.storage, loaded)
     defaults = model.Config()
     return Place(data_dir.absolute() if data_dir else defaults.data_dir, defaults.storage)
+
+
+def check_peer(where: Place, name: str) -> KnownPeer:
+    """Return what is known of a peer.
+
+    Raises ConfigError for a name that no peer has, StorageRefused.
+    """
+    known = where.operations.peers()
+    for peer in known:
+        if peer.name == name:
+            return peer
+    names = ", ".join(peer.name for peer in known) or "none"
+    raise ConfigError(
+        f"no peer {name!r} is known in {where.data_dir}; known: {names}. A peer is known once a "
+        "process has served with it in its configuration"
+    )

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from federation.cli.command import Command, json_option
-from federation.cli.options import place, place_options
+from federation.cli.options import check_peer, place, place_options
 from federation.cli.output import emit
-from federation.cli.peer_names import check_peer
 from federation.cli.progress import warnings_only
 from federation.core.clock import utc_text
 from federation.core.replication_log import Parked

@@ -11,9 +11,8 @@ from typing import Any
 import click
 
 from federation.cli.command import Command, json_option
-from federation.cli.options import Place, place, place_options
+from federation.cli.options import Place, check_peer, place, place_options
 from federation.cli.output import emit
-from federation.cli.peer_names import check_peer
 from federation.cli.processes import facts_of_processes
 from federation.cli.progress import Report, progress, warnings_only
 from federation.core.errors import SourceUnavailable

@@ -136,3 +136,12 @@ class LimitsConfig(Section):
         if 0 < bandwidth < 2**16:
             raise ValueError("bandwidth-per-caller must be 0 (no limit) or at least 64K")
         return bandwidth
+
+
+class LiveLimits(LimitsConfig, frozen=False):
+    """Limits that a reload changes while services hold them; read at each use."""
+
+    def take(self, limits: LimitsConfig) -> None:
+        """Take over these values."""
+        for name in LimitsConfig.model_fields:
+            setattr(self, name, getattr(limits, name))

@@ -151,3 +151,10 @@ class Background:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return the first failure in a group, however deep; the others are like it or followed."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -20,8 +20,17 @@ from federation.core.errors import InvalidRequest, RequestTooLarge
 from federation.remote.failures import FailureKind, failure
 from federation.wire.bounds import RESULT_FIELD_BYTES, check_fields, few_fields, pieces
 from federation.wire.cas_codec import encode_stored
-from federation.wire.digests import digest_field, encode_digest, to_digest, to_digests_or
-from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
+from federation.wire.digests import (
+    Frame,
+    blank,
+    cut_frame,
+    digest_field,
+    digest_list,
+    encode_digest,
+    framed,
+    to_digest,
+    to_digests_or,
+)
 from federation.wire.protobuf import LENGTH, length_field, length_prefix, varint_field
 
 _OTHER_FIELDS = 100  # of an answer, beside its items

@@ -40,7 +40,7 @@ from federation.remote.methods import FIND_MISSING
 from federation.remote.reading import Pieces, Waited, chunks_of, no_chunks, open_plain, open_zstd
 from federation.remote.replay import OnceReplay, OpenAt, ReopenReplay
 from federation.remote.uploads import Uploads
-from federation.wire.frames import digest_list
+from federation.wire.digests import digest_list
 
 _log = structlog.get_logger(__name__)
 _FIND_MAX = 10_000  # digests in one FindMissingBlobs: 0.8 MB

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from federation.core.digest import Digest
-from federation.core.failing import first_of
 from federation.core.replication_log import EntryHead, Lane, LogRow, Parked, PeerState
 from federation.core.store import SMALL_BLOB_BYTES
+from federation.core.tasks import first_of
 from federation.replication.cursor import LogProgress
 from federation.replication.entry_sender import EntryToSend
 from federation.replication.outcome import GONE, SUPERSEDED, Fate, SendOutcome

@@ -14,8 +14,8 @@ import structlog
 
 from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
-from federation.core.failing import first_of
 from federation.core.replication_log import Lane, PeerState
+from federation.core.tasks import first_of
 from federation.replication.follower import Follower, LogTrimmed
 from federation.replication.reconcile import Reconcile, pages_of_check, pause_of_check
 from federation.replication.retry import Retry

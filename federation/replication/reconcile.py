@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from federation.core.digest import Digest
-from federation.core.failing import first_of
 from federation.core.replication_log import EntryHead, Lane, Page, Parked
 from federation.core.store import SMALL_BLOB_BYTES
+from federation.core.tasks import first_of
 from federation.replication.blob_sender import LARGE_AT_ONCE
 from federation.replication.entry_sender import EntryToSend, Hole
 from federation.replication.fit import Fit

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
-from federation.core.failing import first_of
 from federation.core.store import SMALL_BLOB_BYTES
+from federation.core.tasks import first_of
 from federation.replication.blob_sender import Sender
 from federation.replication.existence_cache import ConfirmedBlobs
 from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, SendOutcome

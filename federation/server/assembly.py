@@ -11,7 +11,7 @@ from federation import __version__
 from federation.access.access import ListenerAccess
 from federation.access.setup import make_access
 from federation.closure.checker import ClosureChecker
-from federation.config.live_limits import LiveLimits
+from federation.config.limits import LiveLimits
 from federation.config.model import Config, LimitsConfig, ListenerConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget

@@ -19,8 +19,8 @@ from federation.wire.bytestream_codec import (
     encode_query_response,
     encode_write_response,
 )
-from federation.wire.progress import StreamProgress
 from federation.wire.resource_name import UploadName, parse_upload
+from federation.wire.upload import StreamProgress
 
 # Clients half-close right behind finish_write. Waiting that long for it catches those that send
 # more data instead, and costs the few that wait for the answer first next to nothing.

@@ -15,8 +15,8 @@ from federation.services.asset_fetch import FetchService
 from federation.services.asset_push import PushService
 from federation.services.call import Call
 from federation.services.method import LIST_REQUEST, SMALL_REQUEST, Method, Unary
+from federation.wire.asset_key import uri_of
 from federation.wire.bounds import read_request
-from federation.wire.reference_key import uri_of
 from federation.wire.resource_name import check_instance
 
 

@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
+from urllib.parse import unquote
 
 from federation.core.digest import DigestFunction
 from federation.core.errors import InvalidRequest
@@ -99,3 +100,29 @@ def asset_names(
 def _sized(text: str) -> bytes:
     encoded = text.encode()
     return len(encoded).to_bytes(8, "big") + encoded
+
+
+REFERENCE_KEY_MAX_BYTES = 4096
+_URN = "urn:fdc:buildstream.build:2020:v1:"
+
+
+def uri_of(key: str) -> str:
+    """Return the asset URI of a key of BuildStream 1's ReferenceStorage: PROJECT/ELEMENT/CACHE-KEY.
+
+    BuildStream 1.6 uses the same URI for an artifact where a server has Remote Asset, so both
+    protocols share one namespace: each client finds what the other pushed.
+
+    Raises InvalidRequest for a key that cannot be right. The old server made a file path of it, so
+    no client uses one that is absolute or has ".." in it.
+    """
+    if not key:
+        raise InvalidRequest("an empty key")
+    if len(key) > REFERENCE_KEY_MAX_BYTES or len(key.encode()) > REFERENCE_KEY_MAX_BYTES:
+        raise InvalidRequest(f"a key is longer than {REFERENCE_KEY_MAX_BYTES} bytes")
+    plain = unquote(key)
+    for text in (key, plain):
+        if not text.isprintable() or "\\" in text:
+            raise InvalidRequest("a key has control characters or a backslash")
+        if any(part in {"", ".", ".."} for part in text.split("/")):
+            raise InvalidRequest("a key with an empty part, or one that climbs like a path")
+    return _URN + key

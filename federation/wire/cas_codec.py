@@ -16,13 +16,17 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
 from federation.wire.bounds import check_fields, pieces
 from federation.wire.digests import (
+    Frame,
+    blank,
+    cut_frame,
     digest_field,
+    digest_list,
+    framed,
     function_of,
     to_digest,
     to_digests,
     to_digests_or,
 )
-from federation.wire.frames import Frame, blank, cut_frame, digest_list, framed
 from federation.wire.protobuf import length_field, length_prefix, varint_field
 from federation.wire.resource_name import check_instance
 

@@ -66,3 +66,25 @@ class Upload:
             raise InvalidRequest(f"finish_write after {end} bytes of {self.size_bytes}")
         self.received_bytes = end
         self.finished = finish_write
+
+
+@dataclass(slots=True)
+class StreamProgress:
+    """Counts bytes in windows of time; a window with too few of them is a stall.
+
+    A timer for silence alone would be reset by one byte now and then.
+    """
+
+    window_s: float
+    begun_s: float
+    least_bytes: int = 4096
+    _seen_bytes: int = 0
+
+    def saw(self, size_bytes: int, now_s: float) -> bool:
+        """Count bytes. Return False if too few came in the window that has just ended."""
+        self._seen_bytes += size_bytes
+        if now_s - self.begun_s < self.window_s:
+            return True
+        enough = self._seen_bytes >= self.least_bytes
+        self.begun_s, self._seen_bytes = now_s, 0
+        return enough

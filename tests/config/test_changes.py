@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from federation.config.keys import ConfigKey, walk
-from federation.config.live_limits import LiveLimits
+from federation.config.limits import LiveLimits
 from federation.config.model import Config, LimitsConfig
 from federation.config.reload import changes, is_live
 from federation.core.errors import ConfigError

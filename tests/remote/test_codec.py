@@ -12,7 +12,7 @@ from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.remote import codec
 from federation.remote.codec import BlobSent, Item
 from federation.remote.failures import RemoteFailed
-from federation.wire.frames import digest_list
+from federation.wire.digests import digest_list
 
 SHA256, BLAKE3 = DigestFunction.SHA256, DigestFunction.BLAKE3
 

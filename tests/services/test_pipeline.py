@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from federation.access.access import SameForAll
 from federation.access.rights import ANONYMOUS, Rights, Role
-from federation.config.live_limits import LiveLimits
+from federation.config.limits import LiveLimits
 from federation.core import hops, uses
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY

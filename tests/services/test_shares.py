@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from federation.config.live_limits import LiveLimits
+from federation.config.limits import LiveLimits
 from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.errors import Stalled

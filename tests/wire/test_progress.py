@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from federation.wire.progress import StreamProgress
+from federation.wire.upload import StreamProgress
 
 
 def test_silence_and_a_drip_are_stalls_and_a_slow_sender_is_not() -> None:
