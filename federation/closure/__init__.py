@@ -1,1 +1,1 @@
-"""What an index entry names, and whether all of it is there."""
+"""The closure of an index entry: everything it names, and whether all of that is held."""

@@ -1,8 +1,9 @@
-"""Whether everything that an index entry names is here, so that the entry may be served.
+"""Checks that everything an index entry names is held, so that the entry may be served.
 
-Verdicts over large closures are remembered for a short time, far less than a lease, so that
-serving an entry keeps renewing the leases of what it names. Only "complete" is remembered: a hole
-may be filled at any moment. One entry is walked once at a time, however many ask for it.
+The verdict "complete" about a large closure is remembered for a short time. That time is far below
+a lease, so serving an entry keeps renewing the leases of what it names. "Incomplete" is never
+remembered: a missing blob may arrive at any moment. However many callers ask about an entry, it is
+walked once at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from federation.closure.names import function_of_entry, names_of_entry
-from federation.closure.walk import TooLarge, Turns, Walk
+from federation.closure.walk import TooLarge, Walk, WalkContext
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, InvalidRequest
@@ -29,10 +30,10 @@ _log = structlog.get_logger(__name__)
 
 _REMEMBER_S = 60.0
 _VERDICTS = 32_768  # about 10 MB
-_HOPELESS = 10_000  # about 2 MB
-_SOUND = 32_768  # about 4 MB
-_INLINE_BYTES = 128 * 1024  # hashing less costs less than handing it to a thread
-_TOLD = 1024  # entries for which a refusal to walk was logged
+_REJECTED = 10_000  # about 2 MB
+_CONSISTENT = 32_768  # about 4 MB
+_INLINE_BYTES = 128 * 1024  # hashing less than this costs less than the hop to a thread
+_LOGGED = 1024  # entries whose refusal for their size was logged
 
 
 @dataclass(slots=True)
@@ -44,7 +45,7 @@ class _Shared:
 
 
 class ClosureChecker:
-    """Asks a store; lease_s is the store's lease period.
+    """Checks closures against one store.
 
     A closure of up to small_max blobs and structures is walked each time: that takes about a
     millisecond, and notices files that vanished behind the node's back.
@@ -60,21 +61,21 @@ class ClosureChecker:
         small_max: int = 500,
         hits: LimitHits | None = None,
     ) -> None:
-        """hits: told of entries that cannot be read or are too large."""
+        """lease_s: the store's lease period. hits: counts malformed and too large entries."""
         self._hits = hits
-        self._hopeless: dict[bytes, tuple[int, int]] = {}  # under which limits
+        self._rejected: dict[bytes, tuple[int, int]] = {}  # by key: the limits at that time
         self._small_max = small_max
         self._store = store
         self._limits = limits
         self._clock = clock
-        # As long as storage leaves touches unrenewed: an eviction allows for both (Timing).
+        # As long as storage leaves access times unrenewed: eviction allows for both (Timing).
         self._remember_s = min(_REMEMBER_S, lease_s / 8)
         self._verdicts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._walks: dict[bytes, _Shared] = {}
-        self._told: set[bytes] = set()
-        self._sound: set[bytes] = set()  # entries that do not contradict themselves
+        self._logged: set[bytes] = set()
+        self._consistent: set[bytes] = set()  # entries whose inlined bytes match their digests
         self._log_limit = LogLimit(clock)
-        self._turns = Turns()
+        self._context = WalkContext()
         self._background = Background()
 
     def __repr__(self) -> str:
@@ -86,46 +87,46 @@ class ClosureChecker:
         return not self._walks
 
     async def complete(self, entry: Entry) -> bool:
-        """Return whether all that the entry names is here; then it is also leased.
+        """Return whether everything the entry names is held; all of it is then leased.
 
-        False too for an entry that cannot be read or is beyond the limits. Raises what the store
-        raises when it cannot tell.
+        False also for an entry that is malformed or beyond the limits. Raises SourceUnavailable
+        when the store cannot answer.
         """
         key = _key_of(entry)
         if self._known(key):
             return True
-        if self._hopeless.get(key) == self._bounds():
+        if self._rejected.get(key) == self._bounds():
             return False
         joined = key in self._walks
         if await self._walk(key, entry):
             return True
-        # A walk that was under way may have passed a hole that was filled before this call.
+        # The joined walk may have seen as missing what arrived before this call.
         return joined and await self._walk(key, entry)
 
-    async def sound(self, entry: Entry) -> bool:
-        """Return whether the entry can be read and does not contradict itself.
+    async def is_consistent(self, entry: Entry) -> bool:
+        """Return whether the entry is well-formed and its inlined bytes match their digests.
 
-        complete() says no to one that is not, too.
+        complete() checks that, too.
         """
         try:
-            await self._check_sound(_key_of(entry), entry)
+            await self._check_consistent(_key_of(entry), entry)
         except InvalidRequest as error:
             _log.debug("closure_unreadable", entry=entry.label, reason=str(error))
             return False
         return True
 
-    async def _check_sound(self, key: bytes, entry: Entry) -> None:
-        """Raise InvalidRequest for an entry that holds other bytes than it names."""
-        if entry.key.kind is not EntryKind.ACTION_RESULT or key in self._sound:
+    async def _check_consistent(self, key: bytes, entry: Entry) -> None:
+        """Raise InvalidRequest if the entry is malformed or inlines bytes that it does not name."""
+        if entry.key.kind is not EntryKind.ACTION_RESULT or key in self._consistent:
             return
         function = function_of_entry(entry)
         if len(entry.value) <= _INLINE_BYTES:
             check_inlined(entry.value, function)
         else:
             await asyncio.to_thread(check_inlined, entry.value, function)
-        if len(self._sound) >= _SOUND:
-            self._sound.clear()
-        self._sound.add(key)
+        if len(self._consistent) >= _CONSISTENT:
+            self._consistent.clear()
+        self._consistent.add(key)
 
     async def close(self) -> None:
         """End all walks."""
@@ -144,7 +145,7 @@ class ClosureChecker:
         return True
 
     async def _walk(self, key: bytes, entry: Entry) -> bool:
-        """Join the walk over this entry or start it; the last one who leaves stops it."""
+        """Join the walk over this entry or start one. The last caller to leave stops it."""
         shared = self._walks.get(key)
         if shared is None or shared.task.done():
             shared = _Shared(self._background.start(self._check(key, entry), "closure"))
@@ -162,29 +163,29 @@ class ClosureChecker:
     async def _check(self, key: bytes, entry: Entry) -> bool:
         epoch, at_s = self._store.presence_epoch(), self._clock.monotonic_s()
         try:
-            await self._check_sound(key, entry)
-            walk = Walk(self._store, self._limits, self._turns)
+            await self._check_consistent(key, entry)
+            walk = Walk(self._store, self._limits, self._context)
             complete = await walk.complete(lambda: names_of_entry(entry))
         except InvalidRequest as error:
             _log.debug("closure_unreadable", entry=entry.label, reason=str(error))
-            self._give_up(key, entry, "closure.malformed", error)
+            self._reject(key, entry, "closure.malformed", error)
             return False
         except TooLarge as error:
-            self._tell_once(key, entry, error)
-            self._give_up(key, entry, "closure.size", error)
+            self._log_once(key, entry, error)
+            self._reject(key, entry, "closure.size", error)
             return False
-        if complete and walk.met > self._small_max:
+        if complete and walk.visited > self._small_max:
             self._remember(key, epoch, at_s)
         return complete
 
     def _bounds(self) -> tuple[int, int]:
         return self._limits.tree_directories, self._limits.closure_blobs
 
-    def _give_up(self, key: bytes, entry: Entry, limit: str, error: FederationError) -> None:
-        """Remember what stays so as long as the limits do: what is named is named by its bytes."""
-        if len(self._hopeless) >= _HOPELESS:
-            del self._hopeless[next(iter(self._hopeless))]
-        self._hopeless[key] = self._bounds()
+    def _reject(self, key: bytes, entry: Entry, limit: str, error: FederationError) -> None:
+        """Remember that an entry fails under these limits: the bytes behind a key never change."""
+        if len(self._rejected) >= _REJECTED:
+            del self._rejected[next(iter(self._rejected))]
+        self._rejected[key] = self._bounds()
         if self._hits is not None:
             self._hits.hit(limit, "", entry=entry.label, reason=str(error))
 
@@ -194,22 +195,22 @@ class ClosureChecker:
         if len(self._verdicts) > _VERDICTS:
             self._verdicts.popitem(last=False)
 
-    def _tell_once(self, key: bytes, entry: Entry, error: TooLarge) -> None:
-        if key in self._told:
+    def _log_once(self, key: bytes, entry: Entry, error: TooLarge) -> None:
+        if key in self._logged:
             return
-        if len(self._told) >= _TOLD:
-            self._told.clear()
-        self._told.add(key)
+        if len(self._logged) >= _LOGGED:
+            self._logged.clear()
+        self._logged.add(key)
         if (held_back := self._log_limit.take()) is not None:
             label, reason = entry.label, str(error)
             _log.warning("closure_too_large", entry=label, reason=reason, held_back=held_back)
 
 
 def _key_of(entry: Entry) -> bytes:
-    """Return what a verdict depends on: how the value is read, and the value.
+    """Return a hash of what a verdict depends on: the kind, the name and the value.
 
-    Not the instance: blobs are shared by all. Names have one length in each kind, so the parts
-    cannot run into one another.
+    The instance is left out: all instances share their blobs. Names of one kind have one length, so
+    the parts are unambiguous.
     """
     key = entry.key
     hasher = hashlib.sha256(bytes((key.kind, len(key.name))) + key.name)

@@ -1,16 +1,16 @@
-"""What stored messages name: the blobs and structures that must be here before one is served.
+"""Reads which blobs and structures a stored message names: all must be held before it is served.
 
 A structure is a blob that names others in turn: a Directory, a Tree, BuildStream's Artifact and
 Source. Nothing here recurses, and every reader yields after at most SLICE nodes, so that a caller
 on the event loop can pause in between.
 
-Whatever is malformed raises InvalidRequest: what cannot be read cannot be known to be complete.
-Unknown fields are skipped, as the specification asks of readers, but a message of unknown fields
-alone is refused: it is some other kind of message. That settles every mix-up of well-formed
-messages, since a node has to have both a name and a well-formed digest (the field that a Tree or
-an Action has in a node's digest place holds a message where size_bytes belongs). What bytes alone
-cannot settle: an empty Directory, Tree and blob are the same, and a message crafted to be valid
-under two readings is read as whatever the one who names it says it is.
+Every malformed message raises InvalidRequest: a message that cannot be read cannot be known to be
+complete. Unknown fields are skipped, as the specification asks of readers, but a message with
+nothing but unknown fields is refused: it is some other kind of message. That catches every mix-up
+of well-formed messages, since a node needs both a name and a well-formed digest (where a node has
+its digest, a Tree or an Action has a message in the place of size_bytes). Two cases cannot be told
+from the bytes: an empty Directory, Tree and blob are the same, and a message crafted to be valid as
+two kinds is read as the kind that the message naming it says.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from federation.wire.protobuf import LENGTH, Buffer, fields, parse_message
 SLICE = 1000  # nodes read between two yields: about 2 ms
 _ROOT_PARTS_MAX = 100
 _WHOLE_MAX_BYTES = 16 * 2**20
-_WHOLE_FIELD_BYTES = 32  # what fields of such a message have on average at least
+_WHOLE_FIELD_BYTES = 32  # the least average size of a field in such a message
 _STREAMS = ("stdout_digest", "stderr_digest")
 
 _M = TypeVar("_M", bound=Message)
@@ -58,7 +58,7 @@ Structure = tuple[Shape, Digest]
 
 
 class Names(NamedTuple):
-    """A part of what a message names, and how many directories it held itself (a Tree's)."""
+    """A part of what a message names, and how many directories of a Tree were read for it."""
 
     blobs: Sequence[Digest] = ()
     structures: Sequence[Structure] = ()
@@ -66,7 +66,10 @@ class Names(NamedTuple):
 
 
 def names_of_entry(entry: Entry) -> Iterator[Names]:
-    """Yield what an index entry names itself; the structures among it name more."""
+    """Yield what an index entry itself names; the structures among it name more.
+
+    Raises InvalidRequest, here and while iterating.
+    """
     if entry.key.kind is EntryKind.ACTION_RESULT:
         return names_of_action_result(entry.value, function_of_entry(entry))
     return _names_of_asset(entry)
@@ -80,7 +83,7 @@ def function_of_entry(entry: Entry) -> DigestFunction:
 
 
 def names_of_structure(shape: Shape, data: Buffer, function: DigestFunction) -> Iterator[Names]:
-    """Yield what the structure in data names."""
+    """Yield what the structure in data names. Raises InvalidRequest while iterating."""
     if shape is Shape.DIRECTORY:
         return _names_of_directory(data, function)
     if shape is Shape.TREE:
@@ -91,10 +94,12 @@ def names_of_structure(shape: Shape, data: Buffer, function: DigestFunction) -> 
 
 
 def _parsed_whole(kind: type[_M], data: Buffer) -> _M:
-    """Parse one of BuildStream's messages, which are small: what is large in them has a digest."""
+    """Parse one of BuildStream's messages. They are small: their large parts are blobs."""
     name = kind.DESCRIPTOR.name
     if len(data) > _WHOLE_MAX_BYTES:
-        raise InvalidRequest(f"not an honest {name}: it has {len(data)} bytes")
+        raise InvalidRequest(
+            f"{name} of {len(data)} bytes; at most {_WHOLE_MAX_BYTES} are accepted"
+        )
     check_fields(data, _WHOLE_FIELD_BYTES)
     check_nested(kind.DESCRIPTOR, data, 0, len(data))
     return parse_message(kind, data)
@@ -148,7 +153,7 @@ def _names_of_asset(entry: Entry) -> Iterator[Names]:
 
 
 def _names_of_asset_blob(uri: str, blob: Digest) -> Names:
-    """A blob's reading follows from its URI: BuildStream keeps structures behind its URNs."""
+    """Return an asset's blob, as a structure where its URI is one of BuildStream's URNs."""
     if uri.startswith(ARTIFACT_URN):
         return Names(structures=[(Shape.ARTIFACT, blob)])
     if uri.startswith(SOURCE_URN):
@@ -179,17 +184,17 @@ def _node(node: reapi.FileNode | reapi.DirectoryNode, function: DigestFunction) 
 
 
 def _names_of_tree(data: Buffer, function: DigestFunction) -> Iterator[Names]:
-    """Yield the files of all directories in a Tree, then those directories it names but lacks.
+    """Yield the files of all directories in a Tree. Raises InvalidRequest if it lacks a directory.
 
-    Directories are told apart by the digest of their bytes as they stand in the Tree, which is
-    why its fields are read raw. Only what is named is kept: a Tree may hold far more.
+    A directory's digest is that of its bytes as they stand in the Tree, so the fields are read raw.
+    Only the digests that are named are kept in memory: a Tree may hold far more directories.
     """
     named: set[Digest] = set()
     blobs: list[Digest] = []
     directories = nodes = 0
     for raw in _directories_of_tree(data):
         directories += 1
-        if not raw:  # quick, since 32 million of them fit the largest structure
+        if not raw:  # a fast path: 32 million empty directories fit into the largest structure
             if directories >= SLICE:
                 yield Names(blobs, directories_held=directories)
                 blobs, directories, nodes = [], 0, 0
@@ -213,7 +218,7 @@ def _names_of_tree(data: Buffer, function: DigestFunction) -> Iterator[Names]:
 
 
 def _directories_of_tree(data: Buffer) -> Iterator[Buffer]:
-    """Yield the bytes of each child, then of the root, which every Tree but an empty one has."""
+    """Yield the bytes of each child, then of the root, which all Trees but the empty one have."""
     roots: list[Buffer] = []
     for count, (number, kind, start, end) in enumerate(fields(data)):
         if count == STRUCTURE_FIELDS_MAX:
@@ -239,8 +244,8 @@ def _names_of_artifact(
 ) -> Iterator[Names]:
     """Yield what every pull of an artifact needs.
 
-    Its buildtree, sources, buildroot and buildsandbox are left out: clients pull and push
-    artifacts without them. Where a push did bring them, it referenced them.
+    The buildtree, sources, buildroot and buildsandbox are left out: clients pull and push artifacts
+    without them. A push that includes them lists them as references.
     """
     if artifact.version <= 0:
         raise InvalidRequest("not an Artifact: it has no version")
@@ -264,6 +269,6 @@ def _directories(digests: Sequence[reapi.Digest], function: DigestFunction) -> l
 
 
 def _slices(nodes: Any) -> Iterator[Any]:
-    """Cut a repeated field."""
+    """Cut a repeated field into slices of SLICE elements."""
     for at in range(0, len(nodes), SLICE):
         yield nodes[at : at + SLICE]

@@ -1,8 +1,9 @@
-"""One walk over everything that an index entry names, to learn whether all of it is here.
+"""Walks over everything an index entry names, to find out whether all of it is held.
 
-Breadth first and iterative; leaves are asked for in batches, each structure is read once. What is
-found is leased by the calls that find it. Memory is bounded: leaves are forgotten once checked,
-few walks hold batches of structures at once, and only one walk over something large runs at a time.
+The walk is breadth-first and iterative. Leaves are looked up in batches; each structure is read
+once. The calls that find something also lease it. Memory is bounded: leaves are forgotten once
+checked, few walks hold batches of structures at once, and only one walk over a large closure runs
+at a time.
 """
 
 from __future__ import annotations
@@ -22,65 +23,71 @@ from federation.wire.protobuf import Buffer
 STRUCTURE_MAX_BYTES = 64 * 2**20  # largest structure read; a directory of 600,000 files fits
 _LEAVES = 2000  # blobs in one find_missing
 _READ_STRUCTURES = 256  # in one read_small
-_READ_BYTES = SMALL_BLOB_BYTES  # in one read_small, unless its first alone is as large
-_REMEMBERED_LEAVES = 20_000  # checked leaves that are not asked for again; more slow the gc down
+_READ_BYTES = SMALL_BLOB_BYTES  # in one read_small, unless its first structure is larger
+_REMEMBERED_LEAVES = 20_000  # not looked up again; more would slow garbage collection down
 _MALFORMED_MAX = 10_000  # about 2 MB
-_REMEMBERED_BYTES = 16 * 2**10  # a smaller structure is read again as quickly
+_REMEMBERED_BYTES = 16 * 2**10  # a smaller structure can be read again as quickly
 _LARGE_WALK_STRUCTURES = 50_000
-_UNCOUNTED_BYTES = 256 * 2**10  # batches of structures up to this size take no turn
+_UNCOUNTED_BYTES = 256 * 2**10  # a batch of structures up to this size needs no permit
 
 
 class TooLarge(FederationError):
-    """The closure is beyond what this node walks."""
+    """The closure is beyond the limits of this node."""
 
 
 class _Hole(Exception):
-    """Something is not here."""
+    """Something that the entry names is missing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """What all walks share. Whoever has a turn to read never waits for the large one."""
+class WalkContext:
+    """What all walks of one kind share: how many run at once, and which structures are malformed.
+
+    A walk that holds a permit to read never waits for the lock of large walks.
+    """
 
     large: asyncio.Lock = field(default_factory=asyncio.Lock)
     reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
-    malformed: dict[bytes, str] = field(default_factory=dict)  # structures, and what is wrong
+    malformed: dict[bytes, str] = field(default_factory=dict)  # packed structures, and why
 
-    def remember(self, packed: bytes, reason: str) -> None:
-        """Note that a structure can never be read: its name is the hash of its bytes."""
+    def add_malformed(self, packed: bytes, reason: str) -> None:
+        """Remember a structure that can never be read: its digest is the hash of its bytes."""
         if len(self.malformed) >= _MALFORMED_MAX:
             del self.malformed[next(iter(self.malformed))]
         self.malformed[packed] = reason
 
 
 class Walk:
-    """Use once."""
+    """One walk over one entry. Use once."""
 
-    def __init__(self, store: Readable, limits: LimitsConfig, turns: Turns) -> None:
+    def __init__(self, store: Readable, limits: LimitsConfig, context: WalkContext) -> None:
         self._store = store
         self._limits = limits
-        self._turns = turns
-        self._turn = AsyncExitStack()
+        self._context = context
+        self._large = AsyncExitStack()  # holds the lock of large walks
         self._is_large = False
         self._leaves: set[Digest] = set()
         self._checked: set[Digest] = set()
-        self._level: list[bytes] = []  # packed, as in _seen: there may be a million
+        self._level: list[bytes] = []  # packed like _seen: there may be a million
         self._seen: set[bytes] = set()
         self._blobs = self._directories = self._work = 0
 
     @property
-    def met(self) -> int:
-        """How many blobs and structures the walk has met."""
+    def visited(self) -> int:
+        """How many blobs and structures the walk has come across."""
         return self._blobs + len(self._seen)
 
     async def complete(self, entry_names: Callable[[], Iterator[Names]]) -> bool:
-        """Return whether everything is here.
+        """Return whether everything is held.
+
+        entry_names: yields what the entry itself names.
 
         Raises:
             InvalidRequest: the entry or a structure is malformed.
-            TooLarge: it names more than the limits allow.
+            TooLarge: the closure is beyond the limits.
+            SourceUnavailable: the store cannot answer.
         """
-        async with self._turn:
+        async with self._large:
             try:
                 await self._take_all(entry_names())
                 while self._level:
@@ -107,11 +114,11 @@ class Walk:
         self._work += 1 + len(names.blobs) + len(names.structures)
         if self._work >= SLICE:
             self._work = 0
-            await asyncio.sleep(0)  # the loop's turn; also where a cancelled walk ends
+            await asyncio.sleep(0)  # lets the event loop run; a cancelled walk ends here
 
     def _meet(self, structure: Structure) -> None:
         packed = _packed(structure)
-        if (reason := self._turns.malformed.get(packed)) is not None:
+        if (reason := self._context.malformed.get(packed)) is not None:
             raise InvalidRequest(reason)
         if packed not in self._seen:
             self._seen.add(packed)
@@ -134,12 +141,12 @@ class Walk:
 
     async def _open_level(self, level: list[bytes]) -> None:
         if len(self._seen) > _LARGE_WALK_STRUCTURES:
-            await self._wait_for_turn()
+            await self._wait_for_large()
         for batch in _batches(level):
             size_bytes = sum(digest.size_bytes for _, digest in batch)
             if size_bytes > SMALL_BLOB_BYTES:
-                await self._wait_for_turn()
-            async with self._turns.reads if size_bytes > _UNCOUNTED_BYTES else nullcontext():
+                await self._wait_for_large()
+            async with self._context.reads if size_bytes > _UNCOUNTED_BYTES else nullcontext():
                 await self._open_batch(batch)
 
     async def _open_batch(self, batch: list[Structure]) -> None:
@@ -148,7 +155,7 @@ class Walk:
                 await self._take_structure(structure, data)
             except InvalidRequest as error:
                 if len(data) > _REMEMBERED_BYTES:
-                    self._turns.remember(_packed(structure), str(error))
+                    self._context.add_malformed(_packed(structure), str(error))
                 raise
 
     async def _take_structure(self, structure: Structure, data: Buffer) -> None:
@@ -159,14 +166,14 @@ class Walk:
             await self._take_large(structure, data)
 
     async def _take_large(self, structure: Structure, data: Buffer) -> None:
-        """Read in a thread: hashing a Tree's large directories would hold the loop up."""
+        """Read in a thread: hashing the directories of a large Tree would block the event loop."""
         shape, digest = structure
         parts = await asyncio.to_thread(names_of_structure, shape, data, digest.function)
         while (names := await asyncio.to_thread(next, parts, None)) is not None:
             await self._take(names)
 
     async def _read(self, batch: list[Structure]) -> Sequence[Buffer]:
-        """Return the bytes of all; a batch has only small ones, or a single larger one."""
+        """Return the bytes of all structures: only small ones, or a single larger one."""
         digests = [digest for _, digest in batch]
         if digests[0].size_bytes > SMALL_BLOB_BYTES:
             return [await self._read_large(digests[0])]
@@ -176,22 +183,22 @@ class Walk:
         return found
 
     async def _read_large(self, digest: Digest) -> bytearray:
-        if await self._store.find_missing([digest]):  # also leases it, as reading does not
+        if await self._store.find_missing([digest]):  # leases it, which reading does not
             raise _Hole
         if digest.size_bytes > STRUCTURE_MAX_BYTES:
             raise TooLarge(f"structure {digest} is larger than {STRUCTURE_MAX_BYTES} bytes")
         try:
             async with self._store.open_read(digest) as chunks:
-                data = bytearray()  # grows in place: chunks and what is joined of them are twice
+                data = bytearray()  # grows in place; joining chunks would need twice the memory
                 async for chunk in chunks:
                     data += chunk
                 return data
         except (BlobNotFound, BlobDamaged):
             raise _Hole from None
 
-    async def _wait_for_turn(self) -> None:
+    async def _wait_for_large(self) -> None:
         if not self._is_large:
-            await self._turn.enter_async_context(self._turns.large)
+            await self._large.enter_async_context(self._context.large)
             self._is_large = True
 
 
@@ -207,7 +214,7 @@ def _unpacked(packed: bytes) -> Structure:
 
 
 def _batches(level: list[bytes]) -> Iterator[list[Structure]]:
-    """Cut a level into batches for read_small; each larger structure is one by itself."""
+    """Cut a level into batches for read_small; a larger structure is a batch of its own."""
     batch: list[Structure] = []
     room_bytes = _READ_BYTES
     for packed in level:

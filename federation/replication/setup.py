@@ -10,8 +10,8 @@ from typing import Any
 import structlog
 
 from federation.closure.names import names_of_entry
-from federation.closure.walk import Turns
 from federation.closure.walk import Walk as ClosureWalk
+from federation.closure.walk import WalkContext
 from federation.config.model import Config, LimitsConfig
 from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
@@ -145,10 +145,10 @@ def make_replication(
 
 def walking(limits: LimitsConfig) -> Walk:
     """Return what walks closures to be sent; it has turns of its own, apart from readers'."""
-    turns = Turns()
+    context = WalkContext()
 
     async def walk(store: Readable, entry: Entry) -> bool:
-        return await ClosureWalk(store, limits, turns).complete(partial(names_of_entry, entry))
+        return await ClosureWalk(store, limits, context).complete(partial(names_of_entry, entry))
 
     return walk
 

@@ -44,7 +44,7 @@ from federation.services.runtime import Runtime
 from federation.services.tcp import ProcessConnections
 from federation.storage.contract import NodeStorage
 from federation.storage.factory import open_storage
-from federation.upstream.finder import Finder
+from federation.upstream.entry_finder import Finder
 from federation.upstream.pull_through import PullThrough
 from federation.upstream.setup import Pulling
 from federation.wire.node_identity import LogPosition, NodeIdentity
@@ -203,7 +203,7 @@ def make_services(
         return NodeIdentity(ledger.node_id, LogPosition(ledger.log_epoch, ledger.head()))
 
     def of_names(finder: Finder, *, inlines: bool = True) -> list[Service]:
-        store = through(tells_upstreams=False)
+        store = through(includes_upstreams=False)
         checksums = ChecksumVerifier(store)
         fetch = FetchService(finder, checksums, clock, metrics)
         push = PushService(storage, checksums)
@@ -216,13 +216,13 @@ def make_services(
         ]
 
     cas = CasService(
-        through(tells_upstreams=True),
+        through(includes_upstreams=True),
         limits,
         metrics,
         compute,
-        through(tells_upstreams=False, tells_nodes=True),
+        through(includes_upstreams=False, includes_for_nodes=True),
     )
-    local = through(tells_upstreams=False)
+    local = through(includes_upstreams=False)
     stream = ByteStreamService(
         local,
         limits,
@@ -246,7 +246,7 @@ def make_services(
         ],
         start=pulling.start,
         describe=pulling.describe,
-        follow=pulling.follow,
+        follow=pulling.apply_config,
     )
 
 

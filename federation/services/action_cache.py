@@ -16,10 +16,10 @@ from federation.core.digest import Digest
 from federation.core.errors import EntryNotFound
 from federation.core.store import Entry, EntryKey, Index, Store
 from federation.observability.metrics import Metrics
+from federation.remote import RemoteIndex
 from federation.services.call import Call
 from federation.services.method import LIST_REQUEST, Method, Unary
-from federation.upstream.finder import EntryQuery, Finder
-from federation.upstream.index_queries import UpstreamIndex
+from federation.upstream.entry_finder import EntryQuery, Finder
 from federation.wire.action_result import (
     check_inlined,
     key_of,
@@ -46,7 +46,7 @@ class _ActionQuestion(NamedTuple):
         """See AskUpstream: actions have no names."""
         return ()
 
-    async def put_to(self, index: UpstreamIndex) -> Entry | None:
+    async def put_to(self, index: RemoteIndex) -> Entry | None:
         """See AskUpstream."""
         value = await index.get_action_result(self.action)
         return None if value is None else Entry(self.key, value, str(self.action))

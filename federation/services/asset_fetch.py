@@ -18,7 +18,7 @@ from federation.services.asset_question import AssetQuestion, Request
 from federation.services.call import Call
 from federation.services.checksum import ChecksumVerifier
 from federation.services.method import LIST_REQUEST, Method, Unary
-from federation.upstream.finder import EntryQuery, Finder
+from federation.upstream.entry_finder import EntryQuery, Finder
 from federation.wire.asset_request import AssetQuery, answer_with, content_of, pushed_of, wanted_by
 from federation.wire.bounds import read_request
 

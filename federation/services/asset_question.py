@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.core.store import Entry, EntryKey
-from federation.upstream.index_queries import Named, UpstreamIndex
+from federation.remote import FetchedAsset, RemoteIndex
 from federation.wire.asset_key import is_secret
 from federation.wire.asset_request import entries_of
 from federation.wire.digests import function_of
@@ -31,7 +31,7 @@ class AssetQuestion:
         """The URIs."""
         return list(self._request.uris)
 
-    async def put_to(self, index: UpstreamIndex) -> Entry | None:
+    async def put_to(self, index: RemoteIndex) -> Entry | None:
         """Ask. An answer under a URI that was not asked for is none. Raises SourceUnavailable."""
         request = self._request
         qualifiers = {q.name: q.value for q in request.qualifiers if not is_secret(q.name)}
@@ -47,7 +47,7 @@ class AssetQuestion:
         (entry,) = entries_of(self._as_push(answer))
         return entry if entry.key in self._keys else None
 
-    def _as_push(self, answer: Named) -> asset.PushBlobRequest | asset.PushDirectoryRequest:
+    def _as_push(self, answer: FetchedAsset) -> asset.PushBlobRequest | asset.PushDirectoryRequest:
         request = self._request
         pushed: asset.PushBlobRequest | asset.PushDirectoryRequest
         if isinstance(request, asset.FetchBlobRequest):

@@ -1,6 +1,6 @@
-"""What one upstream said it has and has not, for a short time and a bounded number of keys.
+"""What one upstream answered lately, for a short time and a bounded number of keys.
 
-Keys are digests of blobs, or keys of index entries. Without I/O. Forgotten as a whole when the
+Keys are digests of blobs, or keys of index entries. No I/O. Everything is forgotten when the
 upstream goes down or comes back.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable
 
 
 class Answers:
-    """Present and absent answers of one upstream with their times."""
+    """Present and absent answers of one upstream; present_s and absent_s: how long they count."""
 
     def __init__(self, *, present_s: float, absent_s: float, entries_max: int = 100_000) -> None:
         self.present_s = present_s
@@ -32,7 +32,7 @@ class Answers:
             self._until.popitem(last=False)
 
     def recall(self, key: Hashable, now_s: float) -> bool | None:
-        """Return whether the upstream has it; None: not known any more, or never was."""
+        """Return whether the upstream has it; None: never known, or too long ago."""
         answer = self._until.get(key)
         if answer is None:
             return None
@@ -42,21 +42,24 @@ class Answers:
         return answer[0]
 
     def forget(self) -> None:
-        """Drop everything: the upstream changed."""
+        """Drop everything: the upstream may have changed."""
         self._until.clear()
 
 
 class Failures:
-    """What failed again and again, and until when it is not counted on: each time for longer.
+    """Keys that failed repeatedly, and until when each is avoided: longer each time.
 
-    Forgotten key by key when it went well, as a whole when the upstream goes down or comes back,
-    and by itself when it has not failed for long.
+    A key is forgotten when it succeeds or has not failed for long; all are when the upstream goes
+    down or comes back.
     """
 
     def __init__(
         self, *, first_s: float, longest_s: float = 600.0, free: int = 0, entries_max: int = 10_000
     ) -> None:
-        """free: how many failures in a row cost nothing."""
+        """first_s, longest_s: for how long a key is avoided, at first and at most.
+
+        free: how many failures in a row have no effect.
+        """
         self.first_s = first_s
         self._longest_s = longest_s
         self._free = free
@@ -70,7 +73,7 @@ class Failures:
         return len(self._failed)
 
     def note(self, key: Hashable, now_s: float) -> None:
-        """It failed once more."""
+        """Record one more failure."""
         times = self.times(key, now_s) + 1
         rounds = times - self._free
         held_s = min(self.first_s * 2.0 ** min(rounds - 1, 30), self._longest_s)
@@ -80,7 +83,7 @@ class Failures:
             self._failed.popitem(last=False)
 
     def times(self, key: Hashable, now_s: float) -> int:
-        """Return how often it failed in a row."""
+        """Return how often a key has failed in a row."""
         found = self._failed.get(key)
         if found is None:
             return 0
@@ -91,14 +94,14 @@ class Failures:
         return times
 
     def holds(self, key: Hashable, now_s: float) -> bool:
-        """Whether it is not to be counted on now."""
+        """Whether a key is to be avoided now."""
         found = self._failed.get(key)
         return found is not None and now_s < found[1]
 
     def forget(self, key: Hashable) -> None:
-        """It went well, or is another now."""
+        """Forget the failures of a key."""
         self._failed.pop(key, None)
 
     def forget_all(self) -> None:
-        """Drop everything: the upstream changed."""
+        """Drop everything: the upstream may have changed."""
         self._failed.clear()

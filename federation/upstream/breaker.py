@@ -1,6 +1,7 @@
-"""A breaker for one upstream: after a run of failures it is not asked, except by a probe.
+"""A circuit breaker for one upstream: after a run of failures only probes are sent to it.
 
-A machine without I/O: callers say what happened and when. All callers of one upstream share one.
+A state machine without I/O: callers say what happened and when. All callers of one upstream
+share it.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ class BreakerState(enum.Enum):
 
 @dataclass(slots=True)
 class Breaker:
-    """Opens after failures_max failures in a row; the delay between probes grows to the maximum.
+    """Opens after failures_max failures in a row; the delay between probes grows to a maximum.
 
-    The maximum bounds how long an upstream that has come back stays unused. A failure that time
-    alone does not mend (a refused certificate) opens at once and waits the long delay.
+    The maximum bounds how long an upstream that has come back stays unused. A failure that only an
+    operator can mend (a refused certificate) opens the breaker at once, with a longer delay.
     """
 
     failures_max: int = 5
     first_delay_s: float = 0.5
     delay_max_s: float = 5.0
-    stubborn_delay_s: float = 60.0
+    operator_delay_s: float = 60.0
     probe_max_s: float = 30.0
     state: BreakerState = BreakerState.CLOSED
     failures: int = 0
@@ -41,34 +42,34 @@ class Breaker:
         return self.state is BreakerState.CLOSED
 
     def probe_due(self, now_s: float) -> bool:
-        """Whether a probe should be sent now; when so, it is taken as sent."""
+        """Whether to send a probe now. True counts as sending it."""
         if self.state is BreakerState.CLOSED or now_s < self.next_probe_s:
             return False
         self.state = BreakerState.PROBING
-        self.next_probe_s = now_s + self.probe_max_s  # one that never ends is given up
+        self.next_probe_s = now_s + self.probe_max_s  # a probe that never ends is given up
         return True
 
     def succeeded(self) -> bool:
-        """An answer came, a miss too. Returns whether that closed the breaker."""
+        """Record an answer, be it a miss. Returns whether that closed the breaker."""
         closed = self.state is not BreakerState.CLOSED
         self.state, self.failures, self.last_error = BreakerState.CLOSED, 0, ""
         return closed
 
     def failed(
-        self, now_s: float, error: str, jitter: random.Random, *, stubborn: bool = False
+        self, now_s: float, error: str, jitter: random.Random, *, needs_operator: bool = False
     ) -> bool:
-        """No answer came. Returns whether that opened the breaker."""
+        """Record that no answer came. Returns whether that opened the breaker."""
         was_closed = self.state is BreakerState.CLOSED
         if self.state is BreakerState.OPEN:
-            return False  # a call that began before it opened
+            return False  # the call began before the breaker opened
         self.failures += 1
         self.last_error = error
-        if was_closed and self.failures < self.failures_max and not stubborn:
+        if was_closed and self.failures < self.failures_max and not needs_operator:
             return False
         rounds = max(0, self.failures - self.failures_max)
         delay_s = min(self.delay_max_s, self.first_delay_s * 2 ** min(rounds, 20))
-        if stubborn:
-            delay_s = self.stubborn_delay_s
+        if needs_operator:
+            delay_s = self.operator_delay_s
         self.state = BreakerState.OPEN
         self.next_probe_s = now_s + delay_s * jitter.uniform(0.5, 1.0)
         return was_closed

@@ -1,9 +1,9 @@
-"""Who is asked for one blob, in which order, and who may end what another has begun.
+"""Which upstreams to ask for one blob, in which order, and which may continue another's bytes.
 
-As long as nothing is known against a blob, an upstream that breaks is continued by the next one. A
-blob that came wrong in parts of several upstreams proves nothing against any of them: from then on
-each has to give it alone, from its first byte to its last, so that the next wrong bytes have one
-sender. One that has sent wrong bytes alone is asked once more, after all others.
+Normally, when an upstream breaks off, the next one continues. Wrong bytes that came in parts from
+several upstreams prove nothing against any of them: from then on each has to send that blob alone,
+from its first byte to its last, so that the next wrong bytes have one sender. An upstream that sent
+wrong bytes alone is asked once more, after all others.
 """
 
 from __future__ import annotations
@@ -17,61 +17,61 @@ from federation.upstream.upstream import Upstream
 _MIXED_MAX = 4096  # blobs
 
 
-class Mixed:
-    """Blobs that came wrong from several upstreams together, until one gives them right."""
+class MixedBlobs:
+    """Blobs that came wrong from several upstreams together, until one sends them right."""
 
     def __init__(self) -> None:
         self._last_senders: OrderedDict[Digest, str] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<Mixed {len(self._last_senders)}>"
+        return f"<MixedBlobs {len(self._last_senders)}>"
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._last_senders
 
     def last_sender(self, digest: Digest) -> str | None:
-        """Return the name of the one that ended the blob, and so is the likelier to be right."""
+        """Return the name of the upstream that sent the end: it is the likeliest to be right."""
         return self._last_senders.get(digest)
 
     def add(self, digest: Digest, last_sender: str) -> None:
-        """Have each upstream give it alone."""
+        """Require that one upstream sends the whole blob."""
         self._last_senders[digest] = last_sender
         self._last_senders.move_to_end(digest)
         if len(self._last_senders) > _MIXED_MAX:
             self._last_senders.popitem(last=False)
 
     def discard(self, digest: Digest) -> None:
-        """It came right."""
+        """Forget a blob that came right."""
         self._last_senders.pop(digest, None)
 
 
 class Candidates:
     """The upstreams of one pull."""
 
-    def __init__(self, digest: Digest, upstreams: Sequence[Upstream], mixed: Mixed) -> None:
-        """upstreams: those of the node at each time, in order."""
+    def __init__(self, digest: Digest, upstreams: Sequence[Upstream], mixed: MixedBlobs) -> None:
+        """upstreams: the node's, in order. A reload changes the list in place."""
         self._digest = digest
         self._upstreams = upstreams
         self._mixed = mixed
-        self._spent: set[int] = set()  # what they began alone, they did not end
+        self._spent: set[int] = set()  # ids of those that are not asked again in this pull
 
     def __repr__(self) -> str:
         return f"<Candidates for {self._digest}{' alone' if self.is_each_alone else ''}>"
 
     @property
     def is_each_alone(self) -> bool:
-        """Whether no upstream may go on with what another has begun."""
+        """Whether no upstream may continue what another has begun."""
         return self._digest in self._mixed or any(map(self._was_wrong, self._upstreams))
 
     def now(self) -> list[Upstream]:
-        """Return who is asked for it from its first byte on."""
+        """Return the upstreams that may be asked for the whole blob now, best first."""
         able = [each for each in self._left() if each.may_have(self._digest)]
         return sorted(able, key=self._rank)
 
     def wait_s(self, failed: Collection[int]) -> float | None:
-        """Return after how long somebody may be asked who only asked for patience; None: nobody.
+        """Return after how many seconds an upstream that asked for patience may be asked.
 
-        failed: the ids of upstreams that are not to be waited for.
+        None: there is no such upstream. failed: ids of upstreams not to wait for.
         """
         left = [each for each in self._left() if id(each) not in failed]
         waits = [each.wait_s(self._digest) for each in left]
@@ -81,17 +81,17 @@ class Candidates:
         return [each for each in self._upstreams if id(each) not in self._spent]
 
     def is_doubtful(self, sender: Upstream) -> bool:
-        """Whether nobody should be given this one's bytes before the whole blob is verified."""
+        """Whether readers should get none of its bytes before the whole blob is verified."""
         if self._was_wrong(sender):
             return True
         return self._digest in self._mixed and any(each is not sender for each in self.now())
 
     def broke(self, sender: Upstream) -> None:
-        """It did not end what it began alone: do not ask it again in this pull."""
+        """Do not ask it again in this pull: it broke off a blob that it had to send alone."""
         self._spent.add(id(sender))
 
     def came_wrong(self, senders: Sequence[Upstream]) -> None:
-        """Hold wrong bytes against the one that sent them all, or try each of several alone."""
+        """Blame wrong bytes on a single sender; after several, have each send the blob alone."""
         if len(senders) == 1:
             if self._was_wrong(senders[0]):
                 self._spent.add(id(senders[0]))
@@ -100,7 +100,7 @@ class Candidates:
             self._mixed.add(self._digest, senders[-1].name)
 
     def came_right(self) -> None:
-        """The blob is verified."""
+        """Forget all suspicions: the blob is verified."""
         self._mixed.discard(self._digest)
         for upstream in self._upstreams:
             upstream.note_came(self._digest)
@@ -120,7 +120,11 @@ def next_ones(
     *,
     got_on: bool,
 ) -> list[Upstream]:
-    """Return who is asked after a race that failed; who got on comes last, it may do so again."""
+    """Return the upstreams to ask after a failure, in order.
+
+    lost: upstreams that did not open the blob. winner: the one that sent and broke off. If it sent
+    some bytes (got_on) it may do so again, and comes last.
+    """
     failed = {id(upstream) for upstream in lost}
     left = [u for u in candidates if id(u) not in failed]
     if winner is not None:

@@ -1,8 +1,8 @@
-"""Asking upstreams one question in order, and not waiting for good for one that is silent.
+"""Asks upstreams one question in order, without waiting forever for a silent one.
 
-The next upstream is asked when those before it have answered to no avail, or have been silent for
-their hedge delay; answers are taken as they come. How often one is overtaken counts like failing:
-an upstream that hangs would otherwise cost every question its hedge delay.
+The next upstream is asked when those before it have answered without success, or have been silent
+for their hedge delay. Answers are taken as they come. Being overtaken counts as a failure: an
+upstream that hangs would otherwise cost every question its hedge delay.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ _T = TypeVar("_T")
 
 
 class Hedge(Generic[_T]):
-    """One question. Close what answers() returns when enough is known."""
+    """One question. Close the iterator of answers() as soon as the answer is known."""
 
     def __init__(
         self, upstreams: Sequence[Upstream], ask: Callable[[Upstream], Awaitable[_T]]
     ) -> None:
-        """ask puts the question to one upstream; it handles that one's failure itself."""
+        """ask: puts the question to one upstream, and returns a failure as an answer."""
         self._waiting = list(upstreams)
         self._ask = ask
         self._running: dict[asyncio.Task[_T], Upstream] = {}
         self._late: set[str] = set()
 
     async def answers(self) -> AsyncGenerator[tuple[Upstream, _T], None]:
-        """Yield each answer as it comes."""
+        """Yield each answer as it comes. Raises what ask raises."""
         try:
             while self._waiting or self._running:
                 if self._waiting and self._late.issuperset(self._names()):
@@ -54,7 +54,7 @@ class Hedge(Generic[_T]):
         return await self._ask(upstream)
 
     async def _next(self) -> list[asyncio.Task[_T]]:
-        """Return those that have answered; none: it is time to ask another."""
+        """Return the tasks that have answered; none: it is time to ask another upstream."""
         patience_s = None
         if self._waiting:
             patience_s = min(upstream.hedge_delay_s for upstream in self._running.values())

@@ -1,97 +1,53 @@
-"""Asking upstreams for index entries: in order, each question once at a time, misses remembered."""
+"""Asks upstreams for index entries: in order, each question once at a time, misses remembered."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
 from federation.core import hops
 from federation.core.clock import Clock
-from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.store import Entry, EntryKey
 from federation.core.tasks import Background
+from federation.remote import RemoteIndex
 from federation.upstream.hedge import Hedge
 from federation.upstream.upstream import Upstream
 
 
-class Named(Protocol):
-    """What an upstream answers to a Fetch."""
-
-    @property
-    def uri(self) -> str:
-        """Which of the URIs asked for it is."""
-        ...
-
-    @property
-    def digest(self) -> Digest:
-        """Of the blob, or of the root directory."""
-        ...
-
-    @property
-    def expires_at_s(self) -> float | None:
-        """Wall clock; None: never."""
-        ...
-
-
-class UpstreamIndex(Protocol):
-    """The part of federation.remote.RemoteIndex that is used to pull; a miss is None."""
-
-    async def get_action_result(self, action: Digest) -> bytes | None:
-        """Return a serialized ActionResult."""
-        ...
-
-    async def fetch_blob(
-        self,
-        uris: Sequence[str],
-        qualifiers: Mapping[str, str] | None = None,
-        function: DigestFunction = DigestFunction.SHA256,
-        oldest_content_accepted_s: float | None = None,
-    ) -> Named | None:
-        """Return the blob behind the first URI that has one."""
-        ...
-
-    async def fetch_directory(
-        self,
-        uris: Sequence[str],
-        qualifiers: Mapping[str, str] | None = None,
-        function: DigestFunction = DigestFunction.SHA256,
-        oldest_content_accepted_s: float | None = None,
-    ) -> Named | None:
-        """Return the directory behind the first URI that has one."""
-        ...
-
-
 class AskUpstream(Protocol):
-    """One question that can be put to any upstream."""
+    """One question about an index entry that can be put to any upstream."""
 
     @property
     def names(self) -> Sequence[str]:
         """The URIs asked about; empty for an action result."""
         ...
 
-    async def put_to(self, index: UpstreamIndex) -> Entry | None:
-        """Ask. Returns an entry under one of the keys asked for. Raises SourceUnavailable."""
+    async def put_to(self, index: RemoteIndex) -> Entry | None:
+        """Ask one upstream. Returns an entry under one of the keys asked for; None: a miss.
+
+        Raises SourceUnavailable.
+        """
         ...
 
 
-_Question = tuple[str, EntryKey, hops.Hops]  # the upstream's name, what is asked, and for whom
+_Question = tuple[str, EntryKey, hops.Hops]  # upstream's name, key, hops of the request
 
 
-class UpstreamNames:
-    """Index look-ups at all upstreams of a node."""
+class IndexQueries:
+    """The questions of one node to all its upstreams."""
 
     def __init__(self, upstreams: Sequence[Upstream], clock: Clock) -> None:
         self._upstreams = upstreams
         self._clock = clock
         self._asking: dict[_Question, asyncio.Task[Entry | None]] = {}
         self._background = Background()
-        self.closed = 0  # questions answered so far, and their answers kept
+        self.closed = 0  # questions whose answers are stored by now
 
     def __repr__(self) -> str:
-        return f"<UpstreamNames {len(self._asking)} asking>"
+        return f"<IndexQueries {len(self._asking)} asking>"
 
     async def close(self) -> None:
         """Stop asking."""
@@ -100,11 +56,10 @@ class UpstreamNames:
     async def answers(
         self, keys: Sequence[EntryKey], question: AskUpstream
     ) -> AsyncGenerator[tuple[Upstream, Entry], None]:
-        """Yield the answer of each upstream that has one, in order; the caller closes it at will.
+        """Yield the answer of each upstream that has one, in order. The caller closes it at will.
 
-        The next upstream is asked too where one is slow.
+        If one upstream is slow, the next is asked as well.
         """
-
         begun: list[_Question] = []
 
         async def ask(upstream: Upstream) -> Entry | None:
@@ -117,13 +72,13 @@ class UpstreamNames:
                     if entry is not None:
                         yield upstream, entry
         finally:
-            # Only now: whoever comes between an answer and its being kept joins the question.
+            # Only now: a request between the answer and its being stored joins the question.
             for at in begun:
                 self._close(at)
 
     async def _candidates(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> list[Upstream]:
-        """Return who is to be asked; where all only asked for patience, after a wait."""
-        able = [each for each in self._upstreams if each.may_name(keys, uris)]
+        """Return the upstreams to ask. If all have asked for patience, wait for the first."""
+        able = [each for each in self._upstreams if each.may_have_entry(keys, uris)]
         if able:
             return able
         resting = [each.wait_s() for each in self._upstreams if not each.is_up]
@@ -131,15 +86,15 @@ class UpstreamNames:
         if not waits:
             return []
         await self._clock.sleep(min(waits))
-        return [each for each in self._upstreams if each.may_name(keys, uris)]
+        return [each for each in self._upstreams if each.may_have_entry(keys, uris)]
 
     async def _ask(
         self, upstream: Upstream, key: EntryKey, question: AskUpstream, begun: list[_Question]
     ) -> Entry | None:
         """Join the same question under way, or ask. The question belongs to the node.
 
-        Only requests that have passed the same nodes share one: two nodes that ask each other
-        would otherwise wait for each other.
+        Only requests that have passed the same nodes share a question: otherwise two nodes that
+        ask each other would wait for each other.
         """
         at = (upstream.name, key, hops.current())
         task = self._asking.get(at)
@@ -150,12 +105,12 @@ class UpstreamNames:
         return await asyncio.shield(task)
 
     def _close(self, at: _Question) -> None:
-        """Let the next who asks begin anew, once the question under way is answered."""
+        """Let the next request ask anew, once the question under way is answered."""
         self.closed += 1
         task = self._asking[at]
         if task.done():
             del self._asking[at]
-        else:  # whoever began it has left
+        else:  # the request that began it has left
             task.add_done_callback(lambda _: self._asking.pop(at, None))
 
     async def _put(self, upstream: Upstream, key: EntryKey, question: AskUpstream) -> Entry | None:
@@ -165,7 +120,7 @@ class UpstreamNames:
         except SourceUnavailable as error:
             upstream.note(error)
             return None
-        except FederationError as error:  # an answer that makes no sense
+        except FederationError as error:  # a malformed answer
             upstream.note(SourceUnavailable(upstream.name, str(error)))
             return None
         upstream.note(None)

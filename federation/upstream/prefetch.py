@@ -1,8 +1,8 @@
-"""Bringing the rest of a pulled entry's closure here, in the background.
+"""Pulls the rest of a pulled entry's closure in the background.
 
-So that a site which asked for an artifact once can serve it whole after its link is cut. A walk
-over the closure through a store whose find_missing pulls what is missing does it: structures are
-read on the way, leaves are pulled in batches.
+A site that asked for an artifact once can then serve it whole after its link is cut. The prefetcher
+walks the closure over a store whose find_missing pulls what is missing: structures are read on the
+way, leaves are pulled in batches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import structlog
 
 from federation.closure.names import names_of_entry
-from federation.closure.walk import TooLarge, Turns, Walk
+from federation.closure.walk import TooLarge, Walk, WalkContext
 from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.digest import Digest
@@ -24,7 +24,7 @@ from federation.core.store import Entry, EntryKey
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.upstream.pull_through import PullThrough, UpstreamPool
-from federation.upstream.whole import SMALL_PULL_BYTES
+from federation.upstream.small_pulls import SMALL_PULL_BYTES
 
 _BATCH_BYTES = 2 * 1024 * 1024
 _log = structlog.get_logger(__name__)
@@ -33,10 +33,10 @@ Mode = Literal["none", "metadata", "all"]
 
 
 class Prefetcher:
-    """A few closures at a time; more wait in a bounded queue, each once.
+    """Pulls a few closures at a time; the others wait in a bounded queue, each once.
 
-    mode: "all" pulls everything; "metadata" and "none" leave it at what serving an entry pulls
-    anyway, its structures ("none" is for nodes whose disk is precious: nothing is queued).
+    mode: "all" pulls everything. "metadata" and "none" pull only the structures, which serving an
+    entry needs anyway.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Prefetcher:
         self._workers = workers
         self._queued_max = queued_max
         self._queue: OrderedDict[EntryKey, Entry] = OrderedDict()
-        self._turns = Turns()
+        self._context = WalkContext()
         self._running = 0
         self._background = Background()
         self._fetching = 0
@@ -70,8 +70,8 @@ class Prefetcher:
         """Whether nothing is queued or running."""
         return not self._queue and not self._running
 
-    def soon(self, entry: Entry) -> None:
-        """Bring the rest of this entry's closure here when there is time."""
+    def enqueue(self, entry: Entry) -> None:
+        """Pull the rest of this entry's closure when there is time."""
         if self.mode != "all":
             return
         self._queue[entry.key] = entry
@@ -82,18 +82,18 @@ class Prefetcher:
             self._running += 1
             self._background.start(self._work(), "prefetch")
 
-    def tell_not_kept(self, entry: Entry, error: FederationError) -> None:
+    def log_not_kept(self, entry: Entry, error: FederationError) -> None:
         """Log that a pulled entry could not be stored."""
         _log.warning("pulled_entry_not_kept", entry=entry.label, reason=str(error))
 
     async def close(self) -> None:
-        """Stop."""
+        """Stop all prefetches."""
         self._queue.clear()
         await self._background.close()
 
     async def _work(self) -> None:
         try:
-            with hops.serving(hops.NOWHERE):  # for this node, whoever's request caused it
+            with hops.serving(hops.NOWHERE):  # on behalf of this node, not of a request
                 while self._queue:
                     _, entry = self._queue.popitem(last=False)
                     await self._fetch(entry)
@@ -109,7 +109,7 @@ class Prefetcher:
 
     async def _bring(self, entry: Entry) -> None:
         try:
-            walk = Walk(_Pulling(self._shared), self._limits, self._turns)
+            walk = Walk(_Pulling(self._shared), self._limits, self._context)
             whole = await walk.complete(lambda: names_of_entry(entry))
             _log.debug("prefetched", entry=entry.label, whole=whole)
         except (TooLarge, FederationError) as error:
@@ -117,18 +117,17 @@ class Prefetcher:
 
 
 class _Pulling(PullThrough):
-    """A store that makes present what it is asked about.
+    """A store whose find_missing pulls the missing blobs, from any upstream that has them.
 
-    From whichever upstream is first to have it: so it shares the pulls of clients, who read the
-    very same blobs at the very same time.
+    It shares the pulls of clients, which read the same blobs at the same time.
     """
 
     def __init__(self, shared: UpstreamPool) -> None:
-        super().__init__(shared, tells_upstreams=False)
-        self._federation = shared
+        super().__init__(shared, includes_upstreams=False)
+        self._pool = shared
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
-        """Pull what is missing; return what could not be had."""
+        """Pull the missing blobs; return those that no upstream sent."""
         missing = await super().find_missing(digests)
         batch: list[Digest] = []
         for digest in sorted(missing, key=lambda each: each.size_bytes):
@@ -143,14 +142,14 @@ class _Pulling(PullThrough):
             await self.read_small(batch)
         if not missing:
             return missing
-        await self._federation.small.wait_kept()
+        await self._pool.small.wait_kept()
         return await super().find_missing(missing)
 
     async def _pull(self, digest: Digest) -> None:
-        if not self._federation.may_ask():
+        if not self._pool.may_ask():
             return
         try:
-            await self._federation.pulls.fetch(digest)
+            await self._pool.pulls.fetch(digest)
         except FederationError as error:
             _log.debug("prefetch_missed", digest=str(digest), reason=str(error))
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What upstreams have, asked in parallel within a time budget and remembered for a while."""
+"""Which blobs upstreams have: asked in parallel within a time budget, remembered for a while."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from federation.upstream.upstream import Upstream
 
 
 class UpstreamPresence:
-    """find_missing over upstreams, for callers that may only read."""
+    """find_missing over upstreams, for callers that may only read. budget_s: time for one call."""
 
     def __init__(self, upstreams: Sequence[Upstream], budget_s: float) -> None:
         self._upstreams = upstreams
@@ -22,7 +22,10 @@ class UpstreamPresence:
     async def find_missing(
         self, digests: Collection[Digest], only: Upstream | None = None
     ) -> set[Digest]:
-        """Return those that no healthy upstream says it has. Never raises; unknown is missing."""
+        """Return the blobs that no healthy upstream reports present; unknown counts as missing.
+
+        only: ask no other upstream. Never raises.
+        """
         missing = set(digests)
         asking = []
         for upstream in [only] if only is not None else self._upstreams:
@@ -38,7 +41,7 @@ class UpstreamPresence:
             if missing.intersection(unknown)
         ]
         if tasks:
-            # Whoever answers late is remembered for the next time all the same.
+            # Late answers are remembered for the next time.
             done, _ = await asyncio.wait(tasks, timeout=self.budget_s)
             for task in done:
                 missing -= task.result()

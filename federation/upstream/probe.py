@@ -1,4 +1,4 @@
-"""Looking whether an upstream that is down has come back, without any client waiting for it."""
+"""Probes whether an upstream that is down has come back, so that no client waits for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.tasks import Background, FailingWork
 from federation.upstream.upstream import Upstream
 
-_LOOK_EVERY_S = 0.25
+_POLL_S = 0.25
 _BLOB = digest_of(b"federation: are you there?")
 _URI = "urn:federation:are-you-there"
 
@@ -32,7 +32,7 @@ class Prober:
         self._background = Background()
 
     def start(self) -> None:
-        """Begin; close() ends it."""
+        """Begin to probe; close() ends it."""
         self._background.keep(self._watch, "upstream-probes", self._clock, self._failing)
 
     async def close(self) -> None:
@@ -41,7 +41,7 @@ class Prober:
 
     async def _watch(self) -> None:
         while True:
-            await self._clock.sleep(_LOOK_EVERY_S)
+            await self._clock.sleep(_POLL_S)
             if not self._may_probe():
                 continue
             for upstream in self._upstreams:
@@ -49,7 +49,7 @@ class Prober:
                     self._background.start(self._probe(upstream), f"probe {upstream.name}")
 
     async def _probe(self, upstream: Upstream) -> None:
-        """Ask for something nobody has: any answer is a sign of life."""
+        """Ask for something that no server has: any answer shows that it is alive."""
         try:
             if upstream.serves_blobs:
                 await upstream.store.find_missing([_BLOB])
@@ -57,7 +57,7 @@ class Prober:
                 await upstream.index.fetch_blob([_URI])
         except SourceUnavailable as error:
             upstream.note(error)
-        except Exception as error:  # noqa: BLE001 - a probe that says nothing is the last one
+        except Exception as error:  # noqa: BLE001 - without an outcome there would be no more probes
             upstream.note(SourceUnavailable(upstream.name, f"{type(error).__name__}: {error}"))
         else:
             upstream.note(None)

@@ -1,8 +1,8 @@
-"""PullThrough: local storage, and behind it upstreams for whatever is missed.
+"""PullThrough: local storage, with upstreams behind it for blobs that are not here.
 
 When you would want it: always when upstreams are configured. Writes go to local storage only.
-A request that has passed this node already is answered from local storage alone, so that nodes
-which list each other end a miss instead of sending it round.
+A request that has passed this node already is answered from local storage alone, so that a miss
+ends at nodes that list each other instead of going round.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ from federation.core.store import (
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
 from federation.upstream.self_detection import SelfDetector
-from federation.upstream.small_pulls import SmallPulls
+from federation.upstream.small_pulls import SMALL_PULL_BYTES, SmallPulls, read_whole
 from federation.upstream.upstream import Upstream
-from federation.upstream.whole import SMALL_PULL_BYTES, read_whole
 
 _UNBOUNDED_BYTES = 2**62
 
 
 class UpstreamPool:
-    """What every view of one node's upstreams shares; one a process."""
+    """One node's upstreams and what is under way with them; one for each process."""
 
     def __init__(
         self,
@@ -48,7 +47,7 @@ class UpstreamPool:
         presence_budget_s: float = 0.5,
         memory: MemoryBudget | None = None,
     ) -> None:
-        """memory: the bound on what pulls hold; None: there is none."""
+        """memory: the bound on the bytes that pulls hold; None: no bound."""
         memory = memory or MemoryBudget(_UNBOUNDED_BYTES)
         self.node_id = node_id
         self.local = local
@@ -57,7 +56,7 @@ class UpstreamPool:
         self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory)
         self.small = SmallPulls(local, self.upstreams, clock, memory)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
-        self.itself = SelfDetector(self.upstreams)
+        self.self_detector = SelfDetector(self.upstreams)
 
     def __repr__(self) -> str:
         return f"<UpstreamPool {self.upstreams!r}{' offline' if self.offline else ''}>"
@@ -65,40 +64,41 @@ class UpstreamPool:
     def may_ask(self) -> bool:
         """Whether the request being served may go to upstreams.
 
-        A node of ours that replicates wants to know what is held here: what an upstream has may be
-        gone when it is needed, and would then have been sent nowhere.
+        A peer that replicates wants to know what is held here: a blob that only an upstream has
+        may be gone when it is needed, and would then have been sent nowhere.
         """
         here = hops.current()
         if here.replicates:
-            return False  # if it comes from this very node, it is a peer whose url is wrong
+            return False  # also if it comes from this very node, as a peer whose url is wrong
         if here.via and here.via[-1] == self.node_id:
-            self.itself.called()
+            self.self_detector.on_own_request()
         if self.offline or here.is_at_its_end:
             return False
         return not here.passed(self.node_id)
 
     def written(self, digests: Iterable[Digest]) -> None:
-        """These are being written here: how reads of them failed at upstreams is forgotten."""
+        """Forget how reads of these blobs failed at upstreams: they are being written here."""
         for upstream in self.upstreams:
             if upstream.wrongs or upstream.unreadable:
                 for digest in digests:
                     upstream.note_came(digest)
 
     async def close(self) -> None:
-        """Stop everything under way."""
+        """Stop everything that is under way."""
         await self.pulls.close()
         await self.small.close()
         await self.presence.close()
-        await self.itself.close()
+        await self.self_detector.close()
 
 
 class PullThrough:
-    """A LocalStore whose misses are pulled.
+    """A LocalStore that pulls the blobs it does not hold.
 
-    tells_upstreams: whether find_missing counts what upstreams have as present. Only for callers
-    that may not push: one that may would skip an upload and rely on a cache that can go away.
-    tells_nodes: the same for requests with hops: a node of ours asks on behalf of its readers. Only
-    for the FindMissing call itself: an upload must never be answered "held" because of an upstream.
+    includes_upstreams: whether find_missing counts blobs that upstreams have as present. Only for
+    callers that may not push: a pusher would skip an upload and rely on a cache that can go away.
+    includes_for_nodes: the same for requests with hops, which a node sends on behalf of its
+    readers. Only for the FindMissing call itself: an upload must never be answered "held" because
+    of an upstream.
     only: ask this upstream and no other (for the closure of an entry that came from it).
     """
 
@@ -106,14 +106,14 @@ class PullThrough:
         self,
         shared: UpstreamPool,
         *,
-        tells_upstreams: bool,
-        tells_nodes: bool = False,
+        includes_upstreams: bool,
+        includes_for_nodes: bool = False,
         only: Upstream | None = None,
     ) -> None:
         self._shared = shared
         self._local = shared.local
-        self._tells_upstreams = tells_upstreams
-        self._tells_nodes = tells_nodes
+        self._includes_upstreams = includes_upstreams
+        self._includes_for_nodes = includes_for_nodes
         self._only = only
 
     def __repr__(self) -> str:
@@ -121,29 +121,31 @@ class PullThrough:
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.core.store.Store."""
-        self._shared.itself.recognise(digests)
+        self._shared.self_detector.recognise(digests)
         missing = await self._local.find_missing(digests)
-        if missing and self._tells():
+        if missing and self._includes():
             return await self._shared.presence.find_missing(missing, self._only)
         return missing
 
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
         missing = await self._local.find_missing_named(names, spelling)
-        tells = self._tells()
-        if not missing or not (tells or self._shared.itself.is_looking):
+        includes = self._includes()
+        if not missing or not (includes or self._shared.self_detector.is_searching):
             return missing
         in_order = list(missing)
         digests = spelling.digests_of(in_order)
-        self._shared.itself.recognise(digests)  # one made up for that is never here
-        if not tells:
+        self._shared.self_detector.recognise(digests)  # a random digest is never held here
+        if not includes:
             return missing
         nowhere = await self._shared.presence.find_missing(set(digests), self._only)
         return {name for name, digest in zip(in_order, digests, strict=True) if digest in nowhere}
 
-    def _tells(self) -> bool:
-        tells = self._tells_upstreams or (self._tells_nodes and bool(hops.current().via))
-        return tells and self._shared.may_ask()
+    def _includes(self) -> bool:
+        includes = self._includes_upstreams or (
+            self._includes_for_nodes and bool(hops.current().via)
+        )
+        return includes and self._shared.may_ask()
 
     def open_read(
         self,

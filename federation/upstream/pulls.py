@@ -20,7 +20,7 @@ from federation.core.memory_budget import MemoryBudget
 from federation.core.store import Chunks, LocalStore, NextBytes
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
-from federation.upstream.candidates import Candidates, Mixed
+from federation.upstream.candidates import Candidates, MixedBlobs
 from federation.upstream.pull import Pull
 from federation.upstream.pull_buffer import Range
 from federation.upstream.upstream import Upstream
@@ -47,7 +47,7 @@ class Pulls:
         self.pulls_max = pulls_max
         self._budget = budget
         self._pulls: dict[_Key, Pull] = {}
-        self._mixed = Mixed()
+        self._mixed = MixedBlobs()
         self._arrivals = Arrivals(local, clock)
         self._background = Background()
         self.kept = 0  # pulls that ended; a look before this changed may have missed a blob

@@ -1,7 +1,7 @@
-"""Noticing that an upstream's address leads back to this very node, and leaving it out from then.
+"""Detects an upstream whose address leads back to this very node, so that it is not asked.
 
-A request whose last hop is this node gives it away. Which upstream it is, is found by asking each
-about a blob whose digest was made up for it: the one whose question arrives here is this node.
+A request whose last hop is this node shows that there is one. To find out which, the node asks each
+upstream about a random digest of its own: the one whose question arrives here is this node.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ _log = structlog.get_logger(__name__)
 
 
 class SelfDetector:
-    """Looks once, and once more after the upstreams have changed."""
+    """Searches once, and once more after each change of the upstreams."""
 
     def __init__(self, upstreams: Sequence[Upstream]) -> None:
         self._upstreams = upstreams
         self._asking: dict[Digest, Upstream] = {}
-        self._looked = False
+        self._searched = False
         self._background = Background()
 
     def __repr__(self) -> str:
-        return f"<SelfDetector {'looked' if self._looked else 'not met'}>"
+        return f"<SelfDetector {'searched' if self._searched else 'idle'}>"
 
-    def called(self) -> None:
-        """A request has come whose last hop is this node."""
-        if not self._looked:
-            self._looked = True
-            self._background.start(self._look(), "which upstream is this node")
+    def on_own_request(self) -> None:
+        """Search for the upstream: a request has arrived whose last hop is this node."""
+        if not self._searched:
+            self._searched = True
+            self._background.start(self._search(), "which upstream is this node")
 
-    def look_again(self) -> None:
-        """The upstreams are others now."""
-        self._looked = False
+    def reset(self) -> None:
+        """Allow another search: the upstreams have changed."""
+        self._searched = False
 
     @property
-    def is_looking(self) -> bool:
-        """Whether a question that arrives may be one that was sent to an upstream."""
+    def is_searching(self) -> bool:
+        """Whether a question that arrives may be one that this node sent to an upstream."""
         return bool(self._asking)
 
     def recognise(self, digests: Collection[Digest]) -> None:
-        """See whether a question that arrived here is one that was sent to an upstream."""
+        """Mark an upstream as this node if these digests include the one made up for it."""
         if not self._asking:
             return
         for digest in digests:
@@ -56,10 +56,10 @@ class SelfDetector:
                 upstream.is_this_node = True
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop searching."""
         await self._background.close()
 
-    async def _look(self) -> None:
+    async def _search(self) -> None:
         with hops.serving(hops.NOWHERE):
             for upstream in list(self._upstreams):
                 await self._ask(upstream)

@@ -1,4 +1,4 @@
-"""From the configuration's upstreams to a store and a finder that pull, as a recipe."""
+"""Builds the pull-through from the configuration, and applies a changed one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.storage.contract import NodeStorage
 from federation.upstream.answers import Answers
-from federation.upstream.federated_finder import FederatedFinder
+from federation.upstream.entry_finder import FederatedFinder
 from federation.upstream.prefetch import Prefetcher
 from federation.upstream.probe import Prober
 from federation.upstream.pull_through import UpstreamPool
-from federation.upstream.status import facts_of
+from federation.upstream.status import describe_upstream
 from federation.upstream.upstream import Upstream
 
 _log = structlog.get_logger(__name__)
 
-_LET_GO_S = 600.0  # what reads from an upstream that was taken out may still take
-_LOOK_EVERY_S = 0.25
+_DRAIN_S = 600.0  # how long reads from an upstream that was removed may still take
+_POLL_S = 0.25
 
 
 class Pulling:
-    """What a node has for its upstreams, none included; follow() has it take other ones."""
+    """A node's pull-through, also without upstreams; apply_config() changes them."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Pulling:
         clock: Clock,
         budget: MemoryBudget,
     ) -> None:
-        """Connect to nothing yet; each upstream is connected when it is first asked."""
+        """Connects to nothing yet: each upstream is connected when it is first asked."""
         self._offline = config.offline
         self._switch = storage.offline_switch
         self._metrics = metrics
@@ -57,7 +57,7 @@ class Pulling:
         self.shared = UpstreamPool(
             storage.node_id,
             storage,
-            self._take(config),
+            self._connect_all(config),
             clock,
             pulls_max=config.pull.blobs_at_once,
             presence_budget_s=config.pull.find_missing_time,
@@ -86,21 +86,21 @@ class Pulling:
         """Begin to probe upstreams that are down."""
         self._prober.start()
 
-    def follow(self, config: Config) -> None:
-        """Ask these upstreams from now on, and in this way.
+    def apply_config(self, config: Config) -> None:
+        """Use the upstreams of this configuration from now on.
 
-        One whose settings are the same keeps its connection and what is known of it. One that is
-        gone is let go once the reads under way have ended.
+        An upstream whose settings are the same keeps its connection and what is known of it. One
+        that was removed is disconnected once the reads under way have ended.
 
         Raises ConfigError; then nothing has changed.
         """
         before = [upstream.name for upstream in self.shared.upstreams]
-        self.shared.upstreams[:] = self._take(config)
+        self.shared.upstreams[:] = self._connect_all(config)
         self._offline = config.offline
         self._follow_switch(self._switch.is_on)
         self.shared.pulls.pulls_max = config.pull.blobs_at_once
         self.shared.presence.budget_s = config.pull.find_missing_time
-        self.shared.itself.look_again()
+        self.shared.self_detector.reset()
         self._prefetcher.mode = config.pull.prefetch
         self.finder.index_ttl_s = self.index_finder.index_ttl_s = config.pull.index_ttl
         after = [upstream.name for upstream in self.shared.upstreams]
@@ -114,13 +114,14 @@ class Pulling:
             "offline": self.shared.offline,
             "offline-because": [name for name, is_so in because.items() if is_so],
             "upstreams": [
-                facts_of(each, self._connected[each.name].remote) for each in self.shared.upstreams
+                describe_upstream(each, self._connected[each.name].remote)
+                for each in self.shared.upstreams
             ],
         }
 
     @property
     def closers(self) -> list[Callable[[], Awaitable[None]]]:
-        """What ends everything, in this order."""
+        """The calls that end everything, in this order."""
         return [
             self._prober.close,
             self._prefetcher.close,
@@ -131,8 +132,8 @@ class Pulling:
             self._disconnect,
         ]
 
-    def _take(self, config: Config) -> list[Upstream]:
-        """Have these upstreams, and let go of all others. Raises ConfigError."""
+    def _connect_all(self, config: Config) -> list[Upstream]:
+        """Connect these upstreams and retire all others. Raises ConfigError."""
         wanted = {each.name: self._connect(config, each) for each in config.upstreams}
         for name, old in self._connected.items():
             new = wanted.get(name)
@@ -147,7 +148,7 @@ class Pulling:
         return [each.upstream for each in wanted.values()]
 
     def _connect(self, config: Config, settings: Settings) -> _Connected:
-        """Return what there is of this upstream, or all of it anew if its settings are new."""
+        """Return the upstream as it is, or a new one if its settings have changed."""
         known = self._connected.get(settings.name)
         if known is not None and known.settings == settings:
             return known
@@ -157,13 +158,13 @@ class Pulling:
         return _Connected(settings, remote, upstream)
 
     def _retire(self, remote: Remote) -> None:
-        self._background.start(self._close_when_idle(remote), f"letting go of {remote.name}")
+        self._background.start(self._close_when_idle(remote), f"disconnect {remote.name}")
 
     async def _close_when_idle(self, remote: Remote) -> None:
         try:
-            until_s = self._clock.monotonic_s() + _LET_GO_S
+            until_s = self._clock.monotonic_s() + _DRAIN_S
             while remote.calls.slots.running and self._clock.monotonic_s() < until_s:
-                await self._clock.sleep(_LOOK_EVERY_S)
+                await self._clock.sleep(_POLL_S)
         finally:
             await remote.close()
 
@@ -176,7 +177,7 @@ class Pulling:
 
 
 class _Connected(NamedTuple):
-    """One upstream, the client for it, and the settings that both were made from."""
+    """One upstream, its client, and the settings that both were made from."""
 
     settings: Settings
     remote: Remote
@@ -191,7 +192,7 @@ def make_upstream(
     clock: Clock,
     jitter: random.Random,
 ) -> Upstream:
-    """Give one remote its place in the order of upstreams."""
+    """Return the upstream behind one remote."""
     store = RemoteStore(remote)
     return Upstream(
         settings.name,
@@ -212,7 +213,7 @@ def make_upstream(
 
 
 def remote_settings(settings: Settings) -> RemoteSettings:
-    """Return what the client for one upstream needs to know."""
+    """Return the settings of the client for one upstream."""
     auth, connection = settings.auth, settings.connection_config
     return RemoteSettings(
         name=settings.name,

@@ -1,9 +1,12 @@
-"""Batches of small absent blobs, taken from upstreams in order and kept.
+"""Pulls batches of small absent blobs from upstreams, in order.
 
-Each blob is asked for once at a time: whoever asks the same upstreams meanwhile waits for the same
-answer. Requests that have passed different nodes do not share one: two nodes that ask each other
-would otherwise wait for each other. Whoever asked is answered as soon as the bytes are verified;
-until they are durable here, they are answered from memory.
+Each blob is asked for once at a time: other requests for it wait for the same answer. Requests that
+have passed different nodes do not share an answer: otherwise two nodes that ask each other would
+wait for each other. Requests are answered as soon as the bytes are verified, from memory until the
+bytes are durable here.
+
+`read_whole` is for blobs that are wanted whole, whatever their size. A blob's size alone decides
+which kind of pull it has: one client may read as a stream what another one has in a batch.
 """
 
 from __future__ import annotations
@@ -20,21 +23,31 @@ import structlog
 from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.digest import Digest
-from federation.core.errors import FederationError, SourceUnavailable
+from federation.core.errors import (
+    BlobDamaged,
+    BlobNotFound,
+    FederationError,
+    SourceUnavailable,
+)
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore, Provenance, Source
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
+from federation.upstream.download import PullBroke
+from federation.upstream.pulls import Pulls
 from federation.upstream.small_question import SmallQuestion
 from federation.upstream.upstream import Upstream
 
-_GATHER_S = 0.02  # what came in this time shares a commit, which is out of the way of answers
+SMALL_PULL_BYTES = 256 * 1024  # a blob up to this size comes whole, in one answer with others
+
+_GATHER_S = 0.02  # blobs that come within this time share a commit; answers do not wait for it
+_ABSENT = (BlobNotFound, PullBroke, BlobDamaged)  # the silence of upstreams is a miss here
 
 _log = structlog.get_logger(__name__)
 
 
-class _Asked(NamedTuple):
-    """What makes two questions the same."""
+class _Wanted(NamedTuple):
+    """What makes two requests share an answer."""
 
     digest: Digest
     only: str | None
@@ -67,12 +80,12 @@ class SmallPulls:
         self._unkept: dict[Digest, bytes] = {}
         self._groups: dict[str, _Group] = {}  # by the name of the upstream that sent them
         self._keeping: asyncio.Task[None] | None = None
-        self._waiting: dict[_Asked, asyncio.Future[bytes | None]] = {}
-        self._saved: Counter[_Asked] = Counter()  # reads that wait for somebody else's
+        self._waiting: dict[_Wanted, asyncio.Future[bytes | None]] = {}
+        self._saved: Counter[_Wanted] = Counter()  # reads that wait for another request's answer
         self._background = Background()
         self._arrivals = Arrivals(local, clock)
         self.joined = 0
-        self.kept = 0  # batches; whoever looked for a blob before this changed may find it now
+        self.kept = 0  # batches stored; a look before this changed may have missed a blob
 
     def __repr__(self) -> str:
         return f"<SmallPulls {len(self._waiting)} under way, {len(self._unkept)} not kept yet>"
@@ -84,19 +97,20 @@ class SmallPulls:
         *,
         looked_at: int | None = None,
     ) -> dict[Digest, bytes]:
-        """Return the bytes of those that an upstream (or just one) has; verified, and soon kept.
+        """Return the bytes of the blobs that an upstream has, verified; they are stored soon.
 
-        An upstream that does not answer lacks them: its silence is a miss here. What comes here by
-        another way in the meantime is given, too.
+        An upstream's silence is a miss here. Blobs that another write brings here in the meantime
+        are returned, too.
 
-        looked_at: what kept was before the caller looked here; None: look again.
+        only: ask no other upstream. looked_at: the value of kept before the caller looked in
+        storage; None: look again.
 
-        Raises what this node's own storage raised, to all who wait for the same.
+        Raises what this node's own storage raised, for all requests that wait for the same blobs.
         """
         name, passed = only.name if only is not None else None, hops.current()
         found = {digest: self._unkept[digest] for digest in digests if digest in self._unkept}
         rest = dict.fromkeys(digest for digest in digests if digest not in found)
-        asked = [_Asked(digest, name, passed) for digest in rest]
+        asked = [_Wanted(digest, name, passed) for digest in rest]
         mine = [each for each in asked if each not in self._waiting]
         theirs = [each for each in asked if each in self._waiting]
         self.joined += len(theirs)
@@ -117,24 +131,24 @@ class SmallPulls:
         return found
 
     async def wait_kept(self) -> None:
-        """Wait until whatever has been answered so far is kept, or cannot be."""
+        """Wait until all blobs answered so far are stored, or cannot be."""
         if self._keeping is not None:
             await asyncio.wait([self._keeping])
 
     async def close(self) -> None:
-        """Stop what is under way."""
+        """Stop all pulls under way."""
         await self._arrivals.close()
         await self._background.close()
 
     async def _pull(
-        self, asked: list[_Asked], upstreams: list[Upstream], *, look_again: bool
+        self, asked: list[_Wanted], upstreams: list[Upstream], *, look_again: bool
     ) -> None:
-        """Answer these, each with its bytes, None, or the trouble of this node's own."""
+        """Answer each with its bytes, None, or the error of this node's own storage."""
         digests = [each.digest for each in asked]
         question = SmallQuestion(digests, upstreams, self._clock, self._keep_soon)
         trouble: FederationError | None = SourceUnavailable("pull", "it was stopped")
         try:
-            if look_again:  # some may have come between the caller's look and its question
+            if look_again:  # some may have come between the caller's look and this call
                 question.found |= await self._held(digests)
             if len(question.found) < len(digests):
                 with self._arrivals.watching(digests, partial(self._on_arrival, asked)):
@@ -154,8 +168,8 @@ class SmallPulls:
         answers = zip(digests, here, strict=True)
         return {digest: data for digest, data in answers if data is not None}
 
-    async def _on_arrival(self, asked: list[_Asked], digests: set[Digest]) -> None:
-        """Some of what is asked for came here by another way: answer with it."""
+    async def _on_arrival(self, asked: list[_Wanted], digests: set[Digest]) -> None:
+        """Another write brought some of the blobs here: answer with those."""
         waiting = [
             each for each in asked if each.digest in digests and not self._waiting[each].done()
         ]
@@ -170,7 +184,7 @@ class SmallPulls:
                 _answer(self._waiting[each], data)
 
     async def _keep_soon(self, found: dict[Digest, bytes], upstream: Upstream) -> None:
-        """See that what came is stored; where memory for that has run out, wait until it is."""
+        """Store what came in a moment, or at once if the memory budget is used up."""
         if not found:
             return
         size_bytes = sum(len(data) for data in found.values())
@@ -192,7 +206,7 @@ class SmallPulls:
                 await self._keep(group.blobs, name, group.budgeted_bytes)
 
     async def _keep(self, found: dict[Digest, bytes], origin: str, budgeted_bytes: int) -> None:
-        """Store what came; that it cannot be kept is no failure of who asked."""
+        """Store what came. A failure is logged: the requests have their bytes."""
         came = Provenance(Source.UPSTREAM, origin=origin)
         try:
             refusals = await self._local.write_small(list(found.items()), provenance=came)
@@ -212,7 +226,7 @@ def _answer(
     data: bytes | None,
     trouble: FederationError | None = None,
 ) -> None:
-    """Tell all who wait; what nobody found is a miss only where this node is not at fault."""
+    """Answer all that wait. A blob not found is a miss only if this node is not at fault."""
     if future.done():
         return
     if data is None and trouble is not None:
@@ -220,3 +234,43 @@ def _answer(
         future.exception()  # those who waited may all have left
     else:
         future.set_result(data)
+
+
+async def read_whole(
+    local: LocalStore,
+    pulls: Pulls,
+    small: SmallPulls,
+    digests: Sequence[Digest],
+    only: Upstream | None = None,
+    *,
+    looked_at: int | None = None,
+) -> dict[Digest, bytes]:
+    """Return the blobs that upstreams have; only: small ones from this upstream alone.
+
+    looked_at: see SmallPulls.read. Larger blobs that cannot be stored are returned all the same.
+    Raises what this node's own storage raised.
+    """
+    larger = [digest for digest in digests if digest.size_bytes > SMALL_PULL_BYTES]
+    if not larger:
+        return await small.read(digests, only, looked_at=looked_at)
+    rest = [digest for digest in digests if digest.size_bytes <= SMALL_PULL_BYTES]
+    came, found = await asyncio.gather(
+        asyncio.gather(*(_bring(pulls, digest) for digest in larger)), small.read(rest, only)
+    )
+    kept = [digest for digest, error in zip(larger, came, strict=True) if error is None]
+    for digest, data in zip(kept, await local.read_small(kept), strict=True):
+        if data is not None:
+            found[digest] = data
+    refused = [d for d, error in zip(larger, came, strict=True) if not isinstance(error, _ABSENT)]
+    if unkept := [digest for digest in refused if digest not in found]:
+        found |= await small.read(unkept, only)
+    return found
+
+
+async def _bring(pulls: Pulls, digest: Digest) -> FederationError | None:
+    """Pull a blob; return why it is not here."""
+    try:
+        await pulls.fetch(digest)
+    except FederationError as error:
+        return error
+    return None

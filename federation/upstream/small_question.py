@@ -1,4 +1,4 @@
-"""One question to upstreams for small blobs, as batches, until all are found or nobody has more."""
+"""Asks upstreams for a batch of small blobs, until all are found or no upstream has more."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from federation.remote import FailureKind, RemoteFailed
 from federation.upstream.hedge import Hedge
 from federation.upstream.upstream import Upstream
 
-_PATIENCE_S = 60.0  # with upstreams that are there, and want to be asked later
-_WAIT_LEAST_S = 0.05
+_PATIENCE_S = 60.0  # with upstreams that answer, but want to be asked later
+_WAIT_MIN_S = 0.05
 
 OnFound = Callable[[dict[Digest, bytes], Upstream], Awaitable[None]]
 
 
 class SmallQuestion:
-    """Use once. found may be given some before; senders has who sent what was found by ask()."""
+    """Use once. found may hold some blobs before; senders tells who sent those that ask() found."""
 
     def __init__(
         self,
@@ -28,31 +28,32 @@ class SmallQuestion:
         clock: Clock,
         on_found: OnFound,
     ) -> None:
-        """on_found: is waited for with what each upstream sends that nobody did before."""
+        """on_found: awaited with the blobs of each upstream that no other had sent before."""
         self.found: dict[Digest, bytes] = {}
         self.senders: dict[Digest, Upstream] = {}
         self._digests = digests
         self._upstreams = upstreams
         self._clock = clock
         self._on_found = on_found
-        self._later: list[Upstream] = []  # they asked for patience
-        self._ours: RemoteFailed | None = None  # why this node did not ask
+        self._later: list[Upstream] = []  # those that asked for patience
+        self._own_limit: RemoteFailed | None = None  # why this node did not ask
 
     @property
     def lacking(self) -> list[Digest]:
-        """What is not found yet."""
+        """The blobs not found yet."""
         return [digest for digest in self._digests if digest not in self.found]
 
     async def ask(self) -> None:
-        """Ask in order; one that is slow is overtaken. Those that only asked for patience are
-        asked again, where nobody else has all.
+        """Ask in order; a slow upstream is overtaken by the next.
 
-        Raises TooBusy where one was not asked because too many wait for it already.
+        Upstreams that asked for patience are asked again if the others lack some of the blobs.
+
+        Raises TooBusy if an upstream was not asked because too many calls wait for it already.
         """
         until_s = self._clock.monotonic_s() + _PATIENCE_S
         asked = list(self._upstreams)
         while asked:
-            self._later, self._ours = [], None
+            self._later, self._own_limit = [], None
             async with aclosing(Hedge(asked, self._put).answers()) as answers:
                 async for upstream, sent in answers:
                     new = {d: data for d, data in sent.items() if d not in self.found}
@@ -61,16 +62,16 @@ class SmallQuestion:
                     self.senders.update(dict.fromkeys(new, upstream))
                     if len(self.found) == len(self._digests):
                         return
-            asked = await self._after_a_rest(until_s)
-        if self._ours is not None:
-            raise TooBusy(str(self._ours))
+            asked = await self._after_rest(until_s)
+        if self._own_limit is not None:
+            raise TooBusy(str(self._own_limit))
 
-    async def _after_a_rest(self, until_s: float) -> list[Upstream]:
-        """Wait for those that only asked for patience, and return them."""
+    async def _after_rest(self, until_s: float) -> list[Upstream]:
+        """Wait for upstreams that asked for patience, and return them."""
         waits = [(wait_s, each) for each in self._later if (wait_s := each.wait_s()) is not None]
         if not waits:
             return []
-        wait_s = max(min(each for each, _ in waits), _WAIT_LEAST_S)
+        wait_s = max(min(each for each, _ in waits), _WAIT_MIN_S)
         if self._clock.monotonic_s() + wait_s >= until_s:
             return []
         await self._clock.sleep(wait_s)
@@ -100,6 +101,6 @@ class SmallQuestion:
 
     def _note(self, upstream: Upstream, error: RemoteFailed) -> None:
         if error.kind is FailureKind.BUSY:
-            self._ours = error
+            self._own_limit = error
         elif error.asks_for_patience:
             self._later.append(upstream)

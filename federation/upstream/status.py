@@ -1,4 +1,4 @@
-"""What people and programs are shown of one upstream, out of its state and the counters."""
+"""The facts about one upstream for `status` and the index page, from its state and the metrics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from federation.remote import Remote
 from federation.upstream.upstream import Upstream
 
 
-def facts_of(upstream: Upstream, remote: Remote) -> dict[str, Any]:
-    """Return the facts that `status` and the index page show; counted since this process began."""
+def describe_upstream(upstream: Upstream, remote: Remote) -> dict[str, Any]:
+    """Return the facts that `status` and the index page show, counted since the process began."""
     now_s = upstream.clock.monotonic_s()
     at_s = upstream.last_success_s
     shown = remote.describe()
@@ -38,7 +38,7 @@ def facts_of(upstream: Upstream, remote: Remote) -> dict[str, Any]:
 
 
 def counted(metrics: Metrics, name: str) -> dict[str, Any]:
-    """Return what was counted of one upstream. Times are milliseconds."""
+    """Return the counters of one upstream. Times are in milliseconds."""
     answers = list(metrics.upstream_answers.collect())
     entries = list(metrics.upstream_entries.collect())
     first_byte = _buckets(metrics.remote_first_byte_seconds.collect(), remote=name)
@@ -60,8 +60,8 @@ def counted(metrics: Metrics, name: str) -> dict[str, Any]:
 def quantile(buckets: Sequence[tuple[float, float]], share: float) -> float | None:
     """Return the value below which this share of the observations lies; None without any.
 
-    buckets: (upper bound, observations up to it), ascending, the last one without a bound. Spread
-    evenly within a bucket; beyond the last bound it is that bound.
+    buckets: (upper bound, observations up to it), ascending, the last one without a bound. Within a
+    bucket the observations count as spread evenly; beyond the last bound the value is that bound.
     """
     if not buckets or not buckets[-1][1]:
         return None
@@ -83,7 +83,7 @@ def _total(families: Iterable[Metric], **labels: str) -> int:
 
 
 def _buckets(families: Iterable[Metric], **labels: str) -> list[tuple[float, float]]:
-    """Return a histogram over all labels that are not given."""
+    """Return a histogram summed over all labels that are not given."""
     counts: defaultdict[float, float] = defaultdict(float)
     for each in _samples(families, "_bucket", labels):
         counts[float(each.labels["le"])] += each.value

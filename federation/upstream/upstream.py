@@ -1,4 +1,4 @@
-"""One upstream as the pull-through sees it: its store, its health, and what it said lately."""
+"""One upstream as the pull-through sees it: its store, its health, and its recent answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,25 +15,22 @@ from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable
 from federation.core.store import EntryKey, EntryKind, Store
 from federation.observability.metrics import Metrics
-from federation.remote import RemoteFailed
+from federation.remote import RemoteFailed, RemoteIndex
 from federation.upstream.answers import Answers, Failures
 from federation.upstream.breaker import Breaker
 
-if TYPE_CHECKING:
-    from federation.upstream.index_queries import UpstreamIndex
-
 _log = structlog.get_logger(__name__)
 
-_REST_MAX_S = 60.0  # no upstream may keep itself out for longer at a time
-_REST_FIRST_S, _REST_UNASKED_MAX_S = 0.1, 2.0  # of one that does not say for how long
-_PATIENCE_S = 10.0  # with one that asks for patience, and does not answer anybody meanwhile
+_REST_MAX_S = 60.0  # an upstream may ask to be left alone for no longer than this
+_REST_FIRST_S, _REST_UNASKED_MAX_S = 0.1, 2.0  # if the upstream names no time
+_PATIENCE_S = 10.0  # with an upstream that asks for patience and answers no call meanwhile
 
 
 @dataclass(slots=True)
 class Upstream:
-    """Used from the event loop; all callers share its breaker and answers.
+    """Used from the event loop. All callers share its breaker and its remembered answers.
 
-    hedge_delay_s: an upstream that has not opened a blob by then is raced by the next one.
+    hedge_delay_s: if it has not opened a blob by then, the next upstream races it.
     """
 
     name: str
@@ -43,29 +39,29 @@ class Upstream:
     jitter: random.Random
     metrics: Metrics
     answers: Answers
-    index: UpstreamIndex | None = None
-    uri_globs: tuple[str, ...] = ()  # assets it is asked about; empty: all
+    index: RemoteIndex | None = None
+    uri_globs: tuple[str, ...] = ()  # the assets to ask it about; empty: all
     serves_blobs: bool = True
     serves_index: bool = True
     trusts_action_results: bool = True
     hedge_delay_s: float = 2.0
-    on_wrong_bytes: Callable[[Digest], object] | None = None  # tells its client, which may adapt
+    on_wrong_bytes: Callable[[Digest], object] | None = None  # informs the client, which may adapt
     breaker: Breaker = field(default_factory=Breaker)
-    unnamed: Answers = field(default_factory=lambda: Answers(present_s=0.0, absent_s=2.0))
+    absent_entries: Answers = field(default_factory=lambda: Answers(present_s=0.0, absent_s=2.0))
     wrong_bytes: int = 0
     last_success_s: float | None = None
-    # Whether calls wait here because it takes no more at once: then it is not slow.
+    # Whether calls queue here because it takes no more at once: then it does not count as slow.
     is_crowded: Callable[[], bool] = lambda: False
-    rests_until_s: float = 0.0  # monotonic; it asked to be left alone
+    rests_until_s: float = 0.0  # monotonic clock; it asked to be left alone until then
     rests: int = 0  # in a row
-    impatient_from_s: float | None = None  # when it has asked for patience for too long
+    impatient_from_s: float | None = None  # from then on, asking for patience counts as silence
     is_this_node: bool = False  # its address leads back here
-    wrongs: Failures = field(init=False)  # blobs of which other bytes came
-    unreadable: Failures = field(init=False)  # blobs that it said it has, and did not give
+    wrongs: Failures = field(init=False)  # blobs for which it sent other bytes
+    unreadable: Failures = field(init=False)  # blobs that it reported present and did not send
 
     def __post_init__(self) -> None:
-        """Begin every series at 0, so that a rise from nothing can be seen."""
-        # One time may have been a flipped bit on the way: it may be asked once more.
+        """Begin every metric series at 0, so that its first increase is visible."""
+        # The first time may have been a flipped bit on the way: it may be asked once more.
         self.wrongs = Failures(first_s=self.answers.absent_s, free=1)
         self.unreadable = Failures(first_s=self.answers.absent_s)
         self.metrics.upstream_up.labels(upstream=self.name).set(1)
@@ -78,12 +74,12 @@ class Upstream:
 
     @property
     def is_up(self) -> bool:
-        """Whether it is asked at all."""
+        """Whether this node asks it at all."""
         return self.breaker.allows() and not self.is_this_node and not self._rests
 
     @property
     def state(self) -> str:
-        """What people are shown."""
+        """The state as `status` shows it."""
         if self.is_this_node:
             return "ignored: it is this node"
         if not self.breaker.allows():
@@ -97,7 +93,7 @@ class Upstream:
         return self.clock.monotonic_s() < self.rests_until_s
 
     def may_have(self, digest: Digest) -> bool:
-        """Whether it makes sense to ask it for this blob now."""
+        """Whether asking it for this blob now may succeed."""
         if not self.serves_blobs or not self.is_up:
             return False
         now_s = self.clock.monotonic_s()
@@ -106,9 +102,9 @@ class Upstream:
         return self.answers.recall(digest, now_s) is not False
 
     def wait_s(self, digest: Digest | None = None) -> float | None:
-        """Return after how long it may be asked again that only asked for patience; None: no use.
+        """Return after how many seconds it may be asked if it only asked for patience.
 
-        digest: the blob it would be asked for.
+        None: waiting is of no use. digest: the blob it would be asked for.
         """
         now_s = self.clock.monotonic_s()
         left_s = self.rests_until_s - now_s
@@ -123,9 +119,9 @@ class Upstream:
         return max(0.0, left_s)
 
     def says_it_has(self, digest: Digest) -> bool | None:
-        """Return what is known of a blob without asking; None: nothing.
+        """Return whether it has a blob, as far as is known without asking; None: not known.
 
-        That it has what it did not give when it was asked for it, is not believed for a while.
+        For a while after it reported a blob present and did not send it, the blob counts as absent.
         """
         now_s = self.clock.monotonic_s()
         if self.unreadable.holds(digest, now_s) or self.wrongs.holds(digest, now_s):
@@ -133,11 +129,11 @@ class Upstream:
         return self.answers.recall(digest, now_s)
 
     def has_sent_wrong(self, digest: Digest) -> bool:
-        """Whether other bytes of a blob came from it alone, and no right ones since."""
+        """Whether it alone sent other bytes for a blob, and no right ones have come since."""
         return self.wrongs.times(digest, self.clock.monotonic_s()) > 0
 
-    def may_name(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> bool:
-        """Whether it makes sense to ask it for this index entry now."""
+    def may_have_entry(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> bool:
+        """Whether asking it for this index entry now may succeed."""
         if self.index is None or not self.serves_index or not self.is_up:
             return False
         if keys[0].kind == EntryKind.ACTION_RESULT and not self.trusts_action_results:
@@ -146,22 +142,22 @@ class Upstream:
             globs = self.uri_globs
             if not any(fnmatchcase(uri, glob) for uri in uris for glob in globs):
                 return False
-        return self.unnamed.recall(keys[0], self.clock.monotonic_s()) is not False
+        return self.absent_entries.recall(keys[0], self.clock.monotonic_s()) is not False
 
     def note_entry(self, key: EntryKey, *, found: bool) -> None:
-        """It answered whether it has an entry."""
+        """Record its answer about an entry."""
         kind = "action_result" if key.kind is EntryKind.ACTION_RESULT else "asset"
         result = "hit" if found else "miss"
         self.metrics.upstream_entries.labels(upstream=self.name, kind=kind, result=result).inc()
-        if not found and _is_asked_for_ourselves():
-            self.unnamed.note([key], present=False, now_s=self.clock.monotonic_s())
+        if not found and _is_own_request():
+            self.absent_entries.note([key], present=False, now_s=self.clock.monotonic_s())
 
     def note_saved(self, reads: int) -> None:
-        """So many reads were served by one that it sends."""
+        """Count reads that share a pull for which it sends the bytes."""
         self.metrics.reads_saved.labels(upstream=self.name).inc(reads)
 
     def note(self, error: FederationError | None, digests: Iterable[Digest] = ()) -> None:
-        """Take in how asking it went: None (it had them), BlobNotFound, or silence."""
+        """Record the outcome of asking for blobs: None (it had them), BlobNotFound, or silence."""
         now_s = self.clock.monotonic_s()
         digests = list(digests)
         if error is None or isinstance(error, BlobNotFound):
@@ -169,7 +165,7 @@ class Upstream:
             self.rests, self.impatient_from_s = 0, None
             if error is None:
                 self.answers.note(digests, present=True, now_s=now_s)
-            elif _is_asked_for_ourselves():
+            elif _is_own_request():
                 self._note_unreadable(digests, now_s)
                 self.answers.note(digests, present=False, now_s=now_s)
             if self.breaker.succeeded():
@@ -178,7 +174,7 @@ class Upstream:
                 _log.info("upstream_is_back", upstream=self.name)
             self._count(error is None, digests)
         elif isinstance(error, RemoteFailed) and error.is_ours:
-            return  # a bound of this node: it says nothing about the upstream
+            return  # a limit of this node was reached: no fault of the upstream
         elif isinstance(error, RemoteFailed) and error.asks_for_patience:
             self._note_busy(error, now_s)
         elif isinstance(error, SourceUnavailable):
@@ -189,11 +185,9 @@ class Upstream:
             self._note_silence(error, now_s)
 
     def _note_busy(self, error: RemoteFailed, now_s: float) -> None:
-        """It is there and wants to be left alone for a while; one that wants that for ever is no
-        better than one that is silent.
-        """
+        """Let it rest for as long as it asked. If it never stops asking, that counts as silence."""
         self.metrics.upstream_answers.labels(upstream=self.name, result="busy").inc()
-        if now_s >= self.rests_until_s:  # else it was asked before it said so
+        if now_s >= self.rests_until_s:  # otherwise the call began before the rest did
             self.rests += 1
         rest_s = error.retry_after_s
         if rest_s is None:
@@ -207,21 +201,21 @@ class Upstream:
             self._note_silence(error, now_s)
 
     def _note_silence(self, error: SourceUnavailable, now_s: float) -> None:
-        stubborn = isinstance(error, RemoteFailed) and error.stubborn
-        if self.breaker.failed(now_s, str(error), self.jitter, stubborn=stubborn):
+        needs_operator = isinstance(error, RemoteFailed) and error.stubborn
+        if self.breaker.failed(now_s, str(error), self.jitter, needs_operator=needs_operator):
             self.metrics.upstream_up.labels(upstream=self.name).set(0)
             self._forget()
             _log.warning("upstream_is_down", upstream=self.name, reason=str(error))
 
     def note_sends(self) -> None:
-        """Bytes of a blob have begun to come: it is there, however they end."""
+        """Record that it has begun to send a blob: it is alive, however the read ends."""
         self.last_success_s = self.clock.monotonic_s()
 
     def note_overtaken(self) -> None:
-        """Another one was asked because this one had not answered after its delay, and was faster.
+        """Record that another upstream was asked after this one's hedge delay and was faster.
 
-        How often that happens counts like failing: one that hangs would otherwise cost every
-        question its delay.
+        That counts as a failure: an upstream that hangs would otherwise cost every question its
+        hedge delay.
         """
         if not self.is_crowded():
             reason = f"silent for {self.hedge_delay_s:g} s"
@@ -233,34 +227,35 @@ class Upstream:
             self.metrics.upstream_answers.labels(upstream=self.name, result=result).inc(count)
 
     def _note_unreadable(self, digests: Iterable[Digest], now_s: float) -> None:
-        """A read of these failed: what of them it said it has, is not believed again at once."""
+        """Record that reads failed of blobs that it had reported present."""
         for digest in digests:
             if self.answers.recall(digest, now_s):
                 self.unreadable.note(digest, now_s)
 
     def _forget(self) -> None:
         self.answers.forget()
-        self.unnamed.forget()
+        self.absent_entries.forget()
         self.wrongs.forget_all()
         self.unreadable.forget_all()
 
     def note_came(self, digest: Digest) -> None:
-        """A blob came right from it, or came here by another way: forget how it failed."""
+        """Forget earlier failures of a blob that came here now, from it or by another way."""
         self.wrongs.forget(digest)
         self.unreadable.forget(digest)
 
     def note_absent(self, digests: Iterable[Digest]) -> None:
-        """It answered, and has not these."""
+        """Record that it answered and does not have these blobs."""
         digests = list(digests)
         now_s = self.clock.monotonic_s()
         self._count(hit=False, digests=digests)
-        if _is_asked_for_ourselves():
+        if _is_own_request():
             self._note_unreadable(digests, now_s)
             self.answers.note(digests, present=False, now_s=now_s)
 
     def note_wrong_bytes(self, digest: Digest) -> None:
-        """It alone sent bytes that are not the blob's; after the second time in a row it is not
-        asked for this blob for a while, each time for longer.
+        """Record that it alone sent bytes that are not the blob's.
+
+        From the second time in a row it is not asked for this blob for a while, each time longer.
         """
         self.metrics.upstream_answers.labels(upstream=self.name, result="wrong_bytes").inc()
         self.wrong_bytes += 1
@@ -272,8 +267,9 @@ class Upstream:
         _log.error("upstream_sent_wrong_bytes", upstream=self.name, digest=str(digest))
 
 
-def _is_asked_for_ourselves() -> bool:
-    """Whether an absence may be remembered: what an upstream answers to a request that has passed
-    other nodes may leave out what it would have asked those for.
+def _is_own_request() -> bool:
+    """Whether the request began at this node, so that an absence may be remembered.
+
+    To a request that has passed other nodes, an upstream may answer without asking those nodes.
     """
     return not hops.current().via

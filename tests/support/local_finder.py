@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from federation.closure.checker import ClosureChecker
 from federation.core.store import Entry, Index
-from federation.upstream.finder import EntryQuery
+from federation.upstream.entry_finder import EntryQuery
 
 
 class LocalFinder:
-    """Finds what was pushed here. See federation.upstream.finder.Finder."""
+    """Finds what was pushed here. See federation.upstream.entry_finder.Finder."""
 
     def __init__(self, index: Index, closures: ClosureChecker) -> None:
         self._index = index
         self._closures = closures
 
-    async def find(self, asked: EntryQuery) -> Entry | None:
-        for entry in await self._index.get(asked.keys):
+    async def find(self, query: EntryQuery) -> Entry | None:
+        for entry in await self._index.get(query.keys):
             if (
                 entry is not None
-                and await asked.acceptable(entry)
+                and await query.acceptable(entry)
                 and await self._closures.complete(entry)
             ):
                 return entry

@@ -17,11 +17,10 @@ from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
 from federation.core.store import Entry, EntryKey
 from federation.observability.metrics import Metrics
+from federation.remote import FetchedAsset, RemoteIndex
 from federation.services.asset_question import AssetQuestion
 from federation.storage.storage import Storage
-from federation.upstream.federated_finder import FederatedFinder
-from federation.upstream.finder import EntryQuery
-from federation.upstream.index_queries import UpstreamIndex
+from federation.upstream.entry_finder import EntryQuery, FederatedFinder
 from federation.upstream.prefetch import Mode, Prefetcher
 from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.upstream import Upstream
@@ -32,20 +31,14 @@ from tests.support.messages import message_of
 from tests.upstream.fakes import ScriptedStore, upstream
 
 
-class Answer(NamedTuple):
-    uri: str
-    digest: Digest
-    expires_at_s: float | None = None
-
-
 @dataclass
-class ScriptedIndex:
-    """See federation.upstream.index_queries.UpstreamIndex."""
+class ScriptedIndex(RemoteIndex):
+    """Answers by script, without a remote."""
 
     name: str
     order: list[str]  # of all who are asked, shared
     results: dict[Digest, bytes] = field(default_factory=dict)
-    assets: dict[str, Answer] = field(default_factory=dict)
+    assets: dict[str, FetchedAsset] = field(default_factory=dict)
     down: bool = False
     gate: asyncio.Event | None = None
 
@@ -60,7 +53,7 @@ class ScriptedIndex:
         if self.down:
             raise SourceUnavailable(self.name, "refused")
 
-    async def get_action_result(self, action: Digest) -> bytes | None:
+    async def get_action_result(self, action: Digest, instance: str | None = None) -> bytes | None:
         await self._answer()
         return self.results.get(action)
 
@@ -70,7 +63,8 @@ class ScriptedIndex:
         qualifiers: Mapping[str, str] | None = None,
         function: DigestFunction = DigestFunction.SHA256,
         oldest_content_accepted_s: float | None = None,
-    ) -> Answer | None:
+        instance: str | None = None,
+    ) -> FetchedAsset | None:
         await self._answer()
         return next((self.assets[uri] for uri in uris if uri in self.assets), None)
 
@@ -88,7 +82,7 @@ class There:
     def names(self, uri: str, data: bytes, *, holds: bool = True) -> Digest:
         """Let it have an asset, and its blob too unless told not to."""
         digest = digest_of(data)
-        self.index.assets[uri] = Answer(uri, digest)
+        self.index.assets[uri] = FetchedAsset(uri, digest)
         if holds:
             self.store.blobs[digest] = data
         return digest
@@ -140,7 +134,7 @@ class ActionQuestion(NamedTuple):
     action: Digest
     names: tuple[str, ...] = ()
 
-    async def put_to(self, index: UpstreamIndex) -> Entry | None:
+    async def put_to(self, index: RemoteIndex) -> Entry | None:
         value = await index.get_action_result(self.action)
         return None if value is None else Entry(self.key, value, str(self.action))
 

@@ -10,7 +10,7 @@ import pytest
 from federation.core.clock import ManualClock
 from federation.core.errors import BlobDamaged, BlobNotFound
 from federation.upstream.answers import Failures
-from federation.upstream.candidates import Mixed
+from federation.upstream.candidates import MixedBlobs
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.upstream import Upstream
 from tests.upstream.fakes import Script, ScriptedStore, upstream
@@ -170,7 +170,7 @@ async def test_readers_follow_the_last_one_that_is_left_as_its_bytes_come(tmp_pa
 
 
 def test_blobs_that_came_mixed_are_bounded() -> None:
-    mixed = Mixed()
+    mixed = MixedBlobs()
     for number in range(5000):
         mixed.add(BLOB._replace(size_bytes=number), "a")
     assert BLOB._replace(size_bytes=0) not in mixed
@@ -246,7 +246,7 @@ async def test_how_blobs_failed_is_forgotten_when_the_upstream_comes_back() -> N
     up.note_wrong_bytes(BLOB)
     up.note_wrong_bytes(BLOB)
     assert not up.may_have(BLOB)
-    up.breaker.failed(clock.monotonic_s(), "down", up.jitter, stubborn=True)
+    up.breaker.failed(clock.monotonic_s(), "down", up.jitter, needs_operator=True)
     up.note(None)
     assert up.may_have(BLOB)
     assert up.says_it_has(BLOB) is None

@@ -58,7 +58,7 @@ def test_delays_grow_to_a_bound_that_keeps_recovery_within_seconds() -> None:
 
 def test_u09_what_time_does_not_mend_opens_at_once_for_long() -> None:
     breaker = Breaker()
-    assert breaker.failed(0.0, "bad certificate", random.Random(1), stubborn=True) is True
+    assert breaker.failed(0.0, "bad certificate", random.Random(1), needs_operator=True) is True
     assert not breaker.probe_due(20.0)
     assert breaker.probe_due(61.0)
 

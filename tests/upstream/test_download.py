@@ -11,7 +11,7 @@ import pytest
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.core.store import Chunks, NextBytes
-from federation.upstream.candidates import Candidates, Mixed
+from federation.upstream.candidates import Candidates, MixedBlobs
 from federation.upstream.download import Download, NobodyLeft
 from federation.upstream.upstream import Upstream
 from tests.upstream.fakes import Script, ScriptedStore, until, upstream
@@ -60,7 +60,7 @@ def counting(may_open: asyncio.Event) -> tuple[list[Upstream], list[CountingStor
 
 
 def download(*upstreams: Upstream) -> Download:
-    return Download(BLOB, Candidates(BLOB, upstreams, Mixed()), SystemClock())
+    return Download(BLOB, Candidates(BLOB, upstreams, MixedBlobs()), SystemClock())
 
 
 async def test_of_two_reads_that_open_at_the_same_moment_one_is_closed_at_once() -> None:

@@ -10,10 +10,10 @@ import pytest
 from federation.core import hops
 from federation.core.digest import digest_of
 from federation.core.store import Provenance, Source
-from federation.remote import FailureKind, RemoteFailed
+from federation.remote import FailureKind, FetchedAsset, RemoteFailed
 from tests.support.process_client import action_result
 from tests.upstream.fakes import until
-from tests.upstream.finder_site import Answer, finder_over, there
+from tests.upstream.finder_site import finder_over, there
 
 URI = "urn:test:one"
 ACTION = digest_of(b"action")
@@ -273,7 +273,7 @@ async def test_u08_a_miss_is_remembered_shortly_and_what_is_pushed_is_there_at_o
         assert up.index.asked == 1
         await here.push(URI, OURS)
         assert await here.fetch(URI) == digest_of(OURS)
-        up.upstream.unnamed.forget()
+        up.upstream.absent_entries.forget()
         assert await here.fetch("urn:test:other") is None
     assert up.index.asked == 2
 
@@ -306,7 +306,7 @@ async def test_offline_asks_nobody(tmp_path: Path) -> None:
 async def test_the_expiry_that_the_upstream_said_is_kept(tmp_path: Path) -> None:
     up = there([], "up")
     up.names(URI, OLD)
-    up.index.assets[URI] = Answer(URI, digest_of(OLD), 4_000_000_000.25)
+    up.index.assets[URI] = FetchedAsset(URI, digest_of(OLD), 4_000_000_000.25)
     async with finder_over(tmp_path, up) as here:
         await here.fetch(URI)
         entry = await here.held(URI)

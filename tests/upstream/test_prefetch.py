@@ -94,7 +94,7 @@ async def test_p7_entries_beyond_the_bound_are_dropped_oldest_first_and_counted(
     metrics = Metrics()
     prefetcher = Prefetcher(shared, LimitsConfig(), "all", metrics, queued_max=2)
     for name in (b"1", b"2", b"3", b"4", b"5"):
-        prefetcher.soon(Entry(EntryKey(EntryKind.ASSET_BLOB, "", name), b"", "urn:test"))
+        prefetcher.enqueue(Entry(EntryKey(EntryKind.ASSET_BLOB, "", name), b"", "urn:test"))
     assert "2 queued" in repr(prefetcher)
     value = metrics.registry.get_sample_value
     assert value("federation_prefetches_dropped_total") == 3

@@ -36,7 +36,7 @@ async def node(
     async with opened(path / "data", short(lease=60.0)) as storage:
         shared = UpstreamPool("me", storage, upstreams, SystemClock(), **options)  # type: ignore[arg-type]
         try:
-            yield PullThrough(shared, tells_upstreams=True), storage, shared
+            yield PullThrough(shared, includes_upstreams=True), storage, shared
         finally:
             await shared.close()
 

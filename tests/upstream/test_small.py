@@ -56,7 +56,7 @@ async def test_p5_a_caller_that_may_push_is_told_of_local_blobs_only(tmp_path: P
     up, there = upstream("a")
     there.blobs.update(BLOBS)
     async with node(tmp_path, up) as (_, storage, shared):
-        pushing = PullThrough(shared, tells_upstreams=False)
+        pushing = PullThrough(shared, includes_upstreams=False)
         assert await pushing.find_missing(ASKED) == set(ASKED)
         await storage.write_small(list(BLOBS.items())[:1])
         assert await pushing.find_missing(ASKED) == set(ASKED[1:])
@@ -79,8 +79,8 @@ async def test_a_node_of_ours_is_told_where_it_asks_for_its_readers_only(tmp_pat
     up, there = upstream("a")
     there.blobs.update(BLOBS)
     async with node(tmp_path, up) as (_, _, shared):
-        asked = PullThrough(shared, tells_upstreams=False, tells_nodes=True)
-        uploading = PullThrough(shared, tells_upstreams=False)
+        asked = PullThrough(shared, includes_upstreams=False, includes_for_nodes=True)
+        uploading = PullThrough(shared, includes_upstreams=False)
         with hops.serving(hops.Hops(("other",), "other")):
             assert await asked.find_missing(ASKED) == set()
             assert await uploading.find_missing(ASKED) == set(ASKED)
@@ -150,7 +150,7 @@ async def test_a_question_to_one_upstream_does_not_answer_for_the_others(tmp_pat
 
     one.read_small = later  # type: ignore[method-assign]
     async with node(tmp_path, first, second) as (store, _, shared):
-        only = PullThrough(shared, tells_upstreams=True, only=first)
+        only = PullThrough(shared, includes_upstreams=True, only=first)
         lacking = asyncio.ensure_future(only.read_small(ASKED[:1]))
         await until(lambda: bool(shared.small._waiting))
         reading = asyncio.ensure_future(store.read_small(ASKED[:1]))

@@ -23,7 +23,7 @@ def test_u07_it_rests_as_long_as_it_asked_to_and_no_longer_than_a_minute() -> No
     up.note(RemoteFailed("a", FailureKind.EXHAUSTED, "later", retry_after_s=5.0))
     assert (up.is_up, up.state) == (False, "resting")
     assert not up.may_have(BLOB)
-    assert not up.may_name([KEY], [])
+    assert not up.may_have_entry([KEY], [])
     clock.advance(5.0)
     assert up.may_have(BLOB)
     assert up.state == "untried"  # it has not answered yet
@@ -88,11 +88,11 @@ def test_an_absence_told_to_a_request_from_another_node_is_not_remembered() -> N
         up.note_absent([BLOB])
         up.note_entry(KEY, found=False)
     assert up.may_have(BLOB)
-    assert up.may_name([KEY], [])
+    assert up.may_have_entry([KEY], [])
     up.note_absent([BLOB])
     up.note_entry(KEY, found=False)
     assert not up.may_have(BLOB)
-    assert not up.may_name([KEY], [])
+    assert not up.may_have_entry([KEY], [])
 
 
 def test_what_it_said_before_it_went_down_is_not_believed_afterwards() -> None:
@@ -105,4 +105,4 @@ def test_what_it_said_before_it_went_down_is_not_believed_afterwards() -> None:
     up.note(None, [OTHER])
     assert up.state == "up"
     assert up.may_have(BLOB)
-    assert up.may_name([KEY], [])
+    assert up.may_have_entry([KEY], [])

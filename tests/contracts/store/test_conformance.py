@@ -47,7 +47,7 @@ async def pulling(path: Path) -> AsyncIterator[LocalStore]:
     nothing, _ = upstream("there")
     async with local(path) as here:
         shared = UpstreamPool("here", here, [nothing], SystemClock())
-        yield PullThrough(shared, tells_upstreams=True)
+        yield PullThrough(shared, includes_upstreams=True)
         await shared.close()
 
 

@@ -150,8 +150,8 @@ UPSTREAM = [
     Mutant(
         "small-pulls-share-by-hops",
         f"{_UPSTREAM}/small_pulls.py",
-        "        asked = [_Asked(digest, name, passed) for digest in rest]",
-        "        asked = [_Asked(digest, name, hops.NOWHERE) for digest in rest]",
+        "        asked = [_Wanted(digest, name, passed) for digest in rest]",
+        "        asked = [_Wanted(digest, name, hops.NOWHERE) for digest in rest]",
         (*_SMALL, "tests/faults/upstream/test_loops.py"),
         "Two nodes that ask each other wait for each other.",
     ),
@@ -166,8 +166,8 @@ UPSTREAM = [
     Mutant(
         "breaker-opens",
         f"{_UPSTREAM}/breaker.py",
-        "        if was_closed and self.failures < self.failures_max and not stubborn:",
-        "        if was_closed and not stubborn:",
+        "        if was_closed and self.failures < self.failures_max and not needs_operator:",
+        "        if was_closed and not needs_operator:",
         ("tests/upstream/test_breaker.py",),
         "A dead upstream is asked for everything, for ever.",
     ),
@@ -261,7 +261,7 @@ UPSTREAM = [
     ),
     Mutant(
         "upstream-entry-with-holes",
-        f"{_UPSTREAM}/federated_finder.py",
+        f"{_UPSTREAM}/entry_finder.py",
         "        return await self._closures_at(upstream).complete(entry)",
         "        return bool(self._closures_at(upstream))",
         ("tests/upstream/test_finder.py",),
@@ -269,7 +269,7 @@ UPSTREAM = [
     ),
     Mutant(
         "stale-entry-kept",
-        f"{_UPSTREAM}/federated_finder.py",
+        f"{_UPSTREAM}/entry_finder.py",
         "                elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():",
         "                elif fresh_since_s < entry.stored_at_s + 2**40:",
         ("tests/upstream/test_finder.py",),

@@ -1,33 +1,56 @@
-"""Finding entries here and, on a miss, at upstreams in order.
+"""Finds the index entry that answers a request: here and, on a miss, at upstreams in order.
 
-What was pushed here always wins over what an upstream says. What was pulled is asked for again
-after index_ttl_s while its upstream is up, since names are mutable, and is served as it is while
-the upstream is not. An entry from an upstream is stored and served only when its closure is whole,
-here and at that upstream together.
+`Finder` is the contract between the services and the entries. `FederatedFinder` implements it over
+local storage and upstreams. An entry pushed here always wins over an upstream's. A pulled entry is
+asked for again after index_ttl_s while its upstream is up, since names are mutable, and is served
+as it is while the upstream is down. An upstream's entry is stored and served only when its closure
+is whole, here and at that upstream together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError
 from federation.core.store import Entry, EntryKey, Index, Provenance, Source
-from federation.upstream.finder import EntryQuery
-from federation.upstream.index_queries import UpstreamNames
+from federation.upstream.index_queries import AskUpstream, IndexQueries
 from federation.upstream.prefetch import Prefetcher
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
 
 _KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
-_NEVER = 2**62  # closures at an upstream are walked each time: it may lose them any moment
+_NEVER = 2**62  # closures at an upstream are walked each time: it may lose blobs at any moment
+
+
+class EntryQuery(NamedTuple):
+    """A request for an entry under any of the keys, in this order, that is acceptable.
+
+    ask puts the same question to an upstream; its answer is under one of the keys.
+    """
+
+    keys: Sequence[EntryKey]
+    acceptable: Callable[[Entry], Awaitable[bool]]
+    ask: AskUpstream
+
+
+class Finder(Protocol):
+    """Where services find entries."""
+
+    async def find(self, query: EntryQuery) -> Entry | None:
+        """Return the first acceptable entry with a complete closure, which is then leased.
+
+        None when there is none. Raises what storage raises.
+        """
+        ...
 
 
 class _Held(NamedTuple):
-    """What is here under the keys asked for, as far as it is acceptable."""
+    """The acceptable entries that are held here under the keys of a query."""
 
     whole: Entry | None  # the first that was pushed here and can be served
     pushed: set[EntryKey]
@@ -36,14 +59,14 @@ class _Held(NamedTuple):
 
 
 class _There(NamedTuple):
-    """What checks closures at one upstream."""
+    """The closure checker of one upstream."""
 
     upstream: Upstream
     closures: ClosureChecker
 
 
 class FederatedFinder:
-    """See finder.Finder."""
+    """See Finder."""
 
     def __init__(
         self,
@@ -58,10 +81,10 @@ class FederatedFinder:
         index_ttl_s: float,
         blobs_elsewhere: bool = False,
     ) -> None:
-        """Take the seams.
+        """blobs_elsewhere: the callers have another server for blobs. Entries are then served
+        whatever this node holds of their closures, and nothing is pulled for them.
 
-        blobs_elsewhere: the callers have another server for blobs, so that entries are served
-        whatever is here of their closures, and nothing is brought here for them.
+        lease_s: see ClosureChecker. index_ttl_s: how long a pulled entry is served unquery.
         """
         self._blobs_elsewhere = blobs_elsewhere
         self._index = index
@@ -72,30 +95,30 @@ class FederatedFinder:
         self._clock = clock
         self._lease_s = lease_s
         self.index_ttl_s = index_ttl_s
-        self._names = UpstreamNames(shared.upstreams, clock)
+        self._queries = IndexQueries(shared.upstreams, clock)
         self._there: dict[str, _There] = {}
-        self._replaced: list[ClosureChecker] = []  # of upstreams that a reload took or changed
+        self._replaced: list[ClosureChecker] = []  # of upstreams that a reload removed or changed
 
     async def close(self) -> None:
-        """Stop what is under way."""
-        await self._names.close()
+        """Stop all questions and walks under way."""
+        await self._queries.close()
         for closures in [*self._replaced, *(there.closures for there in self._there.values())]:
             await closures.close()
 
-    async def find(self, asked: EntryQuery) -> Entry | None:
-        """See finder.Finder."""
+    async def find(self, query: EntryQuery) -> Entry | None:
+        """See Finder."""
         for _ in range(2):
-            closed = self._names.closed
-            held = await self._held(asked)
+            closed = self._queries.closed
+            held = await self._held(query)
             if held.whole is not None:
                 return held.whole
             for entry in held.fresh:
                 if await self._complete_together(entry):
                     return entry
-            if closed == self._names.closed:
-                break  # else what this look missed may have been answered and kept meanwhile
+            if closed == self._queries.closed:
+                break  # otherwise an answer may have been stored during this look
         if self._shared.may_ask():
-            pulled = await self._ask_upstreams(asked, held.pushed)
+            pulled = await self._ask_upstreams(query, held.pushed)
             if pulled is not None:
                 return pulled
         for entry in held.stale:
@@ -103,15 +126,15 @@ class FederatedFinder:
                 return entry
         return None
 
-    async def _held(self, asked: EntryQuery) -> _Held:
-        """Look here, a few keys at a time, until something that was pushed can be served."""
+    async def _held(self, query: EntryQuery) -> _Held:
+        """Look here, a few keys at a time, until an entry that was pushed can be served."""
         pushed: set[EntryKey] = set()
         fresh: list[Entry] = []
         stale: list[Entry] = []
         fresh_since_s = self._clock.wall_s() - self.index_ttl_s
-        for at in range(0, len(asked.keys), _KEYS):
-            for entry in await self._index.get(asked.keys[at : at + _KEYS]):
-                if entry is None or not await asked.acceptable(entry):
+        for at in range(0, len(query.keys), _KEYS):
+            for entry in await self._index.get(query.keys[at : at + _KEYS]):
+                if entry is None or not await query.acceptable(entry):
                     continue
                 if entry.source is not Source.UPSTREAM:
                     if await self._may_be_served(entry):
@@ -124,7 +147,7 @@ class FederatedFinder:
         return _Held(None, pushed, fresh, stale)
 
     async def _complete_together(self, entry: Entry) -> bool:
-        """Whether a pulled entry's closure is here, or here and at the upstream it came from."""
+        """Whether a pulled entry's closure is here, or here and at its upstream together."""
         if await self._may_be_served(entry):
             return True
         origin = next((u for u in self._shared.upstreams if u.name == entry.origin), None)
@@ -132,37 +155,37 @@ class FederatedFinder:
             return False
         if not await self._closures_at(origin).complete(entry):
             return False
-        self._prefetcher.soon(entry)  # what was to bring the rest may have ended with a process
+        self._prefetcher.enqueue(entry)  # an earlier prefetch may have ended with its process
         return True
 
-    async def _ask_upstreams(self, asked: EntryQuery, taken: set[EntryKey]) -> Entry | None:
-        async with aclosing(self._names.answers(asked.keys, asked.ask)) as answers:
+    async def _ask_upstreams(self, query: EntryQuery, taken: set[EntryKey]) -> Entry | None:
+        async with aclosing(self._queries.answers(query.keys, query.ask)) as answers:
             async for upstream, answer in answers:
                 entry = self._dated(answer, upstream)
-                if not await asked.acceptable(entry):
+                if not await query.acceptable(entry):
                     continue
                 if not await self._is_whole_at(upstream, entry):
-                    continue  # holes: nothing is stored, and it is asked for again later
+                    continue  # something is missing: not stored, and asked for again later
                 if entry.key not in taken:
                     await self._keep(entry, upstream)
                 if not self._blobs_elsewhere:
-                    self._prefetcher.soon(entry)
+                    self._prefetcher.enqueue(entry)
                 return entry
         return None
 
     async def _is_whole_at(self, upstream: Upstream, entry: Entry) -> bool:
         if self._blobs_elsewhere:
-            return await self._closures.sound(entry)
+            return await self._closures.is_consistent(entry)
         return await self._closures_at(upstream).complete(entry)
 
     async def _may_be_served(self, entry: Entry) -> bool:
-        """Whether all that it names is here, or is none of this node's business."""
+        """Whether all that the entry names is here, or may be on the callers' other server."""
         if self._blobs_elsewhere:
-            return await self._closures.sound(entry)
+            return await self._closures.is_consistent(entry)
         return await self._closures.complete(entry)
 
     def _closures_at(self, upstream: Upstream) -> ClosureChecker:
-        """Return what looks here and at one upstream; a reload may have brought a new one."""
+        """Return the checker that looks here and at one upstream; a reload may have replaced it."""
         there = self._there.get(upstream.name)
         if there is not None and there.upstream is not upstream:
             busy = [each for each in self._replaced if not each.is_idle]
@@ -170,7 +193,7 @@ class FederatedFinder:
             there = None
         if there is None:
             only = upstream if upstream.serves_blobs else None
-            store = PullThrough(self._shared, tells_upstreams=True, only=only)
+            store = PullThrough(self._shared, includes_upstreams=True, only=only)
             closures = ClosureChecker(
                 store, self._limits, self._clock, self._lease_s, small_max=_NEVER
             )
@@ -187,5 +210,5 @@ class FederatedFinder:
         try:
             await self._index.put([entry], provenance=provenance)
         except FederationError as error:
-            # A full node still answers; it will ask again.
-            self._prefetcher.tell_not_kept(entry, error)
+            # A node without room still answers, and asks the upstream again next time.
+            self._prefetcher.log_not_kept(entry, error)
