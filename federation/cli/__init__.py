@@ -1,6 +1,6 @@
-"""The command line: `federation`, and `bst-artifact-server` for those who know that one.
+"""The commands `federation` and `bst-artifact-server`, which has BuildStream's options.
 
-Libraries look at some settings when they are imported; these are made here, before anything else.
+Some libraries read settings when they are imported; this module makes these before anything else.
 """
 
 import gc
@@ -10,20 +10,20 @@ from typing import Final
 
 _SERVES: Final = sys.argv[1:2] in (["serve"], ["worker"]) or "bst-artifact-server" in sys.argv[0]
 
-# gRPC's own log lines are no JSON and have no bound. Only a serving process has use for them, and
-# native_log.py in their way.
+# gRPC's own log lines are not JSON, and their number has no bound. Only a serving process needs
+# them: observability/native_log.py puts them into its log.
 if not os.environ.get("GRPC_VERBOSITY"):
     os.environ["GRPC_VERBOSITY"] = "INFO" if _SERVES else "NONE"
 
 # pydantic reads the metadata of every installed package for plugins, which nothing here uses.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
-# Imports make several 100,000 objects and hardly any garbage: collections in between took 15 % of
-# the CPU of a start. A node sets its own pace once it is ready (server/process.py).
+# Imports make hundreds of thousands of objects and hardly any garbage: collections in between took
+# 15 % of the CPU of a start. A node sets its own thresholds once it is ready (server/process.py).
 gc.set_threshold(200_000)
 
-# structlog imports rich, if there is one, for coloured tracebacks, which the log does not use:
-# 50 ms of each start.
+# If rich is installed, structlog imports it for coloured tracebacks, which the log does not use.
+# That takes 50 ms of CPU.
 if _SERVES:
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
 
@@ -34,6 +34,6 @@ __all__ = ["artifact_server", "main"]
 
 def artifact_server() -> None:
     """Run `bst-artifact-server`."""
-    from federation.cli.bst_artifact_server import bst_artifact_server  # noqa: PLC0415 - it is much
+    from federation.cli.bst_artifact_server import bst_artifact_server  # noqa: PLC0415 - for `federation`
 
     bst_artifact_server()

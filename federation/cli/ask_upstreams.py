@@ -1,4 +1,4 @@
-"""What upstreams and peers say right now of one object, asked by this command, not by a node."""
+"""Asks upstreams and peers about one object, from the command itself rather than from a node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PRESENT, ABSENT, SILENT, NOT_ASKED = "present", "absent", "silent", "not asked"
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAnswer:
-    """One upstream as this command asks it."""
+    """One upstream and the clients for it."""
 
     settings: Settings
     store: RemoteStore
@@ -39,9 +39,10 @@ Question = Callable[[UpstreamAnswer], Awaitable[dict[str, Any]]]
 
 
 def ask(upstreams: Sequence[Settings], node_id: str, question: Question) -> list[dict[str, Any]]:
-    """Put a question to all upstreams at once; return a mapping for each, in their order.
+    """Ask all upstreams at once; return a mapping for each, in their order.
 
-    One that does not answer within a few seconds is silent, with the reason. Never raises.
+    The answer of one that does not reply within a few seconds is SILENT, with the reason. Never
+    raises.
     """
     return asyncio.run(_ask_all(upstreams, node_id, question))
 
@@ -49,9 +50,10 @@ def ask(upstreams: Sequence[Settings], node_id: str, question: Question) -> list
 def ask_peers(
     peers: Sequence[PeerConfig], instance: str, node_id: str, question: Question
 ) -> list[dict[str, Any]]:
-    """Put a question to all peers likewise; a node of ours tells of what it holds itself.
+    """Ask all peers in the same way. The request is marked as replication, so a node answers for
+    what it stores itself.
 
-    instance: where a peer is sent what has no instance name of its own for it.
+    instance: the instance name here; a peer's own name for it is used where it has one.
     """
     alike = [
         Settings(
@@ -100,7 +102,7 @@ async def _put(settings: Settings, node_id: str, question: Question) -> dict[str
 
 
 def about_blob(digest: Digest) -> Question:
-    """Ask whether it has a blob."""
+    """Return a question whether an upstream has a blob."""
 
     async def question(asked: UpstreamAnswer) -> dict[str, Any]:
         if asked.settings.type == "index":
@@ -111,7 +113,7 @@ def about_blob(digest: Digest) -> Question:
 
 
 def about_action(action: Digest, here: Sequence[Entry], missing: Sequence[Digest]) -> Question:
-    """Ask for an action's result, and which of the blobs that are missing here it has."""
+    """Return a question for an action's result, and for the blobs of it that are missing here."""
 
     async def question(asked: UpstreamAnswer) -> dict[str, Any]:
         if asked.settings.type == "storage":
@@ -129,7 +131,7 @@ def about_action(action: Digest, here: Sequence[Entry], missing: Sequence[Digest
 def about_asset(
     uri: str, qualifiers: Mapping[str, str], here: Sequence[Entry], missing: Sequence[Digest]
 ) -> Question:
-    """Ask for the blob and the directory of a URI, and which of what is missing here it has."""
+    """Return a question for the blob and the directory of a URI, and for what is missing here."""
     functions = {content_of(pushed_of(entry)).function for entry in here}
     function = functions.pop() if len(functions) == 1 else DigestFunction.SHA256
 

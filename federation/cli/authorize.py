@@ -9,7 +9,7 @@ import click
 
 from federation.access.allowlist import LIST_MAX_BYTES
 from federation.access.allowlist_edit import Authorized, Candidate, authorize, candidate
-from federation.cli.command import Command, json_option
+from federation.cli.command import FILE, Command, config_option, json_option
 from federation.cli.new_files import alone, replace_file
 from federation.cli.output import emit_json
 from federation.config.file import load
@@ -30,27 +30,22 @@ Examples:
 @click.option(
     "--list",
     "list_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The list; made if it is not there.  [default: authorized.crt]",
+    type=FILE,
+    help="The list; created if it does not exist.  [default: authorized.crt]",
 )
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Take the list that this configuration names (client-certs).",
-)
+@config_option("Use the list that this configuration names (client-certs).")
 @json_option
 def authorize_command(
     certificates: tuple[str, ...], list_path: Path | None, config_path: Path | None, as_json: bool
 ) -> None:
-    """Add clients' certificates to the list of those that are let in.
+    """Add certificates to the list of clients that are allowed in.
 
-    Each CERTIFICATE is a PEM file with one certificate. All are checked before anything is written;
-    a private key, an expired certificate or a list that is broken is refused. One that is listed
-    already is named and not added again. The list is replaced as a whole, and a serving node takes
-    it within 2 s.
+    Each CERTIFICATE is a PEM file with one certificate. All of them are checked before anything is
+    written: a private key, an expired certificate or a damaged list is refused. A certificate that
+    is on the list already is reported and not added again. The list is replaced as a whole; a
+    running node takes it over within 2 s.
     """
-    where = _list(list_path, config_path).resolve()  # a link stays one
+    where = _list(list_path, config_path).resolve()  # a symbolic link stays a link
     now_s = SystemClock().wall_s()
     candidates = [candidate(_read(Path(name)), name, now_s) for name in certificates]
     with alone(where.parent):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
 from federation import __version__
-from federation.cli.command import Command
+from federation.cli.command import DIRECTORY, Command
 from federation.cli.flags import Flag, config_of
 from federation.cli.run import run
 from federation.config.model import Config
@@ -29,55 +28,55 @@ Examples:
     "-p",
     type=click.IntRange(0, 65535),
     required=True,
-    help="Port to listen on, on every address of this machine; 0 picks one.",
+    help="Port to listen on, on every address of this machine; 0: any free one.",
 )
 @click.option("--server-key", help="Private key of the server for TLS (PEM).")
 @click.option("--server-cert", help="Certificate of the server for TLS (PEM).")
 @click.option(
     "--client-certs",
-    help="Certificates of the clients that are let in, one after the other (PEM); exactly these.",
+    help="File with the certificates of the clients that are allowed in (PEM); no others are.",
 )
 @click.option(
     "--enable-push",
     is_flag=True,
-    help="Let callers write: those of --client-certs; without it, whoever reaches the port.",
+    help="Let clients push: those of --client-certs; without that option, everybody.",
 )
 @click.option(
     "--head-room-min",
     type=click.IntRange(min=0),
     metavar="BYTES",
-    help="Free disk that is always left.  [default: 2G, at most 5 % of the disk]",
+    help="Disk space that is always left free.  [default: 2G, at most 5 % of the disk]",
 )
 @click.option(
     "--head-room-max",
     type=click.IntRange(min=0),
     metavar="BYTES",
-    help="Free disk that is reached by cleaning up when little more than the above is left.",
+    help="Disk space to free once little more than --head-room-min is left.",
 )
-@click.option("--quota", help="Most bytes kept, e.g. 10G.  [default: the disk less a reserve]")
+@click.option("--quota", help="Most bytes to store, e.g. 10G.  [default: the disk minus a reserve]")
 @click.option(
     "--index-only",
     is_flag=True,
-    help="Serve names only, for clients whose `type: storage` server has the blobs.",
+    help="Serve the index only, for clients whose blobs are on a `type: storage` server.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    help="Processes that serve the port together.  [default: 1]",
+    help="Number of processes that serve the port.  [default: 1]",
 )
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
     default="info",
     show_default=True,
-    help="Least severe events logged.",
+    help="Log events of this level and above.",
 )
-@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
 def bst_artifact_server(**given: Any) -> None:
-    """Serve the artifacts in DIR. The same node as `federation serve`, with the old options.
+    """Serve the artifacts in DIR: `federation serve` with the options of BuildStream's old server.
 
-    Two of these on different ports may serve one DIR, as one for pulling and one for pushing. There
-    is no HTTP listener; use `federation serve` for metrics and health.
+    Two of these on different ports may serve the same DIR, for example one for pulling and one for
+    pushing. There is no HTTP listener; use `federation serve` for metrics and health.
     """
     run(_config(given), lambda _addresses: None)
 

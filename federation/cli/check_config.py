@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from federation.access.setup import load_access
-from federation.cli.command import Command, json_option
+from federation.cli.command import FILE, Command, json_option
 from federation.cli.output import emit_json
 from federation.config.file import load
 from federation.server.config_warnings import advice
@@ -18,12 +18,13 @@ from federation.server.config_warnings import advice
     cls=Command,
     epilog="\b\nExample:\n  federation check-config /etc/federation.yaml && systemctl restart ...",
 )
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=FILE)
 @json_option
 def check_config(file: Path, as_json: bool) -> None:
-    """Say whether FILE is a good configuration, with every problem and its line.
+    """Check the configuration FILE, and report every problem with its line.
 
-    Runs what `serve` runs before it touches anything: the file itself, its certificates and keys.
+    Makes the checks that `serve` makes before it changes anything: the file itself, and the
+    certificates, keys and lists that it names.
     """
     config = load(file)
     load_access(config)

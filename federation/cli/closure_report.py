@@ -1,4 +1,4 @@
-"""What an index entry names that is not here: the walk that serving it does, without leasing."""
+"""Which blobs that an index entry names are missing: the walk of serving it, without leases."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LEAVES = 2000  # looked up at once
 
 
 class ClosureReport(NamedTuple):
-    """complete: nothing is missing, and everything could be read."""
+    """The result of a walk; complete: nothing is missing, and everything could be read."""
 
     complete: bool
     blobs: int
     structures: int
-    missing: list[Digest]  # the first MISSING_MAX met
-    problem: str | None  # why the walk could not look at everything
+    missing: list[Digest]  # the first MISSING_MAX found
+    problem: str | None  # why the walk could not read everything
 
 
 def closure_of(entry: Entry, explainer: Explainer, limits: LimitsConfig) -> ClosureReport:
-    """Walk until everything was looked at, or enough is missing."""
+    """Walk the closure until everything was checked, or MISSING_MAX blobs are missing."""
     walk = _Walk(explainer, limits)
     problem = None
     try:
@@ -57,7 +57,7 @@ class _Walk:
         self.missing: list[Digest] = []
 
     def run(self, entry: Entry) -> None:
-        """Raises InvalidRequest, _Stopped."""
+        """Walk. Raises InvalidRequest, _Stopped."""
         self._take(names_of_entry(entry))
         while self._waiting:
             self._open(self._waiting.popleft())
@@ -97,5 +97,5 @@ class _Walk:
             if digest in self.missing:
                 continue
             if len(self.missing) == MISSING_MAX:
-                raise _Stopped(f"more than {MISSING_MAX} are missing; the rest was not looked at")
+                raise _Stopped(f"more than {MISSING_MAX} are missing; the rest was not checked")
             self.missing.append(digest)

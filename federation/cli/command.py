@@ -1,10 +1,11 @@
-"""What every command shares: exit codes, errors without tracebacks, JSON on request."""
+"""What all commands have in common: exit codes, errors without tracebacks, --json, paths."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -17,10 +18,13 @@ EXIT_CODES = """\b
 Exit codes:
   0    done, and nothing is wrong
   1    done, and problems were found (the output says which)
-  2    wrong usage or bad configuration; nothing was touched
-  3    cannot run: port taken, data directory refused, disk trouble
+  2    wrong usage or invalid configuration; nothing was changed
+  3    cannot run: port in use, data directory refused, disk error
   130  interrupted; 128 + N after a second signal N
 """
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
@@ -62,11 +66,16 @@ def json_option(function: F) -> F:
     )(function)
 
 
+def config_option(help_text: str) -> Callable[[F], F]:
+    """Return a decorator that adds --config FILE to a command; it arrives as `config_path`."""
+    return click.option("--config", "config_path", type=FILE, help=help_text)
+
+
 def _fail(ctx: click.Context, error: Exception | str, code: int) -> NoReturn:
     if ctx.params.get("as_json"):
         facts: dict[str, Any] = {"error": str(error), "exit-code": code}
         if isinstance(error, ConfigError):
-            # Not above: --help would import the whole configuration with it.
+            # Imported here, as --help does not need the configuration.
             from federation.config.file import ConfigFileError  # noqa: PLC0415
 
             if isinstance(error, ConfigFileError):

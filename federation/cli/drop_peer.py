@@ -37,19 +37,20 @@ _log = structlog.get_logger(__name__)
 def drop_peer_command(
     peer: str, loses: bool, config_path: Path | None, data_dir: Path | None, as_json: bool
 ) -> None:
-    """Forget a peer that has left the configuration.
+    """Delete what is recorded about a peer that was removed from the configuration.
 
-    Until then it is remembered how far it had come, and what it has not acknowledged is not evicted
-    (within bounds). Refused while it is in the configuration of --config or of a process that
-    runs, and, without --lose-unacknowledged, while it has not got everything.
+    Until then the node keeps the peer's position in the change log and, within limits, does not
+    evict what the peer has not acknowledged. Refused while the peer is in the configuration of
+    --config or of a running process, and, without --lose-unacknowledged, while not everything has
+    been replicated to it.
     """
     where = place(config_path, data_dir)
     known = check_peer(where, peer)
     _check_gone(where, peer)
     if not known.is_whole and not loses:
         raise ConfigError(
-            f"{peer} has not got everything: {_lacks(known)}. "
-            "Reconcile it, or drop it all the same with --lose-unacknowledged"
+            f"not everything has been replicated to {peer}: {_lacks(known)}. "
+            "Reconcile it, or drop it anyway with --lose-unacknowledged"
         )
     with warnings_only():
         where.operations.drop_peer(peer)
@@ -60,25 +61,25 @@ def drop_peer_command(
 
 
 def _check_gone(where: Place, peer: str) -> None:
-    """Raise ConfigError while the peer would only be met again."""
+    """Raise ConfigError while the peer is configured: it would come back at once."""
     if where.file is not None and any(each.name == peer for each in where.file.peers):
-        raise ConfigError(f"{peer} is in the configuration; take it out first")
+        raise ConfigError(f"{peer} is in the configuration; remove it first")
     for process in facts_of_processes(where.operations):
         if where.file is None and "not-known" in process:
             raise ConfigError(
-                f"process {process['pid']} does not tell its peers ({process['not-known']}); give "
-                "its configuration with --config"
+                f"process {process['pid']} does not say which peers it has "
+                f"({process['not-known']}); give its configuration with --config"
             )
         if any(each.get("name") == peer for each in process.get("peers", ())):
             pid = process["pid"]
             raise ConfigError(
-                f"process {pid} runs with {peer} in its configuration; take it out, and restart it"
+                f"process {pid} has {peer} in its configuration; remove it there and reload"
             )
 
 
 def _lacks(known: KnownPeer) -> str:
     following = len(known.lags) == len(known.lanes)
-    parts = [] if following else ["what it lacks is not known, since it needs a resync"]
+    parts = [] if following else ["what is missing is unknown, as it needs a resync"]
     parts += [
         f"{lag.objects} objects ({lag.size_bytes} bytes) are not acknowledged"
         for lag in known.lags.values()

@@ -60,13 +60,15 @@ class DigestType(click.ParamType[Digest]):
 @click.command(cls=Command, epilog=_EXAMPLES)
 @click.argument("name", metavar="DIGEST|URI", required=False)
 @click.option("--action", type=DigestType(), help="Explain the result of this action instead.")
-@click.option("--instance", help='Only entries of this instance name; "" is one.  [default: all]')
+@click.option(
+    "--instance", help='Only entries of this instance name, which may be "".  [default: all]'
+)
 @click.option(
     "--qualifier",
     "qualifiers",
     multiple=True,
     metavar="NAME=VALUE",
-    help="With a URI: ask upstreams with this qualifier. May be repeated.",
+    help="With a URI: ask upstreams with this qualifier. Can be repeated.",
 )
 @place_options
 @json_option
@@ -79,43 +81,43 @@ def explain(
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Tell all about a blob, an asset or an action result: whether it is here, since when, from
-    whom, why it would be evicted or not, which peers have acknowledged it, and what every upstream
-    and peer says of it now.
+    """Show everything known about a blob, an asset or an action result: whether it is stored,
+    since when and from where, whether it may be evicted, which peers have acknowledged it, and
+    whether each upstream and peer has it now.
 
-    Reads the data directory, gives no lease and changes nothing. Upstreams and peers are those of
-    --config, asked by this command itself; upstreams not while the node is offline. Exits with 1
-    if it is not here, or lacks something that it names.
+    Reads the data directory, grants no lease and changes nothing. This command itself asks the
+    upstreams and peers of --config; it does not ask upstreams while the node is offline. Exits with
+    1 if the object is not stored, or if something that it names is missing.
     """
     if (name is None) == (action is None):
         raise click.UsageError("give a DIGEST, a URI, or --action")
     asked_with = _qualifiers(qualifiers)
     where = place(config_path, data_dir)
     with where.operations.explaining() as explainer:
-        teller = _Teller(where, explainer)
+        report = _Report(where, explainer)
         if action is not None:
-            facts, fine = teller.action(action, instance)
+            facts, fine = report.action(action, instance)
         elif (match := _DIGEST.fullmatch(name or "")) is not None:
-            facts, fine = teller.blob(match)
+            facts, fine = report.blob(match)
         else:
-            facts, fine = teller.asset(name or "", instance, asked_with)
+            facts, fine = report.asset(name or "", instance, asked_with)
     emit(facts, as_json=as_json)
     if not fine:
         sys.exit(FOUND_PROBLEMS)
 
 
-Told = tuple[dict[str, Any], bool]  # the facts, and whether all is here
+Explained = tuple[dict[str, Any], bool]  # the facts, and whether everything is stored
 
 
-class _Teller:
-    """Puts together what the catalogue and the upstreams say."""
+class _Report:
+    """Combines what the catalogue, the upstreams and the peers say."""
 
     def __init__(self, where: Place, explainer: Explainer) -> None:
         self._where = where
         self._explainer = explainer
         self._limits = LimitsConfig() if where.file is None else where.file.limits
 
-    def blob(self, match: re.Match[str]) -> Told:
+    def blob(self, match: re.Match[str]) -> Explained:
         found = self._digest(match)
         if found is None:
             note = "no blob with this hash is here; give HASH/SIZE to have upstreams asked"
@@ -124,7 +126,7 @@ class _Teller:
         told = {"digest": str(found), **facts, **self._others(about_blob(found))}
         return told, bool(facts["here"])
 
-    def action(self, action: Digest, instance: str | None) -> Told:
+    def action(self, action: Digest, instance: str | None) -> Explained:
         found = self._explainer.action_results(action, instance)
         shown, missing = self._entries(found)
         question = about_action(action, [each.entry for each in found], missing)
@@ -132,7 +134,7 @@ class _Teller:
         told = {"action": str(action), "entries": shown, **others}
         return told, _any_complete(shown)
 
-    def asset(self, uri: str, instance: str | None, qualifiers: dict[str, str]) -> Told:
+    def asset(self, uri: str, instance: str | None, qualifiers: dict[str, str]) -> Explained:
         found = self._explainer.assets(uri, instance)
         shown, missing = self._entries(found)
         question = about_asset(uri, qualifiers, [each.entry for each in found], missing)
@@ -151,7 +153,7 @@ class _Teller:
         return Digest(raw_hash, int(match[3]), function)
 
     def _entries(self, found: Sequence[FoundEntry]) -> tuple[list[dict[str, Any]], list[Digest]]:
-        """Return what is shown of the entries, and what is missing of the first with holes."""
+        """Return what is shown of the entries, and what is missing of the first incomplete one."""
         shown = []
         missing: list[Digest] = []
         for each in found:

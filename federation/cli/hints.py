@@ -1,4 +1,4 @@
-"""How to point build clients at a node: text that can be copied into their files."""
+"""The configuration of build clients for a node: text to copy into their files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from federation.config.types import Address, parse_address
 
 
 class HintTarget(NamedTuple):
-    """The listener that clients should be told about, with the port it really has."""
+    """The listener that the hints are about, with its actual port."""
 
     listener: ListenerConfig
     address: Address
 
 
 class Pointer(NamedTuple):
-    """Where a server is and what a client needs to reach it; paths as they are to be written."""
+    """Where a server is and what a client needs to reach it; paths as the text shows them."""
 
     url: str
     push: bool = False
@@ -28,7 +28,7 @@ class Pointer(NamedTuple):
 
 
 def choose(config: Config, addresses: list[str]) -> HintTarget:
-    """Return the first listener that takes pushes, else the first."""
+    """Return the first listener that accepts pushes, else the first."""
     targets = [
         HintTarget(listener, parse_address(address))
         for listener, address in zip(config.listeners, addresses, strict=True)
@@ -37,7 +37,7 @@ def choose(config: Config, addresses: list[str]) -> HintTarget:
 
 
 def hints(config: Config, addresses: list[str]) -> str:
-    """Return what `serve` prints once it answers."""
+    """Return what `serve` prints once it serves."""
     target = choose(config, addresses)
     sections = [
         f"Node {config.node_name} serves {', '.join(addresses)} from {config.data_dir}",
@@ -58,7 +58,7 @@ def bazel(target: HintTarget) -> str:
 
 
 def buildstream_2(pointer: Pointer, *, in_project: bool = False) -> str:
-    """Return what BuildStream 2 reads, in the user's file or in the project's."""
+    """Return the configuration of BuildStream 2, for the user's file or the project's."""
     server = [f"- url: {pointer.url}"]
     if pointer.push:
         server.append("  push: true")
@@ -74,7 +74,7 @@ def buildstream_2(pointer: Pointer, *, in_project: bool = False) -> str:
 
 
 def buildstream_1(pointer: Pointer) -> str:
-    """Return what BuildStream 1 reads, in the user's file and in the project's."""
+    """Return the configuration of BuildStream 1, which is the same in both files."""
     keys = {"url": pointer.url, **({"push": "true"} if pointer.push else {}), **_auth(pointer)}
     return "\n".join(["artifacts:", *(f"  {key}: {value}" for key, value in keys.items())])
 
@@ -125,10 +125,10 @@ def _pointer(target: HintTarget) -> Pointer:
 
 
 def _reachable(address: Address) -> Address:
-    """Put this machine's name where the address means "every address"."""
+    """Replace an address that means every address of the machine by the machine's name."""
     return address._replace(host=socket.gethostname()) if address.is_wildcard else address
 
 
 def indented(text: str) -> str:
-    """Return text as people set off what is to be copied."""
+    """Return text indented by four spaces."""
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -36,15 +36,15 @@ Examples:
     type=click.IntRange(1, DAYS_MAX),
     default=3650,
     show_default=True,
-    help="How long the certificate is valid.",
+    help="Days that the certificate is valid for.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     help="Write OUT.crt and OUT.key.  [default: server, client]",
 )
-@click.option("--url", help="Where clients find the server, for the printed configuration.")
-@click.option("--force", is_flag=True, help="Replace files that are there.")
+@click.option("--url", help="URL of the server, for the printed client configuration.")
+@click.option("--force", is_flag=True, help="Replace existing files.")
 @json_option
 def keygen(
     purpose: Purpose,
@@ -56,11 +56,11 @@ def keygen(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make a certificate and its key for a server or a client, and say where to put them.
+    """Create a certificate and its key for a server or a client, and print where to use them.
 
-    A server's NAMEs are the host names and IP addresses that clients reach it by; a client's NAME
-    is what to call it in logs. The certificate has them as subject alternative names, is signed by
-    itself, and is no authority. The key is readable by its owner alone and has no password.
+    A server's NAMEs are the host names and IP addresses under which clients reach it; a client's
+    NAME appears in logs. The certificate has them as subject alternative names; it is self-signed
+    and cannot sign others. Only its owner can read the key, which has no password.
     """
     made = make_pair(purpose, names, key_type, SystemClock().wall_s(), days)
     out = Path(purpose) if out is None else out
@@ -72,7 +72,7 @@ def keygen(
             {"certificate": str(certificate), "key": str(key), "fingerprint-sha256": fingerprint}
         )
         return
-    click.echo(f"{certificate}, {key}: made; SHA-256 {fingerprint}\n")
+    click.echo(f"{certificate}, {key}: created; SHA-256 {fingerprint}\n")
     if purpose == "server":
         click.echo(_for_server(names, certificate, key, url))
     else:

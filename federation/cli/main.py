@@ -12,7 +12,7 @@ from federation.cli.command import EXIT_CODES
 
 
 class _Listed(NamedTuple):
-    """A command: where it is, and what --help says of it beside the others; "": nothing."""
+    """Where a command is, and its line in --help; "": it is not listed."""
 
     where: str
     help: str
@@ -20,34 +20,41 @@ class _Listed(NamedTuple):
 
 _COMMANDS: Final = {
     "serve": _Listed("serve:serve", "Run a node."),
-    "check-config": _Listed("check_config:check_config", "Say whether a configuration is good."),
-    "reload": _Listed("reload:reload", "Have the processes read their configuration again."),
-    "status": _Listed("status:status", "Show what is stored, who serves it, upstreams and peers."),
-    "explain": _Listed("explain:explain", "Tell all about a blob, an asset or an action result."),
-    "offline": _Listed("offline:offline", "Stop asking upstreams, or ask them again."),
-    "parked": _Listed("parked:parked", "List what a peer refuses, or have it tried again."),
-    "reconcile": _Listed("reconcile:reconcile", "Offer a peer all that is held here."),
+    "check-config": _Listed("check_config:check_config", "Check a configuration file."),
+    "reload": _Listed(
+        "reload:reload", "Make the serving processes read their configuration again."
+    ),
+    "status": _Listed(
+        "status:status", "Show what is stored, the serving processes, upstreams and peers."
+    ),
+    "explain": _Listed(
+        "explain:explain", "Show everything about a blob, an asset or an action result."
+    ),
+    "offline": _Listed("offline:offline", "Stop asking upstreams, or start again."),
+    "parked": _Listed("parked:parked", "List objects that peers refuse, or retry them."),
+    "reconcile": _Listed("reconcile:reconcile", "Send a peer everything that it lacks."),
     "drop-peer": _Listed(
-        "drop_peer:drop_peer_command", "Forget a peer that has left the configuration."
+        "drop_peer:drop_peer_command", "Delete the records of a peer that was removed."
     ),
     "verify": _Listed("verify:verify", "Read every blob and compare it with its digest."),
     "gc": _Listed("gc:gc", "Evict down to the low watermark of the quota, or further."),
-    "rebuild": _Listed("rebuild:rebuild", "Make a new catalogue from the blob files."),
-    "new-id": _Listed("new_id:new_id_command", "Give a copy of a data directory its own id."),
-    "keygen": _Listed("keygen:keygen", "Make a certificate and its key, for a server or a client."),
-    "authorize": _Listed(
-        "authorize:authorize_command", "Add clients' certificates to those that are let in."
+    "rebuild": _Listed("rebuild:rebuild", "Create a new catalogue from the blob files."),
+    "new-id": _Listed("new_id:new_id_command", "Give a copy of a data directory an id of its own."),
+    "keygen": _Listed(
+        "keygen:keygen", "Create a certificate and its key, for a server or a client."
     ),
-    "token": _Listed("token:token", "Make, list and revoke what callers show instead of them."),
+    "authorize": _Listed(
+        "authorize:authorize_command", "Add certificates to the list of allowed clients."
+    ),
+    "token": _Listed("token:token", "Create, list and revoke access tokens."),
     "worker": _Listed("worker:worker", ""),
 }
 
 
 class _Commands(click.Group):
-    """Loads a command when it is asked for.
+    """Imports a command when it is used.
 
-    All of them together import most of the program: `federation token` took three times as long,
-    and each start of a node half a second of CPU.
+    All commands together import most of the program, which would take half a second of CPU.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -78,7 +85,7 @@ def main() -> None:
     """A durable build cache that BuildStream, Bazel and other REAPI clients use unchanged.
 
     \b
-    federation serve                  a node on 127.0.0.1:8980, at once
-    federation serve --config FILE    a node as the file describes it
-    federation COMMAND --help         all about one command
+    federation serve                  run a node on 127.0.0.1:8980
+    federation serve --config FILE    run a node with this configuration
+    federation COMMAND --help         show the options of a command
     """

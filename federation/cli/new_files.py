@@ -1,4 +1,4 @@
-"""Puts whole files in place: nobody ever sees half of one, and nothing is overwritten by chance."""
+"""Writes whole files: readers never see half of one, and nothing is overwritten by accident."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from federation.core.errors import CannotStart
 
 
 def put_files(files: Mapping[Path, tuple[bytes, int]], *, force: bool) -> None:
-    """Write each file with its mode, in this order; all are new, or force says to replace them.
+    """Write each file with its mode, in this order; force: replace existing ones.
 
-    Raises CannotStart, before anything is written, when one is there already; OSError.
+    Raises CannotStart, before anything is written, if one exists already; OSError.
     """
     if not force:
         there = [str(path) for path in files if path.exists() or path.is_symlink()]
         if there:
-            raise CannotStart(f"{', '.join(there)}: there already; --force replaces it")
+            raise CannotStart(f"{', '.join(there)}: exists already; --force replaces it")
     for path, (data, mode) in files.items():
         with _beside(path, data, mode) as temporary:
             if force:
                 temporary.replace(path)
             else:
-                path.hardlink_to(temporary)  # fails if it has appeared meanwhile
+                path.hardlink_to(temporary)  # fails if the path exists by now
 
 
 def replace_file(path: Path, data: bytes, mode: int) -> None:
-    """Put new contents in the place of a file that is there or not; raises OSError."""
+    """Replace a file, which need not exist, by one with these contents. Raises OSError."""
     with _beside(path, data, mode) as temporary:
         temporary.replace(path)
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep two commands that change files in a folder from losing what the other adds."""
+    """Hold a lock, so that two commands do not overwrite each other's changes in a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -48,7 +48,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
-    """Give a durable file of another name in the same folder; gone at the end, unless renamed."""
+    """Yield a durable temporary file in the same folder; removed at the end, unless renamed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -69,7 +69,7 @@ def _beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
 
 
 def _keep_owner(path: Path, descriptor: int) -> None:
-    """Give the file the owner that the one it replaces has, where this user may do that."""
+    """Give the file the owner of the file that it replaces, if this user may do that."""
     try:
         before = path.stat()
     except FileNotFoundError:

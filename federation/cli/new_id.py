@@ -21,9 +21,9 @@ from federation.cli.output import emit
 def new_id_command(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
     """Give a copy of a data directory an id of its own.
 
-    Nodes know each other by the ids in their data directories; of two with one id, each takes the
-    other for itself, and neither sends to it nor asks it. What is stored stays. Refused while a
-    node serves the directory.
+    Nodes recognise each other by the ids in their data directories. Two nodes with the same id take
+    each other for themselves, and exchange nothing. The stored objects stay. Refused while a node
+    serves the directory.
     """
     done = place(config_path, data_dir).operations.new_id()
     emit({"node-id-before": done.before, "node-id": done.now}, as_json=as_json)

@@ -27,12 +27,12 @@ _SHOWN = ("pid", "http", "offline", BECAUSE, "not-known")
 def offline(
     state: str | None, config_path: Path | None, data_dir: Path | None, as_json: bool
 ) -> None:
-    """Stop asking upstreams (on), ask them again (off), or show which it is and why.
+    """Stop asking upstreams (on), ask them again (off), or show the current state and its reason.
 
-    Every process that serves the data directory follows within about a second, which is waited
-    for. Reads under way are finished. What is started later finds the switch as it was left. It
-    needs no network.
-    A configuration with `offline: true` stays offline whatever the switch says.
+    Every process that serves the data directory follows within about a second, which the command
+    waits for. Running reads are completed. The switch stays as it is over restarts. The command
+    needs no network. With `offline: true` in the configuration, the node is offline whatever the
+    switch says.
     """
     where = place(config_path, data_dir)
     if state is not None:

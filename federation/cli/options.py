@@ -1,4 +1,4 @@
-"""Where a command finds the data directory and the storage settings."""
+"""Which data directory and storage settings a command works on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from federation.cli.command import DIRECTORY, config_option
 from federation.config import model
 from federation.config.file import load
 from federation.core.errors import ConfigError
@@ -19,7 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any] | click.Command)
 
 
 class Place(NamedTuple):
-    """A data directory and how it is to be treated; file: all of the file, if one was given."""
+    """A data directory with its storage settings; file: the configuration, if one was given."""
 
     data_dir: Path
     storage: model.StorageConfig
@@ -27,7 +28,7 @@ class Place(NamedTuple):
 
     @property
     def operations(self) -> Operations:
-        """What may be done to the storage there."""
+        """What commands can do to this storage."""
         return operations_on(self.data_dir, self.storage)
 
 
@@ -36,22 +37,17 @@ def place_options(function: F) -> F:
     for option in (
         click.option(
             "--data-dir",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=DIRECTORY,
             help="The data directory.  [default: federation/ in the XDG data directory]",
         ),
-        click.option(
-            "--config",
-            "config_path",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="Take the data directory and the storage settings from this file.",
-        ),
+        config_option("Take the data directory and the storage settings from this file."),
     ):
         function = option(function)
     return function
 
 
 def place(config_path: Path | None, data_dir: Path | None) -> Place:
-    """Return the data directory that was meant.
+    """Return what the options of place_options say; both None: the defaults.
 
     Raises ConfigError.
     """

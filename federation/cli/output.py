@@ -15,7 +15,7 @@ def emit_json(facts: Mapping[str, Any]) -> None:
 
 
 class Report(Protocol):
-    """What a long work found and did."""
+    """The result of a long operation."""
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return plain values by name."""
@@ -36,7 +36,7 @@ def emit(facts: Mapping[str, Any], *, as_json: bool) -> None:
 
 
 def lines(facts: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Return facts as people read them: one a line, what belongs together indented."""
+    """Return facts for people: one a line, nested ones indented."""
     found = []
     for key, value in facts.items():
         if isinstance(value, Mapping):
@@ -62,7 +62,7 @@ def _shown(key: str, value: Any) -> str:
 
 
 def rounded(size_bytes: int) -> str:
-    """Return a size as people say it: 12, 3.4M."""
+    """Return a rounded size: 12, 3.4M."""
     if size_bytes < 2**10:
         return str(size_bytes)
     power, letter = next(p for p in _POWERS if size_bytes >= 2 ** p[0])

@@ -38,14 +38,14 @@ def parked(
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """List the objects that a peer refuses for good, or that are not fit to be sent, and why.
+    """List the objects that a peer refuses permanently, or that cannot be sent, with the reasons.
 
-    They are set aside and hold up nothing else. Each is tried again about once an hour, and at once
-    with `federation parked retry`. The oldest thousand are shown.
+    Parked objects do not delay others. Each is retried about once an hour, and at once after
+    `federation parked retry`. The list shows the oldest thousand.
     """
     if context.invoked_subcommand is not None:
         if peer or config_path or data_dir or as_json:
-            raise click.UsageError(f"options go behind the word {context.invoked_subcommand}")
+            raise click.UsageError(f"options go after {context.invoked_subcommand}")
         return
     where = place(config_path, data_dir)
     if peer is not None:
@@ -76,9 +76,10 @@ def _shown(row: Parked) -> dict[str, Any]:
 @place_options
 @json_option
 def retry(peer: str | None, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Have what is parked tried again, by the process that replicates, within seconds.
+    """Ask for parked objects to be retried; the process that replicates does so within seconds.
 
-    What is refused again stays parked, with the new reason. It needs no network.
+    An object that is refused again stays parked, with the new reason. The command itself needs no
+    network.
     """
     where = place(config_path, data_dir)
     if peer is not None:

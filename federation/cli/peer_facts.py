@@ -1,11 +1,11 @@
-"""What is known of each peer from two sides put together: the catalogue, and who replicates."""
+"""Combines what the catalogue and the process that replicates know about each peer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NEW = "new"  # PeerRecord.reason of one that was never brought up to date
+_NEW = "new"  # PeerRecord.reason of a peer that has never been synchronised
 _OF_PEERS = ("peers", "left-peers")
 
 
@@ -14,9 +14,9 @@ def peers_together(
     processes: Sequence[Mapping[str, Any]],
     configured: Sequence[str] | None,
 ) -> list[dict[str, Any]]:
-    """Return the facts about every peer, with those that only a running process knows.
+    """Return the facts about every peer, including those that only a running process has.
 
-    configured: the names in the configuration, where one was given.
+    configured: the names in the configuration, if one was given.
     """
     live = {
         peer["name"]: {**peer, "replicated-by": process.get("pid")}
@@ -35,7 +35,7 @@ def peers_together(
 
 
 def _merged(stored: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
-    """Believe the process, but not that nothing is lacking where only a resync can tell."""
+    """Prefer what the process says, except for the lag of a peer that needs a resync."""
     merged = {**stored, **live}
     if "lag-objects" in stored and stored["lag-objects"] is None:
         merged |= dict.fromkeys(("lag-objects", "lag-bytes", "lag-s", "caught-up-in-s"))
@@ -43,16 +43,16 @@ def _merged(stored: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any
 
 
 def without_peers(process: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a process's facts without those that peers_together has taken."""
+    """Return a process's facts without those that peers_together returns."""
     return {key: value for key, value in process.items() if key not in _OF_PEERS}
 
 
 def notes_on(peer: Mapping[str, Any]) -> list[str]:
-    """Return in sentences what of a peer needs attention, or will not happen."""
+    """Return what an operator should know about a peer, as sentences."""
     name = peer["name"]
     notes = []
     if peer.get("configured") is False:
-        notes.append(f"is not in the configuration any more: federation drop-peer {name}")
+        notes.append(f"is no longer in the configuration: federation drop-peer {name}")
     if peer["state"] == "itself":
         return [f"{name}: its url leads back to this node"]
     if peer["state"] != "following" and peer.get("reason"):

@@ -1,4 +1,4 @@
-"""Peers as a table for people, once or live."""
+"""The peers as a table, printed once or updated live."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
 
 def print_peers(peers: Sequence[Mapping[str, Any]]) -> None:
-    """Print the table and what there is to say about it on standard output."""
+    """Print the table and the notes below it on standard output."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=_PIPED_WIDTH)
@@ -33,14 +33,14 @@ def print_peers(peers: Sequence[Mapping[str, Any]]) -> None:
 
 
 def watch(look: Callable[[], tuple[str, Sequence[Mapping[str, Any]]]]) -> None:
-    """Show a headline and the peers, again each second until Ctrl-C."""
+    """Show a headline and the peers, updated each second, until Ctrl-C."""
 
     def frame() -> RenderableType:
         headline, peers = look()
         return Group(Text(headline), shown(peers))
 
-    # Blocked, and waited for: as an exception that comes at any moment it could get lost in one in
-    # which Python ignores exceptions.
+    # SIGINT is blocked and waited for: a KeyboardInterrupt could be raised where Python ignores
+    # exceptions, and get lost.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _CTRL_C)
     try:
         with Live(frame(), auto_refresh=False) as live:
@@ -86,7 +86,7 @@ def _or_dash(value: object) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """Return a time as people say it: 12s, 3.5h."""
+    """Return a rounded duration: 12s, 3.5h."""
     if seconds is None:
         return "-"
     for unit_s, letter in _UNITS:

@@ -1,6 +1,6 @@
-"""What the processes that serve a data directory say of themselves over HTTP, if they have it.
+"""Asks the processes that serve a data directory about themselves, over HTTP.
 
-A process that does not answer in time is shown as such: no command fails because of one.
+A process that does not answer in time is reported as such; no command fails because of it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _ACCEPT = {"Accept": "application/json"}
 
 
 def facts_of_processes(operations: Operations) -> list[dict[str, Any]]:
-    """Return what each process has announced, and behind it what it answers now.
+    """Return for each process what it has announced, updated by what it answers now.
 
-    One that does not answer has the key not-known with the reason. Raises StorageRefused.
+    One that does not answer has the reason under "not-known". Raises StorageRefused.
     """
     announced = operations.processes()
     return asyncio.run(_ask_all(announced)) if announced else []
 
 
 def wait_for_switch(operations: Operations, *, on: bool) -> None:
-    """Return once every process that says why it is offline has followed, or has had the time."""
+    """Wait until every process that can say so has followed the switch, at most _FOLLOW_S."""
     asyncio.run(_followed(operations.processes(), on=on))
 
 
@@ -70,7 +70,7 @@ async def _ask(session: aiohttp.ClientSession, announced: dict[str, Any]) -> dic
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:
-    """Read the whole answer. Raises ValueError for one that no node would give."""
+    """Read the whole answer. Raises ValueError if it is larger than any node's."""
     body = bytearray()
     async for part in answer.content.iter_any():
         body += part

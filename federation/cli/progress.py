@@ -1,4 +1,4 @@
-"""What long work shows meanwhile: a bar on a terminal, nothing elsewhere, warnings everywhere."""
+"""What a long operation shows: a progress bar on a terminal, and warnings everywhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLUSH_S = 1.0
 
 @contextmanager
 def warnings_only() -> Iterator[None]:
-    """Let warnings through to standard error, and nothing else that is logged meanwhile."""
+    """Write only warnings and errors to standard error."""
     flush = logs.configure(model.LogConfig(level="warning"), for_good=False)
     try:
         yield
@@ -28,7 +28,7 @@ def warnings_only() -> Iterator[None]:
 
 @contextmanager
 def progress(what: str) -> Iterator[Report]:
-    """Give a function that takes (done, total) as often as the work likes; total 0: not known."""
+    """Yield a function that is called with (done, total) any number of times; total 0: unknown."""
     console = Console(stderr=True)
     with warnings_only():
         if console.is_terminal:
@@ -51,4 +51,4 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
 
 
 def _say_nothing(_done: int, _total: int) -> None:
-    """Keep quiet: this is not a terminal."""
+    """Show nothing: standard error is not a terminal."""

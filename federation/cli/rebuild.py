@@ -18,12 +18,12 @@ from federation.server.exit_codes import FOUND_PROBLEMS
 @place_options
 @json_option
 def rebuild(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Make a new catalogue from the blob files, after the catalogue was lost or damaged.
+    """Create a new catalogue from the blob files, after the catalogue was lost or damaged.
 
-    Reads and verifies every file. What only the catalogue held (small blobs, action results,
-    assets) is saved as far as the old one can be read; clients push the rest again. The old one
-    stays as catalogue.old.sqlite. Refused while a node serves the directory. An interrupted
-    rebuild changes nothing. Exits with 1 if files were damaged and set aside.
+    Reads and verifies every file. Small blobs, action results and assets, which are in the
+    catalogue only, are taken from the old one as far as it can be read; clients push the rest
+    again. The old catalogue is kept as catalogue.old.sqlite. Refused while a node serves the
+    directory. An interrupted rebuild changes nothing. Exits with 1 if damaged files were set aside.
     """
     operations = place(config_path, data_dir).operations
     with progress("rebuilding") as report:

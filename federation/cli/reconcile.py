@@ -28,18 +28,18 @@ _LOOK_EVERY_S = 0.5
 )
 @click.argument("peer")
 @click.option(
-    "--wait", "waits", is_flag=True, help="Return when it is done. Ctrl-C only stops waiting."
+    "--wait", "waits", is_flag=True, help="Wait until it is done. Ctrl-C only ends the wait."
 )
 @place_options
 @json_option
 def reconcile(
     peer: str, waits: bool, config_path: Path | None, data_dir: Path | None, as_json: bool
 ) -> None:
-    """Have all that is held here offered to a peer, and what it lacks sent.
+    """Compare everything stored here with a peer, and send what the peer lacks.
 
-    What the rules say `when: manual` of goes along. A process that replicates begins within
-    seconds, in the order of last use, and goes on where it was after a restart; live traffic goes
-    first. With --wait it ends with 1 when something is parked for the peer afterwards.
+    This includes what the rules mark as `when: manual`. The process that replicates begins within
+    seconds, in the order of last use, and continues after a restart; new objects go first. With
+    --wait, exits with 1 if objects are parked for the peer afterwards.
     """
     where = place(config_path, data_dir)
     check_peer(where, peer)
@@ -58,7 +58,7 @@ def reconcile(
 
 
 def _wait(where: Place, asked: KnownPeer, report: Report) -> KnownPeer:
-    """Return the peer as it is once it has been reconciled. Raises SourceUnavailable."""
+    """Wait for the reconciliation and return the peer's record. Raises SourceUnavailable."""
     while True:
         now = check_peer(where, asked.name)
         if now.done >= asked.asked:
@@ -74,7 +74,7 @@ def _wait(where: Place, asked: KnownPeer, report: Report) -> KnownPeer:
 
 
 def _offered(processes: Sequence[Mapping[str, Any]], name: str) -> int:
-    """Return how far the walk through all that is held has come, as the one that walks says."""
+    """Return how many objects the process that replicates has compared so far."""
     peers = [peer for process in processes for peer in process.get("peers", ())]
     return sum(
         lane["offered"] for peer in peers if peer["name"] == name for lane in peer["lanes"].values()

@@ -31,13 +31,13 @@ _SHOWN = ("changed", "needs-restart", "error")
 @place_options
 @json_option
 def reload(config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Have the serving processes read their configuration and TLS files again.
+    """Make the serving processes read their configuration and TLS files again.
 
-    Each that serves the data directory reads the file that it was started with, and is waited for.
-    What is wrong with it is told, and then nothing has changed. Quota and other bounds of the
-    storage, most limits, upstreams, `offline` and the log level change at once, without a failed
-    call; what else differs is named as needing a restart, and the exit code is 1. A process that
-    refuses its file makes it 2.
+    Each process that serves the data directory reads the file that it was started with; the command
+    waits for all of them. If anything in a file is wrong, the process reports it and changes
+    nothing. The quota, most limits, upstreams, peers, `offline` and the log level change at once,
+    without a failed call. Other changes need a restart: the command names them and exits with 1. It
+    exits with 2 if a process refuses its file.
     """
     where = place(config_path, data_dir)
     operations = where.operations
@@ -62,7 +62,7 @@ def _ask(operations: Operations, process: dict[str, Any]) -> str | None:
 
 
 def _wait(operations: Operations, ids: list[str], asked_s: float) -> dict[str, dict[str, Any]]:
-    """Return each process that has made a reload since it was asked, as it is then."""
+    """Return by id what each process has announced after a reload that began since asked_s."""
     clock = SystemClock()
     answers: dict[str, dict[str, Any]] = {}
     while len(answers) < len(ids) and clock.monotonic_s() < asked_s + _WAIT_S:

@@ -1,7 +1,7 @@
-"""Runs a node as its configuration says: in this process, or in several that this one watches.
+"""Runs a node as configured: in this process, or in several worker processes.
 
-What serves is loaded only here and now: it is most of the program, and takes the better part of a
-second that no other command should cost.
+The modules that serve are imported when a node is run: they are most of the program, and no other
+command needs them.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from federation.cli.command import Command
+from federation.cli.command import Command, config_option
 from federation.cli.flags import Flag, config_of
 from federation.cli.hints import hints
 from federation.cli.run import run
@@ -37,56 +37,53 @@ _KEY_OF: dict[str, Location] = {
 
 
 @click.command(cls=Command, epilog=_EXAMPLES)
+@config_option("Read the configuration from this file; no other option is allowed then.")
 @click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Read everything from this file; no other option then.",
-)
-@click.option(
-    "--address", help=f"host:port for gRPC, port 0 picks one.  [default: {_DEFAULT_ADDRESS}]"
+    "--address", help=f"host:port for gRPC; port 0: any free one.  [default: {_DEFAULT_ADDRESS}]"
 )
 @click.option(
     "--push/--no-push",
     default=None,
-    help="Whether callers may write.  [default: only if the address is loopback]",
+    help="Whether clients may push.  [default: only if the address is loopback]",
 )
 @click.option(
     "--http", help='host:port for metrics and health, or "none".  [default: 127.0.0.1:8981]'
 )
-@click.option("--quota", help="Most bytes kept, e.g. 500G.  [default: the disk less a reserve]")
 @click.option(
-    "--data-dir", help="Where to store.  [default: federation/ in the XDG data directory]"
+    "--quota", help="Most bytes to store, e.g. 500G.  [default: the disk minus a reserve]"
+)
+@click.option(
+    "--data-dir", help="The data directory.  [default: federation/ in the XDG data directory]"
 )
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
-    help="Processes that serve the same ports, so that all cores do.  [default: 1]",
+    help="Number of processes that serve the same ports, to use several cores.  [default: 1]",
 )
-@click.option("--node-name", help="What people call this node.  [default: the host name]")
+@click.option("--node-name", help="Name of this node in logs and pages.  [default: the host name]")
 @click.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Least severe events logged; debug has one line per request.  [default: info]",
+    help="Log events of this level and above; debug: each request.  [default: info]",
 )
 @click.option(
     "--log-format",
     type=click.Choice(["auto", "console", "json"]),
     help="auto: console on a terminal, JSON otherwise.  [default: auto]",
 )
-@click.option("--tls-cert", help="Serve TLS with this certificate (PEM, its chain behind it).")
+@click.option("--tls-cert", help="Serve TLS with this certificate (PEM, followed by its chain).")
 @click.option("--tls-key", help="The private key of --tls-cert (PEM).")
 def serve(config_path: Path | None, **flags: Any) -> None:
-    """Run a node until SIGTERM or Ctrl-C, which let running calls finish first.
+    """Run a node until SIGTERM or Ctrl-C; running calls are completed first.
 
-    Without any option it listens on 127.0.0.1:8980 (gRPC, anyone on this machine may push) and
-    127.0.0.1:8981 (metrics and health), and stores under the XDG data directory.
+    Without options it listens on 127.0.0.1:8980 (gRPC; every program of this machine may push) and
+    127.0.0.1:8981 (metrics and health), and stores in the XDG data directory.
     """
     given = {name: value for name, value in flags.items() if value is not None}
     if config_path is not None and given:
-        raise click.UsageError("--config takes everything from the file: give no other option")
+        raise click.UsageError("--config cannot be combined with other options")
     if config_path is not None:
-        # Not above: a node without a file need not import what reads YAML.
+        # Imported here, as a node without a file does not need the YAML parser.
         from federation.config.file import load  # noqa: PLC0415
 
         config = load(config_path)
@@ -114,4 +111,4 @@ def _is_loopback(address: str) -> bool:
     try:
         return parse_address(address).is_loopback
     except ValueError:
-        return False  # the model will say what is wrong with it
+        return False  # the model reports what is wrong with it

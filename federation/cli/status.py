@@ -25,17 +25,16 @@ from federation.cli.processes import facts_of_processes
 @place_options
 @json_option
 def status(watches: bool, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Show what is stored, which processes serve it where, and how their upstreams and peers are.
+    """Show what is stored, which processes serve it, and the state of their upstreams and peers.
 
-    Reads the data directory, beside a running node or without one, and asks each process over
-    HTTP for what only it knows; one that does not answer within a second is shown as such.
-    Changes nothing.
+    Reads the data directory, whether or not a node is running, and asks each serving process over
+    HTTP; one that does not answer within a second is shown as such. Changes nothing.
     """
     where = place(config_path, data_dir)
     if watches:
         if as_json or not sys.stdout.isatty():
             raise click.UsageError(
-                "--watch is for people at a terminal; scripts ask again and again"
+                "--watch needs a terminal and no --json; scripts can repeat the command"
             )
         watch(lambda: _glance(_facts(where)))
         return

@@ -1,4 +1,4 @@
-"""federation token: make, list and withdraw static tokens."""
+"""federation token: create, list and revoke access tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from federation.access.tokens import (
     parse_tokens,
     without_token,
 )
-from federation.cli.command import EXIT_CODES, Command, json_option
+from federation.cli.command import EXIT_CODES, FILE, Command, config_option, json_option
 from federation.cli.new_files import alone, replace_file
 from federation.cli.output import emit, emit_json
 from federation.config.file import load
@@ -27,7 +27,7 @@ from federation.core.clock import SystemClock, utc_text
 from federation.core.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any] | click.Command)
-_MODE = 0o640  # no secret is in it, but it says who may do what
+_MODE = 0o640  # it has no secrets, but decides who may do what
 
 
 _EXAMPLES = """\b
@@ -39,24 +39,19 @@ Examples:
 
 @click.group(epilog=f"{_EXAMPLES}\n{EXIT_CODES}", context_settings={"max_content_width": 100})
 def token() -> None:
-    """Tokens that callers show instead of a certificate.
+    """Create, list and revoke access tokens, for clients without certificates.
 
-    The file keeps a hash of each, one a line; a serving node takes a change within 2 s.
+    The file has the hash of each token, one a line. A running node takes over a change within 2 s.
     """
 
 
 def _file_options(function: F) -> F:
     for option in (
-        click.option(
-            "--config",
-            "config_path",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help="Take the file that this configuration names (auth.tokens).",
-        ),
+        config_option("Use the file that this configuration names (auth.tokens)."),
         click.option(
             "--file",
             "file_path",
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=FILE,
             help="The file with the tokens' hashes.  [default: tokens]",
         ),
     ):
@@ -74,18 +69,18 @@ def _file_options(function: F) -> F:
     "--role",
     type=click.Choice([role.name.lower() for role in Role]),
     required=True,
-    help="What it allows; each role includes those before it.",
+    help="What the token allows; each role includes those before it.",
 )
 @click.option(
     "--instance",
     "instances",
     multiple=True,
     metavar="PATTERN",
-    help="Instance names where; may be given several times.  [default: *]",
+    help="Instance names that it allows; can be repeated.  [default: *]",
 )
-@click.option("--name", help="What logs call who shows it.")
+@click.option("--name", help="Name of its holder in logs.")
 @click.option(
-    "--expires", metavar="DURATION", help="How long it counts, e.g. 90d.  [default: ever]"
+    "--expires", metavar="DURATION", help="How long it is valid, e.g. 90d.  [default: without end]"
 )
 @_file_options
 @json_option
@@ -98,7 +93,7 @@ def new(
     config_path: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a token, add its hash to the file, and print it: this once, and nowhere else."""
+    """Create a token, add its hash to the file, and print the token. It cannot be shown again."""
     where = _file(file_path, config_path)
     now_s = SystemClock().wall_s()
     lasts_s = _duration(expires)
@@ -120,8 +115,8 @@ def new(
     if as_json:
         emit_json({"token": made.text, "file": str(where), **_facts(last)})
         return
-    lasts = "for ever" if lasts_s is None else f"for {format_duration(lasts_s)}"
-    click.echo(f"{where}: added token {made.id}, which counts {lasts}", err=True)
+    lasts = "without end" if lasts_s is None else f"for {format_duration(lasts_s)}"
+    click.echo(f"{where}: added token {made.id}, valid {lasts}", err=True)
     click.echo(made.text)
 
 
@@ -142,7 +137,7 @@ def list_tokens(file_path: Path | None, config_path: Path | None, as_json: bool)
 @_file_options
 @json_option
 def revoke(number: str, file_path: Path | None, config_path: Path | None, as_json: bool) -> None:
-    """Take the token with this ID (see `list`) out of the file: it counts no longer."""
+    """Remove the token with this ID (see `list`) from the file: it is no longer valid."""
     where = _file(file_path, config_path)
     with alone(where.parent):
         before = _read(where)
@@ -155,12 +150,12 @@ def revoke(number: str, file_path: Path | None, config_path: Path | None, as_jso
     if as_json:
         emit_json({"file": str(where), "revoked": _facts(gone)})
     else:
-        click.echo(f"{where}: {gone.identity} counts no longer")
+        click.echo(f"{where}: {gone.identity} is no longer valid")
 
 
 def _file(file_path: Path | None, config_path: Path | None) -> Path:
     if config_path is None:
-        return (file_path or Path("tokens")).resolve()  # a link stays one
+        return (file_path or Path("tokens")).resolve()  # a symbolic link stays a link
     if file_path is not None:
         raise click.UsageError("give either --file or --config")
     listeners = load(config_path).listeners
@@ -179,7 +174,7 @@ def _duration(text: str | None) -> float | None:
     except ValueError as error:
         raise ConfigError(f"--expires: {error}") from None
     if not 0 < seconds < 1e10:
-        raise ConfigError("--expires: has to be more than nothing, and less than 300 years")
+        raise ConfigError("--expires: must be more than 0 and less than 300 years")
     return seconds
 
 

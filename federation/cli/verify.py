@@ -19,13 +19,13 @@ from federation.server.exit_codes import FOUND_PROBLEMS
 )
 @place_options
 @click.option(
-    "--repair", is_flag=True, help="Set damaged blobs aside, so that they can come again."
+    "--repair", is_flag=True, help="Set damaged blobs aside, so that clients can push them again."
 )
 @json_option
 def verify(config_path: Path | None, data_dir: Path | None, repair: bool, as_json: bool) -> None:
     """Read every stored blob and compare it with its digest, and check the catalogue.
 
-    May run beside a serving node. Exits with 1 if anything is wrong, set aside or not.
+    Can run beside a serving node. Exits with 1 if anything is wrong, repaired or not.
     """
     operations = place(config_path, data_dir).operations
     with progress("verifying") as report:

@@ -1,4 +1,4 @@
-"""federation worker: what `workers: N` starts N times. Not for people."""
+"""federation worker: a process that `workers: N` starts N times. Users do not run it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from federation.server.workers.control import Control
 
 @click.command("worker", cls=Command, hidden=True)
 def worker() -> None:
-    """Serve a share of a node's ports, as the parent process says on standard input."""
+    """Serve a node's ports together with other workers; the parent process sends what to serve."""
     try:
         channel = socket.socket(fileno=0)
     except OSError:
@@ -21,7 +21,7 @@ def worker() -> None:
     control = Control(channel)
     orders = control.read_orders()
     if orders is None:
-        return  # the parent ended before it could say what to serve
+        return  # the parent has ended
     from federation.server.run import run_node  # noqa: PLC0415 - loaded only here, see run.py
 
     run_node(

@@ -72,7 +72,7 @@ def test_nothing_is_overwritten_unless_told_to(tmp_path: Path, there: str) -> No
     (tmp_path / there).write_text("precious")
     done = keygen("server", "localhost")
     assert done.exit_code == 3
-    assert f"{there}: there already; --force replaces it" in done.stderr
+    assert f"{there}: exists already; --force replaces it" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == [there]
     assert (tmp_path / there).read_text() == "precious"
     assert keygen("server", "localhost", "--force").exit_code == 0

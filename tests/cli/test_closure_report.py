@@ -76,7 +76,7 @@ def test_what_is_missing_below_directories_is_named() -> None:
 def test_the_walk_ends_once_enough_is_missing() -> None:
     found = report(names_files(30), Held(), LimitsConfig())
     assert (found.complete, len(found.missing)) == (False, MISSING_MAX)
-    assert found.problem == "more than 20 are missing; the rest was not looked at"
+    assert found.problem == "more than 20 are missing; the rest was not checked"
 
 
 def test_exactly_as_many_missing_as_are_shown_is_no_problem() -> None:

@@ -75,7 +75,7 @@ def test_all_complaints_come_at_once() -> None:
 def test_a_file_and_flags_together_are_refused() -> None:
     done = CliRunner().invoke(main, ["serve", "--config", "f", "--no-push"])
     assert done.exit_code == 2
-    assert "give no other option" in done.stderr
+    assert "cannot be combined with other options" in done.stderr
 
 
 @pytest.mark.parametrize(

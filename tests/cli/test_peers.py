@@ -116,7 +116,7 @@ def test_a_retry_is_asked_for_of_one_peer_or_all(data: Path) -> None:
 def test_options_of_retry_in_front_of_it_are_not_silently_ignored(data: Path) -> None:
     done = CliRunner().invoke(main, ["parked", "--data-dir", str(data), "retry"])
     assert done.exit_code == 2
-    assert "behind the word retry" in done.stderr
+    assert "options go after retry" in done.stderr
 
 
 def test_a_reconcile_is_asked_for_and_waits_for_a_process(data: Path) -> None:
@@ -156,14 +156,14 @@ def test_waiting_for_a_reconcile_ends_with_it_and_says_what_was_sent(
     ("name", "lacks"),
     [
         ("tokyo", "1 objects (5000 bytes) are not acknowledged, 1 are parked"),
-        ("lima", "what it lacks is not known, since it needs a resync, 2 objects"),
+        ("lima", "what is missing is unknown, as it needs a resync, 2 objects"),
     ],
 )
 def test_a_peer_that_lacks_something_is_dropped_only_when_that_is_said(
     data: Path, capfd: pytest.CaptureFixture[str], name: str, lacks: str
 ) -> None:
     facts = run("drop-peer", name, "--data-dir", str(data), code=2)
-    assert f"{name} has not got everything: {lacks}" in facts["error"]
+    assert f"not everything has been replicated to {name}: {lacks}" in facts["error"]
     args = ["drop-peer", name, "--data-dir", str(data), "--lose-unacknowledged"]
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 0
@@ -208,7 +208,7 @@ def test_a_process_that_cannot_be_asked_may_still_have_the_peer(
     silent = [{"pid": 7, "not-known": "it has no HTTP listener"}]
     monkeypatch.setattr("federation.cli.drop_peer.facts_of_processes", lambda _: silent)
     facts = run("drop-peer", "tokyo", "--data-dir", str(data), "--lose-unacknowledged", code=2)
-    assert "process 7 does not tell its peers (it has no HTTP listener)" in facts["error"]
+    assert "process 7 does not say which peers it has (it has no HTTP listener)" in facts["error"]
     file = tmp_path / "node.yaml"
     file.write_text(f"data-dir: {data}\n")
     args = ("drop-peer", "tokyo", "--config", str(file), "--lose-unacknowledged")

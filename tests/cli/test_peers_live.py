@@ -105,12 +105,12 @@ def test_r05_what_a_peer_refuses_is_parked_with_its_reason_and_tried_again_on_re
 
 def test_a_peer_taken_out_by_a_reload_is_kept_in_mind_until_it_is_dropped(here: Node) -> None:
     refused = run("drop-peer", "there", "--data-dir", here.data_dir, code=2)
-    assert f"process {here.pid} runs with there in its configuration" in refused["error"]
+    assert f"process {here.pid} has there in its configuration" in refused["error"]
     settings = yaml.safe_load(here.config_path.read_text())
     here.config_path.write_text(yaml.safe_dump({**settings, "peers": []}))
     here.signal(signal.SIGHUP)
     assert peer(here)["configured"] is False  # the file says so; soon the process does, too
-    note = "there: is not in the configuration any more: federation drop-peer there"
+    note = "there: is no longer in the configuration: federation drop-peer there"
 
     def is_told() -> bool:
         told = CliRunner().invoke(main, ["status", "--data-dir", str(here.data_dir)])

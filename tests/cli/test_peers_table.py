@@ -132,4 +132,4 @@ def test_a_running_node_tells_about_its_peers_and_watch_shows_them_live(tmp_path
 def test_watch_is_refused_where_nobody_looks(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["status", "--data-dir", str(tmp_path), "--watch"])
     assert done.exit_code == 2
-    assert "at a terminal" in done.stderr
+    assert "needs a terminal" in done.stderr

@@ -26,7 +26,7 @@ def run(*args: str | Path, code: int = 0) -> CompletedProcess[str]:
 def test_what_is_printed_is_found_in_the_file_and_is_not_in_it(file: Path) -> None:
     done = run("new", "--role", "push", "--name", "ci", "--expires", "90d", "--file", file)
     (text,) = done.stdout.split()
-    assert "which counts for 90d" in done.stderr
+    assert "valid for 90d" in done.stderr
     assert text not in done.stderr
     found = parse_tokens(file.read_bytes(), "here").find(text)
     assert found is not None
