@@ -65,7 +65,7 @@ def place_inline(
     """
     keys = catalogue.keys_of([digest for digest, _ in blobs])
     rows = catalogue.look_up(transaction.connection, keys)
-    cost_bytes = catalogue.cost_of_inline(len(data) for _, data in blobs)
+    cost_bytes = catalogue.cost_of_inline([len(data) for _, data in blobs])
     if not rows and transaction.room_for(cost_bytes):  # as most are
         new = [(key, data) for key, (_, data) in zip(keys, blobs, strict=True)]
         catalogue.insert_inline(transaction, new, origin)
