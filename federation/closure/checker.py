@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from federation.closure.names import function_of_entry, names_of_entry
+from federation.closure.names import Names, function_of_entry, names_of_entry
 from federation.closure.walk import TooLarge, Walk, WalkContext
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
@@ -32,6 +33,7 @@ _REMEMBER_S = 60.0
 _VERDICTS = 32_768  # about 10 MB
 _REJECTED = 10_000  # about 2 MB
 _CONSISTENT = 32_768  # about 4 MB
+_FEW_BYTES = 4 * 1024  # of an action result
 _INLINE_BYTES = 128 * 1024  # hashing less than this costs less than the hop to a thread
 _LOGGED = 1024  # entries whose refusal for their size was logged
 
@@ -60,9 +62,14 @@ class ClosureChecker:
         *,
         small_max: int = 500,
         hits: LimitHits | None = None,
+        asks_upstreams: bool = False,
     ) -> None:
-        """lease_s: the store's lease period. hits: counts malformed and too large entries."""
+        """lease_s: the store's lease period. hits: counts malformed and too large entries.
+
+        asks_upstreams: a look-up in the store costs more than sharing a walk.
+        """
         self._hits = hits
+        self._asks_upstreams = asks_upstreams
         self._rejected: dict[bytes, tuple[int, int]] = {}  # by key: the limits at that time
         self._small_max = small_max
         self._store = store
@@ -97,6 +104,9 @@ class ClosureChecker:
             return True
         if self._rejected.get(key) == self._bounds():
             return False
+        leaves = None if self._asks_upstreams else _few_leaves(entry)
+        if leaves is not None:  # one look-up, and nothing to read: not worth a task to share
+            return await self._check(key, entry, leaves)
         joined = key in self._walks
         if await self._walk(key, entry):
             return True
@@ -160,12 +170,14 @@ class ClosureChecker:
                 if self._walks.get(key) is shared:
                     del self._walks[key]
 
-    async def _check(self, key: bytes, entry: Entry) -> bool:
+    async def _check(self, key: bytes, entry: Entry, names: Sequence[Names] | None = None) -> bool:
         epoch, at_s = self._store.presence_epoch(), self._clock.monotonic_s()
         try:
             await self._check_consistent(key, entry)
             walk = Walk(self._store, self._limits, self._context)
-            complete = await walk.complete(lambda: names_of_entry(entry))
+            complete = await walk.complete(
+                lambda: names_of_entry(entry) if names is None else iter(names)
+            )
         except InvalidRequest as error:
             _log.debug("closure_unreadable", entry=entry.label, reason=str(error))
             self._reject(key, entry, "closure.malformed", error)
@@ -204,6 +216,17 @@ class ClosureChecker:
         if (held_back := self._log_limit.take()) is not None:
             label, reason = entry.label, str(error)
             _log.warning("closure_too_large", entry=label, reason=reason, held_back=held_back)
+
+
+def _few_leaves(entry: Entry) -> Sequence[Names] | None:
+    """Return what a small action result names; None where it names structures, too."""
+    if entry.key.kind is not EntryKind.ACTION_RESULT or len(entry.value) > _FEW_BYTES:
+        return None
+    try:
+        names = list(names_of_entry(entry))
+    except InvalidRequest:
+        return None  # the walk says what is wrong
+    return None if any(part.structures for part in names) else names
 
 
 def _key_of(entry: Entry) -> bytes:

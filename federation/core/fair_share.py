@@ -43,10 +43,10 @@ class FairShare:
 
     def judge(self, holder: str, amount: int = 1) -> ShareVerdict:
         """Say whether the holder may have so much more; more than there is counts as all of it."""
-        total = self._total()
-        free = total - self.used
         if not self.used:  # one is served whatever it needs
             return ShareVerdict.GRANTED
+        total = self._total()
+        free = total - self.used
         held = self._by_holder.get(holder, 0)
         amount = min(amount, total)
         if amount > free:

@@ -75,6 +75,8 @@ class LocalIngest:
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
         self._lock = threading.Lock()  # held by the thread that uses the file
         self._fd: int | None = None
+        self._sealed = False  # all bytes are durable
+        self._placed = False  # the file has the blob's name
         self._write_back = WriteBack(core.writes)
         self._failure: Exception | None = None  # of an append; what is in the file is unknown
         self._committing = False
@@ -132,7 +134,12 @@ class LocalIngest:
         self._reserved_bytes = reserved_bytes
 
     async def _hash_and_write(self, data: bytes, on_hashed: Callable[[], None] | None) -> None:
-        """Hash, write and count in threads. Raises StorageFull, SourceUnavailable."""
+        """Hash, write and count in threads. Raises StorageFull, SourceUnavailable.
+
+        The last bytes are made durable in the same hop to a thread that writes them. Where readers
+        follow (on_hashed), the commit does that, so that they do not wait for the disk.
+        """
+        seals = self._received_bytes + len(data) == self._digest.size_bytes
         try:
             if on_hashed is not None:
                 await self._core.pool.run(self._hasher.update, data)
@@ -140,10 +147,10 @@ class LocalIngest:
                 on_hashed()
                 await self._core.writes.run(self._write, data, None)
             elif len(data) < _HASH_BESIDE_BYTES:
-                await self._core.writes.run(self._write, data, self._hasher)
+                await self._core.writes.run(self._write, data, self._hasher, seals)
             else:
                 hashing = self._core.pool.run(self._hasher.update, data)
-                writing = self._core.writes.run(self._write, data, None)
+                writing = self._core.writes.run(self._write, data, None, seals)
                 for outcome in await asyncio.gather(hashing, writing, return_exceptions=True):
                     if isinstance(outcome, BaseException):
                         raise outcome
@@ -154,7 +161,7 @@ class LocalIngest:
             self._received_bytes += len(data)
             self._hashed_bytes = self._received_bytes
 
-    def _write(self, data: bytes, hasher: Hasher | None) -> None:
+    def _write(self, data: bytes, hasher: Hasher | None, seals: bool = False) -> None:
         with self._lock, disk_errors_named("receiving a blob"):
             if self._ended:
                 return  # abort came while this waited for a thread
@@ -164,6 +171,8 @@ class LocalIngest:
                 self._fd = os.open(self._path, CREATE, 0o600)
             write_whole(self._fd, data)
             self._write_back.wrote(self._fd, self._received_bytes + len(data))
+        if seals:
+            self._seal()
 
     async def open_growing(self) -> GrowingFile:
         """See Ingest."""
@@ -177,7 +186,7 @@ class LocalIngest:
 
     def _open_again(self) -> int:
         with self._lock, disk_errors_named("reading what is received"):
-            if self._fd is None:
+            if self._fd is None and not self._sealed:
                 raise SourceUnavailable("ingest", f"{self._digest} is not being received")
             return os.open(self._path, _READ)
 
@@ -216,16 +225,21 @@ class LocalIngest:
         try:
             if self._small is not None:
                 return await self._commit_small(bytes(self._small))
-            await self._core.writes.run(self._seal)
-            return await self._core.writer.submit(
-                lambda transaction: place_file(
-                    transaction, self._core.directory, self._digest, self._path, self.provenance
-                )
-            )
+            return await self._commit_file()
         except FederationError as error:
             return error
         finally:
             self._end()
+
+    async def _commit_file(self) -> bool:
+        if not self._sealed:
+            await self._core.writes.run(self._seal)
+        self._placed = await self._core.writer.submit(
+            lambda transaction: place_file(
+                transaction, self._core.directory, self._digest, self._path, self.provenance
+            )
+        )
+        return self._placed
 
     async def _commit_small(self, data: bytes) -> bool:
         if not data:
@@ -247,8 +261,13 @@ class LocalIngest:
         would report success without writing what the kernel dropped.
         """
         with self._lock, disk_errors_named("making a blob durable"):
+            if self._ended:
+                return
             assert self._fd is not None
             os.fdatasync(self._fd)
+            fd, self._fd = self._fd, None
+            os.close(fd)
+            self._sealed = True
 
     async def abort(self) -> None:
         """See Ingest. A commit that runs is left to end by itself."""
@@ -262,16 +281,17 @@ class LocalIngest:
         self._core.space.release(self._reserved_bytes)
         if self._small is not None:
             self._small.clear()
-        else:
+        elif not self._placed:
             self._core.writes.submit(self._drop)
 
     def _drop(self) -> None:
-        """Close and remove the received file; after a rename there is nothing to remove."""
+        """Close and remove the received file."""
         with self._lock:
-            if self._fd is None:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+            elif not self._sealed:
                 return
-            os.close(self._fd)
-            self._fd = None
             try:
                 os.unlink(self._path)
             except FileNotFoundError:

@@ -195,7 +195,12 @@ class FederatedFinder:
             only = upstream if upstream.serves_blobs else None
             store = PullThrough(self._shared, includes_upstreams=True, only=only)
             closures = ClosureChecker(
-                store, self._limits, self._clock, self._lease_s, small_max=_NEVER
+                store,
+                self._limits,
+                self._clock,
+                self._lease_s,
+                small_max=_NEVER,
+                asks_upstreams=True,
             )
             there = self._there[upstream.name] = _There(upstream, closures)
         return there.closures

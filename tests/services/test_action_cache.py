@@ -458,7 +458,9 @@ async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve: Serve) ->
     service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
     served = await serve(service, metrics=metrics)
     cache = Cache(served.channel, store, index, metrics, served)
-    await cache.update(reapi.ActionResult(stdout_digest=cache.put(b"out")))
+    result = reapi.ActionResult(stdout_digest=cache.put(b"out"))
+    result.execution_metadata.worker = "w" * 5000  # walks over small results are not shared
+    await cache.update(result)
     request = reapi.GetActionResultRequest(action_digest=ACTION)
     call = cache.get_raw(request.SerializeToString())
     async with asyncio.timeout(10):

@@ -44,6 +44,10 @@ async def _begun(storage: Storage) -> LocalIngest:
     return ingest
 
 
+async def _uploaded(storage: Storage) -> bool:
+    return await (await _begun(storage)).commit()
+
+
 async def test_uploads_that_wait_for_the_disk_hold_up_no_read(
     open_storage: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,10 +56,9 @@ async def test_uploads_that_wait_for_the_disk_hold_up_no_read(
     digest = await put(storage, data)
     key = EntryKey(EntryKind.ACTION_RESULT, "", b"name")
     await storage.put([Entry(key, b"value", "", 0.0, None)])
-    uploads = [await _begun(storage) for _ in range(MANY)]
     held = Held(os.fdatasync)
     monkeypatch.setattr(os, "fdatasync", held)
-    commits = [asyncio.ensure_future(upload.commit()) for upload in uploads]
+    commits = [asyncio.ensure_future(_uploaded(storage)) for _ in range(MANY)]
     batch = asyncio.ensure_future(
         storage.write_small([(digest_of(data), data) for data in (os.urandom(SIZE),)])
     )
@@ -93,6 +96,6 @@ async def test_reads_that_wait_for_the_disk_hold_up_no_look_up_and_no_upload(
         assert await storage.find_missing(blobs) == set()
         assert await storage.get([EntryKey(EntryKind.ACTION_RESULT, "", b"name")]) == [None]
         await put(storage, b"small")
-        assert await (await _begun(storage)).commit() is True
+        assert await _uploaded(storage) is True
     held.release()
     assert [digest_of(data) for data in await asyncio.gather(*reads)] == blobs

@@ -80,7 +80,7 @@ class Sweeper:
         return sum(discard(self._core.directory, path) for path in paths)
 
     def _strays(self, number: int) -> list[Stray]:
-        self._core.directory.volume.check_certain()
+        self._core.directory.volume.glance()
         folder = self._core.directory.blobs / f"{number:02x}"
         with os.scandir(folder) as entries:
             named = [(entry.path, parse_blob_name(entry.name)) for entry in entries]
@@ -98,4 +98,6 @@ class Sweeper:
             )
             if not claimed:
                 strays.append((path, key_of(digest) if digest is not None else b""))
+        if strays:
+            self._core.directory.volume.check_certain()
         return strays
