@@ -380,7 +380,7 @@ async def test_verdicts_are_bounded(
 async def test_those_who_ask_at_once_share_one_walk(
     store: WatchedStore, checker: ClosureChecker
 ) -> None:
-    entry = action_entry(store.put(b"a"))
+    entry = action_entry(*(store.put(b"%d" % n) for n in range(100)))  # small ones share none
     store.gate.clear()
     asking = [asyncio.ensure_future(checker.complete(entry)) for _ in range(20)]
     await store.waiting.wait()
@@ -393,7 +393,7 @@ async def test_those_who_ask_at_once_share_one_walk(
 async def test_a_caller_that_leaves_does_not_break_the_others(
     store: WatchedStore, checker: ClosureChecker
 ) -> None:
-    entry = action_entry(store.put(b"a"))
+    entry = action_entry(*(store.put(b"%d" % n) for n in range(100)))  # small ones share none
     store.gate.clear()
     first, second = (asyncio.ensure_future(checker.complete(entry)) for _ in range(2))
     await store.waiting.wait()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ import structlog
 from federation.core.errors import FederationError, StorageFull
 from federation.core.tasks import Background
 from federation.observability.complaints import Complaints
+from federation.storage.blob_files import CREATE
 from federation.storage.catalogue import footprint, instances
 from federation.storage.catalogue.meta import DONE, HOLD, REQUEST, get_meta, set_meta
 from federation.storage.catalogue.transaction import Transaction
@@ -172,7 +174,7 @@ class Maintenance:
         size = min(_RESERVE_MAX_BYTES, disk.total_bytes // 64, room_bytes // 64)
         if path.exists() or disk.free_bytes < 8 * size:
             return
-        with path.open("wb") as file:
+        with open(os.open(path, CREATE, 0o600), "wb") as file:
             file.write(bytes(size))
 
     async def _bury(self) -> None:
