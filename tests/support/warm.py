@@ -126,6 +126,7 @@ _PRELOADED: Final = (
     "federation.access.guarded",
     "federation.config.file",
     "federation.server.http.bounded_server",
+    "federation.storage.storage",
 )
 
 
