@@ -92,6 +92,10 @@ class StorageFailed(FederationError):
     """The catalogue cannot be written any more; what is durable stays readable."""
 
 
+class LeadLost(StorageFailed):
+    """Another process replicates by now; what this one wanted to write as the lead is dropped."""
+
+
 class StorageRefused(FederationError):
     """The data directory cannot be opened as it is; the message says what to do."""
 

@@ -130,14 +130,23 @@ class ReplicationLog(Protocol):
         ...
 
     def try_to_lead(self) -> bool:
-        """Become the one process on this data directory that replicates; False: another is it.
+        """Become the one process on this storage that replicates; False: another is it.
 
-        Kept until close(), or until this process ends in whatever way. Cheap, never blocks.
+        Kept until close(), until this process ends in whatever way, or until it is lost: where the
+        catalogue is a server, a process that it has not heard from for a while is overtaken. Then
+        save, park and unpark raise LeadLost, and this may be called again. Cheap, never blocks.
         """
         ...
 
+    def holds_lead(self) -> bool:
+        """Whether this process leads, as far as it knows. Cheap, never blocks."""
+        ...
+
     def head(self) -> int:
-        """Return the newest row's seq, by whatever process it was committed. Cheap, no I/O."""
+        """Return the newest row's seq. Cheap, no I/O.
+
+        What this process committed is in it at once, what others did after 100 ms at most.
+        """
         ...
 
     async def wait_beyond(self, seq: int, timeout_s: float) -> bool:

@@ -229,7 +229,8 @@ class LocalStore(Store, Protocol):
     def presence_epoch(self) -> int:
         """A number that changes whenever anything that was held is gone, in any process.
 
-        What was found present under one epoch is still present while the epoch is the same.
+        It may change a second later than that where the catalogue is a server, so it saves looks
+        and promises nothing: leases do.
         """
         ...
 

@@ -35,7 +35,10 @@ class PeerRecordCache:
         return f"<PeerRecordCache {len(self._records)} records, {len(self._dirty)} to be saved>"
 
     async def load(self) -> None:
-        """Read what is stored. Raises SourceUnavailable."""
+        """Read what is stored, and forget what is not. Raises SourceUnavailable."""
+        self._records.clear()
+        self._dirty.clear()
+        self._marked.clear()
         for record in await self._ledger.peers():
             self._records[record.name, record.lane] = record
 

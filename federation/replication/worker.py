@@ -62,6 +62,7 @@ class Replicator:
         self._failing = failing or FailingWork()
         self._background = Background()
         self._changing = asyncio.Lock()
+        self._saving: asyncio.Task[Any] | None = None
         self.leads = False
 
     def __repr__(self) -> str:
@@ -118,10 +119,12 @@ class Replicator:
         return {"replicates-here": self.leads, "peers": shown, "left-peers": left}
 
     async def _run(self) -> None:
-        if not self.leads:
-            await self._begin_to_lead()
-        await self._apply()
-        await self._look()
+        while True:
+            if not self.leads:
+                await self._begin_to_lead()
+            await self._apply()
+            await self._look()
+            await self._stop_leading()
 
     async def _begin_to_lead(self) -> None:
         while not self._try_to_lead():
@@ -129,7 +132,21 @@ class Replicator:
         await self._load()
         self.leads = True
         _log.info("replication_starts", peers=[peer.name for peer in self._peers])
-        self._background.keep(self._book.run, "peer records", self._clock, self._failing)
+        self._saving = self._background.keep(
+            self._book.run, "peer records", self._clock, self._failing
+        )
+
+    async def _stop_leading(self) -> None:
+        """Stop sending: another process does it, and what it has saved must stay."""
+        self.leads = False
+        _log.warning("replication_lead_lost", peers=[peer.name for peer in self._peers])
+        async with self._changing:
+            for running in self._running.values():
+                await running.stop()
+            self._running.clear()
+            if self._saving is not None:
+                self._saving.cancel()
+                await asyncio.gather(self._saving, return_exceptions=True)
 
     def _try_to_lead(self) -> bool:
         try:
@@ -166,8 +183,8 @@ class Replicator:
             await self._save()
 
     async def _look(self) -> None:
-        """Look up what describe() shows and only the ledger knows."""
-        while True:
+        """Look up what describe() shows and only the ledger knows, while this process leads."""
+        while self._ledger.holds_lead():
             try:
                 self._parked = await self._ledger.parked_counts()
                 for running in list(self._running.values()):

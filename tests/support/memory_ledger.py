@@ -13,7 +13,7 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 
 from federation.core.clock import Clock, ManualClock
 from federation.core.digest import Digest
-from federation.core.errors import DigestMismatch, FederationError
+from federation.core.errors import DigestMismatch, FederationError, LeadLost
 from federation.core.replication_log import (
     EntryHead,
     Lane,
@@ -217,6 +217,18 @@ class MemoryLedger:
             self.storage.leader = self
         return self.storage.leader is self
 
+    def holds_lead(self) -> bool:
+        return self.storage.leader is self
+
+    def overtake(self) -> None:
+        """Lead in the place of whoever does, as after a silence of that process."""
+        self.storage.leader = self
+
+    def _check_lead(self) -> None:
+        """Raise LeadLost where another leads; tests also write where nobody does."""
+        if self.storage.leader not in {None, self}:
+            raise LeadLost("another process replicates by now")
+
     def close(self) -> None:
         """Stop leading, as the end of a process does."""
         if self.storage.leader is self:
@@ -254,6 +266,7 @@ class MemoryLedger:
 
     async def save(self, records: Sequence[PeerRecord]) -> None:
         await asyncio.sleep(0)
+        self._check_lead()
         for record in records:
             key = (record.name, record.lane)
             self.storage.records[key] = _saved(record, self.storage.records.get(key))
@@ -278,6 +291,7 @@ class MemoryLedger:
 
     async def park(self, rows: Sequence[Parked]) -> None:
         await asyncio.sleep(0)
+        self._check_lead()
         for row in rows:
             where = (row.peer, _object(row.digest, row.key))
             held = self.storage.parked.get(where)

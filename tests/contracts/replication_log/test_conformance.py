@@ -477,6 +477,7 @@ async def test_one_process_leads_until_it_closes(site: Site) -> None:
     assert site.ledger.try_to_lead()
     assert site.ledger.try_to_lead()
     assert not other.try_to_lead()
+    assert (site.ledger.holds_lead(), other.holds_lead()) == (True, False)
     site.ledger.close()
     assert other.try_to_lead()
     other.close()
