@@ -24,7 +24,7 @@ from federation.core.errors import FederationError, InvalidRequest
 from federation.core.store import Entry, EntryKind, LocalStore
 from federation.core.tasks import Background
 from federation.observability.limit_hits import LimitHits
-from federation.observability.log_limit import LogLimit
+from federation.observability.rate_limits import LogLimit
 from federation.wire.action_result import check_inlined
 
 _log = structlog.get_logger(__name__)
@@ -213,7 +213,7 @@ class ClosureChecker:
         if len(self._logged) >= _LOGGED:
             self._logged.clear()
         self._logged.add(key)
-        if (held_back := self._log_limit.take()) is not None:
+        if (held_back := self._log_limit.admit()) is not None:
             label, reason = entry.label, str(error)
             _log.warning("closure_too_large", entry=label, reason=reason, held_back=held_back)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import structlog
 
 from federation.core.clock import Clock
-from federation.observability.log_limit import LogLimit
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LogLimit
 
 _log = structlog.get_logger(__name__)
 _PER_SECOND, _BURST = 0.1, 5.0  # lines for each limit
@@ -35,7 +35,7 @@ class LimitHits:
         lines = self._lines.get(limit)
         if lines is None:
             lines = self._lines[limit] = LogLimit(self._clock, _PER_SECOND, _BURST)
-        if (held_back := lines.take()) is not None:
+        if (held_back := lines.admit()) is not None:
             where = {"peer": peer} if peer else {}
             _log.warning(
                 "limit_hit",

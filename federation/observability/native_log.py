@@ -18,7 +18,7 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.observability import logs
-from federation.observability.log_limit import LogLimit
+from federation.observability.rate_limits import LogLimit
 
 _log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ class _Reader:
             return
         if said is None:
             return
-        held_back = self._limits[said.event].take()
+        held_back = self._limits[said.event].admit()
         if held_back is not None:
             getattr(_log, said.level)(said.event, reason=said.text, held_back=held_back)
 

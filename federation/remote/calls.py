@@ -15,7 +15,7 @@ import grpc
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from federation.core.clock import Clock
-from federation.remote.bandwidth import TokenBucket
+from federation.core.token_bucket import TokenBucket
 from federation.remote.connection import Connection
 from federation.remote.failures import (
     FailureKind,
@@ -40,6 +40,7 @@ from federation.remote.streams import (
 )
 
 _CROWDED_FIRST_S, _CROWDED_MAX_S = 0.02, 1.0  # before a call that was not looked at goes again
+_BURST_S = 0.25  # of bandwidth: what may pass at once after a pause
 _STALLS_MAX = 3  # of one stream
 _JITTER = 0.5  # a delay is multiplied by 1 - this to 1 + this
 
@@ -65,7 +66,8 @@ class Calls:
         self._random = rng
         self._connect = connect
         self._on_failure = on_failure
-        self.bandwidth = bandwidth or TokenBucket(settings.bandwidth_bytes_s, clock.monotonic_s())
+        rate = settings.bandwidth_bytes_s
+        self.bandwidth = bandwidth or TokenBucket(rate, rate * _BURST_S, clock.monotonic_s())
         self._lacking = Lacking()
         self._answered = 0  # streams of which something came
         self.slots = Slots(
@@ -288,7 +290,7 @@ class Calls:
         )
 
     async def _brake(self, size_bytes: int) -> None:
-        wait_s = self.bandwidth.take(size_bytes, self._clock.monotonic_s())
+        wait_s = self.bandwidth.spend(size_bytes, self._clock.monotonic_s())
         if wait_s > 0:
             await self._clock.sleep(wait_s)
 

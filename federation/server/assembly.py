@@ -25,8 +25,6 @@ from federation.server.readiness import Readiness
 from federation.server.worker_slot import WorkerSlot
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
-from federation.services.asset_fetch import FetchService
-from federation.services.asset_push import PushService
 from federation.services.bounds import SharedBounds
 from federation.services.bytestream import ByteStreamService
 from federation.services.capabilities import CapabilitiesService
@@ -40,6 +38,7 @@ from federation.services.method import Service
 from federation.services.quotas import CallerQuotas
 from federation.services.references import ReferenceService
 from federation.services.reflection import ReflectionService
+from federation.services.remote_asset import FetchService, PushService
 from federation.services.runtime import Runtime
 from federation.services.tcp import ProcessConnections
 from federation.storage.contract import NodeStorage

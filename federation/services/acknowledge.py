@@ -13,8 +13,8 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.core.errors import SourceUnavailable
-from federation.observability.log_limit import LogLimit
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LogLimit
 
 How = Literal["one-peer", "all-peers"]
 
@@ -71,7 +71,7 @@ class Acknowledge:
         began_s = self._clock.monotonic_s()
         if not await self._have_it():
             self._timeouts.inc()
-            if (held_back := self._log_limit.take()) is not None:
+            if (held_back := self._log_limit.admit()) is not None:
                 _log.warning("not_acknowledged_in_time", waits=repr(self), held_back=held_back)
         self._seconds.observe(self._clock.monotonic_s() - began_s)
 

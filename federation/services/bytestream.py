@@ -1,20 +1,231 @@
-"""google.bytestream.ByteStream: large blobs, one in each call."""
+"""google.bytestream.ByteStream: one blob in each call, in many messages, plain or as zstd."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing, nullcontext
 
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound, InvalidRequest, OffsetOutside, Stalled
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import LocalStore
+from federation.core.store import Chunks, LocalStore, Store
 from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
-from federation.services.bytestream_read import ReadCalls
-from federation.services.bytestream_write import WriteCalls
+from federation.services.call import Call
 from federation.services.cpu_pool import Compute
 from federation.services.method import SMALL_REQUEST, ClientStream, Method, ServerStream, Unary
-from federation.services.uploads import Uploads
+from federation.services.read_pacing import Budgets, ReadPacing
+from federation.services.receiver import UploadReceiver
+from federation.services.request_stream import RequestStream
+from federation.services.uploads import OpenUpload, Uploads
+from federation.wire.bytestream_codec import (
+    ReadRequest,
+    WriteRequest,
+    decode_query_request,
+    decode_read_request,
+    decode_write_request,
+    encode_query_response,
+    encode_read_response,
+    encode_write_response,
+)
+from federation.wire.resource_name import ReadName, UploadName, parse_read, parse_upload
+from federation.wire.upload import StreamProgress
+from federation.wire.zstd import Encoder
+
+
+class ReadCalls:
+    """Read over a store."""
+
+    def __init__(
+        self, store: Store, clock: Clock, metrics: Metrics, budget: MemoryBudget, compute: Compute
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._budgets = Budgets.within(budget)
+        self._compute = compute
+        self._bytes_out = metrics.bytes.labels(direction="out")
+        self._hits = metrics.lookups.labels(kind="blob", result="hit")
+        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+
+    async def read(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
+        """Send the bytes asked for; a blob that is not held is NOT_FOUND before any."""
+        asked = decode_read_request(request)
+        name = parse_read(asked.resource_name)
+        call.check_pull(name.instance)
+        limit = _check(asked, name)
+        left_bytes = name.digest.size_bytes - asked.read_offset
+        size_bytes = left_bytes if limit is None else min(limit, left_bytes)
+        pace = ReadPacing(self._clock, self._budgets, size_bytes)
+        try:
+            opened = self._store.open_read(
+                name.digest, offset=asked.read_offset, limit=limit, next_bytes=pace.next_bytes
+            )
+            async with opened as chunks:
+                self._hits.inc()
+                packed = aclosing(self._compress(chunks)) if name.compressed else None
+                async with packed or nullcontext(chunks) as sent:
+                    async for data in sent:
+                        sent_bytes, handed_on = len(data), [encode_read_response(data)]
+                        del data  # what is handed on is a copy; neither is kept for the next wait
+                        pace.begin()
+                        yield handed_on.pop()
+                        pace.sent(sent_bytes)
+                        self._bytes_out.inc(sent_bytes)
+        except BlobNotFound:
+            self._misses.inc()
+            raise
+        finally:
+            pace.close()
+
+    async def _compress(self, chunks: Chunks) -> AsyncGenerator[bytes, None]:
+        encoder = Encoder()
+        async for chunk in chunks:
+            if data := await self._compute.run(len(chunk), encoder.encode, chunk):
+                yield data
+        yield encoder.finish()
+
+
+def _check(asked: ReadRequest, name: ReadName) -> int | None:
+    """Return the limit, None for none. Raises InvalidRequest, OffsetOutside."""
+    digest: Digest = name.digest
+    if name.compressed and asked.read_limit:
+        raise InvalidRequest("read_limit with compressed-blobs (REAPI: it must be 0)")
+    if asked.read_limit < 0:
+        raise InvalidRequest(f"read_limit {asked.read_limit} is negative")
+    if not 0 <= asked.read_offset <= digest.size_bytes:
+        raise OffsetOutside(digest, asked.read_offset)
+    return asked.read_limit or None
+
+
+# Clients half-close right behind finish_write. Waiting that long for it catches those that send
+# more data instead, and costs the few that wait for the answer first next to nothing.
+_TAIL_S = 0.05
+_ALREADY_HELD_ZSTD = -1  # REAPI: committed_size of a compressed upload that was not needed
+
+
+class WriteCalls:
+    """Write over a store."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        uploads: Uploads,
+        limits: LimitsConfig,
+        clock: Clock,
+        metrics: Metrics,
+        *,
+        alone: bool,
+    ) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._limits = limits
+        self._clock = clock
+        self._alone = alone
+        self._bytes_in = metrics.bytes.labels(direction="in")
+
+    async def write(self, requests: RequestStream, call: Call) -> bytes:
+        """Store a blob; one that is held already is answered without reading the rest."""
+        messages = _Messages(requests, self._clock, self._limits.stall)
+        first = await messages.next()
+        if first is None:
+            raise InvalidRequest("a Write without a message")
+        name = parse_upload(first.resource_name)
+        call.check_push(name.instance)
+        if await self._is_here(name.digest, call):
+            await self._uploads.drop_parked(name)
+            return _early_answer(name)
+        async with self._uploads.claim(name, requests) as upload:
+            # The stream it was taken over from may have ended well.
+            if upload.taken_over and await self._is_here(name.digest, call):
+                upload.resumable = False
+                return _early_answer(name)
+            if upload.rules.begin_stream(first.resource_name, first.write_offset):
+                await self._uploads.start_over(upload)
+                upload.rules.begin_stream(first.resource_name, 0)
+            receiver = await self._uploads.begin(upload, call.provenance, call.caller)
+            await self._receive(upload, receiver, first, messages)
+            upload.resumable = False  # whatever a commit comes to, it ends the ingest
+            await receiver.finish()
+            call.accepted(name.instance, digest=name.digest)
+            return encode_write_response(upload.rules.received_bytes)
+
+    async def query(self, request: bytes, call: Call) -> bytes:
+        """Say where an upload stands; one that is not known stands at 0."""
+        name = parse_upload(decode_query_request(request))
+        call.check_pull(name.instance)
+        if not await self._store.find_missing([name.digest]):
+            return encode_query_response(name.digest.size_bytes, complete=True)
+        # What is said must never fall (google.bytestream). Where the next call may meet another
+        # process, which knows nothing of what this one received, only 0 and the end are certain.
+        committed_size = self._uploads.resumable_bytes(name) if self._alone else 0
+        return encode_query_response(committed_size, complete=False)
+
+    async def _is_here(self, digest: Digest, call: Call) -> bool:
+        """Whether no bytes are needed; what only an upstream gave is the caller's gift, too."""
+        return await self._store.accept_held(digest, provenance=call.provenance)
+
+    async def _receive(
+        self, upload: OpenUpload, receiver: UploadReceiver, first: WriteRequest, messages: _Messages
+    ) -> None:
+        """Take messages up to the one with finish_write."""
+        message: WriteRequest | None = first
+        while message is not None:
+            self._check(upload, message)  # no await between this and put: they count the same bytes
+            await receiver.put(message.data)
+            self._bytes_in.inc(len(message.data))
+            if message.finish_write:
+                if (extra := await messages.tail()) is not None:
+                    self._check(upload, extra)
+                return
+            message = await messages.next()
+        raise InvalidRequest("the stream ended without finish_write; the upload can be resumed")
+
+    def _check(self, upload: OpenUpload, message: WriteRequest) -> None:
+        try:
+            upload.rules.receive(
+                message.resource_name,
+                message.write_offset,
+                len(message.data),
+                message.finish_write,
+            )
+        except InvalidRequest:
+            upload.resumable = False
+            raise
+
+
+class _Messages:
+    """The decoded messages of a stream that has to keep moving."""
+
+    def __init__(self, requests: RequestStream, clock: Clock, stall_s: float) -> None:
+        self._requests = requests
+        self._clock = clock
+        self._stall_s = stall_s
+        self._progress = StreamProgress(stall_s, clock.monotonic_s())
+
+    async def next(self) -> WriteRequest | None:
+        """Return the next message, None after the half-close. Raises Stalled, InvalidRequest."""
+        data = await self._requests.next(self._stall_s)
+        if data is None:
+            return None
+        message = decode_write_request(data)
+        moves = self._progress.saw(len(message.data), self._clock.monotonic_s())
+        if not moves and not message.finish_write:
+            raise Stalled(f"next to nothing came for {self._stall_s:g} s")
+        return message
+
+    async def tail(self) -> WriteRequest | None:
+        """Return a message that comes right behind the last one; None: there is none."""
+        try:
+            data = await self._requests.next(_TAIL_S)
+        except Stalled:
+            return None
+        return None if data is None else decode_write_request(data)
+
+
+def _early_answer(name: UploadName) -> bytes:
+    return encode_write_response(_ALREADY_HELD_ZSTD if name.compressed else name.digest.size_bytes)
 
 
 class ByteStreamService:

@@ -13,8 +13,8 @@ import structlog
 
 from federation.access.rights import Rights
 from federation.core.clock import Clock
-from federation.observability.log_limit import LogLimit
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LogLimit
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, StatusCode
 
 _ORDINARY = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED})
@@ -41,7 +41,7 @@ class AuthLog:
         """Log one. rights: of a caller that is known and may not do this."""
         # A caller without credentials, where none are demanded, is no failed attempt.
         level = _log.info if rights is not None and rights.is_anonymous else _log.warning
-        if (held_back := self._log_limit.take()) is None:
+        if (held_back := self._log_limit.admit()) is None:
             return
         facts = {"reason": getattr(error, "reason", None) or str(error)}
         for name in ("subject", "fingerprint"):
@@ -80,7 +80,7 @@ class MethodLog:
 
     def log_bug(self, error: Exception) -> CallStatus:
         """Log an error that no status stands for; return the status that says nothing of it."""
-        if (held_back := self._limit.take()) is not None:
+        if (held_back := self._limit.admit()) is not None:
             _log.error("call_failed", method=self._method, held_back=held_back, exc_info=error)
         return INTERNAL
 
@@ -106,7 +106,7 @@ class MethodLog:
             facts["message"] = status.message
         if status.code in _ORDINARY:
             _log.debug("request", peer=peer, **facts)
-        elif (held_back := self._limit.take()) is not None:
+        elif (held_back := self._limit.admit()) is not None:
             level = _log.warning if status.code in TROUBLE_HERE else _log.debug
             level("request", peer=peer, held_back=held_back, **facts)
 

@@ -15,6 +15,7 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import Stalled
 from federation.core.semaphore import FairSlots
+from federation.core.token_bucket import TokenBucket
 from federation.observability.metrics import Metrics
 
 _QUOTAS_MAX = 10_000
@@ -63,8 +64,8 @@ class CallerQuota:
         self._clock = clock
         self._held_back = metrics.held_back
         self._uploads = FairSlots(lambda: limits.uploads_per_caller or sys.maxsize)
-        self._credit_bytes = float(limits.bandwidth_per_caller)  # at most a second's; < 0: a debt
-        self._at_s = clock.monotonic_s()
+        rate = limits.bandwidth_per_caller
+        self._credit = TokenBucket(rate, rate, clock.monotonic_s(), tokens=rate)
         self._users = 0
 
     def __repr__(self) -> str:
@@ -74,7 +75,7 @@ class CallerQuota:
     @property
     def is_idle(self) -> bool:
         """Whether nothing would be lost with it."""
-        return not self._users and self._debt_s() <= 0
+        return not self._users and self._spend(0) <= 0
 
     @asynccontextmanager
     async def acquired(self, *, writes: bool) -> AsyncIterator[None]:
@@ -114,23 +115,14 @@ class CallerQuota:
         """Count these bytes, and wait while the caller has had more than its rate allows."""
         if not self._limits.bandwidth_per_caller:
             return
-        self._accrue()
-        self._credit_bytes -= size_bytes
-        if (debt_s := self._debt_s()) > 0:
+        debt_s = self._spend(size_bytes)
+        if debt_s > 0:
             self._held_back.labels(by="bandwidth").inc()
         while debt_s > 0:
             await self._clock.sleep(min(debt_s, _SLEEP_MAX_S))
-            debt_s = self._debt_s()
+            debt_s = self._spend(0)
 
-    def _debt_s(self) -> float:
-        rate = self._limits.bandwidth_per_caller
-        if not rate:
-            return 0.0
-        self._accrue()
-        return -self._credit_bytes / rate
-
-    def _accrue(self) -> None:
-        rate, now_s = self._limits.bandwidth_per_caller, self._clock.monotonic_s()
-        earned = (now_s - self._at_s) * rate
-        self._credit_bytes = min(float(rate), self._credit_bytes + earned)
-        self._at_s = now_s
+    def _spend(self, size_bytes: int) -> float:
+        """Return how long to wait; the rate may have changed since, and a second's is saved up."""
+        self._credit.rate = self._credit.burst = self._limits.bandwidth_per_caller
+        return self._credit.spend(size_bytes, self._clock.monotonic_s())

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.buildstream.v2 import buildstream_pb2 as bst
 from federation.core.errors import InvalidRequest
-from federation.services.asset_fetch import FetchService
-from federation.services.asset_push import PushService
 from federation.services.call import Call
 from federation.services.method import LIST_REQUEST, SMALL_REQUEST, Method, Unary
+from federation.services.remote_asset import FetchService, PushService
 from federation.wire.asset_key import uri_of
 from federation.wire.bounds import read_request
 from federation.wire.resource_name import check_instance

@@ -17,7 +17,7 @@ from federation.core import uses
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.store import DigestCodec
 from federation.core.uses import Use
-from federation.observability.complaints import Complaints
+from federation.observability.rate_limits import Complaints
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow, digest_of_key, keys_of, keys_of_hashes

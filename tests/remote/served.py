@@ -21,8 +21,6 @@ from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
-from federation.services.asset_fetch import FetchService
-from federation.services.asset_push import PushService
 from federation.services.bytestream import ByteStreamService
 from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
@@ -30,6 +28,7 @@ from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
 from federation.services.grpc_calls import handlers
 from federation.services.method import Service
+from federation.services.remote_asset import FetchService, PushService
 from federation.services.runtime import Runtime
 from federation.services.tcp import ProcessConnections
 from tests.support.fakes import MemoryIndex

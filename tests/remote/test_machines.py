@@ -20,8 +20,8 @@ from federation.core.hops import (
     Hops,
 )
 from federation.core.store import Stamp
+from federation.core.token_bucket import TokenBucket
 from federation.remote import FailureKind, RemoteFailed
-from federation.remote.bandwidth import TokenBucket
 from federation.remote.codec import grouped
 from federation.remote.slots import Slots
 from federation.wire import node_identity
@@ -128,23 +128,23 @@ async def test_hops_hold_for_what_is_started_within() -> None:
 @given(st.lists(st.integers(1, 200_000), min_size=1, max_size=50))
 def test_bytes_pass_at_the_rate_and_not_above(sizes: list[int]) -> None:
     rate, now_s = 100_000, 50.0
-    bucket = TokenBucket(rate, now_s)
+    bucket = TokenBucket(rate, 0, now_s)
     for size in sizes:
-        now_s += bucket.take(size, now_s)
+        now_s += bucket.spend(size, now_s)
     passed_s = now_s - 50.0
     assert passed_s * rate >= sum(sizes) - 1
     assert passed_s * rate <= sum(sizes) + 1
 
 
 def test_a_pause_saves_up_only_a_little() -> None:
-    bucket = TokenBucket(1000, 0.0)
-    assert bucket.take(250, 3600.0) == 0.0
-    assert bucket.take(1000, 3600.0) == pytest.approx(1.0)
-    assert bucket.take(0, 3500.0) == pytest.approx(1.0)  # time that goes back gains nothing
+    bucket = TokenBucket(1000, 250, 0.0)
+    assert bucket.spend(250, 3600.0) == 0.0
+    assert bucket.spend(1000, 3600.0) == pytest.approx(1.0)
+    assert bucket.spend(0, 3500.0) == pytest.approx(1.0)  # time that goes back gains nothing
 
 
 def test_no_limit_is_no_wait() -> None:
-    assert TokenBucket(0, 0.0).take(2**40, 0.0) == 0.0
+    assert TokenBucket(0, 0, 0.0).spend(2**40, 0.0) == 0.0
 
 
 @given(

@@ -6,7 +6,7 @@ from structlog.testing import capture_logs
 from federation.access.rights import ANONYMOUS, Rights, Role
 from federation.core.clock import ManualClock
 from federation.core.errors import NotAllowed
-from federation.observability.log_limit import LogLimit
+from federation.observability.rate_limits import LogLimit
 from federation.services.call_log import AuthLog
 
 

@@ -11,7 +11,7 @@ from federation.config.model import LimitsConfig
 from federation.core import errors
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY
-from federation.observability.log_limit import LogLimit
+from federation.observability.rate_limits import LogLimit
 from federation.services.call import Call
 from federation.services.method import ClientStream, Method, ServerStream, Unary
 from federation.services.request_stream import RequestStream
@@ -273,9 +273,9 @@ async def test_a_reader_that_leaves_in_mid_write_is_no_error_of_ours(serve: Serv
 def test_a_log_limit_says_how_many_lines_it_held_back() -> None:
     clock = ManualClock()
     limit = LogLimit(clock, per_second=1, burst=2)
-    assert [limit.take() for _ in range(5)] == [0, 0, None, None, None]
+    assert [limit.admit() for _ in range(5)] == [0, 0, None, None, None]
     clock.advance(1)
-    assert [limit.take(), limit.take()] == [3, None]
+    assert [limit.admit(), limit.admit()] == [3, None]
 
 
 def test_a18_text_from_clients_is_escaped_and_clipped() -> None:

@@ -165,7 +165,7 @@ async def test_the_table_is_bounded_and_keeps_who_is_in_debt_or_at_work() -> Non
     bench = Bench(bandwidth_per_caller=64 * KIB, uploads_per_caller=1)
     debtor = bench.share(BOB)
     assert debtor is not None
-    debtor._credit_bytes = -1e9
+    debtor._credit.tokens = -1e9
     upload = bench.upload(ALICE)
     await settle()
     at_work = bench.share(ALICE)

@@ -18,7 +18,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.store import Entry, EntryKey
 from federation.observability.metrics import Metrics
 from federation.remote import FetchedAsset, RemoteIndex
-from federation.services.asset_question import AssetQuestion
+from federation.services.remote_asset import AssetQuestion
 from federation.storage.storage import Storage
 from federation.upstream.entry_finder import EntryQuery, FederatedFinder
 from federation.upstream.prefetch import Mode, Prefetcher

@@ -5,13 +5,33 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
 from federation.core.clock import Clock
 from federation.core.tasks import Background
-from federation.server.workers.backoff import RestartBackoff
 from federation.server.workers.worker import Worker
+
+_FIRST_S = 0.5
+_LONGEST_S = 30.0
+_RAN_WELL_S = 60.0
+
+
+@dataclass(slots=True)
+class RestartBackoff:
+    """The delays of one worker: doubling, from the start again after one that ran well."""
+
+    _next_s: float = _FIRST_S
+
+    def ended(self, ran_s: float) -> float:
+        """Return how long to wait, after a worker that ran for ran_s."""
+        if ran_s >= _RAN_WELL_S:
+            self._next_s = _FIRST_S
+        delay_s = self._next_s
+        self._next_s = min(2 * delay_s, _LONGEST_S)
+        return delay_s
+
 
 _log = structlog.get_logger(__name__)
 _TOLD_TO_END = 128 + signal.SIGTERM

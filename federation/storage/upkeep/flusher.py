@@ -7,7 +7,7 @@ import structlog
 
 from federation.core.errors import FederationError
 from federation.core.tasks import Background
-from federation.observability.complaints import Complaints
+from federation.observability.rate_limits import Complaints
 from federation.storage.catalogue import footprint
 from federation.storage.catalogue.footprint import Footprint
 from federation.storage.catalogue.transaction import Totals, read_totals

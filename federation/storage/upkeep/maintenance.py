@@ -19,7 +19,7 @@ import structlog
 
 from federation.core.errors import FederationError, StorageFull
 from federation.core.tasks import Background
-from federation.observability.complaints import Complaints
+from federation.observability.rate_limits import Complaints
 from federation.storage.blob_files import CREATE
 from federation.storage.catalogue import footprint, instances
 from federation.storage.catalogue.meta import DONE, HOLD, REQUEST, get_meta, set_meta

@@ -14,7 +14,7 @@ import structlog
 
 from federation.core.digest import Digest
 from federation.core.errors import FederationError, SourceUnavailable, TooBusy
-from federation.observability.complaints import Complaints
+from federation.observability.rate_limits import Complaints
 from federation.storage import blob_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue

@@ -157,7 +157,7 @@ SERVICES = [
     ),
     Mutant(
         "write-rights",
-        "federation/services/bytestream_write.py",
+        "federation/services/bytestream.py",
         "        call.check_push(name.instance)",
         "        call.check_pull(name.instance)",
         ("tests/services/test_bytestream_write.py", "tests/access"),

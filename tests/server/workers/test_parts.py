@@ -12,9 +12,9 @@ from federation.config.types import parse_address
 from federation.core.errors import CannotStart
 from federation.server.passed_sockets import PassedSockets
 from federation.server.worker_slot import WorkerSlot
-from federation.server.workers.backoff import RestartBackoff
 from federation.server.workers.control import Control, encode_orders
 from federation.server.workers.ports import KeptPorts
+from federation.server.workers.supervisor import RestartBackoff
 
 Pair = tuple[socket.socket, Control]  # the parent's end, and the worker's
 

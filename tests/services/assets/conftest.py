@@ -6,10 +6,9 @@ from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.observability.metrics import Metrics
-from federation.services.asset_fetch import FetchService
-from federation.services.asset_push import PushService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.references import ReferenceService
+from federation.services.remote_asset import FetchService, PushService
 from tests.services.assets.served import Assets, MakeAssets
 from tests.services.conftest import Serve
 from tests.support.fakes import MemoryIndex, MemoryStore

@@ -1,0 +1,187 @@
+"""Remote Asset: Push names what is here, or soon will be; Fetch answers from what was pushed.
+
+A push is taken whether or not what it refers to is here yet; Fetch hides it until then. Each URI
+becomes an entry of its own, blobs and directories apart; the last push of a name wins.
+
+No code here opens a URL that a request names. A miss is the status NOT_FOUND, never a status inside
+a response that says OK, which some clients ignore.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
+from federation.closure.names import SLICE, names_of_entry
+from federation.core.clock import Clock
+from federation.core.errors import EntryNotFound, InvalidRequest
+from federation.core.store import Entry, EntryKey, Index
+from federation.observability.metrics import Metrics
+from federation.remote import FetchedAsset, RemoteIndex
+from federation.services.call import Call
+from federation.services.checksum import ChecksumVerifier
+from federation.services.method import LIST_REQUEST, Method, Unary
+from federation.upstream.entry_finder import EntryQuery, Finder
+from federation.wire.asset_key import is_secret
+from federation.wire.asset_request import (
+    AssetQuery,
+    Pushed,
+    answer_with,
+    content_of,
+    entries_of,
+    integrity_pushed,
+    pushed_of,
+    wanted_by,
+)
+from federation.wire.bounds import read_request
+from federation.wire.digests import function_of
+from federation.wire.timestamps import timestamp_of, wall_s_of
+
+Request = asset.FetchBlobRequest | asset.FetchDirectoryRequest
+
+
+class AssetQuestion:
+    """See federation.upstream.index_queries.AskUpstream."""
+
+    def __init__(self, request: Request, keys: Sequence[EntryKey]) -> None:
+        self._request = request
+        self._keys = frozenset(keys)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The URIs."""
+        return list(self._request.uris)
+
+    async def put_to(self, index: RemoteIndex) -> Entry | None:
+        """Ask. An answer under a URI that was not asked for is none. Raises SourceUnavailable."""
+        request = self._request
+        qualifiers = {q.name: q.value for q in request.qualifiers if not is_secret(q.name)}
+        function = function_of(request.digest_function)
+        oldest_s = None
+        if request.HasField("oldest_content_accepted"):
+            oldest_s = wall_s_of(request.oldest_content_accepted, "oldest_content_accepted")
+        is_blob = isinstance(request, asset.FetchBlobRequest)
+        ask = index.fetch_blob if is_blob else index.fetch_directory
+        answer = await ask(list(request.uris), qualifiers, function, oldest_s)
+        if answer is None or answer.digest.function != function:
+            return None
+        (entry,) = entries_of(self._as_push(answer))
+        return entry if entry.key in self._keys else None
+
+    def _as_push(self, answer: FetchedAsset) -> asset.PushBlobRequest | asset.PushDirectoryRequest:
+        request = self._request
+        pushed: asset.PushBlobRequest | asset.PushDirectoryRequest
+        if isinstance(request, asset.FetchBlobRequest):
+            pushed = asset.PushBlobRequest()
+            content = pushed.blob_digest
+        else:
+            pushed = asset.PushDirectoryRequest()
+            content = pushed.root_directory_digest
+        content.hash, content.size_bytes = answer.digest.hash_hex, answer.digest.size_bytes
+        pushed.instance_name = request.instance_name
+        pushed.uris.append(answer.uri)
+        pushed.qualifiers.extend(request.qualifiers)
+        pushed.digest_function = request.digest_function
+        if answer.expires_at_s is not None:
+            pushed.expire_at.CopyFrom(timestamp_of(answer.expires_at_s))
+        return pushed
+
+
+class FetchService:
+    """build.bazel.remote.asset.v1.Fetch."""
+
+    name = "build.bazel.remote.asset.v1.Fetch"
+
+    def __init__(
+        self, finder: Finder, checksums: ChecksumVerifier, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._finder = finder
+        self._checksums = checksums
+        self._clock = clock
+        self._hits = metrics.lookups.labels(kind="asset", result="hit")
+        self._misses = metrics.lookups.labels(kind="asset", result="miss")
+
+    def methods(self) -> Mapping[str, Method]:
+        """See rpc.Service."""
+        return {
+            "FetchBlob": Unary(self._fetch_blob, request_max=LIST_REQUEST),
+            "FetchDirectory": Unary(self._fetch_directory, request_max=LIST_REQUEST),
+        }
+
+    async def _fetch_blob(self, data: bytes, call: Call) -> bytes:
+        return await self.fetch(read_request(asset.FetchBlobRequest, data), call)
+
+    async def _fetch_directory(self, data: bytes, call: Call) -> bytes:
+        return await self.fetch(read_request(asset.FetchDirectoryRequest, data), call)
+
+    async def fetch(self, request: Request, call: Call) -> bytes:
+        """Return the encoded response to this Fetch.
+
+        Raises EntryNotFound, InvalidRequest, and what Call.check_pull does.
+        """
+        wanted = wanted_by(request)
+        call.check_pull(request.instance_name)
+        acceptable = partial(self._acceptable, wanted)
+        entry = await self._finder.find(
+            EntryQuery(wanted.keys, acceptable, AssetQuestion(request, wanted.keys))
+        )
+        if entry is None:
+            self._misses.inc()
+            raise EntryNotFound("none of the URIs names an asset that could be served")
+        self._hits.inc()
+        return answer_with(entry)
+
+    async def _acceptable(self, wanted: AssetQuery, entry: Entry) -> bool:
+        if entry.expires_at_s is not None and entry.expires_at_s <= self._clock.wall_s():
+            return False
+        if wanted.oldest_s is not None and entry.stored_at_s < wanted.oldest_s:
+            return False
+        if wanted.integrity is None:
+            return True
+        return await self._checksums.matches(content_of(pushed_of(entry)), wanted.integrity)
+
+
+_DONE = b""  # PushBlobResponse and PushDirectoryResponse have no fields
+
+
+class PushService:
+    """build.bazel.remote.asset.v1.Push."""
+
+    name = "build.bazel.remote.asset.v1.Push"
+
+    def __init__(self, index: Index, checksums: ChecksumVerifier) -> None:
+        self._index = index
+        self._checksums = checksums
+
+    def methods(self) -> Mapping[str, Method]:
+        """See rpc.Service."""
+        return {
+            "PushBlob": Unary(self._push_blob, writes=True),
+            "PushDirectory": Unary(self._push_directory, writes=True),
+        }
+
+    async def _push_blob(self, data: bytes, call: Call) -> bytes:
+        return await self.push(read_request(asset.PushBlobRequest, data), call)
+
+    async def _push_directory(self, data: bytes, call: Call) -> bytes:
+        return await self.push(read_request(asset.PushDirectoryRequest, data), call)
+
+    async def push(self, pushed: Pushed, call: Call) -> bytes:
+        """Store, and return the encoded response.
+
+        Raises InvalidRequest, StorageFull, and what Call.check_push does.
+        """
+        entries = entries_of(pushed)
+        call.check_push(pushed.instance_name)
+        for names in names_of_entry(entries[0]):
+            if len(names.blobs) + len(names.structures) == SLICE:
+                await asyncio.sleep(0)  # reading it checks all digests, and there may be many
+        integrity = integrity_pushed(pushed)
+        if integrity is not None and self._checksums.contradicts(content_of(pushed), integrity):
+            raise InvalidRequest("checksum.sri is not that of blob_digest")
+        await self._index.put(call.dated(entries), provenance=call.provenance)
+        content = content_of(pushed)
+        call.accepted(pushed.instance_name, uris=list(pushed.uris), digest=content)
+        return _DONE
