@@ -1,4 +1,4 @@
-"""The list of client certificates that a listener lets in: concatenated PEM, as people make it.
+"""The list of client certificates that a listener admits: concatenated PEM, edited by hand.
 
 Certificates are known by the SHA-256 of their DER bytes, so nothing that merely looks like a listed
 one, or was signed by it, is on the list. Parsing is all or nothing: a list that is partly
@@ -39,7 +39,7 @@ class AllowedClient(NamedTuple):
     until_s: float
 
     def out_of_date(self, now_s: float) -> str | None:
-        """Return why it does not count at that time; None: it does."""
+        """Return why it is not valid at that time; None: it is."""
         if now_s > self.until_s:
             return f"the certificate expired on {utc_text(self.until_s)}"
         if now_s < self.since_s:
@@ -69,7 +69,7 @@ def fingerprint_of(der: bytes) -> str:
 def parse_client_list(data: bytes, where: str) -> ClientList:
     """Read a list; text between the certificates, duplicates and any line ends are fine.
 
-    It ends in a whole block or a newline: else it is just being written, or was cut off.
+    It must end in a whole block or a newline: otherwise it is being written, or was cut off.
 
     Raises ConfigError, which begins with `where` and names the block that is wrong.
     """
@@ -123,7 +123,7 @@ def _blocks(text: str, where: str) -> Iterator[_Block]:
 
 
 def _check_between(text: str, start: int, end: int, where: str) -> None:
-    """Take comments, and refuse what was meant to begin or end a certificate."""
+    """Accept comments; refuse a damaged BEGIN or END line."""
     broken = _BROKEN_MARKER.search(text, start, end)
     if broken is not None:
         line = text.count("\n", 0, broken.start()) + 1
@@ -157,7 +157,7 @@ def _read(der: bytes, place: str) -> AllowedClient:
 
 
 def alike(lists: Iterable[ClientList]) -> list[list[str]]:
-    """Return fingerprints of those that TLS does not tell apart, whatever lists they are in.
+    """Return groups of certificates that TLS cannot tell apart, by fingerprint, over all lists.
 
     It looks for a trusted certificate by the subject, and takes the first one unless identifiers of
     the keys say which: the owners of the others cannot connect.
@@ -173,7 +173,7 @@ def alike(lists: Iterable[ClientList]) -> list[list[str]]:
 
 
 def _is_confused(group: Collection[x509.Certificate]) -> bool:
-    """Whether these, of one subject, have several keys, and not all say which by identifiers."""
+    """Whether these, of one subject, have several keys, and some lack key identifiers."""
     if len(group) < 2:
         return False
     keys = {_key_of(each) for each in group}

@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 
 
 class Authorized(NamedTuple):
-    """What became of a list: its new text, and which candidates are new to it."""
+    """The edited list, and which candidates are new to it."""
 
     text: bytes
     added: list[Candidate]
@@ -83,9 +83,9 @@ def authorize(before: bytes, where: str, candidates: Sequence[Candidate]) -> Aut
     """Return the list with the candidates at its end; what it has already is not added again.
 
     The text that is there stays as it is. Raises ConfigError when it is not a good list, so that a
-    broken one is not made to look tended.
+    broken one is not edited further.
     """
-    begun = b"BEGIN" in before  # else it has no certificate yet, which is no fault here
+    begun = b"BEGIN" in before  # an empty list is fine here
     known = set(parse_client_list(before, where).by_fingerprint) if begun else set()
     text = before if not before or before.endswith(b"\n") else before + b"\n"
     added: list[Candidate] = []
@@ -103,7 +103,7 @@ def authorize(before: bytes, where: str, candidates: Sequence[Candidate]) -> Aut
 
 
 def _comment(each: Candidate) -> str:
-    """Return a line that people find the certificate by, and no parser takes for a part of one."""
+    """Return a comment line that identifies the certificate for people."""
     subject = each.listed.subject
     shown = subject if _PLAIN.fullmatch(subject) and "--" not in subject else "?"
     return f"# {shown}, until {utc_text(each.listed.until_s)}, SHA-256 {each.fingerprint}"

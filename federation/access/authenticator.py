@@ -50,7 +50,7 @@ class Authenticator:
         keys: LiveFile[JwtKeys] | None = None,
         proxied: ProxiedClients | None = None,
     ) -> None:
-        """Take what is known of callers; `where` is the listener's place in messages."""
+        """Take the sources of identity; `where` is the listener's place in the configuration."""
         auth = listener.auth
         self._takes_writes = listener.push
         self._where = where
@@ -70,7 +70,7 @@ class Authenticator:
             credentials_help=self._asks_tokens or proxied is not None,
         )
         self._known: dict[bytes, _Known] = {}
-        self._decided_by: tuple[object, ...] = (None,) * 4  # what _known goes back to
+        self._decided_by: tuple[object, ...] = (None,) * 4  # the contents behind _known
         self._client_rights: dict[int, tuple[KeyPair, ClientRights]] = {}  # by the pair's id
 
     def __repr__(self) -> str:
@@ -93,10 +93,10 @@ class Authenticator:
 
         Raises ClientRefused.
         """
-        self._follow()
+        self._forget_outdated()
         connected = None if self._tls is None else self._by_connection(call, self._tls.pair)
         if self._proxied is not None and (leaf := self._proxied.certificate_of(call)):
-            # Remembered apart: this list may say something else of it than the connection's.
+            # Cached separately: this list may grant other rights than the connection's.
             key = b"proxied " + leaf
             return self._by_certificate(key, leaf, b"", self._proxied.pair)
         return connected
@@ -152,14 +152,14 @@ class Authenticator:
             self._known[key] = _Known(rights, granted.until_s)
         return rights
 
-    def _follow(self) -> None:
-        """Forget what was decided by files that have changed since."""
+    def _forget_outdated(self) -> None:
+        """Forget decisions that were made by files that have changed since."""
         pair = self._tls.pair if self._tls is not None else None
         proxied = self._proxied.pair if self._proxied is not None else None
         table = self._tokens.value if self._tokens is not None else None
         jwks = self._keys.value if self._keys is not None else None
         found = (pair, proxied, table, jwks)
-        if found != self._decided_by:  # what is the same object is not compared further
+        if found != self._decided_by:  # identical objects compare at once
             self._decided_by = found
             self._known.clear()
 
@@ -174,7 +174,7 @@ class Authenticator:
 
 
 def _token_in(headers: Headers) -> str | None:
-    """Return the token that a call shows; None: it shows none.
+    """Return the token in a call's headers; None: there is none.
 
     Raises NotAuthenticated for credentials of another kind, or more than one.
     """

@@ -1,4 +1,4 @@
-"""What a client's certificate allows: found in a list, or vouched for by an authority.
+"""What a client's certificate allows: one that is listed, or that a client CA issued.
 
 Certificates are compared whole. gRPC's handshake has the lists among its trust roots, so it also
 lets in what a listed certificate signed; here that is refused.
@@ -23,8 +23,11 @@ from federation.core.errors import NotAllowed
 
 _CERTIFICATE_MAX_BYTES = 64 * 1024
 _NAMES_MAX = 200
-_NETWORKS = (ipaddress.IPv4Network, ipaddress.IPv6Network)  # in constraints, not in names
-_SUBJECT_MAX_CHARS = 150  # the fingerprint behind it tells apart what is cut off
+_NETWORKS = (
+    ipaddress.IPv4Network,
+    ipaddress.IPv6Network,
+)  # in name constraints only
+_SUBJECT_MAX_CHARS = 150  # the fingerprint follows, so clipping is not ambiguous
 
 
 class Granted(NamedTuple):
@@ -37,7 +40,7 @@ class Granted(NamedTuple):
 
 
 class ClientRefused(NotAllowed):
-    """A client is not let in; its certificate's names are for the log."""
+    """A client is not admitted; fingerprint and subject are for the log."""
 
     def __init__(self, reason: str, fingerprint: str = "", subject: str = "") -> None:
         super().__init__(f"this listener does not let this client in: {reason}")
@@ -47,7 +50,7 @@ class ClientRefused(NotAllowed):
 
 
 class ClientRights:
-    """The lists and rules of one listener, as they are at one moment."""
+    """One version of the lists and rules of a listener."""
 
     def __init__(self, pair: KeyPair, rules: Sequence[ClientRule], where: str) -> None:
         self._pair = pair
@@ -58,9 +61,9 @@ class ClientRights:
         self._authorities = Authorities(authorities.pem, where) if authorities else None
 
     def grant(self, leaf_pem: bytes, chain_pem: bytes, now_s: float) -> Granted:
-        """Return what a certificate allows that was shown with this chain.
+        """Return what a certificate, shown with this chain, allows.
 
-        Raises ClientRefused for one that lets nobody in.
+        Raises ClientRefused for one that is not admitted.
         """
         if not leaf_pem:
             raise ClientRefused("no certificate was shown")
@@ -117,7 +120,7 @@ def _find(listed: ClientList | None, fingerprint: str) -> AllowedClient | None:
 
 
 class _Rule:
-    """Which certificates a rule is about."""
+    """The certificates that a rule matches."""
 
     def __init__(self, rule: ClientRule) -> None:
         self._subject = None if rule.subject is None else SubjectPattern(rule.subject)
@@ -125,7 +128,7 @@ class _Rule:
         self._fingerprint = rule.fingerprint
 
     def matches(self, subject: Parts, names: Sequence[tuple[str, str]], fingerprint: str) -> bool:
-        """Whether everything that the rule says is so."""
+        """Whether all conditions of the rule hold."""
         return (
             (self._subject is None or self._subject.matches(subject))
             and (self._name is None or any(self._name.matches(*each) for each in names))
@@ -134,7 +137,7 @@ class _Rule:
 
 
 def _parts_of(name: x509.Name) -> Parts:
-    """Return a subject's parts, in the order of RFC 4514; what is no text has an empty value."""
+    """Return a subject's parts in the order of RFC 4514; values that are no text are empty."""
     return [
         [
             (each.oid.dotted_string, each.value if isinstance(each.value, str) else "")
@@ -145,7 +148,7 @@ def _parts_of(name: x509.Name) -> Parts:
 
 
 def _names_of(certificate: x509.Certificate) -> Iterator[tuple[str, str]]:
-    """Yield kinds and values of its alternative names, of those that can be read the first ones."""
+    """Yield kinds and values of its subject alternative names, a bounded number."""
     try:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):

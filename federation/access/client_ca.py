@@ -1,4 +1,4 @@
-"""Whether a certificate was issued by one of some authorities, directly or through others."""
+"""Verifies that a certificate was issued by one of some authorities, directly or indirectly."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ _OF_CLIENTS = verification.ExtensionPolicy.permit_all().may_be_present(
 
 
 class NotVouchedFor(FederationError):
-    """None of the authorities issued a certificate, or not in a way that counts."""
+    """No authority issued the certificate, or its chain is not valid."""
 
 
 class Authorities:
-    """The certificates that a client's certificate has to lead to."""
+    """The trust anchors of client certificates."""
 
     def __init__(self, pem: bytes, where: str) -> None:
         """Take their certificates; `where` begins messages.
@@ -74,7 +74,7 @@ class Authorities:
         self._store = verification.Store(roots)
 
     def vouch(self, leaf: x509.Certificate, chain_pem: bytes, now_s: float) -> float:
-        """Return until when one of these vouches for this certificate (seconds since 1970 UTC).
+        """Return until when the chain to an authority is valid (seconds since 1970 UTC).
 
         chain_pem: what the client sent with it. Raises NotVouchedFor.
         """

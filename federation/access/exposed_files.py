@@ -1,4 +1,4 @@
-"""Whether other users of the machine may read a secret, or write what decides about access."""
+"""Whether other users of the machine may read a secret, or write a file that decides access."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _READ_OR_WRITE = stat.S_IROTH | stat.S_IWOTH
 
 
 def is_exposed(secret: Path) -> bool:
-    """Whether others may read or write this file; blocks. Not, if it is not there."""
+    """Whether others may read or write this file; False for a missing one. Blocks."""
     return bool(_mode(secret) & _READ_OR_WRITE)
 
 
 def writable_by_others(file: Path) -> Path | None:
-    """Return what others may write and so decide what is in a file: itself, or a folder; blocks.
+    """Return the path, the file's or a folder's, by which others can change the file; blocks.
 
     In a folder with the sticky bit, such as /tmp, they cannot replace what others have made.
     """

@@ -60,9 +60,9 @@ class JwtKeys:
     __hash__ = None  # type: ignore[assignment]  # never a key
 
     def claims_of(self, shown: str, settings: JwtConfig) -> Mapping[str, Any]:
-        """Return the claims of a token that is good at this moment.
+        """Return the claims of a token that is valid now.
 
-        Raises NotAuthenticated with the reason; never with anything of the token.
+        Raises NotAuthenticated with the reason, which contains no part of the token.
         """
         try:
             header = jwt.get_unverified_header(shown)
@@ -115,7 +115,7 @@ def _reason(error: Exception, shown: str, settings: JwtConfig) -> str:
 
 
 def _when(shown: str, claim: str) -> str:
-    """Return the date in a claim, for an error about a token whose signature was right."""
+    """Return the date in a claim, for an error about a token with a valid signature."""
     try:
         value = jwt.decode(shown, options={"verify_signature": False})[claim]
         return f" ({claim} {utc_text(float(value))})"
@@ -124,12 +124,12 @@ def _when(shown: str, claim: str) -> str:
 
 
 def until_s(claims: Mapping[str, Any], settings: JwtConfig) -> float:
-    """Return until when these claims count, in seconds since 1970 UTC."""
+    """Return until when these claims are valid, in seconds since 1970 UTC."""
     return float(claims["exp"]) + settings.leeway
 
 
 def identity_of(claims: Mapping[str, Any]) -> str:
-    """Return what logs call who shows such a token."""
+    """Return the identity of the token's bearer, for logs and limits."""
     subject = claims.get("sub") or claims.get("jti") or "without a subject"
     issuer = claims.get("iss")
     return f"jwt {subject}" + (f" of {issuer}" if issuer else "")

@@ -1,4 +1,4 @@
-"""Makes key pairs whose certificates every client's TLS library takes.
+"""Makes key pairs whose certificates every client's TLS library accepts.
 
 A certificate signed by itself, with the names in the subject alternative name, not an authority,
 for one purpose. Keys are EC P-256 or RSA: gRPC's TLS takes neither Ed25519 nor P-521.

@@ -1,6 +1,6 @@
-"""What a listener shows its clients and whom it lets in, kept as its files on disk are.
+"""The TLS certificate and client lists of a listener, which follow their files on disk.
 
-Also says in time when a certificate stops counting: the listener's own, and each listed one.
+Also warns before certificates expire: the listener's own, and each listed one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from federation.config.model import TlsConfig
 from federation.core.clock import Clock, utc_text
 
 _log = structlog.get_logger(__name__)
-_DATES_SHOWN = 20  # lines about certificates that do not count, each time the list is read
+_DATES_SHOWN = 20  # lines about expired certificates each time the list is read
 _DAY_S = 86400.0
 _WARNED_AT_DAYS = (14, 7, 3, 1, 0)  # the server's certificate; each is said once
 
@@ -46,7 +46,7 @@ class LiveTls:
         self._told: set[tuple[str, bool]] = set()
         self._warned_at_days: int | None = None
         self._told_alike = False
-        self._follow()
+        self._adopt()
 
     def __repr__(self) -> str:
         clients = self.pair.clients
@@ -55,16 +55,16 @@ class LiveTls:
 
     @property
     def pair(self) -> KeyPair:
-        """What is shown and who is let in now; from any thread."""
+        """The current pair and lists; from any thread."""
         return self._files.value
 
     @property
     def end_s(self) -> float | None:
-        """Until when the server's certificate counts; None: it does not say."""
+        """Until when the server's certificate is valid; None: not known."""
         return self._end_s
 
     def end_warning(self) -> str | None:
-        """Return what is wrong with that, 14 days before it comes."""
+        """Return a warning from 14 days before the certificate expires."""
         if self._end_s is None:
             return None
         left_s = self._end_s - self._clock.wall_s()
@@ -78,11 +78,11 @@ class LiveTls:
     def refresh(self, *, asked: bool) -> None:
         """See LiveFile."""
         self._files.refresh(asked=asked)
-        self.tell_dates()
+        self.log_dates()
 
-    def tell_dates(self) -> None:
-        """Log, once for each, which certificates are near their end or not let in."""
-        if self._follow() or not self._told_alike:
+    def log_dates(self) -> None:
+        """Log, once for each, which certificates expire soon or are not admitted."""
+        if self._adopt() or not self._told_alike:
             self._tell_alike()
         self._tell_own_end()
         lines = 0
@@ -104,8 +104,8 @@ class LiveTls:
         if lines > _DATES_SHOWN:
             _log.warning("more_listed_clients_kept_out", count=lines - _DATES_SHOWN)
 
-    def _follow(self) -> bool:
-        """Begin anew with a pair that is another; return whether it is."""
+    def _adopt(self) -> bool:
+        """Reset what was logged if the pair is a new one; return whether it is."""
         if self._dated is self.pair:
             return False
         self._dated = self.pair

@@ -1,9 +1,9 @@
-"""Clients whose certificates a reverse proxy saw: it ends their TLS and names them in a header.
+"""Clients behind a reverse proxy that terminates TLS and passes their certificate in a header.
 
-The header counts from the proxy's addresses only; anybody else's is as if it were not there. Other
-programs may connect from there, too, and certificates are no secrets: a secret tells the proxy. The
-proxy proves that the client has the key; whether that certificate is let in is decided here, by
-comparing the whole of it with a list, as on a listener that ends TLS itself.
+The header is trusted from the proxy's addresses only, and ignored from all others. Other programs
+may connect from there, too, and certificates are public: so a secret identifies the proxy. The
+proxy has verified that the client has the key; whether that certificate is admitted is decided
+here, by comparing the whole of it with a list, as on a listener that terminates TLS itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ProxiedClients:
-    """What a listener behind a proxy believes of whom."""
+    """The clients of a listener behind a proxy."""
 
     def __init__(
         self,
@@ -41,9 +41,9 @@ class ProxiedClients:
         """Take the settings, and what is read from files.
 
         Args:
-            settings: whom to believe what.
+            settings: the proxy's addresses and headers.
             listed: the list of clients as a pair without a certificate of its own.
-            secrets: what the proxy shows; None: it need not show anything.
+            secrets: any of which the proxy sends; None: it needs none.
         """
         self._networks = [ipaddress.ip_network(each) for each in settings.addresses]
         self._header = settings.header
@@ -56,11 +56,11 @@ class ProxiedClients:
 
     @property
     def pair(self) -> KeyPair:
-        """The list that counts now."""
+        """The current list."""
         return self._listed.value
 
     def certificate_of(self, call: IncomingCall) -> bytes:
-        """Return the PEM text of the client's certificate; empty: a proxy of ours named none.
+        """Return the client's certificate as PEM; empty: the call has none, or is not the proxy's.
 
         Raises NotAuthenticated for a header that is given more than once or is not one certificate,
         and for one without the proxy's secret.
@@ -89,14 +89,14 @@ class ProxiedClients:
         return pem
 
     def _check_secret(self, headers: Headers) -> None:
-        """Raise NotAuthenticated where it is asked for and not shown."""
+        """Raise NotAuthenticated if the proxy's secret is required and not sent."""
         if self._secrets is None:
             return
         shown = [value for key, value in headers if key == self._secret_header]
         if len(shown) != 1 or not isinstance(shown[0], str):
             raise NotAuthenticated(f"the {self._header} header came without {self._secret_header}")
         given = shown[0].encode("utf-8", "surrogateescape")
-        # All are compared, each in constant time: how long it takes tells nothing about them.
+        # All are compared, each in constant time, so that timing reveals nothing.
         matches = [hmac.compare_digest(given, secret) for secret in self._secrets.value]
         if not any(matches):
             raise NotAuthenticated(f"the {self._secret_header} header is not the proxy's secret")

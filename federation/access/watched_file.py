@@ -1,6 +1,6 @@
-"""Something that was read from files, kept as they are on disk.
+"""A value that was read from files and follows their changes.
 
-Owns noticing a change and judging the new files; a bad change leaves everything as it was.
+Owns detecting a change and validating the new files; an invalid change is ignored and logged.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Stamp = tuple[tuple[int, ...], ...]
 
 
 class Watched(Protocol):
-    """Something that was read from files and follows them."""
+    """A value that follows files."""
 
     def refresh(self, *, asked: bool) -> None:
-        """Look at the files, and take what they say; asked: even when they look the same."""
+        """Read the files if they have changed; asked: in any case."""
         ...
 
 
@@ -83,11 +83,11 @@ class LiveFile(Generic[T]):
                 value = self._load()
             except ConfigError as error:
                 trouble: str | None = str(error)
-            except Exception as error:  # noqa: BLE001 - else nobody would be taken off a list again
+            except Exception as error:  # noqa: BLE001 - the watching must go on
                 trouble = f"{self._where}: {type(error).__name__}: {error}"
             else:
                 trouble = None
-            if self._stamp() == stamp:  # else what was read is half of one and half of the other
+            if self._stamp() == stamp:  # else old and new contents may be mixed
                 break
         else:
             return

@@ -1,7 +1,7 @@
-"""Declaring a metric: its name, text and labels, and what its values in several workers amount to.
+"""Declares metrics: name, text, labels, and how the values of several workers are merged.
 
-The parent of several workers puts their values together by this, so that whoever adds a metric says
-it in one place. A gauge has to say it, as there is no rule that fits most of them.
+The parent of several workers merges by this, so a new metric needs its declaration only. Counters
+and histograms are added up; for gauges there is no common rule, so each declares its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 
 
 class Merge(enum.Enum):
-    """What one node shows of the values that its workers have."""
+    """How the values of a node's workers become one."""
 
     SUM = "sum"  # each has its own
     SAME = "same"  # all see the same thing; while they differ for a moment, the largest

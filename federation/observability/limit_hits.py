@@ -1,4 +1,4 @@
-"""Saying that a limit was reached: counted always, logged now and then, shown while it lasts."""
+"""Limits that were reached: every hit is counted, some are logged, recent ones are shown."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _RECENT_S = 60.0
 
 
 class LimitHits:
-    """Tells of every limit of a node that was reached.
+    """Records every limit of a node that was reached.
 
-    Names are keys of `limits`, or what the program itself bounds, with a dot in it: a closed set.
+    Names are keys of `limits`, or of built-in bounds, with a dot in it: a closed set.
     """
 
     def __init__(self, metrics: Metrics, clock: Clock) -> None:
@@ -29,7 +29,7 @@ class LimitHits:
         return f"<LimitHits {', '.join(self.recent()) or 'none'}>"
 
     def hit(self, limit: str, caller: str, peer: str = "", **facts: object) -> None:
-        """Note that this caller reached this limit; peer: the address, where it is known."""
+        """Record that this caller reached this limit; peer: its address, if known."""
         self._metrics.limits_hit.labels(limit=limit).inc()
         self._last_s[limit] = self._clock.monotonic_s()
         lines = self._lines.get(limit)

@@ -1,8 +1,8 @@
-"""Gets finished log lines out of the process without ever making it wait.
+"""Writes finished log lines without ever blocking the process.
 
 Standard error may be a closed pipe, a full disk or a terminal that somebody paused. Lines go
 through a bounded queue to one thread; what does not fit, or cannot be written, is counted and
-said in the log once writing works again. Losing log lines is better than stopping the service.
+reported in the log once writing works again. Losing log lines is better than stopping the service.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LogWriter:
             self._lose(1)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until what was handed over is written; False if that took longer."""
+        """Wait until all queued lines are written; False if that took longer."""
         reached = threading.Event()
         try:
             self._queue.put(reached, timeout=timeout_s)

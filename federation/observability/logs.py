@@ -1,7 +1,7 @@
 """Structured logs to standard error: what an event looks like, and what may be in it.
 
-Event names are fixed snake_case words, facts are fields. Text that a client chose can be in any
-field, so every value is escaped and clipped here, once, whoever logged it.
+Event names are fixed snake_case words, facts are fields. Any field may contain text
+that a client chose, so every value is escaped and clipped here, once for all callers.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _said_by(worker: int | None) -> list[Processor]:
 
 
 def set_level(level: str) -> None:
-    """Let through events of this level and above from now on, whoever logs them."""
+    """Log events of this level and above from now on."""
     filtering = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
     for name in _METHODS:
         setattr(_Levelled, name, getattr(filtering, name))
@@ -84,7 +84,7 @@ _METHODS = [
 
 
 def processors(*, as_json: bool, colours: bool) -> list[Processor]:
-    """Return the steps from an event to its line."""
+    """Return structlog's processors, from an event to its line."""
     render: Processor = structlog.processors.JSONRenderer(sort_keys=False)
     if not as_json:
         render = structlog.dev.ConsoleRenderer(colors=colours, sort_keys=False)
@@ -148,7 +148,7 @@ class _Line:
 
 
 class _Forward(logging.Handler):
-    """Brings what libraries log (asyncio, aiohttp) into our form."""
+    """Turns log records of libraries (asyncio, aiohttp) into our form."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""

@@ -1,7 +1,7 @@
-"""Brings what gRPC's C core writes to standard error into our log: in its form, and bounded.
+"""Turns what gRPC's C core writes to standard error into events of our log, a bounded number.
 
-A TLS handshake that fails never reaches a handler, so the core's own line is all that there is of
-it. Everything else that is written there while a node serves, by whatever library, passes as it is.
+A failed TLS handshake never reaches a handler, so the core's own line is the only trace of it. All
+other output to standard error, by whatever library, passes unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HANDSHAKE = re.compile(r"Handshake failed with error .*?internal:([A-Z0-9_]+)(?
 # Two tickets end a handshake, each with the client's certificate; the core has room for 17 KB.
 _TOO_LARGE = "SSL_write failed with error SSL_ERROR_WANT_WRITE"
 _NOISE = ("WARNING: All log messages before absl", "Log level INFO is not suitable")
-_PER_SECOND, _BURST = 1 / 30, 10.0  # a port scanner writes no log of ours
+_PER_SECOND, _BURST = 1 / 30, 10.0  # port scanners cause few lines
 _LINE_MAX_BYTES = 8192
 _WORDS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": "no certificate was shown",
@@ -44,7 +44,7 @@ _LEVELS = {"W": "warning", "E": "error", "F": "error"}
 
 
 class Said(NamedTuple):
-    """What a line of the core says that is worth an event."""
+    """A line of the core as an event."""
 
     level: str
     event: str
@@ -52,7 +52,7 @@ class Said(NamedTuple):
 
 
 def understand(line: str) -> Said | None:
-    """Return what to log of one of the core's lines; None: nothing.
+    """Return the event for one of the core's lines; None: it is not logged.
 
     Raises ValueError for a line that is not the core's.
     """
@@ -108,9 +108,9 @@ class _Reader:
 
 @contextmanager
 def captured(clock: Clock) -> Iterator[None]:
-    """Take over standard error, which the log has already; given back at the end.
+    """Take over standard error, which the log has a copy of; restore it at the end.
 
-    Should the process be aborted meanwhile, where it was goes to the real standard error.
+    If the process is aborted meanwhile, its stack goes to the real standard error.
     """
     real = os.dup(2)
     logs.write_to(real)

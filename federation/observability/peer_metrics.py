@@ -1,4 +1,4 @@
-"""What is measured of peers: counters of what happens, and what the process that replicates knows.
+"""Metrics of peers: counters, and series that the replicating process makes when scraped.
 
 Only that one process on a data directory has series with a peer's name, save those about the room
 that peers take up. Names come from the configuration, all other labels from closed sets.
@@ -20,7 +20,7 @@ _WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class PeerMetrics:
-    """What is counted about peers where it happens."""
+    """The counters of events that concern peers."""
 
     def __init__(self, declare: MetricDeclarations) -> None:
         self.given_up = declare.counter(
@@ -89,7 +89,7 @@ _COUNTERS = {
 
 
 class PeerCollector(Collector):
-    """Turns what `status` shows of peers into series when it is asked for them."""
+    """Makes series of what `status` shows of peers, when it is scraped."""
 
     def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:
         """describe: gives "replicates-here" and "peers", from memory."""

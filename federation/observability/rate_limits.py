@@ -36,7 +36,7 @@ _AGAIN_S = 60.0
 
 
 class Complaints:
-    """Remembers what was said last about each event."""
+    """Logs lasting trouble when it begins, when it changes, and once a minute."""
 
     def __init__(self, log: Any, clock: Clock) -> None:
         self._log = log
@@ -44,7 +44,7 @@ class Complaints:
         self._said: dict[str, tuple[str, float]] = {}
 
     def warn(self, event: str, error: Exception | str) -> None:
-        """Log the event with the error's reason, unless that was said a moment ago."""
+        """Log the event with the error's reason, unless the same was logged within a minute."""
         reason, now_s = str(error), self._clock.monotonic_s()
         said, at_s = self._said.get(event, ("", 0.0))
         if reason != said or now_s - at_s >= _AGAIN_S:

@@ -83,7 +83,7 @@ class Replication:
             self._started = True
             self._worker.start(self._peers)
 
-    def follow(self, config: Config) -> None:
+    def apply_config(self, config: Config) -> None:
         """Send to the peers of this configuration from now on."""
         if config.peers != self._peers:
             _log.info("peers_changed", before=self.names, after=[p.name for p in config.peers])

@@ -10,9 +10,9 @@ from federation.core.errors import CannotStart
 
 
 async def resolve(address: Address) -> list[str]:
-    """Return the IP addresses that the host stands for.
+    """Return the IP addresses that the host resolves to.
 
-    Raises CannotStart when it stands for none.
+    Raises CannotStart when there are none.
     """
     if address.is_wildcard:
         return [address.host]

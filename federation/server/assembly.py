@@ -138,7 +138,7 @@ def build(
         clock=clock,
         limits=limits,
         hits=bounds.hits,
-        follow=partial(_follow, storage, limits, budget, services, replication, share),
+        apply_config=partial(_apply_config, storage, limits, budget, services, replication, share),
     )
 
 
@@ -150,7 +150,7 @@ def _health(storage: NodeStorage, metrics: Metrics) -> tuple[bool, str]:
     return serving, reason
 
 
-def _follow(
+def _apply_config(
     storage: NodeStorage,
     limits: LiveLimits,
     budget: MemoryBudget,
@@ -159,26 +159,26 @@ def _follow(
     share: WorkerSlot,
     config: Config,
 ) -> None:
-    """Hand a new configuration to whatever takes changes while it runs (its keys declared live).
+    """Apply a new configuration to all parts that can change while they run (keys declared live).
 
     Raises ConfigError before anything has changed.
     """
-    services.follow(config)
+    services.apply_config(config)
     storage.apply_config(config.storage)
-    replication.follow(config)
+    replication.apply_config(config)
     limits.take(config.limits)
     budget.total_bytes = share.part(limits.buffer_memory)
 
 
 class Services(NamedTuple):
-    """What is served where, and what has to be closed, in this order, when it is not any more."""
+    """The services of each kind of listener, and how to start, close and reconfigure them."""
 
     served: list[Service]
-    index_served: list[Service]  # by listeners whose callers have their blobs elsewhere
+    index_served: list[Service]  # for listeners whose callers keep blobs elsewhere
     closers: list[Callable[[], Awaitable[None]]]
     start: Callable[[], None]
     describe: Callable[[], dict[str, Any]]
-    follow: Callable[[Config], None]
+    apply_config: Callable[[Config], None]
 
 
 def make_services(
@@ -235,9 +235,9 @@ def make_services(
     )
     return Services(
         served=[cas, stream, *of_names(pulling.finder), HoldingsService(storage.ledger)],
-        # As the old server's --index-only: no blobs.
+        # No blobs, as with --index-only of BuildStream's own server.
         index_served=of_names(pulling.index_finder, inlines=False),
-        closers=[  # uploads, then threads, then what they asked
+        closers=[  # uploads, then threads, then what they use
             stream.close,
             partial(asyncio.to_thread, compute.close),
             *pulling.closers,
@@ -245,7 +245,7 @@ def make_services(
         ],
         start=pulling.start,
         describe=pulling.describe,
-        follow=pulling.apply_config,
+        apply_config=pulling.apply_config,
     )
 
 
@@ -256,7 +256,7 @@ def acknowledge_of(
     metrics: Metrics,
     clock: Clock,
 ) -> Acknowledge | None:
-    """Return what holds back the OK of this listener's writes; None: nothing does."""
+    """Return what delays the OK of this listener's writes; None: nothing does."""
     if listener.acknowledge == "local":
         return None
     return Acknowledge(

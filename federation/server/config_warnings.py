@@ -1,4 +1,4 @@
-"""What a configuration allows that its owner may not have meant."""
+"""Warnings about configurations that allow more than their owner may have intended."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _about_tls(listener: ListenerConfig, tls: TlsConfig) -> list[Advice]:
 
 
 def _proxy_for_all(listener: ListenerConfig) -> str | None:
-    """Return what any program at the proxy's address may do."""
+    """Warn where any program at the proxy's address can act as the proxy."""
     proxy = listener.auth.proxy if listener.auth else None
     if proxy is None or proxy.secret is not None:
         return None
@@ -94,7 +94,7 @@ def _about_files(config: Config, file: Path | None) -> list[Advice]:
 
 
 def _secrets(config: Config) -> Iterator[Path]:
-    """Yield files that nobody else may read; a listener's key has an event of its own."""
+    """Yield files that only the node's user should read; a listener's key has its own event."""
     for listener in config.listeners:
         jwt = listener.auth.jwt if listener.auth else None
         proxy = listener.auth.proxy if listener.auth else None
@@ -107,7 +107,7 @@ def _secrets(config: Config) -> Iterator[Path]:
 
 
 def _deciding(config: Config) -> Iterator[Path]:
-    """Yield files that say who is let in, to do what, and whom this node trusts."""
+    """Yield files that decide who is admitted with which rights, and whom this node trusts."""
     for listener in config.listeners:
         tls, auth = listener.tls, listener.auth
         paths: list[Path | None] = []

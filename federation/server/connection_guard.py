@@ -1,8 +1,8 @@
 """Bounds on the connections of each address, for gRPC's listeners.
 
-gRPC accepts by itself and shows nobody its connections, so they are looked at once in a while, and
-those that are too many are broken off, the youngest first. What gRPC itself allows is somewhat
-more, so that a flood finds the door open for others until the next look.
+gRPC accepts connections itself and does not expose them, so they are inspected once a second, and
+excess ones are closed, the youngest first. gRPC's own limit is somewhat higher, so that a flood
+does not keep others out until the next inspection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from federation.services.tcp import TcpConnection
 
 _EVERY_S = 1.0
 _SOON_S = 0.2  # while there are too many
-_OTHERS = 50  # descriptors that are no connections of clients, at least
+_OTHERS = 50  # at least: descriptors that are no client connections
 
 
 def allowed_by_grpc(limits: LimitsConfig) -> int:
@@ -31,7 +31,7 @@ def allowed_by_grpc(limits: LimitsConfig) -> int:
 def excess(
     connections: Sequence[TcpConnection], total: int, each: int
 ) -> list[tuple[TcpConnection, str]]:
-    """Return the connections to one port that are too many, with the limit each is over.
+    """Return the excess connections to one port, with the limit that each exceeds.
 
     connections: the oldest first. each: the most of one address; 0: what it leaves for others.
     """
@@ -63,16 +63,16 @@ class ConnectionGuard:
         return f"<ConnectionGuard of {self._ports()}, {len(self._seen)} seen>"
 
     async def run(self) -> None:
-        """Look again and again."""
+        """Inspect the connections again and again."""
         while True:
-            broken = await asyncio.to_thread(self.look)
+            broken = await asyncio.to_thread(self.poll)
             for connection, limit in broken:
                 host, port = connection.peer
                 self._hits.hit(limit, f"address {host}", f"{host}:{port}")
             await self._clock.sleep(_SOON_S if broken else _EVERY_S)
 
-    def look(self) -> list[tuple[TcpConnection, str]]:
-        """Break off what is too much, and return it; blocks for as long as looking takes."""
+    def poll(self) -> list[tuple[TcpConnection, str]]:
+        """Close excess connections, and return them; blocks."""
         limits = self._limits
         most = limits.connections_per_address or limits.connections // 2
         if len(os.listdir("/proc/self/fd")) < min(most, limits.connections):  # noqa: PTH208

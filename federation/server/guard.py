@@ -1,8 +1,8 @@
-"""The TLS of a listener that lets in certain clients only.
+"""The TLS credentials of a listener that admits certain clients only.
 
 gRPC verifies a client's certificate with the lists as its trust roots. That lets in what a listed
 certificate signed, and whoever connected while still listed; so each call's certificate is compared
-with the lists as they are at that moment, by services/rpc.py.
+with the lists as they are at that moment, by access/authenticator.py.
 """
 
 from __future__ import annotations

@@ -22,13 +22,13 @@ from federation.server.worker_slot import WorkerSlot
 
 _HANDSHAKE_MS = 15_000  # for TLS and for the HTTP/2 preface; then the connection is closed
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
-_KEEPALIVE_MS = 60_000  # a client whose machine is gone is noticed after this and the next
+_KEEPALIVE_MS = 60_000  # a dead client is noticed after both of these
 _KEEPALIVE_TIMEOUT_MS = 20_000
 # gRPC pings and sets windows anew while bytes come, and the answers wait behind what is under way:
 # on a link of 256 kbit/s 9 MiB in this time. TCP notices before that when a machine is gone.
 _ANSWER_MS = 5 * 60_000
 _WINDOW_MIN, _WINDOW_MAX = 2**16, 2**20
-_IDLE_MS = 30 * 60_000  # a connection without a call for this long is asked to go
+_IDLE_MS = 30 * 60_000  # a connection without a call for this long is closed gracefully
 
 
 def options(limits: model.LimitsConfig, *, alone: bool = True) -> list[tuple[str, int]]:
@@ -126,7 +126,7 @@ class GrpcServer:
             raise CannotStart(_why_not(wanted)) from None
 
     async def start(self) -> None:
-        """Answer calls."""
+        """Begin to answer calls."""
         self._started = True
         await self.server.start()
 

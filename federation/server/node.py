@@ -33,24 +33,24 @@ _log = structlog.get_logger(__name__)
 
 _LAG_EVERY_S = 0.1
 _HEALTH_EVERY_S = 0.5
-_TLS_EVERY_S = 0.5  # a change is taken at the second look: within 2 s in all
+_TLS_EVERY_S = 0.5  # a change is read at the second look: within 2 s in all
 
 
 class Health(Protocol):
-    """What answers gRPC health checks on one server."""
+    """The gRPC health state of one server."""
 
     async def set(self, serving: bool) -> None:
-        """Change the answer, and tell those who watch."""
+        """Change the state, and notify watchers."""
         ...
 
     def end(self) -> None:
-        """Tell those who watch that it does not serve any more, and let them go."""
+        """Notify watchers that it does not serve any more, and end their calls."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One gRPC listener with what is particular to it."""
+    """One gRPC listener with its TLS, health and watched files."""
 
     server: GrpcServer
     tls: LiveTls | None
@@ -77,7 +77,7 @@ class Node:
         metrics: Metrics,
         clock: Clock,
         limits: LimitsConfig,
-        follow: Callable[[Config], None],
+        apply_config: Callable[[Config], None],
         hits: LimitHits | None = None,
     ) -> None:
         """Take the parts of a node that is not started.
@@ -87,12 +87,12 @@ class Node:
             http: the HTTP listener.
             closers: called in this order once no call runs any more; the storage's is the last.
             announce: called with listeners=[...], http=... once every port answers.
-            readiness: what is said about this node; its phase is the node's to set.
+            readiness: the state that is reported; its phase is set here.
             metrics: where the lag of the event loop goes.
             clock: paces the watching.
             limits: drain is how long running calls may go on after stop().
-            hits: who is told of limits that are reached; None: nobody counts connections.
-            follow: has everything that can take a new configuration take it, or nothing.
+            hits: where reached limits are recorded; None: connections are not counted.
+            apply_config: applies a new configuration to every part that can change, or to none.
         """
         self._ports = ports
         self._http = http
@@ -102,7 +102,7 @@ class Node:
         self._metrics = metrics
         self._clock = clock
         self._limits = limits
-        self._follow = follow
+        self._apply_config = apply_config
         self._guard = None
         if hits is not None:
             self._guard = ConnectionGuard(limits, hits, clock, self._listening_on)
@@ -132,7 +132,7 @@ class Node:
         return self._limits.drain
 
     async def start(self, passed: PassedSockets | None = None) -> None:
-        """Bind everything, then answer, then say so.
+        """Bind everything, then answer, then announce it.
 
         passed: sockets of the service manager, which have to be those of some of the listeners.
 
@@ -148,7 +148,7 @@ class Node:
             for port in self._ports:
                 await port.server.start()
             self._readiness.phase = Phase.SERVING
-            await self._tell_health()
+            await self._publish_health()
             self.announce(listeners=self.listeners, http=self.http)
         except BaseException:
             await self._end(0)
@@ -173,12 +173,12 @@ class Node:
         """Read certificates, keys, lists and tokens again, without waiting for a change of them."""
         self._asked_for_tls.set()
 
-    def follow(self, config: Config) -> None:
-        """Serve as this configuration says, in all that can change while a node runs.
+    def apply_config(self, config: Config) -> None:
+        """Apply a configuration, in all that can change while a node runs.
 
         Raises ConfigError; then nothing has changed.
         """
-        self._follow(config)
+        self._apply_config(config)
 
     async def stop(self) -> None:
         """Refuse new calls, let running ones finish for the drain time, close the rest."""
@@ -192,12 +192,12 @@ class Node:
     async def _end(self, grace_s: float) -> None:
         await asyncio.gather(*(port.server.stop(grace_s) for port in self._ports))
         await self._tasks.close()
-        if self._http is not None:  # last of the servers: it shows that the node drains
+        if self._http is not None:  # last, since it shows that the node drains
             await self._http.stop()
         for close in self._closers:
             await close()
 
-    async def _tell_health(self) -> None:
+    async def _publish_health(self) -> None:
         serving = self._readiness.refresh().serving
         for port in self._ports:
             await port.health.set(serving)
@@ -212,7 +212,7 @@ class Node:
             last = verdict
             level = _log.info if verdict == (True, "") else _log.warning
             level("health_changed", serving=verdict.serving, reason=verdict.reason)
-            await self._tell_health()
+            await self._publish_health()
 
     async def _watch_tls(self) -> None:
         live = list(dict.fromkeys(each for port in self._ports for each in port.watched))

@@ -1,4 +1,4 @@
-"""What a serving process sets up once about itself, before anything else runs."""
+"""Process-wide settings that a serving process makes before anything else runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COLLECT_AFTER = 5_000, 10, 100  # new objects; such collections; collections of
 
 
 def prepare() -> None:
-    """Make this process fit to serve. Raises CannotStart."""
+    """Prepare this process for serving. Raises CannotStart."""
     open_standard_files()
     os.umask(0o077)  # whatever it makes is for its own user, also where no mode is given
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Whether this node wants calls: one answer for gRPC health, /readyz and the service manager."""
+"""Whether this node is ready for calls: one state for gRPC health, /readyz and systemd."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Readiness:
         return self.verdict()
 
     def verdict(self) -> ReadinessVerdict:
-        """Return what is known now."""
+        """Return the last known state."""
         if self.phase is not Phase.SERVING:
             return ReadinessVerdict(False, self.phase.value)
         return ReadinessVerdict(*self._storage)

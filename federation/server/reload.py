@@ -1,4 +1,4 @@
-"""Takes a changed configuration file, and changed TLS files, into a node that runs.
+"""Reads a changed configuration file, and changed TLS files, into a running node.
 
 A reload is asked for by SIGHUP. Its outcome goes to the log, and into what the process publishes
 of itself, where `federation reload` reads it.
@@ -28,7 +28,7 @@ RELOAD = "reload"  # the key of what is published
 
 
 class Reloader:
-    """One reload at a time; those that are asked for meanwhile are one more."""
+    """One reload at a time; all that are requested meanwhile become one more."""
 
     def __init__(self, config: Config, file: Path | None, node: Node, clock: Clock) -> None:
         """Take what the node runs with, and the file that it came from, if it was one."""
@@ -58,7 +58,7 @@ class Reloader:
     async def _reload(self) -> dict[str, Any]:
         try:
             found = await asyncio.to_thread(self._read)
-            self._node.follow(found.config)
+            self._node.apply_config(found.config)
         except ConfigError as error:
             _log.error("reload_refused", text=str(error), still="everything as it was before")
             return self._outcome(error=str(error))
@@ -74,7 +74,7 @@ class Reloader:
         return self._outcome(changed=found.now)
 
     def _read(self) -> Changes:
-        """Read and judge everything, and change nothing. Raises ConfigError."""
+        """Read and validate everything, and change nothing. Raises ConfigError."""
         found = Changes(self._running, [], [])
         if self._file is not None:
             # Not above: a node without a file need not import what reads YAML.

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from federation.access.files import AccessFiles
 
 _log = structlog.get_logger(__name__)
-END_S = 10.0  # for closing the storage after the drain time; a hung disk takes for ever
+END_S = 10.0  # for closing the storage after the drain time; a hung disk would never end
 FLUSH_S = 1.0
 
 Ready = Callable[[list[str]], None]  # is given the address of each listener, with real ports
@@ -100,7 +100,7 @@ async def _serve(
         process.settle()
         ready(node.listeners)
         if control is not None:
-            control.tell(serving={"listeners": node.listeners, "http": node.http})
+            control.send(serving={"listeners": node.listeners, "http": node.http})
         systemd.notify("READY=1")
         _feed_watchdog(control, share, watched)
         await stop.wait()
@@ -108,18 +108,18 @@ async def _serve(
     await background.close()
     limit_s = node.drain_s + END_S
     if control is not None:
-        control.tell(**{"ending-within-s": limit_s})
+        control.send(**{"ending-within-s": limit_s})
     asyncio.get_running_loop().call_later(limit_s, _give_up, limit_s, flush)
     await node.stop()
     await watched.close()
 
 
 def _feed_watchdog(control: Control | None, share: WorkerSlot, background: Background) -> None:
-    """Begin to tell of this event loop's life, to the parent or to the service manager."""
+    """Begin to feed the watchdog of the parent or the service manager from this event loop."""
     within_s = systemd.watchdog_s(os.environ, share.parent or os.getpid())
     if within_s is None:
         return
-    tell = systemd.tell_of_life if control is None else partial(control.tell, lives=True)
+    tell = systemd.notify_alive if control is None else partial(control.send, lives=True)
     feeding = systemd.feed_watchdog(within_s, lambda: True, SystemClock(), tell)
     background.start(feeding, "watchdog")
 

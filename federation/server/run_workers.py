@@ -51,7 +51,7 @@ def run_workers(config: Config, ready: Ready, file: Path | None = None) -> None:
     """
     process.prepare()
     passed = passed_sockets(os.environ, os.getpid())
-    load_access(config)  # what is wrong with the files is said once, by the parent
+    load_access(config)  # errors in the files are reported once, by the parent
     flush = logs.configure(config.log)
     for item in advice(config, file):
         _log.warning(item.event, text=item.text)
@@ -64,7 +64,7 @@ def run_workers(config: Config, ready: Ready, file: Path | None = None) -> None:
 
 
 class _Parent:
-    """Everything of one run."""
+    """The parent's state."""
 
     def __init__(self, config: Config, file: Path | None, clock: Clock) -> None:
         self._config = config
@@ -115,7 +115,7 @@ class _Parent:
         return status
 
     def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
-        """Have it go on whatever comes; the workers themselves say whether they are ready."""
+        """Keep a task running after failures; the workers themselves report readiness."""
         self._tasks.keep(work, name, self._clock, FailingWork())
 
     def _orders(self, number: int, again: bool) -> bytes:
@@ -146,11 +146,11 @@ class _Parent:
         return failed or ended
 
     def _feed_watchdog(self) -> None:
-        """Tell the service manager of life, as long as the workers tell of theirs."""
+        """Feed the service manager's watchdog as long as the workers report that they are alive."""
         within_s = systemd.watchdog_s(os.environ, os.getpid())
         if within_s is not None:
             alive = partial(self._crew.is_alive, within_s)
-            tell = systemd.tell_of_life
+            tell = systemd.notify_alive
             feeding = systemd.feed_watchdog(within_s, alive, self._clock, tell)
             self._tasks.start(feeding, "watchdog")
 
@@ -162,7 +162,7 @@ class _Parent:
         self._stop.set()
 
     async def _reload_on_hangup(self) -> None:
-        """Hand SIGHUP on, and tell the service manager when all have done what it asks for."""
+        """Forward SIGHUP, and notify the service manager when all workers have reloaded."""
         while True:
             await self._hangup.wait()
             self._hangup.clear()

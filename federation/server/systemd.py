@@ -1,4 +1,4 @@
-"""Tells the service manager how far we are, and that we are not hung (the sd_notify protocol)."""
+"""Notifies the service manager of progress and of not being hung (the sd_notify protocol)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import structlog
 from federation.core.clock import Clock
 
 _log = structlog.get_logger(__name__)
-_FEEDS = 3  # within the time after which we count as hung
+_FEEDS = 3  # in the time after which the manager takes us for hung
 
 
 def notify(state: str) -> None:
@@ -29,7 +29,7 @@ def notify(state: str) -> None:
 
 
 def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
-    """Return after how long without a sign of life the manager ends this service; None: never.
+    """Return after how long without a keep-alive the manager ends this service; None: never.
 
     pid: of the process that the manager has started.
     """
@@ -44,9 +44,9 @@ def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
 async def feed_watchdog(
     within_s: float, is_alive: Callable[[], bool], clock: Clock, tell: Callable[[], None]
 ) -> None:
-    """Tell of life again and again, as long as there is any; never returns.
+    """Send keep-alives as long as the service is alive; never returns.
 
-    It runs on the event loop, so that one which is hung tells nothing.
+    It runs on the event loop, so that a hung one sends none.
     """
     is_told = False
     while True:
@@ -59,6 +59,6 @@ async def feed_watchdog(
         await clock.sleep(within_s / _FEEDS)
 
 
-def tell_of_life() -> None:
+def notify_alive() -> None:
     """Feed the manager's watchdog once."""
     notify("WATCHDOG=1")

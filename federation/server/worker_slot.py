@@ -1,4 +1,4 @@
-"""What one process has to know of being one of several that serve the same ports."""
+"""What a process knows of being one of several that serve the same ports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WorkerSlot:
         return self.of == 1
 
     def announced(self) -> dict[str, Any]:
-        """Return what to publish about it beside this process's own facts."""
+        """Return what this process publishes about its slot."""
         return {
             "worker": self.number,
             "workers": self.of,
@@ -35,7 +35,7 @@ class WorkerSlot:
         return configured if self.alone else self.ports[listener]
 
     def part(self, total: int) -> int:
-        """Return this process's part of what all of them may use up together."""
+        """Return this process's part of a limit for all of them."""
         return total // self.of
 
     def http_address(self, configured: str | None) -> str | None:

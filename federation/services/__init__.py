@@ -1,1 +1,1 @@
-"""The gRPC services: decode, call down, encode. One file a service; rpc.py wraps them all."""
+"""The services: decode, call down, encode, one file each; pipeline.py has what all calls share."""

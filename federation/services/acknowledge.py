@@ -1,7 +1,7 @@
-"""Answering a write only when peers have it, too: `acknowledge` of a listener.
+"""Delays the answer to a write until peers have it, too: `acknowledge` of a listener.
 
-What is waited for is the end of the change log as it was when the write was durable here. That is a
-little more than the write itself where others write at the same time, and costs no look-up.
+It waits until peers have the change log up to where it ended when the write was durable here. With
+concurrent writes that is a little more than the write itself, and it costs no look-up.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Acknowledgements(Protocol):
     ) -> bool:
         """Wait until so many of these peers have every row up to seq; False after timeout_s.
 
-        Raises SourceUnavailable when it cannot be found out.
+        Raises SourceUnavailable when the storage cannot tell.
         """
         ...
 
 
 class Acknowledge:
-    """Holds back the OK of one listener's writes for a while."""
+    """Delays the OK of one listener's writes."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Acknowledge:
         return f"<Acknowledge by {self._how} within {self._within_s:g} s>"
 
     async def wait(self) -> None:
-        """Return when the peers have what was written until now, or after the time limit.
+        """Return when the peers have everything written so far, or after the time limit.
 
         Never an error: the write is durable here, and goes on to the peers in any case.
         """
@@ -83,4 +83,4 @@ class Acknowledge:
                 self._known.head(), peers, needed, self._within_s
             )
         except SourceUnavailable:
-            return False  # counted as one that did not say so
+            return False  # counted like a time-out

@@ -31,12 +31,12 @@ from federation.wire.bounds import read_request
 from federation.wire.digests import function_of, to_digest
 from federation.wire.resource_name import check_instance
 
-_PATH_BYTES = 16  # what paths to inline have on average at least
+_PATH_BYTES = 16  # at least, on average, of a path to inline
 _INLINE_BYTES = 128 * 1024  # hashing less costs less than handing it to a thread
 
 
 class _ActionQuestion(NamedTuple):
-    """GetActionResult as put to an upstream."""
+    """A GetActionResult to be forwarded to upstreams."""
 
     key: EntryKey
     action: Digest
@@ -70,7 +70,7 @@ class ActionCacheService:
         *,
         inlines: bool = True,
     ) -> None:
-        """Take the seams; inlines: whether outputs are put into results that are asked for so."""
+        """inlines: whether outputs are inlined into results for callers that ask for it."""
         self._inlines = inlines
         self._store = store
         self._index = index
@@ -121,7 +121,7 @@ class ActionCacheService:
         call.check_push(check_instance(update.key.instance))
         for names in names_of_action_result(update.value, update.function):
             if len(names.blobs) == SLICE:
-                await asyncio.sleep(0)  # reading it checks all digests, and there may be many
+                await asyncio.sleep(0)  # each step parses many digests; let other tasks run
         if len(update.value) <= _INLINE_BYTES:
             check_inlined(update.value, update.function)
         else:

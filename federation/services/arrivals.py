@@ -1,10 +1,10 @@
-"""What has come of messages that are not whole yet.
+"""Estimates how much has arrived of messages that are not complete yet.
 
-gRPC says nothing of a message before all of it is there. So room is taken for the largest one, and
-while others wait for room, what each connection has received is compared with what came out of it:
-the rest is somewhere between, in messages that are being read. Whoever sends slowly or nothing is
-charged for little then, and does not keep others waiting; whoever sends much and never all of it
-is found out.
+gRPC shows a message only when it is complete. So each read reserves room for the largest message.
+While other calls wait for room, the bytes that each connection has received are compared with the
+messages that came out of it: the difference is in messages still being received. A slow or silent
+sender is then charged for that only and does not keep others waiting; a sender of much data that
+never completes a message is detected.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from collections.abc import Collection, Mapping
 from federation.core.admission import Admission
 from federation.services.running_call import RunningCall
 
-LEAST_BYTES = 2**16  # gRPC takes about so much of each stream by itself
+LEAST_BYTES = 2**16  # gRPC buffers about this much of each stream anyway
 _PEERS_MAX = 10_000
-_OVERHEAD = 50  # of so many bytes one is HTTP/2's or TLS's, at most
+_OVERHEAD = 50  # at most one byte in so many is HTTP/2's or TLS's
 
 
 class MessageArrivals:
-    """Charges calls that read for what has come. Pure: the counters are brought to it."""
+    """Charges calls for what has arrived of their messages. Pure: it is given the counters."""
 
     def __init__(self, incoming: Admission) -> None:
         self._incoming = incoming
         self._came: dict[str, int] = {}  # whole messages, in bytes, of each connection
-        self.trusts = False  # whether somebody is charged for less than may come
+        self.trusts = False  # whether a call is charged for less than a whole message
 
     def __repr__(self) -> str:
         return f"<MessageArrivals on {len(self._came)} connections>"
 
     def came(self, peer: str, size_bytes: int) -> None:
-        """A whole message came from this connection."""
+        """Count a complete message of this connection."""
         came_bytes = self._came.get(peer)
         if came_bytes is None and len(self._came) >= _PEERS_MAX:
-            self._came.pop(next(iter(self._came)))  # it is counted as if nothing had come of it
+            self._came.pop(next(iter(self._came)))  # from now on counted as if it had sent nothing
         self._came[peer] = (came_bytes or 0) + size_bytes
 
     def charge(
         self, pending: Collection[RunningCall], received: Mapping[str, int], most_bytes: int
     ) -> RunningCall | None:
-        """Charge each call that reads; return one whose connection has to go to make room.
+        """Charge each pending call; return one whose connection must be closed to make room.
 
-        received: what each connection has brought since it began; those that are gone are not in
-        it, nor those that cannot be asked.
+        received: the bytes that each connection has received since it began. Closed ones are
+        absent, and those that cannot be inspected.
         """
         reading: dict[str, list[RunningCall]] = {}
         for call in pending:
             reading.setdefault(call.peer, []).append(call)
         self.trusts = False
-        # However little room there is, nobody has to go for a message or two.
+        # However little room there is, no connection is closed for a message or two.
         bound_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
         worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
         for peer, calls in reading.items():

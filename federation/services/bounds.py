@@ -1,4 +1,4 @@
-"""What all listeners of a node share of its limits."""
+"""The limits that all listeners of a node share."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from federation.observability.metrics import Metrics
 
 @dataclass(slots=True)
 class SharedBounds:
-    """Who says that a limit was reached, and the admission of bytes in both directions."""
+    """The record of limits that were reached, and the admission of bytes in both directions."""
 
     hits: LimitHits
-    incoming: Admission  # what came in and is neither durable nor dropped
-    outgoing: Admission  # what goes out and is not taken
+    incoming: Admission  # received, and neither durable nor dropped
+    outgoing: Admission  # to be sent, and not taken by its reader yet
 
     @classmethod
     def of(

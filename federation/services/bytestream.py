@@ -68,7 +68,7 @@ class ReadCalls:
                 async with packed or nullcontext(chunks) as sent:
                     async for data in sent:
                         sent_bytes, handed_on = len(data), [encode_read_response(data)]
-                        del data  # what is handed on is a copy; neither is kept for the next wait
+                        del data  # the response is a copy; keep neither during the wait
                         pace.begin()
                         yield handed_on.pop()
                         pace.sent(sent_bytes)
@@ -137,7 +137,7 @@ class WriteCalls:
             await self._uploads.drop_parked(name)
             return _early_answer(name)
         async with self._uploads.claim(name, requests) as upload:
-            # The stream it was taken over from may have ended well.
+            # The stream that it was taken over from may have completed it.
             if upload.taken_over and await self._is_here(name.digest, call):
                 upload.resumable = False
                 return _early_answer(name)
@@ -146,24 +146,24 @@ class WriteCalls:
                 upload.rules.begin_stream(first.resource_name, 0)
             receiver = await self._uploads.begin(upload, call.provenance, call.caller)
             await self._receive(upload, receiver, first, messages)
-            upload.resumable = False  # whatever a commit comes to, it ends the ingest
+            upload.resumable = False  # a commit ends the ingest, whether it succeeds or not
             await receiver.finish()
             call.accepted(name.instance, digest=name.digest)
             return encode_write_response(upload.rules.received_bytes)
 
     async def query(self, request: bytes, call: Call) -> bytes:
-        """Say where an upload stands; one that is not known stands at 0."""
+        """Return how far an upload has come; an unknown one is at 0."""
         name = parse_upload(decode_query_request(request))
         call.check_pull(name.instance)
         if not await self._store.find_missing([name.digest]):
             return encode_query_response(name.digest.size_bytes, complete=True)
-        # What is said must never fall (google.bytestream). Where the next call may meet another
-        # process, which knows nothing of what this one received, only 0 and the end are certain.
+        # committed_size must never decrease (google.bytestream). Where the next call may reach
+        # another process, which does not have these bytes, only 0 and the whole size are safe.
         committed_size = self._uploads.resumable_bytes(name) if self._alone else 0
         return encode_query_response(committed_size, complete=False)
 
     async def _is_here(self, digest: Digest, call: Call) -> bool:
-        """Whether no bytes are needed; what only an upstream gave is the caller's gift, too."""
+        """Whether the blob is held; one that only an upstream gave counts as the caller's, too."""
         return await self._store.accept_held(digest, provenance=call.provenance)
 
     async def _receive(
@@ -172,7 +172,7 @@ class WriteCalls:
         """Take messages up to the one with finish_write."""
         message: WriteRequest | None = first
         while message is not None:
-            self._check(upload, message)  # no await between this and put: they count the same bytes
+            self._check(upload, message)  # no await before put: both count the same bytes
             await receiver.put(message.data)
             self._bytes_in.inc(len(message.data))
             if message.finish_write:
@@ -196,7 +196,7 @@ class WriteCalls:
 
 
 class _Messages:
-    """The decoded messages of a stream that has to keep moving."""
+    """The decoded messages of a stream that must not stall."""
 
     def __init__(self, requests: RequestStream, clock: Clock, stall_s: float) -> None:
         self._requests = requests
@@ -216,7 +216,7 @@ class _Messages:
         return message
 
     async def tail(self) -> WriteRequest | None:
-        """Return a message that comes right behind the last one; None: there is none."""
+        """Return a message sent right after the last one; None: there is none."""
         try:
             data = await self._requests.next(_TAIL_S)
         except Stalled:

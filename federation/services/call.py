@@ -56,7 +56,7 @@ class Call(RunningCall):
 
     @property
     def is_peer(self) -> bool:
-        """Whether the caller may be believed to be a node of ours, as far as its headers say so."""
+        """Whether the caller has the peer role: its provenance headers are trusted."""
         return self.rights.is_peer
 
     @property
@@ -66,7 +66,7 @@ class Call(RunningCall):
 
     @property
     def provenance(self) -> Provenance:
-        """What is kept about who wrote, for the request being served."""
+        """What is recorded about the writer, for the request being served."""
         return provenance_of(hops.current()) if self.is_peer else FROM_CLIENT
 
     def dated(self, entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -95,7 +95,7 @@ class Call(RunningCall):
             self._runtime.names.check_write(instance, self.caller, self.peer)
 
     def check_peer(self, instance: str) -> None:
-        """The same for handlers that only nodes of this project use among themselves."""
+        """Every handler that is only for peers calls it. Raises as check_pull does."""
         check_length(instance)
         self.rights.check_in(instance, PEER, self.method)
 

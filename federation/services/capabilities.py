@@ -1,6 +1,6 @@
-"""Capabilities: what this node can do, the same for every instance, save the caller's rights.
+"""Capabilities: the same for every instance, but for the caller's rights.
 
-A node of ours that may be a peer is also told who answers: see federation/wire/node_identity.py.
+A peer is also told this node's identity: see federation/wire/node_identity.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CapabilitiesService:
         max_blob_bytes: int,
         announce: Callable[[], NodeIdentity] = lambda: UNKNOWN,
     ) -> None:
-        # Some clients ask once in every job, so both answers are made once.
+        # Some clients ask in every job, so both answers are encoded in advance.
         self._answers = {
             may_push: capabilities(limits, max_blob_bytes, may_push).SerializeToString()
             for may_push in (False, True)

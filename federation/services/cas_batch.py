@@ -35,10 +35,10 @@ from federation.wire.digests import encode_digest
 
 # An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
 ITEMS_MAX = BATCH_ITEMS_MAX
-_ANSWER_WORK_BYTES = 64  # what answering one item is like, to Compute
-_LARGE_BYTES = 2**16  # an answer below that is made before there is room for it
-_ZSTD_MIN_BYTES = 128  # nothing shorter gets smaller
-_TOLD_MAX = 10  # digests in one line of the audit
+_ANSWER_WORK_BYTES = 64  # work for Compute, per item
+_LARGE_BYTES = 2**16  # answers below this size need no room in advance
+_ZSTD_MIN_BYTES = 128  # shorter data does not compress
+_TOLD_MAX = 10  # digests shown in one audit line
 _REMEMBERED = 128  # questions, of at most as many bytes each: 12 MB with what was made of them
 _REMEMBERED_BYTES = 16 * 1024
 
@@ -46,12 +46,12 @@ Outcome = bytes | FederationError
 
 
 class _Question(NamedTuple):
-    """A BatchReadBlobs request, and what of its answer depends on nothing else."""
+    """A decoded BatchReadBlobs request with the parts of its answer that can be cached."""
 
     asked: BatchRead
     unique: list[Digest]
     total_bytes: int
-    heads: list[bytes]  # of unique, see held_heads; none: to be made where they are needed
+    heads: list[bytes]  # of unique, see held_heads; empty: made when needed
 
 
 class BatchCalls:
@@ -102,7 +102,7 @@ class BatchCalls:
         blobs: Sequence[Outcome],
         provenance: Provenance,
     ) -> Sequence[FederationError | None]:
-        """Write what could be unpacked, in one durable step; repeated blobs once."""
+        """Write the valid blobs in one durable step, repeated ones once."""
         whole = [
             (digest, blob)
             for digest, blob in zip(digests, blobs, strict=True)
@@ -171,7 +171,7 @@ class BatchCalls:
 def _remembered(request: bytes) -> _Question:
     """Decode a read. Raises DecodeError, InvalidRequest.
 
-    Whoever builds the same asks for the same batches, so the last questions are remembered: 0.15
+    Clients that build the same read the same batches, so the last requests are cached: 0.15
     ms less for one of 100 digests, of 0.4 beside what gRPC takes.
     """
     new = _decoded(request)
@@ -186,7 +186,7 @@ def _decoded(request: bytes) -> _Question:
 
 
 def _unpacked_bytes(update: BatchUpdate) -> int:
-    """Return what the blobs are once they are unpacked."""
+    """Return the total size of the blobs once they are unpacked."""
     return sum(
         digest.size_bytes if compressor == ZSTD and isinstance(digest, Digest) else len(data)
         for digest, data, compressor in _items(update)
@@ -216,12 +216,12 @@ def _unpack_one(digest: Digest | Malformed, data: bytes, compressor: int) -> Out
 def _answers(
     items: Sequence[Digest | Malformed], found: dict[Digest, bytes | None]
 ) -> list[Answer]:
-    """Return what each item of a read comes to; those not held cost 10 us each."""
+    """Return the answer to each item of a read; an item that is not held costs 10 us."""
     return [_answer(item, _read_of(item, found)) for item in items]
 
 
 def _pack(answers: list[Answer]) -> list[Answer]:
-    """Compress the answers that get smaller by it."""
+    """Compress the answers that become smaller."""
     return [_pack_one(answer) for answer in answers]
 
 
@@ -243,7 +243,7 @@ def _answer(asked: Digest | Malformed, result: Outcome | None) -> Answer:
 
 
 def _read_of(asked: Digest | Malformed, found: dict[Digest, bytes | None]) -> Outcome:
-    """Return what was found under a digest of a read, or why nothing was."""
+    """Return the answer to one item of a read."""
     if isinstance(asked, Malformed):
         return asked.error
     blob = found[asked]

@@ -21,7 +21,7 @@ from federation.services.cpu_pool import Compute
 from federation.wire.cas_codec import decode_get_tree, encode_tree_page, subdirectories
 
 PAGE_BYTES = 2**20
-DIRECTORY_MAX_BYTES = SMALL_BLOB_BYTES - 2**16  # clients take 4 MiB in one message
+DIRECTORY_MAX_BYTES = SMALL_BLOB_BYTES - 2**16  # clients accept messages of up to 4 MiB
 _READ_AT_ONCE = 1000
 
 
@@ -64,7 +64,7 @@ class TreeCalls:
                 raise BlobNotFound(digest)
 
     async def _check_sizes(self, batch: list[Digest], walk: _Walk) -> None:
-        """Refuse directories that are held and fit no message."""
+        """Refuse directories that are held but do not fit into a message."""
         large = [digest for digest in batch if digest.size_bytes > DIRECTORY_MAX_BYTES]
         if large and (held := set(large) - await self._store.find_missing(large)):
             raise TooBusy(f"directory {held.pop()} is larger than a message may be")

@@ -16,7 +16,7 @@ _REMEMBERED = 1024
 
 
 class ChecksumVerifier:
-    """Compares, and where the digest is of another function reads the blob and hashes it."""
+    """Compares; if the digest is of another function, it reads and hashes the blob."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""Threads for what would hold up the event loop: compressing, and decoding of huge requests."""
+"""Threads for work that would block the event loop: compression, and decoding of huge requests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Compute:
     async def run(
         self, work_bytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        """Call the function: at once where it has little to work on, else in a thread.
+        """Call the function: at once if it has little to do, else in a thread.
 
         A cancelled caller leaves the thread to finish; what it works on must not be used again.
         """

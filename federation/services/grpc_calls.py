@@ -51,7 +51,7 @@ def _served(pipeline: Pipeline, method: Method) -> Any:
 
     if isinstance(method, Unary | ClientStream):
         return grpc.stream_unary_rpc_method_handler(serve)
-    return grpc.stream_stream_rpc_method_handler(serve)  # it has sent its messages itself
+    return grpc.stream_stream_rpc_method_handler(serve)  # its messages were sent by write()
 
 
 class GrpcCall:

@@ -19,7 +19,7 @@ _UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class HealthControl:
-    """Says to all watchers whether this server serves.
+    """Tells all watchers whether this server serves.
 
     Each service is as healthy as the server, whose own name is "". Setting never waits for a
     watcher, unlike in the servicer that comes with the library: one that takes no messages would
@@ -36,14 +36,14 @@ class HealthControl:
         return f"<HealthControl {'serving' if self._serving else 'not serving'}>"
 
     async def set(self, serving: bool) -> None:
-        """Say from now on that all services serve, or do not. The first state is "do not"."""
+        """Report from now on that all services serve, or that they do not, as at first."""
         if serving != self._serving:
             self._serving = serving
             self._changed.set()
             self._changed = asyncio.Event()
 
     def end(self) -> None:
-        """Say "not serving" for good, and end the calls of those who watch.
+        """Report "not serving" for good, and end the calls of all watchers.
 
         They would otherwise hold up a drain to its limit: a watcher never hangs up by itself.
         """
@@ -59,12 +59,12 @@ class HealthControl:
 
     async def changes(self, service: str) -> AsyncIterator[int]:
         """Yield the status, and again whenever it has changed, until end()."""
-        told = None
+        reported = None
         while True:
             changed = self._changed
             status = self.status_of(service)
-            if status != told:
-                told = status
+            if status != reported:
+                reported = status
                 yield status
             elif self._ended:
                 return

@@ -1,4 +1,4 @@
-"""What callers may call instances, and how many each may give names to.
+"""Bounds on instance names: their length, and how many each caller may introduce.
 
 A name is kept once, for as long as anything has it; without a bound one caller could make the
 catalogue grow by names alone.
@@ -17,7 +17,7 @@ _CALLERS_MAX = 1000  # remembered at once; the one that wrote longest ago is for
 
 
 def check_length(name: str) -> None:
-    """Raise RequestTooLarge for a name that is longer than any needs to be."""
+    """Raise RequestTooLarge for a name of more than NAME_MAX_BYTES."""
     if len(name) * 4 > NAME_MAX_BYTES and len(name.encode()) > NAME_MAX_BYTES:
         raise RequestTooLarge(
             "instance.name-bytes",
@@ -29,7 +29,7 @@ class InstanceNames:
     """The instances that each caller of a listener wrote to since the start."""
 
     def __init__(self, limits: LimitsConfig, hits: LimitHits) -> None:
-        """limits: followed while they change."""
+        """limits: they may change."""
         self._limits = limits
         self._hits = hits
         self._names: OrderedDict[str, set[str]] = OrderedDict()
@@ -40,7 +40,7 @@ class InstanceNames:
     def check_write(self, name: str, caller: str, peer: str) -> None:
         """Count a name that a caller writes to. Raises LimitReached for one too many."""
         if not name:
-            return  # the empty one costs nothing
+            return  # the empty name takes no room in the catalogue
         names = self._names.get(caller)
         if names is None:
             names = self._names[caller] = set()

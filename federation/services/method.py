@@ -1,4 +1,4 @@
-"""How a service says which methods it has, and how each exchanges messages."""
+"""How a service declares its methods, and how each exchanges messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Unary(NamedTuple):
 
     handler: Callable[[bytes, Call], Awaitable[bytes]]
     writes: bool = False
-    open_to_all: bool = False  # to whoever is let in at all, without a right
+    open_to_all: bool = False  # to every caller that the listener admits, whatever its rights
     request_max: int = NO_OWN_BOUND  # bytes of the request; limits.message bounds it, too
 
 
@@ -31,7 +31,7 @@ class ServerStream(NamedTuple):
     handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
     writes: bool = False
     open_to_all: bool = False
-    paced: bool = False  # the handler itself sees to it that what it sends finds room
+    paced: bool = False  # the handler itself keeps within the bounds of memory
     request_max: int = NO_OWN_BOUND
 
 

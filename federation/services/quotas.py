@@ -74,14 +74,14 @@ class CallerQuota:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing would be lost with it."""
+        """Whether it can be forgotten without loss."""
         return not self._users and self._spend(0) <= 0
 
     @asynccontextmanager
     async def acquired(self, *, writes: bool) -> AsyncIterator[None]:
-        """Be one of the caller's calls; a writing one waits for its turn.
+        """Count one of the caller's calls; a writing one waits for a slot.
 
-        Raises Stalled when that does not come within the time that a stream may stand still.
+        Raises Stalled when none is free within limits.stall.
         """
         self._users += 1
         try:

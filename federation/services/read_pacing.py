@@ -8,7 +8,7 @@ from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
 from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES, ChunkSizer
 
-_HELD_CHUNKS = 3  # of the one being sent: as it was read, as message, and inside grpc
+_HELD_CHUNKS = 3  # of one chunk: as it was read, as a message, and inside the transport
 # The windows of a connection take megabytes at once from a reader that is slow behind them. Until
 # a reader has taken more than those hold, it shares this with all others in the same state, and
 # two hundred slow ones together cost no more than it.
@@ -17,7 +17,7 @@ _PROVEN_BYTES = 32 * 2**20
 
 
 class Budgets(NamedTuple):
-    """What readers take large chunks from, before and after they have shown to be fast."""
+    """The budgets for large chunks: of readers not yet known to be fast, and of fast ones."""
 
     on_trial: MemoryBudget
     proven: MemoryBudget
@@ -36,7 +36,7 @@ class ReadPacing:
         self._budgets = budgets
         self._size_bytes = size_bytes
         self._sizer = ChunkSizer.for_read(size_bytes)
-        # What goes out as one chunk has no time to show anything.
+        # A read of one chunk ends before anything can be measured.
         self._budget = budgets.proven if size_bytes <= LARGE_BYTES else budgets.on_trial
         self._taken_bytes = 0
         self._sent_bytes = 0
@@ -59,7 +59,7 @@ class ReadPacing:
         return wanted
 
     def begin(self) -> None:
-        """A chunk goes out."""
+        """A chunk is handed to the transport."""
         self._begun_s = self._clock.monotonic_s()
 
     def sent(self, size_bytes: int) -> None:
@@ -68,6 +68,6 @@ class ReadPacing:
         self._sizer.wrote(size_bytes, self._clock.monotonic_s() - self._begun_s)
 
     def close(self) -> None:
-        """Give back what was taken from the budget."""
+        """Release what was acquired from the budget."""
         self._budget.give_back(self._taken_bytes)
         self._taken_bytes = 0

@@ -36,7 +36,7 @@ class UploadReceiver:
         """Take the parts.
 
         decoder: that of a zstd upload. under_way: its account of the caller's bytes; closed here.
-        make_room: drops something of less use; False: there is nothing of the kind.
+        make_room: drops a parked upload; False: there is none.
         """
         self._ingest = ingest
         self._decoder = decoder
@@ -51,7 +51,7 @@ class UploadReceiver:
         self._committing = False
 
     async def put(self, data: bytes) -> None:
-        """Take the next bytes. Raises what an earlier put's bytes came to: see Ingest.append."""
+        """Take the next bytes. Raises errors of earlier ones: see Ingest.append."""
         within_budget = self._budget.try_take(len(data))
         if within_budget:
             self._budgeted_bytes += len(data)
@@ -72,21 +72,21 @@ class UploadReceiver:
         return bool(await self._settle())
 
     async def park(self) -> bool:
-        """Write what is gathered, so that a later stream can go on. False: it cannot."""
+        """Write buffered bytes, so that a later stream can resume. False: it cannot."""
         try:
             await self._flush()
             await self._settle()
         except FederationError:
             return False
-        self._under_way.rest()
+        self._under_way.pause()
         return True
 
     def go_on(self) -> None:
-        """Another stream feeds it after park()."""
-        self._under_way.go_on()
+        """Another stream resumes it after park()."""
+        self._under_way.resume()
 
     async def abort(self) -> None:
-        """Drop everything. Does not raise what a running append or commit ran into."""
+        """Drop everything. Errors of a running append or commit are ignored."""
         # An append that waits for room ends by this; a commit that runs closes it by itself.
         if not self._committing:
             self._under_way.close()
@@ -120,7 +120,7 @@ class UploadReceiver:
             self._budget.give_back(budgeted_bytes)
 
     async def _store(self, piece: bytes) -> None:
-        await self._under_way.take(len(piece))
+        await self._under_way.acquire(len(piece))
         while True:
             try:
                 await self._ingest.append(piece)
@@ -143,7 +143,7 @@ class UploadReceiver:
         self._running = asyncio.get_running_loop().create_task(work, name="ingest")
 
     async def _settle(self) -> Any:
-        """Wait for what runs, and return or raise what it came to. Safe to cancel."""
+        """Wait for the running step, and return its result or raise its error. Safe to cancel."""
         if self._running is None:
             return None
         result = await asyncio.shield(self._running)

@@ -1,7 +1,7 @@
 """BuildStream 1's ReferenceStorage: an older dialect of Remote Asset's directories.
 
 A reference is answered only when its whole tree is here, like any asset: BuildStream 1 stops a push
-at an equal reference without looking at its blobs, so one with a hole would never be mended.
+at an equal reference without looking at its blobs, so an incomplete one would never be repaired.
 """
 
 from __future__ import annotations

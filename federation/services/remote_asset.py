@@ -177,7 +177,7 @@ class PushService:
         call.check_push(pushed.instance_name)
         for names in names_of_entry(entries[0]):
             if len(names.blobs) + len(names.structures) == SLICE:
-                await asyncio.sleep(0)  # reading it checks all digests, and there may be many
+                await asyncio.sleep(0)  # each step parses many digests; let other tasks run
         integrity = integrity_pushed(pushed)
         if integrity is not None and self._checksums.contradicts(content_of(pushed), integrity):
             raise InvalidRequest("checksum.sri is not that of blob_digest")

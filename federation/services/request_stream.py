@@ -37,7 +37,7 @@ class RequestStream:
 
         pay: waits while a message's size is more than the caller may send. That wait is none of
         the client's: it does not count as a stall.
-        gone: told the size of each message that is not held any more.
+        gone: called with the size of each message that is released.
         held_up: whether reading waits for room here, which is no stall of the client's either.
         """
         self._held_up = held_up
@@ -92,7 +92,7 @@ class RequestStream:
         return message
 
     def interrupt(self, error: FederationError) -> None:
-        """Make this and every later next() raise the error."""
+        """Have this and every later next() raise the error."""
         self._error = error
         _wake(self._arrived)
 

@@ -23,8 +23,8 @@ from federation.services.transport import Connections, Transport
 
 _EVERY_S = 0.5
 _SOON_S = 0.05
-_STALL_BYTES = 2**22  # an answer of this size has the time of a stall twice, smaller ones less
-_STRANGERS_PART = 10  # strangers together get one in so many of the calls
+_STALL_BYTES = 2**22  # per so many bytes of an answer the time limit grows by limits.stall
+_STRANGERS_PART = 10  # strangers together get this fraction of all calls
 
 _ending: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
 
@@ -63,7 +63,7 @@ class RunningCalls:
         return len(self._calls)
 
     def begin(self, call: RunningCall, *, stranger: bool = False) -> None:
-        """Count a call of the running task; it stops to count when the task ends.
+        """Count a call, which the running task serves, until that task ends.
 
         stranger: it is open to everybody, so it takes nothing from those who have rights.
 
@@ -149,13 +149,13 @@ class RunningCalls:
         call.request_bytes += size_bytes
 
     def is_gone(self, call: RunningCall, size_bytes: int) -> None:
-        """So much of what the call brought is not held any more."""
+        """Release so many bytes of the call's request."""
         size_bytes = min(size_bytes, call.request_bytes)
         call.request_bytes -= size_bytes
         self.incoming.give_back(call.caller, size_bytes)
 
     def request_is_gone(self, call: RunningCall) -> None:
-        """Nothing of what the call brought is held any more, and nothing more is wanted."""
+        """Release all of the call's request; nothing more of it is wanted."""
         held_bytes = call.request_bytes + call.pending_bytes
         call.request_bytes = call.pending_bytes = 0
         call.takes_no_more = True
@@ -169,7 +169,7 @@ class RunningCalls:
             await self.room_to_answer(call, more_bytes)
 
     def may_answer(self, call: RunningCall, size_bytes: int) -> bool:
-        """Take room for an answer (or a message of one) until it is taken, if there is some."""
+        """Acquire room for an answer, or a message of one, until it is sent; False: none."""
         if not self.outgoing.try_take(call.caller, size_bytes):
             return False
         call.answer_bytes += size_bytes
@@ -191,19 +191,19 @@ class RunningCalls:
         call.answer_bytes += size_bytes
 
     def answers_less(self, call: RunningCall, by_bytes: int) -> None:
-        """Give back room that an answer does not need."""
+        """Release room that an answer does not need."""
         call.answer_bytes -= by_bytes
         self.outgoing.give_back(call.caller, by_bytes)
 
     def answer_is_gone(self, call: RunningCall) -> None:
-        """What was sent has been taken."""
+        """The transport has sent the message: release its room."""
         call.phase = CallPhase.RUNNING
         if call.answer_bytes:
             self.outgoing.give_back(call.caller, call.answer_bytes)
             call.answer_bytes = 0
 
     async def _room_in(self, call: RunningCall, size_bytes: int) -> None:
-        """Wait, for as long as the client does: whatever is held now has time limits of its own.
+        """Wait as long as the client does: whatever holds the room now has time limits of its own.
 
         Refusing would be worse, since some clients take that for "not needed".
         """
@@ -224,7 +224,7 @@ class RunningCalls:
         call.since_s = self._clock.monotonic_s()
 
     def _look(self) -> None:
-        """End what has waited for too long; every half a second while there are calls."""
+        """End calls that have waited for too long; every half a second while there are calls."""
         self._timer = None
         now_s = self._clock.monotonic_s()
         for call in list(self._calls):
@@ -246,7 +246,7 @@ class RunningCalls:
             self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look)
 
     def _look_soon(self) -> None:
-        """Find out what has come of messages that others wait for, unless that is under way."""
+        """Begin to look how much has arrived of messages that occupy room others wait for."""
         needed = self.incoming.waiting or self._arrivals.trusts
         if needed and (self._counting is None or self._counting.done()):
             loop = asyncio.get_running_loop()
@@ -258,7 +258,7 @@ class RunningCalls:
             await self._count_once()
 
     async def _count_once(self) -> None:
-        await asyncio.sleep(_SOON_S)  # most messages are whole by then
+        await asyncio.sleep(_SOON_S)  # most messages are complete by then
         pending = [call for call in self._calls if call.pending_bytes]
         peers = {call.peer for call in pending}
         received = await asyncio.to_thread(self._connections.received_from, peers)

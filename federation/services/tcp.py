@@ -73,13 +73,13 @@ def _end_of(peer: PeerAddress) -> TcpAddress:
 def break_off(connection: TcpConnection) -> bool:
     """Break a connection off: the peer gets a reset, and gRPC lets go of all that it held of it.
 
-    False: the descriptor stands for something else by now.
+    False: the descriptor refers to something else by now.
     """
     try:
         own = socket.socket(fileno=os.dup(connection.number))
     except OSError:
         return False
-    with own:  # it cannot become something else any more
+    with own:  # the duplicate keeps referring to this socket
         try:
             if _endpoint(*own.getpeername()[:2]) != connection.peer:
                 return False
@@ -105,8 +105,8 @@ def received_bytes(connection: TcpConnection) -> int:
 
 @contextmanager
 def _borrowed(number: int) -> Iterator[socket.socket]:
-    """Have a descriptor as a socket, without it being closed. Raises OSError if it is none."""
-    # With a family given the kernel is not asked for it. This one has room for addresses of both.
+    """Use a descriptor as a socket without closing it. Raises OSError if it is none."""
+    # With a family given, the kernel is not asked; IPv6 has room for addresses of both.
     borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, fileno=number)
     try:
         yield borrowed
@@ -120,7 +120,7 @@ def _look(number: int) -> TcpConnection | None:
             peer, own = borrowed.getpeername(), borrowed.getsockname()
             return TcpConnection(number, _endpoint(*peer[:2]), int(own[1]))
     except (OSError, TypeError, ValueError, IndexError):
-        return None  # no socket, none of the internet's, or not connected
+        return None  # not a connected TCP socket
 
 
 def _endpoint(host: str, port: int) -> TcpAddress:

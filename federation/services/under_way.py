@@ -1,6 +1,6 @@
 """How many bytes of unfinished uploads each caller may have in the store at once.
 
-Such bytes take room that nobody can use yet, and older blobs are evicted for them. A caller that
+Such bytes take room without being readable yet, and older blobs are evicted for them. A caller that
 has as many as it may waits with its younger uploads until older ones have ended; its oldest one
 always goes on, whatever its size, so waiting ends. Nothing is refused for it.
 """
@@ -25,16 +25,16 @@ class _Caller:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
-        """Let those who wait look again."""
+        """Wake the waiting uploads."""
         self.changed.set()
         self.changed = asyncio.Event()
 
 
 class UnderWay:
-    """The accounts of all callers of a node, which are never more than its open uploads."""
+    """The accounts of all callers of a node: never more than it has open uploads."""
 
     def __init__(self, most_bytes: Callable[[], int], on_wait: Callable[[str], None]) -> None:
-        """Take the bound and who is told.
+        """Take the bound, and what is called when an upload waits.
 
         most_bytes: of one caller; 0: no bound. It may change.
         on_wait: called with the caller's name when one of its uploads begins to wait.
@@ -56,14 +56,14 @@ class UnderWay:
         return Part(self, account)
 
     def forget(self, caller: _Caller) -> None:
-        """One upload less."""
+        """Close the account when the caller's last upload has ended."""
         caller.users -= 1
         if not caller.users:
             del self._callers[caller.name]
 
 
 class Part:
-    """What one upload has of its caller's bytes under way."""
+    """One upload's part of its caller's unfinished bytes."""
 
     def __init__(self, all_callers: UnderWay, caller: _Caller) -> None:
         self._all = all_callers
@@ -75,7 +75,7 @@ class Part:
     def __repr__(self) -> str:
         return f"<Part {self._size_bytes} of {self._caller.size_bytes} bytes>"
 
-    async def take(self, size_bytes: int) -> None:
+    async def acquire(self, size_bytes: int) -> None:
         """Count bytes that are about to be stored; wait while the caller has too many.
 
         Raises UploadSuperseded when the account is closed meanwhile.
@@ -91,23 +91,23 @@ class Part:
         self._size_bytes += size_bytes
         self._caller.size_bytes += size_bytes
 
-    def rest(self) -> None:
-        """No stream feeds the upload any more: others need not wait for it to go on."""
+    def pause(self) -> None:
+        """No stream feeds the upload now: others need not wait for it."""
         self._caller.parts.pop(self, None)
         self._caller.wake()
 
-    def go_on(self) -> None:
-        """A stream feeds it again; it is the youngest now."""
+    def resume(self) -> None:
+        """A stream feeds it again; it counts as the youngest from now on."""
         if not self._closed:
             self._caller.parts.setdefault(self)
 
     def close(self) -> None:
-        """Its bytes are stored for good or gone. Safe to call twice."""
+        """Release its bytes: they are stored or dropped. Safe to call twice."""
         if self._closed:
             return
         self._closed = True
         self._caller.size_bytes -= self._size_bytes
-        self.rest()
+        self.pause()
         self._all.forget(self._caller)
 
     def _may(self, size_bytes: int) -> bool:

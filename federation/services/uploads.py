@@ -31,7 +31,7 @@ from federation.wire.zstd import Decoder
 
 _log = structlog.get_logger(__name__)
 
-_QUOTA_PARTS = 4  # of the quota one caller's unfinished uploads have at most one
+_QUOTA_PARTS = 4  # one caller's unfinished uploads get at most this fraction of the quota
 
 
 class _Claim:
@@ -59,8 +59,8 @@ class OpenUpload:
         state = "owned" if self.owner else "parked"
         return f"<OpenUpload {self.name.digest} {state} at {self.rules.received_bytes}>"
 
-    async def come_to_rest(self) -> None:
-        """Write what is gathered; without a use for it, or where that fails, drop everything."""
+    async def park(self) -> None:
+        """Write buffered bytes for a later stream; drop all if none can resume, or on failure."""
         kept = False
         try:
             kept = self.resumable and self.receiver is not None and await self.receiver.park()
@@ -69,7 +69,7 @@ class OpenUpload:
                 await self.reset()
 
     async def reset(self) -> None:
-        """Drop what was received."""
+        """Drop all received bytes."""
         receiver, self.receiver = self.receiver, None
         self.rules = Upload(self.name.digest.size_bytes, self.name.compressed)
         self.resumable = True
@@ -111,13 +111,13 @@ class Uploads:
         return f"<Uploads {len(self._by_name)} open, {len(self._parked)} of them parked>"
 
     def resumable_bytes(self, name: UploadName) -> int:
-        """Return where a stream of this name may go on; 0 for an upload that is not known."""
+        """Return the offset at which a stream may resume; 0 for an unknown upload."""
         upload = self._by_name.get(name)
         return upload.rules.resumable_bytes if upload is not None else 0
 
     @asynccontextmanager
     async def claim(self, name: UploadName, requests: RequestStream) -> AsyncIterator[OpenUpload]:
-        """Own the upload; on the way out it is parked, or dropped where nobody can go on with it.
+        """Own the upload; afterwards it is parked, or dropped if no stream can resume it.
 
         Raises TooBusy, and UploadSuperseded when another stream came while this one waited.
         """
@@ -168,14 +168,14 @@ class Uploads:
             return upload.receiver
 
     async def _make_room(self) -> bool:
-        """Drop the upload that waits to be gone on with for longest; False: there is none."""
+        """Drop the upload that has been parked for longest; False: there is none."""
         if not self._parked:
             return False
         await self._drop(next(iter(self._parked.values())))
         return True
 
     def _most_bytes(self) -> int:
-        """Return what one caller may have under way: by the limit, and of a small quota a part."""
+        """Return a caller's most unfinished bytes: the limit, or a part of a small quota."""
         most = self._limits.upload_bytes_per_caller
         if most and self._quota_bytes is not None:
             most = max(1, min(most, self._quota_bytes() // _QUOTA_PARTS))
@@ -212,12 +212,12 @@ class Uploads:
         return upload
 
     async def _release(self, upload: OpenUpload, claim: _Claim, previous: _Claim | None) -> None:
-        """Let the next stream in, once this one's bytes and the one's before are at rest."""
+        """Let the next stream in once the bytes of this one and earlier ones are written."""
         try:
             if previous is not None:
                 await previous.released
             if claim.entered:
-                await upload.come_to_rest()
+                await upload.park()
         finally:
             claim.released.set_result(None)
             if upload.owner is claim:
@@ -225,7 +225,7 @@ class Uploads:
                 self._park(upload)
 
     def _park(self, upload: OpenUpload) -> None:
-        if upload.rules.resumable_bytes == 0:  # nothing to go on with
+        if upload.rules.resumable_bytes == 0:  # nothing to resume
             self._expire(upload)
             return
         self._parked[upload.name] = upload
@@ -253,7 +253,7 @@ class Uploads:
         await asyncio.shield(self._start_ending(upload.reset()))
 
     def _start_ending(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run to its end whatever happens to the stream that caused it."""
+        """Run to the end, whatever happens to the stream that started it."""
         task = asyncio.get_running_loop().create_task(work, name="upload ending")
         self._ending.add(task)
         task.add_done_callback(self._ended)

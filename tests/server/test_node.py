@@ -118,7 +118,7 @@ class Bench:
             metrics=self.metrics,
             clock=SystemClock(),
             limits=limits,
-            follow=self.followed.append,
+            apply_config=self.followed.append,
         )
 
     async def __aenter__(self) -> Self:

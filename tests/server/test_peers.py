@@ -156,7 +156,7 @@ async def test_a_new_configuration_brings_other_peers_without_a_restart(tmp_path
     async with node(tmp_path / "b", plain) as there, node(tmp_path / "a", plain) as here:
         await asyncio.to_thread(write, here.listeners[0], DATA)
         peers = [PeerConfig(name="there", url=f"grpc://{there.listeners[0]}")]
-        here.follow(Config(data_dir=tmp_path / "a", listeners=[plain], peers=peers))
+        here.apply_config(Config(data_dir=tmp_path / "a", listeners=[plain], peers=peers))
         async with connected(there.listeners[0]) as at_peer, asyncio.timeout(30):
             while await at_peer.store.find_missing([digest_of(DATA)]):  # noqa: ASYNC110 - a node is waited for
                 await asyncio.sleep(0.02)

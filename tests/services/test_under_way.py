@@ -24,11 +24,11 @@ async def turns() -> None:
 async def test_a_younger_upload_waits_until_the_older_one_has_ended() -> None:
     accounts = Accounts(100)
     older, younger = accounts.begin("a"), accounts.begin("a")
-    await older.take(60)
-    await younger.take(40)
-    waiting = asyncio.ensure_future(younger.take(1))
+    await older.acquire(60)
+    await younger.acquire(40)
+    waiting = asyncio.ensure_future(younger.acquire(1))
     await turns()
-    await older.take(10**9)  # whatever its size
+    await older.acquire(10**9)  # whatever its size
     await turns()
     assert not waiting.done()
     assert accounts.waits == ["a"]
@@ -40,22 +40,22 @@ async def test_a_younger_upload_waits_until_the_older_one_has_ended() -> None:
 
 async def test_others_do_not_wait_for_a_caller_at_its_bound() -> None:
     accounts = Accounts(100)
-    await accounts.begin("a").take(1000)
-    await accounts.begin("b").take(100)
+    await accounts.begin("a").acquire(1000)
+    await accounts.begin("b").acquire(100)
     assert accounts.waits == []
 
 
 async def test_an_upload_that_no_stream_feeds_is_not_waited_for() -> None:
     accounts = Accounts(100)
     parked, younger = accounts.begin("a"), accounts.begin("a")
-    await parked.take(100)
-    waiting = asyncio.ensure_future(younger.take(1))
+    await parked.acquire(100)
+    waiting = asyncio.ensure_future(younger.acquire(1))
     await turns()
     assert not waiting.done()
-    parked.rest()
+    parked.pause()
     await waiting
-    parked.go_on()  # and is the youngest now
-    waiting = asyncio.ensure_future(parked.take(1))
+    parked.resume()  # and is the youngest now
+    waiting = asyncio.ensure_future(parked.acquire(1))
     await turns()
     assert not waiting.done()
     younger.close()
@@ -65,14 +65,14 @@ async def test_an_upload_that_no_stream_feeds_is_not_waited_for() -> None:
 async def test_an_upload_that_is_dropped_ends_its_wait() -> None:
     accounts = Accounts(100)
     older, younger = accounts.begin("a"), accounts.begin("a")
-    await older.take(100)
-    waiting = asyncio.ensure_future(younger.take(1))
+    await older.acquire(100)
+    waiting = asyncio.ensure_future(younger.acquire(1))
     await turns()
     younger.close()
     younger.close()
     with pytest.raises(UploadSuperseded):
         await waiting
-    younger.go_on()
+    younger.resume()
     older.close()
     assert repr(accounts) == "<UnderWay 0 bytes of 0 callers>"
 
@@ -80,5 +80,5 @@ async def test_an_upload_that_is_dropped_ends_its_wait() -> None:
 async def test_without_a_bound_nobody_waits() -> None:
     accounts = Accounts(0)
     for _ in range(3):
-        await accounts.begin("a").take(10**12)
+        await accounts.begin("a").acquire(10**12)
     assert accounts.waits == []

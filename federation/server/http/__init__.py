@@ -1,4 +1,4 @@
-"""The HTTP face: metrics, health, and a page that says where what is."""
+"""The HTTP listener: metrics, health, and a status page."""
 
 from federation.server.http.pages import Pages
 from federation.server.http.server import HttpServer

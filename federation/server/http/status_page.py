@@ -1,6 +1,6 @@
-"""The index page for people: peers and upstreams as tables, everything below as it is.
+"""The index page for people: peers and upstreams as tables, then all facts as JSON.
 
-Plain HTML that asks for itself again; no script, nothing from elsewhere.
+Plain HTML that refreshes itself; no script, no external resources.
 """
 
 from __future__ import annotations

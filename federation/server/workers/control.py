@@ -1,4 +1,4 @@
-"""What parent and worker say to each other: a line of JSON each, over a pair of sockets.
+"""The protocol between parent and worker: lines of JSON over a pair of sockets.
 
 The parent says once what to serve. The worker says when it serves, and how long its end may take.
 The end of the parent's side is the end of the parent: a worker then drains like at SIGTERM.
@@ -21,7 +21,7 @@ LINE_MAX = 16 * 2**20  # a configuration; read with this bound
 
 
 class WorkerStart(NamedTuple):
-    """What a worker is to serve."""
+    """What a worker has to serve."""
 
     config: Config
     file: Path | None  # what SIGHUP reads again
@@ -67,8 +67,8 @@ class Control:
             facts["again"],
         )
 
-    def tell(self, **facts: Any) -> None:
-        """Say something to the parent; one that is gone is noticed by when_gone."""
+    def send(self, **facts: Any) -> None:
+        """Send a message to the parent; when_gone notices one that has ended."""
         try:
             self._channel.sendall(json.dumps(facts).encode() + b"\n")
         except (BrokenPipeError, ConnectionResetError):
@@ -82,7 +82,7 @@ class Control:
             loop.remove_reader(self._channel)
             gone()
 
-        loop.add_reader(self._channel, ended)  # the parent says nothing more: only its end
+        loop.add_reader(self._channel, ended)  # it sends nothing more
 
 
 def _adopt(descriptor: int) -> socket.socket:

@@ -54,7 +54,7 @@ def _key(sample: Sample) -> Key:
 
 
 def only_growing(families: Families) -> dict[str, Family]:
-    """Return what still counts after a process has ended."""
+    """Return the families whose values remain valid after a process has ended."""
     return {name: each for name, each in families.items() if each.kind in _GROWS}
 
 

@@ -114,17 +114,17 @@ class AggregatedPages(Router):
 
 
 def _shown_by(workers: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
-    """Return what one worker says for all: the one that replicates, or the first."""
-    told = [each for each in workers if each.get(name)]
-    told.sort(key=lambda each: not each.get("replicates-here", False))
-    return list(told[0][name]) if told else []
+    """Return what one worker reports for all: the one that replicates, or the first."""
+    found = [each for each in workers if each.get(name)]
+    found.sort(key=lambda each: not each.get("replicates-here", False))
+    return list(found[0][name]) if found else []
 
 
 _SILENT: Mapping[str, str] = {"status": "silent"}
 
 
 def _verdict(workers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """One that is being started again does no harm: no connection reaches it."""
+    """Merge the workers' states. One that is restarting is ignored: no connection reaches it."""
     answering = [each for each in workers if each["status"] != "silent"]
     unfit = next((each for each in answering if each["status"] != "serving"), None)
     if unfit is not None:
@@ -142,7 +142,7 @@ def _why(unfit: Mapping[str, Any]) -> str:
 
 
 class _MergedMetrics(Collector):
-    """What generate_latest asks."""
+    """The merged families and the parent's own metrics, as generate_latest reads them."""
 
     def __init__(self, families: Families, crew: Supervisor) -> None:
         self._families = families

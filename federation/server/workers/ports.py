@@ -1,4 +1,4 @@
-"""The listeners' ports, kept for the workers.
+"""The listeners' ports, reserved for the workers.
 
 The parent binds each address with SO_REUSEPORT and never listens on it: connections go to the
 workers, which bind the same. So a port that was picked (port 0) is the same for all of them, and
@@ -19,7 +19,7 @@ from federation.server.passed_sockets import PassedSockets
 
 @dataclass(slots=True)
 class KeptPorts:
-    """What keeps the ports taken; close it last."""
+    """Reserves the ports; close it last."""
 
     addresses: list[Address] = field(default_factory=list)  # of each listener, with real ports
     passed: list[socket.socket] = field(default_factory=list)  # the service manager's, for workers

@@ -1,4 +1,4 @@
-"""All workers: started together, one that dies replaced, ended together."""
+"""All workers: started together, replaced when one dies, ended together."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _RAN_WELL_S = 60.0
 
 @dataclass(slots=True)
 class RestartBackoff:
-    """The delays of one worker: doubling, from the start again after one that ran well."""
+    """The delays before restarts of a worker: doubling, and reset by one that ran well."""
 
     _next_s: float = _FIRST_S
 
-    def ended(self, ran_s: float) -> float:
+    def next_delay_s(self, ran_s: float) -> float:
         """Return how long to wait, after a worker that ran for ran_s."""
         if ran_s >= _RAN_WELL_S:
             self._next_s = _FIRST_S
@@ -121,7 +121,7 @@ class Supervisor:
                 return status
             self._ended(worker)
             self.workers[place] = Worker(worker.number, self._clock)
-            delay_s = backoff.ended(self._clock.monotonic_s() - began_s)
+            delay_s = backoff.next_delay_s(self._clock.monotonic_s() - began_s)
             _log.error(
                 "worker_ended", worker=worker.number, status=status, started_again_in_s=delay_s
             )

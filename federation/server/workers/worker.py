@@ -1,4 +1,4 @@
-"""One worker as its parent sees it: a process, what it said, how it ended."""
+"""One worker as its parent sees it: its process, its reports, its exit status."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Worker:
         self._clock = clock
         self.serving = asyncio.Event()
         self.http: str | None = None  # where it answers the parent; known once it serves
-        self.lives_s: float | None = None  # monotonic, when it last said that it is not hung
-        self.ending_within_s: float | None = None  # what it said about its own end
+        self.lives_s: float | None = None  # monotonic time of its last keep-alive
+        self.ending_within_s: float | None = None  # how long its end may take, as it reported
         self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
@@ -37,7 +37,7 @@ class Worker:
         return None if self._process is None else self._process.pid
 
     async def run(self, orders: bytes, descriptors: Sequence[int]) -> int:
-        """Start it and hand it its orders; return its exit status once it has ended.
+        """Start it and send its orders; return its exit status once it has ended.
 
         A status above 128 is a signal's, as a shell tells it.
         """

@@ -21,7 +21,7 @@ Pair = tuple[socket.socket, Control]  # the parent's end, and the worker's
 
 def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
     backoff = RestartBackoff()
-    delays = [backoff.ended(ran_s=1) for _ in range(9)]
+    delays = [backoff.next_delay_s(ran_s=1) for _ in range(9)]
     assert delays[:4] == [0.5, 1, 2, 4]
     assert delays[-1] == 30
 
@@ -29,8 +29,8 @@ def test_a_worker_that_keeps_dying_is_started_ever_later() -> None:
 def test_one_that_ran_well_is_started_soon_again() -> None:
     backoff = RestartBackoff()
     for _ in range(5):
-        backoff.ended(ran_s=1)
-    assert backoff.ended(ran_s=3600) == 0.5
+        backoff.next_delay_s(ran_s=1)
+    assert backoff.next_delay_s(ran_s=3600) == 0.5
 
 
 @pytest.fixture
@@ -104,10 +104,10 @@ def test_a_parent_that_ends_before_its_orders_gives_none(pair: Pair, said: bytes
 
 def test_what_a_worker_says_to_a_parent_that_is_gone_is_lost(pair: Pair) -> None:
     parent, control = pair
-    control.tell(serving={"http": None})
+    control.send(serving={"http": None})
     assert json.loads(parent.recv(1000)) == {"serving": {"http": None}}
     parent.close()
-    control.tell(serving={"http": None})
+    control.send(serving={"http": None})
 
 
 def test_a_share_of_one_changes_nothing() -> None:
