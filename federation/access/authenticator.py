@@ -125,7 +125,7 @@ class Authenticator:
         if token.startswith(PREFIX) and self._tokens is not None:
             return self._granted_to_static(token, self._tokens.value)
         if self._keys is None or self._jwt is None:
-            raise NotAuthenticated("the token is not one that is known here")
+            raise NotAuthenticated("the token is unknown here")
         claims = self._keys.value.claims_of(token, self._jwt)
         role, instances = grant_of(claims, self._jwt)
         return Granted(identity_of(claims), role, instances, until_s(claims, self._jwt))
@@ -133,7 +133,7 @@ class Authenticator:
     def _granted_to_static(self, text: str, tokens: TokenTable) -> Granted:
         token = tokens.find(text)
         if token is None:
-            raise NotAuthenticated("the token is not one that is known here")
+            raise NotAuthenticated("the token is unknown here")
         if token.until_s is not None and self._clock.wall_s() > token.until_s:
             raise NotAuthenticated(f"{token.identity} expired on {utc_text(token.until_s)}")
         until = _FOR_EVER_S if token.until_s is None else token.until_s

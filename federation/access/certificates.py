@@ -43,7 +43,7 @@ class ClientRefused(NotAllowed):
     """A client is not admitted; fingerprint and subject are for the log."""
 
     def __init__(self, reason: str, fingerprint: str = "", subject: str = "") -> None:
-        super().__init__(f"this listener does not let this client in: {reason}")
+        super().__init__(f"this listener does not admit this client: {reason}")
         self.reason = reason
         self.fingerprint = fingerprint
         self.subject = subject

@@ -91,7 +91,7 @@ class Authorities:
             chain = x509.load_pem_x509_certificates(chain_pem) if chain_pem else []
             found = verifier.verify(leaf, chain[:_CHAIN_MAX]).chain
         except (verification.VerificationError, ValueError) as error:
-            raise NotVouchedFor(f"no authority in client-ca vouches for it ({error})") from None
+            raise NotVouchedFor(f"no authority in client-ca issued it ({error})") from None
         return min(each.not_valid_after_utc.timestamp() for each in found)
 
 

@@ -195,7 +195,7 @@ def _read_jwks(text: bytes, algorithms: Sequence[str], where: str) -> list[Key]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not a JWKS: {error}") from None
     if len(keys) > _KEYS_MAX:
-        raise ConfigError(f"{where}: {len(keys)} keys; at most {_KEYS_MAX} are taken")
+        raise ConfigError(f"{where}: {len(keys)} keys; at most {_KEYS_MAX} are allowed")
     return [
         key
         for at, each in enumerate(keys)

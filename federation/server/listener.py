@@ -149,4 +149,4 @@ def _why_not(wanted: Address) -> str:
         listen(wanted).close()
     except CannotStart as error:
         return str(error)
-    return f"cannot listen on {wanted}: something else had it a moment ago"
+    return f"cannot listen on {wanted}: another program had it a moment ago"

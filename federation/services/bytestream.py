@@ -212,7 +212,7 @@ class _Messages:
         message = decode_write_request(data)
         moves = self._progress.saw(len(message.data), self._clock.monotonic_s())
         if not moves and not message.finish_write:
-            raise Stalled(f"next to nothing came for {self._stall_s:g} s")
+            raise Stalled(f"almost no data came for {self._stall_s:g} s")
         return message
 
     async def tail(self) -> WriteRequest | None:

@@ -164,7 +164,7 @@ class BatchCalls:
                 "larger blobs go through ByteStream"
             )
         if items > ITEMS_MAX:
-            raise InvalidRequest(f"{items} blobs in one batch; at most {ITEMS_MAX} are taken")
+            raise InvalidRequest(f"{items} blobs in one batch; at most {ITEMS_MAX} are allowed")
 
 
 @lru_cache(maxsize=_REMEMBERED)

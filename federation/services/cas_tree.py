@@ -67,7 +67,7 @@ class TreeCalls:
         """Refuse directories that are held but do not fit into a message."""
         large = [digest for digest in batch if digest.size_bytes > DIRECTORY_MAX_BYTES]
         if large and (held := set(large) - await self._store.find_missing(large)):
-            raise TooBusy(f"directory {held.pop()} is larger than a message may be")
+            raise TooBusy(f"directory {held.pop()} does not fit into a message")
         if walk.root in large:
             raise BlobNotFound(walk.root)
 

@@ -107,7 +107,7 @@ class CallerQuota:
                 await self._uploads.take()
         except TimeoutError:
             raise Stalled(
-                f"{self._caller} has {self._uploads.taken} uploads running, as many as it may, and "
+                f"{self._caller} has {self._uploads.taken} uploads running, the most allowed, and "
                 f"none ended within {stall_s:g} s"
             ) from None
 

@@ -1,9 +1,8 @@
 """The messages of a client stream, read ahead within bounds.
 
 A pump task reads them and the handler takes them from a queue: the next message is received while
-the handler works on the last. The pump also is what makes time limits and cancellation safe: grpc
-keeps a pointer into the object behind a pending read, which cancelling the read would free. So a
-read is never cancelled; it ends by itself when the call does, and the pump with it.
+the handler works on the last one. The pump also makes time limits and cancellation safe: the read
+of a transport must not be cancelled, so the pump ends by itself when the call does.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from collections.abc import Awaitable, Callable
 
 from federation.core.errors import FederationError, Stalled
 from federation.core.memory_budget import MemoryBudget
+from federation.core.tasks import Background
 from federation.services.transport import CallEnded
 
 AHEAD_BYTES = 2**20
 AHEAD_MESSAGES = 256  # bounds what many tiny messages cost in objects
 
-_pumps: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
+_pumps = Background()
 
 
 class RequestStream:
@@ -111,9 +111,7 @@ class RequestStream:
     def _start(self) -> None:
         if not self._started:
             self._started = True
-            task = asyncio.get_running_loop().create_task(self._pump(), name="request stream")
-            _pumps.add(task)
-            task.add_done_callback(_pumps.discard)
+            _pumps.start(self._pump(), "request stream")
 
     async def _pump(self) -> None:
         try:

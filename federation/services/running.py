@@ -15,6 +15,7 @@ from federation.core.admission import Admission
 from federation.core.clock import Clock
 from federation.core.errors import LimitReached
 from federation.core.fair_share import FairShare, ShareVerdict
+from federation.core.tasks import Background
 from federation.services.arrivals import MessageArrivals
 from federation.services.bounds import SharedBounds
 from federation.services.running_call import NEVER_S, CallPhase, RunningCall
@@ -26,7 +27,7 @@ _SOON_S = 0.05
 _STALL_BYTES = 2**22  # per so many bytes of an answer the time limit grows by limits.stall
 _STRANGERS_PART = 10  # strangers together get this fraction of all calls
 
-_ending: set[asyncio.Task[None]] = set()  # the event loop itself holds tasks weakly
+_ending = Background()
 
 
 class RunningCalls:
@@ -100,10 +101,10 @@ class RunningCalls:
     def _refuse(self, share: FairShare, call: RunningCall) -> None:
         caller = call.caller
         if share.judge(caller) is ShareVerdict.FULL:
-            limit, text = "streams", f"{share.total} calls are being answered, as many as may"
+            limit, text = "streams", f"{share.total} calls are running, as many as are allowed"
         else:
             limit = "streams-per-caller"
-            text = f"{caller} has {share.used_by(caller)} calls running; what is left is for others"
+            text = f"{caller} has {share.used_by(caller)} calls running; others need the rest"
         self._hits.hit(limit, caller, call.peer, running=share.used_by(caller), of=share.total)
         raise LimitReached(f"limits.{limit}", f"{text} (limits.{limit}); try again")
 
@@ -279,9 +280,7 @@ class RunningCalls:
             StatusCode.DEADLINE_EXCEEDED,
             f"no message came for {self._limits.first_message:g} s (limits.first-message)",
         )
-        task = asyncio.get_running_loop().create_task(_abort(call, status), name="late call")
-        _ending.add(task)
-        task.add_done_callback(_ending.discard)
+        _ending.start(_abort(call, status), "late call")
 
     def _break_off(self, call: RunningCall) -> None:
         """Break off the connection of a call whose answer is not taken."""

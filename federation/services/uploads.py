@@ -205,7 +205,7 @@ class Uploads:
     def _add(self, name: UploadName) -> OpenUpload:
         if len(self._by_name) >= self._limits.uploads:
             if not self._parked:
-                raise TooBusy(f"{self._limits.uploads} uploads are open; no more are taken")
+                raise TooBusy(f"{self._limits.uploads} uploads are open, as many as are allowed")
             self._expire(next(iter(self._parked.values())))
         upload = self._by_name[name] = OpenUpload(name)
         self._open_gauge.set(len(self._by_name))

@@ -212,8 +212,8 @@ def test_a15_a_token_of_one_instance_does_nothing_in_another(here: Here, method:
 
 
 BAD_TOKENS = {
-    "wrong": (token(9), "the token is not one that is known here"),
-    "a prefix": (token(1)[:-1], "the token is not one that is known here"),
+    "wrong": (token(9), "the token is unknown here"),
+    "a prefix": (token(1)[:-1], "the token is unknown here"),
     "expired": (token(4), "token old"),
     "no JWT": ("a.b.c", "the token is no JSON Web Token"),
 }

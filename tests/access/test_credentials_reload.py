@@ -191,7 +191,7 @@ def test_a09_an_authority_that_is_taken_away_takes_its_clients_with_it(tmp_path:
         hers.write(b"still vouched for")
         replace(trusted, second.certificate.read_text())
         becomes(hers, DENIED)
-        assert "no authority in client-ca vouches for it" in refusal(hers.capabilities)[1]
+        assert "no authority in client-ca issued it" in refusal(hers.capabilities)[1]
         his.write(b"vouched for all the time")
         wait_until(lambda: events(node, "client_refused"), "a line about her")
         line = events(node, "client_refused")[0]

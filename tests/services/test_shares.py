@@ -116,7 +116,7 @@ async def test_a_turn_that_never_comes_ends_the_call_in_words() -> None:
     bench = Bench(uploads_per_caller=1, stall=0.05)
     first = bench.upload()
     await settle()
-    with pytest.raises(Stalled, match="alice has 1 uploads running, as many as it may"):
+    with pytest.raises(Stalled, match="alice has 1 uploads running, the most allowed"):
         await bench.upload()
     await finish(first)
     assert repr(bench.share()) == "<CallerQuota alice: 0 uploads, 0 waiting>"

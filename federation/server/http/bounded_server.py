@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from federation.access.peer_address import plain_host
 from federation.core.fair_share import FairShare, ShareVerdict
 from federation.observability.limit_hits import LimitHits
 from federation.server.http.router import HttpAnswer, HttpRequest
@@ -48,7 +49,7 @@ class BoundedServer(web.Server):
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Hold a connection, or end it at once where too many are open. See web.Server."""
         super().connection_made(handler, transport)
-        host = str((transport.get_extra_info("peername") or ("",))[0]).removeprefix("::ffff:")
+        host = plain_host(str((transport.get_extra_info("peername") or ("",))[0]))
         share = self._local if host in _LOOPBACK else self._share
         if share.try_take(host) is not ShareVerdict.GRANTED:
             if self._hits is not None:
