@@ -79,7 +79,7 @@ class ActionCacheService:
         self._misses = metrics.lookups.labels(kind="action_result", result="miss")
 
     def methods(self) -> Mapping[str, Method]:
-        """See rpc.Service."""
+        """See Service."""
         return {
             "GetActionResult": Unary(self._get, request_max=LIST_REQUEST),
             "UpdateActionResult": Unary(self._update, writes=True),

@@ -41,7 +41,7 @@ class CapabilitiesService:
         self._announce = announce
 
     def methods(self) -> Mapping[str, Method]:
-        """See rpc.Service."""
+        """See Service."""
         return {"GetCapabilities": Unary(self._get, request_max=SMALL_REQUEST)}
 
     async def _get(self, data: bytes, call: Call) -> bytes:

@@ -29,7 +29,7 @@ class ReferenceService:
         self._push = push
 
     def methods(self) -> Mapping[str, Method]:
-        """See rpc.Service."""
+        """See Service."""
         return {
             "GetReference": Unary(self._get, request_max=SMALL_REQUEST),
             "UpdateReference": Unary(self._update, writes=True, request_max=LIST_REQUEST),

@@ -104,7 +104,7 @@ class FetchService:
         self._misses = metrics.lookups.labels(kind="asset", result="miss")
 
     def methods(self) -> Mapping[str, Method]:
-        """See rpc.Service."""
+        """See Service."""
         return {
             "FetchBlob": Unary(self._fetch_blob, request_max=LIST_REQUEST),
             "FetchDirectory": Unary(self._fetch_directory, request_max=LIST_REQUEST),
@@ -156,7 +156,7 @@ class PushService:
         self._checksums = checksums
 
     def methods(self) -> Mapping[str, Method]:
-        """See rpc.Service."""
+        """See Service."""
         return {
             "PushBlob": Unary(self._push_blob, writes=True),
             "PushDirectory": Unary(self._push_directory, writes=True),
