@@ -28,7 +28,7 @@ def worker() -> None:
         orders.config,
         lambda _addresses: None,
         orders.file,
-        share=orders.share,
+        slot=orders.slot,
         control=control,
         passed=orders.passed,
         again=orders.again,

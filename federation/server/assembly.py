@@ -13,6 +13,7 @@ from federation.access.setup import make_access
 from federation.closure.checker import ClosureChecker
 from federation.config.limits import LiveLimits
 from federation.config.model import Config, LimitsConfig, ListenerConfig
+from federation.config.types import parse_address
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.limit_hits import LimitHits
@@ -56,11 +57,11 @@ async def open_node(
     config: Config,
     files: Sequence[AccessFiles | None],
     clock: Clock | None = None,
-    share: WorkerSlot | None = None,
+    slot: WorkerSlot | None = None,
 ) -> Node:
     """Open the storage and build a node on it, ready to start; files are its listeners'.
 
-    share: of a process that is one of several behind the same ports.
+    slot: of a process that is one of several behind the same ports.
 
     Raises StorageRefused.
     """
@@ -68,7 +69,7 @@ async def open_node(
     metrics = Metrics()
     storage = await open_storage(config, metrics, clock)
     try:
-        return build(config, files, storage, metrics, clock, share or WorkerSlot())
+        return build(config, files, storage, metrics, clock, slot or WorkerSlot())
     except BaseException:
         await storage.close()
         raise
@@ -80,13 +81,13 @@ def build(
     storage: NodeStorage,
     metrics: Metrics,
     clock: Clock,
-    share: WorkerSlot,
+    slot: WorkerSlot,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
     limits = LiveLimits.model_validate(config.limits.model_dump())
-    budget = MemoryBudget(share.part(limits.buffer_memory))
+    budget = MemoryBudget(slot.part(limits.buffer_memory))
     bounds = SharedBounds.of(metrics, clock, budget)
-    services = make_services(config, limits, storage, metrics, clock, budget, share, bounds.hits)
+    services = make_services(config, limits, storage, metrics, clock, budget, slot, bounds.hits)
     replication = make_replication(config, limits, storage, metrics, clock)
     quotas = CallerQuotas(limits, clock, metrics)
     ports = []
@@ -106,11 +107,11 @@ def build(
             bounds=bounds,
         )
         served = services.index_served if listener.type == "index" else services.served
-        ports.append(make_port(listener, allowed, served, runtime, share, at))
+        ports.append(make_port(listener, allowed, served, runtime, slot, at))
     readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
     http = None
-    if (http_address := share.http_address(config.http.address)) is not None:
+    if (http_address := slot.http_address(config.http.address)) is not None:
         pages = Pages(
             metrics,
             readiness,
@@ -138,7 +139,7 @@ def build(
         clock=clock,
         limits=limits,
         hits=bounds.hits,
-        apply_config=partial(_apply_config, storage, limits, budget, services, replication, share),
+        apply_config=partial(_apply_config, storage, limits, budget, services, replication, slot),
     )
 
 
@@ -156,7 +157,7 @@ def _apply_config(
     budget: MemoryBudget,
     services: Services,
     replication: Replication,
-    share: WorkerSlot,
+    slot: WorkerSlot,
     config: Config,
 ) -> None:
     """Apply a new configuration to all parts that can change while they run (keys declared live).
@@ -167,7 +168,7 @@ def _apply_config(
     storage.apply_config(config.storage)
     replication.apply_config(config)
     limits.take(config.limits)
-    budget.total_bytes = share.part(limits.buffer_memory)
+    budget.total_bytes = slot.part(limits.buffer_memory)
 
 
 class Services(NamedTuple):
@@ -188,7 +189,7 @@ def make_services(
     metrics: Metrics,
     clock: Clock,
     budget: MemoryBudget,
-    share: WorkerSlot,
+    slot: WorkerSlot,
     hits: LimitHits,
 ) -> Services:
     """Return every service, pulling from upstreams where there are any, now or after a reload."""
@@ -229,7 +230,7 @@ def make_services(
         metrics,
         budget,
         compute,
-        alone=share.alone,
+        alone=slot.alone,
         quota_bytes=lambda: storage.quota_bytes,
         hits=hits,
     )
@@ -274,7 +275,7 @@ def make_port(
     access: ListenerAccess,
     services: Sequence[Service],
     runtime: Runtime,
-    share: WorkerSlot,
+    slot: WorkerSlot,
     place: int,
 ) -> Port:
     """Put health and reflection beside the services of one listener."""
@@ -282,7 +283,8 @@ def make_port(
     health = HealthControl(names)
     beside = (HealthService(health), ReflectionService(names, runtime.limits))
     served = handlers([*services, *beside], runtime)
-    server = GrpcServer(listener, runtime.limits, served, share=share, place=place)
+    port = slot.port(place, parse_address(listener.address).port)
+    server = GrpcServer(listener, runtime.limits, served, port=port, alone=slot.alone)
     return Port(server, access.tls, health, access.watched)
 
 

@@ -18,7 +18,6 @@ from federation.server.addresses import listen, resolve
 from federation.server.connection_guard import allowed_by_grpc
 from federation.server.listening_exchange import Exchange
 from federation.server.passed_sockets import PassedSockets
-from federation.server.worker_slot import WorkerSlot
 
 _HANDSHAKE_MS = 15_000  # for TLS and for the HTTP/2 preface; then the connection is closed
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
@@ -75,17 +74,19 @@ class GrpcServer:
         handlers: Sequence[grpc.GenericRpcHandler[bytes, bytes]],
         interceptors: Sequence[Any] = (),
         *,
-        share: WorkerSlot | None = None,
-        place: int = 0,
+        port: int | None = None,
+        alone: bool = True,
     ) -> None:
-        """Take what to serve; of a worker also its share, and which of the listeners this is."""
-        share = share or WorkerSlot()
+        """Take what to serve.
+
+        port: instead of the configured one, which may be 0. alone: see options.
+        """
         self.listener = listener
         address = parse_address(listener.address)
         # After bind, with the real port.
-        self.address = address._replace(port=share.port(place, address.port))
+        self.address = address if port is None else address._replace(port=port)
         self.server: grpc.aio.Server = grpc.aio.server(
-            options=options(limits, alone=share.alone),  # calls are counted by services/running.py
+            options=options(limits, alone=alone),  # calls are counted by services/running.py
             interceptors=tuple(interceptors),
         )
         self._started = False

@@ -42,7 +42,7 @@ def run_node(
     ready: Ready,
     file: Path | None = None,
     *,
-    share: WorkerSlot | None = None,
+    slot: WorkerSlot | None = None,
     control: Control | None = None,
     passed: PassedSockets | None = None,
     again: bool = False,
@@ -50,7 +50,7 @@ def run_node(
     """Serve until SIGTERM or SIGINT, then drain; ready() runs once every port answers.
 
     file: where the configuration came from; SIGHUP has it read again.
-    share, control, passed, again: of a worker (federation.server.workers). One that takes the
+    slot, control, passed, again: of a worker (federation.server.workers). One that takes the
     place of one that died reads its file again at once, as the others may have done since.
 
     Raises ConfigError before anything is touched, CannotStart, StorageRefused.
@@ -59,11 +59,11 @@ def run_node(
     if passed is None:
         passed = passed_sockets(os.environ, os.getpid())
     files = load_access(config)
-    share = share or WorkerSlot()
-    flush = logs.configure(config.log, worker=None if share.alone else share.number)
+    slot = slot or WorkerSlot()
+    flush = logs.configure(config.log, worker=None if slot.alone else slot.number)
     for item in advice(config, file) if control is None else []:
         _log.warning(item.event, text=item.text)
-    serving = _serve(config, files, ready, file, passed, flush, share, control, again)
+    serving = _serve(config, files, ready, file, passed, flush, slot, control, again)
     try:
         with captured(SystemClock()):
             asyncio.run(serving)
@@ -78,7 +78,7 @@ async def _serve(
     file: Path | None,
     passed: PassedSockets,
     flush: logs.Flush,
-    share: WorkerSlot,
+    slot: WorkerSlot,
     control: Control | None,
     again: bool,
 ) -> None:
@@ -89,11 +89,11 @@ async def _serve(
         control.when_gone(partial(_parent_gone, stop))
     if again:
         hangup.set()
-    node = await open_node(config, files, clock, share)
+    node = await open_node(config, files, clock, slot)
     background, watched = Background(), Background()
     if not stop.is_set():  # a signal during the start waits until what was begun is whole
         await node.start(passed)
-        place = {} if share.alone else share.announced()
+        place = {} if slot.alone else slot.announced()
         node.announce(config=None if file is None else str(file), **place)
         reloader = Reloader(config, file, node, clock)
         background.keep(lambda: reloader.run(hangup), "reload", clock, FailingWork())
@@ -102,7 +102,7 @@ async def _serve(
         if control is not None:
             control.send(serving={"listeners": node.listeners, "http": node.http})
         systemd.notify("READY=1")
-        _feed_watchdog(control, share, watched)
+        _feed_watchdog(control, slot, watched)
         await stop.wait()
     systemd.notify("STOPPING=1")
     await background.close()
@@ -114,9 +114,9 @@ async def _serve(
     await watched.close()
 
 
-def _feed_watchdog(control: Control | None, share: WorkerSlot, background: Background) -> None:
+def _feed_watchdog(control: Control | None, slot: WorkerSlot, background: Background) -> None:
     """Begin to feed the watchdog of the parent or the service manager from this event loop."""
-    within_s = systemd.watchdog_s(os.environ, share.parent or os.getpid())
+    within_s = systemd.watchdog_s(os.environ, slot.parent or os.getpid())
     if within_s is None:
         return
     tell = systemd.notify_alive if control is None else partial(control.send, lives=True)

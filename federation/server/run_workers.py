@@ -121,9 +121,9 @@ class _Parent:
     def _orders(self, number: int, again: bool) -> bytes:
         ports = tuple(address.port for address in self._ports.addresses)
         http = None if self._http is None else str(self._http.address)
-        share = WorkerSlot(number, self._config.workers, ports, http, os.getpid())
+        slot = WorkerSlot(number, self._config.workers, ports, http, os.getpid())
         descriptors = [each.fileno() for each in self._ports.passed]
-        return encode_orders(self._config, self._file, share, descriptors, again=again)
+        return encode_orders(self._config, self._file, slot, descriptors, again=again)
 
     async def _while_serving(self, ready: Ready, addresses: list[str]) -> int:
         """Run the workers to their end; return the status to exit with."""

@@ -25,19 +25,19 @@ class WorkerStart(NamedTuple):
 
     config: Config
     file: Path | None  # what SIGHUP reads again
-    share: WorkerSlot
+    slot: WorkerSlot
     passed: PassedSockets
     again: bool  # it takes the place of one that died
 
 
 def encode_orders(
-    config: Config, file: Path | None, share: WorkerSlot, descriptors: list[int], *, again: bool
+    config: Config, file: Path | None, slot: WorkerSlot, descriptors: list[int], *, again: bool
 ) -> bytes:
     """Return the line that read_orders takes."""
     facts = {
         "config": config.model_dump(mode="json", by_alias=True),
         "file": None if file is None else str(file),
-        "share": [share.number, share.of, share.ports, share.http, share.parent],
+        "share": [slot.number, slot.of, slot.ports, slot.http, slot.parent],
         "descriptors": descriptors,
         "again": again,
     }

@@ -86,11 +86,11 @@ def pair() -> Iterator[Pair]:
 def test_orders_arrive_as_they_were_given(pair: Pair, tmp_path: Path) -> None:
     parent, control = pair
     config = Config(data_dir=tmp_path, workers=3)
-    share = WorkerSlot(2, 3, (1234,), "127.0.0.1:80", 77)
-    parent.sendall(encode_orders(config, Path("/etc/node.yaml"), share, [], again=True))
+    slot = WorkerSlot(2, 3, (1234,), "127.0.0.1:80", 77)
+    parent.sendall(encode_orders(config, Path("/etc/node.yaml"), slot, [], again=True))
     orders = control.read_orders()
     assert orders is not None
-    assert (orders.config, orders.share) == (config, share)
+    assert (orders.config, orders.slot) == (config, slot)
     assert (orders.file, orders.again) == (Path("/etc/node.yaml"), True)
 
 
@@ -118,7 +118,7 @@ def test_a_share_of_one_changes_nothing() -> None:
 
 
 def test_a_share_has_its_part_the_common_ports_and_an_http_address_of_its_own() -> None:
-    share = WorkerSlot(2, 4, (5000, 6000))
-    assert (share.port(1, 0), share.part(100)) == (6000, 25)
-    assert share.http_address("0.0.0.0:80") == "127.0.0.1:0"
-    assert share.http_address(None) is None
+    slot = WorkerSlot(2, 4, (5000, 6000))
+    assert (slot.port(1, 0), slot.part(100)) == (6000, 25)
+    assert slot.http_address("0.0.0.0:80") == "127.0.0.1:0"
+    assert slot.http_address(None) is None
