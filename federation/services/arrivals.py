@@ -25,12 +25,12 @@ class MessageArrivals:
     def __init__(self, incoming: Admission) -> None:
         self._incoming = incoming
         self._came: dict[str, int] = {}  # whole messages, in bytes, of each connection
-        self.trusts = False  # whether a call is charged for less than a whole message
+        self.undercharges = False  # whether a call is charged for less than a whole message
 
     def __repr__(self) -> str:
         return f"<MessageArrivals on {len(self._came)} connections>"
 
-    def came(self, peer: str, size_bytes: int) -> None:
+    def note_message(self, peer: str, size_bytes: int) -> None:
         """Count a complete message of this connection."""
         came_bytes = self._came.get(peer)
         if came_bytes is None and len(self._came) >= _PEERS_MAX:
@@ -48,7 +48,7 @@ class MessageArrivals:
         reading: dict[str, list[RunningCall]] = {}
         for call in pending:
             reading.setdefault(call.peer, []).append(call)
-        self.trusts = False
+        self.undercharges = False
         # However little room there is, no connection is closed for a message or two.
         bound_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
         worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
@@ -59,7 +59,7 @@ class MessageArrivals:
                 worst, worst_bytes = calls[0], rest_bytes
             each_bytes = min(max(LEAST_BYTES, rest_bytes // len(calls)), most_bytes)
             for call in calls:
-                self.trusts |= each_bytes < most_bytes
+                self.undercharges |= each_bytes < most_bytes
                 self._incoming.adjust(call.caller, each_bytes - call.pending_bytes)
                 call.pending_bytes = each_bytes
         return worst if self._incoming.used_bytes > bound_bytes else None

@@ -70,10 +70,10 @@ class _Unary(_OneRequest):
         if not self._fits(call, len(response)):
             more_bytes = len(response) - call.answer_bytes
             if self._writes:
-                await self._calls.room_to_answer(call, more_bytes)
+                await self._calls.wait_for_answer_room(call, more_bytes)
             else:  # an answer that waits for room must not take memory meanwhile
                 del response
-                await self._calls.room_to_answer(call, more_bytes)
+                await self._calls.wait_for_answer_room(call, more_bytes)
                 response = await self._in_time(request, call)
                 self._fits(call, len(response))
         if call.quota is not None:
@@ -84,11 +84,11 @@ class _Unary(_OneRequest):
         """Acquire or release room, so that the call has what its answer needs, if there is some."""
         more_bytes = size_bytes - call.answer_bytes
         if more_bytes < 0:
-            self._calls.answers_less(call, -more_bytes)
+            self._calls.shrink_answer(call, -more_bytes)
             return True
         if size_bytes <= _SMALL_ANSWER_BYTES or not more_bytes:
             return True
-        return self._calls.may_answer(call, more_bytes)
+        return self._calls.try_reserve_answer(call, more_bytes)
 
     async def _in_time(self, request: bytes, call: Call) -> bytes:
         """Answer within the time limit. RunningCalls looks at all: a timer for each costs more."""
@@ -141,7 +141,7 @@ class _BothStreams:
 def _requests(call: Call, runtime: Runtime) -> RequestStream:
     pay = call.quota.pay if call.quota is not None else None
     reader = UploadReader(runtime.calls, call, runtime.limits)
-    return RequestStream(reader.read, runtime.budget, pay, reader.gone, reader.held_up)
+    return RequestStream(reader.read, runtime.budget, pay, reader.gone, reader.waits_for_room)
 
 
 class _Sender:
@@ -158,9 +158,9 @@ class _Sender:
                 size_bytes = len(message)
                 if size_bytes > _SMALL_ANSWER_BYTES and not self._paced:
                     await calls.make_room(call, size_bytes)
-                calls.leaves(call)
+                calls.note_sending(call)
                 await write(message)
-                calls.answer_is_gone(call)
+                calls.note_sent(call)
                 del message  # it must not be kept while the next one is waited for
                 if call.quota is not None:
                     await call.quota.pay(size_bytes)
@@ -186,10 +186,10 @@ class UploadReader:
             self._next_bytes = max(LEAST_BYTES, len(message))
         return message
 
-    def held_up(self) -> bool:
+    def waits_for_room(self) -> bool:
         """Whether there is no room for the next message yet."""
-        return self._call.held_up
+        return self._call.waits_for_room
 
     def gone(self, size_bytes: int) -> None:
         """A message of this size is not held any more."""
-        self._calls.is_gone(self._call, size_bytes)
+        self._calls.release(self._call, size_bytes)

@@ -92,14 +92,14 @@ class Pipeline:
                 raise asyncio.CancelledError from None
             status = self._status_of(error, call, rights, peer.text)
         else:
-            self._calls.leaves(call)
+            self._calls.note_sending(call)
             return response
         finally:
             if call is not None:
-                self._calls.request_is_gone(call)
+                self._calls.release_request(call)
             self._metrics.calls_running -= 1
             self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text)
-        self._calls.leaves(call or self._calls.refused(transport))
+        self._calls.note_sending(call or self._calls.refused(transport))
         return status
 
     def _status_of(

@@ -31,16 +31,16 @@ class RequestStream:
         budget: MemoryBudget,
         pay: Callable[[int], Awaitable[None]] | None = None,
         gone: Callable[[int], None] | None = None,
-        held_up: Callable[[], bool] | None = None,
+        waits_for_room: Callable[[], bool] | None = None,
     ) -> None:
         """Take what reads one message.
 
         pay: waits while a message's size is more than the caller may send. That wait is none of
         the client's: it does not count as a stall.
         gone: called with the size of each message that is released.
-        held_up: whether reading waits for room here, which is no stall of the client's either.
+        waits_for_room: whether reading waits for room here, which is no stall of the client's.
         """
-        self._held_up = held_up
+        self._waits_for_room = waits_for_room
         self._gone = gone
         self._last_bytes = 0  # of the message that the handler has
         self._pay = pay
@@ -79,7 +79,7 @@ class RequestStream:
                 async with asyncio.timeout(timeout_s):
                     await self._arrived
             except TimeoutError:
-                if self._held_up is not None and self._held_up():
+                if self._waits_for_room is not None and self._waits_for_room():
                     continue
                 raise Stalled(f"no message came for {timeout_s:g} s") from None
         message = self._queue.popleft()

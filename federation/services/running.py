@@ -112,7 +112,7 @@ class RunningCalls:
         self._calls.discard(call)
         if call.counted_in is not None:
             call.counted_in.give_back(call.caller)
-        self.request_is_gone(call)
+        self.release_request(call)
         if call.answer_bytes:
             self.outgoing.give_back(call.caller, call.answer_bytes)
             call.answer_bytes = 0
@@ -138,9 +138,9 @@ class RunningCalls:
             self.incoming.adjust(call.caller, came_bytes - call.pending_bytes)
             call.pending_bytes = 0
             call.request_bytes += came_bytes
-            self._arrivals.came(call.peer, came_bytes)
-            if call.takes_no_more:  # the read of an upload ends by itself
-                self.request_is_gone(call)
+            self._arrivals.note_message(call.peer, came_bytes)
+            if call.is_draining:  # the read of an upload ends by itself
+                self.release_request(call)
         return message
 
     async def hold(self, call: RunningCall, size_bytes: int) -> None:
@@ -149,34 +149,34 @@ class RunningCalls:
             await self._room_in(call, size_bytes)
         call.request_bytes += size_bytes
 
-    def is_gone(self, call: RunningCall, size_bytes: int) -> None:
+    def release(self, call: RunningCall, size_bytes: int) -> None:
         """Release so many bytes of the call's request."""
         size_bytes = min(size_bytes, call.request_bytes)
         call.request_bytes -= size_bytes
         self.incoming.give_back(call.caller, size_bytes)
 
-    def request_is_gone(self, call: RunningCall) -> None:
+    def release_request(self, call: RunningCall) -> None:
         """Release all of the call's request; nothing more of it is wanted."""
         held_bytes = call.request_bytes + call.pending_bytes
         call.request_bytes = call.pending_bytes = 0
-        call.takes_no_more = True
+        call.is_draining = True
         if held_bytes:
             self.incoming.give_back(call.caller, held_bytes)
 
     async def make_room(self, call: RunningCall, size_bytes: int) -> None:
         """Have room for an answer, or a message of one, of so many bytes. Raises LimitReached."""
         more_bytes = size_bytes - call.answer_bytes
-        if more_bytes > 0 and not self.may_answer(call, more_bytes):
-            await self.room_to_answer(call, more_bytes)
+        if more_bytes > 0 and not self.try_reserve_answer(call, more_bytes):
+            await self.wait_for_answer_room(call, more_bytes)
 
-    def may_answer(self, call: RunningCall, size_bytes: int) -> bool:
+    def try_reserve_answer(self, call: RunningCall, size_bytes: int) -> bool:
         """Acquire room for an answer, or a message of one, until it is sent; False: none."""
         if not self.outgoing.try_take(call.caller, size_bytes):
             return False
         call.answer_bytes += size_bytes
         return True
 
-    async def room_to_answer(self, call: RunningCall, size_bytes: int) -> None:
+    async def wait_for_answer_room(self, call: RunningCall, size_bytes: int) -> None:
         """Wait for it. Raises LimitReached."""
         self._waits(self.outgoing, call)
         stall_s = self._limits.stall
@@ -191,12 +191,12 @@ class RunningCalls:
             ) from None
         call.answer_bytes += size_bytes
 
-    def answers_less(self, call: RunningCall, by_bytes: int) -> None:
+    def shrink_answer(self, call: RunningCall, by_bytes: int) -> None:
         """Release room that an answer does not need."""
         call.answer_bytes -= by_bytes
         self.outgoing.give_back(call.caller, by_bytes)
 
-    def answer_is_gone(self, call: RunningCall) -> None:
+    def note_sent(self, call: RunningCall) -> None:
         """The transport has sent the message: release its room."""
         call.phase = CallPhase.RUNNING
         if call.answer_bytes:
@@ -209,17 +209,17 @@ class RunningCalls:
         Refusing would be worse, since some clients take that for "not needed".
         """
         self._waits(self.incoming, call)
-        call.held_up = True
+        call.waits_for_room = True
         self._look_soon()
         try:
             await self.incoming.take(call.caller, size_bytes)
         finally:
-            call.held_up = False
+            call.waits_for_room = False
 
     def _waits(self, admission: Admission, call: RunningCall) -> None:
         self._hits.hit("buffer-memory", call.caller, call.peer, held_bytes=admission.used_bytes)
 
-    def leaves(self, call: RunningCall) -> None:
+    def note_sending(self, call: RunningCall) -> None:
         """An answer, a message of one or a status is handed to the transport."""
         call.phase = CallPhase.LEAVING
         call.since_s = self._clock.monotonic_s()
@@ -248,7 +248,7 @@ class RunningCalls:
 
     def _look_soon(self) -> None:
         """Begin to look how much has arrived of messages that occupy room others wait for."""
-        needed = self.incoming.waiting or self._arrivals.trusts
+        needed = self.incoming.waiting or self._arrivals.undercharges
         if needed and (self._counting is None or self._counting.done()):
             loop = asyncio.get_running_loop()
             self._counting = loop.create_task(self._count(), name="arrivals")

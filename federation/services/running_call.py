@@ -28,7 +28,7 @@ class RunningCall:
         "caller",
         "counted_in",
         "ended",
-        "held_up",
+        "is_draining",
         "is_late",
         "late_at_s",
         "peer",
@@ -36,9 +36,9 @@ class RunningCall:
         "phase",
         "request_bytes",
         "since_s",
-        "takes_no_more",
         "task",
         "transport",
+        "waits_for_room",
     )
 
     def __init__(self, transport: Transport, caller: str) -> None:
@@ -53,8 +53,8 @@ class RunningCall:
         self.request_bytes = 0  # of RunningCalls.incoming, for those that have come
         self.answer_bytes = 0  # of RunningCalls.outgoing
         self.ended = False  # by this node, from outside of the call's task
-        self.held_up = False  # until there is room for its message
+        self.waits_for_room = False  # until there is room for its message
         self.task: asyncio.Task[Any] | None = None  # that runs it
         self.late_at_s = NEVER_S  # when its handler has taken too long
         self.is_late = False  # it was cancelled for that
-        self.takes_no_more = False  # whatever is still read is dropped
+        self.is_draining = False  # whatever is still read is dropped

@@ -24,14 +24,14 @@ def test_who_sends_nothing_is_charged_for_little() -> None:
     calls = [reading(incoming, "one") for _ in range(4)]
     assert arrivals.charge(calls, {"one": 1000}, MOST) is None
     assert incoming.used_bytes == 4 * LEAST_BYTES
-    assert arrivals.trusts
+    assert arrivals.undercharges
 
 
 def test_what_came_out_as_messages_is_not_counted_again() -> None:
     incoming = Admission(lambda: 64 * MIB)
     arrivals = MessageArrivals(incoming)
     call = reading(incoming, "one")
-    arrivals.came("one", 100 * MIB)
+    arrivals.note_message("one", 100 * MIB)
     arrivals.charge([call], {"one": 101 * MIB}, MOST)
     assert incoming.used_bytes == LEAST_BYTES  # a fiftieth is what surrounds messages
     arrivals.charge([call], {"one": 106 * MIB}, MOST)
