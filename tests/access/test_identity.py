@@ -145,7 +145,7 @@ def test_a_token_that_was_taken_out_of_the_file_is_refused_from_the_next_call_on
     header = f"Bearer {token(1).text}"
     assert bench.rights(header) is bench.rights(header)
     bench.file.value = bench.table(token(2))
-    assert "not one that is known here" in bench.refusal(header)
+    assert "the token is unknown here" in bench.refusal(header)
 
 
 def test_a_jwt_is_verified_once_and_known_until_it_expires() -> None:

@@ -96,7 +96,7 @@ def test_a03_a_peer_that_is_not_known_sends_nothing_and_both_sides_say_so(tmp_pa
         wait_until(lambda: "client_refused" in tokyo.log, "a refusal in tokyo", timeout_s=20)
         assert "the token is unknown here" in tokyo.log
         wait_until(
-            lambda: "not one that is known here" in json.dumps(shown_by(paris, "status")),
+            lambda: "the token is unknown here" in json.dumps(shown_by(paris, "status")),
             "the reason in paris",
             timeout_s=20,
         )
