@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterable, Collection, Sequence
 
-from federation.core.digest import Digest
+from federation.core.digest import Digest, hash_bytes
 from federation.core.errors import (
     DigestMismatch,
     FederationError,
@@ -16,13 +16,11 @@ from federation.core.errors import (
 )
 from federation.core.store import Provenance, Source
 from federation.storage.batch_files import Incoming, Outcomes, store_files
-from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.context import StorageContext
 from federation.storage.ingest import LocalIngest
 from federation.storage.presence import Presence
 from federation.storage.publishing import place_inline
-from federation.storage.verification import check_inline
 
 _HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
 
@@ -87,7 +85,9 @@ class BlobReceiver:
             wrong = _wrong(blobs)
         else:
             wrong = await self._core.pool.run(_wrong, blobs)
-        right = dict(one for at, one in enumerate(blobs) if at not in wrong)
+        right = (
+            dict(one for at, one in enumerate(blobs) if at not in wrong) if wrong else dict(blobs)
+        )
         inline_max = self._core.settings.inline_max
         small = [one for one in right.items() if 0 < len(one[1]) <= inline_max]
         large = [one for one in right.items() if len(one[1]) > inline_max]
@@ -168,10 +168,9 @@ def _wrong(blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
     """Hash a batch; return by place which blobs have other bytes than their digest names."""
     wrong: dict[int, DigestMismatch] = {}
     for at, (digest, data) in enumerate(blobs):
-        try:
-            check_inline(digest, data)
-        except Damage:
-            sent = f"{len(data)} bytes were sent"
-            found = "other bytes were sent" if len(data) == digest.size_bytes else sent
-            wrong[at] = DigestMismatch(digest, found)
+        wanted, size_bytes, function = digest
+        if len(data) != size_bytes:
+            wrong[at] = DigestMismatch(digest, f"{len(data)} bytes were sent")
+        elif hash_bytes(function, data) != wanted:
+            wrong[at] = DigestMismatch(digest, "other bytes were sent")
     return wrong
