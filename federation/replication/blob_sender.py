@@ -32,7 +32,7 @@ from federation.replication.outcome import (
     SendOutcome,
     parked,
 )
-from federation.replication.peer_api import OpenAt, PeerApi, Via
+from federation.replication.peer_api import ObjectHistory, OpenAt, PeerApi
 from federation.replication.send_memory import SendMemory
 from federation.replication.tried import Tried, judge_batch
 
@@ -89,7 +89,9 @@ class Sender:
 
     # Batches
 
-    async def send_small(self, blobs: Sequence[Digest], via: Via, settle: Settle) -> None:
+    async def send_small(
+        self, blobs: Sequence[Digest], history: ObjectHistory, settle: Settle
+    ) -> None:
         """Bring each of these small blobs to its end.
 
         A batch is cut when there is a slot for one: what the peer has taken by then sets how much
@@ -101,19 +103,21 @@ class Sender:
             while left:
                 async with self._slots.one():
                     batch = next(self.pace.cut(left, self._target.batch_bytes))
-                group.create_task(self.send_batch(batch, via, settle))
+                group.create_task(self.send_batch(batch, history, settle))
                 left = left[len(batch) :]
 
-    async def send_behind(self, blobs: Sequence[Digest], via: Via, settle: Settle) -> None:
+    async def send_behind(
+        self, blobs: Sequence[Digest], history: ObjectHistory, settle: Settle
+    ) -> None:
         """Do the same for what may wait: all that goes this way has half of the slots at most."""
         left = blobs
         while left:
             async with self._behind.one():
                 batch = next(self.pace.cut(left, self._target.batch_bytes))
-                await self.send_batch(batch, via, settle)
+                await self.send_batch(batch, history, settle)
             left = left[len(batch) :]
 
-    async def send_batch(self, batch: list[Digest], via: Via, settle: Settle) -> None:
+    async def send_batch(self, batch: list[Digest], history: ObjectHistory, settle: Settle) -> None:
         """Bring each blob of a batch to its end.
 
         Neither the slot nor the bytes are kept while the peer is left alone.
@@ -122,11 +126,11 @@ class Sender:
         while left:
             async with self._slots.one():
                 parts = list(self._parts(left, halve=halve))
-                tried = await self._try_batch(left, via, settle) if len(parts) == 1 else None
+                tried = await self._try_batch(left, history, settle) if len(parts) == 1 else None
             if tried is None:
                 async with asyncio.TaskGroup() as group:  # one that makes trouble holds up no other
                     for part in parts:
-                        group.create_task(self.send_batch(part, via, settle))
+                        group.create_task(self.send_batch(part, history, settle))
                 return
             forgot = await self._confirm(tried.taken, settle)
             left, halve = tried.again + forgot, tried.halve
@@ -135,7 +139,7 @@ class Sender:
                 await self._clock.sleep(delay_s)
             left = await self._still_missing(left, settle)
             if left and tried.is_slow:
-                await self.send_large(left[0], via, settle)
+                await self.send_large(left[0], history, settle)
                 return
 
     def _parts(self, left: list[Digest], *, halve: bool) -> Iterator[list[Digest]]:
@@ -151,7 +155,9 @@ class Sender:
             settle(there, SENT)
         return [digest for digest in left if digest in missing]
 
-    async def _try_batch(self, batch: list[Digest], via: Via, settle: Settle) -> Tried:
+    async def _try_batch(
+        self, batch: list[Digest], history: ObjectHistory, settle: Settle
+    ) -> Tried:
         size_bytes = sum(digest.size_bytes for digest in batch)
         async with self._gate.turn(writes=True) as turn, self.memory.hold(size_bytes):
             async with self._gate.courtesy.reading:
@@ -161,7 +167,7 @@ class Sender:
             await self._gate.courtesy.turn()
             began_s = self._clock.monotonic_s()
             try:
-                results = await self._target.write_small(blobs, via)
+                results = await self._target.write_small(blobs, history)
             except RemoteFailed as error:
                 results = [error] * len(blobs)
             took_s = self._clock.monotonic_s() - began_s
@@ -237,12 +243,12 @@ class Sender:
 
     # Large ones
 
-    async def send_large(self, digest: Digest, via: Via, settle: Settle) -> None:
+    async def send_large(self, digest: Digest, history: ObjectHistory, settle: Settle) -> None:
         """Bring one large blob to its end."""
         delay_s, goes_on = 0.0, False
         while True:
             async with self._large:
-                outcome = await self._try_large(digest, via, goes_on=goes_on)
+                outcome = await self._try_large(digest, history, goes_on=goes_on)
             goes_on = outcome is None
             if outcome is SENT:
                 forgot = await self._confirm([digest], settle)
@@ -257,12 +263,14 @@ class Sender:
             if not await self._still_missing([digest], settle):
                 return
 
-    async def _try_large(self, digest: Digest, via: Via, *, goes_on: bool) -> SendOutcome | None:
+    async def _try_large(
+        self, digest: Digest, history: ObjectHistory, *, goes_on: bool
+    ) -> SendOutcome | None:
         """Send it once; None: try again."""
         async with self._gate.turn(writes=True) as turn:
             try:
                 opener = self._opener(digest, turn)
-                await self._target.send(digest, opener, via, goes_on=goes_on)
+                await self._target.send(digest, opener, history, goes_on=goes_on)
             except BlobNotFound:
                 return await self._lost(digest)
             except (BlobDamaged, DigestMismatch):

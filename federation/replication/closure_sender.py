@@ -13,7 +13,7 @@ from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound
 from federation.core.store import SMALL_BLOB_BYTES, Chunks, Entry, NextBytes, Readable
 from federation.replication.outcome import GONE, Fate, SendOutcome
-from federation.replication.peer_api import Via
+from federation.replication.peer_api import ObjectHistory
 from federation.replication.rules import Bounds
 from federation.replication.shipping import Shipper
 
@@ -29,14 +29,14 @@ class ShippingStore:
         self,
         store: Readable,
         shipper: Shipper,
-        via: Via,
+        history: ObjectHistory,
         bounds: Bounds,
         for_large: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
         """for_large: entered while large blobs are sent, which may take long."""
         self._store = store
         self._shipper = shipper
-        self._via = via
+        self._history = history
         self._bounds = bounds
         self._for_large = for_large
         self.lacks_here: Digest | None = None  # a hole, which a later upload may fill
@@ -89,11 +89,11 @@ class ShippingStore:
         ordered = sorted(digests)  # the same in every run
         wanted = [digest for digest in ordered if self._bounds.admit(digest)]
         small = [digest for digest in wanted if digest.size_bytes <= SMALL_BLOB_BYTES]
-        outcomes = await self._shipper.ship(small, self._via)
+        outcomes = await self._shipper.ship(small, self._history)
         if len(small) < len(wanted):
             async with self._for_large():
                 large = [digest for digest in wanted if digest.size_bytes > SMALL_BLOB_BYTES]
-                outcomes |= await self._shipper.ship(large, self._via)
+                outcomes |= await self._shipper.ship(large, self._history)
         missing: set[Digest] = set()
         for digest, outcome in outcomes.items():
             if outcome.is_there:

@@ -35,7 +35,7 @@ from federation.replication.outcome import (
     parked,
     skipped,
 )
-from federation.replication.peer_api import PeerApi, Theirs, Via
+from federation.replication.peer_api import ObjectHistory, PeerApi, Theirs, Via
 from federation.replication.rules import Bounds, may_go_on
 from federation.replication.send_memory import MemoryShare, SendMemory
 from federation.replication.shipping import Shipper
@@ -73,6 +73,12 @@ class EntryToSend(NamedTuple):
     hole: Hole = Hole.WAIT
     looks: bool = False  # see first what the peer has under this name
     keeps_theirs: bool = False  # then leave it, even if it is another value
+    unused_s: float = 0.0
+
+    @property
+    def history(self) -> ObjectHistory:
+        """What the peer is told about it, and about the blobs that go along with it."""
+        return ObjectHistory(self.via, self.unused_s)
 
 
 class _Name:
@@ -221,7 +227,7 @@ class EntrySender:
         """Bring all that it names there; None: it is there, and the entry may follow."""
         for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
             view = ShippingStore(
-                self._store, self._shipper, wanted.via, wanted.bounds, self._for_large
+                self._store, self._shipper, wanted.history, wanted.bounds, self._for_large
             )
             if anew:
                 self._shipper.confirmed.clear()
@@ -290,7 +296,7 @@ class EntrySender:
             await self._gate.courtesy.turn()
             try:
                 stamped = entry._replace(stamp=stamp_to_send(entry, self._ledger.node_id))
-                await self._target.push(stamped, wanted.via, node_id)
+                await self._target.push(stamped, wanted.history, node_id)
             except Unsupported as error:
                 return self._unsupported(key.kind, error)
             except RemoteFailed as error:

@@ -1,8 +1,10 @@
 """Whether a peer keeps what a walk through all that is held brings it, or evicts it for the rest.
 
 A machine without I/O. To a peer with less room than is held here a walk would send for ever: each
-object for another that was sent before. So those that were delivered first are asked about once.
-Once only, because to be asked about may be a use to the peer, or a lease.
+object for another that was sent before. So some of those that were delivered are asked about, each
+once, because to be asked about may be a use to the peer, or a lease. They are spread evenly over
+all that was delivered: some peers evict what came first, a node of this project what was used
+longest ago, which is what came last.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ class Fit:
     """What one walk knows."""
 
     def __init__(self) -> None:
-        self._delivered: deque[Digest] = deque()
-        self._delivered_bytes = 0
+        self._delivered: list[Digest] = []  # and not asked about yet
+        self._new, self._new_bytes = 0, 0  # delivered since the last question
         self._answers: deque[tuple[bool, int]] = deque(maxlen=JUDGED_MAX)  # gone or not, its size
         self.evicts = False
 
@@ -34,21 +36,22 @@ class Fit:
     def delivered(self, digests: Sequence[Digest]) -> None:
         """Note what was sent and is there now."""
         self._delivered.extend(digests)
-        self._delivered_bytes += sum(digest.size_bytes for digest in digests)
-        while len(self._delivered) > _REMEMBERED_MAX:
-            self._take_first()
-
-    def _take_first(self) -> Digest:
-        first = self._delivered.popleft()
-        self._delivered_bytes -= first.size_bytes
-        return first
+        self._new += len(digests)
+        self._new_bytes += sum(digest.size_bytes for digest in digests)
+        if len(self._delivered) > _REMEMBERED_MAX:
+            self._delivered = self._delivered[::2]
 
     def sample(self) -> list[Digest]:
-        """Take some that were delivered longest ago, none of the later half."""
-        count = len(self._delivered)
-        if count < 2 * SAMPLE and self._delivered_bytes < 2 * LOST_BYTES:
+        """Take some of those delivered, none of the last ones, which may be evicted in a moment."""
+        if self._new < 2 * SAMPLE and self._new_bytes < 2 * LOST_BYTES:
             return []
-        return [self._take_first() for _ in range(min(SAMPLE, count // 2))]
+        self._new, self._new_bytes = 0, 0
+        count = len(self._delivered)
+        asked = min(SAMPLE, count // 2)
+        places = {place * (count - asked) // asked for place in range(asked)}
+        sample = [digest for at, digest in enumerate(self._delivered) if at in places]
+        self._delivered = [digest for at, digest in enumerate(self._delivered) if at not in places]
+        return sample
 
     def answered(self, asked: Sequence[Digest], missing: Collection[Digest]) -> None:
         """Note which of them are gone."""

@@ -14,7 +14,7 @@ from federation.core.tasks import first_of
 from federation.replication.cursor import LogProgress
 from federation.replication.entry_sender import EntryToSend
 from federation.replication.outcome import GONE, SUPERSEDED, Fate, SendOutcome
-from federation.replication.peer_api import Via
+from federation.replication.peer_api import ObjectHistory, Via
 from federation.replication.rules import When
 from federation.replication.selection import (
     BY_RULE,
@@ -166,7 +166,7 @@ class Follower:
 
     async def _ship_to_end(self, rows_of: dict[Digest, list[LogRow]], via: Via, told: Told) -> None:
         await self._link.gate.courtesy.turn()
-        await self._link.shipper.ship(rows_of, via, told)
+        await self._link.shipper.ship(rows_of, ObjectHistory(via), told)
 
     async def _push(self, rows: Sequence[LogRow]) -> None:
         keys = [row.key for row in rows if row.key is not None]

@@ -19,6 +19,13 @@ OpenAt = Callable[[int], AbstractAsyncContextManager[Chunks]]
 Via = tuple[str, ...]  # ids of the nodes that an object passed before this one
 
 
+class ObjectHistory(NamedTuple):
+    """What a peer is told about an object that it is sent."""
+
+    via: Via = ()
+    unused_s: float = 0.0  # for how long no client has used it here; 0: it is new, or not known
+
+
 class Identity(NamedTuple):
     """Who answered last; empty of what is no node of ours."""
 
@@ -80,13 +87,16 @@ class PeerApi(Protocol):
         ...
 
     async def write_small(
-        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+        self, blobs: Sequence[tuple[Digest, bytes]], history: ObjectHistory
     ) -> list[FederationError | None]:
-        """Send a batch; return for each None or why it was not taken."""
+        """Send a batch; return for each None or why it was not taken.
+
+        The history is that of all of them.
+        """
         ...
 
     async def send(
-        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+        self, digest: Digest, open_at: OpenAt, history: ObjectHistory, *, goes_on: bool = False
     ) -> None:
         """Send one blob of any size; raises what open_at raises, too.
 
@@ -94,7 +104,7 @@ class PeerApi(Protocol):
         """
         ...
 
-    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
+    async def push(self, entry: Entry, history: ObjectHistory, node_id: str) -> None:
         """Send an index entry with its stamp, under the instance name that it is to have there.
 
         Fails without sending when another node answers than the one of this id: what the entry

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
+from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.replication_log import EntryHead, Lane, Page, Parked
-from federation.core.store import SMALL_BLOB_BYTES
+from federation.core.store import SMALL_BLOB_BYTES, EntryKey
 from federation.core.tasks import first_of
 from federation.replication.blob_sender import LARGE_AT_ONCE
 from federation.replication.entry_sender import EntryToSend, Hole
 from federation.replication.fit import Fit
 from federation.replication.outcome import Fate, SendOutcome
+from federation.replication.peer_api import ObjectHistory
 from federation.replication.rules import When
 from federation.replication.session import PeerSession
 from federation.replication.walk_position import Position, Purpose, WalkPhase
@@ -29,6 +31,7 @@ PAGES_OPEN_MAX = 64  # those that wait for large blobs included
 ENTRIES_AT_ONCE = 24  # of the calls that a peer gets at once (32), so that live traffic has some
 _PART_BYTES = 16 * 2**20
 _CHECK_SHARE = 0.5
+_ALIKE_S, _ALIKE_SHARE = 60.0, 0.05  # by how much times of one batch may differ
 
 
 class _Open:
@@ -133,16 +136,20 @@ class Reconcile:
 
     async def _offer(self, number: int, position: Position, page: Page) -> None:
         pages, purpose = self._open, position.purpose
+        ages = _Ages(page, self._link.clock)
         try:
             if position.phase is WalkPhase.ENTRIES:
-                await self._offer_entries(purpose, await self._heads(position, page))
+                heads = await self._heads(position, page)
+                await self._offer_entries(purpose, heads, ages)
                 large: list[Digest] = []
             else:
-                large = await self._offer_small(purpose, page)
+                large = await self._offer_small(purpose, page, ages)
         finally:
             pages.end_small()
         for at in range(0, len(large), LARGE_AT_ONCE):
-            await self._bring(large[at : at + LARGE_AT_ONCE])
+            async with asyncio.TaskGroup() as group:
+                for digest in large[at : at + LARGE_AT_ONCE]:
+                    group.create_task(self._bring([digest], ages))
         self.pages += 1
         pages.end(number)
 
@@ -168,7 +175,7 @@ class Reconcile:
             return purpose is Purpose.REQUEST and self._lane is Lane.ALWAYS
         return when is (When.WINDOW if self._lane is Lane.WINDOW else When.ALWAYS)
 
-    async def _offer_small(self, purpose: Purpose, page: Page) -> list[Digest]:
+    async def _offer_small(self, purpose: Purpose, page: Page, ages: _Ages) -> list[Digest]:
         """Bring the small blobs of a page; return the large ones."""
         rules = self._link.rules
         digests = [
@@ -183,11 +190,11 @@ class Reconcile:
         if purpose is not Purpose.RESYNC and digests:
             digests = await self._lost(digests)
         small = [digest for digest in digests if digest.size_bytes <= SMALL_BLOB_BYTES]
-        for part in _parts(small):
-            await self._bring(part)
+        for part in _parts(small, ages):
+            await self._bring(part, ages)
         return [digest for digest in digests if digest.size_bytes > SMALL_BLOB_BYTES]
 
-    async def _bring(self, digests: Sequence[Digest]) -> None:
+    async def _bring(self, digests: Sequence[Digest], ages: _Ages) -> None:
         """See to it that the peer has these, unless it evicts what it is sent."""
         if self.fit.evicts:
             return
@@ -201,11 +208,12 @@ class Reconcile:
             elif outcome.fate is Fate.SENT:
                 self.fit.delivered(ended)
 
-        await link.shipper.ship(digests, (), told, is_behind=True)
+        history = ObjectHistory(unused_s=min(map(ages.unused_s, digests)))
+        await link.shipper.ship(digests, history, told, is_behind=True)
         if parked:
             await link.ledger.park(parked)
         if sample := self.fit.sample():
-            self.fit.answered(sample, await link.shipper.sender.ask(sample))
+            self.fit.answered(sample, await link.shipper.absent(sample))
 
     async def _absent(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return what the peer seems to lack, by a summary: nearly always nothing."""
@@ -224,7 +232,9 @@ class Reconcile:
             link.shipper.sender.note_forgotten(sorted(missing))
         return [digest for digest in digests if digest in missing]
 
-    async def _offer_entries(self, purpose: Purpose, heads: Sequence[EntryHead]) -> None:
+    async def _offer_entries(
+        self, purpose: Purpose, heads: Sequence[EntryHead], ages: _Ages
+    ) -> None:
         link, rules = self._link, self._link.rules
         self.offered += len(heads)
         parked: list[Parked] = []
@@ -236,7 +246,8 @@ class Reconcile:
             # A node of ours knows by the stamp which value is the newer one. A check is about
             # what is lost; what differs is the log's matter.
             keeps_theirs = not link.node_id or purpose is Purpose.CHECK
-            offered = EntryToSend(now, (), bounds, Hole.SKIP, True, keeps_theirs)
+            unused_s = ages.unused_s(now.key)
+            offered = EntryToSend(now, (), bounds, Hole.SKIP, True, keeps_theirs, unused_s)
             async with self._entries:
                 outcome = await link.entries.send(offered)
             link.count(outcome, now.value_bytes)
@@ -250,14 +261,45 @@ class Reconcile:
             await link.ledger.park(parked)
 
 
-def _parts(digests: Sequence[Digest]) -> Iterator[list[Digest]]:
-    """Yield them in order, so many together that it is noticed in time if a peer evicts them."""
+class _Ages:
+    """For how long no client has used the objects of a page, at the moment of asking."""
+
+    def __init__(self, page: Page, clock: Clock) -> None:
+        things: list[Digest | EntryKey] = [*page.digests, *(each.key for each in page.entries)]
+        self._unused_s: dict[Digest | EntryKey, float] = dict(
+            zip(things, page.unused_s, strict=False)
+        )
+        self._read_s = clock.monotonic_s()
+        self._clock = clock
+
+    def unused_s(self, thing: Digest | EntryKey) -> float:
+        """Return it for one; 0 where the page does not say. Large blobs may wait for hours."""
+        found = self._unused_s.get(thing)
+        if found is None:
+            return 0.0
+        return found + self._clock.monotonic_s() - self._read_s
+
+    def are_alike(self, one: Digest, other: Digest) -> bool:
+        """Whether both may be sent as unused for the same time."""
+        a, b = self._unused_s.get(one, 0.0), self._unused_s.get(other, 0.0)
+        return abs(a - b) <= max(_ALIKE_S, _ALIKE_SHARE * min(a, b))
+
+
+def _parts(digests: Sequence[Digest], ages: _Ages) -> Iterator[list[Digest]]:
+    """Yield them in order, so many together that it is noticed in time if a peer evicts them.
+
+    What goes together is sent as used at one time, so those of a part were used at about the same.
+    In steps of a twentieth, the times of a whole year make some 270 parts.
+    """
     part: list[Digest] = []
     size_bytes = 0
     for digest in digests:
+        if part and not ages.are_alike(part[0], digest):
+            yield part
+            part, size_bytes = [], 0
         part.append(digest)
         size_bytes += digest.size_bytes
-        if size_bytes >= _PART_BYTES:
+        if size_bytes >= _PART_BYTES or len(part) >= PAGE_OBJECTS:
             yield part
             part, size_bytes = [], 0
     if part:

@@ -32,11 +32,12 @@ from federation.remote.methods import (
     PUSH_DIRECTORY,
     UPDATE_RESULT,
 )
-from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
+from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
 from federation.wire.asset_request import content_of, pushed_of
 
 _log = structlog.get_logger(__name__)
 
+_NO_OBJECT = ObjectHistory()  # of questions
 _METHODS = {
     EntryKind.ACTION_RESULT: UPDATE_RESULT,
     EntryKind.ASSET_BLOB: PUSH_BLOB,
@@ -96,12 +97,12 @@ class RemoteTarget:
 
     async def meet(self) -> None:
         """See Target."""
-        with _replicating(()):
+        with _replicating(_NO_OBJECT):
             await self._remote.capabilities()
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See Target."""
-        with _replicating(()):
+        with _replicating(_NO_OBJECT):
             return await self._store.find_missing(digests)
 
     async def find_absent(self, digests: Collection[Digest]) -> set[Digest]:
@@ -112,7 +113,7 @@ class RemoteTarget:
             return await self.find_missing(digests)
         asked = [digest for digest in digests if not digest.is_empty]
         try:
-            with _replicating(()):
+            with _replicating(_NO_OBJECT):
                 return await find_lacking(self._remote, asked)
         except Unsupported:
             # Of an older version. Were it a proxy's answer, FindMissing would do for ten minutes.
@@ -122,28 +123,28 @@ class RemoteTarget:
         return await self.find_missing(digests)
 
     async def write_small(
-        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+        self, blobs: Sequence[tuple[Digest, bytes]], history: ObjectHistory
     ) -> list[FederationError | None]:
         """See Target."""
-        with _replicating(via):
+        with _replicating(history):
             return await self._store.write_small(blobs)
 
     async def send(
-        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+        self, digest: Digest, open_at: OpenAt, history: ObjectHistory, *, goes_on: bool = False
     ) -> None:
         """See Target."""
         # One upload a blob at a time, so its number may be the same each time, and found again.
         number = int.from_bytes(digest.hash[:16], "big") ^ self._salt
-        with _replicating(via):
+        with _replicating(history):
             await self._large_store.send(digest, open_at, number=number, goes_on=goes_on)
 
-    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
+    async def push(self, entry: Entry, history: ObjectHistory, node_id: str) -> None:
         """See Target."""
         instance = self._instance_of(entry)
         await self.meet()
         if node_id and self._remote.node_id != node_id:
             raise failure(self._remote.name, FailureKind.UNAVAILABLE, "another node answers now")
-        with _replicating(via, entry.stamp):
+        with _replicating(history, entry.stamp):
             if entry.key.kind is EntryKind.ACTION_RESULT:
                 await self._update_action_result(entry, instance)
                 return
@@ -174,7 +175,7 @@ class RemoteTarget:
 
     async def _look(self, entry: Entry) -> Theirs:
         instance = self._instance_of(entry)
-        with _replicating(()):
+        with _replicating(_NO_OBJECT):
             if entry.key.kind is EntryKind.ACTION_RESULT:
                 value = await self._index.get_action_result(action_of(entry.key), instance)
                 return _theirs(value, entry.value)
@@ -202,9 +203,9 @@ class RemoteTarget:
 
 
 @contextmanager
-def _replicating(via: Via, stamp: Stamp | None = None) -> Iterator[None]:
-    """Mark the calls within as replication's, of an object that came this way."""
-    with hops.serving(hops.of_replication(via, stamp)):
+def _replicating(history: ObjectHistory, stamp: Stamp | None = None) -> Iterator[None]:
+    """Mark the calls within as replication's, of an object with this history."""
+    with hops.serving(hops.of_replication(history.via, stamp, history.unused_s)):
         yield
 
 

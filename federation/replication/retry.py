@@ -16,6 +16,7 @@ from federation.core.store import EntryKey
 from federation.core.tasks import first_of
 from federation.replication.entry_sender import EntryToSend, Hole
 from federation.replication.outcome import SUPERSEDED, Fate, SendOutcome
+from federation.replication.peer_api import ObjectHistory
 from federation.replication.session import PeerSession
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +78,7 @@ class Retry:
             for digest in digests:
                 self._end(by_digest[digest], outcome)
 
-        await self._link.shipper.ship(by_digest, (), told)
+        await self._link.shipper.ship(by_digest, ObjectHistory(), told)
 
     async def _try_entry(self, parked: Parked, key: EntryKey) -> None:
         link = self._link

@@ -12,7 +12,7 @@ from federation.core.tasks import first_of
 from federation.replication.blob_sender import Sender
 from federation.replication.existence_cache import ConfirmedBlobs
 from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, SendOutcome
-from federation.replication.peer_api import PeerApi, Via
+from federation.replication.peer_api import ObjectHistory, PeerApi
 from federation.replication.rules import may_go_on
 
 _ASK_MAX = 2000  # blobs in one question
@@ -44,7 +44,12 @@ class Shipper:
         return len(self._moving)
 
     async def ship(
-        self, digests: Iterable[Digest], via: Via, told: Told = _nobody, *, is_behind: bool = False
+        self,
+        digests: Iterable[Digest],
+        history: ObjectHistory,
+        told: Told = _nobody,
+        *,
+        is_behind: bool = False,
     ) -> dict[Digest, SendOutcome]:
         """See to it that the peer holds these; told() is called with outcomes as they are known.
 
@@ -66,7 +71,7 @@ class Shipper:
             rest = [digest for digest in left if digest not in outcomes]
             others = {digest: self._ended(digest) for digest in rest if digest in self._moving}
             await self._move(
-                [digest for digest in rest if digest not in others], via, end, is_behind
+                [digest for digest in rest if digest not in others], history, end, is_behind
             )
             if others:
                 await asyncio.wait(others.values())
@@ -105,7 +110,9 @@ class Shipper:
         """
         return await self.sender.find_absent([d for d in digests if not d.is_empty])
 
-    async def _move(self, mine: Sequence[Digest], via: Via, end: Told, is_behind: bool) -> None:
+    async def _move(
+        self, mine: Sequence[Digest], history: ObjectHistory, end: Told, is_behind: bool
+    ) -> None:
         self._moving.update(dict.fromkeys(mine))
         left = set(mine)
 
@@ -121,7 +128,7 @@ class Shipper:
 
         try:
             for at in range(0, len(mine), _ASK_MAX):
-                await self._move_part(mine[at : at + _ASK_MAX], via, settle, is_behind)
+                await self._move_part(mine[at : at + _ASK_MAX], history, settle, is_behind)
         finally:
             for digest in left:
                 future = self._moving.pop(digest)
@@ -129,13 +136,13 @@ class Shipper:
                     future.cancel()
 
     async def _move_part(
-        self, mine: Sequence[Digest], via: Via, settle: Told, is_behind: bool
+        self, mine: Sequence[Digest], history: ObjectHistory, settle: Told, is_behind: bool
     ) -> None:
         missing = await self.sender.ask(mine)
         if present := [digest for digest in mine if digest not in missing]:
             settle(present, PRESENT)
         lacking = [digest for digest in mine if digest in missing]
-        if lacking and not may_go_on(via):
+        if lacking and not may_go_on(history.via):
             settle(lacking, TOO_FAR)
             return
         known = {f for f in DigestFunction if self._target.hashes_with(f)}
@@ -148,9 +155,9 @@ class Shipper:
         try:
             async with asyncio.TaskGroup() as group:
                 for digest in large:
-                    group.create_task(self.sender.send_large(digest, via, settle))
+                    group.create_task(self.sender.send_large(digest, history, settle))
                 send = self.sender.send_behind if is_behind else self.sender.send_small
-                group.create_task(send(small, via, settle))
+                group.create_task(send(small, history, settle))
         except ExceptionGroup as errors:
             raise first_of(errors) from None
 

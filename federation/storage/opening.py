@@ -29,6 +29,9 @@ from federation.storage.timing import StoreClock, Timing, boot_id
 from federation.storage.volume import MARKER
 
 _log = structlog.get_logger(__name__)
+# Where store time begins in a new directory: what peers send keeps how long it was unused, up to
+# these ten years, though nothing was here before.
+_BEGIN_MS = 10 * 365 * 86_400_000
 _NO_SHARED_MEMORY = (apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN)
 
 
@@ -219,7 +222,7 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool
         if "node_id" not in meta:
             meta["node_id"] = uuid.uuid4().hex
         if meta.get("boot_id") != boot_id():
-            newest = catalogue.newest_ms(connection)
+            newest = catalogue.newest_ms(connection) or _BEGIN_MS
             meta["boot_id"] = boot_id()
             meta["clock_base_ms"] = newest + 1 - int(clock.monotonic_s() * 1000)
         base_ms = _base_ms(meta)

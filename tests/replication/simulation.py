@@ -25,7 +25,7 @@ from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError
 from federation.core.store import Entry, EntryKind, Provenance, Source
 from federation.remote.failures import FailureKind, failure
-from federation.replication.peer_api import Identity, OpenAt, Theirs, Via
+from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
@@ -131,9 +131,9 @@ class SimulatedTarget:
                 storage = self._wire.there.storage
                 self.identity = Identity(storage.node_id, LogPosition("epoch", storage.head))
 
-    def _provenance(self, via: Via) -> Provenance:
+    def _provenance(self, history: ObjectHistory) -> Provenance:
         here = self._wire.here.storage.node_id
-        return Provenance(Source.PEER, (*via, here), self._wire.here.name)
+        return Provenance(Source.PEER, (*history.via, here), self._wire.here.name, history.unused_s)
 
     def hashes_with(self, function: DigestFunction) -> bool:
         return True
@@ -158,30 +158,30 @@ class SimulatedTarget:
         return await self.find_missing(digests)
 
     async def write_small(
-        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+        self, blobs: Sequence[tuple[Digest, bytes]], history: ObjectHistory
     ) -> list[FederationError | None]:
         def work() -> None:
             for digest, data in blobs:
                 self._wire.crossed[digest] += 1
-                self._wire.there.storage.take(digest, data, self._provenance(via))
+                self._wire.there.storage.take(digest, data, self._provenance(history))
 
         await self._call(work)
         return [None] * len(blobs)
 
     async def send(
-        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+        self, digest: Digest, open_at: OpenAt, history: ObjectHistory, *, goes_on: bool = False
     ) -> None:
         async with open_at(0) as chunks:
             data = b"".join([chunk async for chunk in chunks])
-        await self.write_small([(digest, data)], via)
+        await self.write_small([(digest, data)], history)
 
-    async def push(self, entry: Entry, via: Via, node_id: str) -> None:
+    async def push(self, entry: Entry, history: ObjectHistory, node_id: str) -> None:
         def work() -> None:
             if node_id and self._wire.there.storage.node_id != node_id:
                 raise failure(self._wire.there.name, FailureKind.UNAVAILABLE, "another node")
             self._wire.crossed[entry.key, entry.value] += 1
             self._wire.there.check_closed(entry)
-            self._wire.there.storage.put_one(entry, self._provenance(via))
+            self._wire.there.storage.put_one(entry, self._provenance(history))
 
         await self._call(work)
 

@@ -18,7 +18,7 @@ from federation.core.store import FROM_CLIENT, SMALL_BLOB_BYTES, Provenance
 from federation.remote.failures import FailureKind, failure
 from federation.replication.fit import LOST_MIN, SAMPLE, Fit
 from federation.replication.peer import FULL_S, TOO_SMALL
-from federation.replication.peer_api import OpenAt, Via
+from federation.replication.peer_api import ObjectHistory, OpenAt
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.reconcile import PAGE_OBJECTS, PAGES_AT_ONCE
 from federation.replication.send_memory import SendMemory
@@ -54,18 +54,18 @@ class Target(SimulatedTarget):
     is_full = False
 
     async def write_small(
-        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+        self, blobs: Sequence[tuple[Digest, bytes]], history: ObjectHistory
     ) -> list[FederationError | None]:
         if self.is_full:
             await self._call(lambda: None)
             raise failure("there", FailureKind.EXHAUSTED, "no room")
-        return await super().write_small(blobs, via)
+        return await super().write_small(blobs, history)
 
     async def send(
-        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+        self, digest: Digest, open_at: OpenAt, history: ObjectHistory, *, goes_on: bool = False
     ) -> None:
         await asyncio.sleep(self.send_s)
-        await super().send(digest, open_at, via, goes_on=goes_on)
+        await super().send(digest, open_at, history, goes_on=goes_on)
 
 
 class SmallStorage(MemoryStorage):
@@ -283,6 +283,7 @@ def test_a_peer_that_lost_a_few_is_not_taken_for_one_that_evicts() -> None:
         fit.answered(sample, set(sample[: SAMPLE // 4]))
         assert not fit.evicts
     for _ in range(3):
+        fit.delivered([digest_of(rng.randbytes(8)) for _ in range(50)])
         sample = fit.sample()
         fit.answered(sample, set(sample))
     assert fit.evicts
@@ -297,3 +298,18 @@ def test_a_peer_that_lost_a_few_is_not_taken_for_one_that_evicts() -> None:
     few.delivered([digest_of(b"%d" % at) for at in range(SAMPLE)])
     assert few.sample() == []  # too few to tell anything
     assert LOST_MIN <= SAMPLE
+
+
+def test_what_came_first_and_what_came_last_are_asked_about_alike() -> None:
+    for keeps_first in (True, False):
+        fit, sent, sample = Fit(), 0, []
+        while not fit.evicts:
+            blobs = [digest_of(b"%d" % at) for at in range(sent, sent + 100)]
+            sent += 100
+            fit.delivered(blobs)
+            kept = range(1000) if keeps_first else range(sent - 1000, sent)
+            held = {digest_of(b"%d" % at) for at in kept}
+            sample = fit.sample()
+            fit.answered(sample, {digest for digest in sample if digest not in held})
+            assert sent < 2_500
+        assert sent > 1_200

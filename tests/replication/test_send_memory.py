@@ -12,6 +12,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import digest_of
 from federation.core.store import Entry
 from federation.remote.failures import FailureKind, RemoteFailed
+from federation.replication.peer_api import ObjectHistory
 from federation.replication.remote_peer import RemoteTarget
 from federation.replication.send_memory import BoundedMemory, MemoryShare
 from tests.remote.fake_server import Context, FakeServer, fails
@@ -176,11 +177,13 @@ async def test_an_entry_goes_to_no_other_node_than_the_one_that_has_what_it_name
     async with connected(fake.address) as here:
         target = RemoteTarget(here.remote, here.remote, None)
         await target.greet()
-        await target.push(result_of(ACTION), (), "one")
+        await target.push(result_of(ACTION), ObjectHistory(), "one")
         fake.announces = [("federation-node", "another")]
         await target.greet()
         with pytest.raises(RemoteFailed) as caught:
-            await target.push(result_of(digest_of(b"second")), (), "one")
+            await target.push(result_of(digest_of(b"second")), ObjectHistory(), "one")
         assert caught.value.kind is FailureKind.UNAVAILABLE
-        await target.push(result_of(digest_of(b"third")), (), "")  # no node of ours was asked
+        await target.push(
+            result_of(digest_of(b"third")), ObjectHistory(), ""
+        )  # no node of ours was asked
         assert len(fake.calls("UpdateActionResult")) == 2

@@ -13,7 +13,7 @@ from federation.replication.blob_sender import Sender
 from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate
 from federation.replication.outcome import SENT, SendOutcome
-from federation.replication.peer_api import OpenAt, Via
+from federation.replication.peer_api import ObjectHistory, OpenAt
 from federation.replication.send_memory import SendMemory
 from tests.replication.simulation import CALM, Node, SimulatedTarget, Wire
 from tests.replication.virtual_time import run
@@ -30,23 +30,23 @@ class SlowTarget(SimulatedTarget):
     batches = streams = 0
 
     async def write_small(
-        self, blobs: Sequence[tuple[Digest, bytes]], via: Via
+        self, blobs: Sequence[tuple[Digest, bytes]], history: ObjectHistory
     ) -> list[FederationError | None]:
         self.batches += 1
         took_s = sum(len(data) for _, data in blobs) / BYTES_PER_S
         await asyncio.sleep(min(took_s, CALL_MAX_S))
         if took_s > CALL_MAX_S:
             raise failure("there", FailureKind.TIMEOUT, "too slow")
-        return await super().write_small(blobs, via)
+        return await super().write_small(blobs, history)
 
     async def send(
-        self, digest: Digest, open_at: OpenAt, via: Via, *, goes_on: bool = False
+        self, digest: Digest, open_at: OpenAt, history: ObjectHistory, *, goes_on: bool = False
     ) -> None:
         self.streams += 1
         await asyncio.sleep(digest.size_bytes / BYTES_PER_S)
         async with open_at(0) as chunks:
             data = b"".join([chunk async for chunk in chunks])
-        await super().write_small([(digest, data)], via)
+        await super().write_small([(digest, data)], history)
 
 
 async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, SendOutcome]]:
@@ -66,7 +66,7 @@ async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, SendOutcome]]:
     def settle(ended: Sequence[Digest], outcome: SendOutcome) -> None:
         outcomes.update(dict.fromkeys(ended, outcome))
 
-    await sender.send_batch([digest_of(data) for data in blobs], (), settle)
+    await sender.send_batch([digest_of(data) for data in blobs], ObjectHistory(), settle)
     assert set(there.storage.blobs) == set(outcomes)
     return target, outcomes
 
