@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,12 +15,23 @@ from structlog._config import BoundLoggerLazyProxy
 
 from tests.support.process import Node, serve
 from tests.support.process_client import Client
+from tests.support.quick import MEMORY, is_quick, no_processes
 
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",
     "heavy": "take minutes, need root, or both: pytest -n 0 -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory for quick tests, which otherwise spend most of their time on fsync."""
+    if request.node.get_closest_marker("quick") is None or not MEMORY.is_dir():
+        yield tmp_path
+        return
+    with TemporaryDirectory(prefix="pytest-", dir=MEMORY, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -62,6 +74,21 @@ def _logs_as_they_were() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LEFT_OUT] = Counter()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if is_quick(item):
+            item.add_marker("quick")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if item.get_closest_marker("quick") is None:
+        return (yield)
+    with no_processes():
+        return (yield)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -160,6 +160,7 @@ def test_a_jwt_is_verified_once_and_known_until_it_expires() -> None:
     assert bench.rights(header) is not rights
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_bounded() -> None:
     bench = Bench(jwt_rules=[])
     for turn in range(5000):

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 import structlog
 
 from federation.config.peers import PeerConfig
@@ -180,6 +181,7 @@ def test_objects_that_are_there_are_passed_faster_still() -> None:
     in_virtual_time(story)
 
 
+@pytest.mark.slow
 def test_large_blobs_that_take_hours_are_in_nobodys_way() -> None:
     async def story() -> None:
         pair = Pair()

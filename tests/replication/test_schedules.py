@@ -14,6 +14,8 @@ from federation.replication.cursor import LogProgress
 from federation.storage.catalogue import hlc
 from tests.replication.schedules import Schedule
 
+pytestmark = pytest.mark.slow
+
 # About as much time for each.
 SEEDS = {"one-way": 160, "pair": 140, "chain": 100, "ring3": 90, "mesh3": 60, "mesh5": 20}
 

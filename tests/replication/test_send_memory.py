@@ -122,6 +122,7 @@ async def test_p7_a_frozen_peer_does_not_make_the_follower_hold_values(fake: Fak
         assert most_bytes < 150e6
 
 
+@pytest.mark.slow
 async def test_a_value_that_was_replaced_while_it_waited_at_the_gate_is_not_sent(
     fake: FakeServer,
 ) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.replication.simulation import CALM, ROUGH, TOPOLOGIES, WORST, simulate
 
+pytestmark = pytest.mark.slow
+
 SEEDS = range(2)  # more by the command, and where they are marked heavy
 
 

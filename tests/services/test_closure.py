@@ -426,6 +426,7 @@ async def test_l18_a_walk_stops_with_the_last_who_waits(
 
 
 @pytest.mark.parametrize("directories", [1, 50])  # read in a thread, and on the loop
+@pytest.mark.slow
 async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(
     store: WatchedStore, checker: ClosureChecker, directories: int
 ) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.config.model import LimitsConfig
@@ -28,6 +29,8 @@ from tests.storage.conftest import opened, short
 from tests.storage.trouble import fills_up, received_files
 from tests.support.seeds import by_seed, told
 from tests.upstream.fakes import until
+
+pytestmark = pytest.mark.slow
 
 KIB = 1024
 _ENDS = {

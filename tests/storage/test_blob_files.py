@@ -19,6 +19,7 @@ def fd(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
+@pytest.mark.disk
 def test_what_was_just_written_is_read_without_a_thread(fd: int) -> None:
     assert blob_files.read_cached(fd, 1000, 300) == DATA[300:1300]
 

@@ -14,6 +14,8 @@ from federation.storage.read_cache import HotBlob, ReadCache
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, put, read, short, until
 
+pytestmark = pytest.mark.slow
+
 Opener = Callable[..., Awaitable[Storage]]
 
 

@@ -16,6 +16,8 @@ from federation.storage.processes import live_runs
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, opened, put, read, short, until
 
+pytestmark = pytest.mark.slow
+
 Opener = Callable[..., Awaitable[Storage]]
 
 

@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import apsw
+import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, opened, put, read, short, until
+
+pytestmark = pytest.mark.slow
 
 Opener = Callable[..., Awaitable[Storage]]
 

@@ -64,6 +64,7 @@ async def test_a_collect_request_that_is_garbage_does_not_stop_maintenance(
     assert storage.core.metrics.failing.reason == ""
 
 
+@pytest.mark.slow
 async def test_a_scrub_whose_position_cannot_be_saved_goes_on(
     open_storage: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError
 from federation.core.memory_budget import MemoryBudget
@@ -20,6 +22,8 @@ from tests.storage.trouble import fills_up, received_files
 from tests.support.seeds import by_seed, told
 from tests.upstream.fakes import Script, ScriptedStore, until, upstream
 from tests.upstream.test_pull import node
+
+pytestmark = pytest.mark.slow
 
 KIB = 1024
 _SIZES = (20 * KIB, 100 * KIB, 400 * KIB, 3000 * KIB)

@@ -17,6 +17,8 @@ from federation.wire.action_result import STDERR, STDOUT, with_inlined
 from federation.wire.protobuf import length_field
 from tests.support.messages import directory, tree
 
+pytestmark = pytest.mark.slow
+
 SHA256 = DigestFunction.SHA256
 
 # Bytes near the messages: fields of small numbers, nested, some of them cut or noisy.

@@ -255,6 +255,7 @@ async def test_an_offset_outside_is_refused_on_entry(store: Store, offset: int) 
         await read(store, digest_of(data), offset=offset)
 
 
+@pytest.mark.disk
 async def test_chunks_have_the_size_asked_for(local_store: LocalStore) -> None:
     data = bytes_of(CHUNK_BYTES * 2 + 5)
     await local_store.write(digest_of(data), chunks(data))
@@ -265,6 +266,7 @@ async def test_chunks_have_the_size_asked_for(local_store: LocalStore) -> None:
     assert b"".join(seen) == data
 
 
+@pytest.mark.disk
 async def test_chunks_are_as_small_as_asked_and_never_empty(store: Store) -> None:
     data = bytes_of(CHUNK_BYTES * 2 + 5)
     await store.write(digest_of(data), chunks(data))
