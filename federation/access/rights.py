@@ -1,8 +1,8 @@
 """What one caller may do: its roles, and in which instances.
 
-A role includes those before it: `pull` reads, `push` also writes, `peer` also has what it says
-about where its writes come from believed, `admin` is every role. Rights are made once for what a
-caller showed, and asked at every call. How a caller is known is not decided here.
+Each role includes those before it: `pull` reads, `push` also writes, the provenance headers of
+`peer` are trusted, `admin` is every role. Rights are made once for the credentials of a caller and
+checked at every call. How a caller is identified is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Role(enum.IntEnum):
 
 
 _NAMED = {role.name.lower(): role for role in Role}
-_PULL, _PUSH, _PEER = int(Role.PULL), int(Role.PUSH), int(Role.PEER)  # plain, since calls ask
+_PULL, _PUSH, _PEER = int(Role.PULL), int(Role.PUSH), int(Role.PEER)  # faster
 
 
 class Instances:
@@ -75,19 +75,19 @@ class Rights:
         takes_writes: bool = True,
         credentials_help: bool = False,
     ) -> None:
-        """Say who it is and what it may do.
+        """Take the caller's identity and what it may do.
 
         Args:
-            identity: what logs call the caller.
+            identity: names the caller in logs and limits.
             role: None: it may do nothing.
             instances: where.
-            takes_writes: whether the listener does; if not, nobody has more than pull there.
-            credentials_help: whether the caller showed none, and some would give it more.
+            takes_writes: whether the listener accepts writes; else nobody has more than pull.
+            credentials_help: whether the caller sent none, and some would give it more rights.
         """
         self.identity = identity
         self._role = int(role or 0) if takes_writes else min(int(role or 0), _PULL)
         self._instances = instances
-        self._everywhere = instances.all  # every call asks, and hardly anybody is restricted
+        self._everywhere = instances.all  # a short way: few callers are restricted to instances
         self._takes_writes = takes_writes
         self._helps = credentials_help
 
@@ -97,12 +97,12 @@ class Rights:
 
     @property
     def is_peer(self) -> bool:
-        """Whether what the caller says about the origin of its writes counts."""
+        """Whether the caller's provenance headers are trusted."""
         return self._role >= _PEER
 
     @property
     def is_anonymous(self) -> bool:
-        """Whether nothing is known about the caller but its address."""
+        """Whether the caller is known by its address only."""
         return self.identity == ANONYMOUS
 
     def may_pull(self, instance: str) -> bool:
@@ -114,14 +114,14 @@ class Rights:
         return self._role >= _PUSH and instance in self._instances
 
     def check(self, role: int, method: str) -> None:
-        """Raise what check_in would raise wherever it is: before anything of a request is read."""
+        """Raise what check_in would raise in every instance, before the request is read."""
         if self._role < role:
             raise self._refusal(role, method)
 
     def check_in(self, instance: str, role: int, method: str) -> None:
         """Raise NotAllowed, or NotAuthenticated where credentials could help, for a missing right.
 
-        method is for the message.
+        method: for the message.
         """
         if self._role < role:
             raise self._refusal(role, method)

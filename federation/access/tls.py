@@ -15,9 +15,9 @@ from federation.core.errors import ConfigError
 
 
 class KeyPair(NamedTuple):
-    """The PEM texts of a certificate chain and its private key, and the clients let in.
+    """The PEM texts of a certificate chain and its private key, and the admitted clients.
 
-    Without any of the three lists everybody is.
+    Without any of the three lists every client is admitted.
     """
 
     certificate: bytes
@@ -76,9 +76,9 @@ def _load_authorities(path: Path | None, where: str) -> ClientList | None:
 
 
 def end_of(certificate: bytes) -> float | None:
-    """Return until when the first of these certificates (PEM) counts, in seconds since 1970 UTC.
+    """Return until when the first certificate (PEM) is valid, in seconds since 1970 UTC.
 
-    None for one that OpenSSL takes and this cannot read.
+    None if it cannot be read here, although OpenSSL accepts it.
     """
     try:
         return x509.load_pem_x509_certificate(certificate).not_valid_after_utc.timestamp()
@@ -92,7 +92,7 @@ def lacks_names(certificate: Path) -> bool:
         parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
         parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.InvalidVersion, ValueError):
-        return True  # names that cannot be read are none to a client either
+        return True  # a client cannot read them either
     return False
 
 

@@ -1,8 +1,7 @@
-"""Static tokens: how one is made, the file that keeps their hashes, and how one that is shown is
-compared.
+"""Static tokens: making them, the file that keeps their hashes, and comparing a token of a call.
 
 A token is fed_ID_SECRET; the ID finds its line in the file, the secret is 32 random bytes. That is
-why a plain SHA-256 guards it: nobody guesses 256 bits, so slowness would only cost each call.
+why a plain SHA-256 is enough: 256 random bits cannot be guessed, so a slow hash would gain nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _LINE_SHOWN = "one JSON object, as `federation token new` writes it"
 
 
 class Token(NamedTuple):
-    """What the file says of one token."""
+    """One token of the file."""
 
     id: str
     sha256: bytes
@@ -47,7 +46,7 @@ class Token(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What logs call who shows it."""
+        """The identity of its bearer, for logs and limits."""
         return f"token {self.name or self.id}" + (f" ({self.id})" if self.name else "")
 
 
@@ -70,9 +69,9 @@ class TokenTable:
     __hash__ = None  # type: ignore[assignment]  # never a key
 
     def find(self, shown: str) -> Token | None:
-        """Return the token that was shown, expired or not; None: there is none like it.
+        """Return the matching token, expired or not; None: there is none.
 
-        How long it takes does not tell how much of the secret is right.
+        The time it takes does not depend on how much of the secret is right.
         """
         match = _TOKEN.fullmatch(shown)
         token = self._tokens.get(match[1]) if match else None
@@ -94,7 +93,7 @@ class _Line(Section):
 
 
 class NewToken(NamedTuple):
-    """A token that was just made; text is not kept anywhere."""
+    """A new token; its text is not stored anywhere."""
 
     text: str
     id: str
@@ -136,7 +135,7 @@ def parse_tokens(data: bytes, where: str) -> TokenTable:
     """Read a file; empty lines and those that begin with # are skipped. None at all is fine.
 
     Raises ConfigError, which begins with `where` and names the line that is wrong; it never
-    repeats what stands there, since that could be a token.
+    repeats the line, which could contain a token.
     """
     if len(data) > TOKENS_MAX_BYTES:
         raise ConfigError(f"{where}: larger than {TOKENS_MAX_BYTES} bytes")
