@@ -284,7 +284,9 @@ def make_port(
     beside = (HealthService(health), ReflectionService(names, runtime.limits))
     served = handlers([*services, *beside], runtime)
     port = slot.port(place, parse_address(listener.address).port)
-    server = GrpcServer(listener, runtime.limits, served, port=port, alone=slot.alone)
+    server = GrpcServer(
+        listener, runtime.limits, served, port=port, alone=slot.alone, tls=access.tls
+    )
     return Port(server, access.tls, health, access.watched)
 
 

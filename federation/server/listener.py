@@ -1,13 +1,17 @@
-"""One gRPC listener: its options, its addresses, its end.
+"""One gRPC listener: its options, its addresses, its TLS, its end.
 
 Addresses are resolved here and bound one by one: gRPC itself is content when some of those that a
 name stands for can be bound, which leaves a node that some clients cannot reach.
+
+gRPC verifies a client's certificate with the lists as its trust roots. That lets in what a listed
+certificate signed, and whoever connected while still listed; so each call's certificate is compared
+with the lists as they are at that moment, by access/authenticator.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
@@ -18,6 +22,10 @@ from federation.server.addresses import listen, resolve
 from federation.server.connection_guard import allowed_by_grpc
 from federation.server.listening_exchange import Exchange
 from federation.server.passed_sockets import PassedSockets
+
+if TYPE_CHECKING:
+    from federation.access.live_tls import LiveTls
+    from federation.access.tls import KeyPair
 
 _HANDSHAKE_MS = 15_000  # for TLS and for the HTTP/2 preface; then the connection is closed
 _PING_MIN_MS = 5_000  # clients ping every 10 to 60 s, also without calls; closer is a flood
@@ -76,11 +84,13 @@ class GrpcServer:
         *,
         port: int | None = None,
         alone: bool = True,
+        tls: LiveTls | None = None,
     ) -> None:
         """Take what to serve.
 
-        port: instead of the configured one, which may be 0. alone: see options.
+        port: instead of the configured one, which may be 0. alone: see options. tls: None: none.
         """
+        self._tls = tls
         self.listener = listener
         address = parse_address(listener.address)
         # After bind, with the real port.
@@ -96,33 +106,27 @@ class GrpcServer:
     def __repr__(self) -> str:
         return f"<GrpcServer {self.address} push={self.listener.push}>"
 
-    async def bind(
-        self,
-        credentials: Callable[[], grpc.ServerCredentials] | None,
-        passed: PassedSockets | None = None,
-    ) -> None:
+    async def bind(self, passed: PassedSockets | None = None) -> None:
         """Take every address that the listener's host stands for; all or CannotStart.
 
-        credentials: makes those of one address; gRPC tells changes of a pair to one only.
         passed: the service manager's sockets; those on this port are taken instead.
         """
         sockets = passed.take(self.address) if passed is not None else []
         for each in sockets:
-            port = self._listen(Address("127.0.0.1", 0), credentials)
+            port = self._listen(Address("127.0.0.1", 0))
             self._exchanges.append(Exchange(each, port))
         if sockets:
             return
         for host in await resolve(self.address):
-            port = self._listen(Address(host, self.address.port), credentials)
+            port = self._listen(Address(host, self.address.port))
             self.address = self.address._replace(port=port)
 
-    def _listen(
-        self, wanted: Address, credentials: Callable[[], grpc.ServerCredentials] | None
-    ) -> int:
+    def _listen(self, wanted: Address) -> int:
         try:
-            if credentials is None:
+            if self._tls is None:
                 return self.server.add_insecure_port(str(wanted))
-            return self.server.add_secure_port(str(wanted), credentials())
+            # Of its own for each address: gRPC tells changes of a pair to one only.
+            return self.server.add_secure_port(str(wanted), credentials(self._tls))
         except RuntimeError:
             raise CannotStart(_why_not(wanted)) from None
 
@@ -151,3 +155,27 @@ def _why_not(wanted: Address) -> str:
     except CannotStart as error:
         return str(error)
     return f"cannot listen on {wanted}: another program had it a moment ago"
+
+
+def credentials(live: LiveTls) -> grpc.ServerCredentials:
+    """Return credentials for one address; each new connection is met with the current files."""
+    shown = live.pair
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal shown
+        pair = live.pair
+        if pair is shown:
+            return None
+        shown = pair
+        return _configuration(pair)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(shown),
+        changed,  # type: ignore[arg-type]  # grpc documents None for "no change"
+        bool(shown.lists),
+    )
+
+
+def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
+    roots = b"".join(each.pem for each in pair.lists) or None
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], roots)

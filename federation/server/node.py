@@ -8,21 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from federation.access.watched_file import Watched
-from federation.config.model import Config, LimitsConfig
+from federation.config.model import Config, LimitsConfig, ListenerConfig
+from federation.config.types import Address
 from federation.core.clock import Clock
 from federation.core.tasks import Background
 from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
 from federation.server.connection_guard import ConnectionGuard
-from federation.server.guard import credentials
 from federation.server.http import HttpServer
-from federation.server.listener import GrpcServer
 from federation.server.passed_sockets import PassedSockets
 from federation.server.readiness import Phase, Readiness
 
@@ -36,8 +34,34 @@ _HEALTH_EVERY_S = 0.5
 _TLS_EVERY_S = 0.5  # a change is read at the second look: within 2 s in all
 
 
+class ListeningServer(Protocol):
+    """What serves one protocol on one listener: bind, start, stop, each once and in this order."""
+
+    @property
+    def listener(self) -> ListenerConfig:
+        """Its configuration."""
+        ...
+
+    @property
+    def address(self) -> Address:
+        """Where it listens; with the real port once bound."""
+        ...
+
+    async def bind(self, passed: PassedSockets) -> None:
+        """Take the address, or what the service manager passed for it; raises CannotStart."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to answer calls."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls; let running ones go on for grace_s at most, then cancel them."""
+        ...
+
+
 class Health(Protocol):
-    """The gRPC health state of one server."""
+    """The health state of one server, as its protocol reports it."""
 
     async def set(self, serving: bool) -> None:
         """Change the state, and notify watchers."""
@@ -50,17 +74,12 @@ class Health(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One gRPC listener with its TLS, health and watched files."""
+    """One listener with its TLS, health and watched files."""
 
-    server: GrpcServer
+    server: ListeningServer
     tls: LiveTls | None
     health: Health
     watched: Sequence[Watched] = ()
-
-    async def bind(self, passed: PassedSockets) -> None:
-        """Take the address, or what the service manager passed for it; raises CannotStart."""
-        tls = None if self.tls is None else partial(credentials, self.tls)
-        await self.server.bind(tls, passed)
 
 
 class Node:
@@ -83,7 +102,7 @@ class Node:
         """Take the parts of a node that is not started.
 
         Args:
-            ports: the gRPC listeners.
+            ports: the listeners.
             http: the HTTP listener.
             closers: called in this order once no call runs any more; the storage's is the last.
             announce: called with listeners=[...], http=... once every port answers.
@@ -115,7 +134,7 @@ class Node:
 
     @property
     def listeners(self) -> list[str]:
-        """host:port of each gRPC listener; with real ports once started."""
+        """host:port of each listener; with real ports once started."""
         return [str(port.server.address) for port in self._ports]
 
     def _listening_on(self) -> list[int]:
@@ -141,7 +160,7 @@ class Node:
         passed = passed or PassedSockets()
         try:
             for port in self._ports:
-                await port.bind(passed)
+                await port.server.bind(passed)
             if self._http is not None:
                 await self._http.start(passed)
             passed.check_all_taken()

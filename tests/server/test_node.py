@@ -103,7 +103,7 @@ class Bench:
         limits = limits or LimitsConfig(drain=drain_s)
         self.ports = [
             Port(
-                GrpcServer(ListenerConfig(address=address), limits, self.echo.handlers()),
+                GrpcServer(ListenerConfig(address=address), limits, self.echo.handlers(), tls=tls),
                 tls,
                 self.health,
             )
