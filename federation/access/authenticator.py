@@ -1,8 +1,8 @@
 """Who calls, and what that allows: decided at every call, with cryptography only at the first.
 
-What a caller showed is remembered until it expires or the files behind it change, so a call costs a
-look-up, and whoever was taken off a list is refused from the next call on. Tokens are remembered by
-their SHA-256 only: how long the look-up takes tells nothing about them, and none stays in memory.
+Credentials are cached until they expire or the files behind them change, so a call costs a look-up,
+and a caller that was taken off a list is refused from the next call on. Tokens are cached by their
+SHA-256 only: timing the look-up reveals nothing about them, and none stays in memory.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def make_pair(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(rsa_key=key_type == "rsa"), critical=True)
         .add_extension(x509.ExtendedKeyUsage([_PURPOSES[purpose]]), critical=False)
-        # Both identifiers: TLS tells it from another of the same subject by them.
+        # Both identifiers: TLS distinguishes certificates of one subject by them.
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False

@@ -16,7 +16,7 @@ from federation.core.clock import Clock, utc_text
 _log = structlog.get_logger(__name__)
 _DATES_SHOWN = 20  # lines about expired certificates each time the list is read
 _DAY_S = 86400.0
-_WARNED_AT_DAYS = (14, 7, 3, 1, 0)  # the server's certificate; each is said once
+_WARNED_AT_DAYS = (14, 7, 3, 1, 0)  # of the server's certificate; each is logged once
 
 
 ALIKE = (

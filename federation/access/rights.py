@@ -139,5 +139,5 @@ class Rights:
 
 
 def everybody(*, push: bool) -> Rights:
-    """Return the rights on a listener without authentication: whoever may push is a peer, too."""
+    """Return the rights on a listener without authentication: callers that may push are peers."""
     return Rights(ANONYMOUS, Role.PEER if push else Role.PULL, takes_writes=push)

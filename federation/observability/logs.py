@@ -33,7 +33,7 @@ def configure(
     """Send structlog's events, and warnings of the libraries below us, to standard error.
 
     for_good: nobody configures again in this process, which makes each event cheaper.
-    worker: which of several processes this is; every event says so.
+    worker: the number of this worker; it is in every event.
 
     Returns what waits until all is written, at most so many seconds: to be called before the end.
     """
@@ -115,7 +115,7 @@ def _harmless(value: Any, nesting: int) -> Any:
     if isinstance(value, Mapping) and nesting:
         items = list(value.items())[:_ITEMS_MAX]
         return {clip(str(k)): _harmless(v, nesting - 1) for k, v in items}
-    # By exact type: a Digest is a tuple too, but one that says better itself how to show it.
+    # By exact type: a Digest is a tuple, too, but has a better text of its own.
     if type(value) in (list, tuple) and nesting:
         return [_harmless(item, nesting - 1) for item in value[:_ITEMS_MAX]]
     return clip(str(value))

@@ -95,15 +95,15 @@ class _Reader:
 
     def _take(self, line: bytes) -> None:
         try:
-            said = understand(line.decode(errors="replace").rstrip("\n"))
+            found = understand(line.decode(errors="replace").rstrip("\n"))
         except ValueError:
             self._write(line)
             return
-        if said is None:
+        if found is None:
             return
-        held_back = self._limits[said.event].admit()
+        held_back = self._limits[found.event].admit()
         if held_back is not None:
-            getattr(_log, said.level)(said.event, reason=said.text, held_back=held_back)
+            getattr(_log, found.level)(found.event, reason=found.text, held_back=held_back)
 
 
 @contextmanager

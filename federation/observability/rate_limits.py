@@ -41,12 +41,12 @@ class Complaints:
     def __init__(self, log: Any, clock: Clock) -> None:
         self._log = log
         self._clock = clock
-        self._said: dict[str, tuple[str, float]] = {}
+        self._logged: dict[str, tuple[str, float]] = {}
 
     def warn(self, event: str, error: Exception | str) -> None:
         """Log the event with the error's reason, unless the same was logged within a minute."""
         reason, now_s = str(error), self._clock.monotonic_s()
-        said, at_s = self._said.get(event, ("", 0.0))
-        if reason != said or now_s - at_s >= _AGAIN_S:
-            self._said[event] = (reason, now_s)
+        logged, at_s = self._logged.get(event, ("", 0.0))
+        if reason != logged or now_s - at_s >= _AGAIN_S:
+            self._logged[event] = (reason, now_s)
             self._log.warning(event, reason=reason)

@@ -4,7 +4,7 @@ Addresses are resolved here and bound one by one: gRPC itself is content when so
 name stands for can be bound, which leaves a node that some clients cannot reach.
 
 gRPC verifies a client's certificate with the lists as its trust roots. That lets in what a listed
-certificate signed, and whoever connected while still listed; so each call's certificate is compared
+certificate signed, and clients that connected while listed; so each call's certificate is compared
 with the lists as they are at that moment, by access/authenticator.py.
 """
 
@@ -125,7 +125,7 @@ class GrpcServer:
         try:
             if self._tls is None:
                 return self.server.add_insecure_port(str(wanted))
-            # Of its own for each address: gRPC tells changes of a pair to one only.
+            # Separate credentials for each address: gRPC passes a changed pair to one only.
             return self.server.add_secure_port(str(wanted), credentials(self._tls))
         except RuntimeError:
             raise CannotStart(_why_not(wanted)) from None
@@ -140,7 +140,7 @@ class GrpcServer:
 
         May be called instead of start, too: then the ports are free again.
         """
-        if not self._started:  # gRPC lets go of the ports of a server only if it ever ran
+        if not self._started:  # gRPC releases the ports only of a server that ran
             await self.start()
             grace_s = 0
         while self._exchanges:

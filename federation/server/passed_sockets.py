@@ -1,7 +1,7 @@
 """Listening sockets that the service manager opened before this process began (sd_listen_fds).
 
 They are matched with the configured addresses by their port. One that is no listener's is an error:
-the service manager would keep it open, and whoever connects to it would wait for ever.
+the service manager would keep it open, and clients that connect to it would wait for ever.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PassedSockets:
         return f"<PassedSockets {', '.join(_shown(*each) for each in self._left) or 'none'}>"
 
     def take(self, address: Address) -> list[socket.socket]:
-        """Return those that listen on this port, none for port 0: whoever asks owns them."""
+        """Return those that listen on this port, none for port 0; the caller owns them."""
         mine = [s for _, s in self._left if s.getsockname()[1] == address.port and address.port]
         self._left = [each for each in self._left if each[1] not in mine]
         return mine

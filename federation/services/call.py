@@ -25,7 +25,7 @@ PEER: Final = int(Role.PEER)
 class Call(RunningCall):
     """One running call.
 
-    What a caller says of where its writes come from is believed only if it has the peer role:
+    A caller's provenance headers are trusted only if it has the peer role:
     otherwise anybody could keep an object from being replicated, or date an entry so that no later
     one replaces it.
     """

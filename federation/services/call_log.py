@@ -20,7 +20,7 @@ from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallSta
 _ORDINARY = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED})
 
 _log = structlog.get_logger(__name__)
-# Written at every log level: whoever switches the audit on wants all of its lines.
+# Written at every log level: the audit has a switch of its own.
 _audit = structlog.wrap_logger(
     None, wrapper_class=structlog.make_filtering_bound_logger(logging.INFO)
 )
@@ -79,7 +79,7 @@ class MethodLog:
         return f"<MethodLog of {self._method}>"
 
     def log_bug(self, error: Exception) -> CallStatus:
-        """Log an error that no status stands for; return the status that says nothing of it."""
+        """Log an error that has no status; return one that reveals nothing about it."""
         if (held_back := self._limit.admit()) is not None:
             _log.error("call_failed", method=self._method, held_back=held_back, exc_info=error)
         return INTERNAL

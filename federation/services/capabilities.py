@@ -56,7 +56,7 @@ class CapabilitiesService:
 def capabilities(
     limits: LimitsConfig, max_blob_bytes: int, may_push: bool
 ) -> reapi.ServerCapabilities:
-    """Return what a caller is told; may_push is its right to write.
+    """Return the capabilities for a caller; may_push: its right to write.
 
     IDENTITY is no entry of the lists of compressors: it is always supported (REAPI v2).
     """

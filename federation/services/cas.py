@@ -45,7 +45,7 @@ class CasService:
         compute: Compute,
         asked_by_pushers: LocalStore | None = None,
     ) -> None:
-        """Take the store; whoever may push asks another one what is missing, if it is given."""
+        """asked_by_pushers: tells callers with the right to push what is missing; None: store."""
         self._store = store
         self._asked_by_pushers = asked_by_pushers or store
         self._compute = compute

@@ -69,7 +69,7 @@ class BatchCalls:
         self._misses = metrics.lookups.labels(kind="blob", result="miss")
 
     async def update(self, request: bytes, call: Call) -> bytes:
-        """Store each blob that is what its digest says; the others get their own status."""
+        """Store each blob that matches its digest; the others get their own status."""
         update = decode_batch_update(request)
         call.check_push(update.instance)
         digests, sent_bytes = update.digests, sum(map(len, update.data))

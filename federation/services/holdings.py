@@ -15,7 +15,7 @@ from federation.wire.holdings import encode_answer, split_names
 
 
 class HoldingsService:
-    """Answers peers alone: whoever may ask about short names could find out what is held."""
+    """Answers peers only: short names would let others find out what is held."""
 
     name = "federation.v1.Holdings"
 

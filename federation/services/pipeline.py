@@ -1,7 +1,7 @@
 """What every call passes through: rights, quotas, hops, acknowledgement, counting, errors.
 
 One Pipeline for each method of each listener. It knows neither what a method does nor which
-protocol carries its calls: whoever serves a protocol gives it a Transport for each.
+protocol carries its calls: a protocol's server gives it a Transport for each.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class Pipeline:
     async def run(self, transport: Transport) -> bytes | CallStatus:
         """Run one call; every way in which it can end is counted and logged here.
 
-        Return the answer, or the status to end the call with; whoever serves the protocol sends
-        it before the running task ends. Many responses are sent already, and the answer is empty.
+        Return the answer, or the status to end the call with; the protocol's server sends it before
+        the running task ends. Many responses are sent already, and the answer is empty.
 
         Raises CancelledError for a call that is over on the wire.
         """

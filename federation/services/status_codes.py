@@ -79,7 +79,7 @@ INTERNAL = CallStatus(StatusCode.INTERNAL, "internal error; the node's log says 
 
 
 def status_of(error: Exception) -> CallStatus | None:
-    """Return what a client is told about this error; None for an error that is a bug."""
+    """Return the status for this error; None for an error that is a bug."""
     if isinstance(error, DecodeError):
         return CallStatus(StatusCode.INVALID_ARGUMENT, "the request is not a valid protobuf")
     for kind in type(error).__mro__:

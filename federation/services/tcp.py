@@ -71,7 +71,7 @@ def _end_of(peer: PeerAddress) -> TcpAddress:
 
 
 def break_off(connection: TcpConnection) -> bool:
-    """Break a connection off: the peer gets a reset, and gRPC lets go of all that it held of it.
+    """Reset a connection: gRPC then releases all that it holds for it.
 
     False: the descriptor refers to something else by now.
     """

@@ -92,7 +92,8 @@ class Uploads:
     ) -> None:
         """Take the parts.
 
-        quota_bytes: the most that the store may hold; None: not known. hits: told of limits.
+        quota_bytes: the most that the store may hold; None: not known.
+        hits: records reached limits.
         """
         self._hits = hits
         self._store = store

@@ -25,7 +25,7 @@ Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
 
 def runner_of(handler: Handler, hits: LimitHits | None) -> web.ServerRunner:
-    """Return a server of this handler, to be set up; hits: is told of refused connections."""
+    """Return a server of this handler, to be set up; hits: records refused connections."""
     return web.ServerRunner(BoundedServer(handler, hits), shutdown_timeout=_END_S)
 
 

@@ -1,7 +1,8 @@
 """The protocol between parent and worker: lines of JSON over a pair of sockets.
 
-The parent says once what to serve. The worker says when it serves, and how long its end may take.
-The end of the parent's side is the end of the parent: a worker then drains like at SIGTERM.
+The parent sends once what to serve. The worker reports when it serves, that it is alive, and how
+long its end may take. When the parent's side is closed the parent has ended: the worker then drains
+as at SIGTERM.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     /metrics   merged values (federation.server.workers.metrics), and how many workers there are
     /          facts of each worker
-    /readyz    whether calls may come: 503 while none answers, or one says that it is unfit
+    /readyz    ready for calls: 503 while no worker answers, or one is not ready
     /healthz   whether the parent is alive
 
 A worker that does not answer within a second is left out, and shown as silent.

@@ -35,7 +35,7 @@ class RestartBackoff:
 
 _log = structlog.get_logger(__name__)
 _TOLD_TO_END = 128 + signal.SIGTERM
-_HUNG_S = 20.0  # how much longer than it said itself a worker's end may take
+_HUNG_S = 20.0  # a worker is killed so long after the time that it announced for its end
 
 MakeOrders = Callable[[int, bool], bytes]  # (worker's number, whether it replaces one that died)
 Ended = Callable[[Worker], None]
@@ -52,7 +52,7 @@ class Supervisor:
         clock: Clock,
         ended: Ended,
     ) -> None:
-        """Take what workers are given; ended() is told of each that ended while it served."""
+        """Take what workers are given; ended: called with each that ended while it served."""
         self.workers = [Worker(number + 1, clock) for number in range(count)]
         self.restarts = 0
         self._make_orders = make_orders
@@ -73,7 +73,7 @@ class Supervisor:
         return sum(worker.serving.is_set() for worker in self.workers)
 
     def is_alive(self, within_s: float) -> bool:
-        """Whether some serve, and each that does has said so within this time.
+        """Whether some serve, and each of them has sent a keep-alive within this time.
 
         One that died is being replaced; one that hangs is not.
         """
@@ -152,7 +152,7 @@ class Supervisor:
     async def stop(self, limit_s: float) -> int:
         """End all with SIGTERM and wait for them; return the highest of their statuses.
 
-        limit_s: how long that may take where a worker has not said otherwise; one that takes much
+        limit_s: how long that may take unless a worker announced otherwise; one that takes much
         longer is killed.
         """
         self._stopped.set()
@@ -162,9 +162,9 @@ class Supervisor:
         while waiting:
             _, waiting = await asyncio.wait(waiting, timeout=1.0)
             waited_s += 1.0
-            told = [w.ending_within_s for w in self.workers if w.ending_within_s is not None]
-            if waited_s > max([limit_s, *told]) + _HUNG_S:
-                _log.error("worker_killed", text="it did not end within the time that it said")
+            announced = [w.ending_within_s for w in self.workers if w.ending_within_s is not None]
+            if waited_s > max([limit_s, *announced]) + _HUNG_S:
+                _log.error("worker_killed", text="it did not end within the time that it announced")
                 self.signal(signal.SIGKILL)
         await self._tasks.close()
         return max((task.result() for task in self._running), default=0)

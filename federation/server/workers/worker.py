@@ -39,7 +39,7 @@ class Worker:
     async def run(self, orders: bytes, descriptors: Sequence[int]) -> int:
         """Start it and send its orders; return its exit status once it has ended.
 
-        A status above 128 is a signal's, as a shell tells it.
+        A status above 128 stands for a signal, as in a shell.
         """
         mine, its = socket.socketpair()
         with its:
