@@ -41,7 +41,7 @@ class _Hole(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WalkContext:
-    """What all walks of one kind share: how many run at once, and which structures are malformed.
+    """Shared by all walks of one kind: how many run at once, and which structures are malformed.
 
     A walk that holds a permit to read never waits for the lock of large walks.
     """

@@ -1,1 +1,1 @@
-"""Pull-through: what is missed here is taken from upstream caches, in priority order."""
+"""Pull-through: blobs and index entries missing here come from upstream caches, in order."""

@@ -1,4 +1,4 @@
-"""What one upstream answered lately, for a short time and a bounded number of keys.
+"""The recent answers of one upstream, kept for a short time and a bounded number of keys.
 
 Keys are digests of blobs, or keys of index entries. No I/O. Everything is forgotten when the
 upstream goes down or comes back.

@@ -1,7 +1,7 @@
 """Notices when a blob that is being pulled is committed here by another write.
 
 A client, a peer or another process on the data directory may write the blob while an upstream is
-slow; readers then get it from storage. One number tells whether anything was committed, in any
+slow; readers then get it from storage. One number shows whether anything was committed, in any
 process. Storage is asked only when that number moved, and only about blobs that readers have waited
 for for a moment, so a pull that goes well costs nothing.
 """

@@ -1,6 +1,6 @@
 """A circuit breaker for one upstream: after a run of failures only probes are sent to it.
 
-A state machine without I/O: callers say what happened and when. All callers of one upstream
+A state machine without I/O: callers report outcomes and times. All callers of one upstream
 share it.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 class BreakerState(enum.Enum):
-    """What the breaker lets through."""
+    """Which calls the breaker lets through."""
 
     CLOSED = "up"  # everything
     OPEN = "down"  # nothing until the next probe is due

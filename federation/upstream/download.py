@@ -5,7 +5,7 @@ Where the upstream that sends breaks off, stalls or trickles, another one contin
 reached. After wrong bytes each upstream has to send the whole blob alone: see candidates.py.
 
 A download is complete when all bytes are here, whatever the upstream reports behind the last one:
-the hash tells what they are worth.
+only the hash decides whether they are right.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Download:
         return read
 
     async def _receive(self, read: _Read) -> AsyncGenerator[bytes, None]:
-        """Yield what one upstream sends, up to the blob's end.
+        """Yield the bytes that one upstream sends, up to the blob's end.
 
         Raises SourceUnavailable when the bytes end early or trickle.
         """

@@ -1,7 +1,7 @@
 """Pulls the rest of a pulled entry's closure in the background.
 
 A site that asked for an artifact once can then serve it whole after its link is cut. The prefetcher
-walks the closure over a store whose find_missing pulls what is missing: structures are read on the
+walks the closure over a store whose find_missing pulls missing blobs: structures are read on the
 way, leaves are pulled in batches.
 """
 

@@ -51,7 +51,7 @@ class Pull:
         self.digest = digest
         self.passed = passed
         self.buffer = PullBuffer(digest, budget)
-        self.task: asyncio.Task[None] | None = None  # runs run(); set by whoever starts it
+        self.task: asyncio.Task[None] | None = None  # runs run(); set by the code that starts it
         self._candidates = candidates
         self._local = local
         self._clock = clock
@@ -78,7 +78,7 @@ class Pull:
         if self.task is None or self.task.done():
             await self.buffer.close()
         elif self.buffer.error is None and self.buffer.received_bytes * 2 < self.digest.size_bytes:
-            # Whoever comes now starts another pull.
+            # A reader that comes now starts another pull.
             self.buffer.fail(PullBroke("pull", "stopped, because its readers left"))
             self.task.cancel()
 
@@ -87,7 +87,7 @@ class Pull:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes as they come; once the blob is committed, the rest from storage.
 
-        next_bytes: see Readable.open_read. Raises what ended the pull.
+        next_bytes: see Readable.open_read. Raises the error that ended the pull.
         """
         offset, end = reader
         while offset < end:
@@ -116,7 +116,7 @@ class Pull:
     # -- the node's side -------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Pull until the blob is here or nobody can send it. Raises nothing but CancelledError."""
+        """Pull until the blob is here or no upstream can send it. Only CancelledError is raised."""
         buffer = self.buffer
         try:
             await self._pull()
@@ -126,7 +126,7 @@ class Pull:
             if not buffer.committed and buffer.error is None:
                 buffer.fail(PullBroke("pull", "it was stopped"))  # this node is shutting down
             if self._readers and buffer.verified and not buffer.committed:
-                await buffer.stop()  # readers get from memory what was not stored
+                await buffer.stop()  # readers get the bytes that were not stored from memory
             else:
                 await buffer.release_memory()
             if not self._readers:  # the last one may have left meanwhile
@@ -151,7 +151,7 @@ class Pull:
             return
 
     async def _receive(self, download: Download, ingest: Ingest) -> None:
-        """Store what the download yields, and verify it. Raises DigestMismatch."""
+        """Store all chunks of the download, and verify the blob. Raises DigestMismatch."""
         async with aclosing(download.chunks()) as chunks:
             async for chunk in chunks:
                 self._count_saved()
@@ -163,7 +163,10 @@ class Pull:
         ingest.verify()
 
     async def _start_over(self, download: Download, error: DigestMismatch | StartOver) -> None:
-        """Drop what came, so that it can be tried again, unless readers were given some of it."""
+        """Drop the received bytes for another attempt.
+
+        Raises BlobDamaged or PullBroke if readers were given some of them.
+        """
         if isinstance(error, DigestMismatch):
             self._candidates.came_wrong(download.senders)
             if self.buffer.was_read:
@@ -173,7 +176,7 @@ class Pull:
         await self.buffer.close()
 
     def _meaning(self, error: NobodyLeft) -> FederationError:
-        """Return what readers hear: upstreams' silence is a miss, unless bytes were handed out."""
+        """Return the readers' error: a miss, unless bytes were handed out already."""
         if self.buffer.was_read:
             return PullBroke("upstreams", str(error))
         return BlobNotFound(self.digest)
@@ -209,9 +212,9 @@ class Pull:
             self.task.cancel()
 
     async def _is_same(self, end: int) -> bool:
-        """Whether storage has what an upstream sent of the blob up to end.
+        """Whether the bytes received up to end are the same as those in storage.
 
-        Raises what reading either raises, and SourceUnavailable where what was sent is gone.
+        Raises SourceUnavailable if the received bytes are gone, and what open_read raises.
         """
         at = 0
         async with self._local.open_read(self.digest, limit=end) as chunks:
@@ -220,7 +223,7 @@ class Pull:
                 while view:
                     part = await self.buffer.read(at, len(view), shared=self._readers > 1)
                     if not part:
-                        raise SourceUnavailable("pull", "what came is gone")
+                        raise SourceUnavailable("pull", "the received bytes are gone")
                     if part != view[: len(part)]:
                         return False
                     at, view = at + len(part), view[len(part) :]

@@ -1,18 +1,18 @@
-"""What one pull has received of a blob: stored in pieces, followed by any number of readers.
+"""The received bytes of one pull: stored in pieces, and followed by any number of readers.
 
-The next bytes come while the last are written. Pieces grow while the disk is busy, up to a bound,
-and shrink to single messages when it is not: the upstream is kept sending, and a message does not
-cost a hand-off to a thread of its own.
+The next bytes are received while the last are written. Pieces grow while the disk is busy, up to a
+bound, and shrink to single messages when it is not. So the upstream never has to wait for long, and
+not every message costs a hand-off to a thread.
 
-Readers follow at offsets of their own. Those who keep up get the pieces from memory, others read
+Readers follow at offsets of their own. Readers that keep up get the pieces from memory, others read
 the growing file. The end of what each reader wants is withheld until the whole blob is verified, so
 no read of wrong bytes ever ends well. No reader waits until the blob is durable.
 
 Readers are woken in steps. A reader that is shown every piece as it comes sends each one on as a
 message of its own. With many readers that keeps the node so busy that it takes the next piece late;
 to the upstream the node then looks like a slow reader, so it sends smaller pieces: forty readers of
-one blob took five times as long as from a file. Steps grow with what has come, so the first bytes
-do not wait, and a timer shows what has come after a moment however little it is.
+one blob took five times as long as from a file. Steps grow with the bytes received, so the
+first bytes do not wait, and a timer shows the rest after a moment, however little it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from federation.upstream.recent_bytes import RecentBytes
 
 WITHHELD_BYTES = 64 * 1024
 
-_STEP_PART = 8  # a step is at most this part of what has come
+_STEP_PART = 8  # a step is at most this part of the bytes received
 _MOMENT_S = 0.1
 
 
@@ -75,12 +75,12 @@ class PullBuffer:
 
     @property
     def received_bytes(self) -> int:
-        """How much put() was given since restart()."""
+        """How many bytes put() was given since restart()."""
         return self._recent.end + self._gathered_bytes
 
     @property
     def stored_bytes(self) -> int:
-        """How much of it is hashed and written."""
+        """How many of them are hashed and written."""
         return self._ingest.received_bytes if self._ingest is not None else 0
 
     def has_ended(self) -> bool:
@@ -103,7 +103,7 @@ class PullBuffer:
         Waits while a whole piece waits behind the one that is being stored, and, where the node's
         memory budget is used up, until these bytes are stored.
 
-        Raises what storing earlier bytes raised: see Ingest.append.
+        Raises the error of storing earlier bytes: see Ingest.append.
         """
         within_budget = self._budget.try_take(len(data))
         self._budgeted_bytes += len(data) if within_budget else 0
@@ -118,7 +118,7 @@ class PullBuffer:
             await self._next_taken(self._storing)
 
     async def flush(self) -> None:
-        """Wait until all that came is stored. Raises what storing it raised."""
+        """Wait until all received bytes are stored. Raises the error of storing them."""
         if self._storing is not None:
             await asyncio.shield(self._storing)
 
@@ -140,7 +140,7 @@ class PullBuffer:
 
     @contextmanager
     def hold(self) -> Iterator[int]:
-        """Show readers no more for now. Gives how many bytes they may have been given."""
+        """Show readers nothing more for now. Yields how many bytes they may have been given."""
         self._held_bytes = self._shown_bytes
         try:
             yield self._held_bytes
@@ -153,7 +153,7 @@ class PullBuffer:
         return self._held_bytes is not None
 
     async def stop(self) -> None:
-        """Store nothing more. Readers still get from memory what was not stored."""
+        """Store nothing more. Readers still get the bytes that were not stored from memory."""
         self._gathered.clear()
         self._gathered_bytes = 0
         self._budget.give_back(self._budgeted_bytes)
@@ -167,7 +167,7 @@ class PullBuffer:
                 await self._ingest.abort()  # also if the caller is cancelled
 
     async def release_memory(self) -> None:
-        """Store nothing more and drop what memory holds.
+        """Store nothing more, and drop the bytes in memory.
 
         A commit that runs goes on, and readers can still read the file.
         """
@@ -177,7 +177,7 @@ class PullBuffer:
             self._recent.close()
 
     async def close(self) -> None:
-        """Let go of everything: nobody reads this any more, or its bytes are wrong."""
+        """Release everything: there are no readers any more, or the bytes are wrong."""
         try:
             await self.release_memory()
         finally:
@@ -292,7 +292,7 @@ class PullBuffer:
             self._timer = asyncio.get_running_loop().call_later(_MOMENT_S, self._notify_all)
 
     def _notify_all(self) -> None:
-        """Show readers all that has come, and wake them."""
+        """Show readers all received bytes, and wake them."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

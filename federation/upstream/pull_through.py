@@ -34,7 +34,7 @@ _UNBOUNDED_BYTES = 2**62
 
 
 class UpstreamPool:
-    """One node's upstreams and what is under way with them; one for each process."""
+    """The upstreams of a node and the pulls from them; one for each process."""
 
     def __init__(
         self,

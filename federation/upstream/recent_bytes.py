@@ -1,4 +1,4 @@
-"""The last bytes that a pull has received, in memory, so that readers who keep up need no disk.
+"""The last bytes that a pull has received, in memory, so that readers that keep up need no disk.
 
 Pieces that are not yet written are always kept; beyond those, as many as the node's memory budget
 has room for. Readers at the same offset get one and the same object, however many they are.
@@ -33,7 +33,7 @@ class RecentBytes:
         self.end += len(piece)
 
     def wrote(self, received_bytes: int) -> None:
-        """Drop what is in the file now, except for as much as there is room for."""
+        """Drop pieces that are in the file now, except for as many as there is room for."""
         written = max(0, received_bytes - self._start)
         wanted = min(written, KEPT_BYTES)
         if wanted > self._budgeted_bytes and self._budget.try_take(wanted - self._budgeted_bytes):

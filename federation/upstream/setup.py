@@ -80,7 +80,7 @@ class Pulling:
         self._prober = Prober(
             self.shared.upstreams, clock, lambda: not self.shared.offline, metrics.failing
         )
-        self._switch.watch(self._follow_switch)
+        self._switch.watch(self._apply_switch)
 
     def start(self) -> None:
         """Begin to probe upstreams that are down."""
@@ -89,7 +89,7 @@ class Pulling:
     def apply_config(self, config: Config) -> None:
         """Use the upstreams of this configuration from now on.
 
-        An upstream whose settings are the same keeps its connection and what is known of it. One
+        An upstream whose settings are the same keeps its connection and its health. One
         that was removed is disconnected once the reads under way have ended.
 
         Raises ConfigError; then nothing has changed.
@@ -97,7 +97,7 @@ class Pulling:
         before = [upstream.name for upstream in self.shared.upstreams]
         self.shared.upstreams[:] = self._connect_all(config)
         self._offline = config.offline
-        self._follow_switch(self._switch.is_on)
+        self._apply_switch(self._switch.is_on)
         self.shared.pulls.pulls_max = config.pull.blobs_at_once
         self.shared.presence.budget_s = config.pull.find_missing_time
         self.shared.self_detector.reset()
@@ -108,7 +108,7 @@ class Pulling:
             _log.info("upstreams_changed", before=before, after=after)
 
     def describe(self) -> dict[str, Any]:
-        """Return what `status` and the index page show."""
+        """Return the facts that `status` and the index page show."""
         because = {"config": self._offline, "switch": self._switch.is_on}
         return {
             "offline": self.shared.offline,
@@ -168,7 +168,7 @@ class Pulling:
         finally:
             await remote.close()
 
-    def _follow_switch(self, is_on: bool) -> None:
+    def _apply_switch(self, is_on: bool) -> None:
         self.shared.offline = self._offline or is_on
 
     async def _disconnect(self) -> None:

@@ -6,7 +6,7 @@ wait for each other. Requests are answered as soon as the bytes are verified, fr
 bytes are durable here.
 
 `read_whole` is for blobs that are wanted whole, whatever their size. A blob's size alone decides
-which kind of pull it has: one client may read as a stream what another one has in a batch.
+which kind of pull it has: one client may stream a blob that another has in a batch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class SmallPulls:
         clock: Clock,
         budget: MemoryBudget,
     ) -> None:
-        """budget: for what is answered before it is kept."""
+        """budget: for blobs that are answered before they are stored."""
         self._local = local
         self._upstreams = upstreams
         self._clock = clock
@@ -184,7 +184,7 @@ class SmallPulls:
                 _answer(self._waiting[each], data)
 
     async def _keep_soon(self, found: dict[Digest, bytes], upstream: Upstream) -> None:
-        """Store what came in a moment, or at once if the memory budget is used up."""
+        """Store the blobs soon, or at once if the memory budget is used up."""
         if not found:
             return
         size_bytes = sum(len(data) for data in found.values())
@@ -206,7 +206,7 @@ class SmallPulls:
                 await self._keep(group.blobs, name, group.budgeted_bytes)
 
     async def _keep(self, found: dict[Digest, bytes], origin: str, budgeted_bytes: int) -> None:
-        """Store what came. A failure is logged: the requests have their bytes."""
+        """Store the blobs. A failure is only logged: the requests have their bytes."""
         came = Provenance(Source.UPSTREAM, origin=origin)
         try:
             refusals = await self._local.write_small(list(found.items()), provenance=came)
@@ -231,7 +231,7 @@ def _answer(
         return
     if data is None and trouble is not None:
         future.set_exception(trouble)
-        future.exception()  # those who waited may all have left
+        future.exception()  # marks it as retrieved: all waiting requests may have left
     else:
         future.set_result(data)
 
