@@ -126,7 +126,7 @@ class Remote:
                 "kind": str(error.kind),
                 "reason": error.reason,
                 "at": at_s,
-                "stubborn": error.stubborn,
+                "stubborn": error.needs_operator,
             }
         return shown
 
@@ -169,13 +169,13 @@ class Remote:
         return hops.headers(passed.after(self._node_id))
 
     def _failed(self, error: RemoteFailed) -> None:
-        if error.is_ours or error.kind is FailureKind.EXISTS:
+        if error.is_local_limit or error.kind is FailureKind.EXISTS:
             return
         self._last_failure = (error, self.clock.wall_s())
         if error.kind is FailureKind.UNAVAILABLE:
             self._capabilities.connection_lost()
             self.calls.forget_unsupported()
-        if error.stubborn:
+        if error.needs_operator:
             self._secrets.look_soon()
 
     async def _ask(self) -> bytes:

@@ -77,12 +77,12 @@ class RemoteFailed(SourceUnavailable):
         self.others_answered = 0
 
     @property
-    def stubborn(self) -> bool:
+    def needs_operator(self) -> bool:
         """Whether it stays so until an operator does something."""
         return self.kind in {FailureKind.DENIED, FailureKind.CERTIFICATE}
 
     @property
-    def is_ours(self) -> bool:
+    def is_local_limit(self) -> bool:
         """Whether a bound of this node was reached, which says nothing about the remote."""
         return self.kind in {FailureKind.BUSY, FailureKind.HOPS, FailureKind.CLOSED}
 

@@ -88,7 +88,7 @@ class RemoteIndex:
         )
         # Written anew it could come out as other bytes, and be another value to those who compare.
         whole = request.SerializeToString() + length_field(_ACTION_RESULT, result)
-        await self._tell_bytes(UPDATE_RESULT, whole)
+        await self._push_bytes(UPDATE_RESULT, whole)
 
     async def fetch_blob(
         self,
@@ -133,7 +133,7 @@ class RemoteIndex:
         request = asset.PushBlobRequest()
         request.CopyFrom(push)
         request.instance_name = self._instance(instance)
-        await self._tell(PUSH_BLOB, request)
+        await self._push(PUSH_BLOB, request)
 
     async def push_directory(
         self, push: asset.PushDirectoryRequest, instance: str | None = None
@@ -142,7 +142,7 @@ class RemoteIndex:
         request = asset.PushDirectoryRequest()
         request.CopyFrom(push)
         request.instance_name = self._instance(instance)
-        await self._tell(PUSH_DIRECTORY, request)
+        await self._push(PUSH_DIRECTORY, request)
 
     async def get_reference(self, key: str, instance: str | None = None) -> Digest | None:
         """Return the root directory that a reference names, None where there is none.
@@ -163,7 +163,7 @@ class RemoteIndex:
         request = references.UpdateReferenceRequest(
             instance_name=self._instance(instance), keys=keys, digest=wire_digest(digest)
         )
-        await self._tell(UPDATE_REFERENCE, request)
+        await self._push(UPDATE_REFERENCE, request)
 
     def _instance(self, instance: str | None) -> str:
         return self._remote.settings.instance_name if instance is None else instance
@@ -178,10 +178,10 @@ class RemoteIndex:
                 return None
             raise
 
-    async def _tell(self, method: Method, request: Message) -> None:
-        await self._tell_bytes(method, request.SerializeToString())
+    async def _push(self, method: Method, request: Message) -> None:
+        await self._push_bytes(method, request.SerializeToString())
 
-    async def _tell_bytes(self, method: Method, request: bytes) -> None:
+    async def _push_bytes(self, method: Method, request: bytes) -> None:
         try:
             await self._remote.calls.unary(method, request)
         except NotFound as error:  # BuildGrid says so of blobs that an entry names and it lacks

@@ -29,17 +29,17 @@ class AnsweredCall:
         while True:
             try:
                 async with self._gate.turn(writes=False) as turn:
-                    await self._gate.courtesy.turn()
+                    await self._gate.throttle.turn()
                     answer = await question()
                     turn.succeeded()
-                    await self._gate.courtesy.turn()
+                    await self._gate.throttle.turn()
                     return answer
             except RemoteFailed as error:
-                await self.bear(error)
+                await self.raise_if_permanent(error)
 
-    async def bear(self, error: RemoteFailed) -> None:
+    async def raise_if_permanent(self, error: RemoteFailed) -> None:
         """Raise what waiting does not mend. The gate has been told of everything else."""
         if error.kind in {FailureKind.CLOSED, FailureKind.HOPS}:
             raise error
-        if error.is_ours:
+        if error.is_local_limit:
             await self._clock.sleep(_BUSY_S)

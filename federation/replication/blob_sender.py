@@ -52,40 +52,40 @@ class Sender:
         self,
         name: str,
         store: Readable,
-        ledger: ReplicationLog,
-        target: PeerApi,
+        change_log: ReplicationLog,
+        api: PeerApi,
         gate: Gate,
-        tally: PeerCounters,
+        counters: PeerCounters,
         memory: SendMemory,
         clock: Clock,
     ) -> None:
         """memory: shared by all peers."""
         self.memory = memory.calls.share()
-        self.asker = AnsweredCall(gate, clock)
-        self.blame = FaultTracker()
+        self.answered_call = AnsweredCall(gate, clock)
+        self.faults = FaultTracker()
         self._forgotten = ForgottenBlobs()
-        self.pace = BatchSize()
+        self.batch_size = BatchSize()
         self._name = name
         self._store = store
-        self._ledger = ledger
-        self._target = target
+        self._change_log = change_log
+        self._api = api
         self._gate = gate
-        self._tally = tally
+        self._counters = counters
         self._clock = clock
-        self._slots = FairSlots(lambda: self.pace.slots)
-        self._behind = FairSlots(lambda: max(1, self.pace.slots // 2))
+        self._slots = FairSlots(lambda: self.batch_size.slots)
+        self._behind = FairSlots(lambda: max(1, self.batch_size.slots // 2))
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
 
     def __repr__(self) -> str:
-        return f"<Sender {self._slots!r}, {self.pace!r}>"
+        return f"<Sender {self._slots!r}, {self.batch_size!r}>"
 
     async def ask(self, digests: Sequence[Digest]) -> set[Digest]:
         """Return what the peer lacks; asks until it answers."""
-        return await self.asker.answer(lambda: self._target.find_missing(digests))
+        return await self.answered_call.answer(lambda: self._api.find_missing(digests))
 
     async def find_absent(self, digests: Sequence[Digest]) -> set[Digest]:
         """See PeerApi; asks until the peer answers."""
-        return await self.asker.answer(lambda: self._target.find_absent(digests))
+        return await self.answered_call.answer(lambda: self._api.find_absent(digests))
 
     # Batches
 
@@ -102,7 +102,7 @@ class Sender:
         async with asyncio.TaskGroup() as group:
             while left:
                 async with self._slots.one():
-                    batch = next(self.pace.cut(left, self._target.batch_bytes))
+                    batch = next(self.batch_size.cut(left, self._api.batch_bytes))
                 group.create_task(self.send_batch(batch, history, settle))
                 left = left[len(batch) :]
 
@@ -113,7 +113,7 @@ class Sender:
         left = blobs
         while left:
             async with self._behind.one():
-                batch = next(self.pace.cut(left, self._target.batch_bytes))
+                batch = next(self.batch_size.cut(left, self._api.batch_bytes))
                 await self.send_batch(batch, history, settle)
             left = left[len(batch) :]
 
@@ -146,7 +146,7 @@ class Sender:
         """Yield what goes together: a batch may have become too large for the link meanwhile."""
         middle = len(left) // 2
         for half in (left[:middle], left[middle:]) if halve and middle else (left,):
-            yield from self.pace.cut(half, self._target.batch_bytes)
+            yield from self.batch_size.cut(half, self._api.batch_bytes)
 
     async def _still_missing(self, left: list[Digest], settle: Settle) -> list[Digest]:
         """Settle what has arrived although it seemed not to have; return the others."""
@@ -160,21 +160,21 @@ class Sender:
     ) -> Tried:
         size_bytes = sum(digest.size_bytes for digest in batch)
         async with self._gate.turn(writes=True) as turn, self.memory.hold(size_bytes):
-            async with self._gate.courtesy.reading:
+            async with self._gate.throttle.reading:
                 blobs = await self._read(batch, settle)
             if not blobs:
                 return Tried([], [])
-            await self._gate.courtesy.turn()
+            await self._gate.throttle.turn()
             began_s = self._clock.monotonic_s()
             try:
-                results = await self._target.write_small(blobs, history)
+                results = await self._api.write_small(blobs, history)
             except RemoteFailed as error:
                 results = [error] * len(blobs)
             took_s = self._clock.monotonic_s() - began_s
-            await self._gate.courtesy.turn()
+            await self._gate.throttle.turn()
             tried = self._sort(blobs, results, took_s, settle, turn)
         if tried.error is not None:
-            await self.asker.bear(tried.error)
+            await self.answered_call.raise_if_permanent(tried.error)
         return tried
 
     async def _read(self, batch: list[Digest], settle: Settle) -> list[tuple[Digest, bytes]]:
@@ -188,7 +188,7 @@ class Sender:
         return blobs
 
     async def _lost(self, digest: Digest) -> SendOutcome:
-        return DAMAGED if await self._ledger.is_damaged(digest) else GONE
+        return DAMAGED if await self._change_log.is_damaged(digest) else GONE
 
     def _sort(
         self,
@@ -200,16 +200,16 @@ class Sender:
     ) -> Tried:
         """Settle what is refused for good, and learn from the others."""
         size_bytes = sum(len(data) for _, data in blobs)
-        tried = judge_batch([digest for digest, _ in blobs], results, self.blame)
+        tried = judge_batch([digest for digest, _ in blobs], results, self.faults)
         for digest, outcome in tried.ended:
             settle([digest], outcome)
         if tried.taken:
             turn.succeeded()
-            self.pace.took(len(blobs), size_bytes, took_s, self._target.batch_bytes)
+            self.batch_size.took(len(blobs), size_bytes, took_s, self._api.batch_bytes)
         if tried.error is not None:
             if tried.error.kind is FailureKind.TIMEOUT:
-                self.pace.failed(len(blobs), size_bytes)
-            if not tried.error.is_ours:
+                self.batch_size.failed(len(blobs), size_bytes)
+            if not tried.error.is_local_limit:
                 turn.failed(tried.error)
         return tried
 
@@ -218,7 +218,7 @@ class Sender:
         missing = await self.ask(taken) if taken else set()
         if there := [digest for digest in taken if digest not in missing]:
             self._forgotten.kept(*there)
-            self._tally.sent(len(there), sum(digest.size_bytes for digest in there))
+            self._counters.sent(len(there), sum(digest.size_bytes for digest in there))
             settle(there, SENT)
         forgot = [digest for digest in taken if digest in missing]
         if forgot:
@@ -231,13 +231,13 @@ class Sender:
 
     def note_forgotten(self, digests: Sequence[Digest]) -> None:
         """Count blobs that the peer took, or said it had, and does not have."""
-        flagged = self._tally.forgets
-        self._tally.forgotten += len(digests)
-        if self._tally.forgets and not flagged:
+        flagged = self._counters.forgets
+        self._counters.forgotten += len(digests)
+        if self._counters.forgets and not flagged:
             _log.warning(
                 "peer_forgets",
                 peer=self._name,
-                blobs=self._tally.forgotten,
+                blobs=self._counters.forgotten,
                 digest=str(digests[0]),
             )
 
@@ -270,7 +270,7 @@ class Sender:
         async with self._gate.turn(writes=True) as turn:
             try:
                 opener = self._opener(digest, turn)
-                await self._target.send(digest, opener, history, goes_on=goes_on)
+                await self._api.send(digest, opener, history, goes_on=goes_on)
             except BlobNotFound:
                 return await self._lost(digest)
             except (BlobDamaged, DigestMismatch):
@@ -279,13 +279,13 @@ class Sender:
                 error = failed
             else:
                 turn.succeeded()
-                self.blame.taken(digest)
+                self.faults.taken(digest)
                 return SENT
-            if self.blame.failed(digest, error.kind) is Fault.OBJECT:
+            if self.faults.failed(digest, error.kind) is Fault.OBJECT:
                 return parked(error.reason)
-            if not error.is_ours:
+            if not error.is_local_limit:
                 turn.failed(error)
-        await self.asker.bear(error)
+        await self.answered_call.raise_if_permanent(error)
         return None
 
     def _opener(self, digest: Digest, turn: Turn) -> OpenAt:

@@ -71,7 +71,7 @@ class EntryToSend(NamedTuple):
     via: Via
     bounds: Bounds = Bounds()
     hole: Hole = Hole.WAIT
-    looks: bool = False  # see first what the peer has under this name
+    compares: bool = False  # see first what the peer has under this name
     keeps_theirs: bool = False  # then leave it, even if it is another value
     unused_s: float = 0.0
 
@@ -95,23 +95,23 @@ class EntrySender:
     def __init__(
         self,
         store: Readable,
-        ledger: ReplicationLog,
-        target: PeerApi,
+        change_log: ReplicationLog,
+        api: PeerApi,
         gate: Gate,
         shipper: Shipper,
         walk: Walk,
-        tally: PeerCounters,
+        counters: PeerCounters,
         memory: SendMemory,
         clock: Clock,
     ) -> None:
         """memory: shared by all peers."""
         self._store = store
-        self._ledger = ledger
-        self._target = target
+        self._change_log = change_log
+        self._api = api
         self._gate = gate
         self._shipper = shipper
         self._walk = walk
-        self._tally = tally
+        self._counters = counters
         self._clock = clock
         self._values = memory.entries.share()
         self._names: dict[EntryKey, _Name] = {}
@@ -124,13 +124,13 @@ class EntrySender:
     async def send(self, wanted: EntryToSend) -> SendOutcome:
         """Bring one entry to its end, its newest value last.
 
-        Raises what the store and the ledger raise when they cannot tell.
+        Raises what the store and the change log raise when they cannot tell.
         """
         if (outcome := self._against(wanted)) is not None:
             return outcome
-        if wanted.looks and (outcome := await self._settled(wanted)) is not None:
+        if wanted.compares and (outcome := await self._settled(wanted)) is not None:
             return outcome
-        node_id = self._target.identity.node_id
+        node_id = self._api.identity.node_id
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
         return await self._push_in_order(wanted, node_id)
@@ -141,7 +141,7 @@ class EntrySender:
     ) -> AsyncIterator[Entry | SendOutcome]:
         """Give an entry, if it is still the newest of its name, and hold so many bytes for it."""
         async with memory.hold(size_bytes):
-            (now,) = await self._ledger.entries_at([head.key])
+            (now,) = await self._change_log.entries_at([head.key])
             if now is None:
                 yield GONE
             elif now[0] > head.seq:
@@ -163,7 +163,7 @@ class EntrySender:
             return TOO_FAR
         if head.expires_at_s is not None and head.expires_at_s <= self._clock.wall_s():
             return EXPIRED
-        if self._target.lacks(head.key.kind):
+        if self._api.lacks(head.key.kind):
             return self._lacking(head.key.kind)
         return None
 
@@ -172,27 +172,27 @@ class EntrySender:
         confirmed, this_one = self._shipper.confirmed, (wanted.head.key, wanted.head.seq)
         keeps_theirs = wanted.keeps_theirs or this_one in confirmed  # then theirs is newer
         confirmed.discard(this_one)
-        theirs = await self._look(wanted.head)
+        theirs = await self._compare(wanted.head)
         if isinstance(theirs, SendOutcome):
             return theirs
         has_it = theirs is Theirs.SAME or (theirs is Theirs.OTHER and keeps_theirs)
         return PRESENT if has_it else None
 
-    async def _look(self, head: EntryHead) -> Theirs | SendOutcome:
+    async def _compare(self, head: EntryHead) -> Theirs | SendOutcome:
         """Look until there is an answer; one who does not let us look may have anything."""
 
-        async def look() -> Theirs | SendOutcome:
+        async def compare() -> Theirs | SendOutcome:
             async with self._for_call(head) as entry:
                 if isinstance(entry, SendOutcome):
                     return entry
                 try:
-                    return await self._target.look(entry)
+                    return await self._api.compare(entry)
                 except (RequestRefused, Denied):
                     return Theirs.OTHER
                 except Unsupported as error:  # what is there stays unknown
                     return self._unsupported(head.key.kind, error)
 
-        return await self._shipper.sender.asker.answer(look)
+        return await self._shipper.sender.answered_call.answer(compare)
 
     @asynccontextmanager
     async def _turn_of(self, key: EntryKey) -> AsyncIterator[None]:
@@ -259,7 +259,7 @@ class EntrySender:
             await self._walking.acquire()
 
     async def _is_old(self, wanted: EntryToSend) -> bool:
-        (now,) = await self._ledger.heads_at([wanted.head.key])
+        (now,) = await self._change_log.heads_at([wanted.head.key])
         return now is None or now.seq > wanted.head.seq
 
     # The entry
@@ -275,13 +275,13 @@ class EntrySender:
             anew = isinstance(result, RequestRefused) and not refused
             refused = refused or anew
             if not anew:
-                await self._shipper.sender.asker.bear(result)
+                await self._shipper.sender.answered_call.raise_if_permanent(result)
                 if self._gate.is_open:
                     delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
                     await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
-            node_id = self._target.identity.node_id
+            node_id = self._api.identity.node_id
             if (outcome := await self._closed(wanted, anew=anew)) is not None:
                 return outcome  # whoever answers by now may lack what was there
 
@@ -293,31 +293,31 @@ class EntrySender:
         async with self._gate.turn(writes=True) as turn, self._for_call(wanted.head) as entry:
             if isinstance(entry, SendOutcome):
                 return entry
-            await self._gate.courtesy.turn()
+            await self._gate.throttle.turn()
             try:
-                stamped = entry._replace(stamp=stamp_to_send(entry, self._ledger.node_id))
-                await self._target.push(stamped, wanted.history, node_id)
+                stamped = entry._replace(stamp=stamp_to_send(entry, self._change_log.node_id))
+                await self._api.push(stamped, wanted.history, node_id)
             except Unsupported as error:
                 return self._unsupported(key.kind, error)
             except RemoteFailed as error:
                 if isinstance(error, RequestRefused) and not refused:
                     return error
-                if self._shipper.sender.blame.failed(key, error.kind) is Fault.OBJECT:
+                if self._shipper.sender.faults.failed(key, error.kind) is Fault.OBJECT:
                     return parked(error.reason)
-                if not error.is_ours:
+                if not error.is_local_limit:
                     turn.failed(error)
                 return error
             turn.succeeded()
-        self._shipper.sender.blame.taken(key)
-        self._tally.sent(1, wanted.head.value_bytes)
+        self._shipper.sender.faults.taken(key)
+        self._counters.sent(1, wanted.head.value_bytes)
         return SENT
 
     def _unsupported(self, kind: EntryKind, error: Unsupported) -> SendOutcome:
         """Set it aside, unless it is sure by now that the peer has no such service."""
-        return self._lacking(kind) if self._target.lacks(kind) else parked(error.reason)
+        return self._lacking(kind) if self._api.lacks(kind) else parked(error.reason)
 
     def _lacking(self, kind: EntryKind) -> SendOutcome:
-        self._tally.unsupported[_SERVICES[kind]] += 1
+        self._counters.unsupported[_SERVICES[kind]] += 1
         return skipped(f"the peer has no {_SERVICES[kind]}")
 
 

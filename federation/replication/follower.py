@@ -26,7 +26,7 @@ from federation.replication.selection import (
     gaps,
 )
 from federation.replication.session import PeerSession
-from federation.replication.shipping import Told
+from federation.replication.shipping import OnOutcome
 
 _log = structlog.get_logger(__name__)
 
@@ -50,26 +50,26 @@ class LogTrimmed(Exception):
 class Follower:
     """Run it until it fails or is cancelled; a new one goes on from the saved cursor."""
 
-    def __init__(self, link: PeerSession, lane: Lane) -> None:
-        self._link = link
+    def __init__(self, session: PeerSession, lane: Lane) -> None:
+        self._session = session
         self._lane = lane
         self._when = When.WINDOW if lane is Lane.WINDOW else When.ALWAYS
-        self.progress = LogProgress(link.record(lane).cursor)
+        self.progress = LogProgress(session.record(lane).cursor)
         self._moved = asyncio.Event()
-        self._tells_soon = False
+        self._reports_soon = False
         self._to_park: list[tuple[LogRow, Parked]] = []
         self._parking = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Follower of {self._link.name} {self._lane} {self.progress!r}>"
+        return f"<Follower of {self._session.name} {self._lane} {self.progress!r}>"
 
     @property
     def is_idle(self) -> bool:
         """Whether the peer has all that the log tells of."""
-        return self.progress.cursor >= self._link.ledger.head()
+        return self.progress.cursor >= self._session.change_log.head()
 
     async def run(self) -> None:
-        """Follow. Raises LogTrimmed, and what the store and the ledger raise."""
+        """Follow. Raises LogTrimmed, and what the store and the change log raise."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._park())
@@ -78,12 +78,12 @@ class Follower:
             raise first_of(errors) from None
 
     async def _follow(self, start: Callable[..., object]) -> None:
-        ledger, newest = self._link.ledger, self._link.peer.order == "newest"
+        change_log, newest = self._session.change_log, self._session.peer.order == "newest"
         while True:
-            head = ledger.head()
+            head = change_log.head()
             part = self.progress.claim(head, SLICE_ROWS, newest=newest)
             if part is None:
-                if await ledger.wait_beyond(head, _WAIT_S):
+                if await change_log.wait_beyond(head, _WAIT_S):
                     await self._gather(head)
                 continue
             start(self._bring(await self._read(*part), *part))
@@ -92,13 +92,13 @@ class Follower:
                 await self._moved.wait()
 
     async def _gather(self, head: int) -> None:
-        clock, ledger = self._link.clock, self._link.ledger
+        clock, change_log = self._session.clock, self._session.change_log
         await clock.sleep(_LINGER_S)
-        if _MANY_ROWS <= ledger.head() - head < _ENOUGH_ROWS:
+        if _MANY_ROWS <= change_log.head() - head < _ENOUGH_ROWS:
             await clock.sleep(_LINGER_MORE_S)
 
     async def _read(self, first: int, last: int) -> list[LogRow]:
-        found = await self._link.ledger.read(first - 1, last - first + 1)
+        found = await self._session.change_log.read(first - 1, last - first + 1)
         if not found.is_whole:
             raise LogTrimmed
         return [row for row in found.rows if row.seq <= last]
@@ -108,12 +108,14 @@ class Follower:
 
         What lies beyond the cursor is kept from eviction; a lane that waits must not keep others'.
         """
-        while (part := self.progress.claim(self._link.ledger.head(), SLICE_ROWS)) is not None:
+        while (
+            part := self.progress.claim(self._session.change_log.head(), SLICE_ROWS)
+        ) is not None:
             rows = await self._read(*part)
             wanted = min((await self._choose(rows, _nothing)).seqs(), default=None)
             upto = part[1] if wanted is None else wanted - 1
             if self.progress.done(part[0], upto):
-                self._tell()
+                self._report_cursor()
             if wanted is not None:
                 self.progress.release(*part)
                 return
@@ -123,7 +125,7 @@ class Follower:
     async def _bring(self, rows: Sequence[LogRow], first: int, last: int) -> None:
         for gap in gaps(rows, first, last):
             self._done(*gap)
-        await self._link.gate.courtesy.turn()
+        await self._session.gate.throttle.turn()
         part = await self._choose(rows, self._end)
         async with asyncio.TaskGroup() as group:
             small = group.create_task(self._ship(part.blobs, large=False))
@@ -136,13 +138,13 @@ class Follower:
 
     async def _choose(self, rows: Sequence[LogRow], end: End) -> Chosen:
         """Return what is for this lane; end: called for the others."""
-        link = self._link
-        choice = Choice(link.rules, link.node_id, self._when)
+        session = self._session
+        choice = Choice(session.rules, session.node_id, self._when)
         chosen = choice.rows(rows, end)
         if not chosen.entries:
             return chosen
         keys = [row.key for row in chosen.entries if row.key is not None]
-        found = await link.ledger.heads_at(keys)
+        found = await session.change_log.heads_at(keys)
         return chosen._replace(entries=choice.entries(chosen.entries, found, end))
 
     async def _ship(self, blobs: dict[Via, dict[Digest, list[LogRow]]], *, large: bool) -> None:
@@ -154,7 +156,7 @@ class Follower:
                     if (digest.size_bytes > SMALL_BLOB_BYTES) is large
                 }
 
-                def told(
+                def on_outcome(
                     digests: Sequence[Digest],
                     outcome: SendOutcome,
                     rows_of: dict[Digest, list[LogRow]] = chosen,
@@ -162,15 +164,17 @@ class Follower:
                     self._end_all([row for one in digests for row in rows_of[one]], outcome)
 
                 if chosen:
-                    group.create_task(self._ship_to_end(chosen, via, told))
+                    group.create_task(self._ship_to_end(chosen, via, on_outcome))
 
-    async def _ship_to_end(self, rows_of: dict[Digest, list[LogRow]], via: Via, told: Told) -> None:
-        await self._link.gate.courtesy.turn()
-        await self._link.shipper.ship(rows_of, ObjectHistory(via), told)
+    async def _ship_to_end(
+        self, rows_of: dict[Digest, list[LogRow]], via: Via, on_outcome: OnOutcome
+    ) -> None:
+        await self._session.gate.throttle.turn()
+        await self._session.shipper.ship(rows_of, ObjectHistory(via), on_outcome)
 
     async def _push(self, rows: Sequence[LogRow]) -> None:
         keys = [row.key for row in rows if row.key is not None]
-        found = await self._link.ledger.heads_at(keys)
+        found = await self._session.change_log.heads_at(keys)
         async with asyncio.TaskGroup() as group:
             for row, now in zip(rows, found, strict=True):
                 if now is None:
@@ -181,9 +185,9 @@ class Follower:
                     group.create_task(self._push_one(row, now))
 
     async def _push_one(self, row: LogRow, now: EntryHead) -> None:
-        decision = self._link.rules.of_entry(now.key, now.label)
+        decision = self._session.rules.of_entry(now.key, now.label)
         wanted = EntryToSend(now, row.via, decision.bounds)
-        self._end(row, await self._link.entries.send(wanted), now.label)
+        self._end(row, await self._session.entries.send(wanted), now.label)
 
     # The ends
 
@@ -193,14 +197,14 @@ class Follower:
     def _end_all(self, rows: Sequence[LogRow], outcome: SendOutcome, label: str = "") -> None:
         """label: what people call the one row, if it is not by its digest or key."""
         if outcome not in _HERE:
-            self._link.count(outcome, sum(row.size_bytes for row in rows), len(rows))
+            self._session.count(outcome, sum(row.size_bytes for row in rows), len(rows))
         if outcome.fate is not Fate.PARKED:
             self._note(moved=self.progress.all_done(row.seq for row in rows))
             return
         for row in rows:
             thing = row.digest if row.digest is not None else row.key
             assert thing is not None
-            parked = self._link.parked(row.seq, thing, label or str(thing), outcome.reason)
+            parked = self._session.parked(row.seq, thing, label or str(thing), outcome.reason)
             self._to_park.append((row, parked))
         self._parking.set()
 
@@ -210,7 +214,7 @@ class Follower:
             await self._parking.wait()
             self._parking.clear()
             taken, self._to_park = self._to_park, []
-            await self._link.ledger.park([parked for _, parked in taken])
+            await self._session.change_log.park([parked for _, parked in taken])
             for row, parked in taken:
                 _log.warning(
                     "object_parked", peer=parked.peer, object=parked.label, reason=parked.reason
@@ -221,18 +225,18 @@ class Follower:
         self._note(moved=self.progress.done(first, last))
 
     def _note(self, *, moved: bool) -> None:
-        if moved and not self._tells_soon:
+        if moved and not self._reports_soon:
             # Rows that are not sent end one by one: to tell of each would take 0.1 s for a slice.
-            self._tells_soon = True
-            asyncio.get_running_loop().call_soon(self._tell)
+            self._reports_soon = True
+            asyncio.get_running_loop().call_soon(self._report_cursor)
         self._moved.set()
 
-    def _tell(self) -> None:
-        self._tells_soon = False
-        link, cursor = self._link, self.progress.cursor
-        link.change(self._lane, cursor=cursor)
-        if link.record(self._lane).state is PeerState.FOLLOWING:  # else it may lack older rows
-            link.ledger.note_acknowledged(link.name, self._lane, cursor)
+    def _report_cursor(self) -> None:
+        self._reports_soon = False
+        session, cursor = self._session, self.progress.cursor
+        session.change(self._lane, cursor=cursor)
+        if session.record(self._lane).state is PeerState.FOLLOWING:  # else it may lack older rows
+            session.change_log.note_acknowledged(session.name, self._lane, cursor)
 
 
 def _nothing(_row: LogRow, _outcome: SendOutcome) -> None:

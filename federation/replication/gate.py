@@ -53,10 +53,10 @@ class Gate:
         clock: Clock,
         first_s: float,
         jitter: random.Random,
-        courtesy: LoopThrottle | None = None,
+        throttle: LoopThrottle | None = None,
     ) -> None:
-        """courtesy: shared by the gates of all peers; None: this is the only one."""
-        self.courtesy = courtesy or LoopThrottle()
+        """throttle: shared by the gates of all peers; None: this is the only one."""
+        self.throttle = throttle or LoopThrottle()
         self._peer = peer
         self._clock = clock
         self._backoff = Backoff(first_s, jitter)
@@ -113,7 +113,7 @@ class Gate:
         try:
             yield turn
         except RemoteFailed as error:
-            if not error.is_ours and not turn.is_settled:
+            if not error.is_local_limit and not turn.is_settled:
                 turn.failed(error)
             raise
         finally:
@@ -134,7 +134,7 @@ class Gate:
         if self._backoff.succeeded(wrote=wrote, writes_wait=self._writes_wait > 0):
             _log.info("peer_answers_again", peer=self._peer)
         if self._backoff.state is not before:
-            self._tell()
+            self._notify_all()
 
     def failed(self, error: RemoteFailed, generation: int, *, wrote: bool) -> None:
         """See Turn.failed."""
@@ -151,12 +151,12 @@ class Gate:
         if self._backoff.failed(error, self._clock.monotonic_s(), generation, wrote=wrote):
             if first:
                 _log.warning("peer_fails", peer=self._peer, reason=error.reason)
-            self._tell()
+            self._notify_all()
 
     def gave_up(self) -> None:
         """See Turn.left."""
         self._backoff.gave_up()
-        self._tell()
+        self._notify_all()
 
     def heard_from(self) -> None:
         """End a delay early, at most once a second: a call of the peer's own has come in.
@@ -169,9 +169,9 @@ class Gate:
         if now_s >= self._heard_s + _HEARD_EVERY_S:
             self._heard_s = now_s
             self._backoff.try_now()
-            self._tell()
+            self._notify_all()
 
-    def _tell(self) -> None:
+    def _notify_all(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -54,17 +54,17 @@ class IsItself(Exception):
 class PeerRunner:
     """Runs what sends to one peer; run() until cancelled."""
 
-    def __init__(self, link: PeerSession) -> None:
-        self.link = link
+    def __init__(self, session: PeerSession) -> None:
+        self.session = session
         self.followers: dict[Lane, Follower] = {}
         self.reconciles: dict[Lane, Reconcile] = {}
         self.state = "starting"
-        self._window = Window.parse(link.peer.window)
+        self._window = Window.parse(session.peer.window)
         self._counted = (0, 0)
         self._checked_s: dict[Lane, float] = {}
 
     def __repr__(self) -> str:
-        return f"<PeerRunner {self.link.name} {self.state}>"
+        return f"<PeerRunner {self.session.name} {self.state}>"
 
     async def run(self) -> None:
         """Begin again after whatever went wrong."""
@@ -80,47 +80,47 @@ class PeerRunner:
                 self.state = "itself"
                 _log.error(
                     "peer_is_this_node",
-                    peer=self.link.name,
-                    url=self.link.peer.url,
-                    text=f"who answers has this node's id ({self.link.ledger.node_id}): its "
+                    peer=self.session.name,
+                    url=self.session.peer.url,
+                    text=f"who answers has this node's id ({self.session.change_log.node_id}): its "
                     "address leads back here, or its data directory is a copy of this one; then "
                     "stop it and run `federation new-id` there",
                 )
                 delay_s = _ITSELF_S
             except _LOCAL_TROUBLE as error:
                 self.state = "local trouble"
-                _log.warning("replication_waits", peer=self.link.name, reason=str(error))
+                _log.warning("replication_waits", peer=self.session.name, reason=str(error))
                 delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
             except Exception:  # noqa: BLE001 - the outermost loop; a peer is not given up
                 self.state = "failed"
-                _log.exception("replication_failed", peer=self.link.name)
+                _log.exception("replication_failed", peer=self.session.name)
                 delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
             finally:
                 self.followers, self.reconciles = {}, {}
-            await self.link.clock.sleep(delay_s)
+            await self.session.clock.sleep(delay_s)
 
     async def _serve(self) -> None:
-        link = self.link
-        for lane in link.lanes:
-            record = link.record(lane)
-            link.change(lane, pins_pulled=link.rules.sends_pulled)
+        session = self.session
+        for lane in session.lanes:
+            record = session.record(lane)
+            session.change(lane, pins_pulled=session.rules.sends_pulled)
             if lane is Lane.ALWAYS and record.state is PeerState.NEEDS_RESYNC:
-                link.ledger.note_unacknowledged(link.name)
-            if record.cursor > link.ledger.head():
+                session.change_log.note_unacknowledged(session.name)
+            if record.cursor > session.change_log.head():
                 raise Resync("its cursor is beyond the end of the change log", lane)
         self._let_go_of_window()
         self.state = "meeting"
         # What came from there must not go back, so nothing is sent before it is known who answers.
-        await link.shipper.sender.asker.answer(link.target.greet)
-        await link.shipper.sender.ask([_PROBE])
+        await session.shipper.sender.answered_call.answer(session.api.greet)
+        await session.shipper.sender.ask([_PROBE])
         self._check_identity()
         self.state = "up"
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch())
-                group.create_task(Retry(link).run())
-                for lane in link.lanes:
-                    follower = Follower(link, lane)
+                group.create_task(Retry(session).run())
+                for lane in session.lanes:
+                    follower = Follower(session, lane)
                     self.followers[lane] = follower
                     group.create_task(self._follow(lane, follower))
                     group.create_task(self._reconcile(lane))
@@ -128,34 +128,34 @@ class PeerRunner:
             raise first_of(errors) from None
 
     def _begin_resync(self, error: Resync | LogTrimmed) -> None:
-        link = self.link
+        session = self.session
         reason = "the change log no longer reaches back far enough"
-        lanes = tuple(link.lanes)
+        lanes = tuple(session.lanes)
         if isinstance(error, Resync):
             reason, lanes = error.reason, error.lanes or lanes
-        identity = link.target.identity
+        identity = session.api.identity
         for lane in lanes:
-            _log.warning("peer_needs_resync", peer=link.name, lane=str(lane), reason=reason)
-            link.change(
+            _log.warning("peer_needs_resync", peer=session.name, lane=str(lane), reason=reason)
+            session.change(
                 lane,
                 state=PeerState.NEEDS_RESYNC,
                 reason=reason,
                 position="",
-                cursor=link.ledger.head(),
+                cursor=session.change_log.head(),
             )
             if lane is Lane.ALWAYS:
-                link.ledger.note_unacknowledged(link.name)
+                session.change_log.note_unacknowledged(session.name)
             if identity.node_id:
-                link.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
-        link.shipper.confirmed.clear()
+                session.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
+        session.shipper.confirmed.clear()
 
     def _let_go_of_window(self) -> None:
         """Keep nothing for a lane that the rules do not have any more."""
-        link = self.link
-        record = link.book.get(link.name, Lane.WINDOW)
-        if Lane.WINDOW in link.lanes or record is None:
+        session = self.session
+        record = session.records.get(session.name, Lane.WINDOW)
+        if Lane.WINDOW in session.lanes or record is None:
             return
-        link.change(
+        session.change(
             Lane.WINDOW,
             state=PeerState.NEEDS_RESYNC,
             reason="no rule sends anything in a window",
@@ -167,48 +167,48 @@ class PeerRunner:
 
     def _check_identity(self) -> None:
         """Notice who answers now. Raises Resync, IsItself."""
-        link = self.link
-        identity = link.target.identity
+        session = self.session
+        identity = session.api.identity
         if not identity.node_id:
             return
-        if identity.node_id == link.ledger.node_id:
+        if identity.node_id == session.change_log.node_id:
             raise IsItself
-        for lane in link.lanes:
-            record = link.record(lane)
+        for lane in session.lanes:
+            record = session.record(lane)
             if (reason := what_changed(record, identity.node_id, identity.log)) is not None:
                 raise Resync(reason)
-            link.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
+            session.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
 
     async def _watch(self) -> None:
-        link, turn = self.link, 0
+        session, turn = self.session, 0
         while True:
-            await link.clock.sleep(_WATCH_EVERY_S)
+            await session.clock.sleep(_WATCH_EVERY_S)
             turn += 1
             self._note_in_record()
-            for lane in link.lanes:
-                if link.book.take_mark(link.name, lane):
-                    raise Resync(link.record(lane).reason, lane)
-            if turn % _MEET_EVERY_TURNS == 0 and link.gate.is_open:
-                await link.target.meet()
+            for lane in session.lanes:
+                if session.records.take_mark(session.name, lane):
+                    raise Resync(session.record(lane).reason, lane)
+            if turn % _MEET_EVERY_TURNS == 0 and session.gate.is_open:
+                await session.api.meet()
             self._check_identity()
 
     def _note_in_record(self) -> None:
         """Keep what people are shown after a restart, too."""
-        link, record = self.link, self.link.record(Lane.ALWAYS)
-        objects, size_bytes = link.tally.sent_objects, link.tally.sent_bytes
+        session, record = self.session, self.session.record(Lane.ALWAYS)
+        objects, size_bytes = session.counters.sent_objects, session.counters.sent_bytes
         before, self._counted = self._counted, (objects, size_bytes)
-        link.change(
+        session.change(
             Lane.ALWAYS,
             sent_objects=record.sent_objects + objects - before[0],
             sent_bytes=record.sent_bytes + size_bytes - before[1],
         )
         if objects > before[0]:
-            link.change(Lane.ALWAYS, last_success_s=link.clock.wall_s())
-        if link.gate.last_error is not None:
-            link.change(
+            session.change(Lane.ALWAYS, last_success_s=session.clock.wall_s())
+        if session.gate.last_error is not None:
+            session.change(
                 Lane.ALWAYS,
-                last_error=link.gate.last_error.reason,
-                last_error_s=link.gate.last_error_s,
+                last_error=session.gate.last_error.reason,
+                last_error_s=session.gate.last_error_s,
             )
 
     # What is sent
@@ -216,10 +216,10 @@ class PeerRunner:
     async def _follow(self, lane: Lane, follower: Follower) -> None:
         if lane is Lane.ALWAYS:
             await follower.run()
-        clock = self.link.clock
+        clock = self.session.clock
         while True:
             await self._while_open(follower.run)
-            self.followers[lane] = follower = Follower(self.link, lane)
+            self.followers[lane] = follower = Follower(self.session, lane)
             await follower.skip_ahead()
             await clock.sleep(min(_WINDOW_LOOK_S, self._opens_in_s() or _WATCH_EVERY_S))
 
@@ -230,15 +230,15 @@ class PeerRunner:
         async with asyncio.TaskGroup() as group:
             task = group.create_task(work())
             while not self._opens_in_s() and not task.done():
-                await self.link.clock.sleep(_WATCH_EVERY_S)
+                await self.session.clock.sleep(_WATCH_EVERY_S)
             task.cancel()
 
     def _opens_in_s(self) -> float:
-        return self._window.opens_in_s(self.link.clock.wall_s())
+        return self._window.opens_in_s(self.session.clock.wall_s())
 
     async def _reconcile(self, lane: Lane) -> None:
         """Offer all that is held whenever that is due."""
-        clock = self.link.clock
+        clock = self.session.clock
         self._checked_s.setdefault(lane, clock.monotonic_s())
         while True:
             position = self._due(lane)
@@ -246,7 +246,7 @@ class PeerRunner:
                 await clock.sleep(_WATCH_EVERY_S)
                 continue
             walk = Reconcile(
-                self.link,
+                self.session,
                 lane,
                 lambda: self.followers[lane].is_idle,
                 lambda at: self._keep(lane, at),
@@ -256,19 +256,19 @@ class PeerRunner:
             self.reconciles.pop(lane, None)
 
     def _due(self, lane: Lane) -> Position | None:
-        rested_s = self.link.clock.monotonic_s() - self._checked_s[lane]
-        return due(self.link.record(lane), self.link.peer.check_every, rested_s)
+        rested_s = self.session.clock.monotonic_s() - self._checked_s[lane]
+        return due(self.session.record(lane), self.session.peer.check_every, rested_s)
 
     async def _walk(self, lane: Lane, walk: Reconcile, position: Position) -> None:
         """Walk to the end, unless the window closes, or a check makes way for what is urgent."""
-        link, wanted = self.link, self.link.record(lane).wanted
+        session, wanted = self.session, self.session.record(lane).wanted
         is_check = position.purpose is Purpose.CHECK
         if not is_check:
-            _log.info("reconcile_goes", peer=link.name, lane=str(lane), position=str(position))
-        pause_s, began_s = 0.0, link.clock.monotonic_s()
+            _log.info("reconcile_goes", peer=session.name, lane=str(lane), position=str(position))
+        pause_s, began_s = 0.0, session.clock.monotonic_s()
         if is_check:
             pause_s = pause_of_check(
-                link.peer.check_every, pages_of_check(*await link.ledger.held())
+                session.peer.check_every, pages_of_check(*await session.change_log.held())
             )
         is_full = False
         async with asyncio.TaskGroup() as group:
@@ -276,8 +276,8 @@ class PeerRunner:
             while not task.done():
                 await asyncio.wait({task}, timeout=_WATCH_EVERY_S)
                 # A check that finds no room waits: it may be what comes in that fills the peer.
-                is_full = not (is_check or task.done()) and link.gate.full_for_s >= FULL_S
-                makes_way = is_check and is_urgent(link.record(lane))
+                is_full = not (is_check or task.done()) and session.gate.full_for_s >= FULL_S
+                makes_way = is_check and is_urgent(session.record(lane))
                 if is_full or makes_way or self._is_shut(lane):
                     task.cancel()
                     await asyncio.wait({task})
@@ -286,24 +286,24 @@ class PeerRunner:
         reason = ""
         if is_full or walk.fit.evicts:
             reason = TOO_SMALL + ("it has no room" if is_full else "it evicts what it is sent")
-            if reason != link.record(lane).reason:
-                _log.warning("peer_too_small", peer=link.name, lane=str(lane), reason=reason)
+            if reason != session.record(lane).reason:
+                _log.warning("peer_too_small", peer=session.name, lane=str(lane), reason=reason)
         if is_check:
             # The next one is due when as much time as a check has is over since this one began.
-            rests_from_s = began_s + link.peer.check_every * (1 - FIRST_CHECK_SHARE)
-            self._checked_s[lane] = max(rests_from_s, link.clock.monotonic_s())
-            link.change(lane, position="", reason=reason)
+            rests_from_s = began_s + session.peer.check_every * (1 - FIRST_CHECK_SHARE)
+            self._checked_s[lane] = max(rests_from_s, session.clock.monotonic_s())
+            session.change(lane, position="", reason=reason)
             return
         self._note_in_record()  # whoever waits for the end wants to know what was sent
-        _log.info("reconcile_ends", peer=link.name, lane=str(lane), offered=walk.offered)
-        link.change(lane, position="", state=PeerState.FOLLOWING, reason=reason, holds=True)
-        link.ledger.note_acknowledged(link.name, lane, link.record(lane).cursor)
+        _log.info("reconcile_ends", peer=session.name, lane=str(lane), offered=walk.offered)
+        session.change(lane, position="", state=PeerState.FOLLOWING, reason=reason, holds=True)
+        session.change_log.note_acknowledged(session.name, lane, session.record(lane).cursor)
         if position.purpose is Purpose.REQUEST:
-            link.change(lane, served=wanted)
-        await link.book.save()
+            session.change(lane, served=wanted)
+        await session.records.save()
 
     def _is_shut(self, lane: Lane) -> bool:
         return lane is Lane.WINDOW and bool(self._opens_in_s())
 
     def _keep(self, lane: Lane, position: Position) -> None:
-        self.link.change(lane, position=str(position))
+        self.session.change(lane, position=str(position))

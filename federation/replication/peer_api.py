@@ -112,7 +112,7 @@ class PeerApi(Protocol):
         """
         ...
 
-    async def look(self, entry: Entry) -> Theirs:
+    async def compare(self, entry: Entry) -> Theirs:
         """Look what it has under this entry's name."""
         ...
 

@@ -22,8 +22,8 @@ Key = tuple[str, Lane]
 class PeerRecordCache:
     """Load it, run() it, change() records at will."""
 
-    def __init__(self, ledger: ReplicationLog, clock: Clock) -> None:
-        self._ledger = ledger
+    def __init__(self, change_log: ReplicationLog, clock: Clock) -> None:
+        self._change_log = change_log
         self._clock = clock
         self._records: dict[Key, PeerRecord] = {}
         self._dirty: set[Key] = set()
@@ -39,7 +39,7 @@ class PeerRecordCache:
         self._records.clear()
         self._dirty.clear()
         self._marked.clear()
-        for record in await self._ledger.peers():
+        for record in await self._change_log.peers():
             self._records[record.name, record.lane] = record
 
     def get(self, name: str, lane: Lane) -> PeerRecord | None:
@@ -54,7 +54,7 @@ class PeerRecordCache:
         """Return a record; of a peer that is new, one that says so."""
         record = self._records.get((name, lane))
         if record is None:
-            record = PeerRecord(name, lane, cursor=self._ledger.head())
+            record = PeerRecord(name, lane, cursor=self._change_log.head())
             self._records[name, lane] = record
             self._dirty.add((name, lane))
         return record
@@ -80,17 +80,17 @@ class PeerRecordCache:
             if not keys:
                 return
             try:
-                await self._ledger.save([self._records[key] for key in keys])
+                await self._change_log.save([self._records[key] for key in keys])
             except BaseException:
                 self._dirty.update(keys)
                 raise
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """See what others have changed: marks of storage, wishes of the operator, dropped peers.
 
         Raises SourceUnavailable.
         """
-        found = await self._ledger.peers()
+        found = await self._change_log.peers()
         left = {key for key in self._records if key[0] not in self.in_use}
         for key in left - self._dirty - {(stored.name, stored.lane) for stored in found}:
             del self._records[key]
@@ -120,6 +120,6 @@ class PeerRecordCache:
             try:
                 await self.save()
                 if turn % _LOOK_EVERY_TURNS == 0:
-                    await self.look()
+                    await self.poll()
             except FederationError as error:
                 _log.warning("peer_records_not_saved", reason=str(error))

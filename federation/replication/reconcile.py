@@ -71,7 +71,7 @@ class Reconcile:
 
     def __init__(
         self,
-        link: PeerSession,
+        session: PeerSession,
         lane: Lane,
         is_idle: Callable[[], bool],
         keep: Callable[[Position], None],
@@ -84,7 +84,7 @@ class Reconcile:
             is_idle: whether this lane's live traffic is done.
             keep: called with each position from which the walk may be gone on with.
         """
-        self._link = link
+        self._session = session
         self._lane = lane
         self._is_idle = is_idle
         self._keep = keep
@@ -95,13 +95,13 @@ class Reconcile:
         self.offered = 0
 
     def __repr__(self) -> str:
-        return f"<Reconcile of {self._link.name} {self._lane}, {self.offered} offered>"
+        return f"<Reconcile of {self._session.name} {self._lane}, {self.offered} offered>"
 
     async def run(self, position: Position, pause_s: float = 0.0) -> None:
         """Go on from a position to the end. pause_s: between pages, for a check.
 
         Several pages are under way, and more wait for large blobs alone. Ends early where the peer
-        evicts what it is sent: see fit. Raises what the store and the ledger raise.
+        evicts what it is sent: see fit. Raises what the store and the change log raise.
         """
         try:
             if position.phase is WalkPhase.BLOBS:
@@ -124,7 +124,7 @@ class Reconcile:
                 position = position._replace(at=page.next)
                 await self._room(position)
                 if pause_s:
-                    await self._link.clock.sleep(pause_s)
+                    await self._session.clock.sleep(pause_s)
 
     async def _room(self, following: Position) -> None:
         """Wait until one more page may be begun."""
@@ -136,7 +136,7 @@ class Reconcile:
 
     async def _offer(self, number: int, position: Position, page: Page) -> None:
         pages, purpose = self._open, position.purpose
-        ages = _Ages(page, self._link.clock)
+        ages = _Ages(page, self._session.clock)
         try:
             if position.phase is WalkPhase.ENTRIES:
                 heads = await self._heads(position, page)
@@ -154,20 +154,20 @@ class Reconcile:
         pages.end(number)
 
     async def _page(self, position: Position) -> Page:
-        ledger = self._link.ledger
-        walk = ledger.blobs if position.phase is WalkPhase.BLOBS else ledger.entries
+        change_log = self._session.change_log
+        walk = change_log.blobs if position.phase is WalkPhase.BLOBS else change_log.entries
         return await walk(position.at or None, _page_objects(position))
 
     async def _heads(self, position: Position, page: Page) -> list[EntryHead]:
         """Return what of a page's entries is for this lane; their values are let go of."""
-        rules = self._link.rules
+        rules = self._session.rules
         wanted = [
             entry.key
             for entry in page.entries
             if self._wants(rules.of_entry(entry.key, entry.label).when, position.purpose)
             and rules.takes_from(entry.source)
         ]
-        heads = await self._link.ledger.heads_at(wanted)
+        heads = await self._session.change_log.heads_at(wanted)
         return [head for head in heads if head is not None]  # others are gone meanwhile
 
     def _wants(self, when: When, purpose: Purpose) -> bool:
@@ -177,7 +177,7 @@ class Reconcile:
 
     async def _offer_small(self, purpose: Purpose, page: Page, ages: _Ages) -> list[Digest]:
         """Bring the small blobs of a page; return the large ones."""
-        rules = self._link.rules
+        rules = self._session.rules
         digests = [
             digest
             for digest in page.digests
@@ -198,44 +198,44 @@ class Reconcile:
         """See to it that the peer has these, unless it evicts what it is sent."""
         if self.fit.evicts:
             return
-        link = self._link
+        session = self._session
         parked: list[Parked] = []
 
-        def told(ended: Sequence[Digest], outcome: SendOutcome) -> None:
-            link.count(outcome, sum(digest.size_bytes for digest in ended), len(ended))
+        def on_outcome(ended: Sequence[Digest], outcome: SendOutcome) -> None:
+            session.count(outcome, sum(digest.size_bytes for digest in ended), len(ended))
             if outcome.fate is Fate.PARKED:
-                parked.extend(link.parked(0, each, str(each), outcome.reason) for each in ended)
+                parked.extend(session.parked(0, each, str(each), outcome.reason) for each in ended)
             elif outcome.fate is Fate.SENT:
                 self.fit.delivered(ended)
 
         history = ObjectHistory(unused_s=min(map(ages.unused_s, digests)))
-        await link.shipper.ship(digests, history, told, is_behind=True)
+        await session.shipper.ship(digests, history, on_outcome, is_behind=True)
         if parked:
-            await link.ledger.park(parked)
+            await session.change_log.park(parked)
         if sample := self.fit.sample():
-            self.fit.answered(sample, await link.shipper.absent(sample))
+            self.fit.answered(sample, await session.shipper.absent(sample))
 
     async def _absent(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return what the peer seems to lack, by a summary: nearly always nothing."""
-        absent = await self._link.shipper.absent(digests)
+        absent = await self._session.shipper.absent(digests)
         return [digest for digest in digests if digest in absent]
 
     async def _lost(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return what the peer has not; where it should have all, count that as forgotten."""
-        link = self._link
+        session = self._session
         up_to_date = self._is_idle()
-        missing = await link.shipper.lacking(digests, anew=True)
+        missing = await session.shipper.lacking(digests, anew=True)
         if not missing:
             return []
-        counts = await link.ledger.parked_counts()
-        if up_to_date and not counts.get(link.name):
-            link.shipper.sender.note_forgotten(sorted(missing))
+        counts = await session.change_log.parked_counts()
+        if up_to_date and not counts.get(session.name):
+            session.shipper.sender.note_forgotten(sorted(missing))
         return [digest for digest in digests if digest in missing]
 
     async def _offer_entries(
         self, purpose: Purpose, heads: Sequence[EntryHead], ages: _Ages
     ) -> None:
-        link, rules = self._link, self._link.rules
+        session, rules = self._session, self._session.rules
         self.offered += len(heads)
         parked: list[Parked] = []
 
@@ -245,20 +245,20 @@ class Reconcile:
                 bounds = bounds.nothing()  # it goes only where the peer has all that it names
             # A node of ours knows by the stamp which value is the newer one. A check is about
             # what is lost; what differs is the log's matter.
-            keeps_theirs = not link.node_id or purpose is Purpose.CHECK
+            keeps_theirs = not session.node_id or purpose is Purpose.CHECK
             unused_s = ages.unused_s(now.key)
             offered = EntryToSend(now, (), bounds, Hole.SKIP, True, keeps_theirs, unused_s)
             async with self._entries:
-                outcome = await link.entries.send(offered)
-            link.count(outcome, now.value_bytes)
+                outcome = await session.entries.send(offered)
+            session.count(outcome, now.value_bytes)
             if outcome.fate is Fate.PARKED:
-                parked.append(link.parked(0, now.key, now.label, outcome.reason))
+                parked.append(session.parked(0, now.key, now.label, outcome.reason))
 
         async with asyncio.TaskGroup() as group:
             for now in heads:
                 group.create_task(offer(now))
         if parked:
-            await link.ledger.park(parked)
+            await session.change_log.park(parked)
 
 
 class _Ages:

@@ -43,15 +43,15 @@ _METHODS = {
     EntryKind.ASSET_BLOB: PUSH_BLOB,
     EntryKind.ASSET_DIRECTORY: PUSH_DIRECTORY,
 }
-_LOOKS = {
+_COMPARES = {
     EntryKind.ACTION_RESULT: GET_RESULT,
     EntryKind.ASSET_BLOB: FETCH_BLOB,
     EntryKind.ASSET_DIRECTORY: FETCH_DIRECTORY,
 }
 
 
-class RemoteTarget:
-    """See target.Target."""
+class RemotePeer:
+    """See PeerApi."""
 
     def __init__(self, remote: Remote, for_large: Remote, names: Mapping[str, str] | None) -> None:
         """Use two connections to one peer.
@@ -71,37 +71,37 @@ class RemoteTarget:
         self._salt = remote.random.getrandbits(128)
 
     def __repr__(self) -> str:
-        return f"<RemoteTarget {self._remote!r}>"
+        return f"<RemotePeer {self._remote!r}>"
 
     @property
     def identity(self) -> Identity:
-        """See Target."""
+        """See PeerApi."""
         return Identity(self._remote.node_id, self._remote.log_seen)
 
     @property
     def batch_bytes(self) -> int:
-        """See Target."""
+        """See PeerApi."""
         return self._remote.known.batch_bytes
 
     def hashes_with(self, function: DigestFunction) -> bool:
-        """See Target."""
+        """See PeerApi."""
         return self._remote.known.hashes_with(function)
 
     def lacks(self, kind: EntryKind) -> bool:
-        """See Target."""
+        """See PeerApi."""
         return self._remote.calls.lacks(_METHODS[kind])
 
     async def greet(self) -> None:
-        """See Target."""
+        """See PeerApi."""
         await self._remote.greet()
 
     async def meet(self) -> None:
-        """See Target."""
+        """See PeerApi."""
         with _replicating(_NO_OBJECT):
             await self._remote.capabilities()
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
-        """See Target."""
+        """See PeerApi."""
         with _replicating(_NO_OBJECT):
             return await self._store.find_missing(digests)
 
@@ -125,21 +125,21 @@ class RemoteTarget:
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], history: ObjectHistory
     ) -> list[FederationError | None]:
-        """See Target."""
+        """See PeerApi."""
         with _replicating(history):
             return await self._store.write_small(blobs)
 
     async def send(
         self, digest: Digest, open_at: OpenAt, history: ObjectHistory, *, goes_on: bool = False
     ) -> None:
-        """See Target."""
+        """See PeerApi."""
         # One upload a blob at a time, so its number may be the same each time, and found again.
         number = int.from_bytes(digest.hash[:16], "big") ^ self._salt
         with _replicating(history):
             await self._large_store.send(digest, open_at, number=number, goes_on=goes_on)
 
     async def push(self, entry: Entry, history: ObjectHistory, node_id: str) -> None:
-        """See Target."""
+        """See PeerApi."""
         instance = self._instance_of(entry)
         await self.meet()
         if node_id and self._remote.node_id != node_id:
@@ -164,16 +164,16 @@ class RemoteTarget:
                 self._remote.calls.believe_lacking(UPDATE_RESULT)
             raise
 
-    async def look(self, entry: Entry) -> Theirs:
-        """See Target. Of an asset its content and end are compared, not what it refers to."""
+    async def compare(self, entry: Entry) -> Theirs:
+        """See PeerApi. Of an asset its content and end are compared, not what it refers to."""
         try:
-            return await self._look(entry)
+            return await self._compare(entry)
         except Unsupported:
-            if self._remote.calls.lacks(_LOOKS[entry.key.kind]):
+            if self._remote.calls.lacks(_COMPARES[entry.key.kind]):
                 return Theirs.NOTHING
             raise
 
-    async def _look(self, entry: Entry) -> Theirs:
+    async def _compare(self, entry: Entry) -> Theirs:
         instance = self._instance_of(entry)
         with _replicating(_NO_OBJECT):
             if entry.key.kind is EntryKind.ACTION_RESULT:
@@ -197,7 +197,7 @@ class RemoteTarget:
         return self._remote.describe()
 
     async def close(self) -> None:
-        """See Target."""
+        """See PeerApi."""
         await self._for_large.close()
         await self._remote.close()
 

@@ -36,32 +36,34 @@ def is_due(parked: Parked, now_s: float) -> bool:
 class Retry:
     """Goes over what is parked for one peer."""
 
-    def __init__(self, link: PeerSession) -> None:
-        self._link = link
+    def __init__(self, session: PeerSession) -> None:
+        self._session = session
         self._trying: set[Digest | EntryKey] = set()
         self._ended: list[tuple[Parked, SendOutcome]] = []
         self._saving = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Retry of {self._link.name}, {len(self._trying)} under way>"
+        return f"<Retry of {self._session.name}, {len(self._trying)} under way>"
 
     async def run(self) -> None:
-        """Look again and again. Raises what the store and the ledger raise."""
+        """Look again and again. Raises what the store and the change log raise."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._save())
                 while True:
-                    await self._link.clock.sleep(_LOOK_EVERY_S)
-                    await self._look(group.create_task)
+                    await self._session.clock.sleep(_LOOK_EVERY_S)
+                    await self._poll(group.create_task)
         except ExceptionGroup as errors:
             raise first_of(errors) from None
 
-    async def _look(self, start: Callable[..., object]) -> None:
+    async def _poll(self, start: Callable[..., object]) -> None:
         """Begin with what is due and not under way."""
-        link, room = self._link, AT_ONCE - len(self._trying)
-        if room <= 0 or not (await link.ledger.parked_counts()).get(link.name):
+        session, room = self._session, AT_ONCE - len(self._trying)
+        if room <= 0 or not (await session.change_log.parked_counts()).get(session.name):
             return
-        found = await link.ledger.parked_due(link.name, link.clock.wall_s(), WAITS_S, AT_ONCE)
+        found = await session.change_log.parked_due(
+            session.name, session.clock.wall_s(), WAITS_S, AT_ONCE
+        )
         due = [each for each in found if _object(each) not in self._trying][:room]
         self._trying.update(map(_object, due))
         blobs = [each for each in due if each.digest is not None]
@@ -74,21 +76,21 @@ class Retry:
     async def _try_blobs(self, blobs: Iterable[Parked]) -> None:
         by_digest = {each.digest: each for each in blobs if each.digest is not None}
 
-        def told(digests: Sequence[Digest], outcome: SendOutcome) -> None:
+        def on_outcome(digests: Sequence[Digest], outcome: SendOutcome) -> None:
             for digest in digests:
                 self._end(by_digest[digest], outcome)
 
-        await self._link.shipper.ship(by_digest, ObjectHistory(), told)
+        await self._session.shipper.ship(by_digest, ObjectHistory(), on_outcome)
 
     async def _try_entry(self, parked: Parked, key: EntryKey) -> None:
-        link = self._link
-        (now,) = await link.ledger.heads_at([key])
+        session = self._session
+        (now,) = await session.change_log.heads_at([key])
         if now is None or (parked.seq and now.seq > parked.seq):
             self._end(parked, SUPERSEDED)  # what came after it was seen to by itself
             return
-        bounds = link.rules.of_entry(now.key, now.label).bounds
-        offer = EntryToSend(now, (), bounds, Hole.PARK, True, not link.node_id)
-        self._end(parked, await link.entries.send(offer))
+        bounds = session.rules.of_entry(now.key, now.label).bounds
+        offer = EntryToSend(now, (), bounds, Hole.PARK, True, not session.node_id)
+        self._end(parked, await session.entries.send(offer))
 
     def _end(self, parked: Parked, outcome: SendOutcome) -> None:
         self._ended.append((parked, outcome))
@@ -96,12 +98,12 @@ class Retry:
 
     async def _save(self) -> None:
         """Write down how tries ended, those that end together in one step."""
-        link = self._link
+        session = self._session
         while True:
             await self._saving.wait()
             self._saving.clear()
             ends, self._ended = self._ended, []
-            now_s = link.clock.wall_s()
+            now_s = session.clock.wall_s()
             again = [
                 each._replace(reason=outcome.reason, parked_at_s=now_s)
                 for each, outcome in ends
@@ -109,12 +111,12 @@ class Retry:
             ]
             done = [each for each in ends if each[1].fate is not Fate.PARKED]
             if again:
-                await link.ledger.park(again)
+                await session.change_log.park(again)
             if done:
-                await link.ledger.unpark([each for each, _ in done])
+                await session.change_log.unpark([each for each, _ in done])
             for each, outcome in done:
                 if outcome is not SUPERSEDED:
-                    link.count(outcome, each.digest.size_bytes if each.digest else 0)
+                    session.count(outcome, each.digest.size_bytes if each.digest else 0)
                 _log.info("parked_object_ended", peer=each.peer, object=each.label)
             self._trying.difference_update(_object(each) for each, _ in ends)
 

@@ -26,13 +26,13 @@ class PeerSession:
     """One peer."""
 
     peer: PeerConfig
-    ledger: ReplicationLog
-    book: PeerRecordCache
-    target: PeerApi
+    change_log: ReplicationLog
+    records: PeerRecordCache
+    api: PeerApi
     gate: Gate
     shipper: Shipper
     entries: EntrySender
-    tally: PeerCounters
+    counters: PeerCounters
     clock: Clock
     rules: Rules = field(init=False)
 
@@ -47,7 +47,7 @@ class PeerSession:
     @property
     def node_id(self) -> str:
         """Of the peer as last met; empty when it is no node of ours."""
-        return self.target.identity.node_id or self.record(Lane.ALWAYS).node_id
+        return self.api.identity.node_id or self.record(Lane.ALWAYS).node_id
 
     @property
     def lanes(self) -> Sequence[Lane]:
@@ -56,23 +56,23 @@ class PeerSession:
 
     def record(self, lane: Lane) -> PeerRecord:
         """Return the record of one lane."""
-        return self.book.open(self.name, lane)
+        return self.records.open(self.name, lane)
 
     def change(self, lane: Lane, **fields: Any) -> None:
         """Change it."""
-        self.book.change(self.name, lane, **fields)
+        self.records.change(self.name, lane, **fields)
 
     def count(self, outcome: SendOutcome, size_bytes: int, objects: int = 1) -> None:
         """Count objects that came to this end."""
-        tally = self.tally
-        tally.objects.add(objects)
-        tally.bytes.add(size_bytes)
+        counters = self.counters
+        counters.objects.add(objects)
+        counters.bytes.add(size_bytes)
         if outcome.fate is Fate.PRESENT:
-            tally.present_objects += objects
+            counters.present_objects += objects
         elif outcome.fate is Fate.SKIPPED:
-            tally.skipped[outcome.reason] += objects
+            counters.skipped[outcome.reason] += objects
         elif outcome.fate is Fate.PARKED:
-            tally.parked += objects
+            counters.parked += objects
 
     def parked(self, seq: int, thing: Digest | EntryKey, label: str, reason: str) -> Parked:
         """Return what is remembered of an object that is set aside."""

@@ -29,7 +29,7 @@ from federation.replication.entry_sender import EntrySender
 from federation.replication.gate import Gate
 from federation.replication.peer_api import PeerApi
 from federation.replication.peer_records import PeerRecordCache
-from federation.replication.remote_peer import RemoteTarget
+from federation.replication.remote_peer import RemotePeer
 from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
 from federation.replication.shipping import Shipper
@@ -47,7 +47,7 @@ class Replication:
         self,
         peers: Sequence[PeerConfig],
         store: Readable,
-        ledger: ReplicationLog,
+        change_log: ReplicationLog,
         walk: Walk,
         metrics: Metrics,
         clock: Clock,
@@ -55,12 +55,12 @@ class Replication:
         self._peers = list(peers)
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
         self._store = store
-        self._ledger = ledger
+        self._change_log = change_log
         self._walk = walk
         self._metrics = metrics
         self._clock = clock
-        self._worker = Replicator(ledger, self._link, clock, metrics.failing)
-        self._courtesy = LoopThrottle(lambda: metrics.calls_running > 0)
+        self._worker = Replicator(change_log, self._session, clock, metrics.failing)
+        self._throttle = LoopThrottle(lambda: metrics.calls_running > 0)
         self._memory = SendMemory()
         self._started = False
         self._background = Background()
@@ -110,28 +110,28 @@ class Replication:
         """Return what `status` shows."""
         return self._worker.describe()
 
-    def _link(self, peer: PeerConfig, book: PeerRecordCache) -> PeerSession:
+    def _session(self, peer: PeerConfig, records: PeerRecordCache) -> PeerSession:
         connect = partial(
             Remote,
             remote_settings(peer),
             self._metrics,
             self._clock,
             self._jitter,
-            node_id=self._ledger.node_id,
+            node_id=self._change_log.node_id,
         )
         remote = connect()
         for_large = connect(shares_bandwidth_of=remote)
-        target = RemoteTarget(remote, for_large, peer.names_there)
-        return make_link(
+        api = RemotePeer(remote, for_large, peer.names_there)
+        return make_session(
             peer,
-            book,
-            target,
+            records,
+            api,
             self._store,
-            self._ledger,
+            self._change_log,
             self._walk,
             self._clock,
             self._jitter,
-            self._courtesy,
+            self._throttle,
             self._memory,
         )
 
@@ -153,30 +153,30 @@ def walking(limits: LimitsConfig) -> Walk:
     return walk
 
 
-def make_link(
+def make_session(
     peer: PeerConfig,
-    book: PeerRecordCache,
-    target: PeerApi,
+    records: PeerRecordCache,
+    api: PeerApi,
     store: Readable,
-    ledger: ReplicationLog,
+    change_log: ReplicationLog,
     walk: Walk,
     clock: Clock,
     jitter: random.Random,
-    courtesy: LoopThrottle,
+    throttle: LoopThrottle,
     memory: SendMemory,
 ) -> PeerSession:
-    """Put together what sends to one peer; courtesy and memory: shared by all of them.
+    """Put together what sends to one peer; throttle and memory: shared by all of them.
 
     What it reads here is no use of it, and keeps nothing from being evicted.
     """
     store = Peek(store)
-    tally = PeerCounters(clock)
-    gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter, courtesy)
-    sender = Sender(peer.name, store, ledger, target, gate, tally, memory, clock)
-    shipper = Shipper(sender, target, clock)
+    counters = PeerCounters(clock)
+    gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter, throttle)
+    sender = Sender(peer.name, store, change_log, api, gate, counters, memory, clock)
+    shipper = Shipper(sender, api, clock)
     gate.at_failure(shipper.confirmed.clear)
-    entries = EntrySender(store, ledger, target, gate, shipper, walk, tally, memory, clock)
-    return PeerSession(peer, ledger, book, target, gate, shipper, entries, tally, clock)
+    entries = EntrySender(store, change_log, api, gate, shipper, walk, counters, memory, clock)
+    return PeerSession(peer, change_log, records, api, gate, shipper, entries, counters, clock)
 
 
 def _of_blobs(peer: PeerConfig) -> str:

@@ -19,7 +19,7 @@ _ASK_MAX = 2000  # blobs in one question
 
 # Many at once: told one by one, those of a batch keep the event loop busy for longer than sending
 # them does.
-Told = Callable[[Sequence[Digest], SendOutcome], None]
+OnOutcome = Callable[[Sequence[Digest], SendOutcome], None]
 
 
 def _nobody(_digests: Sequence[Digest], _outcome: SendOutcome) -> None:
@@ -29,10 +29,10 @@ def _nobody(_digests: Sequence[Digest], _outcome: SendOutcome) -> None:
 class Shipper:
     """Sends to one peer from here."""
 
-    def __init__(self, sender: Sender, target: PeerApi, clock: Clock) -> None:
-        self.confirmed = ConfirmedBlobs(clock, lambda: target.identity.node_id)
+    def __init__(self, sender: Sender, api: PeerApi, clock: Clock) -> None:
+        self.confirmed = ConfirmedBlobs(clock, lambda: api.identity.node_id)
         self.sender = sender
-        self._target = target
+        self._api = api
         self._moving: dict[Digest, asyncio.Future[SendOutcome] | None] = {}  # None: nobody waits
 
     def __repr__(self) -> str:
@@ -47,21 +47,21 @@ class Shipper:
         self,
         digests: Iterable[Digest],
         history: ObjectHistory,
-        told: Told = _nobody,
+        on_outcome: OnOutcome = _nobody,
         *,
         is_behind: bool = False,
     ) -> dict[Digest, SendOutcome]:
-        """See to it that the peer holds these; told() is called with outcomes as they are known.
+        """Bring these to the peer; on_outcome is called as outcomes become known.
 
         is_behind: leave live traffic its share of the batches under way.
 
-        Raises what the store and the ledger raise when they cannot tell.
+        Raises what the store and the change log raise when they cannot tell.
         """
         outcomes: dict[Digest, SendOutcome] = {}
 
         def end(ended: Sequence[Digest], outcome: SendOutcome) -> None:
             outcomes.update(dict.fromkeys(ended, outcome))
-            told(ended, outcome)
+            on_outcome(ended, outcome)
 
         left = list(dict.fromkeys(digests))
         while left:
@@ -111,7 +111,7 @@ class Shipper:
         return await self.sender.find_absent([d for d in digests if not d.is_empty])
 
     async def _move(
-        self, mine: Sequence[Digest], history: ObjectHistory, end: Told, is_behind: bool
+        self, mine: Sequence[Digest], history: ObjectHistory, end: OnOutcome, is_behind: bool
     ) -> None:
         self._moving.update(dict.fromkeys(mine))
         left = set(mine)
@@ -136,7 +136,7 @@ class Shipper:
                     future.cancel()
 
     async def _move_part(
-        self, mine: Sequence[Digest], history: ObjectHistory, settle: Told, is_behind: bool
+        self, mine: Sequence[Digest], history: ObjectHistory, settle: OnOutcome, is_behind: bool
     ) -> None:
         missing = await self.sender.ask(mine)
         if present := [digest for digest in mine if digest not in missing]:
@@ -145,7 +145,7 @@ class Shipper:
         if lacking and not may_go_on(history.via):
             settle(lacking, TOO_FAR)
             return
-        known = {f for f in DigestFunction if self._target.hashes_with(f)}
+        known = {f for f in DigestFunction if self._api.hashes_with(f)}
         if unknown := [digest for digest in lacking if digest.function not in known]:
             settle(unknown, UNKNOWN_FUNCTION)
         small_max = self._small_max()
@@ -162,4 +162,4 @@ class Shipper:
             raise first_of(errors) from None
 
     def _small_max(self) -> int:
-        return min(self._target.batch_bytes // 2, SMALL_BLOB_BYTES)
+        return min(self._api.batch_bytes // 2, SMALL_BLOB_BYTES)

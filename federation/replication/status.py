@@ -21,31 +21,31 @@ _CLOSED_BY: dict[FailureKind | None, str] = {
 class Lag:
     """What one lane has still to bring, looked up now and then: it takes a look at the log."""
 
-    def __init__(self, link: PeerSession, lane: Lane) -> None:
-        self._link = link
+    def __init__(self, session: PeerSession, lane: Lane) -> None:
+        self._session = session
         self._lane = lane
         self.size_bytes = 0
         self.oldest_s: float | None = None  # wall clock; of the oldest object not acknowledged
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Look it up. Raises SourceUnavailable."""
-        ledger, cursor = self._link.ledger, self._link.record(self._lane).cursor
-        head = ledger.head()
+        change_log, cursor = self._session.change_log, self._session.record(self._lane).cursor
+        head = change_log.head()
         if cursor >= head:
             self.size_bytes, self.oldest_s = 0, None
             return
-        self.size_bytes = await ledger.total_bytes(head) - await ledger.total_bytes(cursor)
-        rows = (await ledger.read(cursor, 1)).rows
+        self.size_bytes = await change_log.total_bytes(head) - await change_log.total_bytes(cursor)
+        rows = (await change_log.read(cursor, 1)).rows
         self.oldest_s = rows[0].stored_at_s if rows else None
 
 
 def state_of(runner: PeerRunner) -> str:
     """Return one word for how it is with a peer."""
-    link, record = runner.link, runner.link.record(Lane.ALWAYS)
+    session, record = runner.session, runner.session.record(Lane.ALWAYS)
     if runner.state in {"itself", "local trouble", "failed"}:
         return runner.state
-    if not link.gate.is_open:
-        kind = link.gate.last_error.kind if link.gate.last_error is not None else None
+    if not session.gate.is_open:
+        kind = session.gate.last_error.kind if session.gate.last_error is not None else None
         return _CLOSED_BY.get(kind, "unreachable")
     if runner.state != "up":
         return runner.state
@@ -56,17 +56,17 @@ def state_of(runner: PeerRunner) -> str:
 
 def facts_of(runner: PeerRunner, lags: dict[Lane, Lag], parked: int) -> dict[str, Any]:
     """Return what `status` shows. Counts without "total" are since this process began."""
-    link, tally = runner.link, runner.link.tally
-    record = link.record(Lane.ALWAYS)
-    lanes = {str(lane): _lane(runner, lane, lags[lane]) for lane in link.lanes}
+    session, counters = runner.session, runner.session.counters
+    record = session.record(Lane.ALWAYS)
+    lanes = {str(lane): _lane(runner, lane, lags[lane]) for lane in session.lanes}
     behind = [lane["lag-objects"] for lane in lanes.values()]
-    per_s, bytes_per_s = tally.objects.per_s(), tally.bytes.per_s()
+    per_s, bytes_per_s = counters.objects.per_s(), counters.bytes.per_s()
     return {
-        "name": link.name,
-        "url": link.peer.url,
+        "name": session.name,
+        "url": session.peer.url,
         "state": state_of(runner),
         "reason": record.reason,
-        "node-id": link.node_id,
+        "node-id": session.node_id,
         "lag-objects": sum(behind),
         "lag-bytes": sum(lane["lag-bytes"] for lane in lanes.values()),
         "lag-s": max(lane["lag-s"] for lane in lanes.values()),
@@ -74,35 +74,35 @@ def facts_of(runner: PeerRunner, lags: dict[Lane, Lag], parked: int) -> dict[str
         "bytes-per-s": round(bytes_per_s),
         "caught-up-in-s": _eta(sum(behind), per_s),
         "last-success": _at(record.last_success_s),
-        **_last_error(link, record),
-        "next-try-in-s": round(link.gate.wait_s, 1),
+        **_last_error(session, record),
+        "next-try-in-s": round(session.gate.wait_s, 1),
         "parked": parked,
         "sent-objects-total": record.sent_objects,
         "sent-bytes-total": record.sent_bytes,
-        "sent-objects": tally.sent_objects,
-        "present-objects": tally.present_objects,
-        "skipped": dict(sorted(tally.skipped.items())),
-        "unsupported": dict(sorted(tally.unsupported.items())),
-        "forgotten": tally.forgotten,
-        "forgets": tally.forgets,
+        "sent-objects": counters.sent_objects,
+        "present-objects": counters.present_objects,
+        "skipped": dict(sorted(counters.skipped.items())),
+        "unsupported": dict(sorted(counters.unsupported.items())),
+        "forgotten": counters.forgotten,
+        "forgets": counters.forgets,
         "lanes": lanes,
     }
 
 
-def _last_error(link: PeerSession, record: PeerRecord) -> dict[str, Any]:
+def _last_error(session: PeerSession, record: PeerRecord) -> dict[str, Any]:
     """The record is written only while the peer is met: of one that never was, it says nothing."""
     error, at_s = record.last_error, record.last_error_s
-    if link.gate.last_error is not None:
-        error, at_s = link.gate.last_error.reason, link.gate.last_error_s
+    if session.gate.last_error is not None:
+        error, at_s = session.gate.last_error.reason, session.gate.last_error_s
     return {"last-error": error, "last-error-at": _at(at_s)}
 
 
 def _lane(runner: PeerRunner, lane: Lane, lag: Lag) -> dict[str, Any]:
-    link, record = runner.link, runner.link.record(lane)
+    session, record = runner.session, runner.session.record(lane)
     follower, walk = runner.followers.get(lane), runner.reconciles.get(lane)
-    behind = max(0, link.ledger.head() - record.cursor)
+    behind = max(0, session.change_log.head() - record.cursor)
     beyond = 0 if follower is None else follower.progress.done_beyond
-    now_s = link.clock.wall_s()
+    now_s = session.clock.wall_s()
     return {
         "state": str(record.state),
         "reason": record.reason,

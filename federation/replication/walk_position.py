@@ -26,7 +26,7 @@ class Position(NamedTuple):
 
     purpose: Purpose
     phase: WalkPhase = WalkPhase.BLOBS
-    at: str = ""  # the ledger's; empty: begin
+    at: str = ""  # the change log's; empty: begin
 
     def __str__(self) -> str:
         return f"{self.purpose.value} {self.phase.value} {self.at}"

@@ -27,18 +27,18 @@ _LOOK_EVERY_S = 1.0
 class _Running:
     """One peer that is being sent to."""
 
-    def __init__(self, link: PeerSession, background: Background) -> None:
-        self.peer = link.peer
-        self.link = link
-        self.runner = PeerRunner(link)
-        self.lags = {lane: Lag(link, lane) for lane in link.lanes}
-        self.task = background.start(self.runner.run(), f"peer {link.name}")
+    def __init__(self, session: PeerSession, background: Background) -> None:
+        self.peer = session.peer
+        self.session = session
+        self.runner = PeerRunner(session)
+        self.lags = {lane: Lag(session, lane) for lane in session.lanes}
+        self.task = background.start(self.runner.run(), f"peer {session.name}")
 
     async def stop(self) -> None:
         """End it; its record stays."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        await self.link.target.close()
+        await self.session.api.close()
 
 
 class Replicator:
@@ -46,16 +46,16 @@ class Replicator:
 
     def __init__(
         self,
-        ledger: ReplicationLog,
-        make_link: Callable[[PeerConfig, PeerRecordCache], PeerSession],
+        change_log: ReplicationLog,
+        make_session: Callable[[PeerConfig, PeerRecordCache], PeerSession],
         clock: Clock,
         failing: FailingWork | None = None,
     ) -> None:
-        """make_link: what connects to a peer, when it is first used."""
-        self._ledger = ledger
-        self._make_link = make_link
+        """make_session: what connects to a peer, when it is first used."""
+        self._change_log = change_log
+        self._make_session = make_session
         self._clock = clock
-        self._book = PeerRecordCache(ledger, clock)
+        self._records = PeerRecordCache(change_log, clock)
         self._peers: list[PeerConfig] = []
         self._running: dict[str, _Running] = {}
         self._parked: dict[str, int] = {}
@@ -85,22 +85,22 @@ class Replicator:
     def heard_from(self, node_id: str) -> None:
         """Take a call from a node for a sign that it can be reached again, if it is a peer."""
         for running in self._running.values():
-            if running.link.node_id == node_id:
-                running.link.gate.heard_from()
+            if running.session.node_id == node_id:
+                running.session.gate.heard_from()
 
     async def close(self) -> None:
         """Stop sending, and save how far each peer has come."""
         await self._background.close()
         async with self._changing:
             for running in self._running.values():
-                await running.link.target.close()
+                await running.session.api.close()
             self._running.clear()
         if self.leads:
             await self._save()
 
     async def _save(self) -> None:
         try:
-            await self._book.save()
+            await self._records.save()
         except FederationError as error:
             _log.warning("peer_records_not_saved", reason=str(error))
 
@@ -113,7 +113,7 @@ class Replicator:
         ]
         left = [
             facts_of_record(record, self._parked.get(record.name, 0))
-            for record in self._book.records()
+            for record in self._records.records()
             if record.name not in names
         ]
         return {"replicates-here": self.leads, "peers": shown, "left-peers": left}
@@ -123,7 +123,7 @@ class Replicator:
             if not self.leads:
                 await self._begin_to_lead()
             await self._apply()
-            await self._look()
+            await self._poll()
             await self._stop_leading()
 
     async def _begin_to_lead(self) -> None:
@@ -133,7 +133,7 @@ class Replicator:
         self.leads = True
         _log.info("replication_starts", peers=[peer.name for peer in self._peers])
         self._saving = self._background.keep(
-            self._book.run, "peer records", self._clock, self._failing
+            self._records.run, "peer records", self._clock, self._failing
         )
 
     async def _stop_leading(self) -> None:
@@ -150,7 +150,7 @@ class Replicator:
 
     def _try_to_lead(self) -> bool:
         try:
-            return self._ledger.try_to_lead()
+            return self._change_log.try_to_lead()
         except (SourceUnavailable, TooBusy) as error:
             _log.warning("replication_waits", reason=str(error))
             return False
@@ -158,7 +158,7 @@ class Replicator:
     async def _load(self) -> None:
         while True:
             try:
-                return await self._book.load()
+                return await self._records.load()
             except SourceUnavailable as error:
                 _log.warning("replication_waits", reason=str(error))
                 await self._clock.sleep(_LEAD_EVERY_S)
@@ -167,7 +167,7 @@ class Replicator:
         """Let what runs be what is configured."""
         async with self._changing:
             wanted = {peer.name: peer for peer in self._peers}
-            self._book.in_use = frozenset(wanted)
+            self._records.in_use = frozenset(wanted)
             changed = [n for n, each in self._running.items() if wanted.get(n) != each.peer]
             for name in changed:
                 await self._running[name].stop()
@@ -176,20 +176,20 @@ class Replicator:
                 await self._save()
             for name, peer in wanted.items():
                 if name not in self._running:
-                    link = self._make_link(peer, self._book)
-                    for lane in link.lanes:  # what comes from now on is kept for it
-                        self._book.open(name, lane)
-                    self._running[name] = _Running(link, self._background)
+                    session = self._make_session(peer, self._records)
+                    for lane in session.lanes:  # what comes from now on is kept for it
+                        self._records.open(name, lane)
+                    self._running[name] = _Running(session, self._background)
             await self._save()
 
-    async def _look(self) -> None:
-        """Look up what describe() shows and only the ledger knows, while this process leads."""
-        while self._ledger.holds_lead():
+    async def _poll(self) -> None:
+        """Look up what describe() shows and only the change log knows, while this process leads."""
+        while self._change_log.holds_lead():
             try:
-                self._parked = await self._ledger.parked_counts()
+                self._parked = await self._change_log.parked_counts()
                 for running in list(self._running.values()):
                     for lag in running.lags.values():
-                        await lag.look()
+                        await lag.poll()
             except SourceUnavailable as error:
                 _log.warning("replication_lag_unknown", reason=str(error))
             await self._clock.sleep(_LOOK_EVERY_S)

@@ -173,7 +173,7 @@ class Upstream:
                 self._forget()
                 _log.info("upstream_is_back", upstream=self.name)
             self._count(error is None, digests)
-        elif isinstance(error, RemoteFailed) and error.is_ours:
+        elif isinstance(error, RemoteFailed) and error.is_local_limit:
             return  # a limit of this node was reached: no fault of the upstream
         elif isinstance(error, RemoteFailed) and error.asks_for_patience:
             self._note_busy(error, now_s)
@@ -201,7 +201,7 @@ class Upstream:
             self._note_silence(error, now_s)
 
     def _note_silence(self, error: SourceUnavailable, now_s: float) -> None:
-        needs_operator = isinstance(error, RemoteFailed) and error.stubborn
+        needs_operator = isinstance(error, RemoteFailed) and error.needs_operator
         if self.breaker.failed(now_s, str(error), self.jitter, needs_operator=needs_operator):
             self.metrics.upstream_up.labels(upstream=self.name).set(0)
             self._forget()

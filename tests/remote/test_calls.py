@@ -104,9 +104,9 @@ async def test_u09_what_will_not_pass_is_tried_once(
         shown = here.remote.describe()["last_failure"]
     assert len(fake.calls(FIND)) == 1
     assert not error.is_retryable
-    assert error.stubborn is isinstance(error, Denied)
+    assert error.needs_operator is isinstance(error, Denied)
     assert shown["kind"] == error.kind
-    assert shown["stubborn"] is error.stubborn
+    assert shown["stubborn"] is error.needs_operator
 
 
 async def test_u07_the_delay_that_the_remote_asks_for_is_kept(fake: FakeServer) -> None:
@@ -241,7 +241,7 @@ async def test_u27_calls_at_once_and_calls_that_wait_are_bounded(fake: FakeServe
         assert sum(each == {ASKED} for each in ended) == 8
         busy = [each for each in ended if isinstance(each, RemoteFailed)]
         assert {each.kind for each in busy} == {FailureKind.BUSY}
-        assert all(each.is_ours for each in busy)
+        assert all(each.is_local_limit for each in busy)
         assert here.remote.describe()["last_failure"] is None
         assert (here.remote.calls.slots.running, here.remote.calls.slots.queued) == (0, 0)
 
@@ -327,7 +327,7 @@ async def test_u17_a_request_that_has_passed_too_many_nodes_goes_no_further(
     with hops.serving(hops.Hops(tuple(f"n{i}" for i in range(hops.HOPS_MAX)), "n0")):
         error = await fails_with(here)
     assert error.kind is FailureKind.HOPS
-    assert error.is_ours
+    assert error.is_local_limit
     assert not fake.calls(FIND)
 
 

@@ -44,7 +44,7 @@ async def is_denied(here: Here, kind: FailureKind) -> RemoteFailed:
     error = caught.value
     assert error.kind is kind, error
     assert isinstance(error, Denied)
-    assert error.stubborn
+    assert error.needs_operator
     assert not error.is_retryable
     return error
 

@@ -29,7 +29,7 @@ from tests.replication.schedule_world import Life, Process, Signal, World
 
 AGAIN_S = 1.0  # while others are taken
 
-Told = Callable[[Digest, SendOutcome], None]
+OnOutcome = Callable[[Digest, SendOutcome], None]
 
 
 class Calls:
@@ -39,7 +39,7 @@ class Calls:
         self.world = world
         self.road = road
         self.life: Life = road.here.life
-        self.blame = FaultTracker()
+        self.faults = FaultTracker()
         self._backoff = Backoff(0.1, world.rng)
         self._changed = Signal()
         self._is_timed = False
@@ -110,7 +110,7 @@ class Blobs(Calls):
 
     def __init__(self, world: World, road: Road) -> None:
         super().__init__(world, road)
-        self.pace = BatchSize()
+        self.batch_size = BatchSize()
         self.confirmed = ConfirmedBlobs(cast(Clock, world), lambda: road.there.name)
         self._batch_bytes = road.there.batch_bytes
         self._small_max = min(self._batch_bytes // 2, SMALL_BLOB_BYTES)
@@ -118,13 +118,13 @@ class Blobs(Calls):
         self._batches = 0
         self._batch_ended = Signal()
 
-    def ship(self, digests: Iterable[Digest], via: Way, way: Way, told: Told) -> Process:
+    def ship(self, digests: Iterable[Digest], via: Way, way: Way, on_outcome: OnOutcome) -> Process:
         """See to it that the peer holds these; return the outcome of each."""
         outcomes: dict[Digest, SendOutcome] = {}
 
         def end(digest: Digest, outcome: SendOutcome) -> None:
             outcomes[digest] = outcome
-            told(digest, outcome)
+            on_outcome(digest, outcome)
 
         mine, others = [], {}
         for digest in digests:
@@ -141,7 +141,7 @@ class Blobs(Calls):
             end(digest, (yield signal))
         return outcomes
 
-    def _move(self, mine: Sequence[Digest], via: Way, way: Way, end: Told) -> Process:
+    def _move(self, mine: Sequence[Digest], via: Way, way: Way, end: OnOutcome) -> Process:
         def settle(digest: Digest, outcome: SendOutcome) -> None:
             if outcome.is_there:
                 self.confirmed.add(digest)
@@ -170,9 +170,9 @@ class Blobs(Calls):
         elif sending:
             yield self.world.together(self.life, sending)
 
-    def _send_small(self, left: list[Digest], via: Way, way: Way, settle: Told) -> Process:
+    def _send_small(self, left: list[Digest], via: Way, way: Way, settle: OnOutcome) -> Process:
         """Cut a batch when there is a slot for one."""
-        while self._batches >= self.pace.slots:
+        while self._batches >= self.batch_size.slots:
             yield self._batch_ended
         batch = next(iter(self._cut(left)))
         sending = [self._send(batch, via, way, settle)]
@@ -181,15 +181,15 @@ class Blobs(Calls):
         yield self.world.together(self.life, sending)
 
     def _cut(self, digests: Sequence[Digest]) -> Iterable[list[Digest]]:
-        for batch in self.pace.cut(digests, self._batch_bytes):
-            self.road.check_batch(batch, self.pace.bytes_max, self.pace.items_max)
+        for batch in self.batch_size.cut(digests, self._batch_bytes):
+            self.road.check_batch(batch, self.batch_size.bytes_max, self.batch_size.items_max)
             yield batch
 
-    def _send(self, batch: list[Digest], via: Way, way: Way, settle: Told) -> Process:
+    def _send(self, batch: list[Digest], via: Way, way: Way, settle: OnOutcome) -> Process:
         """Bring each blob of a batch to its end."""
         left, halve, is_large = batch, False, batch[0].size_bytes > self._small_max
         while left:
-            while not is_large and self._batches >= self.pace.slots:
+            while not is_large and self._batches >= self.batch_size.slots:
                 yield self._batch_ended
             middle = len(left) // 2 if halve else 0
             halves = (left[:middle], left[middle:]) if middle else (left,)
@@ -223,18 +223,18 @@ class Blobs(Calls):
         work = partial(self.road.cross, batch, self.headers(via), way)
         call = self.road.wire.call(work, size_bytes, len(batch), is_stream=is_large)
         results, failed = yield from call
-        tried: Tried = judge_batch(batch, results or [failed] * len(batch), self.blame)
+        tried: Tried = judge_batch(batch, results or [failed] * len(batch), self.faults)
         if failed is None:
             self.road.check_refused(batch, results, tried.ended)
         if tried.taken:
             self.succeeded(wrote=True)
             if not is_large:
                 took_s = self.world.now_s - began_s
-                self.pace.took(len(batch), size_bytes, took_s, self._batch_bytes)
+                self.batch_size.took(len(batch), size_bytes, took_s, self._batch_bytes)
         elif tried.error is None:
             self.gave_up()
         else:
             if tried.error.kind is FailureKind.TIMEOUT and not is_large:
-                self.pace.failed(len(batch), size_bytes)
+                self.batch_size.failed(len(batch), size_bytes)
             self.failed(tried.error, generation, wrote=True)
         return tried

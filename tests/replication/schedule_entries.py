@@ -60,14 +60,14 @@ class Entries(Blobs):
             answer, error = yield from self.road.wire.call(work, len(entry.value), 1)
             if (error := error or answer) is None:
                 self.succeeded(wrote=True)
-                self.blame.taken(entry.key)
+                self.faults.taken(entry.key)
                 self.confirmed.add((entry.key, row.seq))
                 return SENT
             if error.kind is FailureKind.REFUSED and not refused:
                 self.gave_up()
                 refused = True
                 self.confirmed.clear()
-            elif self.blame.failed(entry.key, error.kind) is Fault.OBJECT:
+            elif self.faults.failed(entry.key, error.kind) is Fault.OBJECT:
                 self.gave_up()
                 return parked(error.reason)
             else:

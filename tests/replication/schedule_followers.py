@@ -126,12 +126,12 @@ class Follower:
                 world.start(sender.life, self._push(row))
 
     def _ship(self, rows_of: dict[Digest, list[LogRow]], via: Way) -> Process:
-        def told(digest: Digest, outcome: SendOutcome) -> None:
+        def on_outcome(digest: Digest, outcome: SendOutcome) -> None:
             for row in rows_of[digest]:
                 self._end(row, outcome)
 
         (first, *_), *_ = rows_of.values()
-        yield from self._sender.ship(rows_of, via, self._way(first), told)
+        yield from self._sender.ship(rows_of, via, self._way(first), on_outcome)
 
     def _push(self, row: LogRow) -> Process:
         assert row.key is not None

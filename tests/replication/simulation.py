@@ -29,7 +29,7 @@ from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, The
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
-from federation.replication.setup import make_link, walking
+from federation.replication.setup import make_session, walking
 from federation.replication.throttle import LoopThrottle
 from federation.replication.worker import Replicator
 from federation.wire.node_identity import LogPosition
@@ -114,7 +114,7 @@ class Wire:
             raise failure(self.there.name, FailureKind.UNAVAILABLE, "no way there")
 
 
-class SimulatedTarget:
+class SimulatedPeer:
     """replication.target.Target over a Wire."""
 
     batch_bytes = 4_000
@@ -185,7 +185,7 @@ class SimulatedTarget:
 
         await self._call(work)
 
-    async def look(self, entry: Entry) -> Theirs:
+    async def compare(self, entry: Entry) -> Theirs:
         theirs = await self._call(lambda: self._wire.there.storage.entries.get(entry.key))
         if theirs is None:
             return Theirs.NOTHING
@@ -214,12 +214,12 @@ class Node:
     def start(self) -> None:
         self.is_up = True
         self._ledger = ledger = MemoryLedger(self.storage)
-        walk, courtesy, memory = walking(LIMITS), LoopThrottle(), SendMemory()
+        walk, throttle, memory = walking(LIMITS), LoopThrottle(), SendMemory()
 
-        def link(peer: PeerConfig, book: PeerRecordCache) -> PeerSession:
-            target = SimulatedTarget(self.wires[peer.name])
-            parts = self.storage, ledger, walk, self.clock, self._rng, courtesy, memory
-            return make_link(peer, book, target, *parts)
+        def link(peer: PeerConfig, records: PeerRecordCache) -> PeerSession:
+            target = SimulatedPeer(self.wires[peer.name])
+            parts = self.storage, ledger, walk, self.clock, self._rng, throttle, memory
+            return make_session(peer, records, target, *parts)
 
         self.worker = Replicator(ledger, link, self.clock)
         self.worker.start(

@@ -24,11 +24,11 @@ from federation.replication.peer_records import PeerRecordCache
 from federation.replication.reconcile import PAGE_OBJECTS, PAGES_AT_ONCE
 from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
-from federation.replication.setup import make_link, walking
+from federation.replication.setup import make_session, walking
 from federation.replication.throttle import LoopThrottle
 from federation.replication.worker import Replicator
 from tests.replication.here import LIMITS, asset_of
-from tests.replication.simulation import CALM, Node, SimulatedTarget, Wire
+from tests.replication.simulation import CALM, Node, SimulatedPeer, Wire
 from tests.replication.virtual_time import run
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 
@@ -47,7 +47,7 @@ class SlowWire(Wire):
         return result
 
 
-class Target(SimulatedTarget):
+class Target(SimulatedPeer):
     """Takes batches of a usual size; `send_s`: how long a large blob takes."""
 
     batch_bytes = 4_000_000
@@ -95,11 +95,11 @@ class Pair:
         self._rng = rng
         self._peer = PeerConfig(name="n1", url="http://127.0.0.1:1", check_every=check_every_s)
         self.ledger = MemoryLedger(self.here.storage)
-        self.worker = Replicator(self.ledger, self._link, self.here.clock)
+        self.worker = Replicator(self.ledger, self._session, self.here.clock)
 
-    def _link(self, peer: PeerConfig, book: PeerRecordCache) -> PeerSession:
+    def _session(self, peer: PeerConfig, records: PeerRecordCache) -> PeerSession:
         parts = self.here.storage, self.ledger, walking(LIMITS), self.here.clock, self._rng
-        return make_link(peer, book, self.target, *parts, LoopThrottle(), SendMemory())
+        return make_session(peer, records, self.target, *parts, LoopThrottle(), SendMemory())
 
     def fill(self, count: int, size_bytes: int = 10) -> list[Digest]:
         blobs = [b"%0*d" % (size_bytes, at) for at in range(count)]
@@ -213,7 +213,7 @@ def test_a_walk_goes_on_from_a_page_that_had_not_ended() -> None:
         assert record.state is PeerState.NEEDS_RESYNC
         pair.target.send_s = 0.0
         pair.ledger.close()
-        again = Replicator(pair.ledger, pair._link, pair.here.clock)
+        again = Replicator(pair.ledger, pair._session, pair.here.clock)
         pair.worker = again
         async with pair.running():
             await pair.until(lambda: pair.facts["state"] == "following", 600)

@@ -13,7 +13,7 @@ from federation.core.digest import digest_of
 from federation.core.store import Entry
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.peer_api import ObjectHistory
-from federation.replication.remote_peer import RemoteTarget
+from federation.replication.remote_peer import RemotePeer
 from federation.replication.send_memory import BoundedMemory, MemoryShare
 from tests.remote.fake_server import Context, FakeServer, fails
 from tests.remote.served import connected
@@ -176,7 +176,7 @@ async def test_an_entry_goes_to_no_other_node_than_the_one_that_has_what_it_name
 ) -> None:
     fake.announces = [("federation-node", "one")]
     async with connected(fake.address) as here:
-        target = RemoteTarget(here.remote, here.remote, None)
+        target = RemotePeer(here.remote, here.remote, None)
         await target.greet()
         await target.push(result_of(ACTION), ObjectHistory(), "one")
         fake.announces = [("federation-node", "another")]

@@ -15,7 +15,7 @@ from federation.replication.gate import Gate
 from federation.replication.outcome import SENT, SendOutcome
 from federation.replication.peer_api import ObjectHistory, OpenAt
 from federation.replication.send_memory import SendMemory
-from tests.replication.simulation import CALM, Node, SimulatedTarget, Wire
+from tests.replication.simulation import CALM, Node, SimulatedPeer, Wire
 from tests.replication.virtual_time import run
 from tests.support.memory_ledger import MemoryLedger
 
@@ -24,7 +24,7 @@ SLOW = b"a blob that takes longer than a call may " * 20
 QUICK = [b"quick", b"quicker"]
 
 
-class SlowTarget(SimulatedTarget):
+class SlowTarget(SimulatedPeer):
     """Ends each batch at its time limit; streams may take as long as they need."""
 
     batches = streams = 0
@@ -57,9 +57,9 @@ async def sent(*blobs: bytes) -> tuple[SlowTarget, dict[Digest, SendOutcome]]:
     for data in blobs:
         here.storage.take(digest_of(data), data)
     target = SlowTarget(Wire(here, there, CALM, rng))
-    gate, tally = Gate("there", here.clock, 0.1, rng), PeerCounters(here.clock)
+    gate, counters = Gate("there", here.clock, 0.1, rng), PeerCounters(here.clock)
     ledger = MemoryLedger(here.storage)
-    parts = here.storage, ledger, target, gate, tally
+    parts = here.storage, ledger, target, gate, counters
     sender = Sender("there", *parts, SendMemory(), here.clock)
     outcomes: dict[Digest, SendOutcome] = {}
 

@@ -21,7 +21,7 @@ from federation.remote import Remote
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.peer import PeerRunner
 from federation.replication.reconcile import Reconcile
-from federation.replication.remote_peer import RemoteTarget
+from federation.replication.remote_peer import RemotePeer
 from federation.replication.walk_position import Position, Purpose
 from federation.wire import node_identity
 from federation.wire.holdings import encode_answer, name_of, split_names
@@ -38,7 +38,7 @@ DIGESTS = [digest_of(data) for data in BLOBS]
 
 
 @asynccontextmanager
-async def asking(fake: FakeServer, *, is_ours: bool = True) -> AsyncIterator[RemoteTarget]:
+async def asking(fake: FakeServer, *, is_ours: bool = True) -> AsyncIterator[RemotePeer]:
     """A client for a fake peer that holds all of BLOBS but the first three."""
     if is_ours:
         fake.announces = node_identity.headers(NodeIdentity("theirs", LogPosition("e", 1)))
@@ -48,7 +48,7 @@ async def asking(fake: FakeServer, *, is_ours: bool = True) -> AsyncIterator[Rem
         Remote(settings_for(fake.address), Metrics(), SystemClock(), random.Random(1), node_id="we")
         for _ in range(2)
     ]
-    target = RemoteTarget(made[0], made[1], None)
+    target = RemotePeer(made[0], made[1], None)
     yield target
     await target.close()
 
@@ -158,7 +158,7 @@ def runner_of(pair: Pair) -> PeerRunner:
 async def check(pair: Pair) -> float:
     """Run a check without rests; return how long it took, in virtual seconds."""
     runner = runner_of(pair)
-    walk = Reconcile(runner.link, "always", lambda: True, lambda _: None)  # type: ignore[arg-type]
+    walk = Reconcile(runner.session, "always", lambda: True, lambda _: None)  # type: ignore[arg-type]
     began_s = asyncio.get_running_loop().time()
     await walk.run(Position(Purpose.CHECK))
     return asyncio.get_running_loop().time() - began_s
@@ -169,7 +169,7 @@ def story(work: Any) -> None:
 
 
 def test_a_check_goes_on_at_thousands_a_second_beside_live_traffic() -> None:
-    async def told() -> None:
+    async def plot() -> None:
         pair, target, _ = believing()
         async with pair.running(), asyncio.TaskGroup() as group:
             await pair.until(lambda: pair.facts["state"] == "following")
@@ -180,11 +180,11 @@ def test_a_check_goes_on_at_thousands_a_second_beside_live_traffic() -> None:
             assert target.summaries - before == OBJECTS / 2000
             live.cancel()
 
-    story(told)
+    story(plot)
 
 
 def test_what_only_seems_to_be_absent_is_asked_about_and_not_sent() -> None:
-    async def told() -> None:
+    async def plot() -> None:
         pair, target, digests = believing(3000)
         async with pair.running():
             await pair.until(lambda: pair.facts["state"] == "following")
@@ -195,11 +195,11 @@ def test_what_only_seems_to_be_absent_is_asked_about_and_not_sent() -> None:
             assert pair.wire.crossed.total() == 0
             assert pair.facts["forgotten"] == 0
 
-    story(told)
+    story(plot)
 
 
 def test_what_seems_to_be_held_is_not_taken_for_promised() -> None:
-    async def told() -> None:
+    async def plot() -> None:
         pair, _, digests = believing(100)
         async with pair.running():
             await pair.until(lambda: pair.facts["state"] == "following")
@@ -210,4 +210,4 @@ def test_what_seems_to_be_held_is_not_taken_for_promised() -> None:
             await pair.until(lambda: pair.there.storage.entries, 60)
             assert pair.lacks(digests) == 0
 
-    story(told)
+    story(plot)

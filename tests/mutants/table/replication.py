@@ -40,7 +40,7 @@ REPLICATION = [
     Mutant(
         "parked-not-written",
         f"{_REPLICATION}/follower.py",
-        "            await self._link.ledger.park([parked for _, parked in taken])\n",
+        "            await self._session.change_log.park([parked for _, parked in taken])\n",
         "",
         (*_FAULTS, *_SIMULATION),
         "The cursor passes what is set aside before that is written down.",

@@ -10,10 +10,10 @@ from federation.replication.throttle import LoopThrottle
 
 
 async def test_r27_others_run_between_any_two_steps() -> None:
-    courtesy, seen = LoopThrottle(), []
+    throttle, seen = LoopThrottle(), []
 
     async def step(number: int) -> None:
-        await courtesy.turn()
+        await throttle.turn()
         seen.append(f"step {number}")
 
     async def client() -> None:
@@ -31,8 +31,8 @@ async def test_r27_others_run_between_any_two_steps() -> None:
 
 
 async def test_a_step_alone_does_not_wait() -> None:
-    courtesy = LoopThrottle()
-    turn = courtesy.turn()
+    throttle = LoopThrottle()
+    turn = throttle.turn()
     try:
         turn.send(None)
     except StopIteration:
@@ -41,9 +41,9 @@ async def test_a_step_alone_does_not_wait() -> None:
 
 
 async def test_a_turn_that_nobody_wants_any_more_goes_to_the_next() -> None:
-    courtesy = LoopThrottle()
-    await courtesy.turn()
-    first, second = (asyncio.ensure_future(courtesy.turn()) for _ in range(2))
+    throttle = LoopThrottle()
+    await throttle.turn()
+    first, second = (asyncio.ensure_future(throttle.turn()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     async with asyncio.timeout(5):
@@ -105,13 +105,13 @@ async def test_a_slot_that_came_too_late_is_given_on() -> None:
 
 async def test_r27_while_clients_call_the_loop_is_left_to_them_after_each_step() -> None:
     calls = True
-    courtesy, took_s = LoopThrottle(lambda: calls), []
+    throttle, took_s = LoopThrottle(lambda: calls), []
     loop = asyncio.get_running_loop()
 
     async def steps(count: int) -> None:
         began_s = loop.time()
         for _ in range(count):
-            await courtesy.turn()
+            await throttle.turn()
             until_s = loop.time() + 0.002
             while loop.time() < until_s:
                 pass  # a step keeps the loop busy
