@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from federation.core.fair_share import FairShare, ShareVerdict
@@ -29,14 +30,15 @@ class Admission:
         each: Callable[[], int] | None = None,
         counted: Callable[[int], None] | None = None,
         held_back: Callable[[str], None] | None = None,
+        first_is_free: bool = False,
     ) -> None:
         """Take the bound, which may change.
 
-        each: the most of one caller, as for FairShare.
+        each: the most of one caller, as for FairShare; so first_is_free.
         counted: told by how much what is held grows (or shrinks, below 0).
         held_back: told of each caller that has to wait.
         """
-        self._share = FairShare(total_bytes, each)
+        self._share = FairShare(total_bytes, each, first_is_free=first_is_free)
         self._counted = counted
         self._held_back = held_back
         self._waiting: OrderedDict[str, deque[_Waiter]] = OrderedDict()  # whose turn it is first
@@ -53,6 +55,10 @@ class Admission:
     def total_bytes(self) -> int:
         """What may be held."""
         return self._share.total
+
+    def used_by(self, caller: str) -> int:
+        """Return what this caller holds now, in bytes."""
+        return self._share.used_by(caller)
 
     @property
     def waiting(self) -> int:
@@ -84,6 +90,18 @@ class Admission:
             else:  # it came at the very moment of leaving
                 self.give_back(caller, size_bytes)
             raise
+
+    @asynccontextmanager
+    async def hold(self, caller: str, size_bytes: int) -> AsyncIterator[None]:
+        """Hold so much within.
+
+        Nobody may wait within for another hold of the same admission, or for anything that does.
+        """
+        await self.take(caller, size_bytes)
+        try:
+            yield
+        finally:
+            self.give_back(caller, size_bytes)
 
     def adjust(self, caller: str, by_bytes: int) -> None:
         """Count more or less for what is held, when that turns out to be of another size."""

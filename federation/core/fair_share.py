@@ -22,9 +22,23 @@ class ShareVerdict(Enum):
 class FairShare:
     """So much of something, and who has how much of it. Both limits may change all the time."""
 
-    def __init__(self, total: Callable[[], int], each: Callable[[], int] | None = None) -> None:
-        """total: how much there is. each: the most of one holder; 0, as without: what is free."""
+    def __init__(
+        self,
+        total: Callable[[], int],
+        each: Callable[[], int] | None = None,
+        *,
+        first_is_free: bool = False,
+    ) -> None:
+        """Take the bounds.
+
+        Args:
+            total: how much there is.
+            each: the most of one holder; 0, as without: what is free.
+            first_is_free: grant a holder of nothing whatever it asks for, beyond the total if need
+                be: then there is at most one such amount for each holder.
+        """
         self._total = total
+        self._first_is_free = first_is_free
         self._each = each
         self._by_holder: dict[str, int] = {}
         self.used = 0
@@ -45,9 +59,11 @@ class FairShare:
         """Say whether the holder may have so much more; more than there is counts as all of it."""
         if not self.used:  # one is served whatever it needs
             return ShareVerdict.GRANTED
+        held = self._by_holder.get(holder, 0)
+        if self._first_is_free and not held:
+            return ShareVerdict.GRANTED
         total = self._total()
         free = total - self.used
-        held = self._by_holder.get(holder, 0)
         amount = min(amount, total)
         if amount > free:
             return ShareVerdict.FULL

@@ -1,18 +1,128 @@
-"""Blobs on their way to a remote: each sent once, as zstd where that works, never what is wrong."""
+"""Uploads to a remote by ByteStream.Write: resumed after a break, as zstd where that works."""
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from federation.core.digest import Digest
+from federation.remote import codec
+from federation.remote.calls import Calls
 from federation.remote.capabilities import Capabilities
 from federation.remote.client import Remote
 from federation.remote.compression import ZSTD_AT_FAULT, Zstd
-from federation.remote.failures import FailureKind, RemoteFailed, failure
+from federation.remote.failures import FailureKind, NotFound, RemoteFailed, failure
+from federation.remote.methods import QUERY_WRITE, WRITE
 from federation.remote.replay import Replay, ZstdReplay
-from federation.remote.writing import Upload
+from federation.wire.resource_name import upload_name
+
+_ANY_SIZE = -1  # REAPI: committed_size of a compressed upload that was not needed
+
+# Breaks behind which the remote may still have what was sent. After a stall the connection is as
+# good as dead, and after a timeout the remote is overloaded: going on at once would help neither.
+_CAN_GO_ON = frozenset(
+    {
+        FailureKind.UNAVAILABLE,
+        FailureKind.INTERNAL,
+        FailureKind.CANCELLED,
+        FailureKind.CROWDED,
+    }
+)
+
+
+class Upload:
+    """One blob on its way; run() once."""
+
+    def __init__(
+        self, calls: Calls, remote: str, instance: str, digest: Digest, *, zstd: bool, number: int
+    ) -> None:
+        self._calls = calls
+        self._remote = remote
+        self._digest = digest
+        self._zstd = zstd
+        unique = str(uuid.UUID(int=number, version=4))
+        self._name = upload_name(digest, unique, instance, compressed=zstd)
+
+    async def run(self, source: Replay) -> bool:
+        """Send it. False: the remote had it already, and did not want the rest.
+
+        Raises RemoteFailed, and what the source raises.
+        """
+        try:
+            return await self._send(source, 0)
+        except RemoteFailed as error:
+            if error.kind not in _CAN_GO_ON:
+                raise
+            try:
+                offset, complete = await self._standing()
+            except RemoteFailed:
+                raise error from None
+            if complete:
+                return True
+            if not await source.rewind(offset):
+                raise
+            return await self._send(source, offset)
+
+    async def go_on(self, source: Replay) -> bool:
+        """Send what the remote has not got yet of an earlier upload of this number.
+
+        Raises RemoteFailed, and what the source raises.
+        """
+        offset, complete = await self._standing()
+        if complete:
+            return True
+        return await self._send(source, offset if await source.rewind(offset) else 0)
+
+    async def _standing(self) -> tuple[int, bool]:
+        """Ask where the upload stands; a remote that cannot say is sent it from the start."""
+        try:
+            data = await self._calls.unary(QUERY_WRITE, codec.query_request(self._name))
+        except NotFound:
+            return 0, False
+        except RemoteFailed as error:
+            if error.kind in {FailureKind.UNSUPPORTED, FailureKind.REFUSED}:
+                return 0, False
+            raise
+        offset, complete = codec.write_status(self._remote, data)
+        if self._zstd or not 0 <= offset <= self._digest.size_bytes:
+            offset = 0  # only plain uploads count the blob's own bytes
+        return offset, complete
+
+    async def _send(self, source: Replay, offset: int) -> bool:
+        sent = offset
+        async with self._calls.outgoing(WRITE) as stream:
+            last = False
+            while not last and not stream.is_answered:
+                data, last = await source.next()
+                message = codec.write_request(self._name, sent, data, finish=last)
+                if not await stream.send(message):
+                    last = False
+                    break
+                sent += len(data)
+                await asyncio.sleep(0)  # lets the remote's early answer be seen
+            try:
+                response = await stream.answer()
+            except NotFound as error:  # no answer to a Write that means anything
+                raise failure(self._remote, FailureKind.INTERNAL, str(error)) from None
+            except RemoteFailed as error:
+                if error.kind is FailureKind.EXISTS:
+                    return False
+                raise
+        self._check(codec.committed(self._remote, response), sent, last)
+        return last
+
+    def _check(self, committed: int, sent: int, all_sent: bool) -> None:
+        """See that an OK means the whole blob, in one of the ways that servers count it."""
+        whole = {self._digest.size_bytes}
+        if self._zstd:
+            whole.add(_ANY_SIZE)
+            if all_sent:
+                whole.add(sent)
+        if committed not in whole:
+            detail = f"it took only {committed} bytes of blob {self._digest} and said OK"
+            raise failure(self._remote, FailureKind.INTERNAL, detail)
 
 
 class _Turns:

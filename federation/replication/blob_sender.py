@@ -19,22 +19,24 @@ from federation.core.replication_log import ReplicationLog
 from federation.core.semaphore import FairSlots
 from federation.core.store import Chunks, Readable
 from federation.remote.failures import FailureKind, RemoteFailed
-from federation.replication.asking import AnsweredCall
 from federation.replication.batch_size import BatchSize
-from federation.replication.blame import Fault, FaultTracker, ForgottenBlobs
 from federation.replication.counters import PeerCounters
-from federation.replication.gate import Gate, Turn
-from federation.replication.outcome import (
+from federation.replication.gate import AnsweredCall, Gate, Turn
+from federation.replication.outcomes import (
     DAMAGED,
     FORGOTTEN,
     GONE,
     SENT,
+    Fault,
+    FaultTracker,
+    ForgottenBlobs,
     SendOutcome,
+    Tried,
+    judge_batch,
     parked,
 )
 from federation.replication.peer_api import ObjectHistory, OpenAt, PeerApi
 from federation.replication.send_memory import SendMemory
-from federation.replication.tried import Tried, judge_batch
 
 _log = structlog.get_logger(__name__)
 
@@ -60,7 +62,7 @@ class Sender:
         clock: Clock,
     ) -> None:
         """memory: shared by all peers."""
-        self.memory = memory.calls.share()
+        self.memory = memory.of_calls(name)
         self.answered_call = AnsweredCall(gate, clock)
         self.faults = FaultTracker()
         self._forgotten = ForgottenBlobs()

@@ -12,10 +12,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound
 from federation.core.store import SMALL_BLOB_BYTES, Chunks, Entry, NextBytes, Readable
-from federation.replication.outcome import GONE, Fate, SendOutcome
+from federation.replication.outcomes import GONE, Fate, SendOutcome, parked, skipped
 from federation.replication.peer_api import ObjectHistory
 from federation.replication.rules import Bounds
 from federation.replication.shipping import Shipper
+
+INCOMPLETE = skipped("not all that it names is here")
+LEFT_OUT = skipped("a rule leaves out a blob that it needs and the peer lacks")
 
 # Returns whether all that an entry names is in the store; raises FederationError when it cannot be
 # read or is beyond what is walked.
@@ -83,6 +86,20 @@ class ShippingStore:
         reading = self._store.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
         async with reading as chunks:
             yield chunks
+
+    def why_open(self, *, skips: bool) -> SendOutcome:
+        """Return what becomes of the entry after a walk that did not end well.
+
+        skips: skip, rather than park, an entry that names something which is not here.
+        """
+        if self.unsent is not None:
+            digest, outcome = self.unsent
+            return parked(f"it needs blob {digest}: {outcome.reason}")
+        if self.lacks_here is None:
+            return LEFT_OUT
+        if skips:
+            return INCOMPLETE
+        return parked(f"it needs blob {self.lacks_here}, which is not here")
 
     async def _ship(self, digests: Iterable[Digest]) -> set[Digest]:
         """Return what is not at the peer in the end."""

@@ -21,23 +21,23 @@ from federation.core.store import (
     Stamp,
 )
 from federation.remote.failures import Denied, RemoteFailed, RequestRefused, Unsupported
-from federation.replication.blame import Fault
 from federation.replication.closure_sender import ShippingStore, Walk
 from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate
-from federation.replication.outcome import (
+from federation.replication.outcomes import (
     GONE,
     PRESENT,
     SENT,
     SUPERSEDED,
     TOO_FAR,
+    Fault,
     SendOutcome,
     parked,
     skipped,
 )
 from federation.replication.peer_api import ObjectHistory, PeerApi, Theirs, Via
 from federation.replication.rules import Bounds, may_go_on
-from federation.replication.send_memory import MemoryShare, SendMemory
+from federation.replication.send_memory import PeerMemory
 from federation.replication.shipping import Shipper
 
 WALKS_AT_ONCE = 16
@@ -47,8 +47,6 @@ _HOLE_DELAYS_S = (0.2, 0.5, 1.0, 2.0)
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 
 EXPIRED = skipped("expired")
-INCOMPLETE = skipped("not all that it names is here")
-LEFT_OUT = skipped("a rule leaves out a blob that it needs and the peer lacks")
 _SERVICES = {
     EntryKind.ACTION_RESULT: "ActionCache",
     EntryKind.ASSET_BLOB: "Remote Asset",
@@ -101,10 +99,10 @@ class EntrySender:
         shipper: Shipper,
         walk: Walk,
         counters: PeerCounters,
-        memory: SendMemory,
+        memory: PeerMemory,
         clock: Clock,
     ) -> None:
-        """memory: shared by all peers."""
+        """memory: for values whose closures are being sent."""
         self._store = store
         self._change_log = change_log
         self._api = api
@@ -113,7 +111,7 @@ class EntrySender:
         self._walk = walk
         self._counters = counters
         self._clock = clock
-        self._values = memory.entries.share()
+        self._memory = memory
         self._names: dict[EntryKey, _Name] = {}
         self._begun = asyncio.Semaphore(WALKS_BEGUN_MAX)
         self._walking = asyncio.Semaphore(WALKS_AT_ONCE)
@@ -137,7 +135,7 @@ class EntrySender:
 
     @asynccontextmanager
     async def _value(
-        self, head: EntryHead, memory: MemoryShare, size_bytes: int
+        self, head: EntryHead, memory: PeerMemory, size_bytes: int
     ) -> AsyncIterator[Entry | SendOutcome]:
         """Give an entry, if it is still the newest of its name, and hold so many bytes for it."""
         async with memory.hold(size_bytes):
@@ -150,7 +148,7 @@ class EntrySender:
                 yield now[1]
 
     def _for_walk(self, head: EntryHead) -> AbstractAsyncContextManager[Entry | SendOutcome]:
-        return self._value(head, self._values, _NAMES_COST * head.value_bytes)
+        return self._value(head, self._memory, _NAMES_COST * head.value_bytes)
 
     def _for_call(self, head: EntryHead) -> AbstractAsyncContextManager[Entry | SendOutcome]:
         """Within a turn at the gate: what waits outside must not hold what a call needs."""
@@ -247,7 +245,7 @@ class EntrySender:
             await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
-        return _why_open(view, wanted.hole)
+        return view.why_open(skips=wanted.hole is Hole.SKIP)
 
     @asynccontextmanager
     async def _for_large(self) -> AsyncIterator[None]:
@@ -324,15 +322,3 @@ class EntrySender:
 def stamp_to_send(entry: Entry, node_id: str) -> Stamp:
     """Return what dates an entry at a peer. What an upstream gave here gives way to all else."""
     return Stamp(PULLED_TICKS, node_id) if entry.stamp == NO_STAMP else entry.stamp
-
-
-def _why_open(view: ShippingStore, hole: Hole) -> SendOutcome:
-    """Return what is to become of an entry that cannot be sent with all that it names."""
-    if view.unsent is not None:
-        digest, outcome = view.unsent
-        return parked(f"it needs blob {digest}: {outcome.reason}")
-    if view.lacks_here is None:
-        return LEFT_OUT
-    if hole is Hole.SKIP:
-        return INCOMPLETE
-    return parked(f"it needs blob {view.lacks_here}, which is not here")

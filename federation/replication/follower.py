@@ -13,7 +13,7 @@ from federation.core.store import SMALL_BLOB_BYTES
 from federation.core.tasks import first_of
 from federation.replication.cursor import LogProgress
 from federation.replication.entry_sender import EntryToSend
-from federation.replication.outcome import GONE, SUPERSEDED, Fate, SendOutcome
+from federation.replication.outcomes import GONE, SUPERSEDED, Fate, SendOutcome
 from federation.replication.peer_api import ObjectHistory, Via
 from federation.replication.rules import When
 from federation.replication.selection import (

@@ -1,11 +1,12 @@
-"""Where every call to a peer passes: it waits there while the peer is left alone."""
+"""The gate that every call to one peer passes; calls wait there while the peer is left alone."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import structlog
 
@@ -190,3 +191,39 @@ class Gate:
         finally:
             waiting.cancel()
             sleeping.cancel()
+
+
+_BUSY_S = 0.2  # between tries while a bound of our own is reached
+
+_T = TypeVar("_T")
+
+
+class AnsweredCall:
+    """Asks one peer; waits as long as that takes."""
+
+    def __init__(self, gate: Gate, clock: Clock) -> None:
+        self._gate = gate
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<AnsweredCall {self._gate!r}>"
+
+    async def answer(self, question: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what the peer answers in the end. Raises RemoteFailed when it is not used now."""
+        while True:
+            try:
+                async with self._gate.turn(writes=False) as turn:
+                    await self._gate.throttle.turn()
+                    answer = await question()
+                    turn.succeeded()
+                    await self._gate.throttle.turn()
+                    return answer
+            except RemoteFailed as error:
+                await self.raise_if_permanent(error)
+
+    async def raise_if_permanent(self, error: RemoteFailed) -> None:
+        """Raise what waiting does not mend. The gate has been told of everything else."""
+        if error.kind in {FailureKind.CLOSED, FailureKind.HOPS}:
+            raise error
+        if error.is_local_limit:
+            await self._clock.sleep(_BUSY_S)

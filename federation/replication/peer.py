@@ -19,10 +19,16 @@ from federation.core.tasks import first_of
 from federation.replication.follower import Follower, LogTrimmed
 from federation.replication.reconcile import Reconcile, pages_of_check, pause_of_check
 from federation.replication.retry import Retry
-from federation.replication.schedule import FIRST_CHECK_SHARE, due, is_urgent, what_changed
+from federation.replication.rules import Window
+from federation.replication.schedule import (
+    FIRST_CHECK_SHARE,
+    Position,
+    Purpose,
+    due,
+    is_urgent,
+    what_changed,
+)
 from federation.replication.session import PeerSession
-from federation.replication.walk_position import Position, Purpose
-from federation.replication.window import Window
 
 _log = structlog.get_logger(__name__)
 

@@ -18,11 +18,11 @@ from federation.core.tasks import first_of
 from federation.replication.blob_sender import LARGE_AT_ONCE
 from federation.replication.entry_sender import EntryToSend, Hole
 from federation.replication.fit import Fit
-from federation.replication.outcome import Fate, SendOutcome
+from federation.replication.outcomes import Fate, SendOutcome
 from federation.replication.peer_api import ObjectHistory
 from federation.replication.rules import When
+from federation.replication.schedule import Position, Purpose, WalkPhase
 from federation.replication.session import PeerSession
-from federation.replication.walk_position import Position, Purpose, WalkPhase
 
 PAGE_OBJECTS = 500
 SUMMARY_OBJECTS = 2000  # in a page of blobs that is compared by its summary

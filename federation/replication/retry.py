@@ -15,7 +15,7 @@ from federation.core.replication_log import Parked
 from federation.core.store import EntryKey
 from federation.core.tasks import first_of
 from federation.replication.entry_sender import EntryToSend, Hole
-from federation.replication.outcome import SUPERSEDED, Fate, SendOutcome
+from federation.replication.outcomes import SUPERSEDED, Fate, SendOutcome
 from federation.replication.peer_api import ObjectHistory
 from federation.replication.session import PeerSession
 

@@ -1,12 +1,13 @@
-"""What of all that is held a peer gets, and when: its rules, and which way an object came.
+"""What a peer gets of all that is held, and when: its rules, its window, the way an object came.
 
-A machine without I/O.
+Decisions without I/O.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from datetime import datetime
 from fnmatch import translate
 from re import Pattern
 from re import compile as compile_pattern
@@ -123,3 +124,41 @@ def was_there(via: Sequence[str], peer_node: str) -> bool:
 def may_go_on(via: Sequence[str]) -> bool:
     """Whether one more node can be written down behind these."""
     return len(via) < hops.HOPS_MAX
+
+
+_DAY_MIN = 24 * 60
+
+
+class Window(NamedTuple):
+    """From one minute of the local day up to another, over midnight where that is earlier.
+
+    The same minute twice is the whole day.
+    """
+
+    begin_min: int
+    end_min: int
+
+    @classmethod
+    def parse(cls, text: str) -> Window:
+        """Read HH:MM-HH:MM, as the configuration has checked it."""
+        begin, end = text.split("-")
+        return cls(_minute(begin), _minute(end))
+
+    def is_open(self, wall_s: float) -> bool:
+        """Whether it is this time of day where the node runs."""
+        return self.opens_in_s(wall_s) == 0
+
+    def opens_in_s(self, wall_s: float) -> float:
+        """Return how many seconds it is until it opens; 0 while it is open."""
+        local = datetime.fromtimestamp(wall_s)  # the operator's time of day
+        minute = local.hour * 60 + local.minute
+        length_min = (self.end_min - self.begin_min) % _DAY_MIN or _DAY_MIN
+        if (minute - self.begin_min) % _DAY_MIN < length_min:
+            return 0.0
+        wait_min = (self.begin_min - minute) % _DAY_MIN
+        return max(1.0, wait_min * 60.0 - local.second)
+
+
+def _minute(text: str) -> int:
+    hours, minutes = text.split(":")
+    return int(hours) * 60 + int(minutes)

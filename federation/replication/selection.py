@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from federation.core.digest import Digest
 from federation.core.replication_log import EntryHead, LogRow
-from federation.replication.outcome import GONE, SUPERSEDED, SendOutcome, skipped
+from federation.replication.outcomes import GONE, SUPERSEDED, SendOutcome, skipped
 from federation.replication.peer_api import Via
 from federation.replication.rules import Rules, When, was_there
 

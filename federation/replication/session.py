@@ -14,7 +14,7 @@ from federation.core.store import EntryKey
 from federation.replication.counters import PeerCounters
 from federation.replication.entry_sender import EntrySender
 from federation.replication.gate import Gate
-from federation.replication.outcome import Fate, SendOutcome
+from federation.replication.outcomes import Fate, SendOutcome
 from federation.replication.peer_api import PeerApi
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.rules import Rules

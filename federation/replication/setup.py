@@ -175,7 +175,8 @@ def make_session(
     sender = Sender(peer.name, store, change_log, api, gate, counters, memory, clock)
     shipper = Shipper(sender, api, clock)
     gate.at_failure(shipper.confirmed.clear)
-    entries = EntrySender(store, change_log, api, gate, shipper, walk, counters, memory, clock)
+    of_entries = memory.of_entries(peer.name)
+    entries = EntrySender(store, change_log, api, gate, shipper, walk, counters, of_entries, clock)
     return PeerSession(peer, change_log, records, api, gate, shipper, entries, counters, clock)
 
 

@@ -11,7 +11,7 @@ from federation.core.store import SMALL_BLOB_BYTES
 from federation.core.tasks import first_of
 from federation.replication.blob_sender import Sender
 from federation.replication.existence_cache import ConfirmedBlobs
-from federation.replication.outcome import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, SendOutcome
+from federation.replication.outcomes import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, SendOutcome
 from federation.replication.peer_api import ObjectHistory, PeerApi
 from federation.replication.rules import may_go_on
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from federation.remote.faster_way import LEAST_BYTES, FasterWay
+from federation.remote.compression import LEAST_BYTES, FasterWay
 
 SIZE = 4 * LEAST_BYTES
 

@@ -19,7 +19,7 @@ from federation.remote import (
     RequestRefused,
     Unsupported,
 )
-from federation.remote.faster_way import LEAST_BYTES
+from federation.remote.compression import LEAST_BYTES
 from federation.wire import zstd
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, read_until_failure, text, until

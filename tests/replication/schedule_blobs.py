@@ -17,12 +17,18 @@ from federation.core.store import SMALL_BLOB_BYTES, Entry
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
 from federation.replication.batch_size import BatchSize
-from federation.replication.blame import FaultTracker
 from federation.replication.entry_sender import stamp_to_send
 from federation.replication.existence_cache import ConfirmedBlobs
-from federation.replication.outcome import PRESENT, SENT, TOO_FAR, SendOutcome
+from federation.replication.outcomes import (
+    PRESENT,
+    SENT,
+    TOO_FAR,
+    FaultTracker,
+    SendOutcome,
+    Tried,
+    judge_batch,
+)
 from federation.replication.rules import may_go_on
-from federation.replication.tried import Tried, judge_batch
 from tests.replication.schedule_judge import Road
 from tests.replication.schedule_nodes import Headers, Way
 from tests.replication.schedule_world import Life, Process, Signal, World

@@ -10,9 +10,8 @@ from federation.core.digest import Digest
 from federation.core.replication_log import LogRow, Parked
 from federation.core.store import Entry, EntryKey
 from federation.remote.failures import FailureKind
-from federation.replication.blame import Fault
 from federation.replication.entry_sender import LEFT_OUT
-from federation.replication.outcome import PRESENT, SENT, SUPERSEDED, TOO_FAR, Fate, parked
+from federation.replication.outcomes import PRESENT, SENT, SUPERSEDED, TOO_FAR, Fate, Fault, parked
 from federation.replication.retry import is_due
 from federation.replication.rules import may_go_on
 from tests.replication.schedule_blobs import AGAIN_S, Blobs

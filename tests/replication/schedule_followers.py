@@ -6,10 +6,9 @@ from federation.core.digest import Digest
 from federation.core.replication_log import Lane, LogRow
 from federation.core.store import SMALL_BLOB_BYTES
 from federation.replication.cursor import LogProgress
-from federation.replication.outcome import GONE, SUPERSEDED, Fate, SendOutcome
-from federation.replication.rules import When
+from federation.replication.outcomes import GONE, SUPERSEDED, Fate, SendOutcome
+from federation.replication.rules import When, Window
 from federation.replication.selection import Choice, Chosen, End, gaps
-from federation.replication.window import Window
 from tests.replication.schedule_entries import Parking
 from tests.replication.schedule_judge import Road
 from tests.replication.schedule_nodes import Way

@@ -18,7 +18,7 @@ from federation.core.replication_log import Lane, LogRow
 from federation.core.store import PULLED_TICKS, Entry, EntryKey, Source, Stamp
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.batch_size import BATCHES_MAX
-from federation.replication.outcome import SendOutcome
+from federation.replication.outcomes import SendOutcome
 from federation.replication.rules import Rules
 from tests.replication.graph import reached
 from tests.replication.schedule_nodes import Headers, Node, Way

@@ -8,8 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.replication.cursor import LogProgress
-from federation.replication.ranges import Ranges, runs
+from federation.replication.cursor import LogProgress, Ranges, runs
 
 SPANS = st.tuples(st.integers(0, 40), st.integers(0, 10)).map(lambda s: (s[0], s[0] + s[1]))
 STEPS = st.lists(st.tuples(st.sampled_from(["add", "remove"]), SPANS), max_size=40)

@@ -11,7 +11,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import Digest, digest_of
 from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.core.store import Provenance, Source
-from federation.replication.blame import REFUSED_IN_A_ROW
+from federation.replication.outcomes import REFUSED_IN_A_ROW
 from tests.remote.fake_server import (
     Context,
     FakeServer,

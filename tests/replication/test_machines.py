@@ -14,9 +14,9 @@ from federation.core.replication_log import Parked
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.replication.backoff import Backoff, State
 from federation.replication.batch_size import BATCHES_MAX, ITEMS_MAX, BatchSize
-from federation.replication.blame import DENIED_IN_A_ROW, Fault, FaultTracker
 from federation.replication.counters import Rate
 from federation.replication.existence_cache import ConfirmedBlobs
+from federation.replication.outcomes import DENIED_IN_A_ROW, Fault, FaultTracker
 from federation.replication.retry import is_due
 
 PEER_BYTES = 4 * 2**20

@@ -10,7 +10,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.replication_log import Parked
-from federation.replication.blame import FORGOTTEN_MAX, Fault, ForgottenBlobs
+from federation.replication.outcomes import FORGOTTEN_MAX, Fault, ForgottenBlobs
 from federation.replication.retry import AT_ONCE
 from tests.remote.fake_server import Context, FakeServer, fails
 from tests.replication.here import asset_of, peer, remembering, replicating

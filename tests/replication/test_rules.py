@@ -13,8 +13,7 @@ from federation.config.peers import PeerConfig
 from federation.core import hops
 from federation.core.digest import Digest, digest_of
 from federation.core.store import EntryKey, EntryKind, Source
-from federation.replication.rules import Rules, When, may_go_on, was_there
-from federation.replication.window import Window
+from federation.replication.rules import Rules, When, Window, may_go_on, was_there
 from tests.replication.here import asset_of, result_of
 
 ARTIFACT = "urn:fdc:buildstream.build:2020:artifact:"

@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 
 from federation.core.replication_log import PeerRecord, PeerState
 from federation.replication.reconcile import pause_of_check
-from federation.replication.schedule import due, is_urgent, what_changed
-from federation.replication.walk_position import Position, Purpose, WalkPhase, read_position
+from federation.replication.schedule import (
+    Position,
+    Purpose,
+    WalkPhase,
+    due,
+    is_urgent,
+    read_position,
+    what_changed,
+)
 from federation.wire.node_identity import LogPosition
 
 FOLLOWING = PeerRecord("p", state=PeerState.FOLLOWING, reason="")

@@ -14,7 +14,7 @@ from federation.core.store import Entry
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.peer_api import ObjectHistory
 from federation.replication.remote_peer import RemotePeer
-from federation.replication.send_memory import BoundedMemory, MemoryShare
+from federation.replication.send_memory import PeerMemory, SendMemory
 from tests.remote.fake_server import Context, FakeServer, fails
 from tests.remote.served import connected
 from tests.replication.here import peer, remembering, result_of
@@ -23,7 +23,7 @@ from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 ACTION = digest_of(b"action")
 
 
-async def holder(share: MemoryShare, size_bytes: int, until: asyncio.Event) -> None:
+async def holder(share: PeerMemory, size_bytes: int, until: asyncio.Event) -> None:
     async with share.hold(size_bytes):
         await until.wait()
 
@@ -34,54 +34,56 @@ async def passes() -> None:
 
 
 async def test_p7_peers_that_hold_on_leave_room_to_the_others() -> None:
-    memory, ends = BoundedMemory(1000), asyncio.Event()
-    frozen = [memory.share() for _ in range(3)]
+    memory, ends = SendMemory(1000), asyncio.Event()
+    frozen = [memory.of_entries(f"frozen {at}") for at in range(3)]
     async with asyncio.TaskGroup() as group:
         for share in frozen:
             for _ in range(100):
                 group.create_task(holder(share, 10, ends))
             await passes()
-        assert memory.held_bytes <= 1000
-        assert [share.held_bytes for share in frozen] == [500, 250, 130]
-        quick = memory.share()
+        assert memory.entries.used_bytes <= 1000
+        assert [memory.entries.used_by(share.peer) for share in frozen] == [500, 250, 130]
+        quick = memory.of_entries("quick")
         async with asyncio.timeout(5):
             for _ in range(50):
                 async with quick.hold(10):
                     pass
         ends.set()
-    assert memory.held_bytes == 0
+    assert memory.entries.used_bytes == 0
 
 
 async def test_what_is_larger_than_all_is_let_through_alone() -> None:
-    memory = BoundedMemory(1000)
-    share = memory.share()
+    memory = SendMemory(1000)
+    held, share = memory.entries, memory.of_entries("peer")
     async with asyncio.timeout(5), share.hold(5000):
         waiting = asyncio.ensure_future(holder(share, 1, asyncio.Event()))
         await passes()
-        assert (share.held_bytes, share.waits) == (5000, True)
-        async with memory.share().hold(2000):  # another's first one is let through likewise
-            assert memory.held_bytes == 7000
+        assert (held.used_by("peer"), held.waiting) == (5000, 1)
+        async with memory.of_entries("another").hold(
+            2000
+        ):  # another's first one is let through likewise
+            assert held.used_bytes == 7000
         waiting.cancel()
         await passes()
-    assert (memory.held_bytes, share.waits) == (0, False)
+    assert (held.used_bytes, held.waiting) == (0, 0)
 
 
 async def test_who_leaves_while_waiting_stands_in_nobodys_way() -> None:
-    memory, first, end = BoundedMemory(100), asyncio.Event(), asyncio.Event()
-    share = memory.share()
+    memory, first, end = SendMemory(100), asyncio.Event(), asyncio.Event()
+    share = memory.of_entries("peer")
     holding = asyncio.ensure_future(holder(share, 40, first))
     await passes()
     large = asyncio.ensure_future(holder(share, 90, end))
     small = asyncio.ensure_future(holder(share, 5, end))
     await passes()
-    assert share.held_bytes == 40
+    assert memory.entries.used_bytes == 40
     large.cancel()
     await passes()
-    assert share.held_bytes == 45
+    assert memory.entries.used_bytes == 45
     first.set()
     end.set()
     await asyncio.gather(holding, small)
-    assert memory.held_bytes == 0
+    assert memory.entries.used_bytes == 0
 
 
 LARGE_STDOUT = reapi.ActionResult(stdout_raw=bytes(1_000_000)).SerializeToString()

@@ -12,7 +12,7 @@ from federation.remote.failures import FailureKind, failure
 from federation.replication.blob_sender import Sender
 from federation.replication.counters import PeerCounters
 from federation.replication.gate import Gate
-from federation.replication.outcome import SENT, SendOutcome
+from federation.replication.outcomes import SENT, SendOutcome
 from federation.replication.peer_api import ObjectHistory, OpenAt
 from federation.replication.send_memory import SendMemory
 from tests.replication.simulation import CALM, Node, SimulatedPeer, Wire

@@ -22,7 +22,7 @@ from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.peer import PeerRunner
 from federation.replication.reconcile import Reconcile
 from federation.replication.remote_peer import RemotePeer
-from federation.replication.walk_position import Position, Purpose
+from federation.replication.schedule import Position, Purpose
 from federation.wire import node_identity
 from federation.wire.holdings import encode_answer, name_of, split_names
 from federation.wire.node_identity import LogPosition, NodeIdentity

@@ -153,7 +153,7 @@ REPLICATION = [
     ),
     Mutant(
         "denied-parks-all",
-        f"{_REPLICATION}/blame.py",
+        f"{_REPLICATION}/outcomes.py",
         "return Fault.PEER if len(self._denied) >= DENIED_IN_A_ROW else Fault.UNCLEAR",
         "return Fault.UNCLEAR",
         (*_MACHINES, *_FAULTS),
@@ -161,7 +161,7 @@ REPLICATION = [
     ),
     Mutant(
         "silence-parks",
-        f"{_REPLICATION}/blame.py",
+        f"{_REPLICATION}/outcomes.py",
         "            return Fault.PEER\n        count, taken_then",
         "            return Fault.OBJECT\n        count, taken_then",
         (*_MACHINES, *_FAULTS),
@@ -169,7 +169,7 @@ REPLICATION = [
     ),
     Mutant(
         "refusals-park-all",
-        f"{_REPLICATION}/blame.py",
+        f"{_REPLICATION}/outcomes.py",
         "        if thing not in self._refused and len(self._refused) >= REFUSED_IN_A_ROW:",
         "        if thing is None:",
         (*_MACHINES, *_FAULTS),

@@ -1,0 +1,211 @@
+"""What became of an object on its way to a peer, and what a failed attempt says about it.
+
+Decisions without I/O. A peer that lets nobody in refuses every object, and no object may be lost by
+that; a single object that a peer never takes must not hold up the others. Whether the peer takes
+other objects in between tells the two apart: the object is parked, or the peer is waited for.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from federation.core.digest import Digest
+from federation.core.errors import DigestMismatch, FederationError
+from federation.remote.failures import FailureKind, RemoteFailed
+
+
+class Fate(enum.Enum):
+    """How it ended."""
+
+    PRESENT = "present"  # the peer had it
+    SENT = "sent"  # the peer has it now, and says so when asked again
+    SKIPPED = "skipped"  # it is not to be sent, or not there any more
+    PARKED = "parked"  # it cannot be sent, or will not be taken
+
+
+class SendOutcome(NamedTuple):
+    """The reason is for people, and names what is counted: a closed set for those skipped."""
+
+    fate: Fate
+    reason: str = ""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the peer holds it."""
+        return self.fate in {Fate.PRESENT, Fate.SENT}
+
+
+PRESENT = SendOutcome(Fate.PRESENT)
+SENT = SendOutcome(Fate.SENT)
+
+
+def skipped(reason: str) -> SendOutcome:
+    """See Fate."""
+    return SendOutcome(Fate.SKIPPED, reason)
+
+
+def parked(reason: str) -> SendOutcome:
+    """See Fate."""
+    return SendOutcome(Fate.PARKED, reason)
+
+
+GONE = skipped("gone from here")
+SUPERSEDED = skipped("superseded by a newer one")
+DAMAGED = parked("damaged here")
+FORGOTTEN = parked("the peer takes it and does not hold it when asked")
+TOO_FAR = skipped("it passed as many nodes as can be written down")
+UNKNOWN_FUNCTION = skipped("the peer does not know its digest function")
+
+
+DENIED_IN_A_ROW = 3  # different objects; then the peer does not let us in at all
+REFUSED_IN_A_ROW = 20  # likewise; then it has something against all, such as our instance name
+_TRACKED_MAX = 10_000
+FORGOTTEN_MAX = 5  # times, others being kept in between, until a blob is parked
+
+# How often one object fails in such a way, others being taken in between, until it is parked.
+# What is missing here (silence, a broken connection) is never an object's fault.
+_PATIENCE = {
+    FailureKind.DENIED: 2,
+    FailureKind.INTERNAL: 5,
+    FailureKind.MALFORMED: 5,
+    FailureKind.EXHAUSTED: 10,
+}
+
+
+class Fault(enum.Enum):
+    """What to do about a failure."""
+
+    OBJECT = "object"  # park it
+    UNCLEAR = "unclear"  # try it again, alone
+    PEER = "peer"  # leave the peer alone for a while
+
+
+class FaultTracker:
+    """Remembers what failed lately at one peer."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+        self._failures: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
+        self._denied: set[Hashable] = set()  # since something was taken
+        self._refused: set[Hashable] = set()  # likewise
+
+    def __repr__(self) -> str:
+        return f"<FaultTracker {len(self._failures)} failing, {len(self._denied)} denied in a row>"
+
+    def taken(self, *things: Hashable) -> None:
+        """Note that the peer took objects."""
+        if not things:
+            return
+        self._taken += len(things)
+        self._denied.clear()
+        self._refused.clear()
+        if self._failures:
+            for thing in things:
+                self._failures.pop(thing, None)
+
+    def failed(self, thing: Hashable, kind: FailureKind) -> Fault:
+        """Note that the peer did not take an object, which was sent alone or failed by itself."""
+        if kind is FailureKind.REFUSED:
+            return self._refuses(thing)
+        patience = _PATIENCE.get(kind)
+        if patience is None:
+            return Fault.PEER
+        count, taken_then = self._failures.pop(thing, (0, -1))
+        if self._taken > taken_then:
+            count += 1  # else nothing was taken since: it says nothing about this one
+        if count >= patience:
+            return Fault.OBJECT
+        self._failures[thing] = (count, self._taken)
+        if len(self._failures) > _TRACKED_MAX:
+            self._failures.popitem(last=False)
+        if kind is not FailureKind.DENIED:
+            return Fault.PEER
+        self._denied.add(thing)
+        return Fault.PEER if len(self._denied) >= DENIED_IN_A_ROW else Fault.UNCLEAR
+
+    def _refuses(self, thing: Hashable) -> Fault:
+        if thing not in self._refused and len(self._refused) >= REFUSED_IN_A_ROW:
+            return Fault.PEER
+        self._refused.add(thing)
+        return Fault.OBJECT
+
+
+class ForgottenBlobs:
+    """Blobs that a peer took and does not hold when asked, while it keeps others."""
+
+    def __init__(self) -> None:
+        self._kept = 0
+        self._forgotten: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<ForgottenBlobs {len(self._forgotten)}>"
+
+    def kept(self, *things: Hashable) -> None:
+        """Note that the peer holds what it took."""
+        self._kept += len(things)
+        if self._forgotten:
+            for thing in things:
+                self._forgotten.pop(thing, None)
+
+    def forgot(self, thing: Hashable) -> Fault:
+        """Note that it does not hold one. A peer that keeps nothing is at fault itself."""
+        count, kept_then = self._forgotten.pop(thing, (0, -1))
+        if self._kept > kept_then:
+            count += 1
+        if count >= FORGOTTEN_MAX:
+            return Fault.OBJECT
+        self._forgotten[thing] = (count, self._kept)
+        if len(self._forgotten) > _TRACKED_MAX:
+            self._forgotten.popitem(last=False)
+        return Fault.UNCLEAR
+
+
+class Tried(NamedTuple):
+    """What came of a batch."""
+
+    taken: list[Digest]
+    again: list[Digest]  # not taken, for reasons that may pass
+    ended: Sequence[tuple[Digest, SendOutcome]] = ()  # not taken, and never to be
+    halve: bool = False  # it may be for a single blob that none was taken
+    error: RemoteFailed | None = None  # why none was
+    is_slow: bool = False  # a single blob, which takes longer than a call may: let it be a stream
+
+
+def judge_batch(
+    digests: Sequence[Digest], results: Sequence[FederationError | None], blame: FaultTracker
+) -> Tried:
+    """Decide about each blob of a batch. results: None for those taken, in the same order."""
+    failed = {d: error for d, error in zip(digests, results, strict=True) if error}
+    taken = [digest for digest in digests if digest not in failed]
+    blame.taken(*taken)
+    as_one = len(digests) > 1 and not taken  # it may be one that all of them suffer for
+    again: list[Digest] = []
+    ended: list[tuple[Digest, SendOutcome]] = []
+    error = None
+    for digest, failure in failed.items():
+        if (outcome := _wrong_here(failure)) is not None:
+            ended.append((digest, outcome))
+            continue
+        assert isinstance(failure, RemoteFailed)
+        by_itself = not as_one or failure.kind is FailureKind.REFUSED
+        if by_itself and blame.failed(digest, failure.kind) is Fault.OBJECT:
+            ended.append((digest, parked(failure.reason)))
+            continue
+        again.append(digest)
+        error = failure
+    if taken or error is None:
+        return Tried(taken, again, ended)
+    if as_one and error.kind is FailureKind.DENIED:
+        return Tried(taken, again, ended, halve=True)
+    is_slow = len(digests) == 1 and error.kind is FailureKind.TIMEOUT
+    return Tried(taken, again, ended, error=error, is_slow=is_slow)
+
+
+def _wrong_here(error: FederationError) -> SendOutcome | None:
+    """Return what is to become of a blob that was not even sent."""
+    if isinstance(error, RemoteFailed):
+        return None
+    return DAMAGED if isinstance(error, DigestMismatch) else parked(str(error))
