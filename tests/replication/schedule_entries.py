@@ -10,7 +10,7 @@ from federation.core.digest import Digest
 from federation.core.replication_log import LogRow, Parked
 from federation.core.store import Entry, EntryKey
 from federation.remote.failures import FailureKind
-from federation.replication.entry_sender import LEFT_OUT
+from federation.replication.closure_sender import LEFT_OUT
 from federation.replication.outcomes import PRESENT, SENT, SUPERSEDED, TOO_FAR, Fate, Fault, parked
 from federation.replication.retry import is_due
 from federation.replication.rules import may_go_on
