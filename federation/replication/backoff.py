@@ -1,4 +1,4 @@
-"""When a peer that fails is tried again: later each time, by one call at a time.
+"""When a failing peer is tried again: later each time, by one call at a time.
 
 A machine without I/O: callers say what happened and when.
 """
@@ -28,25 +28,25 @@ _LONGEST_OTHERS_S = 60.0
 
 
 class State(enum.Enum):
-    """What may be sent."""
+    """Which calls may be made."""
 
     OPEN = "open"  # everything
     PAUSED = "paused"  # nothing until the delay is over
-    TRYING = "trying"  # one call is under way, whose outcome decides
+    TRYING = "trying"  # one call is under way, and its outcome decides
 
 
 class Backoff:
-    """One peer's; first_s is the first delay, which doubles."""
+    """The backoff of one peer. first_s: the first delay in seconds, which then doubles."""
 
     def __init__(self, first_s: float, jitter: random.Random) -> None:
         self._first_s = first_s
         self._jitter = jitter
         self.state = State.OPEN
         self.failures = 0  # in a row
-        self.generation = 0  # a failure of a call that began before the last one says nothing new
+        self.generation = 0  # failures of calls that began in an earlier one are not counted
         self.until_s = 0.0
-        self._by_write = False  # whether only a write can tell that it is over
-        self._write_tries = False  # whether what is tried is a write
+        self._by_write = False  # whether only a write can show that the failure is over
+        self._write_tries = False  # whether the current attempt is a write
 
     def __repr__(self) -> str:
         return f"<Backoff {self.state.value} after {self.failures} failures>"
@@ -63,7 +63,7 @@ class Backoff:
         return self.state is State.OPEN
 
     def wait_s(self, now_s: float) -> float:
-        """Return how long it is until the next try; 0 when only others' outcomes are waited for."""
+        """Return the seconds until the next attempt; 0 while another call's outcome is awaited."""
         return max(0.0, self.until_s - now_s) if self.state is State.PAUSED else 0.0
 
     def succeeded(self, *, wrote: bool, writes_wait: bool = False) -> bool:
@@ -77,7 +77,7 @@ class Backoff:
         if self.state is State.OPEN:
             return False
         if self._by_write and self.state is State.TRYING and self._write_tries:
-            return False  # a question that was under way: the write's outcome decides
+            return False  # a question that was under way: the outcome of the write decides
         if self._by_write and writes_wait:
             if self.state is State.TRYING:
                 self.state, self.until_s = State.PAUSED, 0.0
@@ -86,7 +86,7 @@ class Backoff:
         return not self._by_write
 
     def failed(self, error: RemoteFailed, now_s: float, generation: int, *, wrote: bool) -> bool:
-        """Note a failure of a call that began in a generation; return whether it is news."""
+        """Record the failure of a call; return whether it changes the state."""
         if generation != self.generation:
             return False
         self.generation += 1
@@ -97,7 +97,7 @@ class Backoff:
         return True
 
     def gave_up(self) -> None:
-        """Note that the call which tried was ended from here, without an outcome."""
+        """Record that the attempt was cancelled here, without an outcome."""
         if self.state is State.TRYING:
             self.state = State.PAUSED
 

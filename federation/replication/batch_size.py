@@ -26,7 +26,7 @@ _FIRST_BATCHES = 4
 
 
 class BatchSize:
-    """Learns from each batch."""
+    """The current batch size, adjusted after each batch."""
 
     def __init__(self) -> None:
         self.bytes_max = _FIRST_BYTES
@@ -42,7 +42,10 @@ class BatchSize:
         return min(self.at_once, max(1, MEMORY_BYTES // self.bytes_max))
 
     def took(self, items: int, size_bytes: int, seconds: float, peer_bytes_max: int) -> None:
-        """Note how long a batch took. peer_bytes_max: the most that the peer takes in one."""
+        """Adjust to the time in seconds that a batch took.
+
+        peer_bytes_max: the most bytes that the peer takes in one batch.
+        """
         if items > 1 and seconds > max(2 * SLOW_S, SLOW_OBJECT_S * items):
             self.at_once = min(BATCHES_MAX, self.at_once + 1)
             share = SLOW_S / seconds
@@ -59,7 +62,7 @@ class BatchSize:
             self.bytes_max = min(max(_LEAST_BYTES, peer_bytes_max), self.bytes_max * 2)
 
     def failed(self, items: int, size_bytes: int) -> None:
-        """Note that one was not answered in time."""
+        """Adjust to a batch that was not answered in time."""
         self._slower(items, size_bytes, 0.25)
 
     def _slower(self, items: int, size_bytes: int, share: float) -> None:
@@ -72,7 +75,7 @@ class BatchSize:
             self.at_once = max(1, self.at_once // 2)
 
     def cut(self, digests: Sequence[Digest], peer_bytes_max: int) -> Iterator[list[Digest]]:
-        """Yield them in batches, in order; each is cut when it is asked for."""
+        """Yield batches in order; the size of each is decided when it is requested."""
         batch: list[Digest] = []
         size_bytes = 0
         for digest in digests:

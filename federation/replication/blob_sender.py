@@ -1,7 +1,7 @@
-"""Blobs that a peer lacks, sent to it: small ones in batches, large ones by themselves.
+"""Sending blobs that a peer lacks: small ones in batches, large ones as streams.
 
-Waits as long as it takes: a call that fails is made again once the peer is up to it. An object ends
-only by being there, by being set aside, or with the task that sends it.
+A failed call is repeated when the peer works again, without a time limit. A blob ends only by being
+held by the peer, by being skipped or parked, or with the task that sends it.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from federation.replication.send_memory import SendMemory
 _log = structlog.get_logger(__name__)
 
 LARGE_AT_ONCE = 3
-_ALIVE_BYTES = 2**20  # taken of a long upload, it shows that the peer works
+_ALIVE_BYTES = 2**20  # of a long upload; once taken, the peer works
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0  # for single blobs, while others are taken
 
 Settle = Callable[[Sequence[Digest], SendOutcome], None]
 
 
 class Sender:
-    """Sends to one peer from here."""
+    """Sends blobs to one peer."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Sender:
         memory: SendMemory,
         clock: Clock,
     ) -> None:
-        """memory: shared by all peers."""
+        """memory: shared by all peers, so are its bounds."""
         self.memory = memory.of_calls(name)
         self.answered_call = AnsweredCall(gate, clock)
         self.faults = FaultTracker()
@@ -82,7 +82,7 @@ class Sender:
         return f"<Sender {self._slots!r}, {self.batch_size!r}>"
 
     async def ask(self, digests: Sequence[Digest]) -> set[Digest]:
-        """Return what the peer lacks; asks until it answers."""
+        """Return which of these the peer lacks; asks until it answers."""
         return await self.answered_call.answer(lambda: self._api.find_missing(digests))
 
     async def find_absent(self, digests: Sequence[Digest]) -> set[Digest]:
@@ -94,7 +94,7 @@ class Sender:
     async def send_small(
         self, blobs: Sequence[Digest], history: ObjectHistory, settle: Settle
     ) -> None:
-        """Bring each of these small blobs to its end.
+        """Send small blobs until each has an outcome.
 
         A batch is cut when there is a slot for one: what the peer has taken by then sets how much
         goes together. 20,000 blobs for a peer that had few before went in 36 batches; all of a
@@ -111,7 +111,7 @@ class Sender:
     async def send_behind(
         self, blobs: Sequence[Digest], history: ObjectHistory, settle: Settle
     ) -> None:
-        """Do the same for what may wait: all that goes this way has half of the slots at most."""
+        """Do the same for a walk, which has at most half of the slots."""
         left = blobs
         while left:
             async with self._behind.one():
@@ -120,9 +120,9 @@ class Sender:
             left = left[len(batch) :]
 
     async def send_batch(self, batch: list[Digest], history: ObjectHistory, settle: Settle) -> None:
-        """Bring each blob of a batch to its end.
+        """Send a batch until each blob has an outcome.
 
-        Neither the slot nor the bytes are kept while the peer is left alone.
+        Neither slot nor memory is held while the gate is closed.
         """
         left, halve, delay_s = batch, False, 0.0
         while left:
@@ -130,7 +130,9 @@ class Sender:
                 parts = list(self._parts(left, halve=halve))
                 tried = await self._try_batch(left, history, settle) if len(parts) == 1 else None
             if tried is None:
-                async with asyncio.TaskGroup() as group:  # one that makes trouble holds up no other
+                async with (
+                    asyncio.TaskGroup() as group
+                ):  # a failing half does not hold up the other
                     for part in parts:
                         group.create_task(self.send_batch(part, history, settle))
                 return
@@ -145,13 +147,13 @@ class Sender:
                 return
 
     def _parts(self, left: list[Digest], *, halve: bool) -> Iterator[list[Digest]]:
-        """Yield what goes together: a batch may have become too large for the link meanwhile."""
+        """Yield the batch again, cut anew: it may be too large for the link by now."""
         middle = len(left) // 2
         for half in (left[:middle], left[middle:]) if halve and middle else (left,):
             yield from self.batch_size.cut(half, self._api.batch_bytes)
 
     async def _still_missing(self, left: list[Digest], settle: Settle) -> list[Digest]:
-        """Settle what has arrived although it seemed not to have; return the others."""
+        """Settle blobs that arrived although the call failed; return the others."""
         missing = await self.ask(left) if left else set()
         if there := [digest for digest in left if digest not in missing]:
             settle(there, SENT)
@@ -200,7 +202,7 @@ class Sender:
         settle: Settle,
         turn: Turn,
     ) -> Tried:
-        """Settle what is refused for good, and learn from the others."""
+        """Settle refused blobs, and report the outcome of the call."""
         size_bytes = sum(len(data) for _, data in blobs)
         tried = judge_batch([digest for digest, _ in blobs], results, self.faults)
         for digest, outcome in tried.ended:
@@ -216,7 +218,7 @@ class Sender:
         return tried
 
     async def _confirm(self, taken: list[Digest], settle: Settle) -> list[Digest]:
-        """Settle what the peer has indeed; return what it forgot and is to be sent again."""
+        """Settle what the peer holds; return what it forgot and has to be sent again."""
         missing = await self.ask(taken) if taken else set()
         if there := [digest for digest in taken if digest not in missing]:
             self._forgotten.kept(*there)
@@ -232,7 +234,7 @@ class Sender:
         return again
 
     def note_forgotten(self, digests: Sequence[Digest]) -> None:
-        """Count blobs that the peer took, or said it had, and does not have."""
+        """Count blobs that the peer took, or claimed to hold, and lacks."""
         flagged = self._counters.forgets
         self._counters.forgotten += len(digests)
         if self._counters.forgets and not flagged:
@@ -246,7 +248,7 @@ class Sender:
     # Large ones
 
     async def send_large(self, digest: Digest, history: ObjectHistory, settle: Settle) -> None:
-        """Bring one large blob to its end."""
+        """Send one large blob until it has an outcome."""
         delay_s, goes_on = 0.0, False
         while True:
             async with self._large:
@@ -268,7 +270,7 @@ class Sender:
     async def _try_large(
         self, digest: Digest, history: ObjectHistory, *, goes_on: bool
     ) -> SendOutcome | None:
-        """Send it once; None: try again."""
+        """Send a large blob once; None: try again."""
         async with self._gate.turn(writes=True) as turn:
             try:
                 opener = self._opener(digest, turn)
@@ -300,7 +302,7 @@ class Sender:
 
 
 async def _watched(chunks: Chunks, turn: Turn) -> Chunks:
-    """Pass chunks on, and let others pass the gate once a good part of them was taken."""
+    """Pass chunks on; report that the peer works once it has taken a megabyte."""
     size_bytes = 0
     async for chunk in chunks:
         yield chunk

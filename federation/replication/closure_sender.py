@@ -1,7 +1,7 @@
-"""An entry's closure brought to a peer, by walking it over a store that sends what it is asked for.
+"""Sending the closure of an entry, by a walk over a store that sends what it is asked about.
 
-Who walks asks whether blobs are held and reads the directories among them. This store answers with
-what is held here and, by then, at the peer, so that a walk that ends well means that all is there.
+The walk asks whether blobs are held, and reads directories. This store sends each blob to the peer
+before it answers, so a walk that finds everything means that the peer holds the whole closure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Walk = Callable[[Readable, Entry], Awaitable[bool]]
 
 
 class ShippingStore:
-    """A federation.core.store.Readable for one walk."""
+    """A Readable (federation.core.store) for one walk."""
 
     def __init__(
         self,
@@ -36,21 +36,21 @@ class ShippingStore:
         bounds: Bounds,
         for_large: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """for_large: entered while large blobs are sent, which may take long."""
+        """for_large: a context that is entered while large blobs are sent."""
         self._store = store
         self._shipper = shipper
         self._history = history
         self._bounds = bounds
         self._for_large = for_large
-        self.lacks_here: Digest | None = None  # a hole, which a later upload may fill
-        self.left_out: Digest | None = None  # by a rule, and the peer has it not
+        self.lacks_here: Digest | None = None  # missing here; a later upload may bring it
+        self.left_out: Digest | None = None  # by a rule, and the peer lacks it
         self.unsent: tuple[Digest, SendOutcome] | None = None
 
     def __repr__(self) -> str:
         return f"<ShippingStore over {self._store!r}>"
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
-        """Send what is held; return what is held nowhere, or not at the peer in spite of that."""
+        """Send what is held here; return what is missing here or was not taken by the peer."""
         missing = await self._store.find_missing(digests)
         if missing:
             self.lacks_here = min(missing)
@@ -60,7 +60,7 @@ class ShippingStore:
         return await self._ship(digests)
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        """Read structures here, and send them."""
+        """Read directories and trees here, and send them."""
         found = await self._store.read_small(digests)
         held = [d for d, data in zip(digests, found, strict=True) if data is not None]
         if len(held) < len(found):
@@ -80,7 +80,7 @@ class ShippingStore:
         limit: int | None = None,
         next_bytes: NextBytes | None = None,
     ) -> AsyncIterator[Chunks]:
-        """Read a large structure here, and send it."""
+        """Read a large tree here, and send it."""
         if await self._ship([digest]):
             raise BlobNotFound(digest)
         reading = self._store.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
@@ -102,8 +102,8 @@ class ShippingStore:
         return parked(f"it needs blob {self.lacks_here}, which is not here")
 
     async def _ship(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Return what is not at the peer in the end."""
-        ordered = sorted(digests)  # the same in every run
+        """Send these; return those that the peer lacks afterwards."""
+        ordered = sorted(digests)  # a fixed order, so that simulations can be replayed
         wanted = [digest for digest in ordered if self._bounds.admit(digest)]
         small = [digest for digest in wanted if digest.size_bytes <= SMALL_BLOB_BYTES]
         outcomes = await self._shipper.ship(small, self._history)

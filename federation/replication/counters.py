@@ -1,4 +1,4 @@
-"""What is counted of one peer since this process began, and how fast it gets things."""
+"""Counters of one peer since the process began, and recent rates."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections import Counter
 
 from federation.core.clock import Clock
 
-FORGETS_AFTER = 3  # finds, until a peer is called forgetful
+FORGETS_AFTER = 3  # objects; then status says that the peer forgets
 
 _HALF_LIFE_S = 10.0
 
 
 class Rate:
-    """A number a second, in which what is long past counts ever less."""
+    """An exponentially decaying rate per second."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -20,11 +20,11 @@ class Rate:
         self._at_s = clock.monotonic_s()
 
     def add(self, amount: float) -> None:
-        """Count something that happened now."""
+        """Count an amount that happened now."""
         self._sum = self._faded() + amount
 
     def per_s(self) -> float:
-        """Return the rate of late."""
+        """Return the recent rate."""
         return self._faded() * 0.6931 / _HALF_LIFE_S
 
     def _faded(self) -> float:
@@ -35,7 +35,7 @@ class Rate:
 
 
 class PeerCounters:
-    """Counts of one peer."""
+    """Counters of one peer."""
 
     def __init__(self, clock: Clock) -> None:
         self.sent_objects = 0
@@ -44,17 +44,17 @@ class PeerCounters:
         self.superseded = 0
         self.parked = 0
         self.skipped: Counter[str] = Counter()  # by reason
-        self.forgotten = 0  # objects that it said it had taken, and did not have
+        self.forgotten = 0  # objects that it took and did not hold later
         self.unsupported: Counter[str] = Counter()  # entries by the service that it has not
         self.objects = Rate(clock)  # brought to an end
         self.bytes = Rate(clock)  # likewise
 
     @property
     def forgets(self) -> bool:
-        """Whether it loses what it took."""
+        """Whether it often loses what it took."""
         return self.forgotten >= FORGETS_AFTER
 
     def sent(self, objects: int, size_bytes: int) -> None:
-        """Count objects that moved."""
+        """Count objects that were sent."""
         self.sent_objects += objects
         self.sent_bytes += size_bytes

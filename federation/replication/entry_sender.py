@@ -1,4 +1,4 @@
-"""Index entries to one peer: each behind all that it names, as it is now, the newest last."""
+"""Sending index entries to one peer: each after its closure, with its current value."""
 
 from __future__ import annotations
 
@@ -55,32 +55,32 @@ _SERVICES = {
 
 
 class Hole(enum.Enum):
-    """What to do about an entry that names something which is not here."""
+    """What to do with an entry that names a blob which is missing here."""
 
-    WAIT = "wait"  # a client pushes names and blobs in any order; park it in the end
+    WAIT = "wait"  # clients push in any order: wait some seconds, then park
     PARK = "park"
-    SKIP = "skip"  # it is hidden here, too, and sent when it is pushed again
+    SKIP = "skip"  # it is hidden here, too; a new push sends it
 
 
 class EntryToSend(NamedTuple):
-    """An entry to be sent; its value is read when that is needed."""
+    """An entry to be sent. Its value is read only while it is needed."""
 
     head: EntryHead
     via: Via
     bounds: Bounds = Bounds()
     hole: Hole = Hole.WAIT
-    compares: bool = False  # see first what the peer has under this name
-    keeps_theirs: bool = False  # then leave it, even if it is another value
+    compares: bool = False  # look first what the peer has under this name
+    keeps_theirs: bool = False  # then leave another value there
     unused_s: float = 0.0
 
     @property
     def history(self) -> ObjectHistory:
-        """What the peer is told about it, and about the blobs that go along with it."""
+        """What the peer is told about the entry and the blobs sent for it."""
         return ObjectHistory(self.via, self.unused_s)
 
 
 class _Name:
-    """Who sends under one name: one at a time."""
+    """A lock of one name, and how many use it."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -88,7 +88,7 @@ class _Name:
 
 
 class EntrySender:
-    """Sends to one peer from here."""
+    """Sends entries to one peer."""
 
     def __init__(
         self,
@@ -120,9 +120,9 @@ class EntrySender:
         return f"<EntrySender {len(self._names)} names>"
 
     async def send(self, wanted: EntryToSend) -> SendOutcome:
-        """Bring one entry to its end, its newest value last.
+        """Send one entry; return its outcome. Of several values of a name the newest goes last.
 
-        Raises what the store and the change log raise when they cannot tell.
+        Raises the errors of the store and the change log.
         """
         if (outcome := self._against(wanted)) is not None:
             return outcome
@@ -137,7 +137,7 @@ class EntrySender:
     async def _value(
         self, head: EntryHead, memory: PeerMemory, size_bytes: int
     ) -> AsyncIterator[Entry | SendOutcome]:
-        """Give an entry, if it is still the newest of its name, and hold so many bytes for it."""
+        """Hold memory, and give the entry if it is still the newest of its name."""
         async with memory.hold(size_bytes):
             (now,) = await self._change_log.entries_at([head.key])
             if now is None:
@@ -151,11 +151,11 @@ class EntrySender:
         return self._value(head, self._memory, _NAMES_COST * head.value_bytes)
 
     def _for_call(self, head: EntryHead) -> AbstractAsyncContextManager[Entry | SendOutcome]:
-        """Within a turn at the gate: what waits outside must not hold what a call needs."""
+        """Used within a turn at the gate: memory for calls must not be held while waiting there."""
         return self._value(head, self._shipper.sender.memory, head.value_bytes)
 
     def _against(self, wanted: EntryToSend) -> SendOutcome | None:
-        """Return why an entry is not sent, whatever the peer has."""
+        """Return why an entry is not sent at all; None: it may be sent."""
         head = wanted.head
         if not may_go_on(wanted.via):
             return TOO_FAR
@@ -166,7 +166,7 @@ class EntrySender:
         return None
 
     async def _settled(self, wanted: EntryToSend) -> SendOutcome | None:
-        """Look what the peer has; None: the entry is to be sent."""
+        """Compare with the peer; None: the entry has to be sent."""
         confirmed, this_one = self._shipper.confirmed, (wanted.head.key, wanted.head.seq)
         keeps_theirs = wanted.keeps_theirs or this_one in confirmed  # then theirs is newer
         confirmed.discard(this_one)
@@ -177,7 +177,7 @@ class EntrySender:
         return PRESENT if has_it else None
 
     async def _compare(self, head: EntryHead) -> Theirs | SendOutcome:
-        """Look until there is an answer; one who does not let us look may have anything."""
+        """Compare until there is an answer. A peer that denies it may have any value."""
 
         async def compare() -> Theirs | SendOutcome:
             async with self._for_call(head) as entry:
@@ -194,10 +194,10 @@ class EntrySender:
 
     @asynccontextmanager
     async def _turn_of(self, key: EntryKey) -> AsyncIterator[None]:
-        """Wait for whoever sends under this name.
+        """Wait for other senders of this name.
 
-        What was read first must not arrive last: it would undo a newer value at a peer that knows
-        nothing of stamps. So a value is read once it is its turn, and kept to while it is sent.
+        An older value must not arrive last: it would replace the newer one at a peer that does not
+        know stamps. So a value is read only in its turn, which lasts until it is sent.
         """
         name = self._names.setdefault(key, _Name())
         name.users += 1
@@ -222,7 +222,7 @@ class EntrySender:
     # What it names
 
     async def _closed(self, wanted: EntryToSend, *, anew: bool = False) -> SendOutcome | None:
-        """Bring all that it names there; None: it is there, and the entry may follow."""
+        """Send the closure; None: the peer holds it, and the entry may follow."""
         for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
             view = ShippingStore(
                 self._store, self._shipper, wanted.history, wanted.bounds, self._for_large
@@ -249,7 +249,7 @@ class EntrySender:
 
     @asynccontextmanager
     async def _for_large(self) -> AsyncIterator[None]:
-        """Let another walk go on while this one waits for a large blob to be sent."""
+        """Let another walk go on while this one sends a large blob."""
         self._walking.release()
         try:
             yield
@@ -263,13 +263,13 @@ class EntrySender:
     # The entry
 
     async def _push(self, wanted: EntryToSend, node_id: str) -> SendOutcome:
-        """Push until it is taken, or is not to be any more; node_id: who has all that it names."""
+        """Push until the outcome is known. node_id: the node that holds the closure."""
         delay_s, refused = 0.0, False
         while True:
             result = await self._try_push(wanted, node_id, refused=refused)
             if isinstance(result, SendOutcome):
                 return result
-            # Perhaps it is refused for something that it names, and the peer has lost.
+            # The peer may refuse it because it has lost something that the entry names.
             anew = isinstance(result, RequestRefused) and not refused
             refused = refused or anew
             if not anew:
@@ -281,12 +281,12 @@ class EntrySender:
                 return SUPERSEDED
             node_id = self._api.identity.node_id
             if (outcome := await self._closed(wanted, anew=anew)) is not None:
-                return outcome  # whoever answers by now may lack what was there
+                return outcome  # another node may answer now
 
     async def _try_push(
         self, wanted: EntryToSend, node_id: str, *, refused: bool
     ) -> SendOutcome | RemoteFailed:
-        """Push once; refused: it was before, and is not given a third time."""
+        """Push once. refused: it was refused before; a second refusal is counted against it."""
         key = wanted.head.key
         async with self._gate.turn(writes=True) as turn, self._for_call(wanted.head) as entry:
             if isinstance(entry, SendOutcome):
@@ -311,7 +311,7 @@ class EntrySender:
         return SENT
 
     def _unsupported(self, kind: EntryKind, error: Unsupported) -> SendOutcome:
-        """Set it aside, unless it is sure by now that the peer has no such service."""
+        """Park the entry, or skip it once it is certain that the peer has no such service."""
         return self._lacking(kind) if self._api.lacks(kind) else parked(error.reason)
 
     def _lacking(self, kind: EntryKind) -> SendOutcome:
@@ -320,5 +320,5 @@ class EntrySender:
 
 
 def stamp_to_send(entry: Entry, node_id: str) -> Stamp:
-    """Return what dates an entry at a peer. What an upstream gave here gives way to all else."""
+    """Return the stamp to send; the smallest for an entry from an upstream: any other wins."""
     return Stamp(PULLED_TICKS, node_id) if entry.stamp == NO_STAMP else entry.stamp

@@ -1,4 +1,4 @@
-"""Objects that a peer said a moment ago it holds, so that it is not asked again at once."""
+"""Objects that a peer confirmed a moment ago, so that it is not asked again at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _T = TypeVar("_T", bound=Hashable)
 
 
 class ConfirmedBlobs:
-    """A bounded memory."""
+    """A bounded set whose members expire."""
 
     def __init__(self, clock: Clock, node_id: Callable[[], str]) -> None:
-        """node_id: tells who answers at the moment; what another said does not count."""
+        """node_id: returns the node that answers now; answers of other nodes are dropped."""
         self._clock = clock
         self._node_id = node_id
         self._said_by = ""
@@ -31,7 +31,7 @@ class ConfirmedBlobs:
         return bool(self.among([thing]))
 
     def among(self, things: Iterable[_T]) -> set[_T]:
-        """Return those of these that it said."""
+        """Return those that the peer confirmed."""
         self._forget_others()
         if not self._until_s:
             return set()
@@ -39,7 +39,7 @@ class ConfirmedBlobs:
         return {thing for thing in things if thing in until_s and now_s < until_s[thing]}
 
     def add(self, *things: Hashable) -> None:
-        """Note that the peer holds them now."""
+        """Record that the peer holds these now."""
         self._forget_others()
         until_s = self._clock.monotonic_s() + _FOR_S
         for thing in things:
@@ -49,11 +49,11 @@ class ConfirmedBlobs:
             self._until_s.popitem(last=False)
 
     def discard(self, thing: Hashable) -> None:
-        """Ask again about this one."""
+        """Forget one object."""
         self._until_s.pop(thing, None)
 
     def clear(self) -> None:
-        """Ask again about all: another may answer now."""
+        """Forget all: another node may answer now."""
         self._until_s.clear()
 
     def _forget_others(self) -> None:

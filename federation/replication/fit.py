@@ -1,4 +1,4 @@
-"""Whether a peer keeps what a walk through all that is held brings it, or evicts it for the rest.
+"""Whether a peer keeps what a walk sends, or evicts it for what follows.
 
 A machine without I/O. To a peer with less room than is held here a walk would send for ever: each
 object for another that was sent before. So some of those that were delivered are asked about, each
@@ -22,7 +22,7 @@ _REMEMBERED_MAX = 10_000
 
 
 class Fit:
-    """What one walk knows."""
+    """The samples of one walk."""
 
     def __init__(self) -> None:
         self._delivered: list[Digest] = []  # and not asked about yet
@@ -34,7 +34,7 @@ class Fit:
         return f"<Fit {'evicts' if self.evicts else 'keeps'}, {len(self._delivered)} to ask about>"
 
     def delivered(self, digests: Sequence[Digest]) -> None:
-        """Note what was sent and is there now."""
+        """Record blobs that were sent and confirmed."""
         self._delivered.extend(digests)
         self._new += len(digests)
         self._new_bytes += sum(digest.size_bytes for digest in digests)
@@ -54,7 +54,7 @@ class Fit:
         return sample
 
     def answered(self, asked: Sequence[Digest], missing: Collection[Digest]) -> None:
-        """Note which of them are gone."""
+        """Record the answer to a sample."""
         self._answers.extend((digest in missing, digest.size_bytes) for digest in asked)
         lost = [size_bytes for is_gone, size_bytes in self._answers if is_gone]
         is_much = len(lost) >= LOST_MIN or sum(lost) >= LOST_BYTES

@@ -31,7 +31,7 @@ from federation.replication.shipping import OnOutcome
 _log = structlog.get_logger(__name__)
 
 SLICE_ROWS = 1000
-UNRESOLVED_MAX = 10_000  # rows; what is large or troublesome lets so many pass
+UNRESOLVED_MAX = 10_000  # rows; so many may pass large or failing objects
 # Single pushes are gathered: a slice costs as much as several of them. While many come one by one,
 # for longer, but not while somebody may wait for each to be acknowledged before the next.
 _LINGER_S = 0.04
@@ -44,11 +44,11 @@ _HERE = (CAME_FROM_IT, PULLED, BY_RULE)
 
 
 class LogTrimmed(Exception):
-    """Rows that this lane has not seen are gone."""
+    """The change log was trimmed beyond what this lane has read."""
 
 
 class Follower:
-    """Run it until it fails or is cancelled; a new one goes on from the saved cursor."""
+    """One run along the change log. A new one continues from the saved cursor."""
 
     def __init__(self, session: PeerSession, lane: Lane) -> None:
         self._session = session
@@ -65,11 +65,14 @@ class Follower:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the peer has all that the log tells of."""
+        """Whether every row of the change log is acknowledged."""
         return self.progress.cursor >= self._session.change_log.head()
 
     async def run(self) -> None:
-        """Follow. Raises LogTrimmed, and what the store and the change log raise."""
+        """Follow the change log.
+
+        Raises LogTrimmed, and the errors of the store and the change log.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._park())
@@ -104,7 +107,7 @@ class Follower:
         return [row for row in found.rows if row.seq <= last]
 
     async def skip_ahead(self) -> None:
-        """Move the cursor over what is not for this lane, up to the first that is.
+        """Move the cursor past rows that are not for this lane, up to the first that is.
 
         What lies beyond the cursor is kept from eviction; a lane that waits must not keep others'.
         """
@@ -131,13 +134,13 @@ class Follower:
             small = group.create_task(self._ship(part.blobs, large=False))
             group.create_task(self._ship(part.blobs, large=True))
             if part.entries:
-                # Batches are cheaper than what walks ask for one by one; but no blob that makes
-                # trouble holds up the entries that do not need it.
+                # Batches are cheaper than the single questions of walks. But a blob that fails
+                # must not hold up entries that do not need it.
                 await asyncio.wait({small}, timeout=_BLOBS_FIRST_S)
                 group.create_task(self._push(part.entries))
 
     async def _choose(self, rows: Sequence[LogRow], end: End) -> Chosen:
-        """Return what is for this lane; end: called for the others."""
+        """Return the rows for this lane; end is called for the others."""
         session = self._session
         choice = Choice(session.rules, session.node_id, self._when)
         chosen = choice.rows(rows, end)
@@ -195,7 +198,7 @@ class Follower:
         self._end_all([row], outcome, label)
 
     def _end_all(self, rows: Sequence[LogRow], outcome: SendOutcome, label: str = "") -> None:
-        """label: what people call the one row, if it is not by its digest or key."""
+        """Settle rows. label: the name of a single row for people; default: its digest or key."""
         if outcome not in _HERE:
             self._session.count(outcome, sum(row.size_bytes for row in rows), len(rows))
         if outcome.fate is not Fate.PARKED:
@@ -209,7 +212,7 @@ class Follower:
         self._parking.set()
 
     async def _park(self) -> None:
-        """Remember what is set aside before the cursor may pass it."""
+        """Store parked objects before the cursor may pass them."""
         while True:
             await self._parking.wait()
             self._parking.clear()
@@ -226,7 +229,7 @@ class Follower:
 
     def _note(self, *, moved: bool) -> None:
         if moved and not self._reports_soon:
-            # Rows that are not sent end one by one: to tell of each would take 0.1 s for a slice.
+            # Skipped rows end one by one; reporting each would take 0.1 s for a slice.
             self._reports_soon = True
             asyncio.get_running_loop().call_soon(self._report_cursor)
         self._moved.set()

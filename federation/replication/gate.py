@@ -21,7 +21,7 @@ _HEARD_EVERY_S = 1.0
 
 
 class Turn:
-    """One call's way through the gate."""
+    """One call that has passed the gate."""
 
     def __init__(self, gate: Gate, generation: int, *, writes: bool) -> None:
         self._gate = gate
@@ -30,23 +30,23 @@ class Turn:
         self.is_settled = False
 
     def succeeded(self) -> None:
-        """Say that the peer answers as it should; a long call may say so before its end."""
+        """Report that the peer works. A long call may report it before its end."""
         self.is_settled = True
         self._gate.succeeded(wrote=self._writes)
 
     def failed(self, error: RemoteFailed) -> None:
-        """Say that the peer is to be left alone for a while."""
+        """Report that the call failed; the gate closes for a while."""
         self.is_settled = True
         self._gate.failed(error, self._generation, wrote=self._writes)
 
     def left(self) -> None:
-        """Let another call try, if this one ended without an outcome."""
+        """Let another call try if this one ended without an outcome."""
         if not self.is_settled:
             self._gate.gave_up()
 
 
 class Gate:
-    """One for each peer."""
+    """Lets calls to one peer pass, or wait while it is left alone."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Gate:
         self._on_failure: list[Callable[[], None]] = []
         self.last_error: RemoteFailed | None = None
         self.last_error_s = 0.0  # wall clock
-        self._heard_s = -_HEARD_EVERY_S  # when a sign of life last ended a delay
+        self._heard_s = -_HEARD_EVERY_S  # when a call of the peer last ended a delay
         self.last_success_s = 0.0  # wall clock; of anything answered
         self._full_since_s: float | None = None  # monotonic; when it first had no room
 
@@ -74,33 +74,33 @@ class Gate:
         return f"<Gate {self._backoff!r}>"
 
     def at_failure(self, work: Callable[[], None]) -> None:
-        """Have this called whenever the peer fails: who answers next may have lost things."""
+        """Call work at each failure of the peer: it may have lost objects when it answers again."""
         self._on_failure.append(work)
 
     @property
     def is_open(self) -> bool:
-        """Whether nothing has to wait."""
+        """Whether calls pass without waiting."""
         return self._backoff.state is State.OPEN
 
     @property
     def failures(self) -> int:
-        """How often in a row it failed."""
+        """How many calls failed in a row."""
         return self._backoff.failures
 
     @property
     def wait_s(self) -> float:
-        """How long until the next try."""
+        """Seconds until the next attempt."""
         return self._backoff.wait_s(self._clock.monotonic_s())
 
     @property
     def full_for_s(self) -> float:
-        """For how long it has had no room for anything; 0: it has, or is not reached."""
+        """For how many seconds it has had no room; 0: it has room, or is unreachable."""
         since_s = self._full_since_s
         return 0.0 if since_s is None else self._clock.monotonic_s() - since_s
 
     @asynccontextmanager
     async def turn(self, *, writes: bool) -> AsyncIterator[Turn]:
-        """Wait until a call may go out; the caller says how it went.
+        """Wait until a call may be made; the caller reports its outcome on the Turn.
 
         A RemoteFailed that is raised within closes the gate.
         """
@@ -121,7 +121,7 @@ class Gate:
             turn.left()
 
     async def opened(self) -> None:
-        """Wait until the gate is open, without trying."""
+        """Wait until the gate is open, without making an attempt."""
         while not self.is_open:
             changed = self._changed
             await changed.wait()
@@ -160,9 +160,9 @@ class Gate:
         self._notify_all()
 
     def heard_from(self) -> None:
-        """End a delay early, at most once a second: a call of the peer's own has come in.
+        """End a delay early, at most once a second, because the peer itself has made a call.
 
-        Not the delay of one that answers, but has no room or does not let us in.
+        The delay of a peer that answers but has no room, or denies us, is not shortened.
         """
         now_s = self._clock.monotonic_s()
         if self.is_open or self.last_error is None or self.last_error.kind not in _AWAY:
@@ -177,7 +177,7 @@ class Gate:
         self._changed = asyncio.Event()
 
     async def _wait(self) -> None:
-        """Wait for the end of the delay or for another's outcome, whatever comes first."""
+        """Wait for the end of the delay or the outcome of another call, whichever comes first."""
         changed = self._changed
         delay_s = self.wait_s
         if not delay_s:
@@ -193,13 +193,13 @@ class Gate:
             sleeping.cancel()
 
 
-_BUSY_S = 0.2  # between tries while a bound of our own is reached
+_BUSY_S = 0.2  # between attempts while a limit of this node is reached
 
 _T = TypeVar("_T")
 
 
 class AnsweredCall:
-    """Asks one peer; waits as long as that takes."""
+    """Questions to one peer, repeated until it answers."""
 
     def __init__(self, gate: Gate, clock: Clock) -> None:
         self._gate = gate
@@ -209,7 +209,10 @@ class AnsweredCall:
         return f"<AnsweredCall {self._gate!r}>"
 
     async def answer(self, question: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what the peer answers in the end. Raises RemoteFailed when it is not used now."""
+        """Return the answer to a question.
+
+        Raises RemoteFailed when no attempt can succeed: see raise_if_permanent.
+        """
         while True:
             try:
                 async with self._gate.turn(writes=False) as turn:
@@ -222,7 +225,7 @@ class AnsweredCall:
                 await self.raise_if_permanent(error)
 
     async def raise_if_permanent(self, error: RemoteFailed) -> None:
-        """Raise what waiting does not mend. The gate has been told of everything else."""
+        """Raise an error that waiting cannot remedy. The gate knows of all others already."""
         if error.kind in {FailureKind.CLOSED, FailureKind.HOPS}:
             raise error
         if error.is_local_limit:

@@ -18,16 +18,19 @@ from federation.remote.failures import FailureKind, RemoteFailed
 
 
 class Fate(enum.Enum):
-    """How it ended."""
+    """How sending an object ended."""
 
-    PRESENT = "present"  # the peer had it
-    SENT = "sent"  # the peer has it now, and says so when asked again
-    SKIPPED = "skipped"  # it is not to be sent, or not there any more
-    PARKED = "parked"  # it cannot be sent, or will not be taken
+    PRESENT = "present"  # the peer held it already
+    SENT = "sent"  # the peer took it and confirmed that it holds it
+    SKIPPED = "skipped"  # a rule leaves it out, or it is gone from here
+    PARKED = "parked"  # it cannot be sent, or the peer refuses it
 
 
 class SendOutcome(NamedTuple):
-    """The reason is for people, and names what is counted: a closed set for those skipped."""
+    """How sending an object ended, and why.
+
+    The reason is for people. Those of skipped objects are a closed set: they are labels of metrics.
+    """
 
     fate: Fate
     reason: str = ""
@@ -43,12 +46,12 @@ SENT = SendOutcome(Fate.SENT)
 
 
 def skipped(reason: str) -> SendOutcome:
-    """See Fate."""
+    """Return the outcome of an object that is skipped."""
     return SendOutcome(Fate.SKIPPED, reason)
 
 
 def parked(reason: str) -> SendOutcome:
-    """See Fate."""
+    """Return the outcome of an object that is parked."""
     return SendOutcome(Fate.PARKED, reason)
 
 
@@ -60,13 +63,13 @@ TOO_FAR = skipped("it passed as many nodes as can be written down")
 UNKNOWN_FUNCTION = skipped("the peer does not know its digest function")
 
 
-DENIED_IN_A_ROW = 3  # different objects; then the peer does not let us in at all
-REFUSED_IN_A_ROW = 20  # likewise; then it has something against all, such as our instance name
+DENIED_IN_A_ROW = 3  # different objects; then the peer denies us everything
+REFUSED_IN_A_ROW = 20  # different objects; then it refuses all, e.g. our instance name
 _TRACKED_MAX = 10_000
-FORGOTTEN_MAX = 5  # times, others being kept in between, until a blob is parked
+FORGOTTEN_MAX = 5  # times, while others are kept, until a blob is parked
 
 # How often one object fails in such a way, others being taken in between, until it is parked.
-# What is missing here (silence, a broken connection) is never an object's fault.
+# Other kinds (silence, a broken connection) are never the fault of an object.
 _PATIENCE = {
     FailureKind.DENIED: 2,
     FailureKind.INTERNAL: 5,
@@ -76,7 +79,7 @@ _PATIENCE = {
 
 
 class Fault(enum.Enum):
-    """What to do about a failure."""
+    """What a failure is attributed to."""
 
     OBJECT = "object"  # park it
     UNCLEAR = "unclear"  # try it again, alone
@@ -84,7 +87,7 @@ class Fault(enum.Enum):
 
 
 class FaultTracker:
-    """Remembers what failed lately at one peer."""
+    """Recent failures at one peer, by object."""
 
     def __init__(self) -> None:
         self._taken = 0
@@ -96,7 +99,7 @@ class FaultTracker:
         return f"<FaultTracker {len(self._failures)} failing, {len(self._denied)} denied in a row>"
 
     def taken(self, *things: Hashable) -> None:
-        """Note that the peer took objects."""
+        """Record that the peer took objects."""
         if not things:
             return
         self._taken += len(things)
@@ -107,7 +110,7 @@ class FaultTracker:
                 self._failures.pop(thing, None)
 
     def failed(self, thing: Hashable, kind: FailureKind) -> Fault:
-        """Note that the peer did not take an object, which was sent alone or failed by itself."""
+        """Record the failure of one object; return whose fault it is."""
         if kind is FailureKind.REFUSED:
             return self._refuses(thing)
         patience = _PATIENCE.get(kind)
@@ -115,7 +118,7 @@ class FaultTracker:
             return Fault.PEER
         count, taken_then = self._failures.pop(thing, (0, -1))
         if self._taken > taken_then:
-            count += 1  # else nothing was taken since: it says nothing about this one
+            count += 1  # otherwise nothing was taken since, and the peer may be at fault
         if count >= patience:
             return Fault.OBJECT
         self._failures[thing] = (count, self._taken)
@@ -134,7 +137,7 @@ class FaultTracker:
 
 
 class ForgottenBlobs:
-    """Blobs that a peer took and does not hold when asked, while it keeps others."""
+    """Blobs that a peer took and did not hold when asked, although it kept others."""
 
     def __init__(self) -> None:
         self._kept = 0
@@ -144,14 +147,14 @@ class ForgottenBlobs:
         return f"<ForgottenBlobs {len(self._forgotten)}>"
 
     def kept(self, *things: Hashable) -> None:
-        """Note that the peer holds what it took."""
+        """Record that the peer holds what it took."""
         self._kept += len(things)
         if self._forgotten:
             for thing in things:
                 self._forgotten.pop(thing, None)
 
     def forgot(self, thing: Hashable) -> Fault:
-        """Note that it does not hold one. A peer that keeps nothing is at fault itself."""
+        """Record that it does not hold one. A peer that keeps nothing is itself at fault."""
         count, kept_then = self._forgotten.pop(thing, (0, -1))
         if self._kept > kept_then:
             count += 1
@@ -164,14 +167,14 @@ class ForgottenBlobs:
 
 
 class Tried(NamedTuple):
-    """What came of a batch."""
+    """The result of sending a batch once."""
 
     taken: list[Digest]
     again: list[Digest]  # not taken, for reasons that may pass
-    ended: Sequence[tuple[Digest, SendOutcome]] = ()  # not taken, and never to be
-    halve: bool = False  # it may be for a single blob that none was taken
-    error: RemoteFailed | None = None  # why none was
-    is_slow: bool = False  # a single blob, which takes longer than a call may: let it be a stream
+    ended: Sequence[tuple[Digest, SendOutcome]] = ()  # not taken, and not to be sent again
+    halve: bool = False  # a single blob may be why none was taken: send two halves
+    error: RemoteFailed | None = None  # why none was taken
+    is_slow: bool = False  # a single blob took longer than a call may: send it as a stream
 
 
 def judge_batch(
@@ -181,7 +184,7 @@ def judge_batch(
     failed = {d: error for d, error in zip(digests, results, strict=True) if error}
     taken = [digest for digest in digests if digest not in failed]
     blame.taken(*taken)
-    as_one = len(digests) > 1 and not taken  # it may be one that all of them suffer for
+    as_one = len(digests) > 1 and not taken  # one of them may have failed the whole batch
     again: list[Digest] = []
     ended: list[tuple[Digest, SendOutcome]] = []
     error = None
@@ -205,7 +208,7 @@ def judge_batch(
 
 
 def _wrong_here(error: FederationError) -> SendOutcome | None:
-    """Return what is to become of a blob that was not even sent."""
+    """Return the outcome of a blob that failed before it was sent."""
     if isinstance(error, RemoteFailed):
         return None
     return DAMAGED if isinstance(error, DigestMismatch) else parked(str(error))

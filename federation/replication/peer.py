@@ -1,4 +1,4 @@
-"""One peer brought up to date, for as long as it is configured.
+"""Keeping one peer up to date while it is configured.
 
 Met first, so that it is known who it is; then the log is followed, all is offered where the log
 does not do, what is parked is tried again, and all the while it is watched whether the same data
@@ -37,15 +37,17 @@ _MEET_EVERY_TURNS = 20  # of watching
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 _WINDOW_LOOK_S = 5.0
 _ITSELF_S = 60.0
-FULL_S = 300.0  # without room for anything, until a walk through all that is held ends
-TOO_SMALL = "as complete as fits: "  # begins the reason of one that follows
-_PROBE = digest_of(b"federation")  # asking for any blob shows that the peer answers
+FULL_S = 300.0  # without room for any write, until a walk ends
+TOO_SMALL = (
+    "as complete as fits: "  # begins the reason of a peer that follows although it is too small
+)
+_PROBE = digest_of(b"federation")  # any question shows that the peer answers
 
 _LOCAL_TROUBLE = (SourceUnavailable, StorageFailed, StorageFull)
 
 
 class Resync(Exception):
-    """The log alone does not do any more for these lanes; the message says why."""
+    """These lanes need more than the change log; the message says why."""
 
     def __init__(self, reason: str, *lanes: Lane) -> None:
         super().__init__(reason)
@@ -54,11 +56,11 @@ class Resync(Exception):
 
 
 class IsItself(Exception):
-    """The peer's address leads back to this node."""
+    """The address of the peer leads back to this node."""
 
 
 class PeerRunner:
-    """Runs what sends to one peer; run() until cancelled."""
+    """Sends to one peer until run() is cancelled."""
 
     def __init__(self, session: PeerSession) -> None:
         self.session = session
@@ -73,7 +75,7 @@ class PeerRunner:
         return f"<PeerRunner {self.session.name} {self.state}>"
 
     async def run(self) -> None:
-        """Begin again after whatever went wrong."""
+        """Send, and start again after every failure."""
         delay_s = 0.0
         while True:
             try:
@@ -116,7 +118,7 @@ class PeerRunner:
                 raise Resync("its cursor is beyond the end of the change log", lane)
         self._let_go_of_window()
         self.state = "meeting"
-        # What came from there must not go back, so nothing is sent before it is known who answers.
+        # Nothing is sent before the node id is known: what came from the peer must not go back.
         await session.shipper.sender.answered_call.answer(session.api.greet)
         await session.shipper.sender.ask([_PROBE])
         self._check_identity()
@@ -156,7 +158,7 @@ class PeerRunner:
         session.shipper.confirmed.clear()
 
     def _let_go_of_window(self) -> None:
-        """Keep nothing for a lane that the rules do not have any more."""
+        """Stop pinning objects for a window lane that no rule uses any more."""
         session = self.session
         record = session.records.get(session.name, Lane.WINDOW)
         if Lane.WINDOW in session.lanes or record is None:
@@ -172,7 +174,7 @@ class PeerRunner:
     # Who it is
 
     def _check_identity(self) -> None:
-        """Notice who answers now. Raises Resync, IsItself."""
+        """Compare the node that answers with the record. Raises Resync, IsItself."""
         session = self.session
         identity = session.api.identity
         if not identity.node_id:
@@ -199,7 +201,7 @@ class PeerRunner:
             self._check_identity()
 
     def _note_in_record(self) -> None:
-        """Keep what people are shown after a restart, too."""
+        """Store what `status` shows, so that it survives a restart."""
         session, record = self.session, self.session.record(Lane.ALWAYS)
         objects, size_bytes = session.counters.sent_objects, session.counters.sent_bytes
         before, self._counted = self._counted, (objects, size_bytes)
@@ -230,7 +232,7 @@ class PeerRunner:
             await clock.sleep(min(_WINDOW_LOOK_S, self._opens_in_s() or _WATCH_EVERY_S))
 
     async def _while_open(self, work: Any) -> None:
-        """Run something in the window; return when it closes, or at once."""
+        """Run work while the window is open; return when it closes."""
         if self._opens_in_s():
             return
         async with asyncio.TaskGroup() as group:
@@ -243,7 +245,7 @@ class PeerRunner:
         return self._window.opens_in_s(self.session.clock.wall_s())
 
     async def _reconcile(self, lane: Lane) -> None:
-        """Offer all that is held whenever that is due."""
+        """Offer everything held whenever a walk is due."""
         clock = self.session.clock
         self._checked_s.setdefault(lane, clock.monotonic_s())
         while True:
@@ -266,7 +268,7 @@ class PeerRunner:
         return due(self.session.record(lane), self.session.peer.check_every, rested_s)
 
     async def _walk(self, lane: Lane, walk: Reconcile, position: Position) -> None:
-        """Walk to the end, unless the window closes, or a check makes way for what is urgent."""
+        """Walk to the end, unless the window closes or a check has to stop for something urgent."""
         session, wanted = self.session, self.session.record(lane).wanted
         is_check = position.purpose is Purpose.CHECK
         if not is_check:
@@ -281,7 +283,7 @@ class PeerRunner:
             task = group.create_task(walk.run(position, pause_s))
             while not task.done():
                 await asyncio.wait({task}, timeout=_WATCH_EVERY_S)
-                # A check that finds no room waits: it may be what comes in that fills the peer.
+                # A check that finds no room waits: live traffic may be what fills the peer.
                 is_full = not (is_check or task.done()) and session.gate.full_for_s >= FULL_S
                 makes_way = is_check and is_urgent(session.record(lane))
                 if is_full or makes_way or self._is_shut(lane):
@@ -295,12 +297,12 @@ class PeerRunner:
             if reason != session.record(lane).reason:
                 _log.warning("peer_too_small", peer=session.name, lane=str(lane), reason=reason)
         if is_check:
-            # The next one is due when as much time as a check has is over since this one began.
+            # The next check is due one interval after this one began.
             rests_from_s = began_s + session.peer.check_every * (1 - FIRST_CHECK_SHARE)
             self._checked_s[lane] = max(rests_from_s, session.clock.monotonic_s())
             session.change(lane, position="", reason=reason)
             return
-        self._note_in_record()  # whoever waits for the end wants to know what was sent
+        self._note_in_record()  # a command that waits for the end shows these numbers
         _log.info("reconcile_ends", peer=session.name, lane=str(lane), offered=walk.offered)
         session.change(lane, position="", state=PeerState.FOLLOWING, reason=reason, holds=True)
         session.change_log.note_acknowledged(session.name, lane, session.record(lane).cursor)

@@ -1,6 +1,6 @@
-"""What replication asks of a peer. remote_target.py does it over the wire, a simulation in memory.
+"""What replication asks of a peer: remote_peer.py over the wire, simulations in memory.
 
-Every method raises RemoteFailed when the peer does not do as it should.
+Every method raises RemoteFailed for a call that fails.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ObjectHistory(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """Who answered last; empty of what is no node of ours."""
+    """The node that answered last; empty: it is not a node of this project."""
 
     node_id: str = ""
     log: LogPosition | None = None
@@ -36,8 +36,8 @@ class Identity(NamedTuple):
 class Theirs(enum.Enum):
     """What a peer has under a name."""
 
-    NOTHING = "nothing"  # that it would serve
-    SAME = "same"  # as far as it can be seen from outside
+    NOTHING = "nothing"  # or nothing that it would serve
+    SAME = "same"  # as far as the protocol shows
     OTHER = "other"
 
 
@@ -71,7 +71,7 @@ class PeerApi(Protocol):
         ...
 
     async def meet(self) -> None:
-        """See to it that it is known who answers over the connection there is. Raises nothing."""
+        """Make sure that `identity` is that of the current connection. Raises nothing."""
         ...
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
@@ -113,9 +113,9 @@ class PeerApi(Protocol):
         ...
 
     async def compare(self, entry: Entry) -> Theirs:
-        """Look what it has under this entry's name."""
+        """Compare what it has under the name of this entry."""
         ...
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         ...

@@ -1,4 +1,4 @@
-"""The records of all peers as the process that replicates has them, saved together now and then."""
+"""The records of all peers in the leading process, saved together twice a second."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from federation.core.replication_log import Lane, PeerRecord, PeerState, Replica
 _log = structlog.get_logger(__name__)
 
 _SAVE_EVERY_S = 0.5
-_LOOK_EVERY_TURNS = 2  # of saving: what other processes have changed
+_LOOK_EVERY_TURNS = 2  # of saving, between polls
 
 Key = tuple[str, Lane]
 
 
 class PeerRecordCache:
-    """Load it, run() it, change() records at will."""
+    """A write-back cache of peer records."""
 
     def __init__(self, change_log: ReplicationLog, clock: Clock) -> None:
         self._change_log = change_log
@@ -35,7 +35,7 @@ class PeerRecordCache:
         return f"<PeerRecordCache {len(self._records)} records, {len(self._dirty)} to be saved>"
 
     async def load(self) -> None:
-        """Read what is stored, and forget what is not. Raises SourceUnavailable."""
+        """Read the stored records and drop unsaved changes. Raises SourceUnavailable."""
         self._records.clear()
         self._dirty.clear()
         self._marked.clear()
@@ -43,7 +43,7 @@ class PeerRecordCache:
             self._records[record.name, record.lane] = record
 
     def get(self, name: str, lane: Lane) -> PeerRecord | None:
-        """Return a record as it is to be, saved or not."""
+        """Return a record with its unsaved changes; None: there is none."""
         return self._records.get((name, lane))
 
     def records(self) -> list[PeerRecord]:
@@ -51,7 +51,7 @@ class PeerRecordCache:
         return [self._records[key] for key in sorted(self._records)]
 
     def open(self, name: str, lane: Lane) -> PeerRecord:
-        """Return a record; of a peer that is new, one that says so."""
+        """Return a record, made anew for a peer without one."""
         record = self._records.get((name, lane))
         if record is None:
             record = PeerRecord(name, lane, cursor=self._change_log.head())
@@ -60,7 +60,7 @@ class PeerRecordCache:
         return record
 
     def change(self, name: str, lane: Lane, **fields: Any) -> None:
-        """Change fields of a record that is open."""
+        """Change fields of a record."""
         key = (name, lane)
         before = self._records[key]
         self._records[key] = after = before._replace(**fields)
@@ -68,13 +68,13 @@ class PeerRecordCache:
             self._dirty.add(key)
 
     def take_mark(self, name: str, lane: Lane) -> bool:
-        """Whether storage has marked this one since it was asked last."""
+        """Whether storage has marked this record since the last call."""
         marked = (name, lane) in self._marked
         self._marked.discard((name, lane))
         return marked
 
     async def save(self) -> None:
-        """Save what has changed. Raises StorageFailed, StorageFull."""
+        """Save changed records. Raises StorageFailed, StorageFull."""
         async with self._saving:
             keys, self._dirty = sorted(self._dirty), set()
             if not keys:
@@ -86,7 +86,7 @@ class PeerRecordCache:
                 raise
 
     async def poll(self) -> None:
-        """See what others have changed: marks of storage, wishes of the operator, dropped peers.
+        """Take over changes by others: marks of storage, requests of operators, dropped peers.
 
         Raises SourceUnavailable.
         """
@@ -112,7 +112,7 @@ class PeerRecordCache:
             self._records[key] = mine._replace(wanted=stored.wanted)
 
     async def run(self) -> None:
-        """Save and look, for ever. A catalogue that fails is tried again: it has its own alarm."""
+        """Save and poll for ever. A failing catalogue is retried: storage reports it itself."""
         turn = 0
         while True:
             await self._clock.sleep(_SAVE_EVERY_S)

@@ -34,7 +34,7 @@ def is_due(parked: Parked, now_s: float) -> bool:
 
 
 class Retry:
-    """Goes over what is parked for one peer."""
+    """Retries what is parked for one peer."""
 
     def __init__(self, session: PeerSession) -> None:
         self._session = session
@@ -46,7 +46,7 @@ class Retry:
         return f"<Retry of {self._session.name}, {len(self._trying)} under way>"
 
     async def run(self) -> None:
-        """Look again and again. Raises what the store and the change log raise."""
+        """Retry due objects for ever. Raises the errors of the store and the change log."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._save())
@@ -57,7 +57,7 @@ class Retry:
             raise first_of(errors) from None
 
     async def _poll(self, start: Callable[..., object]) -> None:
-        """Begin with what is due and not under way."""
+        """Start retries that are due and not running."""
         session, room = self._session, AT_ONCE - len(self._trying)
         if room <= 0 or not (await session.change_log.parked_counts()).get(session.name):
             return
@@ -86,7 +86,7 @@ class Retry:
         session = self._session
         (now,) = await session.change_log.heads_at([key])
         if now is None or (parked.seq and now.seq > parked.seq):
-            self._end(parked, SUPERSEDED)  # what came after it was seen to by itself
+            self._end(parked, SUPERSEDED)  # the newer row is handled on its own
             return
         bounds = session.rules.of_entry(now.key, now.label).bounds
         offer = EntryToSend(now, (), bounds, Hole.PARK, True, not session.node_id)
@@ -97,7 +97,7 @@ class Retry:
         self._saving.set()
 
     async def _save(self) -> None:
-        """Write down how tries ended, those that end together in one step."""
+        """Store the outcomes of retries, those that end together in one step."""
         session = self._session
         while True:
             await self._saving.wait()

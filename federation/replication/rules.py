@@ -36,17 +36,17 @@ class Bounds(NamedTuple):
     metadata_only: bool = False  # only directories and trees come along
 
     def admit(self, digest: Digest) -> bool:
-        """Whether a blob is of a size that is sent."""
+        """Whether the size of a blob is within the bounds."""
         size = digest.size_bytes
         return self.min_bytes <= size and (not self.max_bytes or size <= self.max_bytes)
 
     def nothing(self) -> Bounds:
-        """Return the same for a peer that is to get no blob any more."""
+        """Return bounds that admit no blob."""
         return self._replace(min_bytes=2**63)
 
 
 class Decision(NamedTuple):
-    """What the rules say of one entry."""
+    """When an entry is sent, and with which blobs."""
 
     when: When
     bounds: Bounds = Bounds()
@@ -62,7 +62,7 @@ class _Rule:
         self.concerns_blobs = self._uri is None and not self._instances
 
     def matches(self, key: EntryKey, label: str) -> bool:
-        """Whether it is about this entry."""
+        """Whether the rule applies to this entry."""
         if self._instances and not any(p.match(key.instance) for p in self._instances):
             return False
         if self._uri is None:
@@ -75,7 +75,7 @@ def _patterns(globs: Sequence[str]) -> list[Pattern[str]]:
 
 
 class Rules:
-    """The rules of one peer; without any, everything is sent always.
+    """The rules of one peer. Without any rule, everything is always sent.
 
     Blobs have neither URI nor instance, so a rule that names some concerns no blob by itself; nor
     does one that lets only directories come along with an entry. What entries need comes along.
@@ -92,7 +92,7 @@ class Rules:
         return any(rule.decision.when is When.WINDOW for rule in self._rules)
 
     def of_blob(self, digest: Digest) -> When:
-        """Decide about a blob that came by itself; one outside a rule's sizes is not its matter."""
+        """Decide about a blob by itself. A rule does not apply to sizes outside its bounds."""
         for rule in self._rules:
             decision = rule.decision
             if not rule.concerns_blobs or not decision.bounds.admit(digest):
@@ -112,17 +112,20 @@ class Rules:
         return Decision(When.NEVER)
 
     def takes_from(self, source: Source) -> bool:
-        """Whether what came from there is sent at all."""
+        """Whether objects from this source are sent at all."""
         return source is not Source.UPSTREAM or self.sends_pulled
 
 
 def was_there(via: Sequence[str], peer_node: str) -> bool:
-    """Whether an object passed the peer on its way here. peer_node: its node id, or empty."""
+    """Whether an object passed the peer on its way here.
+
+    peer_node: the node id of the peer; empty: it is not a node of this project.
+    """
     return bool(peer_node) and peer_node in via
 
 
 def may_go_on(via: Sequence[str]) -> bool:
-    """Whether one more node can be written down behind these."""
+    """Whether the header has room for one more node."""
     return len(via) < hops.HOPS_MAX
 
 
@@ -145,11 +148,11 @@ class Window(NamedTuple):
         return cls(_minute(begin), _minute(end))
 
     def is_open(self, wall_s: float) -> bool:
-        """Whether it is this time of day where the node runs."""
+        """Whether the window is open now, in the local time of the node."""
         return self.opens_in_s(wall_s) == 0
 
     def opens_in_s(self, wall_s: float) -> float:
-        """Return how many seconds it is until it opens; 0 while it is open."""
+        """Return the seconds until the window opens; 0 while it is open."""
         local = datetime.fromtimestamp(wall_s)  # the operator's time of day
         minute = local.hour * 60 + local.minute
         length_min = (self.end_min - self.begin_min) % _DAY_MIN or _DAY_MIN

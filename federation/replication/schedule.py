@@ -13,33 +13,33 @@ from federation.wire.node_identity import LogPosition, parse_log
 
 
 class Purpose(enum.Enum):
-    """Why all is offered."""
+    """Why everything held is offered."""
 
-    RESYNC = "resync"  # the log alone does not do
-    REQUEST = "request"  # an operator asked, and what is sent by hand goes along
-    CHECK = "check"  # to find what was lost without a word
+    RESYNC = "resync"  # the change log alone is not sufficient
+    REQUEST = "request"  # an operator asked; includes what rules leave to `manual`
+    CHECK = "check"  # to find what the peer lost without saying so
 
 
 class WalkPhase(enum.Enum):
-    """What is offered; entries come last, because they need the blobs."""
+    """What is offered. Entries come last, because they need their blobs."""
 
     BLOBS = "blobs"
     ENTRIES = "entries"
 
 
 class Position(NamedTuple):
-    """Where a walk stands, as a record keeps it."""
+    """How far a walk has come, as stored in the record of the peer."""
 
     purpose: Purpose
     phase: WalkPhase = WalkPhase.BLOBS
-    at: str = ""  # the change log's; empty: begin
+    at: str = ""  # a position of ReplicationLog.blobs or entries; empty: the beginning
 
     def __str__(self) -> str:
         return f"{self.purpose.value} {self.phase.value} {self.at}"
 
 
 def read_position(text: str) -> Position | None:
-    """Read what str() wrote; None for nothing, and for what another version may have written."""
+    """Parse the text of a position; None if it is empty or of another version."""
     try:
         purpose, phase, at = text.split(" ", 2)
         return Position(Purpose(purpose), WalkPhase(phase), at)
@@ -51,7 +51,7 @@ FIRST_CHECK_SHARE = 0.1  # of the interval, until the first check begins
 
 
 def due(record: PeerRecord, check_every_s: float, rested_s: float) -> Position | None:
-    """Return from where to offer all now; None: there is no reason to.
+    """Return where a walk has to begin or go on now; None: no walk is due.
 
     rested_s: for how long no check has run.
     """
@@ -71,12 +71,12 @@ def due(record: PeerRecord, check_every_s: float, rested_s: float) -> Position |
 
 
 def is_urgent(record: PeerRecord) -> bool:
-    """Whether a check has to make way."""
+    """Whether a resync or a request is waiting, so that a check has to stop."""
     return record.state is PeerState.NEEDS_RESYNC or record.wanted > record.served
 
 
 def what_changed(record: PeerRecord, node_id: str, log: LogPosition | None) -> str | None:
-    """Return why a peer may have lost what it acknowledged; None: it is as it was last met."""
+    """Return why a peer may have lost what it acknowledged; None: nothing has changed."""
     if record.node_id and record.node_id != node_id:
         return f"another data directory answers: node {node_id} instead of {record.node_id}"
     before = parse_log(record.log_seen)

@@ -1,4 +1,4 @@
-"""Which rows of the change log are for one lane to a peer, and why the others are not.
+"""Which rows of the change log are sent in one lane of a peer, and why others are not.
 
 Decisions without I/O.
 """
@@ -22,7 +22,7 @@ End = Callable[[LogRow, SendOutcome], None]
 
 
 class Chosen(NamedTuple):
-    """The rows that are to be sent; blobs by the way that they came, each once."""
+    """The rows to be sent. Blobs are grouped by the nodes they passed, each once."""
 
     blobs: dict[Via, dict[Digest, list[LogRow]]]
     entries: list[LogRow]
@@ -36,14 +36,14 @@ class Chosen(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What decides for one lane. node_id: of the peer; empty when it is no node of ours."""
+    """The choice for one lane. node_id: of the peer; empty: not a node of this project."""
 
     rules: Rules
     node_id: str
     when: When
 
     def rows(self, rows: Sequence[LogRow], end: End) -> Chosen:
-        """Return what may be for this lane; of entries more is to be known. end: of the others."""
+        """Return rows that may be for this lane; entries are decided later. end: for the others."""
         chosen = Chosen({}, [])
         for row in rows:
             if (outcome := self._against(row)) is not None:
@@ -58,7 +58,7 @@ class Choice(NamedTuple):
     def entries(
         self, rows: Sequence[LogRow], found: Sequence[EntryHead | None], end: End
     ) -> list[LogRow]:
-        """Return those that are for this lane, given what is held under their names by now."""
+        """Return the rows for this lane, given the current entries of their names."""
         chosen = []
         for row, now in zip(rows, found, strict=True):
             if (outcome := self._against_entry(row, now)) is not None:
@@ -68,7 +68,7 @@ class Choice(NamedTuple):
         return chosen
 
     def _against(self, row: LogRow) -> SendOutcome | None:
-        """Return why a row is not sent, as far as the row itself tells."""
+        """Return why a row is not sent, as far as the row shows."""
         if was_there(row.via, self.node_id):
             return CAME_FROM_IT
         if not self.rules.takes_from(row.source):
@@ -78,7 +78,7 @@ class Choice(NamedTuple):
         return None
 
     def _against_entry(self, row: LogRow, now: EntryHead | None) -> SendOutcome | None:
-        """Return why an entry is not sent: it is not there any more, or goes another time."""
+        """Return why an entry is not sent, given its current state."""
         if now is None:
             return GONE
         if now.seq > row.seq:

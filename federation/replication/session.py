@@ -1,4 +1,4 @@
-"""What everything that sends to one peer shares."""
+"""What all parts that send to one peer share."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class PeerSession:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name in the configuration."""
         return self.peer.name
 
     @property
     def node_id(self) -> str:
-        """Of the peer as last met; empty when it is no node of ours."""
+        """The node id of the peer as last seen; empty: it is not a node of this project."""
         return self.api.identity.node_id or self.record(Lane.ALWAYS).node_id
 
     @property
     def lanes(self) -> Sequence[Lane]:
-        """Which lanes there are to it."""
+        """The lanes that its rules use."""
         return (Lane.ALWAYS, Lane.WINDOW) if self.rules.has_window else (Lane.ALWAYS,)
 
     def record(self, lane: Lane) -> PeerRecord:
@@ -59,11 +59,11 @@ class PeerSession:
         return self.records.open(self.name, lane)
 
     def change(self, lane: Lane, **fields: Any) -> None:
-        """Change it."""
+        """Change fields of the record of one lane."""
         self.records.change(self.name, lane, **fields)
 
     def count(self, outcome: SendOutcome, size_bytes: int, objects: int = 1) -> None:
-        """Count objects that came to this end."""
+        """Count objects with this outcome."""
         counters = self.counters
         counters.objects.add(objects)
         counters.bytes.add(size_bytes)
@@ -75,7 +75,7 @@ class PeerSession:
             counters.parked += objects
 
     def parked(self, seq: int, thing: Digest | EntryKey, label: str, reason: str) -> Parked:
-        """Return what is remembered of an object that is set aside."""
+        """Return the row for an object that is parked."""
         digest = thing if isinstance(thing, Digest) else None
         key = thing if isinstance(thing, EntryKey) else None
         return Parked(self.name, seq, digest, key, label, reason, self.clock.wall_s())

@@ -1,4 +1,4 @@
-"""Blobs to one peer: what it lacks is sent, each once at a time, whoever needs it there."""
+"""Blobs for one peer: those it lacks are sent, each once at a time, whoever asks for it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from federation.replication.rules import may_go_on
 
 _ASK_MAX = 2000  # blobs in one question
 
-# Many at once: told one by one, those of a batch keep the event loop busy for longer than sending
-# them does.
+# Called for many blobs at once: calls one by one would take longer than sending the batch.
 OnOutcome = Callable[[Sequence[Digest], SendOutcome], None]
 
 
@@ -27,7 +26,7 @@ def _nobody(_digests: Sequence[Digest], _outcome: SendOutcome) -> None:
 
 
 class Shipper:
-    """Sends to one peer from here."""
+    """Sends blobs to one peer."""
 
     def __init__(self, sender: Sender, api: PeerApi, clock: Clock) -> None:
         self.confirmed = ConfirmedBlobs(clock, lambda: api.identity.node_id)
@@ -40,7 +39,7 @@ class Shipper:
 
     @property
     def moving(self) -> int:
-        """How many blobs are on their way or asked about."""
+        """How many blobs are being sent or asked about."""
         return len(self._moving)
 
     async def ship(
@@ -55,7 +54,7 @@ class Shipper:
 
         is_behind: leave live traffic its share of the batches under way.
 
-        Raises what the store and the change log raise when they cannot tell.
+        Raises the errors of the store and the change log.
         """
         outcomes: dict[Digest, SendOutcome] = {}
 
@@ -82,16 +81,16 @@ class Shipper:
         return outcomes
 
     def _ended(self, digest: Digest) -> asyncio.Future[SendOutcome]:
-        """Return what becomes the outcome of a blob that is moving."""
+        """Return a future for the outcome of a blob that is being sent."""
         future = self._moving[digest]
         if future is None:
             future = self._moving[digest] = asyncio.get_running_loop().create_future()
         return future
 
     async def lacking(self, digests: Sequence[Digest], *, anew: bool = False) -> set[Digest]:
-        """Return which of these the peer does not hold, sending none.
+        """Return which of these the peer lacks, sending none.
 
-        anew: whatever it said a moment ago.
+        anew: ask even about those that it confirmed a moment ago.
         """
         known = set() if anew else self.confirmed.among(digests)
         asked = [d for d in digests if d not in known and not d.is_empty]

@@ -1,4 +1,4 @@
-"""Steps of replication one by one, with the node's clients served between them.
+"""Running the steps of replication one by one, so that clients are served in between.
 
 A batch takes about a millisecond of the event loop to prepare, and as much when it is answered. Ten
 peers that catch up have hundreds of them ready at once; all in one pass of the loop, clients would
@@ -25,12 +25,12 @@ class LoopThrottle:
     """One for all peers. Used from one event loop."""
 
     def __init__(self, clients_call: Callable[[], bool] = _nobody_calls) -> None:
-        """clients_call: whether calls are being answered just now.
+        """clients_call: returns whether clients' calls are running now.
 
         While they are, the loop is left to them after each step for three times as long as the
         step took it.
         """
-        self.reading = asyncio.Semaphore(_READS_AT_ONCE)  # whoever reads a batch holds it
+        self.reading = asyncio.Semaphore(_READS_AT_ONCE)  # held while a batch is read
         self._clients_call = clients_call
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_taken = False  # this pass has had its step
@@ -40,7 +40,7 @@ class LoopThrottle:
         return f"<LoopThrottle {len(self._waiting)} waiting>"
 
     async def turn(self) -> None:
-        """Return when this step may be made: at once when no other wants to, else in order."""
+        """Wait for the turn of this step; steps are taken in the order of the calls."""
         loop = asyncio.get_running_loop()
         if not self._is_taken:
             self._take(loop)

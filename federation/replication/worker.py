@@ -1,4 +1,4 @@
-"""Replication of one node: in one process of those on its data directory, to all its peers."""
+"""Replication to all peers, in the one process of a data directory that leads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOOK_EVERY_S = 1.0
 
 
 class _Running:
-    """One peer that is being sent to."""
+    """A peer that is being sent to."""
 
     def __init__(self, session: PeerSession, background: Background) -> None:
         self.peer = session.peer
@@ -35,14 +35,14 @@ class _Running:
         self.task = background.start(self.runner.run(), f"peer {session.name}")
 
     async def stop(self) -> None:
-        """End it; its record stays."""
+        """Stop sending to it; its record stays."""
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
         await self.session.api.close()
 
 
 class Replicator:
-    """start() it, reload() it with other peers, close() it."""
+    """Starts and stops the senders of peers while this process leads."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Replicator:
         clock: Clock,
         failing: FailingWork | None = None,
     ) -> None:
-        """make_session: what connects to a peer, when it is first used."""
+        """make_session: makes the connection to a peer."""
         self._change_log = change_log
         self._make_session = make_session
         self._clock = clock
@@ -69,21 +69,21 @@ class Replicator:
         return f"<Replicator {'leads' if self.leads else 'waits'}, {len(self._running)} peers>"
 
     def start(self, peers: Sequence[PeerConfig]) -> None:
-        """Begin, as soon as no other process on the data directory does it."""
+        """Begin as soon as no other process of the data directory leads."""
         self._peers = list(peers)
         self._background.keep(self._run, "replication", self._clock, self._failing)
 
     async def reload(self, peers: Sequence[PeerConfig]) -> None:
-        """Send to these from now on; those that stay as they were notice nothing.
+        """Send to these peers from now on, without disturbing those that are unchanged.
 
-        What a peer that is left out has not got stays pinned until it is dropped.
+        Objects that a removed peer lacks stay pinned until it is dropped.
         """
         self._peers = list(peers)
         if self.leads:
             await self._apply()
 
     def heard_from(self, node_id: str) -> None:
-        """Take a call from a node for a sign that it can be reached again, if it is a peer."""
+        """Take a call from a peer as a sign that it can be reached again."""
         for running in self._running.values():
             if running.session.node_id == node_id:
                 running.session.gate.heard_from()
@@ -164,7 +164,7 @@ class Replicator:
                 await self._clock.sleep(_LEAD_EVERY_S)
 
     async def _apply(self) -> None:
-        """Let what runs be what is configured."""
+        """Start and stop peers to match the configuration."""
         async with self._changing:
             wanted = {peer.name: peer for peer in self._peers}
             self._records.in_use = frozenset(wanted)
@@ -172,18 +172,18 @@ class Replicator:
             for name in changed:
                 await self._running[name].stop()
                 del self._running[name]
-            if changed:  # one that is left out may be dropped now, which takes what is saved
+            if changed:  # a removed peer may be dropped by a command, which reads what is saved
                 await self._save()
             for name, peer in wanted.items():
                 if name not in self._running:
                     session = self._make_session(peer, self._records)
-                    for lane in session.lanes:  # what comes from now on is kept for it
+                    for lane in session.lanes:  # pins what is accepted from now on
                         self._records.open(name, lane)
                     self._running[name] = _Running(session, self._background)
             await self._save()
 
     async def _poll(self) -> None:
-        """Look up what describe() shows and only the change log knows, while this process leads."""
+        """Refresh what describe() shows of the change log, while this process leads."""
         while self._change_log.holds_lead():
             try:
                 self._parked = await self._change_log.parked_counts()
