@@ -59,7 +59,7 @@ class Batches:
     async def read(
         self, digests: Sequence[Digest], can: Capabilities, use_zstd: bool, read_one: ReadOne
     ) -> dict[Digest, bytes | None]:
-        """Return the blobs, each verified; None: not held, or other bytes came.
+        """Return the blobs, each verified; None: not held, or the bytes were wrong.
 
         Raises RemoteFailed when it is not known of one whether it is held.
         """
@@ -79,7 +79,7 @@ class Batches:
     async def _read_group(
         self, function: DigestFunction, group: list[Digest], use_zstd: bool
     ) -> dict[Digest, bytes | None] | None:
-        """Return what the answers settle; None: the remote takes no such batch."""
+        """Return the outcomes of one call; None: the remote takes no such batch."""
         request = codec.batch_read(self._instance, group, function, zstd=use_zstd)
         try:
             data = await self._calls.unary(BATCH_READ, request)
@@ -119,7 +119,7 @@ class Batches:
         use_zstd: bool,
         write_one: WriteOne,
     ) -> list[FederationError | None]:
-        """Send them; return for each None or why it was not taken."""
+        """Send a batch; return for each blob None, or why it was not taken."""
         wrong = await _off_loop(sum(len(data) for _, data in blobs), _mismatched, blobs)
         good = {
             digest: data
@@ -155,7 +155,7 @@ class Batches:
         blobs: dict[Digest, bytes],
         use_zstd: bool,
     ) -> dict[Digest, FederationError | None] | None:
-        """Return the outcomes; of what was refused compressed, none. None: no batch is taken."""
+        """Return the outcomes, without blobs refused as zstd. None: the remote takes no batch."""
         sent = [BlobSent(digest, blobs[digest]) for digest in group]
         if use_zstd:
             sent = await _off_loop(sum(len(blob.data) for blob in sent), _pack_all, sent)
@@ -214,7 +214,7 @@ def _groups(
 
 
 async def _off_loop(size_bytes: int, work: Callable[[_T], _R], blobs: _T) -> _R:
-    """Do what takes time in proportion to size_bytes, without blocking the event loop."""
+    """Run work that takes time in proportion to size_bytes, without blocking the event loop."""
     if size_bytes <= _INLINE_BYTES:
         return work(blobs)
     return await asyncio.to_thread(work, blobs)
@@ -225,7 +225,7 @@ def _unpack_all(held: dict[Digest, Item]) -> dict[Digest, bytes | None]:
 
 
 def _unpack(digest: Digest, item: Item) -> bytes | None:
-    """Return the blob of an answer; None: it is not what the digest names."""
+    """Return the verified blob of an answer; None: its bytes are wrong."""
     data = item.data
     if item.compressor == ZSTD:
         try:
@@ -250,7 +250,7 @@ def _pack(blob: BlobSent) -> BlobSent:
 
 
 def _mismatched(blobs: Sequence[tuple[Digest, bytes]]) -> set[int]:
-    """Return the places of blobs that are not what their digests name."""
+    """Return the places of blobs whose bytes do not match their digests."""
     return {
         at
         for at, (digest, data) in enumerate(blobs)

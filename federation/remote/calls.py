@@ -1,6 +1,6 @@
-"""Every call to a remote passes here: bounded, timed, counted, and failed in our own types.
+"""Calls to a remote: bounded, timed, counted, and failing with the types of failures.py.
 
-Unary calls are retried within one time limit. Streams are not: only who reads one knows whether to
+Unary calls are retried within one time limit. Streams are not: only their reader knows whether to
 go on here or at another remote.
 """
 
@@ -76,20 +76,20 @@ class Calls:
 
     @property
     def unsupported(self) -> list[str]:
-        """The methods that the remote turned out not to have."""
+        """The methods that the remote does not support, as far as is known."""
         missing = self._lacking.all(self._clock.monotonic_s())
         return sorted(f"{method.service}/{method.name}" for method in missing)
 
     def lacks(self, method: Method) -> bool:
-        """Whether the remote turned out not to have this method, not long ago."""
+        """Whether this method counts as unsupported now."""
         return self._lacking.lacks(method, self._clock.monotonic_s())
 
     def believe_lacking(self, method: Method) -> None:
-        """Take a method for missing that was UNIMPLEMENTED, as its capabilities say, too."""
+        """Count a method that was UNIMPLEMENTED as unsupported, by further evidence."""
         self._lacking.believe(method, self._clock.monotonic_s())
 
     def forget_unsupported(self) -> None:
-        """Find out again: another program may answer now."""
+        """Forget what is unsupported: another program may answer now."""
         self._lacking.forget()
 
     async def unary(self, method: Method, request: bytes) -> bytes:
@@ -119,8 +119,8 @@ class Calls:
     async def _retry(
         self, first: RemoteFailed, method: Method, request: bytes, deadline_s: float
     ) -> bytes:
-        """Go on after a failure. It is the first attempt here: most calls need no such machinery,
-        which costs as much as the rest of a call.
+        """Retry after a first failure. Calls that succeed at once avoid this machinery, which costs
+        as much as the rest of a call.
         """
         retrying = AsyncRetrying(
             sleep=self._clock.sleep,
@@ -214,11 +214,11 @@ class Calls:
         self._answered += 1
 
     async def wait_to_try_again(self, error: RemoteFailed, tries: int, until_s: float) -> bool:
-        """Wait for another try of a stream of which nothing came; False: there is none.
+        """Wait before a stream without any response is tried again; False: it is not to be.
 
-        Only for calls that the remote did not look at, because it takes no more at once: those it
-        refused, and those that got nowhere while others did. gRPC holds calls back beyond what the
-        remote has announced that it takes, and does not tell.
+        Only calls that the remote has not processed are tried again: those it refused for their
+        number, and those that stalled while others were answered. gRPC silently holds back calls
+        beyond the number that the remote has announced.
         """
         # With half as many calls as it answered meanwhile none waits for as long.
         enough = error.others_answered // 2
@@ -247,7 +247,7 @@ class Calls:
 
     @asynccontextmanager
     async def _running(self, method: Method, *, stream: bool = False) -> AsyncIterator[Run]:
-        """Hold a slot, and see to it that the call is counted however it ends."""
+        """Hold a slot, and count the call however it ends."""
         async with self.slots.one():
             run = Run(self._clock.monotonic_s(), answered_before=self._answered)
             finished = False
@@ -308,10 +308,10 @@ class Calls:
 
 
 def _may_do_better(error: BaseException) -> bool:
-    """Whether to try again soon.
+    """Whether to retry soon.
 
-    A bound of our own is not reached any less by that, and one who did not answer in time has had
-    his time: whoever waits should rather hear of it.
+    Not after a limit of this node, which a retry does not raise, nor after a timeout: the time of
+    the call is used up.
     """
     if not isinstance(error, RemoteFailed) or not error.is_retryable:
         return False

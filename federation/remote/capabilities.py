@@ -1,4 +1,4 @@
-"""What a remote can do: asked once a connection, and lived without when it does not say."""
+"""What a remote can do: asked once a connection, with defaults for a remote that does not say."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _AGAIN_S = 5.0  # after a failure
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What matters of ServerCapabilities; the defaults are those of a server that does not say."""
+    """The relevant part of ServerCapabilities; the defaults are for a server that does not say."""
 
     stated: bool = False
     batch_bytes: int = BATCH_MOST_BYTES  # most blob bytes in one batch call
@@ -77,7 +77,7 @@ def _clamped(batch_bytes: int) -> int:
 
 
 class CapabilitiesMemory:
-    """Asks when nothing fresh is known, one question at a time, and never makes a call fail."""
+    """Caches the answer and renews it, one question at a time; never makes a call fail."""
 
     def __init__(
         self, ask: Callable[[], Awaitable[bytes]], clock: Clock, background: Background
@@ -92,16 +92,16 @@ class CapabilitiesMemory:
 
     @property
     def known(self) -> Capabilities:
-        """What was last learned."""
+        """The last answer, or the defaults."""
         return self._known
 
     def connection_lost(self) -> None:
-        """Whoever answers next may be another program."""
+        """Ask again: another program may answer the next connection."""
         if self._known.stated:
             self._lost = True
 
     async def get(self) -> Capabilities:
-        """Return what the remote can do, as far as is known within a short time."""
+        """Return what the remote can do; the last answer if it takes longer than two seconds."""
         fresh = self._clock.monotonic_s() < self._fresh_until_s
         if fresh and not self._lost:
             return self._known
@@ -115,7 +115,7 @@ class CapabilitiesMemory:
         return self._known
 
     async def learn_now(self) -> None:
-        """Ask, whatever is known. Raises RemoteFailed when there is no answer now."""
+        """Ask now, even if the answer is fresh. Raises RemoteFailed."""
         try:
             self._known = read_capabilities(await self._ask())
         except (Unsupported, NotFound, DecodeError, InvalidRequest):

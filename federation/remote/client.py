@@ -24,11 +24,11 @@ from federation.wire import node_identity
 from federation.wire.node_identity import LogPosition
 
 _log = structlog.get_logger(__name__)
-_OLD_CONNECTION_S = 600.0  # what the streams on one may still take when certificates have changed
+_OLD_CONNECTION_S = 600.0  # for running streams of a connection with old certificates
 
 
 class Remote:
-    """A server that others than this node run. Make it, use it, close it; it never gives up."""
+    """Another server. It connects when first used and reconnects until it is closed."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Remote:
         node_id: str,
         shares_bandwidth_of: Remote | None = None,
     ) -> None:
-        """Take note of where it is; nothing is connected yet.
+        """Prepare a client; nothing is connected yet.
 
         shares_bandwidth_of: a second connection to the same server, under one limit with the first.
         Raises ConfigError.
@@ -69,32 +69,35 @@ class Remote:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name in the configuration."""
         return self.settings.name
 
     @property
     def node_id(self) -> str:
-        """Of the node of ours that answered last; empty: none has, or it takes us for no peer."""
+        """The node id that the server announced last.
+
+        Empty: it is not a node of this project, or does not give this node the peer role.
+        """
         return self._announced.node_id
 
     @property
     def log_seen(self) -> LogPosition | None:
-        """Where that node's change log ended when it was last asked for its capabilities."""
+        """The end of its change log, as announced with its capabilities."""
         return self._announced.log
 
     async def capabilities(self) -> Capabilities:
-        """Return what it can do; its defaults when it does not say. Never raises RemoteFailed."""
+        """Return what it can do, or the defaults. Never raises RemoteFailed."""
         if self._connection is not None and not self._connection.is_ready:
             self._capabilities.connection_lost()
         return await self._capabilities.get()
 
     async def greet(self) -> None:
-        """Ask who it is and what it can do, now. Raises RemoteFailed when it does not answer."""
+        """Ask for its id and capabilities now. Raises RemoteFailed."""
         await self._capabilities.learn_now()
 
     @property
     def known(self) -> Capabilities:
-        """What it said last that it can do; nothing is asked."""
+        """The last known capabilities; makes no call."""
         return self._capabilities.known
 
     def describe(self) -> dict[str, Any]:
@@ -142,7 +145,7 @@ class Remote:
         return "idle" if self._connection is None else self._connection.state
 
     async def _connect(self) -> tuple[Connection, Metadata]:
-        """Return the connection and what each call carries. Raises RemoteFailed."""
+        """Return the connection and the metadata of a call. Raises RemoteFailed."""
         if self._closed:
             raise failure(self.name, FailureKind.CLOSED, "it is not used any more")
         metadata = self._hops()
@@ -180,7 +183,9 @@ class Remote:
 
     async def _ask(self) -> bytes:
         request = reapi.GetCapabilitiesRequest(instance_name=self.settings.instance_name)
-        with hops.serving(hops.NOWHERE):  # asked for this node, whatever request it was that waits
+        with hops.serving(
+            hops.NOWHERE
+        ):  # on behalf of this node, not of the request that waits for it
             response, headers = await self.calls.unary_once(
                 CAPABILITIES, request.SerializeToString(), ASK_S
             )

@@ -23,10 +23,10 @@ LEAST_BYTES = 1024 * 1024  # of a blob whose time says something about the link
 
 
 class FasterWay:
-    """Rates of both ways in bytes a second, uncompressed bytes each; the first choice is zstd."""
+    """Rates of both ways, in uncompressed bytes a second. zstd is tried first."""
 
     def __init__(self, least_bytes: int = LEAST_BYTES) -> None:
-        """least_bytes: of what is read at once, for its time to say something."""
+        """least_bytes: smaller transfers are not measured."""
         self._least_bytes = least_bytes
         self._rates: dict[bool, float] = {}
         self._choices = 0
@@ -37,7 +37,7 @@ class FasterWay:
 
     @property
     def is_zstd(self) -> bool:
-        """Whether zstd was the faster way, as far as is known."""
+        """Whether zstd is the faster way, by what was measured."""
         return self._rates.get(True, 1.0) >= self._rates.get(False, 0.0)
 
     def choose_zstd(self) -> bool:
@@ -50,11 +50,11 @@ class FasterWay:
         return self.is_zstd != (self._choices % _TRY_OTHER_EVERY == 0)
 
     def choose_for(self, size_bytes: int) -> bool:
-        """Choose for so many bytes; what is too small to say anything goes the faster way."""
+        """Choose for so many bytes; transfers that are too small to measure go the faster way."""
         return self.choose_zstd() if size_bytes >= self._least_bytes else self.is_zstd
 
     def took(self, size_bytes: int, seconds: float, *, zstd: bool) -> None:
-        """Learn how long a whole blob, or batch of them, took."""
+        """Record how long a whole blob or batch took, in seconds."""
         if size_bytes < self._least_bytes:
             return
         rate = size_bytes / max(seconds, 1e-6)
@@ -97,7 +97,7 @@ class Zstd:
 
     @property
     def is_allowed(self) -> bool:
-        """Whether it may be used where the remote can."""
+        """Whether zstd may be used if the remote supports it."""
         return self._remote.settings.compression and not self.rests
 
     def suits(self, can: Capabilities, digest: Digest) -> bool:
@@ -122,7 +122,7 @@ class Zstd:
 
 
 class ZstdOrPlain:
-    """A blob's pieces as they come compressed; where zstd fails, as plain bytes from there on.
+    """The pieces of a blob, compressed on the way; plain from where zstd fails.
 
     Of the pieces before that nothing is known, as of all that comes: who stores them verifies them.
     """

@@ -1,4 +1,4 @@
-"""One gRPC channel to a remote, with the options that make a broken one noticed and mended."""
+"""One gRPC channel to a remote, with options that detect and replace a broken connection."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ class Connection:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it stands at this moment."""
+        """Whether the channel is connected now."""
         return bool(self._channel.get_state() is grpc.ChannelConnectivity.READY)
 
     @property
     def state(self) -> str:
-        """What people are shown."""
+        """The state for people."""
         return str(self._channel.get_state().name.lower())
 
     def unary(self, method: Method) -> Any:
@@ -109,7 +109,7 @@ class Connection:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Say that a call runs on it."""
+        """Mark the connection as used by a call."""
         self._calls += 1
         self._idle.clear()
         try:
@@ -131,5 +131,5 @@ class Connection:
             await self.close()
 
     async def close(self) -> None:
-        """Cancel what still runs."""
+        """Close the channel and cancel running calls."""
         await self._channel.close()

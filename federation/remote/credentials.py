@@ -35,7 +35,7 @@ class Certificates(NamedTuple):
 
 
 class Secrets(NamedTuple):
-    """What is in the files."""
+    """The contents of the files."""
 
     certificates: Certificates = Certificates()
     token: str | None = None
@@ -48,7 +48,7 @@ _Stamp = tuple[int, int, int]
 
 
 class SecretFiles:
-    """Watches the files; current() gives what was last read well."""
+    """Reads the files again when they change; current() returns the last valid contents."""
 
     def __init__(self, settings: RemoteSettings, clock: Clock) -> None:
         self._settings = settings
@@ -77,7 +77,7 @@ class SecretFiles:
         return self._secrets
 
     def look_soon(self) -> None:
-        """Look at the files before the next call: the remote did not accept what they say."""
+        """Check the files before the next call: the remote refused their contents."""
         self._look_at_s = 0.0
 
     async def _look(self) -> None:
@@ -108,7 +108,7 @@ class SecretFiles:
         return Secrets(certificates, self._token())
 
     def _check(self, certificates: Certificates) -> None:
-        """See that they can be used: gRPC itself would only say so in its own log."""
+        """Check that certificates are usable: gRPC would report it in its own log only."""
         settings = self._settings
         try:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

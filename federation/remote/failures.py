@@ -65,7 +65,7 @@ class NotFound(FederationError):
 
 
 class RemoteFailed(SourceUnavailable):
-    """A remote did not answer as it should; kind says how."""
+    """A call to a remote failed; kind says how."""
 
     def __init__(
         self, remote: str, kind: FailureKind, detail: str, retry_after_s: float | None = None
@@ -78,31 +78,31 @@ class RemoteFailed(SourceUnavailable):
 
     @property
     def needs_operator(self) -> bool:
-        """Whether it stays so until an operator does something."""
+        """Whether only an operator can remedy it."""
         return self.kind in {FailureKind.DENIED, FailureKind.CERTIFICATE}
 
     @property
     def is_local_limit(self) -> bool:
-        """Whether a bound of this node was reached, which says nothing about the remote."""
+        """Whether a limit of this node was reached, which says nothing about the remote."""
         return self.kind in {FailureKind.BUSY, FailureKind.HOPS, FailureKind.CLOSED}
 
     @property
     def asks_for_patience(self) -> bool:
-        """Whether the remote is there, and would do it at another time."""
+        """Whether the remote works and asked to be called later."""
         return self.kind in {FailureKind.EXHAUSTED, FailureKind.CROWDED}
 
     @property
     def is_retryable(self) -> bool:
-        """Whether the same call may do better in a moment."""
+        """Whether the same call may succeed soon."""
         return self.kind in _RETRYABLE
 
 
 class Denied(RemoteFailed):
-    """The remote does not let us in, or is not who it should be; an operator has to mend it."""
+    """The remote denies this node, or failed authentication; only an operator can remedy it."""
 
 
 class RequestRefused(RemoteFailed):
-    """The remote will never take this request; others may be fine."""
+    """The remote will never take this request; it may take others."""
 
 
 class Unsupported(RemoteFailed):
@@ -110,7 +110,7 @@ class Unsupported(RemoteFailed):
 
 
 class WrongBytes(RemoteFailed):
-    """The remote sent other bytes than the digest names."""
+    """The remote sent bytes that do not match the digest."""
 
 
 _TYPES: dict[FailureKind, type[RemoteFailed]] = {
@@ -157,7 +157,7 @@ def failure(
 
 
 def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFound:
-    """Return what a failed call means."""
+    """Translate a failed call."""
     detail = _clean(error.details() or "")
     if error.code() is grpc.StatusCode.NOT_FOUND:
         return NotFound(f"{remote}: {detail}")
@@ -173,7 +173,7 @@ def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFoun
 
 
 def from_status(remote: str, code: int, message: str) -> RemoteFailed | NotFound | None:
-    """Return what a google.rpc.Status inside a response means; None: OK."""
+    """Translate a google.rpc.Status inside a response; None: OK."""
     if code == 0:
         return None
     known = _BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
@@ -205,6 +205,6 @@ def _delay_in(details: bytes) -> float | None:
 
 
 def _clean(text: str) -> str:
-    """Return what a remote wrote as one short line that a log and a terminal can show."""
+    """Return text of a remote as one short printable line."""
     clipped = text[:_DETAIL_CHARS]
     return "".join(c if c.isprintable() else " " for c in clipped).strip()

@@ -1,7 +1,7 @@
 """The names a remote knows: action results, assets, and the references of BuildStream 1.x.
 
-A miss is None. A service that the remote does not have is a miss to those who ask, and
-Unsupported to those who tell. What an answer names is not looked at.
+A miss is None. A service that the remote does not have is a miss for reads and Unsupported for
+writes. Whether the blobs that an answer names exist is not checked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ACTION_RESULT = 3  # UpdateActionResultRequest.action_result
 
 @dataclass(frozen=True, slots=True)
 class FetchedAsset:
-    """What a remote answered to a Fetch."""
+    """The answer to a Fetch."""
 
     uri: str  # which of those asked for it is
     digest: Digest  # of the blob, or of the root directory
@@ -54,7 +54,7 @@ class RemoteIndex:
     """Action results, assets and references of one remote."""
 
     def __init__(self, remote: Remote, *, lacking_is_miss: bool = True) -> None:
-        """lacking_is_miss: False where to ask a service that is not there is Unsupported, too."""
+        """lacking_is_miss: False: reads of a missing service raise Unsupported, too."""
         self._remote = remote
         self._lacking_is_miss = lacking_is_miss
 
@@ -129,7 +129,7 @@ class RemoteIndex:
         return self._fetched(answer, answer.root_directory_digest, function)
 
     async def push_blob(self, push: asset.PushBlobRequest, instance: str | None = None) -> None:
-        """Push all that the message says, under this instance name. Raises RemoteFailed."""
+        """Push a message as it is, but under this instance name. Raises RemoteFailed."""
         request = asset.PushBlobRequest()
         request.CopyFrom(push)
         request.instance_name = self._instance(instance)
@@ -138,7 +138,7 @@ class RemoteIndex:
     async def push_directory(
         self, push: asset.PushDirectoryRequest, instance: str | None = None
     ) -> None:
-        """Push all that the message says, under this instance name. Raises RemoteFailed."""
+        """Push a message as it is, but under this instance name. Raises RemoteFailed."""
         request = asset.PushDirectoryRequest()
         request.CopyFrom(push)
         request.instance_name = self._instance(instance)
@@ -159,7 +159,7 @@ class RemoteIndex:
     async def update_reference(
         self, keys: Sequence[str], digest: Digest, instance: str | None = None
     ) -> None:
-        """Let these references name a root directory. Raises RemoteFailed."""
+        """Set references to a root directory. Raises RemoteFailed."""
         request = references.UpdateReferenceRequest(
             instance_name=self._instance(instance), keys=keys, digest=wire_digest(digest)
         )
@@ -184,7 +184,7 @@ class RemoteIndex:
     async def _push_bytes(self, method: Method, request: bytes) -> None:
         try:
             await self._remote.calls.unary(method, request)
-        except NotFound as error:  # BuildGrid says so of blobs that an entry names and it lacks
+        except NotFound as error:  # BuildGrid, if it lacks a blob that the entry names
             raise failure(self._remote.name, FailureKind.REFUSED, str(error)) from None
 
     def _ask_for(
@@ -210,7 +210,7 @@ class RemoteIndex:
         digest: reapi.Digest,
         function: DigestFunction,
     ) -> FetchedAsset | None:
-        """Read an answer that came with OK, but may say otherwise inside."""
+        """Read an answer; its status field may be an error although the call was OK."""
         name = self._remote.name
         error = from_status(name, answer.status.code, answer.status.message)
         if isinstance(error, NotFound):

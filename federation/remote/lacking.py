@@ -1,4 +1,4 @@
-"""Which methods a remote has not, and how sure that is.
+"""Which methods a remote does not support, and how certain that is.
 
 A machine without I/O. UNIMPLEMENTED alone is weak evidence: it is also how gRPC reads a proxy's
 404, which may pass in a second. So a method counts as missing only after several such answers over
@@ -23,7 +23,7 @@ class _Evidence(NamedTuple):
 
 
 class Lacking:
-    """What one remote has not. Times are monotonic seconds."""
+    """The unsupported methods of one remote. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._evidence: dict[Method, _Evidence] = {}
@@ -32,7 +32,7 @@ class Lacking:
         return f"<Lacking {len(self._evidence)} suspected>"
 
     def unimplemented(self, method: Method, now_s: float) -> None:
-        """Note that it said so. A method that it cannot do without is asked for all the same."""
+        """Record one UNIMPLEMENTED. A vital method never counts as unsupported by these."""
         first_s, answers, until_s = self._evidence.get(method, _Evidence(now_s, 0, 0.0))
         answers += 1
         if answers >= ANSWERS and now_s - first_s >= OVER_S and not method.is_vital:
@@ -40,23 +40,23 @@ class Lacking:
         self._evidence[method] = _Evidence(first_s, answers, until_s)
 
     def believe(self, method: Method, now_s: float) -> None:
-        """Take it for missing at once: the remote says so in another way, too."""
+        """Count it as unsupported at once, by further evidence."""
         first_s, answers, _ = self._evidence.get(method, _Evidence(now_s, 0, 0.0))
         self._evidence[method] = _Evidence(first_s, answers, now_s + KEPT_S)
 
     def answered(self, method: Method) -> None:
-        """Note that the method is there."""
+        """Record that the method is supported."""
         self._evidence.pop(method, None)
 
     def lacks(self, method: Method, now_s: float) -> bool:
-        """Whether it counts as missing; every now and then one call has to find out again."""
+        """Whether it counts as unsupported; that expires, so that one call finds out again."""
         found = self._evidence.get(method)
         return found is not None and now_s < found.until_s
 
     def all(self, now_s: float) -> list[Method]:
-        """Return those that count as missing."""
+        """Return the methods that count as unsupported."""
         return [method for method in self._evidence if self.lacks(method, now_s)]
 
     def forget(self) -> None:
-        """Find out again: another program may answer now."""
+        """Forget everything: another program may answer now."""
         self._evidence.clear()

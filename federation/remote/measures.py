@@ -1,4 +1,4 @@
-"""What is counted about one remote; its name comes from the configuration, so the set is closed."""
+"""Metrics of one remote, labelled with its name in the configuration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Measures:
         self._metrics.remote_seconds.labels(remote=self._remote, method=method).observe(seconds)
 
     def first_byte(self, method: str, seconds: float) -> None:
-        """Note how long the first message of a stream took."""
+        """Record the seconds until the first message of a stream."""
         self._metrics.remote_first_byte_seconds.labels(remote=self._remote, method=method).observe(
             seconds
         )
@@ -46,5 +46,5 @@ class Measures:
         self._sent.inc(size_bytes)
 
     def wrong(self, blobs: int) -> None:
-        """Count blobs that were not what their digests name."""
+        """Count blobs whose bytes did not match their digests."""
         self._wrong.inc(blobs)

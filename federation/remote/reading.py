@@ -1,4 +1,4 @@
-"""One blob as it comes from a remote: counted to the byte, unpacked, and not yet believed.
+"""Reading one blob from a remote: bytes are counted and unpacked, but not verified.
 
 Whether the bytes are those that the digest names is for the reader to find out, who stores them. So
 none is held back until the remote has ended the stream: who asks for more behind the last one is
@@ -30,7 +30,7 @@ class Pieces(Protocol):
     """The bytes of a blob in order."""
 
     async def next(self) -> bytes | None:
-        """Return the next ones, never none; None after the last.
+        """Return the next bytes, at least one; None after the last.
 
         Raises NotFound, RemoteFailed, behind the last ones too: then the remote sent more than
         there is, or said that something went wrong.
@@ -39,7 +39,7 @@ class Pieces(Protocol):
 
 
 class Waited:
-    """Pieces, and for how long their reader has waited for them.
+    """Pieces, with the time that their reader has waited for them.
 
     What the reader does between them is its own: a slow disk says nothing about the remote.
     """
@@ -86,7 +86,7 @@ async def open_zstd(
 
 
 class _Plain:
-    """Bytes as they are: those that are wanted, of a stream that may go on to the blob's end.
+    """Plain bytes: the range that is wanted, of a stream that may go on to the end of the blob.
 
     Some servers do not know of limits (BuildGrid); more than the blob has, no server may send.
     """
@@ -118,7 +118,7 @@ class _Plain:
             raise self._stream.fail(FailureKind.OVERRUN, detail)
 
     async def _goes_beyond(self) -> bool:
-        """Whether more comes than there is, all that is wanted having come."""
+        """Whether the stream has more bytes than the blob, after all wanted ones came."""
         if self._got_bytes != self._wanted_bytes:
             return self._got_bytes > self._most_bytes
         ended = await self._stream.end(partial(codec.read_size, self._remote))

@@ -31,16 +31,16 @@ class Replay(Protocol):
         ...
 
     async def rewind(self, offset: int) -> bool:
-        """Go on from this offset; False: what is needed for that is gone."""
+        """Continue from this offset; False: its bytes are not available any more."""
         ...
 
     async def close(self) -> None:
-        """Let go of the source."""
+        """Close the source."""
         ...
 
 
 class OnceReplay:
-    """Bytes that come once: verified on their way, with a tail kept to go back to."""
+    """Bytes that can be read once: verified on the way, with a tail kept for resuming."""
 
     def __init__(self, digest: Digest, chunks: AsyncIterable[bytes]) -> None:
         self._digest = digest
@@ -65,7 +65,7 @@ class OnceReplay:
         return data, self._at == self._digest.size_bytes
 
     async def _take(self) -> bytes:
-        """Return the next bytes of the source; the last ones only if they all are right."""
+        """Return the next bytes of the source; the last ones only if all bytes match the digest."""
         data = await self._pull()
         size = self._digest.size_bytes
         self._taken_bytes += len(data)
@@ -109,7 +109,7 @@ class OnceReplay:
         return True
 
     async def close(self) -> None:
-        """See Replay; the source is its owner's."""
+        """See Replay. The owner of the source closes it."""
 
 
 class ReopenReplay:
@@ -147,7 +147,7 @@ class ReopenReplay:
 
 
 class ZstdReplay:
-    """Another replay's bytes as one zstd frame; to go back is to start over."""
+    """The bytes of another replay as one zstd frame; it can only start over."""
 
     def __init__(self, plain: Replay) -> None:
         self._plain = plain

@@ -1,4 +1,4 @@
-"""What has to be known about a remote before the first call: where it is, and how to treat it."""
+"""Settings of a remote: its address, credentials and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many calls to one remote run at once, and how many may wait.
+"""How many calls to one remote run at once, and how many wait.
 
 A remote may take fewer at once than we would send, and says so only by refusing some (HTTP/2's
 REFUSED_STREAM): then as many run as it does take, and a few more each time that all went well.
@@ -15,7 +15,7 @@ from federation.remote.failures import FailureKind, failure
 
 
 class Slots:
-    """A semaphore with a bounded queue, in which nobody waits for too long."""
+    """A semaphore with a bounded queue and a time limit for waiting."""
 
     def __init__(self, remote: str, running_max: int, queue_max: int, wait_s: float) -> None:
         self._remote = remote
@@ -31,12 +31,12 @@ class Slots:
 
     @property
     def running(self) -> int:
-        """How many are taken."""
+        """How many calls run."""
         return self._slots.taken
 
     @property
     def queued(self) -> int:
-        """How many wait for one."""
+        """How many calls wait."""
         return self._slots.waiting
 
     @property
@@ -45,14 +45,14 @@ class Slots:
         return self._taken_max
 
     def refused(self, served: int | None = None) -> None:
-        """The remote did not take one that holds a slot; served: how many it did take, if known."""
+        """Lower the bound: the remote refused a call. served: how many it answered, if known."""
         if served is None:
             served = self.running - 1
         self._taken_max = max(1, min(self._taken_max, served))
         self._went_well = 0
 
     def went_well(self) -> None:
-        """The remote answered one that holds a slot."""
+        """Raise the bound again after an answer."""
         if self._taken_max >= self._running_max:
             return
         self._went_well += 1

@@ -64,7 +64,7 @@ class RemoteStore:
 
     @property
     def remote(self) -> Remote:
-        """Where the blobs are."""
+        """The remote that holds the blobs."""
         return self._remote
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
@@ -140,7 +140,7 @@ class RemoteStore:
     async def _open(
         self, stack: AsyncExitStack, digest: Digest, offset: int, end: int
     ) -> tuple[bytes, Waited]:
-        """Return the first bytes, which settle that the blob is there, and where the others come.
+        """Return the first bytes, which prove that the blob is there, and the source of the others.
 
         Raises NotFound, RemoteFailed.
         """
@@ -162,7 +162,7 @@ class RemoteStore:
         return first, waited
 
     async def _timed(self, chunks: Chunks, waited: Waited, digest: Digest) -> Chunks:
-        """Pass chunks on, and learn from how long all of them were waited for."""
+        """Pass chunks on, and measure how long they were waited for."""
         async for chunk in chunks:
             yield chunk
         pieces = waited.pieces
@@ -280,7 +280,7 @@ class RemoteStore:
         return None
 
     def sent_wrong_bytes(self, digest: Digest) -> WrongBytes:
-        """Count and log that what open_read gave was not what the digest names.
+        """Count and log that bytes from open_read did not match the digest.
 
         Returns the error to raise. Compressed reads rest for a while, since they may be the cause.
         """
@@ -308,6 +308,6 @@ class RemoteStore:
 
 
 def _coming_from(provenance: Provenance) -> AbstractContextManager[None]:
-    """Let calls say which nodes a blob has passed; without any, which ones the request has."""
+    """Have calls name the nodes that a blob has passed, or else those of the request."""
     via, passed = provenance.via, hops.current()
     return hops.serving(passed._replace(via=via, origin=via[0]) if via else passed)

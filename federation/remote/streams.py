@@ -41,7 +41,7 @@ class StreamTimes:
 
 @dataclass(slots=True)
 class Run:
-    """How one call goes. Its first failure counts, whatever its user makes of it."""
+    """The state of one call. Its first failure counts, whatever its user does with it."""
 
     started_s: float
     error: NotFound | RemoteFailed | None = None
@@ -49,14 +49,14 @@ class Run:
     is_answered: bool = False  # whether anything came
 
     def failed(self, error: _E) -> _E:
-        """Take note of it, and return it to be raised."""
+        """Record the failure, and return it to be raised."""
         if self.error is None:
             self.error = error
         return error
 
 
 class _Limited:
-    """A call whose waits have limits."""
+    """A call with a time limit for each wait."""
 
     def __init__(self, call: Any, times: StreamTimes, run: Run) -> None:
         self._call = call
@@ -84,7 +84,7 @@ class _Limited:
         return self._run.failed(from_rpc(self._times.remote, error))
 
     def _stopped(self, detail: str) -> NoReturn:
-        """Say why a wait was cut off, unless it was the waiting task that was cancelled."""
+        """Raise why a wait was cut off: CancelledError if the waiting task was cancelled."""
         raise_if_cancelled()
         if self._expired:
             raise self.fail(FailureKind.STALLED, detail) from None
@@ -167,7 +167,7 @@ class OutgoingStream(_Limited):
 
     @property
     def is_answered(self) -> bool:
-        """Whether the remote has ended the call, whatever more there is to send."""
+        """Whether the remote has ended the call, possibly before everything was sent."""
         return bool(self._call.done())
 
     async def send(self, message: bytes) -> bool:
@@ -188,7 +188,7 @@ class OutgoingStream(_Limited):
         await self._write(message)
 
     async def answer(self) -> bytes:
-        """Say that all is sent, where it is, and return the response.
+        """Finish sending, if everything is sent, and return the response.
 
         Raises NotFound, RemoteFailed.
         """

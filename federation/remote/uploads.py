@@ -33,7 +33,7 @@ _CAN_GO_ON = frozenset(
 
 
 class Upload:
-    """One blob on its way; run() once."""
+    """One upload; run() is called once."""
 
     def __init__(
         self, calls: Calls, remote: str, instance: str, digest: Digest, *, zstd: bool, number: int
@@ -46,7 +46,7 @@ class Upload:
         self._name = upload_name(digest, unique, instance, compressed=zstd)
 
     async def run(self, source: Replay) -> bool:
-        """Send it. False: the remote had it already, and did not want the rest.
+        """Send the blob. False: the remote held it already and did not want the rest.
 
         Raises RemoteFailed, and what the source raises.
         """
@@ -66,7 +66,7 @@ class Upload:
             return await self._send(source, offset)
 
     async def go_on(self, source: Replay) -> bool:
-        """Send what the remote has not got yet of an earlier upload of this number.
+        """Send the rest of an earlier upload of this number.
 
         Raises RemoteFailed, and what the source raises.
         """
@@ -76,7 +76,7 @@ class Upload:
         return await self._send(source, offset if await source.rewind(offset) else 0)
 
     async def _standing(self) -> tuple[int, bool]:
-        """Ask where the upload stands; a remote that cannot say is sent it from the start."""
+        """Return the committed offset (0: unknown), and whether the remote has the whole blob."""
         try:
             data = await self._calls.unary(QUERY_WRITE, codec.query_request(self._name))
         except NotFound:
@@ -114,7 +114,7 @@ class Upload:
         return last
 
     def _check(self, committed: int, sent: int, all_sent: bool) -> None:
-        """See that an OK means the whole blob, in one of the ways that servers count it."""
+        """Check that an OK means the whole blob, in one of the ways that servers count bytes."""
         whole = {self._digest.size_bytes}
         if self._zstd:
             whole.add(_ANY_SIZE)
@@ -126,7 +126,7 @@ class Upload:
 
 
 class _Turns:
-    """Who writes one blob, and who waits for that."""
+    """A lock of one blob, and how many use it."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -134,7 +134,7 @@ class _Turns:
 
 
 class Uploads:
-    """What is being sent to one remote."""
+    """The uploads to one remote."""
 
     def __init__(self, remote: Remote, zstd: Zstd) -> None:
         self._remote = remote
@@ -146,7 +146,7 @@ class Uploads:
 
     @asynccontextmanager
     async def turn(self, digest: Digest) -> AsyncIterator[None]:
-        """Let those who write one blob do so one after the other."""
+        """Serialize the writers of one blob."""
         turns = self._writing.setdefault(digest, _Turns())
         turns.users += 1
         try:
@@ -160,7 +160,7 @@ class Uploads:
     async def send(
         self, digest: Digest, plain: Replay, number: int | None = None, *, goes_on: bool = False
     ) -> bool:
-        """Send a blob that the remote misses. False: it was there after all.
+        """Send a blob that the remote lacks. False: it was there after all.
 
         number: names the upload, so that a later one may go on with it. goes_on: this is a later
         one; its bytes are plain, since remotes take compressed ones only from the start.
