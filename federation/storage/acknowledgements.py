@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Collection
 
 from federation.core.clock import Clock
 from federation.core.replication_log import Lane, PeerRecord, PeerState
+from federation.storage.log_end import Notifier
 from federation.storage.shared_memory import Epoch
-from federation.storage.watch import Notifier
 
 _UNKNOWN = 2**64 - 1  # told in place of a row, so that other processes drop what they heard
 
@@ -39,7 +39,7 @@ class Acknowledgements:
         if lane is Lane.ALWAYS and seq > self._heard.get(name, -1):
             self._heard[name] = seq
             self._epoch.set_acknowledged(self._number(name), seq)
-            self._watch.ring()
+            self._watch.notify_all()
 
     def note_unknown(self, name: str) -> None:
         """See Ledger in federation.core."""

@@ -14,12 +14,11 @@ from typing import NamedTuple
 from federation.core.digest import Digest
 from federation.core.errors import FederationError
 from federation.core.store import Provenance
-from federation.storage.blob_files import CREATE, write_whole
+from federation.storage.blob_files import CREATE, start_writing, write_whole
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
 from federation.storage.directory import DataDirectory, disk_errors_named
 from federation.storage.publishing import place_file
-from federation.storage.write_back import start_writing
 
 _OPEN_AT_ONCE = 64
 

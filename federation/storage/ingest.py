@@ -23,11 +23,10 @@ from federation.core.errors import (
     StorageFull,
 )
 from federation.core.store import Provenance
-from federation.storage.blob_files import CREATE, write_whole
+from federation.storage.blob_files import CREATE, WriteBack, write_whole
 from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named
 from federation.storage.publishing import place_file, place_inline
-from federation.storage.write_back import WriteBack
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _HASH_BESIDE_BYTES = 128 * 1024  # hashing less costs less than handing it to another thread

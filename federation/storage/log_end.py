@@ -7,9 +7,75 @@ puts that right, and until then each at least knows of its own.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from federation.core.clock import Clock
+from federation.core.tasks import Background
 from federation.storage.shared_memory import Epoch
-from federation.storage.watch import Notifier
+
+POLL_S = 0.04  # how soon a change by another process is noticed; looking costs a memory access
+
+
+class Notifier:
+    """Wakes everybody who waits for a change of something that processes share through memory.
+
+    Each waiter checks for itself when it is woken. A change by this process is announced at once;
+    changes by others are polled for, once for all waiters, and only while there are some. Used from
+    the event loop.
+    """
+
+    def __init__(self, poll: Callable[[], int], clock: Clock) -> None:
+        """poll: returns something that differs after each change."""
+        self._poll = poll
+        self._clock = clock
+        self._seen = poll()
+        self._changed = asyncio.Event()
+        self._waiting = 0
+        self._polling: asyncio.Task[None] | None = None
+        self._background = Background()
+
+    def __repr__(self) -> str:
+        return f"<Notifier {self._waiting} waiting>"
+
+    def notify_all(self) -> None:
+        """Wake those who wait now."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until the condition holds; False after timeout_s."""
+        end_s = self._clock.monotonic_s() + timeout_s
+        self._waiting += 1
+        try:
+            while not condition():
+                left_s = end_s - self._clock.monotonic_s()
+                if left_s <= 0:
+                    return False
+                if self._polling is None or self._polling.done():
+                    self._polling = self._background.start(self._poll_on(), "watch-others")
+                await self._next_change(left_s)
+        finally:
+            self._waiting -= 1
+        return True
+
+    async def _next_change(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def close(self) -> None:
+        """Stop polling; those who still wait are not woken."""
+        await self._background.close()
+
+    async def _poll_on(self) -> None:
+        while self._waiting:
+            await self._clock.sleep(POLL_S)
+            if (found := self._poll()) != self._seen:
+                self._seen = found
+                self.notify_all()
 
 
 class LogEnd:
@@ -34,12 +100,12 @@ class LogEnd:
             self._epoch.set_head(seq)
         if seq > self._own:
             self._own = seq
-            self._watch.ring()
+            self._watch.notify_all()
 
     async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
         """Wait until there is a row after seq; False after timeout_s."""
         return await self._watch.until(lambda: self.value > seq, timeout_s)
 
     async def close(self) -> None:
-        """Look no more; who still waits is told nothing."""
+        """Stop polling; those who still wait are not woken."""
         await self._watch.close()

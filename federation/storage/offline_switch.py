@@ -11,8 +11,8 @@ from collections.abc import Callable
 import structlog
 
 from federation.core.tasks import Background
-from federation.storage.catalogue.meta import get_meta, set_meta
 from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import get_meta, set_meta
 from federation.storage.context import StorageContext
 
 OFFLINE_SINCE = "offline_since_s"

@@ -19,8 +19,13 @@ from federation.core.clock import Clock
 from federation.core.errors import StorageRefused
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import schema
-from federation.storage.catalogue.meta import CATALOGUE_FILE, LOG_EPOCH, VOLUME_ID, get_meta
-from federation.storage.catalogue.transaction import read_totals
+from federation.storage.catalogue.transaction import (
+    CATALOGUE_FILE,
+    LOG_EPOCH,
+    VOLUME_ID,
+    get_meta,
+    read_totals,
+)
 from federation.storage.directory import DataDirectory
 from federation.storage.permissions import tell_tightened, tighten
 from federation.storage.processes import ProcessEntry, bury, dead_runs, live_runs

@@ -9,7 +9,8 @@ it hold over all processes on the directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,13 @@ from typing import NamedTuple
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest
 from federation.core.errors import BlobTooLarge, StorageFull
+from federation.storage.blob_files import CREATE
 from federation.storage.catalogue.footprint import bounded_overhead
+from federation.storage.directory import DataDirectory
 
 DEFAULT_RESERVE_BYTES = 2 * 2**30
+_RESERVE_MAX_BYTES = 16 * 2**20
+_RESERVE_PART = 64  # of the disk, or of the quota
 _NEAR_BYTES = 64 * 2**20  # measurements are a second old: closer to the end they do not do
 CATALOGUE_BYTES = 4 * 2**20  # what its write-ahead log may grow by before it is looked at again
 _EARLY = 4  # eviction takes seconds: it starts with this part of the way to reserve-max left
@@ -173,3 +178,30 @@ class Space:
     def release(self, size_bytes: int) -> None:
         """Give room back, because the blob is stored (and counted there) or dropped."""
         self.reserved_bytes -= size_bytes
+
+
+class Reserve:
+    """A file that takes some of the disk, for the commits of eviction when the disk is full."""
+
+    def __init__(self, directory: DataDirectory, settings: StorageConfig) -> None:
+        self._directory = directory
+        self._settings = settings
+
+    def make(self) -> None:
+        """Write the file where there is none and the disk has plenty of room. Raises OSError."""
+        disk = measure_disk(self._directory.root)
+        room_bytes = min(self._settings.quota or disk.total_bytes, disk.total_bytes)
+        size_bytes = min(_RESERVE_MAX_BYTES, room_bytes // _RESERVE_PART)
+        if self._directory.reserve.exists() or disk.free_bytes < 8 * size_bytes:
+            return
+        with open(os.open(self._directory.reserve, CREATE, 0o600), "wb") as file:
+            file.write(bytes(size_bytes))
+
+    @contextmanager
+    def as_last_resort(self) -> Iterator[None]:
+        """Free the file's room when the disk proves full; what failed is tried again later."""
+        try:
+            yield
+        except StorageFull:
+            self._directory.reserve.unlink(missing_ok=True)
+            raise

@@ -2,11 +2,20 @@
 
 from federation.storage.admin.collect import collect
 from federation.storage.admin.explain import explaining
-from federation.storage.admin.peer_requests import ask_reconcile, ask_retry, drop_peer
-from federation.storage.admin.peers import known_peers, read_parked
+from federation.storage.admin.peers import (
+    ask_reconcile,
+    ask_retry,
+    drop_peer,
+    known_peers,
+    read_parked,
+)
 from federation.storage.admin.rebuild import rebuild
-from federation.storage.admin.summary import processes, summary
-from federation.storage.admin.switching import offline_since_s, turn_offline
+from federation.storage.admin.summary import (
+    offline_since_s,
+    processes,
+    summary,
+    turn_offline,
+)
 from federation.storage.admin.verify import verify
 
 __all__ = [

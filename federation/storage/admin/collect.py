@@ -9,7 +9,7 @@ from pathlib import Path
 
 from federation.config import model
 from federation.storage.admin.common import joined
-from federation.storage.catalogue.meta import DONE, REQUEST, get_meta, set_meta
+from federation.storage.catalogue.transaction import DONE, REQUEST, get_meta, set_meta
 from federation.storage.contract import Progress
 from federation.storage.reports import CollectReport
 from federation.storage.storage import Storage

@@ -24,8 +24,7 @@ from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import footprint, instances
 from federation.storage.catalogue.blobs import BlobRow
-from federation.storage.catalogue.meta import HOLD, get_meta
-from federation.storage.catalogue.transaction import BLOB, read_totals
+from federation.storage.catalogue.transaction import BLOB, HOLD, get_meta, read_totals
 from federation.storage.directory import DataDirectory
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.quarantine import kept_bytes

@@ -8,8 +8,8 @@ from pathlib import Path
 from federation.core.errors import StorageRefused
 from federation.storage.admin.common import existing, unserved
 from federation.storage.catalogue import schema
-from federation.storage.catalogue.meta import LOG_EPOCH, get_meta
 from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import LOG_EPOCH, get_meta
 from federation.storage.reports import NewId
 
 

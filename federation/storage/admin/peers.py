@@ -1,18 +1,27 @@
-"""What is remembered of each peer, read without changing anything."""
+"""Peers, as commands ask about them: what is recorded of each, and requests to the node.
+
+A request is written down; the process that replicates carries it out.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apsw
 
+from federation.config import model
 from federation.core.clock import Clock, SystemClock
 from federation.core.replication_log import Parked, PeerState
-from federation.storage.admin.common import existing, reading
+from federation.storage.admin.common import existing, joined, reading
 from federation.storage.catalogue import change_log, parked, peer_records, schema
 from federation.storage.catalogue.transaction import read_totals
+from federation.storage.replication_log import CatalogueLog
 from federation.storage.reports import KnownPeer, Lag
+
+_T = TypeVar("_T")
 
 _FIRST_VERSION = 2  # of the schema; before it nothing was remembered of peers
 
@@ -62,3 +71,31 @@ def read_parked(data_dir: Path, name: str | None, limit: int) -> list[Parked]:
         if schema.stored_version(connection) < _FIRST_VERSION:
             return []
         return parked.read(connection, name, limit)
+
+
+def ask_retry(data_dir: Path, settings: model.StorageConfig, name: str | None) -> int:
+    """Ask that what is parked, for one peer or all, be tried again; return how much it is.
+
+    All functions here raise StorageRefused, StorageFull, StorageFailed.
+    """
+    return _with_ledger(data_dir, settings, lambda ledger: ledger.ask_retry(name))
+
+
+def ask_reconcile(data_dir: Path, settings: model.StorageConfig, name: str) -> None:
+    """Ask that a peer be compared with what is held here, and be sent what it lacks."""
+    _with_ledger(data_dir, settings, lambda ledger: ledger.want(name))
+
+
+def drop_peer(data_dir: Path, settings: model.StorageConfig, name: str) -> None:
+    """Forget a peer, what is pinned for it, and what is parked for it."""
+    _with_ledger(data_dir, settings, lambda ledger: ledger.drop(name))
+
+
+def _with_ledger(
+    data_dir: Path, settings: model.StorageConfig, work: Callable[[CatalogueLog], Awaitable[_T]]
+) -> _T:
+    async def join() -> _T:
+        async with joined(data_dir, settings) as storage:
+            return await work(storage.ledger)
+
+    return asyncio.run(join())

@@ -27,8 +27,7 @@ from federation.storage.admin.salvage import Salvage, salvage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import entries, peer_records, schema
-from federation.storage.catalogue.meta import set_meta
-from federation.storage.catalogue.transaction import Totals, Transaction, write_totals
+from federation.storage.catalogue.transaction import Totals, Transaction, set_meta, write_totals
 from federation.storage.contract import Progress
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
 from federation.storage.offline_switch import OFFLINE_SINCE

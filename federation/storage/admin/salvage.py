@@ -26,8 +26,8 @@ from federation.core.store import (
 )
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.hlc import is_too_far, ticks_at
-from federation.storage.catalogue.meta import get_meta
 from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import get_meta
 
 _INLINE = (
     "SELECT small.seq, log.name, log.size, small.data FROM small JOIN log USING (seq) "

@@ -1,18 +1,19 @@
-"""What is stored and who serves it, read without changing anything."""
+"""What is stored, who serves it, and the offline switch, for commands."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import apsw
 
+from federation.config import model
 from federation.core.clock import SystemClock
-from federation.storage.admin.common import existing, reading
+from federation.storage.admin.common import existing, joined, reading
 from federation.storage.admin.peers import peers_of
 from federation.storage.catalogue import schema
-from federation.storage.catalogue.meta import HOLD, get_meta
-from federation.storage.catalogue.transaction import read_totals
+from federation.storage.catalogue.transaction import HOLD, get_meta, read_totals
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.processes import live_runs
 from federation.storage.space import measure_disk
@@ -80,3 +81,20 @@ def _hold(connection: apsw.Connection) -> int | None:
         return None
     hold: int | None = get_meta(connection, HOLD)
     return hold
+
+
+def turn_offline(data_dir: Path, settings: model.StorageConfig, *, on: bool) -> None:
+    """Turn the switch for all processes, running or not yet. Raises StorageRefused, StorageFull."""
+    asyncio.run(_turn(data_dir, settings, on=on))
+
+
+async def _turn(data_dir: Path, settings: model.StorageConfig, *, on: bool) -> None:
+    async with joined(data_dir, settings) as storage:
+        await storage.offline_switch.turn(on=on)
+
+
+def offline_since_s(data_dir: Path) -> int | None:
+    """Return when (wall clock) the switch was turned on; None: it is off. Raises StorageRefused."""
+    with reading(existing(data_dir)) as connection:
+        since_s: int | None = get_meta(connection, OFFLINE_SINCE)
+        return since_s

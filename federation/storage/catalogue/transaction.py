@@ -18,6 +18,14 @@ from federation.core.store import Provenance, Stamp
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.schema import of_a_row
 
+# Names in the table meta of what processes share.
+LOG_EPOCH = "log_epoch"  # of the change log: another one, other rows under the same numbers
+CATALOGUE_FILE = "catalogue_inode"  # the file's number when it was opened last: a copy has another
+VOLUME_ID = "volume_id"  # of blobs/: its marker says the same
+HOLD = "evict_hold_until_ms"  # store time until which nothing is evicted
+REQUEST = "collect_request"  # what `federation gc` asks of the process that evicts
+DONE = "collect_done"  # its answer
+
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
 NO_INSTANCE = 0  # of blobs, and of the empty name
 
@@ -141,3 +149,17 @@ def write_totals(connection: apsw.Connection, totals: Totals) -> None:
         "files = ?",
         dataclasses.astuple(totals),
     )
+
+
+def get_meta(connection: apsw.Connection, name: str) -> Any:
+    """Return a value of the table meta, None when it is not set."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else None
+
+
+def set_meta(transaction: Transaction, name: str, value: int | str | None) -> None:
+    """Set or (None) remove a value of the table meta."""
+    if value is None:
+        transaction.connection.execute("DELETE FROM meta WHERE name = ?", (name,))
+    else:
+        transaction.connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))

@@ -10,24 +10,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import apsw
 import structlog
 
-from federation.core.errors import FederationError, StorageFull
+from federation.core.errors import FederationError
 from federation.core.tasks import Background
 from federation.observability.rate_limits import Complaints
-from federation.storage.blob_files import CREATE
 from federation.storage.catalogue import footprint, instances
-from federation.storage.catalogue.meta import DONE, HOLD, REQUEST, get_meta, set_meta
-from federation.storage.catalogue.transaction import Transaction
+from federation.storage.catalogue.transaction import (
+    DONE,
+    HOLD,
+    REQUEST,
+    get_meta,
+    set_meta,
+)
 from federation.storage.context import StorageContext
 from federation.storage.processes import bury, dead_runs
 from federation.storage.shared_memory import FileLock
-from federation.storage.space import measure_disk
+from federation.storage.space import Reserve
 from federation.storage.upkeep import retention
 from federation.storage.upkeep.eviction import Evictor
 from federation.storage.upkeep.flusher import Flusher
@@ -37,13 +40,10 @@ from federation.storage.upkeep.sweep import Sweeper
 
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
-_TRIM_ROWS = 10_000
-_TRIM_PART = 10  # of the bound: so much more, and the log is trimmed before its time
 _PINNED = "everything older is gone; the rest is leased, or kept for peers that lack it"
 _EVERYTHING_BYTES = 2**62
 _GIVEN_BACK_A_TICK = 8  # times footprint.give_back
 _PINNED_REST = 20.0  # times as long as it took to find nothing, nothing is looked for again
-_RESERVE_MAX_BYTES = 16 * 1024 * 1024
 
 _log = structlog.get_logger(__name__)
 
@@ -51,19 +51,20 @@ _log = structlog.get_logger(__name__)
 class Maintenance:
     """Background work of one process on a data directory."""
 
-    def __init__(self, core: StorageContext, pulse: Flusher) -> None:
+    def __init__(self, core: StorageContext, flusher: Flusher) -> None:
         self._core = core
-        self._pulse = pulse
+        self._flusher = flusher
         self._lock = FileLock(core.directory.maintenance_lock)
         self._evictor = Evictor(core)
         self._sweeper = Sweeper(core)
         self._scrubber = Scrubber(core)
         self._redating = Redating(core)
+        self._reserve = Reserve(core.directory, core.settings)
+        self._log_trimmer = retention.LogTrimmer(core)
         self._background = Background()
         self._of_holder = Background()  # what only the holder of the lock does
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
-        self._trim_at_row = 0
         self._pinned_until_s = 0.0
         self._sweeping: asyncio.Task[Any] | None = None
         self._complaints = Complaints(_log, core.clock)
@@ -139,14 +140,15 @@ class Maintenance:
             await asyncio.sleep(tick_s / 10)  # a bound when refusals come in a stream
 
     async def _tick(self) -> None:
-        await self._pulse.measure()
+        await self._flusher.measure()
         if self._core.directory.volume.trouble:
             return  # nothing is removed while nobody knows what is there
         await self._sweep_unsettled()
         if not self._lock.held:
             if not await self._core.pool.run(self._lock.acquire):
                 return
-            await self._take_over()
+            _log.info("maintenance_taken_over", run=self._core.run.id)
+            self._keep(self._of_holder, self._scrubber.run, "scrub")
         await self._bury()
         await self._evict_to_watermark()
         await self._serve_request()
@@ -161,21 +163,6 @@ class Maintenance:
                 unsettled.discard(number)
         finally:
             self._core.writer.leave_unsettled(unsettled)
-
-    async def _take_over(self) -> None:
-        _log.info("maintenance_taken_over", run=self._core.run.id)
-        self._keep(self._of_holder, self._scrubber.run, "scrub")
-
-    def _make_reserve(self) -> None:
-        """Keep some disk for the eviction that a full disk will need, while there is plenty."""
-        path = self._core.directory.reserve
-        disk = measure_disk(self._core.directory.root)
-        room_bytes = self._core.settings.quota or disk.total_bytes
-        size = min(_RESERVE_MAX_BYTES, disk.total_bytes // 64, room_bytes // 64)
-        if path.exists() or disk.free_bytes < 8 * size:
-            return
-        with open(os.open(path, CREATE, 0o600), "wb") as file:
-            file.write(bytes(size))
 
     async def _bury(self) -> None:
         """Pause eviction for a lease period when a process was killed."""
@@ -200,7 +187,7 @@ class Maintenance:
             return
         if self._core.space.stored_bytes > self._core.space.marks.starts_at_bytes:
             await self.trim_log()  # before anything that somebody may want
-        with self._reserve_as_last_resort():
+        with self._reserve.as_last_resort():
             await self._evictor.sweep_due()
         core = self._core
         core.pressure.clear()
@@ -245,7 +232,7 @@ class Maintenance:
             self.held_back = _PINNED
             return 0
         marked = 0
-        with self._reserve_as_last_resort():
+        with self._reserve.as_last_resort():
             while (need := self._excess_bytes(target_bytes, with_received_bytes)) > 0:
                 size = await self._evictor.mark(need)
                 marked += size
@@ -281,18 +268,11 @@ class Maintenance:
         record = await self._core.writer.submit(retention.give_up_one)
         if record is None:
             return False  # they caught up just now; the next tick looks again
-        retention.tell(self._core.metrics, record, retention.NO_ROOM, self._core.head.value)
+        retention.report_given_up(
+            self._core.metrics, record, retention.NO_ROOM, self._core.head.value
+        )
         self._evictor.rewind()
         return True
-
-    @contextlib.contextmanager
-    def _reserve_as_last_resort(self) -> Iterator[None]:
-        """On a full disk, free the room that eviction's own commits need at the next tick."""
-        try:
-            yield
-        except StorageFull:
-            self._core.directory.reserve.unlink(missing_ok=True)
-            raise
 
     async def _serve_request(self) -> None:
         """Do what `federation gc` in another process asked for."""
@@ -314,9 +294,9 @@ class Maintenance:
 
     async def _tidy(self) -> None:
         now_s = self._core.clock.monotonic_s()
-        if now_s >= self._next_trim_s or self._core.head.value >= self._trim_at_row:
+        if now_s >= self._next_trim_s or self._log_trimmer.is_due:
             self._next_trim_s = now_s + _TRIM_EVERY_S
-            await self._core.pool.run(self._make_reserve)
+            await self._core.pool.run(self._reserve.make)
             await self.trim_log()
             await self._core.writer.submit(instances.forget_unused)
         await self._give_back()
@@ -343,24 +323,8 @@ class Maintenance:
             await self._core.clock.sleep(0.01)
 
     async def trim_log(self) -> None:
-        """Remove the rows beyond the change log's bounds, though peers have not read them.
-
-        Of those that all have acknowledged, fewer are kept.
-        """
-        quota_bytes = self._core.space.quota_bytes
-        bounds = retention.bounds_of_log(self._core.settings.log_max_rows, quota_bytes)
-
-        def work(transaction: Transaction) -> retention.Trimmed:
-            return retention.trim_log(transaction, bounds, _TRIM_ROWS)
-
-        log_max_rows = bounds.rows_max
-        self._trim_at_row = self._core.head.value + max(1, log_max_rows // _TRIM_PART)
-        rows = _TRIM_ROWS
-        while rows == _TRIM_ROWS:  # a slice a transaction, so that uploads go in between
-            rows, given_up = await self._core.writer.submit(work)
-            for record in given_up:
-                head = self._core.head.value
-                retention.tell(self._core.metrics, record, retention.LOG_TOO_LONG, head)
+        """See LogTrimmer."""
+        await self._log_trimmer.trim()
 
     def _meta(self, name: str) -> Any:
         return get_meta(self._core.pool.connection(), name)

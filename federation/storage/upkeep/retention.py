@@ -16,12 +16,15 @@ from federation.observability.metrics import Metrics
 from federation.storage.catalogue import change_log, peer_records
 from federation.storage.catalogue.footprint import LOG_ROW_BYTES
 from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import StorageContext
 
 _log = structlog.get_logger(__name__)
 
 _LOG_PART = 4  # of the quota is for the log at most,
 _ACKNOWLEDGED_PART = 16  # and this part where peers need it no more
 _ROWS_MIN = 1000
+_TRIM_ROWS = 10_000  # in one transaction: uploads go in between
+_TRIM_PART = 10  # of the bound: with so many more rows, the log is trimmed before its time
 LOG_TOO_LONG = "log"  # reasons, as the metric names them
 NO_ROOM = "room"
 _REASONS = {
@@ -80,8 +83,8 @@ def give_up_one(transaction: Transaction) -> PeerRecord | None:
     return None
 
 
-def tell(metrics: Metrics, record: PeerRecord, why: str, head: int) -> None:
-    """Say loudly that a peer was given up."""
+def report_given_up(metrics: Metrics, record: PeerRecord, why: str, head: int) -> None:
+    """Log and count a peer for which nothing is kept any more."""
     metrics.peers.given_up.labels(record.name, why).inc()
     _log.error(
         "peer_needs_resync",
@@ -90,3 +93,34 @@ def tell(metrics: Metrics, record: PeerRecord, why: str, head: int) -> None:
         reason=_REASONS[why],
         unacknowledged_rows=head - record.cursor,
     )
+
+
+class LogTrimmer:
+    """Trims the change log of one data directory. Used by the holder of the maintenance lock."""
+
+    def __init__(self, core: StorageContext) -> None:
+        self._core = core
+        self._due_at_row = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the log has grown so much that it is trimmed before its time."""
+        return self._core.head.value >= self._due_at_row
+
+    async def trim(self) -> None:
+        """Remove the rows beyond the change log's bounds, also those that peers have not read.
+
+        Of rows that every peer has acknowledged, fewer are kept. Raises what Writer.submit does.
+        """
+        core = self._core
+        bounds = bounds_of_log(core.settings.log_max_rows, core.space.quota_bytes)
+        self._due_at_row = core.head.value + max(1, bounds.rows_max // _TRIM_PART)
+
+        def work(transaction: Transaction) -> Trimmed:
+            return trim_log(transaction, bounds, _TRIM_ROWS)
+
+        rows = _TRIM_ROWS
+        while rows == _TRIM_ROWS:
+            rows, given_up = await core.writer.submit(work)
+            for record in given_up:
+                report_given_up(core.metrics, record, LOG_TOO_LONG, core.head.value)
