@@ -60,19 +60,19 @@ def _header(name: str) -> str:
 
 
 class GrantRule(Section):
-    """What a rule allows those whom it is about."""
+    """What a rule allows, and where."""
 
     role: RoleName = Field(description="what they may do; each role includes those before it")
     instances: list[str] = Field(
         default=["*"],
         min_length=1,
         max_length=1000,
-        description="patterns of the instance names where they may do it",
+        description="patterns of the instance names that this applies to",
     )
 
 
 class ClientRule(GrantRule):
-    """What certificates that look like this may do."""
+    """What clients with matching certificates may do."""
 
     subject: Annotated[Pattern, AfterValidator(_subject)] | None = Field(
         default=None,
@@ -92,18 +92,18 @@ class ClientRule(GrantRule):
     @model_validator(mode="after")
     def _says_whom(self) -> ClientRule:
         if self.subject is None and self.name is None and self.fingerprint is None:
-            raise ValueError('say whom: subject, name or fingerprint; subject: "*" is everybody')
+            raise ValueError('give subject, name or fingerprint; subject: "*" is everybody')
         return self
 
 
 class JwtRule(GrantRule):
-    """What tokens with such a claim may do."""
+    """What tokens with a matching claim may do."""
 
     claim: Annotated[str, Field(min_length=1, max_length=200)] = Field(
-        description="the claim that is looked at; a.b is b within a"
+        description="the claim to match; a.b is b within a"
     )
     match: Pattern = Field(
-        description="pattern (*, ?, [...]) of its value; of a list, of one of its values"
+        description="pattern (*, ?, [...]) of its value, or of one of its values if it is a list"
     )
 
 
@@ -115,17 +115,17 @@ class JwtConfig(Section):
     )
     algorithms: list[Algorithm] = Field(
         min_length=1,
-        description="the signatures that count: RS256 to RS512, PS256 to PS512, ES256 to ES512, "
-        "EdDSA, HS256 to HS512; a token with another one is refused",
+        description="the accepted signature algorithms: RS256 to RS512, PS256 to PS512, ES256 to "
+        "ES512, EdDSA, HS256 to HS512; other tokens are refused",
     )
     audience: Annotated[str, Field(min_length=1, max_length=1000)] = Field(
-        description="what the claim aud has to name"
+        description="the value that the claim aud must have or include"
     )
     issuer: str | None = Field(
-        default=None, description="what the claim iss has to be; default: anything"
+        default=None, description="the value that the claim iss must have; default: any"
     )
     leeway: Duration = Field(
-        default=30.0, le=600, description="how far the issuer's clock may be off"
+        default=30.0, le=600, description="tolerated difference to the issuer's clock"
     )
     role_claim: Annotated[str, Field(min_length=1)] = Field(
         default="role",
@@ -138,7 +138,7 @@ class JwtConfig(Section):
     rules: list[JwtRule] = Field(
         default=[],
         max_length=1000,
-        description="the first that matches decides; a token that none matches may do nothing",
+        description="the first rule that matches decides; a token without a match may do nothing",
     )
 
     @model_validator(mode="after")
@@ -153,12 +153,12 @@ class JwtConfig(Section):
 
 
 class ProxyConfig(Section):
-    """A reverse proxy that ends the clients' TLS and says whose certificate it saw."""
+    """A reverse proxy that terminates the clients' TLS and passes on their certificates."""
 
     addresses: list[Annotated[str, AfterValidator(_network)]] = Field(
         min_length=1,
         max_length=100,
-        description="addresses and networks it connects from; from others the header is ignored",
+        description="addresses and networks of the proxy; from others the header is ignored",
     )
     header: Annotated[str, AfterValidator(_header)] = Field(
         default="x-client-cert",
@@ -166,12 +166,12 @@ class ProxyConfig(Section):
         "$ssl_client_escaped_cert is",
     )
     client_certs: FilePath = Field(
-        description="PEM file: the certificates of the clients that are let in, exactly these"
+        description="PEM file: the certificates of the clients that are allowed in; no others are"
     )
     secret: FilePath | None = Field(
         default=None,
-        description="file with what the proxy shows in secret-header, so that no other program at "
-        "its address passes for it; one a line, of which any counts",
+        description="file with the secrets that the proxy may send in secret-header, one a line, "
+        "so that no other program at its address can pass for it",
     )
     secret_header: Annotated[str, AfterValidator(_header)] = Field(
         default="x-proxy-secret", description="the header with the secret"
@@ -180,21 +180,21 @@ class ProxyConfig(Section):
     @model_validator(mode="after")
     def _differ(self) -> ProxyConfig:
         if self.secret_header == self.header:
-            raise ValueError("secret-header has to be another one than header")
+            raise ValueError("secret-header must differ from header")
         return self
 
 
 class ListenerAuthConfig(Section):
-    """How callers of a listener are known, and what they may do."""
+    """How callers of a listener are authenticated, and what they may do."""
 
     anonymous: Literal["none", "pull", "push"] = Field(
-        default="none", description="what callers may do that show no token"
+        default="none", description="what callers without a token may do"
     )
     clients: list[ClientRule] = Field(
         default=[],
         max_length=1000,
         description="what callers with a certificate of tls.client-certs or tls.client-ca may do; "
-        "the first that matches decides, a certificate that none matches may do nothing; "
+        "the first rule that matches decides, a certificate without a match may do nothing; "
         "empty: push",
     )
     tokens: FilePath | None = Field(
@@ -202,10 +202,10 @@ class ListenerAuthConfig(Section):
     )
     jwt: JwtConfig | None = Field(default=None, description="JSON Web Tokens that are accepted")
     proxy: ProxyConfig | None = Field(
-        default=None, description="a reverse proxy that knows clients by their certificates"
+        default=None, description="a reverse proxy that passes on clients' certificates"
     )
 
     @property
     def takes_tokens(self) -> bool:
-        """Whether callers may show a token of some kind."""
+        """Whether callers can authenticate with a token of either kind."""
         return self.tokens is not None or self.jwt is not None

@@ -1,4 +1,4 @@
-"""A configuration file to a Config, or to one error that lists everything that is wrong with it."""
+"""Reads a configuration file into a Config, or raises one error that lists all problems."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FOUND_MAX = 60  # characters of a bad value that a message repeats
 
 
 class Problem(NamedTuple):
-    """One thing to mend in a configuration file."""
+    """One problem in a configuration file."""
 
     file: str
     line: int
@@ -64,7 +64,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
 
 
 def loads(text: str, path: Path, environment: Mapping[str, str]) -> Config:
-    """As load, for text that stands, or would stand, in the file `path`."""
+    """As load, for the text of the file `path`, which need not exist."""
     parsed = parse(text, environment)
     problems = [Problem(str(path), c.line, _dotted(c.location), c.text) for c in parsed.complaints]
     spoilt = {c.location for c in parsed.complaints}

@@ -1,4 +1,4 @@
-"""Every key of the configuration file, read off the model: for messages, docs and tests."""
+"""Every key of the configuration file, derived from the model: for messages, docs and tests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Path = tuple[str, ...]
 
 
 class ConfigKey(NamedTuple):
-    """One key: its path (a list's items share the path of the list), and what the model says."""
+    """One key: its path (items of a list share the path of the list) and its declaration."""
 
     path: Path
     field: FieldInfo
-    section: type[Section] | None  # what is below it, if anything
+    section: type[Section] | None  # the keys below it, if any
     is_list: bool
 
     @property
@@ -28,7 +28,7 @@ class ConfigKey(NamedTuple):
 
     @property
     def live(self) -> bool | None:
-        """Whether a reload takes a new value; None: what it is part of decides, or its parts do."""
+        """Whether a reload takes a new value; None: the list around it, or its own keys, decide."""
         extra = self.field.json_schema_extra
         return bool(extra[LIVE]) if isinstance(extra, dict) and LIVE in extra else None
 

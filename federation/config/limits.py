@@ -1,4 +1,4 @@
-"""The keys about limits: what clients can make the node hold, and for how long."""
+"""The keys about limits: the memory, calls and time that clients can use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FRAMING_BYTES = 2**16  # room in a message for what surrounds a batch's blob by
 
 
 class LimitsConfig(Section):
-    """Bounds on what clients can make the node hold."""
+    """Bounds on the resources that clients can use."""
 
     message: Size = key(
         live=False,
@@ -33,92 +33,92 @@ class LimitsConfig(Section):
         default=1000,
         ge=1,
         le=2**31 - 1,
-        description="calls answered at once on each listener",
+        description="most calls served at once on each listener",
     )
     streams_per_caller: Count = key(
         live=True,
         default=0,
         ge=0,
-        description="calls of one caller at once; 0: as many as it leaves for others",
+        description="most calls of one caller at once; 0: as many as are left for others",
     )
     first_message: Duration = key(
         live=True,
         default=120.0,
         gt=0,
-        description="a call whose first message takes longer is ended",
+        description="longest time for the first message of a call; then the call is ended",
     )
     streams_per_connection: Count = key(
         live=False,
         default=500,
         ge=1,
         le=2**31 - 1,
-        description="calls open at once on one connection",
+        description="most calls open at once on one connection",
     )
     connections: Count = key(
         live=False,
         default=2000,
         ge=1,
         le=2**31 - 1,
-        description="connections open at once on each listener",
+        description="most connections open at once on each listener",
     )
     connections_per_address: Count = key(
         live=True,
         default=0,
         ge=0,
-        description="connections from one address; 0: as many as it leaves for others",
+        description="most connections from one address; 0: as many as are left for others",
     )
-    uploads: Count = key(live=True, default=2000, ge=1, description="uploads begun and not ended")
+    uploads: Count = key(live=True, default=2000, ge=1, description="most unfinished uploads")
     upload_idle: Duration = key(
         live=True,
         default=600.0,
         gt=0,
-        description="an upload without a byte for this long is dropped",
+        description="time without a byte after which an upload is dropped",
     )
     stall: Duration = key(
         live=True,
         default=120.0,
         gt=0,
-        description="a stream without progress for this long is ended",
+        description="time without progress after which a stream is ended",
     )
     uploads_per_caller: Count = key(
         live=True,
         default=0,
         ge=0,
-        description="writing calls of one caller at once; more wait; 0: no limit",
+        description="most writing calls of one caller at once; others wait; 0: no limit",
     )
     upload_bytes_per_caller: Size = key(
         live=True,
         default=8 * 2**30,
-        description="received bytes of one caller's unfinished uploads at once, at most a quarter "
-        "of the quota; younger uploads wait; 0: no limit",
+        description="most received bytes of one caller's unfinished uploads, at most a quarter of "
+        "the quota; newer uploads wait; 0: no limit",
     )
     instances_per_caller: Count = key(
         live=False,
         default=1000,
         ge=0,
-        description="instance names that one caller writes to, since the start; 0: no limit",
+        description="most instance names that one caller writes to between restarts; 0: no limit",
     )
     bandwidth_per_caller: Size = key(
-        live=True, default=0, description="bytes a second from and to one caller; 0: no limit"
+        live=True, default=0, description="most bytes a second from and to one caller; 0: no limit"
     )
     buffer_memory: Size = key(
-        live=True, default=256 * 2**20, ge=2**23, description="blob bytes held in memory at once"
+        live=True, default=256 * 2**20, ge=2**23, description="most blob bytes in memory at once"
     )
     threads: Count = key(
         live=False,
         default=8,
         ge=1,
         le=256,
-        description="threads for look-ups and hashing, as many for reading, and for writing files",
+        description="threads for look-ups and hashing; as many each for reading and writing files",
     )
     request_time: Duration = key(
-        live=True, default=60.0, gt=0, description="longest a call without a stream may take"
+        live=True, default=60.0, gt=0, description="longest time for a call without a stream"
     )
     tree_directories: Count = key(
         live=True,
         default=1_000_000,
         ge=1,
-        description="most directories of one tree that are walked",
+        description="most directories of one tree",
     )
     closure_blobs: Count = key(
         live=True,
@@ -127,7 +127,7 @@ class LimitsConfig(Section):
         description="most blobs that one action result or asset may name",
     )
     drain: Duration = key(
-        live=True, default=30.0, description="how long running calls may go on after SIGTERM"
+        live=True, default=30.0, description="time for running calls to complete after SIGTERM"
     )
 
     @field_validator("bandwidth_per_caller")

@@ -12,28 +12,28 @@ from federation.config.types import AddressText, Duration, FilePath, Flag, parse
 
 
 class TlsConfig(Section):
-    """What a listener shows its clients, and what they have to show."""
+    """The certificate of a listener, and which client certificates it accepts."""
 
     server_cert: FilePath = Field(description="PEM file: the server's certificate, then its chain")
     server_key: FilePath = Field(description="PEM file: the certificate's private key")
     client_certs: FilePath | None = Field(
         default=None,
-        description="PEM file: the certificates of the clients let in, no others; "
+        description="PEM file: the certificates of the clients that are allowed in; no others are; "
         "default: everybody",
     )
     peer_certs: FilePath | None = Field(
         default=None,
-        description="PEM file: the certificates of nodes that are let in as peers; default: none",
+        description="PEM file: the certificates of the nodes that may be peers; default: none",
     )
     client_ca: FilePath | None = Field(
         default=None,
-        description="PEM file: authorities; whoever has a certificate that they signed is let in; "
+        description="PEM file: authorities whose certificates clients are allowed in with; "
         "default: none",
     )
 
     @property
     def asks_clients(self) -> bool:
-        """Whether only clients with a certificate are let in."""
+        """Whether only clients with a certificate are allowed in."""
         return any((self.client_certs, self.peer_certs, self.client_ca))
 
 
@@ -44,21 +44,23 @@ class ListenerConfig(Section):
     push: Flag = Field(default=False, description="whether callers may write")
     type: Literal["all", "index"] = Field(
         default="all",
-        description="index: action results, assets and references, for callers who have their "
-        "blobs elsewhere: an entry is served whatever is here of what it names",
+        description="index: action results, assets and references only, for clients whose blobs "
+        "are elsewhere: entries are served whether or not the blobs they name are here",
     )
     acknowledge: Literal["local", "one-peer", "all-peers"] = Field(
         default="local",
-        description="what has to hold a write before its caller gets its OK",
+        description="what must have stored a write before its client gets the OK",
     )
     acknowledge_within: Duration = Field(
-        default=5.0, gt=0, description="how long peers are waited for; then the OK is given anyway"
+        default=5.0,
+        gt=0,
+        description="how long to wait for peers; then the client gets the OK anyway",
     )
     tls: TlsConfig | None = Field(default=None, description="without it the listener is plain text")
     auth: ListenerAuthConfig | None = Field(
         default=None,
-        description="tokens, and what whom is allowed; default: whoever connects may read, and "
-        "write with `push: true`",
+        description="authentication and authorization; default: everybody may read, and write with "
+        "`push: true`",
     )
 
     @field_validator("auth")
@@ -76,7 +78,7 @@ class ListenerConfig(Section):
 def _misfit(
     auth: ListenerAuthConfig, tls: TlsConfig | None, push: bool, address: str
 ) -> str | None:
-    """Return why this cannot be what the operator means, and how to mend it."""
+    """Return why these settings contradict each other, and how to fix them."""
     by_certificate = tls is not None and tls.asks_clients
     if auth.takes_tokens and tls is None and not parse_address(address).is_loopback:
         return (

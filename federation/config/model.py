@@ -59,12 +59,12 @@ class HttpConfig(Section):
 
 
 class LogConfig(Section):
-    """What is written to standard error, and how."""
+    """What is logged to standard error, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = key(
         live=True,
         default="info",
-        description="least severe events written; debug: one line per request",
+        description="events of this level and above are logged; debug: each request",
     )
     format: Literal["auto", "console", "json"] = key(
         live=False, default="auto", description="auto: console on a terminal, JSON otherwise"
@@ -82,19 +82,19 @@ class Config(Section):
     node_name: Name = key(
         live=False,
         default_factory=socket.gethostname,
-        description="what people call this node; default: the host name",
+        description="name of this node in logs and pages; default: the host name",
     )
     data_dir: FilePath = key(
         live=False,
         default_factory=default_data_dir,
-        description="where everything is stored; default: federation/ in the XDG data directory",
+        description="the data directory; default: federation/ in the XDG data directory",
     )
     workers: Count = key(
         live=False,
         default=1,
         ge=1,
         le=64,
-        description="processes that serve the listeners' ports together",
+        description="number of processes that serve the listeners' ports",
     )
     listeners: list[ListenerConfig] = key(
         live=False,
@@ -103,26 +103,28 @@ class Config(Section):
         max_length=64,
         description="the addresses that gRPC is served on",
     )
-    storage: StorageConfig = Field(default=StorageConfig(), description="how much is kept, and how")
+    storage: StorageConfig = Field(
+        default=StorageConfig(), description="how much is stored, and how"
+    )
     offline: Flag = key(live=True, default=False, description="true: upstreams are never asked")
     upstreams: list[UpstreamConfig] = key(
         live=True,
         default=[],
         max_length=64,
-        description="caches that are asked, in this order, for what is missed here",
+        description="caches that are asked, in this order, for objects that are not here",
     )
     pull: PullConfig = Field(default=PullConfig(), description="how upstreams are asked")
     peers: list[PeerConfig] = key(
         live=True,
         default=[],
         max_length=64,
-        description="caches that get what this node newly receives",
+        description="caches that this node replicates new objects to",
     )
     limits: LimitsConfig = Field(
-        default=LimitsConfig(), description="bounds on what clients can use up"
+        default=LimitsConfig(), description="bounds on the resources that clients can use"
     )
     http: HttpConfig = Field(default=HttpConfig(), description="metrics and health over HTTP")
-    log: LogConfig = Field(default=LogConfig(), description="what is written to standard error")
+    log: LogConfig = Field(default=LogConfig(), description="what is logged to standard error")
 
     @field_validator("listeners")
     @classmethod

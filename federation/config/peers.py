@@ -1,4 +1,4 @@
-"""The keys about peers: which caches get what this node receives, and which part of it."""
+"""The keys about peers: which caches this node replicates to, and what it sends them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Pattern = Annotated[str, Field(max_length=2000), AfterValidator(_check_pattern)]
 
 
 class RuleConfig(Section):
-    """What is sent, when, and how much of it. The first rule that matches an object decides."""
+    """Which objects are sent, and when. The first rule that matches an object decides."""
 
     match: Pattern = Field(
         default="*",
         description=(
-            "pattern (*, ?, [...]) of asset URIs; other than * it leaves out action results and "
+            "pattern (*, ?, [...]) of asset URIs; any other than * excludes action results, and "
             "blobs that no matching asset needs"
         ),
     )
@@ -52,49 +52,49 @@ class RuleConfig(Section):
     )
     closure: Literal["all", "metadata"] = Field(
         default="all",
-        description="what comes along with an entry: all it names, or only directories and trees",
+        description="what is sent with an entry: all blobs it names, or only directories and trees",
     )
 
 
 class PeerConnectionConfig(ConnectionConfig):
-    """As for an upstream, but nobody waits for a peer: it is given more time."""
+    """As for an upstream, but with more time, as no client waits for a peer."""
 
     request_timeout: Duration = Field(
-        default=60.0, gt=0, description="longest that a call without a stream may take"
+        default=60.0, gt=0, description="longest time for a call without a stream"
     )
     stall: Duration = Field(
-        default=30.0, gt=0, description="a stream without a byte for this long is given up"
+        default=30.0, gt=0, description="time without a byte after which a stream is given up"
     )
-    concurrency: Count = Field(default=32, ge=1, le=1000, description="calls at once")
+    concurrency: Count = Field(default=32, ge=1, le=1000, description="most calls at once")
 
 
 class PeerConfig(Section):
-    """A cache that gets what this node newly receives."""
+    """A cache that this node replicates new objects to."""
 
-    name: Name = Field(description="what logs, metrics and commands call it")
+    name: Name = Field(description="its name in logs, metrics and commands")
     url: Url = Field(description="http, grpc (plain) or https, grpcs (TLS), ://host:port")
     instance_name: str | None = Field(
         default=None,
         max_length=1000,
-        description="instance name to send under what rules take from a single instance; none: the "
-        "one it was received under",
+        description="instance name at the peer, if the rules select a single instance; default: "
+        "the name here",
     )
     instances: dict[InstanceName, InstanceName] = Field(
         default={},
         max_length=1000,
-        description="instance names here, each with the one to send it under; entries of other "
-        "instances are not sent; empty: all, under their own names",
+        description="instance names here, each with its name at the peer; entries of other "
+        "instances are not sent; empty: all are, under their own names",
     )
     auth: AuthConfig = Field(default=AuthConfig(), description="certificates and token")
     connection_config: PeerConnectionConfig = Field(
-        default=PeerConnectionConfig(), description="timeouts, retries and bounds"
+        default=PeerConnectionConfig(), description="timeouts, retries and limits"
     )
     send: Literal["received", "all"] = Field(
         default="received",
-        description="received: from clients and other peers; all: what upstreams gave us, too",
+        description="received: what clients and other peers sent; all: also what upstreams gave",
     )
     order: Literal["oldest", "newest"] = Field(
-        default="oldest", description="which of what it lacks is sent first"
+        default="oldest", description="which of the objects that it lacks are sent first"
     )
     rules: list[RuleConfig] = Field(
         default=[], max_length=1000, description="what is sent; empty: everything, always"
@@ -104,7 +104,7 @@ class PeerConfig(Section):
     )
     check_every: Duration = Field(
         default=86400.0,
-        description="all that is held here is offered again within this time; 0: never",
+        description="how often everything stored here is compared with the peer; 0: never",
     )
 
     @field_validator("window")
@@ -116,7 +116,7 @@ class PeerConfig(Section):
 
     @property
     def names_there(self) -> dict[str, str] | None:
-        """What the instances that are sent are called at the peer; None: all, as they are here."""
+        """The names at the peer of the instances that are sent; None: all, unchanged."""
         if self.instances:
             return self.instances
         if self.instance_name is None:
@@ -124,20 +124,20 @@ class PeerConfig(Section):
         return dict.fromkeys(self._sent_instances(), self.instance_name)
 
     def _sent_instances(self) -> set[str]:
-        """Return what the rules that send anything name, as it is written."""
+        """Return the instance patterns of the rules that send anything."""
         sending = [rule for rule in self.rules if rule.when != "never"]
         return {name for rule in sending for name in rule.instances or ["*"]}
 
     @model_validator(mode="after")
     def _keeps_instances_apart(self) -> PeerConfig:
-        """Refuse what lets those who may push in one instance replace names of another there."""
+        """Refuse mappings under which a push to one instance would replace names of another."""
         if self.instances and self.instance_name is not None:
             raise ValueError("instances and instance-name exclude each other")
         twice = sorted(name for name, n in Counter(self.instances.values()).items() if n > 1)
         if twice:
             raise ValueError(
-                f"instances: several are sent under {twice[0]!r}, and would replace each other's "
-                "names there; each needs a name of its own"
+                f"instances: several have the name {twice[0]!r} at the peer, and would replace "
+                "each other's names there; each needs a name of its own"
             )
         if self.instance_name is None:
             return self

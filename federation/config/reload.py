@@ -1,6 +1,6 @@
-"""What differs between the configuration a process runs with and a new one, and what it can take.
+"""Compares the configuration that a process runs with and a new one.
 
-Keys declared live change while a process runs; whatever else differs waits for a restart.
+Keys declared live change while the process runs; other changes wait for a restart.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from federation.core.errors import ConfigError
 
 
 class Changes(NamedTuple):
-    """What a new configuration brings to a running process."""
+    """The differences of a new configuration."""
 
-    config: Config  # what the process runs with from now on
+    config: Config  # what the process runs with after the reload
     now: list[str]  # dotted keys that take effect
-    restart: list[str]  # dotted keys that differ and stay as they were
+    restart: list[str]  # dotted keys whose new values wait for a restart
 
 
 @cache
@@ -37,9 +37,9 @@ def is_live(dotted: str) -> bool:
 
 
 def changes(running: Config, wanted: Config) -> Changes:
-    """Compare. A list is one key: who wants to know what in it changed compares it there.
+    """Compare two configurations. A list counts as one key.
 
-    Raises ConfigError when what can be taken now does not go together with what cannot.
+    Raises ConfigError if the live changes are invalid without those that need a restart.
     """
     before, after = (config.model_dump(by_alias=True) for config in (running, wanted))
     now, restart = [], []

@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def key(*, live: bool, description: str, default: T = ..., **constraints: Any) -> T:  # type: ignore[assignment]
-    """Declare a key of the configuration file that a reload looks at by itself.
+    """Declare a key that a reload treats as a unit: each value outside lists, and each list.
 
-    Each value outside lists is one, and each list as a whole. What is in a list, and a section,
-    are declared by pydantic's Field: the list and the keys of the section decide about them.
+    Sections and the keys within lists are declared by pydantic's Field: the keys of the section,
+    or the list, decide about them.
 
     live: whether a running process takes a new value. Otherwise that waits for a restart.
     constraints: as pydantic's Field takes them, e.g. ge.

@@ -1,4 +1,4 @@
-"""The keys about storage: how much is kept, for how long, and how it is looked after."""
+"""The keys about storage: how much is stored, for how long, and how it is maintained."""
 
 from __future__ import annotations
 
@@ -13,30 +13,28 @@ from federation.config.types import Count, Duration, Fraction, Size, format_size
 class ScrubConfig(Section):
     """The background re-read of stored blobs."""
 
-    rate: Size = key(
-        live=True, default=20 * 2**20, description="bytes read a second; 0 turns it off"
-    )
+    rate: Size = key(live=True, default=20 * 2**20, description="bytes read a second; 0: no scrub")
 
 
 class StorageConfig(Section):
-    """How much is kept, and how."""
+    """How much is stored, and how."""
 
     quota: Size | None = key(
         live=True,
         default=None,
         gt=0,
-        description="most bytes kept; default: the disk less its reserve",
+        description="most bytes stored; default: the disk minus its reserve",
     )
     reserve: Size | None = key(
         live=True,
         default=None,
-        description="free disk left to others; default: 2G, at most 5 % of a small disk",
+        description="disk space that is left free; default: 2G, at most 5 % of a small disk",
     )
     reserve_max: Size | None = key(
         live=True,
         default=None,
-        description="free disk that eviction reaches once little more than reserve is left; "
-        "default: the watermarks say",
+        description="disk space that eviction frees once little more than reserve is left; "
+        "default: as the watermarks say",
     )
     high_watermark: Fraction = key(
         live=True, default=0.95, description="share of the quota at which eviction starts"
@@ -45,8 +43,8 @@ class StorageConfig(Section):
         live=True,
         default="evict",
         description=(
-            "when what peers have not acknowledged yet fills the quota. evict: the peer that lags "
-            "most needs a resync, and eviction goes on; refuse: writes are refused"
+            "what happens when objects that peers have not acknowledged fill the quota. evict: "
+            "eviction goes on, and the peer that lags most needs a resync; refuse: writes fail"
         ),
     )
     low_watermark: Fraction = key(
@@ -56,33 +54,35 @@ class StorageConfig(Section):
         live=True,
         default=16 * 2**10,
         le=2**18,
-        description="largest blob kept inside the catalogue",
+        description="largest blob stored in the catalogue",
     )
     max_blob: Size = key(live=False, default=64 * 2**30, description="largest blob accepted")
     lease: Duration = key(
         live=False,
         default=3 * 3600.0,
         gt=0,
-        description="how long what a client was told is here stays here; Bazel believes in outputs "
-        "for 3 hours",
+        description="how long an object stays after a client was told that it is here; Bazel "
+        "relies on outputs for 3 hours",
     )
     clock_drift: Duration = key(
         live=False,
         default=300.0,
         gt=0,
         le=366 * 86400,
-        description="how far the date of a name's value may be ahead of this machine's clock; what "
-        "a peer dates later is refused until the clocks agree",
+        description="how far a replicated entry's date may be ahead of this machine's clock; later "
+        "ones are refused until the clocks agree",
     )
     verify_after: Duration = key(
         live=True,
         default=86400.0,
-        description="a blob not verified for this long is verified when read",
+        description="time after which a blob is verified again when it is read",
     )
     log_max_rows: Count = key(
         live=True, default=5_000_000, ge=1000, description="most rows of the change log"
     )
-    scrub: ScrubConfig = Field(default=ScrubConfig(), description="re-reading of stored blobs")
+    scrub: ScrubConfig = Field(
+        default=ScrubConfig(), description="verification of stored blobs in the background"
+    )
 
     @field_validator("reserve_max")
     @classmethod

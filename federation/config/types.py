@@ -1,6 +1,6 @@
-"""The types that values of the configuration file have: sizes, durations, addresses, paths.
+"""The types of values in the configuration file: sizes, durations, addresses, paths.
 
-Each takes what a person writes and complains in a sentence that says what is allowed.
+Each reads what people write; its error message says what is allowed.
 """
 
 from __future__ import annotations

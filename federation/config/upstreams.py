@@ -1,4 +1,4 @@
-"""The keys about upstreams: which caches are asked for what is missed here, and how."""
+"""The keys about upstreams: which caches are asked for objects that are not here, and how."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Url = Annotated[str, AfterValidator(_check_url)]
 
 
 class AuthConfig(Section):
-    """How this node and another cache know each other; names as in BuildStream's configuration."""
+    """Certificates and token for another cache; names as in BuildStream's configuration."""
 
     server_cert: FilePath | None = Field(
-        default=None, description="PEM file: what its certificate must be signed by"
+        default=None, description="PEM file: the authorities that its certificate must be signed by"
     )
     client_cert: FilePath | None = Field(
-        default=None, description="PEM file: the certificate this node shows"
+        default=None, description="PEM file: the client certificate of this node"
     )
     client_key: FilePath | None = Field(
         default=None, description="PEM file: that certificate's private key"
@@ -51,31 +51,35 @@ class AuthConfig(Section):
 
 
 class ConnectionConfig(Section):
-    """How another cache is talked to; names as in BuildStream's configuration."""
+    """Timeouts and limits for another cache; names as in BuildStream's configuration."""
 
     keepalive_time: Duration = Field(
-        default=60.0, description="a silent connection is probed after this long; 0: never"
+        default=60.0,
+        description="time without traffic after which a connection is probed; 0: never",
     )
     retry_limit: Count = Field(
-        default=2, ge=0, le=20, description="tries of a call after the first"
+        default=2, ge=0, le=20, description="how often a failed call is retried"
     )
     retry_delay: Count = Field(
-        default=100, ge=1, le=60_000, description="milliseconds before the first of them; doubles"
+        default=100,
+        ge=1,
+        le=60_000,
+        description="milliseconds before the first retry; doubles each time",
     )
     request_timeout: Duration = Field(
-        default=20.0, gt=0, description="longest that a call without a stream may take"
+        default=20.0, gt=0, description="longest time for a call without a stream"
     )
     stall: Duration = Field(
-        default=10.0, gt=0, description="a stream without a byte for this long is given up"
+        default=10.0, gt=0, description="time without a byte after which a stream is given up"
     )
-    concurrency: Count = Field(default=64, ge=1, le=1000, description="calls at once")
-    bandwidth: Size = Field(default=0, description="bytes a second, at most; 0: no limit")
+    concurrency: Count = Field(default=64, ge=1, le=1000, description="most calls at once")
+    bandwidth: Size = Field(default=0, description="most bytes a second; 0: no limit")
 
 
 class UpstreamConfig(Section):
-    """A cache that is asked for what is missed here."""
+    """A cache that is asked for objects that are not here."""
 
-    name: Name = Field(description="what logs, metrics and commands call it")
+    name: Name = Field(description="its name in logs, metrics and commands")
     url: Url = Field(description="http, grpc (plain) or https, grpcs (TLS), ://host:port")
     instance_name: str = Field(default="", max_length=1000, description="its REAPI instance name")
     type: Literal["all", "storage", "index"] = Field(
@@ -84,7 +88,7 @@ class UpstreamConfig(Section):
     )
     auth: AuthConfig = Field(default=AuthConfig(), description="certificates and token")
     connection_config: ConnectionConfig = Field(
-        default=ConnectionConfig(), description="timeouts, retries and bounds"
+        default=ConnectionConfig(), description="timeouts, retries and limits"
     )
     trust_action_results: Flag = Field(
         default=True, description="whether it is asked for action results"
@@ -92,10 +96,12 @@ class UpstreamConfig(Section):
     assets: list[str] = Field(
         default=[],
         max_length=1000,
-        description="patterns (*, ?, [...]) of the asset URIs it is asked about; empty: all",
+        description="patterns (*, ?, [...]) of the asset URIs that it is asked for; empty: all",
     )
     hedge_delay: Duration = Field(
-        default=2.0, gt=0, description="the next upstream is tried too when this one is so slow"
+        default=2.0,
+        gt=0,
+        description="time without an answer after which the next upstream is asked as well",
     )
 
     @model_validator(mode="after")
@@ -111,12 +117,12 @@ class PullConfig(Section):
     index_ttl: Duration = key(
         live=True,
         default=300.0,
-        description="a pulled action result or asset is asked for again after this long",
+        description="time after which a pulled action result or asset is checked upstream again",
     )
     prefetch: Literal["all", "metadata", "none"] = key(
         live=True,
         default="all",
-        description="what of a pulled asset or result is brought here before it is asked for",
+        description="which blobs of a pulled asset or action result are fetched in advance",
     )
     find_missing_time: Duration = key(
         live=True, default=0.5, gt=0, description="how long FindMissing waits for upstreams"
@@ -124,11 +130,11 @@ class PullConfig(Section):
     present_for: Duration = key(
         live=True,
         default=30.0,
-        description="how long an upstream's word that it has a blob is believed",
+        description="how long an upstream's answer that it has a blob is remembered",
     )
     absent_for: Duration = key(
-        live=True, default=5.0, description="how long its word that it has not is believed"
+        live=True, default=5.0, description="how long its answer that it lacks a blob is remembered"
     )
     blobs_at_once: Count = key(
-        live=True, default=256, ge=1, le=10_000, description="large blobs being pulled at once"
+        live=True, default=256, ge=1, le=10_000, description="most large blobs pulled at once"
     )

@@ -1,7 +1,7 @@
-"""YAML text to plain values, with the line that each came from. No files, no model.
+"""Reads YAML text into plain values with their line numbers. Knows neither files nor the model.
 
-Stricter than YAML where YAML is a trap: a key that is given twice is an error, and so is a
-structure that repeats itself without end. `${NAME}` stands for an environment variable.
+It is stricter than YAML: duplicate keys are errors, and so are endless self-references. `${NAME}`
+stands for an environment variable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Complaint(NamedTuple):
-    """One thing that is wrong: where in the text, which key, and what to do about it."""
+    """One error: its line, its key, and what to do about it."""
 
     line: int
     location: Location
@@ -29,7 +29,7 @@ class Complaint(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What the text says, and all that is wrong with it as YAML."""
+    """The values of the text, and its errors as YAML."""
 
     value: Any
     lines: dict[Location, int]  # where each key, or item of a list, starts (from 1)
@@ -42,7 +42,7 @@ class Parsed(NamedTuple):
         return self.lines.get(location, 1)
 
     def at(self, location: Location) -> Any:
-        """Return the value that stands there."""
+        """Return the value at this location."""
         value = self.value
         for part in location:
             value = value[part]
@@ -50,7 +50,7 @@ class Parsed(NamedTuple):
 
 
 def parse(text: str, environment: Mapping[str, str]) -> Parsed:
-    """Read one YAML document. Never raises: what is wrong is in `complaints`."""
+    """Read one YAML document. Never raises: errors are in `complaints`."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
@@ -72,7 +72,7 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
 
 
 class _Reader:
-    """Walks the nodes of one document; keeps going after a complaint, to find them all."""
+    """Walks the nodes of one document, and goes on after an error, to find all of them."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment

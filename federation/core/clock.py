@@ -1,7 +1,7 @@
-"""The one home of time and randomness: everything else takes a Clock or a random.Random.
+"""The only module that reads the system's clocks: others take a Clock.
 
-Intervals (leases, idle times, backoff) use monotonic_s, which no clock step moves. Only what a
-client gave as a date (an asset's expiry) is judged by wall_s.
+Intervals (leases, idle times, backoff) use monotonic_s, which is not affected when the clock is
+set. Only dates that clients give, such as an asset's expiry, are compared with wall_s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where time comes from."""
+    """A source of time."""
 
     def monotonic_s(self) -> float:
         """Seconds since some fixed point; the same point for every process until the next boot."""
@@ -45,7 +45,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock for tests and simulations: stands still until it is moved."""
+    """A clock for tests and simulations: it stands still until it is advanced."""
 
     def __init__(self, monotonic_s: float = 1_000.0, wall_s: float = 1_800_000_000.0) -> None:
         self._monotonic_s = monotonic_s
@@ -60,20 +60,20 @@ class ManualClock:
         return self._wall_s
 
     async def sleep(self, seconds: float) -> None:
-        """Move both clocks on instead of waiting."""
+        """Advance both clocks instead of waiting."""
         self.advance(seconds)
         await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance both clocks."""
         self._monotonic_s += seconds
         self._wall_s += seconds
 
     def step_wall(self, seconds: float) -> None:
-        """Set the wall clock forward or back, as an operator or NTP may."""
+        """Set the wall clock forward or back, as an operator or NTP can."""
         self._wall_s += seconds
 
 
 def utc_text(wall_s: float) -> str:
-    """Return a wall clock time as people and scripts read it: 2026-01-31 12:00:00+00:00."""
+    """Return a wall clock time as text: 2026-01-31 12:00:00+00:00."""
     return datetime.fromtimestamp(wall_s, UTC).isoformat(" ", "seconds")

@@ -1,4 +1,4 @@
-"""Which nodes a request has passed, so that requests between nodes of ours end.
+"""Which nodes a request has passed, so that loops between nodes end.
 
 Two headers carry it: federation-via, the ids of the nodes passed, oldest first, and
 federation-origin, the node where the request began. Whoever serves a request sets its hops, and
@@ -37,7 +37,7 @@ _VIA_MAX_CHARS = HOPS_MAX * (ID_MAX_CHARS + 2)
 
 
 class Hops(NamedTuple):
-    """Where a request has been, and whether it is replication's."""
+    """The nodes that a request has passed, and whether it is part of replication."""
 
     via: tuple[str, ...] = ()
     origin: str | None = None
@@ -63,7 +63,7 @@ NOWHERE = Hops()
 
 
 def of_replication(via: tuple[str, ...], stamp: Stamp | None = None, unused_s: float = 0.0) -> Hops:
-    """Return the hops of what replication sends of an object that came here by these nodes."""
+    """Return the hops for replicating an object that reached this node through these nodes."""
     return Hops(via, via[0] if via else None, True, stamp, int(unused_s))
 
 
@@ -92,7 +92,7 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Hops:
 
 
 def is_node_id(text: str) -> bool:
-    """Whether a node may have this id."""
+    """Whether this text is a valid node id."""
     return _ID.fullmatch(text) is not None
 
 
@@ -112,7 +112,7 @@ def _parse_stamp(text: str) -> Stamp | None:
 
 
 def headers(hops: Hops) -> list[tuple[str, str]]:
-    """Return the metadata that parse reads back."""
+    """Return the metadata for these hops; parse is the inverse."""
     found = []
     if hops.via:
         found.append((VIA_HEADER, ",".join(hops.via)))
@@ -128,13 +128,13 @@ def headers(hops: Hops) -> list[tuple[str, str]]:
 
 
 def current() -> Hops:
-    """Return the hops of the request being served; none outside of one."""
+    """Return the hops of the request that is being served, or empty ones."""
     return _current.get()
 
 
 @contextmanager
 def serving(hops: Hops) -> Iterator[None]:
-    """Set the hops for what is called within, tasks started there included."""
+    """Set the hops for all calls made inside, including those of tasks started there."""
     token = _current.set(hops)
     try:
         yield

@@ -1,6 +1,6 @@
 """The bound on blob bytes held in memory over all streams (limits.buffer-memory).
 
-Nobody waits for it: whoever finds no room does with its small minimum instead (one message of an
+No stream waits for it: one that finds no room uses its small minimum instead (one message of an
 upload, a chunk of 64 KiB of a read), so a full budget slows streams down and blocks none.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class MemoryBudget:
-    """Bytes that may still be held; one that is part of another takes from both."""
+    """A number of bytes to share; a budget that is part of another takes from both."""
 
     def __init__(self, total_bytes: int, part_of: MemoryBudget | None = None) -> None:
         self.total_bytes = total_bytes
@@ -19,7 +19,7 @@ class MemoryBudget:
         return f"<MemoryBudget {self.used_bytes} of {self.total_bytes} bytes used>"
 
     def try_take(self, size_bytes: int) -> bool:
-        """Take this much if there is room; what was taken has to be given back."""
+        """Take this many bytes if there is room; the caller has to give them back."""
         if self.used_bytes + size_bytes > self.total_bytes:
             return False
         if self._whole is not None and not self._whole.try_take(size_bytes):
@@ -28,7 +28,7 @@ class MemoryBudget:
         return True
 
     def count(self, by_bytes: int) -> None:
-        """Count what is held in any case, or, below 0, is not any more."""
+        """Count bytes that are held whether or not there is room; below 0: released ones."""
         self.used_bytes += by_bytes
         if self._whole is not None:
             self._whole.count(by_bytes)

@@ -1,7 +1,7 @@
-"""Background tasks that cannot be lost: strong references, and failures always reported.
+"""Background tasks: kept by strong references, with failures always reported.
 
-What is to go on as long as the node does is kept (`Background.keep`): it is started again after
-whatever ended it, and where that does not help the node says that it is not ready.
+Work that must run as long as the node is given to `Background.keep`: it is restarted after each
+failure, and if it keeps failing, the node reports that it is not ready.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _log = structlog.get_logger(__name__)
 
 _AGAIN_FIRST_S = 1.0
 _AGAIN_MAX_S = 60.0
-_SETTLED_S = 10.0  # work that goes on for so long after a failure does not keep failing
+_SETTLED_S = 10.0  # work that runs for this long after a failure has settled
 
 
 class FailingWork:
-    """What of a node's background work keeps failing, for its readiness."""
+    """The background work of a node that keeps failing, for its readiness."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, str] = {}
@@ -35,14 +35,14 @@ class FailingWork:
 
     @property
     def reason(self) -> str:
-        """What fails and why; empty: nothing does."""
+        """Which work fails, and why; empty: none does."""
         return "; ".join(
             f"the background work '{name}' keeps failing ({reason}); the log has more"
             for name, reason in sorted(self._reasons.items())
         )
 
     def note(self, name: str, reason: str | None) -> None:
-        """Take in that work fails, or (None) that it does not any more."""
+        """Record that work fails, or (None) that it no longer does."""
         if reason is None:
             self._reasons.pop(name, None)
         else:
@@ -78,10 +78,10 @@ class Background:
         *,
         let_go: Callable[[], Awaitable[None]] = _nothing,
     ) -> asyncio.Task[Any]:
-        """Run work, and begin it again after each failure, until it ends by itself or close().
+        """Run work, and restart it after each failure, until it returns or close() is called.
 
-        After a failure let_go is called, so that somebody else can do the work meanwhile. A second
-        one before the work has settled, and the node is not ready until it has.
+        let_go is called after each failure, so that another process can do the work meanwhile. If
+        the work fails twice before it has settled, the node is not ready until it has settled.
         """
         return self.start(self._keep(work, name, clock, failing, let_go), name)
 
@@ -116,7 +116,7 @@ class Background:
     async def _settle(
         self, work: Coroutine[Any, Any, None], name: str, clock: Clock, failing: FailingWork
     ) -> None:
-        """Run work; once it has gone on for a while it does not count as failing any more."""
+        """Run work; after _SETTLED_S it no longer counts as failing."""
         task = asyncio.ensure_future(work)
         settled = asyncio.ensure_future(clock.sleep(_SETTLED_S))
         try:
@@ -141,7 +141,7 @@ class Background:
             _log.error("background_task_failed", task=task.get_name(), exc_info=error)
 
     async def drain(self) -> None:
-        """Wait until all tasks have ended by themselves."""
+        """Wait until all tasks have ended without being cancelled."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -154,7 +154,7 @@ class Background:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """Return the first failure in a group, however deep; the others are like it or followed."""
+    """Return the first failure in a group, however deep; the others usually follow from it."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,4 +1,4 @@
-"""What a look at storage counts as: a client's use, a promise alone, or nothing.
+"""What a look-up in the storage counts as: a use by a client, a lease only, or nothing.
 
 Three facts are kept of each object: when a client last used it, which orders eviction; until when
 it is leased, which only protects it; and that internal reads leave no trace. Who is asking travels
@@ -17,7 +17,7 @@ from federation.core.store import Chunks, NextBytes, Readable
 
 
 class Use(enum.IntEnum):
-    """What comes of looking at an object; each includes those before it."""
+    """The effect of a look-up on an object; each includes those before it."""
 
     PEEK = 0  # nothing: replication's, scrub's and prefetch's own looks; what is held is no promise
     LEASE = 1  # it stays for a lease period: what a peer that replicates is told to be held
@@ -28,13 +28,13 @@ _current: ContextVar[Use] = ContextVar("federation_use", default=Use.CLIENT)
 
 
 def current() -> Use:
-    """Return what looks count as for whoever is being served."""
+    """Return what look-ups of the current task count as."""
     return _current.get()
 
 
 @contextmanager
 def counted_as(use: Use) -> Iterator[None]:
-    """Set it for what is called within, tasks started there included."""
+    """Set it for all calls made inside, including those of tasks started there."""
     token = _current.set(use)
     try:
         yield

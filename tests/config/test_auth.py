@@ -73,7 +73,11 @@ def test_a15_tokens_over_plain_text_are_for_loopback_only(tmp_path: Path) -> Non
             "auth.jwt",
             "exclude each other",
         ),
-        ([MTLS, "auth: {clients: [{role: push}]}"], "auth.clients[0]", "say whom"),
+        (
+            [MTLS, "auth: {clients: [{role: push}]}"],
+            "auth.clients[0]",
+            "give subject",
+        ),
         ([MTLS, "auth: {clients: [{subject: CN=x, role: root}]}"], None, "peer or admin"),
         ([TLS, "auth: {token: t}"], "auth.token", "did you mean tokens?"),
     ],

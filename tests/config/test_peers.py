@@ -51,7 +51,7 @@ def test_one_name_for_several_instances_is_refused_with_the_fix(keys: dict[str, 
 
 
 def test_two_instances_under_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="several are sent under 'main'"):
+    with pytest.raises(ValueError, match="several have the name 'main'"):
         peer(instances={"": "main", "pr": "main"})
     with pytest.raises(ValueError, match="exclude each other"):
         peer(instances={"": "main"}, instance_name="main")
