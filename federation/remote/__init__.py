@@ -1,8 +1,8 @@
-"""A client for any server of the protocol: a node of ours, casd, BuildGrid, or another.
+"""A client for any server of the protocol: a node of this project, casd, BuildGrid, or another.
 
-Upstreams are pulled from and peers are sent to through it. It speaks to one server, keeps within
-what that server can do, and says in types how a call failed. It does not choose between servers,
-does not continue at another one, and decides nothing by what it reads.
+Both upstreams and peers are called through it. It speaks to one server, stays within what that
+server supports, and raises typed errors. It does not choose between servers, does not continue at
+another one, and does not interpret what it reads.
 """
 
 from federation.remote.client import Remote

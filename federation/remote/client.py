@@ -147,11 +147,11 @@ class Remote:
     async def _connect(self) -> tuple[Connection, Metadata]:
         """Return the connection and the metadata of a call. Raises RemoteFailed."""
         if self._closed:
-            raise failure(self.name, FailureKind.CLOSED, "it is not used any more")
+            raise failure(self.name, FailureKind.CLOSED, "the client is closed")
         metadata = self._hops()
         secrets = await self._secrets.current()
         if self._closed:
-            raise failure(self.name, FailureKind.CLOSED, "it is not used any more")
+            raise failure(self.name, FailureKind.CLOSED, "the client is closed")
         if secrets.token is not None and self._target.tls:
             metadata.append(("authorization", f"Bearer {secrets.token}"))
         old = self._connection

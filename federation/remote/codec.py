@@ -1,7 +1,7 @@
-"""The protocol's messages as a client writes and reads them. Nothing that came is believed here.
+"""The messages of the protocol as a client writes and reads them. Answers are checked, not trusted.
 
-Messages of many small fields go through the compiled runtime, those that carry parts of large blobs
-are taken apart by hand, which copies each part once.
+Messages with many small fields go through the compiled runtime. Those that carry parts of large
+blobs are parsed by hand, which copies each part once.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _parse_some(remote: str, kind: type[_M], data: bytes, items_max: int | None)
         check_fields(data, most=most)
         return kind.FromString(data)
     except RequestTooLarge as error:
-        detail = f"its {kind.DESCRIPTOR.name} is no honest one: {error}"
+        detail = f"its {kind.DESCRIPTOR.name} is implausible: {error}"
         raise failure(remote, FailureKind.MALFORMED, detail) from None
     except (DecodeError, InvalidRequest):
         detail = f"its {kind.DESCRIPTOR.name} is not a valid message"

@@ -1,7 +1,8 @@
 """How many calls to one remote run at once, and how many wait.
 
-A remote may take fewer at once than we would send, and says so only by refusing some (HTTP/2's
-REFUSED_STREAM): then as many run as it does take, and a few more each time that all went well.
+A remote may take fewer calls at once than this node would make, and shows it only by refusing some
+(HTTP/2's REFUSED_STREAM). Then only as many run as it takes, and a quarter more each time
+that all of these succeed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Slots:
         self._went_well = 0
 
     def went_well(self) -> None:
-        """Raise the bound again after an answer."""
+        """Count a success; after as many as may run, the bound is raised by a quarter."""
         if self._taken_max >= self._running_max:
             return
         self._went_well += 1

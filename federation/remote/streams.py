@@ -1,7 +1,7 @@
-"""One streaming call, driven so that it can neither hang nor fail in a foreign type.
+"""One streaming call, which neither hangs nor fails with an error of gRPC.
 
-A wait for the remote is limited by ending the call, never by cancelling the wait alone: what is
-behind a pending read or write belongs to gRPC until the call has ended.
+A wait is limited by ending the call, never by cancelling the wait alone: the buffers of a pending
+read or write belong to gRPC until the call has ended.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A machine without I/O. Over a slow link large batches run into time limits and keep everything
 behind them waiting; to a peer that takes long over each object, only many batches at once help.
 Batches that are smaller than they need be cost most where it hurts most: on a busy machine each
-takes a second, however small it is. So they grow as long as they take less than the api.
+takes a second, however small it is. So they grow as long as they take less than TARGET_S.
 """
 
 from __future__ import annotations

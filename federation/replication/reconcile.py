@@ -1,4 +1,4 @@
-"""All that is held here offered to a peer, so that it gets what the change log cannot tell of.
+"""Offering everything held here to a peer, so that it gets what the change log does not show.
 
 Goes by pages, most recently used first, several at once, and keeps its position in the record, so
 that it goes on where it was interrupted. Live traffic goes on beside it: of the batches under way
@@ -28,14 +28,14 @@ PAGE_OBJECTS = 500
 SUMMARY_OBJECTS = 2000  # in a page of blobs that is compared by its summary
 PAGES_AT_ONCE = 4
 PAGES_OPEN_MAX = 64  # those that wait for large blobs included
-ENTRIES_AT_ONCE = 24  # of the calls that a peer gets at once (32), so that live traffic has some
+ENTRIES_AT_ONCE = 24  # of the 32 calls that a peer gets at once: the others are for live traffic
 _PART_BYTES = 16 * 2**20
 _CHECK_SHARE = 0.5
 _ALIKE_S, _ALIKE_SHARE = 60.0, 0.05  # by how much times of one batch may differ
 
 
 class _Open:
-    """Pages that were begun and not ended; the walk may be gone on with from the first of them."""
+    """Pages under way. After an interruption the walk goes on from the first of them."""
 
     def __init__(self) -> None:
         self._positions: dict[int, Position] = {}  # in order
@@ -67,7 +67,7 @@ class _Open:
 
 
 class Reconcile:
-    """One walk for one lane of a peer."""
+    """One walk in one lane of a peer."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Reconcile:
         is_idle: Callable[[], bool],
         keep: Callable[[Position], None],
     ) -> None:
-        """Take note of what to walk for.
+        """Prepare a walk.
 
         Args:
             link: the peer.
@@ -98,7 +98,7 @@ class Reconcile:
         return f"<Reconcile of {self._session.name} {self._lane}, {self.offered} offered>"
 
     async def run(self, position: Position, pause_s: float = 0.0) -> None:
-        """Go on from a position to the end. pause_s: between pages, for a check.
+        """Walk from a position to the end. pause_s: rest between pages, for a check.
 
         Several pages are under way, and more wait for large blobs alone. Ends early where the peer
         evicts what it is sent: see fit. Raises what the store and the change log raise.
@@ -112,7 +112,7 @@ class Reconcile:
             raise first_of(errors) from None
 
     async def _walk(self, position: Position, pause_s: float) -> None:
-        """Go through one phase; nothing of it is under way at the end."""
+        """Walk through one phase, and wait for its pages."""
         self._keep(position)
         async with asyncio.TaskGroup() as group:
             while not (self.fit.evicts and position.phase is WalkPhase.BLOBS):
@@ -159,7 +159,7 @@ class Reconcile:
         return await walk(position.at or None, _page_objects(position))
 
     async def _heads(self, position: Position, page: Page) -> list[EntryHead]:
-        """Return what of a page's entries is for this lane; their values are let go of."""
+        """Return the heads of those entries of a page that are for this lane."""
         rules = self._session.rules
         wanted = [
             entry.key
@@ -176,7 +176,7 @@ class Reconcile:
         return when is (When.WINDOW if self._lane is Lane.WINDOW else When.ALWAYS)
 
     async def _offer_small(self, purpose: Purpose, page: Page, ages: _Ages) -> list[Digest]:
-        """Bring the small blobs of a page; return the large ones."""
+        """Send the small blobs of a page; return the large ones."""
         rules = self._session.rules
         digests = [
             digest
@@ -195,7 +195,7 @@ class Reconcile:
         return [digest for digest in digests if digest.size_bytes > SMALL_BLOB_BYTES]
 
     async def _bring(self, digests: Sequence[Digest], ages: _Ages) -> None:
-        """See to it that the peer has these, unless it evicts what it is sent."""
+        """Send what the peer lacks of these, unless it evicts what it is sent."""
         if self.fit.evicts:
             return
         session = self._session
@@ -216,12 +216,12 @@ class Reconcile:
             self.fit.answered(sample, await session.shipper.absent(sample))
 
     async def _absent(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Return what the peer seems to lack, by a summary: nearly always nothing."""
+        """Return what the peer seems to lack by its summary: nearly always nothing."""
         absent = await self._session.shipper.absent(digests)
         return [digest for digest in digests if digest in absent]
 
     async def _lost(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Return what the peer has not; where it should have all, count that as forgotten."""
+        """Return what the peer lacks; count it as forgotten if the peer should have everything."""
         session = self._session
         up_to_date = self._is_idle()
         missing = await session.shipper.lacking(digests, anew=True)
@@ -242,9 +242,9 @@ class Reconcile:
         async def offer(now: EntryHead) -> None:
             bounds = rules.of_entry(now.key, now.label).bounds
             if self.fit.evicts:
-                bounds = bounds.nothing()  # it goes only where the peer has all that it names
-            # A node of ours knows by the stamp which value is the newer one. A check is about
-            # what is lost; what differs is the log's matter.
+                bounds = bounds.nothing()  # entries go only where the peer holds the closure
+            # A node of this project decides by the stamp. A check is about what is lost; values
+            # that differ are sent by the change log.
             keeps_theirs = not session.node_id or purpose is Purpose.CHECK
             unused_s = ages.unused_s(now.key)
             offered = EntryToSend(now, (), bounds, Hole.SKIP, True, keeps_theirs, unused_s)
@@ -312,10 +312,10 @@ def _page_objects(position: Position) -> int:
 
 
 def pages_of_check(blobs: int, entries: int) -> int:
-    """Return how many pages a check takes through so many blobs and so many entries."""
+    """Return how many pages a check of so many blobs and entries has."""
     return blobs // SUMMARY_OBJECTS + 1 + entries // PAGE_OBJECTS + 1
 
 
 def pause_of_check(check_every_s: float, pages: int) -> float:
-    """Return how long a check rests between pages, so that it takes up half of the time it has."""
+    """Return the rest between pages in seconds, so that a check takes half of its interval."""
     return check_every_s * _CHECK_SHARE / max(pages, 1)

@@ -37,7 +37,7 @@ from federation.wire.asset_request import content_of, pushed_of
 
 _log = structlog.get_logger(__name__)
 
-_NO_OBJECT = ObjectHistory()  # of questions
+_NO_OBJECT = ObjectHistory()  # for questions
 _METHODS = {
     EntryKind.ACTION_RESULT: UPDATE_RESULT,
     EntryKind.ASSET_BLOB: PUSH_BLOB,
@@ -106,7 +106,7 @@ class RemotePeer:
             return await self._store.find_missing(digests)
 
     async def find_absent(self, digests: Collection[Digest]) -> set[Digest]:
-        """See PeerApi. A node of ours that takes this one for a peer tells its id."""
+        """See PeerApi. Nodes of this project tell their id only to callers with the peer role."""
         await self.meet()
         calls = self._remote.calls
         if not self._remote.node_id or calls.lacks(FIND_LACKING):
@@ -116,9 +116,9 @@ class RemotePeer:
             with _replicating(_NO_OBJECT):
                 return await find_lacking(self._remote, asked)
         except Unsupported:
-            # Of an older version. Were it a proxy's answer, FindMissing would do for ten minutes.
+            # An older version, or a proxy: then FindMissing serves for the next ten minutes.
             calls.believe_lacking(FIND_LACKING)
-        except (Denied, RequestRefused) as error:  # a proxy may let known methods pass alone
+        except (Denied, RequestRefused) as error:  # e.g. a proxy that passes known methods only
             _log.debug("summaries_refused", peer=self._remote.name, reason=error.reason)
         return await self.find_missing(digests)
 
@@ -133,7 +133,7 @@ class RemotePeer:
         self, digest: Digest, open_at: OpenAt, history: ObjectHistory, *, goes_on: bool = False
     ) -> None:
         """See PeerApi."""
-        # One upload a blob at a time, so its number may be the same each time, and found again.
+        # A blob has one upload at a time, so a fixed number lets the peer recognize it.
         number = int.from_bytes(digest.hash[:16], "big") ^ self._salt
         with _replicating(history):
             await self._large_store.send(digest, open_at, number=number, goes_on=goes_on)
@@ -189,7 +189,7 @@ class RemotePeer:
             return _theirs(theirs, (content_of(pushed), entry.expires_at_s))
 
     def _instance_of(self, entry: Entry) -> str:
-        """Return what the entry's instance is called there; the rules leave out all others."""
+        """Return the name of the entry's instance at the peer; rules leave out all others."""
         return entry.key.instance if self._names is None else self._names[entry.key.instance]
 
     def describe(self) -> dict[str, Any]:
@@ -204,7 +204,7 @@ class RemotePeer:
 
 @contextmanager
 def _replicating(history: ObjectHistory, stamp: Stamp | None = None) -> Iterator[None]:
-    """Mark the calls within as replication's, of an object with this history."""
+    """Mark calls within as replication of an object with this history."""
     with hops.serving(hops.of_replication(history.via, stamp, history.unused_s)):
         yield
 

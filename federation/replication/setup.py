@@ -1,4 +1,4 @@
-"""From the configuration's peers to a running replication, as a recipe."""
+"""Assembly of replication from the configured peers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Replication:
-    """What a node with peers has in addition."""
+    """The replication of one node."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Replication:
 
     @property
     def names(self) -> list[str]:
-        """The peers there are."""
+        """The names of the configured peers."""
         return [peer.name for peer in self._peers]
 
     def start(self) -> None:
@@ -84,13 +84,13 @@ class Replication:
             self._worker.start(self._peers)
 
     def apply_config(self, config: Config) -> None:
-        """Send to the peers of this configuration from now on."""
+        """Take over the peers of a new configuration."""
         if config.peers != self._peers:
             _log.info("peers_changed", before=self.names, after=[p.name for p in config.peers])
             self._background.start(self.reload(config.peers), "taking over other peers")
 
     async def reload(self, peers: Sequence[PeerConfig]) -> None:
-        """Send to these from now on."""
+        """Send to these peers from now on."""
         self._peers = list(peers)
         if self._started:
             await self._worker.reload(peers)
@@ -98,7 +98,7 @@ class Replication:
             self.start()
 
     def heard_from(self, node_id: str) -> None:
-        """Say that a call of this node's has come in."""
+        """Report that a call of this node has come in."""
         self._worker.heard_from(node_id)
 
     async def close(self) -> None:
@@ -139,12 +139,12 @@ class Replication:
 def make_replication(
     config: Config, limits: LimitsConfig, storage: NodeStorage, metrics: Metrics, clock: Clock
 ) -> Replication:
-    """Connect to nothing yet."""
+    """Make the replication of a node; nothing is connected yet."""
     return Replication(config.peers, storage, storage.ledger, walking(limits), metrics, clock)
 
 
 def walking(limits: LimitsConfig) -> Walk:
-    """Return what walks closures to be sent; it has turns of its own, apart from readers'."""
+    """Return the walk through closures that are sent; its CPU turns are apart from readers'."""
     context = WalkContext()
 
     async def walk(store: Readable, entry: Entry) -> bool:
@@ -165,7 +165,7 @@ def make_session(
     throttle: LoopThrottle,
     memory: SendMemory,
 ) -> PeerSession:
-    """Put together what sends to one peer; throttle and memory: shared by all of them.
+    """Assemble what sends to one peer. throttle, memory: shared by all peers.
 
     What it reads here is no use of it, and keeps nothing from being evicted.
     """
@@ -181,13 +181,13 @@ def make_session(
 
 
 def _of_blobs(peer: PeerConfig) -> str:
-    """Return the instance that blobs, which have none, are sent under."""
+    """Return the instance name for calls about blobs, which have no instance."""
     names = peer.names_there or {}
     return names.get("", next(iter(names.values()), ""))
 
 
 def remote_settings(peer: PeerConfig) -> RemoteSettings:
-    """Return what the client for one peer needs to know.
+    """Return the settings of the client for one peer.
 
     It does not try again by itself: what fails is tried again by one call at a time, for all.
     """

@@ -1,4 +1,4 @@
-"""What people and programs are shown of one peer."""
+"""What `status` and the metrics show of one peer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLOSED_BY: dict[FailureKind | None, str] = {
 
 
 class Lag:
-    """What one lane has still to bring, looked up now and then: it takes a look at the log."""
+    """How far one lane is behind, refreshed once a second from the change log."""
 
     def __init__(self, session: PeerSession, lane: Lane) -> None:
         self._session = session
@@ -28,7 +28,7 @@ class Lag:
         self.oldest_s: float | None = None  # wall clock; of the oldest object not acknowledged
 
     async def poll(self) -> None:
-        """Look it up. Raises SourceUnavailable."""
+        """Refresh it. Raises SourceUnavailable."""
         change_log, cursor = self._session.change_log, self._session.record(self._lane).cursor
         head = change_log.head()
         if cursor >= head:
@@ -40,7 +40,7 @@ class Lag:
 
 
 def state_of(runner: PeerRunner) -> str:
-    """Return one word for how it is with a peer."""
+    """Return the state of a peer in one word."""
     session, record = runner.session, runner.session.record(Lane.ALWAYS)
     if runner.state in {"itself", "local trouble", "failed"}:
         return runner.state
@@ -90,7 +90,7 @@ def facts_of(runner: PeerRunner, lags: dict[Lane, Lag], parked: int) -> dict[str
 
 
 def _last_error(session: PeerSession, record: PeerRecord) -> dict[str, Any]:
-    """The record is written only while the peer is met: of one that never was, it says nothing."""
+    """Return facts of the record, which has none of a peer that was never reached."""
     error, at_s = record.last_error, record.last_error_s
     if session.gate.last_error is not None:
         error, at_s = session.gate.last_error.reason, session.gate.last_error_s
@@ -117,7 +117,7 @@ def _lane(runner: PeerRunner, lane: Lane, lag: Lag) -> dict[str, Any]:
 
 
 def facts_of_record(record: PeerRecord, parked: int) -> dict[str, Any]:
-    """Return what is known of a peer that is not configured any more, or runs elsewhere."""
+    """Return what is known of a peer that is no longer configured, or is served elsewhere."""
     return {
         "name": record.name,
         "lane": str(record.lane),
