@@ -1,7 +1,7 @@
-"""ActionResults as bytes: taken out of an update, and inlined into, without re-encoding them.
+"""ActionResults as bytes: read from an update, and inlined into, without encoding them again.
 
-A client gets back exactly what was stored, unknown fields and node properties included; what is
-inlined for a request is added to those bytes.
+A client gets back exactly what was stored, including unknown fields and node properties; inlined
+contents are added to these bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OVERHEAD_BYTES = 16  # of one inlined field: tags and lengths
 
 
 class Update(NamedTuple):
-    """An UpdateActionResultRequest: where the result belongs, and its bytes as sent."""
+    """An UpdateActionResultRequest: the key of the result, and its bytes as sent."""
 
     key: EntryKey
     action: Digest
@@ -38,13 +38,13 @@ class Update(NamedTuple):
 
 
 def key_of(instance: str, action: Digest) -> EntryKey:
-    """Return where the result of an action lives in the index."""
+    """Return the key of an action's result in the index."""
     name = bytes((action.function,)) + action.hash + action.size_bytes.to_bytes(8, "big")
     return EntryKey(EntryKind.ACTION_RESULT, instance, name)
 
 
 def read_update(data: bytes) -> Update:
-    """Read an UpdateActionResultRequest. What the result names is not looked at.
+    """Read an UpdateActionResultRequest. The digests in the result are not checked.
 
     Raises InvalidRequest when action_digest or action_result is unset, the digest malformed, or
     the result larger than a response may be; DecodeError when data is not such a message.
@@ -75,7 +75,7 @@ def read_update(data: bytes) -> Update:
 
 
 def check_inlined(value: bytes, function: DigestFunction) -> None:
-    """See that what an ActionResult holds itself of its outputs is what the digests beside say.
+    """Check that the outputs inlined in an ActionResult match the digests beside them.
 
     Clients take the one or the other, so a result in which they differ gives them other bytes than
     its digests name. An output without a digest beside says nothing wrong. Takes time in proportion
@@ -109,9 +109,10 @@ def _check_one(what: str, data: bytes, message: reapi.Digest, function: DigestFu
 def to_inline(
     value: bytes, request: reapi.GetActionResultRequest, function: DigestFunction
 ) -> dict[int, Digest]:
-    """Choose what to inline, by place, of what a request asks for: as much as there is room for.
+    """Choose which of the requested contents to inline, by place: as many as there is room for.
 
-    Left out is what is empty or inlined already, and what would make the response too large.
+    Contents that are empty or inlined already are left out, and those that would make the response
+    too large.
     """
     if not (request.inline_stdout or request.inline_stderr or request.inline_output_files):
         return {}
@@ -139,7 +140,7 @@ def to_inline(
 
 
 def with_inlined(value: bytes, contents: Mapping[int, bytes]) -> bytes:
-    """Return the result with contents put in at their places."""
+    """Return the result with these contents inlined at their places."""
     parts = []
     if any(place >= 0 for place in contents):
         parts += _with_files(value, contents)

@@ -1,9 +1,9 @@
-"""What makes two Remote Asset requests ask for the same thing, and which qualifiers are known.
+"""The names of assets: when two Remote Asset requests are for the same one; known qualifiers.
 
 An asset's name in the index is a SHA-256 over its digest function, URI and qualifiers, each text
 with its length before it and the qualifiers sorted, so that no two different requests share a name
-and order does not matter. Qualifiers that carry credentials are no part of it: they say who asks,
-not for what. They are also left out of everything that is stored or logged.
+and order does not matter. Qualifiers with credentials are not part of the name, as they identify
+the client and not the asset. They are also left out of everything that is stored or logged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 class NameAndValue(Protocol):
-    """What is read of a Qualifier message."""
+    """The fields of a Qualifier message."""
 
     @property
     def name(self) -> str:

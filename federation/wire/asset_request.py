@@ -1,7 +1,7 @@
-"""What Remote Asset requests ask for: a Fetch as keys and conditions, a Push as index entries.
+"""Remote Asset requests: a Fetch as keys and conditions, a Push as index entries.
 
-Stored of a push is its message less the URIs and the instance name, which are in the entry, and
-less the qualifiers that carry credentials.
+A push is stored as its message without the URIs and the instance name, which are in the entry, and
+without the qualifiers that have credentials.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Pushed = asset.PushBlobRequest | asset.PushDirectoryRequest
 
 
 def pushed_of(entry: Entry) -> Pushed:
-    """Return the push that made an asset entry, as far as it was stored."""
+    """Return the push message that is stored in an asset entry."""
     check_fields(entry.value)
     if entry.key.kind is EntryKind.ASSET_BLOB:
         return parse_message(asset.PushBlobRequest, entry.value)
@@ -36,7 +36,7 @@ def pushed_of(entry: Entry) -> Pushed:
 
 
 class AssetQuery(NamedTuple):
-    """Any one of keys, in this order, if it meets the conditions."""
+    """The keys to look up, in this order, and the conditions that an entry has to meet."""
 
     keys: list[EntryKey]
     oldest_s: float | None  # wall clock; entries stored before are not wanted
@@ -46,9 +46,9 @@ class AssetQuery(NamedTuple):
 def wanted_by(request: asset.FetchBlobRequest | asset.FetchDirectoryRequest) -> AssetQuery:
     """Read a Fetch.
 
-    A blob asked for with a checksum may also have been pushed without one, since it is compared
-    with the checksum in any case. Raises InvalidRequest; a missing URI is found before all else,
-    because clients look for that answer when they connect.
+    A request with a checksum may also find a blob that was pushed without one, since the blob is
+    compared with the checksum in any case. Raises InvalidRequest; a missing URI is reported before
+    anything else, because clients test for this answer when they connect.
     """
     check_uris(request.uris)
     check_instance(request.instance_name)
@@ -109,7 +109,7 @@ def integrity_pushed(pushed: Pushed) -> Integrity | None:
 
 
 def content_of(pushed: Pushed) -> Digest:
-    """Return the digest of the blob or root directory that a push is about."""
+    """Return the digest of the blob or root directory of a push."""
     function = function_of(pushed.digest_function)
     if isinstance(pushed, asset.PushBlobRequest):
         return to_digest(pushed.blob_digest, function)

@@ -1,9 +1,9 @@
-"""Messages are counted before objects are made of them.
+"""Counts the fields of messages before they are parsed.
 
 A field of two bytes becomes an object of a hundred or more: 1 MiB of empty items took 11 s and
-780 MiB. What is honest is not that dense, since nearly every item has a digest in it. So fields are
-counted here, as they lie in the bytes, and the compiled runtime is given only what it can make a
-bounded amount of memory of.
+780 MiB. Legitimate messages are not that dense, since nearly every item contains a digest. So the
+fields are counted in the encoded bytes, and the compiled runtime parses only messages whose memory
+is bounded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _too_many(text: str) -> RequestTooLarge:
 
 
 def check_fields(data: Buffer, item_bytes: int = DIGEST_BYTES, most: int | None = None) -> None:
-    """Check that a message has few enough fields for its size, and `most` of them at most.
+    """Check that a message has few enough fields for its size, and at most `most` of them.
 
     Costs nothing for small messages, 0.1 us a field for others, and stops at the first one too
     many. Raises InvalidRequest.
@@ -74,14 +74,14 @@ def _count(data: Buffer, at: int, end: int, allowed: int) -> None:
 def read_request(kind: type[_M], data: bytes, item_bytes: int = DIGEST_BYTES) -> _M:
     """Parse a request that has nothing repeated inside its items.
 
-    Raises RequestTooLarge for one that is denser than any honest one, DecodeError.
+    Raises RequestTooLarge for one that is denser than any legitimate one, DecodeError.
     """
     check_fields(data, item_bytes)
     return kind.FromString(data)
 
 
 def check_nested(descriptor: Any, data: Buffer, start: int, end: int) -> None:
-    """Check that no message inside data[start:end], one of this type, is denser than may be.
+    """Check that no message inside data[start:end], itself of this type, is too dense.
 
     Raises InvalidRequest.
     """
@@ -132,7 +132,7 @@ def pieces(kind: type[_M], data: Buffer) -> Iterator[_M]:
 
 
 def few_fields(data: Buffer) -> Iterator[Field]:
-    """Yield the fields of a message that carries one part of a blob and little else."""
+    """Yield the fields of a message that consists mostly of one part of a blob."""
     for count, field in enumerate(fields(data)):
         if count == FREE_FIELDS:
             raise _too_many(f"more than {FREE_FIELDS} fields in a message of a stream")

@@ -1,8 +1,8 @@
 """The messages of ContentAddressableStorage (REAPI v2), to and from digests and blobs.
 
-Requests are read by the compiled runtime: for thousands of small fields it is faster than Python
-can be. Their digests are converted all at once, and responses are joined by hand, which copies each
-blob once and makes no object for each item.
+The compiled runtime reads requests: for thousands of small fields it is faster than Python code.
+Their digests are converted all at once. Responses are joined by hand, which copies each blob once
+and makes no object for each item.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FindMissing(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """What was sent as a digest and is none: raw as sent, for the answer."""
+    """A malformed digest: its bytes as sent, for the answer."""
 
     raw: bytes
     error: InvalidRequest
@@ -80,7 +80,7 @@ class Answer(NamedTuple):
 
 
 class GetTree(NamedTuple):
-    """GetTreeRequest. page_size 0: no wish."""
+    """GetTreeRequest. page_size 0: the server chooses."""
 
     instance: str
     root: Digest
@@ -145,7 +145,7 @@ def encode_batch_update(answers: Iterable[Answer]) -> bytes:
 
 
 def encode_stored(digests: Sequence[Digest]) -> bytes:
-    """BatchUpdateBlobsResponse for blobs that are all stored, as nearly always."""
+    """BatchUpdateBlobsResponse for blobs that were all stored, which is the usual case."""
     return b"".join(framed(digests, _stored))
 
 
@@ -174,7 +174,7 @@ _FINE = length_field(3, b"")  # a status of 0, and no compressor
 
 
 def encode_held(heads: Iterable[bytes], blobs: Iterable[bytes]) -> bytes:
-    """BatchReadBlobsResponse for blobs that are all held and sent as they are; see held_heads.
+    """BatchReadBlobsResponse for blobs that are all present and not compressed; see held_heads.
 
     Nearly every answer is one: it takes a tenth of the time that encode_batch_read does.
     """
@@ -185,7 +185,7 @@ def encode_held(heads: Iterable[bytes], blobs: Iterable[bytes]) -> bytes:
 
 
 def held_heads(digests: Sequence[Digest]) -> list[bytes]:
-    """Return of each item of an encode_held what stands before the blob's bytes."""
+    """Return for each item of an encode_held the bytes before those of the blob."""
     return framed(digests, _held)
 
 
@@ -225,5 +225,5 @@ def subdirectories(directory: bytes, function: DigestFunction) -> list[Digest]:
 
 
 def encode_tree_page(directories: Iterable[bytes]) -> bytes:
-    """GetTreeResponse out of directories as they are stored."""
+    """GetTreeResponse from directories as they are stored."""
     return b"".join([length_field(1, directory) for directory in directories])

@@ -1,9 +1,9 @@
-"""How large the next chunk of a read should be.
+"""Chooses the size of the next chunk of a read.
 
-Large chunks cost the least per byte, small ones hold the least memory for a reader that does not
-take them. That a write goes through fast says little at first: it may only have filled the
-reader's flow-control window, of megabytes, and then the chunk behind it stays with us. So chunks
-grow with what the reader has taken, and fall back as soon as one write is slow.
+Large chunks cost the least CPU per byte; small ones need the least memory while a reader is slow.
+A fast write says little at first: it may only have filled the reader's flow-control window of
+megabytes, and then the next chunk waits here. So chunks grow with the number of bytes that the
+reader has taken, and become small again as soon as one write is slow.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ChunkSizer:
 
     @classmethod
     def for_read(cls, size_bytes: int) -> ChunkSizer:
-        """Return the sizer of a read of so many bytes.
+        """Return the sizer for a read of this many bytes.
 
         What fits one large chunk goes out as one: there is nothing to learn from a reader of that
         little, and 32 chunks of a megabyte cost five times the CPU of one.
@@ -33,7 +33,7 @@ class ChunkSizer:
         return cls(LARGE_BYTES if size_bytes <= LARGE_BYTES else SMALL_BYTES)
 
     def wrote(self, size_bytes: int, seconds: float) -> None:
-        """Learn that the reader took a chunk of this size in this time."""
+        """Record that the reader took a chunk of this size in this time."""
         if size_bytes < _SLOW_BYTES_PER_S * seconds:
             self.chunk_bytes = SMALL_BYTES
             self._taken_bytes = 0

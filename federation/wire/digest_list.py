@@ -1,4 +1,4 @@
-"""Lists of SHA-256 digests, left as they were spelt: each one's bytes are its name.
+"""Lists of SHA-256 digests that stay encoded: the bytes of each one are its name.
 
 FindMissingBlobs names thousands of blobs, of which most were asked about a moment ago. Digests made
 of them cost 8,000 instructions each, half of what the call cost; their names, cut by one regular
@@ -6,7 +6,7 @@ expression, 2,500. What is remembered under its name needs no more than that, an
 the names of the blobs that are missing: the field has the same number and type there.
 
 Only the plain form is read here. For everything else decode_listed returns None, or hashes_of
-raises Unusual, and the request is to be read by the runtime: other digest functions, unknown
+raises NotCanonical, and the runtime has to read the request: other digest functions, unknown
 fields, upper-case digits, numbers that are not as short as they can be.
 """
 
@@ -37,11 +37,11 @@ _hashes_in = Struct(f"{HASH_BYTES}s").iter_unpack
 
 
 class NotCanonical(Exception):
-    """A name that this module does not read, though it may be right."""
+    """A name that this module does not read, though it may be valid."""
 
 
 class DigestList(NamedTuple):
-    """FindMissingBlobsRequest, its digests as they were spelt, each once.
+    """FindMissingBlobsRequest with its digests as they were encoded, without duplicates.
 
     The empty blob, which every store holds, is left out.
     """
@@ -70,7 +70,7 @@ def decode_listed(data: bytes) -> DigestList | None:
 
 
 def hashes_of(names: Sequence[bytes]) -> list[bytes]:
-    """Return the raw hashes of the digests with these names. Raises Unusual."""
+    """Return the raw hashes of the digests with these names. Raises NotCanonical."""
     text = b"".join([name[_HEAD:_TAIL] for name in names])
     try:
         raw = bytes.fromhex(text.decode("ascii"))

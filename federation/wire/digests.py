@@ -86,7 +86,7 @@ def to_digests(messages: Iterable[WireDigest], function: DigestFunction) -> list
 def to_digests_or(
     messages: Sequence[_W], function: DigestFunction, malformed: Callable[[_W, InvalidRequest], _T]
 ) -> Sequence[Digest | _T]:
-    """Convert many; what malformed() returns stands in the place of one that is none.
+    """Convert many; each malformed one is replaced by what malformed() returns.
 
     Raises InvalidRequest for more than MALFORMED_MAX of those: each costs an error of its own.
     """

@@ -1,4 +1,4 @@
-"""What a node of ours says of itself to its peers: its id, and how far its change log reaches.
+"""What a node tells its peers about itself: its id, and the end of its change log.
 
 Two headers of the answer to GetCapabilities carry it. From them a sender notices that a peer is
 itself, that another data directory answers under its address, or that one was put back from a
@@ -30,7 +30,7 @@ class LogPosition(NamedTuple):
 
 
 class NodeIdentity(NamedTuple):
-    """Who answered; nothing is known of what is no node of ours, or does not take us for a peer."""
+    """The node that answered; empty for other servers, and where this node is not a known peer."""
 
     node_id: str = ""
     log: LogPosition | None = None
@@ -40,7 +40,7 @@ UNKNOWN = NodeIdentity()
 
 
 def parse(metadata: Iterable[tuple[str, str | bytes]]) -> NodeIdentity:
-    """Read an answer's headers; what is malformed or too long is ignored."""
+    """Read an answer's headers; malformed or too long ones are ignored."""
     node_id, log = UNKNOWN
     for key, value in metadata:
         if not isinstance(value, str):
@@ -53,13 +53,13 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> NodeIdentity:
 
 
 def parse_log(text: str) -> LogPosition | None:
-    """Read a position as str() writes it, None where it is none."""
+    """Read a position as str() writes it; None if it is malformed."""
     found = _LOG.fullmatch(text)
     return LogPosition(found[1], int(found[2])) if found is not None else None
 
 
 def headers(announced: NodeIdentity) -> list[tuple[str, str]]:
-    """Return the metadata that parse reads back."""
+    """Return the metadata for this identity; parse is the inverse."""
     found = [(NODE_HEADER, announced.node_id)] if announced.node_id else []
     if announced.log is not None:
         found.append((LOG_HEADER, str(announced.log)))

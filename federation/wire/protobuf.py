@@ -1,8 +1,8 @@
 """Protobuf's wire format, read and written without message objects.
 
 Hot messages carry thousands of digests or megabytes of blob, which the generated classes would
-copy and wrap one by one. Readers are as strict as the compiled runtime: whatever it refuses to
-parse is refused here (truncation, over-long varints, groups left open, field number 0).
+copy and wrap one by one. Readers are as strict as the compiled runtime: what it refuses to parse
+is refused here (truncation, over-long varints, groups left open, field number 0).
 """
 
 from __future__ import annotations
@@ -184,8 +184,8 @@ def varint_field(number: int, value: int) -> bytes:
 def parse_message(kind: type[_M], data: Buffer, *, unknown_is_fine: bool = False) -> _M:
     """Parse a message whole.
 
-    Raises InvalidRequest for what is no message of this kind, and, unless unknown_is_fine, for one
-    of which every field is unknown: it is some other kind of message.
+    Raises InvalidRequest for bytes that are not a message of this type, and, unless
+    unknown_is_fine, for one whose fields are all unknown: it is of another type.
     """
     try:
         message = kind.FromString(data)  # type: ignore[arg-type]

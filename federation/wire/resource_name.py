@@ -5,7 +5,7 @@ Reads:    [INSTANCE/]blobs/[FUNCTION/]HASH/SIZE
 Uploads:  [INSTANCE/]uploads/UUID/(blobs|compressed-blobs/zstd)/[FUNCTION/]HASH/SIZE[/METADATA...]
 
 (REAPI v2, service ContentAddressableStorage.) An instance name may have several parts; a name
-with an empty one may begin with "/", as moon sends it. Nothing here ever becomes a path.
+with an empty one may begin with "/", as moon sends it. These names never become file paths.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FUNCTIONS = {function.wire_name: function for function in DigestFunction}
 
 
 class ReadName(NamedTuple):
-    """What a Read asks for."""
+    """The resource name of a Read."""
 
     instance: str
     digest: Digest
@@ -43,7 +43,7 @@ class ReadName(NamedTuple):
 
 
 class UploadName(NamedTuple):
-    """What a Write sends. The whole of it is an upload's identity: clients reuse a uuid."""
+    """The resource name of a Write. All of it identifies an upload, as clients reuse uuids."""
 
     instance: str
     uuid: str
@@ -52,7 +52,7 @@ class UploadName(NamedTuple):
 
 
 def check_instance(name: str) -> str:
-    """Return the instance name if it is a legal one, "" included. Raises InvalidRequest."""
+    """Return the instance name if it is valid, which "" is. Raises InvalidRequest."""
     if len(name) > INSTANCE_MAX_BYTES or len(name.encode()) > INSTANCE_MAX_BYTES:
         raise InvalidRequest(f"instance name of more than {INSTANCE_MAX_BYTES} bytes")
     if name:
@@ -133,12 +133,12 @@ def _digest(parts: list[str]) -> tuple[Digest, list[str]]:
 
 
 def read_name(digest: Digest, instance: str = "", *, compressed: bool = False) -> str:
-    """Return the resource name that parse_read takes apart."""
+    """Return the resource name; parse_read is the inverse."""
     return f"{instance}/{_tail(digest, compressed)}" if instance else _tail(digest, compressed)
 
 
 def upload_name(digest: Digest, uuid: str, instance: str = "", *, compressed: bool = False) -> str:
-    """Return the resource name that parse_upload takes apart."""
+    """Return the resource name; parse_upload is the inverse."""
     tail = f"uploads/{uuid}/{_tail(digest, compressed)}"
     return f"{instance}/{tail}" if instance else tail
 

@@ -1,7 +1,7 @@
 """Subresource Integrity text (W3C SRI), the value of the checksum.sri qualifier.
 
-One or more "ALGORITHM-BASE64" between spaces, each perhaps with "?options" behind it. Only the
-strongest algorithm named counts, and any one of its hashes is enough.
+One or more "ALGORITHM-BASE64", separated by spaces, each optionally followed by "?options". Only
+the strongest of the algorithms counts, and matching any one of its hashes is enough.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ _ZSTD_SLACK_BYTES = 2**20  # headers and skippable frames
 
 @dataclass(slots=True)
 class Upload:
-    """Where one upload stands, over all the streams that carry it."""
+    """The state of one upload, over all streams that send parts of it."""
 
     size_bytes: int  # of the blob, uncompressed
     compressed: bool = False
@@ -25,18 +25,18 @@ class Upload:
 
     @property
     def resumable_bytes(self) -> int:
-        """Where another stream may go on. A zstd upload can only start over."""
+        """The offset at which another stream may continue. A zstd upload can only start over."""
         return 0 if self.compressed else self.received_bytes
 
     @property
     def most_bytes(self) -> int:
-        """The most bytes that may be sent."""
+        """The largest number of bytes that may be sent."""
         if not self.compressed:
             return self.size_bytes
         return self.size_bytes + self.size_bytes // 2 + _ZSTD_SLACK_BYTES
 
     def begin_stream(self, resource_name: str, write_offset: int) -> bool:
-        """Take the first message of a stream. True: it starts over, what was received is void."""
+        """Take the first message of a stream. Return True if the upload starts over."""
         if write_offset not in {0, self.resumable_bytes}:
             raise InvalidRequest(
                 f"write_offset {write_offset}; this upload goes on at {self.resumable_bytes}, "

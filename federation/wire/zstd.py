@@ -1,8 +1,8 @@
-"""zstd for blobs: decoding that no client can blow up, and encoding.
+"""zstd for blobs: decoding with bounded memory and size, and encoding.
 
-A decoder never allocates by what a frame header claims: output comes in pieces, the window is
-capped, and it stops one byte past the blob's size. Several frames and skippable ones are one
-blob, as RFC 8878 has it.
+A decoder does not trust the sizes in frame headers: output comes in pieces, the window is limited,
+and decoding stops one byte past the blob's size. A blob may consist of several frames, including
+skippable ones (RFC 8878).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Decoder:
         return piece
 
     def finish(self) -> None:
-        """State that no more data comes. Raises InvalidRequest when some is missing."""
+        """Declare the end of the data. Raises InvalidRequest if some is missing."""
         if self._frame is not None:
             raise InvalidRequest("the zstd data ends inside a frame")
         if self._left_bytes:
@@ -95,7 +95,7 @@ class Encoder:
         self._compressor = _zstd.ZstdCompressor(level=LEVEL)
 
     def encode(self, data: bytes) -> bytes:
-        """Take the next bytes; what comes out may be empty."""
+        """Encode the next bytes; the result may be empty."""
         return self._compressor.compress(data)
 
     def finish(self) -> bytes:
