@@ -54,7 +54,7 @@ class StorageContext:
     writes: Pool  # of blob files: each sync takes a thread until the disk has done it
     writer: Writer
     touches: Touches
-    hot: ReadCache
+    read_cache: ReadCache
     space: Space
     background: Background
     pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now

@@ -27,8 +27,8 @@ from federation.storage.catalogue.transaction import (
     read_totals,
 )
 from federation.storage.directory import DataDirectory
-from federation.storage.permissions import tell_tightened, tighten
-from federation.storage.processes import ProcessEntry, bury, dead_runs, live_runs
+from federation.storage.permissions import log_tightened, tighten
+from federation.storage.processes import ProcessEntry, dead_runs, live_runs, remove_dead
 from federation.storage.shared_memory import Epoch, FileLock, no_shared_memory
 from federation.storage.timing import StoreClock, Timing, boot_id
 from federation.storage.volume import MARKER
@@ -68,7 +68,7 @@ def open_directory(root: Path, clock: Clock, timing: Timing) -> Opened:
             check_catalogue_is_there(directory)
             check_volume_is_there(directory)
             directory.prepare()
-            tell_tightened(tighten(directory))
+            log_tightened(tighten(directory))
             opened = _join(directory, clock, timing)
             tighten(directory)  # what a command has just made, with its user's umask
             return opened
@@ -103,7 +103,7 @@ def _join_with(directory: DataDirectory, clock: Clock, timing: Timing, epoch: Ep
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('evict_hold_until_ms', ?)", (hold_ms,)
             )
-        bury(directory, dead)
+        remove_dead(directory, dead)
         log_epoch = _open_log(connection, directory, epoch, alone=alone)
     finally:
         connection.close()

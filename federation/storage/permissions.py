@@ -41,7 +41,7 @@ def tighten(directory: DataDirectory) -> list[Path]:
     return [path for path, mode in _wanted(directory) if _take(path, mode)]
 
 
-def tell_tightened(changed: list[Path]) -> None:
+def log_tightened(changed: list[Path]) -> None:
     """Log that others could do something, and now cannot."""
     if changed:
         shown = [str(path) for path in changed[:3]]

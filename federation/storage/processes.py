@@ -79,7 +79,7 @@ def dead_runs(directory: DataDirectory) -> list[str]:
     return dead
 
 
-def bury(directory: DataDirectory, dead: Iterable[str]) -> None:
+def remove_dead(directory: DataDirectory, dead: Iterable[str]) -> None:
     """Remove the traces of dead processes.
 
     The pause of eviction that is due to them has to be durable by then: whoever comes next knows

@@ -35,7 +35,7 @@ def place_file(
     Raises StorageFull, SourceUnavailable (the volume is away, the disk refused). The received
     file stays the caller's to remove unless True is returned.
     """
-    directory.volume.glance()
+    directory.volume.check_quickly()
     key = key_of(digest)
     row = catalogue.look_up(transaction.connection, [key]).get(key)
     if row is not None:

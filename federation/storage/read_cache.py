@@ -24,7 +24,7 @@ _SHARE = 64  # a blob takes at most this part of the room
 _ONCE_MAX = 20_000  # blobs that were read once lately; about 100 bytes each
 
 
-class HotBlob(NamedTuple):
+class CachedBlob(NamedTuple):
     """A blob, and the store time of its last use that is written or soon will be."""
 
     data: bytes
@@ -43,7 +43,7 @@ class ReadCache:
         self._seen = epoch()
         self._room_bytes = room_bytes
         # The first of a plain dict is found by going over all that was removed before it.
-        self._blobs: OrderedDict[Digest, HotBlob] = OrderedDict()  # the least recently used first
+        self._blobs: OrderedDict[Digest, CachedBlob] = OrderedDict()  # least recently used first
         self._once: OrderedDict[int, None] = OrderedDict()  # hashes of digests, the oldest first
         self.size_bytes = 0
 
@@ -57,7 +57,7 @@ class ReadCache:
         """What keep() wants to know: the epoch before the blobs were read."""
         return self._epoch()
 
-    def look_up(self, digests: Sequence[Digest]) -> list[HotBlob | None]:
+    def look_up(self, digests: Sequence[Digest]) -> list[CachedBlob | None]:
         """Return those that are remembered, in order; using them keeps them here."""
         if self._seen != self._epoch():
             self._forget_all()
@@ -69,7 +69,7 @@ class ReadCache:
                     blobs.move_to_end(digest)
         return found
 
-    def keep(self, blobs: Iterable[tuple[Digest, HotBlob]], epoch: int) -> None:
+    def keep(self, blobs: Iterable[tuple[Digest, CachedBlob]], epoch: int) -> None:
         """Remember those that are read for the second time, while the epoch was this one."""
         if epoch != self._epoch():
             return
@@ -83,9 +83,9 @@ class ReadCache:
         for digest in digests:
             hot = self._blobs.get(digest)
             if hot is not None:
-                self._blobs[digest] = HotBlob(hot.data, now_ms)
+                self._blobs[digest] = CachedBlob(hot.data, now_ms)
 
-    def _keep_one(self, digest: Digest, hot: HotBlob) -> None:
+    def _keep_one(self, digest: Digest, hot: CachedBlob) -> None:
         cost_bytes = len(hot.data) + _ITEM_BYTES
         if cost_bytes * _SHARE > self._room_bytes:
             return

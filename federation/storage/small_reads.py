@@ -17,7 +17,7 @@ from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow, key_of, keys_of
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
-from federation.storage.read_cache import HotBlob
+from federation.storage.read_cache import CachedBlob
 from federation.storage.verification import check_inline, needs_verifying
 
 
@@ -29,7 +29,7 @@ class _Found:
     lease: list[bytes] = field(default_factory=list)  # written access time is getting old
     damaged: list[tuple[Digest, int, Damage]] = field(default_factory=list)
     verified: list[tuple[bytes, int]] = field(default_factory=list)
-    inline: list[tuple[Digest, HotBlob]] = field(default_factory=list)  # leased, or about to be
+    inline: list[tuple[Digest, CachedBlob]] = field(default_factory=list)  # leased, or about to be
 
 
 class SmallReads:
@@ -46,7 +46,7 @@ class SmallReads:
         return [next(read) if one is None else one.data for one in hot]
 
     async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        asked_ms, epoch, use = self._core.now_ms(), self._core.hot.epoch, uses.current()
+        asked_ms, epoch, use = self._core.now_ms(), self._core.read_cache.epoch, uses.current()
         try:
             found = await self._core.reads.run(self._read, digests, asked_ms, use)
         except UNREADABLE as error:
@@ -56,7 +56,7 @@ class SmallReads:
             return found.data
         self._core.lease(found.lease, asked_ms, use)
         if use is Use.CLIENT:
-            self._core.hot.keep(found.inline, epoch)
+            self._core.read_cache.keep(found.inline, epoch)
         if found.lease and self._core.is_behind():
             self._core.touches.doubt()  # a closure's directories are leased by being read
         return found.data
@@ -86,7 +86,7 @@ class SmallReads:
                     found.lease.append(key)
                     used_ms = asked_ms
                 if row.inline and data is not None:
-                    found.inline.append((digest, HotBlob(data, used_ms)))
+                    found.inline.append((digest, CachedBlob(data, used_ms)))
         return found
 
     def _trusted(
@@ -109,21 +109,21 @@ class SmallReads:
             with volume.open_blob(path, digest.size_bytes) as blob:
                 return blob, blob_files.read_exactly(blob.fd, digest.size_bytes, 0)
 
-        blob, data = volume.twice(read)
+        blob, data = volume.read_twice(read)
         if needs_verifying(self._core, row, blob.ctime_ns):
             check_inline(digest, data)
             found.verified.append((row.key, blob.ctime_ns))
         return data
 
 
-def recall(core: StorageContext, digests: Sequence[Digest], use: Use) -> list[HotBlob | None]:
+def recall(core: StorageContext, digests: Sequence[Digest], use: Use) -> list[CachedBlob | None]:
     """Return what is remembered of these blobs, each leased as by a look-up in the catalogue.
 
     Nothing, while leases wait to be written: a look-up then knows which of them are old.
     """
     if core.is_behind():
         return [None] * len(digests)
-    hot = core.hot.look_up(digests)
+    hot = core.read_cache.look_up(digests)
     if use is Use.PEEK:
         return hot
     now_ms = core.now_ms()
@@ -136,5 +136,5 @@ def recall(core: StorageContext, digests: Sequence[Digest], use: Use) -> list[Ho
     if old:
         core.lease(keys_of(old), now_ms, use)
         if use is Use.CLIENT:
-            core.hot.touched(old, now_ms)
+            core.read_cache.touched(old, now_ms)
     return hot

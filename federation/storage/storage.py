@@ -74,9 +74,9 @@ class Storage:
         self._presence = Presence(core)
         self._small_reads = SmallReads(core)
         self._receiver = BlobReceiver(core, self._presence)
-        self.pulse = Flusher(core)
+        self.flusher = Flusher(core)
         self.volume_watch = VolumeWatch(core)
-        self.maintenance = Maintenance(core, self.pulse)
+        self.maintenance = Maintenance(core, self.flusher)
         self.offline_switch = OfflineSwitch(core)
 
     def __repr__(self) -> str:
@@ -104,9 +104,9 @@ class Storage:
         _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
         core = _assemble(opened, settings, limits, metrics, clock, timing)
         storage = cls(core, opened.node_id, opened.log_epoch)
-        await storage.pulse.measure()
+        await storage.flusher.measure()
         core.writer.start()
-        storage.pulse.start()
+        storage.flusher.start()
         storage.volume_watch.start()
         if maintain:
             storage.maintenance.start()
@@ -156,7 +156,7 @@ class Storage:
         await self.maintenance.close()
         await self.volume_watch.close()
         await self._core.background.drain()  # what scrubbing found last
-        await self.pulse.close()
+        await self.flusher.close()
         await asyncio.to_thread(self._core.writer.close)
         for pool in (self._core.writes, self._core.reads, self._core.pool):
             await asyncio.to_thread(pool.close)
@@ -308,7 +308,7 @@ def _assemble(
         writes=Pool("write", limits.threads, connect),
         writer=writer,
         touches=Touches(),
-        hot=ReadCache(lambda: opened.epoch.value),
+        read_cache=ReadCache(lambda: opened.epoch.value),
         space=space,
         background=Background(),
     )

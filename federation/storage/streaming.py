@@ -26,7 +26,7 @@ from federation.storage.catalogue import blobs
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
-from federation.storage.read_cache import HotBlob
+from federation.storage.read_cache import CachedBlob
 from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
 
@@ -79,7 +79,7 @@ class Reading:
         if hot is not None:
             self._data = hot.data
             return self._slices()
-        epoch = self._core.hot.epoch
+        epoch = self._core.read_cache.epoch
         opening = self._core.reads.submit(self._open, self._step())
         try:
             await asyncio.wrap_future(opening)
@@ -95,7 +95,7 @@ class Reading:
         self._note_verified()
         if self._data is not None:
             if self._use is Use.CLIENT:
-                self._core.hot.keep([(self._digest, HotBlob(self._data, used_ms))], epoch)
+                self._core.read_cache.keep([(self._digest, CachedBlob(self._data, used_ms))], epoch)
             return self._slices()
         return self._chunks()
 

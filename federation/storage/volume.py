@@ -90,7 +90,7 @@ class Volume:
         if self.trouble:
             raise SourceUnavailable("blobs/", self.trouble)
 
-    def glance(self) -> None:
+    def check_quickly(self) -> None:
         """Do what check() does, with one call where all is well. Raises SourceUnavailable."""
         try:
             facts = os.stat(self._marker, follow_symlinks=False)
@@ -143,7 +143,7 @@ class Volume:
             return False
         return True
 
-    def twice(self, read: Callable[[], _T]) -> _T:
+    def read_twice(self, read: Callable[[], _T]) -> _T:
         """Read through a descriptor that read opens; through another where the disk gives an error.
 
         Raises what read does; Unreadable only of a file that could not be read twice.

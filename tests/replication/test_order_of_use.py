@@ -27,7 +27,7 @@ async def age(here: Here, unused_s: Mapping[Digest, float]) -> None:
     """Have these blobs last used so long ago, as if clients had come then."""
     storage = here.storage
     assert isinstance(storage, Storage)
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     now_ms = storage.core.now_ms()
     rows = [(now_ms - int(each * 1000), key_of(digest)) for digest, each in unused_s.items()]
     await storage.core.writer.submit(

@@ -27,7 +27,7 @@ PULLED = Provenance(Source.UPSTREAM, origin="there")
 
 async def age_all(storage: Storage) -> None:
     """Let so much time pass that no lease runs; for other processes and later ones, too."""
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     storage.core.store_clock._base_ms += 9_000_000
     base_ms = storage.core.store_clock._base_ms
     await storage.core.writer.submit(
@@ -98,7 +98,7 @@ async def test_the_second_look_sees_what_was_touched_since_the_mark(
         storage.core.touches.leased([key_of(touched)], now_ms)
     await storage.maintenance.evict(0)
     assert await held(storage, [touched, other]) == []
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     await _let_marks_age(storage)
     await storage.maintenance.delete_due()
     assert await held(storage, [touched, other]) == [touched]
@@ -214,7 +214,7 @@ async def test_touches_of_a_failed_flush_are_written_by_the_next(
     key = EntryKey(EntryKind.ASSET_BLOB, "", b"k" * 32)
     await storage.put([Entry(key, b"v", "uri")])
     await age_all(storage)
-    await storage.pulse.close()  # no flush but those below
+    await storage.flusher.close()  # no flush but those below
     now_ms = storage.core.now_ms()
     touches, submit = storage.core.touches, storage.core.writer.submit
     touches.blobs([key_of(used)], now_ms)
@@ -229,12 +229,12 @@ async def test_touches_of_a_failed_flush_are_written_by_the_next(
 
     storage.core.writer.submit = fail  # type: ignore[method-assign,assignment]
     if how == "refused":
-        await storage.pulse.flush()
+        await storage.flusher.flush()
     else:
         with pytest.raises(KeyboardInterrupt):
-            await storage.pulse.flush()
+            await storage.flusher.flush()
     storage.core.writer.submit = submit  # type: ignore[method-assign]
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     connection = storage.core.pool.connection()
     rows = blobs.look_up(connection, [key_of(used), key_of(leased)])
     assert rows[key_of(used)].used_ms == now_ms

@@ -10,7 +10,7 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.read_cache import HotBlob, ReadCache
+from federation.storage.read_cache import CachedBlob, ReadCache
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, put, read, short, until
 
@@ -34,12 +34,12 @@ def epoch() -> Count:
     return Count()
 
 
-def blob(number: int, size: int = 1000) -> tuple[Digest, HotBlob]:
+def blob(number: int, size: int = 1000) -> tuple[Digest, CachedBlob]:
     data = b"%d" % number * size
-    return digest_of(data), HotBlob(data[:size], 5)
+    return digest_of(data), CachedBlob(data[:size], 5)
 
 
-def keep(hot: ReadCache, *blobs: tuple[Digest, HotBlob]) -> None:
+def keep(hot: ReadCache, *blobs: tuple[Digest, CachedBlob]) -> None:
     """Have them kept: they are read twice."""
     hot.keep(blobs, hot.epoch)
     hot.keep(blobs, hot.epoch)
@@ -125,7 +125,7 @@ async def test_a_blob_read_twice_comes_from_memory_by_either_way(open_storage: O
     streamed = await put(storage, b"streamed")
     for _ in range(2):
         assert await read(storage, streamed) == b"streamed"
-    known = storage.core.hot.look_up([*digests, streamed])
+    known = storage.core.read_cache.look_up([*digests, streamed])
     assert [one and one.data for one in known] == [*data, b"streamed"]
     with_others = [streamed, digest_of(b"nobody has it"), *digests]
     assert await storage.read_small(with_others) == [b"streamed", None, *data]
@@ -136,7 +136,7 @@ async def test_a_blob_in_a_file_is_not_kept_in_memory(open_storage: Opener) -> N
     storage = await open_storage(short(lease=60.0))
     digest = await put(storage, os.urandom(100_000))
     assert await read_twice(storage, digest) != [None]
-    assert storage.core.hot.look_up([digest]) == [None]
+    assert storage.core.read_cache.look_up([digest]) == [None]
 
 
 @pytest.mark.parametrize("way", ["batch", "stream"])
@@ -180,7 +180,7 @@ async def test_what_another_process_evicts_is_forgotten_here(open_storage: Opene
     there = await open_storage(short(quota=2 * MIB))
     digest = await put(here, b"small" * 50)
     assert await read_twice(there, digest) == [b"small" * 50]
-    assert held(there.core.hot, digest) == [True]
+    assert held(there.core.read_cache, digest) == [True]
     await until(lambda: evicted(here, 15), 20)
     assert await here.find_missing([digest]) == {digest}
     assert await there.read_small([digest]) == [None]
@@ -190,6 +190,6 @@ async def test_a_blob_set_aside_is_forgotten(open_storage: Opener) -> None:
     storage = await open_storage(short(lease=60.0))
     digest = await put(storage, b"small")
     await read_twice(storage, digest)
-    assert held(storage.core.hot, digest) == [True]
+    assert held(storage.core.read_cache, digest) == [True]
     await storage.core.set_aside(digest, storage.core.head.value, Damage("somebody said so"))
     assert await storage.read_small([digest]) == [None]

@@ -156,10 +156,10 @@ async def test_p5_a_killed_process_is_remembered_until_the_pause_is_durable(
     storage.core.writer.submit = refuse  # type: ignore[method-assign,assignment]
     trace.touch()
     with pytest.raises(StorageFull):
-        await storage.maintenance._bury()
+        await storage.maintenance._remove_dead()
     assert trace.exists()
     storage.core.writer.submit = submit  # type: ignore[method-assign]
-    await storage.maintenance._bury()
+    await storage.maintenance._remove_dead()
     assert not trace.exists()
     assert await storage.maintenance.evict(0) == 0
     assert "died" in storage.maintenance.held_back

@@ -105,13 +105,13 @@ async def test_s27_a_quota_ten_times_lower_is_reached_and_leased_blobs_stay(
 async def test_s28_reading_again_and_again_writes_nothing_each_time(open_storage: Opener) -> None:
     storage = await open_storage(short(lease=3600.0))
     digests = [await put(storage, os.urandom(size)) for size in (1000, 100_000)]
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     before = _commits(storage)
     for _ in range(200):
         for digest in digests:
             await read(storage, digest)
         assert await storage.find_missing(digests) == set()
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     assert _commits(storage) - before <= 5
 
 

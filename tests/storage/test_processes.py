@@ -70,7 +70,7 @@ async def test_an_older_number_left_in_shared_memory_is_put_right(
     await put(here, b"two")
     here.core.epoch.set_head(1)  # as a process that was slower may do
     assert here.ledger.head() == 2
-    await there.pulse.measure()
+    await there.flusher.measure()
     assert there.ledger.head() == 2
     assert here.core.epoch.head == 2
 

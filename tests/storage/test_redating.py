@@ -112,9 +112,9 @@ async def test_r19_what_a_wrong_clock_dated_is_dated_anew_and_logged_again(tmp_p
         assert (totals.size_bytes, totals.entries) == (before.size_bytes, before.entries)
         assert not is_too_far(Stamp(totals.ticks, ""), clock.wall_s(), DRIFT_S)
         redating = Redating(storage.core)  # once is enough
-        assert await redating.look() == 0
+        assert await redating.check() == 0
         clock.passed_s += STEADY_S + 1
-        assert await redating.look() == 0
+        assert await redating.check() == 0
     report = await asyncio.to_thread(verify, tmp_path, short(), lambda *_: None, repair=False)
     assert report.catalogue_problems == []
 
@@ -143,13 +143,13 @@ async def test_r19_a_clock_put_right_within_seconds_changes_nothing(tmp_path: Pa
         before = await stamps(storage, 1)
         clock.off_s = -DAY_S
         redating = Redating(storage.core)
-        assert await redating.look() == 0
+        assert await redating.check() == 0
         clock.passed_s += STEADY_S / 2
-        assert await redating.look() == 0
+        assert await redating.check() == 0
         clock.off_s = 0
-        assert await redating.look() == 0
+        assert await redating.check() == 0
         clock.passed_s += STEADY_S
-        assert await redating.look() == 0
+        assert await redating.check() == 0
         assert await stamps(storage, 1) == before
 
 
@@ -160,9 +160,9 @@ async def test_r19_a_clock_without_a_battery_dates_nothing_anew(tmp_path: Path) 
         before = await stamps(storage, 1)
         clock.off_s = EARLIEST_S - 86400 - clock.wall_s()
         redating = Redating(storage.core)
-        assert await redating.look() == 0
+        assert await redating.check() == 0
         clock.passed_s += STEADY_S + 1
-        assert await redating.look() == 0
+        assert await redating.check() == 0
         assert await stamps(storage, 1) == before
 
 

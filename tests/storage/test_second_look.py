@@ -51,7 +51,7 @@ class Site:
 
     async def flush(self) -> None:
         """Write down what was leased."""
-        await self.storage.pulse.flush()
+        await self.storage.flusher.flush()
 
     def pass_grace(self) -> None:
         self.clock.later_s += self.storage.core.timing.grace_ms / 1000 + 1

@@ -28,7 +28,7 @@ def row_of(storage: Storage, digest: Digest) -> Any:
 
 async def age_all(storage: Storage) -> None:
     """Let so much time pass that no lease runs, and any use is written."""
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     storage.core.store_clock._base_ms += 9_000_000
     storage.core.epoch.bump()
 
@@ -47,10 +47,10 @@ async def test_a_peek_leaves_no_trace(open_storage: Opener, size: int) -> None:
     with counted_as(Use.PEEK):
         assert await storage.find_missing_named([b"n"], spelling(digest)) == set()
     assert await storage.ledger.held_like([name_of(digest)]) == {name_of(digest)}
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     assert row_of(storage, digest) == before
     await storage.find_missing([digest])
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     assert row_of(storage, digest) != before, "this test would not see a trace"
 
 
@@ -63,9 +63,9 @@ async def test_a_peek_at_what_is_read_often_does_not_keep_it_leased(open_storage
     digest = await put(storage, os.urandom(1000))
     for _ in range(3):
         await read(storage, digest)
-    await storage.pulse.flush()
-    for name, hot in list(storage.core.hot._blobs.items()):
-        storage.core.hot._blobs[name] = hot._replace(used_ms=-9_000_000)
+    await storage.flusher.flush()
+    for name, hot in list(storage.core.read_cache._blobs.items()):
+        storage.core.read_cache._blobs[name] = hot._replace(used_ms=-9_000_000)
     await Peek(storage).read_small([digest])
     assert not storage.core.touches._gathering.blobs
     await storage.read_small([digest])
@@ -105,7 +105,7 @@ async def test_a_lease_alone_protects_a_blob_and_is_no_use_of_it(open_storage: O
     before = row_of(storage, asked)
     with counted_as(Use.LEASE):
         assert await storage.find_missing([asked]) == set()
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     after = row_of(storage, asked)
     assert after[:8] == before[:8]
     assert after[8] > before[8]
@@ -120,7 +120,7 @@ async def test_a_lease_revives_what_is_marked(open_storage: Opener) -> None:
     storage.core.touches.leased([key_of(asked)], storage.core.now_ms())
     await storage.maintenance.evict(0)
     assert row_of(storage, asked)[7] > 0, "it was not marked"
-    await storage.pulse.flush()
+    await storage.flusher.flush()
     assert row_of(storage, asked)[7] == 0
 
 

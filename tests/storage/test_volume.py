@@ -287,11 +287,11 @@ async def test_s14_what_cannot_be_read_twice_is_kept_and_comes_back_when_it_can(
         with pytest.raises(BlobNotFound):
             await read(storage, digest)
         assert await storage.find_missing([digest]) == {digest}
-        storage.volume_watch.look_at_unread_now()
-        await storage.volume_watch.look()
+        storage.volume_watch.recheck_unread_now()
+        await storage.volume_watch.poll()
         assert await storage.find_missing([digest]) == {digest}
-    storage.volume_watch.look_at_unread_now()
-    await storage.volume_watch.look()
+    storage.volume_watch.recheck_unread_now()
+    await storage.volume_watch.poll()
     assert await read(storage, digest) == data
     assert list(storage.core.directory.quarantine.iterdir()) == []
 
@@ -313,8 +313,8 @@ async def test_more_that_cannot_be_read_than_a_disk_loses_at_once_stops_the_node
         assert not serving
         assert "unreadable within 10 minutes" in reason
     await until_healthy(storage)
-    storage.volume_watch.look_at_unread_now()
-    await storage.volume_watch.look()
+    storage.volume_watch.recheck_unread_now()
+    await storage.volume_watch.poll()
     assert await storage.find_missing(blobs) == set()
 
 
@@ -388,7 +388,7 @@ async def test_quarantine_stays_within_a_part_of_the_quota_and_counts_in_it(
             await read(storage, digest)
     kept = quarantine.kept_bytes(storage.core.directory)
     assert 0 < kept <= quota // 20
-    await storage.pulse.measure()
+    await storage.flusher.measure()
     assert storage.core.space.quota_bytes <= quota - kept
 
 
@@ -420,8 +420,8 @@ async def test_an_unread_file_that_turns_out_wrong_is_kept_as_any_damage(
     await storage.core.set_aside(digest, storage.core.head.value, Unreadable("cannot be read"))
     ((_, _, name),) = quarantine.unread_files(storage.core.directory)
     (storage.core.directory.quarantine / name).write_bytes(bytes(SIZE))
-    storage.volume_watch.look_at_unread_now()
-    await storage.volume_watch.look()
+    storage.volume_watch.recheck_unread_now()
+    await storage.volume_watch.poll()
     assert quarantine.unread_files(storage.core.directory) == []
     assert len(list(storage.core.directory.quarantine.iterdir())) == 1
     assert await storage.find_missing([digest]) == {digest}

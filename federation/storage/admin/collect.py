@@ -43,7 +43,7 @@ async def _collect(
         else:
             report.by_running_node = True
             report.held_back = await _ask(storage, target_bytes, before, progress)
-        await storage.pulse.measure()
+        await storage.flusher.measure()
         report.stored_bytes = space.stored_bytes
         report.freed_bytes = max(0, before - space.stored_bytes)
         if report.stored_bytes <= target_bytes:
@@ -66,7 +66,7 @@ async def _ask(storage: Storage, target_bytes: int, before: int, progress: Progr
     await core.writer.submit(lambda tx: set_meta(tx, REQUEST, json.dumps(request)))
     while True:
         await asyncio.sleep(_POLL_S)
-        await storage.pulse.measure()
+        await storage.flusher.measure()
         progress(max(0, before - core.space.stored_bytes), max(0, before - target_bytes))
         text = await core.pool.run(lambda: get_meta(core.pool.connection(), DONE))
         done = json.loads(text) if text else {}

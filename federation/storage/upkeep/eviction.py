@@ -99,14 +99,14 @@ class Evictor:
         """What the marked ones take of the quota."""
         return self._marked.cost_bytes
 
-    async def look(self) -> None:
+    async def load_marks(self) -> None:
         """See what is marked, by whichever process."""
         pool = self._core.pool
         self._marked = await pool.run(lambda: eviction_rows.marked(pool.connection()))
 
-    async def forgive(self) -> None:
+    async def unmark_all(self) -> None:
         """Unmark everything: a process died, and may have leased what is marked."""
-        await self.look()
+        await self.load_marks()
         if not self._marked.blobs:
             return
         await self._core.writer.submit(eviction_rows.unmark_all)
@@ -143,7 +143,7 @@ class Evictor:
                 lambda tx: entries.delete(tx, [row_id for _, row_id in choice.entries], before_ms)
             )
             self._count(count, size)
-        await self.look()
+        await self.load_marks()
         return choice.size_bytes
 
     def _choose(self, before_ms: int, needed_bytes: int) -> EvictionChoice:
@@ -191,7 +191,7 @@ class Evictor:
 
     async def sweep_due(self) -> int:
         """Delete what was marked long enough ago and is still untouched; return freed bytes."""
-        await self.look()
+        await self.load_marks()
         freed = 0
         while self._marked.blobs:
             marked_before_ms = self._core.now_ms() - self._core.timing.grace_ms
@@ -199,7 +199,7 @@ class Evictor:
                 break
             gone = await self._delete(marked_before_ms)
             freed += sum(row.size_bytes for row in gone)
-            await self.look()
+            await self.load_marks()
             if not gone:  # what is left is untouched for too short a time
                 break
         return freed

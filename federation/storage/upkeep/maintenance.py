@@ -28,7 +28,7 @@ from federation.storage.catalogue.transaction import (
     set_meta,
 )
 from federation.storage.context import StorageContext
-from federation.storage.processes import bury, dead_runs
+from federation.storage.processes import dead_runs, remove_dead
 from federation.storage.shared_memory import FileLock
 from federation.storage.space import Reserve
 from federation.storage.upkeep import retention
@@ -106,7 +106,7 @@ class Maintenance:
         """Take the maintenance lock for a command; False: another process has it."""
         if not await self._core.pool.run(self._lock.acquire):
             return False
-        await self._evictor.look()
+        await self._evictor.load_marks()
         return True
 
     async def delete_due(self) -> int:
@@ -149,11 +149,11 @@ class Maintenance:
                 return
             _log.info("maintenance_taken_over", run=self._core.run.id)
             self._keep(self._of_holder, self._scrubber.run, "scrub")
-        await self._bury()
+        await self._remove_dead()
         await self._evict_to_watermark()
         await self._serve_request()
         await self._tidy()
-        await self._redating.look()
+        await self._redating.check()
 
     async def _sweep_unsettled(self) -> None:
         unsettled = self._core.writer.take_unsettled()
@@ -164,13 +164,13 @@ class Maintenance:
         finally:
             self._core.writer.leave_unsettled(unsettled)
 
-    async def _bury(self) -> None:
+    async def _remove_dead(self) -> None:
         """Pause eviction for a lease period when a process was killed."""
         if dead := await self._core.pool.run(self._dead):
             _log.warning("process_died", runs=dead, eviction_pauses_s=self._core.settings.lease)
             until_ms = self._core.now_ms() + self._core.timing.lease_ms
             await self._core.writer.submit(lambda tx: set_meta(tx, HOLD, until_ms))
-            await self._core.pool.run(bury, self._core.directory, dead)
+            await self._core.pool.run(remove_dead, self._core.directory, dead)
 
     def _dead(self) -> list[str]:
         lock = FileLock(self._core.directory.open_lock)
@@ -183,7 +183,7 @@ class Maintenance:
 
     async def _evict_to_watermark(self) -> None:
         if await self._is_held_back():
-            await self._evictor.forgive()
+            await self._evictor.unmark_all()
             return
         if self._core.space.stored_bytes > self._core.space.marks.starts_at_bytes:
             await self.trim_log()  # before anything that somebody may want

@@ -37,7 +37,7 @@ class Redating:
     def __repr__(self) -> str:
         return f"<Redating, ahead since {self._since_s}>"
 
-    async def look(self) -> int:
+    async def check(self) -> int:
         """Date anew what needs it, if that was so for a while; return how many values."""
         clock = self._core.clock
         ahead_s = await self._core.pool.run(self._ahead_s)

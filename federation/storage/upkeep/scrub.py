@@ -83,7 +83,7 @@ def verify_stored(directory: DataDirectory, digest: Digest) -> int:
             blob_files.verify_file(blob.fd, digest)
             return blob.ctime_ns
 
-    return directory.volume.twice(read)
+    return directory.volume.read_twice(read)
 
 
 def _verify(core: StorageContext, connection: apsw.Connection, row: BlobRow) -> int:

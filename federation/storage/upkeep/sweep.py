@@ -80,7 +80,7 @@ class Sweeper:
         return sum(discard(self._core.directory, path) for path in paths)
 
     def _strays(self, number: int) -> list[Stray]:
-        self._core.directory.volume.glance()
+        self._core.directory.volume.check_quickly()
         folder = self._core.directory.blobs / f"{number:02x}"
         with os.scandir(folder) as entries:
             named = [(entry.path, parse_blob_name(entry.name)) for entry in entries]

@@ -19,7 +19,7 @@ from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
 from federation.storage.upkeep.scrub import verify_stored
 
-_LOOK_EVERY_S = 1.0
+_POLL_EVERY_S = 1.0
 _SUSPECTS_EVERY_S = 5.0
 _UNREAD_EVERY_S = 60.0
 
@@ -33,7 +33,7 @@ class VolumeWatch:
         self._core = core
         self._volume = core.directory.volume
         self._background = Background()
-        self._told = ""
+        self._logged = ""
         self._next_suspects_s = 0.0
         self._next_unread_s = 0.0
 
@@ -45,16 +45,16 @@ class VolumeWatch:
         """Look no more."""
         await self._background.close()
 
-    def look_at_unread_now(self) -> None:
+    def recheck_unread_now(self) -> None:
         """Have the next look take in what was set aside unread, too."""
         self._next_unread_s = 0.0
 
     async def _run(self) -> None:
         while True:
-            await self.look()
-            await self._core.clock.sleep(_LOOK_EVERY_S)
+            await self.poll()
+            await self._core.clock.sleep(_POLL_EVERY_S)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Look once, at the marker and where due at what was found damaged. Raises apsw.Error."""
         now_s = self._core.clock.monotonic_s()
         await self._core.reads.run(self._check)
@@ -64,7 +64,7 @@ class VolumeWatch:
         if not self._volume.trouble and now_s >= self._next_unread_s:
             self._next_unread_s = now_s + _UNREAD_EVERY_S
             await self._second_look()
-        self._tell()
+        self._log_change()
 
     def _check(self) -> None:
         try:
@@ -72,14 +72,14 @@ class VolumeWatch:
         except SourceUnavailable:
             return  # trouble says it
 
-    def _tell(self) -> None:
+    def _log_change(self) -> None:
         trouble = self._volume.trouble
         self._core.metrics.volume_in_doubt.set(bool(trouble))
-        if trouble and trouble != self._told:
+        if trouble and trouble != self._logged:
             _log.error("volume_in_doubt", reason=trouble)
-        elif self._told and not trouble:
-            _log.warning("volume_back", reason=self._told)
-        self._told = trouble
+        elif self._logged and not trouble:
+            _log.warning("volume_back", reason=self._logged)
+        self._logged = trouble
 
     def _judge_suspects(self) -> None:
         """Go on where all that was not believed to be damaged is right by now, or gone."""

@@ -268,7 +268,7 @@ DURABILITY = [
     Mutant(
         "placed-on-another-volume",
         f"{_STORAGE}/publishing.py",
-        "    directory.volume.glance()\n",
+        "    directory.volume.check_quickly()\n",
         "",
         _VOLUME,
         "What is acknowledged lies below the mount point, and is gone when the volume is back.",

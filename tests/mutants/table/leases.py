@@ -142,7 +142,7 @@ LEASES = [
     Mutant(
         "hold-forgives",
         f"{_STORAGE}/upkeep/maintenance.py",
-        "            await self._evictor.forgive()\n",
+        "            await self._evictor.unmark_all()\n",
         "",
         (*_PROCESSES, *_LEASES),
         "What was marked before the death of who leased it stays missing, and goes.",
