@@ -63,6 +63,51 @@ def download(*upstreams: Upstream) -> Download:
     return Download(BLOB, Candidates(BLOB, upstreams, MixedBlobs()), SystemClock())
 
 
+class LyingStore(ScriptedStore):
+    """Sends these bytes as one chunk, whatever the blob is, and ends the read well."""
+
+    def __init__(self, name: str, sends: bytes) -> None:
+        super().__init__(name)
+        self.sends = sends
+
+    @asynccontextmanager
+    async def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AsyncIterator[Chunks]:
+        self.reads.append((digest, offset))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield self.sends
+
+        yield chunks()
+
+
+def lying(name: str, sends: bytes) -> Upstream:
+    made, _ = upstream(name)
+    made.store = LyingStore(name, sends)
+    return made
+
+
+async def test_u03_bytes_beyond_the_end_of_the_blob_are_cut_off() -> None:
+    wanted = download(lying("a", DATA + b"more"))
+    assert b"".join([chunk async for chunk in wanted.chunks()]) == DATA
+
+
+async def test_a_read_that_ends_well_too_early_is_continued_by_the_next() -> None:
+    short = lying("a", DATA[:100_000])
+    second, good = upstream("b")
+    good.blobs[BLOB] = DATA
+    wanted = download(short, second)
+    assert b"".join([chunk async for chunk in wanted.chunks()]) == DATA
+    assert good.reads == [(BLOB, 100_000)]
+    assert short.breaker.failures == 1
+
+
 async def test_of_two_reads_that_open_at_the_same_moment_one_is_closed_at_once() -> None:
     may_open = asyncio.Event()
     upstreams, stores = counting(may_open)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 
 _UPSTREAM = "federation/upstream"
+_DOWNLOAD = ("tests/upstream/test_download.py",)
 _PULL = ("tests/upstream/test_ends.py", "tests/upstream/test_pull.py")
 _WRONG = ("tests/faults/upstream/test_wrong_bytes.py",)
 _SMALL = ("tests/upstream/test_small.py",)
@@ -104,7 +105,7 @@ UPSTREAM = [
         f"{_UPSTREAM}/download.py",
         "            chunk = data[: size_bytes - self.received_bytes]",
         "            chunk = data",
-        (*_PULL, *_WRONG),
+        (*_DOWNLOAD, *_PULL, *_WRONG),
         "An upstream that never ends is this node's trouble, not its own.",
     ),
     Mutant(
@@ -112,7 +113,7 @@ UPSTREAM = [
         f"{_UPSTREAM}/download.py",
         '        raise SourceUnavailable(upstream.name, "ended before the blob did")',
         "        return",
-        (*_PULL, *_WRONG),
+        (*_DOWNLOAD, *_PULL, *_WRONG),
         "A blob that was cut counts as wrong bytes, and its upstream as a liar.",
     ),
     Mutant(
