@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import settings
 from structlog._config import BoundLoggerLazyProxy
 
 from tests.support.process import Node, serve
@@ -22,6 +23,9 @@ _HOW = {
     "heavy": "take minutes, need root, or both: pytest -n 0 -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+settings.register_profile("plain", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("plain")
 
 
 @pytest.fixture
