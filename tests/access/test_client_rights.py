@@ -217,5 +217,5 @@ def test_a_fingerprint_is_what_openssl_prints(text: str) -> None:
 
 
 def test_a_rule_says_whom() -> None:
-    with pytest.raises(ValueError, match="say whom"):
+    with pytest.raises(ValueError, match="give subject"):
         ClientRule(role="push")
