@@ -116,6 +116,7 @@ async def test_a_lease_alone_protects_a_blob_and_is_no_use_of_it(open_storage: O
 async def test_a_lease_revives_what_is_marked(open_storage: Opener) -> None:
     storage = await open_storage(short(lease=3600))
     asked = await put(storage, b"asked")
+    await storage.flusher.close()  # no flush but the one below
     await age_all(storage)
     storage.core.touches.leased([key_of(asked)], storage.core.now_ms())
     await storage.maintenance.evict(0)
