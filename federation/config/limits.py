@@ -141,7 +141,7 @@ class LimitsConfig(Section):
 class LiveLimits(LimitsConfig, frozen=False):
     """Limits that a reload changes while services hold them; read at each use."""
 
-    def take(self, limits: LimitsConfig) -> None:
+    def apply_config(self, limits: LimitsConfig) -> None:
         """Take over these values."""
         for name in LimitsConfig.model_fields:
             setattr(self, name, getattr(limits, name))

@@ -65,7 +65,7 @@ class Admission:
         """How many wait."""
         return sum(map(len, self._waiting.values()))
 
-    def try_take(self, caller: str, size_bytes: int) -> bool:
+    def try_acquire(self, caller: str, size_bytes: int) -> bool:
         """Take so much if there is room and none of this caller waits; it has to be given back."""
         if self._waiting and caller in self._waiting:
             return False
@@ -74,9 +74,9 @@ class Admission:
         self.adjust(caller, size_bytes)
         return True
 
-    async def take(self, caller: str, size_bytes: int) -> None:
+    async def acquire(self, caller: str, size_bytes: int) -> None:
         """Take so much, in turn; it has to be given back."""
-        if self.try_take(caller, size_bytes):
+        if self.try_acquire(caller, size_bytes):
             return
         if self._held_back is not None:
             self._held_back(caller)
@@ -88,7 +88,7 @@ class Admission:
             if waiter.turn.cancelled():
                 self._forget(caller, waiter)
             else:  # it came at the very moment of leaving
-                self.give_back(caller, size_bytes)
+                self.release(caller, size_bytes)
             raise
 
     @asynccontextmanager
@@ -97,11 +97,11 @@ class Admission:
 
         Nobody may wait within for another hold of the same admission, or for anything that does.
         """
-        await self.take(caller, size_bytes)
+        await self.acquire(caller, size_bytes)
         try:
             yield
         finally:
-            self.give_back(caller, size_bytes)
+            self.release(caller, size_bytes)
 
     def adjust(self, caller: str, by_bytes: int) -> None:
         """Count more or less for what is held, when that turns out to be of another size."""
@@ -111,7 +111,7 @@ class Admission:
         if by_bytes < 0 and self._waiting:
             self._serve()
 
-    def give_back(self, caller: str, size_bytes: int) -> None:
+    def release(self, caller: str, size_bytes: int) -> None:
         """Return what was taken."""
         self.adjust(caller, -size_bytes)
 

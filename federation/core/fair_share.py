@@ -73,7 +73,7 @@ class FairShare:
             return ShareVerdict.OVER_SHARE
         return ShareVerdict.GRANTED
 
-    def try_take(self, holder: str, amount: int = 1) -> ShareVerdict:
+    def try_acquire(self, holder: str, amount: int = 1) -> ShareVerdict:
         """Take so much if the holder may; what was granted has to be given back."""
         verdict = self.judge(holder, amount)
         if verdict is ShareVerdict.GRANTED:
@@ -89,7 +89,7 @@ class FairShare:
         else:
             self._by_holder.pop(holder, None)
 
-    def give_back(self, holder: str, amount: int = 1) -> None:
+    def release(self, holder: str, amount: int = 1) -> None:
         """Return what was taken."""
         self.add(holder, -amount)
 

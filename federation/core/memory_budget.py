@@ -18,11 +18,11 @@ class MemoryBudget:
     def __repr__(self) -> str:
         return f"<MemoryBudget {self.used_bytes} of {self.total_bytes} bytes used>"
 
-    def try_take(self, size_bytes: int) -> bool:
+    def try_acquire(self, size_bytes: int) -> bool:
         """Take this many bytes if there is room; the caller has to give them back."""
         if self.used_bytes + size_bytes > self.total_bytes:
             return False
-        if self._whole is not None and not self._whole.try_take(size_bytes):
+        if self._whole is not None and not self._whole.try_acquire(size_bytes):
             return False
         self.used_bytes += size_bytes
         return True
@@ -33,8 +33,8 @@ class MemoryBudget:
         if self._whole is not None:
             self._whole.count(by_bytes)
 
-    def give_back(self, size_bytes: int) -> None:
-        """Return what try_take gave."""
+    def release(self, size_bytes: int) -> None:
+        """Return what try_acquire gave."""
         self.used_bytes -= size_bytes
         if self._whole is not None:
-            self._whole.give_back(size_bytes)
+            self._whole.release(size_bytes)

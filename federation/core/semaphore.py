@@ -32,22 +32,22 @@ class FairSlots:
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """Hold a slot."""
-        await self.take()
+        await self.acquire()
         try:
             yield
         finally:
-            self.give_back()
+            self.release()
 
-    def try_take(self) -> bool:
+    def try_acquire(self) -> bool:
         """Take a slot if one is free and nobody waits for it; it has to be given back."""
         if self._waiting or self.taken >= self._size():
             return False
         self.taken += 1
         return True
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         """Take a slot, in turn; it has to be given back."""
-        if self.try_take():
+        if self.try_acquire():
             return
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting[mine] = None
@@ -56,10 +56,10 @@ class FairSlots:
         except asyncio.CancelledError:
             self._waiting.pop(mine, None)
             if not mine.cancelled():
-                self.give_back()  # handed a slot at the very moment of leaving
+                self.release()  # handed a slot at the very moment of leaving
             raise
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Hand a slot on to whoever has waited for longest."""
         self.taken -= 1
         while self._waiting and self.taken < self._size():

@@ -64,19 +64,19 @@ class Slots:
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
         """Hold a slot. Raises RemoteFailed (busy) when too many wait, or one waits too long."""
-        if not self._slots.try_take():
+        if not self._slots.try_acquire():
             await self._wait()
         try:
             yield
         finally:
-            self._slots.give_back()
+            self._slots.release()
 
     async def _wait(self) -> None:
         if self.queued >= self._queue_max:
             raise failure(self._remote, FailureKind.BUSY, f"{self._queue_max} calls wait already")
         try:
             async with asyncio.timeout(self._wait_s):
-                await self._slots.take()
+                await self._slots.acquire()
         except TimeoutError:
             detail = f"no other call ended for {self._wait_s:g} s"
             raise failure(self._remote, FailureKind.BUSY, detail) from None

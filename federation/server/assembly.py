@@ -167,7 +167,7 @@ def _apply_config(
     services.apply_config(config)
     storage.apply_config(config.storage)
     replication.apply_config(config)
-    limits.take(config.limits)
+    limits.apply_config(config.limits)
     budget.total_bytes = slot.part(limits.buffer_memory)
 
 

@@ -38,7 +38,7 @@ def excess(
     share = FairShare(lambda: total, lambda: each)
     found = []
     for one in connections:
-        verdict = share.try_take(one.peer.host)
+        verdict = share.try_acquire(one.peer.host)
         if verdict is not ShareVerdict.GRANTED:
             over = "connections" if verdict is ShareVerdict.FULL else "connections-per-address"
             found.append((one, over))

@@ -92,19 +92,19 @@ class CallerQuota:
 
     @asynccontextmanager
     async def _upload(self) -> AsyncIterator[None]:
-        if not self._uploads.try_take():
+        if not self._uploads.try_acquire():
             await self._wait_for_slot()
         try:
             yield
         finally:
-            self._uploads.give_back()
+            self._uploads.release()
 
     async def _wait_for_slot(self) -> None:
         self._held_back.labels(by="uploads").inc()
         stall_s = self._limits.stall
         try:
             async with asyncio.timeout(stall_s):
-                await self._uploads.take()
+                await self._uploads.acquire()
         except TimeoutError:
             raise Stalled(
                 f"{self._caller} has {self._uploads.taken} uploads running, the most allowed, and "

@@ -53,7 +53,7 @@ class ReadPacing:
             self._budget = self._budgets.proven
         more = _HELD_CHUNKS * wanted - self._taken_bytes
         if more > 0:
-            if not self._budget.try_take(more):
+            if not self._budget.try_acquire(more):
                 return max(SMALL_BYTES, self._taken_bytes // _HELD_CHUNKS)
             self._taken_bytes += more
         return wanted
@@ -69,5 +69,5 @@ class ReadPacing:
 
     def close(self) -> None:
         """Release what was acquired from the budget."""
-        self._budget.give_back(self._taken_bytes)
+        self._budget.release(self._taken_bytes)
         self._taken_bytes = 0

@@ -52,7 +52,7 @@ class UploadReceiver:
 
     async def put(self, data: bytes) -> None:
         """Take the next bytes. Raises errors of earlier ones: see Ingest.append."""
-        within_budget = self._budget.try_take(len(data))
+        within_budget = self._budget.try_acquire(len(data))
         if within_budget:
             self._budgeted_bytes += len(data)
         if data:
@@ -95,7 +95,7 @@ class UploadReceiver:
             self._running.exception()
             self._running = None
         self._gathered.clear()
-        self._budget.give_back(self._budgeted_bytes)
+        self._budget.release(self._budgeted_bytes)
         self._budgeted_bytes = 0
         await self._ingest.abort()
 
@@ -117,7 +117,7 @@ class UploadReceiver:
             while piece := await self._compute.run(len(data), self._decoder.pull):
                 await self._store(piece)
         finally:
-            self._budget.give_back(budgeted_bytes)
+            self._budget.release(budgeted_bytes)
 
     async def _store(self, piece: bytes) -> None:
         await self._under_way.acquire(len(piece))

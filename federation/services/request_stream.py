@@ -85,7 +85,7 @@ class RequestStream:
         message = self._queue.popleft()
         self._last_bytes = len(message)
         self._queued_bytes -= len(message)
-        self._give_back(min(self._budgeted_bytes, len(message)))
+        self._release(min(self._budgeted_bytes, len(message)))
         _wake(self._room)
         if self._pay is not None:
             await self._pay(len(message))
@@ -101,12 +101,12 @@ class RequestStream:
         self._closed = True
         self._queue.clear()
         self._queued_bytes = 0
-        self._give_back(self._budgeted_bytes)
+        self._release(self._budgeted_bytes)
         _wake(self._room)
 
-    def _give_back(self, size_bytes: int) -> None:
+    def _release(self, size_bytes: int) -> None:
         self._budgeted_bytes -= size_bytes
-        self._budget.give_back(size_bytes)
+        self._budget.release(size_bytes)
 
     def _start(self) -> None:
         if not self._started:
@@ -125,7 +125,7 @@ class RequestStream:
             _wake(self._arrived)
 
     def _put(self, message: bytes) -> bool:
-        within_budget = self._budget.try_take(len(message))
+        within_budget = self._budget.try_acquire(len(message))
         if within_budget:
             self._budgeted_bytes += len(message)
         self._queue.append(message)

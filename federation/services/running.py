@@ -71,7 +71,7 @@ class RunningCalls:
         Raises LimitReached.
         """
         share = self._strangers if stranger else self._known
-        if share.try_take(call.caller) is not ShareVerdict.GRANTED:
+        if share.try_acquire(call.caller) is not ShareVerdict.GRANTED:
             self._refuse(share, call)
         call.counted_in = share
         self._watch(call)
@@ -111,10 +111,10 @@ class RunningCalls:
     def _end(self, call: RunningCall, _task: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         if call.counted_in is not None:
-            call.counted_in.give_back(call.caller)
+            call.counted_in.release(call.caller)
         self.release_request(call)
         if call.answer_bytes:
-            self.outgoing.give_back(call.caller, call.answer_bytes)
+            self.outgoing.release(call.caller, call.answer_bytes)
             call.answer_bytes = 0
 
     async def read(self, call: RunningCall, most_bytes: int, *, first: bool) -> bytes | None:
@@ -122,7 +122,7 @@ class RunningCalls:
 
         Its bytes count as the call's until they are gone. Raises CallEnded.
         """
-        if not self.incoming.try_take(call.caller, most_bytes):
+        if not self.incoming.try_acquire(call.caller, most_bytes):
             await self._room_in(call, most_bytes)
         call.pending_bytes = most_bytes
         call.since_s = self._clock.monotonic_s()
@@ -145,7 +145,7 @@ class RunningCalls:
 
     async def hold(self, call: RunningCall, size_bytes: int) -> None:
         """Wait until the call may hold so much more than what came."""
-        if not self.incoming.try_take(call.caller, size_bytes):
+        if not self.incoming.try_acquire(call.caller, size_bytes):
             await self._room_in(call, size_bytes)
         call.request_bytes += size_bytes
 
@@ -153,7 +153,7 @@ class RunningCalls:
         """Release so many bytes of the call's request."""
         size_bytes = min(size_bytes, call.request_bytes)
         call.request_bytes -= size_bytes
-        self.incoming.give_back(call.caller, size_bytes)
+        self.incoming.release(call.caller, size_bytes)
 
     def release_request(self, call: RunningCall) -> None:
         """Release all of the call's request; nothing more of it is wanted."""
@@ -161,7 +161,7 @@ class RunningCalls:
         call.request_bytes = call.pending_bytes = 0
         call.is_draining = True
         if held_bytes:
-            self.incoming.give_back(call.caller, held_bytes)
+            self.incoming.release(call.caller, held_bytes)
 
     async def make_room(self, call: RunningCall, size_bytes: int) -> None:
         """Have room for an answer, or a message of one, of so many bytes. Raises LimitReached."""
@@ -171,7 +171,7 @@ class RunningCalls:
 
     def try_reserve_answer(self, call: RunningCall, size_bytes: int) -> bool:
         """Acquire room for an answer, or a message of one, until it is sent; False: none."""
-        if not self.outgoing.try_take(call.caller, size_bytes):
+        if not self.outgoing.try_acquire(call.caller, size_bytes):
             return False
         call.answer_bytes += size_bytes
         return True
@@ -182,7 +182,7 @@ class RunningCalls:
         stall_s = self._limits.stall
         try:
             async with asyncio.timeout(stall_s):
-                await self.outgoing.take(call.caller, size_bytes)
+                await self.outgoing.acquire(call.caller, size_bytes)
         except TimeoutError:
             raise LimitReached(
                 "limits.buffer-memory",
@@ -194,13 +194,13 @@ class RunningCalls:
     def shrink_answer(self, call: RunningCall, by_bytes: int) -> None:
         """Release room that an answer does not need."""
         call.answer_bytes -= by_bytes
-        self.outgoing.give_back(call.caller, by_bytes)
+        self.outgoing.release(call.caller, by_bytes)
 
     def note_sent(self, call: RunningCall) -> None:
         """The transport has sent the message: release its room."""
         call.phase = CallPhase.RUNNING
         if call.answer_bytes:
-            self.outgoing.give_back(call.caller, call.answer_bytes)
+            self.outgoing.release(call.caller, call.answer_bytes)
             call.answer_bytes = 0
 
     async def _room_in(self, call: RunningCall, size_bytes: int) -> None:
@@ -212,7 +212,7 @@ class RunningCalls:
         call.waits_for_room = True
         self._look_soon()
         try:
-            await self.incoming.take(call.caller, size_bytes)
+            await self.incoming.acquire(call.caller, size_bytes)
         finally:
             call.waits_for_room = False
 

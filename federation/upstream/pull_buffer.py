@@ -105,7 +105,7 @@ class PullBuffer:
 
         Raises the error of storing earlier bytes: see Ingest.append.
         """
-        within_budget = self._budget.try_take(len(data))
+        within_budget = self._budget.try_acquire(len(data))
         self._budgeted_bytes += len(data) if within_budget else 0
         self._gathered.append(data)
         self._gathered_bytes += len(data)
@@ -156,7 +156,7 @@ class PullBuffer:
         """Store nothing more. Readers still get the bytes that were not stored from memory."""
         self._gathered.clear()
         self._gathered_bytes = 0
-        self._budget.give_back(self._budgeted_bytes)
+        self._budget.release(self._budgeted_bytes)
         self._budgeted_bytes = 0
         try:
             if self._storing is not None:
@@ -266,7 +266,7 @@ class PullBuffer:
             try:
                 await self._store_piece(ingest, piece)
             finally:
-                self._budget.give_back(budgeted_bytes)
+                self._budget.release(budgeted_bytes)
 
     async def _store_piece(self, ingest: Ingest, piece: bytes) -> None:
         first = ingest.received_bytes == 0

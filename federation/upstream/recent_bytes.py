@@ -36,7 +36,9 @@ class RecentBytes:
         """Drop pieces that are in the file now, except for as many as there is room for."""
         written = max(0, received_bytes - self._start)
         wanted = min(written, KEPT_BYTES)
-        if wanted > self._budgeted_bytes and self._budget.try_take(wanted - self._budgeted_bytes):
+        if wanted > self._budgeted_bytes and self._budget.try_acquire(
+            wanted - self._budgeted_bytes
+        ):
             self._budgeted_bytes = wanted
         while self._pieces and written > self._budgeted_bytes:
             piece = self._pieces[0]
@@ -65,7 +67,7 @@ class RecentBytes:
         self._pieces.clear()
         self._joined = None
         self._start = self.end
-        self._budget.give_back(self._budgeted_bytes)
+        self._budget.release(self._budgeted_bytes)
         self._budgeted_bytes = 0
 
     def _cut(self, number: int, skipped: int, offset: int, size_bytes: int, shared: bool) -> bytes:

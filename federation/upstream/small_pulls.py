@@ -189,7 +189,7 @@ class SmallPulls:
             return
         size_bytes = sum(len(data) for data in found.values())
         self._unkept |= found
-        if not self._budget.try_take(size_bytes):
+        if not self._budget.try_acquire(size_bytes):
             await self._keep(found, upstream.name, 0)
             return
         group = self._groups.setdefault(upstream.name, _Group({}))
@@ -214,7 +214,7 @@ class SmallPulls:
             refusals = [error]
         finally:
             self.kept += 1
-            self._budget.give_back(budgeted_bytes)
+            self._budget.release(budgeted_bytes)
             for digest in found:
                 self._unkept.pop(digest, None)
         if any(refusals):

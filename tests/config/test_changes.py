@@ -80,5 +80,5 @@ def test_live_is_what_is_below_too() -> None:
 def test_limits_are_taken_in_place() -> None:
     live = LiveLimits.model_validate(LimitsConfig().model_dump())
     held: LimitsConfig = live
-    live.take(LimitsConfig(stall=7.0))
+    live.apply_config(LimitsConfig(stall=7.0))
     assert held.stall == 7.0

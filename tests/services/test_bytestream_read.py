@@ -143,7 +143,7 @@ async def test_without_budget_chunks_stay_small(connect: Connect, store: MemoryS
     blob = bytes(4 * 2**20)
     store.add(digest_of(blob), blob)
     client = await connect()
-    assert client.budget.try_take(client.budget.total_bytes)
+    assert client.budget.try_acquire(client.budget.total_bytes)
     request = bs.ReadRequest(resource_name=read_name(digest_of(blob)))
     sizes = [len(part.data) async for part in client.served.bytestream.Read(request)]
     assert max(sizes) == SMALL_BYTES

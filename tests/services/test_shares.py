@@ -127,7 +127,7 @@ async def test_a_limit_that_was_raised_lets_in_all_that_fit() -> None:
     end = asyncio.Event()
     running = [bench.upload(until=end), *(bench.upload() for _ in range(3))]
     await settle()
-    bench.limits.take(LimitsConfig(uploads_per_caller=3))
+    bench.limits.apply_config(LimitsConfig(uploads_per_caller=3))
     end.set()
     await settle()
     assert len(bench.begun) == 4

@@ -51,7 +51,7 @@ class BoundedServer(web.Server):
         super().connection_made(handler, transport)
         host = plain_host(str((transport.get_extra_info("peername") or ("",))[0]))
         share = self._local if host in _LOOPBACK else self._share
-        if share.try_take(host) is not ShareVerdict.GRANTED:
+        if share.try_acquire(host) is not ShareVerdict.GRANTED:
             if self._hits is not None:
                 self._hits.hit("http.connections", f"address {host}")
             transport.abort()
@@ -64,7 +64,7 @@ class BoundedServer(web.Server):
         super().connection_lost(handler, exc)
         held = self._held.pop(handler, None)
         if held is not None:
-            held.share.give_back(held.host)
+            held.share.release(held.host)
             if held.timer is not None:
                 held.timer.cancel()
 

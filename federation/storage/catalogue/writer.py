@@ -124,11 +124,11 @@ class Writer:
 
     async def room_for(self, size_bytes: int) -> None:
         """Wait until so many bytes may be on their way to the disk; has_written gives them back."""
-        await self._held.take(_EVERYBODY, size_bytes)
+        await self._held.acquire(_EVERYBODY, size_bytes)
 
     def has_written(self, size_bytes: int) -> None:
         """So many bytes that room_for let in are durable, or dropped."""
-        self._held.give_back(_EVERYBODY, size_bytes)
+        self._held.release(_EVERYBODY, size_bytes)
 
     async def submit(self, work: Callable[[Transaction], _T], size_bytes: int = 0) -> _T:
         """Run work in a transaction; returns its result once that is durable.
