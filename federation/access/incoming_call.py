@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple, Protocol
+from urllib.parse import unquote
 
-from federation.access.peer_address import PeerAddress
+_MAPPED = "::ffff:"
+_KINDS = ("ipv4", "ipv6")
+
+
+class PeerAddress(NamedTuple):
+    """The other end of a connection."""
+
+    text: str  # for logs, and the same for all calls of one connection: "ipv4:1.2.3.4:5"
+    host: str  # without brackets, zone or port; an IPv4 address in IPv6 form as IPv4
+    port: int  # 0: no TCP connection, e.g. a Unix socket, whose host is its whole text
+    caller: str  # what limits call a caller of whom nothing else is known
+
+
+@lru_cache(maxsize=4096)  # every call asks, and a connection has many
+def parse_peer(text: str) -> PeerAddress:
+    """Read gRPC's text of a peer: "ipv4:1.2.3.4:5", "ipv6:%5B::1%5D:5", "unix:/run/socket"."""
+    kind, _, rest = text.partition(":")
+    host, _, port = unquote(rest).rpartition(":")
+    if kind in _KINDS and port.isdecimal():
+        plain = plain_host(host.strip("[]"))
+        return PeerAddress(text, plain, int(port), f"address {plain}")
+    return PeerAddress(text, text, 0, f"address {text}")
+
+
+def plain_host(host: str) -> str:
+    """Return an IP address without its zone, and as IPv4 where it is one in IPv6 form."""
+    return host.partition("%")[0].removeprefix(_MAPPED)
+
 
 Headers = Sequence[tuple[str, str | bytes]]  # names in small letters; a name may come repeatedly
 

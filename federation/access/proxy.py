@@ -13,8 +13,7 @@ import ipaddress
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
-from federation.access.incoming_call import Headers, IncomingCall
-from federation.access.peer_address import PeerAddress
+from federation.access.incoming_call import Headers, IncomingCall, PeerAddress
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile
 from federation.config.auth import ProxyConfig

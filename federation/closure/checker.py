@@ -23,8 +23,7 @@ from federation.core.clock import Clock
 from federation.core.errors import FederationError, InvalidRequest
 from federation.core.store import Entry, EntryKind, LocalStore
 from federation.core.tasks import Background
-from federation.observability.limit_hits import LimitHits
-from federation.observability.rate_limits import LogLimit
+from federation.observability.rate_limits import LimitHits, LogLimit
 from federation.wire.action_result import check_inlined
 
 _log = structlog.get_logger(__name__)

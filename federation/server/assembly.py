@@ -16,8 +16,8 @@ from federation.config.model import Config, LimitsConfig, ListenerConfig
 from federation.config.types import parse_address
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
-from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LimitHits
 from federation.replication.setup import Replication, make_replication
 from federation.server.http import HttpServer, Pages
 from federation.server.listener import GrpcServer

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.fair_share import FairShare, ShareVerdict
-from federation.observability.limit_hits import LimitHits
+from federation.observability.rate_limits import LimitHits
 from federation.services import tcp
 from federation.services.tcp import TcpConnection
 

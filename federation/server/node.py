@@ -17,8 +17,8 @@ from federation.config.model import Config, LimitsConfig, ListenerConfig
 from federation.config.types import Address
 from federation.core.clock import Clock
 from federation.core.tasks import Background
-from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LimitHits
 from federation.server.connection_guard import ConnectionGuard
 from federation.server.http import HttpServer
 from federation.server.passed_sockets import PassedSockets

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from federation.core.admission import Admission
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
-from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LimitHits
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, InvalidRequest, OffsetOutside, Stalled
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import Chunks, LocalStore, Store
-from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LimitHits
 from federation.services.call import Call
 from federation.services.cpu_pool import Compute
 from federation.services.method import SMALL_REQUEST, ClientStream, Method, ServerStream, Unary

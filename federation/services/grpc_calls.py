@@ -12,8 +12,7 @@ from typing import Any
 
 import grpc
 
-from federation.access.incoming_call import Headers, ShownCertificate
-from federation.access.peer_address import PeerAddress, parse_peer
+from federation.access.incoming_call import Headers, PeerAddress, ShownCertificate, parse_peer
 from federation.services.method import ClientStream, Method, Service, Unary
 from federation.services.pipeline import Pipeline
 from federation.services.runtime import Runtime

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from federation.config.model import LimitsConfig
 from federation.core.errors import LimitReached, RequestTooLarge
-from federation.observability.limit_hits import LimitHits
+from federation.observability.rate_limits import LimitHits
 
 NAME_MAX_BYTES = 255
 _CALLERS_MAX = 1000  # remembered at once; the one that wrote longest ago is forgotten

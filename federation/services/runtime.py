@@ -9,8 +9,8 @@ from federation.access.access import Access
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
-from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LimitHits
 from federation.services.acknowledge import Acknowledge
 from federation.services.bounds import SharedBounds
 from federation.services.call_log import CallLog

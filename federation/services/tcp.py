@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from federation.access.peer_address import PeerAddress, parse_peer, plain_host
+from federation.access.incoming_call import PeerAddress, parse_peer, plain_host
 
 _INFO_BYTES = 136
 _RECEIVED_AT = 128  # tcpi_bytes_received in struct tcp_info (Linux 4.1)

@@ -19,8 +19,8 @@ from federation.config.model import LimitsConfig
 from federation.core.errors import TooBusy, UploadSuperseded
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore, Provenance
-from federation.observability.limit_hits import LimitHits
 from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import LimitHits
 from federation.services.cpu_pool import Compute
 from federation.services.receiver import UploadReceiver
 from federation.services.request_stream import RequestStream

@@ -9,10 +9,9 @@ import pytest
 
 from federation.access.authenticator import Authenticator
 from federation.access.certificates import ClientRefused
-from federation.access.incoming_call import ShownCertificate
+from federation.access.incoming_call import ShownCertificate, parse_peer
 from federation.access.jwt_keys import JwtKeys, parse_keys
 from federation.access.live_tls import LiveTls
-from federation.access.peer_address import parse_peer
 from federation.access.rights import Rights, Role
 from federation.access.tls import load_pair
 from federation.access.tokens import (

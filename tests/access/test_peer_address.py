@@ -2,7 +2,7 @@
 
 import pytest
 
-from federation.access.peer_address import parse_peer
+from federation.access.incoming_call import parse_peer
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import pytest
 from google.protobuf.message import Message
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.access.incoming_call import ShownCertificate
-from federation.access.peer_address import parse_peer
+from federation.access.incoming_call import ShownCertificate, parse_peer
 from federation.access.proxy import ProxiedClients, comes_from, parse_secrets
 from federation.access.tls import KeyPair
 from federation.access.watched_file import LiveFile

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from federation.cli import main
 from federation.core.digest import digest_of
-from federation.storage.admin.signalling import send
+from federation.storage.admin.operations import send
 from tests.support.polling import wait_until
 from tests.support.process import Node, serve
 from tests.support.process_client import Client

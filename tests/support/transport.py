@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Sequence
 
-from federation.access.incoming_call import Headers, ShownCertificate
-from federation.access.peer_address import parse_peer
+from federation.access.incoming_call import Headers, ShownCertificate, parse_peer
 from federation.services.status_codes import CallStatus
 from federation.services.transport import CallEnded
 

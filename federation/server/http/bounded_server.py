@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from federation.access.peer_address import plain_host
+from federation.access.incoming_call import plain_host
 from federation.core.fair_share import FairShare, ShareVerdict
-from federation.observability.limit_hits import LimitHits
+from federation.observability.rate_limits import LimitHits
 from federation.server.http.router import HttpAnswer, HttpRequest
 
 _CONNECTIONS_MAX = 100  # of all other machines

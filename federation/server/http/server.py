@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from federation.config.types import Address, parse_address
 from federation.core.tasks import Background
-from federation.observability.limit_hits import LimitHits
+from federation.observability.rate_limits import LimitHits
 from federation.server.addresses import listen, resolve
 from federation.server.http.router import HttpAnswer, HttpRequest
 from federation.server.passed_sockets import PassedSockets
