@@ -39,7 +39,7 @@ from federation.remote.failures import FailureKind, NotFound, RemoteFailed, Wron
 from federation.remote.methods import FIND_MISSING
 from federation.remote.reading import Pieces, Waited, chunks_of, no_chunks, open_plain, open_zstd
 from federation.remote.replay import OnceReplay, OpenAt, ReopenReplay
-from federation.remote.uploads import Uploads
+from federation.remote.uploads import BlobUploads
 from federation.wire.digests import digest_list
 
 _log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ class RemoteStore:
         self._batches = Batches(
             remote.calls, remote.name, self._instance, self._note_wrong, self._zstd.rest
         )
-        self._uploads = Uploads(remote, self._zstd)
+        self._uploads = BlobUploads(remote, self._zstd)
 
     def __repr__(self) -> str:
         return f"<RemoteStore {self._remote!r}>"

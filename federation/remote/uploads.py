@@ -32,7 +32,7 @@ _CAN_GO_ON = frozenset(
 )
 
 
-class Upload:
+class BlobUpload:
     """One upload; run() is called once."""
 
     def __init__(
@@ -133,7 +133,7 @@ class _Turns:
         self.users = 0
 
 
-class Uploads:
+class BlobUploads:
     """The uploads to one remote."""
 
     def __init__(self, remote: Remote, zstd: Zstd) -> None:
@@ -142,7 +142,7 @@ class Uploads:
         self._writing: dict[Digest, _Turns] = {}
 
     def __repr__(self) -> str:
-        return f"<Uploads {len(self._writing)} written by turns>"
+        return f"<BlobUploads {len(self._writing)} written by turns>"
 
     @asynccontextmanager
     async def turn(self, digest: Digest) -> AsyncIterator[None]:
@@ -185,10 +185,10 @@ class Uploads:
         finally:
             await plain.close()
 
-    def _upload(self, digest: Digest, number: int, *, zstd: bool) -> Upload:
+    def _upload(self, digest: Digest, number: int, *, zstd: bool) -> BlobUpload:
         instance = self._remote.settings.instance_name
         calls, name = self._remote.calls, self._remote.name
-        return Upload(calls, name, instance, digest, zstd=zstd, number=number)
+        return BlobUpload(calls, name, instance, digest, zstd=zstd, number=number)
 
     def _check_taken(self, digest: Digest, can: Capabilities) -> None:
         name = self._remote.name

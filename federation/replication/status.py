@@ -18,7 +18,7 @@ _CLOSED_BY: dict[FailureKind | None, str] = {
 }
 
 
-class Lag:
+class LaneLag:
     """How far one lane is behind, refreshed once a second from the change log."""
 
     def __init__(self, session: PeerSession, lane: Lane) -> None:
@@ -54,7 +54,7 @@ def state_of(runner: PeerRunner) -> str:
     return "following"
 
 
-def facts_of(runner: PeerRunner, lags: dict[Lane, Lag], parked: int) -> dict[str, Any]:
+def facts_of(runner: PeerRunner, lags: dict[Lane, LaneLag], parked: int) -> dict[str, Any]:
     """Return what `status` shows. Counts without "total" are since this process began."""
     session, counters = runner.session, runner.session.counters
     record = session.record(Lane.ALWAYS)
@@ -97,7 +97,7 @@ def _last_error(session: PeerSession, record: PeerRecord) -> dict[str, Any]:
     return {"last-error": error, "last-error-at": _at(at_s)}
 
 
-def _lane(runner: PeerRunner, lane: Lane, lag: Lag) -> dict[str, Any]:
+def _lane(runner: PeerRunner, lane: Lane, lag: LaneLag) -> dict[str, Any]:
     session, record = runner.session, runner.session.record(lane)
     follower, walk = runner.followers.get(lane), runner.reconciles.get(lane)
     behind = max(0, session.change_log.head() - record.cursor)

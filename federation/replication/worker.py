@@ -16,7 +16,7 @@ from federation.core.tasks import Background, FailingWork
 from federation.replication.peer import PeerRunner
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.session import PeerSession
-from federation.replication.status import Lag, facts_of, facts_of_record
+from federation.replication.status import LaneLag, facts_of, facts_of_record
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class _Running:
         self.peer = session.peer
         self.session = session
         self.runner = PeerRunner(session)
-        self.lags = {lane: Lag(session, lane) for lane in session.lanes}
+        self.lags = {lane: LaneLag(session, lane) for lane in session.lanes}
         self.task = background.start(self.runner.run(), f"peer {session.name}")
 
     async def stop(self) -> None:

@@ -21,7 +21,7 @@ How = Literal["one-peer", "all-peers"]
 _log = structlog.get_logger(__name__)
 
 
-class Acknowledgements(Protocol):
+class AcknowledgedLog(Protocol):
     """What is known about how far peers have the change log."""
 
     def head(self) -> int:
@@ -43,7 +43,7 @@ class Acknowledge:
 
     def __init__(
         self,
-        known: Acknowledgements,
+        known: AcknowledgedLog,
         how: How,
         peers: Callable[[], Collection[str]],
         within_s: float,

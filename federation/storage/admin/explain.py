@@ -41,14 +41,14 @@ _ENTRY = (
 
 
 @contextmanager
-def explaining(data_dir: Path, settings: model.StorageConfig) -> Iterator[Explainer]:
+def explaining(data_dir: Path, settings: model.StorageConfig) -> Iterator[CatalogueExplainer]:
     """Open a data directory for questions. Raises StorageRefused, here and while it is used."""
     directory = existing(data_dir)
     with reading(directory) as connection:
-        yield Explainer(connection, directory, settings, SystemClock())
+        yield CatalogueExplainer(connection, directory, settings, SystemClock())
 
 
-class Explainer:
+class CatalogueExplainer:
     """Answers questions from one catalogue; blocks."""
 
     def __init__(
