@@ -1,7 +1,7 @@
-"""The catalogue's questions and changes about blobs, as plain functions of a connection.
+"""Queries and updates of blob rows, as plain functions of a connection.
 
-Nothing here opens files or knows threads. Changes take the open Transaction, which keeps totals
-and the change log; questions take any connection.
+Nothing here opens files or knows threads. Updates take the open Transaction, which keeps totals
+and the change log; queries take any connection.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _INSERT_SMALL = "INSERT INTO small VALUES (?, ?)"
 _INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)"
 _INSERT_INLINE = "INSERT INTO blob VALUES (?1, ?2, 1, ?3, {}, {}, 0, 0, {}, {})"
 COLUMNS = "key, size, inline, seq, used, verified, ctime_ns, marked, leased, source"  # of BlobRow
-# A list of keys as a table (SQLite's carray): no copy of it is sorted first, as for IN (...).
+# A list of keys as a table (SQLite's carray): unlike IN (...), it does not sort a copy first.
 _WANTED = "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
 _LOOK_UP = f"SELECT {COLUMNS} {_WANTED}"
-# The same for keys of which only the beginning is known; in the order of keys what begins with it
-# lies between it and it followed by the highest bytes. || makes a text of two blobs.
+# The same for key prefixes. Keys with a prefix sort between the prefix itself and the prefix
+# followed by the highest bytes. || turns two blobs into a text, hence the CAST.
 _LIKE = (
     "SELECT wanted.value, key, inline AND NOT marked FROM carray(?) AS wanted CROSS JOIN blob "
     "ON key BETWEEN wanted.value AND CAST(wanted.value || ? AS BLOB)"
@@ -59,20 +59,20 @@ class BlobRow(NamedTuple):
     size_bytes: int
     inline: int
     seq: int
-    used_ms: int  # by a client
+    used_ms: int  # last use by a client
     verified_ms: int
     ctime_ns: int
-    marked_ms: int  # by eviction; 0: it is live
-    leased_ms: int  # promised without being used; 0: never
+    marked_ms: int  # when eviction marked it; 0: it is live
+    leased_ms: int  # last lease without a use; 0: never
     source: int
 
     @property
     def cost_bytes(self) -> int:
-        """What it takes of the quota."""
+        """How much of the quota the blob takes."""
         return cost_of_blob(self.size_bytes, inline=bool(self.inline))
 
     def renewed_ms(self, use: Use) -> int:
-        """When such a look at it was last written; it counts for those that say less."""
+        """Return the stored time that renews the lease for this use; a client's use always does."""
         return self.used_ms if use is Use.CLIENT else max(self.used_ms, self.leased_ms)
 
 
@@ -88,7 +88,7 @@ def keys_of(digests: Iterable[Digest]) -> list[bytes]:
 
 
 def keys_of_hashes(hashes: Iterable[bytes]) -> list[bytes]:
-    """Return the same of SHA-256 hashes."""
+    """Return the catalogue keys of SHA-256 hashes, in their order."""
     prefix = _PREFIX[DigestFunction.SHA256]
     return [prefix + raw for raw in hashes]
 
@@ -108,28 +108,28 @@ def look_up(connection: apsw.Connection, keys: Sequence[bytes]) -> dict[bytes, B
 
 
 def present_like(
-    connection: apsw.Connection, beginnings: Sequence[bytes]
+    connection: apsw.Connection, prefixes: Sequence[bytes]
 ) -> tuple[set[bytes], list[tuple[bytes, bytes]]]:
-    """Return the beginnings of keys under which a live blob is kept inline.
+    """Return the key prefixes under which a live blob is kept inline, and the matches to check.
 
-    Of other blobs there is more to look at: for each, the beginning and the whole key.
+    Marked blobs and blobs in files need a closer look: each is returned as (prefix, whole key).
     """
-    if not beginnings:
+    if not prefixes:
         return set(), []
-    wanted = (apsw.carray(tuple(beginnings)), _HIGHEST)
+    wanted = (apsw.carray(tuple(prefixes)), _HIGHEST)
     rows: Any = connection.execute(_LIKE, wanted).fetchall()
-    plain = {beginning for beginning, _, is_plain in rows if is_plain}
-    return plain, [(beginning, key) for beginning, key, is_plain in rows if not is_plain]
+    plain = {prefix for prefix, _, is_plain in rows if is_plain}
+    return plain, [(prefix, key) for prefix, key, is_plain in rows if not is_plain]
 
 
 def present(
     connection: apsw.Connection, keys: Sequence[bytes], renew_before_ms: int, use: Use = Use.CLIENT
 ) -> tuple[dict[bytes, int], set[bytes]]:
-    """Return the sizes of those keys that have a row, and of which there is more to look at.
+    """Return the sizes of the keys that have a row, and the keys that need a closer look.
 
-    There is not where a blob is kept inline, live, and was used (or leased, where that is all the
-    look is to count as) since renew_before_ms. Asking for this much takes half the time of whole
-    rows, and thousands are asked for at once.
+    A key needs none if its blob is inline, live, and was used (for Use.LEASE: used or leased) since
+    renew_before_ms. Callers ask for thousands of keys at once, and reading these columns takes half
+    the time of reading whole rows.
     """
     wanted = (renew_before_ms, apsw.carray(tuple(keys)))
     rows: Any = connection.execute(_PRESENT[use], wanted).fetchall()
@@ -140,7 +140,7 @@ def present(
 def read_rows(
     connection: apsw.Connection, keys: Sequence[bytes]
 ) -> dict[bytes, tuple[BlobRow, bytes | None]]:
-    """Return rows and, of blobs kept inline, their bytes."""
+    """Return the rows by key, each with the blob's bytes if they are inline, else None."""
     rows = _rows_of(connection, _READ, keys)
     return {row[0]: (BlobRow._make(row[:10]), row[10]) for row in rows}
 
@@ -153,7 +153,7 @@ def insert(
     ctime_ns: int,
     origin: Provenance,
 ) -> None:
-    """Make a verified blob visible, with its change log row. data None: it is in its file."""
+    """Make a verified blob visible and log it. data None: the bytes are in the blob's file."""
     seq = transaction.next_seq()
     now = transaction.now_ms
     used, leased = _times(now, origin)
@@ -171,12 +171,12 @@ def insert(
 
 
 def used_at(now_ms: int, origin: Provenance) -> int:
-    """Return when an object that comes now was last used by a client, wherever that was."""
+    """Return when a client last used an object received now, on whichever node; store ms."""
     return max(1, now_ms - int(origin.unused_s * 1000)) if origin.unused_s else now_ms
 
 
 def _times(now_ms: int, origin: Provenance) -> tuple[int, int]:
-    """Return when a blob that comes now was last used, and leased; who sent it is promised it."""
+    """Return the use and lease times of a blob received now; its sender always gets a lease."""
     used_ms = used_at(now_ms, origin)
     return used_ms, 0 if used_ms == now_ms else now_ms
 
@@ -184,10 +184,10 @@ def _times(now_ms: int, origin: Provenance) -> tuple[int, int]:
 def insert_inline(
     transaction: Transaction, blobs: Sequence[tuple[bytes, bytes]], origin: Provenance
 ) -> None:
-    """Do the same for blobs, each as its key and its bytes, that live in the catalogue.
+    """Make verified inline blobs, as (key, bytes), visible and log them.
 
-    Table by table, and in the order of the keys where that is the table's: a thousand take a
-    quarter less CPU than one by one.
+    Inserts table by table, in key order where the table has that order: for a thousand blobs that
+    takes a quarter less CPU than one by one.
     """
     now = transaction.now_ms
     used, leased = _times(now, origin)
@@ -206,12 +206,12 @@ def insert_inline(
 
 
 def cost_of_inline(sizes: Sequence[int]) -> int:
-    """Return what blobs of these sizes take of the quota in the catalogue."""
+    """Return how many bytes of the quota inline blobs of these sizes take."""
     return footprint.ROW_BYTES * len(sizes) + sum(map(footprint.kept_inline, sizes))
 
 
 def revive(transaction: Transaction, key: bytes, origin: Provenance) -> None:
-    """Renew the time of its last use, or its lease, also of a blob that eviction has marked."""
+    """Renew a blob's last use or its lease, and remove eviction's mark."""
     used, leased = _times(transaction.now_ms, origin)
     transaction.connection.execute(
         "UPDATE blob SET used = max(used, ?2), leased = max(leased, ?3), marked = 0 WHERE key = ?1",
@@ -220,10 +220,10 @@ def revive(transaction: Transaction, key: bytes, origin: Provenance) -> None:
 
 
 def renew(transaction: Transaction, row: BlobRow, origin: Provenance) -> None:
-    """Note one more upload of a blob that is held.
+    """Record a repeated upload of a blob that is held.
 
-    One that came from an upstream and now from a client or a peer is theirs from then on: it gets
-    a new log row, so that it is replicated like whatever they upload.
+    A blob that only an upstream gave becomes the uploader's when a client or a peer sends it: it
+    gets a new log row, so that it is replicated like any other upload.
     """
     revive(transaction, row.key, origin)
     if origin.source is Source.UPSTREAM or row.source != Source.UPSTREAM:
@@ -239,30 +239,30 @@ def renew(transaction: Transaction, row: BlobRow, origin: Provenance) -> None:
 
 
 def renew_all(transaction: Transaction, keys: Sequence[bytes], origin: Provenance) -> None:
-    """Do this for those of the keys that are still held."""
+    """Record a repeated upload of each of these keys that is still held."""
     for row in look_up(transaction.connection, keys).values():
         renew(transaction, row, origin)
 
 
 def pulled_keys(connection: apsw.Connection, keys: Sequence[bytes]) -> list[bytes]:
-    """Return those keys of blobs held that only an upstream gave."""
+    """Return the keys whose blobs are held and came from upstreams only."""
     rows = look_up(connection, keys)
     return [key for key, row in rows.items() if row.source == Source.UPSTREAM]
 
 
 def touch(connection: apsw.Connection, touched: Mapping[bytes, int]) -> None:
-    """Write when clients used blobs; a marked one was leased before the mark, so it lives on."""
+    """Write when clients used blobs, and unmark them: the use came before the mark."""
     connection.executemany(
         "UPDATE blob SET used = ?2, marked = 0 WHERE key = ?1 AND used < ?2", touched.items()
     )
 
 
 def lease(connection: apsw.Connection, leased: Mapping[bytes, int]) -> None:
-    """Write when blobs were promised without being used; a marked one lives on, too."""
+    """Write when blobs were leased without a use, and unmark them."""
     connection.executemany(
         "UPDATE blob SET leased = ?2, marked = 0 WHERE key = ?1 AND leased < ?2", leased.items()
     )
-    if leased:  # which no index has: see newest_ms
+    if leased:  # no index covers the column, so newest_ms needs the maximum kept here
         connection.execute(
             "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (name) "
             "DO UPDATE SET value = max(value, ?2)",
@@ -279,7 +279,7 @@ def set_verified(connection: apsw.Connection, verified: dict[bytes, tuple[int, i
 
 
 def delete(transaction: Transaction, row: BlobRow) -> None:
-    """Make a blob invisible. Its file, if it has one, is the caller's to remove."""
+    """Make a blob invisible. If it has a file, the caller has to remove it."""
     execute = transaction.connection.execute
     execute("DELETE FROM blob WHERE key = ?", (row.key,))
     if row.inline:
@@ -291,7 +291,7 @@ def delete(transaction: Transaction, row: BlobRow) -> None:
 
 
 def newest_ms(connection: apsw.Connection) -> int:
-    """Return the latest time of a use or a lease, over blobs and entries."""
+    """Return the latest use or lease of any blob or entry, in store ms; 0 when there is none."""
     row: Any = connection.execute(
         "SELECT max(ifnull((SELECT max(used) FROM blob), 0), "
         "ifnull((SELECT max(used) FROM entry), 0), "

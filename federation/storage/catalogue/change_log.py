@@ -1,4 +1,4 @@
-"""The catalogue's questions about the change log; Transaction.log appends to it."""
+"""Reading and trimming the change log; Transaction.log appends to it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SOURCE = {source.value: source for source in Source}  # calling an enum is slow
 def read(connection: apsw.Connection, after: int, limit: int) -> LogSlice:
     """Return up to limit rows with seq > after, from one snapshot.
 
-    It is not whole where the first of them is not after + 1, and where after is beyond the end:
-    then whoever read so far read another log.
+    The slice is not whole if its first row is not after + 1 (rows were trimmed), or if after is
+    beyond the log's end (the reader's position comes from another log).
     """
     with connection:
         rows: Any = connection.execute(_READ, (after, limit)).fetchall()
@@ -69,13 +69,13 @@ def _total(row: tuple[Any, ...]) -> int:
 
 
 def reaches_back_to(connection: apsw.Connection, seq: int) -> bool:
-    """Whether there is any row up to this one."""
+    """Return whether the log still has a row with this number or a smaller one."""
     row = connection.execute("SELECT 1 FROM log WHERE seq <= ? LIMIT 1", (seq,)).fetchone()
     return row is not None
 
 
 def trim(transaction: Transaction, last_gone: int, limit: int) -> int:
-    """Remove up to limit of the oldest rows, none beyond last_gone; return how many."""
+    """Remove up to limit of the oldest rows, none after last_gone; return how many."""
     transaction.connection.execute(
         "DELETE FROM log WHERE seq IN (SELECT seq FROM log WHERE seq <= ? ORDER BY seq LIMIT ?)",
         (last_gone, limit),

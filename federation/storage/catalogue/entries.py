@@ -1,4 +1,4 @@
-"""The catalogue's questions and changes about index entries (action results and assets)."""
+"""Queries and updates of index entries (action results and assets)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _UPSERT = (
 
 
 class EntryRow(NamedTuple):
-    """A row of the table entry: the entry, and what is kept with it; store milliseconds."""
+    """A row of the table entry: the entry, its row id, last use (store ms) and log row."""
 
     id: int
     used_ms: int
@@ -46,12 +46,12 @@ class EntryRow(NamedTuple):
 
 
 def size_of(value: bytes, label: str) -> int:
-    """Return how much of an entry is counted as its bytes."""
+    """Return the size of an entry in bytes, as the totals count it."""
     return len(value) + len(label.encode())
 
 
 def cost_of(entry: Entry) -> int:
-    """Return what an entry takes of the quota."""
+    """Return how many bytes of the quota an entry takes."""
     return cost_of_entry(size_of(entry.value, entry.label))
 
 
@@ -68,7 +68,7 @@ def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
 
 
 def heads(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryHead | None]:
-    """Return what is known of each key without its value, None where there is no such entry."""
+    """Return each key's entry without its value, None where there is no such entry."""
     return [_head(connection, key) for key in keys]
 
 
@@ -90,17 +90,17 @@ def _entry_row(row: tuple[Any, ...]) -> EntryRow:
 
 
 def entry_of(key: EntryKey, columns: Sequence[Any]) -> Entry:
-    """Return the entry whose COLUMNS these are."""
+    """Make an entry of its key and the values of COLUMNS."""
     value, label, stored_s, expires_s, source, origin, ticks, node = columns
     given = Stamp(ticks, node)
     return Entry(key, value, label, stored_s, expires_s, Source(source), origin, given)
 
 
 def put(transaction: Transaction, entries: Sequence[Entry], origin: Provenance) -> None:
-    """Store entries as Index.put says; what stays as it is, is renewed without a log row.
+    """Store entries as Index.put describes. An unchanged entry is renewed without a log row.
 
-    Raises StorageFull, InvalidRequest (a stamp from the future), before anything of that entry
-    changed.
+    Raises StorageFull, InvalidRequest (a stamp too far in the future); the entry at fault is
+    unchanged then.
     """
     for entry in entries:
         _put(transaction, entry, origin)
@@ -113,7 +113,7 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
     dated = date(held, entry, origin.source, ticks, node_id, wall_s, transaction.drift_s)
     transaction.totals.ticks = dated.ticks
     if dated.verdict is Verdict.TAKE:
-        _take(transaction, entry._replace(stamp=dated.stamp), origin, old)
+        _store(transaction, entry._replace(stamp=dated.stamp), origin, old)
     elif old and dated.verdict is Verdict.RENEW:
         if is_dated(entry, origin.source):
             used_ms = used_at(transaction.now_ms, origin)
@@ -122,7 +122,9 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
             _write(transaction, entry._replace(stamp=dated.stamp), origin, old.seq, old)
 
 
-def _take(transaction: Transaction, entry: Entry, origin: Provenance, old: EntryRow | None) -> None:
+def _store(
+    transaction: Transaction, entry: Entry, origin: Provenance, old: EntryRow | None
+) -> None:
     growth = cost_of(entry) - cost_of(old.entry) if old else cost_of(entry)
     if growth > 0 and not transaction.room_for(growth):
         raise StorageFull("the quota is used up; nothing was stored")
@@ -137,7 +139,7 @@ def _take(transaction: Transaction, entry: Entry, origin: Provenance, old: Entry
 def _write(
     transaction: Transaction, entry: Entry, origin: Provenance, seq: int, old: EntryRow | None
 ) -> None:
-    """Write the row and count it; its label may have another length also when it is renewed."""
+    """Write the row and update the totals: even a renewal may change the length of the label."""
     kind, instance, name = entry.key
     values = (entry.value, entry.label, transaction.wall_s, entry.expires_at_s)
     came = (int(origin.source), origin.origin)
@@ -152,10 +154,10 @@ def _write(
 
 
 def restore(transaction: Transaction, entry: Entry) -> None:
-    """Store an entry with the stamp it has, for a catalogue made anew."""
+    """Store an entry with its own stamp in a catalogue that is being rebuilt."""
     transaction.observe(entry.stamp)
     old = _row(transaction.connection, entry.key)
-    _take(transaction, entry, Provenance(entry.source, origin=entry.origin), old)
+    _store(transaction, entry, Provenance(entry.source, origin=entry.origin), old)
 
 
 def touch(connection: apsw.Connection, touched: dict[int, int]) -> None:
@@ -174,9 +176,10 @@ def eviction_candidates(
     *,
     pulled: bool,
 ) -> list[tuple[int, int, int]]:
-    """Return (used, cost, row id) of entries that no peer waits for, the least recently used first.
+    """Return (used, cost, row id) of entries that no peer waits for, least recently used first.
 
-    Last used in from_ms..before_ms. pulled: of those that an upstream gave; else of the others.
+    Only entries last used in from_ms..before_ms (store ms). pulled: only those that an upstream
+    gave; otherwise only the others.
     """
     rows: Any = connection.execute(
         "SELECT used, length(value) + length(CAST(label AS BLOB)), id FROM entry "  # noqa: S608
@@ -188,13 +191,13 @@ def eviction_candidates(
 
 
 def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
-    """Whether an entry was not used since before_ms, whoever waits for it."""
+    """Return whether any entry, pinned or not, was last used before before_ms."""
     row = connection.execute("SELECT 1 FROM entry WHERE used < ? LIMIT 1", (before_ms,)).fetchone()
     return row is not None
 
 
 def delete(transaction: Transaction, ids: Sequence[int], before_ms: int) -> tuple[int, int]:
-    """Delete entries not used since before_ms; return how many, and their bytes."""
+    """Delete those entries that were not used since before_ms; return their number and bytes."""
     count = size = cost = 0
     for row_id in ids:
         rows: Any = transaction.connection.execute(

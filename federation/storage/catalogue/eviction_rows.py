@@ -1,6 +1,6 @@
-"""The catalogue's questions and changes about blobs that eviction takes.
+"""Queries and updates for the eviction of blobs.
 
-A mark is a time in the row, so that any process at any time can go on where another stopped.
+A mark is a time in the row, so that any process can continue where another one stopped.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def eviction_candidates(
     *,
     pulled: bool,
 ) -> list[tuple[int, int, bytes]]:
-    """Return (used, cost, key) of live blobs that no peer waits for, the least recently used first.
+    """Return (used, cost, key) of live blobs that no peer waits for, least recently used first.
 
-    Last used in from_ms..before_ms, and not leased since. pulled: of those that only an upstream
-    gave; else of the others.
+    Only blobs last used in from_ms..before_ms (store ms) and not leased since before_ms. pulled:
+    only those that came from upstreams alone; otherwise only the others.
     """
     rows: Any = connection.execute(
         f"SELECT used, {footprint.COST}, key FROM blob "  # noqa: S608 - constants
@@ -40,7 +40,7 @@ def eviction_candidates(
 
 
 def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
-    """Whether a live blob was neither used nor leased since before_ms, whoever waits for it."""
+    """Return whether any live blob, pinned or not, was neither used nor leased since before_ms."""
     row = connection.execute(
         "SELECT 1 FROM blob WHERE used < ?1 AND leased < ?1 AND marked = 0 LIMIT 1", (before_ms,)
     ).fetchone()
@@ -50,7 +50,7 @@ def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
 def mark(
     transaction: Transaction, candidates: Iterable[tuple[int, bytes]], before_ms: int
 ) -> list[bytes]:
-    """Mark (used, key) where nothing touched them since; return the keys marked."""
+    """Mark those (used, key) that were not touched since; return the keys marked."""
     marked = []
     for used, key in candidates:
         transaction.connection.execute(
@@ -69,15 +69,15 @@ def unmark_all(transaction: Transaction) -> int:
 
 
 class Marked(NamedTuple):
-    """What waits for eviction's second look."""
+    """The blobs that are marked and not deleted yet."""
 
     blobs: int
     cost_bytes: int
-    oldest_ms: int  # when the first of them was marked
+    oldest_ms: int  # the earliest mark
 
 
 def marked(connection: apsw.Connection) -> Marked:
-    """Return what some process marked and nobody has deleted yet."""
+    """Return what is marked now, by whichever process."""
     row: Any = connection.execute(
         f"SELECT count(*), ifnull(sum({footprint.COST}), 0), ifnull(min(marked), 0) "  # noqa: S608
         "FROM blob WHERE marked > 0"
@@ -88,9 +88,9 @@ def marked(connection: apsw.Connection) -> Marked:
 def delete_marked(
     transaction: Transaction, marked_before_ms: int, before_ms: int, limit: int
 ) -> list[BlobRow]:
-    """Delete up to limit blobs that were marked by then and not touched since before_ms.
+    """Delete up to limit blobs marked until marked_before_ms and not touched since before_ms.
 
-    Returns their rows. Any use or lease takes the mark away, and is looked for all the same.
+    Returns their rows. A use or lease removes the mark; the times are checked as well, to be safe.
     """
     rows: Any = transaction.connection.execute(
         f"SELECT {COLUMNS} FROM blob WHERE marked > 0 AND marked <= ? "  # noqa: S608 - constants

@@ -1,12 +1,13 @@
-"""When a name was given its value, and which of two values stays. Without I/O.
+"""The time stamp of a name's value, and which of two values of a name wins. Without I/O.
 
-A hybrid logical clock: stamps follow the wall clock, but do not step back with it, and are later
-than every stamp met before. So the later of two pushes that knew of each other wins whatever the
-clocks say, and of two that did not, the one with the later clock, at every node alike.
+A hybrid logical clock: stamps follow the wall clock, but never step back, and each is later than
+every stamp seen before. If a node knew of one value when it accepted another, the later value wins
+whatever the clocks say; of two concurrent values, all nodes choose the one with the later stamp.
 
-A stamp is to be ahead of the wall clock by a bounded drift only. From a peer, one that is further
-ahead is refused; stamps given here do not follow it, except that of the same name's next value.
-Whether its clock was wrong or the clock is now, only time tells: redating.py waits for that.
+A stamp may be ahead of the wall clock by a bounded drift only. A stamp from a peer that is further
+ahead is refused, and stamps given here do not follow it, except for the next value of the same
+name. The cause may be this node's clock as well as the other's, so redating.py waits before it
+corrects stored stamps.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _YEAR_S = 366 * 86400.0
 
 
 class Verdict(enum.Enum):
-    """What becomes of an entry that is to be stored."""
+    """What to do with an entry that was received."""
 
-    TAKE = enum.auto()  # it replaces what is held: a new log row
-    RENEW = enum.auto()  # it is what is held
-    LET_FALL = enum.auto()  # what is held stays
+    TAKE = enum.auto()  # store it, with a new log row
+    RENEW = enum.auto()  # the same entry is held already: renew its use
+    LET_FALL = enum.auto()  # drop it: the entry held wins
 
 
 class Held(NamedTuple):
-    """What is held under the same key."""
+    """The entry that is held under the same key."""
 
     value: bytes
     expires_at_s: float | None
@@ -40,11 +41,11 @@ class Held(NamedTuple):
 
 
 class Dated(NamedTuple):
-    """What becomes of an entry, and of the clock."""
+    """The decision about an entry, and the state of the clock after it."""
 
     verdict: Verdict
-    stamp: Stamp  # of what is held from now on
-    ticks: int  # of the greatest stamp given or met
+    stamp: Stamp  # of the entry that is held from now on
+    ticks: int  # of the greatest stamp given or received
 
 
 def ticks_at(wall_s: float) -> int:
@@ -55,9 +56,8 @@ def ticks_at(wall_s: float) -> int:
 def next_ticks(last: int, wall_s: float, drift_s: float = DRIFT_S) -> int:
     """Return the ticks of a stamp given now, after one with the ticks last.
 
-    Where last is too far ahead, the new stamp is ahead of the wall clock by half of the drift: that
-    outdoes what peers have given until now, as long as their clocks differ by less, and they take
-    it.
+    If last is too far ahead, the new stamp is ahead of the wall clock by half of the drift: later
+    than the stamps of peers whose clocks differ by less, and still accepted by them.
     """
     if last > ticks_at(wall_s + drift_s):
         last = ticks_at(wall_s + drift_s / 2)
@@ -65,12 +65,12 @@ def next_ticks(last: int, wall_s: float, drift_s: float = DRIFT_S) -> int:
 
 
 def is_too_far(stamp: Stamp, wall_s: float, drift_s: float = _YEAR_S) -> bool:
-    """Whether a stamp is so far ahead that a clock was wrong when it was given."""
+    """Return whether a stamp is more than drift_s ahead of the wall clock."""
     return stamp.ticks > ticks_at(wall_s + drift_s)
 
 
 def check(stamp: Stamp, wall_s: float, drift_s: float = DRIFT_S) -> None:
-    """Raise InvalidRequest for a stamp that is too far in the future."""
+    """Raise InvalidRequest for a stamp that is more than drift_s ahead of the wall clock."""
     if is_too_far(stamp, wall_s, drift_s):
         ahead_s = (stamp.ticks >> 16) / 1000 - wall_s
         raise InvalidRequest(
@@ -82,12 +82,14 @@ def check(stamp: Stamp, wall_s: float, drift_s: float = DRIFT_S) -> None:
 def judge(
     held: Held | None, entry: Entry, source: Source, wall_s: float, drift_s: float = _YEAR_S
 ) -> Verdict:
-    """Decide about an entry from this source; one from a peer counts by its stamp, if it has one.
+    """Decide about an entry from this source. A peer's entry is compared by its stamp, if any.
 
-    The same value with a greater stamp is taken, too: were it let fall, a third value with a stamp
-    in between would win here and lose elsewhere. What is dated too far ahead gives way to a value
-    of this very moment: that one is sent once, and would be let fall before what is held is dated
-    anew. Its being of this moment shows that this node's own clock is right.
+    The same value with a greater stamp is taken, too: otherwise a third value with a stamp in
+    between would win here and lose elsewhere.
+
+    A held value that is dated too far ahead loses to a value stamped just now. The peer sends that
+    one only once, so it would be lost before the held value is redated; and its stamp shows that
+    this node's own clock is right.
     """
     if held is None:
         return Verdict.TAKE
@@ -96,7 +98,7 @@ def judge(
     if source is Source.UPSTREAM:
         return _judge_pulled(held, wall_s, same=same)
     if held.source is Source.UPSTREAM:
-        return Verdict.TAKE  # from now on no upstream replaces it, and peers get it
+        return Verdict.TAKE  # from now on no upstream replaces it, and it is sent to peers
     if is_dated(entry, source):
         is_of_now = entry.stamp.ticks >= ticks_at(wall_s - drift_s)
         if is_of_now and is_too_far(held.stamp, wall_s, drift_s):
@@ -107,7 +109,7 @@ def judge(
 
 
 def is_dated(entry: Entry, source: Source) -> bool:
-    """Whether an entry came with a stamp that counts."""
+    """Return whether an entry came from a peer and with a stamp."""
     return source is Source.PEER and entry.stamp != NO_STAMP
 
 
@@ -120,9 +122,10 @@ def date(
     wall_s: float,
     drift_s: float = DRIFT_S,
 ) -> Dated:
-    """Decide about an entry, and date it where it brings no stamp along.
+    """Decide about an entry, and give it a stamp if it came without one.
 
-    ticks: of the greatest stamp given or met here so far. Raises what check does.
+    ticks: of the greatest stamp given or received here so far. Raises InvalidRequest for a stamp
+    that is too far in the future.
     """
     brings_stamp = is_dated(entry, source)
     if brings_stamp:
@@ -130,7 +133,8 @@ def date(
         ticks = max(ticks, entry.stamp.ticks)
     both_pulled = brings_stamp and entry.stamp.ticks == PULLED_TICKS
     rival = held
-    if held and held.source is Source.UPSTREAM and both_pulled:  # the same one stays at both nodes
+    # Both nodes pulled a value: comparing by node id makes them keep the same one.
+    if held and held.source is Source.UPSTREAM and both_pulled:
         rival = held._replace(source=Source.PEER, stamp=Stamp(PULLED_TICKS, node_id))
     verdict = judge(rival, entry, source, wall_s, drift_s)
     if verdict is not Verdict.TAKE and held is not None:
@@ -141,7 +145,7 @@ def date(
         return Dated(verdict, NO_STAMP, ticks)
     given = next_ticks(ticks, wall_s, drift_s)
     if held is not None:
-        given = max(given, held.stamp.ticks + 1)  # peers may have what is held
+        given = max(given, held.stamp.ticks + 1)  # peers may hold the old value: the new one wins
     return Dated(verdict, Stamp(given, node_id), max(ticks, given))
 
 

@@ -1,7 +1,6 @@
-"""Instance names in the catalogue: each once, rows have its id.
+"""Instance names in the catalogue: each is stored once, and rows refer to its id.
 
-Names cost what they are long; before they were interned, a kilobyte of name was in each of
-thousands of rows and of their indexes.
+A name may be a kilobyte long, and would otherwise be repeated in thousands of rows and indexes.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import apsw
 
 from federation.storage.catalogue.transaction import NO_INSTANCE, Transaction
 
-ID = "(SELECT id FROM instance WHERE name = ?)"  # for SQL: of a name
-NAME = "(SELECT name FROM instance WHERE id = instance)"  # of the column instance
+ID = "(SELECT id FROM instance WHERE name = ?)"  # SQL for the id of a bound name
+NAME = "(SELECT name FROM instance WHERE id = instance)"  # SQL for the name in column instance
 
 
 def intern(transaction: Transaction, name: str) -> int:
-    """Return the id of a name, given to it now where it has none."""
+    """Return the id of a name, adding the name if it is new."""
     if not name:
         return NO_INSTANCE
     connection = transaction.connection
@@ -29,7 +28,7 @@ def intern(transaction: Transaction, name: str) -> int:
 
 
 def forget_unused(transaction: Transaction) -> int:
-    """Remove names that no row has any more; return how many. Reads the index of entries."""
+    """Remove names that no row refers to; return how many. Reads the whole index of entries."""
     transaction.connection.execute(
         "DELETE FROM instance WHERE id > 0 "
         "AND id NOT IN (SELECT instance FROM entry) "

@@ -1,4 +1,4 @@
-"""How catalogues of older schema versions are brought up, and shown without that, as SQL."""
+"""SQL that migrates catalogues of older schema versions, and views to query them unmigrated."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CREATE TABLE parked (
 );
 """
 
-# Rows of the log from before count for nothing in its totals: no peer's cursor is among them. An
-# entry was given when it was stored, or now, where the clock was ahead then.
+# Older rows of the log count as 0 bytes in its totals: no peer's cursor is among them. An entry is
+# stamped with the time it was stored, or with the present if that lies in the future.
 _STAMPS = """
 ALTER TABLE totals ADD COLUMN logged INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE totals ADD COLUMN ticks INTEGER NOT NULL DEFAULT 0;
@@ -35,9 +35,9 @@ UPDATE entry SET
 UPDATE totals SET ticks = ifnull((SELECT max(ticks) FROM entry), 0);
 """
 
-# Version 3. The columns of blobs get other names and what they say now, without a row being written
-# but for pulled ones. Of the log, only what a peer has not acknowledged and the newest rows are
-# taken over: it may be longer than all the rest.
+# Version 3. Columns of blob are renamed or added without writing rows, except those of pulled
+# blobs. Only the newest rows of the log, and those that a peer has not acknowledged, are copied:
+# the log may be longer than everything else.
 _RENAMED = """
 ALTER TABLE totals ADD COLUMN files INTEGER NOT NULL DEFAULT 0;
 UPDATE totals SET files = ifnull(
@@ -89,8 +89,8 @@ _USES = "".join(
 # From version N to N + 1. Version 1 is the first.
 MIGRATIONS: Mapping[int, str] = {1: _STAMPS + PEER_TABLE.format("") + _PARKED_2, 2: _USES}
 
-# For questions about a catalogue of an older version, which a node may still serve: what its tables
-# would hold, as far as questions go.
+# Views that let queries for the current schema read a catalogue of an older version, which a node
+# of that version may still serve.
 AS_CURRENT = """
 CREATE TEMP VIEW blob AS SELECT key, size, inline, seq, accessed AS used, verified, ctime_ns,
   state AS marked, 0 AS leased,

@@ -1,4 +1,4 @@
-"""The catalogue's questions and changes about objects that a peer will not take."""
+"""Queries and updates of parked objects: those that a peer refuses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from federation.storage.catalogue.blobs import digest_of_key, key_of
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import BLOB, Transaction
 
-KEPT_MAX = 100_000  # of one peer; the oldest go first, and a reconcile would find them again
+KEPT_MAX = 100_000  # per peer; the oldest are forgotten, and a reconcile finds them again
 
 _PARK = (
     "INSERT INTO parked (peer, kind, instance, name, size, seq, label, reason, parked, tries, "
@@ -48,7 +48,7 @@ def park(transaction: Transaction, rows: Iterable[Parked]) -> int:
 
 
 def _object(digest: Digest | None, key: EntryKey | None) -> tuple[int, str, bytes, int]:
-    """Return kind, instance, name and size as in the log."""
+    """Return an object's kind, instance, name and size as in the change log."""
     if digest is not None:
         return BLOB, "", key_of(digest), digest.size_bytes
     assert key is not None
@@ -56,7 +56,7 @@ def _object(digest: Digest | None, key: EntryKey | None) -> tuple[int, str, byte
 
 
 def read(connection: apsw.Connection, peer: str | None, limit: int) -> list[Parked]:
-    """Return what is parked, oldest first; for all peers when peer is None."""
+    """Return up to limit parked objects, oldest first; peer None: those of all peers."""
     rows: Any = connection.execute(
         f"SELECT {_COLUMNS} FROM parked "  # noqa: S608 - constants
         "WHERE peer = ?1 OR ?1 IS NULL ORDER BY id LIMIT ?2",
@@ -91,7 +91,7 @@ def _parked(row: tuple[Any, ...]) -> Parked:
 def reason(
     connection: apsw.Connection, peer: str, kind: int, instance: str, name: bytes
 ) -> str | None:
-    """Return why an object (as in the log) is parked for a peer; None: it is not."""
+    """Return why an object (named as in the change log) is parked for a peer; None: it is not."""
     row: Any = connection.execute(
         "SELECT reason FROM parked WHERE peer = ? AND kind = ? "  # noqa: S608 - constants
         f"AND instance = {instances.ID} AND name = ?",
@@ -101,13 +101,13 @@ def reason(
 
 
 def counts(connection: apsw.Connection) -> dict[str, int]:
-    """Return how many objects are parked for each peer that has any."""
+    """Return the number of parked objects for each peer that has any."""
     rows: Any = connection.execute("SELECT peer, count(*) FROM parked GROUP BY peer").fetchall()
     return dict(rows)
 
 
 def unpark(transaction: Transaction, rows: Iterable[Parked]) -> None:
-    """Forget these."""
+    """Remove these objects from what is parked."""
     for row in rows:
         kind, instance, name, _ = _object(row.digest, row.key)
         transaction.connection.execute(
@@ -118,7 +118,7 @@ def unpark(transaction: Transaction, rows: Iterable[Parked]) -> None:
 
 
 def ask_retry(transaction: Transaction, peer: str | None) -> int:
-    """Mark what is parked (for one peer, or all) to be tried again; return how many."""
+    """Mark parked objects (peer None: of all peers) for a retry; return how many."""
     transaction.connection.execute(
         "UPDATE parked SET retry = 1 WHERE peer = ?1 OR ?1 IS NULL", (peer,)
     )
@@ -126,5 +126,5 @@ def ask_retry(transaction: Transaction, peer: str | None) -> int:
 
 
 def drop(transaction: Transaction, peer: str) -> None:
-    """Forget what is parked for a peer."""
+    """Remove everything that is parked for a peer."""
     transaction.connection.execute("DELETE FROM parked WHERE peer = ?", (peer,))

@@ -1,4 +1,4 @@
-"""The catalogue's questions and changes about how far each peer has acknowledged the change log."""
+"""Queries and updates of peer records: how far each peer has acknowledged the change log."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _COLUMNS = (
     "name, lane, cursor, state, reason, position, node_id, log_seen, wanted, served, "
     "sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks, holds"
 )
-# What storage counts (wanted, marks) is left as it is; of a record that was marked since its writer
-# read it, also what the mark says.
+# A save leaves wanted and marks alone: storage itself counts them. If storage has marked the record
+# since the caller read it, the save also leaves alone what the mark has set.
 _SAVE = """
 INSERT INTO peer (name, lane, cursor, state, reason, position, node_id, log_seen, served,
   sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, holds)
@@ -33,17 +33,17 @@ _BEYOND = "its cursor is beyond the end of the change log"
 
 
 class Pins(NamedTuple):
-    """The newest rows whose objects may be evicted: all later ones are pinned."""
+    """The newest log rows whose objects may be evicted; the objects of later rows are pinned."""
 
-    received: int  # of what clients and peers sent
-    pulled: int  # of what came from upstreams
+    received: int  # for objects that clients and peers sent
+    pulled: int  # for objects that came from upstreams
 
 
 NO_PINS = Pins(2**62, 2**62)
 
 
 def read(connection: apsw.Connection) -> list[PeerRecord]:
-    """Return all records; one whose cursor cannot be is read as one that needs a resync."""
+    """Return all records. One whose cursor is beyond the log's end is read as needing a resync."""
     with connection:
         rows: Any = connection.execute(
             f"SELECT {_COLUMNS} FROM peer ORDER BY name, lane"  # noqa: S608 - constants
@@ -64,7 +64,7 @@ def _record(row: Sequence[Any]) -> PeerRecord:
     )
     if record.cursor <= head:
         return record
-    # Its cursor says nothing about this log; what comes is kept from when the peer is met again.
+    # The cursor belongs to another log. Objects are kept for the peer once it was reached again.
     return record._replace(state=PeerState.NEEDS_RESYNC, reason=_BEYOND, position="", holds=False)
 
 
@@ -84,7 +84,7 @@ def drop(transaction: Transaction, name: str) -> None:
 
 
 def mark(transaction: Transaction, record: PeerRecord, reason: str) -> None:
-    """Pin nothing for this lane of a peer any more: a reconcile has to bring it up to date."""
+    """Unpin everything for this lane of a peer, which then needs a reconcile."""
     transaction.connection.execute(
         "UPDATE peer SET state = ?, reason = ?, position = '', marks = marks + 1, holds = 0 "
         "WHERE name = ? AND lane = ?",
@@ -93,16 +93,16 @@ def mark(transaction: Transaction, record: PeerRecord, reason: str) -> None:
 
 
 def holding(records: Iterable[PeerRecord]) -> list[PeerRecord]:
-    """Return those for which what is beyond their cursor is kept, the one that lags most first.
+    """Return the records that pin objects beyond their cursor, the one that lags most first.
 
-    One that was never reached is among them, from when it was first configured.
+    A peer that was never reached has such a record from the moment it was first configured.
     """
     found = [record for record in records if record.holds]
     return sorted(found, key=lambda record: record.cursor)
 
 
 def pins(records: Iterable[PeerRecord]) -> Pins:
-    """Return what is pinned for these records; without any, nothing is."""
+    """Return what these records pin; without any record, nothing is pinned."""
     received, pulled = NO_PINS
     for record in holding(records):
         received = min(received, record.cursor)

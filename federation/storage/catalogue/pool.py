@@ -1,4 +1,4 @@
-"""The bounded threads that do what would block the event loop: SQLite reads, files, hashing."""
+"""A bounded thread pool for work that would block the event loop: SQLite reads, files, hashing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Pool:
-    """Worker threads, each with its own read connection to the catalogue."""
+    """Worker threads, each with its own connection to the catalogue."""
 
     def __init__(self, name: str, threads: int, connect: Callable[[], apsw.Connection]) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
@@ -31,7 +31,7 @@ class Pool:
         return connection
 
     async def run(self, work: Callable[..., _T], *args: object) -> _T:
-        """Run work in a thread. A cancelled caller does not stop it."""
+        """Run work in a thread and return its result. Cancelling the caller does not stop it."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
 
     def submit(self, work: Callable[..., _T], *args: object) -> Future[_T]:
@@ -39,7 +39,7 @@ class Pool:
         return self._executor.submit(work, *args)
 
     def close(self) -> None:
-        """Finish what was submitted, then close the connections. Blocks."""
+        """Wait for the submitted work, then close the connections. Blocks."""
         self._executor.shutdown(wait=True)
         for connection in self._connections:
             connection.close()

@@ -1,7 +1,7 @@
-"""How a connection to the catalogue is set up, and how catalogues get the current tables.
+"""Opens connections to the catalogue, and creates or migrates its tables.
 
-user_version is the schema version. A newer one is refused; an older one is migrated, a step a
-version, in one transaction, so that a crash leaves it finished or untouched.
+PRAGMA user_version is the schema version. A newer version is refused; an older one is migrated,
+one step per version, in one transaction, so that a crash leaves it either done or untouched.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VERSION = 3
 SQLITE_OLDEST = (3, 51, 3)
 BUSY_MS = 30_000
 
-# What reading the catalogue may raise: where damage has hit a text, its bytes may be none.
+# What reading the catalogue may raise. Damaged text may not be valid UTF-8.
 UNREADABLE = (apsw.Error, UnicodeDecodeError)
 
 _Columns = TypeVar("_Columns")
@@ -30,10 +30,10 @@ _Made = TypeVar("_Made")
 
 
 def of_a_row(make: Callable[[_Columns], _Made]) -> Callable[[_Columns], _Made]:
-    """Wrap what makes a value of a row and does nothing else.
+    """Wrap a function that only converts a row: a value it cannot convert means damage.
 
-    SQLite does not notice damage that turns a value into another. One that this program never
-    writes raises apsw.CorruptError then, as damage that SQLite notices does.
+    SQLite does not notice damage that turns one value into another. A value that this program never
+    writes raises apsw.CorruptError, as does damage that SQLite notices.
     """
 
     @functools.wraps(make)
@@ -48,14 +48,14 @@ def of_a_row(make: Callable[[_Columns], _Made]) -> Callable[[_Columns], _Made]:
 
 
 PAGE_BYTES = 4096
-_WAL_PAGES = 4000  # after so many, they are written into the catalogue itself
+_WAL_PAGES = 4000  # a checkpoint is due after so many pages of the write-ahead log
 _WAL_PAGES_MIN = 100
-_WAL_SHARE = 64  # of a small quota
+_WAL_SHARE = 64  # 1/64 of a small quota
 _SHRUNK_AT_ONCE_BYTES = 256 * 2**20
 
 
 def wal_pages_for(quota_bytes: int | None) -> int:
-    """Return how long the write-ahead log may get: the quota is for it, too."""
+    """Return how many pages the write-ahead log may have: it counts against the quota, too."""
     if quota_bytes is None:
         return _WAL_PAGES
     return max(_WAL_PAGES_MIN, min(_WAL_PAGES, quota_bytes // _WAL_SHARE // PAGE_BYTES))
@@ -71,14 +71,18 @@ def connect(
 ) -> apsw.Connection:
     """Open the catalogue with this program's settings. Raises apsw.Error.
 
-    create: a serving node never does: its disk may be away, and an empty catalogue would take the
-    place of the one that is there.
-    wal_pages: how long the write-ahead log gets before it is taken into the catalogue.
+    Args:
+        path: the catalogue's file.
+        read_only: allow queries only.
+        create: create a missing file. A node that serves never does: its disk may be unmounted, and
+            it would start with an empty catalogue below the mount point.
+        wal_pages: the length of the write-ahead log that triggers a checkpoint.
+        cache_kib: the size of the page cache.
 
-    auto_vacuum=INCREMENTAL: the end of the file can be given back. It takes effect on a catalogue
-    that is made, or is made anew by VACUUM.
-    synchronous=FULL: WAL with NORMAL loses acknowledged commits at a power cut (measured).
-    Memory-mapped reads stay off: a disk error would be a SIGBUS instead of an error.
+    auto_vacuum=INCREMENTAL lets free pages be given back to the disk; it takes effect only on a new
+    catalogue or after a VACUUM. synchronous=FULL: with NORMAL, a WAL loses acknowledged commits at
+    a power cut (measured). Memory-mapped reads stay off: a disk error would end the process with
+    SIGBUS instead of raising an error.
     """
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
     if create and not read_only:
@@ -118,16 +122,16 @@ def check_library(version: str | None = None) -> str:
 
 @contextmanager
 def writing(connection: apsw.Connection) -> Iterator[None]:
-    """Do all of it or nothing, with the write lock from the beginning.
+    """Run the block in one transaction that takes the write lock at its beginning.
 
-    A transaction that reads first and then writes fails at once, without waiting for the lock,
-    when another process has written in between.
+    A transaction that took the lock only at its first write would fail at once, without waiting,
+    if another process had written since its first read.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
     except BaseException:
-        if connection.in_transaction:  # some errors have undone it already
+        if connection.in_transaction:  # SQLite rolls back by itself after some errors
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
@@ -147,7 +151,7 @@ def bring_up(
 ) -> None:
     """Create the tables or migrate them to this version, all or nothing.
 
-    Raises StorageRefused when a newer program wrote the catalogue; nothing is changed then.
+    Raises StorageRefused when a newer program wrote the catalogue, which is unchanged then.
     """
     with writing(connection):
         found = stored_version(connection)
@@ -165,7 +169,7 @@ def bring_up(
 
 
 def show_as_current(connection: apsw.Connection) -> None:
-    """Let questions about an older catalogue be asked as about a current one. Changes no file."""
+    """Let queries for the current schema read an older catalogue. Changes no file."""
     version = stored_version(connection)
     if 0 < version < 3:
         connection.execute("PRAGMA query_only = OFF")
@@ -174,15 +178,16 @@ def show_as_current(connection: apsw.Connection) -> None:
 
 
 def can_shrink(connection: apsw.Connection) -> bool:
-    """Whether free pages can be given back piece by piece."""
+    """Return whether free pages can be given back step by step (auto_vacuum=INCREMENTAL)."""
     (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone() or (0,)
     return bool(mode)
 
 
 def make_shrinkable(connection: apsw.Connection) -> bool:
-    """Write a catalogue from before version 3 anew where that takes seconds; False: it is too big.
+    """Enable auto_vacuum in a catalogue from before version 3, unless that would take too long.
 
-    To be called while nobody else uses it. An interrupted one changes nothing.
+    Rewrites the whole file (VACUUM), so it must not be in use. An interruption changes nothing.
+    Returns whether free pages can be given back now; False: the catalogue is too large.
     """
     if can_shrink(connection):
         return True

@@ -1,15 +1,17 @@
-"""The tables and indexes of the catalogue as this program makes them, as SQL."""
+"""SQL that creates the tables and indexes of the catalogue."""
 
 from __future__ import annotations
 
-# One row a blob, in key order (function byte + hash). `seq` is the row of the change log that
-# accepted it and, for a blob kept inline, its row in `small`: blob rows stay short, so that
-# thousands of look-ups touch few pages. used: when a client last did; leased: when it was promised
-# without being used, 0 for never; marked: when eviction did, 0 for live. These are store
-# milliseconds. ctime_ns is the file's at its last verification; 0 for inline blobs. source: who
-# gave it (federation.core.store.Source); the log, which says more, is trimmed.
-# Instance names are kept once; rows have their ids. 0 is the empty name, and what blobs have.
-# totals.bytes: of blobs and values; totals.files: what blob files take of the disk.
+# blob: one row per blob, in key order (function byte + hash).
+#   seq       the blob's row in the change log and, for an inline blob, its row in `small`; so blob
+#             rows stay short, and thousands of look-ups touch few pages
+#   used      when a client last used it (store milliseconds, like the next two)
+#   leased    when it was last leased without a use; 0: never
+#   marked    when eviction marked it; 0: live
+#   ctime_ns  of the file when it was last verified; 0: inline
+#   source    federation.core.store.Source; the change log knows more, but is trimmed
+# instance: each name once; other tables have its id. 0 is the empty name, which blobs have.
+# totals: bytes is the size of blobs and values; files is what blob files take of the disk.
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE totals (
@@ -55,7 +57,7 @@ CREATE TABLE parked (
   UNIQUE (peer, kind, instance, name)
 );
 """
-# What only an upstream gave goes first: it has indexes of its own, small where there is little.
+# Eviction takes objects first that only upstreams gave, hence the partial indexes for them.
 INDEXES = """
 CREATE INDEX blob_pulled_by_use ON blob (used) WHERE source = 1;
 CREATE INDEX blob_marked ON blob (marked, inline, size) WHERE marked > 0;
@@ -63,9 +65,8 @@ CREATE INDEX entry_by_use ON entry (used);
 CREATE INDEX entry_pulled_by_use ON entry (used) WHERE source = 1;
 """
 
-# How far each lane of each peer has acknowledged the change log (PeerRecord in
-# federation.core.replication_log), and what was parked for it. A blob's `parked.name` is its key,
-# as in the log.
+# peer: how far each lane of each peer has acknowledged the change log (PeerRecord in
+# federation.core.replication_log). parked.name of a blob is its key, as in the change log.
 HOLDS = ", holds INTEGER NOT NULL DEFAULT 1"
 PEER_TABLE = """
 CREATE TABLE peer (

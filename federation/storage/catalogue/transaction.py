@@ -1,7 +1,7 @@
-"""One catalogue transaction, as the operations inside it see it: connection, time, totals, log.
+"""One catalogue transaction as the operations in it see it: connection, time, totals, log.
 
-The running totals and the change log's next number are read once and written once a transaction,
-so an insert costs no extra row for them. Changed folders are made durable before the commit.
+The totals and the change log's next number are read and written once per transaction, so that an
+insert writes no extra row for them. Changed folders are made durable before the commit.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from federation.core.store import Provenance, Stamp
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.schema import of_a_row
 
-# Names in the table meta of what processes share.
-LOG_EPOCH = "log_epoch"  # of the change log: another one, other rows under the same numbers
-CATALOGUE_FILE = "catalogue_inode"  # the file's number when it was opened last: a copy has another
-VOLUME_ID = "volume_id"  # of blobs/: its marker says the same
+# Names in the table meta, which all processes share.
+LOG_EPOCH = "log_epoch"  # id of the change log: under another id, rows have other numbers
+CATALOGUE_FILE = "catalogue_inode"  # inode when it was last opened; a copy has another one
+VOLUME_ID = "volume_id"  # of blobs/; also in the marker file there
 HOLD = "evict_hold_until_ms"  # store time until which nothing is evicted
-REQUEST = "collect_request"  # what `federation gc` asks of the process that evicts
-DONE = "collect_done"  # its answer
+REQUEST = "collect_request"  # from `federation gc` to the process that evicts
+DONE = "collect_done"  # the answer to it
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
 NO_INSTANCE = 0  # of blobs, and of the empty name
 
 _LOG = "INSERT INTO log VALUES (?1, {}, {}, ?2, ?3, {}, {}, {}, {}, ?4)"
-_LITERAL_ROWS = 32  # fewer are inserted sooner than another statement is compiled
+_LITERAL_ROWS = 32  # below this, compiling a statement of its own costs more than it saves
 
 
-# All columns, in the order of Totals behind the id: also the fewer that an older schema has, which
-# `federation status` may find beside a node that was not restarted yet.
+# All columns, in the order of Totals after the id. An older schema has fewer columns: `federation
+# status` may read one beside a node that still runs the older program.
 _TOTALS = "SELECT * FROM totals"
 
 
 @dataclass(slots=True)
 class Totals:
-    """What is held: bytes of blobs and index values, numbers of both; where log and clock stand."""
+    """Bytes and numbers of the blobs and entries held, and the state of the log and the clock."""
 
     size_bytes: int = 0
     blobs: int = 0
     entries: int = 0
     seq: int = 0  # of the newest log row
     logged_bytes: int = 0  # sizes of all rows ever logged
-    ticks: int = 0  # of the greatest stamp given or met
+    ticks: int = 0  # of the greatest stamp given or received
     files_bytes: int = 0  # what blob files take of the disk
 
 
 @dataclass(slots=True)
 class Transaction:
-    """An open write transaction; it has the catalogue's write lock over all processes."""
+    """An open write transaction. It holds the catalogue's write lock against all processes."""
 
     connection: apsw.Connection
     now_ms: int
@@ -62,16 +62,16 @@ class Transaction:
     quota_bytes: int
     node_id: str
     drift_s: float = DRIFT_S  # how far a stamp may be ahead of wall_s
-    held_bytes: int = 0  # of the quota, at the beginning
-    grown_bytes: int = 0  # by what was done since, as far as that can be told
+    held_bytes: int = 0  # of the quota, measured at the beginning
+    grown_bytes: int = 0  # estimated growth since then
     folders: set[str] = field(default_factory=set)  # to sync before the commit
 
     def next_seq(self) -> int:
-        """Number the next accepted object."""
+        """Return the change log number of the next accepted object."""
         return self.take_seqs(1)
 
     def take_seqs(self, count: int) -> int:
-        """Number the next accepted objects, one after the other; returns the first number."""
+        """Reserve change log numbers for the next count objects; return the first of them."""
         first = self.totals.seq + 1
         self.totals.seq += count
         return first
@@ -83,7 +83,7 @@ class Transaction:
         self._log([(seq, name, size)], kind, instance, origin)
 
     def log_blobs(self, rows: Iterable[tuple[int, bytes, int]], origin: Provenance) -> None:
-        """Append those of blobs: their numbers, keys and sizes."""
+        """Append the change log rows of blobs, given as (seq, key, size)."""
         self._log(rows, BLOB, NO_INSTANCE, origin)
 
     def _log(
@@ -97,11 +97,11 @@ class Transaction:
         self.totals.logged_bytes = total
 
     def observe(self, stamp: Stamp) -> None:
-        """Date whatever is given here from now on after this."""
+        """Make every stamp given here from now on later than this one."""
         self.totals.ticks = max(self.totals.ticks, stamp.ticks)
 
     def room_for(self, size_bytes: int) -> bool:
-        """Whether the quota has this many bytes left, seen from inside the write lock."""
+        """Return whether the quota has this many bytes left, as seen under the write lock."""
         return self.held_bytes + self.grown_bytes + size_bytes <= self.quota_bytes
 
 
@@ -113,9 +113,9 @@ def insert_all(
 ) -> None:
     """Insert rows that have some values in common.
 
-    statement: has a numbered parameter for each value of a row, and {} for each shared one. Where
-    there are many rows the shared values are literals: binding them again for each row took a
-    seventh of the time of inserting a thousand blobs.
+    statement: has a numbered parameter for each value of a row, and {} for each shared value. For
+    many rows the shared values become literals: binding them again for each row took a seventh of
+    the time of inserting a thousand blobs.
     """
     if len(rows) >= _LITERAL_ROWS:
         connection.executemany(statement.format(*map(apsw.format_sql_value, shared)), rows)
@@ -138,7 +138,7 @@ def read_totals(connection: apsw.Connection) -> Totals:
 @of_a_row
 def _totals(columns: Sequence[Any]) -> Totals:
     if not all(isinstance(number, int) and number >= 0 for number in columns):
-        raise ValueError(f"totals that cannot be: {columns}")
+        raise ValueError(f"impossible totals: {columns}")
     return Totals(*columns)
 
 
@@ -158,7 +158,7 @@ def get_meta(connection: apsw.Connection, name: str) -> Any:
 
 
 def set_meta(transaction: Transaction, name: str, value: int | str | None) -> None:
-    """Set or (None) remove a value of the table meta."""
+    """Set a value of the table meta; None removes it."""
     if value is None:
         transaction.connection.execute("DELETE FROM meta WHERE name = ?", (name,))
     else:

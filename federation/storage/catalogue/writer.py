@@ -1,9 +1,9 @@
-"""Group commit: one thread owns the write connection and puts many operations into a transaction.
+"""Group commit: one thread owns the write connection and puts many operations in a transaction.
 
-While one commit waits for the disk, the next operations gather; each is undone alone if it fails,
-and nobody hears OK before the commit is durable. After an I/O error on the catalogue nothing more
-is written: pages the kernel dropped after a failed fsync would look written, so going on could
-acknowledge what is not on the disk. Reads go on.
+While one commit waits for the disk, the next operations queue up. An operation that fails is undone
+alone, and no caller gets its result before the commit is durable. After an I/O error on the
+catalogue nothing more is written: pages that the kernel dropped after a failed fsync look written,
+so a later commit could acknowledge data that is not on the disk. Reads continue.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from federation.storage.timing import StoreClock
 _T = TypeVar("_T")
 _QUEUED_MAX = 10_000
 _HELD_MAX_BYTES = 32 * 2**20
-_EVERYBODY = ""  # who may do what is not known here; that those who ask take turns is
+_EVERYBODY = ""  # one name for all callers in the admission: they are not told apart here
 _BATCH_MAX = 256
 _NO_ROOM = (apsw.SQLITE_IOERR_SHMSIZE,)
 
@@ -58,7 +58,7 @@ class _Operation:
         self.error: BaseException | None = None
 
     def settle(self) -> None:
-        if self.future.done():  # its caller was cancelled; the work is done all the same
+        if self.future.done():  # the caller was cancelled; the work was done nevertheless
             return
         if self.error is not None:
             self.future.set_exception(self.error)
@@ -86,14 +86,15 @@ class Writer:
         self._store_clock = store_clock
         self._clock = clock
         self._quota_bytes = quota_bytes
-        # On the event loop, before anybody hears of the commit: what is held, and of the quota.
+        # Called on the event loop with the totals and the quota's bytes in use, before any caller
+        # gets the result of its operation.
         self._on_commit = on_commit
         self._metrics = metrics
-        self._on_fail = on_fail  # in whichever thread it comes to light
-        self._node_id = node_id  # of the stamps given in its transactions
+        self._on_fail = on_fail  # called in the thread that found the failure
+        self._node_id = node_id  # for the stamps given in its transactions
         self._drift_s = drift_s
-        # Blob bytes on their way to the disk. A caller that leaves does not take them along, so
-        # that they are bounded here, whoever sent them.
+        # Blob bytes on their way to the disk. Cancelling a caller does not free them, so they are
+        # bounded here and not per caller.
         self._held = Admission(lambda: _HELD_MAX_BYTES, each=lambda: _HELD_MAX_BYTES)
         self._queue: deque[_Operation] = deque()
         self._wake = threading.Condition()
@@ -101,7 +102,7 @@ class Writer:
         self._unsettled: set[int] = set()
         self._begun_s: float | None = None
         self.totals = Totals()
-        self.held_bytes = 0  # of the quota, as of the last commit
+        self.held_bytes = 0  # of the quota, after the last commit
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="catalogue-writer", daemon=True)
 
@@ -109,36 +110,41 @@ class Writer:
         return f"<Writer {len(self._queue)} queued{', failed' if self.failure else ''}>"
 
     def start(self) -> None:
-        """Begin to work off the queue."""
+        """Start the thread that runs the queued operations."""
         self._thread.start()
 
     @property
     def pending_bytes(self) -> int:
-        """Blob bytes that are on their way to the disk."""
+        """How many blob bytes are on their way to the disk."""
         return self._held.used_bytes
 
     @property
     def held_back(self) -> int:
-        """How many wait until there is room for theirs."""
+        """How many callers wait in room_for."""
         return self._held.waiting
 
     async def room_for(self, size_bytes: int) -> None:
-        """Wait until so many bytes may be on their way to the disk; has_written gives them back."""
+        """Wait until this many more bytes may be on their way to the disk.
+
+        The caller must call has_written with the same number later.
+        """
         await self._held.acquire(_EVERYBODY, size_bytes)
 
     def has_written(self, size_bytes: int) -> None:
-        """So many bytes that room_for let in are durable, or dropped."""
+        """Note that this many bytes admitted by room_for are durable, or were dropped."""
         self._held.release(_EVERYBODY, size_bytes)
 
     async def submit(self, work: Callable[[Transaction], _T], size_bytes: int = 0) -> _T:
-        """Run work in a transaction; returns its result once that is durable.
+        """Run work in a transaction; return its result once that is durable.
 
-        size_bytes: what the work holds on to; it waits while that of others is too much.
+        work runs in the writer's thread. A FederationError that it raises undoes this work alone. A
+        caller that is cancelled stops waiting; its work is still done as a whole or not at all.
 
-        work runs in the writer's thread. What it raises (FederationError) undoes it alone. A
-        caller that is cancelled stops waiting; its work is done or not as a whole.
+        size_bytes: how many blob bytes the work keeps in memory. The call waits while all
+        operations together keep too many.
 
-        Raises TooBusy (queue full), StorageFull, StorageFailed, SourceUnavailable (lock not had).
+        Raises TooBusy (queue full), StorageFull, StorageFailed, SourceUnavailable (write lock not
+        obtained), and what work raises.
         """
         if self.failure is not None:
             raise StorageFailed(self.failure)
@@ -164,28 +170,28 @@ class Writer:
             self._wake.notify()
 
     def stuck_s(self) -> float:
-        """How long the transaction that runs now has been running; 0 when none does."""
+        """Return for how many seconds the current transaction has been running; 0: none is."""
         begun_s = self._begun_s
         return 0.0 if begun_s is None else self._clock.monotonic_s() - begun_s
 
     def take_unsettled(self) -> set[int]:
-        """Return the blob folders where failed transactions may have left files without rows."""
+        """Return and forget the blob folders (0..255) where failures may have left stray files."""
         unsettled, self._unsettled = self._unsettled, set()
         return unsettled
 
     def leave_unsettled(self, folders: set[int]) -> None:
-        """Have take_unsettled() return these again: they could not be looked at."""
+        """Put folders back for the next take_unsettled(): they could not be swept."""
         self._unsettled |= folders
 
     def fail(self, reason: str) -> None:
-        """Write nothing any more; what is queued and what comes gets StorageFailed."""
+        """Stop writing for good: queued and later operations raise StorageFailed."""
         if self.failure is None:
             self.failure = reason
             self._on_fail()
             _log.error("catalogue_write_failed", reason=reason)
 
     def close(self) -> None:
-        """Work off what is queued, then end the thread. Blocks; call it from a worker thread."""
+        """Run what is queued, then end the thread. Blocks; call it from a worker thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -209,7 +215,7 @@ class Writer:
                 connection = connection or self._connect()
                 with self._metrics.commit_seconds.time():
                     self._commit(connection, batch)
-            except Exception as error:  # noqa: BLE001 - every waiter must hear of it
+            except Exception as error:  # noqa: BLE001 - every waiting caller must get it
                 self._give_up(connection, batch, error)
             self._begun_s = None
             batch[0].loop.call_soon_threadsafe(self._settle, batch)
@@ -264,7 +270,7 @@ class Writer:
     def _give_up(
         self, connection: apsw.Connection | None, batch: list[_Operation], error: Exception
     ) -> None:
-        """Undo the transaction and tell every operation of it why."""
+        """Undo the transaction, and give the reason to every operation in it."""
         reason = _translate(error)
         if isinstance(reason, StorageFailed):
             self.fail(str(reason))
@@ -278,7 +284,7 @@ class Writer:
 
 
 def damaged(reason: str) -> str:
-    """Return what is said of a catalogue that is not written any more for what was found in it."""
+    """Return the message for a catalogue that is not written any more because it is damaged."""
     return (
         f"the catalogue is damaged or unreadable ({reason}). Stop the node, check the disk, and "
         "run `federation rebuild`"
