@@ -16,8 +16,7 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.store import Entry, EntryKind
 from federation.observability.metrics import Metrics
-from federation.remote import Remote, RemoteIndex, RemoteStore
-from federation.upstream.setup import remote_settings
+from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.wire.asset_request import content_of, pushed_of
 
 _CALL_S = 3.0
@@ -91,7 +90,10 @@ async def _ask(settings: Settings, node_id: str, question: Question) -> dict[str
 
 async def _put(settings: Settings, node_id: str, question: Question) -> dict[str, Any]:
     impatient = replace(
-        remote_settings(settings), request_timeout_s=_CALL_S, stall_s=_CALL_S, retry_limit=0
+        RemoteSettings.of(settings, settings.instance_name),
+        request_timeout_s=_CALL_S,
+        stall_s=_CALL_S,
+        retry_limit=0,
     )
     jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
     remote = Remote(impatient, Metrics(), SystemClock(), jitter, node_id=node_id)

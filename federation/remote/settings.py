@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
+from federation.config.peers import PeerConfig
+from federation.config.upstreams import UpstreamConfig
 from federation.core.errors import ConfigError
 
 _TLS = {"http": False, "grpc": False, "https": True, "grpcs": True}
@@ -45,6 +47,27 @@ class RemoteSettings:
     queue_max: int = 1024  # calls that wait for one to end; beyond, they fail at once
     bandwidth_bytes_s: int = 0  # both directions together; 0: no limit
     compression: bool = True  # use zstd where the remote can
+
+    @classmethod
+    def of(cls, config: UpstreamConfig | PeerConfig, instance_name: str) -> Self:
+        """Return the settings of the client for one configured upstream or peer."""
+        auth, connection = config.auth, config.connection_config
+        return cls(
+            name=config.name,
+            url=config.url,
+            instance_name=instance_name,
+            server_cert=auth.server_cert,
+            client_cert=auth.client_cert,
+            client_key=auth.client_key,
+            access_token=auth.access_token,
+            keepalive_time_s=connection.keepalive_time,
+            retry_limit=connection.retry_limit,
+            retry_delay_s=connection.retry_delay / 1000,
+            request_timeout_s=connection.request_timeout,
+            stall_s=connection.stall,
+            concurrency=connection.concurrency,
+            bandwidth_bytes_s=connection.bandwidth,
+        )
 
     def target(self) -> Endpoint:
         """Return where to connect.

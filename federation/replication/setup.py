@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -113,7 +114,8 @@ class Replication:
     def _session(self, peer: PeerConfig, records: PeerRecordCache) -> PeerSession:
         connect = partial(
             Remote,
-            remote_settings(peer),
+            # What fails is tried again by one call at a time, for all: see Gate.
+            replace(RemoteSettings.of(peer, _of_blobs(peer)), retry_limit=0),
             self._metrics,
             self._clock,
             self._jitter,
@@ -184,26 +186,3 @@ def _of_blobs(peer: PeerConfig) -> str:
     """Return the instance name for calls about blobs, which have no instance."""
     names = peer.names_there or {}
     return names.get("", next(iter(names.values()), ""))
-
-
-def remote_settings(peer: PeerConfig) -> RemoteSettings:
-    """Return the settings of the client for one peer.
-
-    It does not try again by itself: what fails is tried again by one call at a time, for all.
-    """
-    auth, connection = peer.auth, peer.connection_config
-    return RemoteSettings(
-        name=peer.name,
-        url=peer.url,
-        instance_name=_of_blobs(peer),
-        server_cert=auth.server_cert,
-        client_cert=auth.client_cert,
-        client_key=auth.client_key,
-        access_token=auth.access_token,
-        keepalive_time_s=connection.keepalive_time,
-        retry_limit=0,
-        request_timeout_s=connection.request_timeout,
-        stall_s=connection.stall,
-        concurrency=connection.concurrency,
-        bandwidth_bytes_s=connection.bandwidth,
-    )

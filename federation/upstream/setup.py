@@ -153,7 +153,13 @@ class Pulling:
         if known is not None and known.settings == settings:
             return known
         metrics, clock, jitter = self._metrics, self._clock, self._jitter
-        remote = Remote(remote_settings(settings), metrics, clock, jitter, node_id=self._node_id)
+        remote = Remote(
+            RemoteSettings.of(settings, settings.instance_name),
+            metrics,
+            clock,
+            jitter,
+            node_id=self._node_id,
+        )
         upstream = make_upstream(config, settings, remote, metrics, clock, jitter)
         return _Connected(settings, remote, upstream)
 
@@ -209,25 +215,4 @@ def make_upstream(
         hedge_delay_s=settings.hedge_delay,
         on_wrong_bytes=store.sent_wrong_bytes,
         is_crowded=lambda: remote.calls.slots.queued > 0,
-    )
-
-
-def remote_settings(settings: Settings) -> RemoteSettings:
-    """Return the settings of the client for one upstream."""
-    auth, connection = settings.auth, settings.connection_config
-    return RemoteSettings(
-        name=settings.name,
-        url=settings.url,
-        instance_name=settings.instance_name,
-        server_cert=auth.server_cert,
-        client_cert=auth.client_cert,
-        client_key=auth.client_key,
-        access_token=auth.access_token,
-        keepalive_time_s=connection.keepalive_time,
-        retry_limit=connection.retry_limit,
-        retry_delay_s=connection.retry_delay / 1000,
-        request_timeout_s=connection.request_timeout,
-        stall_s=connection.stall,
-        concurrency=connection.concurrency,
-        bandwidth_bytes_s=connection.bandwidth,
     )
