@@ -1,8 +1,8 @@
-"""Times of use, leases and verification times not yet written.
+"""Times of use, leases and verifications that are not written to the catalogue yet.
 
-A lease is a touch, so answering costs no write: touches gather here and are written in one
-transaction every Timing.flush_ms. How old the oldest one is bounds what a crash or a stuck disk
-can make us forget; when it gets too old, no new lease is given (federation.storage.timing).
+Giving a lease only records a touch in memory, so answering costs no write: touches gather here and
+are written in one transaction every Timing.flush_ms. A crash or a stuck disk loses at most what is
+as old as the oldest touch; if that gets too old, no new lease is given (federation.storage.timing).
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ _T = TypeVar("_T")
 
 @dataclass(slots=True)
 class TouchBatch:
-    """What one flush writes."""
+    """What one flush writes; all times are store milliseconds."""
 
-    blobs: dict[bytes, int] = field(default_factory=dict)
-    leased: dict[bytes, int] = field(default_factory=dict)  # and not used
-    entries: dict[int, int] = field(default_factory=dict)
-    verified: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    blobs: dict[bytes, int] = field(default_factory=dict)  # last use by catalogue key
+    leased: dict[bytes, int] = field(default_factory=dict)  # leases without a use
+    entries: dict[int, int] = field(default_factory=dict)  # last use by row id
+    verified: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # time, ctime_ns
     oldest_ms: int | None = None
-    in_doubt: bool = False  # holds a lease that came with bytes, when none was to be given
+    in_doubt: bool = False  # contains leases given (by a read) while no new lease was allowed
 
     def __bool__(self) -> bool:
         return bool(self.blobs or self.leased or self.entries or self.verified)
 
     def write(self, connection: apsw.Connection, floor_ms: int) -> None:
-        """Write everything inside the open transaction, no access time below floor_ms.
+        """Write everything in the open transaction; raise earlier access times to floor_ms.
 
-        Who goes through all that is held in the order of these times (federation.storage.scan)
-        relies on their being written soon: a batch that waited for a stuck disk counts as later.
+        federation.storage.scan walks blobs in the order of these times, and relies on their being
+        written soon. So a batch that waited for a stuck disk gets later times.
         """
         catalogue.touch(connection, _not_below(self.blobs, floor_ms))
         catalogue.lease(connection, _not_below(self.leased, floor_ms))
@@ -50,7 +50,7 @@ def _not_below(times: dict[_T, int], floor_ms: int) -> dict[_T, int]:
 
 
 class Touches:
-    """The gathering side; used from the event loop only."""
+    """Gathers touches and hands them to flushes. Used from the event loop only."""
 
     def __init__(self) -> None:
         self._gathering = TouchBatch()
@@ -61,59 +61,59 @@ class Touches:
         return f"<Touches {len(batch.blobs)} blobs, {len(batch.entries)} entries>"
 
     def blobs(self, keys: Iterable[bytes], now_ms: int) -> None:
-        """Note that clients used blobs, which leases them from now on."""
+        """Record that clients used blobs at now_ms, which leases them."""
         before = len(self._gathering.blobs)
         self._gathering.blobs.update(dict.fromkeys(keys, now_ms))
         if len(self._gathering.blobs) > before:
-            self._aged(now_ms)
+            self._note_oldest(now_ms)
 
     def leased(self, keys: Iterable[bytes], now_ms: int) -> None:
-        """Lease blobs from now on, without their being used."""
+        """Record a lease of blobs at now_ms that does not count as a use."""
         before = len(self._gathering.leased)
         self._gathering.leased.update(dict.fromkeys(keys, now_ms))
         if len(self._gathering.leased) > before:
-            self._aged(now_ms)
+            self._note_oldest(now_ms)
 
     def entry(self, row_id: int, now_ms: int) -> None:
-        """Note the use of an index entry."""
+        """Record the use of an index entry."""
         self._gathering.entries[row_id] = now_ms
-        self._aged(now_ms)
+        self._note_oldest(now_ms)
 
     def verified(self, key: bytes, now_ms: int, ctime_ns: int) -> None:
-        """Note that a blob's bytes matched, and the ctime of its file (0: inline)."""
+        """Record that a blob matched its digest, and its file's ctime (0: inline)."""
         self._gathering.verified[key] = (now_ms, ctime_ns)
 
-    def _aged(self, now_ms: int) -> None:
+    def _note_oldest(self, now_ms: int) -> None:
         if self._gathering.oldest_ms is None:
             self._gathering.oldest_ms = now_ms
 
     def unflushed_since_ms(self) -> int | None:
-        """Return the time of the oldest touch not yet written; None when all are."""
+        """Return the time of the oldest unwritten touch (store ms); None: all are written."""
         if self._flushing is not None and self._flushing.oldest_ms is not None:
             return self._flushing.oldest_ms
         return self._gathering.oldest_ms
 
     def doubt(self) -> None:
-        """Note that the leases just gathered were given when none was to be given."""
+        """Record that the leases just gathered were given while no new lease was allowed."""
         self._gathering.in_doubt = True
 
     @property
     def in_doubt(self) -> bool:
-        """Whether such leases are not yet written."""
+        """Whether unwritten leases were given while no new lease was allowed."""
         flushing = self._flushing
         return self._gathering.in_doubt or (flushing is not None and flushing.in_doubt)
 
     def take(self) -> TouchBatch:
-        """Begin a flush; flushed() or failed() ends it."""
+        """Begin a flush and return its batch; call flushed() or failed() to end it."""
         self._flushing, self._gathering = self._gathering, TouchBatch()
         return self._flushing
 
     def flushed(self) -> None:
-        """The batch taken last is durable."""
+        """End the flush: its batch is durable."""
         self._flushing = None
 
     def failed(self) -> None:
-        """The batch taken last was not written: keep it for the next flush."""
+        """End the flush: its batch was not written, and goes into the next one."""
         if self._flushing is None:
             return
         batch, self._flushing = self._flushing, None

@@ -1,9 +1,9 @@
-"""Blob files: opening one with suspicion, hashing it, and receiving one crash-safely.
+"""Blob files: opens, checks, hashes and writes them, trusting nothing that lies on the disk.
 
-A file is trusted only while it is a regular file of the right size whose ctime is the one seen
-when it was last verified; whatever else lies under its name is damage. Opening never follows a
-link and never waits for a FIFO. An error of the disk says nothing about the blob: it is
-SourceUnavailable, and only where one file cannot be read by itself it is Unreadable.
+A file is trusted only while it is a regular file of the right size whose ctime has not changed
+since it was last verified; anything else under its name is damage. Opening never follows a link and
+never waits for a FIFO. A disk error says nothing about the blob, so it raises SourceUnavailable;
+Unreadable is raised only if this file cannot be read while others can.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from federation.core.errors import SourceUnavailable, TooBusy
 from federation.storage.catalogue.pool import Pool
 
 NO_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW  # to receive into
+CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW  # for a new file
 
 _HASH_STEP = 1024 * 1024
 _IF_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
-# What a disk answers that has lost some of a file's blocks, and not because it is away.
+# Errors of a disk that is present but has lost some blocks of a file.
 _LOST_BLOCKS = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.EREMOTEIO)
 _NOT_A_FILE = (errno.ELOOP, errno.ENXIO)  # a link, a socket
 
 
 class Damage(Exception):
-    """What lies on the disk is not the blob; str() says in which way."""
+    """The file on the disk is not the blob; str() says why."""
 
-    is_proven = True  # what lies there, if anything, is of no use
+    is_proven = True  # the file, if there is one, is certainly useless
 
 
 class Gone(Damage):
-    """Nothing lies there. It counts as damage only where the volume is there (volume.Volume)."""
+    """The file does not exist. That is damage only while the volume is mounted (volume.Volume)."""
 
 
 class Unreadable(Damage):
-    """This one file cannot be read, while others can. Its bytes may be right."""
+    """This file cannot be read, while others can. Its bytes may be right."""
 
     is_proven = False
 
 
 @dataclass(frozen=True, slots=True)
 class OpenBlob:
-    """An open blob file: descriptor and the ctime that identifies this state of it."""
+    """An open blob file: its descriptor, and the ctime that identifies its state."""
 
     fd: int
     ctime_ns: int
@@ -67,9 +67,12 @@ class OpenBlob:
 def open_blob(path: str, size_bytes: int) -> OpenBlob:
     """Open a blob's file for reading.
 
-    Raises Damage when it is not a plain file or of another size, Gone, Unreadable when its own
-    mode forbids reading it, TooBusy when this process has no file handle left, and
-    SourceUnavailable for any other error of the disk.
+    Raises:
+        Damage: it is not a plain file, or has another size.
+        Gone: it does not exist.
+        Unreadable: its own mode forbids reading it.
+        TooBusy: no file handle is left.
+        SourceUnavailable: any other error of the disk.
     """
     try:
         fd = os.open(path, _OPEN)
@@ -83,7 +86,7 @@ def open_blob(path: str, size_bytes: int) -> OpenBlob:
 
 
 def check_file(path: str, size_bytes: int) -> None:
-    """Look whether a plain file of this size lies there; cheap, reads no content.
+    """Check with one stat that the path is a plain file of this size. Reads no content.
 
     Raises Damage, Gone, SourceUnavailable, TooBusy.
     """
@@ -104,7 +107,7 @@ def _damage_of(facts: os.stat_result, size_bytes: int) -> Damage | None:
 
 
 def _trouble_with(path: str, error: OSError) -> Exception:
-    """Return what an error of open or stat says: of the blob, of the disk, or of this process."""
+    """Return the exception for an error of open or stat: about the blob, disk or process."""
     if error.errno in NO_HANDLES:
         return TooBusy(f"no file handle left: {error.strerror}")
     if error.errno == errno.ENOENT:
@@ -117,7 +120,7 @@ def _trouble_with(path: str, error: OSError) -> Exception:
 
 
 def _own_mode_forbids(path: str) -> bool:
-    """Whether the file itself, and not a folder above it, keeps its owner from reading it."""
+    """Return whether the file's own mode, and not a folder above it, forbids reading it."""
     try:
         return not os.stat(path, follow_symlinks=False).st_mode & stat.S_IRUSR
     except OSError:
@@ -127,8 +130,11 @@ def _own_mode_forbids(path: str) -> bool:
 def read_exactly(fd: int, size_bytes: int, offset: int) -> bytes:
     """Read size_bytes at offset.
 
-    Raises Damage where the file ends before, Unreadable where the disk has lost its blocks (which
-    only a second descriptor makes sure of), SourceUnavailable for any other error.
+    Raises:
+        Damage: the file ends too early.
+        Unreadable: the disk has lost blocks of the file. Only a second attempt through another
+            descriptor confirms that (Volume.read_twice).
+        SourceUnavailable: any other error of the disk.
     """
     parts = []
     while size_bytes > 0:
@@ -147,17 +153,16 @@ def read_exactly(fd: int, size_bytes: int, offset: int) -> bytes:
 
 
 def read_cached(fd: int, size_bytes: int, offset: int) -> bytes | None:
-    """Read size_bytes at offset where all of them lie in memory; None where that is not so.
+    """Read size_bytes at offset if the page cache holds all of them; else return None.
 
-    Never waits for the disk, so it needs no thread: that saves two switches between threads for
-    each chunk, and the second of two cores for those who have use for it. A read of 256 MiB takes
-    100 instead of 130 ms of CPU. Whatever goes wrong is None: who then reads in a thread hears of
-    it.
+    Never waits for the disk, so it needs no thread. That saves two thread switches per chunk: a
+    read of 256 MiB takes 100 instead of 130 ms of CPU. An error returns None, too: the caller then
+    reads in a thread, which raises it.
     """
     if _IF_CACHED is None:
         return None
-    # The bytes are made once, filled in place, and taken out again: BytesIO hands out its own
-    # buffer where nobody else holds it.
+    # Avoids a copy: preadv fills the buffer in place, and getvalue returns that same buffer, since
+    # nothing else refers to it.
     whole = io.BytesIO(bytes(size_bytes))
     with whole.getbuffer() as room:
         try:
@@ -169,17 +174,17 @@ def read_cached(fd: int, size_bytes: int, offset: int) -> bytes | None:
 
 
 def read_onwards(fd: int) -> None:
-    """Tell the kernel that this descriptor is read from front to back: it fetches more ahead then.
+    """Tell the kernel that the file is read sequentially, so that it reads further ahead.
 
-    Asking for the next parts one by one (POSIX_FADV_WILLNEED) costs more than it gains: 256 MiB
-    took 230 instead of 50 ms in the kernel, and 530 instead of 310 in all.
+    Requesting the next parts one by one (POSIX_FADV_WILLNEED) costs more than it gains: 256 MiB
+    took 230 instead of 50 ms in the kernel, and 530 instead of 310 ms in total.
     """
-    with suppress(OSError):  # only the disk's own reads tell of trouble with it
+    with suppress(OSError):  # it is only advice; a real problem shows when the file is read
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
 def write_whole(fd: int, data: bytes) -> None:
-    """Write all of data where the descriptor stands. Raises OSError."""
+    """Write all of data at the descriptor's position. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -188,8 +193,7 @@ def write_whole(fd: int, data: bytes) -> None:
 def verify_file(fd: int, digest: Digest) -> None:
     """Hash the whole file.
 
-    Raises Damage when its bytes are not those that the digest names, Unreadable,
-    SourceUnavailable.
+    Raises Damage (it does not match the digest), Unreadable, SourceUnavailable.
     """
     hasher = new_hasher(digest.function)
     offset = 0
@@ -198,7 +202,7 @@ def verify_file(fd: int, digest: Digest) -> None:
         hasher.update(part)
         offset += len(part)
     if hasher.digest() != digest.hash:
-        raise Damage("has other bytes than its digest names")
+        raise Damage("does not match its digest")
 
 
 def verify_path(path: str, digest: Digest) -> int:
@@ -212,9 +216,9 @@ def verify_path(path: str, digest: Digest) -> int:
 
 
 _STEP_BYTES = 16 * 1024 * 1024  # 8 to 32 MiB make no difference
-_AT_ONCE = 2  # the call blocks while the disk's queue is full; readers need the other threads
+_AT_ONCE = 2  # the call blocks while the disk's queue is full, and readers need threads, too
 
-_SYNC_FILE_RANGE_WRITE = 2  # without WAIT_BEFORE and WAIT_AFTER, which would take errors away
+_SYNC_FILE_RANGE_WRITE = 2  # without WAIT_BEFORE and WAIT_AFTER, which would consume disk errors
 _sync_file_range = ctypes.CDLL(None).sync_file_range
 _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 _sync_file_range.restype = ctypes.c_int
@@ -223,10 +227,10 @@ _slots = threading.BoundedSemaphore(_AT_ONCE)
 
 
 class WriteBack:
-    """Starts to write a growing file's pages, so that its fdatasync has little left to do.
+    """Starts the write-back of a growing file early, so that its fdatasync has little left to do.
 
-    Only advice: nothing here counts as written. The call neither waits for the disk nor takes
-    notice of its errors, so the kernel keeps those for the fdatasync that decides.
+    This is an optimization only: nothing counts as written before the fdatasync. The call neither
+    waits for the disk nor consumes its errors, so the fdatasync still reports them.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -237,7 +241,7 @@ class WriteBack:
         return f"<WriteBack up to {self._begun_bytes}>"
 
     def wrote(self, fd: int, written_bytes: int) -> None:
-        """Let the disk begin with what is new, if that is much and the disk is not busy already."""
+        """Start writing new bytes to the disk if there are many and few other writes run."""
         begun_bytes = self._begun_bytes
         if written_bytes - begun_bytes < _STEP_BYTES or not _slots.acquire(blocking=False):
             return
@@ -246,7 +250,7 @@ class WriteBack:
 
 
 def start_writing(fd: int, offset: int, size_bytes: int) -> None:
-    """Let the disk begin with these bytes; blocks while its queue is full."""
+    """Start writing these bytes to the disk. Blocks while the disk's queue is full."""
     _sync_file_range(fd, offset, size_bytes, _SYNC_FILE_RANGE_WRITE)
 
 

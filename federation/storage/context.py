@@ -1,4 +1,4 @@
-"""The parts of an open data directory that reading, receiving and maintenance share."""
+"""What reading, receiving and maintenance of an open data directory share."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from federation.storage.catalogue.writer import Writer, damaged
 from federation.storage.directory import DataDirectory
 from federation.storage.log_end import LogEnd
 from federation.storage.processes import ProcessEntry
-from federation.storage.quarantine import Aside, quarantine
+from federation.storage.quarantine import QuarantineOutcome, quarantine
 from federation.storage.read_cache import ReadCache
 from federation.storage.shared_memory import Epoch
 from federation.storage.space import Space
 from federation.storage.timing import StoreClock, Timing
 
 _log = structlog.get_logger(__name__)
-# Text that is none is damage, too; a disk that fails is treated alike.
-_TELL_EVERY_S = 60.0
+_LOG_ROOM_EVERY_S = 60.0
+# Invalid text is damage, too, and a failing disk is treated like a damaged catalogue.
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, UnicodeDecodeError)
 
 
 @dataclass(slots=True)
 class StorageContext:
-    """One per process and data directory. All fields are used from the event loop."""
+    """The shared parts; one per process and data directory. Used from the event loop."""
 
     directory: DataDirectory
     settings: model.StorageConfig
@@ -49,37 +49,37 @@ class StorageContext:
     run: ProcessEntry
     epoch: Epoch
     head: LogEnd
-    pool: Pool  # look-ups in the catalogue, and hashing: nothing that a busy disk holds up for long
-    reads: Pool  # of blob files, which may be slow
-    writes: Pool  # of blob files: each sync takes a thread until the disk has done it
+    pool: Pool  # look-ups in the catalogue and hashing: nothing that waits long for a busy disk
+    reads: Pool  # reads of blob files, which may be slow
+    writes: Pool  # writes of blob files: a sync keeps its thread until the disk has finished
     writer: Writer
     touches: Touches
     read_cache: ReadCache
     space: Space
     background: Background
-    pressure: asyncio.Event = field(default_factory=asyncio.Event)  # eviction is wanted now
-    refused_ms: int | None = None  # when an upload was last refused for want of room
-    told_of_room_s: float | None = None  # when the log was told of one
-    asides: dict[Digest, asyncio.Task[Aside]] = field(default_factory=dict)  # of set_aside_soon
+    pressure: asyncio.Event = field(default_factory=asyncio.Event)  # set to evict now
+    refused_ms: int | None = None  # when an upload was last refused for lack of room
+    room_logged_s: float | None = None  # when such a refusal was last logged
+    quarantines: dict[Digest, asyncio.Task[QuarantineOutcome]] = field(default_factory=dict)
 
     def now_ms(self) -> int:
         """Return store time."""
         return self.store_clock.now_ms()
 
     def is_late(self, asked_ms: int) -> bool:
-        """Whether a look-up begun at asked_ms took too long to be answered with "present".
+        """Return whether a look-up that began at asked_ms took too long to answer "present".
 
-        That answer is a lease, and an eviction could have looked twice without seeing it.
+        That answer gives a lease, but eviction may have marked and deleted the blob meanwhile.
         """
         return asked_ms < self.now_ms() - self.timing.unflushed_max_ms
 
     def is_behind(self) -> bool:
-        """Whether touches have stayed unwritten for so long that no new lease may be given."""
+        """Return whether touches have been unwritten for so long that no lease may be given."""
         oldest_ms = self.touches.unflushed_since_ms()
         return oldest_ms is not None and self.is_late(oldest_ms)
 
     def lease(self, keys: Collection[bytes], asked_ms: int, use: Use = Use.CLIENT) -> None:
-        """Lease blobs whose written time of use (or lease, where it is no use) is getting old."""
+        """Record a use or a lease of blobs whose stored time is getting old."""
         if not keys:
             return
         if use is Use.CLIENT:
@@ -88,84 +88,87 @@ class StorageContext:
             self.touches.leased(keys, asked_ms)
 
     def note_refusal(self, size_bytes: int) -> None:
-        """Ask for eviction, enough for an upload of this size."""
+        """Record that an upload was refused for lack of room, and request eviction for its size."""
         self.refused_ms = self.now_ms()
         self.metrics.refused_for_room.inc()
-        self._complain_of_room()
+        self._log_refusal()
         self.epoch.want(size_bytes)
         self.pressure.set()
 
-    def _complain_of_room(self) -> None:
+    def _log_refusal(self) -> None:
         now_s = self.clock.monotonic_s()
-        if self.told_of_room_s is None or now_s - self.told_of_room_s > _TELL_EVERY_S:
-            self.told_of_room_s = now_s
+        if self.room_logged_s is None or now_s - self.room_logged_s > _LOG_ROOM_EVERY_S:
+            self.room_logged_s = now_s
             _log.warning(
                 "write_refused_for_room",
                 held_bytes=self.space.stored_bytes,
                 quota_bytes=self.space.quota_bytes,
-                do="what was used within storage.lease is not evicted: raise the quota, shorten "
-                "the lease, or find out who writes so much",
+                do="objects used within storage.lease are not evicted: raise the quota, shorten "
+                "the lease, or find the clients that write so much",
             )
 
     async def set_aside(self, digest: Digest, seq: int, damage: Damage) -> None:
-        """Quarantine a blob found damaged; from then on it is missing.
+        """Quarantine a damaged blob; from then on it is missing.
 
-        A caller that is cancelled leaves it going on: every process has to hear of it.
+        The work continues if the caller is cancelled, so that every process learns of the damage.
 
-        Raises SourceUnavailable where the blob stays, because it may be right.
+        Raises SourceUnavailable if the blob may be right and therefore stays.
         """
         self.set_aside_soon(digest, seq, damage)
-        if (task := self.asides.get(digest)) is not None:
+        if (task := self.quarantines.get(digest)) is not None:
             await asyncio.wait({task})
-            if not task.cancelled() and task.result() is Aside.NO_ROOM:
+            if not task.cancelled() and task.result() is QuarantineOutcome.NO_ROOM:
                 raise SourceUnavailable("disk", f"blob {digest} {damage}")
 
-    async def _set_aside(self, digest: Digest, seq: int, damage: Damage) -> Aside:
-        """Never raises: what cannot be set aside is not served either, as every read checks it."""
+    async def _set_aside(self, digest: Digest, seq: int, damage: Damage) -> QuarantineOutcome:
+        """Quarantine a blob. Never raises: each read finds the damage again and serves nothing."""
         reason = str(damage)
 
-        def work(transaction: Transaction) -> Aside:
+        def work(transaction: Transaction) -> QuarantineOutcome:
             return quarantine(transaction, self.directory, digest, seq, damage)
 
         try:
             outcome = await self.writer.submit(work)
         except FederationError as error:
             _log.error("blob_damaged", digest=str(digest), reason=reason, kept_because=str(error))
-            return Aside.DONE if damage.is_proven else Aside.NO_ROOM
-        if outcome is Aside.DONE:
+            return QuarantineOutcome.DONE if damage.is_proven else QuarantineOutcome.NO_ROOM
+        if outcome is QuarantineOutcome.DONE:
             self.epoch.bump()
             self.metrics.quarantined.inc()
             _log.error("blob_quarantined", digest=str(digest), reason=reason)
-        elif outcome is Aside.NO_ROOM:
+        elif outcome is QuarantineOutcome.NO_ROOM:
             why = outcome.value
             _log.error("blob_damaged", digest=str(digest), reason=reason, kept_because=why)
         return outcome
 
     def set_aside_soon(self, digest: Digest, seq: int, damage: Damage) -> None:
-        """Do the same without making the caller wait.
+        """Start to quarantine a damaged blob, without waiting for the end.
 
-        Raises SourceUnavailable where so much is damaged that it is not believed any more.
+        Raises SourceUnavailable if so many blobs seem damaged that the disk is suspected instead.
         """
         now_s, held = self.clock.monotonic_s(), self.writer.totals.blobs
         volume, is_proven = self.directory.volume, damage.is_proven
         if not volume.breaker.admit(now_s, digest, seq, held, is_proven=is_proven):
             raise SourceUnavailable("blobs/", volume.breaker.trouble)
         task = self.background.start(self._set_aside(digest, seq, damage), "quarantine")
-        self.asides[digest] = task
+        self.quarantines[digest] = task
 
-        def ended(task: asyncio.Task[Aside]) -> None:
-            if self.asides.get(digest) is task:
-                del self.asides[digest]
+        def ended(task: asyncio.Task[QuarantineOutcome]) -> None:
+            if self.quarantines.get(digest) is task:
+                del self.quarantines[digest]
 
         task.add_done_callback(ended)
 
-    async def finish_aside(self, digest: Digest) -> None:
-        """Wait until what was just found damaged is out of sight; at once for anything else."""
-        if (task := self.asides.get(digest)) is not None:
+    async def wait_set_aside(self, digest: Digest) -> None:
+        """Wait until set_aside_soon has finished with this blob, if it is at work on it."""
+        if (task := self.quarantines.get(digest)) is not None:
             await asyncio.wait({task})
 
     def catalogue_unreadable(self, error: apsw.Error | UnicodeDecodeError) -> SourceUnavailable:
-        """Note a failed catalogue read; a damaged catalogue is not written to any more."""
+        """Log a failed catalogue read, and return the error to raise.
+
+        If the catalogue is damaged, the writer stops for good.
+        """
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, _DAMAGE):
             self.writer.fail(damaged(reason))

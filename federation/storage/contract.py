@@ -1,8 +1,7 @@
-"""What other rooms know of a storage, whatever engine keeps it.
+"""The interfaces of a storage for the other rooms, independent of its engine.
 
-NodeStorage is what a node serves from; Operations is what commands do to a storage, beside the
-nodes that serve it or without one. factory.py makes both; nothing else of this room is imported
-from outside.
+A node serves from a NodeStorage; commands work on a storage through Operations, whether nodes serve
+it or not. factory.py makes both; other rooms import nothing else from this room.
 """
 
 from __future__ import annotations
@@ -25,49 +24,50 @@ from federation.storage.reports import (
     VerifyReport,
 )
 
-Progress = Callable[[int, int], None]  # done, total (0: not known)
+Progress = Callable[[int, int], None]  # called with: done, total (0: unknown)
 
 
 class OfflineState(Protocol):
-    """The offline switch of a storage, as a node that serves it follows it."""
+    """The offline switch of a storage, as a node that serves it sees it."""
 
     @property
     def is_on(self) -> bool:
-        """Whether upstreams must not be asked, as last read."""
+        """Whether upstreams must not be asked, according to the last read."""
         ...
 
     def watch(self, watcher: Callable[[bool], None]) -> None:
-        """Have this called on the event loop now, and whenever the switch is turned."""
+        """Call watcher on the event loop with the state, now and after each change."""
         ...
 
 
 class NodeLog(ReplicationLog, Protocol):
-    """The change log, and how far peers have acknowledged it."""
+    """The change log of a storage, and how far peers have acknowledged it."""
 
     async def wait_acknowledged(
         self, seq: int, peers: Collection[str], needed: int, timeout_s: float
     ) -> bool:
-        """Wait until so many of these peers have every row up to seq; False after timeout_s.
+        """Wait until `needed` of these peers have every row up to seq; False after timeout_s.
 
-        What a rule holds back for a window is not waited for. Raises SourceUnavailable.
+        Ignores what a rule holds back for a window. Raises SourceUnavailable.
         """
         ...
 
 
 class NodeStorage(LocalStore, Index, Protocol):
-    """An open storage. find_missing and find_missing_named may raise SourceUnavailable.
+    """An open storage.
 
-    That is where it cannot tell, since "all are missing" would have every client upload everything.
+    find_missing and find_missing_named may raise SourceUnavailable if they cannot tell: the answer
+    "all are missing" would make every client upload everything.
     """
 
     @property
     def node_id(self) -> str:
-        """How other nodes know the site that is served from here."""
+        """The id by which other nodes know this site."""
         ...
 
     @property
     def ledger(self) -> NodeLog:
-        """The change log of what is accepted here."""
+        """The change log of the objects accepted here."""
         ...
 
     @property
@@ -77,30 +77,30 @@ class NodeStorage(LocalStore, Index, Protocol):
 
     @property
     def quota_bytes(self) -> int:
-        """The most that may be held now."""
+        """How many bytes may be held now."""
         ...
 
     def health(self) -> tuple[bool, str]:
-        """Return whether everything works, and what does not."""
+        """Return whether everything works, and if not, what is wrong."""
         ...
 
     def apply_config(self, settings: StorageConfig) -> None:
-        """Take what of these settings can change while it is open: the quota and other bounds."""
+        """Apply the settings that can change while the storage is open, such as the quota."""
         ...
 
     def announce(self, **facts: Any) -> None:
-        """Publish where this process can be reached, for people, tools and commands."""
+        """Publish how to reach this process, for people, tools and commands."""
         ...
 
     async def close(self) -> None:
-        """Write what is gathered, end all threads, let go of the storage."""
+        """Write pending changes, end all threads and release the storage."""
         ...
 
 
 class Explainer(Protocol):
-    """Answers questions about single objects. It gives no lease and changes nothing; it blocks.
+    """Answers questions about single objects. Gives no lease and changes nothing; blocks.
 
-    All methods raise StorageRefused when the catalogue cannot be read.
+    All methods raise StorageRefused if the catalogue cannot be read.
     """
 
     @property
@@ -114,43 +114,43 @@ class Explainer(Protocol):
         ...
 
     def with_hash(self, function: DigestFunction, raw_hash: bytes) -> Digest | None:
-        """Return the digest of a blob that is or was here; None where no size is known."""
+        """Return the digest of a blob that is or was held; None: its size is unknown."""
         ...
 
     def blob(self, digest: Digest) -> dict[str, Any]:
-        """Return what is known of a blob; here: whether a client would be told that it is."""
+        """Return what is known of a blob; "here": whether a client is told that it is held."""
         ...
 
     def action_results(self, action: Digest, instance: str | None) -> list[FoundEntry]:
-        """Return the results of an action in all instances, or just in one."""
+        """Return the results of an action in one instance; instance None: in all."""
         ...
 
     def assets(self, uri: str, instance: str | None) -> list[FoundEntry]:
-        """Return the assets of a URI, whatever their qualifiers. Reads the whole index."""
+        """Return the assets of a URI with any qualifiers. Reads the whole index."""
         ...
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
-        """Return those that FindMissing would call missing."""
+        """Return the digests that FindMissing would report as missing."""
         ...
 
     def read(self, digest: Digest) -> bytes | None:
-        """Return a blob's verified bytes, None when it is not here or damaged."""
+        """Return a blob's verified bytes; None: it is missing or damaged."""
         ...
 
 
 class Operations(Protocol):
-    """What commands do to a storage; all of it blocks.
+    """What commands do to a storage. All methods block.
 
-    All methods raise StorageRefused when there is no such storage, it cannot be read, or its engine
-    has no such operation; those that write StorageFull and StorageFailed, too.
+    All methods raise StorageRefused if there is no such storage, it cannot be read, or its engine
+    does not support the operation; those that write also raise StorageFull and StorageFailed.
     """
 
     def processes(self) -> list[dict[str, Any]]:
-        """Return what each process that serves the storage now has announced."""
+        """Return what each process that serves the storage now has published (announce)."""
         ...
 
     def send_signal(self, process: Mapping[str, Any], number: signal.Signals) -> str | None:
-        """Signal one of processes(); return why that was not possible, None if it was."""
+        """Signal one of processes(); return why that was impossible, or None."""
         ...
 
     def summary(self) -> dict[str, Any]:
@@ -158,13 +158,13 @@ class Operations(Protocol):
         ...
 
     def explaining(self) -> AbstractContextManager[Explainer]:
-        """Open the storage for questions."""
+        """Open the storage for questions about single objects."""
         ...
 
     def verify(self, progress: Progress, *, repair: bool) -> VerifyReport:
-        """Compare every blob with its digest, and check the catalogue; repair sets bad ones aside.
+        """Compare every blob with its digest, and check the catalogue.
 
-        Safe beside serving nodes.
+        repair: quarantine damaged blobs. Safe while nodes serve the storage.
         """
         ...
 
@@ -173,37 +173,37 @@ class Operations(Protocol):
         ...
 
     def rebuild(self, progress: Progress) -> RebuildReport:
-        """Make the catalogue anew from what is held, while no node serves the storage."""
+        """Make a new catalogue from what is held, while no node serves the storage."""
         ...
 
     def new_id(self) -> NewId:
-        """Give a copy of a storage an id of its own, while no node serves it."""
+        """Give a copied storage an id of its own, while no node serves it."""
         ...
 
     def peers(self) -> list[KnownPeer]:
-        """Return every peer that was ever met and not dropped, by name."""
+        """Return every peer that is known and was not dropped, sorted by name."""
         ...
 
     def parked(self, peer: str | None, limit: int) -> Sequence[Parked]:
-        """Return what is parked, oldest first, for one peer or all."""
+        """Return up to limit parked objects, oldest first; peer None: of all peers."""
         ...
 
     def retry_parked(self, peer: str | None) -> int:
-        """Ask that what is parked, for one peer or all, be tried again; return how much it is."""
+        """Request a retry of parked objects (peer None: of all peers); return their number."""
         ...
 
     def reconcile(self, peer: str) -> None:
-        """Ask that a peer be compared with what is held here, and be sent what it lacks."""
+        """Request a reconcile of a peer: compare what it holds, and send what it lacks."""
         ...
 
     def drop_peer(self, peer: str) -> None:
-        """Forget a peer, what is pinned for it, and what is parked for it."""
+        """Forget a peer, and everything that is pinned or parked for it."""
         ...
 
     def offline_since_s(self) -> int | None:
-        """Return when (wall clock) the offline switch was turned on; None: it is off."""
+        """Return when the offline switch was turned on (wall clock, s); None: it is off."""
         ...
 
     def turn_offline(self, *, on: bool) -> None:
-        """Turn the switch for all processes, running or not yet."""
+        """Turn the offline switch for all processes, including those started later."""
         ...

@@ -1,4 +1,4 @@
-"""The one place that knows which engine keeps a storage."""
+"""Makes a storage or the operations on it: the only place that chooses the engine."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from federation.storage.contract import NodeStorage, Operations
 
 
 async def open_storage(config: Config, metrics: Metrics, clock: Clock) -> NodeStorage:
-    """Open the storage that a configuration names, making it when it is not there.
+    """Open the storage that a configuration names, creating it if it does not exist.
 
     Raises StorageRefused.
     """
-    from federation.storage.storage import Storage  # noqa: PLC0415 - an engine is loaded when used
+    from federation.storage.storage import Storage  # noqa: PLC0415 - load an engine only when used
 
     return await Storage.open(config.data_dir, config.storage, config.limits, metrics, clock)
 
 
 def operations_on(data_dir: Path, settings: StorageConfig) -> Operations:
-    """Return what commands may do to a storage; opens nothing yet."""
+    """Return the operations of commands on a storage. Opens nothing yet."""
     from federation.storage.admin.operations import DirectoryOperations  # noqa: PLC0415
 
     return DirectoryOperations(data_dir, settings)

@@ -1,8 +1,8 @@
-"""How far the change log goes, over all processes, and waiting until it goes further.
+"""The number of the newest change log row over all processes, and waiting for newer rows.
 
-Each process puts the number of its newest row into shared memory after the commit. Two at once may
-leave the older number there; whoever reads the totals next (every process does, each second or so)
-puts that right, and until then each at least knows of its own.
+Each process writes the number of its newest row to shared memory after the commit. If two do so at
+once, the older number may remain. Every process corrects that when it next reads the totals, about
+once a second; until then each process at least knows its own rows.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from federation.core.clock import Clock
 from federation.core.tasks import Background
 from federation.storage.shared_memory import Epoch
 
-POLL_S = 0.04  # how soon a change by another process is noticed; looking costs a memory access
+POLL_S = 0.04  # how soon a change by another process is noticed; a poll costs a memory access
 
 
 class Notifier:
-    """Wakes everybody who waits for a change of something that processes share through memory.
+    """Wakes tasks that wait for a change of a value in shared memory.
 
-    Each waiter checks for itself when it is woken. A change by this process is announced at once;
-    changes by others are polled for, once for all waiters, and only while there are some. Used from
-    the event loop.
+    A woken task checks its own condition. notify_all announces a change by this process at once;
+    one task polls for changes by other processes, only while some task waits. Used from the event
+    loop.
     """
 
     def __init__(self, poll: Callable[[], int], clock: Clock) -> None:
-        """poll: returns something that differs after each change."""
+        """poll: returns a number that differs after each change."""
         self._poll = poll
         self._clock = clock
         self._seen = poll()
@@ -39,12 +39,12 @@ class Notifier:
         return f"<Notifier {self._waiting} waiting>"
 
     def notify_all(self) -> None:
-        """Wake those who wait now."""
+        """Wake all tasks that wait now."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     async def until(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait until the condition holds; False after timeout_s."""
+        """Wait until the condition is true; return False after timeout_s."""
         end_s = self._clock.monotonic_s() + timeout_s
         self._waiting += 1
         try:
@@ -79,7 +79,7 @@ class Notifier:
 
 
 class LogEnd:
-    """The newest row's number. Used from the event loop."""
+    """The number of the newest change log row. Used from the event loop."""
 
     def __init__(self, epoch: Epoch, clock: Clock) -> None:
         self._epoch = epoch
@@ -95,7 +95,7 @@ class LogEnd:
         return max(self._own, self._epoch.head)
 
     def note(self, seq: int) -> None:
-        """Take in what a commit made, or what the totals say, and tell everybody."""
+        """Record a row of a commit or of the totals, and wake those who wait for it."""
         if seq > self._epoch.head:
             self._epoch.set_head(seq)
         if seq > self._own:
@@ -103,7 +103,7 @@ class LogEnd:
             self._watch.notify_all()
 
     async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
-        """Wait until there is a row after seq; False after timeout_s."""
+        """Wait until there is a row after seq; return False after timeout_s."""
         return await self._watch.until(lambda: self.value > seq, timeout_s)
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
-"""Opening a data directory: every check that keeps a wrong program or a lost file from harm.
+"""Opens a data directory, and checks first that program, catalogue and volume fit together.
 
-All processes open under one lock, so that making, migrating and counting the dead happen alone.
+All processes open a directory under one lock, so that creating it, migrating it and detecting
+killed processes are never concurrent.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ from federation.storage.timing import StoreClock, Timing, boot_id
 from federation.storage.volume import MARKER
 
 _log = structlog.get_logger(__name__)
-# Where store time begins in a new directory: what peers send keeps how long it was unused, up to
-# these ten years, though nothing was here before.
+# Where store time begins in a new directory. Objects from peers keep their age since the last use,
+# so there must be room for such times before the present: ten years.
 _BEGIN_MS = 10 * 365 * 86_400_000
 _NO_SHARED_MEMORY = (apsw.SQLITE_IOERR_SHMMAP, apsw.SQLITE_IOERR_SHMOPEN)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What opening found out and made."""
+    """The result of opening a data directory."""
 
     directory: DataDirectory
     node_id: str
@@ -53,10 +54,11 @@ class Opened:
 
 
 def open_directory(root: Path, clock: Clock, timing: Timing) -> Opened:
-    """Make or check a data directory and join it. Blocks.
+    """Create or check a data directory, and register this process in it. Blocks.
 
-    Raises StorageRefused: it cannot be used, its catalogue is lost, damaged or newer, or an old
-    one is in use by a running process; the message says what to do. Nothing is changed then.
+    Raises StorageRefused: the directory cannot be used; its catalogue is lost, damaged or written
+    by a newer program; or running processes use an older schema version. The message says what to
+    do. Nothing is changed then.
     """
     schema.check_library()
     directory = DataDirectory(root)
@@ -70,7 +72,7 @@ def open_directory(root: Path, clock: Clock, timing: Timing) -> Opened:
             directory.prepare()
             log_tightened(tighten(directory))
             opened = _join(directory, clock, timing)
-            tighten(directory)  # what a command has just made, with its user's umask
+            tighten(directory)  # also files just created, which have the user's umask
             return opened
         finally:
             lock.release()
@@ -96,7 +98,7 @@ def _join_with(directory: DataDirectory, clock: Clock, timing: Timing, epoch: Ep
         adopt_volume(connection, directory)
         node_id, base_ms, rebooted = _identify(connection, clock)
         store_clock = StoreClock(clock, base_ms)
-        # A power cut may take even the traces of the dead with it: then the new boot tells.
+        # A power cut may also remove the traces of killed processes; a new boot id shows it.
         dead = dead_runs(directory)
         if dead or rebooted:
             hold_ms = store_clock.now_ms() + timing.lease_ms
@@ -111,18 +113,18 @@ def _join_with(directory: DataDirectory, clock: Clock, timing: Timing, epoch: Ep
 
 
 def _settle_log(connection: apsw.Connection, directory: DataDirectory) -> None:
-    """Bring the write-ahead log into the catalogue, durably, and begin it anew.
+    """Copy the write-ahead log into the catalogue durably, and truncate it (a checkpoint).
 
-    After a failed write-back the kernel goes on showing what never reached the disk. A killed
-    process may leave such frames in the log; rows that are acknowledged behind them would be lost
-    with them at the next power cut. Copied into the catalogue they are written once more.
+    After a failed write-back the kernel still shows data that never reached the disk. A killed
+    process may leave such frames in the log; at the next power cut they would be lost together with
+    all acknowledged rows after them. The checkpoint writes them again.
 
-    A full disk is no reason not to start: what may be read is served, and eviction makes room.
+    A full disk does not prevent a start: reads are served, and eviction makes room.
 
     Raises StorageRefused, apsw.Error.
     """
     if schema.stored_version(connection) > schema.VERSION:
-        return  # of a newer program, which is refused
+        return  # a newer program's catalogue, which is refused later
     try:
         row: Any = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except apsw.FullError as error:
@@ -131,17 +133,17 @@ def _settle_log(connection: apsw.Connection, directory: DataDirectory) -> None:
     if row[0]:
         raise StorageRefused(
             f"another program has been reading {directory.catalogue} for more than "
-            f"{schema.BUSY_MS // 1000} s; end it, and start again"
+            f"{schema.BUSY_MS // 1000} s. Stop that program and start the node again."
         )
 
 
 def check_catalogue_is_there(directory: DataDirectory) -> None:
-    """Refuse to start empty over blobs whose catalogue was lost."""
+    """Raise StorageRefused if there are blob files but no catalogue: it was lost."""
     try:
         present = directory.catalogue.stat().st_size > 0
     except FileNotFoundError:
         present = False
-    was_rebuilt = directory.old_catalogue.exists()  # up to the moment when the new one got its name
+    was_rebuilt = directory.old_catalogue.exists()  # a rebuild was interrupted at its last step
     if not present and (was_rebuilt or directory.has_blob_files()):
         raise StorageRefused(
             f"{directory.catalogue} is missing or empty, but there are blob files beside it. "
@@ -150,18 +152,18 @@ def check_catalogue_is_there(directory: DataDirectory) -> None:
 
 
 def check_volume_is_there(directory: DataDirectory) -> None:
-    """Refuse to serve an empty folder for blobs that lie on a volume which is not mounted.
+    """Check that blobs/ is the volume of this catalogue, and not an empty mount point.
 
-    Raises StorageRefused, apsw.Error, OSError. Changes nothing.
+    Raises StorageRefused (it is not), apsw.Error, OSError. Changes nothing.
     """
     if not directory.catalogue.exists():
-        return  # it is new
+        return  # a new data directory
     connection = schema.connect(directory.catalogue, read_only=True)
     try:
         if schema.stored_version(connection) == 0:
             return
         expected, found = get_meta(connection, VOLUME_ID), directory.volume.marker()
-        if expected is None:  # made by a program that had no markers
+        if expected is None:  # written by an older program, which had no markers
             if directory.has_blob_files() or not _has_file_rows(connection):
                 return
         elif found == expected:
@@ -171,9 +173,9 @@ def check_volume_is_there(directory: DataDirectory) -> None:
     seen = f"says {found}" if found else "is not there"
     wanted = f", not {expected}" if found else "" if expected else ", and neither is any blob"
     raise StorageRefused(
-        f"{directory.blobs} is not where this catalogue's blobs are: its marker {MARKER} {seen}"
-        f"{wanted}. Mount the volume that belongs there. If its blobs are lost, or blobs/ was "
-        "replaced on purpose, run `federation rebuild`."
+        f"{directory.blobs} does not contain this catalogue's blobs: its marker {MARKER} {seen}"
+        f"{wanted}. Mount the right volume. If its blobs are lost, or blobs/ was replaced on "
+        "purpose, run `federation rebuild`."
     )
 
 
@@ -182,9 +184,9 @@ def _has_file_rows(connection: apsw.Connection) -> bool:
 
 
 def adopt_volume(connection: apsw.Connection, directory: DataDirectory) -> None:
-    """Have the volume's marker and the catalogue say the same. Raises OSError, apsw.Error.
+    """Write the same id to the volume's marker and the catalogue. Raises OSError, apsw.Error.
 
-    The marker comes first: a crash between the two leaves a marker that the next start takes over.
+    The marker is written first: after a crash between the two, the next start adopts it.
     """
     volume_id = get_meta(connection, VOLUME_ID)
     if volume_id is None:
@@ -202,23 +204,23 @@ def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
     if users:
         pids = ", ".join(str(run.get("pid", run["id"])) for run in users)
         raise StorageRefused(
-            f"the catalogue has schema version {found}, this program uses {schema.VERSION}, and "
-            f"running processes (pid {pids}) still use the former. Stop them first."
+            f"the catalogue has schema version {found} and this program uses {schema.VERSION}, but "
+            f"running processes (pid {pids}) still use version {found}. Stop them first."
         )
     schema.bring_up(connection)
     if found and not users and not live_runs(directory) and not schema.make_shrinkable(connection):
         _log.warning(
             "catalogue_keeps_its_size",
-            reason="it was made by an older version and is too large to be written anew at a "
-            "start: its free pages are used again, but not given back to the disk",
-            do="stop the node and run `federation rebuild` when that suits",
+            reason="an older version created it, and it is too large to be rewritten at a start: "
+            "its free pages are reused, but not given back to the disk",
+            do="when convenient, stop the node and run `federation rebuild`",
         )
 
 
 def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool]:
-    """Return this node's id, the base of store time, and whether the machine was started since.
+    """Return the node id, the base of store time, and whether the machine was rebooted since.
 
-    Makes what is not there or not valid.
+    Creates the values that are missing or belong to an earlier boot.
     """
     with schema.writing(connection):
         rows: Any = connection.execute("SELECT name, value FROM meta").fetchall()
@@ -248,9 +250,9 @@ def _open_log(
 ) -> str:
     """Return the change log's epoch.
 
-    A new one begins where the catalogue is another file than before, or knows fewer rows than
-    processes told of: somebody put a backup back (or made a copy), and new rows will get numbers
-    that others had. Peers see the new epoch, and send what is missing here now.
+    A new epoch begins if the catalogue is another file than before, or has fewer rows than
+    processes have announced: it was restored from a backup or copied, so new rows will reuse
+    numbers. Peers see the new epoch, and send again what is missing here.
     """
     seq = read_totals(connection).seq
     known: Any = get_meta(connection, LOG_EPOCH)
@@ -276,8 +278,8 @@ def _refusals_named(directory: DataDirectory) -> Iterator[None]:
         yield
     except (apsw.NotADBError, apsw.CorruptError, UnicodeDecodeError) as error:
         raise StorageRefused(
-            f"{directory.catalogue} is damaged ({error}). Keep a copy of the data directory, then "
-            "run `federation rebuild`; blobs in files are verified and kept."
+            f"{directory.catalogue} is damaged ({error}). Make a copy of the data directory, then "
+            "run `federation rebuild`, which verifies and keeps blobs in files."
         ) from error
     except (apsw.Error, OSError) as error:
         if getattr(error, "extendedresult", 0) in _NO_SHARED_MEMORY:

@@ -1,6 +1,6 @@
-"""Which blobs are held: one look-up in the catalogue, or a memory of the last ones.
+"""Which blobs are held: answered by one catalogue look-up, or from a cache of recent answers.
 
-Whatever is said to be held is leased by being asked for.
+Answering that a blob is held gives a lease on it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.existence_cache import ExistenceCache
 
-_N = TypeVar("_N")  # what a caller calls a blob: its digest, or a name
+_N = TypeVar("_N")  # how the caller names a blob: a Digest, or its encoded form
 _size: Callable[[Digest], int] = attrgetter("size_bytes")
 _log = structlog.get_logger(__name__)
 
@@ -35,10 +35,10 @@ class _Found(Generic[_N]):
     """What a look-up in a thread brings back to the event loop."""
 
     missing: set[_N] = field(default_factory=set)
-    lease: dict[bytes, _N] = field(default_factory=dict)  # written access time is getting old
-    pulled: list[bytes] = field(default_factory=list)  # only upstreams gave them
-    files: set[_N] = field(default_factory=set)  # which may vanish any moment
-    is_certain: bool = True  # else something that is here may be called missing
+    lease: dict[bytes, _N] = field(default_factory=dict)  # the stored access time is getting old
+    pulled: list[bytes] = field(default_factory=list)  # they came from upstreams only
+    files: set[_N] = field(default_factory=set)  # kept in files, which may vanish at any moment
+    is_certain: bool = True  # False: missing may contain blobs that are held
     damaged: list[tuple[Digest, int, Damage]] = field(default_factory=list)
 
 
@@ -46,11 +46,10 @@ _EMPTY = {digest_of(b"", function) for function in DigestFunction}
 
 
 def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
-    """Return them as a set, and as they are where that will do.
+    """Return the digests without empty blobs, as a set; the same object if it needs no change.
 
-    No caller changes what it asks about before it has the answer. A copy costs a call of thousands
-    more than the copying: it is in the order of hashes, and going through objects in that order
-    misses the processor's caches.
+    Callers do not change the collection before they have the answer. For a call with thousands of
+    digests, a copy is expensive: iterating over a set in hash order misses the processor's caches.
     """
     if isinstance(digests, Set) and digests.isdisjoint(_EMPTY):
         return digests
@@ -58,9 +57,9 @@ def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
 
 
 async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
-    """Return the beginnings of catalogue keys under which a blob is held, its file included.
+    """Return the catalogue key prefixes (names) under which a blob is held; checks files, too.
 
-    Leaves no trace, but that damaged blobs are set aside. Raises SourceUnavailable.
+    Gives no lease; damaged blobs are quarantined. Raises SourceUnavailable.
     """
 
     def find() -> tuple[set[bytes], list[tuple[Digest, int, Damage]]]:
@@ -89,7 +88,7 @@ async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
 
 
 def _damage_of(core: StorageContext, row: BlobRow) -> Damage | None:
-    """Return what is wrong with a blob's file as far as a stat tells. Raises SourceUnavailable."""
+    """Return what is wrong with a blob's file according to stat. Raises SourceUnavailable."""
     if row.inline:
         return None
     directory = core.directory
@@ -102,7 +101,7 @@ def _damage_of(core: StorageContext, row: BlobRow) -> Damage | None:
 
 
 class Presence:
-    """What is held of what a caller names."""
+    """Answers which of the blobs that a caller names are held."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
@@ -110,7 +109,7 @@ class Presence:
         self._known = ExistenceCache(lambda: core.epoch.value, core.timing.granularity_ms)
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
-        """See federation.core.store.Store. Trouble with the catalogue makes blobs missing."""
+        """See federation.core.store.Store. While the catalogue is unreadable all are missing."""
         wanted = _without_empty(digests)
         if not wanted:
             return set()
@@ -120,9 +119,9 @@ class Presence:
     async def find_missing_and_pulled(
         self, digests: Collection[Digest]
     ) -> tuple[set[Digest], list[bytes]]:
-        """Return those not held, and the keys of those held that only upstreams gave.
+        """Return the missing digests, and the keys of held blobs that came from upstreams only.
 
-        In one hop to a thread: two more took a quarter of the instructions of such an upload.
+        Takes one hop to a thread: two more took a quarter of the instructions of such an upload.
         """
         wanted = _without_empty(digests)
         if not wanted:
@@ -134,8 +133,8 @@ class Presence:
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
         asked_ms, epoch = self._core.now_ms(), self._known.epoch
-        is_use = uses.current() is Use.CLIENT  # what is known here was used: others are looked up
-        # While leases wait to be written, only a look-up knows which of them are old.
+        is_use = uses.current() is Use.CLIENT  # a cached answer counts as a use: only for clients
+        # While leases wait to be written, only a look-up tells which ones need to be renewed.
         is_look_up = not is_use or self._core.is_behind()
         rest = names if is_look_up else self._known.unknown(names, asked_ms)
         if not rest:
@@ -156,9 +155,11 @@ class Presence:
         *,
         and_pulled: bool = False,
     ) -> _Found[_N]:
-        """Look in the catalogue; keys is called in a thread, for those of what is wanted.
+        """Look blobs up in the catalogue, and lease those that are held.
 
-        Raises SourceUnavailable where the disk does not tell whether a file is there.
+        keys: called in a thread; returns the catalogue keys of wanted, in its order.
+
+        Raises SourceUnavailable if the disk does not tell whether a file exists.
         """
         asked_ms, use = self._core.now_ms(), uses.current()
         try:
@@ -168,7 +169,7 @@ class Presence:
         except UNREADABLE as error:
             self._core.catalogue_unreadable(error)
             return _Found(set(wanted), is_certain=False)
-        if use is Use.PEEK:  # no promise, so nothing that could not be kept
+        if use is Use.PEEK:  # it gives no lease, so the limits on leases do not matter
             self._set_damaged_aside(found)
             return found
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
@@ -182,10 +183,10 @@ class Presence:
         return found
 
     def _withheld(self, wanted: Collection[_N], found: _Found[_N], *, all_of_them: bool) -> set[_N]:
-        """Return what is called missing where no new lease can be given.
+        """Return the held blobs to report as missing while no new lease can be given.
 
-        That is what would need one: whose access time was written a moment ago is leased by that.
-        No touch is noted, since it would be one more that waits, and hold up later leases.
+        A blob whose access time was written a moment ago is leased already, and is not among them
+        unless all_of_them is set. Records no touch: it would only add to those that wait.
         """
         self._set_damaged_aside(found)
         held_back = set(wanted) - found.missing if all_of_them else set(found.lease.values())
@@ -193,8 +194,9 @@ class Presence:
             self._core.metrics.leases_withheld.inc(len(held_back))
             self._complaints.warn(
                 "leases_withheld",
-                "access times wait to be written, or a look-up took too long: blobs that are held "
-                "are called missing meanwhile. The disk or the machine is overloaded",
+                "access times could not be written in time, or a look-up took too long: until that "
+                "ends, blobs that are held are reported missing. The disk or the machine is "
+                "overloaded",
             )
         return held_back
 
@@ -214,17 +216,17 @@ class Presence:
         found: _Found[_N] = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         keys = keys_wanted()
-        held, look_at = catalogue.present(self._core.pool.connection(), keys, renew_before, use)
+        held, to_check = catalogue.present(self._core.pool.connection(), keys, renew_before, use)
         found.missing = {
             name
             for name, key in zip(wanted, keys, strict=True)
             if key not in held or held[key] != size_of(name)
         }
-        if look_at:
+        if to_check:
             closer = [
                 (name, key, held[key])
                 for name, key in zip(wanted, keys, strict=True)
-                if key in look_at and name not in found.missing
+                if key in to_check and name not in found.missing
             ]
             self._look_closer(closer, renew_before, use, found)
         if and_pulled and held:
@@ -238,7 +240,7 @@ class Presence:
         use: Use,
         found: _Found[_N],
     ) -> None:
-        """Judge those of which more than their sizes has to be known, by whole rows.
+        """Decide about blobs that need more than a size: reads whole rows and checks files.
 
         Raises SourceUnavailable.
         """

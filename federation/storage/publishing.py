@@ -1,8 +1,8 @@
-"""Making verified blobs visible: the operations that the catalogue's writer runs.
+"""Makes verified blobs visible: operations that the catalogue's writer runs.
 
 A file gets its final name inside the write transaction that inserts its row, and is removed only
-under the same lock when there is no row. So a late removal can never hit a new upload, and a file
-without a row is always garbage, whoever finds it.
+under the same lock while it has no row. So a late removal can never hit a new upload, and a file
+without a row is always garbage, whichever process finds it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ def place_file(
     received: str,
     origin: Provenance,
 ) -> bool:
-    """Give a received, verified and synced file its name and its row. False: already held.
+    """Give a received, verified and synced file its final name and its row.
 
-    Raises StorageFull, SourceUnavailable (the volume is away, the disk refused). The received
-    file stays the caller's to remove unless True is returned.
+    Returns False if the blob is held already. Unless True is returned, the caller has to remove the
+    received file.
+
+    Raises StorageFull, SourceUnavailable (the volume is not mounted, or a disk error), TooBusy.
     """
     directory.volume.check_quickly()
     key = key_of(digest)
@@ -46,7 +48,7 @@ def place_file(
     if not transaction.room_for(cost_of_blob(digest.size_bytes, inline=False)):
         raise StorageFull(_FULL)
     path = directory.blob_path(digest)
-    _take_name(directory, received, path)
+    _rename(directory, received, path)
     transaction.folders.add(os.path.dirname(path))
     ctime_ns = os.stat(path, follow_symlinks=False).st_ctime_ns
     catalogue.insert(transaction, key, digest.size_bytes, None, ctime_ns, origin)
@@ -59,14 +61,14 @@ def place_inline(
     blobs: Sequence[tuple[Digest, bytes]],
     origin: Provenance,
 ) -> list[bool | StorageFull]:
-    """Insert verified small blobs, all different.
+    """Insert verified small blobs, which must all be different.
 
-    Returns per blob True (stored), False (already held) or why it was refused.
+    Returns for each blob True (stored), False (held already) or the reason of the refusal.
     """
     keys = catalogue.keys_of([digest for digest, _ in blobs])
     rows = catalogue.look_up(transaction.connection, keys)
     cost_bytes = catalogue.cost_of_inline([len(data) for _, data in blobs])
-    if not rows and transaction.room_for(cost_bytes):  # as most are
+    if not rows and transaction.room_for(cost_bytes):  # the usual case
         new = [(key, data) for key, (_, data) in zip(keys, blobs, strict=True)]
         catalogue.insert_inline(transaction, new, origin)
         return [True] * len(blobs)
@@ -94,9 +96,10 @@ def place_inline(
 def set_apart(
     transaction: Transaction, directory: DataDirectory, path: str, key: bytes, target: str
 ) -> bool:
-    """Rename what lies at a blob's path if no row claims it. False: it is claimed, gone or stuck.
+    """Rename the file at a blob's path to target if no row claims it; return whether it was.
 
-    From then on nobody takes it for the blob, and it may be removed at any time.
+    Returns False if a row claims it, it is gone or it cannot be renamed. Under its new name it can
+    be removed at any time: no upload uses that name.
     """
     row = catalogue.look_up(transaction.connection, [key]).get(key) if key else None
     if row is not None and not row.inline:
@@ -108,38 +111,38 @@ def set_apart(
     except FileNotFoundError:
         return False
     except OSError:
-        return _move_aside(directory, path)
+        return _move_stray(directory, path)
     return True
 
 
 def discard(directory: DataDirectory, path: str) -> bool:
-    """Unlink a file, or move what cannot be unlinked (a folder) out of the way."""
+    """Unlink a file; move a folder, which cannot be unlinked, to quarantine/. False: neither."""
     try:
         os.unlink(path)
     except FileNotFoundError:
         return True
     except OSError:
-        return _move_aside(directory, path)
+        return _move_stray(directory, path)
     return True
 
 
 def _is_whole(directory: DataDirectory, digest: Digest, row: BlobRow) -> bool:
-    """Whether a row still has its bytes; a vanished or cut file must not block its re-upload."""
+    """Return whether the blob's bytes exist: a lost or cut file must not block a new upload."""
     if row.inline:
         return True
     return directory.volume.is_intact(directory.blob_path(digest), digest.size_bytes)
 
 
-def _take_name(directory: DataDirectory, received: str, path: str) -> None:
+def _rename(directory: DataDirectory, received: str, path: str) -> None:
     with disk_errors_named("naming a blob"):
         try:
             os.rename(received, path)
         except IsADirectoryError:
-            _move_aside(directory, path)
+            _move_stray(directory, path)
             os.rename(received, path)
 
 
-def _move_aside(directory: DataDirectory, path: str) -> bool:
+def _move_stray(directory: DataDirectory, path: str) -> bool:
     try:
         os.rename(path, directory.quarantine / f"stray-{uuid.uuid4().hex[:12]}")
     except OSError:

@@ -1,11 +1,11 @@
-"""Setting damaged blobs aside: out of sight at once, the bytes kept for people to look at.
+"""Quarantine of damaged blobs: they become missing at once; their bytes are kept for inspection.
 
-The row goes first (in the same transaction as the note of why), then the file is moved, both
-under the catalogue's write lock, so that a fresh upload of the same blob cannot be hit.
+One transaction deletes the row, records the reason and moves the file. It holds the catalogue's
+write lock, so that a new upload of the same blob cannot be affected.
 
-What is kept is bounded in number and bytes, and counts against the quota. Only what was proven
-wrong is removed to stay within that. A file that could not be read may be right: it is looked at
-again (`second_look`), and where there is no room for it the blob stays where it is.
+quarantine/ is bounded in number and bytes, and counts against the quota. Only files that are proven
+wrong are removed to stay within the bounds. A file that could not be read may be right: VolumeWatch
+checks it again later, and if there is no room for it, the blob stays where it is.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from federation.storage.publishing import place_file
 
 KEPT_MAX = 200  # damaged blobs kept for inspection; older ones are removed
 _KEPT_MAX_BYTES = 2**30
-_KEPT_PART = 20  # of the quota
-_UNREAD = ".unread"  # behind the name of what was not proven wrong
+_KEPT_PART = 20  # 1/20 of the quota
+_UNREAD = ".unread"  # suffix of files that are not proven wrong
 
 
-class Aside(enum.Enum):
-    """What became of a report of damage."""
+class QuarantineOutcome(enum.Enum):
+    """What a report of damage led to."""
 
-    DONE = "set aside"
-    STALE = "it is not the same object any more"  # healed, evicted, restored
-    NO_ROOM = "its bytes may be right, and there is no room to keep them elsewhere"
+    DONE = "quarantined"
+    STALE = "the blob was replaced or removed since it was read"
+    NO_ROOM = "its bytes may be right, and quarantine/ has no room for them"
 
 
 class Kept(NamedTuple):
-    """A file in quarantine/."""
+    """A file in quarantine/; at_ns is its ctime."""
 
     name: str
     size_bytes: int
@@ -51,68 +51,73 @@ class Kept(NamedTuple):
 
     @property
     def is_proven(self) -> bool:
-        """Whether it is of no use."""
+        """Whether the file is certainly not the blob."""
         return not self.name.endswith(_UNREAD)
 
 
 def quarantine(
     transaction: Transaction, directory: DataDirectory, digest: Digest, seq: int, damage: Damage
-) -> Aside:
-    """Make a damaged blob missing. Raises SourceUnavailable (its volume is away)."""
+) -> QuarantineOutcome:
+    """Make a damaged blob missing, and keep its bytes if there is room.
+
+    seq: the blob's row in the change log when the damage was found.
+
+    Raises SourceUnavailable (its volume is not mounted).
+    """
     key = catalogue.key_of(digest)
     row = catalogue.look_up(transaction.connection, [key]).get(key)
     if row is None or row.seq != seq:
-        return Aside.STALE
+        return QuarantineOutcome.STALE
     digest = catalogue.digest_of_key(key, row.size_bytes)
     path = directory.blob_path(digest)
     if isinstance(damage, Gone) and directory.volume.is_intact(path, row.size_bytes):
-        return Aside.STALE  # whoever looked did so at a bad moment
+        return QuarantineOutcome.STALE  # the file was missing for a moment only
     size_bytes = _size_of(row, path)
-    aside = f"{os.path.basename(path)}.{seq}{'' if damage.is_proven else _UNREAD}"
-    kept = _make_room(transaction, directory, size_bytes)
-    if not damage.is_proven and not (kept and _move(path, directory, aside)):
-        return Aside.NO_ROOM
+    name = f"{os.path.basename(path)}.{seq}{'' if damage.is_proven else _UNREAD}"
+    has_room = _make_room(transaction, directory, size_bytes)
+    if not damage.is_proven and not (has_room and _move(path, directory, name)):
+        return QuarantineOutcome.NO_ROOM
     if row.inline:
-        _keep_inline(transaction, directory, seq, aside if kept else "")
+        _keep_inline(transaction, directory, seq, name if has_room else "")
     catalogue.delete(transaction, row)
     transaction.connection.execute(
         "INSERT INTO quarantine (key, size, reason, found, file) VALUES (?, ?, ?, ?, ?)",
-        (key, row.size_bytes, str(damage), transaction.wall_s, aside if kept else ""),
+        (key, row.size_bytes, str(damage), transaction.wall_s, name if has_room else ""),
     )
     if not row.inline and damage.is_proven:
-        _take_away(path, directory, aside if kept else "")
+        _move_or_remove(path, directory, name if has_room else "")
     transaction.connection.execute(
         "DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - ?", (KEPT_MAX,)
     )
-    return Aside.DONE
+    return QuarantineOutcome.DONE
 
 
 def was_set_aside(connection: apsw.Connection, key: bytes) -> bool:
-    """Whether a blob with this catalogue key was found damaged, as far back as that is kept."""
+    """Return whether the quarantine's records, of which old ones are removed, have this key."""
     found = connection.execute("SELECT 1 FROM quarantine WHERE key = ? LIMIT 1", (key,)).fetchone()
     return found is not None
 
 
 def kept_files(directory: DataDirectory) -> list[Kept]:
-    """Return what lies in quarantine/, oldest first. Raises OSError."""
+    """Return the files in quarantine/, oldest first. Raises OSError."""
     found = []
-    with suppress(FileNotFoundError), os.scandir(directory.quarantine) as entries:  # or none yet
+    with suppress(FileNotFoundError), os.scandir(directory.quarantine) as entries:
         for entry in entries:
             try:
                 facts = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:  # removed by people
+            except FileNotFoundError:  # an operator removed it just now
                 continue
             found.append(Kept(entry.name, facts.st_size, facts.st_ctime_ns))
     return sorted(found, key=lambda kept: kept.at_ns)
 
 
 def kept_bytes(directory: DataDirectory) -> int:
-    """Return how much the files in quarantine/ take of the disk. Raises OSError."""
+    """Return how many bytes of the disk the files in quarantine/ take. Raises OSError."""
     return sum(in_blocks(kept.size_bytes) for kept in kept_files(directory))
 
 
 def unread_files(directory: DataDirectory) -> list[tuple[Digest, int, str]]:
-    """Return what was set aside unproven: digest, row, name in quarantine/. Raises OSError."""
+    """Return the files not proven wrong: digest, log row, name in quarantine/. Raises OSError."""
     found = []
     for kept in kept_files(directory):
         name, _, seq = kept.name.removesuffix(_UNREAD).rpartition(".")
@@ -125,9 +130,9 @@ def unread_files(directory: DataDirectory) -> list[tuple[Digest, int, str]]:
 def restore(
     transaction: Transaction, directory: DataDirectory, digest: Digest, seq: int, name: str
 ) -> bool:
-    """Give a file that turned out to be right its place back. False: the blob is held already."""
+    """Move a file that proved right back to blobs/. Returns False if the blob is held already."""
     received = str(directory.quarantine / name)
-    origin = _came(transaction.connection, seq)
+    origin = _provenance(transaction.connection, seq)
     if place_file(transaction, directory, digest, received, origin):
         return True
     _remove(received)  # the same bytes are held
@@ -135,12 +140,12 @@ def restore(
 
 
 def give_up(directory: DataDirectory, name: str) -> None:
-    """Note that an unproven file is proven wrong now. Raises OSError."""
+    """Rename a file in quarantine/ that is proven wrong now. Raises OSError."""
     path = directory.quarantine / name
     path.rename(str(path).removesuffix(_UNREAD))
 
 
-def _came(connection: apsw.Connection, seq: int) -> Provenance:
+def _provenance(connection: apsw.Connection, seq: int) -> Provenance:
     row: Any = connection.execute(
         "SELECT source, via, origin FROM log WHERE seq = ?", (seq,)
     ).fetchone()
@@ -150,7 +155,7 @@ def _came(connection: apsw.Connection, seq: int) -> Provenance:
 
 
 def _size_of(row: BlobRow, path: str) -> int:
-    """Return how much would be kept: a damaged file may have any size."""
+    """Return the size of the bytes to keep: a damaged file may have any size."""
     if row.inline:
         return row.size_bytes
     try:
@@ -160,7 +165,7 @@ def _size_of(row: BlobRow, path: str) -> int:
 
 
 def _make_room(transaction: Transaction, directory: DataDirectory, size_bytes: int) -> bool:
-    """Remove the oldest that was proven wrong until one more fits; False: it does not."""
+    """Remove the oldest files that are proven wrong until one more fits; return whether it does."""
     most_bytes = min(_KEPT_MAX_BYTES, transaction.quota_bytes // _KEPT_PART)
     try:
         kept = kept_files(directory)
@@ -175,35 +180,35 @@ def _make_room(transaction: Transaction, directory: DataDirectory, size_bytes: i
     return count <= KEPT_MAX and total <= most_bytes
 
 
-def _keep_inline(transaction: Transaction, directory: DataDirectory, seq: int, aside: str) -> None:
-    """Save damaged inline bytes; without room they are lost, which harms nobody."""
+def _keep_inline(transaction: Transaction, directory: DataDirectory, seq: int, name: str) -> None:
+    """Write damaged inline bytes to quarantine/. Without room (name "") they are dropped."""
     for (data,) in transaction.connection.execute(
         "SELECT data FROM small WHERE seq = ?", (seq,)
     ).fetchall():
-        if not aside or not isinstance(data, bytes):
+        if not name or not isinstance(data, bytes):
             return
         try:
-            (directory.quarantine / aside).write_bytes(data)
+            (directory.quarantine / name).write_bytes(data)
         except OSError:
             return
 
 
-def _take_away(path: str, directory: DataDirectory, aside: str) -> None:
-    """Take what is proven wrong away; what cannot be moved is left to the sweep."""
-    if not (aside and _move(path, directory, aside)):
+def _move_or_remove(path: str, directory: DataDirectory, name: str) -> None:
+    """Move a wrong file to quarantine/, or remove it. If both fail, the sweep removes it later."""
+    if not (name and _move(path, directory, name)):
         _remove(path)
 
 
-def _move(path: str, directory: DataDirectory, aside: str) -> bool:
+def _move(path: str, directory: DataDirectory, name: str) -> bool:
     try:
-        os.rename(path, directory.quarantine / aside)
+        os.rename(path, directory.quarantine / name)
     except OSError:
         return False
     return True
 
 
 def _remove(path: str) -> bool:
-    """Remove a file, or a folder that is empty."""
+    """Remove a file or an empty folder; return whether that worked."""
     try:
         os.unlink(path)
     except OSError as error:

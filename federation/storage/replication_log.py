@@ -1,4 +1,4 @@
-"""The catalogue as replication sees it; what each method promises: Ledger in federation.core."""
+"""The catalogue as replication sees it. federation.core.replication_log describes each method."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 class CatalogueLog:
-    """federation.core.replication_log.Ledger over the catalogue of an open data directory."""
+    """The ReplicationLog of an open data directory."""
 
     def __init__(self, core: StorageContext, node_id: str, log_epoch: str) -> None:
         self._core = core
@@ -51,20 +51,20 @@ class CatalogueLog:
         return self._log_epoch
 
     def try_to_lead(self) -> bool:
-        """See Ledger. Raises TooBusy (no file handle left), SourceUnavailable (the disk)."""
+        """See Ledger. Raises TooBusy (no file handle left), SourceUnavailable (disk error)."""
         with disk_errors_named("taking the replication lock"):
             return self._lock.acquire()
 
     def holds_lead(self) -> bool:
-        """See ReplicationLog; a kernel lock is not lost."""
+        """See ReplicationLog. A kernel lock is not lost while the process lives."""
         return self._lock.held
 
     def close(self) -> None:
-        """Give the lead to another process."""
+        """Release the replication lock, so that another process can lead."""
         self._lock.release()
 
     async def stop_waiting(self) -> None:
-        """Look for nothing any more; who still waits is told nothing."""
+        """Stop polling for changes; tasks that still wait are not woken."""
         await self._core.head.close()
         await self._acknowledged.close()
 
@@ -121,16 +121,16 @@ class CatalogueLog:
     async def wait_acknowledged(
         self, seq: int, peers: Collection[str], needed: int, timeout_s: float
     ) -> bool:
-        """Wait until so many of these peers have every row up to seq; False after timeout_s.
+        """Wait until `needed` of these peers have every row up to seq; False after timeout_s.
 
-        What a rule holds back for a window is not waited for. Raises SourceUnavailable.
+        Ignores what a rule holds back for a window. Raises SourceUnavailable.
         """
         return await self._acknowledged.wait(seq, peers, needed, timeout_s)
 
     # -- parked ----------------------------------------------------------------------------
 
     async def park(self, rows: Sequence[Parked]) -> None:
-        """See Ledger. Of one peer at most parked.KEPT_MAX are remembered, the newest."""
+        """See Ledger. Only the newest parked.KEPT_MAX objects of each peer are kept."""
         forgotten = await self._change(lambda transaction: parked.park(transaction, rows))
         if forgotten:
             _log.warning("parked_forgotten", count=forgotten, kept=parked.KEPT_MAX)
@@ -184,12 +184,12 @@ class CatalogueLog:
         return totals.blobs, totals.entries
 
     async def held_like(self, names: Sequence[bytes]) -> set[bytes]:
-        """See ReplicationLog. Raises SourceUnavailable also where the disk does not tell."""
+        """See ReplicationLog. Raises SourceUnavailable also if the disk does not answer."""
         return await find_like(self._core, names)
 
     async def is_damaged(self, digest: Digest) -> bool:
-        """See Ledger. One that came back since is not."""
-        await self._core.finish_aside(digest)  # whoever asks may have found it out a moment ago
+        """See Ledger. A blob that was uploaded again since is not damaged."""
+        await self._core.wait_set_aside(digest)  # the caller may just have found the damage
         key = catalogue.key_of(digest)
         return await self._ask(
             lambda c: quarantine.was_set_aside(c, key) and not catalogue.look_up(c, [key])

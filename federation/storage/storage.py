@@ -1,8 +1,8 @@
-"""Storage: the node's own blobs and index entries in one data directory.
+"""The embedded storage engine: blobs and index entries in one data directory.
 
-Reads go straight to the catalogue and the files from a few threads; writes go through one writer
-thread that commits in groups. Several processes may open one directory; they agree through the
-catalogue, kernel locks and the epoch.
+A few threads read the catalogue and the files directly; one writer thread commits changes in
+groups. Several processes may open one directory; they coordinate through the catalogue, kernel
+locks and the epoch.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from federation.storage.upkeep.maintenance import Maintenance
 from federation.storage.upkeep.volume_watch import VolumeWatch
 
 _FULL_FOR_MS = 10_000
-_READS_CACHE_KIB = 8_000  # a thread; few pages are needed again for whole blobs
+_READS_CACHE_KIB = 8_000  # per thread; reading whole blobs rarely needs a page again
 
 _log = structlog.get_logger(__name__)
 
@@ -93,9 +93,9 @@ class Storage:
         *,
         maintain: bool = True,
     ) -> Storage:
-        """Open a data directory, making it when it is not there.
+        """Open a data directory, creating it if it does not exist.
 
-        maintain False: serve and write, but leave eviction and the like to other processes.
+        maintain False: serve and write, but leave maintenance (eviction, scrub ...) to others.
 
         Raises StorageRefused.
         """
@@ -122,20 +122,20 @@ class Storage:
 
     @property
     def quota_bytes(self) -> int:
-        """The most that may be held now."""
+        """How many bytes may be held now."""
         return self._core.space.quota_bytes
 
     def apply_config(self, settings: model.StorageConfig) -> None:
-        """See NodeStorage; what only an opening takes (lease, max-blob) stays."""
+        """See NodeStorage. Settings that apply only at opening (lease, max-blob) are ignored."""
         self._core.settings = settings
-        self._core.pressure.set()  # have it measured, and evicted, now
+        self._core.pressure.set()  # measure and evict now: the quota may be smaller
 
     def announce(self, **facts: Any) -> None:
-        """Publish this process's addresses for people and tools (run/ID.json)."""
+        """Publish facts about this process, such as its addresses (run/ID.json)."""
         self._core.run.announce({**facts, "node_id": self.node_id})
 
     def health(self) -> tuple[bool, str]:
-        """Return whether everything works, and what does not."""
+        """Return whether everything works, and if not, what is wrong."""
         if self._core.writer.failure is not None:
             return False, self._core.writer.failure
         if self._core.directory.volume.trouble:
@@ -148,14 +148,14 @@ class Storage:
         return True, ""
 
     async def close(self) -> None:
-        """Write what is gathered, end all threads, leave the directory."""
+        """Write pending changes, end all threads and release the directory."""
         self.ledger.close()
         await self.ledger.stop_waiting()
         await self._core.background.drain()
         await self.offline_switch.close()
         await self.maintenance.close()
         await self.volume_watch.close()
-        await self._core.background.drain()  # what scrubbing found last
+        await self._core.background.drain()  # quarantining what the scrub found last
         await self.flusher.close()
         await asyncio.to_thread(self._core.writer.close)
         for pool in (self._core.writes, self._core.reads, self._core.pool):
@@ -247,8 +247,9 @@ class Storage:
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         """See federation.core.store.Index.
 
-        Also refused for a while after an upload was: BuildStream takes a full cache's refusal of
-        blobs as "already there" and pushes the name all the same, so only here does it notice.
+        Also raises StorageFull for a while after an upload was refused: BuildStream takes a full
+        cache's refusal of blobs for "already there" and pushes the name nevertheless, so only a
+        refusal here tells it that the cache is full.
         """
         self._core.directory.volume.check_writable()
         refused_ms = self._core.refused_ms

@@ -1,4 +1,4 @@
-"""One blob as a stream from local storage (Store.open_read)."""
+"""Streams one blob from local storage (Store.open_read)."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
 
 _T = TypeVar("_T")
-_VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a whole read of more is verified while it streams
+_VERIFY_FIRST_BYTES = 4 * 1024 * 1024  # a larger blob read whole is verified while it streams
 
 
 class Reading:
-    """An async context manager: entering finds (and where due verifies) the blob."""
+    """An async context manager that yields a blob's chunks. Entering finds and opens the blob."""
 
     def __init__(
         self,
@@ -56,19 +56,19 @@ class Reading:
         self._blob: OpenBlob | None = None
         self._data: bytes | None = None
         self._hasher: Hasher | None = None
-        self._first: bytes | None = None  # the chunk that was read when the file was opened
+        self._first: bytes | None = None  # the chunk that was read together with opening the file
         self._job: Future[bytes] | None = None
         self._touched_ms = 0
         self._use = uses.current()
-        self._verified = False  # set in a thread, told to Touches on the event loop
+        self._verified = False  # set in a thread; the event loop passes it on to Touches
 
     def __repr__(self) -> str:
         return f"<Reading {self._digest} {self._offset}..{self._end}>"
 
     async def __aenter__(self) -> Chunks:
-        """Find the blob and read its first chunk, so that what cannot be read counts as missing.
+        """Find the blob and read its first chunk, so that an unreadable blob counts as missing.
 
-        Raises BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy.
+        Raises BlobNotFound (missing or damaged), OffsetOutside, SourceUnavailable, TooBusy.
         """
         if not 0 <= self._offset <= self._digest.size_bytes:
             raise OffsetOutside(self._digest, self._offset)
@@ -105,11 +105,11 @@ class Reading:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close the file, after a read that may still run in a thread."""
+        """Close the file, once no read runs in a thread any more."""
         if self._job is not None and not self._job.done():
             self._job.add_done_callback(lambda _: self._close())
         elif self._blob is not None:
-            self._core.reads.submit(self._close)  # the last close of an evicted file can be slow
+            self._core.reads.submit(self._close)  # in a thread: closing an evicted file can be slow
 
     def _close(self) -> None:
         blob, self._blob = self._blob, None
@@ -117,9 +117,9 @@ class Reading:
             os.close(blob.fd)
 
     def _open(self, first_bytes: int) -> None:
-        """Look the blob up, open it and read the first chunk, all in one visit to a thread.
+        """Look the blob up, open its file and read the first chunk; runs in a thread.
 
-        Raises BlobNotFound, Damage, TooBusy.
+        One hop to a thread does it all. Raises BlobNotFound, Damage, SourceUnavailable, TooBusy.
         """
         found = blobs.read_rows(self._core.reads.connection(), [self._key]).get(self._key)
         if found is None or found[0].size_bytes != self._digest.size_bytes:
@@ -147,7 +147,10 @@ class Reading:
         return self._core.directory.volume.open_blob(path, self._digest.size_bytes)
 
     def _open_again(self) -> OpenBlob:
-        """Open the file once more: an error may be the descriptor's. Raises SourceUnavailable."""
+        """Open the file again: a read error may concern the old descriptor only.
+
+        Raises Damage, TooBusy, SourceUnavailable (also if the file was replaced).
+        """
         assert self._blob is not None
         again = self._open_file()
         if again.ctime_ns != self._blob.ctime_ns:
@@ -171,7 +174,7 @@ class Reading:
         self._verified = True
 
     def _again_if_unreadable(self, read: Callable[[int], _T]) -> _T:
-        """Read, through another descriptor where this one gives an error.
+        """Read; if the file is unreadable, try once more through a new descriptor.
 
         Raises Damage, SourceUnavailable, TooBusy.
         """
@@ -199,29 +202,29 @@ class Reading:
             self._offset += step
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        """Yield the file's bytes: at once what lies in memory, the rest by way of a thread."""
+        """Yield the file's bytes, directly from the page cache or else through a thread."""
         data, self._first = self._first, None
         while data is not None:
             self._offset += len(data)
             self._note_verified()
             self._job = self._ahead()
             if self._core.now_ms() - self._touched_ms > self._core.timing.granularity_ms:
-                self._touch()  # a reader slower than the lease keeps its blob
+                self._touch()  # renew the lease for a slow reader
             handed_on = [data]
-            del data  # or a stalled reader keeps the chunk here and its copy in the transport
+            del data  # else a stalled reader keeps the chunk here and its copy in the transport
             yield handed_on.pop()
             data = self._cached() or await self._from_thread()
 
     def _ahead(self) -> Future[bytes] | None:
-        """Read the next chunk ahead where it has to be hashed, which takes a while."""
+        """Start reading the next chunk if it has to be hashed, which takes a while."""
         if self._hasher is None or self._offset >= self._end:
             return None
         return self._core.reads.submit(self._read, self._offset, self._step())
 
     def _cached(self) -> bytes | None:
-        """Return the next chunk where that takes no thread: it is in memory and not to be hashed.
+        """Return the next chunk if it is in the page cache and needs no hashing; else None.
 
-        It is read when it is wanted, so a slow reader has none waiting for it.
+        Nothing is read ahead here, so a slow reader keeps no chunk in memory.
         """
         if self._job is not None or self._blob is None or self._offset >= self._end:
             return None
@@ -244,19 +247,22 @@ class Reading:
         return min(max(wanted, 1), CHUNK_BYTES, self._end - self._offset)
 
     def _read(self, offset: int, size_bytes: int) -> bytes:
-        """Read in a thread; the last chunk only passes once the whole has the right hash."""
+        """Read a chunk; runs in a thread. Returns the last one only if the whole blob matches.
+
+        Raises Damage, SourceUnavailable, TooBusy.
+        """
         data = self._again_if_unreadable(lambda fd: blob_files.read_exactly(fd, size_bytes, offset))
         after = offset + size_bytes
         if self._hasher is not None:
             self._hasher.update(data)
             if after == self._digest.size_bytes:
                 if self._hasher.digest() != self._digest.hash:
-                    raise Damage("has other bytes than its digest names")
+                    raise Damage("does not match its digest")
                 self._verified = True
         return data
 
     def _touch(self) -> int:
-        """Lease the blob; return the time of its last use that is written, or soon will be."""
+        """Lease the blob; return its last use (store ms) that is written or will be soon."""
         self._touched_ms = self._core.now_ms()
         assert self._row is not None
         old = self._touched_ms - self._core.timing.granularity_ms
@@ -266,6 +272,6 @@ class Reading:
         return self._row.used_ms
 
     async def _report(self, damage: Damage) -> None:
-        """Have it set aside. Raises SourceUnavailable where it is not believed."""
+        """Quarantine the blob. Raises SourceUnavailable if the blob may be right and stays."""
         if self._row is not None:
             await self._core.set_aside(self._digest, self._row.seq, damage)

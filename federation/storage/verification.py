@@ -1,8 +1,9 @@
-"""When bytes are trusted without being hashed, and comparing them with their digest otherwise.
+"""Decides when a blob must be verified, and compares bytes in memory with their digest.
 
-Inline blobs are verified at every read (they are small), files when they were not verified for
-`verify-after` or their ctime moved. A file is then hashed before the first byte where it is small
-or read in part, and while it streams otherwise, the last chunk held back until the hash matched.
+Inline blobs are small and verified at every read. Files are verified if the last verification is
+older than `verify-after`, or their ctime has changed. A small file, or one that is read in part, is
+hashed before its first byte is sent; a large one is hashed while it streams, and its last chunk is
+held back until the hash matches.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from federation.storage.context import StorageContext
 def check_inline(digest: Digest, data: bytes) -> None:
     """Compare bytes in memory with their digest. Raises Damage."""
     if len(data) != digest.size_bytes or hash_bytes(digest.function, data) != digest.hash:
-        raise Damage("has other bytes than its digest names")
+        raise Damage("does not match its digest")
 
 
 def needs_verifying(core: StorageContext, row: BlobRow, ctime_ns: int) -> bool:
-    """Whether a file must be hashed before its bytes are trusted."""
+    """Return whether a file must be hashed before its bytes are trusted."""
     age_ms = core.now_ms() - row.verified_ms
     return ctime_ns != row.ctime_ns or age_ms > core.settings.verify_after * 1000

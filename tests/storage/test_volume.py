@@ -21,7 +21,7 @@ from federation.storage.admin.rebuild import rebuild
 from federation.storage.blob_files import Damage, Gone, Unreadable
 from federation.storage.breaker import DamageBreaker
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.quarantine import Aside
+from federation.storage.quarantine import QuarantineOutcome
 from federation.storage.storage import Storage
 from federation.storage.volume import MARKER
 from tests.storage.conftest import MIB, opened, put, read, short, until
@@ -366,7 +366,7 @@ async def test_a_report_about_an_object_that_was_replaced_meanwhile_is_stale(
     data = os.urandom(SIZE)
     digest = await put(storage, data)
     damaged_seq = storage.core.head.value
-    damage = Damage("has other bytes than its digest names")
+    damage = Damage("does not match its digest")
     await storage.core.set_aside(digest, damaged_seq, damage)
     assert await storage.find_missing([digest]) == {digest}
     await put(storage, data)
@@ -438,7 +438,7 @@ async def test_a_file_that_cannot_be_moved_aside_and_may_be_right_stays(
     outcome = await storage.core.writer.submit(
         lambda tx: quarantine.quarantine(tx, directory, digest, seq, Unreadable("cannot be read"))
     )
-    assert outcome is Aside.NO_ROOM
+    assert outcome is QuarantineOutcome.NO_ROOM
     (directory.root / "no-quarantine").rename(directory.quarantine)
     key = catalogue.key_of(digest)
     found = await storage.core.pool.run(

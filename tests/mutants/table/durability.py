@@ -218,10 +218,10 @@ DURABILITY = [
     Mutant(
         "epoch-at-quarantine",
         f"{_STORAGE}/context.py",
-        """        if outcome is Aside.DONE:
+        """        if outcome is QuarantineOutcome.DONE:
             self.epoch.bump()
 """,
-        """        if outcome is Aside.DONE:
+        """        if outcome is QuarantineOutcome.DONE:
 """,
         (*_DAMAGE, "tests/storage/test_hot.py", "tests/storage/test_known.py"),
         "Answers from memory go on about what was found damaged.",
