@@ -174,8 +174,8 @@ def check_volume_is_there(directory: DataDirectory) -> None:
     wanted = f", not {expected}" if found else "" if expected else ", and neither is any blob"
     raise StorageRefused(
         f"{directory.blobs} does not contain this catalogue's blobs: its marker {MARKER} {seen}"
-        f"{wanted}. Mount the right volume. If its blobs are lost, or blobs/ was replaced on "
-        "purpose, run `federation rebuild`."
+        f"{wanted}. Mount the volume that belongs there. If its blobs are lost, or blobs/ was "
+        "replaced on purpose, run `federation rebuild`."
     )
 
 
