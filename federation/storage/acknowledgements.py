@@ -1,7 +1,7 @@
-"""What peers have acknowledged, for uploads that are answered only when some peer has them, too.
+"""What peers have acknowledged: for uploads that are answered only once some peers hold them, too.
 
-The process that replicates puts it into shared memory, where all others look. What was acknowledged
-before any of them was started is in the peers' records.
+The process that replicates writes it to shared memory, where all others read it. What was
+acknowledged before the processes started is in the peer records.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from federation.core.replication_log import Lane, PeerRecord, PeerState
 from federation.storage.log_end import Notifier
 from federation.storage.shared_memory import Epoch
 
-_UNKNOWN = 2**64 - 1  # told in place of a row, so that other processes drop what they heard
+_UNKNOWN = 2**64 - 1  # in place of a row number: other processes drop what they know of the peer
 
 
 class Acknowledgements:
-    """How far each peer is. Used from the event loop."""
+    """How far each peer has acknowledged the change log. Used from the event loop."""
 
     def __init__(
         self, epoch: Epoch, read: Callable[[], Awaitable[list[PeerRecord]]], clock: Clock
     ) -> None:
         self._epoch = epoch
         self._read = read
-        self._heard: dict[str, int] = {}  # from records and by this process
-        self._names: dict[str, int] = {}
+        self._heard: dict[str, int] = {}  # rows, from peer records and from note()
+        self._names: dict[str, int] = {}  # the number of each name in shared memory
         self._watch = Notifier(lambda: epoch.acknowledgements, clock)
         self._reading: asyncio.Task[None] | None = None
 
@@ -35,7 +35,7 @@ class Acknowledgements:
         return f"<Acknowledgements {self._heard} {self._watch!r}>"
 
     def note(self, name: str, lane: Lane, seq: int) -> None:
-        """See Ledger in federation.core. Nobody waits for what is sent in a window."""
+        """See Ledger in federation.core. Ignores the window's lane: no upload waits for it."""
         if lane is Lane.ALWAYS and seq > self._heard.get(name, -1):
             self._heard[name] = seq
             self._epoch.set_acknowledged(self._number(name), seq)
@@ -47,40 +47,40 @@ class Acknowledgements:
         self._epoch.set_acknowledged(self._number(name), _UNKNOWN)
 
     def forget(self, name: str) -> None:
-        """Believe nothing of this peer any more."""
+        """Forget what this peer has acknowledged."""
         self._heard.pop(name, None)
         self._epoch.set_acknowledged(self._number(name), 0)
 
     async def wait(self, seq: int, peers: Collection[str], needed: int, timeout_s: float) -> bool:
-        """Wait until so many of these peers have every row up to seq; False after timeout_s.
+        """Wait until `needed` of these peers have every row up to seq; False after timeout_s.
 
-        Raises what reading the records raises.
+        Raises what reading the peer records raises.
         """
         if not self._have(seq, peers, needed):
             await asyncio.shield(self._records())
         return await self._watch.until(lambda: self._have(seq, peers, needed), timeout_s)
 
     async def close(self) -> None:
-        """Look no more; who still waits is told nothing."""
+        """Stop polling; tasks that still wait are not woken."""
         await self._watch.close()
 
     def _have(self, seq: int, peers: Collection[str], needed: int) -> bool:
         return sum(self._known(name) >= seq for name in peers) >= needed
 
     def _known(self, name: str) -> int:
-        """Return up to which row a peer is known to have all; -1: it is being compared."""
+        """Return the row up to which a peer has everything; -1: unknown, a reconcile runs."""
         told = self._epoch.acknowledged(self._number(name))
         return -1 if told == _UNKNOWN else max(self._heard.get(name, 0), told)
 
     def _number(self, name: str) -> int:
-        """Return what stands for the name in shared memory; never 0."""
+        """Return the number that stands for the name in shared memory; never 0."""
         if name not in self._names:
             hashed = hashlib.sha256(name.encode()).digest()
             self._names[name] = int.from_bytes(hashed[:8]) | 1
         return self._names[name]
 
     def _records(self) -> asyncio.Task[None]:
-        """Read them, once for all that wait; again only if that failed."""
+        """Return the one task that reads the peer records; start a new one if it failed."""
         if self._reading is None or (self._reading.done() and self._reading.exception()):
             self._reading = asyncio.ensure_future(self._read_records())
         return self._reading

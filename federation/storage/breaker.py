@@ -1,8 +1,8 @@
-"""When so much is damaged at once that it cannot be believed: a decision, without I/O or clock.
+"""Decides whether so many blobs seem damaged that the disk must be suspected. No I/O, no clock.
 
-A disk that fails as a whole looks like many damaged blobs. Beyond a number of them within ten
-minutes nothing is set aside any more, and nothing written, until what was found damaged last turns
-out to be right again, or somebody has set it aside (`federation verify --repair`).
+A disk that fails as a whole looks like many damaged blobs. If too many are found within ten
+minutes, nothing more is quarantined or written until the last suspects prove right again, or an
+operator has them quarantined (`federation verify --repair`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from federation.core.digest import Digest
 
 _WITHIN_S = 600.0
 _PROVEN_MIN = 100
-_PROVEN_PART = 20  # of all blobs: this part of them may be damaged
-_UNPROVEN_MAX = 16  # files that cannot be read, though nobody knows whether they are wrong
+_PROVEN_PART = 20  # 1/20 of all blobs may be damaged
+_UNPROVEN_MAX = 16  # files that cannot be read and may be right
 _SUSPECTS_MAX = 16
 
 
@@ -34,13 +34,16 @@ class DamageBreaker:
         return f"<DamageBreaker {self.trouble or 'closed'}>"
 
     def lift(self) -> None:
-        """Believe all damage: an operator asks for it."""
+        """Admit all damage from now on, because an operator requested it."""
         self._lifted = True
 
     def admit(
         self, now_s: float, digest: Digest, seq: int, held_blobs: int, *, is_proven: bool
     ) -> bool:
-        """Whether this damage is believed. False: the blob (row seq) has to stay as it is."""
+        """Return whether a damaged blob (row seq) may be quarantined. False: it must stay.
+
+        now_s is a monotonic time; held_blobs is the number of all blobs.
+        """
         with self._lock:
             if self._lifted:
                 return True
@@ -54,19 +57,19 @@ class DamageBreaker:
             self._suspects.append((digest, seq))
             what = "damaged" if is_proven else "unreadable"
             self.trouble = self.trouble or (
-                f"more than {most} blobs turned out {what} within {_WITHIN_S / 60:.0f} minutes; "
-                "none is set aside any more. Check the disk; if they really are, run "
+                f"more than {most} blobs were {what} within {_WITHIN_S / 60:.0f} minutes, so no "
+                f"more are quarantined. Check the disk; if they really are {what}, run "
                 "`federation verify --repair`"
             )
             return False
 
     def suspects(self) -> list[tuple[Digest, int]]:
-        """Return what was found damaged last and not set aside: digests and rows."""
+        """Return digests and rows of the last blobs that were found damaged but not admitted."""
         with self._lock:
             return list(self._suspects)
 
     def close(self) -> None:
-        """Begin anew: none of the suspects is damaged any more."""
+        """Reset: none of the suspects is damaged any more."""
         with self._lock:
             self._suspects.clear()
             self._proven.clear()

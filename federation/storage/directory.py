@@ -1,15 +1,16 @@
-"""The data directory: which folders and files it has, their names, and durable folder changes.
+"""The data directory: its folders and files, their names, and durable folder changes.
 
-catalogue.sqlite      what is visible (with -wal and -shm beside it)
-blobs/volume-id       says that the right volume lies there
-blobs/ab/HASH-SIZE    blobs too large for the catalogue (.blake3 behind the name for BLAKE3)
-incoming/RUN-N        blobs being received by the process whose run id begins the name
-quarantine/           blobs found damaged, for people to look at; bounded, within the quota
-run/RUN.json, .lock   one pair a process that serves this directory
-epoch                 a counter shared by all of them through memory
+catalogue.sqlite      the catalogue (with -wal and -shm beside it)
+blobs/volume-id       marker that identifies the volume
+blobs/ab/HASH-SIZE    blobs too large for the catalogue (suffix .blake3 for BLAKE3)
+incoming/RUN-N        blobs being received by the process with the run id RUN
+quarantine/           damaged blobs, kept for inspection; bounded, and part of the quota
+run/RUN.json, .lock   one pair for each process that serves the directory
+epoch                 counters that all processes share through memory
 maintenance.lock      held by the one process that evicts, scrubs and sweeps
 replication.lock      held by the one process that sends to peers
-reserve               room to evict in when the disk is full
+open.lock             held while a process opens the directory
+reserve               room for eviction to work in when the disk is full
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class DataDirectory:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.catalogue = root / "catalogue.sqlite"
-        self.old_catalogue = root / "catalogue.old.sqlite"  # beside the one that rebuild has made
+        self.old_catalogue = root / "catalogue.old.sqlite"  # kept by rebuild
         self.blobs = root / "blobs"
         self.incoming = root / "incoming"
         self.quarantine = root / "quarantine"
@@ -55,16 +56,16 @@ class DataDirectory:
         return f"<DataDirectory {self.root}>"
 
     def prepare_root(self) -> None:
-        """Create the directory itself where it is not there yet. Raises StorageRefused."""
+        """Create the directory itself if it does not exist. Raises StorageRefused."""
         with self._refused():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StorageRefused(f"data directory {self.root} is not writable by this user")
 
     def prepare(self) -> None:
-        """Create what is not there yet, readable by the owner only.
+        """Create the folders that do not exist yet, accessible to the owner only.
 
-        Raises StorageRefused when the directory cannot be used, saying what to change.
+        Raises StorageRefused if the directory cannot be used; its message says what to change.
         """
         self.prepare_root()
         with self._refused():
@@ -82,22 +83,22 @@ class DataDirectory:
         except OSError as error:
             raise StorageRefused(
                 f"data directory {self.root} cannot be used: {error.strerror or error}. "
-                "It must be a folder that the user of this process owns and may write, on a disk "
-                "with room left."
+                "It must be a folder that this process's user owns and can write to, on a disk "
+                "with free room."
             ) from error
 
     def blob_path(self, digest: Digest) -> str:
-        """Return where the blob's file is; only digits of its own hash and size make the path."""
+        """Return the path of a blob's file, made of its hash (hex) and size only."""
         name = digest.hash.hex()
         suffix = IMPLEMENTATIONS[digest.function].suffix
         return f"{self._blobs}/{name[:2]}/{name}-{digest.size_bytes}{suffix}"
 
     def has_blob_files(self) -> bool:
-        """Whether any blob file lies here: then a missing catalogue was lost, it is not new."""
+        """Return whether there is any blob file: then a missing catalogue was lost."""
         return next(self.blob_files(), None) is not None
 
     def blob_files(self) -> Iterator[os.DirEntry[str]]:
-        """Walk everything that lies in the blob folders, named as a blob or not."""
+        """Yield everything in the blob folders, whatever its name."""
         if not self.blobs.is_dir():
             return
         for folder in sorted(os.scandir(self.blobs), key=lambda entry: entry.name):
@@ -107,7 +108,7 @@ class DataDirectory:
 
 
 def parse_blob_name(name: str) -> Digest | None:
-    """Return the digest that a blob file's name states, None if it is no such name."""
+    """Return the digest that the name of a blob file contains; None: it is no such name."""
     match = _BLOB_NAME.fullmatch(name)
     if match is None:
         return None
@@ -115,7 +116,7 @@ def parse_blob_name(name: str) -> Digest | None:
 
 
 def sync_folder(path: Path | str) -> None:
-    """Make names created or removed in this folder durable. Raises OSError."""
+    """Make the creation and removal of names in this folder durable (fsync). Raises OSError."""
     _sync_and_close(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
@@ -127,20 +128,21 @@ def _sync_and_close(fd: int) -> None:
 
 
 class SpareHandle:
-    """A descriptor kept for the moment when this process, or the machine, has none left."""
+    """A spare file descriptor, for when the process or the machine has none left."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
-        self._take()
+        self._reopen()
 
     def __repr__(self) -> str:
         return f"<SpareHandle {self._fd}>"
 
     def sync_folder(self, path: str) -> None:
-        """Do what sync_folder() does, without needing a descriptor more than there are.
+        """Make a folder durable like sync_folder(), using the spare descriptor if none is left.
 
-        Raises TooBusy, SourceUnavailable when the folder cannot be opened: then nothing is lost
-        that was durable. Raises OSError when it cannot be made durable.
+        Raises:
+            TooBusy, SourceUnavailable: the folder cannot be opened. What was durable still is.
+            OSError: the fsync failed.
         """
         try:
             fd = self._open(path)
@@ -151,7 +153,7 @@ class SpareHandle:
         try:
             _sync_and_close(fd)
         finally:
-            self._take()
+            self._reopen()
 
     def _open(self, path: str) -> int:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -163,14 +165,14 @@ class SpareHandle:
         self.close()
         return os.open(path, flags)
 
-    def _take(self) -> None:
-        """Keep one where there is one to keep; else the next folder needs one of the others'."""
+    def _reopen(self) -> None:
+        """Open a spare descriptor if one can be had; otherwise the next call tries again."""
         if self._fd is None:
             with suppress(OSError):
                 self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the spare descriptor."""
         fd, self._fd = self._fd, None
         if fd is not None:
             os.close(fd)
@@ -178,7 +180,7 @@ class SpareHandle:
 
 @contextmanager
 def disk_errors_named(doing: str) -> Iterator[None]:
-    """Turn what the disk refuses into errors that callers know.
+    """Convert an OSError of the block; doing names the activity in the message.
 
     Raises StorageFull (no space, no inode, over the disk quota), TooBusy (no file handle left),
     SourceUnavailable (anything else, such as EIO).

@@ -1,19 +1,19 @@
-"""Names of blobs that were found here a moment ago: present, without a thread or SQLite.
+"""A cache of the names of blobs that were found recently: they need no thread and no SQLite.
 
 When you would want it: builds ask for the same thousands of blobs again and again.
 
-A name is forgotten soon, and at once when anything that is held is marked for eviction,
-quarantined or gone, in whatever process: the epoch says so. Answering from here leases the blob
-like a look-up: eviction leaves alone what was touched within a lease and twice the granularity
-(Timing.cutoff_age_ms). One of these is for access times that are not renewed by each look-up; of
-the other, half is for a look-up that takes long, and half for this memory.
+A name expires soon, and at once when any object is marked for eviction, quarantined or gone, in any
+process: the epoch shows that. An answer from here gives a lease like a look-up, without recording a
+touch: eviction spares what was touched within a lease plus twice the granularity
+(Timing.cutoff_age_ms). One granularity allows for access times that are not renewed at each
+look-up; of the other, half allows for a slow look-up and half for the age of a name in this cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-NAMES_MAX = 60_000  # of a process, and those of a list that goes beyond; 150 bytes each
+NAMES_MAX = 60_000  # per process; a single longer list may exceed it; 150 bytes each
 
 
 class ExistenceCache:
@@ -22,7 +22,7 @@ class ExistenceCache:
     def __init__(
         self, epoch: Callable[[], int], granularity_ms: int, names_max: int = NAMES_MAX
     ) -> None:
-        """epoch: a number that differs after anything held is gone."""
+        """epoch: returns a number that differs after any held object is gone."""
         self._epoch = epoch
         self._generation_ms = granularity_ms // 4
         self._slow_ms = granularity_ms // 2
@@ -30,18 +30,18 @@ class ExistenceCache:
         self._seen = epoch()
         self._young: set[bytes] = set()
         self._old: set[bytes] = set()
-        self._turns_ms = 0  # when what is young becomes old, in store time
+        self._turns_ms = 0  # store time when the young generation becomes the old one
 
     def __repr__(self) -> str:
         return f"<ExistenceCache {len(self._young) + len(self._old)} names>"
 
     @property
     def epoch(self) -> int:
-        """What remember() wants to know: the epoch before the look-up."""
+        """The current epoch; pass the one from before a look-up to remember()."""
         return self._epoch()
 
     def unknown(self, names: Sequence[bytes], now_ms: int) -> Sequence[bytes]:
-        """Return those that have to be looked up, in order."""
+        """Return the names that have to be looked up, in order."""
         self._turn(now_ms)
         young, old = self._young, self._old
         if not young and not old:
@@ -49,7 +49,7 @@ class ExistenceCache:
         return [name for name in names if name not in young and name not in old]
 
     def remember(self, names: Iterable[bytes], asked_ms: int, now_ms: int, epoch: int) -> None:
-        """Take what was found and leased by a look-up begun at asked_ms, in this epoch."""
+        """Remember names that a look-up found and leased; it began at asked_ms in this epoch."""
         self._turn(now_ms)
         if epoch != self._seen or now_ms - asked_ms > self._slow_ms:
             return

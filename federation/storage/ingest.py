@@ -1,10 +1,10 @@
-"""Receiving one blob: bounded in memory, hashed on the way, invisible until it is durable.
+"""Receives one blob: bounded in memory, hashed on the way, invisible until it is durable.
 
-Small blobs gather in memory and become a catalogue row. Larger ones go to incoming/ and are made
-durable in the order that survives a power cut at any step: bytes, fdatasync, then under the
-catalogue's write lock rename, fsync of the folder, row. Large pieces are hashed in one thread while
-another writes them, unless somebody waits for the hash alone; and the disk begins to write long
-before the fdatasync.
+Small blobs are collected in memory and become a catalogue row. Larger ones are written to incoming/
+and made durable in an order that survives a power cut at any step: bytes, fdatasync, then under the
+catalogue's write lock rename, fsync of the folder, row. One thread hashes a large piece while
+another one writes it, unless readers follow the upload and wait for the hash. The disk starts to
+write long before the fdatasync.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from federation.storage.directory import disk_errors_named
 from federation.storage.publishing import place_file, place_inline
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-_HASH_BESIDE_BYTES = 128 * 1024  # hashing less costs less than handing it to another thread
+_HASH_BESIDE_BYTES = 128 * 1024  # hashing less is cheaper than a hop to another thread
 
 
 class GrowingFile:
-    """See Growing in federation.core.store: its own descriptor, so no rename or unlink matters."""
+    """See Growing in federation.core.store. Has its own descriptor, so a rename does not matter."""
 
     def __init__(self, core: StorageContext, fd: int) -> None:
         self._core = core
@@ -57,7 +57,7 @@ class GrowingFile:
 
 
 class LocalIngest:
-    """See federation.core.store.Ingest. Room is reserved as bytes come, before they are kept."""
+    """See federation.core.store.Ingest. Reserves room for bytes when they arrive."""
 
     def __init__(
         self, core: StorageContext, digest: Digest, path: str, provenance: Provenance
@@ -69,7 +69,7 @@ class LocalIngest:
         self._received_bytes = 0
         self._hashed_bytes = 0
         self._reserved_bytes = 0
-        self._is_right: bool | None = None  # once all is hashed
+        self._is_right: bool | None = None  # None: not compared with the digest yet
         self._hasher = new_hasher(digest.function)
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
         self._lock = threading.Lock()  # held by the thread that uses the file
@@ -77,7 +77,7 @@ class LocalIngest:
         self._sealed = False  # all bytes are durable
         self._placed = False  # the file has the blob's name
         self._write_back = WriteBack(core.writes)
-        self._failure: Exception | None = None  # of an append; what is in the file is unknown
+        self._failure: Exception | None = None  # of an append: the file's content is unknown then
         self._committing = False
         self._ended = False
 
@@ -112,31 +112,31 @@ class LocalIngest:
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            # The threads go on. Who resumes this upload must find those bytes counted.
+            # The threads continue. A client that resumes this upload must find those bytes counted.
             await asyncio.wait([writing])
             if not writing.cancelled():
-                writing.exception()  # the caller is gone; later appends raise it
+                writing.exception()  # mark it as retrieved; later appends raise it
             raise
 
     def _reserve(self, size_bytes: int) -> None:
-        """Set room aside until the end of this ingest. Raises StorageFull; then nothing changed."""
+        """Reserve room until this ingest ends. Raises StorageFull and reserves nothing then."""
         if self._ended:
             return
         space, reserved_bytes = self._core.space, self._reserved_bytes + size_bytes
         try:
             space.reserve(size_bytes)
         except StorageFull:
-            # A refused upload comes again from its beginning. Twice what it brought is asked for,
-            # so that a few tries get it whole, and what is only announced evicts nothing.
+            # A refused client starts again from the beginning. Requesting twice the bytes that came
+            # gets it through after a few tries, and bytes merely announced evict nothing.
             self._core.note_refusal(min(2 * reserved_bytes, self._digest.size_bytes))
             raise
         self._reserved_bytes = reserved_bytes
 
     async def _hash_and_write(self, data: bytes, on_hashed: Callable[[], None] | None) -> None:
-        """Hash, write and count in threads. Raises StorageFull, SourceUnavailable.
+        """Hash and write data in threads, then count it. Raises StorageFull, SourceUnavailable.
 
-        The last bytes are made durable in the same hop to a thread that writes them. Where readers
-        follow (on_hashed), the commit does that, so that they do not wait for the disk.
+        The thread that writes the last bytes also makes the file durable. If readers follow the
+        upload (on_hashed), the commit does that instead, so that they do not wait for the disk.
         """
         seals = self._received_bytes + len(data) == self._digest.size_bytes
         try:
@@ -163,7 +163,7 @@ class LocalIngest:
     def _write(self, data: bytes, hasher: Hasher | None, seals: bool = False) -> None:
         with self._lock, disk_errors_named("receiving a blob"):
             if self._ended:
-                return  # abort came while this waited for a thread
+                return  # it was aborted while this waited for a thread
             if hasher is not None:
                 hasher.update(data)
             if self._fd is None:
@@ -211,7 +211,7 @@ class LocalIngest:
         except DigestMismatch:
             await self.abort()
             raise
-        # The work goes on when the caller is cancelled: it ends stored or dropped, not halfway.
+        # The work continues if the caller is cancelled: the blob is stored or dropped as a whole.
         self._committing = True
         work = self._core.background.start(self._commit(), "commit")
         outcome: bool | FederationError = await asyncio.shield(work)
@@ -220,7 +220,7 @@ class LocalIngest:
         return outcome
 
     async def _commit(self) -> bool | FederationError:
-        """Return how it ends as a value: a caller that left is no failure of the background."""
+        """Commit; return an error as a value, since the caller may be gone and never raise it."""
         try:
             if self._small is not None:
                 return await self._commit_small(bytes(self._small))
@@ -256,8 +256,8 @@ class LocalIngest:
     def _seal(self) -> None:
         """Make the bytes durable; runs in a thread.
 
-        After a failed fdatasync the file is thrown away: a second one on the same descriptor
-        would report success without writing what the kernel dropped.
+        A failed fdatasync is never repeated, and the file is dropped: a second one would report
+        success without writing the pages that the kernel dropped.
         """
         with self._lock, disk_errors_named("making a blob durable"):
             if self._ended:
@@ -269,7 +269,7 @@ class LocalIngest:
             self._sealed = True
 
     async def abort(self) -> None:
-        """See Ingest. A commit that runs is left to end by itself."""
+        """See Ingest. A running commit is not interrupted."""
         if not self._committing:
             self._end()
 

@@ -1,7 +1,7 @@
-"""The offline switch: one for all processes on a data directory, kept until it is switched back.
+"""The offline switch: shared by all processes on a data directory, and kept over restarts.
 
-It is a value in the catalogue that every process reads again and again, so that `federation
-offline on` needs no connection to any of them, and a process that starts later finds it.
+It is a value in the catalogue that every process polls, so that `federation offline on` needs no
+connection to any of them, and applies to processes that start later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _log = structlog.get_logger(__name__)
 
 
 class OfflineSwitch:
-    """What was last read; refresh() once, then start()."""
+    """The state of the switch as last read. Call refresh() once, then start()."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
@@ -35,12 +35,12 @@ class OfflineSwitch:
         return f"<OfflineSwitch {'on' if self.is_on else 'off'}>"
 
     def watch(self, watcher: Callable[[bool], None]) -> None:
-        """Have this called on the event loop now, and whenever the switch is turned."""
+        """Call watcher on the event loop with the state, now and after each change."""
         self._watchers.append(watcher)
         watcher(self.is_on)
 
     async def refresh(self) -> None:
-        """Read the switch. Never raises: what cannot be read stays as it was."""
+        """Read the switch. Never raises: if it cannot be read, the state stays as it was."""
         try:
             since_s = await self._core.pool.run(self._read)
         except UNREADABLE as error:
@@ -57,19 +57,19 @@ class OfflineSwitch:
             watcher(self.is_on)
 
     async def turn(self, *, on: bool) -> None:
-        """Turn it for every process, durably. Raises StorageFull, StorageFailed."""
+        """Turn the switch durably for all processes. Raises StorageFull, StorageFailed, TooBusy."""
         since_s = int(self._core.clock.wall_s()) if on else None
         await self._core.writer.submit(lambda tx: set_meta(tx, OFFLINE_SINCE, since_s))
         await self.refresh()
 
     def start(self) -> None:
-        """Begin to look for changes; close() ends it."""
+        """Start polling for changes; close() ends it."""
         self._background.keep(
             self._poll, "offline-switch", self._core.clock, self._core.metrics.failing
         )
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Stop polling."""
         await self._background.close()
 
     async def _poll(self) -> None:

@@ -1,8 +1,8 @@
-"""Keeps other users of the machine out of a data directory, also one that they could enter before.
+"""Removes the access of other users to a data directory.
 
-Whoever may read the catalogue's files reads small blobs, and blocks every write by a lock on one of
-them. So what is ours in there is for our user alone; so is the directory, unless something else
-lies in it too, which others may have to reach: then they can still enter and list it.
+A user who can read the catalogue's files can read small blobs, and can block all writes with a file
+lock. So the storage's files are accessible to the owner only, and so is the directory, unless it
+contains other files, which others may need: then they keep the right to enter and list it.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from federation.storage.directory import DataDirectory
 _log = structlog.get_logger(__name__)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
-_CATALOGUE = "catalogue."  # begins the names of its files
+_CATALOGUE = "catalogue."  # prefix of the names of the catalogue's files
 
 
 def tighten(directory: DataDirectory) -> list[Path]:
-    """Take from others what they may do there; return where that was anything. Blocks.
+    """Remove other users' permissions; return the paths that were changed. Blocks.
 
-    What belongs to another user is left as it is. Raises StorageRefused where that is the directory
-    itself, and everybody may write there: others could put files of their own in place of ours.
+    Files of another owner are left alone. Raises StorageRefused if the directory itself has another
+    owner and everybody may write in it: other users could replace our files. Raises OSError.
     """
     root = directory.root
     facts = root.stat()
     if facts.st_uid != os.geteuid():
         if facts.st_mode & stat.S_IWOTH:
             raise StorageRefused(
-                f"every user of this machine may write in data directory {root}, which belongs to "
-                f"another user: chown it to this process's user, or chmod o-w {root}"
+                f"data directory {root} belongs to another user, and every user of this machine "
+                f"may write in it: chown it to this process's user, or chmod o-w {root}"
             )
         return []
-    return [path for path, mode in _wanted(directory) if _take(path, mode)]
+    return [path for path, mode in _to_tighten(directory) if _remove_mode(path, mode)]
 
 
 def log_tightened(changed: list[Path]) -> None:
-    """Log that others could do something, and now cannot."""
+    """Log the paths that tighten() has changed, if any."""
     if changed:
         shown = [str(path) for path in changed[:3]]
         _log.warning("data_directory_tightened", paths=shown, count=len(changed))
 
 
-def _wanted(directory: DataDirectory) -> Iterator[tuple[Path, int]]:
-    """Yield what is ours, and which permissions are to be taken from it."""
+def _to_tighten(directory: DataDirectory) -> Iterator[tuple[Path, int]]:
+    """Yield the storage's paths with the permission bits to remove."""
     ours = {path for path in vars(directory).values() if isinstance(path, Path)}
     others = False
     for path in directory.root.iterdir():
@@ -61,10 +61,10 @@ def _wanted(directory: DataDirectory) -> Iterator[tuple[Path, int]]:
     yield from ((path, _OTHERS) for path in directory.run.iterdir())
 
 
-def _take(path: Path, mode: int) -> bool:
-    """Take these permissions away; return whether there were any. Links to files are left alone.
+def _remove_mode(path: Path, mode: int) -> bool:
+    """Remove permission bits; return whether any was set. Links to files are left alone.
 
-    Nothing is opened: closing a file of the catalogue would drop the locks that SQLite has on it.
+    Opens nothing: closing a file of the catalogue would drop the locks that SQLite has on it.
     """
     try:
         facts = path.lstat()
@@ -75,6 +75,6 @@ def _take(path: Path, mode: int) -> bool:
         if facts.st_uid != os.geteuid() or not facts.st_mode & mode:
             return False
         path.chmod(stat.S_IMODE(facts.st_mode) & ~mode)
-    except FileNotFoundError:  # of a process that has just ended
+    except FileNotFoundError:  # removed by a process that has just ended
         return False
     return True

@@ -1,8 +1,8 @@
-"""Which processes serve this data directory, and which of them died without saying goodbye.
+"""Which processes serve a data directory, and which of them were killed.
 
-Each has run/ID.lock, locked for its life, and once it answers, run/ID.json with its addresses. A
-lock file that can be locked belongs to a process that was killed: what it had promised from
-memory (leases not yet written) is unknown, so eviction pauses for one lease period.
+Each process holds a lock on run/ID.lock as long as it lives and, once it serves, publishes its
+addresses in run/ID.json. A lock file that can be locked belongs to a process that was killed: its
+leases that were not written yet are unknown, so eviction pauses for one lease period.
 """
 
 from __future__ import annotations
@@ -19,42 +19,42 @@ from federation.storage.shared_memory import FileLock
 
 _LOCK = ".lock"
 _ANNOUNCED = ".json"
-_UNFINISHED = ".tmp"  # what a process killed while it announced leaves
+_UNFINISHED = ".tmp"  # left behind by a process that was killed in announce()
 
 
 class ProcessEntry:
-    """This process's presence in the data directory."""
+    """The registration of this process in a data directory."""
 
     def __init__(self, directory: DataDirectory) -> None:
         self.id = uuid.uuid4().hex[:12]
         self._json = directory.run / f"{self.id}{_ANNOUNCED}"
         self._lock_path = lock_path(directory, self.id)
         self._lock = FileLock(self._lock_path)
-        self._lock.acquire(wait=True)  # somebody counting the living may hold it for a moment
+        self._lock.acquire(wait=True)  # live_runs in another process may hold it for a moment
 
     def __repr__(self) -> str:
         return f"<ProcessEntry {self.id}>"
 
     def announce(self, facts: dict[str, Any]) -> None:
-        """Publish what people and tools may want to know, in one step."""
+        """Publish facts about this process for people and tools, atomically."""
         temporary = self._json.with_suffix(_UNFINISHED)
         temporary.write_text(json.dumps({"pid": os.getpid(), **facts}))
         temporary.replace(self._json)
 
     def end(self) -> None:
-        """Leave cleanly: no trace stays."""
+        """Remove this process's files and release its lock."""
         self._json.unlink(missing_ok=True)
         self._lock_path.unlink(missing_ok=True)
         self._lock.release()
 
 
 def lock_path(directory: DataDirectory, run_id: str) -> Path:
-    """Return the file that the process of a run has locked for its life."""
+    """Return the path of the lock file that a process holds as long as it lives."""
     return directory.run / f"{run_id}{_LOCK}"
 
 
 def live_runs(directory: DataDirectory) -> list[dict[str, Any]]:
-    """Return {"id", and what was announced} of each process that serves this directory now."""
+    """Return "id" and the published facts of each process that serves this directory now."""
     found = []
     for path in sorted(directory.run.glob(f"*{_LOCK}")):
         lock = FileLock(path)
@@ -66,9 +66,9 @@ def live_runs(directory: DataDirectory) -> list[dict[str, Any]]:
 
 
 def dead_runs(directory: DataDirectory) -> list[str]:
-    """Return the run ids of processes that were killed and have not been buried.
+    """Return the run ids of killed processes whose files have not been removed yet.
 
-    The caller holds the open lock, so that no process is just making its own trace.
+    The caller must hold the open lock, so that no process is just registering itself.
     """
     dead = []
     for path in sorted(directory.run.glob(f"*{_LOCK}")):
@@ -80,19 +80,19 @@ def dead_runs(directory: DataDirectory) -> list[str]:
 
 
 def remove_dead(directory: DataDirectory, dead: Iterable[str]) -> None:
-    """Remove the traces of dead processes.
+    """Remove the files of killed processes.
 
-    The pause of eviction that is due to them has to be durable by then: whoever comes next knows
-    of them only by these.
+    The pause of eviction for them must be durable before: only these files tell other processes
+    that one is due.
     """
     for run_id in dead:
-        for suffix in (_ANNOUNCED, _UNFINISHED, _LOCK):  # the lock last: it is what is looked for
+        for suffix in (_ANNOUNCED, _UNFINISHED, _LOCK):  # dead_runs finds them by the lock: last
             (directory.run / f"{run_id}{suffix}").unlink(missing_ok=True)
 
 
 def _announced(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text())
-    except (OSError, ValueError):  # not announced yet, or being replaced
+    except (OSError, ValueError):  # not published yet, or being replaced
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -1,13 +1,13 @@
-"""Small blobs that are read again and again, in memory: no thread and no SQLite for those.
+"""A memory cache of small blobs that are read often: they need no thread and no SQLite.
 
 When you would want it: builds of one project read the same directories and headers all the time. A
-blob is kept from its second read on, so that who goes through all that is held once, as replication
-does for a new peer, pushes out nothing.
+blob is cached from its second read on, so that a single pass over everything, such as replication
+to a new peer, displaces nothing.
 
-What is here was compared with its digest when it was read from the catalogue. It is forgotten as
-soon as anything that is held is marked for eviction, quarantined or gone, in whatever process: the
-epoch says so. Each blob's access time is known here, so that a lease is renewed as it would be by
-looking it up (see Timing for why a blob that was touched so lately cannot be marked).
+Cached blobs were compared with their digests when they were read from the catalogue. The whole
+cache is emptied when any blob is marked for eviction, quarantined or gone, in any process: the
+epoch shows that. The cache knows each blob's access time, so that a read renews its lease as a
+look-up would (Timing explains why a recently touched blob cannot be marked).
 """
 
 from __future__ import annotations
@@ -19,30 +19,27 @@ from typing import NamedTuple
 from federation.core.digest import Digest
 
 ROOM_BYTES = 16 * 1024 * 1024  # of a process
-_ITEM_BYTES = 400  # what keeping one costs beside its data
-_SHARE = 64  # a blob takes at most this part of the room
-_ONCE_MAX = 20_000  # blobs that were read once lately; about 100 bytes each
+_ITEM_BYTES = 400  # overhead of a cached blob
+_SHARE = 64  # a blob may take at most 1/64 of the room
+_ONCE_MAX = 20_000  # blobs that were read once recently; about 100 bytes each
 
 
 class CachedBlob(NamedTuple):
-    """A blob, and the store time of its last use that is written or soon will be."""
+    """A blob, and its last use (store ms) that is written to the catalogue or will be soon."""
 
     data: bytes
     used_ms: int
 
 
 class ReadCache:
-    """A bounded memory of blobs, those forgotten first that were not used for longest.
-
-    Used from the event loop only.
-    """
+    """A bounded cache of blobs; drops the least recently used. Used from the event loop only."""
 
     def __init__(self, epoch: Callable[[], int], room_bytes: int = ROOM_BYTES) -> None:
-        """epoch: a number that differs after anything held is gone."""
+        """epoch: returns a number that differs after any held object is gone."""
         self._epoch = epoch
         self._seen = epoch()
         self._room_bytes = room_bytes
-        # The first of a plain dict is found by going over all that was removed before it.
+        # Not plain dicts: finding their first item means skipping all items removed before it.
         self._blobs: OrderedDict[Digest, CachedBlob] = OrderedDict()  # least recently used first
         self._once: OrderedDict[int, None] = OrderedDict()  # hashes of digests, the oldest first
         self.size_bytes = 0
@@ -54,23 +51,23 @@ class ReadCache:
 
     @property
     def epoch(self) -> int:
-        """What keep() wants to know: the epoch before the blobs were read."""
+        """The current epoch; pass the one from before the read to keep()."""
         return self._epoch()
 
     def look_up(self, digests: Sequence[Digest]) -> list[CachedBlob | None]:
-        """Return those that are remembered, in order; using them keeps them here."""
+        """Return the cached blob of each digest, or None; counts as a use in the cache."""
         if self._seen != self._epoch():
             self._forget_all()
         blobs = self._blobs
         found = [blobs.get(digest) for digest in digests]
-        if self.size_bytes * 2 > self._room_bytes:  # only then does the order matter soon
+        if self.size_bytes * 2 > self._room_bytes:  # below that, the order does not matter yet
             for digest, hot in zip(digests, found, strict=True):
                 if hot is not None:
                     blobs.move_to_end(digest)
         return found
 
     def keep(self, blobs: Iterable[tuple[Digest, CachedBlob]], epoch: int) -> None:
-        """Remember those that are read for the second time, while the epoch was this one."""
+        """Cache blobs that were read for the second time; drop them if the epoch has changed."""
         if epoch != self._epoch():
             return
         if self._seen != epoch:
@@ -79,7 +76,7 @@ class ReadCache:
             self._keep_one(digest, hot)
 
     def touched(self, digests: Iterable[Digest], now_ms: int) -> None:
-        """Note that these were leased."""
+        """Record that these blobs were leased at now_ms."""
         for digest in digests:
             hot = self._blobs.get(digest)
             if hot is not None:

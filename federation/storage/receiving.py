@@ -1,4 +1,4 @@
-"""Taking blobs in: streams through LocalIngest, batches in one durable step."""
+"""Receives blobs: streams through LocalIngest, batches in one durable step."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class BlobReceiver:
         return LocalIngest(self._core, digest, self._path_for(digest), origin)
 
     def _path_for(self, digest: Digest) -> str:
-        """Return the path to receive a blob at.
+        """Return a new path below incoming/ to receive a blob at.
 
         Raises StorageFailed, SourceUnavailable (the volume is in doubt), BlobTooLarge, StorageFull
-        (it could never fit).
+        (the blob could never fit).
         """
         if self._core.writer.failure is not None:
             raise StorageFailed(self._core.writer.failure)
@@ -69,7 +69,10 @@ class BlobReceiver:
             await ingest.abort()
 
     async def missing_of(self, digests: Collection[Digest], origin: Provenance) -> set[Digest]:
-        """Return those not held; of the others make what only an upstream gave the uploader's."""
+        """Return the missing digests, and record the upload of the others.
+
+        A held blob that came from upstreams only becomes the uploader's (catalogue.blobs.renew).
+        """
         if origin.source is Source.UPSTREAM:
             return await self._presence.find_missing(digests)
         missing, pulled = await self._presence.find_missing_and_pulled(digests)
@@ -100,7 +103,7 @@ class BlobReceiver:
     async def _store_inline(
         self, blobs: list[tuple[Digest, bytes]], origin: Provenance
     ) -> dict[Digest, FederationError]:
-        """Store what goes into the catalogue; return why blobs were refused."""
+        """Store inline blobs; return the errors of those that were refused."""
         if not blobs:
             return {}
         size_bytes = sum(len(data) for _, data in blobs)
@@ -130,7 +133,7 @@ class BlobReceiver:
     async def _store_files(
         self, blobs: list[tuple[Digest, bytes]], origin: Provenance
     ) -> dict[Digest, FederationError]:
-        """Do the same with what is kept in files."""
+        """Store blobs in files; return the errors of those that were refused."""
         if not blobs:
             return {}
         missing = await self.missing_of([digest for digest, _ in blobs], origin)
@@ -148,7 +151,7 @@ class BlobReceiver:
                 except FederationError as error:
                     refused[digest] = error
         if admitted:
-            # The work goes on when the caller is cancelled, as that of LocalIngest.commit does.
+            # The work continues if the caller is cancelled, as in LocalIngest.commit.
             storing = self._core.background.start(
                 store_files(self._core, admitted, origin), "store a batch"
             )
@@ -165,7 +168,7 @@ class BlobReceiver:
 
 
 def _wrong(blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
-    """Hash a batch; return by place which blobs have other bytes than their digest names."""
+    """Hash a batch; return the errors of blobs that do not match their digest, by position."""
     wrong: dict[int, DigestMismatch] = {}
     for at, (digest, data) in enumerate(blobs):
         wanted, size_bytes, function = digest

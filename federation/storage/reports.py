@@ -1,4 +1,4 @@
-"""What operations on a storage report, whatever engine it has."""
+"""The reports of operations on a storage, independent of its engine."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from federation.core.store import Entry
 
 @dataclass(slots=True)
 class VerifyReport:
-    """What verify found. damaged lists at most 100 blobs; damaged_blobs counts all."""
+    """The result of a verify. damaged lists at most 100 blobs; damaged_blobs counts all."""
 
     blobs: int = 0
     size_bytes: int = 0
     damaged_blobs: int = 0
     damaged: list[str] = field(default_factory=list)
-    unknown_blobs: int = 0  # the disk did not tell
+    unknown_blobs: int = 0  # the disk could not be read
     catalogue_problems: list[str] = field(default_factory=list)
     repaired: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether all blobs were read, and nothing is wrong."""
         return not (self.damaged_blobs or self.unknown_blobs or self.catalogue_problems)
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class VerifyReport:
 
 @dataclass(slots=True)
 class CollectReport:
-    """What was freed; held_back says why less than asked for, if so."""
+    """What was freed; held_back says why it was less than requested, if it was."""
 
     freed_bytes: int = 0
     stored_bytes: int = 0
@@ -65,7 +65,7 @@ class CollectReport:
 
 @dataclass(slots=True)
 class RebuildReport:
-    """What the new catalogue holds, and what was not taken into it."""
+    """What the new catalogue contains, and how many files were not taken into it."""
 
     files: int = 0
     file_bytes: int = 0
@@ -89,25 +89,25 @@ class RebuildReport:
 
 
 class NewId(NamedTuple):
-    """What a node was called, and what it is called from now on."""
+    """A node's previous and new id."""
 
     before: str
     now: str
 
 
 class FoundEntry(NamedTuple):
-    """An index entry, and what is shown of it."""
+    """An index entry, and the facts that are shown about it."""
 
     entry: Entry
     facts: dict[str, Any]
 
 
 class Lag(NamedTuple):
-    """The rows of the change log that a peer has not acknowledged; some are not meant for it."""
+    """The change log rows that a peer has not acknowledged; some may not be meant for it."""
 
     objects: int
     size_bytes: int
-    oldest_s: float  # age of the oldest of them; 0: there is none
+    oldest_s: float  # age of the oldest row; 0: there is none
 
 
 class KnownPeer(NamedTuple):
@@ -115,42 +115,42 @@ class KnownPeer(NamedTuple):
 
     name: str
     lanes: dict[Lane, PeerRecord]
-    lags: dict[Lane, Lag]  # of the lanes that follow the log: what others lack is not known
+    lags: dict[Lane, Lag]  # only of lanes that follow the log; the lag of others is unknown
     parked: int
 
     @property
     def main(self) -> PeerRecord:
-        """The record of what is sent at any time, if there is one."""
+        """The record of the lane that always sends, or of another one if there is none."""
         return self.lanes.get(Lane.ALWAYS) or next(iter(self.lanes.values()))
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has acknowledged all there is, and refused none of it."""
+        """Whether the peer has acknowledged everything and nothing is parked for it."""
         following = all(each.state is PeerState.FOLLOWING for each in self.lanes.values())
         return following and not self.parked and not any(lag.objects for lag in self.lags.values())
 
     @property
     def asked(self) -> int:
-        """How many reconciles people have asked for."""
+        """How many reconciles operators have requested."""
         return self.main.wanted
 
     @property
     def done(self) -> int:
-        """How many of these have been done; what waits for a window is not waited for."""
+        """How many requested reconciles are done, not counting what waits for a window."""
         return self.main.served
 
     @property
     def sent_objects(self) -> int:
-        """How many objects it was ever sent."""
+        """How many objects were ever sent to the peer."""
         return sum(record.sent_objects for record in self.lanes.values())
 
     @property
     def sent_bytes(self) -> int:
-        """Their bytes."""
+        """How many bytes were ever sent to the peer."""
         return sum(record.sent_bytes for record in self.lanes.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what is shown."""
+        """Return plain values by name."""
         main = self.main
         shown = {
             "name": self.name,

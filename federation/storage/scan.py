@@ -1,9 +1,10 @@
-"""Going through all that is held, roughly the most recently used first.
+"""Pages through everything that is held, roughly in order of last use, the most recent first.
 
-By the time of last use downwards; but that moves up while this goes on, past the place where it is.
-So at its end it goes upwards once more, from a while before its beginning: whatever was passed over
-lies there, or moves on ahead of it. The while is longer than any of these waits to be written. What
-comes meanwhile with an older use, from a peer, has a row in the change log.
+The walk goes down by time of last use. An object that is used meanwhile moves up past the walk's
+position, and would be missed. So at the bottom the walk turns and goes up once, starting some time
+before the moment it began: every object it missed has a later time of use. That margin is longer
+than an access time may wait to be written. An object that a peer sends meanwhile with an older time
+of use has a row in the change log.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from federation.storage.catalogue.entries import COLUMNS, entry_of
 from federation.storage.catalogue.schema import of_a_row
 
 _WRITTEN_WITHIN_MS = 5 * 60_000
-_PAGE_BYTES = 8 * 2**20  # of entries' values in one page
+_PAGE_BYTES = 8 * 2**20  # values of entries in one page
 _END_MS = 2**62
 
 _BLOBS = "SELECT used, key, size, source FROM blob WHERE marked = 0 AND (used, key) "
@@ -41,7 +42,7 @@ _UP = {
 
 
 class _Position(NamedTuple):
-    """Where a walk stands: behind the row last used then, with this key (or id)."""
+    """Where a walk continues: after the row with this time of last use and key (or row id)."""
 
     up: bool
     begun_ms: int
@@ -62,7 +63,7 @@ def _parse(text: str | None, table: str, now_ms: int) -> _Position:
         way, begun, accessed, name = text.split(":")
         at: bytes | int = bytes.fromhex(name) if table == "blob" else int(name)
         found = _Position(way == "up", int(begun), int(accessed), at)
-    except ValueError:  # another version wrote it: all is gone through once more
+    except ValueError:  # another version wrote it: begin again
         return beginning
     known = way in {"up", "down"} and max(map(abs, (found.begun_ms, found.accessed_ms))) <= _END_MS
     return found if known else beginning
@@ -84,7 +85,7 @@ def _blob(row: Sequence[Any]) -> tuple[Digest, Source, int]:
 
 
 def entries(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
-    """See federation.core.replication_log.Ledger; the page is shorter where values are long."""
+    """See federation.core.replication_log.Ledger. A page with long values has fewer entries."""
     rows, after = _page(connection, "entry", position, limit, now_ms)
     held = [_entry(row) for row in rows]
     unused = [max(0, now_ms - used_ms) / 1000 for _, used_ms in held]
@@ -105,7 +106,7 @@ def _page(
     found = connection.execute(statements[table], (at.accessed_ms, at.name, limit))
     rows = list(_until_full(found))
     if rows:
-        return rows, _behind((at, *rows[-1]))
+        return rows, _position_after((at, *rows[-1]))
     if at.up:
         return [], None
     turned = at._replace(up=True, accessed_ms=at.begun_ms - _WRITTEN_WITHIN_MS)
@@ -113,7 +114,7 @@ def _page(
 
 
 @of_a_row
-def _behind(row: Sequence[Any]) -> str:
+def _position_after(row: Sequence[Any]) -> str:
     at, accessed, name = row[:3]
     return str(at._replace(accessed_ms=int(accessed), name=name))
 

@@ -1,8 +1,8 @@
-"""What the processes on one data directory share through the kernel: locks and the epoch.
+"""What the processes on one data directory share through the kernel: locks and counters.
 
-Locks are flock(2) locks: the kernel drops them when their process dies, so nothing is ever stale.
-The epoch is a counter in a file that stays in the kernel's memory: reading it costs a
-microsecond, so every answer from memory can afford to check it.
+Locks are flock(2) locks: the kernel drops them when their process dies, so none is ever stale. The
+counters are in a file that stays in the page cache: reading one takes a microsecond, so that every
+answer from a cache can check the epoch.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from federation.core.errors import StorageRefused
 
 _COUNTER = struct.Struct("=Q")
 _WANTED_AT = _COUNTER.size
-_HEAD = struct.Struct("@Q")  # native: one aligned store, so that nobody reads half of a number
+_HEAD = struct.Struct("@Q")  # native: one aligned store, so that no reader sees half a number
 _HEAD_AT = 16
-_ACKNOWLEDGEMENTS_AT = 24  # how often one was told of
+_ACKNOWLEDGEMENTS_AT = 24  # a counter of changes
 _LOG_IN_DOUBT_AT = 32
 _PEERS_AT = 64
-_PEER = struct.Struct("@QQ")  # what stands for its name (0: the slot is free), acknowledged row
+_PEER = struct.Struct("@QQ")  # number of its name (0: the slot is free), acknowledged row
 _PEERS_MAX = 128
 _EPOCH_BYTES = 4096
-_BEYOND = 1_000_000  # so many changes no process misses while another mends the file
+_BEYOND = 1_000_000  # more changes than a process can miss while another one repairs the file
 
-# Keeps the interpreter's lock, which os.pread gives away: taking it back can cost the event loop
-# 5 ms while threads are busy, and these bytes are in memory.
+# Unlike os.pread, PyDLL keeps the interpreter's lock: regaining it can take the event loop 5 ms
+# while threads are busy, and these bytes are in memory anyway.
 _pread = ctypes.PyDLL(None, use_errno=True).pread
 _pread.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64]
 _pread.restype = ctypes.c_ssize_t
@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 
 class FileLock:
-    """A lock file. The file stays; only the kernel's lock on it counts."""
+    """A lock file. The file itself stays; only the kernel's lock on it counts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,7 +57,7 @@ class FileLock:
         return self._fd is not None
 
     def acquire(self, *, wait: bool = False) -> bool:
-        """Take the lock; False when another process has it and wait is off. Raises OSError."""
+        """Take the lock; return False if another process holds it, unless wait. Raises OSError."""
         if self._fd is not None:
             return True
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -73,33 +73,34 @@ class FileLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back; safe when it is not held."""
+        """Release the lock if it is held."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
 
 
 def no_shared_memory(data_dir: Path, reason: str) -> StorageRefused:
-    """Return the refusal of a data directory that processes cannot share."""
+    """Return the error for a data directory on a file system without shared memory."""
     return StorageRefused(
         f"{data_dir} is on a file system without shared memory mapping ({reason}); use a local disk"
     )
 
 
 class Epoch:
-    """A counter that every process sees at once. It moves when anything held is gone.
+    """A counter that all processes share, and that changes when any held object is gone.
 
-    Beside it lies the size of the largest upload that was refused for want of room, so that the
-    one process that evicts hears of the others' need, and the number of the newest row of the
-    change log, so that the one process that replicates hears of the others' commits; and how far
-    each peer is, so that the others hear of that.
+    The same file contains further numbers:
+    - the size of the largest upload refused for lack of room, for the process that evicts;
+    - the newest row of the change log, for the process that replicates;
+    - whether the catalogue's write-ahead log is in doubt, for the next process that starts;
+    - how far each peer has acknowledged, for the processes that do not replicate.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, making it when absent, and allocate its block. Raises OSError (no room).
+        """Open or create the file and allocate its block. Raises OSError, such as for no room.
 
-        It is read and written by calls, and not mapped: touching a mapped page of a file that
-        somebody has truncated, or whose disk gives an error, ends the process (SIGBUS).
+        The file is not mapped: accessing a mapped page of a file that was truncated, or whose disk
+        has an error, would end the process with SIGBUS.
         """
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._seen = 0
@@ -117,7 +118,7 @@ class Epoch:
 
     @property
     def value(self) -> int:
-        """The counter now; where it cannot be read, a number that was never there."""
+        """The current epoch; if it cannot be read, a number different from all before."""
         if _pread(self._fd, self._count_at, _COUNTER.size, 0) == _COUNTER.size:
             self._seen = self._count.value
             return self._seen
@@ -132,14 +133,14 @@ class Epoch:
         return self._seen
 
     def bump(self) -> None:
-        """Add one, safely against other processes. Raises OSError."""
+        """Add one to the epoch, under a lock against other processes. Raises OSError."""
         self._read(0, _COUNTER.size)
         with self._locked():
             (count,) = _COUNTER.unpack(self._read(0, _COUNTER.size))
             os.pwrite(self._fd, _COUNTER.pack(count + 1), 0)
 
     def want(self, size_bytes: int) -> None:
-        """Tell the process that evicts of an upload for which there was no room."""
+        """Record an upload for which there was no room, for the process that evicts."""
         self._read(0, _COUNTER.size)
         with self._locked():
             os.pwrite(self._fd, _COUNTER.pack(max(self._wanted(), size_bytes)), _WANTED_AT)
@@ -159,23 +160,24 @@ class Epoch:
 
     @property
     def head(self) -> int:
-        """The newest row of the change log that a process told of."""
+        """The newest row of the change log that a process has recorded."""
         return self._number(_HEAD_AT)
 
     def set_head(self, seq: int) -> None:
-        """Tell of a row. Two processes at once may leave the older: see log_end.LogEnd."""
+        """Record a row. If two processes do so at once, the older may remain: see LogEnd."""
         self._set_number(_HEAD_AT, seq)
 
     @property
     def is_log_in_doubt(self) -> bool:
-        """Whether a process could not make the catalogue's write-ahead log durable since the boot.
+        """Whether a process failed to make the write-ahead log durable since the machine booted.
 
-        It lies in the kernel's memory, as what is in doubt does: a new boot knows of neither.
+        A reboot may lose this number. That is harmless: it also ends the doubt, since the page
+        cache, which may differ from the disk, is gone.
         """
         return bool(self._number(_LOG_IN_DOUBT_AT))
 
     def doubt_log(self, *, is_in_doubt: bool) -> None:
-        """Tell of it, or that the log was begun anew."""
+        """Record that the write-ahead log is in doubt, or that it was begun anew."""
         if self.is_log_in_doubt != is_in_doubt:
             self._set_number(_LOG_IN_DOUBT_AT, int(is_in_doubt))
 
@@ -185,25 +187,25 @@ class Epoch:
         return self._number(_ACKNOWLEDGEMENTS_AT)
 
     def acknowledged(self, peer: int) -> int:
-        """The newest row up to which a peer has everything; 0: nothing was told of it."""
+        """Return the row up to which a peer (its number) has everything; 0: none is recorded."""
         at = self._slot(peer)
         return 0 if at is None else self._number(at + _HEAD.size)
 
     def set_acknowledged(self, peer: int, seq: int) -> None:
-        """Tell of it; only the process that replicates does. Beyond 128 peers nothing is told."""
+        """Record how far a peer is; only the process that replicates does. Holds 128 peers."""
         at = self._slot(peer) or self._slot(0)
         if at is not None:
-            # The row first: under a name that is new here nobody sees another's.
+            # The row first, so that no reader finds a new name with another peer's row.
             self._set_number(at + _HEAD.size, seq)
             self._set_number(at, peer)
             self._set_number(_ACKNOWLEDGEMENTS_AT, self.acknowledgements + 1)
 
     def forget_peers(self) -> None:
-        """Begin with nothing told, when no other process is there."""
+        """Clear what is recorded of peers. Call it only while no other process is there."""
         os.pwrite(self._fd, bytes(_PEERS_MAX * _PEER.size), _PEERS_AT)
 
     def _slot(self, peer: int) -> int | None:
-        """Return where a peer's numbers are; there are never many."""
+        """Return the offset of a peer's slot (0: of a free slot); None: there is none."""
         slots = _PEER.iter_unpack(self._read(_PEERS_AT, _PEERS_MAX * _PEER.size))
         for at, (found, _) in enumerate(slots):
             if found == peer:
@@ -213,7 +215,7 @@ class Epoch:
         return None
 
     def _number(self, at: int) -> int:
-        """Return a number; 0, as if nothing had been told, where it cannot be read."""
+        """Return a number; 0 (nothing recorded) if it cannot be read."""
         try:
             (number,) = _HEAD.unpack(self._read(at, _HEAD.size))
         except OSError:
@@ -221,12 +223,12 @@ class Epoch:
         return int(number)
 
     def _set_number(self, at: int, number: int) -> None:
-        """Tell a number; who cannot be told looks into the catalogue sooner or later."""
+        """Write a number. An error is ignored: other processes also read the catalogue."""
         with suppress(OSError):
             os.pwrite(self._fd, _HEAD.pack(number), at)
 
     def _read(self, at: int, size_bytes: int) -> bytes:
-        """Read from the file, mending it where somebody has truncated it. Raises OSError."""
+        """Read from the file; repair it if it was truncated. Raises OSError."""
         room = ctypes.create_string_buffer(size_bytes)
         for _ in range(2):
             found = _pread(self._fd, room, size_bytes, at)
@@ -236,14 +238,14 @@ class Epoch:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
             self._mend()
-        raise OSError(errno.EIO, "the file is cut again and again")
+        raise OSError(errno.EIO, "the file was truncated again while it was repaired")
 
     def _mend(self) -> None:
-        """Make the file whole, with a counter beyond all that any process has seen."""
+        """Restore the file's size, with an epoch beyond any that a process has seen."""
         with self._locked():
             if os.fstat(self._fd).st_size >= _EPOCH_BYTES:
                 return
-            _log.error("epoch_truncated", text="somebody truncated the file; it is made anew")
+            _log.error("epoch_truncated", text="another program truncated the file; it is restored")
             os.posix_fallocate(self._fd, 0, _EPOCH_BYTES)
             os.pwrite(self._fd, _COUNTER.pack(self._seen + _BEYOND), 0)
 

@@ -1,6 +1,6 @@
-"""Reading small blobs whole: from the memory of what is read often, else by one look-up.
+"""Reads small blobs whole: from the read cache, or else with one look-up.
 
-Inline blobs are verified at every read, small as they are; files as `trust` says.
+Inline blobs are verified at every read, files as verification.needs_verifying decides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Found:
     """What a look-up in a thread brings back to the event loop."""
 
     data: list[bytes | None] = field(default_factory=list)
-    lease: list[bytes] = field(default_factory=list)  # written access time is getting old
+    lease: list[bytes] = field(default_factory=list)  # the stored access time is getting old
     damaged: list[tuple[Digest, int, Damage]] = field(default_factory=list)
     verified: list[tuple[bytes, int]] = field(default_factory=list)
     inline: list[tuple[Digest, CachedBlob]] = field(default_factory=list)  # leased, or about to be
@@ -58,7 +58,7 @@ class SmallReads:
         if use is Use.CLIENT:
             self._core.read_cache.keep(found.inline, epoch)
         if found.lease and self._core.is_behind():
-            self._core.touches.doubt()  # a closure's directories are leased by being read
+            self._core.touches.doubt()  # closures rely on reads of directories as leases
         return found.data
 
     def _note(self, found: _Found, asked_ms: int) -> None:
@@ -117,9 +117,9 @@ class SmallReads:
 
 
 def recall(core: StorageContext, digests: Sequence[Digest], use: Use) -> list[CachedBlob | None]:
-    """Return what is remembered of these blobs, each leased as by a look-up in the catalogue.
+    """Return the cached blob of each digest, or None; leases it like a look-up in the catalogue.
 
-    Nothing, while leases wait to be written: a look-up then knows which of them are old.
+    Returns only None while leases wait to be written: only a look-up tells which of them are old.
     """
     if core.is_behind():
         return [None] * len(digests)

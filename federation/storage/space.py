@@ -1,9 +1,9 @@
 """How much room there is: the quota, the disk, and what running uploads have reserved.
 
-Room is reserved for bytes that have come, not for what an upload says will come: a client that
-names a size and sends nothing takes no room from others. What no amount of eviction makes fit is
-refused from its name alone. The catalogue checks the quota again inside its write lock, which makes
-it hold over all processes on the directory.
+Room is reserved for bytes that have arrived, not for the size that an upload announces: a client
+that announces a size and sends nothing takes no room from others. A blob that no eviction could
+make room for is refused at once by its size. The catalogue checks the quota again under its write
+lock, so that it holds for all processes on the directory together.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from federation.storage.directory import DataDirectory
 
 DEFAULT_RESERVE_BYTES = 2 * 2**30
 _RESERVE_MAX_BYTES = 16 * 2**20
-_RESERVE_PART = 64  # of the disk, or of the quota
-_NEAR_BYTES = 64 * 2**20  # measurements are a second old: closer to the end they do not do
-CATALOGUE_BYTES = 4 * 2**20  # what its write-ahead log may grow by before it is looked at again
-_EARLY = 4  # eviction takes seconds: it starts with this part of the way to reserve-max left
+_RESERVE_PART = 64  # 1/64 of the disk or the quota
+_NEAR_BYTES = 64 * 2**20  # with less room left, measurements (a second old) are not good enough
+CATALOGUE_BYTES = 4 * 2**20  # by how much the write-ahead log may grow until the next measurement
+_EARLY = 4  # eviction takes seconds: it starts with 1/4 of reserve..reserve-max still free
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The file system below the data directory, in bytes."""
+    """The size and free room of the data directory's file system."""
 
     total_bytes: int
     free_bytes: int
 
 
 def measure_disk(path: Path) -> Disk:
-    """Ask the kernel. Raises OSError."""
+    """Return the size and free room of the file system of a path. Raises OSError."""
     facts = os.statvfs(path)
     return Disk(facts.f_blocks * facts.f_frsize, facts.f_bavail * facts.f_frsize)
 
 
 class Marks(NamedTuple):
-    """How much may be held, and between which amounts eviction works; in bytes."""
+    """How much may be held, and when eviction starts and stops."""
 
     quota_bytes: int
-    starts_at_bytes: int  # with more than this
-    target_bytes: int
+    starts_at_bytes: int  # eviction starts when more is held
+    target_bytes: int  # and stops when no more than this is held
 
 
 class _Bound(NamedTuple):
@@ -58,14 +58,18 @@ class _Bound(NamedTuple):
 
 
 def marks(settings: StorageConfig, disk: Disk, stored_bytes: int, overhead_bytes: int = 0) -> Marks:
-    """Return them for this much stored on a disk that looks like this.
+    """Return the marks for the settings and the present state of the disk.
 
-    overhead_bytes: what the data directory takes beside that. A quota is for both; of the disk's
-    free room it is gone already.
+    Args:
+        settings: quota, watermarks and reserve.
+        disk: as measured now.
+        stored_bytes: what objects take.
+        overhead_bytes: what the data directory takes beside them. It counts against a configured
+            quota; the disk's free bytes do not contain it anyway.
 
-    The reserve is free disk that others keep: exactly what the operator says, else the default or
-    5 % of a small disk. With a reserve-max, eviction for the disk's sake starts shortly before the
-    reserve is touched and goes on until so much is free, instead of at the watermarks.
+    The reserve is room on the disk that is left to others: as configured, by default 2 GiB, or 5 %
+    of a small disk. With reserve-max, eviction starts shortly before free room falls to the
+    reserve, and continues until reserve-max is free; the watermarks do not apply to it.
     """
     reserve = settings.reserve
     if reserve is None:
@@ -76,7 +80,7 @@ def marks(settings: StorageConfig, disk: Disk, stored_bytes: int, overhead_bytes
     fits = max(0, room - reserve)
     bounds = [_by_shares(settings, fits)]
     if settings.reserve_max is not None:
-        # More than half of the disk is a number that was meant for another one.
+        # A value above half of the disk was probably meant for a larger disk.
         most = max(reserve, min(settings.reserve_max, disk.total_bytes // 2))
         bounds = [_Bound(max(0, fits - (most - reserve) // _EARLY), max(0, room - most))]
     quota = fits
@@ -90,7 +94,7 @@ def marks(settings: StorageConfig, disk: Disk, stored_bytes: int, overhead_bytes
 
 
 def in_all(settings: StorageConfig, found: Marks, overhead_bytes: int) -> int:
-    """Return the quota as the operator means it, of all that the data directory takes, in bytes."""
+    """Return the quota for everything the data directory takes, as an operator sets it; bytes."""
     whole = found.quota_bytes + overhead_bytes
     return whole if settings.quota is None else min(settings.quota, whole)
 
@@ -101,14 +105,14 @@ def _by_shares(settings: StorageConfig, most_bytes: int) -> _Bound:
 
 
 class Space:
-    """Reservations of this process against the quota."""
+    """The room left in the quota, and the reservations of this process."""
 
     def __init__(self, max_blob_bytes: int, free_bytes: Callable[[], int] | None = None) -> None:
-        """Start without any room.
+        """Start with a quota of 0 until update() is called.
 
         Args:
-            max_blob_bytes: the largest blob taken.
-            free_bytes: asks the disk, without waiting for it. Raises OSError.
+            max_blob_bytes: the largest blob accepted.
+            free_bytes: returns the free room of the disk without blocking. Raises OSError.
         """
         self._max_blob_bytes = max_blob_bytes
         self._free_bytes = free_bytes
@@ -125,22 +129,19 @@ class Space:
 
     @property
     def quota_bytes(self) -> int:
-        """The most that may be held."""
+        """How many bytes may be held."""
         return self.marks.quota_bytes
 
     def update(
         self, *, stored_bytes: int, marks: Marks, keep_free_bytes: int | None = None
     ) -> None:
-        """Take new measurements; keep_free_bytes: a reserve that is never to be touched."""
+        """Set new measurements. keep_free_bytes: a reserve that must never be used."""
         self.stored_bytes = stored_bytes
         self.marks = marks
         self._keep_free_bytes = keep_free_bytes
 
     def check_blob(self, digest: Digest) -> None:
-        """Refuse what no amount of eviction makes fit.
-
-        Raises BlobTooLarge, StorageFull.
-        """
+        """Raise BlobTooLarge or StorageFull for a blob that no eviction could make room for."""
         if digest.size_bytes > self._max_blob_bytes:
             raise BlobTooLarge(digest, self._max_blob_bytes)
         if digest.size_bytes > self.quota_bytes:
@@ -150,7 +151,7 @@ class Space:
             )
 
     def reserve(self, size_bytes: int) -> None:
-        """Set room aside; release() gives it back. Raises StorageFull."""
+        """Reserve room until release() is called. Raises StorageFull."""
         if self.stored_bytes + self.reserved_bytes + size_bytes > self.quota_bytes:
             raise StorageFull(
                 f"no room for {size_bytes} bytes: {self.stored_bytes} stored and "
@@ -160,14 +161,17 @@ class Space:
         self.reserved_bytes += size_bytes
 
     def _check_disk(self, size_bytes: int) -> None:
-        """Near the end, look at the disk itself: others write too, and so does the catalogue."""
+        """Ask the disk itself if little room is left: other programs and the catalogue write, too.
+
+        Raises StorageFull.
+        """
         keep = self._keep_free_bytes
         left = self.quota_bytes - self.stored_bytes - self.reserved_bytes - size_bytes
         if keep is None or self._free_bytes is None or left > _NEAR_BYTES:
             return
         try:
             free = self._free_bytes()
-        except OSError:  # what cannot be asked now is measured, and complained of, every second
+        except OSError:  # Flusher.measure, which runs every second, reports it
             return
         if free - self.reserved_bytes - size_bytes - CATALOGUE_BYTES < keep:
             raise StorageFull(
@@ -176,19 +180,19 @@ class Space:
             )
 
     def release(self, size_bytes: int) -> None:
-        """Give room back, because the blob is stored (and counted there) or dropped."""
+        """End a reservation: the blob is stored, and counted as such, or dropped."""
         self.reserved_bytes -= size_bytes
 
 
 class Reserve:
-    """A file that takes some of the disk, for the commits of eviction when the disk is full."""
+    """A file that occupies some of the disk, so that eviction can commit when the disk is full."""
 
     def __init__(self, directory: DataDirectory, settings: StorageConfig) -> None:
         self._directory = directory
         self._settings = settings
 
     def make(self) -> None:
-        """Write the file where there is none and the disk has plenty of room. Raises OSError."""
+        """Create the file if it is missing and the disk has plenty of room. Raises OSError."""
         disk = measure_disk(self._directory.root)
         room_bytes = min(self._settings.quota or disk.total_bytes, disk.total_bytes)
         size_bytes = min(_RESERVE_MAX_BYTES, room_bytes // _RESERVE_PART)
@@ -199,7 +203,7 @@ class Reserve:
 
     @contextmanager
     def as_last_resort(self) -> Iterator[None]:
-        """Free the file's room when the disk proves full; what failed is tried again later."""
+        """Remove the file if the block raises StorageFull. The caller tries again later."""
         try:
             yield
         except StorageFull:

@@ -1,9 +1,9 @@
-"""Store time and the intervals that make leases safe.
+"""Store time, and the intervals that make leases safe.
 
-Store time orders accesses over processes and restarts: milliseconds that never step back. It is
-the kernel's monotonic clock (one for all processes until the next boot) plus a base kept in the
-catalogue; at a new boot the base is chosen so that store time goes on from the latest access. The
-wall clock has no part in it, so setting it moves no lease and starts no eviction.
+Store time orders accesses over processes and restarts, in milliseconds that never step back. It is
+the kernel's monotonic clock (the same for all processes until the next boot) plus a base from the
+catalogue; after a boot the base is chosen so that store time continues from the latest access. The
+wall clock is not involved, so setting it changes no lease and starts no eviction.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class StoreClock:
 class Timing:
     """Intervals derived from the lease period; all in milliseconds.
 
-    A lease is a touch: the access time in memory, written within flush_ms. To keep touches cheap
-    an access time is renewed only when it is older than granularity_ms. Eviction marks its
-    candidates, waits grace_ms (longer than any touch may stay unwritten) and looks again. So what
-    may be evicted was last accessed before lease + slack.
+    A lease is a touch: an access time in memory that is written within flush_ms. To keep touches
+    cheap, an access time is renewed only when it is older than granularity_ms. Eviction marks its
+    candidates, waits for grace_ms (longer than any touch may stay unwritten) and checks again. So
+    only objects are evicted that were last touched more than cutoff_age_ms ago.
     """
 
     lease_ms: int
@@ -50,7 +50,7 @@ class Timing:
 
     @classmethod
     def for_lease(cls, lease_s: float) -> Timing:
-        """Choose the intervals; a lease of three hours gives 60 s, 2 s and 10 s."""
+        """Return the intervals for a lease. Three hours give 60 s, 2 s and 10 s."""
         lease_ms = max(1, int(lease_s * 1000))
         return cls(
             lease_ms=lease_ms,
@@ -61,15 +61,15 @@ class Timing:
 
     @property
     def cutoff_age_ms(self) -> int:
-        """How long ago an object must have been touched to be evicted.
+        """How long ago (ms) the last touch must be before an object may be evicted.
 
-        Twice the granularity: once for touches not renewed, once for verdicts about whole
-        closures that services keep for as long. And as long as an answer may take after its
-        look-up, since the lease counts from the answer.
+        The lease, plus twice the granularity: once for touches that are not renewed, and once for
+        results about whole closures, which services cache for that long. Plus the time that an
+        answer may take after its look-up, since the lease counts from the answer.
         """
         return self.lease_ms + 2 * self.granularity_ms + self.unflushed_max_ms
 
     @property
     def unflushed_max_ms(self) -> int:
-        """How old an unwritten touch may get before no new lease is given."""
+        """How old (ms) an unwritten touch may get before no new lease is given."""
         return self.grace_ms // 2

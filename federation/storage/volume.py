@@ -1,9 +1,9 @@
-"""Whether the volume below blobs/ is the one that the catalogue is about.
+"""Checks that blobs/ is the volume that belongs to the catalogue.
 
-An unmounted disk leaves an empty folder, in which every blob looks deleted. So a marker file lies
-in blobs/, with a number that the catalogue knows; and only while it is there, on the device where
-it was when the directory was opened, does a file that is not there count as damage. Whatever else
-the disk answers (EIO, ESTALE, EACCES, no handle left) says nothing about a blob.
+An unmounted disk leaves an empty folder, in which every blob looks deleted. So blobs/ contains a
+marker file with an id that the catalogue knows. A missing blob file counts as damage only while the
+marker exists on the same device as when the directory was opened. Other errors of the disk (EIO,
+ESTALE, EACCES, no handle left) say nothing about a blob.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Identity = tuple[int, int, int]  # device, inode, ctime of the marker
 
 
 class Volume:
-    """The folder blobs/. May be used from every thread; trouble is what was found last."""
+    """The folder blobs/. May be used from every thread."""
 
     def __init__(self, blobs: Path) -> None:
         self._marker = blobs / MARKER
@@ -40,15 +40,15 @@ class Volume:
 
     @property
     def trouble(self) -> str:
-        """Why nothing may be written or called damaged now; empty: nothing is wrong."""
+        """Why nothing may be written or quarantined now, as last checked; empty: all is well."""
         return self._away or self.breaker.trouble
 
     def marker(self) -> str | None:
-        """Return the number in the marker, None where there is no marker. Raises OSError."""
+        """Return the volume id in the marker; None: there is no marker. Raises OSError."""
         return _read(self._marker)[0]
 
     def make_marker(self, volume_id: str) -> None:
-        """Put a marker into blobs/, durably. Raises OSError."""
+        """Write the marker into blobs/ durably. Raises OSError."""
         unfinished = self._marker.with_suffix(".tmp")
         fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -64,34 +64,34 @@ class Volume:
             os.close(folder)
 
     def expect(self, volume_id: str) -> None:
-        """Take what lies there now for the right volume; check() compares with it from now on.
+        """Accept the present volume as the right one; later checks compare with it.
 
-        Raises OSError, SourceUnavailable when the marker has another number.
+        Raises OSError, SourceUnavailable (the marker has another id).
         """
         found, identity = _read(self._marker)
         if found != volume_id:
-            raise SourceUnavailable("blobs/", f"its marker says {found}, not {volume_id}")
+            raise SourceUnavailable("blobs/", f"its marker contains {found}, not {volume_id}")
         self._volume_id, self._identity = volume_id, identity
 
     def check(self) -> None:
-        """Look whether the volume is there now. Raises SourceUnavailable, and remembers why."""
+        """Check that the volume is mounted, and update trouble. Raises SourceUnavailable."""
         self._away = self._why_away()
         if self._away:
             raise SourceUnavailable("blobs/", self._away)
 
     def check_writable(self) -> None:
-        """Refuse what would be written to a volume in doubt. Raises SourceUnavailable."""
+        """Raise SourceUnavailable if trouble is known: nothing may be written then."""
         if self.trouble:
-            raise SourceUnavailable("blobs/", f"{self.trouble}; nothing is stored until then")
+            raise SourceUnavailable("blobs/", f"{self.trouble}; until then nothing is stored")
 
     def check_certain(self) -> None:
-        """Look, and refuse to remove files of a volume in doubt. Raises SourceUnavailable."""
+        """Check the volume; raise SourceUnavailable if anything is wrong: remove nothing then."""
         self.check()
         if self.trouble:
             raise SourceUnavailable("blobs/", self.trouble)
 
     def check_quickly(self) -> None:
-        """Do what check() does, with one call where all is well. Raises SourceUnavailable."""
+        """Do what check() does, with a single stat if all is well. Raises SourceUnavailable."""
         try:
             facts = os.stat(self._marker, follow_symlinks=False)
         except OSError:
@@ -102,25 +102,25 @@ class Volume:
 
     def _why_away(self) -> str:
         if self._volume_id is None or self._identity is None:
-            return ""  # nobody said what to expect: offline commands on what they have found
+            return ""  # expect() was not called: an offline command works on any volume
         try:
             found, identity = _read(self._marker)
         except OSError as error:
             return f"{self._marker} cannot be read ({error.strerror}); check the disk"
         if found is None or identity is None:
             return f"{self._marker} is not there; mount the volume that belongs there"
-        # A copy that lies below the mount point has the same number. The true one has its device,
-        # or, mounted anew under another, still its inode; a chown changes the one and no device.
+        # A copy of the marker below the mount point has the same id, but another device and inode.
+        # Mounting the volume again may change the device, and a chown the ctime; both at once are refused.
         is_same = identity[0] == self._identity[0] or identity[1:] == self._identity[1:]
         if found != self._volume_id or not is_same:
-            return f"{self._marker} is that of another volume; mount the one that belongs there"
+            return f"{self._marker} belongs to another volume; mount the right one"
         self._identity = identity
         return ""
 
     # -- files -----------------------------------------------------------------------------
 
     def open_blob(self, path: str, size_bytes: int) -> OpenBlob:
-        """See blob_files.open_blob; Gone and Unreadable only where the volume is there."""
+        """See blob_files.open_blob. Raises Gone and Unreadable only while the volume is mounted."""
         try:
             return blob_files.open_blob(path, size_bytes)
         except Damage as damage:
@@ -128,7 +128,7 @@ class Volume:
             raise
 
     def check_file(self, path: str, size_bytes: int) -> None:
-        """See blob_files.check_file; Gone only where the volume is there."""
+        """See blob_files.check_file. Raises Gone only while the volume is mounted."""
         try:
             blob_files.check_file(path, size_bytes)
         except Damage as damage:
@@ -136,7 +136,7 @@ class Volume:
             raise
 
     def is_intact(self, path: str, size_bytes: int) -> bool:
-        """Whether the file is there and has its size. Raises SourceUnavailable, TooBusy."""
+        """Return whether the file exists with this size. Raises SourceUnavailable, TooBusy."""
         try:
             self.check_file(path, size_bytes)
         except Damage:
@@ -144,9 +144,9 @@ class Volume:
         return True
 
     def read_twice(self, read: Callable[[], _T]) -> _T:
-        """Read through a descriptor that read opens; through another where the disk gives an error.
+        """Call read, which opens the file itself; call it once more if it raises Unreadable.
 
-        Raises what read does; Unreadable only of a file that could not be read twice.
+        Raises what read raises; Unreadable only after two attempts on a mounted volume.
         """
         try:
             return read()
@@ -159,10 +159,10 @@ class Volume:
             raise
 
     def confirm(self, damage: Damage, look_again: Callable[[], None]) -> None:
-        """Let damage stand that says something of the blob. Raises SourceUnavailable otherwise.
+        """Confirm that damage concerns the blob, not the volume; else raise SourceUnavailable.
 
-        A file that is not there is looked for once more between two looks at the marker: the
-        volume may have come back since the first.
+        A missing file is looked for again between two checks of the marker: the volume may have
+        been mounted since the file was first looked for.
         """
         if not isinstance(damage, Gone | Unreadable):
             return
@@ -177,7 +177,7 @@ class Volume:
 
 
 def _read(marker: Path) -> tuple[str | None, _Identity | None]:
-    """Return what the marker says and what it is. Raises OSError."""
+    """Return the marker's content and identity; (None, None): it is missing. Raises OSError."""
     try:
         fd = os.open(marker, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
