@@ -1,7 +1,7 @@
 """Writes docs/configuration.md from the model of the configuration file.
 
-Run it after a change of federation/config/model.py; with --check it only says whether that is
-needed.
+Run it after a change of the models in federation/config; with --check it only reports whether the
+page is stale.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _HEAD = """\
 
 `federation serve --config FILE` reads YAML. `federation check-config FILE` runs the same code
 and nothing else. [config.example.yaml](../config.example.yaml) has every key with its default;
-an empty file is a good configuration.
+an empty file is a valid configuration.
 
-- An unknown key, a key that is given twice, or a value that cannot be right is an error. All of
-  them are reported at once, each as `FILE:LINE: path: what was found; what is allowed`, the exit
-  code is 2, and nothing is touched.
+- An unknown key, a key that is given twice, or an invalid value is an error. All errors are
+  reported at once, each as `FILE:LINE: path: what was found; what is allowed`, the exit code is 2,
+  and nothing is changed.
 - A size is a number of bytes, or a number with K, M, G or T (powers of 1024).
 - A duration is a number of seconds, or a number with ms, s, m, h or d.
 - An address is `host:port`. IPv6 needs brackets and, in YAML, quotes: `"[::1]:8980"`. `0.0.0.0`
-  or `"[::]"` is every address of the machine; port 0 picks a free one. A name is bound on every
-  address that it stands for.
+  or `"[::]"` is every address of the machine; port 0 picks a free one. A host name is bound on all
+  of its addresses.
 - `${NAME}` is replaced by the environment variable NAME, which must be set; `$${` stands for a
   plain `${`. Outside quotes the result is read as if it stood in the file, so it may be a number.
 - A relative path starts at the folder of the file; `~` is the home folder.
