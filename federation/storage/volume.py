@@ -110,7 +110,7 @@ class Volume:
         if found is None or identity is None:
             return f"{self._marker} is not there; mount the volume that belongs there"
         # A copy of the marker below the mount point has the same id, but another device and inode.
-        # Mounting the volume again may change the device, and a chown the ctime; both at once are refused.
+        # Mounting the volume again may change the device, and a chown the ctime; not both at once.
         is_same = identity[0] == self._identity[0] or identity[1:] == self._identity[1:]
         if found != self._volume_id or not is_same:
             return f"{self._marker} belongs to another volume; mount the right one"

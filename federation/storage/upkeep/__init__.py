@@ -1,1 +1,1 @@
-"""What the process that holds the maintenance lock does: eviction, scrub, sweep, retention."""
+"""Background work on a data directory: eviction, scrub, sweep, retention, flushing."""

@@ -1,9 +1,9 @@
-"""Removing files that no row claims, without uploads waiting for it.
+"""Removes files that no row claims, without making uploads wait.
 
-A blob's path is another file's as soon as the blob is uploaded again. So a file loses that name
-inside a write transaction, which sees that no row claims it, and is removed outside under a name
-that nothing else ever has: removing a large file takes milliseconds and more. What is left under
-such a name after a crash goes with the unfinished uploads of dead processes.
+Removing a large file takes milliseconds or more, and a new upload of the blob reuses its path. So a
+write transaction checks that no row claims the file and renames it to a unique name; the file is
+removed after the transaction. Files left under such names by a crash are removed like the
+unfinished uploads of dead processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Stray = tuple[str, bytes]  # path, and the catalogue key its name states (empty 
 
 
 class Discarder:
-    """Used by the process that holds the maintenance lock."""
+    """Removes files. Used by the process that holds the maintenance lock."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
@@ -37,27 +37,27 @@ class Discarder:
         return await self.discard([(path_of(digest), key_of(digest)) for digest in digests])
 
     async def discard(self, strays: Sequence[Stray]) -> int:
-        """Remove files, each only while no row claims it; return how many.
+        """Remove files, each only if no row claims it; return how many.
 
-        Raises SourceUnavailable where the volume is in doubt.
+        Raises SourceUnavailable if the volume is in doubt.
         """
         removed = 0
         for at in range(0, len(strays), _AT_ONCE):
             part = strays[at : at + _AT_ONCE]
-            apart = await self._core.writer.submit(partial(self._set_apart, part))
-            removed += await self._core.writes.run(self._remove, apart)
+            renamed = await self._core.writer.submit(partial(self._rename, part))
+            removed += await self._core.writes.run(self._remove, renamed)
         return removed
 
-    def _set_apart(self, strays: Sequence[Stray], transaction: Transaction) -> list[str]:
+    def _rename(self, strays: Sequence[Stray], transaction: Transaction) -> list[str]:
         directory = self._core.directory
         directory.volume.check_certain()
-        apart = []
+        renamed = []
         for path, key in strays:
             name = f"{self._core.run.id}-gone-{next(_numbers)}"
             target = os.path.join(directory.incoming, name)
             if set_apart(transaction, directory, path, key, target):
-                apart.append(target)
-        return apart
+                renamed.append(target)
+        return renamed
 
     def _remove(self, paths: Iterable[str]) -> int:
         return sum(discard(self._core.directory, path) for path in paths)

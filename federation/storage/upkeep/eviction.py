@@ -1,12 +1,12 @@
-"""Least recently used eviction, in two steps that are safe against every other process.
+"""Evicts the least recently used objects, in two steps that are safe against other processes.
 
-Candidates are marked first: from then on every process calls them missing, and any use revives
-them. After Timing.grace_ms, longer than any lease given before the mark may stay unwritten, those
-still untouched are deleted, and only then their files. Nothing leased is ever a candidate, and
-nothing that a peer is still to get. What an upstream can give again goes first.
+First, candidates are marked: from then on every process reports them missing, and any use unmarks
+them. After Timing.grace_ms (longer than a lease given before the mark may stay unwritten), those
+that are still untouched are deleted, and then their files. Objects that are leased, or that a peer
+still has to get, are never candidates. What an upstream can provide again is evicted first.
 
-The mark's time is in the row, so it does not matter which process made it, or whether that one
-still remembers. Files lose their names in the writer, and are removed outside of it.
+The mark is a time in the row, so it does not matter which process made it. The writer renames the
+files; they are removed after its transaction.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from federation.storage.context import StorageContext
 from federation.storage.upkeep.discarding import Discarder
 
 _REWIND_S = 10.0
-_MARKED_AT_ONCE = 500  # rows of one transaction, so that uploads never wait long for the write lock
+_MARKED_AT_ONCE = 500  # rows per transaction, so that uploads never wait long for the write lock
 _DELETED_AT_ONCE = 100
 _NONE = Marked(0, 0, 0)
 
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EvictionChoice:
-    """What eviction takes next: (used, key) of blobs, (used, row id) of entries."""
+    """What to evict next: (used, key) of blobs, (used, row id) of entries; used in store ms."""
 
     blobs: tuple[tuple[int, bytes], ...]
     entries: tuple[tuple[int, int], ...]
@@ -46,7 +46,10 @@ def choose(
     index: Iterable[tuple[int, int, int]],
     needed_bytes: int,
 ) -> EvictionChoice:
-    """Take the least recently used of both (used, cost, key or id) until enough is freed."""
+    """Choose the least recently used of blobs and entries until needed_bytes are freed.
+
+    blobs, index: (used, cost, key) and (used, cost, row id), each sorted by used (store ms).
+    """
     taken_blobs: list[tuple[int, bytes]] = []
     taken_entries: list[tuple[int, int]] = []
     size = 0
@@ -66,7 +69,7 @@ def choose(
 
 @dataclass(slots=True)
 class _Walk:
-    """How far one kind of objects was gone through, in order of their last use."""
+    """How far the search for candidates of one kind has come, in order of last use."""
 
     pulled: bool
     blobs_from_ms: int = 0
@@ -77,7 +80,7 @@ class _Walk:
 
 
 class Evictor:
-    """Used by the process that holds the maintenance lock; each method does it in slices."""
+    """Marks and deletes in slices. Used by the process that holds the maintenance lock."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
@@ -91,21 +94,21 @@ class Evictor:
 
     @property
     def is_pending(self) -> bool:
-        """Whether marked blobs wait to be looked at again, as of look()."""
+        """Whether marked blobs wait for their deletion, as of the last load_marks()."""
         return bool(self._marked.blobs)
 
     @property
     def pending_bytes(self) -> int:
-        """What the marked ones take of the quota."""
+        """How many bytes of the quota the marked blobs take."""
         return self._marked.cost_bytes
 
     async def load_marks(self) -> None:
-        """See what is marked, by whichever process."""
+        """Read from the catalogue what is marked, by any process."""
         pool = self._core.pool
         self._marked = await pool.run(lambda: eviction_rows.marked(pool.connection()))
 
     async def unmark_all(self) -> None:
-        """Unmark everything: a process died, and may have leased what is marked."""
+        """Unmark everything: a process was killed, and may have leased what is marked."""
         await self.load_marks()
         if not self._marked.blobs:
             return
@@ -114,16 +117,16 @@ class Evictor:
         self.rewind()
 
     def rewind(self) -> None:
-        """Begin with the least recently used again: what was pinned may not be any more."""
+        """Search from the least recently used object again: pins may have been removed."""
         for walk in self._walks:
             walk.begin()
         self._rewound_s = self._core.clock.monotonic_s()
 
     async def mark(self, needed_bytes: int) -> int:
-        """Mark (and of index entries, delete) one slice; return its bytes, 0 for nothing left.
+        """Mark blobs and delete index entries, one slice; return its bytes, 0 if nothing is left.
 
-        Goes on where the last slice ended, and begins again only now and then or when nothing is
-        left from there: what is pinned would be passed each time.
+        Continues where the last slice ended, so that pinned objects are not passed over again each
+        time. Starts over every 10 s, or when nothing is left.
         """
         before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
         if self._core.clock.monotonic_s() - self._rewound_s > _REWIND_S:
@@ -135,7 +138,7 @@ class Evictor:
             choice = await self._core.pool.run(self._choose, before_ms, needed_bytes)
         if not choice.blobs and not choice.entries:
             return 0
-        # The marks are a promise to look again, not a removal: FindMissing says missing at once.
+        # Marked blobs are checked again before they are deleted, but count as missing from now on.
         await self._core.writer.submit(lambda tx: eviction_rows.mark(tx, choice.blobs, before_ms))
         self._core.epoch.bump()
         if choice.entries:
@@ -177,7 +180,7 @@ class Evictor:
         return choice
 
     async def has_pinned(self) -> bool:
-        """Whether something that no client uses is kept for a peer; when mark found nothing."""
+        """Return whether pins keep unleased objects. Call it after mark() has found nothing."""
         before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
         return await self._core.pool.run(self._has_pinned, before_ms)
 
@@ -190,7 +193,7 @@ class Evictor:
         )
 
     async def sweep_due(self) -> int:
-        """Delete what was marked long enough ago and is still untouched; return freed bytes."""
+        """Delete what was marked grace_ms ago and not touched since; return the freed bytes."""
         await self.load_marks()
         freed = 0
         while self._marked.blobs:
@@ -200,7 +203,7 @@ class Evictor:
             gone = await self._delete(marked_before_ms)
             freed += sum(row.size_bytes for row in gone)
             await self.load_marks()
-            if not gone:  # what is left is untouched for too short a time
+            if not gone:  # the rest was marked too recently
                 break
         return freed
 

@@ -1,4 +1,4 @@
-"""What every process on a data directory does all the time: write its touches, measure its room."""
+"""What every process on a data directory does regularly: write touches, measure the room left."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Flusher:
-    """Touches and measurements of one process."""
+    """Writes the touches of one process, and measures the room for it."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
@@ -27,7 +27,7 @@ class Flusher:
         self._complaints = Complaints(_log, core.clock)
 
     def start(self) -> None:
-        """Write touches from now on; close() ends it."""
+        """Start writing touches regularly; close() ends it."""
         self._background.keep(
             self._flush_loop, "touch-flush", self._core.clock, self._core.metrics.failing
         )
@@ -41,14 +41,14 @@ class Flusher:
         clock, every_s = self._core.clock, self._core.timing.flush_ms / 1000
         took_s = 0.0
         while True:
-            # What gathered while a flush took long has waited as long, and leases wait for it.
+            # Touches that gathered during a slow flush have waited already, and delay leases.
             await clock.sleep(max(0.0, every_s - took_s))
             begun_s = clock.monotonic_s()
             await self.flush()
             took_s = clock.monotonic_s() - begun_s
 
     async def flush(self) -> None:
-        """Write gathered touches. When that fails they stay, and leases stop being given."""
+        """Write the gathered touches. If that fails they are kept, and no new leases are given."""
         batch = self._core.touches.take()
         if not batch:
             self._core.touches.flushed()
@@ -68,9 +68,12 @@ class Flusher:
             self._core.touches.flushed()
 
     async def measure(self) -> None:
-        """Take the totals of all processes and the disk's room into account. Never raises."""
+        """Update Space and the metrics from the catalogue's totals and the disk.
+
+        Errors are logged, and the last measurements stay.
+        """
         try:
-            disk, totals, taken, overhead_bytes, aside_bytes = await self._core.pool.run(
+            disk, totals, taken, overhead_bytes, quarantine_bytes = await self._core.pool.run(
                 self._measure
             )
         except (apsw.Error, OSError) as error:
@@ -89,12 +92,12 @@ class Flusher:
         metrics.quota_bytes.set(in_all(settings, found, overhead_bytes))
         metrics.held_bytes.set(taken.held)
         metrics.overhead_bytes.set(overhead_bytes + taken.free)
-        metrics.quarantine_bytes.set(aside_bytes)
+        metrics.quarantine_bytes.set(quarantine_bytes)
 
     def _measure(self) -> tuple[Disk, Totals, Footprint, int, int]:
         directory, connection = self._core.directory, self._core.pool.connection()
         totals = read_totals(connection)
         taken = footprint.measure(connection, totals)
-        aside_bytes = kept_bytes(directory)
-        overhead_bytes = footprint.overhead(directory.root, aside_bytes)
-        return measure_disk(directory.root), totals, taken, overhead_bytes, aside_bytes
+        quarantine_bytes = kept_bytes(directory)
+        overhead_bytes = footprint.overhead(directory.root, quarantine_bytes)
+        return measure_disk(directory.root), totals, taken, overhead_bytes, quarantine_bytes

@@ -1,8 +1,8 @@
 """What only one process on a data directory does: evict, sweep, scrub, trim the change log.
 
-It is the one that holds the maintenance lock, a kernel lock, so a killed holder loses it at once
-and another process takes over. Eviction pauses for one lease period after a process died, whose
-leases are then unknown.
+That process holds the maintenance lock. It is a kernel lock, so a killed holder loses it at once
+and another process takes over. Eviction pauses for one lease period after a process was killed,
+because its leases are unknown.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from federation.storage.upkeep.sweep import Sweeper
 
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
-_PINNED = "everything older is gone; the rest is leased, or kept for peers that lack it"
+_PINNED = "all that may be evicted is gone; the rest is leased, or kept for peers that lack it"
 _EVERYTHING_BYTES = 2**62
 _GIVEN_BACK_A_TICK = 8  # times footprint.give_back
-_PINNED_REST = 20.0  # times as long as it took to find nothing, nothing is looked for again
+_PINNED_REST = 20.0  # a search that found nothing is repeated after 20 times its duration
 
 _log = structlog.get_logger(__name__)
 
@@ -62,20 +62,20 @@ class Maintenance:
         self._reserve = Reserve(core.directory, core.settings)
         self._log_trimmer = retention.LogTrimmer(core)
         self._background = Background()
-        self._of_holder = Background()  # what only the holder of the lock does
+        self._holder_tasks = Background()  # the tasks that only the holder of the lock runs
         self._next_sweep_s = 0.0
         self._next_trim_s = 0.0
         self._pinned_until_s = 0.0
         self._sweeping: asyncio.Task[Any] | None = None
         self._complaints = Complaints(_log, core.clock)
-        self.held_back = ""  # why eviction pauses, for people
+        self.held_back = ""  # why eviction does not free more, for operators
 
     def __repr__(self) -> str:
         return f"<Maintenance {'holder' if self._lock.held else 'waiting'} {self._evictor!r}>"
 
     @property
     def is_holder(self) -> bool:
-        """Whether this process does the work that only one may do."""
+        """Whether this process holds the maintenance lock."""
         return self._lock.held
 
     @property
@@ -84,7 +84,7 @@ class Maintenance:
         return self._evictor.is_pending
 
     def start(self) -> None:
-        """Begin; close() ends it."""
+        """Start the background work; close() ends it."""
         self._keep(self._background, self._tick_loop, "maintenance", let_go=self._let_go)
 
     def _keep(
@@ -97,33 +97,33 @@ class Maintenance:
         return background.keep(work, name, self._core.clock, self._core.metrics.failing, **more)
 
     async def _let_go(self) -> None:
-        """Leave what failed here to another process, or to a new beginning."""
-        await self._of_holder.close()
+        """Release the lock after a failure, so that this or another process starts over."""
+        await self._holder_tasks.close()
         self._lock.release()
         self._evictor = Evictor(self._core)
 
     async def try_to_hold(self) -> bool:
-        """Take the maintenance lock for a command; False: another process has it."""
+        """Take the maintenance lock for a command; return False if another process holds it."""
         if not await self._core.pool.run(self._lock.acquire):
             return False
         await self._evictor.load_marks()
         return True
 
     async def delete_due(self) -> int:
-        """Delete marked blobs whose time has come; return the freed bytes."""
+        """Delete the blobs that were marked long enough ago; return the freed bytes."""
         return await self._evictor.sweep_due()
 
     async def sweep_all(self) -> int:
-        """Remove left-over uploads and stray files now; return how many."""
+        """Remove unfinished uploads and stray files now; return how many."""
         removed = await self._sweeper.incoming()
         for number in range(256):
             removed += await self._sweeper.folder(number)
         return removed
 
     async def close(self) -> None:
-        """Stop, and give the lock to another process."""
+        """Stop the background work and release the lock."""
         await self._background.close()
-        await self._of_holder.close()
+        await self._holder_tasks.close()
         self._lock.release()
 
     async def _tick_loop(self) -> None:
@@ -132,23 +132,23 @@ class Maintenance:
             try:
                 await self._tick()
             except (FederationError, OSError, apsw.Error) as error:
-                # Full disk, lost lock race, damaged catalogue: tried again at the next tick.
+                # A full disk, a lost race for a lock, a damaged catalogue: the next tick retries.
                 self._complaints.warn("maintenance_failed", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(tick_s):
                     await self._core.pressure.wait()
-            await asyncio.sleep(tick_s / 10)  # a bound when refusals come in a stream
+            await asyncio.sleep(tick_s / 10)  # limits the rate while many uploads are refused
 
     async def _tick(self) -> None:
         await self._flusher.measure()
         if self._core.directory.volume.trouble:
-            return  # nothing is removed while nobody knows what is there
+            return  # while the volume is in doubt, nothing is removed
         await self._sweep_unsettled()
         if not self._lock.held:
             if not await self._core.pool.run(self._lock.acquire):
                 return
             _log.info("maintenance_taken_over", run=self._core.run.id)
-            self._keep(self._of_holder, self._scrubber.run, "scrub")
+            self._keep(self._holder_tasks, self._scrubber.run, "scrub")
         await self._remove_dead()
         await self._evict_to_watermark()
         await self._serve_request()
@@ -165,7 +165,7 @@ class Maintenance:
             self._core.writer.leave_unsettled(unsettled)
 
     async def _remove_dead(self) -> None:
-        """Pause eviction for a lease period when a process was killed."""
+        """Pause eviction for a lease period if a process was killed, and remove its files."""
         if dead := await self._core.pool.run(self._dead):
             _log.warning("process_died", runs=dead, eviction_pauses_s=self._core.settings.lease)
             until_ms = self._core.now_ms() + self._core.timing.lease_ms
@@ -175,7 +175,7 @@ class Maintenance:
     def _dead(self) -> list[str]:
         lock = FileLock(self._core.directory.open_lock)
         if not lock.acquire():
-            return []  # a process is just joining; it does the same
+            return []  # a process is just opening the directory, and does the same
         try:
             return dead_runs(self._core.directory)
         finally:
@@ -186,7 +186,7 @@ class Maintenance:
             await self._evictor.unmark_all()
             return
         if self._core.space.stored_bytes > self._core.space.marks.starts_at_bytes:
-            await self.trim_log()  # before anything that somebody may want
+            await self.trim_log()  # log rows go before objects that clients may want
         with self._reserve.as_last_resort():
             await self._evictor.sweep_due()
         core = self._core
@@ -195,7 +195,7 @@ class Maintenance:
         quota, starts_at, target = core.space.marks
         stored, received = core.space.stored_bytes, core.space.reserved_bytes
         if stored + received > starts_at or wanted:
-            # What is received will be stored: the room for it is made while it comes.
+            # Uploads under way will be stored soon: make room for them already.
             await self.evict(
                 target if stored > starts_at or wanted else starts_at,
                 room_bytes=min(starts_at, quota - received - wanted),
@@ -203,7 +203,7 @@ class Maintenance:
             )
 
     async def _is_held_back(self) -> bool:
-        """Whether leases of a killed process, which nobody knows, may still run."""
+        """Return whether unknown leases of a killed process may still be valid."""
         hold_ms = await self._core.pool.run(self._meta, HOLD)
         left_ms = (hold_ms or 0) - self._core.now_ms()
         self.held_back = (
@@ -218,12 +218,12 @@ class Maintenance:
         room_bytes: float | None = None,
         with_received_bytes: int | None = None,
     ) -> int:
-        """Mark blobs until what is not marked fits the target; return the bytes marked now.
+        """Mark blobs until those not marked fit target_bytes; return the bytes marked now.
 
-        with_received_bytes: what has to hold uploads under way, too; None: they do not count.
-
-        Where that would need what is kept for peers, one is given up after the other until the
-        rest fits room_bytes; None: none is, since nobody's quota is at stake.
+        room_bytes: if they do not fit because objects are pinned for peers, give up one peer after
+        the other until they fit room_bytes. None: give up no peer; the quota is not at stake.
+        with_received_bytes: a second target, for stored bytes and uploads under way together. None:
+        uploads do not count.
         """
         if await self._is_held_back():
             return 0
@@ -239,15 +239,15 @@ class Maintenance:
                 if not size and not await self._give_up_a_peer(room_bytes):
                     break
         if self.held_back == _PINNED and self._core.settings.when_full == "refuse":
-            took_s = self._core.clock.monotonic_s() - begun_s  # to look through it all for nothing
+            took_s = self._core.clock.monotonic_s() - begun_s  # the search found nothing
             self._pinned_until_s = begun_s + took_s * _PINNED_REST
         return marked
 
     def _excess_bytes(self, target_bytes: int, with_received_bytes: int | None) -> int:
-        """How much is to be marked yet. Uploads become stored meanwhile, so both are looked at."""
+        """Return how many more bytes must be marked. Uploads become stored bytes meanwhile."""
         space = self._core.space
         if target_bytes <= 0 and space.stored_bytes > 0:
-            return _EVERYTHING_BYTES  # whatever estimates say of what is marked
+            return _EVERYTHING_BYTES  # the cost of marked blobs is only an estimate
         stored = space.stored_bytes - self._evictor.pending_bytes
         excess = stored - max(0, target_bytes)
         if with_received_bytes is not None:
@@ -256,9 +256,9 @@ class Maintenance:
         return excess
 
     async def _give_up_a_peer(self, room_bytes: float | None) -> bool:
-        """Where all that eviction may still take is kept for peers, keep less; False: no more."""
+        """Unpin the objects of one peer if only pinned ones are left; return whether it did."""
         if not await self._evictor.has_pinned():
-            self.held_back = "everything older is gone; the rest is leased"
+            self.held_back = "all that may be evicted is gone; the rest is leased"
             return False
         left = self._core.space.stored_bytes - self._evictor.pending_bytes
         fits = room_bytes is None or left <= room_bytes
@@ -267,7 +267,7 @@ class Maintenance:
             return False
         record = await self._core.writer.submit(retention.give_up_one)
         if record is None:
-            return False  # they caught up just now; the next tick looks again
+            return False  # the peers have just caught up; the next tick tries again
         retention.report_given_up(
             self._core.metrics, record, retention.NO_ROOM, self._core.head.value
         )
@@ -275,7 +275,7 @@ class Maintenance:
         return True
 
     async def _serve_request(self) -> None:
-        """Do what `federation gc` in another process asked for."""
+        """Carry out what `federation gc` in another process has requested."""
         text = await self._core.pool.run(self._meta, REQUEST)
         if not text:
             return
@@ -303,10 +303,10 @@ class Maintenance:
         if now_s >= self._next_sweep_s:
             self._next_sweep_s = now_s + _SWEEP_EVERY_S
             if self._sweeping is None or self._sweeping.done():
-                self._sweeping = self._keep(self._of_holder, self._sweep, "sweep")
+                self._sweeping = self._keep(self._holder_tasks, self._sweep, "sweep")
 
     async def _give_back(self) -> None:
-        """Give free pages of the catalogue back to the disk, a few at a time, but for some."""
+        """Give free pages of the catalogue back to the disk, a few at a time; keep some spare."""
         spare = footprint.spare_pages(self._core.space.quota_bytes)
         for _ in range(_GIVEN_BACK_A_TICK):
             if not await self._core.pool.run(self._has_free, spare):

@@ -1,8 +1,8 @@
-"""Dating anew what a wrong clock has dated too far ahead, once the clock is right again.
+"""Gives new stamps to entries that a wrong clock has dated too far ahead, once it is right again.
 
-No peer takes such a value before its date has come. A new date has to be later than all that was
-met here: a value that arrived while the wrong date counted was let fall, and its sender will not
-offer it again. So each value gets the date of a push made now, and a row of the change log.
+Peers refuse such an entry until its date has come. The new stamp must be later than every stamp
+seen here: a value that arrived while the wrong stamp counted was dropped, and its sender does not
+offer it again. So each entry gets the stamp of a push made now, and a row in the change log.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from federation.storage.catalogue.hlc import next_ticks, ticks_at
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
 
-STEADY_S = 60.0  # a clock that is behind at the start is put right by then
-EARLIEST_S = 1_767_225_600.0  # 2026: a machine's clock that says less has lost its battery
+STEADY_S = 60.0  # time synchronization corrects a clock that is wrong at the start within this time
+EARLIEST_S = 1_767_225_600.0  # 2026: a machine with an earlier date has an empty clock battery
 _ROWS_READ = 5_000
 _ROWS_DATED = 200
 
@@ -27,18 +27,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Redating:
-    """Looks whether stamps are too far ahead; for the process that does maintenance."""
+    """Corrects stamps that are too far ahead. Used by the holder of the maintenance lock."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._drift_s = core.settings.clock_drift
-        self._since_s: float | None = None  # of monotonic time, when it was seen first
+        self._since_s: float | None = None  # monotonic time when stamps were first found ahead
 
     def __repr__(self) -> str:
         return f"<Redating, ahead since {self._since_s}>"
 
     async def check(self) -> int:
-        """Date anew what needs it, if that was so for a while; return how many values."""
+        """Redate entries if stamps have been too far ahead for STEADY_S; return how many."""
         clock = self._core.clock
         ahead_s = await self._core.pool.run(self._ahead_s)
         self._core.metrics.dates_ahead.set(max(0.0, ahead_s))
@@ -51,8 +51,8 @@ class Redating:
                 "dates_ahead",
                 ahead_s=round(ahead_s),
                 clock=utc_text(clock.wall_s()),
-                text="this machine's clock is wrong, or was when values of names were dated; if it "
-                "stays as it is now, they are dated anew",
+                text="this machine's clock is wrong, or was wrong when entries were stamped; if it "
+                "is not corrected, they get new stamps",
                 in_s=STEADY_S,
             )
         if clock.wall_s() < EARLIEST_S or clock.monotonic_s() < self._since_s + STEADY_S:
@@ -83,7 +83,7 @@ class Redating:
         return count
 
     def _read(self, after: int) -> tuple[list[int], int, int]:
-        """Return ids dated too far ahead, the greatest ticks of the others, the last id read."""
+        """Return row ids that are too far ahead, the others' greatest ticks, and the last id."""
         latest = ticks_at(self._core.clock.wall_s() + self._drift_s)
         rows: Any = self._core.pool.connection().execute(
             "SELECT id, ticks FROM entry WHERE id > ? ORDER BY id LIMIT ?", (after, _ROWS_READ)
@@ -99,7 +99,7 @@ class Redating:
 
 
 def redate(transaction: Transaction, ids: list[int]) -> int:
-    """Date these entries anew, as far as they are still too far ahead; return how many."""
+    """Give new stamps to those of these entries that are still too far ahead; return how many."""
     totals, wall_s, drift_s = transaction.totals, transaction.wall_s, transaction.drift_s
     count = 0
     for row_id in ids:
@@ -118,7 +118,7 @@ def redate(transaction: Transaction, ids: list[int]) -> int:
             "UPDATE entry SET ticks = ?, node = ?, seq = ? WHERE id = ?",
             (ticks, transaction.node_id, seq, row_id),
         )
-        # By no nodes: whoever sent it here may not have been able to send it elsewhere.
+        # Without via: the node that sent it here may not have been able to send it elsewhere.
         provenance = Provenance(Source(source), origin=origin)
         transaction.log(seq, kind, instance, name, size, provenance)
         count += 1
@@ -126,7 +126,11 @@ def redate(transaction: Transaction, ids: list[int]) -> int:
 
 
 def _settle(transaction: Transaction, first_seq: int, newest: int) -> None:
-    """Put the clock of the stamps where the greatest one is; newest: of those from before."""
+    """Set the clock of stamps back to the greatest stamp in use.
+
+    newest: the greatest ticks among entries that were not redated; first_seq: the end of the change
+    log before the redating.
+    """
     totals = transaction.totals
     since: Any = transaction.connection.execute(
         "SELECT ifnull(max(entry.ticks), 0) FROM log JOIN entry USING (kind, instance, name) "

@@ -1,8 +1,8 @@
-"""What the change log and the pins of lagging peers may take, and who is given up when it is more.
+"""Limits the change log and the pins of lagging peers, and gives up peers that exceed the limits.
 
-Writes are not to wait for a peer. So a peer for which the log would have to be longer than its
-bound, or which pins what eviction has to take, is marked: a reconcile brings it up to date later,
-and until then nothing is kept for it.
+Writes must not wait for a peer. If the log would have to exceed its bound for a peer, or if its
+pins keep what eviction needs, the peer is marked: nothing is kept for it any more, and a reconcile
+brings it up to date later.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from federation.storage.context import StorageContext
 
 _log = structlog.get_logger(__name__)
 
-_LOG_PART = 4  # of the quota is for the log at most,
-_ACKNOWLEDGED_PART = 16  # and this part where peers need it no more
+_LOG_PART = 4  # the log may take 1/4 of the quota,
+_ACKNOWLEDGED_PART = 16  # but only 1/16 with rows that no peer needs
 _ROWS_MIN = 1000
-_TRIM_ROWS = 10_000  # in one transaction: uploads go in between
-_TRIM_PART = 10  # of the bound: with so many more rows, the log is trimmed before its time
+_TRIM_ROWS = 10_000  # per transaction, so that uploads do not wait long for the write lock
+_TRIM_PART = 10  # after growing by 1/10 of the bound, the log is trimmed ahead of schedule
 LOG_TOO_LONG = "log"  # reasons, as the metric names them
 NO_ROOM = "room"
 _REASONS = {
-    LOG_TOO_LONG: "the change log no longer reaches back to where it stands (log-max-rows)",
-    NO_ROOM: "what it had not acknowledged filled the quota",
+    LOG_TOO_LONG: "the change log no longer reaches back to its cursor (log-max-rows)",
+    NO_ROOM: "objects that it had not acknowledged filled the quota",
 }
 
 
 class Trimmed(NamedTuple):
-    """What one step of trimming did."""
+    """The result of one step of trimming."""
 
     rows: int
-    given_up: list[PeerRecord]  # as they were before
+    given_up: list[PeerRecord]  # the records before they were marked
 
 
 class LogBounds(NamedTuple):
     """How many rows of the change log are kept."""
 
-    rows_max: int  # whoever has not read them
-    acknowledged_max: int  # with those that every peer has acknowledged
+    rows_max: int  # at most, even if peers have not read them
+    acknowledged_max: int  # at most, if every peer has acknowledged the older ones
 
 
 def bounds_of_log(log_max_rows: int, quota_bytes: int) -> LogBounds:
-    """Return what is configured, or less where that would take much of a small quota."""
+    """Return the configured bound, or less if that would take much of a small quota."""
     by_quota = quota_bytes // LOG_ROW_BYTES
     return LogBounds(
         min(log_max_rows, max(_ROWS_MIN, by_quota // _LOG_PART)),
@@ -57,7 +57,7 @@ def bounds_of_log(log_max_rows: int, quota_bytes: int) -> LogBounds:
 
 
 def trim_log(transaction: Transaction, bounds: LogBounds, limit: int) -> Trimmed:
-    """Remove up to limit of the oldest rows beyond the bounds."""
+    """Remove up to limit of the oldest rows beyond the bounds; mark peers that needed them."""
     given_up = []
     head = transaction.totals.seq
     last_gone = head - bounds.rows_max
@@ -75,7 +75,7 @@ def trim_log(transaction: Transaction, bounds: LogBounds, limit: int) -> Trimmed
 
 
 def give_up_one(transaction: Transaction) -> PeerRecord | None:
-    """Mark the one that lags most and has not acknowledged all; None: there is none."""
+    """Mark the peer that lags most, and return its record; None: all have caught up."""
     for record in peer_records.holding(peer_records.read(transaction.connection)):
         if record.cursor < transaction.totals.seq:
             peer_records.mark(transaction, record, _REASONS[NO_ROOM])
@@ -84,7 +84,10 @@ def give_up_one(transaction: Transaction) -> PeerRecord | None:
 
 
 def report_given_up(metrics: Metrics, record: PeerRecord, why: str, head: int) -> None:
-    """Log and count a peer for which nothing is kept any more."""
+    """Log and count a peer that was given up.
+
+    why: LOG_TOO_LONG or NO_ROOM; head: the newest row of the change log.
+    """
     metrics.peers.given_up.labels(record.name, why).inc()
     _log.error(
         "peer_needs_resync",
@@ -104,13 +107,13 @@ class LogTrimmer:
 
     @property
     def is_due(self) -> bool:
-        """Whether the log has grown so much that it is trimmed before its time."""
+        """Whether the log has grown so much that it should be trimmed ahead of schedule."""
         return self._core.head.value >= self._due_at_row
 
     async def trim(self) -> None:
-        """Remove the rows beyond the change log's bounds, also those that peers have not read.
+        """Remove rows beyond the change log's bounds, even if peers have not read them.
 
-        Of rows that every peer has acknowledged, fewer are kept. Raises what Writer.submit does.
+        Fewer rows are kept if every peer has acknowledged them. Raises what Writer.submit raises.
         """
         core = self._core
         bounds = bounds_of_log(core.settings.log_max_rows, core.space.quota_bytes)

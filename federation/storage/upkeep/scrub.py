@@ -1,7 +1,7 @@
-"""The background re-read of everything held: disks forget, and nobody reads old blobs.
+"""Re-reads and verifies all blobs in the background: disks lose data, and old blobs are not read.
 
-In catalogue order, a few blobs at a time, at a limited rate; where it is, is kept in the catalogue
-so that a restart goes on instead of beginning again.
+Blobs are verified in the order of their keys, a few at a time and at a limited rate. The position
+is stored in the catalogue, so that a restart continues there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from federation.storage.directory import DataDirectory
 from federation.storage.verification import check_inline
 
 _SLICE = 256
-_AGE_FACTOR = 7  # a blob is scrubbed when it was not verified for this many times verify-after
+_AGE_FACTOR = 7  # a blob is scrubbed if its last verification is older than 7 times verify-after
 _SAVE_EVERY_S = 60.0
 _CURSOR = "scrub_cursor"
 
@@ -33,23 +33,23 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class ScrubSlice:
-    """What verifying some blobs found."""
+    """The result of verifying some blobs."""
 
-    last_key: bytes | None = None  # None: the end was reached
+    last_key: bytes | None = None  # the last one looked at; None: the end was reached
     blobs: int = 0
     size_bytes: int = 0
     good: list[tuple[bytes, int]] = field(default_factory=list)  # key, ctime_ns
     bad: list[tuple[BlobRow, Damage]] = field(default_factory=list)
-    unknown: int = 0  # blobs of which the disk did not tell
+    unknown: int = 0  # blobs that could not be checked because of the disk
 
 
 def verify_slice(
     core: StorageContext, after: bytes, before_ms: int, limit: int = _SLICE
 ) -> ScrubSlice:
-    """Verify the next blobs in key order that were not verified since before_ms.
+    """Verify those of the next limit rows in key order that were not verified since before_ms.
 
-    Looks at limit rows. Blocks; runs in a thread. Raises apsw.Error, TooBusy, and
-    SourceUnavailable when the volume is away.
+    Blocks; runs in a thread. Raises apsw.Error, TooBusy, and SourceUnavailable if the volume is in
+    doubt.
     """
     rows: Any = core.reads.connection().execute(
         f"SELECT {catalogue.COLUMNS} FROM blob "  # noqa: S608 - constants
@@ -97,14 +97,14 @@ def _verify(core: StorageContext, connection: apsw.Connection, row: BlobRow) -> 
 
 
 class Scrubber:
-    """Used by the process that holds the maintenance lock."""
+    """Scrubs blobs. Used by the process that holds the maintenance lock."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._complaints = Complaints(_log, core.clock)
 
     async def run(self) -> None:
-        """Scrub for ever at the configured rate."""
+        """Scrub at the configured rate until cancelled; return at once if the rate is 0."""
         rate = self._core.settings.scrub.rate
         if not rate:
             return
@@ -116,7 +116,7 @@ class Scrubber:
             before_ms = self._core.now_ms() - age_ms
             try:
                 found = await self._core.reads.run(verify_slice, self._core, after, before_ms)
-            except (TooBusy, SourceUnavailable):  # clients go first; the volume may come back
+            except (TooBusy, SourceUnavailable):  # clients come first; the volume may come back
                 await clock.sleep(10.0)
                 continue
             await self.note(found)
@@ -127,9 +127,9 @@ class Scrubber:
             await clock.sleep(max(found.size_bytes / rate, 1.0 if after else 600.0))
 
     async def note(self, found: ScrubSlice) -> None:
-        """Remember what was verified and set aside what is damaged.
+        """Record what was verified, and quarantine what is damaged.
 
-        What storage does not believe to be damaged stays, and found counts it as unknown.
+        A blob that may be right, and so cannot be quarantined, is added to found.unknown.
         """
         now_ms = self._core.now_ms()
         for key, ctime_ns in found.good:
@@ -142,7 +142,7 @@ class Scrubber:
                 found.unknown += 1
 
     async def _try_to_save(self, cursor: bytes) -> None:
-        """Save where the scrub is; what cannot be saved now is saved later."""
+        """Save the scrub's position. If that fails, the next attempt saves it."""
         try:
             await self._save_cursor(cursor)
         except FederationError as error:

@@ -1,7 +1,7 @@
-"""Removing what no row claims: left-over uploads of dead processes and stray blob files.
+"""Removes files that no row claims: unfinished uploads of dead processes, and stray blob files.
 
-One folder at a time, in slices, so that neither a million files nor ten thousand left-overs slow
-a start or a request.
+It works on one folder at a time and in slices, so that even a million files do not delay a start or
+a request.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ _log = structlog.get_logger(__name__)
 
 
 class Sweeper:
-    """Used by the process that holds the maintenance lock."""
+    """Removes unclaimed files. Used by the process that holds the maintenance lock."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._discarder = Discarder(core)
 
     async def incoming(self) -> int:
-        """Remove uploads of processes that are gone; return how many."""
+        """Remove the unfinished uploads of dead processes; return how many."""
         removed = 0
         while slice_ := await self._core.pool.run(self._dead_uploads):
             done = await self._core.pool.run(self._remove, slice_)
             removed += done
             if done < len(slice_):
-                break  # something cannot be removed; not worth a loop
+                break  # something cannot be removed: do not find it again and again
         if removed:
             _log.info("unfinished_uploads_removed", count=removed)
         return removed
 
     async def folder(self, number: int) -> int:
-        """Remove stray files of blob folder 0..255; return how many.
+        """Remove the stray files of blob folder number (0..255); return how many.
 
-        Raises SourceUnavailable where the volume is in doubt: then nothing is a stray.
+        Raises SourceUnavailable if the volume is in doubt: then nobody knows what is stray.
         """
         strays = await self._core.pool.run(self._strays, number)
         removed = 0
@@ -57,10 +57,10 @@ class Sweeper:
         return removed
 
     def _dead_uploads(self) -> list[str]:
-        """Return some uploads of dead processes.
+        """Return the paths of up to _SLICE uploads of dead processes.
 
-        The living are counted before and, because one may have joined and begun an upload
-        meanwhile, after looking: a process is known to be alive before its first upload begins.
+        The live processes are listed before and after the scan, because one may have started and
+        begun an upload meanwhile: a process registers itself before its first upload.
         """
         alive = self._alive()
         found = []

@@ -1,7 +1,7 @@
-"""Looking again and again whether the volume of the blobs is there, and whether damage was any.
+"""Checks regularly whether the blobs' volume is mounted, and whether suspected damage was real.
 
-So a volume that vanishes makes the node unready though nobody asks for a blob, and one that comes
-back makes it ready without a restart.
+So a volume that vanishes makes the node unready even while no client asks for a blob, and a volume
+that returns makes it ready again without a restart.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class VolumeWatch:
-    """One a process on a data directory."""
+    """The regular checks; one per process and data directory."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
@@ -38,15 +38,15 @@ class VolumeWatch:
         self._next_unread_s = 0.0
 
     def start(self) -> None:
-        """Begin; close() ends it."""
+        """Start the regular checks; close() ends them."""
         self._background.keep(self._run, "volume", self._core.clock, self._core.metrics.failing)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop the regular checks."""
         await self._background.close()
 
     def recheck_unread_now(self) -> None:
-        """Have the next look take in what was set aside unread, too."""
+        """Let the next poll also check the unreadable files in quarantine/."""
         self._next_unread_s = 0.0
 
     async def _run(self) -> None:
@@ -55,7 +55,7 @@ class VolumeWatch:
             await self._core.clock.sleep(_POLL_EVERY_S)
 
     async def poll(self) -> None:
-        """Look once, at the marker and where due at what was found damaged. Raises apsw.Error."""
+        """Check the marker and, when due, suspected and unreadable blobs. Raises apsw.Error."""
         now_s = self._core.clock.monotonic_s()
         await self._core.reads.run(self._check)
         if self._volume.breaker.trouble and now_s >= self._next_suspects_s:
@@ -70,7 +70,7 @@ class VolumeWatch:
         try:
             self._volume.check()
         except SourceUnavailable:
-            return  # trouble says it
+            return  # the volume keeps the reason in its attribute trouble
 
     def _log_change(self) -> None:
         trouble = self._volume.trouble
@@ -82,7 +82,7 @@ class VolumeWatch:
         self._logged = trouble
 
     def _judge_suspects(self) -> None:
-        """Go on where all that was not believed to be damaged is right by now, or gone."""
+        """Reset the breaker if all blobs that it did not admit as damaged are right or gone."""
         for digest, seq in self._volume.breaker.suspects():
             key = key_of(digest)
             row = catalogue.look_up(self._core.reads.connection(), [key]).get(key)
@@ -95,7 +95,7 @@ class VolumeWatch:
         self._volume.breaker.close()
 
     async def _second_look(self) -> None:
-        """Put back what could not be read when it was set aside, and is right."""
+        """Restore quarantined files that could not be read before and are right now."""
         for digest, seq, name in await self._core.reads.run(
             quarantine.unread_files, self._core.directory
         ):
@@ -121,7 +121,7 @@ class VolumeWatch:
         try:
             verify_path(str(directory.quarantine / name), digest)
         except (Gone, Unreadable, SourceUnavailable, TooBusy):
-            return False  # Gone: another process has put it back
+            return False  # Gone: another process has restored it
         except Damage:
             quarantine.give_up(directory, name)
             return False
