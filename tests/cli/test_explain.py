@@ -99,7 +99,7 @@ def test_the_hash_with_another_size_is_not_the_blob(place: Place) -> None:
     facts = explain(f"{digest_of(PUSHED).hash_hex}/5", *place, code=1)
     assert (facts["here"], facts["problem"]) == (
         False,
-        f"what is here under this hash has {len(PUSHED)} bytes",
+        f"the blob held under this hash has {len(PUSHED)} bytes",
     )
 
 

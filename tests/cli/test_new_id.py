@@ -55,5 +55,5 @@ def test_a_copy_is_taken_for_the_node_itself_until_it_has_an_id_of_its_own(tmp_p
 
 
 def test_what_is_no_data_directory_is_refused(tmp_path: Path) -> None:
-    assert "not there" in new_id(tmp_path / "none", code=3)["error"]
+    assert "does not exist" in new_id(tmp_path / "none", code=3)["error"]
     assert "no catalogue" in new_id(tmp_path, code=3)["error"]

@@ -1,4 +1,4 @@
-"""Blocking operations on a data directory for the command line, beside a node or without one."""
+"""Blocking operations of commands on a data directory, whether nodes serve it or not."""
 
 from federation.storage.admin.collect import collect
 from federation.storage.admin.explain import explaining

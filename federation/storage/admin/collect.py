@@ -1,4 +1,4 @@
-"""Eviction on request: done here when no node maintains the directory, by that node otherwise."""
+"""Eviction on request: by the node that maintains the directory, or here if there is none."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ async def _evict_here(storage: Storage, target_bytes: int, before: int, progress
 
 
 async def _ask(storage: Storage, target_bytes: int, before: int, progress: Progress) -> str:
-    """Leave the request for the node that maintains the directory; return what held it back."""
+    """Write the request for the node that maintains the directory, and wait for its answer.
+
+    Returns why less was freed than requested; empty: it was not.
+    """
     core = storage.core
     request = {"id": uuid.uuid4().hex, "target_bytes": target_bytes}
     await core.writer.submit(lambda tx: set_meta(tx, REQUEST, json.dumps(request)))
@@ -72,6 +75,6 @@ async def _ask(storage: Storage, target_bytes: int, before: int, progress: Progr
         done = json.loads(text) if text else {}
         if done.get("id") == request["id"]:
             return str(done["held_back"])
-        if await storage.maintenance.try_to_hold():  # that node stopped meanwhile
+        if await storage.maintenance.try_to_hold():  # that node has stopped
             await _evict_here(storage, target_bytes, before, progress)
             return storage.maintenance.held_back

@@ -1,4 +1,4 @@
-"""What the operations share: opening a data directory to read it, or as one more process."""
+"""Ways to open a data directory for a command: for reading, exclusively, or beside its nodes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from federation.storage.storage import Storage
 
 
 def existing(data_dir: Path) -> DataDirectory:
-    """Return the data directory. Raises StorageRefused when there is none."""
+    """Return the data directory. Raises StorageRefused if it does not exist."""
     directory = DataDirectory(data_dir)
     if not data_dir.is_dir():
-        raise StorageRefused(f"{data_dir} is not there; name it with --data-dir or --config")
+        raise StorageRefused(f"{data_dir} does not exist; set --data-dir or --config")
     return directory
 
 
 @contextmanager
 def unserved(directory: DataDirectory) -> Iterator[None]:
-    """Keep nodes from opening the directory. Raises StorageRefused while one serves it."""
+    """Keep nodes from opening the directory. Raises StorageRefused if one serves it."""
     lock = FileLock(directory.open_lock)
     lock.acquire(wait=True)
     try:
@@ -44,14 +44,12 @@ def unserved(directory: DataDirectory) -> Iterator[None]:
 
 @contextmanager
 def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
-    """Open the catalogue for questions only.
+    """Open the catalogue for reading only.
 
-    Raises StorageRefused when there is none, or it cannot be read, here or while it is used.
+    Raises StorageRefused if there is none or it cannot be read, on entry or in the block.
     """
     if not directory.catalogue.exists():
-        raise StorageRefused(
-            f"{directory.root} holds no catalogue; nothing has been served from it yet"
-        )
+        raise StorageRefused(f"{directory.root} has no catalogue; no node has served it yet")
     try:
         connection = schema.connect(directory.catalogue, read_only=True)
         schema.show_as_current(connection)
@@ -67,7 +65,10 @@ def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
 
 @asynccontextmanager
 async def joined(data_dir: Path, settings: model.StorageConfig) -> AsyncIterator[Storage]:
-    """Open an existing data directory as one more process that does no maintenance."""
+    """Open an existing data directory beside its nodes, without maintenance.
+
+    Raises StorageRefused.
+    """
     existing(data_dir)
     storage = await Storage.open(
         data_dir, settings, model.LimitsConfig(), Metrics(), SystemClock(), maintain=False

@@ -1,4 +1,4 @@
-"""What the catalogue knows about one object, read without changing anything: no lease is given."""
+"""What the catalogue knows about single objects. Changes nothing and gives no lease."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from federation.core.errors import SourceUnavailable, TooBusy
 from federation.core.store import Entry, EntryKey, EntryKind, Source
 from federation.storage import blob_files
 from federation.storage.admin.common import existing, reading
-from federation.storage.admin.standing import Standing, standing
-from federation.storage.admin.waiting import LoggedObject, Waiting
+from federation.storage.admin.eviction_status import EvictionFacts, eviction_status
+from federation.storage.admin.object_peers import LoggedObject, ObjectPeers
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import footprint, instances
@@ -33,7 +33,7 @@ from federation.storage.space import marks, measure_disk
 from federation.storage.timing import Timing, boot_id
 from federation.storage.verification import check_inline
 
-_SHOWN_MAX = 20  # quarantine notes of a blob, entries of a name
+_SHOWN_MAX = 20  # quarantine records of a blob, entries of a name
 _ENTRY = (
     f"SELECT kind, {instances.NAME}, name, value, label, stored, "  # noqa: S608 - constants
     "expires, source, origin, used, seq FROM entry WHERE {} LIMIT ?"
@@ -42,14 +42,14 @@ _ENTRY = (
 
 @contextmanager
 def explaining(data_dir: Path, settings: model.StorageConfig) -> Iterator[CatalogueExplainer]:
-    """Open a data directory for questions. Raises StorageRefused, here and while it is used."""
+    """Open a data directory for questions. Raises StorageRefused, on entry or in the block."""
     directory = existing(data_dir)
     with reading(directory) as connection:
         yield CatalogueExplainer(connection, directory, settings, SystemClock())
 
 
 class CatalogueExplainer:
-    """Answers questions from one catalogue; blocks."""
+    """The Explainer of a data directory: answers from its catalogue and files. Blocks."""
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class CatalogueExplainer:
         self._directory = directory
         self._settings = settings
         self._timing = Timing.for_lease(settings.lease)
-        self._waiting = Waiting(connection)
+        self._peers = ObjectPeers(connection)
         self._now_ms = self._store_time_ms(clock)
         self.node_id = str(get_meta(connection, "node_id"))
         self.is_switched_offline = get_meta(connection, OFFLINE_SINCE) is not None
 
     def with_hash(self, function: DigestFunction, raw_hash: bytes) -> Digest | None:
-        """Return the digest of a blob that is or was here; None where no size is known."""
+        """Return the digest of a blob that is or was held; None: its size is unknown."""
         key = catalogue.key_of(Digest(raw_hash, 0, function))
         row: Any = self._connection.execute(
             "SELECT size FROM blob WHERE key = ?1 UNION ALL "
@@ -78,7 +78,7 @@ class CatalogueExplainer:
         return Digest(raw_hash, row[0], function) if row else None
 
     def blob(self, digest: Digest) -> dict[str, Any]:
-        """Return what is known of a blob; here: whether a client would be told that it is."""
+        """Return what is known of a blob; "here": whether a client is told that it is held."""
         if digest.is_empty:
             return {"here": True, "kept": "nowhere: the empty blob is always held"}
         row = self._row(digest)
@@ -88,18 +88,18 @@ class CatalogueExplainer:
         return {**facts, "quarantine": self._quarantine(digest)}
 
     def action_results(self, action: Digest, instance: str | None) -> list[FoundEntry]:
-        """Return the results of an action in all instances, or just in one."""
+        """Return the results of an action in one instance; instance None: in all."""
         name = bytes((action.function,)) + action.hash + action.size_bytes.to_bytes(8, "big")
         kind = int(EntryKind.ACTION_RESULT)
         return self._entries("kind = ? AND name = ?", (kind, name), instance)
 
     def assets(self, uri: str, instance: str | None) -> list[FoundEntry]:
-        """Return the assets of a URI, whatever their qualifiers. Reads the whole index."""
+        """Return the assets of a URI with any qualifiers. Reads the whole index."""
         kind = int(EntryKind.ACTION_RESULT)
         return self._entries("kind != ? AND label = ?", (kind, uri), instance)
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
-        """Return those that FindMissing would call missing."""
+        """Return the digests that FindMissing would report as missing."""
         by_key = {catalogue.key_of(digest): digest for digest in digests if not digest.is_empty}
         rows = catalogue.look_up(self._connection, list(by_key))
         return {
@@ -109,7 +109,7 @@ class CatalogueExplainer:
         }
 
     def read(self, digest: Digest) -> bytes | None:
-        """Return a blob's verified bytes, None when it is not here or damaged."""
+        """Return a blob's verified bytes; None: it is missing or damaged."""
         if digest.is_empty:
             return b""
         key = catalogue.key_of(digest)
@@ -143,14 +143,14 @@ class CatalogueExplainer:
             **self._origin(row.seq),
             "last-use-s-ago": self._age_s(row.used_ms),
             "verified-s-ago": self._age_s(row.verified_ms),
-            "eviction": self._standing(row.used_ms, logged, marked=bool(row.marked_ms)),
-            **self._waiting.facts(logged),
+            "eviction": self._eviction(row.used_ms, logged, marked=bool(row.marked_ms)),
+            **self._peers.facts(logged),
         }
 
     def _problem(self, digest: Digest, row: BlobRow) -> str:
-        """Say why a blob that has a row is called missing; empty: it is not."""
+        """Return why a blob that has a row counts as missing; empty: it does not."""
         if row.size_bytes != digest.size_bytes:
-            return f"what is here under this hash has {row.size_bytes} bytes"
+            return f"the blob held under this hash has {row.size_bytes} bytes"
         if row.marked_ms:
             return "it is being evicted"
         return "" if row.inline else self._file_problem(digest)
@@ -170,12 +170,12 @@ class CatalogueExplainer:
         return self._directory.blob_path(digest)
 
     def _origin(self, seq: int) -> dict[str, Any]:
-        """Read who sent it from the change log, whose oldest rows are gone some day."""
+        """Return who sent an object, from the change log; its oldest rows are trimmed."""
         row: Any = self._connection.execute(
             "SELECT stored, source, via, origin FROM log WHERE seq = ?", (seq,)
         ).fetchone()
         if row is None:
-            return {"stored-at": None, "source": "not known: the change log was trimmed since"}
+            return {"stored-at": None, "source": "not known: its change log row was trimmed"}
         stored, source, via, origin = row
         return {
             "stored-at": utc_text(stored),
@@ -230,15 +230,15 @@ class CatalogueExplainer:
                 "expires-at": "never" if expires is None else utc_text(expires),
                 "source": _source(entry.source, origin),
                 "last-use-s-ago": self._age_s(used_ms),
-                "eviction": self._standing(used_ms, logged, marked=False),
-                **self._waiting.facts(logged),
+                "eviction": self._eviction(used_ms, logged, marked=False),
+                **self._peers.facts(logged),
             },
         )
 
     # -- eviction --------------------------------------------------------------------------
 
     def _store_time_ms(self, clock: Clock) -> int:
-        """Return store time; when the machine was started since it was kept, where it stopped."""
+        """Return store time in ms; after a reboot without a serving node, where it stopped."""
         if get_meta(self._connection, "boot_id") != boot_id():
             return catalogue.newest_ms(self._connection) + 1
         base_ms = int(get_meta(self._connection, "clock_base_ms"))
@@ -247,7 +247,7 @@ class CatalogueExplainer:
     def _age_s(self, then_ms: int) -> float:
         return max(0, self._now_ms - then_ms) / 1000
 
-    def _standing(self, used_ms: int, logged: LoggedObject, *, marked: bool) -> str:
+    def _eviction(self, used_ms: int, logged: LoggedObject, *, marked: bool) -> str:
         totals = read_totals(self._connection)
         disk = measure_disk(self._directory.root)
         held = footprint.measure(self._connection, totals).held
@@ -261,12 +261,12 @@ class CatalogueExplainer:
         hold_ms = 0
         if get_meta(self._connection, "boot_id") == boot_id():
             hold_ms = (get_meta(self._connection, HOLD) or 0) - self._now_ms
-        return standing(
-            Standing(
+        return eviction_status(
+            EvictionFacts(
                 age_ms=self._now_ms - used_ms,
                 marked=marked,
                 hold_ms=hold_ms,
-                kept_for=self._waiting.kept_for(logged),
+                kept_for=self._peers.kept_for(logged),
                 older=older[0],
                 stored_bytes=held,
                 starts_at_bytes=found.starts_at_bytes,

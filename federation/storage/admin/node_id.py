@@ -1,4 +1,4 @@
-"""Giving a data directory an id of its own, which a copy of another one has not."""
+"""Gives a data directory a new node id: a copy has the id of the original."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from federation.storage.reports import NewId
 
 
 def new_id(data_dir: Path) -> NewId:
-    """Take another id, and begin the change log's numbers anew; blocks.
+    """Replace the node id, and let the next start begin a new change log epoch. Blocks.
 
-    What is held stays, and so does how far each peer has come. Raises StorageRefused: there is no
-    catalogue, it is served, or of another version.
+    Keeps all objects and peer records. Raises StorageRefused: there is no catalogue, it has another
+    schema version, or a node serves it.
     """
     directory = existing(data_dir)
     if not directory.catalogue.exists():
-        raise StorageRefused(f"{data_dir} holds no catalogue: it gets an id when it is served")
+        raise StorageRefused(
+            f"{data_dir} has no catalogue: it gets an id when a node first serves it"
+        )
     with unserved(directory):
         try:
             return _replace(directory.catalogue)
@@ -36,12 +38,12 @@ def _replace(catalogue: Path) -> NewId:
         if version != schema.VERSION:
             raise StorageRefused(
                 f"the catalogue has schema version {version}, this program uses {schema.VERSION}: "
-                "have this program serve it once, or use the one that wrote it"
+                "start a node of this version on it once, or use the version that wrote it"
             )
         found = NewId(str(get_meta(connection, "node_id") or ""), uuid.uuid4().hex)
         with schema.writing(connection):
             connection.execute("INSERT OR REPLACE INTO meta VALUES ('node_id', ?)", (found.now,))
-            # Peers know of the other's log what they were told under the old id.
+            # Peers know the original's log under the old id: this one needs an epoch of its own.
             connection.execute("DELETE FROM meta WHERE name = ?", (LOG_EPOCH,))
     finally:
         connection.close()

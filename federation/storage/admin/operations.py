@@ -26,29 +26,29 @@ from federation.storage.reports import (
 
 
 def send(data_dir: Path, run_id: str, pid: object, number: signal.Signals) -> str | None:
-    """Signal a process that serves a data directory; return why that was not possible, or None.
+    """Signal a process that serves a data directory; return why that was impossible, or None.
 
-    The files below run/ are the node's user's to write, and what they name may have ended since.
-    Root must not be led by them to another process: the one that is signalled has the run's lock
+    The node's user can write the files below run/, and the process they name may have ended. Root
+    must not be tricked into signalling another process, so the process must have the run's lock
     file open.
     """
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
-        return f"{pid!r}, which its file names, is no process"
+        return f"its file contains {pid!r}, which is not a process id"
     try:
         if _signal(pid, lock_path(DataDirectory(data_dir), run_id), number):
             return None
     except PermissionError:
-        return "this user may not signal it: be the node's user, or root"
+        return "this user may not signal it: run the command as the node's user or as root"
     except (FileNotFoundError, ProcessLookupError):
         return "it has just ended"
     except OSError as error:
-        return f"process {pid} cannot be looked at: {error.strerror}"
-    return f"process {pid}, which its file names, does not serve {data_dir}"
+        return f"process {pid} cannot be inspected: {error.strerror}"
+    return f"process {pid}, named by its file, does not serve {data_dir}"
 
 
 def _signal(pid: int, lock: Path, number: signal.Signals) -> bool:
     """Signal a process if it has this file open; return whether it has. Raises OSError."""
-    handle = os.pidfd_open(pid)  # the same process from here on, whatever ends and begins
+    handle = os.pidfd_open(pid)  # refers to this process even if its id is reused
     try:
         if not _has_open(pid, lock):
             return False
@@ -59,7 +59,7 @@ def _signal(pid: int, lock: Path, number: signal.Signals) -> bool:
 
 
 def _has_open(pid: int, file: Path) -> bool:
-    """Whether a process has this file open. Raises OSError: nobody, or not ours to see."""
+    """Return whether a process has this file open. Raises OSError (it ended, no permission)."""
     wanted = file.stat()
     folder = f"/proc/{pid}/fd"
     for name in os.listdir(folder):
@@ -73,7 +73,7 @@ def _has_open(pid: int, file: Path) -> bool:
 
 
 class DirectoryOperations(Operations):
-    """Those of the embedded engine."""
+    """The operations on a data directory of the embedded engine."""
 
     def __init__(self, data_dir: Path, settings: StorageConfig) -> None:
         self._data_dir = data_dir

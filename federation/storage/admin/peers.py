@@ -1,6 +1,6 @@
-"""Peers, as commands ask about them: what is recorded of each, and requests to the node.
+"""Peers, for commands: what is recorded of each, and requests concerning them.
 
-A request is written down; the process that replicates carries it out.
+A request is written to the catalogue; the process that replicates carries it out.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from federation.storage.reports import KnownPeer, Lag
 
 _T = TypeVar("_T")
 
-_FIRST_VERSION = 2  # of the schema; before it nothing was remembered of peers
+_FIRST_VERSION = 2  # the first schema version with peer records
 
 
 def known_peers(data_dir: Path) -> list[KnownPeer]:
-    """Return every peer that was ever met and not dropped, by name. Raises StorageRefused."""
+    """Return every known peer that was not dropped, sorted by name. Raises StorageRefused."""
     with reading(existing(data_dir)) as connection:
         return peers_of(connection, SystemClock())
 
 
 def peers_of(connection: apsw.Connection, clock: Clock) -> list[KnownPeer]:
-    """Return the same from an open catalogue."""
+    """Return every known peer from an open catalogue, sorted by name."""
     if schema.stored_version(connection) < _FIRST_VERSION:
         return []
     records = peer_records.read(connection)
@@ -66,7 +66,10 @@ def _lag(connection: apsw.Connection, cursor: int, clock: Clock) -> Lag:
 
 
 def read_parked(data_dir: Path, name: str | None, limit: int) -> list[Parked]:
-    """Return what is parked, oldest first, for one peer or all. Raises StorageRefused."""
+    """Return up to limit parked objects, oldest first; name None: of all peers.
+
+    Raises StorageRefused.
+    """
     with reading(existing(data_dir)) as connection:
         if schema.stored_version(connection) < _FIRST_VERSION:
             return []
@@ -74,20 +77,20 @@ def read_parked(data_dir: Path, name: str | None, limit: int) -> list[Parked]:
 
 
 def ask_retry(data_dir: Path, settings: model.StorageConfig, name: str | None) -> int:
-    """Ask that what is parked, for one peer or all, be tried again; return how much it is.
+    """Request a retry of parked objects (name None: of all peers); return their number.
 
-    All functions here raise StorageRefused, StorageFull, StorageFailed.
+    This and the following functions raise StorageRefused, StorageFull, StorageFailed.
     """
     return _with_ledger(data_dir, settings, lambda ledger: ledger.ask_retry(name))
 
 
 def ask_reconcile(data_dir: Path, settings: model.StorageConfig, name: str) -> None:
-    """Ask that a peer be compared with what is held here, and be sent what it lacks."""
+    """Request a reconcile of a peer: compare what it holds, and send what it lacks."""
     _with_ledger(data_dir, settings, lambda ledger: ledger.want(name))
 
 
 def drop_peer(data_dir: Path, settings: model.StorageConfig, name: str) -> None:
-    """Forget a peer, what is pinned for it, and what is parked for it."""
+    """Forget a peer, and everything that is pinned or parked for it."""
     _with_ledger(data_dir, settings, lambda ledger: ledger.drop(name))
 
 

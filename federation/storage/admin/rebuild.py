@@ -1,11 +1,11 @@
-"""A new catalogue from the blob files, and from the old one as far as it can be read.
+"""Makes a new catalogue from the blob files, and from what can be read of the old catalogue.
 
-Every file is hashed before it gets a row; what does not match goes to quarantine/. The new
-catalogue is complete and durable before it takes the old one's name, so an interrupted rebuild
-changes nothing and can simply be run again.
+Every file is hashed before it gets a row; files that do not match go to quarantine/. The new
+catalogue is complete and durable before it gets the old one's name, so an interrupted rebuild
+changes nothing and can be run again.
 
-The change log begins anew, under another epoch. What peers had acknowledged of the old one says
-nothing about the rows of the new, so each peer has to be compared with what is held here.
+The change log begins anew under another epoch. What peers acknowledged of the old log says nothing
+about the rows of the new one, so each peer needs a reconcile.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ _COMMIT_EVERY = 2000
 
 
 def rebuild(data_dir: Path, settings: model.StorageConfig, progress: Progress) -> RebuildReport:
-    """Make the catalogue anew. Blocks. Raises StorageRefused (a node serves the directory)."""
+    """Make a new catalogue. Blocks.
+
+    Raises StorageRefused: a node serves the directory, or the disk refused something.
+    """
     del settings  # a rebuilt catalogue may exceed the quota; the node evicts when it starts
     directory = existing(data_dir)
     schema.check_library()
@@ -48,7 +51,7 @@ def rebuild(data_dir: Path, settings: model.StorageConfig, progress: Progress) -
         try:
             return _Rebuild(directory, progress).run()
         except (apsw.Error, OSError, TooBusy) as error:
-            raise StorageRefused(f"rebuild stopped, nothing is changed: {error}") from error
+            raise StorageRefused(f"rebuild failed, nothing was changed: {error}") from error
 
 
 class _Rebuild:
@@ -62,9 +65,9 @@ class _Rebuild:
     def run(self) -> RebuildReport:
         _remove(self._new)
         connection = schema.connect(self._new)
-        connection.execute("PRAGMA synchronous = OFF")  # made durable in one go at the end
+        connection.execute("PRAGMA synchronous = OFF")  # _swap makes it durable at the end
         schema.bring_up(connection)
-        adopt_volume(connection, self._directory)  # whatever lies there is what it is about now
+        adopt_volume(connection, self._directory)  # the volume that is mounted now is the right one
         clock = SystemClock()
         source = next((p for p in (self._directory.catalogue, self._old) if _has_content(p)), None)
         self._saved = salvage(source) if source is not None else None
@@ -72,9 +75,9 @@ class _Rebuild:
             connection, 1, clock.wall_s(), Totals(), quota_bytes=2**62, node_id=""
         )
         connection.execute("BEGIN")
-        self._take_files()
+        self._add_files()
         if self._saved is not None:
-            self._take_old(self._saved)
+            self._add_saved(self._saved)
         self._commit()
         connection.close()
         self._swap()
@@ -89,47 +92,47 @@ class _Rebuild:
             self._commit()
             self._transaction.connection.execute("BEGIN")
 
-    def _take_files(self) -> None:
+    def _add_files(self) -> None:
         total = sum(1 for _ in self._directory.blob_files())
         for done, file in enumerate(list(self._directory.blob_files()), start=1):
-            self._take_file(file.path, file.name)
+            self._add_file(file.path, file.name)
             self._step(done)
             self._progress(done, total)
 
-    def _take_file(self, path: str, name: str) -> None:
+    def _add_file(self, path: str, name: str) -> None:
         digest = parse_blob_name(name)
         try:
             if digest is None or self._directory.blob_path(digest) != path:
-                raise Damage("is not named as a blob")
+                raise Damage("does not have the name of a blob")
             ctime_ns = blob_files.verify_path(path, digest)
         except Damage:
             os.rename(path, self._directory.quarantine / f"{name}.rebuild")
             self.report.damaged_files += 1
             return
         key = catalogue.key_of(digest)
-        came = self._came(key)
+        provenance = self._provenance(key)
         self._transaction.now_ms = self._used_ms(key)
-        catalogue.insert(self._transaction, key, digest.size_bytes, None, ctime_ns, came)
+        catalogue.insert(self._transaction, key, digest.size_bytes, None, ctime_ns, provenance)
         self.report.files += 1
         self.report.file_bytes += digest.size_bytes
 
-    def _came(self, key: bytes) -> Provenance:
-        """Return who sent a blob, where the old catalogue still tells."""
+    def _provenance(self, key: bytes) -> Provenance:
+        """Return who sent a blob, as far as the old catalogue can be read; else a client."""
         return FROM_CLIENT if self._saved is None else self._saved.provenance(key)
 
     def _used_ms(self, key: bytes) -> int:
-        """Return when it was last used: so it keeps its place in the order of eviction."""
+        """Return when a blob was last used, so that it keeps its place in the eviction order."""
         return 1 if self._saved is None else self._saved.used_ms(key)
 
-    def _take_old(self, saved: Salvage) -> None:
-        """Save small blobs, index entries, peers, node id and offline switch from the old one."""
+    def _add_saved(self, saved: Salvage) -> None:
+        """Copy inline blobs, index entries, peers, node id and offline switch from the old one."""
         now_s = self._transaction.wall_s
         for number, (digest, data) in enumerate(saved.inline(), start=1):
-            self._take_inline(digest, data)
+            self._add_inline(digest, data)
             self._step(number)
         for number, (entry, used_ms) in enumerate(saved.entries(now_s), start=1):
             self._transaction.now_ms = used_ms
-            self._transaction.wall_s = entry.stored_at_s  # its age stays what it was
+            self._transaction.wall_s = entry.stored_at_s  # the entry keeps its age
             entries.restore(self._transaction, entry)
             self.report.entries += 1
             self._step(number)
@@ -143,7 +146,7 @@ class _Rebuild:
         self.report.old_catalogue = saved.verdict()
         saved.close()
 
-    def _take_inline(self, digest: Digest, data: bytes) -> None:
+    def _add_inline(self, digest: Digest, data: bytes) -> None:
         key = catalogue.key_of(digest)
         try:
             check_inline(digest, data)
@@ -151,11 +154,11 @@ class _Rebuild:
             return
         if key not in catalogue.look_up(self._transaction.connection, [key]):
             self._transaction.now_ms = self._used_ms(key)
-            catalogue.insert(self._transaction, key, len(data), data, 0, self._came(key))
+            catalogue.insert(self._transaction, key, len(data), data, 0, self._provenance(key))
             self.report.inline_blobs += 1
 
     def _swap(self) -> None:
-        """Give the new catalogue the old one's name; the old one stays beside it."""
+        """Give the new catalogue the old one's name, and keep the old one under another name."""
         fd = os.open(self._new, os.O_RDONLY)
         try:
             os.fsync(fd)
@@ -174,11 +177,12 @@ class _Rebuild:
         sync_folder(self._directory.root)
 
     def _keep_old(self, catalogue_path: Path) -> None:
-        """Give the old catalogue and its write-ahead log a second name, the log's first.
+        """Give the old catalogue and its write-ahead log a second name, the log first.
 
-        A catalogue without its log lacks rows, and a log beside another catalogue ruins that one.
-        So neither loses its name before both have another, and the log's goes before the new
-        catalogue comes: a crash in between leaves no catalogue, or the old one whole.
+        A catalogue without its log lacks rows, and a log beside another catalogue damages that one.
+        So neither loses its name before both have a second one, and the log's first name is removed
+        before the new catalogue gets its name. A crash in between leaves either no catalogue, or
+        the old one with its log.
         """
         for suffix in ("-wal", ""):
             source, target = Path(f"{catalogue_path}{suffix}"), Path(f"{self._old}{suffix}")

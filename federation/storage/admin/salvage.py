@@ -1,7 +1,7 @@
-"""Reading what can be read from a damaged catalogue.
+"""Reads what can be read from a damaged catalogue.
 
-Each table is read from its beginning up to the damage, then from its end back to it, so that one
-bad page costs the rows on it and not the rest.
+Each table is read from its beginning up to the damage, and from its end back to the damage, so that
+one bad page costs only the rows on it.
 """
 
 from __future__ import annotations
@@ -41,41 +41,41 @@ _ENTRIES = (
     "SELECT id, {}, kind, instance, name, value, label, stored, expires, source, origin, {} "
     "FROM entry ORDER BY id"
 )
-# Kept twice, in the table and in its index: without them no entry has a name any more.
+# Read from the table and from its index: without instance names, all entries would be lost.
 _INSTANCES = (
     "SELECT id, name FROM instance NOT INDEXED",
     "SELECT id, name FROM instance INDEXED BY sqlite_autoindex_instance_1",
 )
-_USED = ("used", "accessed")  # the column of the last use, since schema version 3 and before
-_STAMPS = ("ticks, node", "0, ''")  # of entries, since schema version 2 and before
+_USED = ("used", "accessed")  # the column of the last use: from schema version 3 on, and before
+_STAMPS = ("ticks, node", "0, ''")  # the columns of stamps: from schema version 2 on, and before
 _PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
-_STORE_END_MS = 2**45  # a thousand years: store time counts from the making of a catalogue
+_STORE_END_MS = 2**45  # a thousand years; store time counts from the creation of a catalogue
 _ANEW = "the catalogue was rebuilt"
-_TIME_END_S = 253_402_300_800  # the year 10000: a Timestamp of protobuf ends there
-_NO_ROW = (ValueError, TypeError)  # damage that still reads as a row
+_TIME_END_S = 253_402_300_800  # the year 10000: the end of protobuf's Timestamp
+_NO_ROW = (ValueError, TypeError)  # raised for damage that can still be read as a row
 
 _T = TypeVar("_T")
 
 
 def _only(kind: type[_T], value: object) -> _T:
-    """Return a value that has this type. Raises TypeError.
+    """Return a value if it has this type. Raises TypeError.
 
-    Damage makes numbers of blobs, and bytes(5) is five zeros: converting would hide it.
+    Damage can turn a blob into a number, and bytes(5) is five zeros: a conversion would hide it.
     """
     if not isinstance(value, kind):
-        raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.40} is not of type {kind.__name__}")
     return value
 
 
 def _time_s(value: object) -> float:
-    """Return a wall clock's time that can be one. Raises ValueError."""
+    """Return a wall clock time (s) if the value can be one. Raises ValueError."""
     if isinstance(value, int | float) and 0 <= value < _TIME_END_S:
         return float(value)
-    raise ValueError(f"{value!r:.40} is no time")
+    raise ValueError(f"{value!r:.40} is not a time")
 
 
 def _store_ms(value: object) -> int:
-    """Return a store time that can be one."""
+    """Return a store time (ms) if the value can be one, else 1."""
     return value if isinstance(value, int) and 1 <= value < _STORE_END_MS else 1
 
 
@@ -91,7 +91,7 @@ class Salvage:
             self._problems += 1
 
     def inline(self) -> Iterator[tuple[Digest, bytes]]:
-        """Yield small blobs, unverified."""
+        """Yield inline blobs; their bytes are not verified."""
         for query in (_BY_BLOB, _INLINE):
             for _, key, size, data in self._rows(query):
                 try:
@@ -102,7 +102,7 @@ class Salvage:
                 yield digest, content
 
     def entries(self, now_s: float) -> Iterator[tuple[Entry, int]]:
-        """Yield index entries and when each was last used; now_s is the wall clock's."""
+        """Yield index entries with their last use (store ms); now_s is wall clock time."""
         names = self._instances()
         query = _ENTRIES.format(self._used_column("entry"), self._stamps())
         for _, used, kind, instance, name, *values in self._rows(query):
@@ -126,7 +126,7 @@ class Salvage:
             yield self._stamped(entry, now_s), _store_ms(used)
 
     def _instances(self) -> dict[int, str]:
-        """Return the names of instances by id; none where the rows have names."""
+        """Return instance names by id; empty for an older schema, whose rows contain names."""
         found: dict[int, str] = {}
         for query in _INSTANCES:
             for number, name in self._asked(query) or ():
@@ -138,7 +138,7 @@ class Salvage:
         return _USED[self._asked(f"SELECT used FROM {table} LIMIT 0") is None]  # noqa: S608
 
     def used_ms(self, key: bytes) -> int:
-        """Return when the blob with this key was last used, in store time; 1 if that is lost."""
+        """Return when the blob with this key was last used (store ms); 1 if that is lost."""
         column = self._used_column("blob")
         found = self._asked(f"SELECT {column} FROM blob WHERE key = ?", (key,))  # noqa: S608
         return _store_ms(found[0][0]) if found else 1
@@ -148,7 +148,7 @@ class Salvage:
         return _STAMPS[self._asked("SELECT ticks FROM entry LIMIT 0") is None]
 
     def _stamped(self, entry: Entry, now_s: float) -> Entry:
-        """Date what has no stamp yet, or a damaged one: when it was stored."""
+        """Return the entry; without a valid stamp, it gets one for the time it was stored."""
         if entry.source is Source.UPSTREAM:
             return entry._replace(stamp=NO_STAMP)
         if entry.stamp != NO_STAMP and not is_too_far(entry.stamp, now_s):
@@ -157,7 +157,7 @@ class Salvage:
         return entry._replace(stamp=Stamp(ticks_at(min(entry.stored_at_s, now_s)), node))
 
     def last_stamp(self, now_s: float) -> Stamp:
-        """Return the latest that the node gave or met, as far as that can be read."""
+        """Return the greatest stamp that the node gave or received; NO_STAMP if it is lost."""
         found = self._asked("SELECT ticks FROM totals")
         try:
             stamp = Stamp(_only(int, found[0][0])) if found else NO_STAMP
@@ -166,7 +166,7 @@ class Salvage:
         return NO_STAMP if is_too_far(stamp, now_s) else stamp
 
     def provenance(self, key: bytes) -> Provenance:
-        """Return who sent the blob with this key; the client where that cannot be read."""
+        """Return who sent the blob with this key; a client if that cannot be read."""
         found = self._asked(
             "SELECT source, via, origin FROM log WHERE seq = (SELECT seq FROM blob WHERE key = ?)",
             (key,),
@@ -180,7 +180,7 @@ class Salvage:
         return FROM_CLIENT
 
     def peers(self) -> Iterator[PeerRecord]:
-        """Yield a fresh record of each lane to a peer: it has acknowledged nothing of a new log."""
+        """Yield a new record for each lane of a peer: nothing of the new log is acknowledged."""
         if self._asked("SELECT name FROM peer LIMIT 0") is None:
             return
         for _, name, lane, node_id, pins_pulled in self._rows(_PEERS):
@@ -192,7 +192,7 @@ class Salvage:
             yield record._replace(pins_pulled=bool(pins_pulled))
 
     def _asked(self, query: str, bindings: tuple[bytes, ...] = ()) -> list[Any] | None:
-        """Return the rows of a question that does not count as a problem; None: unanswered."""
+        """Return the rows of a query, or None if it fails; a failure is not counted as damage."""
         if self._connection is None:
             return None
         try:
@@ -201,7 +201,7 @@ class Salvage:
             return None
 
     def meta(self, name: str) -> int | str | None:
-        """Return a value of the table meta, if it is set and can still be read."""
+        """Return a value of the table meta; None: it is not set or cannot be read."""
         try:
             found = get_meta(self._connection, name) if self._connection else None
         except UNREADABLE:
@@ -209,7 +209,7 @@ class Salvage:
         return found if isinstance(found, int | str) else None
 
     def verdict(self) -> str:
-        """Say how much of it could be read."""
+        """Return how much of the catalogue could be read, in words."""
         return "read whole" if not self._problems else "damaged, read in part"
 
     def close(self) -> None:
@@ -239,5 +239,5 @@ class Salvage:
 
 
 def salvage(path: Path) -> Salvage:
-    """Open a catalogue for reading what is left of it."""
+    """Open a catalogue to read what is left of it."""
     return Salvage(path)

@@ -1,4 +1,4 @@
-"""What is stored, who serves it, and the offline switch, for commands."""
+"""What is stored, which processes serve it, and the offline switch, for commands."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _QUARANTINE_SHOWN = 20
 
 
 def processes(data_dir: Path) -> list[dict[str, Any]]:
-    """Return what each process that serves this directory now has announced.
+    """Return what each process that serves this directory now has published.
 
-    Raises StorageRefused when there is no data directory.
+    Raises StorageRefused if there is no data directory.
     """
     return live_runs(existing(data_dir))
 
@@ -33,7 +33,7 @@ def processes(data_dir: Path) -> list[dict[str, Any]]:
 def summary(data_dir: Path) -> dict[str, Any]:
     """Return the facts that `federation status` shows.
 
-    Raises StorageRefused when there is no data directory or its catalogue cannot be read.
+    Raises StorageRefused if there is no data directory or its catalogue cannot be read.
     """
     directory = existing(data_dir)
     facts: dict[str, Any] = {
@@ -76,7 +76,7 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
 
 
 def _hold(connection: apsw.Connection) -> int | None:
-    """Return until when (store time) eviction pauses, if that was set during this boot."""
+    """Return until when eviction pauses (store ms); None if that was not set since the boot."""
     if get_meta(connection, "boot_id") != boot_id():
         return None
     hold: int | None = get_meta(connection, HOLD)
@@ -84,7 +84,10 @@ def _hold(connection: apsw.Connection) -> int | None:
 
 
 def turn_offline(data_dir: Path, settings: model.StorageConfig, *, on: bool) -> None:
-    """Turn the switch for all processes, running or not yet. Raises StorageRefused, StorageFull."""
+    """Turn the offline switch for all processes, including those started later.
+
+    Raises StorageRefused, StorageFull, StorageFailed.
+    """
     asyncio.run(_turn(data_dir, settings, on=on))
 
 
@@ -94,7 +97,10 @@ async def _turn(data_dir: Path, settings: model.StorageConfig, *, on: bool) -> N
 
 
 def offline_since_s(data_dir: Path) -> int | None:
-    """Return when (wall clock) the switch was turned on; None: it is off. Raises StorageRefused."""
+    """Return when the offline switch was turned on (wall clock, s); None: it is off.
+
+    Raises StorageRefused.
+    """
     with reading(existing(data_dir)) as connection:
         since_s: int | None = get_meta(connection, OFFLINE_SINCE)
         return since_s

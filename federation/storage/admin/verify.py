@@ -1,4 +1,4 @@
-"""Reading everything that is held and comparing it with its digest."""
+"""Verifies all blobs against their digests, and the catalogue's consistency."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _EVERYTHING_MS = 2**62
 def verify(
     data_dir: Path, settings: model.StorageConfig, progress: Progress, *, repair: bool
 ) -> VerifyReport:
-    """Verify every blob, and the catalogue itself; with repair set damaged blobs aside.
+    """Verify every blob and the catalogue itself. repair: quarantine damaged blobs.
 
-    Safe beside a serving node. Raises StorageRefused.
+    Safe while nodes serve the directory. Raises StorageRefused.
     """
     return asyncio.run(_verify(data_dir, settings, progress, repair=repair))
 
@@ -62,7 +62,7 @@ async def _verify(
 
 
 def _check_log(connection: apsw.Connection, totals: Totals) -> list[str]:
-    """Compare where the change log ends, and the clock stands, with what refers to them."""
+    """Return what contradicts the end of the change log and the clock of stamps."""
     last: Any = connection.execute(
         "SELECT seq, total FROM log ORDER BY seq DESC LIMIT 1"
     ).fetchone()
@@ -84,7 +84,7 @@ def _check_log(connection: apsw.Connection, totals: Totals) -> list[str]:
 
 
 def _check_catalogue(core: StorageContext) -> list[str]:
-    """Ask SQLite, and compare the totals with the rows, in one snapshot."""
+    """Return the problems that SQLite finds, and differences between totals and rows."""
     connection = core.reads.connection()
     problems: list[str] = []
     try:

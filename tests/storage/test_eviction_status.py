@@ -2,12 +2,12 @@
 
 import pytest
 
-from federation.storage.admin.standing import Standing, standing
+from federation.storage.admin.eviction_status import EvictionFacts, eviction_status
 from federation.storage.timing import Timing
 
 HOUR = Timing.for_lease(3600)
 SEVEN = "7 objects were used less recently and go first"
-OLD = Standing(
+OLD = EvictionFacts(
     age_ms=10**8,
     marked=False,
     hold_ms=0,
@@ -19,7 +19,7 @@ OLD = Standing(
 
 
 @pytest.mark.parametrize(
-    ("of", "says"),
+    ("facts", "says"),
     [
         (OLD._replace(marked=True), "marked: deleted within 10 s unless it is used"),
         (OLD._replace(age_ms=0), "no: leased, for 3725 s more if it is not used again"),
@@ -45,5 +45,5 @@ OLD = Standing(
         ),
     ],
 )
-def test_every_standing_says_what_decides_it(of: Standing, says: str) -> None:
-    assert standing(of, HOUR) == says
+def test_every_status_says_what_decides_it(facts: EvictionFacts, says: str) -> None:
+    assert eviction_status(facts, HOUR) == says

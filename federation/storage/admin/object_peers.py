@@ -1,4 +1,4 @@
-"""Which peers have an object, and which it is kept for, as far as their records tell."""
+"""Which peers have an object, and for which it is kept, according to the peer records."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.store import Source
 from federation.storage.catalogue import parked, peer_records, schema
 
-_FIRST_VERSION = 2  # of the schema; before it nothing was remembered of peers
+_FIRST_VERSION = 2  # the first schema version with peer records
 
 
 class LoggedObject(NamedTuple):
-    """An object by its newest row in the change log."""
+    """An object as its newest row in the change log names it."""
 
     kind: int
     instance: str
@@ -24,8 +24,8 @@ class LoggedObject(NamedTuple):
     source: Source | None  # None: the row was trimmed
 
 
-class Waiting:
-    """What was remembered of peers when this was made."""
+class ObjectPeers:
+    """Answers from the peer records as they were when this was created."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
@@ -33,13 +33,13 @@ class Waiting:
         self._records = [] if is_older else peer_records.read(connection)
 
     def facts(self, of: LoggedObject) -> dict[str, Any]:
-        """Return {"peers": [{"name", "answer"}]}; nothing where there is no peer."""
+        """Return {"peers": [{"name", "answer"}]}; {} if there are no peers."""
         names = sorted({record.name for record in self._records})
         found = [{"name": name, "answer": self._answer(name, of)} for name in names]
         return {"peers": found} if found else {}
 
     def kept_for(self, of: LoggedObject) -> tuple[str, ...]:
-        """Return the peers that keep it from being evicted."""
+        """Return the names of the peers for which the object is pinned."""
         names = {
             record.name
             for record in peer_records.holding(self._records)
