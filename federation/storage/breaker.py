@@ -20,7 +20,7 @@ _SUSPECTS_MAX = 16
 
 
 class DamageBreaker:
-    """Asked before a blob is set aside. May be used from every thread."""
+    """Decides before a blob is quarantined. May be used from every thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

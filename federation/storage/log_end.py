@@ -67,7 +67,7 @@ class Notifier:
             return
 
     async def close(self) -> None:
-        """Stop polling; those who still wait are not woken."""
+        """Stop polling; tasks that still wait are not woken."""
         await self._background.close()
 
     async def _poll_on(self) -> None:
@@ -107,5 +107,5 @@ class LogEnd:
         return await self._watch.until(lambda: self.value > seq, timeout_s)
 
     async def close(self) -> None:
-        """Stop polling; those who still wait are not woken."""
+        """Stop polling; tasks that still wait are not woken."""
         await self._watch.close()

@@ -64,10 +64,10 @@ async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
 
     def find() -> tuple[set[bytes], list[tuple[Digest, int, Damage]]]:
         connection = core.pool.connection()
-        held, closer = catalogue.present_like(connection, names)
-        rows = catalogue.look_up(connection, [key for _, key in closer])
+        held, to_check = catalogue.present_like(connection, names)
+        rows = catalogue.look_up(connection, [key for _, key in to_check])
         damaged = []
-        for name, key in closer:
+        for name, key in to_check:
             row = rows.get(key)
             if row is None or row.marked_ms:
                 continue
@@ -170,7 +170,7 @@ class Presence:
             self._core.catalogue_unreadable(error)
             return _Found(set(wanted), is_certain=False)
         if use is Use.PEEK:  # it gives no lease, so the limits on leases do not matter
-            self._set_damaged_aside(found)
+            self._quarantine_damaged(found)
             return found
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
         if is_late or is_behind:
@@ -179,7 +179,7 @@ class Presence:
             found.missing |= self._withheld(wanted, found, all_of_them=all_of_them)
         else:
             self._core.lease(found.lease, asked_ms, use)
-            self._set_damaged_aside(found)
+            self._quarantine_damaged(found)
         return found
 
     def _withheld(self, wanted: Collection[_N], found: _Found[_N], *, all_of_them: bool) -> set[_N]:
@@ -188,7 +188,7 @@ class Presence:
         A blob whose access time was written a moment ago is leased already, and is not among them
         unless all_of_them is set. Records no touch: it would only add to those that wait.
         """
-        self._set_damaged_aside(found)
+        self._quarantine_damaged(found)
         held_back = set(wanted) - found.missing if all_of_them else set(found.lease.values())
         if held_back:
             self._core.metrics.leases_withheld.inc(len(held_back))
@@ -200,7 +200,7 @@ class Presence:
             )
         return held_back
 
-    def _set_damaged_aside(self, found: _Found[_N]) -> None:
+    def _quarantine_damaged(self, found: _Found[_N]) -> None:
         for digest, seq, damage in found.damaged:
             self._core.set_aside_soon(digest, seq, damage)
 
@@ -223,17 +223,17 @@ class Presence:
             if key not in held or held[key] != size_of(name)
         }
         if to_check:
-            closer = [
+            candidates = [
                 (name, key, held[key])
                 for name, key in zip(wanted, keys, strict=True)
                 if key in to_check and name not in found.missing
             ]
-            self._look_closer(closer, renew_before, use, found)
+            self._check_rows(candidates, renew_before, use, found)
         if and_pulled and held:
             found.pulled = catalogue.pulled_keys(self._core.pool.connection(), list(held))
         return found
 
-    def _look_closer(
+    def _check_rows(
         self,
         wanted: Sequence[tuple[_N, bytes, int]],
         renew_before_ms: int,

@@ -93,7 +93,7 @@ def place_inline(
     return outcomes
 
 
-def set_apart(
+def rename_stray(
     transaction: Transaction, directory: DataDirectory, path: str, key: bytes, target: str
 ) -> bool:
     """Rename the file at a blob's path to target if no row claims it; return whether it was.

@@ -85,9 +85,9 @@ class BlobReceiver:
     ) -> list[FederationError | None]:
         """See federation.core.store.Store."""
         if sum(len(data) for _, data in blobs) <= _HASH_INLINE_BYTES:
-            wrong = _wrong(blobs)
+            wrong = _mismatches(blobs)
         else:
-            wrong = await self._core.pool.run(_wrong, blobs)
+            wrong = await self._core.pool.run(_mismatches, blobs)
         right = (
             dict(one for at, one in enumerate(blobs) if at not in wrong) if wrong else dict(blobs)
         )
@@ -167,7 +167,7 @@ class BlobReceiver:
         return refused
 
 
-def _wrong(blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
+def _mismatches(blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
     """Hash a batch; return the errors of blobs that do not match their digest, by position."""
     wrong: dict[int, DigestMismatch] = {}
     for at, (digest, data) in enumerate(blobs):

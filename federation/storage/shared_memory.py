@@ -177,7 +177,7 @@ class Epoch:
         return bool(self._number(_LOG_IN_DOUBT_AT))
 
     def doubt_log(self, *, is_in_doubt: bool) -> None:
-        """Record that the write-ahead log is in doubt, or that it was begun anew."""
+        """Record that the write-ahead log is in doubt, or that it is not any more."""
         if self.is_log_in_doubt != is_in_doubt:
             self._set_number(_LOG_IN_DOUBT_AT, int(is_in_doubt))
 

@@ -75,7 +75,7 @@ class Volume:
 
     def check(self) -> None:
         """Check that the volume is mounted, and update trouble. Raises SourceUnavailable."""
-        self._away = self._why_away()
+        self._away = self._find_trouble()
         if self._away:
             raise SourceUnavailable("blobs/", self._away)
 
@@ -100,7 +100,7 @@ class Volume:
         if self._identity != (facts.st_dev, facts.st_ino, facts.st_ctime_ns) or self._away:
             self.check()
 
-    def _why_away(self) -> str:
+    def _find_trouble(self) -> str:
         if self._volume_id is None or self._identity is None:
             return ""  # expect() was not called: an offline command works on any volume
         try:

@@ -216,8 +216,8 @@ class CatalogueExplainer:
         return [self._entry(row) for row in rows]
 
     def _entry(self, row: tuple[Any, ...]) -> FoundEntry:
-        kind, instance, name, value, label, stored, expires, *came, used_ms, seq = row
-        source, origin = came
+        kind, instance, name, value, label, stored, expires, *provenance, used_ms, seq = row
+        source, origin = provenance
         logged = self._logged(kind, instance, name, seq)
         key = EntryKey(EntryKind(kind), instance, name)
         entry = Entry(key, value, label, stored, expires, Source(source), origin)

@@ -17,7 +17,7 @@ from federation.core.digest import Digest
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
-from federation.storage.publishing import discard, set_apart
+from federation.storage.publishing import discard, rename_stray
 
 _AT_ONCE = 50  # renames in one transaction
 _numbers = itertools.count()
@@ -55,7 +55,7 @@ class Discarder:
         for path, key in strays:
             name = f"{self._core.run.id}-gone-{next(_numbers)}"
             target = os.path.join(directory.incoming, name)
-            if set_apart(transaction, directory, path, key, target):
+            if rename_stray(transaction, directory, path, key, target):
                 renamed.append(target)
         return renamed
 

@@ -85,7 +85,7 @@ class Maintenance:
 
     def start(self) -> None:
         """Start the background work; close() ends it."""
-        self._keep(self._background, self._tick_loop, "maintenance", let_go=self._let_go)
+        self._keep(self._background, self._tick_loop, "maintenance", let_go=self._release)
 
     def _keep(
         self,
@@ -96,7 +96,7 @@ class Maintenance:
     ) -> asyncio.Task[Any]:
         return background.keep(work, name, self._core.clock, self._core.metrics.failing, **more)
 
-    async def _let_go(self) -> None:
+    async def _release(self) -> None:
         """Release the lock after a failure, so that this or another process starts over."""
         await self._holder_tasks.close()
         self._lock.release()
