@@ -40,6 +40,11 @@ class ExistenceCache:
         """The current epoch; pass the one from before a look-up to remember()."""
         return self._epoch()
 
+    @property
+    def seen(self) -> int:
+        """The epoch that unknown() found, for a look-up that begins right behind it."""
+        return self._seen
+
     def unknown(self, names: Sequence[bytes], now_ms: int) -> Sequence[bytes]:
         """Return the names that have to be looked up, in order."""
         self._turn(now_ms)

@@ -132,11 +132,12 @@ class Presence:
 
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
-        asked_ms, epoch = self._core.now_ms(), self._known.epoch
+        asked_ms = self._core.now_ms()
         is_use = uses.current() is Use.CLIENT  # a cached answer counts as a use: only for clients
         # While leases wait to be written, only a look-up tells which ones need to be renewed.
         is_look_up = not is_use or self._core.is_behind()
         rest = names if is_look_up else self._known.unknown(names, asked_ms)
+        epoch = self._known.epoch if is_look_up else self._known.seen  # asking costs a call
         if not rest:
             return set()
         found = await self._look_up(
