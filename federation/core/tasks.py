@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from federation.core.clock import Clock
+from federation.core.errors import FederationError
 
 _log = structlog.get_logger(__name__)
 
@@ -104,7 +105,11 @@ class Background:
             except Exception as error:  # noqa: BLE001 - the outermost loop of all such work
                 is_settled = clock.monotonic_s() - begun_s >= _SETTLED_S
                 failures = 1 if is_settled else failures + 1
-                _log.exception("background_work_failed", task=name, failures=failures)
+                # Trouble that has a type of its own (a disk that is away) is known; a traceback
+                # says nothing more about it.
+                known = isinstance(error, FederationError)
+                facts = {"reason": str(error)} if known else {"exc_info": error}
+                _log.error("background_work_failed", task=name, failures=failures, **facts)
                 if failures > 1:
                     failing.note(name, f"{type(error).__name__}: {error}")
             else:

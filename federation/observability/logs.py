@@ -147,19 +147,20 @@ class _Line:
     debug = info = warning = error = critical = exception = fatal = warn = log = msg
 
 
+# What gRPC says when a connection broke while an answer was being sent; nothing failed here.
+_CALLER_GONE = "ExecuteBatchError raised in core by servicer method"
+
+
 class _Forward(logging.Handler):
     """Turns log records of libraries (asyncio, aiohttp) into our form."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """See logging.Handler."""
-        log = structlog.get_logger(record.name)
-        log.log(
-            record.levelno,
-            "library_message",
-            library=record.name,
-            text=record.getMessage(),
-            exc_info=record.exc_info,
-        )
+        log, text = structlog.get_logger(record.name), record.getMessage()
+        level, trace = record.levelno, record.exc_info
+        if text.startswith(_CALLER_GONE):
+            level, trace = logging.DEBUG, None
+        log.log(level, "library_message", library=record.name, text=text, exc_info=trace)
 
 
 class _Target:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import structlog
 
+from federation.core.errors import SourceUnavailable
 from federation.core.tasks import Background, FailingWork
 
 
@@ -90,6 +92,21 @@ async def test_one_failure_now_and_then_is_logged_and_no_more() -> None:
         assert failing.reason == ""
     assert len(work.begun_at_s) >= 5
     await background.close()
+
+
+async def test_trouble_that_has_a_type_is_logged_without_a_traceback() -> None:
+    clock, background = StepClock(), Background()
+
+    async def away() -> None:
+        raise SourceUnavailable("blobs/", "not mounted")
+
+    with structlog.testing.capture_logs() as events:
+        background.keep(away, "sweep", clock, FailingWork())
+        await clock.sleep(1.0)
+        await background.close()
+    assert events[0]["event"] == "background_work_failed"
+    assert "not mounted" in events[0]["reason"]
+    assert "exc_info" not in events[0]
 
 
 async def test_work_that_failed_lets_go_of_what_it_held_before_it_waits() -> None:

@@ -68,6 +68,21 @@ def test_what_libraries_log_becomes_an_event() -> None:
     assert (events[0]["library"], events[0]["text"]) == ("asyncio", "task died")
 
 
+def test_a_caller_that_left_while_it_was_answered_is_no_error() -> None:
+    text = "ExecuteBatchError raised in core by servicer method [/Service/Method]"
+    with structlog.testing.capture_logs() as events:
+        record = logging.makeLogRecord(
+            {
+                "name": "grpc._cython.cygrpc",
+                "levelno": logging.ERROR,
+                "msg": text,
+                "exc_info": (ValueError, ValueError("x"), None),
+            }
+        )
+        logs._Forward().emit(record)
+    assert (events[0]["log_level"], events[0]["exc_info"]) == ("debug", None)
+
+
 class Target:
     """Where a writer writes: may refuse, may hang."""
 
