@@ -500,7 +500,13 @@ async def test_l02_a_byte_now_and_then_is_not_progress(connect: Connect) -> None
             await asyncio.sleep(0.02)
 
     dripping = asyncio.ensure_future(drip())
-    assert await status_of(call) == grpc.StatusCode.DEADLINE_EXCEEDED
+    # gRPC's client may say INTERNAL when the end of the stream overtakes its status.
+    assert await status_of(call) in {
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+    }
+    ended = {"method": "google.bytestream.ByteStream/Write", "code": "DEADLINE_EXCEEDED"}
+    assert client.served.counted("federation_requests_total", **ended) == 1
     with pytest.raises((asyncio.InvalidStateError, grpc.aio.AioRpcError)):
         await dripping
     await nothing_is_left(client)
