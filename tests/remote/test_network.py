@@ -18,6 +18,8 @@ from tests.remote.blobs import noise, read, read_until_failure, until
 from tests.remote.fake_server import FakeServer, Proxy, RawServer, refusing_address
 from tests.remote.served import Here, connected
 
+pytestmark = pytest.mark.slow
+
 ASKED = digest_of(b"asked")
 
 

@@ -24,6 +24,8 @@ from tests.remote.fake_server import (
 from tests.replication.here import Here, asset_of, peer, remembering, result_of
 from tests.support.memory_ledger import MemoryStorage
 
+pytestmark = pytest.mark.slow
+
 ACTION = digest_of(b"action")
 BLOBS = [b"blob %d" % at for at in range(20)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.clock import SystemClock
@@ -15,6 +16,8 @@ from federation.replication.retry import AT_ONCE
 from tests.remote.fake_server import Context, FakeServer, fails
 from tests.replication.here import asset_of, peer, remembering, replicating
 from tests.support.memory_ledger import MemoryStorage
+
+pytestmark = pytest.mark.slow
 
 
 async def test_what_is_due_is_tried_however_much_was_parked_before_it(fake: FakeServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
@@ -17,6 +18,8 @@ from federation.wire.resource_name import read_name
 from tests.services.bytestream import eventually
 from tests.services.conftest import Connect
 from tests.support.fakes import MemoryStore
+
+pytestmark = pytest.mark.slow
 
 READERS = 100
 RUNNING = "federation_requests_running"

@@ -6,11 +6,15 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 
+import pytest
+
 from federation.core.digest import Digest, digest_of
 from federation.core.store import DigestCodec
 from federation.storage.existence_cache import ExistenceCache
 from federation.storage.storage import Storage
 from tests.storage.conftest import put, short
+
+pytestmark = pytest.mark.slow
 
 Opener = Callable[..., Awaitable[Storage]]
 GRANULARITY_MS = 1000

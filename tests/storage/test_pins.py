@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from structlog.testing import capture_logs
 
 from federation.core.digest import Digest, digest_of
@@ -13,6 +14,8 @@ from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
 from federation.storage.catalogue.footprint import cost_of_blob
 from federation.storage.storage import Storage
 from tests.storage.conftest import opened, put, read, short, until
+
+pytestmark = pytest.mark.slow
 
 PULLED = Provenance(Source.UPSTREAM, origin="hq")
 

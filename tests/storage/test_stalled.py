@@ -22,6 +22,8 @@ from federation.storage.storage import Storage
 from federation.storage.upkeep.flusher import Flusher
 from tests.storage.conftest import put, until
 
+pytestmark = pytest.mark.slow
+
 OLD_S = 61.0  # an access time of this age has to be renewed before a new lease is given
 STUCK_S = 6.0  # touches that wait for longer than 5 s are too old
 

@@ -26,6 +26,8 @@ from federation.storage.storage import Storage
 from federation.storage.volume import MARKER
 from tests.storage.conftest import MIB, opened, put, read, short, until
 
+pytestmark = pytest.mark.slow
+
 Opener = Callable[..., Awaitable[Storage]]
 SIZE = 40_000
 
