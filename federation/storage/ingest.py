@@ -162,8 +162,8 @@ class LocalIngest:
 
     def _write(self, data: bytes, hasher: Hasher | None, seals: bool = False) -> None:
         with self._lock, disk_errors_named("receiving a blob"):
-            if self._ended:
-                return  # it was aborted while this waited for a thread
+            if self._ended or not data:
+                return  # it was aborted while this waited for a thread, or there is nothing to do
             if hasher is not None:
                 hasher.update(data)
             if self._fd is None:

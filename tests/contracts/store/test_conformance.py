@@ -136,6 +136,18 @@ async def test_an_ingest_of_what_is_held_already_ends_well(
     assert await read(local_store, digest_of(data)) == data
 
 
+@pytest.mark.parametrize("size", SIZES)
+async def test_an_empty_piece_changes_nothing_wherever_it_comes(
+    local_store: LocalStore, size: int
+) -> None:
+    data = bytes_of(size)
+    ingest = local_store.begin(digest_of(data))
+    for piece in (b"", data[:-1], b"", data[-1:], b""):
+        await ingest.append(piece)
+    assert await ingest.commit()
+    assert await read(local_store, digest_of(data)) == data
+
+
 @pytest.mark.parametrize(
     "parts",
     [(b"wr", b"ong"), (b"righ",), (b"rightx",), (b"right", b"x"), ()],
