@@ -103,14 +103,16 @@ class ClosureChecker:
             return True
         if self._rejected.get(key) == self._bounds():
             return False
-        leaves = None if self._asks_upstreams else _few_leaves(entry)
-        if leaves is not None:  # one look-up, and nothing to read: not worth a task to share
-            return await self._check(key, entry, leaves)
+        names = _few_names(entry)
+        is_flat = names is not None and not any(part.structures for part in names)
+        if is_flat and not self._asks_upstreams:
+            # One look-up, and nothing to read: not worth a task to share.
+            return await self._check(key, entry, names)
         joined = key in self._walks
-        if await self._walk(key, entry):
+        if await self._walk(key, entry, names):
             return True
         # The joined walk may have seen as missing what arrived before this call.
-        return joined and await self._walk(key, entry)
+        return joined and await self._walk(key, entry, names)
 
     async def is_consistent(self, entry: Entry) -> bool:
         """Return whether the entry is well-formed and its inlined bytes match their digests.
@@ -153,11 +155,11 @@ class ClosureChecker:
         self._verdicts.move_to_end(key)
         return True
 
-    async def _walk(self, key: bytes, entry: Entry) -> bool:
+    async def _walk(self, key: bytes, entry: Entry, names: Sequence[Names] | None) -> bool:
         """Join the walk over this entry or start one. The last caller to leave stops it."""
         shared = self._walks.get(key)
         if shared is None or shared.task.done():
-            shared = _Shared(self._background.start(self._check(key, entry), "closure"))
+            shared = _Shared(self._background.start(self._check(key, entry, names), "closure"))
             self._walks[key] = shared
         shared.waiting += 1
         try:
@@ -169,7 +171,8 @@ class ClosureChecker:
                 if self._walks.get(key) is shared:
                     del self._walks[key]
 
-    async def _check(self, key: bytes, entry: Entry, names: Sequence[Names] | None = None) -> bool:
+    async def _check(self, key: bytes, entry: Entry, names: Sequence[Names] | None) -> bool:
+        """names: what the entry names itself, where that is known already."""
         epoch, at_s = self._store.presence_epoch(), self._clock.monotonic_s()
         try:
             await self._check_consistent(key, entry)
@@ -217,15 +220,14 @@ class ClosureChecker:
             _log.warning("closure_too_large", entry=label, reason=reason, held_back=held_back)
 
 
-def _few_leaves(entry: Entry) -> Sequence[Names] | None:
-    """Return what a small action result names; None where it names structures, too."""
+def _few_names(entry: Entry) -> Sequence[Names] | None:
+    """Return what a small action result names; None for others, and for a malformed one."""
     if entry.key.kind is not EntryKind.ACTION_RESULT or len(entry.value) > _FEW_BYTES:
         return None
     try:
-        names = list(names_of_entry(entry))
+        return list(names_of_entry(entry))
     except InvalidRequest:
-        return None  # the walk says what is wrong
-    return None if any(part.structures for part in names) else names
+        return None  # the walk reports what is wrong
 
 
 def _key_of(entry: Entry) -> bytes:

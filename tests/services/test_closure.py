@@ -448,13 +448,15 @@ async def test_l18_a_walk_over_100_000_files_lets_the_loop_run(
 async def test_who_joins_a_walk_late_sees_a_hole_filled_before(
     store: WatchedStore, checker: ClosureChecker
 ) -> None:
-    hole, entry = digest_of(b"hole"), action_entry(digest_of(b"hole"))
+    hole = digest_of(b"hole")
+    entry = action_entry(hole, *(store.put(b"%d" % n) for n in range(100)))  # no small one
     store.gate.clear()
     early = asyncio.ensure_future(checker.complete(entry))
     await store.waiting.wait()  # it has been told by now that the hole is missing
     assert store.put(b"hole") == hole
     late = asyncio.ensure_future(checker.complete(entry))
     await asyncio.sleep(0)
+    assert repr(checker) == "<ClosureChecker 0 verdicts, 1 walks>", "it has not joined"
     store.gate.set()
     assert not await early
     assert await late

@@ -86,7 +86,7 @@ SERVICES = [
     Mutant(
         "walk-joined",
         f"{_CLOSURE}/checker.py",
-        "        return joined and await self._walk(key, entry)",
+        "        return joined and await self._walk(key, entry, names)",
         "        return False",
         _CLOSURES,
         "A walk that began before a hole was filled answers who filled it.",
