@@ -292,8 +292,8 @@ DURABILITY = [
     Mutant(
         "syncs-in-the-threads-of-reads",
         f"{_STORAGE}/ingest.py",
-        "self._core.writes.run(self._seal)",
-        "self._core.reads.run(self._seal)",
+        "self._core.writes.run(self._write, data, self._hasher, seals)",
+        "self._core.reads.run(self._write, data, self._hasher, seals)",
         ("tests/storage/test_pools.py",),
         "Uploads that wait for the disk stop every read.",
     ),
