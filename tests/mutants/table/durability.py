@@ -290,6 +290,14 @@ DURABILITY = [
         "Rows behind frames that never reached the disk are lost at the next power cut.",
     ),
     Mutant(
+        "log-in-doubt-not-settled",
+        f"{_STORAGE}/opening.py",
+        "        if alone or epoch.is_log_in_doubt:",
+        "        if alone:",
+        ("tests/storage/test_log_doubt.py",),
+        "A process that failed and still reads keeps frames in the log that are not on the disk.",
+    ),
+    Mutant(
         "syncs-in-the-threads-of-reads",
         f"{_STORAGE}/ingest.py",
         "self._core.writes.run(self._write, data, self._hasher, seals)",
