@@ -128,6 +128,25 @@ async def test_s16_s17_whatever_lies_there_instead_is_a_miss_and_heals(
     await _heals(storage, digest, data)
 
 
+@pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "batch"])
+@pytest.mark.parametrize("how", ["cut", "gone", "folder", "link"])
+async def test_s17_an_upload_heals_what_nobody_has_noticed_yet(
+    open_storage: Opener, how: str, streamed: bool
+) -> None:
+    storage = await open_storage()
+    data = os.urandom(SIZE)
+    digest = await put(storage, data)
+    _replace(_path(storage, digest), how)
+    if streamed:
+        ingest = storage.begin(digest)
+        await ingest.append(data)
+        assert await ingest.commit()
+    else:
+        await put(storage, data)
+    assert _path(storage, digest).read_bytes() == data
+    assert await read(storage, digest) == data
+
+
 @pytest.mark.parametrize("how", ["cut", "gone", "folder", "link"])
 async def test_s17_find_missing_notices_first(open_storage: Opener, how: str) -> None:
     storage = await open_storage()
