@@ -23,6 +23,7 @@ from federation.storage.breaker import DamageBreaker
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.quarantine import QuarantineOutcome
 from federation.storage.storage import Storage
+from federation.storage.upkeep.discarding import Discarder
 from federation.storage.volume import MARKER
 from tests.storage.conftest import MIB, opened, put, read, short, until
 
@@ -211,6 +212,39 @@ async def test_a_file_that_was_away_for_a_moment_only_is_not_gone(open_storage: 
     # And should somebody have reported it all the same, the file is looked for once more.
     await storage.core.set_aside(digest, storage.core.head.value, Gone("is gone"))
     assert await storage.find_missing([digest]) == set()
+
+
+async def test_a_volume_that_comes_back_during_the_second_look_proves_no_blob_gone(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage()
+    digest = await put(storage, os.urandom(SIZE))
+    volume, marker = storage.core.directory.volume, storage.core.directory.blobs / MARKER
+    hidden = marker.with_name("hidden")
+    marker.rename(hidden)
+
+    def look() -> None:
+        hidden.rename(marker)
+        raise Gone("is gone")
+
+    with pytest.raises(SourceUnavailable, match="volume-id is not there"):
+        volume.confirm(Gone("is gone"), look)
+    hidden.rename(marker)
+    assert await storage.find_missing([digest]) == set()
+
+
+async def test_a_file_is_not_removed_where_the_volume_changed_since_it_was_found_unclaimed(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage()
+    await put(storage, b"opens the volume")
+    discarder = Discarder(storage.core)
+    with away(storage):
+        stray = storage.core.directory.blobs / "stray"
+        stray.write_bytes(b"not this node's")
+        with pytest.raises(SourceUnavailable, match="volume-id is not there"):
+            await discarder.discard([(str(stray), b"")])
+        assert stray.exists()
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,6 @@ DURABILITY = [
         "",
         ("tests/storage/test_volume.py",),
         "Between the look and the removal the volume may have changed.",
-        survives="the look before it refuses, too; only a change in between tells them apart",
     ),
     Mutant(
         "breaker-always-believes",
