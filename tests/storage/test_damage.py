@@ -128,6 +128,25 @@ async def test_s16_s17_whatever_lies_there_instead_is_a_miss_and_heals(
     await _heals(storage, digest, data)
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "grown"])
+async def test_s15_damage_to_a_blob_in_the_catalogue_is_never_served_and_heals(
+    open_storage: Opener, damage: str
+) -> None:
+    data = os.urandom(700)
+    damaged = {"flipped": bytes([data[0] ^ 1]) + data[1:], "cut": data[:-1], "grown": data + b"x"}
+    first = await open_storage()
+    digest = await put(first, data)
+    connection = apsw.Connection(str(first.core.directory.catalogue))
+    connection.set_busy_timeout(5000)
+    connection.execute("UPDATE small SET data = ?", (damaged[damage],))
+    connection.close()
+    storage = await open_storage()  # as another process, which has never seen the right bytes
+    assert await storage.read_small([digest]) == [None]
+    with pytest.raises(BlobNotFound):
+        await read(storage, digest)
+    await _heals(storage, digest, data)
+
+
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "batch"])
 @pytest.mark.parametrize("how", ["cut", "gone", "folder", "link"])
 async def test_s17_an_upload_heals_what_nobody_has_noticed_yet(

@@ -142,6 +142,26 @@ async def test_a_second_look_that_comes_late_leaves_what_was_used_since_the_firs
     assert await site.missing(used, unused) == {unused}
 
 
+@pytest.mark.parametrize("column", ["used", "leased"])
+async def test_the_second_look_looks_at_the_times_and_does_not_rest_on_the_mark(
+    site: Site, column: str
+) -> None:
+    """Whatever wrote a time and left the mark."""
+    blob = await put(site.storage, os.urandom(100))
+    site.clock.later_s += LONG_S
+    assert await site.evictor.mark(ALL) > 0
+    now_ms = site.storage.core.now_ms()
+    await site.storage.core.writer.submit(
+        lambda transaction: transaction.connection.execute(
+            f"UPDATE blob SET {column} = ?",  # noqa: S608 - a constant
+            (now_ms,),
+        )
+    )
+    site.pass_grace()
+    assert await site.evictor.sweep_due() == 0
+    assert await read(site.storage, blob)
+
+
 async def test_what_a_peer_was_told_is_leased_like_what_clients_use(site: Site) -> None:
     blob = await put(site.storage, os.urandom(100))
     site.clock.later_s += LONG_S

@@ -241,6 +241,21 @@ async def test_the_same_hash_with_another_size_is_another_blob(store: Store, siz
             await read(store, off)
 
 
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("error_bytes", [-1, 1])
+async def test_right_bytes_with_a_wrong_size_are_refused_as_a_batch_and_as_a_stream(
+    store: Store, size: int, error_bytes: int
+) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data)
+    off = digest._replace(size_bytes=size + error_bytes)
+    (refused,) = await store.write_small([(off, data)])
+    assert isinstance(refused, DigestMismatch)
+    with pytest.raises(DigestMismatch):
+        await store.write(off, chunks(data))
+    assert await store.find_missing([off, digest]) == {off, digest}
+
+
 async def test_functions_never_mix(store: Store) -> None:
     data = bytes_of(1000)
     digest = digest_of(data, DigestFunction.BLAKE3)
