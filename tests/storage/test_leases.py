@@ -131,7 +131,8 @@ async def test_p5_after_a_killed_process_nothing_is_evicted_for_a_lease(tmp_path
         await put(storage, os.urandom(1000))
         run = storage.core.run
         (storage.core.directory.run / f"{run.id}.lock").unlink()
-        (storage.core.directory.run / "deadbeef.lock").touch()
+        trace = storage.core.directory.run / "deadbeef.lock"
+    trace.touch()  # not before: the first node would find it, and hold by itself
     async with opened(path, settings) as storage:
         assert [run["id"] for run in live_runs(storage.core.directory)] == [storage.core.run.id]
         assert await storage.maintenance.evict(0) == 0

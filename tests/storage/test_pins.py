@@ -208,6 +208,8 @@ async def test_r10_when_full_refuse_refuses_uploads_until_peers_have_what_is_her
         more = b"y" * 50_000
         (refused,) = await storage.write_small([(digest_of(more), more)])
         assert isinstance(refused, StorageFull)
+        assert await storage.maintenance.evict(0, room_bytes=0) == 0
+        assert "kept for peers" in storage.maintenance.held_back
         assert await read(storage, blob) == b"x" * 90_000
         assert (await state_of(storage, "tokyo")).state is PeerState.FOLLOWING
         await storage.ledger.save([following("tokyo", 1)])

@@ -15,9 +15,11 @@ import pytest
 from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest
+from federation.core.store import Entry, EntryKey, EntryKind
 from federation.core.uses import Use, counted_as
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
+from federation.storage.catalogue import entries
 from federation.storage.storage import Storage
 from federation.storage.upkeep.eviction import Evictor
 from tests.storage.conftest import put, read, short
@@ -153,13 +155,42 @@ async def test_the_second_look_looks_at_the_times_and_does_not_rest_on_the_mark(
     now_ms = site.storage.core.now_ms()
     await site.storage.core.writer.submit(
         lambda transaction: transaction.connection.execute(
-            f"UPDATE blob SET {column} = ?",  # noqa: S608 - a constant
+            f"UPDATE blob SET {column} = ?",
             (now_ms,),
         )
     )
     site.pass_grace()
     assert await site.evictor.sweep_due() == 0
     assert await read(site.storage, blob)
+
+
+async def test_an_entry_that_was_used_since_it_was_chosen_stays(site: Site) -> None:
+    names = [EntryKey(EntryKind.ASSET_BLOB, "", name * 32) for name in (b"u", b"n")]
+    used, unused = names
+    await site.storage.put([Entry(name, b"value", "uri") for name in names])
+    site.clock.later_s += LONG_S
+    chosen = [1, 2]
+    before_ms = site.storage.core.now_ms()
+    assert None not in await site.storage.get([used])
+    await site.flush()
+    deleted, _ = await site.storage.core.writer.submit(
+        lambda transaction: entries.delete(transaction, chosen, before_ms)
+    )
+    assert deleted == 1
+    assert [found is None for found in await site.storage.get([used, unused])] == [False, True]
+
+
+async def test_after_the_death_of_a_process_what_is_marked_is_there_again(site: Site) -> None:
+    """It may have leased it: who asked it may ask another process now."""
+    blob = await put(site.storage, os.urandom(100))
+    site.clock.later_s += LONG_S
+    maintenance = site.storage.maintenance
+    assert await maintenance.try_to_hold()
+    assert await maintenance.evict(0) > 0
+    assert await site.missing(blob) == {blob}
+    (site.storage.core.directory.run / "deadbeef.lock").touch()
+    await maintenance._tick()
+    assert await site.missing(blob) == set()
 
 
 async def test_what_a_peer_was_told_is_leased_like_what_clients_use(site: Site) -> None:

@@ -136,7 +136,7 @@ LEASES = [
         f"{_STORAGE}/upkeep/maintenance.py",
         "            until_ms = self._core.now_ms() + self._core.timing.lease_ms\n",
         "            until_ms = self._core.now_ms()\n",
-        _PROCESSES,
+        (*_LEASES, *_PROCESSES),
         "What a process leased that died beside this one is evicted.",
     ),
     Mutant(
