@@ -9,6 +9,7 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
+from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, put, short, until
 
@@ -76,3 +77,37 @@ async def test_what_is_left_of_refused_uploads_is_given_back(open_storage: Opene
     outcomes = await storage.write_small(blobs)
     assert [isinstance(each, StorageFull) for each in outcomes].count(True) >= 2
     assert storage.core.space.reserved_bytes == 0
+
+
+@pytest.mark.parametrize("how", ["inline", "file", "streamed", "entry"])
+async def test_s24_what_another_process_has_just_stored_counts_before_it_is_measured(
+    open_storage: Opener, how: str
+) -> None:
+    settings = short(quota=5 * MIB, reserve=0, lease=60.0)
+    first, second = await open_storage(settings), await open_storage(settings)
+    space = second.core.space
+    before = space.stored_bytes
+    for _ in range(20):
+        await first.write_small([named_data(200_000)])
+    space.stored_bytes = before  # as measured a second ago
+    assert space.quota_bytes - before > 4 * MIB
+    if how == "streamed":
+        digest, data = named_data(1_500_000)
+        ingest = second.begin(digest)
+        await ingest.append(data)
+        with pytest.raises(StorageFull):
+            await ingest.commit()
+    elif how == "entry":
+        key = EntryKey(EntryKind.ASSET_BLOB, "", b"k" * 32)
+        with pytest.raises(StorageFull):
+            await second.put([Entry(key, os.urandom(1_500_000), "uri")])
+    else:
+        size_bytes = 1000 if how == "inline" else 100_000
+        batch = [named_data(size_bytes) for _ in range(1_500_000 // size_bytes)]
+        refused = await second.write_small(batch)
+        assert any(isinstance(each, StorageFull) for each in refused)
+
+
+def named_data(size_bytes: int) -> tuple[Digest, bytes]:
+    data = os.urandom(size_bytes)
+    return digest_of(data), data

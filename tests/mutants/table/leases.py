@@ -266,7 +266,7 @@ LEASES = [
         f"{_STORAGE}/catalogue/transaction.py",
         "return self.held_bytes + self.grown_bytes + size_bytes <= self.quota_bytes",
         "return self.grown_bytes + size_bytes <= self.quota_bytes",
-        ("tests/storage", "tests/contracts/store"),
+        ("tests/storage/test_room.py",),
         "Several processes overrun the quota together.",
     ),
 ]
