@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from federation.config.peers import PeerConfig
 from federation.core import hops
 from federation.core.digest import Digest, digest_of
+from federation.core.replication_log import EntryHead, LogRow
 from federation.core.store import EntryKey, EntryKind, Source
+from federation.replication.outcomes import GONE, SUPERSEDED, SendOutcome
 from federation.replication.rules import Rules, When, Window, may_go_on, was_there
+from federation.replication.selection import Choice
 from tests.replication.here import asset_of, result_of
 
 ARTIFACT = "urn:fdc:buildstream.build:2020:artifact:"
@@ -146,3 +149,16 @@ def test_a_window_opens_when_it_says(begin: int, end: int, minute: int, second: 
     assert window.is_open(now_s + wait_s)
     if wait_s > 1:
         assert not window.is_open(now_s + wait_s - 1)
+
+
+def test_of_several_rows_of_one_name_the_newest_alone_is_sent() -> None:
+    key, label = asset("urn:x")
+    rows = [LogRow(seq, None, key, 1, 0.0, Source.CLIENT, (), "", seq) for seq in (3, 7)]
+    now = EntryHead(7, key, label, 1, None, Source.CLIENT)
+    ended: dict[int, SendOutcome] = {}
+    choice = Choice(rules(), "node", When.ALWAYS)
+    chosen = choice.entries(rows, [now, now], lambda row, end: ended.update({row.seq: end}))
+    assert [row.seq for row in chosen] == [7]
+    assert ended == {3: SUPERSEDED}
+    assert choice.entries(rows, [None, None], lambda row, end: ended.update({row.seq: end})) == []
+    assert ended == {3: GONE, 7: GONE}
