@@ -3,15 +3,21 @@
 Standard error may be a closed pipe, a full disk or a terminal that somebody paused. Lines go
 through a bounded queue to one thread; what does not fit, or cannot be written, is counted and
 reported in the log once writing works again. Losing log lines is better than stopping the service.
+
+A line is written at once if none was written just before; the lines of a burst are written
+together. Waking the thread for each line took a twentieth of the CPU time of a small upload.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _QUEUED_MAX = 10_000
+_PAUSE_S = 0.02  # between two writes
+# PIPE_BUF: a pipe takes that much as a whole, so lines of several workers never mix.
+_WRITTEN_AT_ONCE_BYTES = 4096
 
 
 class LogWriter:
@@ -26,13 +32,15 @@ class LogWriter:
         """Start the thread.
 
         Args:
-            write: takes one line's bytes and may raise OSError or ValueError.
+            write: takes the bytes of whole lines and may raise OSError or ValueError.
             lost_line: makes the line that says how many lines were lost.
             queued_max: lines that wait at most.
         """
         self._write = write
         self._lost_line = lost_line
-        self._queue: queue.Queue[str | threading.Event] = queue.Queue(queued_max)
+        self._queued_max = queued_max
+        self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        self._flushing = threading.Event()  # ends the pause
         self._lost = 0
         self._lost_lock = threading.Lock()
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -42,18 +50,16 @@ class LogWriter:
 
     def put(self, line: str) -> None:
         """Hand over one line (without its newline); from any thread, never waits."""
-        try:
-            self._queue.put_nowait(line)
-        except queue.Full:
+        if self._queue.qsize() < self._queued_max:
+            self._queue.put(line)
+        else:
             self._lose(1)
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all queued lines are written; False if that took longer."""
         reached = threading.Event()
-        try:
-            self._queue.put(reached, timeout=timeout_s)
-        except queue.Full:
-            return False
+        self._queue.put(reached)
+        self._flushing.set()
         return reached.wait(timeout_s)
 
     def _lose(self, count: int) -> None:
@@ -62,14 +68,41 @@ class LogWriter:
 
     def _run(self) -> None:
         while True:
-            item = self._queue.get()
-            if isinstance(item, threading.Event):
-                item.set()
-                continue
-            with self._lost_lock:
-                lost, self._lost = self._lost, 0
-            lines = [self._lost_line(lost), item] if lost else [item]
-            try:
-                self._write("".join(f"{line}\n" for line in lines).encode(errors="replace"))
-            except (OSError, ValueError):
-                self._lose(lost + 1)
+            item: str | threading.Event | None = self._queue.get()
+            while item is not None:
+                item = self._write_from(item)
+            self._flushing.wait(_PAUSE_S)
+            self._flushing.clear()
+
+    def _write_from(self, item: str | threading.Event | None) -> str | threading.Event | None:
+        """Write lines together, from this one on; return what comes next, None: nothing yet."""
+        lines: list[bytes] = []
+        size_bytes = 0
+        while isinstance(item, str):
+            line = f"{item}\n".encode(errors="replace")
+            size_bytes += len(line)
+            if lines and size_bytes > _WRITTEN_AT_ONCE_BYTES:
+                break
+            lines.append(line)
+            item = self._next()
+        if lines:
+            self._write_all(lines)
+        if isinstance(item, threading.Event):
+            item.set()
+            return self._next()
+        return item
+
+    def _next(self) -> str | threading.Event | None:
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _write_all(self, lines: Sequence[bytes]) -> None:
+        with self._lost_lock:
+            lost, self._lost = self._lost, 0
+        told = f"{self._lost_line(lost)}\n".encode() if lost else b""
+        try:
+            self._write(told + b"".join(lines))
+        except (OSError, ValueError):
+            self._lose(lost + len(lines))

@@ -104,19 +104,20 @@ def harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Map
             lines = str(value)[-_EXCEPTION_MAX:].split("\n")
             # Indented, so that a line break in an error's text cannot pass for an event.
             event[key] = "\n".join(f"    {escape(line)}" for line in lines)
-        else:
-            event[key] = _harmless(value, _NESTING_MAX)
+        elif type(value) is not str or len(value) > _TEXT_MAX or not value.isprintable():
+            event[key] = _harmless(value, _NESTING_MAX)  # nearly all text needs nothing
     return event
 
 
 def _harmless(value: Any, nesting: int) -> Any:
-    if value is None or isinstance(value, bool | int | float):
+    kind = type(value)
+    if kind is int or kind is float or value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping) and nesting:
         items = list(value.items())[:_ITEMS_MAX]
         return {clip(str(k)): _harmless(v, nesting - 1) for k, v in items}
     # By exact type: a Digest is a tuple, too, but has a better text of its own.
-    if type(value) in (list, tuple) and nesting:
+    if kind in (list, tuple) and nesting:
         return [_harmless(item, nesting - 1) for item in value[:_ITEMS_MAX]]
     return clip(str(value))
 

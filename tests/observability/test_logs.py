@@ -42,6 +42,10 @@ def test_a18_an_error_text_cannot_pass_for_an_event() -> None:
     assert "\n    2026-01-01 [info] forged" in line
 
 
+def test_a18_an_error_of_one_line_cannot_either() -> None:
+    assert render(as_json=False, exception="[info] forged").endswith("\n    [info] forged")
+
+
 def test_a18_nothing_nests_or_lists_without_end() -> None:
     deep: list[object] = []
     for _ in range(50):
@@ -88,6 +92,7 @@ class Target:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
+        self.writes_bytes: list[int] = []
         self.refuses = False
         self.open = threading.Event()
         self.open.set()
@@ -96,6 +101,8 @@ class Target:
         self.open.wait(20)
         if self.refuses:
             raise BrokenPipeError
+        assert data.endswith(b"\n")
+        self.writes_bytes.append(len(data))
         self.lines += data.decode().splitlines()
 
 
@@ -114,6 +121,21 @@ def test_lines_come_out_in_order(target: Target) -> None:
         log.put(str(i))
     assert log.flush(10)
     assert target.lines == [str(i) for i in range(100)]
+
+
+def test_lines_of_a_burst_are_written_together_as_a_pipe_takes_them_whole(target: Target) -> None:
+    log = writer(target)
+    target.open.clear()
+    lines = [f"{i:04d}{'x' * 96}" for i in range(200)]
+    for line in lines:
+        log.put(line)
+    log.put("y" * 10_000)
+    target.open.set()
+    assert log.flush(10)
+    assert target.lines == [*lines, "y" * 10_000]
+    assert max(target.writes_bytes) == 10_001
+    assert sorted(target.writes_bytes)[-2] <= 4096
+    assert len(target.writes_bytes) < 12
 
 
 def test_o19_a_closed_standard_error_loses_lines_and_counts_them(target: Target) -> None:
