@@ -14,6 +14,8 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
+from federation.core.clock import Clock
+
 _QUEUED_MAX = 10_000
 _PAUSE_S = 0.02  # between two writes
 # PIPE_BUF: a pipe takes that much as a whole, so lines of several workers never mix.
@@ -27,6 +29,7 @@ class LogWriter:
         self,
         write: Callable[[bytes], object],
         lost_line: Callable[[int], str],
+        clock: Clock,
         queued_max: int = _QUEUED_MAX,
     ) -> None:
         """Start the thread.
@@ -34,10 +37,12 @@ class LogWriter:
         Args:
             write: takes the bytes of whole lines and may raise OSError or ValueError.
             lost_line: makes the line that says how many lines were lost.
+            clock: says when the last write was.
             queued_max: lines that wait at most.
         """
         self._write = write
         self._lost_line = lost_line
+        self._clock = clock
         self._queued_max = queued_max
         self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._flushing = threading.Event()  # ends the pause
@@ -67,12 +72,16 @@ class LogWriter:
             self._lost += count
 
     def _run(self) -> None:
+        written_s = -_PAUSE_S
         while True:
             item: str | threading.Event | None = self._queue.get()
+            pause_s = written_s + _PAUSE_S - self._clock.monotonic_s()
+            if pause_s > 0:
+                self._flushing.wait(pause_s)
+                self._flushing.clear()
             while item is not None:
                 item = self._write_from(item)
-            self._flushing.wait(_PAUSE_S)
-            self._flushing.clear()
+            written_s = self._clock.monotonic_s()
 
     def _write_from(self, item: str | threading.Event | None) -> str | threading.Event | None:
         """Write lines together, from this one on; return what comes next, None: nothing yet."""

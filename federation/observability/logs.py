@@ -17,6 +17,7 @@ import structlog
 from structlog.typing import Processor
 
 from federation.config import model
+from federation.core.clock import SystemClock
 from federation.observability.log_writer import LogWriter
 
 _TEXT_MAX = 400
@@ -40,7 +41,7 @@ def configure(
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)
     colours = on_terminal and not os.environ.get("NO_COLOR")
-    writer = LogWriter(_write_stderr, _lost_line)
+    writer = LogWriter(_write_stderr, _lost_line, SystemClock())
     set_level(settings.level)
     structlog.configure(
         processors=[*_said_by(worker), *processors(as_json=as_json, colours=colours)],

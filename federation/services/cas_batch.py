@@ -108,7 +108,7 @@ class BatchCalls:
             for digest, blob in zip(digests, blobs, strict=True)
             if isinstance(digest, Digest) and isinstance(blob, bytes)
         ]
-        if whole and len(digests) == len(whole) == len(dict(whole)):
+        if whole and len(digests) == len(whole) == len({digest.hash for digest, _ in whole}):
             return await self._store.write_small(whole, provenance=provenance)
         batch: list[tuple[Digest, bytes]] = []
         first: dict[Digest, int] = {}

@@ -84,16 +84,20 @@ class BlobReceiver:
         self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
     ) -> list[FederationError | None]:
         """See federation.core.store.Store."""
-        if sum(len(data) for _, data in blobs) <= _HASH_INLINE_BYTES:
+        sizes = [len(data) for _, data in blobs]
+        if sum(sizes) <= _HASH_INLINE_BYTES:
             wrong = _mismatches(blobs)
         else:
             wrong = await self._core.pool.run(_mismatches, blobs)
-        right = (
-            dict(one for at, one in enumerate(blobs) if at not in wrong) if wrong else dict(blobs)
-        )
         inline_max = self._core.settings.inline_max
-        small = [one for one in right.items() if 0 < len(one[1]) <= inline_max]
-        large = [one for one in right.items() if len(one[1]) > inline_max]
+        small: Sequence[tuple[Digest, bytes]] = blobs
+        large: Sequence[tuple[Digest, bytes]] = ()
+        are_all_small = not wrong and min(sizes, default=0) > 0 and max(sizes) <= inline_max
+        # Hashes, since Python remembers the hash value of bytes and not that of a Digest.
+        if not are_all_small or len({digest.hash for digest, _ in blobs}) < len(blobs):
+            right = dict([one for at, one in enumerate(blobs) if at not in wrong])
+            small = [one for one in right.items() if 0 < len(one[1]) <= inline_max]
+            large = [one for one in right.items() if len(one[1]) > inline_max]
         refused = await self._store_inline(small, origin)
         refused |= await self._store_files(large, origin)
         if not wrong and not refused:
@@ -101,12 +105,12 @@ class BlobReceiver:
         return [wrong.get(at) or refused.get(digest) for at, (digest, _) in enumerate(blobs)]
 
     async def _store_inline(
-        self, blobs: list[tuple[Digest, bytes]], origin: Provenance
+        self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
     ) -> dict[Digest, FederationError]:
         """Store inline blobs; return the errors of those that were refused."""
         if not blobs:
             return {}
-        size_bytes = sum(len(data) for _, data in blobs)
+        size_bytes = sum([len(data) for _, data in blobs])
         try:
             self._core.directory.volume.check_writable()
             self._reserve(size_bytes)
@@ -131,7 +135,7 @@ class BlobReceiver:
         return full
 
     async def _store_files(
-        self, blobs: list[tuple[Digest, bytes]], origin: Provenance
+        self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
     ) -> dict[Digest, FederationError]:
         """Store blobs in files; return the errors of those that were refused."""
         if not blobs:

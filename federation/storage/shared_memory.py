@@ -107,6 +107,8 @@ class Epoch:
         self._unreadable = 0
         self._count = ctypes.c_uint64()
         self._count_at = ctypes.addressof(self._count)
+        self._newest = ctypes.c_uint64()
+        self._newest_at = ctypes.addressof(self._newest)
         try:
             os.posix_fallocate(self._fd, 0, _EPOCH_BYTES)
         except OSError:
@@ -161,6 +163,8 @@ class Epoch:
     @property
     def head(self) -> int:
         """The newest row of the change log that a process has recorded."""
+        if _pread(self._fd, self._newest_at, _HEAD.size, _HEAD_AT) == _HEAD.size:
+            return self._newest.value
         return self._number(_HEAD_AT)
 
     def set_head(self, seq: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
+from federation.core.clock import SystemClock
 from federation.core.digest import EMPTY
 from federation.observability import logs
 from federation.observability.log_writer import LogWriter
@@ -112,7 +113,7 @@ def target() -> Target:
 
 
 def writer(target: Target, **kwargs: int) -> LogWriter:
-    return LogWriter(target.write, lambda lost: f"lost {lost}", **kwargs)
+    return LogWriter(target.write, lambda lost: f"lost {lost}", SystemClock(), **kwargs)
 
 
 def test_lines_come_out_in_order(target: Target) -> None:

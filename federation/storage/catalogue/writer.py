@@ -9,7 +9,6 @@ so a later commit could acknowledge data that is not on the disk. Reads continue
 from __future__ import annotations
 
 import asyncio
-import copy
 import errno
 import threading
 from collections import deque
@@ -103,6 +102,7 @@ class Writer:
         self._begun_s: float | None = None
         self.totals = Totals()
         self.held_bytes = 0  # of the quota, after the last commit
+        self._measured: Totals | None = None  # the totals when that was measured
         self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="catalogue-writer", daemon=True)
 
@@ -233,6 +233,9 @@ class Writer:
     def _commit(self, connection: apsw.Connection, batch: list[_Operation]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         totals = read_totals(connection)
+        held_bytes = self.held_bytes
+        if totals != self._measured:  # another process has stored or removed something since
+            held_bytes = footprint.measure(connection, totals).held
         transaction = Transaction(
             connection=connection,
             now_ms=self._store_clock.now_ms(),
@@ -240,7 +243,7 @@ class Writer:
             totals=totals,
             quota_bytes=self._quota_bytes(),
             node_id=self._node_id,
-            held_bytes=footprint.measure(connection, totals).held,
+            held_bytes=held_bytes,
             drift_s=self._drift_s,
         )
         try:
@@ -249,15 +252,16 @@ class Writer:
             for folder in transaction.folders:
                 self._spare.sync_folder(folder)
             write_totals(connection, transaction.totals)
-            held = footprint.measure(connection, transaction.totals).held
+            held_bytes = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
         except BaseException:
             self._unsettled |= {int(Path(folder).name, 16) for folder in transaction.folders}
             raise
-        self.totals, self.held_bytes = transaction.totals, held
+        self.totals = self._measured = transaction.totals
+        self.held_bytes = held_bytes
 
     def _apply(self, transaction: Transaction, operation: _Operation) -> None:
-        totals, grown_bytes = copy.copy(transaction.totals), transaction.grown_bytes
+        totals, grown_bytes = transaction.totals.copy(), transaction.grown_bytes
         transaction.connection.execute("SAVEPOINT operation")
         try:
             operation.result = operation.work(transaction)

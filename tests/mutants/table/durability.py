@@ -49,11 +49,11 @@ DURABILITY = [
         """            for folder in transaction.folders:
                 self._spare.sync_folder(folder)
             write_totals(connection, transaction.totals)
-            held = footprint.measure(connection, transaction.totals).held
+            held_bytes = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
 """,
         """            write_totals(connection, transaction.totals)
-            held = footprint.measure(connection, transaction.totals).held
+            held_bytes = footprint.measure(connection, transaction.totals).held
             connection.execute("COMMIT")
             for folder in transaction.folders:
                 self._spare.sync_folder(folder)
