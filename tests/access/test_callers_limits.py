@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -17,7 +17,7 @@ from federation.core.digest import digest_of
 from tests.access.served import Site
 from tests.support.polling import wait_until
 from tests.support.process import Node
-from tests.support.process_client import Client, outcome
+from tests.support.process_client import Client, action_result, outcome
 
 MIB = 2**20
 HELD_BACK = "federation_callers_held_back_total"
@@ -109,3 +109,30 @@ def test_bytes_above_the_rate_take_their_time(tmp_path: Path, way: str) -> None:
             assert alice.read(digest_of(data)) == data
         assert clock.monotonic_s() - began_s >= 0.9  # a second's worth is free
         assert node.metrics().value(HELD_BACK, by="bandwidth") >= 1
+
+
+def test_every_method_that_writes_counts_a_callers_instances(tmp_path: Path) -> None:
+    """Names of instances are kept for as long as anything has them."""
+    data = b"in an instance"
+    digest = digest_of(data)
+
+    def writes(client: Client) -> list[Callable[[], object]]:
+        return [
+            lambda: client.write(data),
+            lambda: client.batch_update([data]),
+            lambda: client.update_action_result(digest, action_result([])),
+            lambda: client.push_blob("urn:x", digest),
+        ]
+
+    here = site(tmp_path)
+    with here.node(limits={"instances-per-caller": 1}).start() as node:
+        with here.connect(node, token=ALICE, instance="one") as one:
+            for write in writes(one):
+                write()
+        with here.connect(node, token=ALICE, instance="two") as two:
+            refused = [outcome(write) for write in writes(two)]
+            assert two.read(digest) == data
+        with here.connect(node, token=BOB, instance="two") as two:
+            assert outcome(writes(two)[0]) is grpc.StatusCode.OK
+        assert refused == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 4
+        assert node.metrics().value("federation_limits_hit_total", limit="instances-per-caller")

@@ -108,6 +108,11 @@ def test_nothing_goes_back_to_where_it_was_or_beyond_what_can_be_written(
     assert may_go_on(via) == (len(via) < hops.HOPS_MAX)
 
 
+def test_what_passed_as_many_nodes_as_can_be_written_down_stays_here() -> None:
+    assert may_go_on(["n"] * (hops.HOPS_MAX - 1))
+    assert not may_go_on(["n"] * hops.HOPS_MAX)
+
+
 def test_real_entries_have_the_keys_that_rules_read() -> None:
     here = digest_of(b"x")
     entry = asset_of("urn:x", here)

@@ -12,6 +12,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import digest_of
 from federation.core.store import Entry
 from federation.remote.failures import FailureKind, RemoteFailed
+from federation.replication import follower
 from federation.replication.peer_api import ObjectHistory
 from federation.replication.remote_peer import RemotePeer
 from federation.replication.send_memory import PeerMemory, SendMemory
@@ -122,6 +123,29 @@ async def test_p7_a_frozen_peer_does_not_make_the_follower_hold_values(fake: Fak
         finally:
             tracemalloc.stop()
         assert most_bytes < 150e6
+
+
+async def test_p7_a_peer_that_takes_nothing_has_a_bounded_number_of_rows_under_way(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "UNRESOLVED_MAX", 50)
+    monkeypatch.setattr(follower, "SLICE_ROWS", 10)
+    storage = MemoryStorage()
+    async with remembering(peer(fake.address), storage=storage) as here:
+        await here.caught_up()
+        fake.does["UpdateActionResult"] = fails(grpc.StatusCode.UNAVAILABLE)
+
+        def under_way() -> int:
+            return int(here.facts()["lanes"]["always"]["in-flight"])
+
+        for at in range(300):
+            storage.put_one(result_of(digest_of(b"%d" % at)))
+        await here.until(lambda: under_way() > 50)
+        asked = len(fake.calls("UpdateActionResult"))
+        await here.until(lambda: len(fake.calls("UpdateActionResult")) > asked)
+        assert under_way() <= 60
+        del fake.does["UpdateActionResult"]
+        await here.caught_up()
 
 
 @pytest.mark.slow

@@ -164,6 +164,17 @@ async def test_the_second_look_looks_at_the_times_and_does_not_rest_on_the_mark(
     assert await read(site.storage, blob)
 
 
+async def test_what_is_remembered_of_blobs_ends_with_their_deletion_too(site: Site) -> None:
+    """Whatever was remembered between the mark and the deletion."""
+    await put(site.storage, os.urandom(100))
+    site.clock.later_s += LONG_S
+    assert await site.evictor.mark(ALL) > 0
+    site.pass_grace()
+    epoch = site.storage.presence_epoch()
+    assert await site.evictor.sweep_due() == 100
+    assert site.storage.presence_epoch() != epoch
+
+
 async def test_an_entry_that_was_used_since_it_was_chosen_stays(site: Site) -> None:
     names = [EntryKey(EntryKind.ASSET_BLOB, "", name * 32) for name in (b"u", b"n")]
     used, unused = names

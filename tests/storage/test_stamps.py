@@ -69,6 +69,29 @@ def test_r19_a_stamp_is_refused_when_it_is_further_ahead_than_clocks_may_differ(
 FAR = ticks_at(NOW_S + 400 * 86400)
 
 
+def test_r19_a_push_that_knew_of_a_peer_s_value_is_dated_after_it() -> None:
+    """Of whatever name: this node's clock is behind the peer's, within the drift."""
+    theirs = Stamp(ticks_at(NOW_S + DRIFT_S / 2), "b")
+    received = date(None, Entry(KEY, b"theirs", "", stamp=theirs), Source.PEER, 0, "a", NOW_S)
+    assert received.stamp == theirs
+    other = EntryKey(EntryKind.ACTION_RESULT, "", b"another name")
+    pushed = date(None, Entry(other, b"ours", ""), Source.CLIENT, received.ticks, "a", NOW_S)
+    assert pushed.stamp.ticks > theirs.ticks
+
+
+@pytest.mark.parametrize("source", [Source.CLIENT, Source.PEER])
+def test_what_an_upstream_gives_replaces_nothing_that_was_pushed_until_that_expires(
+    source: Source,
+) -> None:
+    for value in (b"other", b"pushed"):
+        pulled = Entry(KEY, value, "")
+        held = Held(b"pushed", None, source, Stamp(ticks_at(NOW_S), "b"))
+        assert judge(held, pulled, Source.UPSTREAM, NOW_S) is Verdict.LET_FALL
+        held = held._replace(expires_at_s=NOW_S + 1)
+        assert judge(held, pulled, Source.UPSTREAM, NOW_S) is Verdict.LET_FALL
+        assert judge(held, pulled, Source.UPSTREAM, NOW_S + 1) is Verdict.TAKE
+
+
 def test_r19_a_push_after_a_wrong_clock_is_dated_by_the_right_one() -> None:
     dated = date(None, Entry(KEY, b"new", ""), Source.CLIENT, FAR, "a", NOW_S)
     check(dated.stamp, NOW_S)

@@ -71,6 +71,17 @@ async def test_a_miss_is_pulled_once_for_many_readers_and_kept(tmp_path: Path) -
         assert await read(store) == DATA
 
 
+async def test_an_upload_is_not_skipped_because_an_upstream_has_the_blob(tmp_path: Path) -> None:
+    """The upstream may go away; what was pushed here is kept here, and replicated."""
+    up, there = upstream("a")
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, storage, _):
+        assert await store.find_missing([BLOB]) == set()  # which asks it
+        assert not await store.accept_held(BLOB)
+        await storage.write_small([(BLOB, DATA)])
+        assert await store.accept_held(BLOB)
+
+
 async def test_bytes_flow_while_they_arrive_and_the_last_are_withheld(tmp_path: Path) -> None:
     up, there = upstream("a", Script(chunk_bytes=60_000, stall_at=SIZE - 60_000))
     there.blobs[BLOB] = DATA

@@ -90,7 +90,7 @@ REPLICATION = [
         f"{_REPLICATION}/follower.py",
         "            while self.progress.unresolved > UNRESOLVED_MAX:",
         "            while self.progress.unresolved > 1000 * UNRESOLVED_MAX:",
-        ("tests/replication",),
+        ("tests/replication/test_send_memory.py",),
         "A peer that takes nothing lets the memory of who sends grow with the log.",
     ),
     Mutant(
@@ -138,7 +138,7 @@ REPLICATION = [
         f"{_REPLICATION}/rules.py",
         "    return len(via) < hops.HOPS_MAX",
         "    return len(via) <= hops.HOPS_MAX",
-        ("tests/replication",),
+        ("tests/replication/test_rules.py",),
         "An object that passed sixteen nodes goes on under headers that cannot tell it.",
     ),
     Mutant(
@@ -270,11 +270,7 @@ REPLICATION = [
         "federation/storage/acknowledgements.py",
         "return sum(self._known(name) >= seq for name in peers) >= needed",
         "return sum(self._known(name) >= min(seq, 1) for name in peers) >= needed",
-        (
-            "tests/contracts/replication_log",
-            "tests/services/test_acknowledge.py",
-            "tests/storage/test_waiting.py",
-        ),
+        ("tests/storage/test_acknowledgements.py",),
         "A write is called acknowledged for rows before it.",
     ),
     Mutant(
@@ -282,7 +278,7 @@ REPLICATION = [
         "federation/storage/acknowledgements.py",
         "        if lane is Lane.ALWAYS and seq > self._heard.get(name, -1):",
         "        if seq > self._heard.get(name, -1):",
-        ("tests/contracts/replication_log", "tests/storage/test_waiting.py"),
+        ("tests/storage/test_acknowledgements.py",),
         "What passed the window's lane counts as if the peer had everything.",
     ),
 ]

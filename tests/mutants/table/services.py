@@ -152,7 +152,7 @@ SERVICES = [
         "federation/services/action_cache.py",
         "        call.check_push(check_instance(update.key.instance))",
         "        call.check_pull(check_instance(update.key.instance))",
-        ("tests/services/test_action_cache.py", "tests/services/test_rpc.py", "tests/access"),
+        ("tests/access/test_callers_limits.py",),
         "Readers replace action results.",
     ),
     Mutant(
@@ -160,7 +160,7 @@ SERVICES = [
         "federation/services/bytestream.py",
         "        call.check_push(name.instance)",
         "        call.check_pull(name.instance)",
-        ("tests/services/test_bytestream_write.py", "tests/access"),
+        ("tests/access/test_callers_limits.py",),
         "Readers fill the disk.",
     ),
     Mutant(
