@@ -111,3 +111,12 @@ async def test_s24_what_another_process_has_just_stored_counts_before_it_is_meas
 def named_data(size_bytes: int) -> tuple[Digest, bytes]:
     data = os.urandom(size_bytes)
     return digest_of(data), data
+
+
+async def test_a_measurement_begun_before_an_upload_does_not_undo_it(open_storage: Opener) -> None:
+    storage = await open_storage()
+    before = storage.flusher._measure()
+    await put(storage, os.urandom(MIB))
+    storage.flusher._measure = lambda: before  # type: ignore[method-assign]
+    await storage.flusher.measure()
+    assert storage.core.space.stored_bytes > MIB

@@ -82,8 +82,11 @@ class Flusher:
         self._core.head.note(totals.seq)
         settings = self._core.settings
         found = marks(settings, disk, taken.held, overhead_bytes)
+        writer, held_bytes = self._core.writer, taken.held
+        if totals.seq < writer.totals.seq:  # measured before a commit that has ended meanwhile
+            held_bytes = writer.held_bytes
         self._core.space.update(
-            stored_bytes=taken.held, marks=found, keep_free_bytes=settings.reserve or None
+            stored_bytes=held_bytes, marks=found, keep_free_bytes=settings.reserve or None
         )
         metrics = self._core.metrics
         metrics.stored_bytes.set(totals.size_bytes)
