@@ -367,7 +367,7 @@ def test_w43_handshakes_that_fail_do_not_fill_the_log(tmp_path: Path, data_dir: 
     files = self_signed(tmp_path)
     tls = ["--tls-cert", str(files.certificate), "--tls-key", str(files.key)]
     with serve(data_dir, args=flags(data_dir, *tls)) as node:
-        wait_until(lambda: "Bazel" in node.log, "the hints")
+        wait_until(lambda: "Bazel" in node.log and '"serving"' in node.log, "the first lines")
         before = node.log
         host, _, port = node.address.rpartition(":")
         for rubbish in (

@@ -46,7 +46,7 @@ def test_what_nodes_of_tests_need_is_imported_before_they_are_forked(tmp_path: P
     file.write_text(yaml.safe_dump(configuration(data_dir, {})))
     script = f"""
     from tests.support.warm import preload
-    preload()
+    preload("serve")
     import sys
     before = set(sys.modules)
     {_SERVE_AND_TELL}

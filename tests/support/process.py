@@ -23,6 +23,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 import yaml
@@ -30,12 +31,13 @@ import yaml
 from federation.core.clock import SystemClock
 from tests.support.polling import wait_until
 from tests.support.samples import Samples
-from tests.support.warm import WarmProcess, warm
+from tests.support.warm import WarmProcess, warm_commands, warm_nodes
 
 Settings = Mapping[str, Any]
 
 _clock = SystemClock()
 _LOG_SHOWN_BYTES = 6000
+_LOG_PAUSE_S = 0.025  # a node writes a line up to 20 ms after the one before: LogWriter
 _BYTECODE = Path(__file__).parents[2] / ".pytest_cache" / "bytecode"
 _SERVE = (sys.executable, "-m", "federation", "serve")
 
@@ -43,15 +45,32 @@ _SERVE = (sys.executable, "-m", "federation", "serve")
 def federation(
     *args: str, timeout_s: float = 60, **kwargs: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run one command of the command line to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "federation", *args],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-        **{"env": environment(), **kwargs},
-    )
+    """Run one command of the command line to its end.
+
+    kwargs: see subprocess.run. With any, or for `serve`, it imports the program itself.
+    """
+    if kwargs or args[:1] == ("serve",):
+        return subprocess.run(
+            [sys.executable, "-m", "federation", *args],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            **{"env": environment(), **kwargs},
+        )
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as err:
+        process = warm_commands.start(
+            args, environment=environment(), out=out.fileno(), err=err.fileno()
+        )
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            for pid in _session(process.pid):
+                _send(pid, signal.SIGKILL)
+            raise
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(args, code, out.read(), err.read())
 
 
 def environment() -> dict[str, str]:
@@ -151,7 +170,9 @@ class Node:
         env = {**environment(), "GRPC_VERBOSITY": "", **self.env}
         with self.log_path.open("ab") as log:
             if self._may_be_warm():
-                self._process = warm.start(["serve", *args], environment=env, log=log.fileno())
+                self._process = warm_nodes.start(
+                    ["serve", *args], environment=env, out=log.fileno(), err=log.fileno()
+                )
             else:
                 self._process = self._popen(args, env, log)
         return self
@@ -300,6 +321,8 @@ class Node:
     @property
     def log(self) -> str:
         """Everything that this node has written so far, over all its starts."""
+        if self.running:
+            time.sleep(_LOG_PAUSE_S)
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @property

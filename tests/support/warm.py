@@ -1,9 +1,10 @@
 """Nodes from a process that has the program imported already: a start costs a fork, not a second.
 
 Most of the CPU of a test run went into importing the same modules for each of a thousand nodes.
-`Warm` has one helper for this test process; the helper imports what `federation serve` needs, stays
-single-threaded, and forks for every node. What it forks is a process like any other: it has its own
-session, files and environment, runs the same command line, and dies with whoever started it.
+A `Warm` has one helper for this test process; the helper imports what a node, or what a command
+needs, stays single-threaded, and forks for each. What it forks is a process like any other: it has
+its own session, files and environment, runs the same command line, and dies with whoever started
+it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Request(TypedDict):
 
 
 class WarmProcess:
-    """A forked node, with what is used here of subprocess.Popen."""
+    """A forked node or command, with what is used here of subprocess.Popen."""
 
     def __init__(self, told: int) -> None:
         """Read the first line that the process wrote to told, a pipe: its process id."""
@@ -69,16 +70,19 @@ class WarmProcess:
 
 
 class Warm:
-    """The helper of this process, started with the first node."""
+    """A helper of this process, started with the first node or command."""
 
-    def __init__(self) -> None:
-        """Start nothing yet."""
+    def __init__(self, imported_for: str) -> None:
+        """Start nothing yet. imported_for: the command as which the helper imports the program."""
+        self._imported_for = imported_for
         self._starting = threading.Lock()
         self._helper: subprocess.Popen[bytes] | None = None
         self._asking, self._asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
-    def start(self, args: Sequence[str], *, environment: dict[str, str], log: int) -> WarmProcess:
-        """Run `federation *args` with its output in the descriptor log."""
+    def start(
+        self, args: Sequence[str], *, environment: dict[str, str], out: int, err: int
+    ) -> WarmProcess:
+        """Run `federation *args` with these descriptors as standard output and standard error."""
         with self._starting:
             if self._helper is None:
                 self._helper = self._start_helper(environment)
@@ -89,7 +93,7 @@ class Warm:
         }
         told, tells = os.pipe()
         try:
-            socket.send_fds(self._asking, [json.dumps(request).encode()], [log, tells])
+            socket.send_fds(self._asking, [json.dumps(request).encode()], [out, err, tells])
         finally:
             os.close(tells)
         return WarmProcess(told)
@@ -99,7 +103,10 @@ class Warm:
             atexit.register(self._end)
             # In a session of its own, so that Ctrl-C at the terminal is for the test run alone.
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.support.warm", str(asked.fileno())],
+                [
+                    *(sys.executable, "-m", "tests.support.warm"),
+                    *(str(asked.fileno()), self._imported_for),
+                ],
                 pass_fds=[asked.fileno()],
                 env=environment,
                 cwd=Path(__file__).parents[2],
@@ -112,27 +119,37 @@ class Warm:
             self._helper.wait(10)
 
 
-warm: Final = Warm()
+warm_nodes: Final = Warm("serve")
+warm_commands: Final = Warm("status")
 
 
 # Inside the helper
 
 # By name: an import that nothing seems to use is removed by the next tool that tidies imports.
-_PRELOADED: Final = (
-    "federation.cli.serve",
-    "federation.server.run",
-    "federation.server.run_workers",
-    # A node imports these when it needs them, which nodes of tests do.
-    "federation.access.guarded",
-    "federation.config.file",
-    "federation.server.http.bounded_server",
-    "federation.storage.storage",
-)
+_PRELOADED: Final = {
+    "serve": (
+        "federation.cli.serve",
+        "federation.server.run",
+        "federation.server.run_workers",
+        # A node imports these when it needs them, which nodes of tests do.
+        "federation.access.guarded",
+        "federation.config.file",
+        "federation.server.http.bounded_server",
+        "federation.storage.storage",
+    ),
+    "status": (
+        "federation.cli.status",
+        "federation.cli.verify",
+        "federation.config.file",
+        "federation.storage.admin.operations",
+        "federation.storage.storage",
+    ),
+}
 
 
-def preload() -> None:
-    """Import what a node needs, and keep it out of the garbage collections of every child."""
-    for name in _PRELOADED:
+def preload(command: str) -> None:
+    """Import what it needs, and keep it out of the garbage collections of every child."""
+    for name in _PRELOADED[command]:
         import_module(name)
     gc.collect()
     gc.freeze()
@@ -161,14 +178,15 @@ class _Forking:
                 os.read(self._ended, 4096)
                 self._tell_of_ends()
             if self._asked in readable:
-                request, fds, _, _ = socket.recv_fds(self._asked, _REQUEST_MAX_BYTES, 2)
+                request, fds, _, _ = socket.recv_fds(self._asked, _REQUEST_MAX_BYTES, 3)
                 if not request:
                     return None
-                log, tells = fds
+                out, err, tells = fds
                 pid = os.fork()
                 if pid == 0:
-                    return self._child(json.loads(request), log, tells)
-                os.close(log)
+                    return self._child(json.loads(request), out, err, tells)
+                os.close(out)
+                os.close(err)
                 self._tells[pid] = tells
 
     def _tell_of_ends(self) -> None:
@@ -180,16 +198,16 @@ class _Forking:
             os.write(tells, b"%d\n" % os.waitstatus_to_exitcode(status))
             os.close(tells)
 
-    def _child(self, request: _Request, log: int, tells: int) -> Callable[[], None]:
+    def _child(self, request: _Request, out: int, err: int, tells: int) -> Callable[[], None]:
         os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._asked.close()
         null = os.open(os.devnull, os.O_RDONLY)
-        for number, source in enumerate((null, log, log)):
+        for number, source in enumerate((null, out, err)):
             os.dup2(source, number)
-        for number in (null, log, self._ended, self._wake, *self._tells.values()):
+        for number in (null, out, err, self._ended, self._wake, *self._tells.values()):
             os.close(number)
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -205,10 +223,10 @@ class _Forking:
 
 
 def _main() -> None:
-    asked = socket.socket(fileno=int(sys.argv[1]))
-    sys.argv = ["federation", "serve"]  # what federation.cli looks at when it is imported
+    asked, command = socket.socket(fileno=int(sys.argv[1])), sys.argv[2]
+    sys.argv = ["federation", command]  # what federation.cli looks at when it is imported
     before = dict(os.environ)
-    preload()
+    preload(command)
     changed = {key: value for key, value in os.environ.items() if before.get(key) != value}
     todo = _Forking(asked, changed).run()
     if todo is not None:
