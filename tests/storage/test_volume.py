@@ -24,6 +24,7 @@ from federation.storage.catalogue import blobs as catalogue
 from federation.storage.quarantine import QuarantineOutcome
 from federation.storage.storage import Storage
 from federation.storage.upkeep.discarding import Discarder
+from federation.storage.upkeep.sweep import Sweeper
 from federation.storage.volume import MARKER
 from tests.storage.conftest import MIB, opened, put, read, short, until
 
@@ -231,6 +232,22 @@ async def test_a_volume_that_comes_back_during_the_second_look_proves_no_blob_go
         volume.confirm(Gone("is gone"), look)
     hidden.rename(marker)
     assert await storage.find_missing([digest]) == set()
+
+
+async def test_a_sweep_of_folders_that_are_away_says_so_as_an_error_of_the_disk(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage()
+    directory, sweeper = storage.core.directory, Sweeper(storage.core)
+    await put(storage, os.urandom(SIZE))
+    directory.incoming.rename(directory.incoming.with_name("elsewhere"))
+    with pytest.raises(SourceUnavailable, match="while listing unfinished uploads"):
+        await sweeper.incoming()
+    (directory.blobs / "00").rename(directory.blobs / "elsewhere")
+    with pytest.raises(SourceUnavailable, match="while listing blobs"):
+        await sweeper.folder(0)
+    directory.incoming.with_name("elsewhere").rename(directory.incoming)
+    (directory.blobs / "elsewhere").rename(directory.blobs / "00")
 
 
 async def test_a_file_is_not_removed_where_the_volume_changed_since_it_was_found_unclaimed(

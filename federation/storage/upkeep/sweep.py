@@ -14,7 +14,7 @@ import structlog
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.context import StorageContext
-from federation.storage.directory import parse_blob_name
+from federation.storage.directory import disk_errors_named, parse_blob_name
 from federation.storage.processes import live_runs
 from federation.storage.publishing import discard
 from federation.storage.upkeep.discarding import Discarder, Stray
@@ -31,7 +31,11 @@ class Sweeper:
         self._discarder = Discarder(core)
 
     async def incoming(self) -> int:
-        """Remove the unfinished uploads of dead processes; return how many."""
+        """Remove the unfinished uploads of dead processes; return how many.
+
+        Raises SourceUnavailable or TooBusy: the folder cannot be read, such as while its volume is
+        away.
+        """
         removed = 0
         while slice_ := await self._core.pool.run(self._dead_uploads):
             done = await self._core.pool.run(self._remove, slice_)
@@ -64,7 +68,8 @@ class Sweeper:
         """
         alive = self._alive()
         found = []
-        with os.scandir(self._core.directory.incoming) as entries:
+        incoming = self._core.directory.incoming
+        with disk_errors_named("listing unfinished uploads"), os.scandir(incoming) as entries:
             for entry in entries:
                 if entry.name.partition("-")[0] not in alive:
                     found.append(entry)
@@ -82,7 +87,7 @@ class Sweeper:
     def _strays(self, number: int) -> list[Stray]:
         self._core.directory.volume.check_quickly()
         folder = self._core.directory.blobs / f"{number:02x}"
-        with os.scandir(folder) as entries:
+        with disk_errors_named("listing blobs"), os.scandir(folder) as entries:
             named = [(entry.path, parse_blob_name(entry.name)) for entry in entries]
         keys = [key_of(digest) for _, digest in named if digest is not None]
         rows = catalogue.look_up(self._core.pool.connection(), keys)

@@ -54,7 +54,11 @@ _FOLDERS_KEPT_MAX = 20
 _clock = SystemClock()
 _REFUSED = frozenset({grpc.StatusCode.RESOURCE_EXHAUSTED})
 _SILENT = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
-_MAY_ANSWER = {"full": _REFUSED | _SILENT, "vanish": _REFUSED | _SILENT, "hide": _REFUSED | _SILENT}
+_MAY_ANSWER = {
+    **dict.fromkeys(("full", "vanish", "hide"), _REFUSED | _SILENT),
+    # Beside a full node it may last longer than the deadline of a call.
+    "freeze": frozenset({grpc.StatusCode.DEADLINE_EXCEEDED}),
+}
 _MAY_END = {"kill", "hide"}
 
 
