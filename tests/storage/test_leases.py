@@ -148,6 +148,7 @@ async def test_p5_a_killed_process_is_remembered_until_the_pause_is_durable(
     open_storage: Opener,
 ) -> None:
     storage = await open_storage(short(quota=MIB, lease=60.0))
+    await storage.maintenance.close()  # it would look at the same moment, and lock this one out
     trace = storage.core.directory.run / "deadbeef.lock"
     submit = storage.core.writer.submit
 

@@ -132,7 +132,7 @@ DURABILITY = [
         f"{_STORAGE}/ingest.py",
         "            if self._received_bytes != self._digest.size_bytes:",
         "            if self._received_bytes > self._digest.size_bytes:",
-        ("tests/storage", "tests/contracts/store", "tests/upstream/test_pull_buffer.py"),
+        ("tests/storage/test_ingest.py",),
         "A file is named whose bytes were hashed and not all written.",
     ),
     Mutant(
