@@ -77,10 +77,13 @@ class Pull:
             return
         if self.task is None or self.task.done():
             await self.buffer.close()
-        elif self.buffer.error is None and self.buffer.received_bytes * 2 < self.digest.size_bytes:
+        elif not self.buffer.has_ended() and self._is_below_half():
             # A reader that comes now starts another pull.
             self.buffer.fail(PullBroke("pull", "stopped, because its readers left"))
             self.task.cancel()
+
+    def _is_below_half(self) -> bool:
+        return self.buffer.received_bytes * 2 < self.digest.size_bytes
 
     async def follow(
         self, reader: Range, next_bytes: NextBytes | None
@@ -125,12 +128,14 @@ class Pull:
         finally:
             if not buffer.committed and buffer.error is None:
                 buffer.fail(PullBroke("pull", "it was stopped"))  # this node is shutting down
-            if self._readers and buffer.verified and not buffer.committed:
-                await buffer.stop()  # readers get the bytes that were not stored from memory
-            else:
-                await buffer.release_memory()
-            if not self._readers:  # the last one may have left meanwhile
-                await buffer.close()
+            try:
+                if self._readers and buffer.verified and not buffer.committed:
+                    await buffer.stop()  # readers get the bytes that were not stored from memory
+                else:
+                    await buffer.release_memory()
+            finally:
+                if not self._readers:  # the last one may have left meanwhile
+                    await buffer.close()
 
     async def _pull(self) -> None:
         while True:

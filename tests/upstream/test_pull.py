@@ -22,6 +22,7 @@ from federation.upstream.pull_buffer import WITHHELD_BYTES
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
 from tests.storage.conftest import opened, short
+from tests.storage.trouble import received_files
 from tests.upstream.fakes import Script, until, upstream
 
 SIZE = 3_000_000
@@ -182,6 +183,32 @@ async def test_u02_what_came_of_a_pull_that_failed_is_removed_when_its_readers_l
             await until(lambda: not list(incoming.iterdir()))
             assert storage.core.space.reserved_bytes == 0
             assert budget.used_bytes == 0
+
+
+async def test_a_reader_that_leaves_as_the_blob_comes_another_way_leaves_nothing_open(
+    tmp_path: Path,
+) -> None:
+    """A pull that is being ended is not ended a second time, in the middle of its clean-up."""
+    up, there = upstream("a", Script(gate=asyncio.Event(), gate_from=SIZE // 4))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, storage, shared):
+        reading = asyncio.ensure_future(read(store))
+        await until(lambda: bool(shared.pulls._pulls))
+        (pull,) = shared.pulls._pulls.values()
+        await until(lambda: pull.buffer.is_readable)  # the file is open for readers
+        release, go_on = pull.buffer.release_memory, asyncio.Event()
+
+        async def release_later() -> None:
+            await go_on.wait()
+            await release()
+
+        pull.buffer.release_memory = release_later  # type: ignore[method-assign]
+        pull.buffer.was_read = False  # what it was given need not be compared
+        await pull.came_here()
+        reading.cancel()
+        await asyncio.wait([reading])
+        go_on.set()
+        await until(lambda: not received_files(storage))
 
 
 async def test_u01_wrong_bytes_are_dropped_and_the_next_one_is_read_from_zero(
