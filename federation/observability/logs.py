@@ -111,14 +111,13 @@ def harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Map
 
 
 def _harmless(value: Any, nesting: int) -> Any:
-    kind = type(value)
-    if kind is int or kind is float or value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping) and nesting:
         items = list(value.items())[:_ITEMS_MAX]
         return {clip(str(k)): _harmless(v, nesting - 1) for k, v in items}
     # By exact type: a Digest is a tuple, too, but has a better text of its own.
-    if kind in (list, tuple) and nesting:
+    if type(value) in (list, tuple) and nesting:
         return [_harmless(item, nesting - 1) for item in value[:_ITEMS_MAX]]
     return clip(str(value))
 

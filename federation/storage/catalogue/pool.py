@@ -6,8 +6,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
 from typing import TypeVar
 
 import apsw
@@ -45,30 +43,3 @@ class Pool:
         self._executor.shutdown(wait=True)
         for connection in self._connections:
             connection.close()
-
-
-def _run(
-    loop: asyncio.AbstractEventLoop,
-    future: asyncio.Future[_T],
-    work: Callable[..., _T],
-    args: tuple[object, ...],
-) -> None:
-    if future.cancelled():
-        return
-    settle: Callable[[], None]
-    try:
-        settle = partial(_set_result, future, work(*args))
-    except BaseException as error:  # noqa: BLE001 - the caller gets it
-        settle = partial(_set_exception, future, error)
-    with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(settle)
-
-
-def _set_result(future: asyncio.Future[_T], result: _T) -> None:
-    if not future.done():  # its caller was cancelled
-        future.set_result(result)
-
-
-def _set_exception(future: asyncio.Future[_T], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
