@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -43,6 +44,12 @@ async def open_storage(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[
             return await stack.enter_async_context(opened(tmp_path / "data", settings or short()))
 
         yield open_one
+
+
+def fresh(size_bytes: int) -> tuple[Digest, bytes]:
+    """A blob that nobody has."""
+    data = os.urandom(size_bytes)
+    return digest_of(data), data
 
 
 async def put(storage: Storage, data: bytes) -> Digest:

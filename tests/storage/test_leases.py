@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage.processes import live_runs
 from federation.storage.storage import Storage
-from tests.storage.conftest import MIB, opened, put, read, short, until
+from tests.storage.conftest import MIB, fresh, opened, put, read, short, until
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +27,7 @@ async def test_the_least_recently_used_go_and_the_used_stay(open_storage: Opener
     used = old[0]
 
     async def evicted() -> bool:
-        await storage.write_small([_fresh(200_000)])
+        await storage.write_small([fresh(200_000)])
         assert await read(storage, used)
         return _evicted(storage) >= 19  # nothing but the used one is older than the fresh ones
 
@@ -50,11 +49,6 @@ def _withheld(storage: Storage) -> float:
     return value
 
 
-def _fresh(size: int) -> tuple[Digest, bytes]:
-    data = os.urandom(size)
-    return digest_of(data), data
-
-
 async def test_p5_what_find_missing_promised_is_readable_within_the_lease(
     open_storage: Opener,
 ) -> None:
@@ -65,7 +59,7 @@ async def test_p5_what_find_missing_promised_is_readable_within_the_lease(
         present = set(wanted) - await storage.find_missing(wanted)
         until_s = loop.time() + 1.8
         while loop.time() < until_s:
-            await storage.write_small([_fresh(60_000)])
+            await storage.write_small([fresh(60_000)])
             for digest in present:
                 assert len(await read(storage, digest)) == 40_000
     assert present
@@ -74,7 +68,7 @@ async def test_p5_what_find_missing_promised_is_readable_within_the_lease(
 async def test_a_full_store_of_leased_blobs_refuses_writes_and_names(open_storage: Opener) -> None:
     storage = await open_storage(short(quota=MIB, lease=60.0))
     held = [await put(storage, os.urandom(180_000)) for _ in range(5)]
-    (refused,) = await storage.write_small([_fresh(200_000)])
+    (refused,) = await storage.write_small([fresh(200_000)])
     assert isinstance(refused, StorageFull)
     assert await storage.find_missing(held) == set()
     key = EntryKey(EntryKind.ASSET_BLOB, "", b"k" * 32)
@@ -95,7 +89,7 @@ async def test_two_processes_see_each_other_s_writes_and_agree_after_eviction(
     epoch = second.presence_epoch()
 
     async def gone() -> bool:
-        await second.write_small([_fresh(200_000)])
+        await second.write_small([fresh(200_000)])
         return second.presence_epoch() != epoch
 
     await until(gone, 20)
@@ -114,7 +108,7 @@ async def test_a_lease_given_by_one_process_is_kept_by_the_other(open_storage: O
         missing = await other.find_missing([digest])
         # None is given while one waits for half its time to be written, on a busy machine.
         assert len(missing) == _withheld(other) - withheld
-        await evicting.write_small([_fresh(100_000)])
+        await evicting.write_small([fresh(100_000)])
         assert len(await read(other, digest)) == 100_000
         await asyncio.sleep(0.02)
     assert _evicted(evicting) > 0
@@ -183,7 +177,7 @@ async def test_entries_are_evicted_with_the_rest_and_count_as_bytes(open_storage
         await storage.put([Entry(key, os.urandom(100_000), "label")])
 
     async def trimmed() -> bool:
-        await storage.write_small([_fresh(10_000)])
+        await storage.write_small([fresh(10_000)])
         return _evicted(storage) >= 1
 
     await until(trimmed)

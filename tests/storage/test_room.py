@@ -11,7 +11,7 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
 from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage.storage import Storage
-from tests.storage.conftest import MIB, put, short, until
+from tests.storage.conftest import MIB, fresh, put, short, until
 
 Opener = Callable[..., Awaitable[Storage]]
 
@@ -88,11 +88,11 @@ async def test_s24_what_another_process_has_just_stored_counts_before_it_is_meas
     space = second.core.space
     before = space.stored_bytes
     for _ in range(20):
-        await first.write_small([named_data(200_000)])
+        await first.write_small([fresh(200_000)])
     space.stored_bytes = before  # as measured a second ago
     assert space.quota_bytes - before > 4 * MIB
     if how == "streamed":
-        digest, data = named_data(1_500_000)
+        digest, data = fresh(1_500_000)
         ingest = second.begin(digest)
         await ingest.append(data)
         with pytest.raises(StorageFull):
@@ -103,14 +103,9 @@ async def test_s24_what_another_process_has_just_stored_counts_before_it_is_meas
             await second.put([Entry(key, os.urandom(1_500_000), "uri")])
     else:
         size_bytes = 1000 if how == "inline" else 100_000
-        batch = [named_data(size_bytes) for _ in range(1_500_000 // size_bytes)]
+        batch = [fresh(size_bytes) for _ in range(1_500_000 // size_bytes)]
         refused = await second.write_small(batch)
         assert any(isinstance(each, StorageFull) for each in refused)
-
-
-def named_data(size_bytes: int) -> tuple[Digest, bytes]:
-    data = os.urandom(size_bytes)
-    return digest_of(data), data
 
 
 async def test_a_measurement_begun_before_an_upload_does_not_undo_it(open_storage: Opener) -> None:
