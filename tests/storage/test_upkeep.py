@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from federation.config.storage import ScrubConfig
 from federation.core.errors import StorageFull
 from federation.core.tasks import Background
+from federation.storage.shared_memory import FileLock
 from federation.storage.storage import Storage
 from federation.storage.upkeep import scrub
 from federation.storage.upkeep.scrub import Scrubber
@@ -43,6 +46,37 @@ async def test_maintenance_that_fails_unexpectedly_lets_go_of_the_lock_and_goes_
             patch.setattr(first.maintenance, "_serve_request", garbage)
             await until(second_holds, 30)
     await until(first_holds, 30)
+
+
+class LateLock(FileLock):
+    """A lock that is taken only when a test says so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.is_asked, self.may_go_on = threading.Event(), threading.Event()
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        self.is_asked.set()
+        assert self.may_go_on.wait(60)
+        return super().acquire(wait=wait)
+
+
+async def test_a_lock_that_is_taken_while_the_node_closes_is_released(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", short()) as storage:
+
+        async def holds() -> bool:
+            return storage.maintenance.is_holder
+
+        await until(holds)
+        path = storage.core.directory.maintenance_lock
+        late = LateLock(path)
+        storage.maintenance._lock.release()
+        storage.maintenance._lock = late
+        await asyncio.to_thread(late.is_asked.wait, 60)
+        await storage.maintenance.close()
+        late.may_go_on.set()
+    assert not late.held
+    assert FileLock(path).acquire()
 
 
 async def test_a_collect_request_that_is_garbage_does_not_stop_maintenance(
