@@ -8,7 +8,7 @@ from contextlib import aclosing, nullcontext
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.digest import Digest
-from federation.core.errors import BlobNotFound, InvalidRequest, OffsetOutside, Stalled
+from federation.core.errors import BlobNotFound, InvalidRequest, OffsetOutside, Stalled, StorageFull
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import Chunks, LocalStore, Store
 from federation.observability.metrics import Metrics
@@ -31,7 +31,7 @@ from federation.wire.bytestream_codec import (
     encode_write_response,
 )
 from federation.wire.resource_name import ReadName, UploadName, parse_read, parse_upload
-from federation.wire.upload import StreamProgress
+from federation.wire.upload import StreamProgress, Upload
 from federation.wire.zstd import Encoder
 
 
@@ -102,6 +102,7 @@ def _check(asked: ReadRequest, name: ReadName) -> int | None:
 # Clients half-close right behind finish_write. Waiting that long for it catches those that send
 # more data instead, and costs the few that wait for the answer first next to nothing.
 _TAIL_S = 0.05
+_AT_ONCE_BYTES = 32 * 1024  # an upload of one message up to this size costs two thirds as much
 _ALREADY_HELD_ZSTD = -1  # REAPI: committed_size of a compressed upload that was not needed
 
 
@@ -136,6 +137,11 @@ class WriteCalls:
         if await self._is_here(name.digest, call):
             await self._uploads.drop_parked(name)
             return _early_answer(name)
+        if _is_whole(first, name) and not self._uploads.is_open(name):
+            try:
+                return await self._store_at_once(name, first, messages, call)
+            except StorageFull:
+                pass  # below, uploads that wait to be resumed are dropped to make room
         async with self._uploads.claim(name, requests) as upload:
             # The stream that it was taken over from may have completed it.
             if upload.taken_over and await self._is_here(name.digest, call):
@@ -150,6 +156,27 @@ class WriteCalls:
             await receiver.finish()
             call.accepted(name.instance, digest=name.digest)
             return encode_write_response(upload.rules.received_bytes)
+
+    async def _store_at_once(
+        self, name: UploadName, first: WriteRequest, messages: _Messages, call: Call
+    ) -> bytes:
+        """Store a small blob that came whole in the first message: nothing of it can be resumed.
+
+        Raises InvalidRequest, and what Store.write_small refuses blobs with.
+        """
+        rules = Upload(name.digest.size_bytes)
+        rules.begin_stream(first.resource_name, first.write_offset)
+        _take(rules, first)
+        blobs = [(name.digest, first.data)]
+        (refusal,) = await self._store.write_small(blobs, provenance=call.provenance)
+        if refusal is not None:
+            raise refusal
+        self._bytes_in.inc(len(first.data))
+        # Only now: asking for the next message ends the count of this one as held in memory.
+        if (extra := await messages.tail()) is not None:
+            _take(rules, extra)
+        call.accepted(name.instance, digest=name.digest)
+        return encode_write_response(rules.received_bytes)
 
     async def query(self, request: bytes, call: Call) -> bytes:
         """Return how far an upload has come; an unknown one is at 0."""
@@ -184,15 +211,26 @@ class WriteCalls:
 
     def _check(self, upload: OpenUpload, message: WriteRequest) -> None:
         try:
-            upload.rules.receive(
-                message.resource_name,
-                message.write_offset,
-                len(message.data),
-                message.finish_write,
-            )
+            _take(upload.rules, message)
         except InvalidRequest:
             upload.resumable = False
             raise
+
+
+def _is_whole(first: WriteRequest, name: UploadName) -> bool:
+    """Whether a stream's first message carries all of a small blob."""
+    return (
+        first.finish_write
+        and not name.compressed
+        and first.write_offset == 0
+        and 0 < len(first.data) == name.digest.size_bytes <= _AT_ONCE_BYTES
+    )
+
+
+def _take(rules: Upload, message: WriteRequest) -> None:
+    rules.receive(
+        message.resource_name, message.write_offset, len(message.data), message.finish_write
+    )
 
 
 class _Messages:

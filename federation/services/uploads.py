@@ -111,6 +111,10 @@ class Uploads:
     def __repr__(self) -> str:
         return f"<Uploads {len(self._by_name)} open, {len(self._parked)} of them parked>"
 
+    def is_open(self, name: UploadName) -> bool:
+        """Whether a stream feeds this upload, or it waits for one."""
+        return name in self._by_name
+
     def resumable_bytes(self, name: UploadName) -> int:
         """Return the offset at which a stream may resume; 0 for an unknown upload."""
         upload = self._by_name.get(name)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import grpc
@@ -526,6 +526,13 @@ class CountingStore(MemoryStore):
         self.open_ingests += 1
         return CountingIngest(self, digest)
 
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT
+    ) -> list[FederationError | None]:
+        if self.full_once:
+            return [StorageFull("the quota is used up")]
+        return await super().write_small(blobs, provenance=provenance)
+
 
 class CountingIngest(MemoryIngest):
     def __init__(self, store: CountingStore, digest: Digest) -> None:
@@ -624,6 +631,57 @@ async def test_w44_a_client_that_leaves_during_the_commit_gets_all_or_nothing(
     await nothing_is_left(client)
     await eventually(lambda: store.open_ingests == 0)
     assert store.blobs in ({}, {D: BLOB})
+
+
+SMALL = BLOB[:1000]
+SMALL_NAME = upload_name(digest_of(SMALL), "u1")
+
+
+async def test_a_small_blob_in_one_message_needs_no_ingest(connect: Connect) -> None:
+    store = CountingStore()
+    client = await connect(other=store)
+    assert await client.write(*messages(SMALL_NAME, SMALL)) == len(SMALL)
+    assert store.blobs == {digest_of(SMALL): SMALL}
+    assert store.appends == 0
+    assert client.served.counted("federation_blob_bytes_total", direction="in") == len(SMALL)
+    await nothing_is_left(client)
+
+
+async def test_w05_other_bytes_in_one_small_message_are_refused(
+    client: Client, store: MemoryStore
+) -> None:
+    for data in (b"x" + SMALL[1:], SMALL + b"x", SMALL[:-1]):
+        assert await status_of(client.write(*messages(SMALL_NAME, data))) == IA
+    assert store.blobs == {}
+    await nothing_is_left(client)
+
+
+async def test_w10_data_after_a_whole_small_blob_is_refused(client: Client) -> None:
+    sent = [*messages(SMALL_NAME, SMALL), bs.WriteRequest(write_offset=len(SMALL), data=b"x")]
+    assert await status_of(client.write(*sent)) == IA
+    await nothing_is_left(client)
+
+
+async def test_w11_a_whole_small_blob_drops_what_was_parked(connect: Connect) -> None:
+    store = CountingStore()
+    client = await connect(other=store)
+    part = bs.WriteRequest(resource_name=SMALL_NAME, data=SMALL[:10])
+    assert await status_of(client.write(part)) == IA
+    assert await client.query(SMALL_NAME) == (10, False)
+    assert await client.write(*messages(SMALL_NAME, SMALL)) == len(SMALL)
+    await nothing_is_left(client)
+    await eventually(lambda: store.open_ingests == 0)
+
+
+async def test_s25_parked_uploads_make_room_for_a_small_blob(connect: Connect) -> None:
+    store = CountingStore()
+    client = await connect(other=store)
+    part = bs.WriteRequest(resource_name=NAME, data=BLOB[:1000])
+    assert await status_of(client.write(part)) == IA
+    store.full_once = True
+    assert await client.write(*messages(SMALL_NAME, SMALL)) == len(SMALL)
+    assert store.blobs == {digest_of(SMALL): SMALL}
+    await nothing_is_left(client)
 
 
 async def test_close_drops_what_is_parked(connect: Connect) -> None:
