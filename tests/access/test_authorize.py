@@ -214,6 +214,6 @@ def test_a_serving_node_lets_in_who_was_authorized(tmp_path: Path) -> None:
         with connect(node, server.certificate, two) as client:
             assert outcome(client.capabilities).name == "UNAVAILABLE"
         assert authorize(two.certificate).exit_code == 0
-        wait_until(lambda: "tls_files_taken" in node.log, "the new list", timeout_s=5)
+        wait_until(lambda: "tls_files_taken" in node.log, "the new list")
         with connect(node, server.certificate, two) as client:
             assert outcome(client.capabilities).name == "OK"

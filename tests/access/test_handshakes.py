@@ -64,7 +64,7 @@ def test_each_refusal_is_told_to_the_operator(site: Site) -> None:
     stranger = self_signed(site.folder, "stranger")
 
     def told(what: str) -> None:
-        wait_until(lambda: any(what in each for each in reasons(site.node)), what, timeout_s=10)
+        wait_until(lambda: any(what in each for each in reasons(site.node)), what)
 
     with page.connect(site.node, site.trusted) as nobody:
         assert outcome(nobody.capabilities) is UNAVAILABLE

@@ -227,7 +227,7 @@ def test_a09_a_changed_list_counts_from_the_next_call_on(site: Site) -> None:
     with site.node("127.0.0.1") as node:
         assert site.ask(node, site.alice) is OK
         site.authorize(site.bob)
-        wait_until(lambda: site.ask(node, site.bob) is OK, "the new list", timeout_s=5)
+        wait_until(lambda: site.ask(node, site.bob) is OK, "the new list")
         assert site.ask(node, site.alice) is DENIED
 
 
@@ -261,7 +261,7 @@ def test_a_secret_that_is_replaced_counts_from_the_next_call_on(site: Site) -> N
         fresh = site.folder / "fresh"
         fresh.write_bytes(OTHER_SECRET + b"\n")
         fresh.replace(secret)
-        wait_until(lambda: ask(OTHER_SECRET) is OK, "the new secret", timeout_s=10)
+        wait_until(lambda: ask(OTHER_SECRET) is OK, "the new secret")
         assert ask(SECRET) is UNAUTHENTICATED
         assert SECRET.decode() not in node.log
 

@@ -85,7 +85,6 @@ def test_a09_who_is_taken_off_the_list_is_refused_on_the_open_connection(
         wait_until(
             lambda: outcome(lambda: alice.write(b"alice, later")) is DENIED,
             "a refusal",
-            timeout_s=5,
         )
         assert outcome(alice.capabilities) is DENIED
         assert bob.find_missing([digest_of(b"alice, while listed")]) == set()
@@ -97,7 +96,7 @@ def test_a_newcomer_is_let_in_without_a_restart(site: Site) -> None:
     with page.connect(site.node, site.trusted, carol) as client:
         assert outcome(client.capabilities) is grpc.StatusCode.UNAVAILABLE
     page.append(carol.certificate, site.list)
-    wait_until(lambda: "tls_files_taken" in site.node.log, "the new list", timeout_s=5)
+    wait_until(lambda: "tls_files_taken" in site.node.log, "the new list")
     with page.connect(site.node, site.trusted, carol) as client:
         client.write(b"carol")
 
@@ -105,12 +104,12 @@ def test_a_newcomer_is_let_in_without_a_restart(site: Site) -> None:
 def test_a07_a11_bad_files_change_nothing_and_the_log_says_which(site: Site) -> None:
     good = site.list.read_bytes()
     site.list.write_bytes(good[:-40])
-    wait_until(lambda: "block 2" in site.node.log, "a complaint about the list", timeout_s=5)
+    wait_until(lambda: "block 2" in site.node.log, "a complaint about the list")
     assert str(site.list) in site.node.log
     stranger = self_signed(site.folder, "stranger")
     site.server.key.write_bytes(stranger.key.read_bytes())
     site.list.write_bytes(good)
-    wait_until(lambda: "does not belong" in site.node.log, "a complaint", timeout_s=5)
+    wait_until(lambda: "does not belong" in site.node.log, "a complaint")
     assert certificate_shown(site.node) == site.trusted.read_bytes()
     for me in (site.alice, site.bob):
         with page.connect(site.node, site.trusted, me) as client:
@@ -141,7 +140,7 @@ def test_a10_a_new_server_certificate_under_traffic_fails_no_call(site: Site) ->
         fresh = self_signed(site.folder, "fresh-server")
         fresh.key.replace(site.server.key)
         fresh.certificate.replace(site.server.certificate)
-        wait_until(lambda: "tls_files_taken" in site.node.log, "the new pair", timeout_s=5)
+        wait_until(lambda: "tls_files_taken" in site.node.log, "the new pair")
         with page.connect(site.node, site.trusted, site.alice) as client:
             client.write(b"under the new certificate")
         with page.connect(site.node, trusted_then, site.alice) as client:

@@ -89,7 +89,7 @@ def test_a09_a_resumed_session_is_worth_what_its_certificate_is_worth(
             assert (alice.call(), alice.resumed) == (OK, again)
             assert (other.call(), other.resumed) == (DENIED, again)
         site.authorize(site.bob)
-        wait_until(lambda: "tls_files_taken" in site.node.log, "the new list", timeout_s=5)
+        wait_until(lambda: "tls_files_taken" in site.node.log, "the new list")
         with pytest.raises((OSError, AssertionError)):  # no session outlives the list it was under
             alice.call()
 

@@ -76,7 +76,7 @@ def test_what_is_pushed_here_arrives_there_in_the_senders_name(tmp_path: Path, h
     with sites.receiving(how).start() as tokyo, sites.sending(how, tokyo).start() as paris:
         with Client(paris.address) as client:
             client.write(DATA)
-        wait_until(lambda: pushes(tokyo), "the blob in tokyo", timeout_s=20)
+        wait_until(lambda: pushes(tokyo), "the blob in tokyo")
         (line,) = pushes(tokyo)
         assert str(digest_of(DATA)) in (line.get("digest"), *line.get("digests", ()))
         name = "token paris (" if how == "token" else "certificate CN=paris "
@@ -93,12 +93,11 @@ def test_a03_a_peer_that_is_not_known_sends_nothing_and_both_sides_say_so(tmp_pa
     with sites.receiving("token").start() as tokyo, sites.sending("token", tokyo).start() as paris:
         with Client(paris.address) as client:
             client.write(DATA)
-        wait_until(lambda: "client_refused" in tokyo.log, "a refusal in tokyo", timeout_s=20)
+        wait_until(lambda: "client_refused" in tokyo.log, "a refusal in tokyo")
         assert "the token is unknown here" in tokyo.log
         wait_until(
             lambda: "the token is unknown here" in json.dumps(shown_by(paris, "status")),
             "the reason in paris",
-            timeout_s=20,
         )
         assert pushes(tokyo) == []
         assert sites.token.text not in paris.log + tokyo.log

@@ -34,7 +34,7 @@ def about(node: Node) -> dict[str, Any]:
 
 
 def wait_for(node: Node, *, offline: bool) -> None:
-    wait_until(lambda: about(node)["offline"] is offline, f"offline is {offline}", timeout_s=10)
+    wait_until(lambda: about(node)["offline"] is offline, f"offline is {offline}")
 
 
 @pytest.fixture

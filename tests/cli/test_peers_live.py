@@ -98,7 +98,7 @@ def test_r05_what_a_peer_refuses_is_parked_with_its_reason_and_tried_again_on_re
                 (now,) = run("parked", "--config", here.config_path)["parked"]
                 return now["tries"] > row["tries"] and not now["retry-asked"]
 
-            wait_until(tried_again, "it is tried again", timeout_s=20)
+            wait_until(tried_again, "it is tried again")
             shown = CliRunner().invoke(main, ["status", "--config", str(here.config_path)]).stdout
             assert "there: 1 objects are parked: federation parked --peer there" in shown
 
@@ -116,6 +116,6 @@ def test_a_peer_taken_out_by_a_reload_is_kept_in_mind_until_it_is_dropped(here: 
         told = CliRunner().invoke(main, ["status", "--data-dir", str(here.data_dir)])
         return note in told.stdout
 
-    wait_until(is_told, "it is left out", timeout_s=20)
+    wait_until(is_told, "it is left out")
     assert run("drop-peer", "there", "--data-dir", here.data_dir)["dropped"] == "there"
-    wait_until(lambda: peer(here) == {}, "it is forgotten", timeout_s=20)
+    wait_until(lambda: peer(here) == {}, "it is forgotten")

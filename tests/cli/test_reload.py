@@ -60,10 +60,10 @@ def test_o07_the_quota_and_the_log_level_change_at_once(node: Node) -> None:
     def quota() -> float:
         return node.metrics().value("federation_quota_bytes")
 
-    wait_until(lambda: quota() == 100 * 2**20, "the new quota", timeout_s=5)
+    wait_until(lambda: quota() == 100 * 2**20, "the new quota")
     with Client(node.address) as client:
         client.capabilities()
-    wait_until(lambda: "GetCapabilities" in node.log, "a line at debug", timeout_s=5)
+    wait_until(lambda: "GetCapabilities" in node.log, "a line at debug")
 
 
 def test_o07_an_upstream_comes_changes_and_goes_without_a_failed_call(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Crowd:
         return begun
 
 
-async def _until(condition: Any, what: str, timeout_s: float = 40) -> None:
+async def _until(condition: Any, what: str, timeout_s: float = 60) -> None:
     await asyncio.to_thread(wait_until, condition, what, timeout_s=timeout_s, every_s=0.1)
 
 

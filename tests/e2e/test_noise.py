@@ -205,7 +205,7 @@ def test_w43_what_is_no_http2_is_closed(
 ) -> None:
     with _connect(node) as raw:
         raw.sendall(hello())
-        wait_until(lambda: _closed(raw), "the connection to be closed", timeout_s=20)
+        wait_until(lambda: _closed(raw), "the connection to be closed")
     _assert_well(node, client)
 
 

@@ -27,7 +27,7 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def until(condition: Callable[[], object], what: str, timeout_s: float = 20) -> None:
+async def until(condition: Callable[[], object], what: str, timeout_s: float = 60) -> None:
     """Let others run until condition() is true; fail with `what` at the deadline."""
     try:
         async with asyncio.timeout(timeout_s):

@@ -156,7 +156,7 @@ async def test_u04_a_question_that_gets_no_answer_is_a_stall_and_not_asked_again
     fake: FakeServer,
 ) -> None:
     fake.does[FIND] = hangs
-    async with connected(fake.address, stall_s=0.3, retry_limit=3) as here, asyncio.timeout(5):
+    async with connected(fake.address, stall_s=0.3, retry_limit=3) as here, asyncio.timeout(60):
         assert (await fails_with(here)).kind is FailureKind.TIMEOUT
     assert len(fake.calls(FIND)) == 1
 

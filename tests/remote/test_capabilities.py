@@ -113,7 +113,7 @@ async def test_whoever_was_away_is_asked_by_the_calls_that_get_through(
                 return True
             return False
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             # gRPC connects when it likes: between the question that comes first and the call, too.
             while not (await gets_through() and here.remote.node_id == "b"):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
@@ -154,7 +154,7 @@ async def test_u20_a_slow_answer_is_waited_for_once_and_used_when_it_comes(
     fake.does[GET] = slow
     digest = digest_of(b"asked")
     async with connected(fake.address) as here:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await here.store.find_missing([digest]) == {digest}
         async with asyncio.timeout(1.5):  # less than the first call waited
             assert await here.store.find_missing([digest]) == {digest}

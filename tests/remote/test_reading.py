@@ -150,7 +150,7 @@ async def test_a_stream_without_end_is_not_waited_for_once_its_bytes_have_come(
     data = text(5000)
     digest = fake.holds(data)
     fake.streams = fake_server.hangs_after(10_000)
-    async with asyncio.timeout(10), here.store.open_read(digest) as chunks:
+    async with asyncio.timeout(60), here.store.open_read(digest) as chunks:
         assert await anext(chunks) == data
     assert here.calls("Read", "ok") == 1
 

@@ -83,7 +83,7 @@ class Here:
         shown = self.replication.describe()["peers"]
         return next((each for each in shown if each["name"] == name), {})
 
-    async def until(self, condition: Callable[[], Any], timeout_s: float = 20) -> None:
+    async def until(self, condition: Callable[[], Any], timeout_s: float = 60) -> None:
         """Wait until something is so; fail with what status shows."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -94,7 +94,7 @@ class Here:
                 f"not within {timeout_s} s: {self.replication.describe()}"
             ) from None
 
-    async def caught_up(self, name: str = "there", timeout_s: float = 20) -> dict[str, Any]:
+    async def caught_up(self, name: str = "there", timeout_s: float = 60) -> dict[str, Any]:
         """Wait until a peer has all that the log tells of."""
 
         def is_there() -> bool:

@@ -19,14 +19,14 @@ def test_who_is_overtaken_stops_and_stands_again() -> None:
             await pair.until(lambda: pair.lacks(first) == 0)
             await pair.until(lambda: pair.facts["state"] == "following")
             other.overtake()
-            await pair.until(lambda: not pair.worker.leads, 10)
+            await pair.until(lambda: not pair.worker.leads)
             (record,) = await other.peers()
             await other.save([record._replace(sent_objects=1000)])
             late = pair.fill(20)
-            await pair.until(lambda: pair.facts["state"] == "none", 10)
+            await pair.until(lambda: pair.facts["state"] == "none")
             assert pair.lacks(late) == 10
             other.close()
-            await pair.until(lambda: pair.worker.leads, 10)
+            await pair.until(lambda: pair.worker.leads)
             await pair.until(lambda: pair.lacks(late) == 0)
             records = pair.here.storage.records
             # It goes on from what the other one had saved.

@@ -45,7 +45,7 @@ async def test_p7_peers_that_hold_on_leave_room_to_the_others() -> None:
         assert memory.entries.used_bytes <= 1000
         assert [memory.entries.used_by(share.peer) for share in frozen] == [500, 250, 130]
         quick = memory.of_entries("quick")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             for _ in range(50):
                 async with quick.hold(10):
                     pass
@@ -56,7 +56,7 @@ async def test_p7_peers_that_hold_on_leave_room_to_the_others() -> None:
 async def test_what_is_larger_than_all_is_let_through_alone() -> None:
     memory = SendMemory(1000)
     held, share = memory.entries, memory.of_entries("peer")
-    async with asyncio.timeout(5), share.hold(5000):
+    async with asyncio.timeout(60), share.hold(5000):
         waiting = asyncio.ensure_future(holder(share, 1, asyncio.Event()))
         await passes()
         assert (held.used_by("peer"), held.waiting) == (5000, 1)

@@ -138,7 +138,7 @@ def call(channel: grpc.aio.Channel, method: str = "Now") -> grpc.aio.UnaryUnaryC
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 

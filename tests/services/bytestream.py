@@ -84,7 +84,7 @@ def messages(name: str, data: bytes, *, step: int = 0, start: int = 0) -> list[b
     return cuts
 
 
-async def eventually(holds: Callable[[], bool], within_s: float = 10.0) -> None:
+async def eventually(holds: Callable[[], bool], within_s: float = 60) -> None:
     """Wait until something that happens in the background has happened."""
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - nothing to be notified by

@@ -69,7 +69,7 @@ class Site:
 
 
 @asynccontextmanager
-async def site(how: How, within_s: float = 30.0, role: Role = Role.PUSH) -> AsyncIterator[Site]:
+async def site(how: How, within_s: float = 60.0, role: Role = Role.PUSH) -> AsyncIterator[Site]:
     storage, metrics = MemoryStorage("there"), Metrics()
     known = Known(storage)
     wait = Acknowledge(known, how, lambda: PEERS, within_s, metrics, ManualClock())

@@ -463,7 +463,7 @@ async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve: Serve) ->
     await cache.update(result)
     request = reapi.GetActionResultRequest(action_digest=ACTION)
     call = cache.get_raw(request.SerializeToString())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await store.asked.wait()
         assert repr(closures) == "<ClosureChecker 0 verdicts, 1 walks>"
         call.cancel()

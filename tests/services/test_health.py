@@ -101,7 +101,7 @@ async def test_o02_a_watcher_that_reads_nothing_does_not_hold_up_a_change(served
     control, channel = served
     watching = [watch(channel) for _ in range(50)]
     await asyncio.gather(*(each.initial_metadata() for each in watching))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for n in range(1000):
             await control.set(bool(n % 2))
     assert (await check(channel)).status == SERVING

@@ -63,7 +63,7 @@ async def read(storage: Storage, digest: Digest) -> bytes:
         return b"".join([chunk async for chunk in chunks])
 
 
-async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], within_s: float = 60) -> None:
     """Poll until the condition holds; fail after a deadline."""
     async with asyncio.timeout(within_s):
         while not await condition():  # noqa: ASYNC110 - the other side has no event to give

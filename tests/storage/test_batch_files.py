@@ -81,7 +81,7 @@ async def test_a_caller_that_leaves_does_not_stop_it_halfway(open_storage: Open)
     sent = blobs(20)
     writing = asyncio.ensure_future(storage.write_small(sent))
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         # At each turn of the loop: the room is reserved for as long as twenty files take, which
         # may be less than the time between two looks of a poll.
         while storage.core.space.reserved_bytes == 0:  # noqa: ASYNC110

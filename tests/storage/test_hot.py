@@ -161,7 +161,7 @@ async def test_p5_what_is_only_read_from_memory_stays_leased(
             assert await read(storage, used) == b"used" * 50
         return await evicted(storage, 15)
 
-    await until(gone, 20)
+    await until(gone)
     assert storage.core.now_ms() - since_ms > storage.core.timing.cutoff_age_ms
     assert await storage.find_missing([used, unused]) == {unused}
 
@@ -181,7 +181,7 @@ async def test_what_another_process_evicts_is_forgotten_here(open_storage: Opene
     digest = await put(here, b"small" * 50)
     assert await read_twice(there, digest) == [b"small" * 50]
     assert held(there.core.read_cache, digest) == [True]
-    await until(lambda: evicted(here, 15), 20)
+    await until(lambda: evicted(here, 15))
     assert await here.find_missing([digest]) == {digest}
     assert await there.read_small([digest]) == [None]
 

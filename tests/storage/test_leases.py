@@ -31,7 +31,7 @@ async def test_the_least_recently_used_go_and_the_used_stay(open_storage: Opener
         assert await read(storage, used)
         return _evicted(storage) >= 19  # nothing but the used one is older than the fresh ones
 
-    await until(evicted, 20)
+    await until(evicted)
     assert await storage.find_missing([*old, *small]) == {*old[1:], *small}
     assert storage.core.space.stored_bytes <= 2 * MIB
 
@@ -92,7 +92,7 @@ async def test_two_processes_see_each_other_s_writes_and_agree_after_eviction(
         await second.write_small([fresh(200_000)])
         return second.presence_epoch() != epoch
 
-    await until(gone, 20)
+    await until(gone)
     assert first.presence_epoch() == second.presence_epoch()
     holders = [storage.maintenance.is_holder for storage in (first, second)]
     assert holders.count(True) == 1

@@ -98,7 +98,7 @@ async def test_s27_a_quota_ten_times_lower_is_reached_and_leased_blobs_stay(
             assert len(missing) == _withheld(storage) - withheld
             return storage.core.space.stored_bytes <= 4 * MIB
 
-        await until(fits, 20)
+        await until(fits)
         assert [len(await read(storage, digest)) for digest in kept] == [100_000] * 5
 
 

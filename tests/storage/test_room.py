@@ -68,7 +68,7 @@ async def test_room_is_made_while_an_upload_comes(open_storage: Opener) -> None:
         finally:
             await ingest.abort()
 
-    await until(stored, 20)
+    await until(stored)
 
 
 async def test_what_is_left_of_refused_uploads_is_given_back(open_storage: Opener) -> None:

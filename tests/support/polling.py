@@ -17,7 +17,7 @@ def pass_time(seconds: float) -> None:
 
 
 def wait_until(
-    condition: Callable[[], object], what: str, *, timeout_s: float = 20, every_s: float = 0.02
+    condition: Callable[[], object], what: str, *, timeout_s: float = 60, every_s: float = 0.02
 ) -> Any:
     """Poll until condition() is true and return its value; fail with `what` at the deadline."""
     deadline_s = _clock.monotonic_s() + timeout_s

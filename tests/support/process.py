@@ -262,7 +262,7 @@ class Node:
         self._process = None
         self.facts = {}
         # A tracer ends by itself once it has seen the end of the node; a worker must too.
-        wait_until(lambda: not _session(session), f"processes left of {session}", timeout_s=10)
+        wait_until(lambda: not _session(session), f"processes left of {session}")
 
     def __enter__(self) -> Node:
         return self

@@ -133,7 +133,7 @@ def upstream(
     return made, store
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = 60) -> None:
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - the other side has no event to give
             await asyncio.sleep(0.005)

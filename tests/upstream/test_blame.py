@@ -165,7 +165,7 @@ async def test_readers_follow_the_last_one_that_is_left_as_its_bytes_come(tmp_pa
         del bad.blobs[BLOB]
         one.note_absent([BLOB])
         good.script.stall_at = HALF
-        async with asyncio.timeout(10), store.open_read(BLOB) as chunks:
+        async with asyncio.timeout(60), store.open_read(BLOB) as chunks:
             assert (await anext(chunks))[:1] == DATA[:1]
 
 

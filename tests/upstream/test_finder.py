@@ -217,7 +217,7 @@ async def test_u04_one_that_is_silent_is_overtaken(tmp_path: Path) -> None:
     first, second = there(order, "1", hedge_delay_s=0.02), there(order, "2")
     first.index.gate = asyncio.Event()
     second.names(URI, OLD)
-    async with finder_over(tmp_path, first, second) as here, asyncio.timeout(10):
+    async with finder_over(tmp_path, first, second) as here, asyncio.timeout(60):
         assert await here.fetch(URI) == digest_of(OLD)
     assert first.upstream.breaker.failures == 1
 

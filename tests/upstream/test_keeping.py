@@ -63,7 +63,7 @@ async def test_readers_do_not_wait_until_a_blob_is_durable_and_later_ones_join(
     up, there = upstream("a")
     there.blobs[BLOB] = DATA
     gate = asyncio.Event()
-    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(60):
         hold_commits(storage, gate)
         assert await read(store) == DATA
         assert await read(store, offset=1000, limit=2000) == DATA[1000:3000]
@@ -90,7 +90,7 @@ async def test_u25_a_verified_blob_that_cannot_be_kept_is_read_to_its_end(tmp_pa
 
         ingest.commit = refuse  # type: ignore[method-assign]
 
-    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(60):
         change_ingests(storage, change)
         async with store.open_read(BLOB) as chunks:
             got = await anext(chunks)
@@ -125,7 +125,7 @@ async def test_trouble_of_this_nodes_disk_is_no_failure_of_an_upstream_and_no_mi
 
         ingest.append = fail  # type: ignore[method-assign]
 
-    async with node(tmp_path, first, second) as (store, storage, _), asyncio.timeout(20):
+    async with node(tmp_path, first, second) as (store, storage, _), asyncio.timeout(60):
         change_ingests(storage, change)
         with pytest.raises(SourceUnavailable, match="EIO"):
             await read(store)
@@ -143,7 +143,7 @@ async def test_small_blobs_are_answered_before_they_are_durable_and_asked_for_on
     budget = MemoryBudget(1000)
     async with node(tmp_path, up, memory=budget) as (store, storage, shared):
         hold_batches(storage, gate)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await read(store, SMALL) == b"small"
             assert await storage.find_missing([SMALL]) == {SMALL}
             assert await store.read_small([SMALL]) == [b"small"]
@@ -181,7 +181,7 @@ async def test_what_is_pulled_in_quick_succession_becomes_durable_in_one_step(
     there.blobs.update(blobs)
     steps: list[int] = []
     gate = asyncio.Event()
-    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(60):
         write = storage.write_small
 
         async def counted(
@@ -233,7 +233,7 @@ async def test_a_disk_that_fails_after_all_is_verified_fails_no_reader(tmp_path:
                 await failed.wait()
         return got
 
-    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(20):
+    async with node(tmp_path, up) as (store, storage, _), asyncio.timeout(60):
         change_ingests(storage, change)
         assert list(await asyncio.gather(read(store), read_late(store))) == [DATA, DATA]
         assert await storage.find_missing([BLOB]) == {BLOB}

@@ -93,7 +93,7 @@ async def test_u04_a_silent_upstream_is_overtaken_by_the_next_and_left_alone(
     silent, unheard = upstream("a", Script(hang_on_open=True), hedge_delay_s=0.02)
     good, there = upstream("b")
     there.blobs.update(BLOBS)
-    async with node(tmp_path, silent, good) as (store, _, _), asyncio.timeout(10):
+    async with node(tmp_path, silent, good) as (store, _, _), asyncio.timeout(60):
         for digest in ASKED[:8]:
             assert await store.read_small([digest]) == [BLOBS[digest]]
     assert unheard.small_reads == silent.breaker.failures == 5
@@ -114,7 +114,7 @@ async def test_a_slow_upstream_is_waited_for_where_the_others_lack_the_blob(
         return await answer(digests)
 
     theirs.read_small = later  # type: ignore[method-assign]
-    async with node(tmp_path, slow, other) as (store, _, _), asyncio.timeout(10):
+    async with node(tmp_path, slow, other) as (store, _, _), asyncio.timeout(60):
         task = asyncio.ensure_future(store.read_small(ASKED[:1]))
         await until(lambda: not other.may_have(ASKED[0]))
         gate.set()

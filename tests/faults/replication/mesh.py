@@ -98,7 +98,7 @@ class Mesh:
                 if kind is None:
                     assert "Traceback" not in node.log, node.log_tail
 
-    def start(self, *names: str, within_s: float = 30) -> None:
+    def start(self, *names: str, within_s: float = 60) -> None:
         """Start these nodes, or all; the links to them lead to where they are now."""
         for name in names or self.nodes:
             self.nodes[name].launch()
@@ -142,7 +142,7 @@ class Mesh:
         ]
 
     def wait_until_equal(
-        self, names: Iterable[str] | None = None, within_s: float = 30, blobs: int = 0
+        self, names: Iterable[str] | None = None, within_s: float = 60, blobs: int = 0
     ) -> None:
         """Wait until these nodes (or all) hold the same, and each at least so many blobs."""
         names = list(names or self.nodes)
@@ -162,7 +162,7 @@ class Mesh:
             shown = "\n".join(told[:20])
             raise AssertionError(f"{error}: {len(told)} differences\n{shown}\n{logs}") from None
 
-    def wait_until_idle(self, within_s: float = 30) -> None:
+    def wait_until_idle(self, within_s: float = 60) -> None:
         """Wait until every running node says that its peers have all it has to send."""
         told: list[str] = []
 

@@ -35,7 +35,7 @@ def sending(folder: Path, stub: Stub, **settings: Any) -> Iterator[Node]:
         yield node
 
 
-def caught_up(node: Node, timeout_s: float = 20) -> dict[str, Any]:
+def caught_up(node: Node, timeout_s: float = 60) -> dict[str, Any]:
     """Wait until the stub has all, as the node sees it."""
     try:
         wait_until(lambda: is_idle(only_peer(node)), "it has everything", timeout_s=timeout_s)

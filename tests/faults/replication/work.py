@@ -52,7 +52,7 @@ def uri_of(label: object, number: int) -> str:
     return f"urn:example:{label}:{number}"
 
 
-def settle(mesh: Mesh, within_s: float = 30) -> None:
+def settle(mesh: Mesh, within_s: float = 60) -> None:
     """Wait until all nodes hold the same and nothing is on its way; check every byte."""
     mesh.wait_until_equal(within_s=within_s)
     mesh.wait_until_idle(within_s=within_s)

@@ -86,7 +86,7 @@ def test_s09_the_disk_fills_in_the_middle_of_a_large_blob(
         assert client.batch_update([small_blob()]) == [OK]
         assert client.find_missing([digest_of(data)]) == {digest_of(data)}
         # The disk is looked at once a second.
-        wait_until(lambda: outcome(lambda: client.write(data)) is OK, "room", timeout_s=20)
+        wait_until(lambda: outcome(lambda: client.write(data)) is OK, "room")
     assert_clean(small_node.data_dir)
 
 

@@ -53,7 +53,7 @@ def test_the_minimum_is_never_touched_and_cleaning_up_reaches_the_maximum(
         for _ in range(2):
             _, least = write_until_full(client, small_disk, bits)
             assert least >= MIN_BYTES
-            wait_until(lambda: free_bytes(small_disk) >= ENOUGH_BYTES, "the maximum", timeout_s=20)
+            wait_until(lambda: free_bytes(small_disk) >= ENOUGH_BYTES, "the maximum")
             assert free_bytes(small_disk) < MAX_BYTES + 8 * MIB, "more was evicted than asked for"
 
 
@@ -64,8 +64,8 @@ def test_what_others_write_is_made_room_for(node: Node, small_disk: Path) -> Non
             client.write(bits.randbytes(BLOB_BYTES))
         others = fill(small_disk, leave_bytes=MIN_BYTES // 2)
         assert outcome(lambda: client.write(bits.randbytes(BLOB_BYTES))) is FULL
-        wait_until(lambda: free_bytes(small_disk) >= MIN_BYTES, "the minimum", timeout_s=20)
+        wait_until(lambda: free_bytes(small_disk) >= MIN_BYTES, "the minimum")
         others.unlink()
         data = bits.randbytes(BLOB_BYTES)
-        wait_until(lambda: outcome(lambda: client.write(data)) is not FULL, "room", timeout_s=20)
+        wait_until(lambda: outcome(lambda: client.write(data)) is not FULL, "room")
         assert client.read(digest_of(data)) == data

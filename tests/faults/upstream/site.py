@@ -98,7 +98,7 @@ class Site:
         """Read by ByteStream."""
         return await self.off(self.client(node).read, digest, **options)
 
-    async def until(self, condition: Callable[[], object], what: str, within_s: float = 20) -> None:
+    async def until(self, condition: Callable[[], object], what: str, within_s: float = 60) -> None:
         """Poll a condition that may block; fail with what at the deadline."""
         try:
             async with asyncio.timeout(within_s):

@@ -48,7 +48,7 @@ async def test_u06_one_that_refuses_costs_misses_only_and_is_back_within_seconds
     assert state(node, "there")["state"] != "up"
     assert node.http_get("/readyz")[0] == 200
     await there.start()
-    await site.until(lambda: state(node, "there")["state"] == "up", "the breaker to close", 15)
+    await site.until(lambda: state(node, "there")["state"] == "up", "the breaker to close")
     found = await site.off(client.batch_read, digests)
     assert found == dict(zip(digests, blobs, strict=True))
 
@@ -109,7 +109,7 @@ async def test_u07_one_that_is_overloaded_is_passed_over_and_not_taken_for_a_mis
     assert await site.off(client.get_action_result, ACTION) is not None
     assert await site.off(client.batch_read, [small, only_busy]) == {small: SMALL}
     busy.does, busy.streams = {}, FakeServer().streams
-    await site.until(lambda: client.batch_read([only_busy]), "it to be asked again", 15)
+    await site.until(lambda: client.batch_read([only_busy]), "it to be asked again")
 
 
 async def test_u07_the_time_that_an_upstream_asks_for_is_kept(site: Site) -> None:
@@ -125,7 +125,7 @@ async def test_u07_the_time_that_an_upstream_asks_for_is_kept(site: Site) -> Non
     assert asked == len(busy.calls("BatchReadBlobs")) == 1
     busy.does = {}
     late = busy.holds(noise(600, seed=9))
-    await site.until(lambda: client.batch_read([late]), "it to be asked again", 20)
+    await site.until(lambda: client.batch_read([late]), "it to be asked again")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ async def test_with_every_upstream_down_the_node_serves_what_it_has_and_says_so(
     assert states["there"] != "up"
     assert states["nobody"] != "up"
     await there.start()
-    await site.until(lambda: not client.find_missing([unread]), "the upstream to be back", 15)
+    await site.until(lambda: not client.find_missing([unread]), "the upstream to be back")
     assert await site.off(client.read, unread) == noise(2**20, seed=2)
 
 

@@ -190,7 +190,7 @@ async def test_u26_a_client_whose_time_is_up_hears_so_and_leaves_nothing_behind(
     late = await site.off(outcome, lambda: client.read(digest))
     assert late is grpc.StatusCode.DEADLINE_EXCEEDED
     assert asyncio.get_running_loop().time() - began_s < 10
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ended.wait()  # less than half had come, and nobody waits for it any more
     gate.set()
     assert await site.read(node, digest) == DATA

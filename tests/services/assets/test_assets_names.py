@@ -142,7 +142,7 @@ async def test_a23_a_url_that_a_client_names_is_never_opened(assets: Assets, sch
     await refused(assets.fetch_directory(uri), NOT_FOUND)
     assert not connected.is_set()
     (await asyncio.open_connection("127.0.0.1", port))[1].close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await connected.wait()  # so the stub does notice
     stub.close()
     await stub.wait_closed()
