@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest
@@ -83,13 +83,13 @@ class BatchCalls:
             self._check_total(len(digests), sent_bytes)
         results = await self._store_all(digests, blobs, call.provenance)
         self._bytes_in.inc(sent_bytes)
-        stored = [
-            digest
-            for digest, result in zip(digests, results, strict=True)
-            if result is None and isinstance(digest, Digest)
-        ]
+        if results.count(None) == len(digests):  # then all digests are valid
+            stored = cast("Sequence[Digest]", digests)
+        else:
+            pairs = zip(digests, results, strict=True)
+            stored = [each for each, error in pairs if error is None and isinstance(each, Digest)]
         if stored:
-            call.accepted(update.instance, blobs=len(stored), digests=stored[:_TOLD_MAX])
+            call.accepted(update.instance, blobs=len(stored), digests=list(stored[:_TOLD_MAX]))
         if len(stored) == len(digests):
             return encode_stored(stored)
         return encode_batch_update(
@@ -102,16 +102,11 @@ class BatchCalls:
         blobs: Sequence[Outcome],
         provenance: Provenance,
     ) -> Sequence[FederationError | None]:
-        """Write the valid blobs in one durable step, repeated ones once."""
-        whole = [
-            (digest, blob)
-            for digest, blob in zip(digests, blobs, strict=True)
-            if isinstance(digest, Digest) and isinstance(blob, bytes)
-        ]
-        if whole and len(digests) == len(whole) == len({digest.hash for digest, _ in whole}):
+        """Write the valid blobs in one durable step."""
+        if set(map(type, digests)) == {Digest} and set(map(type, blobs)) == {bytes}:
+            whole = cast("list[tuple[Digest, bytes]]", list(zip(digests, blobs, strict=True)))
             return await self._store.write_small(whole, provenance=provenance)
         batch: list[tuple[Digest, bytes]] = []
-        first: dict[Digest, int] = {}
         place: list[int | FederationError] = []
         for digest, blob in zip(digests, blobs, strict=True):
             if isinstance(digest, Malformed):
@@ -119,11 +114,8 @@ class BatchCalls:
             elif isinstance(blob, FederationError):
                 place.append(blob)
             else:
-                at = first.setdefault(digest, len(batch))
-                if at == len(batch) or batch[at][1] != blob:
-                    at = len(batch)
-                    batch.append((digest, blob))
-                place.append(at)
+                place.append(len(batch))
+                batch.append((digest, blob))
         stored = await self._store.write_small(batch, provenance=provenance) if batch else []
         return [stored[at] if isinstance(at, int) else at for at in place]
 

@@ -98,19 +98,19 @@ class BlobReceiver:
             right = dict([one for at, one in enumerate(blobs) if at not in wrong])
             small = [one for one in right.items() if 0 < len(one[1]) <= inline_max]
             large = [one for one in right.items() if len(one[1]) > inline_max]
-        refused = await self._store_inline(small, origin)
+            sizes = [len(data) for _, data in small]
+        refused = await self._store_inline(small, sum(sizes), origin)
         refused |= await self._store_files(large, origin)
         if not wrong and not refused:
             return [None] * len(blobs)
         return [wrong.get(at) or refused.get(digest) for at, (digest, _) in enumerate(blobs)]
 
     async def _store_inline(
-        self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
+        self, blobs: Sequence[tuple[Digest, bytes]], size_bytes: int, origin: Provenance
     ) -> dict[Digest, FederationError]:
-        """Store inline blobs; return the errors of those that were refused."""
+        """Store inline blobs, of this size together; return the errors of those refused."""
         if not blobs:
             return {}
-        size_bytes = sum([len(data) for _, data in blobs])
         try:
             self._core.directory.volume.check_writable()
             self._reserve(size_bytes)
@@ -125,13 +125,14 @@ class BlobReceiver:
             return dict.fromkeys((digest for digest, _ in blobs), error)
         finally:
             self._core.space.release(size_bytes)
+        if outcomes.count(True) + outcomes.count(False) == len(outcomes):
+            return {}
         full: dict[Digest, FederationError] = {
             digest: outcome
             for (digest, _), outcome in zip(blobs, outcomes, strict=True)
             if isinstance(outcome, StorageFull)
         }
-        if full:
-            self._core.note_refusal(sum(digest.size_bytes for digest in full))
+        self._core.note_refusal(sum(digest.size_bytes for digest in full))
         return full
 
     async def _store_files(

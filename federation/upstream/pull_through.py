@@ -230,7 +230,8 @@ class PullThrough:
         provenance: Provenance = FROM_CLIENT,
     ) -> list[FederationError | None]:
         """See federation.core.store.Store."""
-        self._shared.written([digest for digest, _ in blobs])
+        if self._shared.upstreams:
+            self._shared.written([digest for digest, _ in blobs])
         return await self._local.write_small(blobs, provenance=provenance)
 
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:

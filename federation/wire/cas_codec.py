@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
@@ -57,8 +58,8 @@ class BatchUpdate(NamedTuple):
 
     instance: str
     digests: Sequence[Digest | Malformed]
-    data: list[bytes]  # as sent
-    compressors: list[int]
+    data: Sequence[bytes]  # as sent
+    compressors: Sequence[int]
 
 
 class BatchRead(NamedTuple):
@@ -105,16 +106,19 @@ def encode_missing(missing: Iterable[Digest]) -> bytes:
     return digest_list(list(missing))
 
 
+_parts_of_item = attrgetter("digest", "data", "compressor")
+
+
 def decode_batch_update(data: bytes) -> BatchUpdate:
     """Raises DecodeError, InvalidRequest; a malformed digest is its item's error."""
     check_fields(data, most=BATCH_ITEMS_MAX + _OTHER_FIELDS)
     message = pb.BatchUpdateBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
-    sent = message.requests
-    digests = to_digests_or([item.digest for item in sent], function, _malformed)
-    blobs = [item.data for item in sent]
-    return BatchUpdate(instance, digests, blobs, [item.compressor for item in sent])
+    if not message.requests:
+        return BatchUpdate(instance, [], [], [])
+    sent, blobs, compressors = zip(*map(_parts_of_item, message.requests), strict=True)
+    return BatchUpdate(instance, to_digests_or(sent, function, _malformed), blobs, compressors)
 
 
 def decode_batch_read(data: bytes) -> BatchRead:

@@ -48,7 +48,7 @@ def of_a_row(make: Callable[[_Columns], _Made]) -> Callable[[_Columns], _Made]:
 
 
 PAGE_BYTES = 4096
-_WAL_PAGES = 4000  # a checkpoint is due after so many pages of the write-ahead log
+_WAL_PAGES = 8000  # a checkpoint is due after so many pages of the write-ahead log
 _WAL_PAGES_MIN = 100
 _WAL_SHARE = 64  # 1/64 of a small quota
 _SHRUNK_AT_ONCE_BYTES = 256 * 2**20
