@@ -183,6 +183,14 @@ def read_onwards(fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
 
+def is_linked(fd: int) -> bool:
+    """Whether the file still has a name; closing one that has none frees its blocks, slowly."""
+    try:
+        return os.fstat(fd).st_nlink > 0
+    except OSError:
+        return False
+
+
 def write_whole(fd: int, data: bytes) -> None:
     """Write all of data at the descriptor's position. Raises OSError."""
     view = memoryview(data)

@@ -80,9 +80,9 @@ class Reading:
             self._data = hot.data
             return self._slices()
         epoch = self._core.read_cache.epoch
-        opening = self._core.reads.submit(self._open, self._step())
+        is_open, opening = self._core.reads.start(self._open, self._step())
         try:
-            await asyncio.wrap_future(opening)
+            await is_open
         except asyncio.CancelledError:
             opening.add_done_callback(lambda _: self._close())
             raise
@@ -108,8 +108,10 @@ class Reading:
         """Close the file, once no read runs in a thread any more."""
         if self._job is not None and not self._job.done():
             self._job.add_done_callback(lambda _: self._close())
+        elif self._blob is not None and blob_files.is_linked(self._blob.fd):
+            self._close()
         elif self._blob is not None:
-            self._core.reads.submit(self._close)  # in a thread: closing an evicted file can be slow
+            self._core.reads.submit(self._close)  # of an evicted file it frees the blocks: slow
 
     def _close(self) -> None:
         blob, self._blob = self._blob, None

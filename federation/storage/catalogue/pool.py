@@ -69,10 +69,19 @@ class Pool:
         Cancelling the caller does not stop work that has begun. The thread wakes the event loop
         itself: run_in_executor and its chained futures take a third more time.
         """
+        result, _ = self.start(work, *args)
+        return await result
+
+    def start(
+        self, work: Callable[..., _T], *args: object
+    ) -> tuple[asyncio.Future[_T], Future[None]]:
+        """Run work in a thread; return its result for the event loop, and the end of the thread's.
+
+        The result must be awaited or cancelled.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[_T] = loop.create_future()
-        self._executor.submit(_run, loop, future, work, args)
-        return await future
+        result: asyncio.Future[_T] = loop.create_future()
+        return result, self._executor.submit(_run, loop, result, work, args)
 
     def submit(self, work: Callable[..., _T], *args: object) -> Future[_T]:
         """Run work in a thread without waiting for it."""
