@@ -26,7 +26,7 @@ PIECE_FIELDS = 1000  # of a structure, parsed at once
 _PIECE_BYTES = 256 * 1024
 _NESTED_FREE_FIELDS = 64
 _NESTED_FIELD_BYTES = 8
-_LOOKED_INTO_BYTES = 4 * 1024  # smaller ones cannot be of much harm
+SMALL_STRUCTURE_BYTES = 4 * 1024  # not larger: no harm, however many fields are in it
 
 _M = TypeVar("_M", bound=Message)
 
@@ -86,14 +86,14 @@ def check_nested(descriptor: Any, data: Buffer, start: int, end: int) -> None:
     Raises InvalidRequest.
     """
     size_bytes = end - start
-    if size_bytes <= _LOOKED_INTO_BYTES:
+    if size_bytes <= SMALL_STRUCTURE_BYTES:
         return
     allowed = _NESTED_FREE_FIELDS + size_bytes // _NESTED_FIELD_BYTES
     inner = _messages_in(descriptor)
     for count, (number, kind, a, b) in enumerate(fields(data, start, end)):
         if count >= allowed:
             raise _too_many(f"more than {allowed} fields in {size_bytes} bytes of a message")
-        if kind == LENGTH and b - a > _LOOKED_INTO_BYTES and number in inner:
+        if kind == LENGTH and b - a > SMALL_STRUCTURE_BYTES and number in inner:
             check_nested(inner[number], data, a, b)
 
 
@@ -113,7 +113,7 @@ def pieces(kind: type[_M], data: Buffer) -> Iterator[_M]:
     All parts merged are the message. There is at least one part. Raises InvalidRequest when the
     bytes are no such message.
     """
-    if len(data) <= _LOOKED_INTO_BYTES:
+    if len(data) <= SMALL_STRUCTURE_BYTES:
         yield parse_message(kind, data, unknown_is_fine=True)
         return
     inner = _messages_in(kind.DESCRIPTOR)
@@ -121,7 +121,7 @@ def pieces(kind: type[_M], data: Buffer) -> Iterator[_M]:
     for total, (number, wire, a, b) in enumerate(fields(data)):
         if total == STRUCTURE_FIELDS_MAX:
             raise _too_many(f"more than {STRUCTURE_FIELDS_MAX} fields in one structure")
-        if wire == LENGTH and b - a > _LOOKED_INTO_BYTES and number in inner:
+        if wire == LENGTH and b - a > SMALL_STRUCTURE_BYTES and number in inner:
             check_nested(inner[number], data, a, b)
         at, count = b, count + 1
         if count == PIECE_FIELDS or at - start > _PIECE_BYTES:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
-from federation.wire.bounds import check_fields, pieces
+from federation.wire.bounds import SMALL_STRUCTURE_BYTES, check_fields, pieces
 from federation.wire.digests import (
     Frame,
     blank,
@@ -221,6 +221,9 @@ def decode_get_tree(data: bytes) -> GetTree:
 
 def subdirectories(directory: bytes, function: DigestFunction) -> list[Digest]:
     """Return the children a serialized Directory names. Raises DecodeError, InvalidRequest."""
+    if len(directory) <= SMALL_STRUCTURE_BYTES:  # parsing it in parts costs as much again
+        small = pb.Directory.FromString(directory)
+        return [to_digest(node.digest, function) for node in small.directories]
     return [
         to_digest(node.digest, function)
         for part in pieces(pb.Directory, directory)
