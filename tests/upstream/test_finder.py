@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,8 @@ from federation.core import hops
 from federation.core.digest import digest_of
 from federation.core.store import Provenance, Source
 from federation.remote import FailureKind, FetchedAsset, RemoteFailed
+from federation.upstream.index_queries import IndexQueries
+from federation.upstream.upstream import Upstream
 from tests.support.process_client import action_result
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import finder_over, there
@@ -314,26 +317,40 @@ async def test_the_expiry_that_the_upstream_said_is_kept(tmp_path: Path) -> None
     assert entry.expires_at_s == 4_000_000_000.25
 
 
-async def test_fifty_that_ask_at_once_cost_one_question(tmp_path: Path) -> None:
+@pytest.fixture
+def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names the upstream of each request that has begun a question or joined one."""
+    names: list[str] = []
+    ask = IndexQueries._ask
+
+    def noting(self: IndexQueries, upstream: Upstream, *args: Any) -> Any:
+        names.append(upstream.name)
+        return ask(self, upstream, *args)
+
+    monkeypatch.setattr(IndexQueries, "_ask", noting)
+    return names
+
+
+async def test_fifty_that_ask_at_once_cost_one_question(tmp_path: Path, joined: list[str]) -> None:
     up = there([], "up")
     digest = up.names(URI, OLD)
     up.index.gate = asyncio.Event()
     async with finder_over(tmp_path, up) as here:
         asking = [asyncio.ensure_future(here.fetch(URI)) for _ in range(50)]
-        await until(lambda: up.index.asked == 1)
+        await until(lambda: len(joined) == 50)
         await asyncio.sleep(0)
         up.index.gate.set()
         assert await asyncio.gather(*asking) == [digest] * 50
     assert up.index.asked == 1
 
 
-async def test_one_that_leaves_does_not_break_the_others(tmp_path: Path) -> None:
+async def test_one_that_leaves_does_not_break_the_others(tmp_path: Path, joined: list[str]) -> None:
     up = there([], "up")
     digest = up.names(URI, OLD)
     up.index.gate = asyncio.Event()
     async with finder_over(tmp_path, up) as here:
         asking = [asyncio.ensure_future(here.fetch(URI)) for _ in range(3)]
-        await until(lambda: up.index.asked == 1)
+        await until(lambda: len(joined) == 3)
         asking[0].cancel()
         up.index.gate.set()
         assert await asyncio.gather(*asking[1:]) == [digest] * 2
