@@ -106,7 +106,7 @@ class History:
             await self.pause()
 
 
-@by_seed(20, 1000)
+@by_seed(12, 1000)
 async def test_histories(tmp_path: Path, serve: Serve, compute: Compute, seeds: range) -> None:
     acknowledged = 0
     for seed in told(seeds):

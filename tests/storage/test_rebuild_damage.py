@@ -66,7 +66,7 @@ def set_values(file: Path, rng: random.Random) -> None:
     connection.close()
 
 
-@by_seed(40, 1500)
+@by_seed(20, 1500)
 async def test_a_rebuild_survives_any_damage(tmp_path: Path, seeds: range) -> None:
     await fill(tmp_path / "whole")
     saved = 0

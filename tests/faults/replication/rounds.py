@@ -75,7 +75,7 @@ class Plan:
     kinds: Sequence[str] = ()  # empty: all
 
 
-PLAIN = Plan(nodes=3, judged_every=10, faults_max=1, broken_max_s=1.0, pause_s=0.01)
+PLAIN = Plan(nodes=3, judged_every=10, faults_max=1, broken_max_s=1.0, pause_s=0.03)
 
 
 @dataclass
@@ -370,7 +370,7 @@ def main(
     result = Result(seed)
     chosen = tuple(filter(None, kinds.split(",")))
     plan = (
-        Plan(nodes, judged_every=10, faults_max=1, broken_max_s=1.0, pause_s=0.01, kinds=chosen)
+        Plan(nodes, judged_every=10, faults_max=1, broken_max_s=1.0, pause_s=0.03, kinds=chosen)
         if plain
         else Plan(nodes, volumes=True, kinds=chosen)
     )

@@ -29,7 +29,14 @@ def writing(mesh: Mesh, path: Path) -> Iterator[Oracle]:
     """Write at both nodes all the while, and read everything back from each at the end."""
     with Oracle(path) as oracle:
         loads = [
-            Load(mesh.nodes[name].address, oracle, f"{path}:{name}", workers=1, large_bytes=2**20)
+            Load(
+                mesh.nodes[name].address,
+                oracle,
+                f"{path}:{name}",
+                workers=1,
+                large_bytes=2**20,
+                pause_s=0.02,
+            )
             for name in mesh.nodes
         ]
         for load in loads:
@@ -129,7 +136,8 @@ def test_a_peer_frozen_for_a_minute_under_load(pair: Mesh, tmp_path: Path) -> No
 
 def frozen_for(pair: Mesh, tmp_path: Path, seconds: float) -> None:
     with Oracle(tmp_path / "journal") as oracle:
-        with Load(pair.nodes["a"].address, oracle, seconds, workers=2, large_bytes=2**20) as load:
+        address = pair.nodes["a"].address
+        with Load(address, oracle, seconds, workers=2, large_bytes=2**20, pause_s=0.02) as load:
             load.wait_for_calls(20)
             pair.nodes["b"].pause()
             calls = load.done.calls

@@ -124,14 +124,22 @@ def _update(client: Client, *blobs: bytes) -> list[grpc.StatusCode]:
 
 @pytest.mark.parametrize("file", ["catalogue.sqlite-wal", "catalogue.sqlite"])
 def test_s10_enospc_on_wal_append_and_on_checkpoint(
-    file: str, node: Node, client: Client, oracle: Oracle, tmp_path: Path
+    file: str, data_dir: Path, oracle: Oracle, tmp_path: Path
 ) -> None:
-    held, trace = small_blob(), tmp_path / "trace"
+    # With such a quota SQLite wants a checkpoint after 5 MB.
+    with serve(data_dir, {"storage": {"quota": "300M"}}) as node, Client(node.address) as client:
+        _refuse_room_for_catalogue(file, node, client, oracle, tmp_path / "trace")
+
+
+def _refuse_room_for_catalogue(
+    file: str, node: Node, client: Client, oracle: Oracle, trace: Path
+) -> None:
+    held = small_blob()
     assert client.batch_update([held]) == [OK]
     calls = ("pwrite64", "write", "ftruncate", "fallocate")
     paths = [node.data_dir / file]
     with attached(node, *(f"{c}:error=ENOSPC" for c in calls), paths=paths, out=str(trace)):
-        for _ in range(12):  # enough pages for SQLite to want a checkpoint
+        for _ in range(5):  # enough pages for SQLite to want a checkpoint
             blobs = [small_blob(15_000) for _ in range(200)]
             oracle.attempt(map(digest_of, blobs))
             codes = _update(client, *blobs)
