@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import grpc
 
 from tests.support.certificates import Files
-from tests.support.process import Node
+from tests.support.process import ARTIFACT_SERVER, Node
 from tests.support.process_client import Client
 
 _MAKE = (
@@ -40,8 +39,7 @@ def server(data_dir: Path, line: str, name: str) -> Node:
     """Describe `bst-artifact-server` with these options, its file names in data_dir's folder."""
     folder = data_dir.parent
     words = [str(folder / w) if w.endswith((".key", ".crt")) else w for w in line.split()]
-    program = [str(Path(sys.executable).with_name("bst-artifact-server"))]
-    return Node(data_dir, args=[*words, str(data_dir)], program=program, name=name)
+    return Node(data_dir, args=[*words, str(data_dir)], program=ARTIFACT_SERVER, name=name)
 
 
 def local(node: Node) -> str:

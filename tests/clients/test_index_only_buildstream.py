@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue, server
-from tests.support.process import Node, serve
+from tests.support.process import ARTIFACT_SERVER, Node, serve
 
 pytestmark = pytest.mark.clients
 
 
 def test_names_and_blobs_on_two_servers(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
-    program = [str(Path(sys.executable).with_name("bst-artifact-server"))]
     args = ["--port", "0", "--enable-push", "--index-only", str(tmp_path / "names")]
     with (
-        Node(tmp_path / "names", args=args, program=program, name="names").start() as names,
+        Node(tmp_path / "names", args=args, program=ARTIFACT_SERVER, name="names").start() as names,
         serve(tmp_path / "blobs", name="blobs") as blobs,
     ):
         address = f"localhost:{names.address.rpartition(':')[2]}"

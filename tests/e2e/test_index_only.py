@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.buildstream.v2 import buildstream_pb2 as references
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
 from federation.core.digest import Digest, digest_of
-from tests.support.process import Node, serve
+from tests.support.process import ARTIFACT_SERVER, Node, serve
 from tests.support.process_client import Client, action_result, outcome
 from tests.support.process_client import message as digest_message
 
@@ -106,10 +105,9 @@ def test_names_are_pulled_from_an_index_without_its_blobs(node: Node, tmp_path: 
 
 
 def test_the_old_flag_does_the_same(tmp_path: Path) -> None:
-    program = [str(Path(sys.executable).with_name("bst-artifact-server"))]
     args = ["--port", "0", "--enable-push", "--index-only", str(tmp_path / "data")]
     with (
-        Node(tmp_path / "data", args=args, program=program).start() as node,
+        Node(tmp_path / "data", args=args, program=ARTIFACT_SERVER).start() as node,
         Client(f"localhost:{node.address.rpartition(':')[2]}") as client,
     ):
         push_all(client, ABSENT)

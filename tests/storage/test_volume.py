@@ -272,7 +272,7 @@ async def test_s14_an_error_of_the_disk_deletes_nothing(
     open_storage: Opener, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
     storage = await open_storage()
-    blobs = [await put(storage, os.urandom(SIZE)) for _ in range(300)]
+    blobs = await asyncio.gather(*(put(storage, os.urandom(SIZE)) for _ in range(150)))
     real = getattr(os, call)
 
     def failing(path: object, *args: object, **kwargs: object) -> object:

@@ -31,7 +31,7 @@ import yaml
 from federation.core.clock import SystemClock
 from tests.support.polling import wait_until
 from tests.support.samples import Samples
-from tests.support.warm import WarmProcess, warm_commands, warm_nodes
+from tests.support.warm import FEDERATION, WarmProcess, warm_commands, warm_nodes
 
 Settings = Mapping[str, Any]
 
@@ -40,6 +40,8 @@ _LOG_SHOWN_BYTES = 6000
 _LOG_PAUSE_S = 0.025  # a node writes a line up to 20 ms after the one before: LogWriter
 _BYTECODE = Path(__file__).parents[2] / ".pytest_cache" / "bytecode"
 _SERVE = (sys.executable, "-m", "federation", "serve")
+ARTIFACT_SERVER = (str(Path(sys.executable).with_name("bst-artifact-server")),)
+_WARM_ENTRIES = {_SERVE: FEDERATION, ARTIFACT_SERVER: "federation.cli:artifact_server"}
 
 
 def federation(
@@ -134,7 +136,7 @@ class Node:
             files_dir: where <name>.yaml and <name>.log are written; default: beside data_dir.
             pass_fds: descriptors of the test that stay open in it under the same numbers.
             cold: whether it has to import the program itself, so that start_s says what a user
-                waits; so it is anyhow with a prefix, a program, an environment or descriptors.
+                waits; so it is anyhow with a prefix, an environment or descriptors.
         """
         self.data_dir = data_dir
         self.settings = settings or {}
@@ -169,18 +171,28 @@ class Node:
         # What gRPC was told in this process is not meant for that one.
         env = {**environment(), "GRPC_VERBOSITY": "", **self.env}
         with self.log_path.open("ab") as log:
-            if self._may_be_warm():
+            if (entry := self._warm_entry()) is not None:
+                if self.program[-1] == "serve":
+                    args = ["serve", *args]
                 self._process = warm_nodes.start(
-                    ["serve", *args], environment=env, out=log.fileno(), err=log.fileno()
+                    args, environment=env, out=log.fileno(), err=log.fileno(), entry=entry
                 )
             else:
                 self._process = self._popen(args, env, log)
         return self
 
-    def _may_be_warm(self) -> bool:
-        """Whether one that has imported the program serves as well; a test may change these."""
-        others = self._cold or self.prefix or self.env or self.pass_fds
-        return not others and self.program == list(_SERVE)
+    def _warm_entry(self) -> str | None:
+        """Return what to call in a process that has imported the program; None: it has to itself.
+
+        A test may change any of these between two starts.
+        """
+        if self._cold or self.prefix or self.pass_fds:
+            return None
+        if self.program[:2] == [sys.executable, "-m"] and self.program[2].startswith("tests."):
+            return f"{self.program[2]}:run"  # its variables are for that module
+        if self.env:
+            return None
+        return _WARM_ENTRIES.get(tuple(self.program))
 
     def _popen(
         self, args: Sequence[str], env: Mapping[str, str], log: BinaryIO

@@ -30,6 +30,7 @@ _REQUEST_MAX_BYTES: Final = 2**20
 
 
 class _Request(TypedDict):
+    entry: str
     args: list[str]
     environment: dict[str, str]
     folder: str
@@ -69,6 +70,9 @@ class WarmProcess:
         return self.returncode
 
 
+FEDERATION: Final = "federation.cli:main"
+
+
 class Warm:
     """A helper of this process, started with the first node or command."""
 
@@ -80,13 +84,23 @@ class Warm:
         self._asking, self._asked = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def start(
-        self, args: Sequence[str], *, environment: dict[str, str], out: int, err: int
+        self,
+        args: Sequence[str],
+        *,
+        environment: dict[str, str],
+        out: int,
+        err: int,
+        entry: str = FEDERATION,
     ) -> WarmProcess:
-        """Run `federation *args` with these descriptors as standard output and standard error."""
+        """Run `federation *args` with these descriptors as standard output and standard error.
+
+        entry: what to call in its place, as module:function.
+        """
         with self._starting:
             if self._helper is None:
                 self._helper = self._start_helper(environment)
         request: _Request = {
+            "entry": entry,
             "args": list(args),
             "environment": environment,
             "folder": os.getcwd(),  # noqa: PTH109
@@ -129,6 +143,7 @@ warm_commands: Final = Warm("status")
 _PRELOADED: Final = {
     "serve": (
         "federation.cli.serve",
+        "federation.cli.bst_artifact_server",
         "federation.server.run",
         "federation.server.run_workers",
         # A node imports these when it needs them, which nodes of tests do.
@@ -213,13 +228,14 @@ class _Forking:
         os.environ.update(request["environment"])
         os.environ.update(self._set_by_import)
         os.chdir(request["folder"])
-        args = request["args"]
-        sys.argv = ["federation", *args]
+        sys.argv = ["federation", *request["args"]]
         os.write(tells, b"%d\n" % os.getpid())
         os.close(tells)
-        from federation.cli import main
-
-        return lambda: main(args, prog_name="federation")
+        module, function = request["entry"].split(":")
+        entry: Callable[..., None] = getattr(import_module(module), function)
+        if request["entry"] == FEDERATION:
+            return lambda: entry(prog_name="federation")
+        return entry
 
 
 def _main() -> None:

@@ -33,7 +33,12 @@ def _wall_s(_clock: SystemClock) -> float:
     return time.time() + _offset_s()  # noqa: TID251 - as federation.core.clock does
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Run the command line, with the wall clock wrong."""
     setattr(SystemClock, "wall_s", _wall_s)  # noqa: B010 - it is no method to a type checker
     redating.STEADY_S = 3.0  # a test's clock is not set by the network meanwhile
     main(prog_name="federation")
+
+
+if __name__ == "__main__":
+    run()
