@@ -108,24 +108,32 @@ class SmallPulls:
         Raises what this node's own storage raised, for all requests that wait for the same blobs.
         """
         name, passed = only.name if only is not None else None, hops.current()
-        found = {digest: self._unkept[digest] for digest in digests if digest in self._unkept}
-        rest = dict.fromkeys(digest for digest in digests if digest not in found)
-        asked = [_Wanted(digest, name, passed) for digest in rest]
-        mine = [each for each in asked if each not in self._waiting]
-        theirs = [each for each in asked if each in self._waiting]
-        self.joined += len(theirs)
-        self._saved.update(theirs)
+        found: dict[Digest, bytes] = {}
+        mine: list[_Wanted] = []
+        waiting: dict[Digest, asyncio.Future[bytes | None]] = {}
+        loop = asyncio.get_running_loop()
+        for digest in dict.fromkeys(digests):
+            if (unkept := self._unkept.get(digest)) is not None:
+                found[digest] = unkept
+                continue
+            wanted = _Wanted(digest, name, passed)
+            future = self._waiting.get(wanted)
+            if future is None:
+                future = self._waiting[wanted] = loop.create_future()
+                mine.append(wanted)
+            else:
+                self.joined += 1
+                self._saved[wanted] += 1
+            waiting[digest] = future
         if mine:
-            loop = asyncio.get_running_loop()
-            self._waiting.update((each, loop.create_future()) for each in mine)
             upstreams = [only] if only is not None else list(self._upstreams)
             # The pull belongs to the node: it goes on when this caller leaves.
             pull = self._pull(mine, upstreams, look_again=looked_at != self.kept)
             self._background.start(pull, "pull small blobs")
-        waiting = {each.digest: self._waiting[each] for each in asked}
-        if waiting:
-            await asyncio.wait(waiting.values())  # which leaves them to others if it is cancelled
         for digest, future in waiting.items():
+            # Most are answered with the first. wait() leaves them to others if it is cancelled.
+            if not future.done():
+                await asyncio.wait([future])
             if (data := future.result()) is not None:
                 found[digest] = data
         return found
@@ -158,7 +166,7 @@ class SmallPulls:
             trouble = error
         finally:
             for each in asked:
-                saved = self._saved.pop(each, 0)
+                saved = self._saved.pop(each, 0) if self._saved else 0
                 if saved and each.digest in question.senders:
                     question.senders[each.digest].note_saved(saved)
                 _answer(self._waiting.pop(each), question.found.get(each.digest), trouble)

@@ -151,8 +151,8 @@ UPSTREAM = [
     Mutant(
         "small-pulls-share-by-hops",
         f"{_UPSTREAM}/small_pulls.py",
-        "        asked = [_Wanted(digest, name, passed) for digest in rest]",
-        "        asked = [_Wanted(digest, name, hops.NOWHERE) for digest in rest]",
+        "            wanted = _Wanted(digest, name, passed)",
+        "            wanted = _Wanted(digest, name, hops.NOWHERE)",
         (*_SMALL, "tests/faults/upstream/test_loops.py"),
         "Two nodes that ask each other wait for each other.",
     ),
