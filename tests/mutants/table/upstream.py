@@ -143,8 +143,8 @@ UPSTREAM = [
     Mutant(
         "single-flight-small",
         f"{_UPSTREAM}/small_pulls.py",
-        "        mine = [each for each in asked if each not in self._waiting]",
-        "        mine = [each for each in asked if each.digest]",
+        "            if future is None:\n                future = self._waiting[wanted]",
+        "            if True:\n                future = self._waiting[wanted]",
         _SMALL,
         "A small blob is asked for by everybody at once.",
     ),
