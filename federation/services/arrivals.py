@@ -16,7 +16,7 @@ from federation.services.running_call import RunningCall
 
 LEAST_BYTES = 2**16  # gRPC buffers about this much of each stream anyway
 _PEERS_MAX = 10_000
-_OVERHEAD = 50  # at most one byte in so many is HTTP/2's or TLS's
+OVERHEAD = 50  # at most one byte in so many is HTTP/2's or TLS's
 
 
 class MessageArrivals:
@@ -26,9 +26,15 @@ class MessageArrivals:
         self._incoming = incoming
         self._came: dict[str, int] = {}  # whole messages, in bytes, of each connection
         self.undercharges = False  # whether a call is charged for less than a whole message
+        self._undercharges_known = False
 
     def __repr__(self) -> str:
         return f"<MessageArrivals on {len(self._came)} connections>"
+
+    @property
+    def undercharge(self) -> bool:
+        """Whether a call is charged for less than a whole message, by either way of charging."""
+        return self.undercharges or self._undercharges_known
 
     def note_message(self, peer: str, size_bytes: int) -> None:
         """Count a complete message of this connection."""
@@ -54,7 +60,7 @@ class MessageArrivals:
         worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
         for peer, calls in reading.items():
             came_bytes = self._came.get(peer, 0)
-            rest_bytes = received.get(peer, 0) - came_bytes - came_bytes // _OVERHEAD
+            rest_bytes = received.get(peer, 0) - came_bytes - came_bytes // OVERHEAD
             if rest_bytes > worst_bytes:
                 worst, worst_bytes = calls[0], rest_bytes
             each_bytes = min(max(LEAST_BYTES, rest_bytes // len(calls)), most_bytes)
@@ -62,4 +68,21 @@ class MessageArrivals:
                 self.undercharges |= each_bytes < most_bytes
                 self._incoming.adjust(call.caller, each_bytes - call.pending_bytes)
                 call.pending_bytes = each_bytes
+        return worst if self._incoming.used_bytes > bound_bytes else None
+
+    def charge_known(self, slow: Collection[RunningCall], most_bytes: int) -> RunningCall | None:
+        """Charge calls for what has come of messages of known size; otherwise as charge() does."""
+        self._undercharges_known = False
+        bound_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
+        of_peer: dict[str, int] = {}
+        worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
+        for call in slow:
+            came_bytes = call.transport.came_bytes()
+            each_bytes = min(max(LEAST_BYTES, came_bytes), call.size_bytes)
+            self._undercharges_known |= each_bytes < call.size_bytes
+            self._incoming.adjust(call.caller, each_bytes - call.pending_bytes)
+            call.pending_bytes = each_bytes
+            of_peer[call.peer] = of_peer.get(call.peer, 0) + came_bytes
+            if of_peer[call.peer] > worst_bytes:
+                worst, worst_bytes = call, of_peer[call.peer]
         return worst if self._incoming.used_bytes > bound_bytes else None

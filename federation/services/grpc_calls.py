@@ -75,6 +75,14 @@ class GrpcCall:
         (chain,) = shown.get("x509_pem_cert_chain", (b"",))
         return ShownCertificate(leaf, chain)
 
+    def next_size(self) -> int | None:
+        """See Transport: gRPC shows whole messages only."""
+        return None
+
+    def came_bytes(self) -> int:
+        """See Transport."""
+        return 0
+
     async def read(self) -> bytes | None:
         """See Transport."""
         try:

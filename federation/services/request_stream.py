@@ -143,6 +143,9 @@ class RequestStream:
             return await self._read()
         except CallEnded:  # while this read was pending
             return None
+        except FederationError as error:
+            self.interrupt(error)
+            return None
 
 
 def _wake(waiting: asyncio.Future[None] | None) -> None:

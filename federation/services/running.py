@@ -24,6 +24,7 @@ from federation.services.transport import Connections, Transport
 
 _EVERY_S = 0.5
 _SOON_S = 0.05
+_WHOLE_S = 2.0  # a message whose size is known has its room for so long, however slowly it comes
 _STALL_BYTES = 2**22  # per so many bytes of an answer the time limit grows by limits.stall
 _STRANGERS_PART = 10  # strangers together get this fraction of all calls
 
@@ -118,13 +119,18 @@ class RunningCalls:
             call.answer_bytes = 0
 
     async def read(self, call: RunningCall, most_bytes: int, *, first: bool) -> bytes | None:
-        """Read a message, once there is room for one of most_bytes; None after the last.
+        """Read a message, once there is room for it; None after the last.
 
-        Its bytes count as the call's until they are gone. Raises CallEnded.
+        most_bytes: the room that one needs whose size is not known yet. Its bytes count as the
+        call's until they are gone. Raises as Transport.read does.
         """
+        size_bytes = call.transport.next_size()
+        if size_bytes is not None:
+            most_bytes = size_bytes
         if not self.incoming.try_acquire(call.caller, most_bytes):
             await self._room_in(call, most_bytes)
         call.pending_bytes = most_bytes
+        call.size_bytes = size_bytes or 0
         call.since_s = self._clock.monotonic_s()
         if first:
             call.phase = CallPhase.ARRIVING
@@ -248,7 +254,7 @@ class RunningCalls:
 
     def _look_soon(self) -> None:
         """Begin to look how much has arrived of messages that occupy room others wait for."""
-        needed = self.incoming.waiting or self._arrivals.undercharges
+        needed = self.incoming.waiting or self._arrivals.undercharge
         if needed and (self._counting is None or self._counting.done()):
             loop = asyncio.get_running_loop()
             self._counting = loop.create_task(self._count(), name="arrivals")
@@ -260,15 +266,30 @@ class RunningCalls:
 
     async def _count_once(self) -> None:
         await asyncio.sleep(_SOON_S)  # most messages are complete by then
-        pending = [call for call in self._calls if call.pending_bytes]
+        pending = [call for call in self._calls if call.pending_bytes and not call.size_bytes]
         peers = {call.peer for call in pending}
         received = await asyncio.to_thread(self._connections.received_from, peers)
-        pending = [call for call in self._calls if call.pending_bytes]
-        if (greedy := self._arrivals.charge(pending, received, self._limits.message)) is not None:
+        pending, slow = self._pending(self._clock.monotonic_s() - _WHOLE_S)
+        greedy = self._arrivals.charge(pending, received, self._limits.message)
+        greedy = self._arrivals.charge_known(slow, self._limits.message) or greedy
+        if greedy is not None:
             self._hits.hit(
                 "buffer-memory", greedy.caller, greedy.peer, held_bytes=self.incoming.used_bytes
             )
             self._break_off_connection(greedy.peer)
+
+    def _pending(self, slow_since_s: float) -> tuple[list[RunningCall], list[RunningCall]]:
+        """Return calls whose messages' sizes are not known, and those with known ones to charge."""
+        unknown, slow = [], []
+        for call in self._calls:
+            if not call.pending_bytes:
+                continue
+            call.size_bytes = call.size_bytes or call.transport.next_size() or 0
+            if not call.size_bytes:
+                unknown.append(call)
+            elif call.since_s < slow_since_s or call.pending_bytes < call.size_bytes:
+                slow.append(call)
+        return unknown, slow
 
     def _leaving_s(self, call: RunningCall) -> float:
         return self._limits.stall * (1 + call.answer_bytes / _STALL_BYTES)

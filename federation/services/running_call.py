@@ -36,6 +36,7 @@ class RunningCall:
         "phase",
         "request_bytes",
         "since_s",
+        "size_bytes",
         "task",
         "transport",
         "waits_for_room",
@@ -50,6 +51,7 @@ class RunningCall:
         self.phase = CallPhase.RUNNING
         self.since_s = 0.0
         self.pending_bytes = 0  # of RunningCalls.incoming, for the message being read
+        self.size_bytes = 0  # of that message, where its transport knows
         self.request_bytes = 0  # of RunningCalls.incoming, for those that have come
         self.answer_bytes = 0  # of RunningCalls.outgoing
         self.ended = False  # by this node, from outside of the call's task

@@ -21,8 +21,18 @@ class CallEnded(Exception):
 class Transport(IncomingCall, Protocol):
     """One call."""
 
+    def next_size(self) -> int | None:
+        """Return how many bytes the next message has; None: that is not known yet."""
+        ...
+
+    def came_bytes(self) -> int:
+        """Return how much has come of a message whose size is known."""
+        ...
+
     async def read(self) -> bytes | None:
-        """Return the next message; None after the last one. Raises CallEnded.
+        """Return the next message; None after the last one.
+
+        Raises CallEnded, and RequestTooLarge for a message that the method does not take.
 
         The caller never cancels it: it ends by itself when the call does.
         """

@@ -62,3 +62,33 @@ def test_where_the_kernel_says_nothing_nobody_is_accused() -> None:
     incoming = Admission(lambda: 16 * MIB)
     calls = [reading(incoming, "unix:") for _ in range(4)]
     assert MessageArrivals(incoming).charge(calls, {}, MOST) is None
+
+
+def test_a_message_of_known_size_is_charged_for_what_has_come_of_it() -> None:
+    incoming = Admission(lambda: 64 * MIB)
+    arrivals = MessageArrivals(incoming)
+    slow, silent = (known(incoming, "one", came) for came in (MIB, 5))
+    assert arrivals.charge_known([slow, silent], MOST) is None
+    assert (slow.pending_bytes, silent.pending_bytes) == (MIB, LEAST_BYTES)
+    assert incoming.used_bytes == MIB + LEAST_BYTES
+    assert arrivals.undercharge
+
+
+def test_a_connection_whose_messages_of_known_size_take_all_is_found() -> None:
+    incoming = Admission(lambda: 16 * MIB)
+    arrivals = MessageArrivals(incoming)
+    calls = [known(incoming, "greedy", MOST - 1) for _ in range(5)]
+    calls.append(known(incoming, "other", MOST - 1, caller="b"))
+    worst = arrivals.charge_known(calls, MOST)
+    assert worst is not None
+    assert worst.peer == "greedy"
+    assert arrivals.undercharge
+
+
+def known(incoming: Admission, peer: str, came_bytes: int, caller: str = "a") -> RunningCall:
+    call = reading(incoming, peer, caller)
+    call.size_bytes = MOST
+    transport = call.transport
+    assert isinstance(transport, FakeTransport)
+    transport.known_came_bytes = came_bytes
+    return call

@@ -275,3 +275,20 @@ async def test_a_push_is_audited() -> None:
     assert facts == {
         "identity": "somebody", "peer": PEER, "method": NAME, "instance": "here", "size": 3,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("size", "waits"), [(None, True), (2**16, False)])
+async def test_a_message_whose_size_is_known_takes_no_more_room_than_that(
+    size: int | None, waits: bool
+) -> None:
+    bench = Bench(buffer_memory=2**23, message=2**22 + 2**16)
+    calls = bench.runtime.calls
+    calls.incoming.adjust("another", calls.incoming.total_bytes - 2**20)
+    transport = FakeTransport(PEER, bytes(2**16))
+    transport.known_size = size
+    running = asyncio.ensure_future(bench.run(Unary(bench.echo), transport=transport))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert running.done() is not waits
+    calls.incoming.adjust("another", -(calls.incoming.total_bytes - 2**20))
+    assert await running == bytes(2**16)

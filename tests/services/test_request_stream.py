@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from federation.core.errors import Stalled
+from federation.core.errors import RequestTooLarge, Stalled
 from federation.core.memory_budget import MemoryBudget
 from federation.services.request_stream import AHEAD_BYTES, AHEAD_MESSAGES, RequestStream
 from federation.services.transport import CallEnded
@@ -53,6 +53,16 @@ async def test_silence_is_a_stall_and_the_pending_read_is_not_cancelled() -> Non
     sender.hang_up.set()
     await settle()
     assert await stream.next(5) is None
+
+
+async def test_a_message_that_the_transport_refuses_fails_the_handler() -> None:
+    async def read() -> bytes | None:
+        raise RequestTooLarge("message.size", "too large")
+
+    stream = RequestStream(read, MemoryBudget(100))
+    for _ in range(2):
+        with pytest.raises(RequestTooLarge):
+            await stream.next(5)
 
 
 @pytest.mark.parametrize(

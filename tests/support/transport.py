@@ -26,6 +26,8 @@ class FakeTransport:
         self.takes = asyncio.Event()  # while it is not set, write() does not return
         self.takes.set()
         self.is_gone = False
+        self.known_size: int | None = None  # of the next message
+        self.known_came_bytes = 0
         self._messages = list(messages)
         self._silent = silent
         self._over = asyncio.Event()
@@ -38,6 +40,12 @@ class FakeTransport:
         self.is_gone = True
         self._over.set()
         self.takes.set()
+
+    def next_size(self) -> int | None:
+        return self.known_size
+
+    def came_bytes(self) -> int:
+        return self.known_came_bytes
 
     async def read(self) -> bytes | None:
         if self._messages:
