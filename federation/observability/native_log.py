@@ -64,14 +64,15 @@ def understand(line: str) -> Said | None:
     severity, text = found.groups()
     failed = _HANDSHAKE.match(text)
     if failed is not None:
-        return Said("warning", "tls_handshake_failed", _reason(failed[1], failed[2] or ""))
+        return Said("warning", "tls_handshake_failed", handshake_reason(failed[1], failed[2] or ""))
     if text == _TOO_LARGE:
         reason = f"a certificate of more than about 8 KB was shown; make a smaller one ({text})"
         return Said("warning", "tls_handshake_failed", reason)
     return Said(_LEVELS[severity], "grpc_message", text) if severity in _LEVELS else None
 
 
-def _reason(name: str, detail: str) -> str:
+def handshake_reason(name: str, detail: str) -> str:
+    """Return in words why a TLS handshake failed: the TLS library's name of it, and its detail."""
     if name == "CERTIFICATE_VERIFY_FAILED":
         return f"the certificate shown is not one that is let in, or trusted ({detail})"
     return f"{_WORDS[name]} ({name})" if name in _WORDS else name

@@ -86,6 +86,15 @@ class RawConnection:
         self.send(stream, framed(message), end=True)
         return stream
 
+    def take_all(self) -> None:
+        """Let the node send as much as HTTP/2 allows on the whole connection."""
+        self._h2.increment_flow_control_window(2**30)
+
+    def reset(self, stream: int) -> None:
+        """Say that a call is of no interest any more."""
+        self._h2.reset_stream(stream, 8)
+        self.flush()
+
     def send(self, stream: int, data: bytes, *, end: bool = False, patience_s: float = 5.0) -> int:
         """Send as much of the data as the node takes; returns how much that was.
 

@@ -7,6 +7,7 @@ from tests.mutants.table.durability import DURABILITY
 from tests.mutants.table.leases import LEASES
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
+from tests.mutants.table.transport import TRANSPORT
 from tests.mutants.table.upstream import UPSTREAM
 
-MUTANTS: list[Mutant] = [*DURABILITY, *LEASES, *REPLICATION, *UPSTREAM, *SERVICES]
+MUTANTS: list[Mutant] = [*DURABILITY, *LEASES, *REPLICATION, *UPSTREAM, *SERVICES, *TRANSPORT]

@@ -1,0 +1,145 @@
+"""From what HTTP/2 says on one connection to its calls: new ones, their data, their end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ngh2 import events as http2
+
+from federation.services.pipeline import Pipeline
+from federation.services.status_codes import CallStatus, StatusCode
+from federation.transport.call import Call, Wire
+from federation.transport.headers import (
+    BEGINNING,
+    BadRequest,
+    Fields,
+    NotGrpc,
+    Request,
+    parse_request,
+    trailers,
+)
+from federation.transport.incoming import Bounds
+
+_REQUESTS_KEPT = 8  # parsed headers, as most calls of a connection have the same
+
+NOT_FOUND = CallStatus(StatusCode.UNIMPLEMENTED, "Method not found!")
+TOO_LARGE = StatusCode.RESOURCE_EXHAUSTED
+
+
+class Route(NamedTuple):
+    """One method."""
+
+    pipeline: Pipeline
+    answers_once: bool  # what the pipeline returns is the message, not the end of many
+    bounds: Bounds
+
+
+class NewCall(NamedTuple):
+    """A call that is to be served."""
+
+    call: Call
+    route: Route
+    timeout_s: float | None
+
+
+class Calls:
+    """Those of one connection, until their streams are closed."""
+
+    def __init__(self, wire: Wire, routes: Mapping[bytes, Route]) -> None:
+        self.by_stream: dict[int, Call] = {}
+        self.refused_headers = 0  # how many calls were turned away for too large headers
+        self._wire = wire
+        self._routes = routes
+        self._new: list[NewCall] = []
+        self._fed: set[Call] = set()
+        self._parsed: dict[Fields, Request] = {}
+
+    def __repr__(self) -> str:
+        return f"<Calls {len(self.by_stream)}>"
+
+    def __len__(self) -> int:
+        return len(self.by_stream)
+
+    def take(self, events: Sequence[http2.Event]) -> list[NewCall]:
+        """Hand on what happened; return the calls that have begun, and are not over already."""
+        # Of calls that are over as they begin nothing is made: with rapid resets, most are.
+        over = {each.stream_id for each in events if isinstance(each, http2.StreamClosed)}
+        for event in events:
+            if isinstance(event, http2.DataReceived):
+                self._on_data(event)
+            elif isinstance(event, http2.RequestReceived):
+                if event.stream_id not in over:
+                    self._on_request(event)
+            elif isinstance(event, http2.StreamClosed):
+                self._on_closed(event)
+            elif isinstance(event, http2.TrailersReceived):
+                self._feed(event.stream_id, b"", end=True)
+        for call in self._fed:
+            call.settle()
+        self._fed.clear()
+        new, self._new = self._new, []
+        return [each for each in new if not each.call.is_over]
+
+    def _on_request(self, event: http2.RequestReceived) -> None:
+        stream = event.stream_id
+        try:
+            request = self._parse(event.headers)
+        except NotGrpc as error:
+            answer = ((b":status", b"%d" % error.http_status),)
+            self._wire.session.begin(stream, answer, end=True)
+            return
+        except BadRequest as error:
+            self.refused_headers += error.status.code is TOO_LARGE
+            self._turn_away(stream, error.status)
+            return
+        route = self._routes.get(request.path)
+        if route is None:
+            self._turn_away(stream, NOT_FOUND)
+            return
+        call = self.by_stream[stream] = Call(self._wire, stream, request, route.bounds)
+        self._new.append(NewCall(call, route, request.timeout_s))
+        if event.end_stream:
+            call.receive(b"", end=True)
+
+    def _parse(self, fields: Fields) -> Request:
+        request = self._parsed.get(fields)
+        if request is None:
+            request = parse_request(fields)
+            if len(self._parsed) >= _REQUESTS_KEPT:
+                self._parsed.pop(next(iter(self._parsed)))
+            self._parsed[fields] = request
+        return request
+
+    def _turn_away(self, stream: int, status: CallStatus) -> None:
+        self._wire.session.begin(stream, (*BEGINNING, *trailers(status)), end=True)
+
+    def _on_data(self, event: http2.DataReceived) -> None:
+        if not self._feed(event.stream_id, event.data, end=event.end_stream):
+            self._wire.session.acknowledge(event.stream_id, len(event.data))
+
+    def _feed(self, stream: int, data: bytes, *, end: bool) -> bool:
+        call = self.by_stream.get(stream)
+        if call is None:
+            return False
+        call.receive(data, end=end)
+        self._fed.add(call)
+        return True
+
+    def _on_closed(self, event: http2.StreamClosed) -> None:
+        call = self.by_stream.pop(event.stream_id, None)
+        if call is None:
+            return
+        self._fed.discard(call)
+        if event.error_code or not call.is_over:
+            call.leave()
+        else:
+            call.closed()
+
+    def leave(self) -> None:
+        """The connection is gone, and all calls with it."""
+        found, self.by_stream = list(self.by_stream.values()), {}
+        for call in found:
+            call.leave()
+        self._parsed.clear()
+        self._fed.clear()

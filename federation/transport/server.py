@@ -1,0 +1,207 @@
+"""The server of one listener: accepts connections within its limits, watches them, drains them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from federation.access.incoming_call import PeerAddress
+from federation.config.model import LimitsConfig
+from federation.core.clock import Clock
+from federation.core.fair_share import FairShare, ShareVerdict
+from federation.core.memory_budget import MemoryBudget
+from federation.observability.rate_limits import LimitHits
+from federation.services.method import ClientStream, Method, ServerStream, Service, Unary
+from federation.services.pipeline import Pipeline
+from federation.services.runtime import Runtime
+from federation.transport.connection import Connection
+from federation.transport.dispatch import Route
+from federation.transport.incoming import Bounds
+from federation.transport.session import Rules
+from federation.transport.tls import Contexts, TlsLayer
+from federation.transport.told import Told
+
+if TYPE_CHECKING:
+    from federation.access.live_tls import LiveTls
+
+_SWEEP_S = 0.25
+_BUFFER_BYTES = 2**17  # the most that is read from a socket in one go
+_BACKLOG = 1024
+_WINDOW_MIN, _WINDOW_MAX = 2**14, 2**16  # of a stream before its handler reads
+_LOOKAHEAD_MIN, _LOOKAHEAD_MAX = 2**16, 2**20
+
+
+def routes(services: Iterable[Service], runtime: Runtime) -> dict[bytes, Route]:
+    """Return the methods of these services by their paths."""
+    found = {}
+    for service in services:
+        for name, method in service.methods().items():
+            full = f"{service.name}/{name}"
+            found[f"/{full}".encode()] = Route(
+                Pipeline(full, method, runtime),
+                answers_once=isinstance(method, Unary | ClientStream),
+                bounds=_bounds(method, runtime.limits),
+            )
+    return found
+
+
+def _bounds(method: Method, limits: LimitsConfig) -> Bounds:
+    share_bytes = limits.buffer_memory // limits.streams
+    if isinstance(method, Unary | ServerStream):
+        return Bounds(method.request_max, limits.message, _window_bytes(limits), 0)
+    lookahead_bytes = _between(_LOOKAHEAD_MIN, share_bytes, _LOOKAHEAD_MAX)
+    return Bounds(limits.message, limits.message, _window_bytes(limits), lookahead_bytes)
+
+
+def _window_bytes(limits: LimitsConfig) -> int:
+    return _between(_WINDOW_MIN, limits.buffer_memory // 4 // limits.streams, _WINDOW_MAX)
+
+
+class OpenConnections:
+    """Those of one server, as RunningCalls sees them; see Connections in services/transport.py."""
+
+    def __init__(self) -> None:
+        self.by_peer: dict[str, Connection] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<OpenConnections {len(self.by_peer)}>"
+
+    def received_from(self, peers: Collection[str]) -> Mapping[str, int]:
+        """See Connections."""
+        found = ((peer, self.by_peer.get(peer)) for peer in peers)
+        return {peer: each.received_bytes for peer, each in found if each is not None}
+
+    def break_off(self, peer: str) -> None:
+        """See Connections."""
+        connection = self.by_peer.get(peer)
+        if connection is not None:
+            self._loop.call_soon_threadsafe(connection.abort)
+
+
+class Http2Server:
+    """Serves these routes on one listener's sockets: start, stop, each once."""
+
+    def __init__(
+        self,
+        routes: Mapping[bytes, Route],
+        limits: LimitsConfig,
+        clock: Clock,
+        hits: LimitHits,
+        budget: MemoryBudget,
+        connections: OpenConnections,
+        tls: LiveTls | None = None,
+    ) -> None:
+        """hits, budget: those of the whole node. connections: what the routes' Runtime has, too."""
+        self.routes = routes
+        self.clock = clock
+        self.hits = hits
+        self.budget = budget
+        self.told = Told(clock)
+        self.sweep_s = _SWEEP_S
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._rules = Rules(limits.streams_per_connection, _window_bytes(limits))
+        self._contexts = None if tls is None else Contexts(tls)
+        self._open = connections
+        self._share = FairShare(lambda: limits.connections, lambda: limits.connections_per_address)
+        self._servers: list[asyncio.Server] = []
+        self._sweep: asyncio.TimerHandle | None = None
+        self._unnamed = 0
+        self._over: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Http2Server {len(self._open.by_peer)} connections>"
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on these sockets, which listen already; they are the server's from now on."""
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._servers.append(
+                await loop.create_server(self._connection, sock=each, backlog=_BACKLOG)
+            )
+        self._look()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls; let running ones go on for grace_s at most, then end them."""
+        for server in self._servers:
+            server.close()
+        for connection in list(self._open.by_peer.values()):
+            connection.drain()
+        await self._until_over(grace_s)
+        for connection in list(self._open.by_peer.values()):
+            connection.end_calls()
+        await self._until_over(1.0)
+        for connection in list(self._open.by_peer.values()):
+            connection.abort()
+        await self._until_over(1.0)
+        if self._tasks:  # they clean up
+            await asyncio.wait(self._tasks)
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    async def _until_over(self, within_s: float) -> None:
+        """Wait until there is no connection any more."""
+        if self._open.by_peer:
+            self._over = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._over], timeout=within_s)
+
+    def _look(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._look)
+        now_s = self.clock.monotonic_s()
+        for connection in list(self._open.by_peer.values()):
+            connection.look(now_s)
+
+    # For connections
+
+    def _connection(self) -> Connection:
+        tls = None if self._contexts is None else TlsLayer(self._contexts.current())
+        return Connection(self, self._rules, tls)
+
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a call; it is kept until it ends, whatever becomes of its connection."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def peer_text(self, transport: asyncio.Transport) -> str:
+        """Return the other end of a connection as gRPC writes it; no two are alike."""
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            host, port = name[:2]
+            return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+        self._unnamed += 1
+        return f"unix:{self._unnamed}"
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a connection; False: there are too many."""
+        peer = connection.peer
+        verdict = self._share.try_acquire(_holder(peer))
+        if verdict is not ShareVerdict.GRANTED:
+            full = verdict is ShareVerdict.FULL
+            self.hits.hit(
+                "connections" if full else "connections-per-address", peer.caller, peer.text
+            )
+            return False
+        self._open.by_peer[peer.text] = connection
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """A connection is closed."""
+        peer = connection.peer
+        if self._open.by_peer.get(peer.text) is connection:
+            del self._open.by_peer[peer.text]
+            self._share.release(_holder(peer))
+        if not self._open.by_peer and self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+
+def _holder(peer: PeerAddress) -> str:
+    return peer.host if peer.port else "unix"
+
+
+def _between(least: int, wanted: int, most: int) -> int:
+    return max(least, min(wanted, most))
