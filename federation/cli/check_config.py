@@ -10,6 +10,7 @@ from federation.access.setup import load_access
 from federation.cli.command import FILE, Command, json_option
 from federation.cli.output import emit_json
 from federation.config.file import load
+from federation.server.carriers import check_installed
 from federation.server.config_warnings import advice
 
 
@@ -27,6 +28,7 @@ def check_config(file: Path, as_json: bool) -> None:
     certificates, keys and lists that it names.
     """
     config = load(file)
+    check_installed(config.transport)
     load_access(config)
     warnings = [item.text for item in advice(config, file)]
     if as_json:

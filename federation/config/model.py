@@ -96,6 +96,12 @@ class Config(Section):
         le=64,
         description="number of processes that serve the listeners' ports",
     )
+    transport: Literal["grpcio", "http2"] = key(
+        live=False,
+        default="grpcio",
+        description="what carries the calls of all listeners: gRPC's own server, or the node's, "
+        "which needs the extra `http2`",
+    )
     listeners: list[ListenerConfig] = key(
         live=False,
         default=[ListenerConfig(address="127.0.0.1:8980", push=True)],

@@ -29,8 +29,10 @@ async def resolve(address: Address) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
-def listen(address: Address) -> socket.socket:
+def listen(address: Address, *, shared: bool = False) -> socket.socket:
     """Return a listening socket on this IP address; [::] takes IPv4 too.
+
+    shared: other processes of this node answer on the same port.
 
     Raises CannotStart with the system's reason.
     """
@@ -38,6 +40,8 @@ def listen(address: Address) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             only_v6 = not address.is_wildcard
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)

@@ -19,8 +19,8 @@ from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LimitHits
 from federation.replication.setup import Replication, make_replication
+from federation.server.carriers import Carrier, carrier_of
 from federation.server.http import HttpServer, Pages
-from federation.server.listener import GrpcServer
 from federation.server.node import Node, Port
 from federation.server.readiness import Readiness
 from federation.server.worker_slot import WorkerSlot
@@ -32,7 +32,6 @@ from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
-from federation.services.grpc_calls import handlers
 from federation.services.health import HealthControl, HealthService
 from federation.services.holdings import HoldingsService
 from federation.services.method import Service
@@ -41,7 +40,6 @@ from federation.services.references import ReferenceService
 from federation.services.reflection import ReflectionService
 from federation.services.remote_asset import FetchService, PushService
 from federation.services.runtime import Runtime
-from federation.services.tcp import ProcessConnections
 from federation.storage.contract import NodeStorage
 from federation.storage.factory import open_storage
 from federation.upstream.entry_finder import Finder
@@ -93,13 +91,14 @@ def build(
     ports = []
     access = make_access(config, files, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
+        carrier = carrier_of(config.transport)
         runtime = Runtime(
             metrics,
             limits,
             clock,
             allowed.rights,
             budget,
-            ProcessConnections(),
+            carrier.connections,
             acknowledge_of(listener, replication, storage, metrics, clock),
             quotas,
             config.log.audit,
@@ -107,7 +106,7 @@ def build(
             bounds=bounds,
         )
         served = services.index_served if listener.type == "index" else services.served
-        ports.append(make_port(listener, allowed, served, runtime, slot, at))
+        ports.append(make_port(listener, allowed, served, runtime, slot, at, carrier))
     readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
     http = None
@@ -277,15 +276,15 @@ def make_port(
     runtime: Runtime,
     slot: WorkerSlot,
     place: int,
+    carrier: Carrier,
 ) -> Port:
     """Put health and reflection beside the services of one listener."""
     names = [service.name for service in services]
     health = HealthControl(names)
     beside = (HealthService(health), ReflectionService(names, runtime.limits))
-    served = handlers([*services, *beside], runtime)
     port = slot.port(place, parse_address(listener.address).port)
-    server = GrpcServer(
-        listener, runtime.limits, served, port=port, alone=slot.alone, tls=access.tls
+    server = carrier.serve(
+        listener, [*services, *beside], runtime, port=port, alone=slot.alone, tls=access.tls
     )
     return Port(server, access.tls, health, access.watched)
 

@@ -75,6 +75,8 @@ def window_bytes(limits: model.LimitsConfig) -> int:
 class GrpcServer:
     """Serves these handlers on one listener: bind, start, stop, each once and in this order."""
 
+    bounds_connections = False
+
     def __init__(
         self,
         listener: model.ListenerConfig,

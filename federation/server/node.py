@@ -43,6 +43,11 @@ class ListeningServer(Protocol):
         ...
 
     @property
+    def bounds_connections(self) -> bool:
+        """Whether it keeps limits.connections itself."""
+        ...
+
+    @property
     def address(self) -> Address:
         """Where it listens; with the real port once bound."""
         ...
@@ -138,7 +143,8 @@ class Node:
         return [str(port.server.address) for port in self._ports]
 
     def _listening_on(self) -> list[int]:
-        return [port.server.address.port for port in self._ports]
+        servers = (port.server for port in self._ports)
+        return [each.address.port for each in servers if not each.bounds_connections]
 
     @property
     def http(self) -> str | None:
@@ -174,7 +180,7 @@ class Node:
             raise
         self._keep(self._watch_lag, "loop-lag")
         self._keep(self._watch_health, "health")
-        if self._guard is not None:
+        if self._guard is not None and self._listening_on():
             self._keep(self._guard.run, "connections")
         if any(port.watched for port in self._ports):
             self._keep(self._watch_tls, "tls-files")

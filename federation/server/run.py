@@ -20,6 +20,7 @@ from federation.observability import logs
 from federation.observability.native_log import captured
 from federation.server import process, systemd
 from federation.server.assembly import open_node
+from federation.server.carriers import check_installed
 from federation.server.config_warnings import advice
 from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.server.passed_sockets import PassedSockets, passed_sockets
@@ -58,6 +59,7 @@ def run_node(
     process.prepare()
     if passed is None:
         passed = passed_sockets(os.environ, os.getpid())
+    check_installed(config.transport)
     files = load_access(config)
     slot = slot or WorkerSlot()
     flush = logs.configure(config.log, worker=None if slot.alone else slot.number)

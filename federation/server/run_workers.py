@@ -24,6 +24,7 @@ from federation.core.clock import Clock, SystemClock
 from federation.core.tasks import Background, FailingWork
 from federation.observability import logs
 from federation.server import process, systemd
+from federation.server.carriers import check_installed
 from federation.server.config_warnings import advice
 from federation.server.http import HttpServer
 from federation.server.passed_sockets import PassedSockets, passed_sockets
@@ -51,6 +52,7 @@ def run_workers(config: Config, ready: Ready, file: Path | None = None) -> None:
     """
     process.prepare()
     passed = passed_sockets(os.environ, os.getpid())
+    check_installed(config.transport)
     load_access(config)  # errors in the files are reported once, by the parent
     flush = logs.configure(config.log)
     for item in advice(config, file):

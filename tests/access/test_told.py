@@ -25,6 +25,7 @@ from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
 from tests.support.process import Node, federation
 from tests.support.process_client import outcome
+from tests.support.transports import TRANSPORT
 
 OK, UNAVAILABLE = grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE
 DENIED = grpc.StatusCode.PERMISSION_DENIED
@@ -176,8 +177,13 @@ def test_a19_certificates_of_unusual_size_are_served_or_refused_at_once(site: Si
         either = (*good, *bad)
         for me, wanted in ((many, good), (large, good), (more, either), (huge, bad)):
             assert seconds_to_answer(site, node, me, wanted) < ANSWERED_WITHIN_S
-        reasons = [line["reason"] for line in told(node, "tls_handshake_failed", 1)]
-        assert any("certificate of more than about 8 KB" in reason for reason in reasons), reasons
+        # Over HTTP/2 of the node's own the handshake succeeds, and each call is refused.
+        event, says = {
+            "grpcio": ("tls_handshake_failed", "certificate of more than about 8 KB"),
+            "http2": ("client_refused", "a certificate of "),
+        }[TRANSPORT]
+        reasons = [line["reason"] for line in told(node, event, 1)]
+        assert any(says in reason for reason in reasons), reasons
         with site.connect(node, me=many) as client:
             client.write(b"and the others are served")
 

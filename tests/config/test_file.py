@@ -71,7 +71,7 @@ def test_a_message_names_file_line_path_found_and_allowed() -> None:
         ("quota: 5G", "quota", "unknown key; did you mean storage.quota?"),
         ("data_dir: x", "data_dir", "unknown key; did you mean data-dir?"),
         ("log: {Level: info}", "log.Level", "did you mean level?"),
-        ("zzz: 1", "zzz", "unknown key; known here: node-name, data-dir, workers, listeners"),
+        ("zzz: 1", "zzz", "unknown key; known here: node-name, data-dir, workers, transport"),
         ("1: 1", "1", "unknown key; known here:"),
         ("wokers: 2", "wokers", "did you mean workers?"),
         ("<<: {}", "<<", "unknown key;"),

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-
 from federation.access.access import SameForAll
 from federation.access.rights import Rights, everybody
 from federation.closure.checker import ClosureChecker
@@ -26,13 +24,13 @@ from federation.services.capabilities import CapabilitiesService
 from federation.services.cas import CasService
 from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
-from federation.services.grpc_calls import handlers
 from federation.services.method import Service
 from federation.services.remote_asset import FetchService, PushService
 from federation.services.runtime import Runtime
-from federation.services.tcp import ProcessConnections
+from federation.services.transport import Connections
 from tests.support.fakes import MemoryIndex
 from tests.support.local_finder import LocalFinder
+from tests.support.transports import serve_on_loopback
 
 NODE_ID = "node-of-the-test"
 
@@ -112,25 +110,25 @@ async def serving(
         FetchService(LocalFinder(index, closures), checksums, clock, metrics),
         PushService(index, checksums),
     ]
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
     access = SameForAll(rights or everybody(push=True))
-    runtime = Runtime(
-        metrics,
-        limits,
-        clock,
-        access,
-        budget,
-        ProcessConnections(),
-        acknowledge,
-        heard_from=heard_from,
-    )
-    server.add_generic_rpc_handlers(tuple(handlers(services, runtime)))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+
+    def make_runtime(connections: Connections) -> Runtime:
+        return Runtime(
+            metrics,
+            limits,
+            clock,
+            access,
+            budget,
+            connections,
+            acknowledge,
+            heard_from=heard_from,
+        )
+
+    server = await serve_on_loopback(services, make_runtime)
     try:
-        yield f"127.0.0.1:{port}"
+        yield f"127.0.0.1:{server.port}"
     finally:
-        await server.stop(grace=0)
+        await server.stop(0)
         await bytestream.close()
         await closures.close()
         compute.close()

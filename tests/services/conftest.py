@@ -18,13 +18,13 @@ from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
 from federation.services.bytestream import ByteStreamService
 from federation.services.cpu_pool import Compute
-from federation.services.grpc_calls import handlers
 from federation.services.method import Service
 from federation.services.quotas import CallerQuotas
 from federation.services.runtime import Runtime
-from federation.services.tcp import ProcessConnections
+from federation.services.transport import Connections
 from tests.services.bytestream import Client
 from tests.support.fakes import MemoryStore
+from tests.support.transports import Serving, serve_on_loopback
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Served:
     channel: grpc.aio.Channel
     port: int
     metrics: Metrics
-    server: grpc.aio.Server
+    server: Serving
 
     @property
     def cas(self) -> re_grpc.ContentAddressableStorageStub:
@@ -75,24 +75,24 @@ async def serve() -> AsyncIterator[Serve]:
         limits, metrics = limits or LimitsConfig(), metrics or Metrics()
         clock = clock or SystemClock()
         budget = budget or MemoryBudget(limits.buffer_memory)
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", limits.message)])
         access = SameForAll(rights or everybody(push=may_push))
-        runtime = Runtime(
-            metrics, limits, clock, access, budget, ProcessConnections(), quotas=quotas, audit=audit
-        )
-        server.add_generic_rpc_handlers(handlers(services, runtime))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
+
+        def make_runtime(connections: Connections) -> Runtime:
+            return Runtime(
+                metrics, limits, clock, access, budget, connections, quotas=quotas, audit=audit
+            )
+
+        server = await serve_on_loopback(services, make_runtime)
         channel = grpc.aio.insecure_channel(
-            f"127.0.0.1:{port}", options=[("grpc.use_local_subchannel_pool", 1)]
+            f"127.0.0.1:{server.port}", options=[("grpc.use_local_subchannel_pool", 1)]
         )
-        running.append(Served(channel, port, metrics, server))
+        running.append(Served(channel, server.port, metrics, server))
         return running[-1]
 
     yield start
     for one in running:
         await one.channel.close(None)
-        await one.server.stop(grace=0)
+        await one.server.stop(0)
 
 
 @pytest.fixture

@@ -135,5 +135,5 @@ async def tell_history(path: Path, serve: Serve, compute: Compute, rng: random.R
             async with storage.open_read(digest) as chunks:
                 assert b"".join([chunk async for chunk in chunks]) == history.blobs[digest]
         await served.channel.close(None)
-        await served.server.stop(grace=0)
+        await served.server.stop(0)
     return len(history.acknowledged)

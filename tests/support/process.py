@@ -31,6 +31,7 @@ import yaml
 from federation.core.clock import SystemClock
 from tests.support.polling import wait_until
 from tests.support.samples import Samples
+from tests.support.transports import TRANSPORT
 from tests.support.warm import FEDERATION, WarmProcess, warm_commands, warm_nodes
 
 Settings = Mapping[str, Any]
@@ -98,6 +99,7 @@ def merged(base: Settings, over: Settings) -> dict[str, Any]:
 def configuration(data_dir: Path, over: Settings) -> dict[str, Any]:
     base: Settings = {
         "data-dir": str(data_dir),
+        "transport": TRANSPORT,
         "listeners": [{"address": "127.0.0.1:0", "push": True}],
         "http": {"address": "127.0.0.1:0"},
         "log": {"level": "info", "format": "console"},

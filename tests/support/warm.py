@@ -149,6 +149,8 @@ _PRELOADED: Final = {
         # A node imports these when it needs them, which nodes of tests do.
         "federation.access.guarded",
         "federation.config.file",
+        *("federation.server.listener", "federation.services.grpc_calls"),
+        *("federation.server.http2_listener", "federation.transport.server"),
         "federation.server.http.bounded_server",
         "federation.storage.storage",
     ),

@@ -26,7 +26,7 @@ _STEPS = {
     "folder made durable": ("fsync", 2),
     "row written": ("pwrite64", 40),
     "row committed": ("fdatasync", 6),
-    "reply sent": ("sendmsg", 60),
+    "reply sent": ("sendmsg,sendto", 60),
 }
 
 
