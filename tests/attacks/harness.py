@@ -14,6 +14,7 @@ attack, too.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,7 +124,8 @@ class Seen:
         A node that other programs keep from running cannot stop gRPC's windows from filling, so it
         is allowed half as much again; what is unbounded takes many times the bound.
         """
-        is_busy = self._calm_s > BUSY_CALM_S or self.worst_s > WORST_S / 2
+        is_slow = self._calm_s > BUSY_CALM_S or self.worst_s > WORST_S / 2
+        is_busy = is_slow or os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
         allowed_mib = self._memory_mib * (1.5 if is_busy else 1)
         assert self.growth_mib <= allowed_mib, (
             f"the node's memory grew by {self.growth_mib:.0f} MiB; {allowed_mib:.0f} are allowed"

@@ -29,7 +29,9 @@ def test_a_raw_call_is_answered(tmp_path: Path) -> None:
 
 def test_memory_that_grows_is_seen(tmp_path: Path) -> None:
     with Attacked(tmp_path, open_to_all=True) as node, node.watched() as seen:
-        seen._before_bytes -= 65 * MIB  # the highest is written by the thread that samples it
-        with pytest.raises(AssertionError, match=r"grew by 6[5-9] MiB"):
+        seen._before_bytes -= (
+            100 * MIB
+        )  # beyond what a busy machine is allowed; the highest is written by the thread that samples it
+        with pytest.raises(AssertionError, match=r"grew by 1\d\d MiB"):
             seen.judge_memory()
-        seen._before_bytes += 65 * MIB
+        seen._before_bytes += 100 * MIB

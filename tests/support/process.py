@@ -38,6 +38,7 @@ Settings = Mapping[str, Any]
 
 _clock = SystemClock()
 _LOG_SHOWN_BYTES = 6000
+_LOG_PATIENCE_S = 1.0
 _LOG_PAUSE_S = 0.025  # a node writes a line up to 20 ms after the one before: LogWriter
 _BYTECODE = Path(__file__).parents[2] / ".pytest_cache" / "bytecode"
 _SERVE = (sys.executable, "-m", "federation", "serve")
@@ -335,8 +336,8 @@ class Node:
     @property
     def log(self) -> str:
         """Everything that this node has written so far, over all its starts."""
-        if self.running:
-            time.sleep(_LOG_PAUSE_S)
+        if self.running and self._process is not None:
+            _let_log(self._process.pid)
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
     @property
@@ -419,6 +420,33 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return  # it is gone already, which is what the caller of a late signal wants to hear
+
+
+def _let_log(pid: int) -> None:
+    """Wait until a process, and its workers, have written what they logged before.
+
+    The thread that does it may have to wait for a busy processor.
+    """
+    until_s = _clock.monotonic_s() + _LOG_PATIENCE_S
+    while _clock.monotonic_s() < until_s:
+        time.sleep(_LOG_PAUSE_S)
+        if not any(_is_busy(each) for each in (pid, *_children(pid))):
+            return
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    return []
+
+
+def _is_busy(pid: int) -> bool:
+    """Whether a thread of this process runs, wants to run, or waits for the disk."""
+    states = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
+    return not {"R", "D"}.isdisjoint(states)
 
 
 def _session(leader: int) -> list[int]:
