@@ -29,9 +29,8 @@ def test_a_raw_call_is_answered(tmp_path: Path) -> None:
 
 def test_memory_that_grows_is_seen(tmp_path: Path) -> None:
     with Attacked(tmp_path, open_to_all=True) as node, node.watched() as seen:
-        seen._before_bytes -= (
-            100 * MIB
-        )  # beyond what a busy machine is allowed; the highest is written by the thread that samples it
+        # More than a busy machine is allowed. The highest is written by the thread that samples it.
+        seen._before_bytes -= 100 * MIB
         with pytest.raises(AssertionError, match=r"grew by 1\d\d MiB"):
             seen.judge_memory()
         seen._before_bytes += 100 * MIB

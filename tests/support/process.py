@@ -442,11 +442,11 @@ def _children(pid: int) -> list[int]:
 
 def _is_busy(pid: int) -> bool:
     """Whether a thread of this process runs, wants to run, or waits for the disk."""
-    states = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            states.append((task / "stat").read_text().rpartition(")")[2].split()[0])
-    return not {"R", "D"}.isdisjoint(states)
+            if (task / "stat").read_text().rpartition(")")[2].split()[0] in "RD":
+                return True
+    return False
 
 
 def _session(leader: int) -> list[int]:
