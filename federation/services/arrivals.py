@@ -25,16 +25,16 @@ class MessageArrivals:
     def __init__(self, incoming: Admission) -> None:
         self._incoming = incoming
         self._came: dict[str, int] = {}  # whole messages, in bytes, of each connection
-        self.undercharges = False  # whether a call is charged for less than a whole message
+        self._undercharges_unknown = False  # messages whose size is not known
         self._undercharges_known = False
 
     def __repr__(self) -> str:
         return f"<MessageArrivals on {len(self._came)} connections>"
 
     @property
-    def undercharge(self) -> bool:
+    def undercharges(self) -> bool:
         """Whether a call is charged for less than a whole message, by either way of charging."""
-        return self.undercharges or self._undercharges_known
+        return self._undercharges_unknown or self._undercharges_known
 
     def note_message(self, peer: str, size_bytes: int) -> None:
         """Count a complete message of this connection."""
@@ -54,7 +54,7 @@ class MessageArrivals:
         reading: dict[str, list[RunningCall]] = {}
         for call in pending:
             reading.setdefault(call.peer, []).append(call)
-        self.undercharges = False
+        self._undercharges_unknown = False
         # However little room there is, no connection is closed for a message or two.
         bound_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
         worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
@@ -65,7 +65,7 @@ class MessageArrivals:
                 worst, worst_bytes = calls[0], rest_bytes
             each_bytes = min(max(LEAST_BYTES, rest_bytes // len(calls)), most_bytes)
             for call in calls:
-                self.undercharges |= each_bytes < most_bytes
+                self._undercharges_unknown |= each_bytes < most_bytes
                 self._incoming.adjust(call.caller, each_bytes - call.pending_bytes)
                 call.pending_bytes = each_bytes
         return worst if self._incoming.used_bytes > bound_bytes else None

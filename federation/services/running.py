@@ -254,7 +254,7 @@ class RunningCalls:
 
     def _look_soon(self) -> None:
         """Begin to look how much has arrived of messages that occupy room others wait for."""
-        needed = self.incoming.waiting or self._arrivals.undercharge
+        needed = self.incoming.waiting or self._arrivals.undercharges
         if needed and (self._counting is None or self._counting.done()):
             loop = asyncio.get_running_loop()
             self._counting = loop.create_task(self._count(), name="arrivals")

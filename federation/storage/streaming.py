@@ -80,12 +80,8 @@ class Reading:
             self._data = hot.data
             return self._slices()
         epoch = self._core.read_cache.epoch
-        is_open, opening = self._core.reads.start(self._open, self._step())
         try:
-            await is_open
-        except asyncio.CancelledError:
-            opening.add_done_callback(lambda _: self._close())
-            raise
+            await self._core.reads.run_or_undo(self._open, self._close, self._step())
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         except Damage as damage:

@@ -241,9 +241,7 @@ class Connection(asyncio.BufferedProtocol):
     def look(self, now_s: float) -> None:
         """Do what is due; called several times a second."""
         self._count_buffered()
-        for call in list(self._calls.by_stream.values()):
-            if call.deadline_s is not None and now_s >= call.deadline_s:
-                call.expire()
+        self._calls.expire(now_s)
         if self.session.is_worn:
             self.drain()
         due = self._life.due(now_s, has_calls=bool(self._calls))

@@ -136,6 +136,12 @@ class Calls:
         else:
             call.closed()
 
+    def expire(self, now_s: float) -> None:
+        """End those whose deadlines have passed."""
+        for call in list(self.by_stream.values()):
+            if call.deadline_s is not None and now_s >= call.deadline_s:
+                call.expire()
+
     def leave(self) -> None:
         """The connection is gone, and all calls with it."""
         found, self.by_stream = list(self.by_stream.values()), {}

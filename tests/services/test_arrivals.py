@@ -71,7 +71,7 @@ def test_a_message_of_known_size_is_charged_for_what_has_come_of_it() -> None:
     assert arrivals.charge_known([slow, silent], MOST) is None
     assert (slow.pending_bytes, silent.pending_bytes) == (MIB, LEAST_BYTES)
     assert incoming.used_bytes == MIB + LEAST_BYTES
-    assert arrivals.undercharge
+    assert arrivals.undercharges
 
 
 def test_a_connection_whose_messages_of_known_size_take_all_is_found() -> None:
@@ -82,7 +82,7 @@ def test_a_connection_whose_messages_of_known_size_take_all_is_found() -> None:
     worst = arrivals.charge_known(calls, MOST)
     assert worst is not None
     assert worst.peer == "greedy"
-    assert arrivals.undercharge
+    assert arrivals.undercharges
 
 
 def known(incoming: Admission, peer: str, came_bytes: int, caller: str = "a") -> RunningCall:

@@ -69,16 +69,23 @@ class Pool:
         Cancelling the caller does not stop work that has begun. The thread wakes the event loop
         itself: run_in_executor and its chained futures take a third more time.
         """
-        result, _ = self.start(work, *args)
+        result, _ = self._start(work, args)
         return await result
 
-    def start(
-        self, work: Callable[..., _T], *args: object
-    ) -> tuple[asyncio.Future[_T], Future[None]]:
-        """Run work in a thread; return its result for the event loop, and the end of the thread's.
+    async def run_or_undo(
+        self, work: Callable[..., _T], undo: Callable[[], None], *args: object
+    ) -> _T:
+        """Run work in a thread; if the caller is cancelled meanwhile, undo it once it has ended."""
+        result, ended = self._start(work, args)
+        try:
+            return await result
+        except asyncio.CancelledError:
+            ended.add_done_callback(lambda _: undo())
+            raise
 
-        The result must be awaited or cancelled.
-        """
+    def _start(
+        self, work: Callable[..., _T], args: tuple[object, ...]
+    ) -> tuple[asyncio.Future[_T], Future[None]]:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[_T] = loop.create_future()
         return result, self._executor.submit(_run, loop, result, work, args)

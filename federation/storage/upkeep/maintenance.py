@@ -102,22 +102,9 @@ class Maintenance:
         self._lock.release()
         self._evictor = Evictor(self._core)
 
-    async def _take_lock(self) -> bool:
-        """Take the lock in a thread; return False if another process holds it.
-
-        The thread goes on when its caller is cancelled, such as by close(): what it takes then is
-        released again.
-        """
-        taking = self._core.pool.submit(self._lock.acquire)
-        try:
-            return await asyncio.wrap_future(taking)
-        except asyncio.CancelledError:
-            taking.add_done_callback(lambda _: self._lock.release())
-            raise
-
     async def try_to_hold(self) -> bool:
         """Take the maintenance lock for a command; return False if another process holds it."""
-        if not await self._take_lock():
+        if not await self._core.pool.run_or_undo(self._lock.acquire, self._lock.release):
             return False
         await self._evictor.load_marks()
         return True
@@ -158,7 +145,7 @@ class Maintenance:
             return  # while the volume is in doubt, nothing is removed
         await self._sweep_unsettled()
         if not self._lock.held:
-            if not await self._take_lock():
+            if not await self._core.pool.run_or_undo(self._lock.acquire, self._lock.release):
                 return
             _log.info("maintenance_taken_over", run=self._core.run.id)
             self._keep(self._holder_tasks, self._scrubber.run, "scrub")
