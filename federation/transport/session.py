@@ -18,6 +18,7 @@ from ngh2.events import ConnectionClosed, DataReceived, Event, RequestReceived, 
 from federation.transport.headers import LIST_BYTES, Fields
 
 _WINDOW_MAX: Final = 2**31 - 1
+_FRAME_BYTES = 2**14 + 9  # the largest frame that clients may send
 _OUTPUT_BYTES = 2**17  # of a piece of output, so that a slow reader has no more than this here
 
 # A block of headers beyond these ends its connection; one beyond LIST_BYTES only its call.
@@ -210,7 +211,8 @@ class Session:
         """End the stream at once, without what was not sent yet."""
 
         def work() -> None:
-            self._under_way_bytes += self._http2.stream_local_window_size(stream)
+            # The rest of a frame that has begun may come beyond the window.
+            self._under_way_bytes += self._http2.stream_local_window_size(stream) + _FRAME_BYTES
             self._http2.reset_stream(stream, code)
 
         self._try(work)
