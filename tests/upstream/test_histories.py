@@ -116,7 +116,7 @@ class History:
         assert b"".join(read) == wanted
 
 
-@by_seed(20, 1000)
+@by_seed(40, 1000)
 async def test_histories(tmp_path: Path, seeds: range) -> None:
     whole = 0
     for seed in told(seeds):

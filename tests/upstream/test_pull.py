@@ -53,6 +53,19 @@ async def kept(shared: UpstreamPool) -> None:
     await shared.small.wait_kept()
 
 
+async def test_who_comes_while_a_failed_pull_ends_begins_another(tmp_path: Path) -> None:
+    up, there = upstream("a", Script(break_at=[SIZE // 2] * 20))
+    there.blobs[BLOB] = DATA
+    async with node(tmp_path, up) as (store, _, shared):
+        failed = shared.pulls._join((BLOB, None))
+        await until(lambda: failed.buffer.error is not None)
+        await failed.leave()
+        await until(lambda: not shared.pulls._pulls)
+        there.script.break_at.clear()
+        shared.pulls._pulls[BLOB, None] = failed  # as while it removes what it received
+        assert await read(store) == DATA
+
+
 async def test_a_miss_is_pulled_once_for_many_readers_and_kept(tmp_path: Path) -> None:
     gate = asyncio.Event()
     up, there = upstream("a", Script(gate=gate))
