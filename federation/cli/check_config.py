@@ -10,8 +10,8 @@ from federation.access.setup import load_access
 from federation.cli.command import FILE, Command, json_option
 from federation.cli.output import emit_json
 from federation.config.file import load
-from federation.server.carriers import check_installed
 from federation.server.config_warnings import advice
+from federation.server.server_factory import check_installed
 
 
 @click.command(

@@ -19,10 +19,10 @@ from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LimitHits
 from federation.replication.setup import Replication, make_replication
-from federation.server.carriers import Carrier, carrier_of
 from federation.server.http import HttpServer, Pages
 from federation.server.node import Node, Port
 from federation.server.readiness import Readiness
+from federation.server.server_factory import ListenerPlace, ServerFactory, server_factory
 from federation.server.worker_slot import WorkerSlot
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
@@ -91,14 +91,14 @@ def build(
     ports = []
     access = make_access(config, files, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
-        carrier = carrier_of(config.transport)
+        factory = server_factory(config.transport)
         runtime = Runtime(
             metrics,
             limits,
             clock,
             allowed.rights,
             budget,
-            carrier.connections,
+            factory.connections,
             acknowledge_of(listener, replication, storage, metrics, clock),
             quotas,
             config.log.audit,
@@ -106,7 +106,7 @@ def build(
             bounds=bounds,
         )
         served = services.index_served if listener.type == "index" else services.served
-        ports.append(make_port(listener, allowed, served, runtime, slot, at, carrier))
+        ports.append(make_port(listener, allowed, served, runtime, slot, at, factory))
     readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
     http = None
@@ -276,16 +276,15 @@ def make_port(
     runtime: Runtime,
     slot: WorkerSlot,
     place: int,
-    carrier: Carrier,
+    factory: ServerFactory,
 ) -> Port:
     """Put health and reflection beside the services of one listener."""
     names = [service.name for service in services]
     health = HealthControl(names)
     beside = (HealthService(health), ReflectionService(names, runtime.limits))
     port = slot.port(place, parse_address(listener.address).port)
-    server = carrier.serve(
-        listener, [*services, *beside], runtime, port=port, alone=slot.alone, tls=access.tls
-    )
+    where = ListenerPlace(listener, port, slot.alone, access.tls)
+    server = factory.make(where, [*services, *beside], runtime)
     return Port(server, access.tls, health, access.watched)
 
 

@@ -24,7 +24,7 @@ class Http2Listener:
         port: int | None = None,
         alone: bool = True,
     ) -> None:
-        """Take what serves. port, alone: see GrpcServer."""
+        """Take the listener's configuration and its server. port, alone: see GrpcServer."""
         self.listener = listener
         address = parse_address(listener.address)
         # After bind, with the real port.

@@ -20,11 +20,11 @@ from federation.observability import logs
 from federation.observability.native_log import captured
 from federation.server import process, systemd
 from federation.server.assembly import open_node
-from federation.server.carriers import check_installed
 from federation.server.config_warnings import advice
 from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import Reloader
+from federation.server.server_factory import check_installed
 from federation.server.worker_slot import WorkerSlot
 from federation.server.workers.control import Control
 

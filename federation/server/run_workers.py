@@ -24,12 +24,12 @@ from federation.core.clock import Clock, SystemClock
 from federation.core.tasks import Background, FailingWork
 from federation.observability import logs
 from federation.server import process, systemd
-from federation.server.carriers import check_installed
 from federation.server.config_warnings import advice
 from federation.server.http import HttpServer
 from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import RELOAD
 from federation.server.run import END_S, FLUSH_S, Ready
+from federation.server.server_factory import check_installed
 from federation.server.worker_slot import WorkerSlot
 from federation.server.workers.control import encode_orders
 from federation.server.workers.pages import AggregatedPages

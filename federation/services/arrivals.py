@@ -55,9 +55,8 @@ class MessageArrivals:
         for call in pending:
             reading.setdefault(call.peer, []).append(call)
         self._undercharges_unknown = False
-        # However little room there is, no connection is closed for a message or two.
-        bound_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
-        worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
+        bound_bytes, worst_bytes = self._bounds(most_bytes)
+        worst = None
         for peer, calls in reading.items():
             came_bytes = self._came.get(peer, 0)
             rest_bytes = received.get(peer, 0) - came_bytes - came_bytes // OVERHEAD
@@ -70,12 +69,20 @@ class MessageArrivals:
                 call.pending_bytes = each_bytes
         return worst if self._incoming.used_bytes > bound_bytes else None
 
+    def _bounds(self, most_bytes: int) -> tuple[int, int]:
+        """Return above how many bytes, in all and of one connection, that connection is closed.
+
+        However little room there is, none is closed for a message or two of most_bytes.
+        """
+        of_all_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
+        return of_all_bytes, max(of_all_bytes // 4, 2 * most_bytes)
+
     def charge_known(self, slow: Collection[RunningCall], most_bytes: int) -> RunningCall | None:
         """Charge calls for what has come of messages of known size; otherwise as charge() does."""
         self._undercharges_known = False
-        bound_bytes = max(self._incoming.total_bytes, 2 * most_bytes)
+        bound_bytes, worst_bytes = self._bounds(most_bytes)
         of_peer: dict[str, int] = {}
-        worst, worst_bytes = None, max(bound_bytes // 4, 2 * most_bytes)
+        worst = None
         for call in slow:
             came_bytes = call.transport.came_bytes()
             each_bytes = min(max(LEAST_BYTES, came_bytes), call.size_bytes)

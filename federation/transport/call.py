@@ -13,9 +13,9 @@ from federation.access.incoming_call import PeerAddress, ShownCertificate
 from federation.core.errors import FederationError, LimitReached, RequestTooLarge
 from federation.services.status_codes import OK, CallStatus, StatusCode
 from federation.services.transport import CallEnded
-from federation.transport.framing import Malformed, Packed, TooLong, prefix_of, unpack
+from federation.transport.framing import MalformedMessage, Packed, TooLong, prefix_of, unpack
 from federation.transport.headers import BEGINNING, Request, beginning, trailers
-from federation.transport.incoming import Bounds, Incoming
+from federation.transport.incoming import ReceiveBounds, ReceivedStream
 from federation.transport.session import Session
 
 _UNPACKED_HERE_BYTES = 2**14  # more is unpacked in a thread
@@ -29,7 +29,7 @@ class Wire(Protocol):
     session: Session
     peer: PeerAddress
     is_paused: bool  # the client takes nothing now
-    waiting: set[Call]  # for what they have sent to be on its way
+    waiting: set[Http2Call]  # for what they have sent to be on its way
     delivered_bytes: int  # of messages that were read
 
     def certificate(self) -> ShownCertificate:
@@ -45,8 +45,8 @@ class Wire(Protocol):
         ...
 
 
-class Call:
-    """A Transport: see there."""
+class Http2Call:
+    """One call; implements Transport of services/transport.py."""
 
     __slots__ = (
         "_begun",
@@ -66,7 +66,7 @@ class Call:
         "task",
     )
 
-    def __init__(self, wire: Wire, stream: int, request: Request, bounds: Bounds) -> None:
+    def __init__(self, wire: Wire, stream: int, request: Request, bounds: ReceiveBounds) -> None:
         """Take what the headers said."""
         self.stream = stream
         self.peer = wire.peer
@@ -79,13 +79,13 @@ class Call:
         self._session = wire.session
         self._encoding = request.encoding
         self._bounds = bounds
-        self._incoming = Incoming(wire.session, stream, bounds, wire.count_unread)
+        self._incoming = ReceivedStream(wire.session, stream, bounds, wire.count_unread)
         self._reader: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None  # for what was sent to be on its way
         self._begun = False
 
     def __repr__(self) -> str:
-        return f"<Call on stream {self.stream}, {'over' if self.is_over else 'running'}>"
+        return f"<Http2Call on stream {self.stream}, {'over' if self.is_over else 'running'}>"
 
     # For the pipeline
 
@@ -113,7 +113,7 @@ class Call:
                     return message
             except TooLong as error:
                 raise self._too_long(error.size_bytes) from None
-            except Malformed as error:
+            except MalformedMessage as error:
                 self.end(CallStatus(StatusCode.INTERNAL, str(error)))
                 break
             if self._incoming.is_half_closed:

@@ -15,10 +15,10 @@ from ngh2 import events as http2
 from federation.access.incoming_call import PeerAddress, ShownCertificate, parse_peer
 from federation.services.arrivals import OVERHEAD
 from federation.services.status_codes import CallStatus, StatusCode
-from federation.transport.call import Call
-from federation.transport.dispatch import Calls, NewCall
+from federation.transport.call import Http2Call
+from federation.transport.dispatch import Http2Calls, NewCall
 from federation.transport.lifetime import FRAME_S, HANDSHAKE_S, Due, Lifetime
-from federation.transport.session import Refused, Rules, Session, is_flood
+from federation.transport.session import Http2Settings, Refused, Session, is_flood
 from federation.transport.tls import TlsLayer, TlsRefused
 
 if TYPE_CHECKING:
@@ -34,21 +34,21 @@ _CANCELLED = CallStatus(StatusCode.CANCELLED, "the call was cancelled")
 _ENDING = CallStatus(StatusCode.UNAVAILABLE, "the node ends")
 
 
-class Connection(asyncio.BufferedProtocol):
-    """A Wire, see call.py; made when a client connects."""
+class Http2Connection(asyncio.BufferedProtocol):
+    """One connection, made when a client connects; implements Wire of call.py."""
 
-    def __init__(self, server: Http2Server, rules: Rules, tls: TlsLayer | None) -> None:
+    def __init__(self, server: Http2Server, settings: Http2Settings, tls: TlsLayer | None) -> None:
         now_s = server.clock.monotonic_s()
-        self.session = Session(rules, now_s)
+        self.session = Session(settings, now_s)
         self.peer: PeerAddress = parse_peer("")
         self.is_paused = False
-        self.waiting: set[Call] = set()
+        self.waiting: set[Http2Call] = set()
         self.delivered_bytes = 0
         self._server = server
         self._now_s = server.clock.monotonic_s
         self._loop = asyncio.get_running_loop()
         self._tls = tls
-        self._calls = Calls(self, server.routes)
+        self._calls = Http2Calls(self, server.routes)
         self._life = Lifetime(now_s)
         self._transport: asyncio.Transport | None = None
         self._flush_at: asyncio.Handle | None = None
@@ -56,7 +56,7 @@ class Connection(asyncio.BufferedProtocol):
         self._buffered_bytes = 0  # that the socket has not taken, as the budget knows it
 
     def __repr__(self) -> str:
-        return f"<Connection {self.peer.text}, {len(self._calls)} calls>"
+        return f"<Http2Connection {self.peer.text}, {len(self._calls)} calls>"
 
     @property
     def received_bytes(self) -> int:
@@ -100,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         except Refused as error:
             self._refuse(error)
         except TlsRefused as error:
-            self._server.told.tls_refused(self.peer, error)
+            self._server.log.tls_refused(self.peer, error)
             self._close_now()
 
     def _receive_tls(self, data: memoryview, tls: TlsLayer, now_s: float) -> None:
@@ -155,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
             call.end(_CANCELLED)  # nothing, unless the task was cancelled
             call.task = None
 
-    def _set_deadline(self, call: Call, timeout_s: float) -> None:
+    def _set_deadline(self, call: Http2Call, timeout_s: float) -> None:
         if timeout_s < self._server.sweep_s:  # the sweep would come too late
             self._loop.call_later(timeout_s, call.expire)
         else:
@@ -242,7 +242,7 @@ class Connection(asyncio.BufferedProtocol):
         """Do what is due; called several times a second."""
         self._count_buffered()
         self._calls.expire(now_s)
-        if self.session.is_worn:
+        if self.session.is_window_spent:
             self.drain()
         due = self._life.due(now_s, has_calls=bool(self._calls))
         if due is Due.ASK:
@@ -318,7 +318,7 @@ class Connection(asyncio.BufferedProtocol):
         if error.limit is not None:
             self._hit(error.limit)
         else:
-            self._server.told.refused(self.peer, str(error))
+            self._server.log.refused(self.peer, str(error))
         if self.session.failed or not self._life.is_established:
             self._close_now()
         else:

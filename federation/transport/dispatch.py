@@ -1,4 +1,4 @@
-"""From what HTTP/2 says on one connection to its calls: new ones, their data, their end."""
+"""Turns the HTTP/2 events of one connection into calls, their data and their end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ngh2 import events as http2
 
 from federation.services.pipeline import Pipeline
 from federation.services.status_codes import CallStatus, StatusCode
-from federation.transport.call import Call, Wire
+from federation.transport.call import Http2Call, Wire
 from federation.transport.headers import (
     BEGINNING,
     BadRequest,
@@ -19,7 +19,7 @@ from federation.transport.headers import (
     parse_request,
     trailers,
 )
-from federation.transport.incoming import Bounds
+from federation.transport.incoming import ReceiveBounds
 
 _REQUESTS_KEPT = 8  # parsed headers, as most calls of a connection have the same
 
@@ -32,31 +32,31 @@ class Route(NamedTuple):
 
     pipeline: Pipeline
     answers_once: bool  # what the pipeline returns is the message, not the end of many
-    bounds: Bounds
+    bounds: ReceiveBounds
 
 
 class NewCall(NamedTuple):
     """A call that is to be served."""
 
-    call: Call
+    call: Http2Call
     route: Route
     timeout_s: float | None
 
 
-class Calls:
-    """Those of one connection, until their streams are closed."""
+class Http2Calls:
+    """The calls of one connection, until their streams are closed."""
 
     def __init__(self, wire: Wire, routes: Mapping[bytes, Route]) -> None:
-        self.by_stream: dict[int, Call] = {}
+        self.by_stream: dict[int, Http2Call] = {}
         self.refused_headers = 0  # how many calls were turned away for too large headers
         self._wire = wire
         self._routes = routes
         self._new: list[NewCall] = []
-        self._fed: set[Call] = set()
+        self._fed: set[Http2Call] = set()
         self._parsed: dict[Fields, Request] = {}
 
     def __repr__(self) -> str:
-        return f"<Calls {len(self.by_stream)}>"
+        return f"<Http2Calls {len(self.by_stream)}>"
 
     def __len__(self) -> int:
         return len(self.by_stream)
@@ -97,7 +97,7 @@ class Calls:
         if route is None:
             self._turn_away(stream, NOT_FOUND)
             return
-        call = self.by_stream[stream] = Call(self._wire, stream, request, route.bounds)
+        call = self.by_stream[stream] = Http2Call(self._wire, stream, request, route.bounds)
         self._new.append(NewCall(call, route, request.timeout_s))
         if event.end_stream:
             call.receive(b"", end=True)

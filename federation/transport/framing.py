@@ -16,7 +16,7 @@ _SMALL_BYTES = 2**10  # smaller pieces are put together, as each costs about a h
 _PIECE_BYTES = 2**14
 
 
-class Malformed(Exception):
+class MalformedMessage(Exception):
     """The bytes of a stream are no gRPC messages."""
 
 
@@ -72,13 +72,15 @@ class Messages:
     def next_size(self) -> int | None:
         """Return how many bytes the next message has; None: that has not come yet.
 
-        Raises Malformed, TooLong.
+        Raises MalformedMessage, TooLong.
         """
         if self.held_bytes < PREFIX_BYTES:
             return None
         prefix = self._peek(PREFIX_BYTES)
         if prefix[0] > 1:
-            raise Malformed(f"a message begins with the byte {prefix[0]}, which is neither 0 nor 1")
+            raise MalformedMessage(
+                f"a message begins with the byte {prefix[0]}, which is neither 0 nor 1"
+            )
         size_bytes = int.from_bytes(prefix[1:], "big")
         if size_bytes > self._most_bytes:
             raise TooLong(size_bytes)
@@ -130,18 +132,18 @@ def prefix_of(size_bytes: int) -> bytes:
 def unpack(data: bytes, encoding: str, most_bytes: int) -> bytes:
     """Return a compressed message's bytes, at most so many; blocks for 2 ms a MiB.
 
-    Raises Malformed, TooLong.
+    Raises MalformedMessage, TooLong.
     """
     bits = _WINDOW_BITS.get(encoding)
     if bits is None:
-        raise Malformed(f"a message is compressed, and grpc-encoding is {encoding}")
+        raise MalformedMessage(f"a message is compressed, and grpc-encoding is {encoding}")
     decoder = zlib.decompressobj(bits)
     try:
         found = decoder.decompress(data, most_bytes + 1)
     except zlib.error as error:
-        raise Malformed(f"a message is not valid {encoding} ({error})") from None
+        raise MalformedMessage(f"a message is not valid {encoding} ({error})") from None
     if len(found) > most_bytes:
         raise TooLong(len(found))
     if not decoder.eof:
-        raise Malformed(f"a message is {encoding} that is cut short")
+        raise MalformedMessage(f"a message is {encoding} that is cut short")
     return found

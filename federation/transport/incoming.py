@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from federation.transport.framing import PREFIX_BYTES, Malformed, Messages, Packed, TooLong
+from federation.transport.framing import PREFIX_BYTES, MalformedMessage, Messages, Packed, TooLong
 from federation.transport.session import Session
 
 
-class Bounds(NamedTuple):
+class ReceiveBounds(NamedTuple):
     """What a call may receive, in bytes."""
 
     request_bytes: int  # a message, as its method says
@@ -23,7 +23,7 @@ class Bounds(NamedTuple):
     lookahead_bytes: int  # ahead of a handler that reads many
 
 
-class Incoming:
+class ReceivedStream:
     """The client's side of one stream."""
 
     __slots__ = (
@@ -40,7 +40,11 @@ class Incoming:
     )
 
     def __init__(
-        self, session: Session, stream: int, bounds: Bounds, count_unread: Callable[[int], None]
+        self,
+        session: Session,
+        stream: int,
+        bounds: ReceiveBounds,
+        count_unread: Callable[[int], None],
     ) -> None:
         """count_unread: told by how much what has come and nobody reads yet grows or shrinks."""
         self.is_half_closed = False  # nothing more will come
@@ -55,7 +59,7 @@ class Incoming:
         self._unread_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Incoming {self._messages!r}, {self._unread_bytes} unread>"
+        return f"<ReceivedStream {self._messages!r}, {self._unread_bytes} unread>"
 
     @property
     def held_bytes(self) -> int:
@@ -71,11 +75,11 @@ class Incoming:
         """Return how many bytes the next message has, if that is known yet."""
         try:
             return self._messages.next_size()
-        except (Malformed, TooLong):
+        except (MalformedMessage, TooLong):
             return None  # take() says so
 
     def take(self) -> Packed | None:
-        """Return the next message once all of it is here. Raises Malformed, TooLong."""
+        """Return the next message once all of it is here. Raises MalformedMessage, TooLong."""
         packed = self._messages.take()
         if packed is not None:
             self._taken_bytes += PREFIX_BYTES + len(packed.data)
@@ -103,7 +107,7 @@ class Incoming:
             return False
         try:
             size_bytes = self._messages.next_size()
-        except (Malformed, TooLong):
+        except (MalformedMessage, TooLong):
             self._settle(self._taken_bytes)
             return True
         wanted_bytes = PREFIX_BYTES + (size_bytes or 0)

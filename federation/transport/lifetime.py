@@ -10,7 +10,7 @@ FRAME_S: Final = 30.0  # for one frame, and for a block of headers
 SILENT_S: Final = 60.0  # then a client is asked for a sign of life
 DEAD_S: Final = 5 * 60.0  # after that; on a slow link the answer waits behind what is under way
 IDLE_S: Final = 30 * 60.0  # without a call
-FAREWELL_S: Final = 1.0  # between saying that the connection will end and taking no more calls
+NOTICE_S: Final = 1.0  # between saying that the connection will end and taking no more calls
 CLOSING_S: Final = 10.0  # for what is left to be sent
 
 
@@ -106,7 +106,7 @@ class Lifetime:
 
     def _due_later(self, now_s: float, silent_s: float, frame_s: float, has_calls: bool) -> Due:
         if self._draining_s is not None:
-            is_over = now_s - self._draining_s > FAREWELL_S and not self.has_ended
+            is_over = now_s - self._draining_s > NOTICE_S and not self.has_ended
             return Due.END if is_over else Due.NOTHING
         if not has_calls and now_s - self._idle_s > IDLE_S:
             return Due.DRAIN

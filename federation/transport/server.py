@@ -16,12 +16,12 @@ from federation.observability.rate_limits import LimitHits
 from federation.services.method import ClientStream, Method, ServerStream, Service, Unary
 from federation.services.pipeline import Pipeline
 from federation.services.runtime import Runtime
-from federation.transport.connection import Connection
+from federation.transport.connection import Http2Connection
+from federation.transport.connection_log import ConnectionLog
 from federation.transport.dispatch import Route
-from federation.transport.incoming import Bounds
-from federation.transport.session import Rules
+from federation.transport.incoming import ReceiveBounds
+from federation.transport.session import Http2Settings
 from federation.transport.tls import Contexts, TlsLayer
-from federation.transport.told import Told
 
 if TYPE_CHECKING:
     from federation.access.live_tls import LiveTls
@@ -47,12 +47,12 @@ def routes(services: Iterable[Service], runtime: Runtime) -> dict[bytes, Route]:
     return found
 
 
-def _bounds(method: Method, limits: LimitsConfig) -> Bounds:
+def _bounds(method: Method, limits: LimitsConfig) -> ReceiveBounds:
     share_bytes = limits.buffer_memory // limits.streams
     if isinstance(method, Unary | ServerStream):
-        return Bounds(method.request_max, limits.message, _window_bytes(limits), 0)
+        return ReceiveBounds(method.request_max, limits.message, _window_bytes(limits), 0)
     lookahead_bytes = _between(_LOOKAHEAD_MIN, share_bytes, _LOOKAHEAD_MAX)
-    return Bounds(limits.message, limits.message, _window_bytes(limits), lookahead_bytes)
+    return ReceiveBounds(limits.message, limits.message, _window_bytes(limits), lookahead_bytes)
 
 
 def _window_bytes(limits: LimitsConfig) -> int:
@@ -60,10 +60,10 @@ def _window_bytes(limits: LimitsConfig) -> int:
 
 
 class OpenConnections:
-    """Those of one server, as RunningCalls sees them; see Connections in services/transport.py."""
+    """The open connections of one server; implements Connections of services/transport.py."""
 
     def __init__(self) -> None:
-        self.by_peer: dict[str, Connection] = {}
+        self.by_peer: dict[str, Http2Connection] = {}
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -99,11 +99,11 @@ class Http2Server:
         self.clock = clock
         self.hits = hits
         self.budget = budget
-        self.told = Told(clock)
+        self.log = ConnectionLog(clock)
         self.sweep_s = _SWEEP_S
         self._tasks: set[asyncio.Task[None]] = set()
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._rules = Rules(limits.streams_per_connection, _window_bytes(limits))
+        self._settings = Http2Settings(limits.streams_per_connection, _window_bytes(limits))
         self._contexts = None if tls is None else Contexts(tls)
         self._open = connections
         self._share = FairShare(lambda: limits.connections, lambda: limits.connections_per_address)
@@ -156,9 +156,9 @@ class Http2Server:
 
     # For connections
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> Http2Connection:
         tls = None if self._contexts is None else TlsLayer(self._contexts.current())
-        return Connection(self, self._rules, tls)
+        return Http2Connection(self, self._settings, tls)
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a call; it is kept until it ends, whatever becomes of its connection."""
@@ -176,7 +176,7 @@ class Http2Server:
         self._unnamed += 1
         return f"unix:{self._unnamed}"
 
-    def admit(self, connection: Connection) -> bool:
+    def admit(self, connection: Http2Connection) -> bool:
         """Count a connection; False: there are too many."""
         peer = connection.peer
         verdict = self._share.try_acquire(_holder(peer))
@@ -189,7 +189,7 @@ class Http2Server:
         self._open.by_peer[peer.text] = connection
         return True
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Http2Connection) -> None:
         """A connection is closed."""
         peer = connection.peer
         if self._open.by_peer.get(peer.text) is connection:

@@ -43,7 +43,7 @@ class Refused(Exception):
         self.limit = limit
 
 
-class Rules(NamedTuple):
+class Http2Settings(NamedTuple):
     """What a client is told when it connects."""
 
     streams_max: int
@@ -53,12 +53,12 @@ class Rules(NamedTuple):
 class Session:
     """The server's side of one connection."""
 
-    def __init__(self, rules: Rules, now_s: float) -> None:
+    def __init__(self, settings: Http2Settings, now_s: float) -> None:
         self._http2 = ngh2.Connection(ngh2.Role.SERVER, _CONFIGURATION)
         self._http2.initiate_connection(
             {
-                Setting.MAX_CONCURRENT_STREAMS: rules.streams_max,
-                Setting.INITIAL_WINDOW_SIZE: rules.window_bytes,
+                Setting.MAX_CONCURRENT_STREAMS: settings.streams_max,
+                Setting.INITIAL_WINDOW_SIZE: settings.window_bytes,
                 Setting.MAX_HEADER_LIST_SIZE: LIST_BYTES,
             }
         )
@@ -242,7 +242,7 @@ class Session:
     # The connection as a whole
 
     @property
-    def is_worn(self) -> bool:
+    def is_window_spent(self) -> bool:
         """Whether the client may hardly send any more, and should connect anew.
 
         ngh2 forgets the beginning of a frame whose stream is closed before its end comes: it is

@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 
 from federation.core.clock import SystemClock
-from federation.transport.connection import Connection
+from federation.transport.connection import Http2Connection
 from federation.transport.lifetime import CLOSING_S, DEAD_S, FRAME_S, HANDSHAKE_S, SILENT_S
-from federation.transport.session import Rules
+from federation.transport.session import Http2Settings
 from federation.transport.tls import TlsLayer
 from tests.transport.test_fuzz import Socket, call
 from tests.transport.test_server import Site
@@ -27,7 +27,7 @@ class Client:
 
     def __init__(self, site: Site, tls: TlsLayer | None = None) -> None:
         self.site = site
-        self.connection = Connection(site.server, Rules(100, 2**24), tls)
+        self.connection = Http2Connection(site.server, Http2Settings(100, 2**24), tls)
         self.socket = Socket(self.connection, random.Random(0))
         self.connection.connection_made(self.socket)
         self.began_s = _clock.monotonic_s()

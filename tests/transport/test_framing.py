@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.transport.framing import Malformed, Messages, TooLong, prefix_of, unpack
+from federation.transport.framing import MalformedMessage, Messages, TooLong, prefix_of, unpack
 
 MOST = 10_000
 
@@ -64,7 +64,7 @@ def test_a_message_that_is_too_long_is_refused_before_it_comes() -> None:
 def test_a_flag_other_than_0_and_1_is_refused() -> None:
     messages = Messages(MOST)
     messages.add(b"\2\0\0\0\1x")
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedMessage):
         messages.take()
 
 
@@ -95,12 +95,12 @@ def test_compressed_messages_are_unpacked_up_to_a_bound(encoding: str, pack: obj
     assert unpack(packed, encoding, MOST) == bytes(MOST)
     with pytest.raises(TooLong):
         unpack(packed, encoding, MOST - 1)
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedMessage):
         unpack(packed[:-5], encoding, MOST)
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedMessage):
         unpack(b"no " + packed, encoding, MOST)
 
 
 def test_a_compressed_message_without_an_encoding_is_refused() -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedMessage):
         unpack(b"", "identity", MOST)

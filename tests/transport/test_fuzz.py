@@ -9,8 +9,8 @@ from typing import Any
 import hpack
 
 from federation.core.clock import SystemClock
-from federation.transport.connection import Connection
-from federation.transport.session import Rules
+from federation.transport.connection import Http2Connection
+from federation.transport.session import Http2Settings
 from tests.support.seeds import by_seed
 from tests.transport.test_server import Site
 from tests.transport.wire import (
@@ -32,7 +32,7 @@ _END_HEADERS, _END_STREAM, _HEADERS_FRAME = 4, 1, 1
 class Socket(asyncio.Transport):
     """A transport without a socket; one of eight takes nothing."""
 
-    def __init__(self, connection: Connection, chance: random.Random) -> None:
+    def __init__(self, connection: Http2Connection, chance: random.Random) -> None:
         super().__init__()
         self.connection = connection
         self.closed = self.aborted = False
@@ -101,7 +101,7 @@ def session(chance: random.Random) -> bytes:
 
 async def run(site: Site, chance: random.Random) -> None:
     """Give one session to a connection, piece by piece, and lose it."""
-    connection = Connection(site.server, Rules(10, 2**14), None)
+    connection = Http2Connection(site.server, Http2Settings(10, 2**14), None)
     socket = Socket(connection, chance)
     connection.connection_made(socket)
     data, at = session(chance), 0

@@ -19,20 +19,12 @@ from federation.transport.headers import (
     size_of,
     trailers,
 )
-
-USUAL = [
-    (b":method", b"POST"),
-    (b":scheme", b"http"),
-    (b":path", b"/a.B/C"),
-    (b":authority", b"node"),
-    (b"content-type", b"application/grpc"),
-    (b"te", b"trailers"),
-]
+from tests.transport.wire import HEADERS
 
 
 def with_(*more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     names = {name for name, _ in more}
-    return [each for each in USUAL if each[0] not in names] + list(more)
+    return [each for each in HEADERS if each[0] not in names] + list(more)
 
 
 def test_a_request_has_its_path_and_the_headers_that_are_not_the_protocols() -> None:
@@ -102,7 +94,7 @@ def test_an_unknown_encoding_is_unimplemented() -> None:
 
 
 def test_w41_headers_above_the_announced_size_are_refused_for_the_call_alone() -> None:
-    room_bytes = LIST_BYTES - size_of(USUAL) - 33
+    room_bytes = LIST_BYTES - size_of(HEADERS) - 33
     assert parse_request(with_((b"x", b"y" * room_bytes))).path
     with pytest.raises(BadRequest) as caught:
         parse_request(with_((b"x", b"y" * (room_bytes + 1))))

@@ -6,7 +6,7 @@ import pytest
 from ngh2 import events as http2
 
 from federation.transport.framing import TooLong, prefix_of
-from federation.transport.incoming import Bounds, Incoming
+from federation.transport.incoming import ReceiveBounds, ReceivedStream
 from tests.transport.wire import RULES, Pair
 
 MIB = 2**20
@@ -19,8 +19,8 @@ class Site:
     def __init__(self, sent: bytes, *, end: bool = False, request_bytes: int = MIB) -> None:
         self.unread_bytes = 0
         self.pair = Pair()
-        bounds = Bounds(request_bytes, MIB, WINDOW, 4 * WINDOW)
-        self.incoming = Incoming(self.pair.session, 1, bounds, self._count)
+        bounds = ReceiveBounds(request_bytes, MIB, WINDOW, 4 * WINDOW)
+        self.incoming = ReceivedStream(self.pair.session, 1, bounds, self._count)
         self.stream = self.pair.call(sent, end=end)
         assert self.stream == 1
         self.arrive(is_read=False)

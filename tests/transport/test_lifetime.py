@@ -5,10 +5,10 @@ from __future__ import annotations
 from federation.transport.lifetime import (
     CLOSING_S,
     DEAD_S,
-    FAREWELL_S,
     FRAME_S,
     HANDSHAKE_S,
     IDLE_S,
+    NOTICE_S,
     SILENT_S,
     Due,
     Lifetime,
@@ -74,10 +74,10 @@ def test_a_connection_without_calls_is_drained_after_half_an_hour() -> None:
 def test_a_drained_connection_takes_no_more_calls_a_second_later() -> None:
     life = established()
     life.drain(5.0)
-    assert life.due(5.0 + FAREWELL_S, has_calls=True) is Due.NOTHING
-    assert life.due(5.1 + FAREWELL_S, has_calls=True) is Due.END
+    assert life.due(5.0 + NOTICE_S, has_calls=True) is Due.NOTHING
+    assert life.due(5.1 + NOTICE_S, has_calls=True) is Due.END
     life.has_ended = True
-    assert life.due(6.0 + FAREWELL_S, has_calls=True) is Due.NOTHING
+    assert life.due(6.0 + NOTICE_S, has_calls=True) is Due.NOTHING
 
 
 def test_a_closing_connection_whose_client_takes_nothing_is_aborted() -> None:

@@ -19,7 +19,7 @@ from federation.core.clock import SystemClock
 from federation.core.errors import ConfigError
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
-from federation.server import carriers
+from federation.server import server_factory
 from federation.server.addresses import listen
 from federation.services.call import Call
 from federation.services.method import ClientStream, Method, ServerStream, Unary
@@ -202,11 +202,11 @@ async def test_an_accepted_socket_waits_for_nothing_and_what_it_brings_is_known(
 
 
 def test_without_the_package_the_configuration_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    carriers.check_installed("http2")
-    monkeypatch.setattr(carriers, "find_spec", lambda _name: None)
-    carriers.check_installed("grpcio")
+    server_factory.check_installed("http2")
+    monkeypatch.setattr(server_factory, "find_spec", lambda _name: None)
+    server_factory.check_installed("grpcio")
     with pytest.raises(ConfigError) as refused:
-        carriers.check_installed("http2")
+        server_factory.check_installed("http2")
     assert "pip install 'federation[http2]'" in str(refused.value)
 
 

@@ -138,7 +138,7 @@ def test_a_session_that_is_over_can_still_be_asked_and_told_anything(end: str) -
     session.announce_end()
     session.end()
     session.terminate(ErrorCode.NO_ERROR)
-    assert not session.is_worn
+    assert not session.is_window_spent
     assert session.fits(stream, 2**30, 2**30) in {True, False}
     while session.output():
         pass

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ngh2
 from ngh2 import events as http2
 
-from federation.transport.session import Rules, Session, is_flood
+from federation.transport.session import Http2Settings, Session, is_flood
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-RULES = Rules(streams_max=100, window_bytes=2**16)
+RULES = Http2Settings(streams_max=100, window_bytes=2**16)
 HEADERS = [
     (b":method", b"POST"),
     (b":scheme", b"http"),
@@ -32,7 +32,7 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 class Pair:
     """A session and an honest client of it; now_s: the time that passes."""
 
-    def __init__(self, rules: Rules = RULES) -> None:
+    def __init__(self, rules: Http2Settings = RULES) -> None:
         self.now_s = 0.0
         self.session = Session(rules, self.now_s)
         self.client = ngh2.Connection(ngh2.Role.CLIENT)

@@ -1,4 +1,4 @@
-"""What a server's log says of connections that are turned away: a bounded number of lines."""
+"""Logs the connections that a server refuses, in a bounded number of lines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _log = structlog.get_logger(__name__)
 _PER_SECOND, _BURST = 1 / 30, 10.0  # port scanners cause few lines
 
 
-class Told:
-    """The lines of one listener."""
+class ConnectionLog:
+    """The log lines about connections of one listener."""
 
     def __init__(self, clock: Clock) -> None:
         self._handshakes = LogLimit(clock, _PER_SECOND, _BURST)

@@ -1,10 +1,13 @@
-"""The transports that a node may serve by, each as what makes the server of a listener."""
+"""Makes the gRPC server of each listener, over the configured transport.
+
+Only the chosen transport is imported: `ngh2` may not be installed, and grpcio's server takes time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from federation.config.model import ListenerConfig
 from federation.core.errors import ConfigError
@@ -18,41 +21,43 @@ if TYPE_CHECKING:
     from federation.transport.server import OpenConnections
 
 
-class Carrier(Protocol):
-    """The transport of one listener."""
+class ListenerPlace(NamedTuple):
+    """Where and how a server listens."""
+
+    config: ListenerConfig
+    port: int  # in place of the configured one
+    alone: bool  # False: other processes of this node answer on the same port
+    tls: LiveTls | None
+
+
+class ServerFactory(Protocol):
+    """Makes the server of one listener."""
 
     @property
     def connections(self) -> Connections:
-        """Those of its server, which the Runtime has to have."""
+        """The connections of that server. The Runtime given to make() must have this object."""
         ...
 
-    def serve(
-        self,
-        listener: ListenerConfig,
-        services: Sequence[Service],
-        runtime: Runtime,
-        *,
-        port: int,
-        alone: bool,
-        tls: LiveTls | None,
+    def make(
+        self, place: ListenerPlace, services: Sequence[Service], runtime: Runtime
     ) -> ListeningServer:
-        """Return its server; port, alone, tls: see GrpcServer."""
+        """Return the server; it is not bound to its port yet."""
         ...
 
 
-def carrier_of(transport: Literal["grpcio", "http2"]) -> Carrier:
-    """Return the configured one; what the other one needs is not imported."""
+def server_factory(transport: Literal["grpcio", "http2"]) -> ServerFactory:
+    """Return a new factory for the server of one listener over this transport."""
     if transport == "grpcio":
         from federation.services.tcp import ProcessConnections  # noqa: PLC0415 - see above
 
-        return _Grpcio(ProcessConnections())
+        return _GrpcioFactory(ProcessConnections())
     from federation.transport.server import OpenConnections  # noqa: PLC0415 - see above
 
-    return _Http2(OpenConnections())
+    return _Http2Factory(OpenConnections())
 
 
 def check_installed(transport: Literal["grpcio", "http2"]) -> None:
-    """Raise ConfigError if what the configured transport needs is not there."""
+    """Raise ConfigError if a package that this transport needs is not installed."""
     if transport == "http2" and find_spec("ngh2") is None:
         raise ConfigError(
             "transport: http2 needs the package ngh2, which is not installed: "
@@ -60,42 +65,29 @@ def check_installed(transport: Literal["grpcio", "http2"]) -> None:
         )
 
 
-class _Grpcio:
+class _GrpcioFactory:
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
 
-    def serve(
-        self,
-        listener: ListenerConfig,
-        services: Sequence[Service],
-        runtime: Runtime,
-        *,
-        port: int,
-        alone: bool,
-        tls: LiveTls | None,
+    def make(
+        self, place: ListenerPlace, services: Sequence[Service], runtime: Runtime
     ) -> ListeningServer:
-        from federation.server.listener import GrpcServer  # noqa: PLC0415 - see carrier_of
+        from federation.server.listener import GrpcServer  # noqa: PLC0415 - see above
         from federation.services.grpc_calls import handlers  # noqa: PLC0415
 
+        config, port, alone, tls = place
         served = handlers(services, runtime)
-        return GrpcServer(listener, runtime.limits, served, port=port, alone=alone, tls=tls)
+        return GrpcServer(config, runtime.limits, served, port=port, alone=alone, tls=tls)
 
 
-class _Http2:
+class _Http2Factory:
     def __init__(self, connections: OpenConnections) -> None:
         self.connections = connections
 
-    def serve(
-        self,
-        listener: ListenerConfig,
-        services: Sequence[Service],
-        runtime: Runtime,
-        *,
-        port: int,
-        alone: bool,
-        tls: LiveTls | None,
+    def make(
+        self, place: ListenerPlace, services: Sequence[Service], runtime: Runtime
     ) -> ListeningServer:
-        from federation.server.http2_listener import Http2Listener  # noqa: PLC0415 - see carrier_of
+        from federation.server.http2_listener import Http2Listener  # noqa: PLC0415 - see above
         from federation.transport.server import Http2Server, routes  # noqa: PLC0415
 
         server = Http2Server(
@@ -105,6 +97,6 @@ class _Http2:
             runtime.hits,
             runtime.budget,
             self.connections,
-            tls,
+            place.tls,
         )
-        return Http2Listener(listener, server, port=port, alone=alone)
+        return Http2Listener(place.config, server, port=place.port, alone=place.alone)
