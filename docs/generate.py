@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from federation.config.keys import ConfigKey, walk
-from federation.config.section import Section
 from federation.config.types import Duration, Size, format_duration, format_size
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -120,7 +119,7 @@ def _default(key: ConfigKey) -> str:
     value = field.get_default()
     if value is None or field.default_factory is not None:
         return _words(key)[1] or "none"
-    if isinstance(value, Section):
+    if key.section is not None and not key.is_list:
         return ""
     if isinstance(value, list):
         return "; ".join(f"`{_item(item)}`" for item in value)
@@ -139,10 +138,9 @@ def _words(key: ConfigKey) -> tuple[str, str]:
 
 
 def _item(item: Any) -> str:
-    if not isinstance(item, Section):
+    if not isinstance(item, dict):
         return str(item)
-    values = item.model_dump(by_alias=True, exclude_none=True)
-    return ", ".join(f"{k}: {str(v).lower()}" for k, v in values.items())
+    return ", ".join(f"{k}: {str(v).lower()}" for k, v in item.items())
 
 
 def main() -> int:

@@ -10,14 +10,14 @@ import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from federation.config.limits import LimitsConfig
 from federation.config.listeners import ListenerConfig, TlsConfig
 from federation.config.peers import PeerConfig
-from federation.config.section import Section, key
+from federation.config.section import Section, key, section
 from federation.config.storage import ScrubConfig, StorageConfig
 from federation.config.types import AddressText, Count, FilePath, Flag, Name, parse_address
 from federation.config.upstreams import PullConfig, UpstreamConfig
@@ -104,14 +104,12 @@ class Config(Section):
     )
     listeners: list[ListenerConfig] = key(
         live=False,
-        default=[ListenerConfig(address="127.0.0.1:8980", push=True)],
+        default=cast("list[ListenerConfig]", [{"address": "127.0.0.1:8980", "push": True}]),
         min_length=1,
         max_length=64,
         description="the addresses that gRPC is served on",
     )
-    storage: StorageConfig = Field(
-        default=StorageConfig(), description="how much is stored, and how"
-    )
+    storage: StorageConfig = section("how much is stored, and how")
     offline: Flag = key(live=True, default=False, description="true: upstreams are never asked")
     upstreams: list[UpstreamConfig] = key(
         live=True,
@@ -119,18 +117,16 @@ class Config(Section):
         max_length=64,
         description="caches that are asked, in this order, for objects that are not here",
     )
-    pull: PullConfig = Field(default=PullConfig(), description="how upstreams are asked")
+    pull: PullConfig = section("how upstreams are asked")
     peers: list[PeerConfig] = key(
         live=True,
         default=[],
         max_length=64,
         description="caches that this node replicates new objects to",
     )
-    limits: LimitsConfig = Field(
-        default=LimitsConfig(), description="bounds on the resources that clients can use"
-    )
-    http: HttpConfig = Field(default=HttpConfig(), description="metrics and health over HTTP")
-    log: LogConfig = Field(default=LogConfig(), description="what is logged to standard error")
+    limits: LimitsConfig = section("bounds on the resources that clients can use")
+    http: HttpConfig = section("metrics and health over HTTP")
+    log: LogConfig = section("what is logged to standard error")
 
     @field_validator("listeners")
     @classmethod

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from federation.config.section import Section
+from federation.config.section import Section, section
 from federation.config.types import Count, Duration, Name, Size
 from federation.config.upstreams import AuthConfig, ConnectionConfig, Url
 
@@ -85,10 +85,8 @@ class PeerConfig(Section):
         description="instance names here, each with its name at the peer; entries of other "
         "instances are not sent; empty: all are, under their own names",
     )
-    auth: AuthConfig = Field(default=AuthConfig(), description="certificates and token")
-    connection_config: PeerConnectionConfig = Field(
-        default=PeerConnectionConfig(), description="timeouts, retries and limits"
-    )
+    auth: AuthConfig = section("certificates and token")
+    connection_config: PeerConnectionConfig = section("timeouts, retries and limits")
     send: Literal["received", "all"] = Field(
         default="received",
         description="received: what clients and other peers sent; all: also what upstreams gave",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
-from federation.config.section import Section, key
+from federation.config.section import Section, key, section
 from federation.config.types import Count, Duration, Fraction, Size, format_size
 
 
@@ -80,9 +80,7 @@ class StorageConfig(Section):
     log_max_rows: Count = key(
         live=True, default=5_000_000, ge=1000, description="most rows of the change log"
     )
-    scrub: ScrubConfig = Field(
-        default=ScrubConfig(), description="verification of stored blobs in the background"
-    )
+    scrub: ScrubConfig = section("verification of stored blobs in the background")
 
     @field_validator("reserve_max")
     @classmethod

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from federation.config.section import Section, key
+from federation.config.section import Section, key, section
 from federation.config.types import Count, Duration, FilePath, Flag, Name, Size
 
 _SCHEMES = ("http", "grpc", "https", "grpcs")
@@ -86,10 +86,8 @@ class UpstreamConfig(Section):
         default="all",
         description="storage: blobs; index: action results and assets; all: both",
     )
-    auth: AuthConfig = Field(default=AuthConfig(), description="certificates and token")
-    connection_config: ConnectionConfig = Field(
-        default=ConnectionConfig(), description="timeouts, retries and limits"
-    )
+    auth: AuthConfig = section("certificates and token")
+    connection_config: ConnectionConfig = section("timeouts, retries and limits")
     trust_action_results: Flag = Field(
         default=True, description="whether it is asked for action results"
     )

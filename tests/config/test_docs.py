@@ -13,7 +13,7 @@ import yaml
 from federation.config.file import load, loads
 from federation.config.keys import walk
 from federation.config.model import Config
-from federation.config.peers import PeerConfig
+from federation.config.peers import PeerConfig, PeerConnectionConfig
 from federation.config.upstreams import ConnectionConfig
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def test_what_the_example_shows_in_comments_is_allowed_too() -> None:
     assert found.upstreams[0].auth.client_key == ROOT / "me.key"
     assert found.upstreams[0].connection_config == ConnectionConfig()
     (peer,) = found.peers
-    assert peer.connection_config == PeerConfig.model_fields["connection_config"].default
+    assert peer.connection_config == PeerConnectionConfig()
     assert peer.window == PeerConfig.model_fields["window"].default
 
 
