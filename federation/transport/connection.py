@@ -110,7 +110,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._write(tls.take())
         if self._life.is_established:
             # Below 0 when a record is whole of which a part was counted before.
-            self.session.count(len(data) - sum(map(len, pieces)), (), now_s)
+            self.session.count_overhead(len(data) - sum(map(len, pieces)), now_s)
         for piece in pieces:
             self._receive(piece, now_s)
         if tls.is_ready:

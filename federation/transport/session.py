@@ -13,12 +13,12 @@ from typing import Final, NamedTuple
 
 import ngh2
 from ngh2 import ErrorCode, Setting
-from ngh2.events import ConnectionClosed, DataReceived, Event, RequestReceived, StreamClosed
+from ngh2.events import ConnectionClosed, Event, StreamClosed
 
 from federation.transport.headers import LIST_BYTES, Fields
+from federation.transport.overhead import Overhead
 
 _WINDOW_MAX: Final = 2**31 - 1
-_FRAME_BYTES = 2**14 + 9  # the largest frame that clients may send
 _OUTPUT_BYTES = 2**17  # of a piece of output, so that a slow reader has no more than this here
 
 # A block of headers beyond these ends its connection; one beyond LIST_BYTES only its call.
@@ -26,13 +26,6 @@ _BLOCK_BYTES, _BLOCK_FIELDS, _CONTINUATIONS = 2**18, 2**12, 8
 _ACKS_MAX = 1000  # answers to SETTINGS and PING that a client does not take
 _RESETS = 2000, 200  # streams that a client resets: so many at once, and each second
 _SUSPICIOUS = 2000, 100  # frames that no honest client sends
-
-# Every byte that is neither a message's nor a call's is overhead: control frames, prefixes of tiny
-# frames, padding. So much at once and each second is allowed, and more in proportion to what is
-# useful; a connection that has more is a flood. Honest clients stay below a tenth of it.
-_OVERHEAD_BYTES, _OVERHEAD_BYTES_PER_S = 2**16, 2**14
-_CALL_BYTES = 512  # of headers that every call may bring, and of frames that end it
-_PER_SENT = 64  # a client that reads says so: a byte for so many that it was sent
 
 
 class Refused(Exception):
@@ -63,19 +56,17 @@ class Session:
             }
         )
         self._http2.set_local_window_size(_WINDOW_MAX)
-        self._allowed_bytes = float(_OVERHEAD_BYTES)
-        self._counted_s = now_s
-        self._sent_bytes = 0  # since the last count
-        self._under_way_bytes = 0  # that may come for streams that were reset, and is ignored
+        self._overhead = Overhead(settings.streams_max, now_s)
         self._finished: set[int] = set()  # streams whose end is said and perhaps not sent
         self._happened: list[Event] = []  # while output was made
         self.failed = False  # nothing can be said to the client any more
 
     def __repr__(self) -> str:
-        return f"<Session {self._allowed_bytes:.0f} bytes of overhead left>"
+        return f"<Session {self._overhead!r}>"
 
     def receive(self, data: bytes | memoryview, now_s: float) -> list[Event]:
         """Take what came. Raises Refused."""
+        left_bytes = self._window_left()
         try:
             self._http2.receive_data(data)
             events = self._http2.events()
@@ -86,43 +77,35 @@ class Session:
             self.failed = True
             raise Refused(str(error)) from None
         self._forget_closed(events)
-        self.count(len(data), events, now_s)
+        data_bytes = left_bytes - self._window_left()
+        if not 0 <= data_bytes <= len(data):  # announced anew, once in a GiB; or it ends
+            data_bytes = len(data)
+        self._count(len(data), data_bytes, events, now_s)
         return events
 
-    def count(self, size_bytes: int, events: Sequence[Event], now_s: float) -> None:
-        """Count what came as overhead, but for what is useful. Raises Refused for a flood."""
-        useful_bytes = self._sent_bytes // _PER_SENT
-        self._sent_bytes = 0
-        for event in events:
-            if isinstance(event, DataReceived):
-                # A half more, for the prefixes of small frames.
-                useful_bytes += len(event.data) + len(event.data) // 2
-            elif isinstance(event, RequestReceived):
-                useful_bytes += _CALL_BYTES
-        overhead_bytes = size_bytes - useful_bytes
-        if overhead_bytes > _CALL_BYTES:  # perhaps long headers
-            overhead_bytes -= sum(
-                len(name) + len(value)
-                for event in events
-                if isinstance(event, RequestReceived)
-                for name, value in event.headers
-            )
-        ignored_bytes = max(0, min(overhead_bytes, self._under_way_bytes))
-        self._under_way_bytes -= ignored_bytes
-        overhead_bytes -= ignored_bytes
-        refill = (now_s - self._counted_s) * _OVERHEAD_BYTES_PER_S
-        self._counted_s = now_s
-        allowed_bytes = self._allowed_bytes + refill - overhead_bytes
-        self._allowed_bytes = min(_OVERHEAD_BYTES, allowed_bytes)
-        if self._allowed_bytes < 0:
+    def count_overhead(self, size_bytes: int, now_s: float) -> None:
+        """Count bytes of a layer below, or take them back. Raises Refused for a flood."""
+        self._count(size_bytes, 0, (), now_s)
+
+    def _count(
+        self, size_bytes: int, data_bytes: int, events: Sequence[Event], now_s: float
+    ) -> None:
+        if not self._overhead.admits(size_bytes, data_bytes, events, now_s):
             raise Refused("almost all that came is overhead", "connection.frames")
+
+    def _window_left(self) -> int:
+        """Return what is left of the connection's window: data takes it, of whatever stream."""
+        try:
+            return self._http2.local_window_size
+        except ngh2.NGH2Error:
+            return 0  # it ends already
 
     def output(self) -> bytes:
         """Return the next piece of what is to be sent; empty: there is none now."""
         data = self._output()
         if not data and self._reset_finished():
             data = self._output()
-        self._sent_bytes += len(data)
+        self._overhead.sent(len(data))
         return data
 
     def _output(self) -> bytes:
@@ -211,8 +194,7 @@ class Session:
         """End the stream at once, without what was not sent yet."""
 
         def work() -> None:
-            # The rest of a frame that has begun may come beyond the window.
-            self._under_way_bytes += self._http2.stream_local_window_size(stream) + _FRAME_BYTES
+            self._overhead.reset(self._http2.stream_local_window_size(stream))
             self._http2.reset_stream(stream, code)
 
         self._try(work)

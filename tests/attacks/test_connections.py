@@ -13,11 +13,15 @@ CONNECTIONS = 40
 
 
 def connect(address: str, source: str, count: int, stack: ExitStack) -> list[socket.socket]:
-    """Open so many connections that say nothing."""
+    """Open so many connections that say nothing; a server may close them as they are opened."""
     host, _, port = address.rpartition(":")
     opened = []
     for _ in range(count):
-        one = socket.create_connection((host, int(port)), 10, source_address=(source, 0))
+        try:
+            one = socket.create_connection((host, int(port)), 10, source_address=(source, 0))
+        except ConnectionResetError:
+            one = socket.socket()
+            one.close()
         opened.append(stack.enter_context(one))
     return opened
 
@@ -26,8 +30,8 @@ def closed(opened: list[socket.socket]) -> int:
     """How many of them the node has closed."""
     count = 0
     for one in opened:
-        one.setblocking(False)
         try:
+            one.setblocking(False)
             while one.recv(4096):
                 pass
             count += 1

@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 _ROOM = "federation/transport"
 _SESSION = ("tests/transport/test_session.py",)
 _FLOODS = ("tests/transport/test_floods.py",)
+_OVERHEAD = ("tests/transport/test_overhead.py",)
 _TLS = ("tests/transport/test_tls.py",)
 _CONTRACT = ("tests/contracts/server_transport",)
 
@@ -29,11 +30,27 @@ TRANSPORT = [
     ),
     Mutant(
         "http2-overhead",
-        f"{_ROOM}/session.py",
-        "if self._allowed_bytes < 0:",
-        "if self._allowed_bytes < -(2**40):",
+        f"{_ROOM}/overhead.py",
+        "return self._allowed_bytes >= 0",
+        "return self._allowed_bytes >= -(2**40)",
         _FLOODS,
         "A flood of control frames goes on for ever.",
+    ),
+    Mutant(
+        "http2-under-way-bound",
+        f"{_ROOM}/overhead.py",
+        "max(undelivered_bytes, -self._windows_bytes - _FRAME_BYTES)",
+        "undelivered_bytes",
+        _OVERHEAD,
+        "Calls that are refused buy room for data of streams that are over, without a bound.",
+    ),
+    Mutant(
+        "http2-frame-cut-off",
+        f"{_ROOM}/overhead.py",
+        "undelivered_bytes = self._undelivered_bytes - window_bytes - _FRAME_BYTES",
+        "undelivered_bytes = self._undelivered_bytes - window_bytes",
+        _OVERHEAD,
+        "A correct client whose calls are answered within a frame loses its connection.",
     ),
     Mutant(
         "http2-early-reset",
