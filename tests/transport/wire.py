@@ -83,10 +83,8 @@ class Pair:
         self.seen = [each for each in self.seen if not isinstance(each, http2.DataReceived)]
 
     def is_ended_for_a_flood(self) -> bool:
-        """Whether libnghttp2 has ended the connection by its own rules."""
+        """Whether libnghttp2 has ended the connection by its own rules; forgets what was seen."""
         while self.session.output():
             pass
-        self.seen += self.session.events()
-        return any(
-            isinstance(each, http2.ConnectionClosed) and is_flood(each) for each in self.seen
-        )
+        seen, self.seen = self.seen + self.session.events(), []
+        return any(isinstance(each, http2.ConnectionClosed) and is_flood(each) for each in seen)
