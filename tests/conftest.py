@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -28,14 +29,40 @@ settings.register_profile("plain", deadline=None)  # a busy machine is slow, not
 settings.load_profile("plain")
 
 
+# What the disk does, or how long it takes, is part of what these are about.
+_ON_DISK = tuple(
+    str(Path(__file__).parent / room)
+    for room in (
+        "attacks",
+        "benchmarks",
+        "clients",
+        "contracts",
+        "e2e",
+        "faults/storage",
+        "storage",
+    )
+)
+_FREE_BYTES = 4 * 2**30  # for the tests of several processes
+
+
 @pytest.fixture
 def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory for quick tests, which otherwise spend most of their time on fsync."""
-    if request.node.get_closest_marker("quick") is None or not MEMORY.is_dir():
+    """A folder in memory for most tests, which otherwise spend much of their time on fsync."""
+    if not _in_memory(request.node):
         yield tmp_path
         return
     with TemporaryDirectory(prefix="pytest-", dir=MEMORY, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+def _in_memory(item: pytest.Item) -> bool:
+    if not MEMORY.is_dir():
+        return False
+    if item.get_closest_marker("quick") is not None:
+        return True
+    if any(item.get_closest_marker(mark) for mark in ("disk", "heavy")):
+        return False
+    return not str(item.path).startswith(_ON_DISK) and disk_usage(MEMORY).free > _FREE_BYTES
 
 
 @pytest.fixture
