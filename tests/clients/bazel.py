@@ -52,10 +52,12 @@ def write_workspace(root: Path) -> Path:
 class Builder:
     """Somebody with an output base of their own, so with nothing built at first."""
 
-    def __init__(self, home: Path, workspace: Path, address: str, *options: str) -> None:
+    def __init__(self, home: Path, workspace: Path, remote: str, *options: str) -> None:
+        """Describe a builder; remote: the URL of the cache, or host:port of a gRPC listener."""
         self._home = home
         self._workspace = workspace
-        self._options = (f"--remote_cache=grpc://{address}", "--disk_cache=", *options)
+        url = remote if "://" in remote else f"grpc://{remote}"
+        self._options = (f"--remote_cache={url}", "--disk_cache=", *options)
         self.outputs = home / "out-bin"
 
     def build(self, code: int = 0) -> Result:

@@ -2,68 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.clients.tools import Counted, Result, run, tool, tree
+from tests.clients.moon import BIG_BYTES, Workspace
+from tests.clients.tools import Counted, tree
 from tests.support.process import Node
 
 pytestmark = pytest.mark.clients
-
-BIG_BYTES = 9_000_000
-_TASKS = {
-    "language": "bash",
-    "tasks": {"make": {"command": "sh make.sh", "inputs": ["make.sh"], "outputs": ["out"]}},
-}
-_SCRIPT = f"""\
-mkdir -p out/sub
-printf '#!/bin/sh\\necho hi\\n' > out/run
-chmod +x out/run
-head -c {BIG_BYTES} /dev/zero | tr '\\0' y > out/big
-: > out/empty
-for i in $(seq 50); do echo $i > out/sub/$i; done
-echo said by make
-echo complained by make >&2
-"""
-
-
-class Workspace:
-    """A repository with one project of one task."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.out = root / "app" / "out"
-        (root / ".moon").mkdir(parents=True)
-        (root / "app").mkdir()
-        (root / "app" / "moon.yml").write_text(yaml.safe_dump(_TASKS))
-        (root / "app" / "make.sh").write_text(_SCRIPT)
-        (root / ".gitignore").write_text(".moon/cache\nout\n.home\n")
-
-    def use(self, node: Node, address: int = 0, **cache: str) -> Workspace:
-        """Point moon at the node and commit, since moon asks git what has changed."""
-        remote = {"api": "grpc", "host": f"grpc://{node.addresses[address]}", "cache": cache}
-        settings = {"projects": ["app"], "remote": remote, "telemetry": False}
-        (self.root / ".moon" / "workspace.yml").write_text(yaml.safe_dump(settings))
-        for args in (["init", "-q", "-b", "main"], ["add", "-A"], ["commit", "-q", "-m", "state"]):
-            self._run("git", "-c", "user.name=a", "-c", "user.email=a@localhost", *args)
-        return self
-
-    def make(self) -> Result:
-        """Run the task."""
-        return self._run("moon", "run", "app:make")
-
-    def forget(self) -> None:
-        """Lose everything that was made or cached here."""
-        shutil.rmtree(self.root / ".moon" / "cache")
-        shutil.rmtree(self.out)
-
-    def _run(self, name: str, *args: str) -> Result:
-        home = self.root / ".home"
-        home.mkdir(exist_ok=True)
-        return run(tool(name), *args, cwd=self.root, env={"HOME": str(home)})
 
 
 @pytest.fixture
