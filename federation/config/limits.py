@@ -141,6 +141,11 @@ class LimitsConfig(Section):
 class LiveLimits(LimitsConfig, frozen=False):
     """Limits that a reload changes while services hold them; read at each use."""
 
+    @classmethod
+    def of(cls, limits: LimitsConfig) -> LiveLimits:
+        """Return live limits with these values, which have been validated."""
+        return cls.model_construct(**dict(limits))
+
     def apply_config(self, limits: LimitsConfig) -> None:
         """Take over these values."""
         for name in LimitsConfig.model_fields:

@@ -82,7 +82,7 @@ def build(
     slot: WorkerSlot,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
-    limits = LiveLimits.model_validate(config.limits.model_dump())
+    limits = LiveLimits.of(config.limits)
     budget = MemoryBudget(slot.part(limits.buffer_memory))
     bounds = SharedBounds.of(metrics, clock, budget)
     services = make_services(config, limits, storage, metrics, clock, budget, slot, bounds.hits)

@@ -78,7 +78,7 @@ def test_live_is_what_is_below_too() -> None:
 
 
 def test_limits_are_taken_in_place() -> None:
-    live = LiveLimits.model_validate(LimitsConfig().model_dump())
+    live = LiveLimits.of(LimitsConfig())
     held: LimitsConfig = live
     live.apply_config(LimitsConfig(stall=7.0))
     assert held.stall == 7.0
