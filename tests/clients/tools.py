@@ -31,6 +31,7 @@ _PLACES = {
     "turbo": (ROOT, "turbo/node_modules/.bin/turbo"),
     "nx": (ROOT, "nx/node_modules/.bin/nx"),
     "sccache": (ROOT, "sccache/bin/sccache"),
+    "grpc-js": (ROOT, "grpc-js/node_modules/@grpc/grpc-js"),
     "bazel": (Path("/usr/bin"), "bazel"),
     "bwrap": (Path("/usr/bin"), "bwrap"),
     "busybox": (Path("/usr/bin"), "busybox"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -125,6 +125,7 @@ class Site:
     port: int
     budget: MemoryBudget
     runtime: Runtime
+    stop: Callable[[float], Awaitable[object]]  # within so many seconds
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     @property
@@ -164,6 +165,6 @@ async def site(transport: str, limits: LimitsConfig) -> AsyncIterator[Site]:
         ("grpc.max_receive_message_length", -1),
     ]
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{serving.port}", options=options)
-    yield Site(service, channel, serving.port, budget, serving.runtime, limits)
+    yield Site(service, channel, serving.port, budget, serving.runtime, serving.stop, limits)
     await channel.close(None)
     await serving.stop(0)
