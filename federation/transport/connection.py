@@ -100,7 +100,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         except Refused as error:
             self._refuse(error)
         except TlsRefused as error:
-            self._server.log.tls_refused(self.peer, error)
+            self._server.log.tls_refused(self.peer, error.reason, error.detail)
             self._close_now()
 
     def _receive_tls(self, data: memoryview, tls: TlsLayer, now_s: float) -> None:

@@ -8,20 +8,21 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from federation.access.incoming_call import PeerAddress
+from federation.access.tls_contexts import HTTP2, Contexts
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.fair_share import FairShare, ShareVerdict
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.rate_limits import LimitHits
+from federation.services.connection_log import ConnectionLog
 from federation.services.method import ClientStream, Method, ServerStream, Service, Unary
 from federation.services.pipeline import Pipeline
 from federation.services.runtime import Runtime
 from federation.transport.connection import Http2Connection
-from federation.transport.connection_log import ConnectionLog
 from federation.transport.dispatch import Route
 from federation.transport.incoming import ReceiveBounds
 from federation.transport.session import Http2Settings
-from federation.transport.tls import Contexts, TlsLayer
+from federation.transport.tls import TlsLayer
 
 if TYPE_CHECKING:
     from federation.access.live_tls import LiveTls
@@ -104,7 +105,7 @@ class Http2Server:
         self._tasks: set[asyncio.Task[None]] = set()
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._settings = Http2Settings(limits.streams_per_connection, _window_bytes(limits))
-        self._contexts = None if tls is None else Contexts(tls)
+        self._contexts = None if tls is None else Contexts(tls, HTTP2)
         self._open = connections
         self._share = FairShare(lambda: limits.connections, lambda: limits.connections_per_address)
         self._servers: list[asyncio.Server] = []

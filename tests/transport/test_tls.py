@@ -9,9 +9,10 @@ import pytest
 
 from federation.access.live_tls import LiveTls
 from federation.access.tls import load_pair
+from federation.access.tls_contexts import HTTP2, Contexts
 from federation.config.model import TlsConfig
 from federation.core.clock import SystemClock
-from federation.transport.tls import Contexts, TlsLayer, TlsRefused
+from federation.transport.tls import TlsLayer, TlsRefused
 from tests.support.certificates import Files, self_signed
 
 
@@ -66,7 +67,7 @@ class Site:
     def contexts(self, **lists: Path) -> Contexts:
         config = TlsConfig(**self.tls, **lists)
         self.live = LiveTls(config, "here", load_pair(config, "here"), SystemClock())
-        return Contexts(self.live)
+        return Contexts(self.live, HTTP2)
 
 
 @pytest.fixture

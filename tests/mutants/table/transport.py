@@ -62,7 +62,7 @@ TRANSPORT = [
     ),
     Mutant(
         "http2-partial-chain",
-        f"{_ROOM}/tls.py",
+        "federation/access/tls_contexts.py",
         "context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN",
         "pass",
         _TLS,
@@ -70,7 +70,7 @@ TRANSPORT = [
     ),
     Mutant(
         "http2-certificate-optional",
-        f"{_ROOM}/tls.py",
+        "federation/access/tls_contexts.py",
         "ssl.CERT_REQUIRED",
         "ssl.CERT_OPTIONAL",
         _TLS,
@@ -78,7 +78,7 @@ TRANSPORT = [
     ),
     Mutant(
         "http2-files-reloaded",
-        f"{_ROOM}/tls.py",
+        "federation/access/tls_contexts.py",
         "if pair is not self._pair:",
         "if pair is None:",
         _TLS,

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import structlog
 
 from federation.access.incoming_call import PeerAddress
 from federation.core.clock import Clock
 from federation.observability.native_log import handshake_reason
 from federation.observability.rate_limits import LogLimit
-
-if TYPE_CHECKING:
-    from federation.transport.tls import TlsRefused
 
 _log = structlog.get_logger(__name__)
 _PER_SECOND, _BURST = 1 / 30, 10.0  # port scanners cause few lines
@@ -25,17 +20,17 @@ class ConnectionLog:
         self._handshakes = LogLimit(clock, _PER_SECOND, _BURST)
         self._refused = LogLimit(clock, _PER_SECOND, _BURST)
 
-    def tls_refused(self, peer: PeerAddress, error: TlsRefused) -> None:
-        """A TLS handshake has failed."""
+    def tls_refused(self, peer: PeerAddress, reason: str, detail: str) -> None:
+        """A TLS handshake has failed. reason, detail: OpenSSL's words."""
         if (held_back := self._handshakes.admit()) is not None:
             _log.warning(
                 "tls_handshake_failed",
-                reason=handshake_reason(error.reason, error.detail),
+                reason=handshake_reason(reason, detail),
                 peer=peer.text,
                 held_back=held_back,
             )
 
     def refused(self, peer: PeerAddress, reason: str) -> None:
-        """What came is not HTTP/2, or not as its rules are."""
+        """What came is not HTTP, or not as its rules are."""
         if (held_back := self._refused.admit()) is not None:
             _log.warning("connection_refused", reason=reason, peer=peer.text, held_back=held_back)
