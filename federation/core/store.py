@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, 
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
-from federation.core.digest import Digest
+from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 
 CHUNK_BYTES = 2 * 1024 * 1024
@@ -204,6 +204,29 @@ class LocalStore(Store, Protocol):
         """
         ...
 
+    def begin_unsized(
+        self,
+        function: DigestFunction,
+        raw_hash: bytes | None = None,
+        *,
+        announced_bytes: int = 0,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> Ingest:
+        """Start receiving a blob of unknown size: the ingest's digest is known once it verified.
+
+        raw_hash: what the bytes must hash to; None: the blob is named by whatever they hash to.
+        announced_bytes: how many are to come, where that is known: it is refused if too large.
+        append raises BlobTooLarge at the first byte too many. Raises as begin() does.
+        """
+        ...
+
+    async def size_of(self, function: DigestFunction, raw_hash: bytes) -> int | None:
+        """Return the size of the blob with this hash that is held here; None: there is none.
+
+        Gives no lease: the blob may be gone when it is read. Raises SourceUnavailable.
+        """
+        ...
+
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         """Whether a blob is held here, so that none of its bytes are needed; then it is leased.
 
@@ -269,6 +292,8 @@ class Stamp(NamedTuple):
     node: str = ""  # id of the node whose client gave the value; breaks ties
 
 
+LIKE_MAX = 16  # entries that Index.get_like returns for one key
+
 NO_STAMP = Stamp()  # of what came from an upstream: any other wins
 PULLED_TICKS = 1  # of what an upstream gave, where one node sends it to another
 
@@ -293,6 +318,13 @@ class Index(Protocol):
         """Return each entry as stored, expired ones too; None where there is none.
 
         Marks the found ones as used. Raises SourceUnavailable when a remote does not answer.
+        """
+        ...
+
+    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        """Return the entries whose names begin with the name of one of the keys, newest first.
+
+        At most LIKE_MAX of each. Does not mark them as used. Raises as get() does.
         """
         ...
 

@@ -108,6 +108,9 @@ class LocalIngest:
             if on_hashed is not None:
                 on_hashed()
             return
+        await self._append_file(data, on_hashed)
+
+    async def _append_file(self, data: bytes, on_hashed: Callable[[], None] | None) -> None:
         writing = asyncio.ensure_future(self._hash_and_write(data, on_hashed))
         try:
             await asyncio.shield(writing)

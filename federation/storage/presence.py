@@ -14,13 +14,19 @@ from typing import Generic, TypeVar
 import structlog
 
 from federation.core import uses
-from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.core.store import DigestCodec
 from federation.core.uses import Use
 from federation.observability.rate_limits import Complaints
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue.blobs import BlobRow, digest_of_key, keys_of, keys_of_hashes
+from federation.storage.catalogue.blobs import (
+    BlobRow,
+    digest_of_key,
+    key_of,
+    keys_of,
+    keys_of_hashes,
+)
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.existence_cache import ExistenceCache
@@ -115,6 +121,21 @@ class Presence:
             return set()
         found = await self._look_up(wanted, partial(keys_of, wanted), _size)
         return found.missing
+
+    async def size_of(self, function: DigestFunction, raw_hash: bytes) -> int | None:
+        """See federation.core.store.LocalStore."""
+        if raw_hash == hash_bytes(function, b""):
+            return 0
+        key = key_of(Digest(raw_hash, 0, function))
+
+        def find() -> int | None:
+            row = catalogue.look_up(self._core.pool.connection(), [key]).get(key)
+            return None if row is None or row.marked_ms else row.size_bytes
+
+        try:
+            return await self._core.pool.run(find)
+        except UNREADABLE as error:
+            raise self._core.catalogue_unreadable(error) from error
 
     async def find_missing_and_pulled(
         self, digests: Collection[Digest]

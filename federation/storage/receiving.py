@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterable, Collection, Sequence
 
-from federation.core.digest import Digest, hash_bytes
+from federation.core.digest import HASH_BYTES, Digest, DigestFunction, hash_bytes
 from federation.core.errors import (
     DigestMismatch,
     FederationError,
@@ -21,6 +21,7 @@ from federation.storage.context import StorageContext
 from federation.storage.ingest import LocalIngest
 from federation.storage.presence import Presence
 from federation.storage.publishing import place_inline
+from federation.storage.unsized_ingest import UnsizedIngest
 
 _HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
 
@@ -36,6 +37,17 @@ class BlobReceiver:
     def begin(self, digest: Digest, origin: Provenance) -> LocalIngest:
         """See federation.core.store.LocalStore."""
         return LocalIngest(self._core, digest, self._path_for(digest), origin)
+
+    def begin_unsized(
+        self,
+        function: DigestFunction,
+        raw_hash: bytes | None,
+        announced_bytes: int,
+        origin: Provenance,
+    ) -> LocalIngest:
+        """See federation.core.store.LocalStore."""
+        path = self._path_for(Digest(raw_hash or bytes(HASH_BYTES), announced_bytes, function))
+        return UnsizedIngest(self._core, function, raw_hash, path, origin)
 
     def _path_for(self, digest: Digest) -> str:
         """Return a new path below incoming/ to receive a blob at.

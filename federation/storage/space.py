@@ -128,6 +128,11 @@ class Space:
         )
 
     @property
+    def max_blob_bytes(self) -> int:
+        """The largest blob accepted."""
+        return self._max_blob_bytes
+
+    @property
     def quota_bytes(self) -> int:
         """How many bytes may be held."""
         return self.marks.quota_bytes

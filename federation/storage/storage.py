@@ -19,7 +19,7 @@ import structlog
 from federation.config import model
 from federation.core import uses
 from federation.core.clock import Clock
-from federation.core.digest import Digest
+from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError, StorageFull
 from federation.core.store import (
     FROM_CLIENT,
@@ -211,6 +211,21 @@ class Storage:
         """See federation.core.store.LocalStore."""
         return self._receiver.begin(digest, provenance)
 
+    def begin_unsized(
+        self,
+        function: DigestFunction,
+        raw_hash: bytes | None = None,
+        *,
+        announced_bytes: int = 0,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> LocalIngest:
+        """See federation.core.store.LocalStore."""
+        return self._receiver.begin_unsized(function, raw_hash, announced_bytes, provenance)
+
+    async def size_of(self, function: DigestFunction, raw_hash: bytes) -> int | None:
+        """See federation.core.store.LocalStore."""
+        return await self._presence.size_of(function, raw_hash)
+
     def presence_epoch(self) -> int:
         """See federation.core.store.LocalStore."""
         return self._core.epoch.value
@@ -243,6 +258,16 @@ class Storage:
 
     def _get(self, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
         return catalogue_entries.get(self._core.pool.connection(), keys)
+
+    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        """See federation.core.store.Index."""
+        try:
+            return await self._core.pool.run(self._get_like, keys)
+        except UNREADABLE as error:
+            raise self._core.catalogue_unreadable(error) from error
+
+    def _get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        return catalogue_entries.get_like(self._core.pool.connection(), keys)
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         """See federation.core.store.Index.

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from federation.core import hops
 from federation.core.clock import Clock
-from federation.core.digest import Digest
+from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobNotFound, FederationError
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import (
@@ -242,6 +242,23 @@ class PullThrough:
         """See federation.core.store.LocalStore."""
         self._shared.written([digest])
         return self._local.begin(digest, provenance=provenance)
+
+    def begin_unsized(
+        self,
+        function: DigestFunction,
+        raw_hash: bytes | None = None,
+        *,
+        announced_bytes: int = 0,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> Ingest:
+        """See federation.core.store.LocalStore."""
+        return self._local.begin_unsized(
+            function, raw_hash, announced_bytes=announced_bytes, provenance=provenance
+        )
+
+    async def size_of(self, function: DigestFunction, raw_hash: bytes) -> int | None:
+        """See federation.core.store.LocalStore: upstreams cannot be asked without a size."""
+        return await self._local.size_of(function, raw_hash)
 
     def presence_epoch(self) -> int:
         """See federation.core.store.LocalStore."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, 
 from contextlib import asynccontextmanager
 
 from federation.core.clock import Clock, ManualClock
-from federation.core.digest import Digest, hash_bytes
+from federation.core.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.core.errors import (
     BlobNotFound,
     DigestMismatch,
@@ -68,6 +68,28 @@ class MemoryIngest:
 
     async def abort(self) -> None:
         self._data = bytearray()
+
+
+class MemoryUnsizedIngest(MemoryIngest):
+    def __init__(
+        self,
+        store: MemoryStore,
+        function: DigestFunction,
+        raw_hash: bytes | None,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> None:
+        super().__init__(store, Digest(raw_hash or bytes(32), 2**40, function), provenance)
+        self._raw_hash = raw_hash
+
+    def verify(self) -> None:
+        found = digest_of(bytes(self._data), self.digest.function)
+        if self._raw_hash is not None and found.hash != self._raw_hash:
+            raise DigestMismatch(self.digest, "other bytes were sent")
+        self.digest = found
+
+    async def commit(self) -> bool:
+        self.verify()
+        return await super().commit()
 
 
 class MemoryStore:
@@ -162,6 +184,22 @@ class MemoryStore:
     def begin(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> MemoryIngest:
         return MemoryIngest(self, digest, provenance)
 
+    def begin_unsized(
+        self,
+        function: DigestFunction,
+        raw_hash: bytes | None = None,
+        *,
+        announced_bytes: int = 0,
+        provenance: Provenance = FROM_CLIENT,
+    ) -> MemoryIngest:
+        return MemoryUnsizedIngest(self, function, raw_hash, provenance)
+
+    async def size_of(self, function: DigestFunction, raw_hash: bytes) -> int | None:
+        if Digest(raw_hash, 0, function).is_empty:
+            return 0
+        found = (d for d in self.blobs if d.function == function and d.hash == raw_hash)
+        return next((d.size_bytes for d in found), None)
+
     def presence_epoch(self) -> int:
         return self.epoch
 
@@ -176,6 +214,15 @@ class MemoryIndex:
 
     async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
         return [self.entries.get(key) for key in keys]
+
+    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        found = [
+            entry
+            for key in keys
+            for held, entry in self.entries.items()
+            if held[:2] == key[:2] and held.name.startswith(key.name)
+        ]
+        return sorted(found, key=lambda entry: (entry.stamp, entry.stored_at_s), reverse=True)
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:

@@ -111,6 +111,15 @@ class MemoryStorage(MemoryStore):
     async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
         return [self.entries.get(key) for key in keys]
 
+    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        found = [
+            entry
+            for key in keys
+            for held, entry in self.entries.items()
+            if held[:2] == key[:2] and held.name.startswith(key.name)
+        ]
+        return sorted(found, key=lambda entry: entry.stamp, reverse=True)
+
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:
             self.put_one(entry, provenance)

@@ -9,7 +9,7 @@ import apsw
 
 from federation.core.errors import StorageFull
 from federation.core.replication_log import EntryHead
-from federation.core.store import Entry, EntryKey, Provenance, Source, Stamp
+from federation.core.store import LIKE_MAX, Entry, EntryKey, Provenance, Source, Stamp
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import used_at
 from federation.storage.catalogue.footprint import LOG_ROW_BYTES, cost_of_entry
@@ -23,6 +23,11 @@ _GET = (
     f"SELECT id, used, seq, {COLUMNS} "  # noqa: S608 - constants
     f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
 )
+_GET_LIKE = (
+    f"SELECT name, {COLUMNS} FROM entry "  # noqa: S608 - constants
+    f"WHERE kind = ? AND instance = {instances.ID} AND name BETWEEN ? AND ? LIMIT ?"
+)
+_HIGHEST = b"\xff" * 9  # above whatever follows the hash in the name of an action result
 _HEAD = (
     "SELECT seq, label, length(value), expires, source "  # noqa: S608 - constants
     f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
@@ -65,6 +70,22 @@ def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
     if row is None:
         return None
     return _entry_row((key, *row))
+
+
+def get_like(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[Entry]:
+    """Return the entries whose names begin with the name of one of the keys, newest first."""
+    found: list[Entry] = []
+    for kind, instance, name in keys:
+        wanted = (int(kind), instance, name, name + _HIGHEST, LIKE_MAX)
+        rows: Any = connection.execute(_GET_LIKE, wanted)
+        found += [_like_row((kind, instance, *row)) for row in rows]
+    return sorted(found, key=lambda entry: (entry.stamp, entry.stored_at_s), reverse=True)
+
+
+@of_a_row
+def _like_row(row: tuple[Any, ...]) -> Entry:
+    kind, instance, name, *columns = row
+    return entry_of(EntryKey(kind, instance, name), columns)
 
 
 def heads(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryHead | None]:
