@@ -61,6 +61,11 @@ class RemoteIndex:
     def __repr__(self) -> str:
         return f"<RemoteIndex {self._remote!r}>"
 
+    def instance_below(self, name: str) -> str:
+        """Return the instance of this name below the remote's own, from the configuration."""
+        own = self._instance(None)
+        return f"{own}/{name}" if own and name else own or name
+
     async def get_action_result(self, action: Digest, instance: str | None = None) -> bytes | None:
         """Return the serialized ActionResult as it was sent, None where there is none.
 

@@ -1,13 +1,15 @@
 """ActionCache: results of actions, served only with everything they name.
 
 The action's digest is an opaque key: what it points at is never looked at, and need not exist or
-be an Action (moon keys its results by the digest of a JSON manifest).
+be an Action (moon keys its results by the digest of a JSON manifest). Clients of the HTTP cache
+name actions by hash alone: a result that one of them gave may be kept with the size 0, and a
+request with the size 0 is for the result of an action of any size.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
@@ -23,6 +25,7 @@ from federation.upstream.entry_finder import EntryQuery, Finder
 from federation.wire.action_result import (
     check_inlined,
     key_of,
+    key_prefix_of,
     read_update,
     to_inline,
     with_inlined,
@@ -50,10 +53,6 @@ class _ActionQuestion(NamedTuple):
         """See AskUpstream."""
         value = await index.get_action_result(self.action)
         return None if value is None else Entry(self.key, value, str(self.action))
-
-
-async def _any_result(_entry: Entry) -> bool:
-    return True
 
 
 class ActionCacheService:
@@ -91,15 +90,25 @@ class ActionCacheService:
         function = function_of(request.digest_function)
         action = to_digest(request.action_digest, function)
         key = key_of(request.instance_name, action)
-        entry = await self._finder.find(
-            EntryQuery([key], _any_result, _ActionQuestion(key, action))
-        )
+        keys = await self._keys(key, action)
+
+        async def is_result(entry: Entry) -> bool:
+            return entry.key in keys  # not what the HTTP cache keeps beside results
+
+        entry = await self._finder.find(EntryQuery(keys, is_result, _ActionQuestion(key, action)))
         if entry is None:
             raise self._miss(action)
         places = to_inline(entry.value, request, function) if self._inlines else {}
         value = await self._inline(entry.value, places, action) if places else entry.value
         self._hits.inc()
         return value
+
+    async def _keys(self, key: EntryKey, action: Digest) -> Sequence[EntryKey]:
+        """Return what a result may be kept under, the action's own size first."""
+        if action.size_bytes:
+            return [key, key_of(key.instance, action._replace(size_bytes=0))]
+        held = await self._index.get_like([key_prefix_of(key.instance, action)])
+        return [each.key for each in held] or [key]
 
     async def _inline(self, value: bytes, places: Mapping[int, Digest], action: Digest) -> bytes:
         found = await self._store.read_small(list(places.values()))

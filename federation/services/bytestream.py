@@ -39,11 +39,11 @@ class ReadCalls:
     """Read over a store."""
 
     def __init__(
-        self, store: Store, clock: Clock, metrics: Metrics, budget: MemoryBudget, compute: Compute
+        self, store: Store, clock: Clock, metrics: Metrics, budgets: Budgets, compute: Compute
     ) -> None:
         self._store = store
         self._clock = clock
-        self._budgets = Budgets.within(budget)
+        self._budgets = budgets
         self._compute = compute
         self._bytes_out = metrics.bytes.labels(direction="out")
         self._hits = metrics.lookups.labels(kind="blob", result="hit")
@@ -288,9 +288,11 @@ class ByteStreamService:
 
         alone False: other processes take calls of these clients. quota_bytes, hits: see Uploads.
         """
-        self._uploads = Uploads(store, limits, metrics, budget, compute, quota_bytes, hits)
-        self._read = ReadCalls(store, clock, metrics, budget, compute)
-        self._write = WriteCalls(store, self._uploads, limits, clock, metrics, alone=alone)
+        # Other protocols' uploads and reads keep within the same bounds.
+        self.uploads = Uploads(store, limits, metrics, budget, compute, quota_bytes, hits)
+        self.budgets = Budgets.within(budget)
+        self._read = ReadCalls(store, clock, metrics, self.budgets, compute)
+        self._write = WriteCalls(store, self.uploads, limits, clock, metrics, alone=alone)
 
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
@@ -302,4 +304,4 @@ class ByteStreamService:
 
     async def close(self) -> None:
         """Drop the uploads that wait to be resumed; call it when the servers have stopped."""
-        await self._uploads.close()
+        await self.uploads.close()

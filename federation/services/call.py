@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, TypeVar
 
 from federation.access.rights import Rights, Role
 from federation.core import hops
+from federation.core.errors import Stalled
 from federation.core.hops import Hops
 from federation.core.store import FROM_CLIENT, Entry, Provenance, Source
 from federation.services.call_log import push_accepted
 from federation.services.instance_names import check_length
 from federation.services.quotas import CallerQuota
-from federation.services.running_call import RunningCall
+from federation.services.running_call import NEVER_S, RunningCall
 from federation.services.runtime import Runtime
 from federation.services.transport import Transport
+
+T = TypeVar("T")
 
 # Plain numbers compare three times faster.
 PULL: Final = int(Role.PULL)
@@ -103,6 +107,23 @@ class Call(RunningCall):
         """Every handler that writes calls it once it has stored something: for the audit."""
         if self._runtime.audit:
             push_accepted(self.rights, self.peer, self.method, instance, what)
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """Return what the work returns, within limits.request-time. Raises Stalled after that.
+
+        RunningCalls looks at all calls: a timer for each costs more.
+        """
+        runtime = self._runtime
+        limit_s = runtime.limits.request_time  # a reload may change it
+        self.late_at_s = runtime.clock.monotonic_s() + limit_s
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not runtime.calls.was_late(self):
+                raise
+            raise Stalled(f"the call took longer than {limit_s:g} s") from None
+        finally:
+            self.late_at_s = NEVER_S
 
     async def make_room(self, size_bytes: int) -> None:
         """Wait until an answer of so many bytes finds room; called before a large one is made.

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, closing
+from functools import partial
 
 from federation.config.model import LimitsConfig
-from federation.core.errors import InvalidRequest, RequestTooLarge, Stalled
+from federation.core.errors import InvalidRequest, RequestTooLarge
 from federation.services.arrivals import LEAST_BYTES
 from federation.services.call import Call
-from federation.services.method import BothStreams, ClientStream, Method, ServerStream, Unary
+from federation.services.method import (
+    BothStreams,
+    ClientStream,
+    Exchanged,
+    Method,
+    ServerStream,
+    Unary,
+)
 from federation.services.request_stream import RequestStream
 from federation.services.running import RunningCalls
-from federation.services.running_call import NEVER_S, RunningCall
+from federation.services.running_call import RunningCall
 from federation.services.runtime import Runtime
 
 _SMALL_ANSWER_BYTES = 2**14  # the bound on the number of calls bounds these, too
@@ -32,6 +39,8 @@ def exchange_of(method: Method, runtime: Runtime) -> Exchange:
         return _ServerStream(method, runtime).run
     if isinstance(method, ClientStream):
         return _ClientStream(method, runtime).run
+    if isinstance(method, Exchanged):
+        return _Exchanged(method, runtime).run
     return _BothStreams(method, runtime).run
 
 
@@ -42,7 +51,6 @@ class _OneRequest:
         self._request_max = method.request_max
         self._calls = runtime.calls
         self._limits = runtime.limits
-        self._clock = runtime.clock
 
     async def _request(self, call: Call) -> bytes:
         most_bytes = min(self._limits.message, self._request_max)
@@ -66,7 +74,7 @@ class _Unary(_OneRequest):
         request = await self._request(call)
         if call.quota is not None:
             await call.quota.pay(len(request))
-        response = await self._in_time(request, call)
+        response = await call.in_time(self._handler(request, call))
         if not self._fits(call, len(response)):
             more_bytes = len(response) - call.answer_bytes
             if self._writes:
@@ -74,7 +82,7 @@ class _Unary(_OneRequest):
             else:  # an answer that waits for room must not take memory meanwhile
                 del response
                 await self._calls.wait_for_answer_room(call, more_bytes)
-                response = await self._in_time(request, call)
+                response = await call.in_time(self._handler(request, call))
                 self._fits(call, len(response))
         if call.quota is not None:
             await call.quota.pay(len(response))
@@ -89,19 +97,6 @@ class _Unary(_OneRequest):
         if size_bytes <= _SMALL_ANSWER_BYTES or not more_bytes:
             return True
         return self._calls.try_reserve_answer(call, more_bytes)
-
-    async def _in_time(self, request: bytes, call: Call) -> bytes:
-        """Answer within the time limit. RunningCalls looks at all: a timer for each costs more."""
-        limit_s = self._limits.request_time  # a reload may change it
-        call.late_at_s = self._clock.monotonic_s() + limit_s
-        try:
-            return await self._handler(request, call)
-        except asyncio.CancelledError:
-            if not self._calls.was_late(call):
-                raise
-            raise Stalled(f"the call took longer than {limit_s:g} s") from None
-        finally:
-            call.late_at_s = NEVER_S
 
 
 class _ServerStream(_OneRequest):
@@ -138,6 +133,20 @@ class _BothStreams:
         return b""
 
 
+class _Exchanged:
+    def __init__(self, method: Exchanged, runtime: Runtime) -> None:
+        self._handler = method.handler
+        self._runtime = runtime
+        self._send = _Sender(runtime, paced=True)
+
+    async def run(self, call: Call) -> bytes:
+        with closing(_requests(call, self._runtime)) as requests:
+            answer = await self._handler(requests, partial(self._send.send_one, call), call)
+        if call.quota is not None:
+            await call.quota.pay(len(answer))
+        return answer
+
+
 def _requests(call: Call, runtime: Runtime) -> RequestStream:
     pay = call.quota.pay if call.quota is not None else None
     reader = UploadReader(runtime.calls, call, runtime.limits)
@@ -164,6 +173,15 @@ class _Sender:
                 del message  # it must not be kept while the next one is waited for
                 if call.quota is not None:
                     await call.quota.pay(size_bytes)
+
+    async def send_one(self, call: Call, message: bytes) -> None:
+        """Send one message; returns when the next may be sent."""
+        size_bytes = len(message)
+        self._calls.note_sending(call)
+        await call.transport.write(message)
+        self._calls.note_sent(call)
+        if call.quota is not None:
+            await call.quota.pay(size_bytes)
 
 
 _FIRST_BYTES = 2**20  # what clients send in one message of an upload, about

@@ -52,7 +52,22 @@ class BothStreams(NamedTuple):
     paced: bool = False
 
 
-Method = Unary | ServerStream | ClientStream | BothStreams
+Send = Callable[[bytes], Awaitable[None]]
+
+
+class Exchanged(NamedTuple):
+    """A call whose request is in its headers; only the handler knows what is exchanged after them.
+
+    The handler may read messages, send parts of its answer, and returns the last part. It keeps
+    within the bounds of memory itself.
+    """
+
+    handler: Callable[[RequestStream, Send, Call], Awaitable[bytes]]
+    writes: bool = False
+    open_to_all: bool = False
+
+
+Method = Unary | ServerStream | ClientStream | BothStreams | Exchanged
 
 
 class Service(Protocol):

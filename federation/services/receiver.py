@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from federation.core.digest import Digest
 from federation.core.errors import FederationError, StorageFull
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import Ingest
@@ -49,6 +50,11 @@ class UploadReceiver:
         self._budgeted_bytes = 0
         self._running: asyncio.Task[Any] | None = None
         self._committing = False
+
+    @property
+    def digest(self) -> Digest:
+        """What is received; see Ingest."""
+        return self._ingest.digest
 
     async def put(self, data: bytes) -> None:
         """Take the next bytes. Raises errors of earlier ones: see Ingest.append."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ import structlog
 from federation.config.model import LimitsConfig
 from federation.core.errors import TooBusy, UploadSuperseded
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import LocalStore, Provenance
+from federation.core.store import Ingest, LocalStore, Provenance
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LimitHits
 from federation.services.cpu_pool import Compute
@@ -107,9 +108,15 @@ class Uploads:
         self._by_name: dict[UploadName, OpenUpload] = {}
         self._parked: dict[UploadName, OpenUpload] = {}  # the longest parked first
         self._ending: set[asyncio.Task[None]] = set()
+        self._once = 0  # uploads that no other stream can resume
 
     def __repr__(self) -> str:
         return f"<Uploads {len(self._by_name)} open, {len(self._parked)} of them parked>"
+
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._by_name) + self._once
 
     def is_open(self, name: UploadName) -> bool:
         """Whether a stream feeds this upload, or it waits for one."""
@@ -144,6 +151,23 @@ class Uploads:
         finally:
             self._start_ending(self._release(upload, claim, previous))
 
+    @asynccontextmanager
+    async def once(self, begin: Callable[[], Ingest], caller: str) -> AsyncIterator[UploadReceiver]:
+        """Receive an upload that no other stream can resume; what is not finished is dropped.
+
+        Raises BlobTooLarge, StorageFull, StorageFailed, TooBusy.
+        """
+        self._check_room()
+        self._once += 1
+        try:
+            receiver = await self._receiver(begin, caller, None)
+            try:
+                yield receiver
+            finally:
+                await asyncio.shield(self._start_ending(receiver.abort()))
+        finally:
+            self._once -= 1
+
     async def begin(
         self, upload: OpenUpload, provenance: Provenance, caller: str
     ) -> UploadReceiver:
@@ -154,23 +178,32 @@ class Uploads:
         if upload.receiver is not None:
             upload.receiver.go_on()
             return upload.receiver
+        digest = upload.name.digest
+        upload.receiver = await self._receiver(
+            partial(self._store.begin, digest, provenance=provenance),
+            caller,
+            Decoder(digest.size_bytes) if upload.name.compressed else None,
+        )
+        return upload.receiver
+
+    async def _receiver(
+        self, begin: Callable[[], Ingest], caller: str, decoder: Decoder | None
+    ) -> UploadReceiver:
         while True:
-            digest = upload.name.digest
             try:
-                ingest = self._store.begin(digest, provenance=provenance)
+                ingest = begin()
             except TooBusy:
                 if not await self._make_room():
                     raise
                 continue
-            upload.receiver = UploadReceiver(
+            return UploadReceiver(
                 ingest,
-                Decoder(digest.size_bytes) if upload.name.compressed else None,
+                decoder,
                 self._budget,
                 self._compute,
                 self._under_way.begin(caller),
                 self._make_room,
             )
-            return upload.receiver
 
     async def _make_room(self) -> bool:
         """Drop the upload that has been parked for longest; False: there is none."""
@@ -208,13 +241,17 @@ class Uploads:
             await self._drop(next(iter(self._parked.values())))
 
     def _add(self, name: UploadName) -> OpenUpload:
-        if len(self._by_name) >= self._limits.uploads:
-            if not self._parked:
-                raise TooBusy(f"{self._limits.uploads} uploads are open, as many as are allowed")
-            self._expire(next(iter(self._parked.values())))
+        self._check_room()
         upload = self._by_name[name] = OpenUpload(name)
         self._open_gauge.set(len(self._by_name))
         return upload
+
+    def _check_room(self) -> None:
+        """Drop a parked upload if as many are open as are allowed. Raises TooBusy: none is."""
+        if self.count >= self._limits.uploads:
+            if not self._parked:
+                raise TooBusy(f"{self._limits.uploads} uploads are open, as many as are allowed")
+            self._expire(next(iter(self._parked.values())))
 
     async def _release(self, upload: OpenUpload, claim: _Claim, previous: _Claim | None) -> None:
         """Let the next stream in once the bytes of this one and earlier ones are written."""

@@ -43,6 +43,11 @@ def key_of(instance: str, action: Digest) -> EntryKey:
     return EntryKey(EntryKind.ACTION_RESULT, instance, name)
 
 
+def key_prefix_of(instance: str, named: Digest) -> EntryKey:
+    """Return what the keys of an action's results begin with, whatever the action's size."""
+    return EntryKey(EntryKind.ACTION_RESULT, instance, bytes((named.function,)) + named.hash)
+
+
 def read_update(data: bytes) -> Update:
     """Read an UpdateActionResultRequest. The digests in the result are not checked.
 

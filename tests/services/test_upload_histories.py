@@ -125,7 +125,7 @@ async def tell_history(path: Path, serve: Serve, compute: Compute, rng: random.R
         served = await serve(service, limits=limits, metrics=metrics, budget=budget)
         history = History(rng, served)
         await history.run()
-        await until(lambda: not service._uploads._by_name and not service._uploads._ending)
+        await until(lambda: not service.uploads._by_name and not service.uploads._ending)
         await until(lambda: not received_files(storage))
         await until(lambda: storage.core.space.reserved_bytes == 0)
         await until(lambda: budget.used_bytes == 0)
