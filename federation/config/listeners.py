@@ -1,4 +1,4 @@
-"""The keys about listeners: where gRPC is served, to whom, and what callers may do there."""
+"""The keys about listeners: where clients are served, to whom, and what callers may do there."""
 
 from __future__ import annotations
 
@@ -38,9 +38,14 @@ class TlsConfig(Section):
 
 
 class ListenerConfig(Section):
-    """One address that gRPC is served on."""
+    """One address that clients are served on."""
 
     address: AddressText = Field(description="host:port; port 0 picks a free one")
+    protocol: Literal["grpc", "http"] = Field(
+        default="grpc",
+        description="grpc: the Remote Execution and Remote Asset APIs; http: caches over HTTP, for "
+        "Bazel, ccache, sccache, Gradle, Turborepo, Nx, moon and buildbox-casd",
+    )
     push: Flag = Field(default=False, description="whether callers may write")
     type: Literal["all", "index"] = Field(
         default="all",
@@ -62,6 +67,16 @@ class ListenerConfig(Section):
         description="authentication and authorization; default: everybody may read, and write with "
         "`push: true`",
     )
+
+    @field_validator("type")
+    @classmethod
+    def _type_of_grpc(cls, value: str, info: ValidationInfo) -> str:
+        if value == "index" and info.data.get("protocol") == "http":
+            raise ValueError(
+                "must be all on a listener with protocol: http, whose clients ask the same server "
+                "for blobs; leave type out, or have a gRPC listener for type: index"
+            )
+        return value
 
     @field_validator("auth")
     @classmethod

@@ -16,6 +16,7 @@ from pydantic import ValidationInfo, field_validator
 
 from federation.config.limits import LimitsConfig
 from federation.config.listeners import ListenerConfig, TlsConfig
+from federation.config.namespaces import NamespaceConfig
 from federation.config.peers import PeerConfig
 from federation.config.section import Section, key, section
 from federation.config.storage import ScrubConfig, StorageConfig
@@ -99,15 +100,22 @@ class Config(Section):
     transport: Literal["grpcio", "http2"] = key(
         live=False,
         default="grpcio",
-        description="what carries the calls of all listeners: gRPC's own server, or the node's, "
-        "which needs the extra `http2`",
+        description="what carries the calls of all gRPC listeners: gRPC's own server, or the "
+        "node's, which needs the extra `http2`",
     )
     listeners: list[ListenerConfig] = key(
         live=False,
         default=cast("list[ListenerConfig]", [{"address": "127.0.0.1:8980", "push": True}]),
         min_length=1,
         max_length=64,
-        description="the addresses that gRPC is served on",
+        description="the addresses that clients are served on",
+    )
+    namespaces: list[NamespaceConfig] = key(
+        live=True,
+        default=[],
+        max_length=1000,
+        description="rules for keyed entries, which HTTP listeners serve; the first rule that "
+        "matches a namespace decides",
     )
     storage: StorageConfig = section("how much is stored, and how")
     offline: Flag = key(live=True, default=False, description="true: upstreams are never asked")

@@ -91,7 +91,7 @@ def build(
     ports = []
     access = make_access(config, files, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
-        factory = server_factory(config.transport)
+        factory = server_factory(config.transport, listener.protocol)
         runtime = Runtime(
             metrics,
             limits,
@@ -105,7 +105,7 @@ def build(
             heard_from=replication.heard_from,
             bounds=bounds,
         )
-        served = services.index_served if listener.type == "index" else services.served
+        served = services.of(listener)
         ports.append(make_port(listener, allowed, served, runtime, slot, at, factory))
     readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
@@ -175,10 +175,17 @@ class Services(NamedTuple):
 
     served: list[Service]
     index_served: list[Service]  # for listeners whose callers keep blobs elsewhere
+    http_served: list[Service]
     closers: list[Callable[[], Awaitable[None]]]
     start: Callable[[], None]
     describe: Callable[[], dict[str, Any]]
     apply_config: Callable[[Config], None]
+
+    def of(self, listener: ListenerConfig) -> list[Service]:
+        """Return what a listener serves."""
+        if listener.protocol == "http":
+            return self.http_served
+        return self.index_served if listener.type == "index" else self.served
 
 
 def make_services(
@@ -214,13 +221,9 @@ def make_services(
             ReferenceService(fetch, push),
         ]
 
-    cas = CasService(
-        through(includes_upstreams=True),
-        limits,
-        metrics,
-        compute,
-        through(includes_upstreams=False, includes_for_nodes=True),
-    )
+    asked_by_readers = through(includes_upstreams=True)
+    asked_by_pushers = through(includes_upstreams=False, includes_for_nodes=True)
+    cas = CasService(asked_by_readers, limits, metrics, compute, asked_by_pushers)
     local = through(includes_upstreams=False)
     stream = ByteStreamService(
         local,
@@ -233,10 +236,34 @@ def make_services(
         quota_bytes=lambda: storage.quota_bytes,
         hits=hits,
     )
+    http = None
+    if any(listener.protocol == "http" for listener in config.listeners):
+        # Not above: what parses HTTP is a sixth of the CPU of a start.
+        from federation.http_cache.service import HttpCacheService  # noqa: PLC0415
+
+        http = HttpCacheService(
+            local,
+            asked_by_readers,
+            asked_by_pushers,
+            storage,
+            pulling.finder,
+            stream,
+            config,
+            limits,
+            clock,
+            metrics,
+        )
+
+    def apply_config(changed: Config) -> None:
+        pulling.apply_config(changed)
+        if http is not None:
+            http.apply_config(changed)
+
     return Services(
         served=[cas, stream, *of_names(pulling.finder), HoldingsService(storage.ledger)],
         # No blobs, as with --index-only of BuildStream's own server.
         index_served=of_names(pulling.index_finder, inlines=False),
+        http_served=[] if http is None else [http],
         closers=[  # uploads, then threads, then what they use
             stream.close,
             partial(asyncio.to_thread, compute.close),
@@ -245,7 +272,7 @@ def make_services(
         ],
         start=pulling.start,
         describe=pulling.describe,
-        apply_config=pulling.apply_config,
+        apply_config=apply_config,
     )
 
 
@@ -278,10 +305,12 @@ def make_port(
     place: int,
     factory: ServerFactory,
 ) -> Port:
-    """Put health and reflection beside the services of one listener."""
+    """Put health and reflection beside the gRPC services of one listener."""
     names = [service.name for service in services]
     health = HealthControl(names)
-    beside = (HealthService(health), ReflectionService(names, runtime.limits))
+    beside: tuple[Service, ...] = ()
+    if listener.protocol == "grpc":
+        beside = (HealthService(health), ReflectionService(names, runtime.limits))
     port = slot.port(place, parse_address(listener.address).port)
     where = ListenerPlace(listener, port, slot.alone, access.tls)
     server = factory.make(where, [*services, *beside], runtime)
@@ -292,6 +321,7 @@ def _shown(ports: Sequence[Port]) -> list[dict[str, Any]]:
     return [
         {
             "address": str(port.server.address),
+            "protocol": port.server.listener.protocol,
             "push": port.server.listener.push,
             "type": port.server.listener.type,
             "tls": port.tls is not None,

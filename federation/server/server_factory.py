@@ -1,6 +1,7 @@
-"""Makes the gRPC server of each listener, over the configured transport.
+"""Makes the server of each listener, by its protocol and the configured transport of gRPC.
 
-Only the chosen transport is imported: `ngh2` may not be installed, and grpcio's server takes time.
+Only what is chosen is imported: `ngh2` may not be installed, and grpcio's server and aiohttp take
+time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from federation.services.transport import Connections
 
 if TYPE_CHECKING:
     from federation.access.live_tls import LiveTls
+    from federation.http_cache.server import OpenHttpConnections
     from federation.transport.server import OpenConnections
 
 
@@ -45,8 +47,14 @@ class ServerFactory(Protocol):
         ...
 
 
-def server_factory(transport: Literal["grpcio", "http2"]) -> ServerFactory:
-    """Return a new factory for the server of one listener over this transport."""
+def server_factory(
+    transport: Literal["grpcio", "http2"], protocol: Literal["grpc", "http"] = "grpc"
+) -> ServerFactory:
+    """Return a new factory for the server of one listener. transport: what carries gRPC."""
+    if protocol == "http":
+        from federation.http_cache.server import OpenHttpConnections  # noqa: PLC0415 - see above
+
+        return _HttpCacheFactory(OpenHttpConnections())
     if transport == "grpcio":
         from federation.services.tcp import ProcessConnections  # noqa: PLC0415 - see above
 
@@ -87,7 +95,7 @@ class _Http2Factory:
     def make(
         self, place: ListenerPlace, services: Sequence[Service], runtime: Runtime
     ) -> ListeningServer:
-        from federation.server.http2_listener import Http2Listener  # noqa: PLC0415 - see above
+        from federation.server.socket_listener import SocketListener  # noqa: PLC0415 - see above
         from federation.transport.server import Http2Server, routes  # noqa: PLC0415
 
         server = Http2Server(
@@ -99,4 +107,26 @@ class _Http2Factory:
             self.connections,
             place.tls,
         )
-        return Http2Listener(place.config, server, port=place.port, alone=place.alone)
+        return SocketListener(place.config, server, port=place.port, alone=place.alone)
+
+
+class _HttpCacheFactory:
+    def __init__(self, connections: OpenHttpConnections) -> None:
+        self.connections = connections
+
+    def make(
+        self, place: ListenerPlace, services: Sequence[Service], runtime: Runtime
+    ) -> ListeningServer:
+        from federation.http_cache.routes import Routes  # noqa: PLC0415 - see above
+        from federation.http_cache.server import HttpCacheServer  # noqa: PLC0415
+        from federation.server.socket_listener import SocketListener  # noqa: PLC0415
+
+        server = HttpCacheServer(
+            Routes(services, runtime),
+            runtime.limits,
+            runtime.clock,
+            runtime.hits,
+            self.connections,
+            place.tls,
+        )
+        return SocketListener(place.config, server, port=place.port, alone=place.alone)

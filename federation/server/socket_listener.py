@@ -1,17 +1,30 @@
-"""One listener of the node's own transport: its addresses or passed sockets, and its end."""
+"""One listener whose server is given sockets: its addresses or passed sockets, and its end."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from typing import Protocol
 
 from federation.config import model
 from federation.config.types import Address, parse_address
 from federation.server.addresses import listen, resolve
 from federation.server.passed_sockets import PassedSockets
-from federation.transport.server import Http2Server
 
 
-class Http2Listener:
+class SocketServer(Protocol):
+    """What serves a protocol on listening sockets: start, stop, each once."""
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on these sockets; they are the server's from now on."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls; let running ones go on for grace_s at most, then end them."""
+        ...
+
+
+class SocketListener:
     """A ListeningServer: see there."""
 
     bounds_connections = True
@@ -19,7 +32,7 @@ class Http2Listener:
     def __init__(
         self,
         listener: model.ListenerConfig,
-        server: Http2Server,
+        server: SocketServer,
         *,
         port: int | None = None,
         alone: bool = True,
@@ -34,7 +47,7 @@ class Http2Listener:
         self._sockets: list[socket.socket] = []
 
     def __repr__(self) -> str:
-        return f"<Http2Listener {self.address} push={self.listener.push}>"
+        return f"<SocketListener {self.address} push={self.listener.push}>"
 
     async def bind(self, passed: PassedSockets | None = None) -> None:
         """Take every address that the listener's host stands for; all or CannotStart.

@@ -1,0 +1,78 @@
+"""Blobs by their hashes: /cas."""
+
+from __future__ import annotations
+
+from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound, EntryNotFound
+from federation.core.store import LocalStore
+from federation.http_cache.answer_head import Fields
+from federation.http_cache.http_call import http_of
+from federation.http_cache.reading import BlobSender
+from federation.http_cache.receiving import BodyReceiver
+from federation.http_cache.sizes import SizesByHash
+from federation.observability.metrics import Metrics
+from federation.services.call import Call
+from federation.services.method import Send
+from federation.services.request_stream import RequestStream
+
+# What is under a hash never changes, so whatever stands between may keep it.
+_IMMUTABLE: Fields = (("Cache-Control", "public, max-age=31536000, immutable"),)
+
+
+class BlobCalls:
+    """GET, HEAD and PUT."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        sender: BlobSender,
+        receiver: BodyReceiver,
+        sizes: SizesByHash,
+        metrics: Metrics,
+    ) -> None:
+        self._store = store
+        self._sender = sender
+        self._receiver = receiver
+        self._sizes = sizes
+        self._hits = metrics.lookups.labels(kind="blob", result="hit")
+        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+
+    async def get(self, _requests: RequestStream, send: Send, call: Call) -> bytes:
+        """Answer with the blob: one that is here, or at an upstream if its size is known."""
+        target = http_of(call).target
+        call.check_pull(target.instance)
+        assert target.named is not None
+        try:
+            answer = await self._answer(target.named, send, call)
+        except (BlobNotFound, EntryNotFound):
+            self._misses.inc()
+            raise
+        self._hits.inc()
+        return answer
+
+    async def _answer(self, named: Digest, send: Send, call: Call) -> bytes:
+        learnt = self._sizes.sized(named)
+        if learnt is not None:
+            try:
+                return await self._sender.answer(learnt, _IMMUTABLE, send, call)
+            except BlobNotFound:
+                pass  # it may be here with another size than somebody claimed
+        size_bytes = await call.in_time(self._store.size_of(named.function, named.hash))
+        if size_bytes is None:
+            raise EntryNotFound(f"no blob with the hash {named.hash_hex} is here")
+        found = named._replace(size_bytes=size_bytes)
+        answer = await self._sender.answer(found, _IMMUTABLE, send, call)
+        self._sizes.learn([found])
+        return answer
+
+    async def put(self, requests: RequestStream, _send: Send, call: Call) -> bytes:
+        """Store the body, which must have the hash."""
+        target = http_of(call).target
+        call.check_push(target.instance)
+        assert target.named is not None
+        digest = await self._receiver.receive(
+            requests, call, target.named.function, target.named.hash
+        )
+        self._sizes.learn([digest])
+        call.accepted(target.instance, digest=digest)
+        return b""

@@ -1,0 +1,287 @@
+"""The server of one listener: accepts connections within its limits, watches them, drains them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from federation.access.incoming_call import PeerAddress, parse_peer
+from federation.access.tls_contexts import HTTP1, Contexts
+from federation.config.model import LimitsConfig
+from federation.core.clock import Clock
+from federation.core.errors import FederationError
+from federation.core.fair_share import FairShare, ShareVerdict
+from federation.core.tasks import Background
+from federation.http_cache.connection import IDLE_S, SENT, SENT_LAST, HttpConnection
+from federation.http_cache.http_call import HttpCall
+from federation.http_cache.routes import Routes
+from federation.http_cache.target import ClientKind, Kind, Target, parse_target
+from federation.observability.rate_limits import LimitHits
+from federation.services.connection_log import ConnectionLog
+from federation.services.status_codes import CallStatus, StatusCode, status_of
+from federation.services.transport import CallEnded
+
+if TYPE_CHECKING:
+    from federation.access.live_tls import LiveTls
+
+_log = structlog.get_logger(__name__)
+
+_HANDSHAKE_S = 15.0
+_SWEEP_S = 0.5
+_BACKLOG = 1024
+_LINE_BYTES = 8190  # of a request line
+_FIELD_BYTES = 16 * 1024  # of one header field: a proxy's certificate, a JWT
+_FIELDS = 100
+_AHEAD_MIN, _AHEAD_MAX = 2**14, 2**17  # of a body before its handler reads
+_NOWHERE = Target(Kind.STATUS, ClientKind.KEY_VALUE)
+
+
+class OpenHttpConnections:
+    """The open connections of one server; implements Connections of services/transport.py."""
+
+    def __init__(self) -> None:
+        self.by_peer: dict[str, HttpConnection] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        return f"<OpenHttpConnections {len(self.by_peer)}>"
+
+    def received_from(self, peers: Collection[str]) -> Mapping[str, int]:
+        """See Connections."""
+        found = ((peer, self.by_peer.get(peer)) for peer in peers)
+        return {peer: each.received_bytes for peer, each in found if each is not None}
+
+    def break_off(self, peer: str) -> None:
+        """See Connections."""
+        connection = self.by_peer.get(peer)
+        if connection is not None:
+            self._loop.call_soon_threadsafe(connection.abort)
+
+
+class HttpCacheServer(web.Server):
+    """Serves these routes on one listener's sockets: start, stop, each once."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        limits: LimitsConfig,
+        clock: Clock,
+        hits: LimitHits,
+        connections: OpenHttpConnections,
+        tls: LiveTls | None = None,
+    ) -> None:
+        """hits: that of the whole node. connections: what the routes' Runtime has, too."""
+        super().__init__(self._serve, handler_cancellation=True)
+        self.clock = clock
+        self._routes = routes
+        self._limits = limits
+        self._hits = hits
+        self._open = connections
+        self._contexts = None if tls is None else Contexts(tls, HTTP1)
+        self._log = ConnectionLog(clock)
+        self._share = FairShare(lambda: limits.connections, lambda: limits.connections_per_address)
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes = Background()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._over: asyncio.Future[None] | None = None
+        self._unnamed = 0
+
+    def __repr__(self) -> str:
+        return f"<HttpCacheServer {len(self._open.by_peer)} connections>"
+
+    def __call__(self) -> HttpConnection:
+        """Return the protocol of a new connection; see web.Server."""
+        return HttpConnection(
+            self,
+            access_log=None,
+            keepalive_timeout=IDLE_S,
+            lingering_time=0,  # HttpCall reads what is left of a body
+            max_line_size=_LINE_BYTES,
+            max_field_size=_FIELD_BYTES,
+            max_headers=_FIELDS,
+            read_bufsize=_ahead_bytes(self._limits),
+            auto_decompress=False,
+        )
+
+    async def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept on these sockets, which listen already; they are the server's from now on."""
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._servers.append(
+                await loop.create_server(self._accept, sock=each, backlog=_BACKLOG)
+            )
+        self._look()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls; let running ones go on for grace_s at most, then end them."""
+        for server in self._servers:
+            server.close()
+        await self._handshakes.close()
+        for connection in list(self._open.by_peer.values()):
+            connection.drain()
+        await self._until_over(grace_s)
+        for connection in list(self._open.by_peer.values()):
+            connection.abort()
+        await self._until_over(1.0)
+        if self._tasks:  # they clean up
+            await asyncio.wait(self._tasks)
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    async def _until_over(self, within_s: float) -> None:
+        if self._open.by_peer:
+            self._over = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._over], timeout=within_s)
+
+    def _look(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._look)
+        now_s = self.clock.monotonic_s()
+        for connection in list(self._open.by_peer.values()):
+            if connection.look(now_s):
+                connection.force_close()
+
+    # For connections
+
+    def _accept(self) -> asyncio.Protocol:
+        return self() if self._contexts is None else _Handshake(self)
+
+    def begin_handshake(self, transport: asyncio.Transport) -> None:
+        """Start the handshake of a connection that has just come, if it is not one too many."""
+        peer = parse_peer(self.peer_text(transport))
+        if self._admit(peer):
+            self._handshakes.start(self._secure(transport, peer), "TLS handshake")
+        else:
+            transport.abort()
+
+    def _admit(self, peer: PeerAddress) -> bool:
+        verdict = self._share.try_acquire(_holder(peer))
+        if verdict is ShareVerdict.GRANTED:
+            return True
+        limit = "connections" if verdict is ShareVerdict.FULL else "connections-per-address"
+        self._hits.hit(limit, peer.caller, peer.text)
+        return False
+
+    async def _secure(self, transport: asyncio.Transport, peer: PeerAddress) -> None:
+        """Make the TLS handshake of a connection that was admitted, and serve it."""
+        assert self._contexts is not None
+        connection = self()
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                connection,
+                self._contexts.current(),
+                server_side=True,
+                ssl_handshake_timeout=_HANDSHAKE_S,
+            )
+        except OSError as error:  # also for a handshake that is too slow
+            if isinstance(error, ssl.SSLError):
+                detail = getattr(error, "verify_message", "")
+                self._log.tls_refused(peer, error.reason or str(error), detail)
+            secured = None
+        finally:
+            self._share.release(_holder(peer))  # connection_made counts it anew
+        if secured is None:
+            transport.abort()
+        else:
+            connection.connection_made(secured)
+
+    def peer_text(self, transport: asyncio.BaseTransport) -> str:
+        """Return the other end of a connection as gRPC writes it; no two are alike."""
+        name = transport.get_extra_info("peername")
+        if isinstance(name, tuple):
+            host, port = name[:2]
+            return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
+        self._unnamed += 1
+        return f"unix:{self._unnamed}"
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        """Count a connection, or end it at once where too many are open. See web.Server."""
+        super().connection_made(handler, transport)
+        assert isinstance(handler, HttpConnection)
+        peer = handler.peer
+        if self._admit(peer):
+            self._open.by_peer[peer.text] = handler
+        else:
+            transport.abort()
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        """See web.Server."""
+        super().connection_lost(handler, exc)
+        assert isinstance(handler, HttpConnection)
+        peer = handler.peer
+        if self._open.by_peer.get(peer.text) is handler:
+            del self._open.by_peer[peer.text]
+            self._share.release(_holder(peer))
+        if not self._open.by_peer and self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def note_bad(
+        self,
+        connection: HttpConnection,
+        status: int,
+        error: BaseException | None,
+        message: str | None,
+    ) -> None:
+        """What came is no request, or serving it met a bug."""
+        if status >= 500:
+            _log.error("call_failed", method="http.Cache", exc_info=error)
+            return
+        self._log.refused(connection.peer, message or str(error))
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        connection = request.protocol
+        assert isinstance(connection, HttpConnection)
+        connection.begun()
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            call = HttpCall(connection, request, _NOWHERE)
+            await call.finish(await self._answer(call, request))
+        except CallEnded:
+            connection.force_close()
+            return SENT_LAST
+        return SENT_LAST if call.closes else SENT
+
+    async def _answer(self, call: HttpCall, request: web.BaseRequest) -> bytes | CallStatus:
+        try:
+            call.target = parse_target(request.raw_path)
+            call.check()
+            route = self._routes.find(call)
+        except FederationError as error:
+            return status_of(error) or CallStatus(StatusCode.INVALID_ARGUMENT, str(error))
+        if route is None:
+            call.answers(405, (("Allow", "GET, HEAD, PUT, DELETE"),))
+            return b""
+        return await route.run(call)
+
+
+class _Handshake(asyncio.Protocol):
+    """Whoever connects to a listener with TLS, until the handshake begins."""
+
+    def __init__(self, server: HttpCacheServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See Protocol."""
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()  # what comes is for start_tls
+        self._server.begin_handshake(transport)
+
+
+def _ahead_bytes(limits: LimitsConfig) -> int:
+    """Return how much of each body may come before it is read; aiohttp takes twice as much."""
+    return max(_AHEAD_MIN, min(limits.buffer_memory // 4 // limits.streams, _AHEAD_MAX))
+
+
+def _holder(peer: PeerAddress) -> str:
+    return peer.host if peer.port else "unix"

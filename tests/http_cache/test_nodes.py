@@ -1,0 +1,158 @@
+"""Whole nodes: both faces, peers, mirrors, workers, restarts."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federation.core.digest import digest_of
+from tests.http_cache.http_client import HttpClient, cas_path
+from tests.support.polling import wait_until
+from tests.support.process import Node, federation, serve
+from tests.support.process_client import Client, action_result
+
+GRPC = {"address": "127.0.0.1:0", "push": True}
+HTTP = {"address": "127.0.0.1:0", "push": True, "protocol": "http"}
+KEYED = ("/kv/main/ab/cd", "/gradle/0123", "/v8/artifacts/ab?slug=t", "/v1/cache/7")
+
+
+@contextmanager
+def node_of(folder: Path, **more: Any) -> Iterator[Node]:
+    """Run a node with a listener of each protocol. more: keys of the file, `_` for `-`."""
+    folder.mkdir()
+    settings: Mapping[str, Any] = {
+        "listeners": [GRPC, HTTP],
+        **{name.replace("_", "-"): value for name, value in more.items()},
+    }
+    with serve(folder / "data", settings) as node:
+        yield node
+
+
+def http(node: Node) -> HttpClient:
+    return HttpClient(node.addresses[1])
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Node]:
+    with node_of(tmp_path / "node") as node:
+        yield node
+
+
+@pytest.mark.parametrize("size", [3, 5000, 3_000_000])
+def test_each_face_reads_what_the_other_took(both: Node, size: int) -> None:
+    with Client(both.address) as grpc:
+        data = os.urandom(size)
+        path = http(both).put_blob(data)
+        assert grpc.read(digest_of(data)) == data
+        other = os.urandom(size)
+        grpc.write(other)
+        assert http(both).get(cas_path(other)) == other
+        assert http(both).get(path) == data
+
+
+def test_results_cross_both_ways(both: Node) -> None:
+    with Client(both.address) as grpc:
+        for number, uploaded in enumerate((True, False)):
+            action = b"action %d" % number
+            named = digest_of(action)
+            if uploaded:
+                http(both).put_blob(action)
+            out = b"out %d" % number
+            result = action_result([("o", digest_of(out))])
+            http(both).put(f"/ac/{named.hash_hex}", result.SerializeToString())
+            assert grpc.get_action_result(named) is None
+            grpc.write(out)
+            assert grpc.get_action_result(named) == result
+        named = digest_of(b"by grpc")
+        result = action_result([("o", digest_of(b"out 0"))], exit_code=3)
+        grpc.update_action_result(named, result)
+        assert http(both).get(f"/ac/{named.hash_hex}") == result.SerializeToString()
+
+
+@pytest.mark.parametrize("size", [0, 10_000, 2_000_000])
+def test_what_was_acknowledged_is_there_after_a_kill(both: Node, size: int) -> None:
+    data = os.urandom(size)
+    path = http(both).put_blob(data)
+    for key in KEYED:
+        http(both).put(key, data)
+    both.kill()
+    both.start()
+    assert http(both).get(path) == data
+    assert [http(both).get(key) for key in KEYED] == [data] * len(KEYED)
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_entries_are_replicated_and_outlive_their_node(tmp_path: Path, size: int) -> None:
+    with node_of(tmp_path / "tokyo") as tokyo:
+        peers = [{"name": "tokyo", "url": f"http://{tokyo.address}"}]
+        with node_of(tmp_path / "paris", peers=peers) as paris:
+            values = {key: os.urandom(size) for key in KEYED}
+            for key, value in values.items():
+                http(paris).put(key, value)
+            for key, value in values.items():
+                wait_until(lambda key=key: http(tokyo).get(key), f"{key} at tokyo")  # type: ignore[misc]
+                assert http(tokyo).get(key) == value
+            paris.kill()
+            assert {key: http(tokyo).get(key) for key in KEYED} == values
+
+
+def test_a_mirror_pulls_entries_results_and_the_blobs_that_they_name(tmp_path: Path) -> None:
+    with node_of(tmp_path / "origin") as origin:
+        values = {key: os.urandom(2_000_000) for key in KEYED}
+        for key, value in values.items():
+            http(origin).put(key, value)
+        out = os.urandom(400_000)
+        http(origin).put_blob(out)
+        http(origin).put_blob(b"action")
+        result = action_result([("o", digest_of(out))]).SerializeToString()
+        path = f"/ac/{digest_of(b'action').hash_hex}"
+        http(origin).put(path, result)
+        http(origin).put("/ac/" + "0" * 64, b"{}")
+        upstreams = [{"name": "origin", "url": f"http://{origin.address}"}]
+        pull = {"prefetch": "none"}
+        with node_of(tmp_path / "mirror", upstreams=upstreams, pull=pull) as mirror:
+            assert {key: http(mirror).get(key) for key in KEYED} == values
+            assert http(mirror).get(cas_path(out)) is None  # its size is not known yet
+            assert http(mirror).get(path) == result
+            assert http(mirror).get(cas_path(out)) == out
+            assert http(mirror).get("/ac/" + "0" * 64) == b"{}"
+            assert http(mirror).get("/ac/" + "1" * 64) is None
+            origin.kill()
+            assert {key: http(mirror).get(key) for key in KEYED} == values
+            assert http(mirror).get(cas_path(out)) == out
+            assert http(mirror).get("/kv/main/other") is None  # and the upstream is down
+
+
+def test_workers_share_the_port_and_the_entries(tmp_path: Path) -> None:
+    with node_of(tmp_path / "node", workers=2) as node:
+        for number in range(20):
+            http(node).put(f"/kv/main/{number}", b"%d" % number)
+        assert [http(node).get(f"/kv/main/{n}") for n in range(20)] == [
+            b"%d" % n for n in range(20)
+        ]
+
+
+def test_a_reload_changes_which_namespaces_are_write_once(both: Node) -> None:
+    http(both).put("/kv/main/k", b"1")
+    rules = [{"match": "kv/*", "write-once": True}]
+    both.write_config({**both.settings, "namespaces": rules})
+    both.signal(signal.SIGHUP)
+    wait_until(lambda: "reloaded" in both.log_path.read_text(), "the reload")
+    http(both).put("/kv/main/k", b"2")
+    assert http(both).get("/kv/main/k") == b"1"
+
+
+def test_a_listener_of_http_with_type_index_is_refused_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "n.yaml"
+    file.write_text(
+        "listeners:\n- address: 127.0.0.1:0\n  protocol: http\n  type: index\n", encoding="utf-8"
+    )
+    found = federation("check-config", str(file))
+    assert found.returncode == 2
+    assert f"{file}:4: listeners[0].type" in found.stderr + found.stdout
