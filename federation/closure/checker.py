@@ -1,16 +1,16 @@
 """Checks that everything an index entry names is held, so that the entry may be served.
 
-The verdict "complete" about a large closure is remembered for a short time. That time is far below
-a lease, so serving an entry keeps renewing the leases of what it names. "Incomplete" is never
-remembered: a missing blob may arrive at any moment. However many callers ask about an entry, it is
-walked once at a time.
+What an entry names follows from its bytes and from those of the structures below it, which never
+change. So a closure that was whole once is remembered as a list of digests: to check it again takes
+one look-up, and none while the store is certain that all of them are still held. "Incomplete" is
+never remembered: a missing blob may arrive at any moment. However many callers ask about an entry,
+it is walked once at a time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -18,18 +18,17 @@ import structlog
 
 from federation.closure.names import Names, function_of_entry, names_of_entry
 from federation.closure.walk import TooLarge, Walk, WalkContext
+from federation.closure.whole import WholeClosure, WholeClosures
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, InvalidRequest
-from federation.core.store import Entry, EntryKind, LocalStore
+from federation.core.store import Entry, EntryKind, Readable, WatchesHeld
 from federation.core.tasks import Background
 from federation.observability.rate_limits import LimitHits, LogLimit
 from federation.wire.action_result import check_inlined
 
 _log = structlog.get_logger(__name__)
 
-_REMEMBER_S = 60.0
-_VERDICTS = 32_768  # about 10 MB
 _REJECTED = 10_000  # about 2 MB
 _CONSISTENT = 32_768  # about 4 MB
 _FEW_BYTES = 4 * 1024  # of an action result
@@ -46,37 +45,29 @@ class _Shared:
 
 
 class ClosureChecker:
-    """Checks closures against one store.
-
-    A closure of up to small_max blobs and structures is walked each time: that takes about a
-    millisecond, and notices files that vanished behind the node's back.
-    """
+    """Checks closures against one store."""
 
     def __init__(
         self,
-        store: LocalStore,
+        store: Readable,
         limits: LimitsConfig,
         clock: Clock,
-        lease_s: float,
+        local: WatchesHeld | None,
         *,
-        small_max: int = 500,
         hits: LimitHits | None = None,
-        asks_upstreams: bool = False,
     ) -> None:
-        """lease_s: the store's lease period. hits: counts malformed and too large entries.
+        """hits: counts malformed and too large entries.
 
-        asks_upstreams: a look-up in the store costs more than sharing a walk.
+        local: the same store, if it is the node's own. None: it asks upstreams. They may lose a
+        blob at any moment, so each closure is walked each time; and a look-up costs more than
+        sharing a walk.
         """
         self._hits = hits
-        self._asks_upstreams = asks_upstreams
+        self._local = local
         self._rejected: dict[bytes, tuple[int, int]] = {}  # by key: the limits at that time
-        self._small_max = small_max
         self._store = store
         self._limits = limits
-        self._clock = clock
-        # As long as storage leaves access times unrenewed: eviction allows for both (Timing).
-        self._remember_s = min(_REMEMBER_S, lease_s / 8)
-        self._verdicts: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._whole = WholeClosures(clock)
         self._walks: dict[bytes, _Shared] = {}
         self._logged: set[bytes] = set()
         self._consistent: set[bytes] = set()  # entries whose inlined bytes match their digests
@@ -85,7 +76,7 @@ class ClosureChecker:
         self._background = Background()
 
     def __repr__(self) -> str:
-        return f"<ClosureChecker {len(self._verdicts)} verdicts, {len(self._walks)} walks>"
+        return f"<ClosureChecker {len(self._whole)} whole, {len(self._walks)} walks>"
 
     @property
     def is_idle(self) -> bool:
@@ -99,13 +90,16 @@ class ClosureChecker:
         when the store cannot answer.
         """
         key = _key_of(entry)
-        if self._known(key):
-            return True
+        if (whole := self._whole.get(key, self._bounds())) is not None:
+            if whole.is_certain():
+                return True
+            if whole.has_digests:
+                return await self._look_again(whole)
         if self._rejected.get(key) == self._bounds():
             return False
         names = _few_names(entry)
         is_flat = names is not None and not any(part.structures for part in names)
-        if is_flat and not self._asks_upstreams:
+        if is_flat and self._local is not None:
             # One look-up, and nothing to read: not worth a task to share.
             return await self._check(key, entry, names)
         joined = key in self._walks
@@ -143,16 +137,13 @@ class ClosureChecker:
         """End all walks."""
         await self._background.close()
 
-    def _known(self, key: bytes) -> bool:
-        verdict = self._verdicts.get(key)
-        if verdict is None:
+    async def _look_again(self, whole: WholeClosure) -> bool:
+        """Look up what a closure names that was whole before, and return whether it is again."""
+        assert self._local is not None
+        watch = self._local.watch()
+        if await self._store.find_missing(whole.digests()):
             return False
-        epoch, at_s = verdict
-        if epoch != self._store.presence_epoch():
-            return False
-        if self._clock.monotonic_s() - at_s > self._remember_s:
-            return False
-        self._verdicts.move_to_end(key)
+        whole.watch = watch
         return True
 
     async def _walk(self, key: bytes, entry: Entry, names: Sequence[Names] | None) -> bool:
@@ -173,7 +164,8 @@ class ClosureChecker:
 
     async def _check(self, key: bytes, entry: Entry, names: Sequence[Names] | None) -> bool:
         """names: what the entry names itself, where that is known already."""
-        epoch, at_s = self._store.presence_epoch(), self._clock.monotonic_s()
+        watch = None if self._local is None else self._local.watch()
+        bounds = self._bounds()
         try:
             await self._check_consistent(key, entry)
             walk = Walk(self._store, self._limits, self._context)
@@ -188,8 +180,8 @@ class ClosureChecker:
             self._log_once(key, entry, error)
             self._reject(key, entry, "closure.size", error)
             return False
-        if complete and walk.visited > self._small_max:
-            self._remember(key, epoch, at_s)
+        if complete and watch is not None:
+            self._whole.add(key, watch, bounds, walk.found(WholeClosures.DIGESTS_MAX))
         return complete
 
     def _bounds(self) -> tuple[int, int]:
@@ -202,12 +194,6 @@ class ClosureChecker:
         self._rejected[key] = self._bounds()
         if self._hits is not None:
             self._hits.hit(limit, "", entry=entry.label, reason=str(error))
-
-    def _remember(self, key: bytes, epoch: int, at_s: float) -> None:
-        self._verdicts[key] = (epoch, at_s)
-        self._verdicts.move_to_end(key)
-        if len(self._verdicts) > _VERDICTS:
-            self._verdicts.popitem(last=False)
 
     def _log_once(self, key: bytes, entry: Entry, error: TooLarge) -> None:
         if key in self._logged:

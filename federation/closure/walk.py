@@ -77,6 +77,13 @@ class Walk:
         """How many blobs and structures the walk has come across."""
         return self._blobs + len(self._seen)
 
+    def found(self, most: int) -> set[Digest] | None:
+        """Return what a complete walk found held, without empty blobs; None if that is too much."""
+        if self.visited > most:
+            return None
+        structures = {_unpacked(packed)[1] for packed in self._seen}
+        return {digest for digest in self._checked | structures if digest.size_bytes}
+
     async def complete(self, entry_names: Callable[[], Iterator[Names]]) -> bool:
         """Return whether everything is held.
 

@@ -262,6 +262,32 @@ class LocalStore(Store, Protocol):
         ...
 
 
+class HeldWatch(Protocol):
+    """What a store remembers about blobs that one look-up found held: see WatchesHeld."""
+
+    def renew(self, digests: Callable[[], Collection[Digest]] | None) -> bool:
+        """Return whether all of them are still held for certain, without a look-up.
+
+        True leases them, or counts as a use, as a look-up of the current task would. False says
+        nothing: look them up again, with a new watch.
+
+        digests: returns the blobs; called when a lease has to be renewed. None: the caller has
+        forgotten them; then the answer is True only until their leases have to be renewed.
+        """
+        ...
+
+
+class WatchesHeld(Protocol):
+    """The part of a node's own storage that saves looking up the same blobs again."""
+
+    def watch(self) -> HeldWatch:
+        """Return a watch over the blobs that look-ups from now on find held, on the loop.
+
+        It must not be used for blobs of which any is missing.
+        """
+        ...
+
+
 class EntryKind(enum.IntEnum):
     """The three kinds of index entries; they never mix, even under one name."""
 

@@ -199,7 +199,7 @@ def make_services(
     hits: LimitHits,
 ) -> Services:
     """Return every service, pulling from upstreams where there are any, now or after a reload."""
-    closures = ClosureChecker(storage, limits, clock, config.storage.lease, hits=hits)
+    closures = ClosureChecker(storage, limits, clock, storage, hits=hits)
     pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
     compute = Compute(limits.threads)
     through = partial(PullThrough, pulling.shared)

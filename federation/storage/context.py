@@ -18,10 +18,12 @@ from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
 from federation.storage.blob_files import Damage
+from federation.storage.catalogue.entry_changes import EntryChanges
 from federation.storage.catalogue.pool import Pool
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.catalogue.writer import Writer, damaged
 from federation.storage.directory import DataDirectory
+from federation.storage.file_watch import FileWatch
 from federation.storage.log_end import LogEnd
 from federation.storage.processes import ProcessEntry
 from federation.storage.quarantine import QuarantineOutcome, quarantine
@@ -48,7 +50,9 @@ class StorageContext:
     metrics: Metrics
     run: ProcessEntry
     epoch: Epoch
+    files: FileWatch
     head: LogEnd
+    entry_changes: EntryChanges
     pool: Pool  # look-ups in the catalogue and hashing: nothing that waits long for a busy disk
     reads: Pool  # reads of blob files, which may be slow
     writes: Pool  # writes of blob files: a sync keeps its thread until the disk has finished

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.replication_log import Parked, ReplicationLog
-from federation.core.store import Index, LocalStore
+from federation.core.store import Index, LocalStore, WatchesHeld
 from federation.storage.reports import (
     CollectReport,
     FoundEntry,
@@ -53,7 +53,7 @@ class NodeLog(ReplicationLog, Protocol):
         ...
 
 
-class NodeStorage(LocalStore, Index, Protocol):
+class NodeStorage(LocalStore, Index, WatchesHeld, Protocol):
     """An open storage.
 
     find_missing and find_missing_named may raise SourceUnavailable if they cannot tell: the answer

@@ -19,7 +19,7 @@ import structlog
 from federation.core.clock import Clock
 from federation.core.errors import StorageRefused
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import schema
+from federation.storage.catalogue import entry_changes, schema
 from federation.storage.catalogue.transaction import (
     CATALOGUE_FILE,
     LOG_EPOCH,
@@ -105,8 +105,12 @@ def _join_with(directory: DataDirectory, clock: Clock, timing: Timing, epoch: Ep
             connection.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('evict_hold_until_ms', ?)", (hold_ms,)
             )
+        if dead:
+            epoch.bump()  # they may have set blobs aside without saying so
         remove_dead(directory, dead)
         log_epoch = _open_log(connection, directory, epoch, alone=alone)
+        if alone:
+            entry_changes.settle(connection, epoch)
     finally:
         connection.close()
     return Opened(directory, node_id, log_epoch, store_clock, ProcessEntry(directory), epoch)

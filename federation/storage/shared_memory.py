@@ -26,6 +26,7 @@ _HEAD = struct.Struct("@Q")  # native: one aligned store, so that no reader sees
 _HEAD_AT = 16
 _ACKNOWLEDGEMENTS_AT = 24  # a counter of changes
 _LOG_IN_DOUBT_AT = 32
+_ENTRY_CHANGES_AT = 40
 _PEERS_AT = 64
 _PEER = struct.Struct("@QQ")  # number of its name (0: the slot is free), acknowledged row
 _PEERS_MAX = 128
@@ -92,6 +93,7 @@ class Epoch:
     The same file contains further numbers:
     - the size of the largest upload refused for lack of room, for the process that evicts;
     - the newest row of the change log, for the process that replicates;
+    - the number of the last change of index entries, for caches of them;
     - whether the catalogue's write-ahead log is in doubt, for the next process that starts;
     - how far each peer has acknowledged, for the processes that do not replicate.
     """
@@ -109,6 +111,8 @@ class Epoch:
         self._count_at = ctypes.addressof(self._count)
         self._newest = ctypes.c_uint64()
         self._newest_at = ctypes.addressof(self._newest)
+        self._changes = ctypes.c_uint64()
+        self._changes_at = ctypes.addressof(self._changes)
         try:
             os.posix_fallocate(self._fd, 0, _EPOCH_BYTES)
         except OSError:
@@ -170,6 +174,18 @@ class Epoch:
     def set_head(self, seq: int) -> None:
         """Record a row. If two processes do so at once, the older may remain: see LogEnd."""
         self._set_number(_HEAD_AT, seq)
+
+    @property
+    def entry_changes(self) -> int:
+        """The number of the last change of index entries; -1 if it cannot be read."""
+        if _pread(self._fd, self._changes_at, _HEAD.size, _ENTRY_CHANGES_AT) == _HEAD.size:
+            return self._changes.value
+        return -1
+
+    def set_entry_changes(self, number: int) -> None:
+        """Record a change of index entries. Raises OSError: it must not happen unnoticed."""
+        self._read(0, _COUNTER.size)
+        os.pwrite(self._fd, _HEAD.pack(number), _ENTRY_CHANGES_AT)
 
     @property
     def is_log_in_doubt(self) -> bool:

@@ -17,10 +17,9 @@ from typing import Any
 import structlog
 
 from federation.config import model
-from federation.core import uses
 from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
-from federation.core.errors import FederationError, StorageFull
+from federation.core.errors import FederationError
 from federation.core.store import (
     FROM_CLIENT,
     Chunks,
@@ -31,17 +30,16 @@ from federation.core.store import (
     Provenance,
 )
 from federation.core.tasks import Background
-from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
-from federation.storage.catalogue import entries as catalogue_entries
 from federation.storage.catalogue import schema
-from federation.storage.catalogue.entries import EntryRow
+from federation.storage.catalogue.entry_changes import EntryChanges
 from federation.storage.catalogue.pool import Pool
-from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Totals
 from federation.storage.catalogue.writer import Writer
 from federation.storage.context import StorageContext
+from federation.storage.file_watch import FileWatch
+from federation.storage.held_watch import StoredWatch
 from federation.storage.ingest import LocalIngest
 from federation.storage.log_end import LogEnd
 from federation.storage.offline_switch import OfflineSwitch
@@ -52,13 +50,13 @@ from federation.storage.receiving import BlobReceiver
 from federation.storage.replication_log import CatalogueLog
 from federation.storage.small_reads import SmallReads
 from federation.storage.space import Space, measure_disk
+from federation.storage.stored_index import StoredIndex
 from federation.storage.streaming import Reading
 from federation.storage.timing import Timing
 from federation.storage.upkeep.flusher import Flusher
 from federation.storage.upkeep.maintenance import Maintenance
 from federation.storage.upkeep.volume_watch import VolumeWatch
 
-_FULL_FOR_MS = 10_000
 _READS_CACHE_KIB = 8_000  # per thread; reading whole blobs rarely needs a page again
 
 _log = structlog.get_logger(__name__)
@@ -74,6 +72,7 @@ class Storage:
         self._presence = Presence(core)
         self._small_reads = SmallReads(core)
         self._receiver = BlobReceiver(core, self._presence)
+        self._index = StoredIndex(core)
         self.flusher = Flusher(core)
         self.volume_watch = VolumeWatch(core)
         self.maintenance = Maintenance(core, self.flusher)
@@ -104,6 +103,7 @@ class Storage:
         _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
         core = _assemble(opened, settings, limits, metrics, clock, timing)
         storage = cls(core, opened.node_id, opened.log_epoch)
+        await asyncio.to_thread(core.files.start)
         await storage.flusher.measure()
         core.writer.start()
         storage.flusher.start()
@@ -161,6 +161,7 @@ class Storage:
         for pool in (self._core.writes, self._core.reads, self._core.pool):
             await asyncio.to_thread(pool.close)
         self._core.run.end()
+        self._core.files.close()
         self._core.epoch.close()
 
     # -- Store -----------------------------------------------------------------------------
@@ -234,60 +235,23 @@ class Storage:
         """See federation.core.store.LocalStore."""
         return self._core.head.value
 
+    def watch(self) -> StoredWatch:
+        """See federation.core.store.WatchesHeld."""
+        return StoredWatch(self._core)
+
     # -- Index -----------------------------------------------------------------------------
 
     async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
         """See federation.core.store.Index."""
-        now_ms = self._core.now_ms()
-        try:
-            rows = await self._core.pool.run(self._get, keys)
-        except UNREADABLE as error:
-            raise self._core.catalogue_unreadable(error) from error
-        renew_before = now_ms - self._core.timing.granularity_ms
-        if uses.current() is not Use.CLIENT:
-            return [row and row.entry for row in rows]
-        found: list[Entry | None] = []
-        for row in rows:
-            if row is None:
-                found.append(None)
-                continue
-            if row.used_ms < renew_before:
-                self._core.touches.entry(row.id, now_ms)
-            found.append(row.entry)
-        return found
-
-    def _get(self, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
-        return catalogue_entries.get(self._core.pool.connection(), keys)
+        return await self._index.get(keys)
 
     async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
         """See federation.core.store.Index."""
-        try:
-            return await self._core.pool.run(self._get_like, keys)
-        except UNREADABLE as error:
-            raise self._core.catalogue_unreadable(error) from error
-
-    def _get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
-        return catalogue_entries.get_like(self._core.pool.connection(), keys)
+        return await self._index.get_like(keys)
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
-        """See federation.core.store.Index.
-
-        Also raises StorageFull for a while after an upload was refused: BuildStream takes a full
-        cache's refusal of blobs for "already there" and pushes the name nevertheless, so only a
-        refusal here tells it that the cache is full.
-        """
-        self._core.directory.volume.check_writable()
-        refused_ms = self._core.refused_ms
-        if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
-            raise StorageFull("this node is full and refused an upload a moment ago; try again")
-        try:
-            await self._core.writer.submit(
-                lambda transaction: catalogue_entries.put(transaction, entries, provenance),
-                sum(len(entry.value) for entry in entries),
-            )
-        except StorageFull:
-            self._core.note_refusal(sum(catalogue_entries.cost_of(entry) for entry in entries))
-            raise
+        """See federation.core.store.Index, and StoredIndex.put."""
+        await self._index.put(entries, provenance)
 
 
 def _assemble(
@@ -303,6 +267,7 @@ def _assemble(
     path = opened.directory.catalogue
     connect = partial(schema.connect, path, read_only=True)
     head = LogEnd(opened.epoch, clock)
+    entry_changes = EntryChanges(opened.epoch)
 
     def on_commit(totals: Totals, held_bytes: int) -> None:
         space.stored_bytes = held_bytes
@@ -318,6 +283,7 @@ def _assemble(
         node_id=opened.node_id,
         drift_s=settings.clock_drift,
         on_fail=lambda: opened.epoch.doubt_log(is_in_doubt=True),
+        entry_changes=entry_changes,
     )
     return StorageContext(
         directory=opened.directory,
@@ -328,7 +294,9 @@ def _assemble(
         metrics=metrics,
         run=opened.run,
         epoch=opened.epoch,
+        files=FileWatch(opened.directory.blobs, opened.directory.incoming),
         head=head,
+        entry_changes=entry_changes,
         pool=Pool("look-up", limits.threads, connect),
         reads=Pool("read", limits.threads, partial(connect, cache_kib=_READS_CACHE_KIB)),
         writes=Pool("write", limits.threads, connect),

@@ -24,7 +24,6 @@ from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
 
 _KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
-_NEVER = 2**62  # closures at an upstream are walked each time: it may lose blobs at any moment
 
 
 class EntryQuery(NamedTuple):
@@ -77,14 +76,13 @@ class FederatedFinder:
         limits: LimitsConfig,
         clock: Clock,
         *,
-        lease_s: float,
         index_ttl_s: float,
         blobs_elsewhere: bool = False,
     ) -> None:
         """blobs_elsewhere: the callers have another server for blobs. Entries are then served
         whatever this node holds of their closures, and nothing is pulled for them.
 
-        lease_s: see ClosureChecker. index_ttl_s: how long a pulled entry is served unquery.
+        index_ttl_s: how long a pulled entry is served unasked.
         """
         self._blobs_elsewhere = blobs_elsewhere
         self._index = index
@@ -93,7 +91,6 @@ class FederatedFinder:
         self._prefetcher = prefetcher
         self._limits = limits
         self._clock = clock
-        self._lease_s = lease_s
         self.index_ttl_s = index_ttl_s
         self._queries = IndexQueries(shared.upstreams, clock)
         self._there: dict[str, _There] = {}
@@ -194,14 +191,7 @@ class FederatedFinder:
         if there is None:
             only = upstream if upstream.serves_blobs else None
             store = PullThrough(self._shared, includes_upstreams=True, only=only)
-            closures = ClosureChecker(
-                store,
-                self._limits,
-                self._clock,
-                self._lease_s,
-                small_max=_NEVER,
-                asks_upstreams=True,
-            )
+            closures = ClosureChecker(store, self._limits, self._clock, None)
             there = self._there[upstream.name] = _There(upstream, closures)
         return there.closures
 

@@ -72,7 +72,6 @@ class Pulling:
             self._prefetcher,
             limits,
             clock,
-            lease_s=config.storage.lease,
             index_ttl_s=config.pull.index_ttl,
         )
         self.finder = make_finder()

@@ -162,7 +162,7 @@ async def serve_http(
     store, index = store or MemoryStore(), MemoryIndex(SystemClock())
     limits, clock, metrics = limits or LimitsConfig(), clock or SystemClock(), Metrics()
     budget, compute = MemoryBudget(limits.buffer_memory), Compute(2)
-    finder = LocalFinder(index, ClosureChecker(store, limits, ManualClock(), 3600))
+    finder = LocalFinder(index, ClosureChecker(store, limits, ManualClock(), store))
     stream = ByteStreamService(store, limits, clock, metrics, budget, compute)
     config = Config.model_validate({"namespaces": list(namespaces)})
     service = HttpCacheService(

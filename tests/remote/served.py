@@ -99,7 +99,7 @@ async def serving(
     limits, metrics, clock = limits or LimitsConfig(), Metrics(), SystemClock()
     index = index or MemoryIndex()
     budget, compute = MemoryBudget(limits.buffer_memory), Compute(2)
-    closures = ClosureChecker(store, limits, clock, 3600.0)
+    closures = ClosureChecker(store, limits, clock, None)
     checksums = ChecksumVerifier(store)
     bytestream = ByteStreamService(store, limits, clock, metrics, budget, compute)
     services: list[Service] = [

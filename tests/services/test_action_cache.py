@@ -68,7 +68,7 @@ MakeCache = Callable[..., Awaitable[Cache]]
 def make_cache(serve: Serve, store: MemoryStore) -> MakeCache:
     async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Cache:
         metrics, index = Metrics(), index or MemoryIndex()
-        closures = ClosureChecker(store, LimitsConfig(), ManualClock(), 3600)
+        closures = ClosureChecker(store, LimitsConfig(), ManualClock(), store)
         service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
         served = await serve(service, may_push=may_push, metrics=metrics)
         return Cache(served.channel, store, index, metrics, served)
@@ -288,7 +288,7 @@ class RottenStore(MemoryStore):
 
 async def test_an_output_found_damaged_while_inlining_is_a_miss(serve: Serve) -> None:
     store, index, metrics = RottenStore(), MemoryIndex(), Metrics()
-    closures = ClosureChecker(store, LimitsConfig(), ManualClock(), 3600)
+    closures = ClosureChecker(store, LimitsConfig(), ManualClock(), store)
     service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
     served = await serve(service, may_push=True, metrics=metrics)
     cache = Cache(served.channel, store, index, metrics, served)
@@ -454,7 +454,7 @@ async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve: Serve) ->
             return await super().find_missing(digests)
 
     store, index, metrics = GatedStore(), MemoryIndex(), Metrics()
-    closures = ClosureChecker(store, LimitsConfig(), ManualClock(), 3600)
+    closures = ClosureChecker(store, LimitsConfig(), ManualClock(), store)
     service = ActionCacheService(store, index, LocalFinder(index, closures), metrics)
     served = await serve(service, metrics=metrics)
     cache = Cache(served.channel, store, index, metrics, served)
@@ -465,7 +465,7 @@ async def test_l18_a_client_that_leaves_ends_the_walk_it_caused(serve: Serve) ->
     call = cache.get_raw(request.SerializeToString())
     async with asyncio.timeout(60):
         await store.asked.wait()
-        assert repr(closures) == "<ClosureChecker 0 verdicts, 1 walks>"
+        assert repr(closures) == "<ClosureChecker 0 whole, 1 walks>"
         call.cancel()
         while "1 walks" in repr(closures):  # noqa: ASYNC110 - it comes over the wire
             await asyncio.sleep(0.01)

@@ -12,6 +12,8 @@ from federation._proto.buildstream.v2 import artifact_pb2
 from federation.closure import walk as closure_walk
 from federation.closure.checker import ClosureChecker
 from federation.closure.names import ARTIFACT_URN
+from federation.closure.whole import WholeClosures
+from federation.config.limits import LiveLimits
 from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
@@ -19,8 +21,6 @@ from federation.core.errors import SourceUnavailable
 from federation.core.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
 from tests.support.fakes import MemoryStore
 from tests.support.messages import directory, message_of, tree
-
-LEASE_S = 3600.0
 
 
 class WatchedStore(MemoryStore):
@@ -68,7 +68,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def checker(store: WatchedStore, clock: ManualClock) -> AsyncIterator[ClosureChecker]:
-    checker = ClosureChecker(store, LimitsConfig(), clock, LEASE_S, small_max=0)
+    checker = ClosureChecker(store, LimitsConfig(), clock, store)
     yield checker
     await checker.close()
 
@@ -285,7 +285,7 @@ def _of_directories_in_a_tree(store: WatchedStore, count: int) -> Entry:
 async def test_beyond_a_limit_an_entry_is_hidden_and_that_is_said_once(
     store: WatchedStore, clock: ManualClock, limit: str, make: Callable[[WatchedStore, int], Entry]
 ) -> None:
-    checker = ClosureChecker(store, LimitsConfig.model_validate({limit: 10}), clock, LEASE_S)
+    checker = ClosureChecker(store, LimitsConfig.model_validate({limit: 10}), clock, store)
     with structlog.testing.capture_logs() as logs:
         assert await checker.complete(make(store, 10))
         assert not await checker.complete(make(store, 11))
@@ -294,34 +294,125 @@ async def test_beyond_a_limit_an_entry_is_hidden_and_that_is_said_once(
     await checker.close()
 
 
-async def test_a_verdict_is_kept_until_something_is_gone(
+async def test_what_was_whole_is_not_looked_up_while_the_store_is_certain(
     store: WatchedStore, checker: ClosureChecker
 ) -> None:
-    entry = action_entry(store.put(b"a"))
+    entry = action_entry(store.put(b"a"), roots=[deep(store, 3)])
+    for _ in range(3):
+        assert await checker.complete(entry)
+    assert (len(store.asked), len(store.read)) == (1, 4), "it was walked again"
+
+
+async def test_each_hit_leases_all_that_the_entry_names(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
+    root = deep(store, 3)
+    entry = action_entry(
+        EMPTY, store.put(b"a"), trees=[store.put(tree(directory({})))], roots=[root]
+    )
     assert await checker.complete(entry)
+    store.leased.clear()
     assert await checker.complete(entry)
+    assert store.leased == set(store.blobs)
+
+
+async def test_one_look_up_checks_a_closure_again_when_something_is_gone(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
+    entry = action_entry(store.put(b"a"), roots=[deep(store, 3)])
+    assert await checker.complete(entry)
+    named = set(store.blobs)
+    store.remove(store.put(b"other"))
+    store.asked.clear()
+    store.read.clear()
+    assert await checker.complete(entry)
+    assert (store.asked, store.read) == ([named], [])
+    assert await checker.complete(entry)
+    assert len(store.asked) == 1, "the look-up did not make it certain again"
+
+
+@pytest.mark.parametrize("level", range(5))
+async def test_w35_whatever_is_gone_hides_the_entry_until_it_is_back(
+    store: WatchedStore, checker: ClosureChecker, level: int
+) -> None:
+    entry = action_entry(store.put(b"a"), roots=[deep(store, 3)])
+    named = list(store.blobs.items())
+    digest, data = named[level]
+    assert await checker.complete(entry)
+    store.remove(digest)
+    for _ in range(2):
+        assert not await checker.complete(entry)
+    store.put(data)
+    for _ in range(2):
+        assert await checker.complete(entry)
+
+
+async def test_a_large_closure_is_walked_again_when_something_is_gone(
+    store: WatchedStore, checker: ClosureChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WholeClosures, "DIGESTS_MAX", 10)
+    entry = action_entry(*(store.put(b"%d" % n) for n in range(11)))
+    for _ in range(2):
+        assert await checker.complete(entry)
     assert len(store.asked) == 1
-    other = store.put(b"other")
-    store.remove(other)
+    store.remove(digest_of(b"0"))
+    assert not await checker.complete(entry)
+    store.put(b"0")
     assert await checker.complete(entry)
-    assert len(store.asked) == 2
 
 
-async def test_a_verdict_is_renewed_in_time_to_renew_the_leases(
+async def test_what_goes_during_a_look_up_is_not_covered_by_it(
+    store: WatchedStore, checker: ClosureChecker
+) -> None:
+    gone = store.put(b"gone")
+    entry = action_entry(gone)
+    assert await checker.complete(entry)
+    store.epoch += 1
+    store.gate.clear()
+    again = asyncio.ensure_future(checker.complete(entry))
+    await store.waiting.wait()
+    store.remove(gone)
+    store.gate.set()
+    await again
+    assert not await checker.complete(entry)
+
+
+async def test_a_closure_is_walked_again_from_time_to_time(
+    store: WatchedStore, checker: ClosureChecker, clock: ManualClock
+) -> None:
+    entry = action_entry(roots=[deep(store, 3)])
+    assert await checker.complete(entry)
+    clock.advance(600.0)
+    assert await checker.complete(entry)
+    assert len(store.read) == 4
+    clock.advance(0.1)
+    assert await checker.complete(entry)
+    assert len(store.read) == 8
+
+
+async def test_a_reload_that_lowers_a_limit_hides_what_was_whole(
     store: WatchedStore, clock: ManualClock
 ) -> None:
-    for lease_s, kept_s in ((LEASE_S, 60.0), (20.0, 2.5)):
-        checker = ClosureChecker(store, LimitsConfig(), clock, lease_s, small_max=0)
-        entry = action_entry(store.put(b"a"))
-        store.asked.clear()
+    limits = LiveLimits()
+    checker = ClosureChecker(store, limits, clock, store)
+    entry = action_entry(*(store.put(b"%d" % n) for n in range(11)))
+    assert await checker.complete(entry)
+    limits.apply_config(LimitsConfig(closure_blobs=10))
+    assert not await checker.complete(entry)
+    limits.apply_config(LimitsConfig())
+    assert await checker.complete(entry)
+    await checker.close()
+
+
+async def test_nothing_is_remembered_of_what_upstreams_have(
+    store: WatchedStore, clock: ManualClock
+) -> None:
+    checker = ClosureChecker(store, LimitsConfig(), clock, None)
+    entry = action_entry(store.put(b"a"))
+    for _ in range(3):
         assert await checker.complete(entry)
-        clock.advance(kept_s)
-        assert await checker.complete(entry)
-        assert len(store.asked) == 1
-        clock.advance(0.1)
-        assert await checker.complete(entry)
-        assert len(store.asked) == 2
-        await checker.close()
+    assert len(store.asked) == 3
+    await checker.close()
 
 
 async def test_incomplete_is_never_remembered(store: WatchedStore, checker: ClosureChecker) -> None:
@@ -354,27 +445,30 @@ async def test_what_goes_during_a_walk_is_not_covered_by_its_verdict(
     assert not await checker.complete(entry)
 
 
-async def test_w35_a_small_closure_is_walked_each_time(
-    store: WatchedStore, clock: ManualClock
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_w35_a_closure_is_looked_up_each_time_where_files_are_not_watched(
+    store: WatchedStore, checker: ClosureChecker, size: int
 ) -> None:
-    checker = ClosureChecker(store, LimitsConfig(), clock, LEASE_S)
-    try:
-        store.add(digest_of(b"out"), b"out")
-        entry = action_entry(digest_of(b"out"))
-        assert await checker.complete(entry)
-        del store.blobs[digest_of(b"out")]  # behind the node's back: no epoch moves
-        assert not await checker.complete(entry)
-    finally:
-        await checker.close()
+    store.is_certain = False
+    entry = action_entry(*(store.put(b"%d" % n) for n in range(size)))
+    assert await checker.complete(entry)
+    del store.blobs[digest_of(b"0")]  # behind the node's back: no epoch moves
+    assert not await checker.complete(entry)
 
 
-async def test_verdicts_are_bounded(
-    checker: ClosureChecker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("federation.closure.checker._VERDICTS", 10)
-    for n in range(20):
-        assert await checker.complete(action_entry(EMPTY, name=n))
-    assert repr(checker) == "<ClosureChecker 10 verdicts, 0 walks>"
+async def test_what_is_remembered_is_bounded(store: WatchedStore, clock: ManualClock) -> None:
+    closures = WholeClosures(clock, room_bytes=100_000)
+    digests = [store.put(b"%d" % n) for n in range(100)]
+    for n in range(100):
+        closures.add(b"%d" % n, store.watch(), (1, 1), digests)
+        assert closures.size_bytes <= 100_000
+        assert closures.get(b"0", (1, 1)), "the one used last is gone"
+    assert closures.get(b"99", (1, 1))
+    assert closures.get(b"50", (1, 1)) is None
+    assert 10 < len(closures) < 30
+    kept = closures.get(b"0", (1, 1))
+    assert kept is not None
+    assert set(kept.digests()) == set(digests)
 
 
 async def test_those_who_ask_at_once_share_one_walk(
@@ -384,7 +478,7 @@ async def test_those_who_ask_at_once_share_one_walk(
     store.gate.clear()
     asking = [asyncio.ensure_future(checker.complete(entry)) for _ in range(20)]
     await store.waiting.wait()
-    assert repr(checker) == "<ClosureChecker 0 verdicts, 1 walks>"
+    assert repr(checker) == "<ClosureChecker 0 whole, 1 walks>"
     store.gate.set()
     assert await asyncio.gather(*asking) == [True] * 20
     assert len(store.asked) == 1
@@ -416,7 +510,7 @@ async def test_l18_a_walk_stops_with_the_last_who_waits(
     for each in asking:
         each.cancel()
     await asyncio.wait(asking)
-    assert repr(checker) == "<ClosureChecker 0 verdicts, 0 walks>"
+    assert repr(checker) == "<ClosureChecker 0 whole, 0 walks>"
     store.gate.set()
     for _ in range(100):
         await asyncio.sleep(0)
@@ -456,7 +550,7 @@ async def test_who_joins_a_walk_late_sees_a_hole_filled_before(
     assert store.put(b"hole") == hole
     late = asyncio.ensure_future(checker.complete(entry))
     await asyncio.sleep(0)
-    assert repr(checker) == "<ClosureChecker 0 verdicts, 1 walks>", "it has not joined"
+    assert repr(checker) == "<ClosureChecker 0 whole, 1 walks>", "it has not joined"
     store.gate.set()
     assert not await early
     assert await late
@@ -467,7 +561,8 @@ async def test_a_store_that_cannot_tell_is_not_one_with_a_hole() -> None:
         async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
             raise SourceUnavailable("disk", "gone")
 
-    checker = ClosureChecker(Silent(), LimitsConfig(), ManualClock(), LEASE_S)
+    silent = Silent()
+    checker = ClosureChecker(silent, LimitsConfig(), ManualClock(), silent)
     with pytest.raises(SourceUnavailable):
         await checker.complete(action_entry(digest_of(b"a")))
     await checker.close()

@@ -40,7 +40,7 @@ def _damage(storage: Storage, digest: Digest) -> None:
 async def pair(open_storage: OpenStorage) -> AsyncIterator[Pair]:
     """Two storages on one directory, each with a checker."""
     storages = [await open_storage(short(verify_after=0.0)) for _ in range(2)]
-    checkers = [ClosureChecker(each, LimitsConfig(), SystemClock(), 3600) for each in storages]
+    checkers = [ClosureChecker(each, LimitsConfig(), SystemClock(), each) for each in storages]
     yield list(zip(storages, checkers, strict=True))
     for checker in checkers:
         await checker.close()

@@ -12,6 +12,7 @@ from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
 from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.uses import Use, counted_as
 from federation.storage.storage import Storage
 from tests.faults.storage.clean import catalogue
 from tests.storage.conftest import opened, short
@@ -28,6 +29,11 @@ async def fill(path: Path) -> None:
         await storage.put([Entry(_KEY, b"value", "label")])
         await storage.ledger.save([PeerRecord("peer", Lane.ALWAYS, 1, PeerState.FOLLOWING)])
         await storage.ledger.park([Parked("peer", 1, digest, None, "", "too large", 0.0, 1)])
+
+
+async def _get_uncached(storage: Storage) -> None:
+    with counted_as(Use.PEEK):  # what a client asked for stays in memory
+        await storage.get([_KEY])
 
 
 def damage(path: Path, change: str) -> None:
@@ -48,7 +54,7 @@ def damage(path: Path, change: str) -> None:
         ("UPDATE log SET total = 'x'", lambda s: s.ledger.total_bytes(2)),
         ("UPDATE entry SET kind = 77", lambda s: s.ledger.entries(None, 10)),
         ("UPDATE entry SET value = 1.5", lambda s: s.ledger.entries(None, 10)),
-        ("UPDATE entry SET source = 9", lambda s: s.get([_KEY])),
+        ("UPDATE entry SET source = 9", _get_uncached),
         ("UPDATE blob SET key = x'87'", lambda s: s.ledger.blobs(None, 10)),
         ("UPDATE blob SET used = -9e999", lambda s: s.ledger.blobs(None, 10)),
     ],

@@ -92,12 +92,31 @@ class MemoryUnsizedIngest(MemoryIngest):
         return await super().commit()
 
 
+class MemoryWatch:
+    """Is certain as long as the store's epoch stays."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._epoch = store.epoch
+
+    def renew(self, digests: Callable[[], Collection[Digest]] | None) -> bool:
+        if not self._store.is_certain or self._epoch != self._store.epoch:
+            return False
+        if digests is not None:
+            self._store.leased.update(digests())
+        return True
+
+
 class MemoryStore:
-    """Holds blobs in a dict. `blobs` may be changed by tests; bump `epoch` after a removal."""
+    """Holds blobs in a dict. `blobs` may be changed by tests; bump `epoch` after a removal.
+
+    is_certain: whether nothing goes without a new epoch.
+    """
 
     def __init__(self) -> None:
         self.blobs: dict[Digest, bytes] = {}
         self.epoch = 0
+        self.is_certain = True
         self.leased: set[Digest] = set()
 
     def check(self, digest: Digest, data: bytes) -> None:
@@ -205,6 +224,9 @@ class MemoryStore:
 
     def commits(self) -> int:
         return len(self.blobs)
+
+    def watch(self) -> MemoryWatch:
+        return MemoryWatch(self)
 
 
 class MemoryIndex:

@@ -169,7 +169,7 @@ async def finder_over(
     clock, metrics, limits = clock or SystemClock(), Metrics(), LimitsConfig()
     async with opened(path / "data", short(**{"lease": 60.0, **settings})) as storage:
         shared = UpstreamPool("me", storage, [each.upstream for each in upstreams], clock)
-        closures = ClosureChecker(storage, limits, clock, 60.0)
+        closures = ClosureChecker(storage, limits, clock, storage)
         prefetcher = Prefetcher(shared, limits, prefetch, metrics)
         finder = FederatedFinder(
             storage,
@@ -178,7 +178,6 @@ async def finder_over(
             prefetcher,
             limits,
             clock,
-            lease_s=60.0,
             index_ttl_s=ttl_s,
             blobs_elsewhere=blobs_elsewhere,
         )

@@ -86,6 +86,7 @@ class _Rebuild:
     def _commit(self) -> None:
         write_totals(self._transaction.connection, self._transaction.totals)
         self._transaction.connection.execute("COMMIT")
+        self._transaction.changed_entries.clear()  # nobody caches anything of this catalogue
 
     def _step(self, done: int) -> None:
         if done % _COMMIT_EVERY == 0:

@@ -16,12 +16,12 @@ from federation.storage.catalogue.footprint import LOG_ROW_BYTES, cost_of_entry
 from federation.storage.catalogue.hlc import Held, Verdict, date, is_dated
 from federation.storage.catalogue.peer_records import Pins
 from federation.storage.catalogue.schema import of_a_row
-from federation.storage.catalogue.transaction import Transaction
+from federation.storage.catalogue.transaction import ENTRY_CHANGES, Transaction
 
 COLUMNS = "value, label, stored, expires, source, origin, ticks, node"  # as entry_of takes them
 _GET = (
-    f"SELECT id, used, seq, {COLUMNS} "  # noqa: S608 - constants
-    f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
+    f"SELECT id, used, seq, (SELECT value FROM meta WHERE name = '{ENTRY_CHANGES}'), "  # noqa: S608
+    f"{COLUMNS} FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
 )
 _GET_LIKE = (
     f"SELECT name, {COLUMNS} FROM entry "  # noqa: S608 - constants
@@ -42,11 +42,15 @@ _UPSERT = (
 
 
 class EntryRow(NamedTuple):
-    """A row of the table entry: the entry, its row id, last use (store ms) and log row."""
+    """A row of the table entry: the entry, its row id, last use (store ms) and log row.
+
+    changes: see EntryChanges; when the row was read.
+    """
 
     id: int
     used_ms: int
     seq: int
+    changes: int
     entry: Entry
 
 
@@ -106,8 +110,8 @@ def _entry_head(row: tuple[Any, ...]) -> EntryHead:
 
 @of_a_row
 def _entry_row(row: tuple[Any, ...]) -> EntryRow:
-    key, row_id, used, seq, *columns = row
-    return EntryRow(row_id, used, seq, entry_of(key, columns))
+    key, row_id, used, seq, changes, *columns = row
+    return EntryRow(row_id, used, seq, changes or 0, entry_of(key, columns))
 
 
 def entry_of(key: EntryKey, columns: Sequence[Any]) -> Entry:
@@ -168,6 +172,7 @@ def _write(
     used_ms = used_at(transaction.now_ms, origin)
     row = (int(kind), of, name, *values, *came, used_ms, seq, *entry.stamp)
     transaction.connection.execute(_UPSERT, row)
+    transaction.changed_entries.append(entry.key)
     transaction.totals.entries += old is None
     transaction.totals.size_bytes += size_of(entry.value, entry.label)
     if old:
@@ -220,6 +225,7 @@ def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
 def delete(transaction: Transaction, ids: Sequence[int], before_ms: int) -> tuple[int, int]:
     """Delete those entries that were not used since before_ms; return their number and bytes."""
     count = size = cost = 0
+    transaction.changes_any_entry = True
     for row_id in ids:
         rows: Any = transaction.connection.execute(
             "DELETE FROM entry WHERE id = ? AND used < ? RETURNING value, label",

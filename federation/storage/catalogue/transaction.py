@@ -13,7 +13,7 @@ from typing import Any
 
 import apsw
 
-from federation.core.store import Provenance, Stamp
+from federation.core.store import EntryKey, Provenance, Stamp
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.schema import of_a_row
 
@@ -24,6 +24,7 @@ VOLUME_ID = "volume_id"  # of blobs/; also in the marker file there
 HOLD = "evict_hold_until_ms"  # store time until which nothing is evicted
 REQUEST = "collect_request"  # from `federation gc` to the process that evicts
 DONE = "collect_done"  # the answer to it
+ENTRY_CHANGES = "entry_changes"  # how many transactions have changed index entries
 
 BLOB = 0  # kind of a log row; index entries use the values of EntryKind
 NO_INSTANCE = 0  # of blobs, and of the empty name
@@ -75,6 +76,13 @@ class Transaction:
     held_bytes: int = 0  # of the quota, measured at the beginning
     grown_bytes: int = 0  # estimated growth since then
     folders: set[str] = field(default_factory=set)  # to sync before the commit
+    changed_entries: list[EntryKey] = field(default_factory=list)
+    changes_any_entry: bool = False  # also others than changed_entries
+
+    @property
+    def changes_entries(self) -> bool:
+        """Whether any index entry may have changed; times of use do not count."""
+        return self.changes_any_entry or bool(self.changed_entries)
 
     def next_seq(self) -> int:
         """Return the change log number of the next accepted object."""

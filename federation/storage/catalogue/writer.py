@@ -30,6 +30,7 @@ from federation.core.errors import (
 )
 from federation.observability.metrics import Metrics
 from federation.storage.catalogue import footprint
+from federation.storage.catalogue.entry_changes import EntryChanges
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.transaction import Totals, Transaction, read_totals, write_totals
 from federation.storage.directory import SpareHandle
@@ -80,6 +81,7 @@ class Writer:
         node_id: str,
         drift_s: float = DRIFT_S,
         on_fail: Callable[[], None] = lambda: None,
+        entry_changes: EntryChanges | None = None,
     ) -> None:
         self._connect = connect
         self._store_clock = store_clock
@@ -90,6 +92,7 @@ class Writer:
         self._on_commit = on_commit
         self._metrics = metrics
         self._on_fail = on_fail  # called in the thread that found the failure
+        self._entry_changes = entry_changes
         self._node_id = node_id  # for the stamps given in its transactions
         self._drift_s = drift_s
         # Blob bytes on their way to the disk. Cancelling a caller does not free them, so they are
@@ -253,6 +256,8 @@ class Writer:
                 self._spare.sync_folder(folder)
             write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
+            if transaction.changes_entries and self._entry_changes is not None:
+                self._entry_changes.announce(transaction)
             connection.execute("COMMIT")
         except BaseException:
             self._unsettled |= {int(Path(folder).name, 16) for folder in transaction.folders}

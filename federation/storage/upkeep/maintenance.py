@@ -170,6 +170,7 @@ class Maintenance:
             _log.warning("process_died", runs=dead, eviction_pauses_s=self._core.settings.lease)
             until_ms = self._core.now_ms() + self._core.timing.lease_ms
             await self._core.writer.submit(lambda tx: set_meta(tx, HOLD, until_ms))
+            self._core.epoch.bump()  # the process may have set blobs aside without saying so
             await self._core.pool.run(remove_dead, self._core.directory, dead)
 
     def _dead(self) -> list[str]:

@@ -102,6 +102,7 @@ def redate(transaction: Transaction, ids: list[int]) -> int:
     """Give new stamps to those of these entries that are still too far ahead; return how many."""
     totals, wall_s, drift_s = transaction.totals, transaction.wall_s, transaction.drift_s
     count = 0
+    transaction.changes_any_entry = True
     for row_id in ids:
         row: Any = transaction.connection.execute(
             "SELECT kind, instance, name, length(value) + length(CAST(label AS BLOB)), source, "

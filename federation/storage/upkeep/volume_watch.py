@@ -22,6 +22,7 @@ from federation.storage.upkeep.scrub import verify_stored
 _POLL_EVERY_S = 1.0
 _SUSPECTS_EVERY_S = 5.0
 _UNREAD_EVERY_S = 60.0
+_REWATCH_EVERY_S = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +37,7 @@ class VolumeWatch:
         self._logged = ""
         self._next_suspects_s = 0.0
         self._next_unread_s = 0.0
+        self._next_rewatch_s = core.clock.monotonic_s() + _REWATCH_EVERY_S
 
     def start(self) -> None:
         """Start the regular checks; close() ends them."""
@@ -64,7 +66,16 @@ class VolumeWatch:
         if not self._volume.trouble and now_s >= self._next_unread_s:
             self._next_unread_s = now_s + _UNREAD_EVERY_S
             await self._second_look()
+        await self._tend_files(now_s)
         self._log_change()
+
+    async def _tend_files(self, now_s: float) -> None:
+        """Take what the kernel reported, which it keeps a bounded number of; watch anew if due."""
+        files = self._core.files
+        files.changes()
+        if not files.is_on and not self._volume.trouble and now_s >= self._next_rewatch_s:
+            self._next_rewatch_s = now_s + _REWATCH_EVERY_S
+            await self._core.reads.run(files.start)
 
     def _check(self) -> None:
         try:

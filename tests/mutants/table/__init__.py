@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
 from tests.mutants.table.durability import DURABILITY
+from tests.mutants.table.hits import HITS
 from tests.mutants.table.leases import LEASES
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
 from tests.mutants.table.transport import TRANSPORT
 from tests.mutants.table.upstream import UPSTREAM
 
-MUTANTS: list[Mutant] = [*DURABILITY, *LEASES, *REPLICATION, *UPSTREAM, *SERVICES, *TRANSPORT]
+MUTANTS: list[Mutant] = [
+    *DURABILITY,
+    *HITS,
+    *LEASES,
+    *REPLICATION,
+    *UPSTREAM,
+    *SERVICES,
+    *TRANSPORT,
+]

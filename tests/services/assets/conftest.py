@@ -20,7 +20,7 @@ def make_assets(serve: Serve, store: MemoryStore) -> MakeAssets:
     async def make(may_push: bool = True, index: MemoryIndex | None = None) -> Assets:
         metrics, clock = Metrics(), ManualClock()
         index = index or MemoryIndex(clock)
-        closures = ClosureChecker(store, LimitsConfig(), clock, 3600)
+        closures = ClosureChecker(store, LimitsConfig(), clock, store)
         checksums = ChecksumVerifier(store)
         fetch = FetchService(LocalFinder(index, closures), checksums, clock, metrics)
         push = PushService(index, checksums)

@@ -1,0 +1,92 @@
+"""Index entries of local storage: reads from the cache or the catalogue, writes in transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from federation.core import uses
+from federation.core.errors import StorageFull
+from federation.core.store import Entry, EntryKey, Provenance
+from federation.core.uses import Use
+from federation.storage.catalogue import entries as catalogue
+from federation.storage.catalogue.entries import EntryRow
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.context import StorageContext
+from federation.storage.entry_cache import EntryCache
+
+_FULL_FOR_MS = 10_000
+
+
+class StoredIndex:
+    """See federation.core.store.Index."""
+
+    def __init__(self, core: StorageContext) -> None:
+        self._core = core
+        self._cache = EntryCache(core.entry_changes, core.now_ms)
+
+    def __repr__(self) -> str:
+        return f"<StoredIndex {self._cache!r}>"
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        """See Index. Raises SourceUnavailable."""
+        rows = self._cache.look_up(keys)
+        if None in rows:
+            rows = await self._read(keys, rows)
+        if uses.current() is not Use.CLIENT:
+            return [row and row.entry for row in rows]
+        now_ms = self._core.now_ms()
+        renew_before_ms = now_ms - self._core.timing.granularity_ms
+        for key, row in zip(keys, rows, strict=True):
+            if row is not None and row.used_ms < renew_before_ms:
+                self._core.touches.entry(row.id, now_ms)
+                self._cache.touched(key, now_ms)
+        return [row and row.entry for row in rows]
+
+    async def _read(
+        self, keys: Sequence[EntryKey], hot: Sequence[EntryRow | None]
+    ) -> list[EntryRow | None]:
+        """Read from the catalogue what is not cached."""
+        rest = [key for key, row in zip(keys, hot, strict=True) if row is None]
+        try:
+            found = await self._core.pool.run(self._get, rest)
+        except UNREADABLE as error:
+            raise self._core.catalogue_unreadable(error) from error
+        if uses.current() is Use.CLIENT:
+            for key, row in zip(rest, found, strict=True):
+                if row is not None:
+                    self._cache.keep(key, row)
+        read = iter(found)
+        return [next(read) if row is None else row for row in hot]
+
+    def _get(self, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
+        return catalogue.get(self._core.pool.connection(), keys)
+
+    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        """See Index. Raises SourceUnavailable."""
+        try:
+            return await self._core.pool.run(self._get_like, keys)
+        except UNREADABLE as error:
+            raise self._core.catalogue_unreadable(error) from error
+
+    def _get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        return catalogue.get_like(self._core.pool.connection(), keys)
+
+    async def put(self, entries: Sequence[Entry], provenance: Provenance) -> None:
+        """See Index.
+
+        Also raises StorageFull for a while after an upload was refused: BuildStream takes a full
+        cache's refusal of blobs for "already there" and pushes the name nevertheless, so only a
+        refusal here tells it that the cache is full.
+        """
+        self._core.directory.volume.check_writable()
+        refused_ms = self._core.refused_ms
+        if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
+            raise StorageFull("this node is full and refused an upload a moment ago; try again")
+        try:
+            await self._core.writer.submit(
+                lambda transaction: catalogue.put(transaction, entries, provenance),
+                sum(len(entry.value) for entry in entries),
+            )
+        except StorageFull:
+            self._core.note_refusal(sum(catalogue.cost_of(entry) for entry in entries))
+            raise
