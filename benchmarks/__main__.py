@@ -16,13 +16,15 @@ import structlog
 
 from benchmarks import machine, report
 from benchmarks.base import RowSpec
+from benchmarks.http import rows as http_rows
+from benchmarks.http.servers import HTTP_SERVERS
 from benchmarks.link import WrongAnswerError
 from benchmarks.measure import Bench, Result
 from benchmarks.mirror import measure as mirror_measure
 from benchmarks.mirror import report as mirror_report
 from benchmarks.mirror import rows as mirror_rows
 from benchmarks.mirror.site import PROXIES
-from benchmarks.process import ServerFailedError
+from benchmarks.process import Server, ServerFailedError
 from benchmarks.replication import measure as replication_measure
 from benchmarks.replication import report as replication_report
 from benchmarks.replication import rows as replication_rows
@@ -33,9 +35,11 @@ from federation.server.process import keep_freed_memory
 
 _NAMES = [
     *all_rows(quick=True),
+    *http_rows.all_rows(quick=True),
     *mirror_rows.all_rows(quick=True),
     *replication_rows.all_rows(quick=True),
 ]
+_SERVERS = list({**SERVERS, **HTTP_SERVERS})
 _Spec = TypeVar("_Spec", RowSpec, mirror_measure.MirrorSpec, replication_measure.ReplicationSpec)
 _FAILURES = (ServerFailedError, WrongAnswerError, grpc.RpcError)
 
@@ -44,9 +48,7 @@ _FAILURES = (ServerFailedError, WrongAnswerError, grpc.RpcError)
 @click.option(
     "--only", multiple=True, metavar="ROW", help=f"Rows to run (repeatable): {', '.join(_NAMES)}."
 )
-@click.option(
-    "--server", "names", multiple=True, type=click.Choice(list(SERVERS)), help="Default: all."
-)
+@click.option("--server", "names", multiple=True, type=click.Choice(_SERVERS), help="Default: all.")
 @click.option("--repeat", default=5, type=click.IntRange(1), help="Rounds of each row.")
 @click.option("--seconds", default=0.5, type=click.FloatRange(0.01), help="Length of a round.")
 @click.option("--quick", is_flag=True, help="Small blobs, one short round: does it still run?")
@@ -65,7 +67,7 @@ def main(
     as_json: bool,
     home: Path | None,
 ) -> None:
-    """Measure this node beside buildbox-casd and BuildGrid, each in its own process."""
+    """Measure this node beside buildbox-casd, BuildGrid and nginx, each in its own process."""
     unknown = [name for name in only if name not in _NAMES]
     if unknown:
         raise click.BadParameter(f"no such row: {', '.join(unknown)}", param_hint="--only")
@@ -78,13 +80,16 @@ def main(
     facts = machine.describe(home or Path(tempfile.gettempdir()))
     show = _nothing if as_json else _print
     show(facts)
-    run = _Run(only or _NAMES, names or list(SERVERS), home, quick, show)
-    results, ways = run.rows(repeat, seconds), run.mirrors(repeat)
+    run = _Run(only or _NAMES, names or _SERVERS, home, quick, show)
+    results = run.rows(all_rows(quick=quick), SERVERS, repeat, seconds)
+    over_http = run.rows(http_rows.all_rows(quick=quick), HTTP_SERVERS, repeat, seconds)
+    ways = run.mirrors(repeat)
     arrivals = run.replications(repeat)
     if as_json:
         found = {
             "machine": facts,
             "results": report.as_json(results),
+            "http": report.as_json(over_http),
             "mirror": mirror_report.as_json(ways),
             "replication": replication_report.as_json(arrivals),
         }
@@ -111,15 +116,22 @@ class _Run:
         self._quick = quick
         self._show = show
 
-    def rows(self, repeat: int, seconds: float) -> list[Result]:
-        """Run the rows of single servers."""
-        kinds = [SERVERS[name] for name in self._servers]
+    def rows(
+        self,
+        rows: Mapping[str, RowSpec],
+        servers: Mapping[str, type[Server]],
+        repeat: int,
+        seconds: float,
+    ) -> list[Result]:
+        """Run rows of single servers."""
+        names = [name for name in self._servers if name in servers]
+        kinds = [servers[name] for name in names]
         results: list[Result] = []
-        for spec in self._chosen(all_rows(quick=self._quick), report.header(self._servers)):
+        for spec in self._chosen(rows, report.header(names)):
             with self._folder(spec.name) as folder:
                 measured = Bench(kinds, folder, repeat=repeat, seconds=seconds).run(spec)
                 # Before the clean-up, which takes a while after a million files.
-                self._show(report.line(measured, self._servers))
+                self._show(report.line(measured, names))
             results += measured
         return results
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks.measure import Result
 
 _BASE = "federation"  # whose ratios to the others are told
-_OTHERS = ("casd", "buildgrid")
+_OTHERS = ("casd", "buildgrid", "federation-grpc", "nginx")
 
 
 def header(servers: Sequence[str]) -> str:

@@ -20,7 +20,8 @@ _WRITTEN_BY_EACH = 5
 
 
 @lru_cache(maxsize=1)
-def _end_of_large(size_bytes: int) -> memoryview:
+def end_of_large(size_bytes: int) -> memoryview:
+    """Return a large blob without its first bytes, of which each new one has its own."""
     return memoryview(payloads.large_blob(size_bytes))[_STAMP_BYTES:]
 
 
@@ -53,7 +54,7 @@ class Write(CallRow):
 
     def _next_write(self) -> tuple[re_pb2.Digest, list[bytes]]:
         stamp = next(self._numbers).to_bytes(_STAMP_BYTES, "big")
-        data = stamp + _end_of_large(self._size_bytes)
+        data = stamp + end_of_large(self._size_bytes)
         hash_hex = hashlib.sha256(data).hexdigest()
         digest = re_pb2.Digest(hash=hash_hex, size_bytes=self._size_bytes)
         return digest, list(payloads.write(digest, payloads.split(data)))
