@@ -18,7 +18,7 @@ from federation.services.status_codes import CallStatus, StatusCode
 from federation.transport.call import Http2Call
 from federation.transport.dispatch import Http2Calls, NewCall
 from federation.transport.lifetime import FRAME_S, HANDSHAKE_S, Due, Lifetime
-from federation.transport.session import Http2Settings, Refused, Session, is_flood
+from federation.transport.session import Http2Settings, Refused, Session
 from federation.transport.tls import TlsLayer, TlsRefused
 
 if TYPE_CHECKING:
@@ -129,8 +129,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         had_calls = bool(self._calls)
         for event in events:
             if isinstance(event, http2.ConnectionClosed):
-                if is_flood(event):
-                    self._hit("connection.frames")
+                if (error := self.session.refusal(event)) is not None:
+                    self._report(error)
                 self._close()
             elif isinstance(event, http2.SettingsReceived):
                 self._life.is_established = True
@@ -140,7 +140,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             new.call.task = self._server.run(self._serve(new))
         if self._calls.refused_headers:
             self._calls.refused_headers = 0
-            self._hit("call.headers")
+            self._report(Refused("too large headers", "call.headers"))
         if had_calls and not self._calls:
             self._life.idle(self._now_s())
             if self._life.has_ended:
@@ -315,15 +315,15 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._transport.get_extra_info("socket").setsockopt(level, option, value)
 
     def _refuse(self, error: Refused) -> None:
-        if error.limit is not None:
-            self._hit(error.limit)
-        else:
-            self._server.log.refused(self.peer, str(error))
+        self._report(error)
         if self.session.failed or not self._life.is_established:
             self._close_now()
         else:
             self.session.terminate(ErrorCode.ENHANCE_YOUR_CALM)
             self._close()
 
-    def _hit(self, limit: str) -> None:
-        self._server.hits.hit(limit, self.peer.caller, self.peer.text)
+    def _report(self, error: Refused) -> None:
+        if error.limit is not None:
+            self._server.hits.hit(error.limit, self.peer.caller, self.peer.text)
+        else:
+            self._server.log.refused(self.peer, str(error))

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import ngh2
 from ngh2 import ErrorCode, Setting
-from ngh2.events import ConnectionClosed, Event, StreamClosed
+from ngh2.events import ConnectionClosed, Event, GoAwayReceived, StreamClosed
 
 from federation.transport.headers import LIST_BYTES, Fields
 from federation.transport.overhead import Overhead
@@ -57,6 +57,7 @@ class Session:
         )
         self._http2.set_local_window_size(_WINDOW_MAX)
         self._overhead = Overhead(settings.streams_max, now_s)
+        self._is_explained = False  # why it ends: the client has said so, or terminate() was called
         self._finished: set[int] = set()  # streams whose end is said and perhaps not sent
         self._happened: list[Event] = []  # while output was made
         self.failed = False  # nothing can be said to the client any more
@@ -156,6 +157,8 @@ class Session:
         for event in events:
             if isinstance(event, StreamClosed):
                 self._finished.discard(event.stream_id)
+            elif isinstance(event, GoAwayReceived):
+                self._is_explained = True
 
     # What is received
 
@@ -247,8 +250,17 @@ class Session:
         """Take no more calls; the connection is over when those that run are."""
         self._try(self._http2.send_goaway)
 
+    def refusal(self, event: ConnectionClosed) -> Refused | None:
+        """Return why libnghttp2 itself has ended the connection; None: it has not, or in peace."""
+        if self._is_explained or event.error_code == ErrorCode.NO_ERROR:
+            return None
+        is_flood = event.error_code in (ErrorCode.ENHANCE_YOUR_CALM, ErrorCode.INTERNAL_ERROR)
+        text = event.debug_data.decode("ascii", "replace") or f"error {event.error_code} of HTTP/2"
+        return Refused(text, "connection.frames" if is_flood else None)
+
     def terminate(self, code: ErrorCode) -> None:
         """End the connection at once."""
+        self._is_explained = True
         self._try(lambda: self._http2.terminate_connection(code))
 
     def _try(self, work: Callable[[], object]) -> bool:
@@ -258,11 +270,6 @@ class Session:
             work()
             return True
         return False
-
-
-def is_flood(event: ConnectionClosed) -> bool:
-    """Whether libnghttp2 itself has ended a connection because of its rules about floods."""
-    return event.error_code in (ErrorCode.ENHANCE_YOUR_CALM, ErrorCode.INTERNAL_ERROR)
 
 
 _CONFIGURATION = ngh2.Configuration(

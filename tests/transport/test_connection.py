@@ -6,6 +6,10 @@ import asyncio
 import random
 from pathlib import Path
 
+import pytest
+from ngh2 import ErrorCode
+from structlog.testing import capture_logs
+
 from federation.core.clock import SystemClock
 from federation.transport.connection import Http2Connection
 from federation.transport.lifetime import CLOSING_S, DEAD_S, FRAME_S, HANDSHAKE_S, SILENT_S
@@ -16,7 +20,7 @@ from tests.transport.test_server import Site
 from tests.transport.test_tls import Client as TlsClient
 from tests.transport.test_tls import Site as TlsSite
 from tests.transport.test_tls import layer_of
-from tests.transport.wire import DATA, PREFACE, SETTINGS, frame
+from tests.transport.wire import DATA, GOAWAY, PREFACE, SETTINGS, frame
 
 HITS = "federation_limits_hit_total"
 _clock = SystemClock()
@@ -78,6 +82,40 @@ async def test_half_a_frame_is_waited_for_and_no_longer() -> None:
     assert client.hits("connection.frame") == 0
     client.after(FRAME_S)
     assert client.hits("connection.frame") == 1
+
+
+async def test_a_late_frame_is_counted_as_that_and_nothing_else() -> None:
+    client = Client(Site())
+    client.sends(PREFACE + frame(SETTINGS, 0, 0, b""))
+    client.sends(frame(DATA, 0, 0, bytes(100))[:20])
+    client.after(FRAME_S)
+    await asyncio.sleep(0)  # the end of the connection is sent
+    assert client.state == "closed"
+    assert client.hits("connection.frame") == 1
+    assert client.hits("connection.frames") == 0
+
+
+async def test_a_client_that_breaks_the_rules_is_logged() -> None:
+    client = Client(Site())
+    with capture_logs() as lines:
+        client.sends(PREFACE + frame(SETTINGS, 0, 0, b"") + frame(DATA, 0, 1, b"x"))
+        await asyncio.sleep(0)
+    assert client.state == "closed"
+    (line,) = [each for each in lines if each["event"] == "connection_refused"]
+    assert "idle" in line["reason"]
+    assert client.hits("connection.frames") == 0
+
+
+@pytest.mark.parametrize("code", [ErrorCode.NO_ERROR, ErrorCode.INTERNAL_ERROR])
+async def test_a_client_that_goes_away_is_no_flood_whatever_its_reason(code: ErrorCode) -> None:
+    client = Client(Site())
+    with capture_logs() as lines:
+        client.sends(PREFACE + frame(SETTINGS, 0, 0, b"") + frame(SETTINGS, 1, 0, b""))
+        client.sends(frame(GOAWAY, 0, 0, bytes(4) + code.to_bytes(4, "big")))
+        await asyncio.sleep(0)
+    assert client.state == "closed"
+    assert client.hits("connection.frames") == 0
+    assert not [each for each in lines if each["event"] == "connection_refused"]
 
 
 async def test_a_client_that_is_gone_without_a_word_is_forgotten() -> None:

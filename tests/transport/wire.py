@@ -5,7 +5,7 @@ from __future__ import annotations
 import ngh2
 from ngh2 import events as http2
 
-from federation.transport.session import Http2Settings, Session, is_flood
+from federation.transport.session import Http2Settings, Session
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 RULES = Http2Settings(streams_max=100, window_bytes=2**16)
@@ -17,9 +17,8 @@ HEADERS = [
     (b"content-type", b"application/grpc"),
     (b"te", b"trailers"),
 ]
-DATA, HEADERS_FRAME, PRIORITY, RST_STREAM, SETTINGS, PING, WINDOW_UPDATE, CONTINUATION = (
-    *(0, 1, 2, 3, 4, 6, 8, 9),
-)
+DATA, HEADERS_FRAME, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE = 0, 1, 2, 3, 4, 5
+PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 6, 7, 8, 9
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -87,4 +86,8 @@ class Pair:
         while self.session.output():
             pass
         seen, self.seen = self.seen + self.session.events(), []
-        return any(isinstance(each, http2.ConnectionClosed) and is_flood(each) for each in seen)
+        ends = [each for each in seen if isinstance(each, http2.ConnectionClosed)]
+        return any(
+            error is not None and error.limit == "connection.frames"
+            for error in map(self.session.refusal, ends)
+        )

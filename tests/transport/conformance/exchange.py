@@ -14,11 +14,10 @@ from federation.transport.connection import Http2Connection
 from federation.transport.session import Http2Settings
 from tests.transport.test_fuzz import Socket
 from tests.transport.test_server import Site
-from tests.transport.wire import HEADERS_FRAME, PING, PREFACE, SETTINGS, frame
+from tests.transport.wire import GOAWAY, HEADERS_FRAME, PING, PREFACE, RST_STREAM, SETTINGS, frame
 
 STREAMS, WINDOW = 4, 2**16
 END_STREAM, ACK, END_HEADERS, PADDED, PRIORITY_FLAG = 0x1, 0x1, 0x4, 0x8, 0x20
-GOAWAY, PUSH_PROMISE, RST_STREAM = 7, 5, 3
 
 Fields = Sequence[tuple[bytes, bytes]]
 
