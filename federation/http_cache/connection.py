@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from federation.access.incoming_call import Headers, PeerAddress, ShownCertificate, parse_peer
@@ -32,6 +33,7 @@ class HttpConnection(RequestHandler):
 
     __slots__ = (
         "_head_since_s",
+        "_is_broken",
         "_parsed",
         "_server",
         "_shown",
@@ -45,6 +47,7 @@ class HttpConnection(RequestHandler):
         self.peer: PeerAddress = parse_peer("")
         self.received_bytes = 0
         self.is_ending = False
+        self._is_broken = False  # whatever still comes is dropped
         self._server = server
         self._shown: ShownCertificate | None = None
         self._parsed: dict[tuple[tuple[bytes, bytes], ...], Headers] = {}
@@ -72,9 +75,19 @@ class HttpConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """See Protocol."""
         self.received_bytes += len(data)
+        if self._is_broken:
+            return
         if self._head_since_s is None and data and not self._is_busy:
             self._head_since_s = self._server.clock.monotonic_s()
         super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            self._break()
+
+    def _break(self) -> None:
+        """What came is no HTTP, which aiohttp does not tell whoever reads a body meanwhile."""
+        self._is_broken = True
+        if (request := self._current_request) is not None:
+            request.content.set_exception(web.RequestPayloadError("not framed as HTTP demands"))
 
     @property
     def _is_busy(self) -> bool:
@@ -142,6 +155,10 @@ class HttpConnection(RequestHandler):
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         transport.abort()
+
+    def close(self) -> None:
+        """See Wire."""
+        self.force_close()
 
     def wall_s(self) -> float:
         """See Wire."""

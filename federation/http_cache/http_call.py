@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from aiohttp import web
@@ -49,6 +50,10 @@ class Wire(Protocol):
 
     def abort(self) -> None:
         """Reset the connection."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection once what was sent is on its way."""
         ...
 
     def wall_s(self) -> float:
@@ -121,11 +126,17 @@ class HttpCall:
         """Return a header field of the request."""
         return self._request.headers.get(name)
 
-    def check(self) -> None:
-        """Raise InvalidRequest for what no method takes."""
-        expects = self._request.headers.get("Expect")
+    def refused_at_once(self) -> int | None:
+        """Return the status for what no method takes; None: go on."""
+        expects = self.field("Expect")
         if expects is not None and expects.lower() != "100-continue":
-            raise InvalidRequest("Expect: only 100-continue is known")
+            return 417
+        if self.method != "PUT":
+            return None
+        # Values come back byte for byte, so what is packed for the way is not taken.
+        if self.field("Content-Encoding") not in {None, "identity"}:
+            return 415
+        return 400 if self.field("Content-Range") is not None else None
 
     # For the pipeline
 
@@ -194,11 +205,11 @@ class HttpCall:
         self._closes = True
         if self._promised_bytes is None and not self._is_dropping:
             self._is_dropping = True
-            try:
+            with suppress(CallEnded):
                 await self._wire.send(self._refusal(status))
-            except CallEnded:
-                return
-        self._wire.abort()
+            self._wire.close()
+        else:
+            self._wire.abort()
 
     # The answer
 

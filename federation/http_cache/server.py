@@ -20,8 +20,9 @@ from federation.core.errors import FederationError
 from federation.core.fair_share import FairShare, ShareVerdict
 from federation.core.tasks import Background
 from federation.http_cache.connection import IDLE_S, SENT, SENT_LAST, HttpConnection
-from federation.http_cache.http_call import HttpCall
+from federation.http_cache.http_call import TEXT, HttpCall
 from federation.http_cache.routes import Routes
+from federation.http_cache.statuses import phrase
 from federation.http_cache.target import ClientKind, Kind, Target, parse_target
 from federation.observability.rate_limits import LimitHits
 from federation.services.connection_log import ConnectionLog
@@ -83,7 +84,7 @@ class HttpCacheServer(web.Server):
         self._routes = routes
         self._limits = limits
         self._hits = hits
-        self._open = connections
+        self.open = connections
         self._contexts = None if tls is None else Contexts(tls, HTTP1)
         self._log = ConnectionLog(clock)
         self._share = FairShare(lambda: limits.connections, lambda: limits.connections_per_address)
@@ -95,7 +96,7 @@ class HttpCacheServer(web.Server):
         self._unnamed = 0
 
     def __repr__(self) -> str:
-        return f"<HttpCacheServer {len(self._open.by_peer)} connections>"
+        return f"<HttpCacheServer {len(self.open.by_peer)} connections>"
 
     def __call__(self) -> HttpConnection:
         """Return the protocol of a new connection; see web.Server."""
@@ -125,10 +126,10 @@ class HttpCacheServer(web.Server):
         for server in self._servers:
             server.close()
         await self._handshakes.close()
-        for connection in list(self._open.by_peer.values()):
+        for connection in list(self.open.by_peer.values()):
             connection.drain()
         await self._until_over(grace_s)
-        for connection in list(self._open.by_peer.values()):
+        for connection in list(self.open.by_peer.values()):
             connection.abort()
         await self._until_over(1.0)
         if self._tasks:  # they clean up
@@ -137,14 +138,14 @@ class HttpCacheServer(web.Server):
             self._sweep.cancel()
 
     async def _until_over(self, within_s: float) -> None:
-        if self._open.by_peer:
+        if self.open.by_peer:
             self._over = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._over], timeout=within_s)
 
     def _look(self) -> None:
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._look)
         now_s = self.clock.monotonic_s()
-        for connection in list(self._open.by_peer.values()):
+        for connection in list(self.open.by_peer.values()):
             if connection.look(now_s):
                 connection.force_close()
 
@@ -208,7 +209,7 @@ class HttpCacheServer(web.Server):
         assert isinstance(handler, HttpConnection)
         peer = handler.peer
         if self._admit(peer):
-            self._open.by_peer[peer.text] = handler
+            self.open.by_peer[peer.text] = handler
         else:
             transport.abort()
 
@@ -217,10 +218,10 @@ class HttpCacheServer(web.Server):
         super().connection_lost(handler, exc)
         assert isinstance(handler, HttpConnection)
         peer = handler.peer
-        if self._open.by_peer.get(peer.text) is handler:
-            del self._open.by_peer[peer.text]
+        if self.open.by_peer.get(peer.text) is handler:
+            del self.open.by_peer[peer.text]
             self._share.release(_holder(peer))
-        if not self._open.by_peer and self._over is not None and not self._over.done():
+        if not self.open.by_peer and self._over is not None and not self._over.done():
             self._over.set_result(None)
 
     def note_bad(
@@ -255,10 +256,12 @@ class HttpCacheServer(web.Server):
     async def _answer(self, call: HttpCall, request: web.BaseRequest) -> bytes | CallStatus:
         try:
             call.target = parse_target(request.raw_path)
-            call.check()
             route = self._routes.find(call)
         except FederationError as error:
             return status_of(error) or CallStatus(StatusCode.INVALID_ARGUMENT, str(error))
+        if (status := call.refused_at_once()) is not None:
+            call.answers(status, TEXT)
+            return f"{phrase(status)}\n".encode()
         if route is None:
             call.answers(405, (("Allow", "GET, HEAD, PUT, DELETE"),))
             return b""

@@ -111,7 +111,7 @@ class Uploads:
         self._once = 0  # uploads that no other stream can resume
 
     def __repr__(self) -> str:
-        return f"<Uploads {len(self._by_name)} open, {len(self._parked)} of them parked>"
+        return f"<Uploads {self.count} open, {len(self._parked)} of them parked>"
 
     @property
     def count(self) -> int:

@@ -44,8 +44,10 @@ class RawClient:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.sent_bytes = 0
 
     def send(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
         self._writer.write(data)
 
     async def drained(self) -> None:
@@ -108,10 +110,16 @@ class HttpNode:
     service: HttpCacheService
     results: ActionCacheService
     stream: ByteStreamService
+    runtime: Runtime
     budget: MemoryBudget
     compute: Compute
     port: int = 0
     clients: list[RawClient] = field(default_factory=list)
+
+    @property
+    def running(self) -> int:
+        """How many calls run."""
+        return self.runtime.calls.count
 
     async def connect(self) -> RawClient:
         client = RawClient(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -183,6 +191,8 @@ async def serve_http(
     listening = listen(Address("127.0.0.1", 0))
     await server.start([listening])
     results = ActionCacheService(store, index, finder, metrics)
-    node = HttpNode(store, index, metrics, server, service, results, stream, budget, compute)
+    node = HttpNode(
+        store, index, metrics, server, service, results, stream, runtime, budget, compute
+    )
     node.port = listening.getsockname()[1]
     return node

@@ -193,7 +193,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_leaves_nothing(
     await client.drained()
     client.close()
     await until(lambda: not http.stream.uploads.count and not http.budget.used_bytes)
-    await until(lambda: not http.counted("federation_calls_running"))
+    await until(lambda: not http.running)
     assert not http.store.blobs
 
 
