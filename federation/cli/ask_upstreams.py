@@ -114,15 +114,20 @@ def about_blob(digest: Digest) -> Question:
     return question
 
 
-def about_action(action: Digest, here: Sequence[Entry], missing: Sequence[Digest]) -> Question:
-    """Return a question for an action's result, and for the blobs of it that are missing here."""
+def about_action(
+    action: Digest, here: Sequence[Entry], missing: Sequence[Digest], below: str = ""
+) -> Question:
+    """Return a question for an action's result, and for the blobs of it that are missing here.
+
+    below: the instance below the one that is asked otherwise: that of a keyed entry's namespace.
+    """
 
     async def question(asked: UpstreamAnswer) -> dict[str, Any]:
         if asked.settings.type == "storage":
             return _not_asked("it is not asked for action results (type: storage)")
         if not asked.settings.trust_action_results:
             return _not_asked("it is not asked for action results (trust-action-results: false)")
-        value = await asked.index.get_action_result(action)
+        value = await asked.index.get_action_result(action, asked.index.instance_below(below))
         same = any(value == entry.value for entry in here)
         facts = {"same-as-here": same} if value is not None and here else {}
         return {**_said(value is not None), **facts, **await _of_missing(asked, missing)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from federation.cli.output import emit
 from federation.cli.progress import warnings_only
 from federation.config.model import Config, LimitsConfig
 from federation.core.digest import Digest, DigestFunction
+from federation.core.errors import InvalidRequest
 from federation.core.store import EntryKind
 from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.storage.contract import Explainer
 from federation.storage.reports import FoundEntry
 from federation.wire.asset_request import content_of, pushed_of
+from federation.wire.keyed_entry import action_of, decode_entry, split_name
 
 _DIGEST = re.compile(r"(?:(sha256|blake3)/)?([0-9a-fA-F]{64})(?:/([0-9]{1,18}))?")
 _EXAMPLES = """\b
@@ -39,6 +42,7 @@ Examples:
   federation explain --config /etc/federation.yaml blake3/HASH/SIZE
   federation explain urn:fdc:buildstream.build:2020:artifact:project/element/KEY
   federation explain --action HASH/SIZE
+  federation explain kv/main/KEY
 """
 
 
@@ -58,7 +62,7 @@ class DigestType(click.ParamType[Digest]):
 
 
 @click.command(cls=Command, epilog=_EXAMPLES)
-@click.argument("name", metavar="DIGEST|URI", required=False)
+@click.argument("name", metavar="DIGEST|URI|NAMESPACE/KEY", required=False)
 @click.option("--action", type=DigestType(), help="Explain the result of this action instead.")
 @click.option(
     "--instance", help='Only entries of this instance name, which may be "".  [default: all]'
@@ -81,7 +85,8 @@ def explain(
     data_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Show everything known about a blob, an asset or an action result: whether it is stored,
+    """Show everything known about a blob, an asset, an action result or a keyed entry of the HTTP
+    cache (kv/NAME/KEY, gradle/KEY, turborepo[/TEAM]/KEY, nx/KEY, ac/HASH): whether it is stored,
     since when and from where, whether it may be evicted, which peers have acknowledged it, and
     whether each upstream and peer has it now.
 
@@ -90,7 +95,7 @@ def explain(
     1 if the object is not stored, or if something that it names is missing.
     """
     if (name is None) == (action is None):
-        raise click.UsageError("give a DIGEST, a URI, or --action")
+        raise click.UsageError("give a DIGEST, a URI, NAMESPACE/KEY, or --action")
     asked_with = _qualifiers(qualifiers)
     where = place(config_path, data_dir)
     with where.operations.explaining() as explainer:
@@ -99,6 +104,8 @@ def explain(
             facts, fine = report.action(action, instance)
         elif (match := _DIGEST.fullmatch(name or "")) is not None:
             facts, fine = report.blob(match)
+        elif (keyed := split_name(name or "")) is not None:
+            facts, fine = report.keyed(*keyed, instance)
         else:
             facts, fine = report.asset(name or "", instance, asked_with)
     emit(facts, as_json=as_json)
@@ -133,6 +140,28 @@ class _Report:
         others = self._others(question, _instance(found, instance))
         told = {"action": str(action), "entries": shown, **others}
         return told, _any_complete(shown)
+
+    def keyed(self, namespace: str, key: str, instance: str | None) -> Explained:
+        action = action_of(namespace, key)
+        found = self._explainer.action_results(action, instance)
+        if not found and namespace == "ac" and (match := _DIGEST.fullmatch(key)):
+            named = self._digest(match)
+            if named is None:
+                named = Digest(bytes.fromhex(match[2]), 0, _function(match[1]))
+            return self.action(named, instance)
+        shown, missing = self._entries(found)
+        for each, told in zip(found, shown, strict=True):
+            with suppress(InvalidRequest):  # the closure says what is wrong with it
+                told["value"] = str(decode_entry(each.entry.value).value)
+        entries = [each.entry for each in found]
+        below = "" if namespace == "ac" else namespace
+        others = self._others(
+            about_action(action, entries, missing, below),
+            _instance(found, below if instance is None else instance),
+            for_peers=about_action(action, entries, missing),
+        )
+        told = {"namespace": namespace, "key": key, "action": str(action)}
+        return {**told, "entries": shown, **others}, _any_complete(shown)
 
     def asset(self, uri: str, instance: str | None, qualifiers: dict[str, str]) -> Explained:
         found = self._explainer.assets(uri, instance)
@@ -169,8 +198,13 @@ class _Report:
             shown.append({**each.facts, **_content(each), "closure": closure})
         return shown, missing
 
-    def _others(self, question: Question, instance: str = "") -> dict[str, Any]:
-        """Return nothing where no configuration says which upstreams and peers there are."""
+    def _others(
+        self, question: Question, instance: str = "", *, for_peers: Question | None = None
+    ) -> dict[str, Any]:
+        """Return nothing where no configuration says which upstreams and peers there are.
+
+        for_peers: what to ask peers, if not the same.
+        """
         file = self._where.file
         if file is None:
             return {}
@@ -178,7 +212,7 @@ class _Report:
         if file.peers:
             with warnings_only():
                 node_id = self._explainer.node_id
-                told["peers-say"] = ask_peers(file.peers, instance, node_id, question)
+                told["peers-say"] = ask_peers(file.peers, instance, node_id, for_peers or question)
         return told
 
     def _upstreams(self, file: Config, question: Question) -> list[dict[str, Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from federation.cli.http_hints import http_lines
+from federation.cli.pointer import Pointer
 from federation.config.model import Config, ListenerConfig
 from federation.config.types import Address, parse_address
 
@@ -16,34 +18,29 @@ class HintTarget(NamedTuple):
     address: Address
 
 
-class Pointer(NamedTuple):
-    """Where a server is and what a client needs to reach it; paths as the text shows them."""
-
-    url: str
-    push: bool = False
-    server_cert: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    access_token: str | None = None  # a file
-
-
-def choose(config: Config, addresses: list[str]) -> HintTarget:
-    """Return the first listener that accepts pushes, else the first."""
+def choose(
+    config: Config, addresses: list[str], protocol: Literal["grpc", "http"] = "grpc"
+) -> HintTarget | None:
+    """Return the first listener that accepts pushes, else the first; None: there is none."""
     targets = [
         HintTarget(listener, parse_address(address))
         for listener, address in zip(config.listeners, addresses, strict=True)
+        if listener.protocol == protocol
     ]
-    return next((t for t in targets if t.listener.push), targets[0])
+    first = targets[0] if targets else None
+    return next((t for t in targets if t.listener.push), first)
 
 
 def hints(config: Config, addresses: list[str]) -> str:
     """Return what `serve` prints once it serves."""
-    target = choose(config, addresses)
-    sections = [
-        f"Node {config.node_name} serves {', '.join(addresses)} from {config.data_dir}",
-        f"BuildStream, in ~/.config/buildstream.conf:\n\n{buildstream(target)}",
-        f"Bazel, in .bazelrc:\n\n{bazel(target)}",
-    ]
+    sections = [f"Node {config.node_name} serves {', '.join(addresses)} from {config.data_dir}"]
+    if (target := choose(config, addresses)) is not None:
+        sections += [
+            f"BuildStream, in ~/.config/buildstream.conf:\n\n{buildstream(target)}",
+            f"Bazel, in .bazelrc:\n\n{bazel(target)}",
+        ]
+    if (target := choose(config, addresses, "http")) is not None:
+        sections.append(f"Clients of HTTP caches:\n\n{http_caches(target)}")
     return "\n\n".join(sections) + "\n"
 
 
@@ -55,6 +52,11 @@ def buildstream(target: HintTarget) -> str:
 def bazel(target: HintTarget) -> str:
     """Return the lines of .bazelrc."""
     return indented(bazel_lines(_pointer(target)))
+
+
+def http_caches(target: HintTarget) -> str:
+    """Return a line for each client of the HTTP cache."""
+    return indented("\n".join(http_lines(target.listener, _pointer(target))))
 
 
 def buildstream_2(pointer: Pointer, *, in_project: bool = False) -> str:

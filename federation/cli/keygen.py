@@ -10,7 +10,6 @@ from federation.access.allowlist import parse_client_list
 from federation.access.keygen import DAYS_MAX, KeyType, Purpose, make_pair
 from federation.cli.command import Command, json_option
 from federation.cli.hints import (
-    Pointer,
     bazel_lines,
     buildstream_1,
     buildstream_2,
@@ -18,6 +17,7 @@ from federation.cli.hints import (
 )
 from federation.cli.new_files import put_files
 from federation.cli.output import emit_json
+from federation.cli.pointer import Pointer
 from federation.core.clock import SystemClock
 
 _EXAMPLES = """\b

@@ -37,6 +37,20 @@ def action_of(namespace: str, key: str) -> Digest:
     return digest_of(key_text(namespace, key))
 
 
+def split_name(text: str) -> tuple[str, str] | None:
+    """Split NAMESPACE/KEY as people write it; None: it begins with no namespace."""
+    first, _, rest = text.partition("/")
+    if first == "kv":
+        name, _, key = rest.partition("/")
+        return (f"kv/{name}", key) if name and key else None
+    if first == "turborepo":
+        team, slash, key = rest.rpartition("/")
+        return (f"turborepo{slash}{team}", key) if key else None
+    if first in {"gradle", "nx", "ac"} and rest:
+        return first, rest
+    return None
+
+
 def encode_entry(entry: KeyedValue) -> bytes:
     """Return the entry as a serialized ActionResult."""
     result = reapi.ActionResult()

@@ -187,8 +187,8 @@ def test_damage_is_told_before_and_after_it_is_set_aside(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "give a DIGEST, a URI, or --action"),
-        (["a", "--action", str(ACTION)], "give a DIGEST, a URI, or --action"),
+        ([], "give a DIGEST, a URI, NAMESPACE/KEY, or --action"),
+        (["a", "--action", str(ACTION)], "give a DIGEST, a URI, NAMESPACE/KEY, or --action"),
         (["--action", "abc"], "'abc' is not HASH/SIZE or blake3/HASH/SIZE"),
         (["a", "--qualifier", "b"], "--qualifier b: not NAME=VALUE"),
     ],

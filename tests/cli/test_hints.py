@@ -1,21 +1,23 @@
 """What `serve` tells people can be pasted as it is."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
 
-from federation.cli.hints import HintTarget, bazel, buildstream, choose, hints
+from federation.cli.hints import HintTarget, bazel, buildstream, choose, hints, http_caches
 from federation.config.model import Config
 
 PULL = {"address": "0.0.0.0:11001"}
 TLS = {"server-cert": "/etc/server.crt", "server-key": "/etc/server.key"}
 
 
-def target(*listeners: Mapping[str, Any]) -> HintTarget:
+def target(*listeners: Mapping[str, Any], protocol: Literal["grpc", "http"] = "grpc") -> HintTarget:
     config = Config.model_validate({"listeners": list(listeners)})
-    return choose(config, [listener.address for listener in config.listeners])
+    found = choose(config, [listener.address for listener in config.listeners], protocol)
+    assert found is not None
+    return found
 
 
 def test_buildstream_reads_its_part() -> None:
@@ -77,3 +79,40 @@ def test_the_real_port_is_shown() -> None:
     text = hints(config, ["127.0.0.1:4711"])
     assert "grpc://127.0.0.1:4711" in text
     assert ":0\n" not in text
+
+
+HTTP = {"address": "127.0.0.1:8990", "protocol": "http", "push": True}
+
+
+def test_clients_of_the_http_cache_get_a_line_each() -> None:
+    lines = http_caches(target(PULL, HTTP, protocol="http"))
+    for line in (
+        "build --remote_cache=http://127.0.0.1:8990\n",
+        "remote_storage = http://127.0.0.1:8990/kv/ccache\n",
+        "SCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:8990 SCCACHE_WEBDAV_KEY_PREFIX=kv/sccache\n",
+        "url = 'http://127.0.0.1:8990/gradle/'; push = true",
+        "TURBO_API=http://127.0.0.1:8990",
+        "NX_SELF_HOSTED_REMOTE_CACHE_SERVER=http://127.0.0.1:8990\n",
+        "host: 'http://127.0.0.1:8990'",
+        "--cas-remote http://127.0.0.1:8990",
+    ):
+        assert line in lines + "\n"
+
+
+def test_a_token_stands_where_each_client_wants_it() -> None:
+    secured = {**HTTP, "push": False, "auth": {"tokens": "/etc/tokens"}}
+    lines = http_caches(target(secured, protocol="http"))
+    assert "--remote_cache=http://ci:TOKEN@127.0.0.1:8990" in lines
+    assert "SCCACHE_WEBDAV_TOKEN=TOKEN" in lines
+    assert "NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN=TOKEN" in lines
+    assert "push = true" not in lines
+
+
+def test_each_protocol_has_its_part_of_what_serve_prints() -> None:
+    both = Config.model_validate({"listeners": [PULL, HTTP]})
+    text = hints(both, ["0.0.0.0:11001", "127.0.0.1:8990"])
+    assert "BuildStream" in text
+    assert "Clients of HTTP caches" in text
+    alone = hints(Config.model_validate({"listeners": [HTTP]}), ["127.0.0.1:8990"])
+    assert "BuildStream" not in alone
+    assert "grpc" not in alone

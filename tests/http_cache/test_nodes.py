@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -156,3 +157,34 @@ def test_a_listener_of_http_with_type_index_is_refused_with_its_line(tmp_path: P
     found = federation("check-config", str(file))
     assert found.returncode == 2
     assert f"{file}:4: listeners[0].type" in found.stderr + found.stdout
+
+
+def explained(node: Node, name: str, code: int = 0) -> dict[str, Any]:
+    found = federation("explain", name, "--config", str(node.config_path), "--json")
+    assert found.returncode == code, found.stdout + found.stderr
+    facts: dict[str, Any] = json.loads(found.stdout)
+    return facts
+
+
+def test_explain_knows_entries_by_namespace_and_key(tmp_path: Path) -> None:
+    with node_of(tmp_path / "origin") as origin:
+        http(origin).put("/kv/main/a/b", b"value")
+        http(origin).put("/v8/artifacts/ab?slug=t", b"value")
+        http(origin).put("/kv/main/pulled", b"pulled")
+        http(origin).put(f"/ac/{digest_of(b'x').hash_hex}", b"{}")
+        http(origin).put_blob(b"action")
+        action = digest_of(b"action").hash_hex
+        http(origin).put(f"/ac/{action}", action_result([], exit_code=1).SerializeToString())
+        (entry,) = explained(origin, "kv/main/a/b")["entries"]
+        assert (entry["instance"], entry["value"]) == ("kv/main", str(digest_of(b"value")))
+        assert entry["closure"]["complete"] is True
+        assert explained(origin, "turborepo/t/ab")["entries"][0]["instance"] == "turborepo/t"
+        assert explained(origin, f"ac/{digest_of(b'x').hash_hex}")["entries"][0]["value"]
+        assert explained(origin, f"ac/{action}")["action"] == f"{action}/6"
+        assert explained(origin, "nx/7", code=1)["entries"] == []
+        upstreams = [{"name": "origin", "url": f"http://{origin.address}"}]
+        peers = [{"name": "origin", "url": f"http://{origin.address}"}]
+        with node_of(tmp_path / "here", upstreams=upstreams, peers=peers) as here:
+            facts = explained(here, "kv/main/pulled", code=1)
+            assert [each["answer"] for each in facts["upstreams"]] == ["present"]
+            assert [each["answer"] for each in facts["peers-say"]] == ["present"]
