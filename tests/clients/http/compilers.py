@@ -1,0 +1,147 @@
+"""ccache and sccache: a C project whose objects come from the cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.clients.http.builds import CacheAddress, ClientBuild, Homes
+from tests.clients.tools import Result, run, tool, tree
+from tests.support.polling import wait_until
+
+# The last one has an object of 3 MB.
+_SOURCES = {
+    "one.c": "int one(void) { return 1; }\n",
+    "two.c": "int two(void) { return 2; }\n",
+    "big.c": "char big[3000000] = {1};\n",
+}
+_PATIENT = "connect-timeout=30000|operation-timeout=60000"  # milliseconds; by default 100 ms, 10 s
+
+
+class _CProject:
+    """Sources, and what the compiler makes of each."""
+
+    actions = len(_SOURCES)
+
+    def __init__(self, folder: Path) -> None:
+        self.homes = Homes(folder / "homes")
+        self.root = folder / "project"
+        self.root.mkdir(parents=True)
+        for name, text in _SOURCES.items():
+            (self.root / name).write_text(text)
+
+    def compile(self, compiler: str, env: Mapping[str, str], code: int) -> list[Result]:
+        """Compile each source file; the launcher must end with this exit code every time."""
+        shutil.rmtree(self.root / "out", ignore_errors=True)
+        (self.root / "out").mkdir()
+        return [
+            run(
+                tool(compiler),
+                *("gcc", "-c", name, "-o", f"out/{name}.o"),
+                cwd=self.root,
+                env=env,
+                code=code,
+            )
+            for name in _SOURCES
+        ]
+
+    def outputs(self) -> dict[str, tuple[str, object]]:
+        return tree(self.root / "out")
+
+
+class Ccache:
+    """ccache with one of the layouts that it knows for remote storage."""
+
+    actions = _CProject.actions
+
+    def __init__(self, folder: Path, layout: str = "subdirs", path: str = "/kv/ccache") -> None:
+        self._project = _CProject(folder)
+        self._layout = layout
+        self._path = path
+
+    def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
+        remote = f"{at.url}{self._path}|layout={self._layout}|{_PATIENT}"
+        if at.token is not None:
+            remote += f"|bearer-token={at.token}"
+        env = {
+            "CCACHE_DIR": str(self._project.homes.new()),
+            "CCACHE_NOCOMPRESS": "1",  # so that the big object is a big entry
+            "CCACHE_REMOTE_STORAGE": remote,
+        }
+        results = self._project.compile("ccache", env, code)
+        shown = run(tool("ccache"), "--print-stats", cwd=self._project.root, env=env)
+        stats = dict(line.split("\t") for line in shown.output.splitlines())
+        return ClientBuild(
+            hits=int(stats["remote_storage_hit"]),
+            executed=int(stats["cache_miss"]),
+            outputs=self._project.outputs(),
+            code=code,
+            output="".join(result.output for result in results) + shown.output,
+        )
+
+
+class Sccache:
+    """sccache with a WebDAV folder; a server of its own for each build."""
+
+    actions = _CProject.actions
+
+    def __init__(self, folder: Path) -> None:
+        self._project = _CProject(folder)
+
+    def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
+        home = self._project.homes.new()
+        remote = {"SCCACHE_WEBDAV_ENDPOINT": f"{at.url}/kv/sccache"}
+        if at.token is not None:
+            remote["SCCACHE_WEBDAV_TOKEN"] = at.token
+        # A socket's path has at most 107 characters: not every test's folder is that short.
+        with TemporaryDirectory(prefix="sccache-") as short:
+            env = {"HOME": str(home), "SCCACHE_SERVER_UDS": f"{short}/socket"}
+            with _sccache_server(home, {**env, **remote}) as ended:
+                if ended is not None:  # as the first compilation would find it
+                    assert ended.code == code, ended.output
+                    return ClientBuild(0, 0, {}, ended.code, ended.output)
+                results = self._project.compile("sccache", env, code)
+                asked = ("--show-stats", "--stats-format", "json")
+                shown = run(tool("sccache"), *asked, cwd=self._project.root, env=env)
+        stats = json.loads(shown.output)["stats"]
+        return ClientBuild(
+            hits=sum(stats["cache_hits"]["counts"].values()),
+            executed=sum(stats["cache_misses"]["counts"].values()),
+            outputs=self._project.outputs(),
+            code=code,
+            output="".join(result.output for result in results) + shown.output,
+        )
+
+
+@contextmanager
+def _sccache_server(home: Path, env: Mapping[str, str]) -> Iterator[Result | None]:
+    """Run the server in the foreground; if it refuses to start, give how it ended."""
+    # The kernel ends it if the test process dies, so that nothing is left behind.
+    guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
+    command = (*guard, str(tool("sccache")))
+    server = {"SCCACHE_START_SERVER": "1", "SCCACHE_NO_DAEMON": "1"}
+    log_path, socket = home / "server.log", Path(env["SCCACHE_SERVER_UDS"])
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=home,
+            env={"PATH": os.environ["PATH"], **env, **server},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        # It listens only after it has checked its storage.
+        wait_until(lambda: process.poll() is not None or socket.exists(), "sccache's server")
+        code = process.poll()
+        said = log_path.read_text(errors="replace")
+        yield Result(command, code, said) if code is not None else None
+    finally:
+        process.kill()
+        process.wait()

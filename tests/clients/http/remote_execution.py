@@ -1,0 +1,71 @@
+"""Bazel and moon with a remote cache over HTTP instead of gRPC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.clients import bazel
+from tests.clients.http.builds import CacheAddress, ClientBuild, Homes
+from tests.clients.moon import Workspace
+from tests.clients.tools import tree
+
+
+class BazelOverHttp:
+    """A workspace of Bazel; instance: a path before /ac and /cas."""
+
+    actions = bazel.ACTIONS
+
+    def __init__(self, folder: Path, instance: str = "") -> None:
+        folder.mkdir()
+        self.workspace = bazel.write_workspace(folder / "workspace")
+        self._homes = Homes(folder / "homes")
+        self._path = f"/{instance}" if instance else ""
+
+    def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
+        return self.build_with(f"{at.url_with_token}{self._path}", code)
+
+    def build_with(self, remote: str, code: int = 0) -> ClientBuild:
+        """Build with the cache at this URL, of any protocol that Bazel knows."""
+        builder = bazel.Builder(self._homes.new(), self.workspace, remote)
+        result = builder.build(code)
+        return ClientBuild(
+            hits=bazel.hits(result),
+            executed=bazel.executed(result),
+            outputs=tree(builder.outputs),
+            code=result.code,
+            output=result.output,
+        )
+
+
+class MoonOverHttp:
+    """A workspace of moon, whose one task is the same wherever the cache is.
+
+    instance: what stands before /ac and /cas. Without, moon sends several slashes there.
+    """
+
+    actions = 1
+
+    def __init__(self, folder: Path, instance: str = "") -> None:
+        folder.mkdir()
+        self._workspace = Workspace(folder / "workspace")
+        remote = {
+            "api": "http",
+            # The file is an input of each task, so the actual host comes by the environment.
+            "host": "http://localhost:1",
+            "auth": {"token": "CACHE_TOKEN"},
+            "cache": {"instanceName": instance},
+        }
+        self._workspace.configure(remote)
+
+    def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
+        self._workspace.forget()
+        result = self._workspace.make(MOON_REMOTE_HOST=at.url, CACHE_TOKEN=at.token or "any")
+        assert result.code == code
+        hits = result.output.count("cached from remote")
+        return ClientBuild(
+            hits=hits,
+            executed=result.output.count("said by make") - hits,  # a hit prints it, too
+            outputs=tree(self._workspace.out),
+            code=result.code,
+            output=result.output,
+        )
