@@ -264,13 +264,14 @@ class HttpCall:
             await self._drain()
 
     def _refusal(self, status: CallStatus) -> bytes:
+        is_probe = self.method == "GET" and self.target.is_probe
         if self.method in _READS:
-            number = read_status(status.code)
+            number = read_status(status.code, is_probe=is_probe)
         else:
             client = self.target.client
             number = write_status(status.code, client, too_large=self.is_too_large)
         fields: Fields = TEXT
-        if status.code is StatusCode.UNAUTHENTICATED:
+        if status.code is StatusCode.UNAUTHENTICATED and not is_probe:
             fields = (*TEXT, _ASKS_CREDENTIALS)
         self.answers(number, fields)
         self._closes = self._closes or self._wants_continue

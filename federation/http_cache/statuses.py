@@ -26,9 +26,12 @@ _NO_ROOM: Mapping[ClientKind, int] = {
 _TOO_LARGE = {ClientKind.NX: 403}
 
 
-def read_status(code: StatusCode) -> int:
-    """Return the status of a GET, HEAD or the like that did not succeed: mostly a miss."""
-    return _CALLERS_OWN.get(code, 404)
+def read_status(code: StatusCode, *, is_probe: bool = False) -> int:
+    """Return the status of a GET, HEAD or the like that did not succeed: mostly a miss.
+
+    is_probe: see Target. After any other status sccache does not start, and each compilation fails.
+    """
+    return 404 if is_probe else _CALLERS_OWN.get(code, 404)
 
 
 def write_status(code: StatusCode, client: ClientKind, *, too_large: bool = False) -> int:

@@ -27,6 +27,7 @@ _ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _PLAIN_KEY = re.compile(
     r"[0-9A-Za-z._-]{1,128}"
 )  # Gradle's, Turborepo's and Nx's are hex or digits
+_PROBE = ".sccache_check"
 _BLAKE3 = DigestFunction.BLAKE3.wire_name
 
 
@@ -62,6 +63,11 @@ class Target(NamedTuple):
     namespace: str = ""  # of a keyed entry
     key: str = ""  # of a keyed entry; for action results the hash
     named: Digest | None = None  # of blobs and action results; without the size, which is 0 here
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether sccache asks for the file that tells it whether there is a cache."""
+        return self.client is ClientKind.KEY_VALUE and self.key.rpartition("/")[2] == _PROBE
 
 
 def parse_target(target: str) -> Target:

@@ -182,3 +182,13 @@ async def test_rights_hold_in_the_instance_of_the_namespace(make_node: MakeHttpN
     ]:
         assert (await http.ask("PUT", path, b"v")).status == status, path
         assert (await http.ask("GET", path)).status == status, path
+
+
+async def test_sccache_finds_no_probe_where_it_may_not_read_and_so_starts(
+    make_node: MakeHttpNode,
+) -> None:
+    http = await make_node(rights=Rights("ci", Role.PUSH, Instances(["other"])))
+    client = await http.connect()
+    assert (await client.ask("GET", "/kv/main/cc/.sccache_check")).status == 404
+    assert (await client.ask("GET", "/kv/main/cc/0/1/2/0123")).status == 403
+    assert (await client.ask("PUT", "/kv/main/cc/.sccache_check", b"Hello, World!")).status == 403
