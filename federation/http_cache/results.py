@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from federation.closure.names import Names, names_of_action_result
@@ -16,6 +17,7 @@ from federation.core.errors import EntryNotFound, InvalidRequest, RequestTooLarg
 from federation.core.store import Entry, EntryKey, Index, LocalStore
 from federation.http_cache.entries import EntryCalls, KeyedQuestion, is_keyed, question_of
 from federation.http_cache.http_call import http_of
+from federation.http_cache.json_results import digests_in_json
 from federation.http_cache.receiving import BodyReceiver, as_pieces, noting_size
 from federation.http_cache.sizes import SizesByHash
 from federation.http_cache.target import Target
@@ -92,7 +94,10 @@ class ResultCalls:
             raise EntryNotFound(f"nothing that could be served under ac/{target.key}")
         self._hits.inc()
         if entry.key == keyed.key:
-            return await self._entries.answer(decode_entry(entry.value), send, call)
+            kept = decode_entry(entry.value)
+            if http.method == "GET":
+                await call.in_time(self._learn_json(kept.value, call))
+            return await self._entries.answer(kept, send, call)
         self._learn(entry.value, _named(target).function)
         http.answers(200, _BINARY)
         if http.method == "HEAD":
@@ -134,6 +139,21 @@ class ResultCalls:
             left -= len(found)
             if left <= 0:
                 return
+
+    async def _learn_json(self, value: Digest, call: Call) -> None:
+        """Do the same for a result that is kept in JSON. Raises what Store.open_read raises."""
+        if value.size_bytes > RESPONSE_MAX_BYTES:
+            return
+        body = bytearray()
+        async with self._store.open_read(value) as chunks:
+            async for data in chunks:
+                body += data
+                if not body.startswith(b"{"):
+                    return
+                if len(body) > _UNCOUNTED_BYTES:
+                    await call.hold(len(data))
+        found = partial(digests_in_json, bytes(body), _LEARNT_MAX, value.function)
+        self._sizes.learn(found() if len(body) <= _INLINE_BYTES else await asyncio.to_thread(found))
 
     async def put(self, requests: RequestStream, _send: Send, call: Call) -> bytes:
         """Store the body: as an action result if it is one, else as a keyed entry."""

@@ -9,6 +9,7 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import EntryNotFound
+from federation.http_cache.json_results import digests_in_json
 from federation.http_cache.results import begins_like_result, is_result
 from federation.services.call import Call
 from federation.services.method import Unary
@@ -128,6 +129,49 @@ async def test_a_size_is_learnt_from_the_result_that_names_the_blob(http: HttpNo
     http.store.add(digest_of(OUT), OUT)
     await http.ask("PUT", PATH, result_of(OUT))
     assert http.service.sizes.sized(digest_of(OUT)._replace(size_bytes=0)) == digest_of(OUT)
+
+
+async def test_a_size_is_learnt_from_a_result_in_json_when_it_is_read(http: HttpNode) -> None:
+    body = b'{"outputFiles":[{"path":"a","digest":{"hash":"%s","sizeBytes":"6"}}]}'
+    unsized = digest_of(OUT)._replace(size_bytes=0)
+    await http.ask("PUT", PATH, body % digest_of(OUT).hash_hex.encode())
+    assert http.service.sizes.sized(unsized) is None
+    await http.ask("GET", PATH)
+    assert http.service.sizes.sized(unsized) == digest_of(OUT)
+
+
+async def test_nothing_is_learnt_from_what_is_no_json(http: HttpNode) -> None:
+    unsized = digest_of(OUT)._replace(size_bytes=0)
+    body = b'ccache{"hash":"%s","sizeBytes":"6"}' % unsized.hash_hex.encode()
+    await http.ask("PUT", PATH, body)
+    assert (await http.ask("GET", PATH)).body == body
+    assert http.service.sizes.sized(unsized) is None
+
+
+HASH = digest_of(OUT).hash_hex
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"hash":"%s","sizeBytes":"7"}', 7),
+        ('{"stdoutDigest": {"hash": "%s", "sizeBytes": 7}}', 7),
+        ('{"hash":"%s","size_bytes":7}', 7),
+        ('{"hash":"%s"}', None),  # the empty blob's size is left out
+        ('{"hash":"%s","sizeBytes":"-7"}', None),
+        ('{"hash":"%s","sizeBytes":"7777777777777777777"}', None),
+        ('{"hash":"%s0","sizeBytes":"7"}', None),
+    ],
+)
+def test_which_sizes_a_result_in_json_tells(text: str, expected: int | None) -> None:
+    found = digests_in_json((text % HASH).encode(), 10)
+    assert [each.size_bytes for each in found] == ([] if expected is None else [expected])
+    assert all(each.hash_hex == HASH for each in found)
+
+
+def test_of_a_long_result_in_json_only_so_much_is_learnt() -> None:
+    digest = f'{{"hash":"{HASH}","sizeBytes":"7"}},'
+    assert len(digests_in_json(digest.encode() * 100, 10)) == 10
 
 
 def test_a_wrong_inlined_output_makes_it_no_result() -> None:
