@@ -12,9 +12,14 @@ from tests.clients.http.builds import CacheAddress, ClientBuild, Homes, Outputs
 from tests.clients.tools import ROOT, run, tool, tree
 
 _PACKAGES = ("app", "lib")
-# What it makes is different each time, so equal outputs are cached ones.
+# What it makes differs each time, so equal outputs are cached ones. In the folder PAUSE it says
+# that it has begun, and waits to be told to go on.
 _SCRIPT = """\
 cd "$(dirname "$0")"
+if [ -n "$PAUSE" ]; then
+    touch "$PAUSE/begun-$(basename "$PWD")"
+    until [ -e "$PAUSE/go" ]; do sleep 0.05; done
+fi
 mkdir -p dist/sub
 head -c 3000000 /dev/urandom > dist/big
 echo made > dist/sub/small
@@ -128,7 +133,8 @@ class Nx:
             self._packages.write(f"{name}/project.json", {"name": name, "targets": targets})
         (self._packages.root / "node_modules").symlink_to(ROOT / "nx" / "node_modules")
 
-    def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
+    def build(self, at: CacheAddress, code: int = 0, pause: Path | None = None) -> ClientBuild:
+        """See CacheClient. pause: a folder where each action waits until it contains `go`."""
         self._packages.forget(".nx")
         home = self._packages.homes.new()
         env = {
@@ -137,6 +143,7 @@ class Nx:
             "NX_CACHE_DIRECTORY": str(home / "cache"),
             "NX_WORKSPACE_DATA_DIRECTORY": str(home / "data"),
             "NX_SELF_HOSTED_REMOTE_CACHE_SERVER": at.url,
+            "PAUSE": str(pause or ""),
         }
         if at.token is not None:
             env["NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN"] = at.token
