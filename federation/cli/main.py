@@ -72,6 +72,22 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"federation.cli.{module}"), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of these arguments. Raises UsageError, which names similar commands."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches  # noqa: PLC0415 - most commands exist
+
+            known = [name for name, each in _COMMANDS.items() if each.help]
+            similar = get_close_matches(args[0], known)
+            if not similar:
+                raise
+            text = f"{error.message} Did you mean {' or '.join(map(repr, similar))}?"
+            raise click.UsageError(text, ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list without importing all of them."""
         del ctx

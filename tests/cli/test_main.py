@@ -51,3 +51,17 @@ def test_help_loads_nothing_that_takes_long() -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("stauts", "Did you mean 'status'?"),
+        ("checkconfig", "Did you mean 'check-config'?"),
+        ("workr", "No such command 'workr'."),  # it is not listed
+    ],
+)
+def test_a_command_that_is_mistyped_is_told_what_is_like_it(typed: str, said: str) -> None:
+    done = CliRunner().invoke(main, [typed])
+    assert done.exit_code == 2
+    assert done.output.rstrip().endswith(said)
