@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hpack
+import structlog
 
 from federation.core.clock import SystemClock
 from federation.transport.connection import Http2Connection
@@ -26,6 +31,7 @@ from tests.transport.wire import (
 )
 
 _clock = SystemClock()
+GROWTH_MIB = 16  # of this process, once a tenth of the sessions are over
 _END_HEADERS, _END_STREAM, _HEADERS_FRAME = 4, 1, 1
 
 
@@ -63,13 +69,18 @@ class Socket(asyncio.Transport):
         self.closed = self.aborted = True
 
 
+@cache
+def block_of(method: str) -> bytes:
+    """Return the headers of a call."""
+    fields = [each for each in HEADERS if each[0] != b":path"]
+    return hpack.Encoder().encode([(b":path", f"/test.Waits/{method}".encode()), *fields])
+
+
 def call(stream: int, method: str, data: bytes, *, end: bool = True) -> list[bytes]:
     """Return the frames of a call with this data."""
-    fields = [each for each in HEADERS if each[0] != b":path"]
-    block = hpack.Encoder().encode([(b":path", f"/test.Waits/{method}".encode()), *fields])
     message = b"\0" + len(data).to_bytes(4, "big") + data
     return [
-        frame(_HEADERS_FRAME, _END_HEADERS, stream, block),
+        frame(_HEADERS_FRAME, _END_HEADERS, stream, block_of(method)),
         frame(DATA, _END_STREAM if end else 0, stream, message),
     ]
 
@@ -119,11 +130,21 @@ async def run(site: Site, chance: random.Random) -> None:
     connection.connection_lost(None)
 
 
+def rss_mib() -> float:
+    """Return what this process has in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 async def many(seeds: range) -> None:
     site = Site()
+    warm_at = seeds.start + len(seeds) // 10
+    warm_mib = 0.0
     troubles: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, found: troubles.append(found))
     for seed in seeds:
+        if seed == warm_at:
+            warm_mib = rss_mib()
         await run(site, random.Random(seed))
         assert not troubles, (seed, troubles)
     assert site.service.peers, "no call reached its handler: nothing was tested"
@@ -132,8 +153,11 @@ async def many(seeds: range) -> None:
             await asyncio.sleep(0.01)
     assert (site.budget.used_bytes, site.connections.by_peer) == (0, {})
     await site.server.stop(0)
+    assert rss_mib() - warm_mib < GROWTH_MIB
 
 
 @by_seed(1000, 1_000_000)
 async def test_sessions_that_are_changed_at_random_leave_nothing(seeds: range) -> None:
+    # Lines about each call would be kept by pytest.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     await many(seeds)
