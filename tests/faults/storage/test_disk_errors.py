@@ -161,7 +161,8 @@ def test_s32_slow_fdatasync_slows_writes_and_nothing_else(node: Node, client: Cl
             writer.join()
         late = _loop_lag(node) - before
     # 40 durable writes one after another would take 20 s at two a second; together, a few.
-    assert reads > 40, f"{reads} reads while writers waited for the disk"
+    # If reads waited for the disk, too, there would be two a second.
+    assert reads > 20, f"{reads} reads while writers waited for the disk"
     # Were one of them waited for on the event loop, it would be late each time.
     assert late <= 2, f"the event loop was late by more than 250 ms {late} times"
     assert_clean(node.data_dir)
