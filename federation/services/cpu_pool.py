@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
+
+from federation.core.worker_threads import WorkerThreads
 
 INLINE_BYTES = 64 * 1024  # below that the hop to a thread costs more than the work
 
@@ -17,7 +18,7 @@ class Compute:
     """A fixed number of threads, shared by the services."""
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compute")
+        self._threads = WorkerThreads("compute", threads)
 
     async def run(
         self, work_bytes: int, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
@@ -28,9 +29,8 @@ class Compute:
         """
         if work_bytes <= INLINE_BYTES:
             return function(*args, **kwargs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        return await self._threads.run(partial(function, *args, **kwargs))
 
     def close(self) -> None:
         """Wait for what runs and end the threads."""
-        self._pool.shutdown()
+        self._threads.close()
