@@ -49,9 +49,25 @@ class EntryCache:
             f"{self._room_bytes} bytes>"
         )
 
+    def catch_up(self) -> None:
+        """Drop what may have changed; every call does that, but too many changes drop all."""
+        now = self._changes.value
+        while self._seen != now:
+            step = self._changes.next_step()
+            if step is None:
+                self._drop_all()
+                self._seen = now
+            elif step.before != self._seen or step.keys is None:
+                self._drop_all()
+                self._seen = step.after
+            else:
+                for key in step.keys:
+                    self._drop(key)
+                self._seen = step.after
+
     def look_up(self, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
         """Return the cached row of each key, None where there is none."""
-        self._catch_up()
+        self.catch_up()
         return [self._row(key) for key in keys]
 
     def _row(self, key: EntryKey) -> EntryRow | None:
@@ -66,7 +82,7 @@ class EntryCache:
 
     def keep(self, key: EntryKey, row: EntryRow) -> None:
         """Cache a row that was read a moment ago, unless entries have changed since."""
-        self._catch_up()
+        self.catch_up()
         if row.changes != self._seen:
             return
         entry = row.entry
@@ -83,22 +99,6 @@ class EntryCache:
         """Record that a cached entry's use at now_ms will be written."""
         if (cached := self._entries.get(key)) is not None:
             cached.row = cached.row._replace(used_ms=now_ms)
-
-    def _catch_up(self) -> None:
-        """Drop what may have changed since the last call."""
-        now = self._changes.value
-        while self._seen != now:
-            step = self._changes.next_step()
-            if step is None:
-                self._drop_all()
-                self._seen = now
-            elif step.before != self._seen or step.keys is None:
-                self._drop_all()
-                self._seen = step.after
-            else:
-                for key in step.keys:
-                    self._drop(key)
-                self._seen = step.after
 
     def _drop(self, key: EntryKey) -> None:
         cached = self._entries.pop(key, None)

@@ -90,3 +90,4 @@ class StoredIndex:
         except StorageFull:
             self._core.note_refusal(sum(catalogue.cost_of(entry) for entry in entries))
             raise
+        self._cache.catch_up()

@@ -163,6 +163,22 @@ async def test_a_failed_operation_among_others_changes_only_them(pair: Pair) -> 
     assert await values(ours, 1, 2) == [b"new", b"v"]
 
 
+async def test_many_changes_between_two_looks_are_not_overlooked(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, _ = pair
+    await ours.put([entry_of(name) for name in range(5)])
+    await values(ours, 0, 1)
+    monkeypatch.setattr(EntryCache, "catch_up", lambda _: None)  # nobody looks meanwhile
+    for round_ in range(150):
+        await ours.put([entry_of(1, b"%d" % round_)])
+    monkeypatch.undo()
+    assert cached(ours, 0, 1) == [None, None]
+    await values(ours, 0)
+    await ours.put([entry_of(name) for name in range(2, 1000)])
+    assert await values(ours, 0, 1) == [b"v", b"149"]
+
+
 async def test_a_start_alone_begins_from_what_the_catalogue_has(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

@@ -20,7 +20,8 @@ from federation.core.store import EntryKey
 from federation.storage.catalogue.transaction import ENTRY_CHANGES, Transaction, get_meta, set_meta
 from federation.storage.shared_memory import Epoch
 
-_STEPS_MAX = 1000
+_STEPS_MAX = 100
+_KEYS_MAX = 500  # of one step; more are taken for any
 
 
 class ChangeStep(NamedTuple):
@@ -55,7 +56,9 @@ class EntryChanges:
         stored = get_meta(transaction.connection, ENTRY_CHANGES) or 0
         after = max(before, stored) + 1
         set_meta(transaction, ENTRY_CHANGES, after)
-        keys = None if transaction.changes_any_entry else transaction.changed_entries
+        keys: Collection[EntryKey] | None = transaction.changed_entries
+        if transaction.changes_any_entry or len(transaction.changed_entries) > _KEYS_MAX:
+            keys = None
         self._steps.append(ChangeStep(before, after, keys))  # first: who sees the number needs it
         self._epoch.set_entry_changes(after)
 
