@@ -93,16 +93,20 @@ def rows(*, quick: bool) -> list[RowSpec]:
     """Return this module's rows."""
     large = 16 * MIB if quick else 256 * MIB
     sizes = [("1KiB", KIB), ("64KiB", 64 * KIB), ("1MiB", MIB), ("256MiB", large)]
-    together = RowSpec(
-        "write-64KiB-new-8-clients",
-        f"Write 64KiB, new, {CLIENTS} clients, {_WRITTEN_BY_EACH} each",
-        partial(WriteTogether, size_bytes=64 * KIB, new=True),
-        items=CLIENTS * _WRITTEN_BY_EACH * 64 * KIB,
+    together = [_together(*size) for size in sizes[:2]]
+    new = [_row(*size, new=True) for size in sizes]
+    return [*new, *together, *(_row(*size, new=False) for size in sizes)]
+
+
+def _together(size: str, size_bytes: int) -> RowSpec:
+    return RowSpec(
+        f"write-{size}-new-8-clients",
+        f"Write {size}, new, {CLIENTS} clients, {_WRITTEN_BY_EACH} each",
+        partial(WriteTogether, size_bytes=size_bytes, new=True),
+        items=CLIENTS * _WRITTEN_BY_EACH * size_bytes,
         item="B",
         stores=True,
     )
-    new = [_row(*size, new=True) for size in sizes]
-    return [*new, together, *(_row(*size, new=False) for size in sizes)]
 
 
 def _row(size: str, size_bytes: int, *, new: bool) -> RowSpec:

@@ -18,6 +18,7 @@ CHUNK_BYTES = 2 * 1024 * 1024
 SMALL_BLOB_BYTES = 4 * 1024 * 1024  # most that read_small and write_small take as one blob
 
 Chunks = AsyncIterator[bytes]
+Piece = bytes | memoryview  # a view of a large message saves a copy
 NextBytes = Callable[[], int]
 
 
@@ -73,7 +74,7 @@ class Ingest(Protocol):
         """How many bytes append has taken."""
         ...
 
-    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+    async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
         """Take the next bytes; returns when they are hashed and handed to the disk or buffered.
 
         on_hashed, where given, is called on the event loop as soon as they are hashed, before they
@@ -224,6 +225,19 @@ class LocalStore(Store, Protocol):
         """Return the size of the blob with this hash that is held here; None: there is none.
 
         Gives no lease: the blob may be gone when it is read. Raises SourceUnavailable.
+        """
+        ...
+
+    async def write_one(
+        self, digest: Digest, data: bytes, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """Store a small blob whose bytes have all come. False: it was already there.
+
+        Like accept_held and write_small together, in one step. Of a blob that is held, the bytes
+        do not matter. Several that write it at the same time may all be told True.
+
+        Raises DigestMismatch, BlobTooLarge, StorageFull, StorageFailed, TooBusy,
+        SourceUnavailable; nothing is kept then.
         """
         ...
 

@@ -134,14 +134,14 @@ class WriteCalls:
             raise InvalidRequest("a Write without a message")
         name = parse_upload(first.resource_name)
         call.check_push(name.instance)
-        if await self._is_here(name.digest, call):
-            await self._uploads.drop_parked(name)
-            return _early_answer(name)
         if _is_whole(first, name) and not self._uploads.is_open(name):
             try:
                 return await self._store_at_once(name, first, messages, call)
             except StorageFull:
                 pass  # below, uploads that wait to be resumed are dropped to make room
+        elif await self._is_here(name.digest, call):
+            await self._uploads.drop_parked(name)
+            return _early_answer(name)
         async with self._uploads.claim(name, requests) as upload:
             # The stream that it was taken over from may have completed it.
             if upload.taken_over and await self._is_here(name.digest, call):
@@ -162,15 +162,14 @@ class WriteCalls:
     ) -> bytes:
         """Store a small blob that came whole in the first message: nothing of it can be resumed.
 
-        Raises InvalidRequest, and what Store.write_small refuses blobs with.
+        Raises InvalidRequest, and what LocalStore.write_one does.
         """
         rules = Upload(name.digest.size_bytes)
         rules.begin_stream(first.resource_name, first.write_offset)
         _take(rules, first)
-        blobs = [(name.digest, first.data)]
-        (refusal,) = await self._store.write_small(blobs, provenance=call.provenance)
-        if refusal is not None:
-            raise refusal
+        data, provenance = bytes(first.data), call.provenance  # a small one is no view: no copy
+        if not await self._store.write_one(name.digest, data, provenance=provenance):
+            return _early_answer(name)
         self._bytes_in.inc(len(first.data))
         # Only now: asking for the next message ends the count of this one as held in memory.
         if (extra := await messages.tail()) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from federation.core.digest import Digest
 from federation.core.errors import FederationError, StorageFull
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import Ingest
+from federation.core.store import Ingest, Piece
 from federation.services.cpu_pool import Compute
 from federation.services.under_way import Part
 from federation.wire.zstd import Decoder
@@ -45,7 +45,7 @@ class UploadReceiver:
         self._compute = compute
         self._under_way = under_way
         self._make_room = make_room
-        self._gathered: list[bytes] = []
+        self._gathered: list[Piece] = []
         self._gathered_bytes = 0
         self._budgeted_bytes = 0
         self._running: asyncio.Task[Any] | None = None
@@ -56,7 +56,7 @@ class UploadReceiver:
         """What is received; see Ingest."""
         return self._ingest.digest
 
-    async def put(self, data: bytes) -> None:
+    async def put(self, data: Piece) -> None:
         """Take the next bytes. Raises errors of earlier ones: see Ingest.append."""
         within_budget = self._budget.try_acquire(len(data))
         if within_budget:
@@ -114,7 +114,7 @@ class UploadReceiver:
             budgeted_bytes, self._budgeted_bytes = self._budgeted_bytes, 0
             self._run(self._append(data, budgeted_bytes))
 
-    async def _append(self, data: bytes, budgeted_bytes: int) -> None:
+    async def _append(self, data: Piece, budgeted_bytes: int) -> None:
         try:
             if self._decoder is None:
                 await self._store(data)
@@ -125,7 +125,7 @@ class UploadReceiver:
         finally:
             self._budget.release(budgeted_bytes)
 
-    async def _store(self, piece: bytes) -> None:
+    async def _store(self, piece: Piece) -> None:
         await self._under_way.acquire(len(piece))
         while True:
             try:

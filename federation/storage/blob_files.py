@@ -191,7 +191,7 @@ def is_linked(fd: int) -> bool:
         return False
 
 
-def write_whole(fd: int, data: bytes) -> None:
+def write_whole(fd: int, data: bytes | memoryview) -> None:
     """Write all of data at the descriptor's position. Raises OSError."""
     view = memoryview(data)
     while view:

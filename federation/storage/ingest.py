@@ -22,7 +22,7 @@ from federation.core.errors import (
     SourceUnavailable,
     StorageFull,
 )
-from federation.core.store import Provenance
+from federation.core.store import Piece, Provenance
 from federation.storage.blob_files import CREATE, WriteBack, write_whole
 from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named
@@ -94,7 +94,7 @@ class LocalIngest:
         """See Ingest."""
         return self._received_bytes
 
-    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+    async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
         """See Ingest."""
         end = self._received_bytes + len(data)
         if end > self._digest.size_bytes:
@@ -110,7 +110,7 @@ class LocalIngest:
             return
         await self._append_file(data, on_hashed)
 
-    async def _append_file(self, data: bytes, on_hashed: Callable[[], None] | None) -> None:
+    async def _append_file(self, data: Piece, on_hashed: Callable[[], None] | None) -> None:
         writing = asyncio.ensure_future(self._hash_and_write(data, on_hashed))
         try:
             await asyncio.shield(writing)
@@ -135,7 +135,7 @@ class LocalIngest:
             raise
         self._reserved_bytes = reserved_bytes
 
-    async def _hash_and_write(self, data: bytes, on_hashed: Callable[[], None] | None) -> None:
+    async def _hash_and_write(self, data: Piece, on_hashed: Callable[[], None] | None) -> None:
         """Hash and write data in threads, then count it. Raises StorageFull, SourceUnavailable.
 
         The thread that writes the last bytes also makes the file durable. If readers follow the
@@ -163,7 +163,7 @@ class LocalIngest:
             self._received_bytes += len(data)
             self._hashed_bytes = self._received_bytes
 
-    def _write(self, data: bytes, hasher: Hasher | None, seals: bool = False) -> None:
+    def _write(self, data: Piece, hasher: Hasher | None, seals: bool = False) -> None:
         with self._lock, disk_errors_named("receiving a blob"):
             if self._ended or not data:
                 return  # it was aborted while this waited for a thread, or there is nothing to do

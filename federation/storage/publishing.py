@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from federation.core.digest import Digest
 from federation.core.errors import StorageFull
-from federation.core.store import Provenance
+from federation.core.store import Provenance, Source
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.footprint import cost_of_blob
@@ -91,6 +91,31 @@ def place_inline(
         outcomes.append(True)
     catalogue.insert_inline(transaction, new, origin)
     return outcomes
+
+
+def find_or_place_inline(
+    transaction: Transaction,
+    directory: DataDirectory,
+    digest: Digest,
+    data: bytes,
+    origin: Provenance,
+) -> bool | StorageFull | BlobRow:
+    """Do what place_inline does for one blob, but write nothing if a client's blob is held.
+
+    Returns its row then; the caller has to lease the blob.
+    """
+    key = key_of(digest)
+    row = catalogue.look_up(transaction.connection, [key]).get(key)
+    if (
+        row is not None
+        and row.inline
+        and not row.marked_ms
+        and row.source != Source.UPSTREAM
+        and origin.source is Source.CLIENT
+    ):
+        return row
+    (outcome,) = place_inline(transaction, directory, [(digest, data)], origin)
+    return outcome
 
 
 def rename_stray(

@@ -98,9 +98,9 @@ class BlobReceiver:
         """See federation.core.store.Store."""
         sizes = [len(data) for _, data in blobs]
         if sum(sizes) <= _HASH_INLINE_BYTES:
-            wrong = _mismatches(blobs)
+            wrong = mismatches(blobs)
         else:
-            wrong = await self._core.pool.run(_mismatches, blobs)
+            wrong = await self._core.pool.run(mismatches, blobs)
         inline_max = self._core.settings.inline_max
         small: Sequence[tuple[Digest, bytes]] = blobs
         large: Sequence[tuple[Digest, bytes]] = ()
@@ -154,19 +154,24 @@ class BlobReceiver:
         if not blobs:
             return {}
         missing = await self.missing_of([digest for digest, _ in blobs], origin)
-        size_bytes = sum(len(data) for digest, data in blobs if digest in missing)
+        return await self.store_missing([one for one in blobs if one[0] in missing], origin)
+
+    async def store_missing(
+        self, blobs: Sequence[tuple[Digest, bytes]], origin: Provenance
+    ) -> dict[Digest, FederationError]:
+        """Store missing blobs in files; return the errors of those that were refused."""
+        size_bytes = sum(len(data) for _, data in blobs)
         if size_bytes:
             await self._core.writer.room_for(size_bytes)
         refused: dict[Digest, FederationError] = {}
         admitted: list[Incoming] = []
         for digest, data in blobs:
-            if digest in missing:
-                try:
-                    path = self._path_for(digest)
-                    self._reserve(len(data))
-                    admitted.append(Incoming(digest, data, path))
-                except FederationError as error:
-                    refused[digest] = error
+            try:
+                path = self._path_for(digest)
+                self._reserve(len(data))
+                admitted.append(Incoming(digest, data, path))
+            except FederationError as error:
+                refused[digest] = error
         if admitted:
             # The work continues if the caller is cancelled, as in LocalIngest.commit.
             storing = self._core.background.start(
@@ -184,7 +189,7 @@ class BlobReceiver:
         return refused
 
 
-def _mismatches(blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
+def mismatches(blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
     """Hash a batch; return the errors of blobs that do not match their digest, by position."""
     wrong: dict[int, DigestMismatch] = {}
     for at, (digest, data) in enumerate(blobs):

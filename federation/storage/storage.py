@@ -48,6 +48,7 @@ from federation.storage.presence import Presence
 from federation.storage.read_cache import ReadCache
 from federation.storage.receiving import BlobReceiver
 from federation.storage.replication_log import CatalogueLog
+from federation.storage.single_writes import SingleWrites
 from federation.storage.small_reads import SmallReads
 from federation.storage.space import Space, measure_disk
 from federation.storage.stored_index import StoredIndex
@@ -72,6 +73,7 @@ class Storage:
         self._presence = Presence(core)
         self._small_reads = SmallReads(core)
         self._receiver = BlobReceiver(core, self._presence)
+        self._single_writes = SingleWrites(core, self._receiver)
         self._index = StoredIndex(core)
         self.flusher = Flusher(core)
         self.volume_watch = VolumeWatch(core)
@@ -203,6 +205,12 @@ class Storage:
     ) -> list[FederationError | None]:
         """See federation.core.store.Store."""
         return await self._receiver.write_small(blobs, provenance)
+
+    async def write_one(
+        self, digest: Digest, data: bytes, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """See federation.core.store.LocalStore."""
+        return await self._single_writes.write_one(digest, data, provenance)
 
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         """See federation.core.store.LocalStore."""

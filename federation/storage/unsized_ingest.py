@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from federation.core.digest import HASH_BYTES, Digest, DigestFunction, hash_bytes
 from federation.core.errors import BlobTooLarge, DigestMismatch
-from federation.core.store import Provenance
+from federation.core.store import Piece, Provenance
 from federation.storage.context import StorageContext
 from federation.storage.ingest import LocalIngest
 
@@ -34,7 +34,7 @@ class UnsizedIngest(LocalIngest):
         super().__init__(core, most, path, provenance)
         self._small = bytearray()
 
-    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+    async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
         """See Ingest. Raises BlobTooLarge instead of DigestMismatch for too many bytes."""
         end = self._received_bytes + len(data)
         if end > self._digest.size_bytes:

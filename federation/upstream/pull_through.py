@@ -234,6 +234,13 @@ class PullThrough:
             self._shared.written([digest for digest, _ in blobs])
         return await self._local.write_small(blobs, provenance=provenance)
 
+    async def write_one(
+        self, digest: Digest, data: bytes, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """See federation.core.store.LocalStore."""
+        self._shared.written([digest])
+        return await self._local.write_one(digest, data, provenance=provenance)
+
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         """See federation.core.store.LocalStore."""
         return await self._local.accept_held(digest, provenance=provenance)

@@ -15,6 +15,8 @@ from federation.wire.protobuf import (
     varint_field,
 )
 
+_VIEWED_BYTES = 64 * 1024  # copying less costs nothing
+
 
 class ReadRequest(NamedTuple):
     """google.bytestream.ReadRequest."""
@@ -30,7 +32,7 @@ class WriteRequest(NamedTuple):
     resource_name: str
     write_offset: int
     finish_write: bool
-    data: bytes
+    data: bytes | memoryview  # a view of the message, if it is large
 
 
 def decode_read_request(data: bytes) -> ReadRequest:
@@ -58,7 +60,8 @@ def decode_write_request(data: bytes) -> WriteRequest:
                 write_offset = signed(a)
             elif number == 3:
                 finish_write = a != 0
-    return WriteRequest(resource_name, write_offset, finish_write, data[start:end])
+    whole = memoryview(data) if end - start >= _VIEWED_BYTES else data
+    return WriteRequest(resource_name, write_offset, finish_write, whole[start:end])
 
 
 def encode_read_response(data: bytes) -> bytes:

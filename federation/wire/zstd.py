@@ -33,7 +33,7 @@ class Decoder:
         self._frame: _zstd.ZstdDecompressor | None = None
         self._input = b""
 
-    def push(self, data: bytes) -> None:
+    def push(self, data: bytes | memoryview) -> None:
         """Take compressed bytes; everything pushed before must have been pulled."""
         self._input += data
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import grpc
@@ -12,7 +12,7 @@ from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.config.model import LimitsConfig
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError, StorageFull
-from federation.core.store import FROM_CLIENT, Provenance
+from federation.core.store import FROM_CLIENT, Piece, Provenance
 from federation.wire import zstd
 from federation.wire.resource_name import upload_name
 from tests.services.bytestream import Client, eventually, messages
@@ -526,12 +526,12 @@ class CountingStore(MemoryStore):
         self.open_ingests += 1
         return CountingIngest(self, digest)
 
-    async def write_small(
-        self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT
-    ) -> list[FederationError | None]:
+    async def write_one(
+        self, digest: Digest, data: bytes, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
         if self.full_once:
-            return [StorageFull("the quota is used up")]
-        return await super().write_small(blobs, provenance=provenance)
+            raise StorageFull("the quota is used up")
+        return await super().write_one(digest, data, provenance=provenance)
 
 
 class CountingIngest(MemoryIngest):
@@ -540,7 +540,7 @@ class CountingIngest(MemoryIngest):
         self._counts = store
         self._ended = False
 
-    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+    async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
         self._counts.appends += 1
         if self._counts.gate is not None:
             await self._counts.gate.wait()
@@ -695,7 +695,7 @@ async def test_close_drops_what_is_parked(connect: Connect) -> None:
 
 async def test_an_ingest_that_breaks_is_told_and_not_resumed(connect: Connect) -> None:
     class Breaking(CountingIngest):
-        async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+        async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
             raise StorageFull("the disk is full")
 
     class BreakingStore(CountingStore):

@@ -36,6 +36,11 @@ class AwayStore(MemoryStore):
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         raise SourceUnavailable("catalogue", "no answer")
 
+    async def write_one(
+        self, digest: Digest, data: bytes, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        raise SourceUnavailable("catalogue", "no answer")
+
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         raise SourceUnavailable("catalogue", "no answer")
 

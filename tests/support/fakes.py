@@ -21,6 +21,7 @@ from federation.core.store import (
     Entry,
     EntryKey,
     NextBytes,
+    Piece,
     Provenance,
     Source,
 )
@@ -50,7 +51,7 @@ class MemoryIngest:
     def received_bytes(self) -> int:
         return len(self._data)
 
-    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+    async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
         if len(self._data) + len(data) > self.digest.size_bytes:
             raise DigestMismatch(self.digest, "more bytes were sent")
         self._data += data
@@ -141,6 +142,11 @@ class MemoryStore:
         missing = {d for d in digests if self._get(d) is None}
         self.leased.update(set(digests) - missing)
         return missing
+
+    async def write_one(
+        self, digest: Digest, data: bytes, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        return self._get(digest) is None and self.add(digest, data)
 
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         return not await self.find_missing([digest])

@@ -88,6 +88,12 @@ class MemoryStorage(MemoryStore):
             held = b"".join([chunk async for chunk in chunks])
         return self.take(digest, held, provenance)
 
+    async def write_one(
+        self, digest: Digest, data: bytes, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        held = self._get(digest)
+        return self.take(digest, data if held is None else held, provenance)
+
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         held = self._get(digest)
         if held is not None:

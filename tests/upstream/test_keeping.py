@@ -12,7 +12,7 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError, SourceUnavailable, StorageFull
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import Provenance, Readable
+from federation.core.store import Piece, Provenance, Readable
 from federation.storage.ingest import LocalIngest
 from federation.storage.storage import Storage
 from tests.upstream.fakes import Script, until, upstream
@@ -118,7 +118,7 @@ async def test_trouble_of_this_nodes_disk_is_no_failure_of_an_upstream_and_no_mi
     def change(ingest: LocalIngest) -> None:
         append = ingest.append
 
-        async def fail(data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+        async def fail(data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
             if ingest.received_bytes > 0:
                 raise SourceUnavailable("disk", "receiving a blob: EIO")
             await append(data, on_hashed)
@@ -214,7 +214,7 @@ async def test_a_disk_that_fails_after_all_is_verified_fails_no_reader(tmp_path:
         def refuse(*_: object) -> None:
             raise SourceUnavailable("disk", "receiving a blob: EIO")
 
-        async def fail_at_the_end(data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+        async def fail_at_the_end(data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
             if on_hashed is not None:
                 ingest._write = refuse  # type: ignore[method-assign, assignment]
             try:

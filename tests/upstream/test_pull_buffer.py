@@ -10,7 +10,7 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import CHUNK_BYTES
+from federation.core.store import CHUNK_BYTES, Piece
 from federation.upstream.pull_buffer import PullBuffer
 from tests.support.fakes import MemoryIngest, MemoryStore
 from tests.upstream.fakes import until
@@ -32,7 +32,7 @@ class SlowIngest(MemoryIngest):
         self.aborted = True
         await super().abort()
 
-    async def append(self, data: bytes, on_hashed: Callable[[], None] | None = None) -> None:
+    async def append(self, data: Piece, on_hashed: Callable[[], None] | None = None) -> None:
         await self.may.acquire()
         if self.full:
             raise StorageFull("no room")

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import apsw
@@ -98,9 +98,10 @@ class Writer:
         # Blob bytes on their way to the disk. Cancelling a caller does not free them, so they are
         # bounded here and not per caller.
         self._held = Admission(lambda: _HELD_MAX_BYTES, each=lambda: _HELD_MAX_BYTES)
-        self._queue: deque[_Operation] = deque()
-        self._wake = threading.Condition()
+        self._queue: SimpleQueue[_Operation | None] = SimpleQueue()  # None: nothing follows
+        self._lock = threading.Lock()  # so that nothing is queued behind the end
         self._closing = False
+        self._has_ended = False
         self._unsettled: set[int] = set()
         self._begun_s: float | None = None
         self.totals = Totals()
@@ -110,7 +111,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="catalogue-writer", daemon=True)
 
     def __repr__(self) -> str:
-        return f"<Writer {len(self._queue)} queued{', failed' if self.failure else ''}>"
+        return f"<Writer {self._queue.qsize()} queued{', failed' if self.failure else ''}>"
 
     def start(self) -> None:
         """Start the thread that runs the queued operations."""
@@ -164,13 +165,12 @@ class Writer:
         return result
 
     def _enqueue(self, operation: _Operation) -> None:
-        with self._wake:
+        with self._lock:
             if self._closing:
                 raise StorageFailed("this node is shutting down")
-            if len(self._queue) >= _QUEUED_MAX:
+            if self._queue.qsize() >= _QUEUED_MAX:
                 raise TooBusy(f"{_QUEUED_MAX} catalogue writes are waiting; try again")
-            self._queue.append(operation)
-            self._wake.notify()
+            self._queue.put(operation)
 
     def stuck_s(self) -> float:
         """Return for how many seconds the current transaction has been running; 0: none is."""
@@ -195,17 +195,26 @@ class Writer:
 
     def close(self) -> None:
         """Run what is queued, then end the thread. Blocks; call it from a worker thread."""
-        with self._wake:
+        with self._lock:
             self._closing = True
-            self._wake.notify()
+            self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join()
 
     def _take(self) -> list[_Operation]:
-        with self._wake:
-            while not self._queue and not self._closing:
-                self._wake.wait()
-            return [self._queue.popleft() for _ in range(min(_BATCH_MAX, len(self._queue)))]
+        """Wait for operations, and take all that are there; none: there will be no more."""
+        batch: list[_Operation] = []
+        operation = None if self._has_ended else self._queue.get()
+        while operation is not None:
+            batch.append(operation)
+            if len(batch) == _BATCH_MAX:
+                return batch
+            try:
+                operation = self._queue.get_nowait()
+            except Empty:
+                return batch
+        self._has_ended = True
+        return batch
 
     def _run(self) -> None:
         connection: apsw.Connection | None = None
@@ -236,6 +245,7 @@ class Writer:
     def _commit(self, connection: apsw.Connection, batch: list[_Operation]) -> None:
         connection.execute("BEGIN IMMEDIATE")
         totals = read_totals(connection)
+        before = totals.row()
         held_bytes = self.held_bytes
         if totals != self._measured:  # another process has stored or removed something since
             held_bytes = footprint.measure(connection, totals).held
@@ -254,7 +264,8 @@ class Writer:
                 self._apply(transaction, operation)
             for folder in transaction.folders:
                 self._spare.sync_folder(folder)
-            write_totals(connection, transaction.totals)
+            if transaction.totals.row() != before:
+                write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
             if transaction.changes_entries and self._entry_changes is not None:
                 self._entry_changes.announce(transaction)

@@ -124,6 +124,48 @@ async def test_what_is_held_is_accepted_without_its_bytes(
     assert await local_store.accept_held(EMPTY), "it is always held"
 
 
+SMALL_SIZES = [size for size in SIZES if size <= 32 * 1024]
+
+
+@pytest.mark.parametrize("size", SMALL_SIZES)
+@pytest.mark.parametrize("function", list(DigestFunction))
+async def test_a_blob_written_at_once_is_stored_once(
+    local_store: LocalStore, size: int, function: DigestFunction
+) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data, function)
+    assert await local_store.write_one(digest, data) is True
+    assert await local_store.find_missing([digest]) == set()
+    assert await read(local_store, digest) == data
+    for _ in range(2):
+        assert await local_store.write_one(digest, data) is False
+
+
+@pytest.mark.parametrize("size", SMALL_SIZES)
+async def test_wrong_bytes_written_at_once_matter_only_where_the_blob_is_not_held(
+    local_store: LocalStore, size: int
+) -> None:
+    data = bytes_of(size)
+    digest = digest_of(data)
+    for wrong in (data[:-1] + b"\xff", data[:-1], data + b"x"):
+        with pytest.raises(DigestMismatch):
+            await local_store.write_one(digest, wrong)
+        assert await local_store.find_missing([digest]) == {digest}
+    await local_store.write(digest, chunks(data))
+    assert await local_store.write_one(digest, b"wrong") is False
+    assert await read(local_store, digest) == data
+
+
+@pytest.mark.parametrize("size", SMALL_SIZES)
+async def test_those_who_write_a_blob_at_once_store_it_together(
+    local_store: LocalStore, size: int
+) -> None:
+    data = bytes_of(size)
+    writing = [local_store.write_one(digest_of(data), data) for _ in range(8)]
+    assert any(await asyncio.gather(*writing))
+    assert await read(local_store, digest_of(data)) == data
+
+
 @pytest.mark.parametrize("size", SIZES)
 async def test_an_ingest_of_what_is_held_already_ends_well(
     local_store: LocalStore, size: int

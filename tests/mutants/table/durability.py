@@ -48,13 +48,15 @@ DURABILITY = [
         f"{_STORAGE}/catalogue/writer.py",
         """            for folder in transaction.folders:
                 self._spare.sync_folder(folder)
-            write_totals(connection, transaction.totals)
+            if transaction.totals.row() != before:
+                write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
             if transaction.changes_entries and self._entry_changes is not None:
                 self._entry_changes.announce(transaction)
             connection.execute("COMMIT")
 """,
-        """            write_totals(connection, transaction.totals)
+        """            if transaction.totals.row() != before:
+                write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
             if transaction.changes_entries and self._entry_changes is not None:
                 self._entry_changes.announce(transaction)

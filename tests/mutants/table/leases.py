@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 _STORAGE = "federation/storage"
 _LEASES = ("tests/storage/test_second_look.py", "tests/storage/test_leases.py")
 _PROCESSES = ("tests/storage/test_processes.py", "tests/faults/storage/test_leases.py")
+_ONE = ("tests/storage/test_write_one.py",)
 _PINS = ("tests/storage/test_pins.py",)
 
 LEASES = [
@@ -268,5 +269,62 @@ LEASES = [
         "return self.grown_bytes + size_bytes <= self.quota_bytes",
         ("tests/storage/test_room.py",),
         "Several processes overrun the quota together.",
+    ),
+    Mutant(
+        "one-marked",
+        f"{_STORAGE}/publishing.py",
+        "        and not row.marked_ms\n",
+        "",
+        _ONE,
+        "A blob that eviction takes next is called held, and is not revived.",
+    ),
+    Mutant(
+        "one-pulled",
+        f"{_STORAGE}/publishing.py",
+        "        and row.source != Source.UPSTREAM\n",
+        "",
+        _ONE,
+        "What a client has sent is not replicated, as an upstream gave it before.",
+    ),
+    Mutant(
+        "one-peer",
+        f"{_STORAGE}/publishing.py",
+        "        and origin.source is Source.CLIENT\n",
+        "",
+        _ONE,
+        "A peer's repeated upload is leased in memory alone, and its age is lost.",
+    ),
+    Mutant(
+        "one-behind",
+        f"{_STORAGE}/single_writes.py",
+        "(core.is_late(asked_ms) or core.is_behind())",
+        "core.is_late(asked_ms)",
+        _ONE,
+        "A lease is given that may not be written in time.",
+    ),
+    Mutant(
+        "one-leased",
+        f"{_STORAGE}/single_writes.py",
+        "            core.lease([outcome.key], asked_ms, use)",
+        "            assert outcome.key",
+        _ONE,
+        "A blob that an upload found held is evicted right after.",
+    ),
+    Mutant(
+        "one-known",
+        f"{_STORAGE}/single_writes.py",
+        "        if is_use and not core.is_behind() and not self._recent",
+        "        if is_use and not self._recent",
+        _ONE,
+        "The same, where it is known from a moment ago.",
+    ),
+    Mutant(
+        "one-full",
+        f"{_STORAGE}/single_writes.py",
+        "            if not await self._receiver.missing_of([digest], origin):\n"
+        "                return False\n",
+        "",
+        (*_ONE, "tests/contracts/store"),
+        "A full store refuses what it holds, and names for a while.",
     ),
 ]
