@@ -26,7 +26,7 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW  # 
 
 _HASH_STEP = 1024 * 1024
 _IF_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)
-_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 # Errors of a disk that is present but has lost some blocks of a file.
@@ -75,11 +75,16 @@ def open_blob(path: str, size_bytes: int) -> OpenBlob:
         SourceUnavailable: any other error of the disk.
     """
     try:
-        fd = os.open(path, _OPEN)
+        fd = os.open(path, TO_READ)
     except OSError as error:
         raise _trouble_with(path, error) from error
+    return opened(fd, size_bytes)
+
+
+def opened(fd: int, size_bytes: int) -> OpenBlob:
+    """Return the blob that was opened. Raises Damage as open_blob does, and closes it then."""
     facts = os.fstat(fd)
-    if (damage := _damage_of(facts, size_bytes)) is None:
+    if (damage := damage_of(facts, size_bytes)) is None:
         return OpenBlob(fd, facts.st_ctime_ns)
     os.close(fd)
     raise damage
@@ -94,11 +99,12 @@ def check_file(path: str, size_bytes: int) -> None:
         facts = os.stat(path, follow_symlinks=False)
     except OSError as error:
         raise _trouble_with(path, error) from error
-    if (damage := _damage_of(facts, size_bytes)) is not None:
+    if (damage := damage_of(facts, size_bytes)) is not None:
         raise damage
 
 
-def _damage_of(facts: os.stat_result, size_bytes: int) -> Damage | None:
+def damage_of(facts: os.stat_result, size_bytes: int) -> Damage | None:
+    """Return what is wrong with a file, by what stat says of it."""
     if not stat.S_ISREG(facts.st_mode):
         return Damage("is not a plain file")
     if facts.st_size != size_bytes:

@@ -20,6 +20,7 @@ from federation.storage.access_times import Touches
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue.entry_changes import EntryChanges
 from federation.storage.catalogue.pool import Pool
+from federation.storage.catalogue.resident import ResidentCatalogue
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.catalogue.writer import Writer, damaged
 from federation.storage.directory import DataDirectory
@@ -53,6 +54,7 @@ class StorageContext:
     files: FileWatch
     head: LogEnd
     entry_changes: EntryChanges
+    resident: ResidentCatalogue  # look-ups of few rows, on the event loop
     pool: Pool  # look-ups in the catalogue and hashing: nothing that waits long for a busy disk
     reads: Pool  # reads of blob files, which may be slow
     writes: Pool  # writes of blob files: a sync keeps its thread until the disk has finished

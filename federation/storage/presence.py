@@ -5,12 +5,13 @@ Answering that a blob is held gives a lease on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
 from typing import Generic, TypeVar
 
+import apsw
 import structlog
 
 from federation.core import uses
@@ -18,6 +19,7 @@ from federation.core.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.core.store import DigestCodec
 from federation.core.uses import Use
 from federation.observability.rate_limits import Complaints
+from federation.storage import resident_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import (
@@ -33,6 +35,7 @@ from federation.storage.existence_cache import ExistenceCache
 
 _N = TypeVar("_N")  # how the caller names a blob: a Digest, or its encoded form
 _size: Callable[[Digest], int] = attrgetter("size_bytes")
+_FEW = 16  # are looked up on the event loop
 _log = structlog.get_logger(__name__)
 
 
@@ -106,6 +109,25 @@ def _damage_of(core: StorageContext, row: BlobRow) -> Damage | None:
     return None
 
 
+def _damage_at_once(core: StorageContext, row: BlobRow) -> None:
+    """Return if a blob's file is right. Raises BlockingIOError if a thread has to look."""
+    if not row.inline:
+        path = core.directory.blob_path(digest_of_key(row.key, row.size_bytes))
+        resident_files.check_file(path, row.size_bytes)
+
+
+@dataclass(slots=True)
+class _Question(Generic[_N]):
+    """What is looked up."""
+
+    wanted: Collection[_N]
+    keys: Callable[[], list[bytes]]  # the catalogue keys of wanted, in its order
+    size_of: Callable[[_N], int]
+    asked_ms: int
+    use: Use
+    and_pulled: bool
+
+
 class Presence:
     """Answers which of the blobs that a caller names are held."""
 
@@ -164,10 +186,41 @@ class Presence:
         found = await self._look_up(
             rest, lambda: keys_of_hashes(spelling.hashes_of(rest)), spelling.size_of
         )
-        if found.is_certain and is_use:
-            held = set(rest) - found.missing - found.files
-            self._known.remember(held, asked_ms, self._core.now_ms(), epoch)
+        if is_use:
+            self._remember(rest, found, asked_ms, epoch)
         return found.missing
+
+    def find_missing_at_once(
+        self, names: Sequence[bytes], spelling: DigestCodec
+    ) -> set[bytes] | None:
+        """See federation.core.store.LocalStore."""
+        if uses.current() is not Use.CLIENT or self._core.is_behind():
+            return None
+        asked_ms = self._core.now_ms()
+        rest = self._known.unknown(names, asked_ms)
+        if not rest:
+            return set()
+        question = _Question(
+            rest,
+            lambda: keys_of_hashes(spelling.hashes_of(rest)),
+            spelling.size_of,
+            asked_ms,
+            Use.CLIENT,
+            and_pulled=False,
+        )
+        found = self._find_at_once(question)
+        if found is None:
+            return None
+        found = self._settle(question, found)
+        self._remember(rest, found, asked_ms, self._known.seen)
+        return found.missing
+
+    def _remember(
+        self, names: Sequence[bytes], found: _Found[bytes], asked_ms: int, epoch: int
+    ) -> None:
+        if found.is_certain:
+            held = set(names) - found.missing - found.files
+            self._known.remember(held, asked_ms, self._core.now_ms(), epoch)
 
     async def _look_up(
         self,
@@ -179,18 +232,25 @@ class Presence:
     ) -> _Found[_N]:
         """Look blobs up in the catalogue, and lease those that are held.
 
-        keys: called in a thread; returns the catalogue keys of wanted, in its order.
+        keys: may be called in a thread; returns the catalogue keys of wanted, in its order.
 
         Raises SourceUnavailable if the disk does not tell whether a file exists.
         """
         asked_ms, use = self._core.now_ms(), uses.current()
+        question = _Question(wanted, keys, size_of, asked_ms, use, and_pulled)
+        at_once = self._find_at_once(question)
+        if at_once is not None:
+            return self._settle(question, at_once)
         try:
-            found = await self._core.pool.run(
-                self._find, wanted, keys, size_of, asked_ms, use, and_pulled
-            )
+            found = await self._core.pool.query(self._find, question, _damage_of)
         except UNREADABLE as error:
             self._core.catalogue_unreadable(error)
             return _Found(set(wanted), is_certain=False)
+        return self._settle(question, found)
+
+    def _settle(self, question: _Question[_N], found: _Found[_N]) -> _Found[_N]:
+        """Lease what was found, as far as leases can be given. Raises as set_aside_soon does."""
+        wanted, asked_ms, use = question.wanted, question.asked_ms, question.use
         if use is Use.PEEK:  # it gives no lease, so the limits on leases do not matter
             self._quarantine_damaged(found)
             return found
@@ -226,19 +286,23 @@ class Presence:
         for digest, seq, damage in found.damaged:
             self._core.set_aside_soon(digest, seq, damage)
 
+    def _find_at_once(self, question: _Question[_N]) -> _Found[_N] | None:
+        """Do what _find does; None: a thread has to do it."""
+        if len(question.wanted) > _FEW:
+            return None
+        return self._core.resident.look(lambda at: self._find(at, question, _damage_at_once))
+
     def _find(
         self,
-        wanted: Collection[_N],
-        keys_wanted: Callable[[], list[bytes]],
-        size_of: Callable[[_N], int],
-        asked_ms: int,
-        use: Use,
-        and_pulled: bool,
+        connection: apsw.Connection,
+        question: _Question[_N],
+        damage_of: Callable[[StorageContext, BlobRow], Damage | None],
     ) -> _Found[_N]:
         found: _Found[_N] = _Found()
-        renew_before = asked_ms - self._core.timing.granularity_ms
-        keys = keys_wanted()
-        held, to_check = catalogue.present(self._core.pool.connection(), keys, renew_before, use)
+        wanted, size_of, use = question.wanted, question.size_of, question.use
+        renew_before = question.asked_ms - self._core.timing.granularity_ms
+        keys = question.keys()
+        held, to_check = catalogue.present(connection, keys, renew_before, use)
         found.missing = {
             name
             for name, key in zip(wanted, keys, strict=True)
@@ -250,29 +314,31 @@ class Presence:
                 for name, key in zip(wanted, keys, strict=True)
                 if key in to_check and name not in found.missing
             ]
-            self._check_rows(candidates, renew_before, use, found)
-        if and_pulled and held:
-            found.pulled = catalogue.pulled_keys(self._core.pool.connection(), list(held))
+            rows = catalogue.look_up(connection, [key for _, key, _ in candidates])
+            self._check_rows(candidates, rows, renew_before, use, found, damage_of)
+        if question.and_pulled and held:
+            found.pulled = catalogue.pulled_keys(connection, list(held))
         return found
 
     def _check_rows(
         self,
         wanted: Sequence[tuple[_N, bytes, int]],
+        rows: Mapping[bytes, BlobRow],
         renew_before_ms: int,
         use: Use,
         found: _Found[_N],
+        damage_of: Callable[[StorageContext, BlobRow], Damage | None],
     ) -> None:
-        """Decide about blobs that need more than a size: reads whole rows and checks files.
+        """Decide about blobs that need more than a size: looks at whole rows and at files.
 
-        Raises SourceUnavailable.
+        Raises what damage_of does.
         """
-        rows = catalogue.look_up(self._core.pool.connection(), [key for _, key, _ in wanted])
         for name, key, size_bytes in wanted:
             row = rows.get(key)
             if row is None or row.size_bytes != size_bytes or row.marked_ms:
                 found.missing.add(name)
                 continue
-            if (damage := _damage_of(self._core, row)) is not None:
+            if (damage := damage_of(self._core, row)) is not None:
                 found.missing.add(name)
                 found.damaged.append((digest_of_key(key, size_bytes), row.seq, damage))
                 continue

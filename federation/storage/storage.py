@@ -35,6 +35,7 @@ from federation.storage.access_times import Touches
 from federation.storage.catalogue import schema
 from federation.storage.catalogue.entry_changes import EntryChanges
 from federation.storage.catalogue.pool import Pool
+from federation.storage.catalogue.resident import ResidentCatalogue
 from federation.storage.catalogue.transaction import Totals
 from federation.storage.catalogue.writer import Writer
 from federation.storage.context import StorageContext
@@ -107,6 +108,7 @@ class Storage:
         storage = cls(core, opened.node_id, opened.log_epoch)
         await asyncio.to_thread(core.files.start)
         await storage.flusher.measure()
+        await asyncio.to_thread(core.resident.open)
         core.writer.start()
         storage.flusher.start()
         storage.volume_watch.start()
@@ -159,9 +161,11 @@ class Storage:
         await self.volume_watch.close()
         await self._core.background.drain()  # quarantining what the scrub found last
         await self.flusher.close()
+        self._core.resident.close()
         await asyncio.to_thread(self._core.writer.close)
         for pool in (self._core.writes, self._core.reads, self._core.pool):
             await asyncio.to_thread(pool.close)
+        self._core.resident.release()
         self._core.run.end()
         self._core.files.close()
         self._core.epoch.close()
@@ -175,6 +179,16 @@ class Storage:
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
         return await self._presence.find_missing_named(names, spelling)
+
+    def find_missing_at_once(
+        self, names: Sequence[bytes], spelling: DigestCodec
+    ) -> set[bytes] | None:
+        """See federation.core.store.LocalStore."""
+        return self._presence.find_missing_at_once(names, spelling)
+
+    def read_at_once(self, digest: Digest) -> bytes | None:
+        """See federation.core.store.LocalStore."""
+        return Reading(self._core, digest, 0, None, None).at_once()
 
     def open_read(
         self,
@@ -257,6 +271,10 @@ class Storage:
         """See federation.core.store.Index."""
         return await self._index.get_like(keys)
 
+    def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        """See federation.core.store.Index."""
+        return self._index.lacks_at_once(keys)
+
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         """See federation.core.store.Index, and StoredIndex.put."""
         await self._index.put(entries, provenance)
@@ -305,6 +323,7 @@ def _assemble(
         files=FileWatch(opened.directory.blobs, opened.directory.incoming),
         head=head,
         entry_changes=entry_changes,
+        resident=ResidentCatalogue(path, clock),
         pool=Pool("look-up", limits.threads, connect),
         reads=Pool("read", limits.threads, partial(connect, cache_kib=_READS_CACHE_KIB)),
         writes=Pool("write", limits.threads, connect),

@@ -15,6 +15,7 @@ from federation.storage.context import StorageContext
 from federation.storage.entry_cache import EntryCache
 
 _FULL_FOR_MS = 10_000
+_FEW = 4  # entries are looked up on the event loop
 
 
 class StoredIndex:
@@ -48,7 +49,9 @@ class StoredIndex:
         """Read from the catalogue what is not cached."""
         rest = [key for key, row in zip(keys, hot, strict=True) if row is None]
         try:
-            found = await self._core.pool.run(self._get, rest)
+            found = self._get_at_once(rest)
+            if found is None:
+                found = await self._core.pool.query(catalogue.get, rest)
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         if uses.current() is Use.CLIENT:
@@ -58,8 +61,18 @@ class StoredIndex:
         read = iter(found)
         return [next(read) if row is None else row for row in hot]
 
-    def _get(self, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
-        return catalogue.get(self._core.pool.connection(), keys)
+    def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        """See Index."""
+        if any(self._cache.look_up(keys)):
+            return False
+        rows = self._get_at_once(keys)
+        return rows is not None and not any(rows)
+
+    def _get_at_once(self, keys: Sequence[EntryKey]) -> list[EntryRow | None] | None:
+        """Return the rows if that needs no thread; see ResidentCatalogue."""
+        if len(keys) > _FEW:
+            return None
+        return self._core.resident.look(lambda at: catalogue.get_small(at, keys))
 
     async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
         """See Index. Raises SourceUnavailable."""

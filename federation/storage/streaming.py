@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TypeVar
+
+import apsw
 
 from federation.core import uses
 from federation.core.digest import Digest, Hasher, new_hasher
@@ -20,7 +24,7 @@ from federation.core.errors import (
 )
 from federation.core.store import CHUNK_BYTES, Chunks, NextBytes
 from federation.core.uses import Use
-from federation.storage import blob_files
+from federation.storage import blob_files, resident_files
 from federation.storage.blob_files import Damage, OpenBlob, Unreadable
 from federation.storage.catalogue import blobs
 from federation.storage.catalogue.blobs import BlobRow, key_of
@@ -81,19 +85,41 @@ class Reading:
             return self._slices()
         epoch = self._core.read_cache.epoch
         try:
-            await self._core.reads.run_or_undo(self._open, self._close, self._step())
+            if not self._core.resident.look(self._open_at_once):
+                await self._core.reads.run_or_undo(self._open, self._close, self._step())
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
         except Damage as damage:
             await self._report(damage)
             raise BlobNotFound(self._digest) from damage
-        used_ms = self._touch()
+        self._took(epoch)
         self._note_verified()
-        if self._data is not None:
-            if self._use is Use.CLIENT:
-                self._core.read_cache.keep([(self._digest, CachedBlob(self._data, used_ms))], epoch)
-            return self._slices()
-        return self._chunks()
+        return self._chunks() if self._data is None else self._slices()
+
+    def at_once(self) -> bytes | None:
+        """Return all of a small blob, instead of entering. None: that has to wait.
+
+        Raises BlobNotFound.
+        """
+        if self._digest.is_empty:
+            return b""
+        (hot,) = recall(self._core, [self._digest], self._use)
+        if hot is not None:
+            return hot.data
+        epoch = self._core.read_cache.epoch
+        try:
+            if not self._core.resident.look(self._find_inline):
+                return None
+        except Damage:
+            return None  # entering finds it again, and reports it
+        self._took(epoch)
+        return self._data
+
+    def _took(self, epoch: int) -> None:
+        """Lease what was found in this epoch, and remember it if it is small."""
+        used_ms = self._touch()
+        if self._data is not None and self._use is Use.CLIENT:
+            self._core.read_cache.keep([(self._digest, CachedBlob(self._data, used_ms))], epoch)
 
     async def __aexit__(
         self,
@@ -119,14 +145,8 @@ class Reading:
 
         One hop to a thread does it all. Raises BlobNotFound, Damage, SourceUnavailable, TooBusy.
         """
-        found = blobs.read_rows(self._core.reads.connection(), [self._key]).get(self._key)
-        if found is None or found[0].size_bytes != self._digest.size_bytes:
-            raise BlobNotFound(self._digest)
-        row, data = found
-        self._row = row
-        if data is not None:
-            check_inline(self._digest, data)
-            self._data = data
+        row = self._find(self._core.reads.connection())
+        if self._data is not None:
             return
         self._blob = self._open_file()
         if self._end - self._offset > CHUNK_BYTES:
@@ -139,6 +159,48 @@ class Reading:
             except (Damage, FederationError):
                 self._close()
                 raise
+
+    def _open_at_once(self, connection: apsw.Connection) -> bool:
+        """Do what _open does on the event loop, if nothing needs the disk or takes long.
+
+        Raises BlockingIOError if something does; then nothing is open. Raises BlobNotFound, Damage.
+        """
+        row = self._find(connection)
+        if self._data is not None:
+            return True
+        path = self._core.directory.blob_path(self._digest)
+        with ExitStack() as undo:
+            blob = undo.enter_context(resident_files.open_blob(path, self._digest.size_bytes))
+            first_bytes = self._step()
+            first = blob_files.read_cached(blob.fd, first_bytes, self._offset)
+            if first is None or needs_verifying(self._core, row, blob.ctime_ns):
+                raise BlockingIOError(errno.EAGAIN, "not in memory, or not verified lately")
+            undo.pop_all()
+        if self._end - self._offset > CHUNK_BYTES:
+            blob_files.read_onwards(blob.fd)
+        self._blob, self._first = blob, first or None
+        return True
+
+    def _find_inline(self, connection: apsw.Connection) -> bool:
+        """Take the blob's bytes. Raises BlobNotFound, Damage, BlockingIOError (it is a file)."""
+        self._find(connection)
+        if self._data is None:
+            raise BlockingIOError(errno.EAGAIN, "a file")
+        return True
+
+    def _find(self, connection: apsw.Connection) -> BlobRow:
+        """Return the blob's row, having taken its bytes if they are inline.
+
+        Raises BlobNotFound, Damage.
+        """
+        found = blobs.read_rows(connection, [self._key]).get(self._key)
+        if found is None or found[0].size_bytes != self._digest.size_bytes:
+            raise BlobNotFound(self._digest)
+        self._row, data = found
+        if data is not None:
+            check_inline(self._digest, data)
+            self._data = data
+        return self._row
 
     def _open_file(self) -> OpenBlob:
         path = self._core.directory.blob_path(self._digest)

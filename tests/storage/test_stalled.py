@@ -47,9 +47,9 @@ class SlowPool:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._pool, name)
 
-    async def run(self, *args: Any) -> Any:
+    async def query(self, *args: Any) -> Any:
         self._clock.jumped_s += STUCK_S
-        return await self._pool.run(*args)
+        return await self._pool.query(*args)
 
 
 @pytest.fixture
@@ -114,6 +114,7 @@ async def test_s33_a_look_up_that_took_too_long_promises_nothing_and_delays_no_l
     old = await put(storage, b"old")
     clock.jumped_s += OLD_S
     with stuck(storage):  # so that nothing is mended by a flush
+        storage.core.resident.close()  # which asks no thread
         pool = storage.core.pool
         storage.core.pool = SlowPool(pool, clock)  # type: ignore[assignment]
         assert await storage.find_missing([old]) == {old}

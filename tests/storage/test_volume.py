@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobNotFound, SourceUnavailable, StorageRefused, TooBusy
 from federation.core.store import Entry, EntryKey, EntryKind
-from federation.storage import blob_files, quarantine
+from federation.storage import blob_files, quarantine, resident_files
 from federation.storage.admin.rebuild import rebuild
 from federation.storage.blob_files import Damage, Gone, Unreadable
 from federation.storage.breaker import DamageBreaker
@@ -280,8 +280,12 @@ async def test_s14_an_error_of_the_disk_deletes_nothing(
             raise OSError(number, os.strerror(number), path)
         return real(path, *args, **kwargs)
 
+    def not_resident(path: str, _how: object) -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing)
+        patch.setattr(resident_files, "_open", not_resident)
         asked: list[Awaitable[object]] = [storage.find_missing(blobs)] if call == "stat" else []
         asked += [read(storage, digest) for digest in blobs]
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -302,9 +306,9 @@ async def test_s14_an_error_of_the_disk_deletes_nothing(
 def unreadable(
     patch: pytest.MonkeyPatch, storage: Storage, digests: list[Digest], *, times: int = 10**9
 ) -> Iterator[None]:
-    """Reading these gives EIO, for so many times."""
+    """Reading these gives EIO, for so many times: none of it is in the page cache."""
     inodes = {path_of(storage, digest).stat().st_ino for digest in digests}
-    real, left = os.pread, [times]
+    real, real_cached, left = os.pread, os.preadv, [times]
 
     def failing(fd: int, size: int, offset: int) -> bytes:
         if os.fstat(fd).st_ino in inodes and left[0] > 0:
@@ -312,8 +316,14 @@ def unreadable(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(fd, size, offset)
 
+    def cached(fd: int, rooms: Sequence[memoryview], offset: int, flags: int = 0) -> int:
+        if os.fstat(fd).st_ino in inodes:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real_cached(fd, rooms, offset, flags)
+
     with patch.context() as context:
         context.setattr(os, "pread", failing)
+        context.setattr(os, "preadv", cached)
         yield
 
 

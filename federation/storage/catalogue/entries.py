@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,11 @@ _GET_LIKE = (
     f"WHERE kind = ? AND instance = {instances.ID} AND name BETWEEN ? AND ? LIMIT ?"
 )
 _HIGHEST = b"\xff" * 9  # above whatever follows the hash in the name of an action result
+_SMALL_BYTES = 2**14
+_SIZE = (
+    "SELECT length(value) "  # noqa: S608 - constants
+    f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
+)
 _HEAD = (
     "SELECT seq, label, length(value), expires, source "  # noqa: S608 - constants
     f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
@@ -67,6 +73,19 @@ def cost_of(entry: Entry) -> int:
 def get(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
     """Return the row of each key, None where there is no such entry."""
     return [_row(connection, key) for key in keys]
+
+
+def get_small(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
+    """Do what get() does in bounded time. Raises BlockingIOError for a larger value."""
+    return [_row(connection, key) if _is_small(connection, key) else None for key in keys]
+
+
+def _is_small(connection: apsw.Connection, key: EntryKey) -> bool:
+    """Return whether there is such an entry. Raises BlockingIOError for a larger value."""
+    row: Any = connection.execute(_SIZE, (int(key.kind), key.instance, key.name)).fetchone()
+    if row is not None and row[0] > _SMALL_BYTES:
+        raise BlockingIOError(errno.EAGAIN, "a large value")
+    return row is not None
 
 
 def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:

@@ -48,6 +48,10 @@ class Pool:
         """Run work in a thread and return its result: see WorkerThreads.run."""
         return await self._threads.run(work, *args)
 
+    async def query(self, work: Callable[..., _T], *args: object) -> _T:
+        """Run work in a thread as run() does, with the thread's connection before its arguments."""
+        return await self.run(lambda: work(self.connection(), *args))
+
     async def run_or_undo(
         self, work: Callable[..., _T], undo: Callable[[], None], *args: object
     ) -> _T:

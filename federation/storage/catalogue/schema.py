@@ -68,6 +68,8 @@ def connect(
     create: bool = True,
     wal_pages: int = _WAL_PAGES,
     cache_kib: int = 16_000,
+    busy_ms: int = BUSY_MS,
+    vfs: str | None = None,
 ) -> apsw.Connection:
     """Open the catalogue with this program's settings. Raises apsw.Error.
 
@@ -78,6 +80,8 @@ def connect(
             it would start with an empty catalogue below the mount point.
         wal_pages: the length of the write-ahead log that triggers a checkpoint.
         cache_kib: the size of the page cache.
+        busy_ms: how long to wait for the locks of others.
+        vfs: the name of what reads and writes files for SQLite; None: its usual one.
 
     auto_vacuum=INCREMENTAL lets free pages be given back to the disk; it takes effect only on a new
     catalogue or after a VACUUM. synchronous=FULL: with NORMAL, a WAL loses acknowledged commits at
@@ -87,8 +91,8 @@ def connect(
     flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOMUTEX
     if create and not read_only:
         flags |= apsw.SQLITE_OPEN_CREATE
-    connection = apsw.Connection(str(path), flags=flags, statementcachesize=200)
-    connection.set_busy_timeout(BUSY_MS)
+    connection = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=200)
+    connection.set_busy_timeout(busy_ms)
     if not read_only and connection.execute("PRAGMA page_count").fetchone() == (0,):
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
