@@ -263,6 +263,22 @@ class LocalStore(Store, Protocol):
         """
         ...
 
+    def find_missing_at_once(
+        self, names: Sequence[bytes], spelling: DigestCodec
+    ) -> set[bytes] | None:
+        """Do what find_missing_named does; None if that has to wait for a thread or another server.
+
+        Raises what spelling.hashes_of raises.
+        """
+        ...
+
+    def read_at_once(self, digest: Digest) -> bytes | None:
+        """Return a small blob's bytes, leased as by a read; None if that has to wait.
+
+        Raises BlobNotFound where nobody else is asked for it.
+        """
+        ...
+
     def presence_epoch(self) -> int:
         """A number that changes whenever anything that was held is gone, in any process.
 
@@ -366,6 +382,10 @@ class Index(Protocol):
 
         At most LIKE_MAX of each. Does not mark them as used. Raises as get() does.
         """
+        ...
+
+    def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        """Return whether it is known without waiting that there is no entry under these keys."""
         ...
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:

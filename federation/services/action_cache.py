@@ -55,6 +55,19 @@ class _ActionQuestion(NamedTuple):
         return None if value is None else Entry(self.key, value, str(self.action))
 
 
+def _asked(data: bytes, call: Call) -> tuple[reapi.GetActionResultRequest, EntryKey, Digest]:
+    """Read a request that the caller may make. Raises as read_request and check_pull do."""
+    request = read_request(reapi.GetActionResultRequest, data, _PATH_BYTES)
+    call.check_pull(check_instance(request.instance_name))
+    action = to_digest(request.action_digest, function_of(request.digest_function))
+    return request, key_of(request.instance_name, action), action
+
+
+def _keys_with_size(key: EntryKey, action: Digest) -> Sequence[EntryKey]:
+    """Return what the result of an action of known size may be kept under, that size first."""
+    return [key, key_of(key.instance, action._replace(size_bytes=0))]
+
+
 class ActionCacheService:
     """build.bazel.remote.execution.v2.ActionCache."""
 
@@ -80,16 +93,20 @@ class ActionCacheService:
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
         return {
-            "GetActionResult": Unary(self._get, request_max=LIST_REQUEST),
+            "GetActionResult": Unary(
+                self._get, request_max=LIST_REQUEST, at_once=self._get_at_once
+            ),
             "UpdateActionResult": Unary(self._update, writes=True),
         }
 
+    def _get_at_once(self, data: bytes, call: Call) -> None:
+        """Answer if there is no such result; a hit is looked at by _get. Raises EntryNotFound."""
+        _, key, action = _asked(data, call)
+        if action.size_bytes and self._finder.misses_at_once(_keys_with_size(key, action)):
+            raise self._miss(action)
+
     async def _get(self, data: bytes, call: Call) -> bytes:
-        request = read_request(reapi.GetActionResultRequest, data, _PATH_BYTES)
-        call.check_pull(check_instance(request.instance_name))
-        function = function_of(request.digest_function)
-        action = to_digest(request.action_digest, function)
-        key = key_of(request.instance_name, action)
+        request, key, action = _asked(data, call)
         keys = await self._keys(key, action)
 
         async def is_result(entry: Entry) -> bool:
@@ -98,7 +115,7 @@ class ActionCacheService:
         entry = await self._finder.find(EntryQuery(keys, is_result, _ActionQuestion(key, action)))
         if entry is None:
             raise self._miss(action)
-        places = to_inline(entry.value, request, function) if self._inlines else {}
+        places = to_inline(entry.value, request, action.function) if self._inlines else {}
         value = await self._inline(entry.value, places, action) if places else entry.value
         self._hits.inc()
         return value
@@ -106,7 +123,7 @@ class ActionCacheService:
     async def _keys(self, key: EntryKey, action: Digest) -> Sequence[EntryKey]:
         """Return what a result may be kept under, the action's own size first."""
         if action.size_bytes:
-            return [key, key_of(key.instance, action._replace(size_bytes=0))]
+            return _keys_with_size(key, action)
         held = await self._index.get_like([key_prefix_of(key.instance, action)])
         return [each.key for each in held] or [key]
 

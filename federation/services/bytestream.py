@@ -10,12 +10,19 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, InvalidRequest, OffsetOutside, Stalled, StorageFull
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import Chunks, LocalStore, Store
+from federation.core.store import Chunks, LocalStore
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LimitHits
 from federation.services.call import Call
 from federation.services.cpu_pool import Compute
-from federation.services.method import SMALL_REQUEST, ClientStream, Method, ServerStream, Unary
+from federation.services.method import (
+    SMALL_ANSWER,
+    SMALL_REQUEST,
+    ClientStream,
+    Method,
+    ServerStream,
+    Unary,
+)
 from federation.services.read_pacing import Budgets, ReadPacing
 from federation.services.receiver import UploadReceiver
 from federation.services.request_stream import RequestStream
@@ -34,12 +41,19 @@ from federation.wire.resource_name import ReadName, UploadName, parse_read, pars
 from federation.wire.upload import StreamProgress, Upload
 from federation.wire.zstd import Encoder
 
+_AT_ONCE_READ_BYTES = SMALL_ANSWER - 16  # without the field around them
+
 
 class ReadCalls:
     """Read over a store."""
 
     def __init__(
-        self, store: Store, clock: Clock, metrics: Metrics, budgets: Budgets, compute: Compute
+        self,
+        store: LocalStore,
+        clock: Clock,
+        metrics: Metrics,
+        budgets: Budgets,
+        compute: Compute,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -48,6 +62,26 @@ class ReadCalls:
         self._bytes_out = metrics.bytes.labels(direction="out")
         self._hits = metrics.lookups.labels(kind="blob", result="hit")
         self._misses = metrics.lookups.labels(kind="blob", result="miss")
+
+    def read_at_once(self, request: bytes, call: Call) -> bytes | None:
+        """Return the only message of a small blob's answer; None if that has to wait."""
+        asked = decode_read_request(request)
+        name = parse_read(asked.resource_name)
+        if asked.read_offset or asked.read_limit or name.compressed:
+            return None
+        if not 0 < name.digest.size_bytes <= _AT_ONCE_READ_BYTES:
+            return None
+        call.check_pull(name.instance)
+        try:
+            data = self._store.read_at_once(name.digest)
+        except BlobNotFound:
+            self._misses.inc()
+            raise
+        if data is None:
+            return None
+        self._hits.inc()
+        self._bytes_out.inc(len(data))
+        return encode_read_response(data)
 
     async def read(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
         """Send the bytes asked for; a blob that is not held is NOT_FOUND before any."""
@@ -296,7 +330,12 @@ class ByteStreamService:
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
         return {
-            "Read": ServerStream(self._read.read, paced=True, request_max=SMALL_REQUEST),
+            "Read": ServerStream(
+                self._read.read,
+                paced=True,
+                request_max=SMALL_REQUEST,
+                at_once=self._read.read_at_once,
+            ),
             "Write": ClientStream(self._write.write, writes=True),
             "QueryWriteStatus": Unary(self._write.query, request_max=SMALL_REQUEST),
         }

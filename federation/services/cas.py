@@ -5,7 +5,7 @@ SplitBlob and SpliceBlob are not offered, and Capabilities says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from contextlib import suppress
 from functools import lru_cache
 
@@ -57,7 +57,7 @@ class CasService:
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
         return {
-            "FindMissingBlobs": Unary(self.find_missing),
+            "FindMissingBlobs": Unary(self.find_missing, at_once=self.find_missing_at_once),
             "BatchUpdateBlobs": Unary(self._batch.update, writes=True),
             "BatchReadBlobs": Unary(self._batch.read),
             "GetTree": ServerStream(self._tree.get, request_max=SMALL_REQUEST),
@@ -70,6 +70,19 @@ class CasService:
             with suppress(NotCanonical):
                 return await self._find_listed(listed, call)
         return await self._find_any(request, call)
+
+    def find_missing_at_once(self, request: bytes, call: Call) -> bytes | None:
+        """Answer as find_missing does; None if that has to wait."""
+        listed = _remembered(request)
+        if listed is None:
+            return None
+        call.check_pull(listed.instance)
+        try:
+            store = self._asked(listed.instance, call)
+            missing = store.find_missing_at_once(listed.names, _LISTED)
+        except NotCanonical:
+            return None
+        return None if missing is None else self._answer(listed.names, missing)
 
     async def _listed(self, request: bytes) -> DigestList | None:
         """Clients that build the same ask about the same lists, so the last ones are cached.
@@ -84,6 +97,9 @@ class CasService:
         call.check_pull(listed.instance)
         names = listed.names
         missing = await self._asked(listed.instance, call).find_missing_named(names, _LISTED)
+        return self._answer(names, missing)
+
+    def _answer(self, names: Sequence[bytes], missing: Set[bytes]) -> bytes:
         self._count(len(names), len(missing))
         return encode_listed([name for name in names if name in missing]) if missing else b""
 

@@ -11,6 +11,7 @@ from federation.core.errors import InvalidRequest, RequestTooLarge
 from federation.services.arrivals import LEAST_BYTES
 from federation.services.call import Call
 from federation.services.method import (
+    SMALL_ANSWER,
     BothStreams,
     ClientStream,
     Exchanged,
@@ -22,8 +23,6 @@ from federation.services.request_stream import RequestStream
 from federation.services.running import RunningCalls
 from federation.services.running_call import RunningCall
 from federation.services.runtime import Runtime
-
-_SMALL_ANSWER_BYTES = 2**14  # the bound on the number of calls bounds these, too
 
 Exchange = Callable[[Call], Awaitable[bytes]]
 
@@ -94,7 +93,7 @@ class _Unary(_OneRequest):
         if more_bytes < 0:
             self._calls.shrink_answer(call, -more_bytes)
             return True
-        if size_bytes <= _SMALL_ANSWER_BYTES or not more_bytes:
+        if size_bytes <= SMALL_ANSWER or not more_bytes:
             return True
         return self._calls.try_reserve_answer(call, more_bytes)
 
@@ -165,7 +164,7 @@ class _Sender:
         async with aclosing(messages):
             async for message in messages:
                 size_bytes = len(message)
-                if size_bytes > _SMALL_ANSWER_BYTES and not self._paced:
+                if size_bytes > SMALL_ANSWER and not self._paced:
                     await calls.make_room(call, size_bytes)
                 calls.note_sending(call)
                 await write(message)

@@ -9,8 +9,15 @@ from federation.services.call import Call
 from federation.services.request_stream import RequestStream
 
 NO_OWN_BOUND: Final = 2**31
+AT_ONCE_REQUEST: Final = 2**12  # bytes of one that may be answered at once
+SMALL_ANSWER: Final = 2**14  # bytes; the bound on the number of calls bounds such answers, too
 SMALL_REQUEST: Final = 2**18  # of a method that is asked about one thing
 LIST_REQUEST: Final = 2**20  # of one that may name a thousand things
+
+
+# Answers a small request without waiting for anything. None: it would have to wait, or the answer
+# has more than SMALL_ANSWER bytes, so the handler is called instead. Nothing that writes has one.
+AtOnce = Callable[[bytes, Call], bytes | None]
 
 
 class Unary(NamedTuple):
@@ -23,6 +30,7 @@ class Unary(NamedTuple):
     writes: bool = False
     open_to_all: bool = False  # to every caller that the listener admits, whatever its rights
     request_max: int = NO_OWN_BOUND  # bytes of the request; limits.message bounds it, too
+    at_once: AtOnce | None = None
 
 
 class ServerStream(NamedTuple):
@@ -33,6 +41,7 @@ class ServerStream(NamedTuple):
     open_to_all: bool = False
     paced: bool = False  # the handler itself keeps within the bounds of memory
     request_max: int = NO_OWN_BOUND
+    at_once: AtOnce | None = None  # returns the only message of the answer
 
 
 class ClientStream(NamedTuple):

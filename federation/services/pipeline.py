@@ -15,7 +15,14 @@ from federation.core.uses import Use
 from federation.services.call import PULL, PUSH, Call
 from federation.services.call_log import MethodLog
 from federation.services.messages import Exchange, exchange_of
-from federation.services.method import Method
+from federation.services.method import (
+    AT_ONCE_REQUEST,
+    SMALL_ANSWER,
+    AtOnce,
+    Method,
+    ServerStream,
+    Unary,
+)
 from federation.services.running_call import CallPhase
 from federation.services.runtime import Runtime
 from federation.services.status_codes import OK, CallStatus, StatusCode, status_of
@@ -25,6 +32,15 @@ _REFUSED = frozenset({StatusCode.PERMISSION_DENIED, StatusCode.UNAUTHENTICATED})
 _CANCELLED = CallStatus(StatusCode.CANCELLED, "")
 _LATE = CallStatus(StatusCode.DEADLINE_EXCEEDED, "the other side took too long")
 _NOBODY = Rights(ANONYMOUS, None)
+
+
+def _at_once_of(method: Method) -> AtOnce | None:
+    return method.at_once if isinstance(method, Unary | ServerStream) else None
+
+
+def _has_hops(transport: Transport) -> bool:
+    """Whether other nodes sent the call: its hops travel with a task."""
+    return hops.parse(transport.headers) is not hops.NOWHERE
 
 
 class Pipeline:
@@ -44,11 +60,52 @@ class Pipeline:
         self._metrics = runtime.metrics
         self._log = MethodLog(name, runtime.log)
         self._acknowledge = runtime.acknowledge if method.writes else None
+        self._at_once = _at_once_of(method)
         self._exchange: Exchange = exchange_of(method, runtime)
         self._answer = self._exchange if self._acknowledge is None else self._acknowledged
 
     def __repr__(self) -> str:
         return f"<Pipeline {self._name}>"
+
+    @property
+    def may_answer_at_once(self) -> bool:
+        """Whether answer_at_once() ever answers."""
+        return self._at_once is not None
+
+    def answer_at_once(self, transport: Transport, request: bytes) -> bytes | CallStatus | None:
+        """Run one call whose only request is here, if nothing of it has to wait; else return None.
+
+        Then nothing has happened, and run() does it. The answer has SMALL_ANSWER bytes at most, and
+        the protocol's server sends it at once: it calls this only if the caller takes it. So the
+        call ends before any other begins, holds nothing, and occupies none of the calls at once.
+        """
+        if self._at_once is None or len(request) > AT_ONCE_REQUEST:
+            return None
+        started_s = self._clock.monotonic_s()
+        peer = transport.peer
+        status = OK
+        rights: Rights | None = None
+        call: Call | None = None
+        try:
+            rights = self._rights_of(transport)
+            rights.check(self._needs, self._name)
+            caller = peer.caller if rights.is_anonymous else rights.identity
+            if not self._is_unbounded(caller, rights) or _has_hops(transport):
+                return None
+            call = Call(transport, caller, self._name, rights, self._runtime)
+            response = self._at_once(request, call)
+            if response is None or len(response) > SMALL_ANSWER:
+                return None
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a call
+            status = self._status_of(error, call, rights, peer.text)
+        self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text)
+        return response if status is OK else status
+
+    def _is_unbounded(self, caller: str, rights: Rights) -> bool:
+        """Whether no limit keeps the caller from a call now."""
+        if self._quotas is not None and self._quotas.of(caller) is not None:
+            return False
+        return self._calls.may_begin(caller, stranger=rights is _NOBODY)
 
     async def run(self, transport: Transport) -> bytes | CallStatus:
         """Run one call; every way in which it can end is counted and logged here.

@@ -77,6 +77,11 @@ class RunningCalls:
         call.counted_in = share
         self._watch(call)
 
+    def may_begin(self, caller: str, *, stranger: bool = False) -> bool:
+        """Whether begin() would count another call of this caller."""
+        share = self._strangers if stranger else self._known
+        return share.judge(caller) is ShareVerdict.GRANTED
+
     def refused(self, transport: Transport) -> RunningCall:
         """Watch a call that counts nowhere, until its status is taken."""
         call = RunningCall(transport, "")

@@ -11,16 +11,25 @@ from ngh2 import ErrorCode
 
 from federation.access.incoming_call import PeerAddress, ShownCertificate
 from federation.core.errors import FederationError, LimitReached, RequestTooLarge
+from federation.services.method import AT_ONCE_REQUEST, SMALL_ANSWER
+from federation.services.pipeline import Pipeline
 from federation.services.status_codes import OK, CallStatus, StatusCode
 from federation.services.transport import CallEnded
-from federation.transport.framing import MalformedMessage, Packed, TooLong, prefix_of, unpack
+from federation.transport.framing import (
+    PREFIX_BYTES,
+    MalformedMessage,
+    Packed,
+    TooLong,
+    prefix_of,
+    unpack,
+)
 from federation.transport.headers import BEGINNING, Request, beginning, trailers
 from federation.transport.incoming import ReceiveBounds, ReceivedStream
 from federation.transport.session import Session
 
 _UNPACKED_HERE_BYTES = 2**14  # more is unpacked in a thread
 # Answers so small need not be waited for, one and all of a connection, if the client takes them.
-_SMALL_ANSWER_BYTES, _SMALL_ANSWERS_BYTES = 2**14, 2**18
+_SMALL_ANSWER_BYTES, _SMALL_ANSWERS_BYTES = SMALL_ANSWER + PREFIX_BYTES, 2**18
 
 
 class Wire(Protocol):
@@ -142,6 +151,28 @@ class Http2Call:
         if len(packed.data) <= _UNPACKED_HERE_BYTES:
             return work()
         return await asyncio.get_running_loop().run_in_executor(None, work)
+
+    def answer_at_once(self, pipeline: Pipeline) -> bool:
+        """Answer if all of a small request is here, the method waits for nothing, and the client
+        takes a small answer. False: it has to be served by a task.
+        """
+        if not pipeline.may_answer_at_once or self._wire.is_paused:
+            return False
+        if self._incoming.held_bytes > AT_ONCE_REQUEST + PREFIX_BYTES:
+            return False
+        request = self._incoming.only()
+        room = self.stream, _SMALL_ANSWER_BYTES, _SMALL_ANSWERS_BYTES
+        if request is None or not self._session.has_room(*room):
+            return False
+        answer = pipeline.answer_at_once(self, request)
+        if answer is None:
+            return False
+        if isinstance(answer, CallStatus):
+            self.end(answer)
+        else:
+            self._send(answer)
+            self.end(OK)
+        return True
 
     async def write(self, message: bytes) -> None:
         """See Transport."""

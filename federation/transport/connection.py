@@ -135,6 +135,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             elif isinstance(event, http2.SettingsReceived):
                 self._life.is_established = True
         for new in self._calls.take(events):
+            if new.call.answer_at_once(new.route.pipeline):
+                continue
             if new.timeout_s is not None:
                 self._set_deadline(new.call, new.timeout_s)
             new.call.task = self._server.run(self._serve(new))

@@ -95,6 +95,17 @@ class Messages:
         self._cut(PREFIX_BYTES)
         return Packed(compressed, self._cut(size_bytes))
 
+    def only(self) -> bytes | None:
+        """Return the message if it is all that came, in one piece and uncompressed; it stays."""
+        if len(self._pieces) != 1 or self._offset:
+            return None
+        piece = self._pieces[0]
+        if piece[0] or len(piece) < PREFIX_BYTES:
+            return None
+        if int.from_bytes(piece[1:PREFIX_BYTES], "big") != len(piece) - PREFIX_BYTES:
+            return None
+        return bytes(piece[PREFIX_BYTES:])
+
     def _peek(self, count: int) -> bytes:
         first = self._pieces[0]
         found = bytes(first[self._offset : self._offset + count])

@@ -86,6 +86,10 @@ class ReceivedStream:
             self._settle(self._taken_bytes)
         return packed
 
+    def only(self) -> bytes | None:
+        """Return the message if it is all that came; it stays."""
+        return self._messages.only()
+
     def drop(self) -> None:
         """Take everything that is here, and forget it."""
         self._taken_bytes += self._messages.held_bytes

@@ -206,6 +206,15 @@ class Session:
         """Return what a stream, or all of them, has to send that HTTP/2 has not taken yet."""
         return 0 if self.failed else self._http2.queued_body_size(stream)
 
+    def has_room(self, stream: int, size_bytes: int, most_of_all_bytes: int) -> bool:
+        """Whether the client takes so much more at once: on a stream that has sent nothing yet."""
+        if self.failed:
+            return False
+        of_all_bytes = self._http2.queued_body_size() + size_bytes
+        return of_all_bytes <= min(
+            most_of_all_bytes, self._http2.remote_window_size
+        ) and size_bytes <= self._window_of(stream)
+
     def fits(self, stream: int, most_bytes: int, most_of_all_bytes: int) -> bool:
         """Whether all that a stream has queued is little, and the client's windows have room."""
         queued_bytes, of_all_bytes = self.queued_bytes(stream), self.queued_bytes()

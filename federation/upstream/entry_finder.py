@@ -47,6 +47,10 @@ class Finder(Protocol):
         """
         ...
 
+    def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        """Return whether it is known without waiting that no entry has any of these keys."""
+        ...
+
 
 class _Held(NamedTuple):
     """The acceptable entries that are held here under the keys of a query."""
@@ -101,6 +105,10 @@ class FederatedFinder:
         await self._queries.close()
         for closures in [*self._replaced, *(there.closures for there in self._there.values())]:
             await closures.close()
+
+    def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        """See Finder."""
+        return not self._shared.upstreams and self._index.lacks_at_once(keys)
 
     async def find(self, query: EntryQuery) -> Entry | None:
         """See Finder."""

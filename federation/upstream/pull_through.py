@@ -141,6 +141,24 @@ class PullThrough:
         nowhere = await self._shared.presence.find_missing(set(digests), self._only)
         return {name for name, digest in zip(in_order, digests, strict=True) if digest in nowhere}
 
+    def find_missing_at_once(
+        self, names: Sequence[bytes], spelling: DigestCodec
+    ) -> set[bytes] | None:
+        """See federation.core.store.LocalStore."""
+        missing = self._local.find_missing_at_once(names, spelling)
+        if missing and (self._includes() or self._shared.self_detector.is_searching):
+            return None
+        return missing
+
+    def read_at_once(self, digest: Digest) -> bytes | None:
+        """See federation.core.store.LocalStore."""
+        try:
+            return self._local.read_at_once(digest)
+        except BlobNotFound:
+            if self._shared.upstreams:
+                return None
+            raise
+
     def _includes(self) -> bool:
         includes = self._includes_upstreams or (
             self._includes_for_nodes and bool(hops.current().via)

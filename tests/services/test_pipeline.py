@@ -22,7 +22,15 @@ from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.services.acknowledge import Acknowledge
 from federation.services.call import Call
-from federation.services.method import BothStreams, ClientStream, Method, ServerStream, Unary
+from federation.services.method import (
+    AT_ONCE_REQUEST,
+    SMALL_ANSWER,
+    BothStreams,
+    ClientStream,
+    Method,
+    ServerStream,
+    Unary,
+)
 from federation.services.pipeline import Pipeline
 from federation.services.quotas import CallerQuotas
 from federation.services.request_stream import RequestStream
@@ -292,3 +300,80 @@ async def test_a_message_whose_size_is_known_takes_no_more_room_than_that(
     assert running.done() is not waits
     calls.incoming.adjust("another", -(calls.incoming.total_bytes - 2**20))
     assert await running == bytes(2**16)
+
+
+class AtOnceBench(Bench):
+    """Its method answers at once."""
+
+    def __init__(self, *args: Any, **limits: Any) -> None:
+        super().__init__(*args, **limits)
+        self.error: Exception | None = None
+        self.answer: bytes | None = None
+
+    def now(self, request: bytes, call: Call) -> bytes | None:
+        self.seen.append((call, hops.current(), uses.current()))
+        if self.error is not None:
+            raise self.error
+        return request if self.answer is None else self.answer
+
+    def at_once(
+        self, request: bytes, headers: list[tuple[str, str]] | None = None, *, method: Any = Unary
+    ) -> bytes | CallStatus | None:
+        pipeline = Pipeline(NAME, method(self.echo, at_once=self.now), self.runtime)
+        assert pipeline.may_answer_at_once
+        return pipeline.answer_at_once(FakeTransport(headers=headers or ()), request)
+
+
+@pytest.mark.parametrize("method", [Unary, ServerStream])
+async def test_a_call_that_waits_for_nothing_is_run_and_counted_at_once(method: Any) -> None:
+    bench = AtOnceBench()
+    assert bench.at_once(b"ab", method=method) == b"ab"
+    assert bench.ended(StatusCode.OK) == 1
+    ((call, passed, use),) = bench.seen
+    assert (call.caller, call.peer, passed, use) == ("somebody", PEER, hops.NOWHERE, Use.CLIENT)
+    assert (bench.runtime.calls.count, bench.runtime.budget.used_bytes) == (0, 0)
+
+
+async def test_a_call_at_once_needs_the_rights_of_any_other() -> None:
+    bench = AtOnceBench(None)
+    with capture_logs() as logs:
+        refused = bench.at_once(b"")
+    assert isinstance(refused, CallStatus)
+    assert (refused.code, bench.seen) == (StatusCode.PERMISSION_DENIED, [])
+    assert bench.ended(StatusCode.PERMISSION_DENIED) == 1
+    assert [line["event"] for line in logs].count("client_refused") == 1
+
+
+async def test_an_error_at_once_becomes_its_status() -> None:
+    bench = AtOnceBench()
+    bench.error = BlobNotFound(EMPTY)
+    assert bench.at_once(b"") == (StatusCode.NOT_FOUND, str(bench.error))
+    bench.error = KeyError("secret")
+    failed = bench.at_once(b"")
+    assert isinstance(failed, CallStatus)
+    assert (failed.code, "secret" in failed.message) == (StatusCode.INTERNAL, False)
+    assert (bench.ended(StatusCode.NOT_FOUND), bench.ended(StatusCode.INTERNAL)) == (1, 1)
+
+
+async def test_a_call_with_hops_or_a_quota_or_at_a_limit_is_left_to_a_task() -> None:
+    bench = AtOnceBench()
+    assert bench.at_once(b"", hops.headers(hops.of_replication(("far",)))) is None
+    bench = AtOnceBench(bandwidth_per_caller=2**20)
+    assert bench.at_once(b"") is None
+    bench = AtOnceBench(streams=1)
+    bench.go_on.clear()
+    running = asyncio.ensure_future(bench.run(Unary(bench.echo), b""))
+    await bench.started.wait()
+    assert bench.at_once(b"") is None
+    bench.go_on.set()
+    await running
+    assert bench.at_once(b"x") == b"x"
+
+
+async def test_what_is_large_is_left_to_a_task_and_counts_nowhere() -> None:
+    bench = AtOnceBench()
+    assert bench.at_once(bytes(AT_ONCE_REQUEST + 1)) is None
+    assert bench.seen == []
+    bench.answer = bytes(SMALL_ANSWER + 1)
+    assert bench.at_once(b"") is None
+    assert bench.ended(StatusCode.OK) == 0

@@ -151,6 +151,14 @@ class MemoryStore:
     async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
         return not await self.find_missing([digest])
 
+    def find_missing_at_once(
+        self, names: Sequence[bytes], spelling: DigestCodec
+    ) -> set[bytes] | None:
+        return None
+
+    def read_at_once(self, digest: Digest) -> bytes | None:
+        return None
+
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         digests = spelling.digests_of(names)
         missing = await self.find_missing(digests)
@@ -251,6 +259,9 @@ class MemoryIndex:
             if held[:2] == key[:2] and held.name.startswith(key.name)
         ]
         return sorted(found, key=lambda entry: (entry.stamp, entry.stored_at_s), reverse=True)
+
+    def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        return False
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from federation.closure.checker import ClosureChecker
-from federation.core.store import Entry, Index
+from federation.core.store import Entry, EntryKey, Index
 from federation.upstream.entry_finder import EntryQuery
 
 
@@ -13,6 +15,9 @@ class LocalFinder:
     def __init__(self, index: Index, closures: ClosureChecker) -> None:
         self._index = index
         self._closures = closures
+
+    def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        return self._index.lacks_at_once(keys)
 
     async def find(self, query: EntryQuery) -> Entry | None:
         for entry in await self._index.get(query.keys):

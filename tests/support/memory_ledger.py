@@ -126,6 +126,9 @@ class MemoryStorage(MemoryStore):
         ]
         return sorted(found, key=lambda entry: entry.stamp, reverse=True)
 
+    def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        return False
+
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:
             self.put_one(entry, provenance)

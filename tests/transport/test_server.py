@@ -69,7 +69,7 @@ class Waits:
 class Site:
     def __init__(self, limits: LimitsConfig | None = None) -> None:
         self.limits = limits or LimitsConfig()
-        self.service = Waits()
+        self.service = self.make_service()
         self.connections = OpenConnections()
         self.budget = MemoryBudget(self.limits.buffer_memory)
         self.runtime = Runtime(
@@ -88,6 +88,9 @@ class Site:
             self.budget,
             self.connections,
         )
+
+    def make_service(self) -> Waits:
+        return Waits()
 
 
 @asynccontextmanager
