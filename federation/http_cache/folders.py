@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from federation.core.errors import EntryNotFound
 from federation.http_cache.http_call import TEXT, http_of
+from federation.http_cache.target import Kind, Target
 from federation.services.call import Call
 from federation.services.method import Send
 from federation.services.request_stream import RequestStream
@@ -24,13 +25,15 @@ class FolderCalls:
     async def find(self, _requests: RequestStream, _send: Send, call: Call) -> bytes:
         """Answer that there is none, which makes clients create it."""
         target = http_of(call).target
-        call.check_pull(target.instance)
+        if not _is_above_namespaces(target):
+            call.check_pull(target.instance)
         raise EntryNotFound("there are no folders here")
 
     async def make(self, _requests: RequestStream, _send: Send, call: Call) -> bytes:
         """Answer as if it were made."""
         http = http_of(call)
-        call.check_push(http.target.instance)
+        if not _is_above_namespaces(http.target):
+            call.check_push(http.target.instance)
         http.answers(201)
         return b""
 
@@ -56,3 +59,8 @@ class FolderCalls:
         """Say that the node serves."""
         http_of(call).answers(200, TEXT)
         return b"serving\n"
+
+
+def _is_above_namespaces(target: Target) -> bool:
+    """Whether a folder has no instance that a right could be for: those are below it."""
+    return target.kind is Kind.FOLDER and not target.namespace

@@ -132,6 +132,8 @@ def _content(parts: Sequence[str]) -> Target:
 
 def _key_value(above: Sequence[str], below: Sequence[str], *, is_folder: bool) -> Target:
     if not below:
+        if is_folder:  # the one above all namespaces, which sccache with a key prefix asks for
+            return Target(Kind.FOLDER, ClientKind.KEY_VALUE, check_instance("/".join(above)))
         raise InvalidRequest("keys are at kv/NAME/KEY: the name of a namespace is missing")
     name, *key = below
     instance = check_instance("/".join([*above, "kv", name]))

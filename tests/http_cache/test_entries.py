@@ -153,6 +153,15 @@ async def test_webdav_clients_find_no_folder_and_may_make_any(http: HttpNode) ->
     assert (await client.ask("GET", "/kv/main/a/.sccache_check")).body == b"x"
 
 
+async def test_the_folder_above_all_namespaces_is_like_any_other(make_node: MakeHttpNode) -> None:
+    http = await make_node(rights=Rights("ci", Role.PUSH, Instances(["kv/main"])))
+    client = await http.connect()
+    for folder in ("/kv/", "/kv/main/"):
+        assert (await client.ask("PROPFIND", folder)).status == 404
+        assert (await client.ask("MKCOL", folder)).status == 201
+    assert (await client.ask("MKCOL", "/kv/other/")).status == 403
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
