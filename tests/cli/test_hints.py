@@ -89,12 +89,12 @@ def test_clients_of_the_http_cache_get_a_line_each() -> None:
     for line in (
         "build --remote_cache=http://127.0.0.1:8990\n",
         "remote_storage = http://127.0.0.1:8990/kv/ccache\n",
-        "SCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:8990 SCCACHE_WEBDAV_KEY_PREFIX=kv/sccache\n",
+        "SCCACHE_WEBDAV_ENDPOINT=http://127.0.0.1:8990/kv/sccache\n",
         "url = 'http://127.0.0.1:8990/gradle/'; push = true",
-        "TURBO_API=http://127.0.0.1:8990",
+        "TURBO_API=http://127.0.0.1:8990 TURBO_TEAM=team TURBO_TOKEN=any\n",
         "NX_SELF_HOSTED_REMOTE_CACHE_SERVER=http://127.0.0.1:8990\n",
         "host: 'http://127.0.0.1:8990'",
-        "--cas-remote http://127.0.0.1:8990",
+        "--cas-remote=http://127.0.0.1:8990",
     ):
         assert line in lines + "\n"
 
@@ -105,7 +105,23 @@ def test_a_token_stands_where_each_client_wants_it() -> None:
     assert "--remote_cache=http://ci:TOKEN@127.0.0.1:8990" in lines
     assert "SCCACHE_WEBDAV_TOKEN=TOKEN" in lines
     assert "NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN=TOKEN" in lines
+    assert "TURBO_TOKEN=TOKEN" in lines
+    assert "auth: {token: 'CACHE_TOKEN'}" in lines
     assert "push = true" not in lines
+    assert "--remote_upload_local_results=false" in lines
+
+
+@pytest.mark.parametrize("anonymous", ["none", "pull"])
+def test_buildbox_casd_has_a_line_where_it_needs_no_token(anonymous: str) -> None:
+    auth = {"tokens": "/etc/tokens", "anonymous": anonymous}
+    lines = http_caches(target({**HTTP, "auth": auth}, protocol="http"))
+    assert ("buildbox-casd" in lines) == (anonymous == "pull")
+
+
+def test_ccache_has_no_line_where_it_needs_tls() -> None:
+    lines = http_caches(target({**HTTP, "tls": TLS}, protocol="http"))
+    assert "https://127.0.0.1:8990/gradle/" in lines
+    assert "ccache.conf" not in lines
 
 
 def test_each_protocol_has_its_part_of_what_serve_prints() -> None:

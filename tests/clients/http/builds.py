@@ -49,12 +49,21 @@ class CacheClient(Protocol):
 
     actions: int  # how many actions the project has; each can be a hit
 
+    def setting(self, at: CacheAddress) -> str:
+        """Return what a user of the client writes down; build() uses the same."""
+        ...
+
     def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
         """Build the project as somebody with nothing cached or built on this machine.
 
         code: the exit code that the client must end with.
         """
         ...
+
+
+def variables(setting: str) -> dict[str, str]:
+    """Read "NAME=VALUE NAME=VALUE"."""
+    return dict(pair.split("=", 1) for pair in setting.split())
 
 
 class Homes:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.clients.http.builds import CacheAddress, ClientBuild, Homes
+from tests.clients.http.builds import CacheAddress, ClientBuild, Homes, variables
 from tests.clients.tools import Result, run, tool, tree
 from tests.support.polling import wait_until
 
@@ -65,15 +65,15 @@ class Ccache:
         self._layout = layout
         self._path = path
 
+    def setting(self, at: CacheAddress) -> str:
+        return f"remote_storage = {at.url_with_token}{self._path}"
+
     def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
-        remote = f"{at.url}{self._path}|layout={self._layout}|{_PATIENT}"
-        if at.token is not None:
-            remote += f"|bearer-token={at.token}"
-        env = {
-            "CCACHE_DIR": str(self._project.homes.new()),
-            "CCACHE_NOCOMPRESS": "1",  # so that the big object is a big entry
-            "CCACHE_REMOTE_STORAGE": remote,
-        }
+        home = self._project.homes.new()
+        options = "".join(f"|{option}" for option in (f"layout={self._layout}", _PATIENT))
+        (home / "ccache.conf").write_text(f"{self.setting(at)}{options}\n")
+        # Without compression the big object is a big entry.
+        env = {"CCACHE_DIR": str(home), "CCACHE_NOCOMPRESS": "1"}
         results = self._project.compile("ccache", env, code)
         shown = run(tool("ccache"), "--print-stats", cwd=self._project.root, env=env)
         stats = dict(line.split("\t") for line in shown.output.splitlines())
@@ -87,18 +87,26 @@ class Ccache:
 
 
 class Sccache:
-    """sccache with a WebDAV folder; a server of its own for each build."""
+    """sccache with a WebDAV folder; a server of its own for each build.
+
+    as_prefix: whether the folder is a prefix of its keys. Then it asks for those above, too.
+    """
 
     actions = _CProject.actions
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, as_prefix: bool = False) -> None:
         self._project = _CProject(folder)
+        self._as_prefix = as_prefix
+
+    def setting(self, at: CacheAddress) -> str:
+        endpoint = f"SCCACHE_WEBDAV_ENDPOINT={at.url}"
+        where = f"{endpoint} SCCACHE_WEBDAV_KEY_PREFIX=kv/sccache"
+        if not self._as_prefix:
+            where = f"{endpoint}/kv/sccache"
+        return f"{where} SCCACHE_WEBDAV_TOKEN={at.token}" if at.token else where
 
     def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
-        home = self._project.homes.new()
-        remote = {"SCCACHE_WEBDAV_ENDPOINT": f"{at.url}/kv/sccache"}
-        if at.token is not None:
-            remote["SCCACHE_WEBDAV_TOKEN"] = at.token
+        home, remote = self._project.homes.new(), variables(self.setting(at))
         # A socket's path has at most 107 characters: not every test's folder is that short.
         with TemporaryDirectory(prefix="sccache-") as short:
             env = {"HOME": str(home), "SCCACHE_SERVER_UDS": f"{short}/socket"}

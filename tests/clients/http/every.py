@@ -26,5 +26,6 @@ VARIANTS: Mapping[str, Callable[[Path], CacheClient]] = {
     "bazel-instance": partial(BazelOverHttp, instance="team/a"),
     "ccache-flat": partial(Ccache, layout="flat"),
     "ccache-as-bazel": partial(Ccache, layout="bazel", path=""),
+    "sccache-prefix": partial(Sccache, as_prefix=True),
     "moon-instance": partial(MoonOverHttp, instance="moon-outputs"),  # its default
 }

@@ -11,16 +11,7 @@ from tests.clients.tools import run, tool, tree
 
 _SETTINGS = """\
 rootProject.name = 'app'
-buildCache {
-    local { enabled = false }
-    remote(HttpBuildCache) {
-        url = System.getenv('CACHE_URL')
-        push = true
-        if (System.getenv('CACHE_TOKEN')) {
-            credentials { username = 'ci'; password = System.getenv('CACHE_TOKEN') }
-        }
-    }
-}
+buildCache { local { enabled = false } }
 """
 # What the second one makes is different each time, and too large for one read.
 _BUILD = """\
@@ -60,21 +51,22 @@ class Gradle:
         self._home = folder / "gradle-home"
         self._root = folder / "project"
         self._root.mkdir(parents=True)
-        (self._root / "settings.gradle").write_text(_SETTINGS)
         (self._root / "build.gradle").write_text(_BUILD)
         (self._root / "in.txt").write_text("hello\n")
 
+    def setting(self, at: CacheAddress) -> str:
+        url = f"{at.url_with_token}/gradle/"
+        return f"buildCache {{ remote(HttpBuildCache) {{ url = '{url}'; push = true }} }}"
+
     def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
+        (self._root / "settings.gradle").write_text(f"{_SETTINGS}{self.setting(at)}\n")
         for made in ("build", ".gradle"):
             shutil.rmtree(self._root / made, ignore_errors=True)
         env = {
             "HOME": str(self._home),
             "JAVA_HOME": _JAVA,
             "JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # half the CPU of one build
-            "CACHE_URL": f"{at.url}/gradle/",
         }
-        if at.token is not None:
-            env["CACHE_TOKEN"] = at.token
         home = f"--gradle-user-home={self._home}"
         result = run(tool("gradle"), *_OPTIONS, home, "all", cwd=self._root, env=env, code=code)
         assert not list(self._home.glob("caches/build-cache*")), "Gradle has cached locally"

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tests.clients.http.builds import CacheAddress, ClientBuild, Homes, Outputs
+from tests.clients.http.builds import CacheAddress, ClientBuild, Homes, Outputs, variables
 from tests.clients.tools import ROOT, run, tool, tree
 
 _PACKAGES = ("app", "lib")
@@ -90,14 +90,16 @@ class Turbo:
         tasks = {"build": {"inputs": ["make.sh"], "outputs": ["dist/**"]}}
         self._packages.write("turbo.json", {"tasks": tasks, "remoteCache": {"signature": signed}})
 
+    def setting(self, at: CacheAddress) -> str:
+        # Without a token it does not ask a remote cache.
+        return f"TURBO_API={at.url} TURBO_TEAM=team TURBO_TOKEN={at.token or 'any'}"
+
     def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
         self._packages.forget(".turbo", "node_modules")
         env = {
             **_QUIET,
+            **variables(self.setting(at)),
             "HOME": str(self._packages.homes.new()),
-            "TURBO_API": at.url,
-            "TURBO_TEAM": "team",
-            "TURBO_TOKEN": at.token or "any",  # without one it does not ask a remote cache
             "TURBO_REMOTE_CACHE_SIGNATURE_KEY": "0123456789abcdef" * 2,
         }
         options = ("--cache=local:,remote:rw", "--no-update-notifier")
@@ -133,20 +135,23 @@ class Nx:
             self._packages.write(f"{name}/project.json", {"name": name, "targets": targets})
         (self._packages.root / "node_modules").symlink_to(ROOT / "nx" / "node_modules")
 
+    def setting(self, at: CacheAddress) -> str:
+        where = f"NX_SELF_HOSTED_REMOTE_CACHE_SERVER={at.url}"
+        shown = f" NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN={at.token}"
+        return where + (shown if at.token else "")
+
     def build(self, at: CacheAddress, code: int = 0, pause: Path | None = None) -> ClientBuild:
         """See CacheClient. pause: a folder where each action waits until it contains `go`."""
         self._packages.forget(".nx")
         home = self._packages.homes.new()
         env = {
             **_QUIET,
+            **variables(self.setting(at)),
             "HOME": str(home),
             "NX_CACHE_DIRECTORY": str(home / "cache"),
             "NX_WORKSPACE_DATA_DIRECTORY": str(home / "data"),
-            "NX_SELF_HOSTED_REMOTE_CACHE_SERVER": at.url,
             "PAUSE": str(pause or ""),
         }
-        if at.token is not None:
-            env["NX_SELF_HOSTED_REMOTE_CACHE_ACCESS_TOKEN"] = at.token
         options = ("run-many", "-t", "build", "--outputStyle=static")
         result = run(tool("nx"), *options, cwd=self._packages.root, env=env, code=code)
         counted = re.search(r"Cache:\s+(\d+)/(\d+) hit", result.output)

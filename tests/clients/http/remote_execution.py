@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from tests.clients import bazel
 from tests.clients.http.builds import CacheAddress, ClientBuild, Homes
 from tests.clients.moon import Workspace
@@ -21,8 +23,11 @@ class BazelOverHttp:
         self._homes = Homes(folder / "homes")
         self._path = f"/{instance}" if instance else ""
 
+    def setting(self, at: CacheAddress) -> str:
+        return f"build --remote_cache={at.url_with_token}{self._path}"
+
     def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
-        return self.build_with(f"{at.url_with_token}{self._path}", code)
+        return self.build_with(self.setting(at).removeprefix("build --remote_cache="), code)
 
     def build_with(self, remote: str, code: int = 0) -> ClientBuild:
         """Build with the cache at this URL, of any protocol that Bazel knows."""
@@ -48,14 +53,13 @@ class MoonOverHttp:
     def __init__(self, folder: Path, instance: str = "") -> None:
         folder.mkdir()
         self._workspace = Workspace(folder / "workspace")
-        remote = {
-            "api": "http",
-            # The file is an input of each task, so the actual host comes by the environment.
-            "host": "http://localhost:1",
-            "auth": {"token": "CACHE_TOKEN"},
-            "cache": {"instanceName": instance},
-        }
-        self._workspace.configure(remote)
+        # The file is an input of each task, so the actual host comes by the environment.
+        written = yaml.safe_load(self.setting(CacheAddress("localhost:1", "any")))
+        self._workspace.configure({**written["remote"], "cache": {"instanceName": instance}})
+
+    def setting(self, at: CacheAddress) -> str:
+        auth = ", auth: {token: 'CACHE_TOKEN'}" if at.token else ""
+        return f"remote: {{api: 'http', host: '{at.url}'{auth}}}"
 
     def build(self, at: CacheAddress, code: int = 0) -> ClientBuild:
         self._workspace.forget()
