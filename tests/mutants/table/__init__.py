@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant
 from tests.mutants.table.durability import DURABILITY
 from tests.mutants.table.hits import HITS
+from tests.mutants.table.http_cache import HTTP_CACHE
 from tests.mutants.table.leases import LEASES
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
@@ -19,4 +20,5 @@ MUTANTS: list[Mutant] = [
     *UPSTREAM,
     *SERVICES,
     *TRANSPORT,
+    *HTTP_CACHE,
 ]
