@@ -15,7 +15,7 @@ from tests.clients.http.builds import CacheAddress
 from tests.clients.http.sites import http_sites, over_http
 from tests.support.process_client import Client, action_result, code_of
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 
 _BITS = random.Random(5)
 BLOBS = [_BITS.randbytes(size) for size in (1, 1000, 9_000_000)]

@@ -12,7 +12,7 @@ from tests.clients.http.remote_execution import BazelOverHttp
 from tests.clients.http.sites import listeners, over_http
 from tests.support.process import Node, serve
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from tests.clients.http.every import CLIENTS
 from tests.clients.http.sites import http_sites, over_http
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("name", CLIENTS)

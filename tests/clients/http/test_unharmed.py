@@ -15,7 +15,7 @@ from tests.clients.http.builds import CacheAddress, CacheClient, ClientBuild
 from tests.clients.http.every import CLIENTS
 from tests.support.process import Node, serve
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 
 # Clients that end the build themselves, whatever an HTTP server could answer, and what they say.
 _STOP_UNAUTHENTICATED = {"nx": "Unauthorized"}

@@ -12,7 +12,7 @@ from tests.clients.http.sites import listeners, over_http
 from tests.support.polling import wait_until
 from tests.support.process import serve
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize("write_once", [True, False])
