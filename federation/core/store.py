@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
@@ -42,6 +42,26 @@ class Provenance(NamedTuple):
 
 
 FROM_CLIENT = Provenance()
+
+
+class FilePart(NamedTuple):
+    """Bytes of a blob in an open file, which stays open as long as its chunks are."""
+
+    fd: int
+    offset: int
+    size_bytes: int
+
+
+@runtime_checkable
+class InFile(Protocol):
+    """What the chunks of a blob may be besides: parts of a file, for sockets that take those."""
+
+    def next_part(self, most_bytes: int) -> FilePart | None:
+        """Return the next bytes, which count as read then; None: they have to be read as a chunk.
+
+        They are in memory, and need no verification. Called after the first chunk at the earliest.
+        """
+        ...
 
 
 class Growing(Protocol):

@@ -14,8 +14,10 @@ from aiohttp.web_protocol import RequestHandler
 
 from federation.access.incoming_call import Headers, PeerAddress, ShownCertificate, parse_peer
 from federation.access.tls_contexts import shown_by
+from federation.core.store import FilePart
 from federation.http_cache.answer_head import head
 from federation.http_cache.credentials import as_metadata
+from federation.http_cache.sendfile import send_file
 from federation.services.transport import CallEnded
 
 if TYPE_CHECKING:
@@ -145,6 +147,25 @@ class HttpConnection(RequestHandler):
                 raise CallEnded from None
             if self.transport is None:
                 raise CallEnded
+
+    @property
+    def sends_files(self) -> bool:
+        """See Wire."""
+        return self.transport is not None and self.ssl_context is None
+
+    async def send_file(self, part: FilePart) -> None:
+        """See Wire."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            raise CallEnded
+        transport.set_write_buffer_limits(high=0)  # what was written goes first
+        try:
+            await self.send(b"")
+            await send_file(transport.get_extra_info("socket"), part)
+        except OSError:
+            raise CallEnded from None
+        finally:
+            transport.set_write_buffer_limits(high=_BUFFERED_BYTES)
 
     def abort(self) -> None:
         """See Wire."""

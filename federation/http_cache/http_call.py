@@ -14,6 +14,7 @@ from aiohttp.web_exceptions import HTTPException
 
 from federation.access.incoming_call import Headers, PeerAddress, ShownCertificate
 from federation.core.errors import InvalidRequest
+from federation.core.store import FilePart
 from federation.http_cache.answer_head import CONTINUE, Fields, head
 from federation.http_cache.statuses import read_status, write_status
 from federation.http_cache.target import Target
@@ -46,6 +47,15 @@ class Wire(Protocol):
 
     async def send(self, data: bytes) -> None:
         """Send bytes; returns when more may be sent. Raises CallEnded."""
+        ...
+
+    @property
+    def sends_files(self) -> bool:
+        """Whether send_file() can be called: what is sent is not encrypted here."""
+        ...
+
+    async def send_file(self, part: FilePart) -> None:
+        """Send a part of a file; returns when more may be sent. Raises CallEnded."""
         ...
 
     def abort(self) -> None:
@@ -187,6 +197,16 @@ class HttpCall:
         """See Transport: a part of the answer's body, behind its head, which begin() made."""
         self._sent_bytes += len(message)
         await self._send(message)
+
+    @property
+    def sends_files(self) -> bool:
+        """Whether send_file() can be called."""
+        return self._wire.sends_files
+
+    async def send_file(self, part: FilePart) -> None:
+        """See SendsFiles."""
+        self._sent_bytes += part.size_bytes
+        await self._wire.send_file(part)
 
     async def _send(self, data: bytes) -> None:
         begun, self._begun = self._begun, b""

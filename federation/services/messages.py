@@ -8,6 +8,7 @@ from functools import partial
 
 from federation.config.model import LimitsConfig
 from federation.core.errors import InvalidRequest, RequestTooLarge
+from federation.core.store import FilePart
 from federation.services.arrivals import LEAST_BYTES
 from federation.services.call import Call
 from federation.services.method import (
@@ -23,6 +24,7 @@ from federation.services.request_stream import RequestStream
 from federation.services.running import RunningCalls
 from federation.services.running_call import RunningCall
 from federation.services.runtime import Runtime
+from federation.services.transport import SendsFiles
 
 Exchange = Callable[[Call], Awaitable[bytes]]
 
@@ -173,11 +175,16 @@ class _Sender:
                 if call.quota is not None:
                     await call.quota.pay(size_bytes)
 
-    async def send_one(self, call: Call, message: bytes) -> None:
+    async def send_one(self, call: Call, message: bytes | FilePart) -> None:
         """Send one message; returns when the next may be sent."""
-        size_bytes = len(message)
         self._calls.note_sending(call)
-        await call.transport.write(message)
+        if isinstance(message, FilePart):
+            size_bytes = message.size_bytes
+            assert isinstance(call.transport, SendsFiles)
+            await call.transport.send_file(message)
+        else:
+            size_bytes = len(message)
+            await call.transport.write(message)
         self._calls.note_sent(call)
         if call.quota is not None:
             await call.quota.pay(size_bytes)

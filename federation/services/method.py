@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
+from federation.core.store import FilePart
 from federation.services.call import Call
 from federation.services.request_stream import RequestStream
 
@@ -61,7 +62,7 @@ class BothStreams(NamedTuple):
     paced: bool = False
 
 
-Send = Callable[[bytes], Awaitable[None]]
+Send = Callable[[bytes | FilePart], Awaitable[None]]
 
 
 class Exchanged(NamedTuple):

@@ -58,6 +58,11 @@ class ReadPacing:
             self._taken_bytes += more
         return wanted
 
+    @property
+    def speed_bytes(self) -> int:
+        """How much is sent in one go of what takes no memory here."""
+        return min(self._sizer.chunk_bytes, self._size_bytes)
+
     def begin(self) -> None:
         """A chunk is handed to the transport."""
         self._begun_s = self._clock.monotonic_s()

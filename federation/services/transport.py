@@ -8,9 +8,10 @@ sent the answer by the time the task ends.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from federation.access.incoming_call import IncomingCall
+from federation.core.store import FilePart
 from federation.services.status_codes import CallStatus
 
 
@@ -48,6 +49,15 @@ class Transport(IncomingCall, Protocol):
 
     async def abort(self, status: CallStatus) -> None:
         """End the call with this status, from outside of its task. Never raises."""
+        ...
+
+
+@runtime_checkable
+class SendsFiles(Protocol):
+    """What a transport may do besides: send parts of files that never get to this process."""
+
+    async def send_file(self, part: FilePart) -> None:
+        """Send a part of a file; returns when the next message may be sent. Raises CallEnded."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from types import TracebackType
@@ -22,7 +22,7 @@ from federation.core.errors import (
     OffsetOutside,
     SourceUnavailable,
 )
-from federation.core.store import CHUNK_BYTES, Chunks, NextBytes
+from federation.core.store import CHUNK_BYTES, Chunks, FilePart, NextBytes
 from federation.core.uses import Use
 from federation.storage import blob_files, resident_files
 from federation.storage.blob_files import Damage, OpenBlob, Unreadable
@@ -30,6 +30,7 @@ from federation.storage.catalogue import blobs
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
+from federation.storage.page_cache import is_cached
 from federation.storage.read_cache import CachedBlob
 from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
@@ -94,7 +95,9 @@ class Reading:
             raise BlobNotFound(self._digest) from damage
         self._took(epoch)
         self._note_verified()
-        return self._chunks() if self._data is None else self._slices()
+        if self._data is None:
+            return FileChunks(self, self._chunks())
+        return self._slices()
 
     def at_once(self) -> bytes | None:
         """Return all of a small blob, instead of entering. None: that has to wait.
@@ -261,19 +264,36 @@ class Reading:
             yield self._data[self._offset : self._offset + step]
             self._offset += step
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the file's bytes, directly from the page cache or else through a thread."""
         data, self._first = self._first, None
         while data is not None:
             self._offset += len(data)
             self._note_verified()
             self._job = self._ahead()
-            if self._core.now_ms() - self._touched_ms > self._core.timing.granularity_ms:
-                self._touch()  # renew the lease for a slow reader
+            self._renew()
             handed_on = [data]
             del data  # else a stalled reader keeps the chunk here and its copy in the transport
             yield handed_on.pop()
             data = self._cached() or await self._from_thread()
+
+    def next_part(self, most_bytes: int) -> FilePart | None:
+        """See InFile."""
+        left_bytes = self._end - self._offset
+        if self._blob is None or self._job is not None or self._hasher is not None:
+            return None
+        size_bytes = min(most_bytes, left_bytes)
+        if not is_cached(self._blob.fd, self._offset, size_bytes):
+            return None
+        self._renew()
+        part = FilePart(self._blob.fd, self._offset, size_bytes)
+        self._offset += size_bytes
+        return part
+
+    def _renew(self) -> None:
+        """Renew the lease for a slow reader."""
+        if self._core.now_ms() - self._touched_ms > self._core.timing.granularity_ms:
+            self._touch()
 
     def _ahead(self) -> Future[bytes] | None:
         """Start reading the next chunk if it has to be hashed, which takes a while."""
@@ -335,3 +355,25 @@ class Reading:
         """Quarantine the blob. Raises SourceUnavailable if the blob may be right and stays."""
         if self._row is not None:
             await self._core.set_aside(self._digest, self._row.seq, damage)
+
+
+class FileChunks:
+    """The chunks of a blob in a file; implements InFile."""
+
+    def __init__(self, reading: Reading, chunks: AsyncGenerator[bytes, None]) -> None:
+        self._chunks = chunks
+        self.next_part = reading.next_part
+
+    def __repr__(self) -> str:
+        return f"<FileChunks {self._chunks!r}>"
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        """Return the next chunk."""
+        return self._chunks.__anext__()
+
+    async def aclose(self) -> None:
+        """End the generator."""
+        await self._chunks.aclose()
