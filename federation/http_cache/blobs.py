@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
+from federation.closure.names import Shape, names_of_structure
 from federation.core.digest import Digest
-from federation.core.errors import BlobNotFound, EntryNotFound
-from federation.core.store import LocalStore
+from federation.core.errors import BlobNotFound, EntryNotFound, InvalidRequest
+from federation.core.store import SMALL_BLOB_BYTES, LocalStore
 from federation.http_cache.answer_head import Fields
 from federation.http_cache.http_call import http_of
 from federation.http_cache.reading import BlobSender
 from federation.http_cache.receiving import BodyReceiver
-from federation.http_cache.sizes import SizesByHash
+from federation.http_cache.sizes import SizesByHash, learn_from
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.method import Send
 from federation.services.request_stream import RequestStream
 
+_PARSED_HERE_BYTES = 64 * 1024  # more is parsed in a thread
 # What is under a hash never changes, so whatever stands between may keep it.
 _IMMUTABLE: Fields = (("Cache-Control", "public, max-age=31536000, immutable"),)
 
@@ -53,6 +58,8 @@ class BlobCalls:
     async def _answer(self, named: Digest, send: Send, call: Call) -> bytes:
         learnt = self._sizes.sized(named)
         if learnt is not None:
+            if (shape := self._sizes.shape_of(learnt)) is not None:
+                await call.in_time(self._learn(learnt, shape))
             try:
                 return await self._sender.answer(learnt, _IMMUTABLE, send, call)
             except BlobNotFound:
@@ -64,6 +71,20 @@ class BlobCalls:
         answer = await self._sender.answer(found, _IMMUTABLE, send, call)
         self._sizes.learn([found])
         return answer
+
+    async def _learn(self, digest: Digest, shape: Shape) -> None:
+        """Learn the sizes of what a tree or directory names: whoever asks for it asks for them."""
+        if digest.size_bytes > SMALL_BLOB_BYTES:
+            return
+        (data,) = await self._store.read_small([digest])
+        if data is None:
+            return
+        parts = names_of_structure(shape, data, digest.function)
+        with suppress(InvalidRequest):
+            if digest.size_bytes <= _PARSED_HERE_BYTES:
+                learn_from(parts, self._sizes)
+            else:
+                learn_from(await asyncio.to_thread(list, parts), self._sizes)
 
     async def put(self, requests: RequestStream, _send: Send, call: Call) -> bytes:
         """Store the body, which must have the hash."""

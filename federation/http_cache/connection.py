@@ -106,11 +106,9 @@ class HttpConnection(RequestHandler):
 
     def drain(self) -> None:
         """Take no further request; end at once if none is served."""
-        self.is_ending = True
+        self.is_ending = True  # not _close of aiohttp, which drops what comes of a body
         if not self._is_busy:
             self.force_close()
-        else:
-            self._close = True
 
     # For calls
 

@@ -19,7 +19,7 @@ from federation.http_cache.entries import EntryCalls, KeyedQuestion, is_keyed, q
 from federation.http_cache.http_call import http_of
 from federation.http_cache.json_results import digests_in_json
 from federation.http_cache.receiving import BodyReceiver, as_pieces, noting_size
-from federation.http_cache.sizes import SizesByHash
+from federation.http_cache.sizes import SizesByHash, learn_from
 from federation.http_cache.target import Target
 from federation.observability.metrics import Metrics
 from federation.remote import RemoteIndex
@@ -34,7 +34,6 @@ from federation.wire.protobuf import LENGTH, VARINT, fields
 _BINARY = (("Content-Type", "application/octet-stream"),)
 _INLINE_BYTES = 128 * 1024  # hashing less costs less than handing it to a thread
 _UNCOUNTED_BYTES = 64 * 1024  # the bound on the number of calls bounds bodies of this size, too
-_LEARNT_MAX = 20_000  # digests of one result
 _RESULT_FIELDS = frozenset(range(1, 13))  # of build.bazel.remote.execution.v2.ActionResult
 _EXIT_CODE = 4  # the only one of them that is a number
 _LOOKED_AT = 8  # fields of a large body that tell whether it begins like a result
@@ -132,13 +131,7 @@ class ResultCalls:
 
     def _learn(self, value: bytes, function: DigestFunction) -> None:
         """Remember the sizes of what a result names: its reader asks for it by hash alone."""
-        left = _LEARNT_MAX
-        for names in names_of_action_result(value, function):
-            found = [*names.blobs, *(digest for _, digest in names.structures)]
-            self._sizes.learn(found[:left])
-            left -= len(found)
-            if left <= 0:
-                return
+        learn_from(names_of_action_result(value, function), self._sizes)
 
     async def _learn_json(self, value: Digest, call: Call) -> None:
         """Do the same for a result that is kept in JSON. Raises what Store.open_read raises."""

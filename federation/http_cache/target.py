@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -70,6 +71,7 @@ class Target(NamedTuple):
         return self.client is ClientKind.KEY_VALUE and self.key.rpartition("/")[2] == _PROBE
 
 
+@lru_cache(maxsize=2048)  # many clients ask for the same
 def parse_target(target: str) -> Target:
     """Parse the target of a request line. Raises InvalidRequest, RequestTooLarge."""
     if len(target) > _TARGET_MAX_CHARS:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import digest_of
 from tests.http_cache.http_client import HttpClient, cas_path
 from tests.support.polling import wait_until
@@ -111,7 +112,16 @@ def test_a_mirror_pulls_entries_results_and_the_blobs_that_they_name(tmp_path: P
         out = os.urandom(400_000)
         http(origin).put_blob(out)
         http(origin).put_blob(b"action")
-        result = action_result([("o", digest_of(out))]).SerializeToString()
+        leaf = os.urandom(300)
+        http(origin).put_blob(leaf)
+        wire = reapi.Digest(hash=digest_of(leaf).hash_hex, size_bytes=len(leaf))
+        tree = reapi.Tree(root=reapi.Directory(files=[{"name": "f", "digest": wire}]))
+        packed = tree.SerializeToString()
+        http(origin).put_blob(packed)
+        named = action_result([("o", digest_of(out))])
+        there = reapi.Digest(hash=digest_of(packed).hash_hex, size_bytes=len(packed))
+        named.output_directories.add(path="d", tree_digest=there)
+        result = named.SerializeToString()
         path = f"/ac/{digest_of(b'action').hash_hex}"
         http(origin).put(path, result)
         http(origin).put("/ac/" + "0" * 64, b"{}")
@@ -122,6 +132,8 @@ def test_a_mirror_pulls_entries_results_and_the_blobs_that_they_name(tmp_path: P
             assert http(mirror).get(cas_path(out)) is None  # its size is not known yet
             assert http(mirror).get(path) == result
             assert http(mirror).get(cas_path(out)) == out
+            assert http(mirror).get(cas_path(packed)) == packed
+            assert http(mirror).get(cas_path(leaf)) == leaf  # its size is in the tree
             assert http(mirror).get("/ac/" + "0" * 64) == b"{}"
             assert http(mirror).get("/ac/" + "1" * 64) is None
             origin.kill()
