@@ -19,7 +19,7 @@ from federation.http_cache.entries import EntryCalls, KeyedQuestion, is_keyed, q
 from federation.http_cache.http_call import http_of
 from federation.http_cache.json_results import digests_in_json
 from federation.http_cache.receiving import BodyReceiver, as_pieces, noting_size
-from federation.http_cache.sizes import SizesByHash, learn_from
+from federation.http_cache.sizes import LEARNT_MAX, SizesByHash, learn_from
 from federation.http_cache.target import Target
 from federation.observability.metrics import Metrics
 from federation.remote import RemoteIndex
@@ -145,7 +145,7 @@ class ResultCalls:
                     return
                 if len(body) > _UNCOUNTED_BYTES:
                     await call.hold(len(data))
-        found = partial(digests_in_json, bytes(body), _LEARNT_MAX, value.function)
+        found = partial(digests_in_json, bytes(body), LEARNT_MAX, value.function)
         self._sizes.learn(found() if len(body) <= _INLINE_BYTES else await asyncio.to_thread(found))
 
     async def put(self, requests: RequestStream, _send: Send, call: Call) -> bytes:

@@ -14,7 +14,7 @@ from federation.closure.names import Names, Shape, Structure
 from federation.core.digest import Digest
 
 _KEPT = 65_536  # about 10 MB
-_LEARNT_MAX = 20_000  # from one message
+LEARNT_MAX = 20_000  # from one message
 _SHAPES_PART = 8  # so many times fewer of the structures among them
 
 
@@ -59,7 +59,7 @@ class SizesByHash:
 
 def learn_from(parts: Iterable[Names], sizes: SizesByHash) -> None:
     """Learn the sizes of what a message names. Raises InvalidRequest as the parts do."""
-    left = _LEARNT_MAX
+    left = LEARNT_MAX
     for names in parts:
         sizes.learn(names.blobs[:left])
         sizes.learn_structures(names.structures[:left])
