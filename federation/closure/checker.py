@@ -83,6 +83,14 @@ class ClosureChecker:
         """Whether no walk is under way."""
         return not self._walks
 
+    def is_certain(self, entry: Entry) -> bool:
+        """Return whether everything the entry names is held for certain, without a look-up.
+
+        Then all of it is leased. False says nothing: ask complete().
+        """
+        whole = self._whole.get(_key_of(entry), self._bounds())
+        return whole is not None and whole.is_certain()
+
     async def complete(self, entry: Entry) -> bool:
         """Return whether everything the entry names is held; all of it is then leased.
 

@@ -404,6 +404,13 @@ class Index(Protocol):
         """
         ...
 
+    def recall(self, key: EntryKey) -> Entry | None:
+        """Return the entry, and mark it as used, if memory has what is stored under the key now.
+
+        None says nothing. Never waits.
+        """
+        ...
+
     def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
         """Return whether it is known without waiting that there is no entry under these keys."""
         ...

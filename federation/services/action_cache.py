@@ -20,7 +20,7 @@ from federation.core.store import Entry, EntryKey, Index, Store
 from federation.observability.metrics import Metrics
 from federation.remote import RemoteIndex
 from federation.services.call import Call
-from federation.services.method import LIST_REQUEST, Method, Unary
+from federation.services.method import LIST_REQUEST, SMALL_ANSWER, Method, Unary
 from federation.upstream.entry_finder import EntryQuery, Finder
 from federation.wire.action_result import (
     check_inlined,
@@ -99,11 +99,18 @@ class ActionCacheService:
             "UpdateActionResult": Unary(self._update, writes=True),
         }
 
-    def _get_at_once(self, data: bytes, call: Call) -> None:
-        """Answer if there is no such result; a hit is looked at by _get. Raises EntryNotFound."""
-        _, key, action = _asked(data, call)
+    def _get_at_once(self, data: bytes, call: Call) -> bytes | None:
+        """Answer with a result that memory has, or that there is none. Raises EntryNotFound."""
+        request, key, action = _asked(data, call)
+        if action.size_bytes and (entry := self._finder.recall(key)) is not None:
+            wants_more = self._inlines and to_inline(entry.value, request, action.function)
+            if wants_more or len(entry.value) > SMALL_ANSWER:
+                return None
+            self._hits.inc()
+            return entry.value
         if action.size_bytes and self._finder.misses_at_once(_keys_with_size(key, action)):
             raise self._miss(action)
+        return None
 
     async def _get(self, data: bytes, call: Call) -> bytes:
         request, key, action = _asked(data, call)

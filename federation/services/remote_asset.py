@@ -22,7 +22,7 @@ from federation.observability.metrics import Metrics
 from federation.remote import FetchedAsset, RemoteIndex
 from federation.services.call import Call
 from federation.services.checksum import ChecksumVerifier
-from federation.services.method import LIST_REQUEST, Method, Unary
+from federation.services.method import LIST_REQUEST, SMALL_ANSWER, Method, Unary
 from federation.upstream.entry_finder import EntryQuery, Finder
 from federation.wire.asset_key import is_secret
 from federation.wire.asset_request import (
@@ -106,9 +106,32 @@ class FetchService:
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
         return {
-            "FetchBlob": Unary(self._fetch_blob, request_max=LIST_REQUEST),
-            "FetchDirectory": Unary(self._fetch_directory, request_max=LIST_REQUEST),
+            "FetchBlob": Unary(
+                self._fetch_blob,
+                request_max=LIST_REQUEST,
+                at_once=partial(self._fetch_at_once, asset.FetchBlobRequest),
+            ),
+            "FetchDirectory": Unary(
+                self._fetch_directory,
+                request_max=LIST_REQUEST,
+                at_once=partial(self._fetch_at_once, asset.FetchDirectoryRequest),
+            ),
         }
+
+    def _fetch_at_once(self, kind: type[Request], data: bytes, call: Call) -> bytes | None:
+        """Answer if memory has an asset under the first URI."""
+        request = read_request(kind, data)
+        wanted = wanted_by(request)
+        call.check_pull(request.instance_name)
+        if wanted.integrity is not None or (entry := self._finder.recall(wanted.keys[0])) is None:
+            return None
+        if not self._is_current(wanted, entry):
+            return None
+        answer = answer_with(entry)
+        if len(answer) > SMALL_ANSWER:
+            return None
+        self._hits.inc()
+        return answer
 
     async def _fetch_blob(self, data: bytes, call: Call) -> bytes:
         return await self.fetch(read_request(asset.FetchBlobRequest, data), call)
@@ -133,10 +156,13 @@ class FetchService:
         self._hits.inc()
         return answer_with(entry)
 
-    async def _acceptable(self, wanted: AssetQuery, entry: Entry) -> bool:
+    def _is_current(self, wanted: AssetQuery, entry: Entry) -> bool:
         if entry.expires_at_s is not None and entry.expires_at_s <= self._clock.wall_s():
             return False
-        if wanted.oldest_s is not None and entry.stored_at_s < wanted.oldest_s:
+        return wanted.oldest_s is None or entry.stored_at_s >= wanted.oldest_s
+
+    async def _acceptable(self, wanted: AssetQuery, entry: Entry) -> bool:
+        if not self._is_current(wanted, entry):
             return False
         if wanted.integrity is None:
             return True

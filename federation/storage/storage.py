@@ -271,6 +271,10 @@ class Storage:
         """See federation.core.store.Index."""
         return await self._index.get_like(keys)
 
+    def recall(self, key: EntryKey) -> Entry | None:
+        """See federation.core.store.Index."""
+        return self._index.recall(key)
+
     def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
         """See federation.core.store.Index."""
         return self._index.lacks_at_once(keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from federation.core import uses
 from federation.core.errors import StorageFull
@@ -33,15 +33,26 @@ class StoredIndex:
         rows = self._cache.look_up(keys)
         if None in rows:
             rows = await self._read(keys, rows)
+        self._note_uses(zip(keys, rows, strict=True))
+        return [row and row.entry for row in rows]
+
+    def recall(self, key: EntryKey) -> Entry | None:
+        """See Index."""
+        (row,) = self._cache.look_up((key,))
+        if row is None:
+            return None
+        self._note_uses(((key, row),))
+        return row.entry
+
+    def _note_uses(self, rows: Iterable[tuple[EntryKey, EntryRow | None]]) -> None:
         if uses.current() is not Use.CLIENT:
-            return [row and row.entry for row in rows]
+            return
         now_ms = self._core.now_ms()
         renew_before_ms = now_ms - self._core.timing.granularity_ms
-        for key, row in zip(keys, rows, strict=True):
+        for key, row in rows:
             if row is not None and row.used_ms < renew_before_ms:
                 self._core.touches.entry(row.id, now_ms)
                 self._cache.touched(key, now_ms)
-        return [row and row.entry for row in rows]
 
     async def _read(
         self, keys: Sequence[EntryKey], hot: Sequence[EntryRow | None]

@@ -47,6 +47,13 @@ class Finder(Protocol):
         """
         ...
 
+    def recall(self, key: EntryKey) -> Entry | None:
+        """Return what find() returns for this key alone, if that is known without waiting.
+
+        None says nothing.
+        """
+        ...
+
     def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
         """Return whether it is known without waiting that no entry has any of these keys."""
         ...
@@ -106,12 +113,25 @@ class FederatedFinder:
         for closures in [*self._replaced, *(there.closures for there in self._there.values())]:
             await closures.close()
 
+    def recall(self, key: EntryKey) -> Entry | None:
+        """See Finder."""
+        if self._blobs_elsewhere:
+            return None
+        entry = self._index.recall(key)
+        if entry is None or entry.source is Source.UPSTREAM:
+            return None
+        return entry if self._closures.is_certain(entry) else None
+
     def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
         """See Finder."""
         return not self._shared.upstreams and self._index.lacks_at_once(keys)
 
     async def find(self, query: EntryQuery) -> Entry | None:
         """See Finder."""
+        # Nothing wins over the first key, so the others need no look.
+        recalled = self.recall(query.keys[0]) if query.keys else None
+        if recalled is not None and await query.acceptable(recalled):
+            return recalled
         for _ in range(2):
             closed = self._queries.closed
             held = await self._held(query)

@@ -260,6 +260,9 @@ class MemoryIndex:
         ]
         return sorted(found, key=lambda entry: (entry.stamp, entry.stored_at_s), reverse=True)
 
+    def recall(self, key: EntryKey) -> Entry | None:
+        return self.entries.get(key)
+
     def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
         return False
 

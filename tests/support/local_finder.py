@@ -16,6 +16,10 @@ class LocalFinder:
         self._index = index
         self._closures = closures
 
+    def recall(self, key: EntryKey) -> Entry | None:
+        entry = self._index.recall(key)
+        return entry if entry is not None and self._closures.is_certain(entry) else None
+
     def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
         return self._index.lacks_at_once(keys)
 

@@ -126,6 +126,9 @@ class MemoryStorage(MemoryStore):
         ]
         return sorted(found, key=lambda entry: entry.stamp, reverse=True)
 
+    def recall(self, key: EntryKey) -> Entry | None:
+        return self.entries.get(key)
+
     def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
         return False
 

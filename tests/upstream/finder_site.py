@@ -110,6 +110,11 @@ class Here:
         asked = EntryQuery(wanted.keys, _any, AssetQuestion(request, wanted.keys))
         return _content(await self.finder.find(asked))
 
+    def recalled(self, uri: str) -> Digest | None:
+        """What is known of an asset without waiting."""
+        (key,) = wanted_by(asset.FetchBlobRequest(uris=[uri])).keys
+        return _content(self.finder.recall(key))
+
     async def result(self, action: Digest) -> bytes | None:
         """Ask as GetActionResult does."""
         key = key_of("", action)

@@ -99,6 +99,52 @@ async def test_u16_a_pushed_entry_with_holes_is_not_replaced_by_the_upstreams(
         assert await here.fetch(URI) == digest_of(OURS)
 
 
+async def test_a_hit_is_recalled_until_anything_of_it_is_gone_or_changes(tmp_path: Path) -> None:
+    async with finder_over(tmp_path, there([], "up")) as here:
+        await here.push(URI, OURS)
+        assert here.recalled(URI) is None, "it was not looked at yet"
+        assert await here.fetch(URI) == digest_of(OURS)
+        assert here.recalled(URI) == digest_of(OURS)
+        here.storage.core.epoch.bump()
+        assert here.recalled(URI) is None
+        assert await here.fetch(URI) == digest_of(OURS)
+        assert here.recalled(URI) == digest_of(OURS)
+        await here.push(URI, NEW, holds=False)
+        assert here.recalled(URI) is None
+        assert await here.fetch(URI) is None
+        assert here.recalled(URI) is None
+
+
+async def test_the_first_uri_wins_also_where_only_the_second_is_recalled(tmp_path: Path) -> None:
+    async with finder_over(tmp_path, there([], "up")) as here:
+        await here.push("urn:test:two", OLD)
+        for _ in range(2):
+            assert await here.fetch(URI, "urn:test:two") == digest_of(OLD)
+        await here.push(URI, OURS)
+        for _ in range(2):
+            assert await here.fetch(URI, "urn:test:two") == digest_of(OURS)
+
+
+async def test_a_pulled_entry_is_never_recalled_as_its_upstream_may_change_it(
+    tmp_path: Path,
+) -> None:
+    up = there([], "up")
+    digest = up.names(URI, OLD)
+    async with finder_over(tmp_path, up) as here:
+        await here.storage.write_small([(digest, OLD)])
+        for _ in range(2):
+            assert await here.fetch(URI) == digest
+        assert here.recalled(URI) is None
+
+
+async def test_an_index_whose_callers_keep_blobs_elsewhere_recalls_nothing(tmp_path: Path) -> None:
+    async with finder_over(tmp_path, blobs_elsewhere=True) as here:
+        await here.push(URI, OURS)
+        for _ in range(2):
+            assert await here.fetch(URI) == digest_of(OURS)
+        assert here.recalled(URI) is None
+
+
 async def test_a_fresh_entry_is_served_without_asking(tmp_path: Path) -> None:
     up = there([], "up")
     digest = up.names(URI, OLD)

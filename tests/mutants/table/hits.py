@@ -15,6 +15,7 @@ _ENTRIES = "federation/storage/catalogue/entries.py"
 _CLOSURES = ("tests/services/test_closure.py",)
 _HELD = ("tests/storage/test_held_watch.py",)
 _FILE_TESTS = ("tests/storage/test_file_watch.py",)
+_FINDER = ("tests/upstream/test_finder.py",)
 _CACHED = ("tests/storage/test_entry_cache.py",)
 
 HITS = [
@@ -249,5 +250,21 @@ HITS = [
         "",
         _CACHED,
         "An evicted entry is served.",
+    ),
+    Mutant(
+        "recall-whole",
+        "federation/upstream/entry_finder.py",
+        "        return entry if self._closures.is_certain(entry) else None",
+        "        return entry",
+        _FINDER,
+        "An entry with a hole is served at once.",
+    ),
+    Mutant(
+        "recall-pulled",
+        "federation/upstream/entry_finder.py",
+        "        if entry is None or entry.source is Source.UPSTREAM:",
+        "        if entry is None:",
+        _FINDER,
+        "An entry that its upstream may have changed is served at once, for ever.",
     ),
 ]
