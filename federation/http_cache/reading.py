@@ -13,6 +13,7 @@ from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.method import Send
 from federation.services.read_pacing import Budgets, ReadPacing
+from federation.wire.chunk_sizer import SMALL_BYTES
 
 _AT_ONCE_BYTES = 2**16  # sent together with the head of the answer
 _BINARY = ("Content-Type", "application/octet-stream")
@@ -76,11 +77,19 @@ class BlobSender:
         whole = asked is None
         offset, size_bytes = asked or ByteRange(0, digest.size_bytes)
         pace = ReadPacing(self._clock, self._budgets, size_bytes)
+        parts = http.sends_files and size_bytes > _AT_ONCE_BYTES
+        begun = False
+
+        def next_bytes() -> int:
+            # The first chunk is read to find out whether the blob is here: what follows it may
+            # leave by sendfile.
+            return pace.next_bytes() if begun or not parts else SMALL_BYTES
+
         opened = self._store.open_read(
             digest,
             offset=offset,
             limit=None if whole else size_bytes,
-            next_bytes=pace.next_bytes,
+            next_bytes=next_bytes,
         )
         try:
             async with opened as chunks:
@@ -94,8 +103,9 @@ class BlobSender:
                     small = b"".join([data async for data in chunks])
                     self._bytes_out.inc(len(small))
                     return small
-                in_file = chunks if http.sends_files and isinstance(chunks, InFile) else None
+                in_file = chunks if parts and isinstance(chunks, InFile) else None
                 async for data in chunks:
+                    begun = True
                     self._bytes_out.inc(len(data))
                     sent_bytes, handed_on = len(data), [data]
                     del data  # kept neither here nor in the store while the client takes it
