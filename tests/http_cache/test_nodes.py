@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,22 @@ def test_explain_knows_entries_by_namespace_and_key(tmp_path: Path) -> None:
             facts = explained(here, "kv/main/pulled", code=1)
             assert [each["answer"] for each in facts["upstreams"]] == ["present"]
             assert [each["answer"] for each in facts["peers-say"]] == ["present"]
+
+
+def test_a_thousand_idle_connections_cost_little_and_others_are_served(tmp_path: Path) -> None:
+    limits = {"connections": 4000, "drain": "1s"}
+    with (
+        node_of(tmp_path / "node", limits=limits) as node,
+        Client(node.address) as grpc,
+        ExitStack() as idle,
+    ):
+        grpc.write(b"blob")
+        http(node).put("/kv/main/k", b"value")
+        rss = node.rss_bytes()
+        host, _, port = node.addresses[1].rpartition(":")
+        for _ in range(1000):
+            one = idle.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            one.sendall(b"GET /status HTTP/1.1\r\nHost: c\r\n")  # and no end of the head
+        assert grpc.read(digest_of(b"blob")) == b"blob"
+        assert http(node).get("/kv/main/k") == b"value"
+        assert node.rss_bytes() - rss < 64 * 2**20
