@@ -429,3 +429,13 @@ class Index(Protocol):
         ahead of the wall clock than storage.clock-drift): none of them is stored.
         """
         ...
+
+    async def put_over(
+        self, entry: Entry, held: Entry | None, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """Store an entry as put() does, if what is stored under its key is still held.
+
+        held: as get() returned it; None: nothing is. False: another value is there by now, from
+        any process of this node, and nothing was stored.
+        """
+        ...

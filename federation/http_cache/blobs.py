@@ -20,8 +20,10 @@ from federation.services.method import Send
 from federation.services.request_stream import RequestStream
 
 _PARSED_HERE_BYTES = 64 * 1024  # more is parsed in a thread
-# What is under a hash never changes, so whatever stands between may keep it.
-_IMMUTABLE: Fields = (("Cache-Control", "public, max-age=31536000, immutable"),)
+# What is under a hash never changes, so whatever stands between may keep it. But only what is
+# answered to everybody may be kept for everybody (RFC 9111, section 3.5).
+_PUBLIC: Fields = (("Cache-Control", "public, max-age=31536000, immutable"),)
+_PRIVATE: Fields = (("Cache-Control", "private, max-age=31536000, immutable"),)
 
 
 class BlobCalls:
@@ -56,19 +58,20 @@ class BlobCalls:
         return answer
 
     async def _answer(self, named: Digest, send: Send, call: Call) -> bytes:
+        fields = _PUBLIC if call.rights.is_anonymous else _PRIVATE
         learnt = self._sizes.sized(named)
         if learnt is not None:
             if (shape := self._sizes.shape_of(learnt)) is not None:
                 await call.in_time(self._learn(learnt, shape))
             try:
-                return await self._sender.answer(learnt, _IMMUTABLE, send, call)
+                return await self._sender.answer(learnt, fields, send, call)
             except BlobNotFound:
                 pass  # it may be here with another size than somebody claimed
         size_bytes = await call.in_time(self._store.size_of(named.function, named.hash))
         if size_bytes is None:
             raise EntryNotFound(f"no blob with the hash {named.hash_hex} is here")
         found = named._replace(size_bytes=size_bytes)
-        answer = await self._sender.answer(found, _IMMUTABLE, send, call)
+        answer = await self._sender.answer(found, fields, send, call)
         self._sizes.learn([found])
         return answer
 

@@ -14,7 +14,6 @@ from federation.core.errors import EntryNotFound, InvalidRequest
 from federation.core.store import Entry, EntryKey, Index, LocalStore
 from federation.http_cache.answer_head import Fields
 from federation.http_cache.http_call import TEXT, HttpCall, http_of
-from federation.http_cache.key_locks import KeyLocks
 from federation.http_cache.namespaces import Namespaces
 from federation.http_cache.reading import BlobSender
 from federation.http_cache.receiving import BodyReceiver
@@ -96,7 +95,6 @@ class EntryCalls:
         self._sender = sender
         self._receiver = receiver
         self._namespaces = namespaces
-        self._locks = KeyLocks()
         self._hits = metrics.lookups.labels(kind="keyed_entry", result="hit")
         self._misses = metrics.lookups.labels(kind="keyed_entry", result="miss")
 
@@ -142,17 +140,25 @@ class EntryCalls:
         """Store a value that is given in pieces."""
         http = http_of(call)
         target = http.target
+        key = question_of(target).key
         if not self._namespaces.is_write_once(target.namespace):
-            await self._store_value(pieces, call, http)
-            return b""
-        # Of several writers of one key at once, the first to come stays.
-        async with self._locks.holding((target.instance, target.key)):
+            entry, value = await self._receive(pieces, call, http)
+            await self._index.put([entry], provenance=call.provenance)
+        else:
+            (held,) = await self._index.get([key])
             if await call.in_time(self.find(target)) is not None:
                 return _there_already(http)
-            await self._store_value(pieces, call, http)
-            return b""
+            entry, value = await self._receive(pieces, call, http)
+            # Others may have written the key while the value came.
+            if not await self._index.put_over(entry, held, provenance=call.provenance):
+                return _there_already(http)
+        call.accepted(target.instance, namespace=target.namespace, key=target.key, digest=value)
+        return b""
 
-    async def _store_value(self, pieces: AsyncIterator[bytes], call: Call, http: HttpCall) -> None:
+    async def _receive(
+        self, pieces: AsyncIterator[bytes], call: Call, http: HttpCall
+    ) -> tuple[Entry, Digest]:
+        """Store a value and what its entry needs beside it; return the entry and the value."""
         target = http.target
         question = question_of(target)
         beside = [(question.action, key_text(target.namespace, target.key))]
@@ -165,9 +171,8 @@ class EntryCalls:
             self._receiver.store(pieces, call), self._store_beside(beside, call)
         )
         encoded = encode_entry(KeyedValue(value, headers))
-        entries = call.dated([Entry(question.key, encoded, str(question.action))])
-        await self._index.put(entries, provenance=call.provenance)
-        call.accepted(target.instance, namespace=target.namespace, key=target.key, digest=value)
+        (entry,) = call.dated([Entry(question.key, encoded, str(question.action))])
+        return entry, value
 
     async def _store_beside(self, blobs: list[tuple[Digest, bytes]], call: Call) -> None:
         """Store the text that the entry's digest is of, and its headers."""

@@ -283,6 +283,12 @@ class Storage:
         """See federation.core.store.Index, and StoredIndex.put."""
         await self._index.put(entries, provenance)
 
+    async def put_over(
+        self, entry: Entry, held: Entry | None, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        """See Index. Raises StorageFull, StorageFailed, InvalidRequest."""
+        return await self._index.put_over(entry, held, provenance)
+
 
 def _assemble(
     opened: Opened,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from federation.core import uses
 from federation.core.errors import StorageFull
@@ -11,8 +12,11 @@ from federation.core.uses import Use
 from federation.storage.catalogue import entries as catalogue
 from federation.storage.catalogue.entries import EntryRow
 from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
 from federation.storage.entry_cache import EntryCache
+
+_T = TypeVar("_T")
 
 _FULL_FOR_MS = 10_000
 _FEW = 4  # entries are looked up on the event loop
@@ -102,16 +106,25 @@ class StoredIndex:
         cache's refusal of blobs for "already there" and pushes the name nevertheless, so only a
         refusal here tells it that the cache is full.
         """
+        await self._write(entries, lambda into: catalogue.put(into, entries, provenance))
+
+    async def put_over(self, entry: Entry, held: Entry | None, provenance: Provenance) -> bool:
+        """See Index. Also raises StorageFull as put() does."""
+        return await self._write(
+            [entry], lambda into: catalogue.put_over(into, entry, held, provenance)
+        )
+
+    async def _write(self, entries: Sequence[Entry], work: Callable[[Transaction], _T]) -> _T:
         self._core.directory.volume.check_writable()
         refused_ms = self._core.refused_ms
         if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
             raise StorageFull("this node is full and refused an upload a moment ago; try again")
         try:
-            await self._core.writer.submit(
-                lambda transaction: catalogue.put(transaction, entries, provenance),
-                sum(len(entry.value) for entry in entries),
+            result = await self._core.writer.submit(
+                work, sum(len(entry.value) for entry in entries)
             )
         except StorageFull:
             self._core.note_refusal(sum(catalogue.cost_of(entry) for entry in entries))
             raise
         self._cache.catch_up()
+        return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from federation.access.rights import everybody
+from federation.access.rights import Rights, Role, everybody
 from federation.config.model import LimitsConfig
 from federation.core.digest import DigestFunction, digest_of
 from tests.http_cache.conftest import MakeHttpNode
@@ -22,6 +22,13 @@ async def test_what_was_put_is_got_with_its_hash_as_the_tag(http: HttpNode) -> N
     assert answer.headers["etag"] == f'"{digest_of(DATA).hash_hex}"'
     assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
     assert http.store.blobs == {digest_of(DATA): DATA}
+
+
+async def test_what_only_some_may_read_is_kept_by_no_shared_cache(make_node: MakeHttpNode) -> None:
+    http = await make_node(rights=Rights("ci", Role.PUSH))
+    assert (await http.ask("PUT", PATH, DATA)).status == 200
+    answer = await http.ask("GET", PATH)
+    assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
 
 
 async def test_a_connection_serves_one_request_after_the_other(http: HttpNode) -> None:

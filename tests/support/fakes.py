@@ -266,6 +266,15 @@ class MemoryIndex:
     def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
         return False
 
+    async def put_over(
+        self, entry: Entry, held: Entry | None, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        now = self.entries.get(entry.key)
+        if (now and (now.value, now.stamp)) != (held and (held.value, held.stamp)):
+            return False
+        await self.put([entry], provenance=provenance)
+        return True
+
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:
             held = self.entries.get(entry.key)

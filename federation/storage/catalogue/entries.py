@@ -150,6 +150,22 @@ def put(transaction: Transaction, entries: Sequence[Entry], origin: Provenance) 
         _put(transaction, entry, origin)
 
 
+def put_over(
+    transaction: Transaction, entry: Entry, held: Entry | None, origin: Provenance
+) -> bool:
+    """Store an entry as Index.put_over describes. Raises as put() does."""
+    old = _row(transaction.connection, entry.key)
+    if _identity(old and old.entry) != _identity(held):
+        return False
+    _put(transaction, entry, origin)
+    return True
+
+
+def _identity(entry: Entry | None) -> tuple[bytes, Stamp] | None:
+    """Return what tells a value from an earlier or later one under its key."""
+    return None if entry is None else (entry.value, entry.stamp)
+
+
 def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
     old = _row(transaction.connection, entry.key)
     held = old and Held(old.entry.value, old.entry.expires_at_s, old.entry.source, old.entry.stamp)

@@ -11,6 +11,30 @@ _BLOBS = ("tests/http_cache/test_blobs.py",)
 
 HTTP_CACHE = [
     Mutant(
+        "write-once-overwrites",
+        "federation/storage/catalogue/entries.py",
+        "    if _identity(old and old.entry) != _identity(held):",
+        "    if held is not None and old is None:",
+        ("tests/storage/test_put_over.py",),
+        "Of two writers of a write-once key, in two processes at once, the second one wins.",
+    ),
+    Mutant(
+        "write-once-is-put",
+        f"{_HTTP_CACHE}/entries.py",
+        "            if not await self._index.put_over(entry, held, provenance=call.provenance):",
+        "            if await self._index.put([entry], provenance=call.provenance):",
+        _ENTRIES,
+        "A write-once key takes a value that came while another one was received.",
+    ),
+    Mutant(
+        "private-blob-in-shared-cache",
+        f"{_HTTP_CACHE}/blobs.py",
+        "        fields = _PUBLIC if call.rights.is_anonymous else _PRIVATE",
+        "        fields = _PUBLIC",
+        _BLOBS,
+        "A proxy in front hands a blob that needs a token to everybody.",
+    ),
+    Mutant(
         "http-probe-is-refused",
         f"{_HTTP_CACHE}/http_call.py",
         '        is_probe = self.method == "GET" and self.target.is_probe',
