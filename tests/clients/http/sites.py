@@ -54,8 +54,11 @@ class HttpSites:
 
 
 @contextmanager
-def http_sites(folder: Path) -> Iterator[HttpSites]:
-    """Run the three nodes, each with an empty data directory."""
+def http_sites(folder: Path, instance: str = "") -> Iterator[HttpSites]:
+    """Run the three nodes, each with an empty data directory.
+
+    instance: in which mirror asks paris.
+    """
     for name in ("paris", "tokyo", "mirror"):
         (folder / name).mkdir(parents=True)
     with serve(folder / "tokyo" / "data", {"listeners": listeners()}) as tokyo:
@@ -64,7 +67,7 @@ def http_sites(folder: Path) -> Iterator[HttpSites]:
         with serve(folder / "paris" / "data", settings) as paris:
             pull = {
                 "listeners": listeners(),
-                "upstreams": [upstream(paris.addresses[GRPC], "paris")],
+                "upstreams": [upstream(paris.addresses[GRPC], "paris", instance_name=instance)],
             }
             with serve(folder / "mirror" / "data", pull) as mirror:
                 yield HttpSites(paris, tokyo, mirror)
