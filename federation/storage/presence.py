@@ -5,13 +5,11 @@ Answering that a blob is held gives a lease on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence, Set
 from functools import partial
 from operator import attrgetter
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-import apsw
 import structlog
 
 from federation.core import uses
@@ -19,11 +17,9 @@ from federation.core.digest import Digest, DigestFunction, digest_of, hash_bytes
 from federation.core.store import DigestCodec
 from federation.core.uses import Use
 from federation.observability.rate_limits import Complaints
-from federation.storage import resident_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import (
-    BlobRow,
     digest_of_key,
     key_of,
     keys_of,
@@ -32,23 +28,18 @@ from federation.storage.catalogue.blobs import (
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.existence_cache import ExistenceCache
+from federation.storage.presence_rows import (
+    PresenceFound,
+    PresenceQuestion,
+    damage_of,
+    find,
+    find_few,
+)
 
 _N = TypeVar("_N")  # how the caller names a blob: a Digest, or its encoded form
 _size: Callable[[Digest], int] = attrgetter("size_bytes")
 _FEW = 16  # are looked up on the event loop
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Found(Generic[_N]):
-    """What a look-up in a thread brings back to the event loop."""
-
-    missing: set[_N] = field(default_factory=set)
-    lease: dict[bytes, _N] = field(default_factory=dict)  # the stored access time is getting old
-    pulled: list[bytes] = field(default_factory=list)  # they came from upstreams only
-    files: set[_N] = field(default_factory=set)  # kept in files, which may vanish at any moment
-    is_certain: bool = True  # False: missing may contain blobs that are held
-    damaged: list[tuple[Digest, int, Damage]] = field(default_factory=list)
 
 
 _EMPTY = {digest_of(b"", function) for function in DigestFunction}
@@ -80,7 +71,7 @@ async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
             row = rows.get(key)
             if row is None or row.marked_ms:
                 continue
-            damage = _damage_of(core, row)
+            damage = damage_of(core, row)
             if damage is None:
                 held.add(name)
             else:
@@ -94,38 +85,6 @@ async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
     for each in damaged:
         core.set_aside_soon(*each)
     return held
-
-
-def _damage_of(core: StorageContext, row: BlobRow) -> Damage | None:
-    """Return what is wrong with a blob's file according to stat. Raises SourceUnavailable."""
-    if row.inline:
-        return None
-    directory = core.directory
-    path = directory.blob_path(digest_of_key(row.key, row.size_bytes))
-    try:
-        directory.volume.check_file(path, row.size_bytes)
-    except Damage as damage:
-        return damage
-    return None
-
-
-def _damage_at_once(core: StorageContext, row: BlobRow) -> None:
-    """Return if a blob's file is right. Raises BlockingIOError if a thread has to look."""
-    if not row.inline:
-        path = core.directory.blob_path(digest_of_key(row.key, row.size_bytes))
-        resident_files.check_file(path, row.size_bytes)
-
-
-@dataclass(slots=True)
-class _Question(Generic[_N]):
-    """What is looked up."""
-
-    wanted: Collection[_N]
-    keys: Callable[[], list[bytes]]  # the catalogue keys of wanted, in its order
-    size_of: Callable[[_N], int]
-    asked_ms: int
-    use: Use
-    and_pulled: bool
 
 
 class Presence:
@@ -200,7 +159,7 @@ class Presence:
         rest = self._known.unknown(names, asked_ms)
         if not rest:
             return set()
-        question = _Question(
+        question = PresenceQuestion(
             rest,
             lambda: keys_of_hashes(spelling.hashes_of(rest)),
             spelling.size_of,
@@ -216,10 +175,10 @@ class Presence:
         return found.missing
 
     def _remember(
-        self, names: Sequence[bytes], found: _Found[bytes], asked_ms: int, epoch: int
+        self, names: Sequence[bytes], found: PresenceFound[bytes], asked_ms: int, epoch: int
     ) -> None:
-        if found.is_certain:
-            held = set(names) - found.missing - found.files
+        held = set(names) - found.missing - found.files
+        if held and found.is_certain:
             self._known.remember(held, asked_ms, self._core.now_ms(), epoch)
 
     async def _look_up(
@@ -229,7 +188,7 @@ class Presence:
         size_of: Callable[[_N], int],
         *,
         and_pulled: bool = False,
-    ) -> _Found[_N]:
+    ) -> PresenceFound[_N]:
         """Look blobs up in the catalogue, and lease those that are held.
 
         keys: may be called in a thread; returns the catalogue keys of wanted, in its order.
@@ -237,18 +196,20 @@ class Presence:
         Raises SourceUnavailable if the disk does not tell whether a file exists.
         """
         asked_ms, use = self._core.now_ms(), uses.current()
-        question = _Question(wanted, keys, size_of, asked_ms, use, and_pulled)
+        question = PresenceQuestion(wanted, keys, size_of, asked_ms, use, and_pulled)
         at_once = self._find_at_once(question)
         if at_once is not None:
             return self._settle(question, at_once)
         try:
-            found = await self._core.pool.query(self._find, question, _damage_of)
+            found = await self._core.pool.query(lambda at: find(self._core, at, question))
         except UNREADABLE as error:
             self._core.catalogue_unreadable(error)
-            return _Found(set(wanted), is_certain=False)
+            return PresenceFound(set(wanted), is_certain=False)
         return self._settle(question, found)
 
-    def _settle(self, question: _Question[_N], found: _Found[_N]) -> _Found[_N]:
+    def _settle(
+        self, question: PresenceQuestion[_N], found: PresenceFound[_N]
+    ) -> PresenceFound[_N]:
         """Lease what was found, as far as leases can be given. Raises as set_aside_soon does."""
         wanted, asked_ms, use = question.wanted, question.asked_ms, question.use
         if use is Use.PEEK:  # it gives no lease, so the limits on leases do not matter
@@ -264,7 +225,9 @@ class Presence:
             self._quarantine_damaged(found)
         return found
 
-    def _withheld(self, wanted: Collection[_N], found: _Found[_N], *, all_of_them: bool) -> set[_N]:
+    def _withheld(
+        self, wanted: Collection[_N], found: PresenceFound[_N], *, all_of_them: bool
+    ) -> set[_N]:
         """Return the held blobs to report as missing while no new lease can be given.
 
         A blob whose access time was written a moment ago is leased already, and is not among them
@@ -282,67 +245,12 @@ class Presence:
             )
         return held_back
 
-    def _quarantine_damaged(self, found: _Found[_N]) -> None:
+    def _quarantine_damaged(self, found: PresenceFound[_N]) -> None:
         for digest, seq, damage in found.damaged:
             self._core.set_aside_soon(digest, seq, damage)
 
-    def _find_at_once(self, question: _Question[_N]) -> _Found[_N] | None:
+    def _find_at_once(self, question: PresenceQuestion[_N]) -> PresenceFound[_N] | None:
         """Do what _find does; None: a thread has to do it."""
         if len(question.wanted) > _FEW:
             return None
-        return self._core.resident.look(lambda at: self._find(at, question, _damage_at_once))
-
-    def _find(
-        self,
-        connection: apsw.Connection,
-        question: _Question[_N],
-        damage_of: Callable[[StorageContext, BlobRow], Damage | None],
-    ) -> _Found[_N]:
-        found: _Found[_N] = _Found()
-        wanted, size_of, use = question.wanted, question.size_of, question.use
-        renew_before = question.asked_ms - self._core.timing.granularity_ms
-        keys = question.keys()
-        held, to_check = catalogue.present(connection, keys, renew_before, use)
-        found.missing = {
-            name
-            for name, key in zip(wanted, keys, strict=True)
-            if key not in held or held[key] != size_of(name)
-        }
-        if to_check:
-            candidates = [
-                (name, key, held[key])
-                for name, key in zip(wanted, keys, strict=True)
-                if key in to_check and name not in found.missing
-            ]
-            rows = catalogue.look_up(connection, [key for _, key, _ in candidates])
-            self._check_rows(candidates, rows, renew_before, use, found, damage_of)
-        if question.and_pulled and held:
-            found.pulled = catalogue.pulled_keys(connection, list(held))
-        return found
-
-    def _check_rows(
-        self,
-        wanted: Sequence[tuple[_N, bytes, int]],
-        rows: Mapping[bytes, BlobRow],
-        renew_before_ms: int,
-        use: Use,
-        found: _Found[_N],
-        damage_of: Callable[[StorageContext, BlobRow], Damage | None],
-    ) -> None:
-        """Decide about blobs that need more than a size: looks at whole rows and at files.
-
-        Raises what damage_of does.
-        """
-        for name, key, size_bytes in wanted:
-            row = rows.get(key)
-            if row is None or row.size_bytes != size_bytes or row.marked_ms:
-                found.missing.add(name)
-                continue
-            if (damage := damage_of(self._core, row)) is not None:
-                found.missing.add(name)
-                found.damaged.append((digest_of_key(key, size_bytes), row.seq, damage))
-                continue
-            if not row.inline:
-                found.files.add(name)
-            if row.renewed_ms(use) < renew_before_ms:
-                found.lease[key] = name
+        return self._core.resident.look(lambda at: find_few(self._core, at, question))

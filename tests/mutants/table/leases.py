@@ -69,7 +69,7 @@ LEASES = [
     ),
     Mutant(
         "marked-is-missing",
-        f"{_STORAGE}/presence.py",
+        f"{_STORAGE}/presence_rows.py",
         "row.size_bytes != size_bytes or row.marked_ms:",
         "row.size_bytes != size_bytes:",
         _LEASES,
