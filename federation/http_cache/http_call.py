@@ -193,10 +193,12 @@ class HttpCall:
         self._consumed_bytes += len(data)
         return data
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: bytes, rest: bytes = b"") -> None:
         """See Transport: a part of the answer's body, behind its head, which begin() made."""
-        self._sent_bytes += len(message)
+        self._sent_bytes += len(message) + len(rest)
         await self._send(message)
+        if rest:
+            await self._send(rest)
 
     @property
     def sends_files(self) -> bool:

@@ -20,6 +20,8 @@ from federation.services.method import (
     SMALL_REQUEST,
     ClientStream,
     Method,
+    Parts,
+    Responses,
     ServerStream,
     Unary,
 )
@@ -34,8 +36,8 @@ from federation.wire.bytestream_codec import (
     decode_read_request,
     decode_write_request,
     encode_query_response,
-    encode_read_response,
     encode_write_response,
+    read_response_head,
 )
 from federation.wire.resource_name import ReadName, UploadName, parse_read, parse_upload
 from federation.wire.upload import StreamProgress, Upload
@@ -81,9 +83,9 @@ class ReadCalls:
             return None
         self._hits.inc()
         self._bytes_out.inc(len(data))
-        return encode_read_response(data)
+        return read_response_head(len(data)) + data
 
-    async def read(self, request: bytes, call: Call) -> AsyncGenerator[bytes, None]:
+    async def read(self, request: bytes, call: Call) -> Responses:
         """Send the bytes asked for; a blob that is not held is NOT_FOUND before any."""
         asked = decode_read_request(request)
         name = parse_read(asked.resource_name)
@@ -101,8 +103,9 @@ class ReadCalls:
                 packed = aclosing(self._compress(chunks)) if name.compressed else None
                 async with packed or nullcontext(chunks) as sent:
                     async for data in sent:
-                        sent_bytes, handed_on = len(data), [encode_read_response(data)]
-                        del data  # the response is a copy; keep neither during the wait
+                        sent_bytes = len(data)
+                        handed_on = [_response(data)]
+                        del data  # it must not be kept here during the wait
                         pace.begin()
                         yield handed_on.pop()
                         pace.sent(sent_bytes)
@@ -119,6 +122,10 @@ class ReadCalls:
             if data := await self._compute.run(len(chunk), encoder.encode, chunk):
                 yield data
         yield encoder.finish()
+
+
+def _response(data: bytes) -> bytes | Parts:
+    return Parts(read_response_head(len(data)), data) if data else b""
 
 
 def _check(asked: ReadRequest, name: ReadName) -> int | None:

@@ -91,8 +91,11 @@ class GrpcCall:
             raise CallEnded from None
         return message if isinstance(message, bytes) else None
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: bytes, rest: bytes = b"") -> None:
         """See Transport."""
+        if rest:
+            message += rest
+            del rest  # a slow reader holds one copy only
         try:
             await self._context.write(message)
         except grpc.aio.InternalError:

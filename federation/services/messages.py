@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, closing
 from functools import partial
 
@@ -17,6 +17,8 @@ from federation.services.method import (
     ClientStream,
     Exchanged,
     Method,
+    Parts,
+    Responses,
     ServerStream,
     Unary,
 )
@@ -161,17 +163,18 @@ class _Sender:
         self._calls = runtime.calls
         self._paced = paced
 
-    async def send(self, messages: AsyncGenerator[bytes, None], call: Call) -> None:
+    async def send(self, messages: Responses, call: Call) -> None:
         calls, write = self._calls, call.transport.write
         async with aclosing(messages):
             async for message in messages:
-                size_bytes = len(message)
+                parts = message if isinstance(message, Parts) else (message, b"")
+                size_bytes = len(parts[0]) + len(parts[1])
                 if size_bytes > SMALL_ANSWER and not self._paced:
                     await calls.make_room(call, size_bytes)
                 calls.note_sending(call)
-                await write(message)
+                await write(*parts)
                 calls.note_sent(call)
-                del message  # it must not be kept while the next one is waited for
+                del message, parts  # it must not be kept while the next one is waited for
                 if call.quota is not None:
                     await call.quota.pay(size_bytes)
 

@@ -34,10 +34,20 @@ class Unary(NamedTuple):
     at_once: AtOnce | None = None
 
 
+class Parts(NamedTuple):
+    """A message in two parts, so that nobody has to join large ones."""
+
+    begin: bytes
+    rest: bytes
+
+
+Responses = AsyncGenerator[bytes | Parts, None]
+
+
 class ServerStream(NamedTuple):
     """One request, many responses. The handler is an async generator function."""
 
-    handler: Callable[[bytes, Call], AsyncGenerator[bytes, None]]
+    handler: Callable[[bytes, Call], Responses]
     writes: bool = False
     open_to_all: bool = False
     paced: bool = False  # the handler itself keeps within the bounds of memory
@@ -56,7 +66,7 @@ class ClientStream(NamedTuple):
 class BothStreams(NamedTuple):
     """Many requests, many responses. The handler is an async generator function."""
 
-    handler: Callable[[RequestStream, Call], AsyncGenerator[bytes, None]]
+    handler: Callable[[RequestStream, Call], Responses]
     writes: bool = False
     open_to_all: bool = False
     paced: bool = False

@@ -39,8 +39,11 @@ class Transport(IncomingCall, Protocol):
         """
         ...
 
-    async def write(self, message: bytes) -> None:
-        """Send a message; returns when the next one may be sent. Raises CallEnded."""
+    async def write(self, message: bytes, rest: bytes = b"") -> None:
+        """Send a message, or its beginning and the rest, so that nobody has to join large parts.
+
+        Returns when the next one may be sent. Raises CallEnded.
+        """
         ...
 
     async def send_headers(self, headers: Sequence[tuple[str, str]]) -> None:

@@ -28,6 +28,7 @@ from federation.transport.incoming import ReceiveBounds, ReceivedStream
 from federation.transport.session import Session
 
 _UNPACKED_HERE_BYTES = 2**14  # more is unpacked in a thread
+_JOINED_BYTES = 2**10  # less is copied rather than handed over by itself
 # Answers so small need not be waited for, one and all of a connection, if the client takes them.
 _SMALL_ANSWER_BYTES, _SMALL_ANSWERS_BYTES = SMALL_ANSWER + PREFIX_BYTES, 2**18
 
@@ -174,11 +175,12 @@ class Http2Call:
             self.end(OK)
         return True
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: bytes, rest: bytes = b"") -> None:
         """See Transport."""
         if self.is_over:
             raise CallEnded
-        self._send(message)
+        self._send(message, rest)
+        del message, rest
         await self._sent()
         if self.is_over:
             raise CallEnded
@@ -206,11 +208,15 @@ class Http2Call:
             self.end(OK)
         await self._sent()
 
-    def _send(self, message: bytes) -> None:
+    def _send(self, message: bytes, rest: bytes = b"") -> None:
         if not self._begun:
             self._begun = True
             self._session.begin(self.stream, BEGINNING)
-        self._session.send(self.stream, prefix_of(len(message)), message)
+        prefix = prefix_of(len(message) + len(rest))
+        if len(message) <= _JOINED_BYTES:
+            self._session.send(self.stream, prefix + message, rest)
+        else:
+            self._session.send(self.stream, prefix, message, rest)
 
     async def _sent(self) -> None:
         """Return when what was sent is on its way, or soon will be, or the stream is closed."""

@@ -19,13 +19,18 @@ from federation.transport.headers import LIST_BYTES, Fields
 from federation.transport.overhead import Overhead
 
 _WINDOW_MAX: Final = 2**31 - 1
-_OUTPUT_BYTES = 2**17  # of a piece of output, so that a slow reader has no more than this here
+# Of a piece of output: two whole frames. What is copied again is then still in the processor's
+# cache, which took a tenth less than 128 KiB, and a slow reader has no more than this here.
+_OUTPUT_BYTES = 2 * (2**14 + 9)
 
 # A block of headers beyond these ends its connection; one beyond LIST_BYTES only its call.
 _BLOCK_BYTES, _BLOCK_FIELDS, _CONTINUATIONS = 2**18, 2**12, 8
 _ACKS_MAX = 1000  # answers to SETTINGS and PING that a client does not take
 _RESETS = 2000, 200  # streams that a client resets: so many at once, and each second
 _SUSPICIOUS = 2000, 100  # frames that no honest client sends
+
+
+_GONE = ngh2.NGH2Error, ValueError  # a stream that is not there any more
 
 
 class Refused(Exception):
@@ -164,7 +169,9 @@ class Session:
 
     def acknowledge(self, stream: int, size_bytes: int) -> None:
         """Let the client send so much more on a stream, whose handler has taken that."""
-        self._try(lambda: self._http2.acknowledge_received_data(size_bytes, stream))
+        if not self.failed:
+            with suppress(*_GONE):
+                self._http2.acknowledge_received_data(size_bytes, stream)
 
     def widen(self, stream: int, window_bytes: int) -> None:
         """Let the client send so much on a stream before its handler takes any."""
@@ -177,21 +184,35 @@ class Session:
         """Send headers, and end the stream with them or not."""
         if end:
             self._finished.add(stream)
-        return self._try(lambda: self._http2.send_response(stream, fields, end_stream=end))
+        if self.failed:
+            return False
+        try:
+            self._http2.send_response(stream, fields, end_stream=end)
+        except _GONE:
+            return False
+        return True
 
     def send(self, stream: int, *pieces: bytes) -> bool:
         """Send bytes behind the headers."""
-
-        def work() -> None:
+        if self.failed:
+            return False
+        try:
             for each in pieces:
                 self._http2.send_data(stream, each)
-
-        return self._try(work)
+        except _GONE:
+            return False
+        return True
 
     def finish(self, stream: int, fields: Fields) -> bool:
         """End the stream with trailers behind what was sent."""
         self._finished.add(stream)
-        return self._try(lambda: self._http2.send_trailers(stream, fields))
+        if self.failed:
+            return False
+        try:
+            self._http2.send_trailers(stream, fields)
+        except _GONE:
+            return False
+        return True
 
     def reset(self, stream: int, code: ErrorCode) -> None:
         """End the stream at once, without what was not sent yet."""
@@ -275,7 +296,7 @@ class Session:
     def _try(self, work: Callable[[], object]) -> bool:
         if self.failed:
             return False
-        with suppress(ngh2.NGH2Error, ValueError):
+        with suppress(*_GONE):
             work()
             return True
         return False

@@ -64,9 +64,9 @@ def decode_write_request(data: bytes) -> WriteRequest:
     return WriteRequest(resource_name, write_offset, finish_write, whole[start:end])
 
 
-def encode_read_response(data: bytes) -> bytes:
-    """google.bytestream.ReadResponse."""
-    return length_prefix(10, len(data)) + data if data else b""
+def read_response_head(size_bytes: int) -> bytes:
+    """Return what stands before so many bytes (at least 1) in a google.bytestream.ReadResponse."""
+    return length_prefix(10, size_bytes)
 
 
 def encode_write_response(committed_size: int) -> bytes:

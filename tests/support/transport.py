@@ -56,11 +56,11 @@ class FakeTransport:
             raise CallEnded
         return None
 
-    async def write(self, message: bytes) -> None:
+    async def write(self, message: bytes, rest: bytes = b"") -> None:
         await self.takes.wait()
         if self.is_gone:
             raise CallEnded
-        self.sent.append(message)
+        self.sent.append(message + rest)
 
     async def send_headers(self, headers: Sequence[tuple[str, str]]) -> None:
         self.sent_headers += headers
