@@ -5,11 +5,15 @@ Inline blobs are verified at every read, files as verification.needs_verifying d
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import apsw
+
 from federation.core import uses
 from federation.core.digest import Digest
+from federation.core.errors import BlobNotFound
 from federation.core.uses import Use
 from federation.storage import blob_files
 from federation.storage.blob_files import Damage, OpenBlob
@@ -48,9 +52,29 @@ class SmallReads:
     async def _read_rest(self, digests: Sequence[Digest]) -> list[bytes | None]:
         asked_ms, epoch, use = self._core.now_ms(), self._core.read_cache.epoch, uses.current()
         try:
-            found = await self._core.reads.run(self._read, digests, asked_ms, use)
+            found = await self._core.reads.query(self._read, digests, asked_ms, use)
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
+        return self._settle(found, asked_ms, epoch, use)
+
+    def read_at_once(self, digest: Digest) -> bytes | None:
+        """See federation.core.store.LocalStore. A file, or damage, is left to a thread."""
+        asked_ms, epoch, use = self._core.now_ms(), self._core.read_cache.epoch, uses.current()
+        (hot,) = recall(self._core, [digest], use)
+        if hot is not None:
+            return hot.data
+        found = self._core.resident.look(
+            lambda at: self._read(at, [digest], asked_ms, use, inline_only=True)
+        )
+        if found is None or found.damaged:
+            return None
+        (data,) = self._settle(found, asked_ms, epoch, use)
+        if data is None:
+            raise BlobNotFound(digest)
+        return data
+
+    def _settle(self, found: _Found, asked_ms: int, epoch: int, use: Use) -> list[bytes | None]:
+        """Lease what was found in this epoch, and remember it. Raises as set_aside_soon does."""
         self._note(found, asked_ms)
         if use is Use.PEEK:
             return found.data
@@ -67,17 +91,28 @@ class SmallReads:
         for digest, seq, damage in found.damaged:
             self._core.set_aside_soon(digest, seq, damage)
 
-    def _read(self, digests: Sequence[Digest], asked_ms: int, use: Use) -> _Found:
+    def _read(
+        self,
+        connection: apsw.Connection,
+        digests: Sequence[Digest],
+        asked_ms: int,
+        use: Use,
+        *,
+        inline_only: bool = False,
+    ) -> _Found:
+        """inline_only: raise BlockingIOError for a file."""
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         keys = [key_of(digest) for digest in digests]
-        rows = catalogue.read_rows(self._core.reads.connection(), list(dict.fromkeys(keys)))
+        rows = catalogue.read_rows(connection, list(dict.fromkeys(keys)))
         for digest, key in zip(digests, keys, strict=True):
             row, data = rows.get(key, (None, None))
             if digest.is_empty:
                 found.data.append(b"")
             elif row is None or row.size_bytes != digest.size_bytes:
                 found.data.append(None)
+            elif inline_only and not row.inline:
+                raise BlockingIOError(errno.EAGAIN, "a file")
             else:
                 data = self._trusted(digest, row, data, found)
                 found.data.append(data)

@@ -188,7 +188,7 @@ class Storage:
 
     def read_at_once(self, digest: Digest) -> bytes | None:
         """See federation.core.store.LocalStore."""
-        return Reading(self._core, digest, 0, None, None).at_once()
+        return self._small_reads.read_at_once(digest)
 
     def open_read(
         self,

@@ -7,7 +7,6 @@ import errno
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import ExitStack
 from types import TracebackType
 from typing import TypeVar
 
@@ -99,25 +98,6 @@ class Reading:
             return FileChunks(self, self._chunks())
         return self._slices()
 
-    def at_once(self) -> bytes | None:
-        """Return all of a small blob, instead of entering. None: that has to wait.
-
-        Raises BlobNotFound.
-        """
-        if self._digest.is_empty:
-            return b""
-        (hot,) = recall(self._core, [self._digest], self._use)
-        if hot is not None:
-            return hot.data
-        epoch = self._core.read_cache.epoch
-        try:
-            if not self._core.resident.look(self._find_inline):
-                return None
-        except Damage:
-            return None  # entering finds it again, and reports it
-        self._took(epoch)
-        return self._data
-
     def _took(self, epoch: int) -> None:
         """Lease what was found in this epoch, and remember it if it is small."""
         used_ms = self._touch()
@@ -172,23 +152,19 @@ class Reading:
         if self._data is not None:
             return True
         path = self._core.directory.blob_path(self._digest)
-        with ExitStack() as undo:
-            blob = undo.enter_context(resident_files.open_blob(path, self._digest.size_bytes))
-            first_bytes = self._step()
-            first = blob_files.read_cached(blob.fd, first_bytes, self._offset)
-            if first is None or needs_verifying(self._core, row, blob.ctime_ns):
-                raise BlockingIOError(errno.EAGAIN, "not in memory, or not verified lately")
-            undo.pop_all()
+        blob = resident_files.open_blob(path, self._digest.size_bytes)
+        first = None
+        try:
+            if not needs_verifying(self._core, row, blob.ctime_ns):
+                first = blob_files.read_cached(blob.fd, self._step(), self._offset)
+        finally:
+            if first is None:
+                os.close(blob.fd)
+        if first is None:
+            raise BlockingIOError(errno.EAGAIN, "not in memory, or not verified lately")
         if self._end - self._offset > CHUNK_BYTES:
             blob_files.read_onwards(blob.fd)
         self._blob, self._first = blob, first or None
-        return True
-
-    def _find_inline(self, connection: apsw.Connection) -> bool:
-        """Take the blob's bytes. Raises BlobNotFound, Damage, BlockingIOError (it is a file)."""
-        self._find(connection)
-        if self._data is None:
-            raise BlockingIOError(errno.EAGAIN, "a file")
         return True
 
     def _find(self, connection: apsw.Connection) -> BlobRow:

@@ -19,9 +19,9 @@ from federation.transport.headers import LIST_BYTES, Fields
 from federation.transport.overhead import Overhead
 
 _WINDOW_MAX: Final = 2**31 - 1
-# Of a piece of output: two whole frames. What is copied again is then still in the processor's
+# Of a piece of output: four whole frames. What is copied again is then still in the processor's
 # cache, which took a tenth less than 128 KiB, and a slow reader has no more than this here.
-_OUTPUT_BYTES = 2 * (2**14 + 9)
+_OUTPUT_BYTES = 4 * (2**14 + 9)
 
 # A block of headers beyond these ends its connection; one beyond LIST_BYTES only its call.
 _BLOCK_BYTES, _BLOCK_FIELDS, _CONTINUATIONS = 2**18, 2**12, 8

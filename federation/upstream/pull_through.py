@@ -7,8 +7,10 @@ ends at nodes that list each other instead of going round.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from types import TracebackType
 
 from federation.core import hops
 from federation.core.clock import Clock
@@ -174,27 +176,10 @@ class PullThrough:
         next_bytes: NextBytes | None = None,
     ) -> AbstractAsyncContextManager[Chunks]:
         """See federation.core.store.Store."""
-        return self._reading(digest, offset, limit, next_bytes)
-
-    @asynccontextmanager
-    async def _reading(
-        self, digest: Digest, offset: int, limit: int | None, next_bytes: NextBytes | None
-    ) -> AsyncIterator[Chunks]:
         looked_at = self._shared.pulls.kept, self._shared.small.kept
-        opened = self._local.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
-        try:
-            chunks = await opened.__aenter__()
-        except BlobNotFound:
-            if not self._shared.may_ask():
-                raise
-        else:
-            try:
-                yield chunks
-            finally:
-                await opened.__aexit__(None, None, None)
-            return
-        async with self._pulled(digest, offset, limit, next_bytes, *looked_at) as pulled:
-            yield pulled
+        here = self._local.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
+        there = partial(self._pulled, digest, offset, limit, next_bytes, *looked_at)
+        return _HereOrPulled(here, there, self._shared)
 
     @asynccontextmanager
     async def _pulled(
@@ -292,6 +277,37 @@ class PullThrough:
     def commits(self) -> int:
         """See federation.core.store.LocalStore."""
         return self._local.commits()
+
+
+class _HereOrPulled:
+    """Opens a blob here, or else at upstreams. A generator as a context takes longer."""
+
+    def __init__(
+        self,
+        here: AbstractAsyncContextManager[Chunks],
+        there: Callable[[], AbstractAsyncContextManager[Chunks]],
+        shared: UpstreamPool,
+    ) -> None:
+        self._opened = here
+        self._there = there
+        self._shared = shared
+
+    async def __aenter__(self) -> Chunks:
+        try:
+            return await self._opened.__aenter__()
+        except BlobNotFound:
+            if not self._shared.may_ask():
+                raise
+        self._opened = self._there()
+        return await self._opened.__aenter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        return await self._opened.__aexit__(kind, error, trace)
 
 
 async def _slices(
