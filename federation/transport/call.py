@@ -25,6 +25,7 @@ from federation.transport.framing import (
 )
 from federation.transport.headers import BEGINNING, Request, beginning, trailers
 from federation.transport.incoming import ReceiveBounds, ReceivedStream
+from federation.transport.senders import Senders
 from federation.transport.session import Session
 
 _UNPACKED_HERE_BYTES = 2**14  # more is unpacked in a thread
@@ -39,7 +40,7 @@ class Wire(Protocol):
     session: Session
     peer: PeerAddress
     is_paused: bool  # the client takes nothing now
-    waiting: set[Http2Call]  # for what they have sent to be on its way
+    waiting: Senders  # calls, for what they have sent to be on its way
     delivered_bytes: int  # of messages that were read
 
     def certificate(self) -> ShownCertificate:

@@ -18,6 +18,7 @@ from federation.services.status_codes import CallStatus, StatusCode
 from federation.transport.call import Http2Call
 from federation.transport.dispatch import Http2Calls, NewCall
 from federation.transport.lifetime import FRAME_S, HANDSHAKE_S, Due, Lifetime
+from federation.transport.senders import Senders
 from federation.transport.session import Http2Settings, Refused, Session
 from federation.transport.tls import TlsLayer, TlsRefused
 
@@ -42,7 +43,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.session = Session(settings, now_s)
         self.peer: PeerAddress = parse_peer("")
         self.is_paused = False
-        self.waiting: set[Http2Call] = set()
+        self.waiting = Senders()
         self.delivered_bytes = 0
         self._server = server
         self._now_s = server.clock.monotonic_s
@@ -135,8 +136,6 @@ class Http2Connection(asyncio.BufferedProtocol):
             elif isinstance(event, http2.SettingsReceived):
                 self._life.is_established = True
         for new in self._calls.take(events):
-            if new.call.answer_at_once(new.route.pipeline):
-                continue
             if new.timeout_s is not None:
                 self._set_deadline(new.call, new.timeout_s)
             new.call.task = self._server.run(self._serve(new))
@@ -208,8 +207,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             sent_bytes += len(data)
         self._count_buffered()
         self._take(self.session.events())
-        for call in list(self.waiting):
-            call.wake_sender()
+        self.waiting.sent(sent_bytes, is_all=is_all)
         if self._life.is_closing and is_all:
             self._close_now()
 

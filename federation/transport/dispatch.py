@@ -43,6 +43,10 @@ class NewCall(NamedTuple):
     timeout_s: float | None
 
 
+def _answered_at_once(new: NewCall) -> bool:
+    return new.call.answer_at_once(new.route.pipeline)
+
+
 class Http2Calls:
     """The calls of one connection, until their streams are closed."""
 
@@ -62,7 +66,10 @@ class Http2Calls:
         return len(self.by_stream)
 
     def take(self, events: Sequence[http2.Event]) -> list[NewCall]:
-        """Hand on what happened; return the calls that have begun, and are not over already."""
+        """Hand on what happened; return the calls that have begun, and are not over already.
+
+        Small calls that wait for nothing are answered here.
+        """
         # Of calls that are over as they begin nothing is made: with rapid resets, most are.
         over = {each.stream_id for each in events if isinstance(each, http2.StreamClosed)}
         for event in events:
@@ -79,7 +86,7 @@ class Http2Calls:
             call.settle()
         self._fed.clear()
         new, self._new = self._new, []
-        return [each for each in new if not each.call.is_over]
+        return [each for each in new if not each.call.is_over and not _answered_at_once(each)]
 
     def _on_request(self, event: http2.RequestReceived) -> None:
         stream = event.stream_id
