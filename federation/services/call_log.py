@@ -73,7 +73,7 @@ class MethodLog:
         self._refusals = log.refusals
         self._requests = log.metrics.requests
         self._seconds = log.metrics.request_seconds.labels(method=method)
-        self._ok: Any = None  # its counter; made when first used, as those of other statuses
+        self._ended: dict[StatusCode, Any] = {}  # counters, each made when first used
 
     def __repr__(self) -> str:
         return f"<MethodLog of {self._method}>"
@@ -91,16 +91,17 @@ class MethodLog:
     def log_end(self, status: CallStatus, seconds: float, peer: str) -> None:
         """Count a call that has ended, and log it."""
         self._seconds.observe(seconds)
+        counter = self._ended.get(status.code)
+        if counter is None:
+            counter = self._requests.labels(method=self._method, code=status.code.name)
+            self._ended[status.code] = counter
+        counter.inc()
         if status is OK:  # nearly always, so it has a short way of its own
-            if self._ok is None:
-                self._ok = self._requests.labels(method=self._method, code=OK.code.name)
-            self._ok.inc()
             _log.debug(
                 "request", peer=peer, method=self._method, code="OK", seconds=round(seconds, 6)
             )
             return
         code = status.code.name
-        self._requests.labels(method=self._method, code=code).inc()
         facts: dict[str, Any] = {"method": self._method, "code": code, "seconds": round(seconds, 6)}
         if status.message:
             facts["message"] = status.message

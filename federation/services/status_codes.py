@@ -92,5 +92,12 @@ def status_of(error: Exception) -> CallStatus | None:
 def clean(text: str, max_chars: int = _MESSAGE_CHARS) -> str:
     """Return text that may contain a client's input as printable ASCII, clipped."""
     clipped = text[: max_chars + 1]  # before escaping, so that a huge name costs nothing
-    safe = "".join(c if " " <= c <= "~" else c.encode("unicode_escape").decode() for c in clipped)
+    if clipped.isascii() and clipped.isprintable():  # nearly always
+        safe = clipped
+    else:
+        safe = "".join(map(_escaped, clipped))
     return safe if len(safe) <= max_chars else safe[: max_chars - 3] + "..."
+
+
+def _escaped(char: str) -> str:
+    return char if " " <= char <= "~" else char.encode("unicode_escape").decode()
