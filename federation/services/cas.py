@@ -119,8 +119,10 @@ class CasService:
         return self._asked_by_pushers if call.rights.may_push(instance) else self._store
 
     def _count(self, asked: int, missing: int) -> None:
-        self._hits.inc(asked - missing)
-        self._misses.inc(missing)
+        if asked > missing:  # counting nothing takes as long as counting something
+            self._hits.inc(asked - missing)
+        if missing:
+            self._misses.inc(missing)
 
 
 @lru_cache(maxsize=_REMEMBERED)
