@@ -29,6 +29,7 @@ _READ_BYTES = 2**14  # in one go, of frames that have on average less than
 _TINY_BYTES = 2**10
 _BUFFERED_BYTES = 2**16  # of what is written and the socket has not taken
 _FLUSH_BYTES = 2**20  # written in one go; then other connections have their turn
+_FEW_SENDERS = 4
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time: close sends RST
 
 _CANCELLED = CallStatus(StatusCode.CANCELLED, "the call was cancelled")
@@ -201,7 +202,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             if sent_bytes > _FLUSH_BYTES:
                 self.flush_soon()
                 break
-            data = self.session.output()
+            data = self.session.output(of_many=len(self.waiting) > _FEW_SENDERS)
             is_all = not data
             self._write(data if self._tls is None else self._encrypted(data, self._tls))
             sent_bytes += len(data)

@@ -25,6 +25,9 @@ class Senders:
     def __repr__(self) -> str:
         return f"<Senders {len(self._waiting)} wait>"
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def add(self, call: WaitingSender) -> None:
         """A call begins to wait."""
         self._waiting.add(call)

@@ -19,9 +19,10 @@ from federation.transport.headers import LIST_BYTES, Fields
 from federation.transport.overhead import Overhead
 
 _WINDOW_MAX: Final = 2**31 - 1
-# Of a piece of output: four whole frames. What is copied again is then still in the processor's
-# cache, which took a tenth less than 128 KiB, and a slow reader has no more than this here.
-_OUTPUT_BYTES = 4 * (2**14 + 9)
+# Of a piece of output: whole frames, so that a slow reader has no more than this here. What is
+# copied again for a few streams is then still in the processor's cache: a tenth less than with many
+# frames, which take less for the answers of many streams.
+_FEW_BYTES, _MANY_BYTES = 2 * (2**14 + 9), 8 * (2**14 + 9)
 
 # A block of headers beyond these ends its connection; one beyond LIST_BYTES only its call.
 _BLOCK_BYTES, _BLOCK_FIELDS, _CONTINUATIONS = 2**18, 2**12, 8
@@ -106,21 +107,25 @@ class Session:
         except ngh2.NGH2Error:
             return 0  # it ends already
 
-    def output(self) -> bytes:
-        """Return the next piece of what is to be sent; empty: there is none now."""
-        data = self._output()
+    def output(self, *, of_many: bool = False) -> bytes:
+        """Return the next piece of what is to be sent; empty: there is none now.
+
+        of_many: it is of many streams.
+        """
+        most_bytes = _MANY_BYTES if of_many else _FEW_BYTES
+        data = self._output(most_bytes)
         if not data and self._reset_finished():
-            data = self._output()
+            data = self._output(most_bytes)
         self._overhead.sent(len(data))
         return data
 
-    def _output(self) -> bytes:
+    def _output(self, most_bytes: int) -> bytes:
         if self.failed:
             return b""
         try:
             # Without a limit, bodies are copied once less.
-            is_little = self._http2.queued_body_size() <= _OUTPUT_BYTES
-            data = self._http2.data_to_send(None if is_little else _OUTPUT_BYTES)
+            is_little = self._http2.queued_body_size() <= _MANY_BYTES
+            data = self._http2.data_to_send(None if is_little else most_bytes)
             self._note(self._http2.events())
         except ngh2.NGH2Error:
             self.failed = True
