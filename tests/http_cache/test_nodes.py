@@ -220,3 +220,21 @@ def test_a_thousand_idle_connections_cost_little_and_others_are_served(tmp_path:
         assert grpc.read(digest_of(b"blob")) == b"blob"
         assert http(node).get("/kv/main/k") == b"value"
         assert node.rss_bytes() - rss < 64 * 2**20
+
+
+def test_a_reader_that_takes_nothing_of_a_file_is_broken_off(tmp_path: Path) -> None:
+    with node_of(tmp_path / "node", limits={"stall": "3s"}) as node:
+        path = http(node).put_blob(os.urandom(20_000_000))
+        fds = node.fds()
+        host, _, port = node.addresses[1].rpartition(":")
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((host, int(port)))
+            slow.sendall(f"GET {path} HTTP/1.1\r\nHost: c\r\n\r\n".encode())
+            wait_until(lambda: requests_running(node) == 1, "the answer to begin")
+            wait_until(lambda: requests_running(node) == 0, "the answer to be given up")
+            wait_until(lambda: node.fds() <= fds, "its descriptors to be closed")
+
+
+def requests_running(node: Node) -> float:
+    return node.metrics().value("federation_requests_running")
