@@ -2,50 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from federation import __version__
 from federation.access.access import ListenerAccess
 from federation.access.setup import make_access
-from federation.closure.checker import ClosureChecker
 from federation.config.limits import LiveLimits
-from federation.config.model import Config, LimitsConfig, ListenerConfig
+from federation.config.model import Config, ListenerConfig
 from federation.config.types import parse_address
 from federation.core.clock import Clock, SystemClock
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
-from federation.observability.rate_limits import LimitHits
 from federation.replication.setup import Replication, make_replication
 from federation.server.http import HttpServer, Pages
 from federation.server.node import Node, Port
 from federation.server.readiness import Readiness
 from federation.server.server_factory import ListenerPlace, ServerFactory, server_factory
+from federation.server.services import Services, make_services
 from federation.server.worker_slot import WorkerSlot
 from federation.services.acknowledge import Acknowledge
-from federation.services.action_cache import ActionCacheService
 from federation.services.bounds import SharedBounds
-from federation.services.bytestream import ByteStreamService
-from federation.services.capabilities import CapabilitiesService
-from federation.services.cas import CasService
-from federation.services.checksum import ChecksumVerifier
-from federation.services.cpu_pool import Compute
 from federation.services.health import HealthControl, HealthService
-from federation.services.holdings import HoldingsService
 from federation.services.method import Service
 from federation.services.quotas import CallerQuotas
-from federation.services.references import ReferenceService
 from federation.services.reflection import ReflectionService
-from federation.services.remote_asset import FetchService, PushService
 from federation.services.runtime import Runtime
 from federation.storage.contract import NodeStorage
 from federation.storage.factory import open_storage
-from federation.upstream.entry_finder import Finder
-from federation.upstream.pull_through import PullThrough
-from federation.upstream.setup import Pulling
-from federation.wire.node_identity import LogPosition, NodeIdentity
 
 if TYPE_CHECKING:
     from federation.access.files import AccessFiles
@@ -168,112 +153,6 @@ def _apply_config(
     replication.apply_config(config)
     limits.apply_config(config.limits)
     budget.total_bytes = slot.part(limits.buffer_memory)
-
-
-class Services(NamedTuple):
-    """The services of each kind of listener, and how to start, close and reconfigure them."""
-
-    served: list[Service]
-    index_served: list[Service]  # for listeners whose callers keep blobs elsewhere
-    http_served: list[Service]
-    closers: list[Callable[[], Awaitable[None]]]
-    start: Callable[[], None]
-    describe: Callable[[], dict[str, Any]]
-    apply_config: Callable[[Config], None]
-
-    def of(self, listener: ListenerConfig) -> list[Service]:
-        """Return what a listener serves."""
-        if listener.protocol == "http":
-            return self.http_served
-        return self.index_served if listener.type == "index" else self.served
-
-
-def make_services(
-    config: Config,
-    limits: LimitsConfig,
-    storage: NodeStorage,
-    metrics: Metrics,
-    clock: Clock,
-    budget: MemoryBudget,
-    slot: WorkerSlot,
-    hits: LimitHits,
-) -> Services:
-    """Return every service, pulling from upstreams where there are any, now or after a reload."""
-    closures = ClosureChecker(storage, limits, clock, storage, hits=hits)
-    pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
-    compute = Compute(limits.threads)
-    through = partial(PullThrough, pulling.shared)
-
-    def announce() -> NodeIdentity:
-        ledger = storage.ledger
-        return NodeIdentity(ledger.node_id, LogPosition(ledger.log_epoch, ledger.head()))
-
-    def of_names(finder: Finder, *, inlines: bool = True) -> list[Service]:
-        store = through(includes_upstreams=False)
-        checksums = ChecksumVerifier(store)
-        fetch = FetchService(finder, checksums, clock, metrics)
-        push = PushService(storage, checksums)
-        return [
-            CapabilitiesService(limits, config.storage.max_blob, announce),
-            ActionCacheService(store, storage, finder, metrics, inlines=inlines),
-            fetch,
-            push,
-            ReferenceService(fetch, push),
-        ]
-
-    asked_by_readers = through(includes_upstreams=True)
-    asked_by_pushers = through(includes_upstreams=False, includes_for_nodes=True)
-    cas = CasService(asked_by_readers, limits, metrics, compute, asked_by_pushers)
-    local = through(includes_upstreams=False)
-    stream = ByteStreamService(
-        local,
-        limits,
-        clock,
-        metrics,
-        budget,
-        compute,
-        alone=slot.alone,
-        quota_bytes=lambda: storage.quota_bytes,
-        hits=hits,
-    )
-    http = None
-    if any(listener.protocol == "http" for listener in config.listeners):
-        # Not above: what parses HTTP is a sixth of the CPU of a start.
-        from federation.http_cache.service import HttpCacheService  # noqa: PLC0415
-
-        http = HttpCacheService(
-            local,
-            asked_by_readers,
-            asked_by_pushers,
-            storage,
-            pulling.finder,
-            stream,
-            config,
-            limits,
-            clock,
-            metrics,
-        )
-
-    def apply_config(changed: Config) -> None:
-        pulling.apply_config(changed)
-        if http is not None:
-            http.apply_config(changed)
-
-    return Services(
-        served=[cas, stream, *of_names(pulling.finder), HoldingsService(storage.ledger)],
-        # No blobs, as with --index-only of BuildStream's own server.
-        index_served=of_names(pulling.index_finder, inlines=False),
-        http_served=[] if http is None else [http],
-        closers=[  # uploads, then threads, then what they use
-            stream.close,
-            partial(asyncio.to_thread, compute.close),
-            *pulling.closers,
-            closures.close,
-        ],
-        start=pulling.start,
-        describe=pulling.describe,
-        apply_config=apply_config,
-    )
 
 
 def acknowledge_of(
