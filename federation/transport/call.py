@@ -25,6 +25,7 @@ from federation.transport.framing import (
 )
 from federation.transport.headers import BEGINNING, Request, beginning, trailers
 from federation.transport.incoming import ReceiveBounds, ReceivedStream
+from federation.transport.refusals import REFUSALS
 from federation.transport.senders import Senders
 from federation.transport.session import Session
 
@@ -53,6 +54,10 @@ class Wire(Protocol):
 
     def count_unread(self, by_bytes: int) -> None:
         """Count bytes that have come and that nobody reads yet."""
+        ...
+
+    def note_refused(self) -> None:
+        """Count a call that has no right to be served, or that nobody serves."""
         ...
 
 
@@ -251,6 +256,8 @@ class Http2Call:
         """Send the status, and take nothing more. Nothing: if the call is over already."""
         if self.is_over:
             return
+        if status.code in REFUSALS:
+            self._wire.note_refused()
         if self._begun:
             self._session.finish(self.stream, trailers(status))
         else:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ngh2 import ErrorCode
@@ -20,6 +17,7 @@ from federation.transport.dispatch import Http2Calls, NewCall
 from federation.transport.lifetime import FRAME_S, HANDSHAKE_S, Due, Lifetime
 from federation.transport.senders import Senders
 from federation.transport.session import Http2Settings, Refused, Session
+from federation.transport.socket_options import drop_at_close, send_at_once
 from federation.transport.tls import TlsLayer, TlsRefused
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ _TINY_BYTES = 2**10
 _BUFFERED_BYTES = 2**16  # of what is written and the socket has not taken
 _FLUSH_BYTES = 2**20  # written in one go; then other connections have their turn
 _FEW_SENDERS = 4
-_ABORT = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time: close sends RST
 
 _CANCELLED = CallStatus(StatusCode.CANCELLED, "the call was cancelled")
 _ENDING = CallStatus(StatusCode.UNAVAILABLE, "the node ends")
@@ -55,6 +52,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._flush_at: asyncio.Handle | None = None
         self._read_bytes = _READ_BYTES
+        self._resume_s: float | None = None  # when it is read again
         self._buffered_bytes = 0  # that the socket has not taken, as the budget knows it
 
     def __repr__(self) -> str:
@@ -75,8 +73,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=_BUFFERED_BYTES)
-        # asyncio does this only for sockets that were made with the protocol's number.
-        self._set(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        send_at_once(transport)
         self.peer = parse_peer(self._server.peer_text(transport))
         if not self._server.admit(self):
             self.abort()
@@ -163,10 +160,6 @@ class Http2Connection(asyncio.BufferedProtocol):
         else:
             call.deadline_s = self._now_s() + timeout_s
 
-    def eof_received(self) -> bool:
-        """See Protocol: a client that sends nothing more cannot take part in HTTP/2."""
-        return False
-
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """See Protocol."""
         self._transport = None
@@ -237,11 +230,23 @@ class Http2Connection(asyncio.BufferedProtocol):
         """See Wire."""
         self._server.budget.count(by_bytes)
 
+    def note_refused(self) -> None:
+        """See Wire."""
+        pause_s = self._server.refused.note(self.peer.host)
+        if pause_s and self._transport is not None:
+            if self._resume_s is None:
+                self._transport.pause_reading()
+                self._report(Refused("too many refused calls", "calls.refused"))
+            self._resume_s = self._now_s() + pause_s
+
     # Its end
 
     def look(self, now_s: float) -> None:
         """Do what is due; called several times a second."""
         self._count_buffered()
+        if self._resume_s is not None and now_s >= self._resume_s and self._transport is not None:
+            self._resume_s = None
+            self._transport.resume_reading()
         self._calls.expire(now_s)
         if self.session.is_window_spent:
             self.drain()
@@ -306,14 +311,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Close the socket at once, and have the system drop what it has for the client."""
         if self._transport is None:
             return
-        self._set(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+        drop_at_close(self._transport)
         self._transport.abort()
-
-    def _set(self, level: int, option: int, value: int | bytes) -> None:
-        """Set an option of the socket, if it has that."""
-        assert self._transport is not None
-        with suppress(OSError, AttributeError):
-            self._transport.get_extra_info("socket").setsockopt(level, option, value)
 
     def _refuse(self, error: Refused) -> None:
         self._report(error)

@@ -93,6 +93,7 @@ class Http2Calls:
         try:
             request = self._parse(event.headers)
         except NotGrpc as error:
+            self._wire.note_refused()
             answer = ((b":status", b"%d" % error.http_status),)
             self._wire.session.begin(stream, answer, end=True)
             return
@@ -119,6 +120,7 @@ class Http2Calls:
         return request
 
     def _turn_away(self, stream: int, status: CallStatus) -> None:
+        self._wire.note_refused()
         self._wire.session.begin(stream, (*BEGINNING, *trailers(status)), end=True)
 
     def _on_data(self, event: http2.DataReceived) -> None:

@@ -21,6 +21,7 @@ from federation.services.runtime import Runtime
 from federation.transport.connection import Http2Connection
 from federation.transport.dispatch import Route
 from federation.transport.incoming import ReceiveBounds
+from federation.transport.refusals import RefusedCalls
 from federation.transport.session import Http2Settings
 from federation.transport.tls import TlsLayer
 
@@ -101,6 +102,7 @@ class Http2Server:
         self.hits = hits
         self.budget = budget
         self.log = ConnectionLog(clock)
+        self.refused = RefusedCalls(clock)
         self.sweep_s = _SWEEP_S
         self._tasks: set[asyncio.Task[None]] = set()
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
@@ -152,6 +154,7 @@ class Http2Server:
     def _look(self) -> None:
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._look)
         now_s = self.clock.monotonic_s()
+        self.refused.forget()
         for connection in list(self._open.by_peer.values()):
             connection.look(now_s)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import hpack
@@ -60,10 +60,23 @@ FLOODS = {
     "priority": frame(PRIORITY, 0, 1, b"\0\0\0\0\x10") * EACH,
     "frames of one byte": frame(DATA, 0, 1, b"\0") * EACH,
     "empty frames": frame(DATA, 0, 1, b"") * EACH,
+    "padding": frame(DATA, 8, 1, b"\xff" + bytes(255)) * EACH,
     "continuation": frame(HEADERS_FRAME, 0, 3, block()) + frame(CONTINUATION, 0, 3, b"") * EACH,
     "unknown frames": frame(0xBB, 0, 0, bytes(100)) * EACH,
     "rapid resets": rapid_resets(),
 }
+
+
+def refused_calls(address: str) -> None:
+    """Make calls that nobody serves, hundreds at once, until they are not answered at once."""
+    with begun(address) as one, suppress(TimeoutError):
+        one.settimeout(1.0)
+        for first in range(3, 80_003, 800):
+            numbers = range(first, first + 800, 2)
+            one.sendall(
+                b"".join(frame(HEADERS_FRAME, 5, at, block("/no.such/M")) for at in numbers)
+            )
+            one.recv(2**20)
 
 
 @contextmanager
@@ -111,6 +124,16 @@ def test_headers_that_unpack_to_megabytes_are_refused(tmp_path: Path) -> None:
             wait_until(lambda: done[0] >= 10, "ten bombs")
             seen.judge()
         node.check_limit_hit("connection.frames")
+
+
+def test_calls_that_nobody_serves_take_no_turns_from_others(tmp_path: Path) -> None:
+    with (
+        Attacked(tmp_path, open_to_all=True, settings=HTTP2) as node,
+        node.watched() as seen,
+        kept_up(lambda: refused_calls(node.node.address), threads=4),
+    ):
+        node.check_limit_hit("calls.refused")
+        seen.judge()
 
 
 @pytest.mark.slow

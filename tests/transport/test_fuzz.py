@@ -42,6 +42,7 @@ class Socket(asyncio.Transport):
         super().__init__()
         self.connection = connection
         self.closed = self.aborted = False
+        self.reads = True
         self._held_bytes = 0
         self._slow = chance.random() < 1 / 8
 
@@ -58,6 +59,12 @@ class Socket(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return self._held_bytes
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
 
     def is_closing(self) -> bool:
         return self.closed

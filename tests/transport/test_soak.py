@@ -10,12 +10,14 @@ from tests.transport.soak.__main__ import soak
 from tests.transport.soak.watch import Sample, growth, left
 
 
-def samples(rss_mib: float = 0.0, descriptors: float = 0.0, threads: float = 0.0) -> list[Sample]:
+def samples(
+    memory_mib: float = 0.0, descriptors: float = 0.0, threads: float = 0.0
+) -> list[Sample]:
     """Return samples of a node that has so much more of each at the end."""
     return [
         Sample(
             at,
-            100 + rss_mib * at / 99,
+            100 + memory_mib * at / 99,
             50 + int(descriptors * at / 99),
             9,
             20 + int(threads * at / 99),
@@ -28,17 +30,17 @@ def samples(rss_mib: float = 0.0, descriptors: float = 0.0, threads: float = 0.0
 
 def test_what_stays_as_it_is_is_flat() -> None:
     assert growth(samples()) == []
-    assert growth(samples(rss_mib=10, descriptors=8)) == []
+    assert growth(samples(memory_mib=10, descriptors=8)) == []
 
 
-@pytest.mark.parametrize("grows", ["rss_mib", "descriptors", "threads"])
+@pytest.mark.parametrize("grows", ["memory_mib", "descriptors", "threads"])
 def test_what_grows_is_named(grows: str) -> None:
     (found,) = growth(samples(**{grows: 60.0}))
     assert found.startswith(f"{grows} grew from")
 
 
 def test_what_grows_in_the_beginning_only_is_no_growth() -> None:
-    filling = [each._replace(rss_mib=min(100.0, 4 * each.at_s)) for each in samples()]
+    filling = [each._replace(memory_mib=min(100.0, 4 * each.at_s)) for each in samples()]
     assert growth(filling) == []
 
 
@@ -48,7 +50,7 @@ def test_too_few_samples_are_no_proof() -> None:
 
 def test_what_is_left_of_the_load_is_named() -> None:
     before = Sample(0, 100, 50, 9, 20, 0, 0)
-    assert left(before, before._replace(rss_mib=150)) == []
+    assert left(before, before._replace(memory_mib=150)) == []
     after = before._replace(calls=1, uploads=2, sockets=19)
     assert len(left(before, after)) == 3
 

@@ -11,7 +11,7 @@ class Sample(NamedTuple):
     """What a node held at one time."""
 
     at_s: float
-    rss_mib: float
+    memory_mib: float
     descriptors: int
     sockets: int  # of these
     threads: int
@@ -20,7 +20,7 @@ class Sample(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.at_s:7.0f} s {self.rss_mib:7.1f} MiB {self.descriptors:4} descriptors, "
+            f"{self.at_s:7.0f} s {self.memory_mib:7.1f} MiB {self.descriptors:4} descriptors, "
             f"{self.sockets:4} of sockets {self.threads:3} threads {self.calls:4} calls "
             f"{self.uploads:4} uploads"
         )
@@ -44,7 +44,7 @@ def growth(samples: Sequence[Sample]) -> list[str]:
     early, late = samples[quarter : 2 * quarter], samples[-quarter:]
     found = []
     for name, fixed, of_before in (
-        ("rss_mib", GROWTH_MIB, GROWTH_OF_MIB),
+        ("memory_mib", GROWTH_MIB, GROWTH_OF_MIB),
         ("descriptors", GROWTH_DESCRIPTORS, GROWTH_OF_DESCRIPTORS),
         ("threads", GROWTH_THREADS, 0),
     ):
