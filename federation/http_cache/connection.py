@@ -31,7 +31,7 @@ _PARSED_KEPT = 8  # headers, as most requests of a connection have the same
 
 
 class HttpConnection(RequestHandler):
-    """One connection, made when a client connects; implements Wire of http_call.py."""
+    """One connection, made when a client connects; implements Wire of wire.py."""
 
     __slots__ = (
         "_head_since_s",

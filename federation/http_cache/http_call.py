@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.streams import StreamReader
 from aiohttp.web_exceptions import HTTPException
 
-from federation.access.incoming_call import Headers, PeerAddress, ShownCertificate
+from federation.access.incoming_call import Headers, ShownCertificate
 from federation.core.errors import InvalidRequest
 from federation.core.store import FilePart
 from federation.http_cache.answer_head import CONTINUE, Fields, head
 from federation.http_cache.statuses import read_status, write_status
 from federation.http_cache.target import Target
+from federation.http_cache.wire import Wire
 from federation.services.call import Call
 from federation.services.status_codes import CallStatus, StatusCode
 from federation.services.transport import CallEnded
@@ -29,46 +29,6 @@ _NO_BODY = frozenset({204, 304})
 TEXT: Fields = (("Content-Type", "text/plain"),)  # Nx wants it without a charset
 _ASKS_CREDENTIALS = ("WWW-Authenticate", 'Basic realm="federation"')
 _READS = frozenset({"GET", "HEAD", "OPTIONS", "PROPFIND", "POST"})  # POST: Turborepo's queries
-
-
-class Wire(Protocol):
-    """What calls need of their connection."""
-
-    peer: PeerAddress
-    is_ending: bool  # no further request is taken on it
-
-    def certificate(self) -> ShownCertificate:
-        """Return what the client showed in the TLS handshake."""
-        ...
-
-    def headers_of(self, request: web.BaseRequest) -> Headers:
-        """Return the request's headers as access reads them."""
-        ...
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes; returns when more may be sent. Raises CallEnded."""
-        ...
-
-    @property
-    def sends_files(self) -> bool:
-        """Whether send_file() can be called: what is sent is not encrypted here."""
-        ...
-
-    async def send_file(self, part: FilePart) -> None:
-        """Send a part of a file; returns when more may be sent. Raises CallEnded."""
-        ...
-
-    def abort(self) -> None:
-        """Reset the connection."""
-        ...
-
-    def close(self) -> None:
-        """Close the connection once what was sent is on its way."""
-        ...
-
-    def wall_s(self) -> float:
-        """Return the time."""
-        ...
 
 
 class HttpCall:
