@@ -113,7 +113,7 @@ def test_s14_a_disk_that_gives_errors_for_a_while_costs_no_blob(
     for at in range(0, len(blobs), 100):
         client.batch_update(blobs[at : at + 100])
     digests, trace = [digest_of(data) for data in blobs], tmp_path / "trace"
-    failing = [f"{call}:error=EIO" for call in ("newfstatat", "statx", "openat")]
+    failing = [f"{call}:error=EIO" for call in ("newfstatat", "statx", "openat", "openat2")]
     with attached(node, *failing, out=str(trace)):
         assert outcome(lambda: client.find_missing(digests)) is UNAVAILABLE
         for digest in digests[:20]:
