@@ -58,7 +58,10 @@ class WorkerThreads:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[_T] = loop.create_future()
         self.put(call_for, loop, result, work, args)
-        return await result
+        try:
+            return await result
+        finally:
+            del result  # else it, its error and this frame in the traceback would be a cycle
 
     def _wake_one(self) -> None:
         """Wake the thread that was busy last, or start one, if there is any."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
+import weakref
 
 import pytest
 
@@ -114,6 +116,26 @@ def test_the_end_waits_for_all_jobs_and_takes_no_more() -> None:
     with pytest.raises(RuntimeError, match="have ended"):
         threads.put(print)
     threads.close()
+
+
+async def test_what_a_failed_job_was_given_is_freed_without_a_collection() -> None:
+    class Large:
+        pass
+
+    def fail(_: Large) -> None:
+        raise ZeroDivisionError
+
+    threads, large = WorkerThreads("t", 2), Large()
+    given = weakref.ref(large)
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError) as raised:
+            await threads.run(fail, large)
+        del large, raised
+        await asyncio.to_thread(threads.close)
+        assert given() is None, "a cycle keeps it"
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("seed", range(5))

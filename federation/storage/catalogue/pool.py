@@ -64,6 +64,8 @@ class Pool:
         except asyncio.CancelledError:
             ended.add_done_callback(lambda _: undo())
             raise
+        finally:
+            del result  # as in WorkerThreads.run
 
     def submit(self, work: Callable[..., _T], *args: object) -> Future[_T]:
         """Run work in a thread without waiting for it."""
