@@ -20,6 +20,7 @@ from tests.support.process_client import Client, code_of, outcome
 
 MIB = 2**20
 LARGE_BYTES = 8 * MIB
+_BLOBS = 5000  # of each size
 _CALLS_OF_A_CLIENT = 300  # then it connects anew
 _NUMBER = re.compile(r"[0-9a-f]{3,}|[0-9]+")  # in the texts of errors
 _READ = "google.bytestream.ByteStream/Read"
@@ -36,8 +37,9 @@ class Work(NamedTuple):
     large: Digest
 
     def data(self, most_bytes: int) -> bytes:
-        """Return bytes that the node has not seen."""
-        return self.chance.randbytes(16) * (1 + self.chance.randrange(most_bytes) // 16)
+        """Return one of so many blobs: what a node keeps of each in memory fills, and stays."""
+        made = random.Random(self.chance.randrange(_BLOBS))
+        return made.randbytes(16) * (1 + made.randrange(most_bytes) // 16)
 
 
 class WrongAnswer(Exception):
@@ -200,6 +202,8 @@ class Load:
             if kind in HONEST:
                 text = getattr(error, "details", str)() or ""
                 self.troubles[f"{name}: {code_of(error).name} ({_NUMBER.sub('N', text)})"] += 1
+        except AssertionError as error:
+            self.troubles[f"{name}: {error}"] += 1
         except WrongAnswer:
             self.troubles[f"{name}: a wrong answer"] += 1
         except OSError as error:
