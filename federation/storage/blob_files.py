@@ -26,7 +26,7 @@ CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW  # 
 
 _HASH_STEP = 1024 * 1024
 _IF_CACHED: int | None = getattr(os, "RWF_NOWAIT", None)
-TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 # Errors of a disk that is present but has lost some blocks of a file.
@@ -75,7 +75,7 @@ def open_blob(path: str, size_bytes: int) -> OpenBlob:
         SourceUnavailable: any other error of the disk.
     """
     try:
-        fd = os.open(path, TO_READ)
+        fd = os.open(path, _OPEN)
     except OSError as error:
         raise _trouble_with(path, error) from error
     return opened(fd, size_bytes)

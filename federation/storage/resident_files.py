@@ -1,7 +1,7 @@
-"""Opens and reads blob files on the event loop, as far as memory has their names and bytes.
+"""Looks at blob files on the event loop, as far as memory has their names.
 
-Nothing here waits for a disk (RESOLVE_CACHED, RWF_NOWAIT) or judges a blob: whatever is not
-plainly right raises BlockingIOError, and a thread looks at it.
+Nothing here waits for a disk (RESOLVE_CACHED) or judges a blob: whatever is not plainly right
+raises BlockingIOError, and a thread looks at it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import errno
 import os
 
 from federation.storage import blob_files
-from federation.storage.blob_files import Damage, OpenBlob
 
 _OPENAT2 = 437  # on every architecture
 _AT_FDCWD = -100
@@ -30,17 +29,7 @@ class _OpenHow(ctypes.Structure):
 _syscall = ctypes.PyDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _HOW_BYTES = ctypes.c_size_t(ctypes.sizeof(_OpenHow))
-_TO_READ = _OpenHow(blob_files.TO_READ, 0, _RESOLVE_CACHED)
 _TO_LOOK = _OpenHow(os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
-
-
-def open_blob(path: str, size_bytes: int) -> OpenBlob:
-    """Open a blob's file for reading; it is a plain file of this size. Raises BlockingIOError."""
-    fd = _open(path, _TO_READ)
-    try:
-        return blob_files.opened(fd, size_bytes)
-    except Damage:
-        raise BlockingIOError(errno.EAGAIN, "not plainly right") from None
 
 
 def check_file(path: str, size_bytes: int) -> None:

@@ -23,7 +23,7 @@ from federation.core.errors import (
 )
 from federation.core.store import CHUNK_BYTES, Chunks, FilePart, NextBytes
 from federation.core.uses import Use
-from federation.storage import blob_files, resident_files
+from federation.storage import blob_files
 from federation.storage.blob_files import Damage, OpenBlob, Unreadable
 from federation.storage.catalogue import blobs
 from federation.storage.catalogue.blobs import BlobRow, key_of
@@ -56,6 +56,7 @@ class Reading:
         self._end = digest.size_bytes if limit is None else offset + limit
         self._end = min(self._end, digest.size_bytes)
         self._next_bytes = next_bytes
+        self._is_small = digest.size_bytes <= core.settings.inline_max
         self._row: BlobRow | None = None
         self._blob: OpenBlob | None = None
         self._data: bytes | None = None
@@ -85,7 +86,7 @@ class Reading:
             return self._slices()
         epoch = self._core.read_cache.epoch
         try:
-            if not self._core.resident.look(self._open_at_once):
+            if not self._is_small or not self._core.resident.look(self._open_at_once):
                 await self._core.reads.run_or_undo(self._open, self._close, self._step())
         except UNREADABLE as error:
             raise self._core.catalogue_unreadable(error) from error
@@ -144,27 +145,13 @@ class Reading:
                 raise
 
     def _open_at_once(self, connection: apsw.Connection) -> bool:
-        """Do what _open does on the event loop, if nothing needs the disk or takes long.
+        """Take a small blob's bytes on the event loop.
 
-        Raises BlockingIOError if something does; then nothing is open. Raises BlobNotFound, Damage.
+        Raises BlobNotFound, Damage, BlockingIOError (it is a file).
         """
-        row = self._find(connection)
-        if self._data is not None:
-            return True
-        path = self._core.directory.blob_path(self._digest)
-        blob = resident_files.open_blob(path, self._digest.size_bytes)
-        first = None
-        try:
-            if not needs_verifying(self._core, row, blob.ctime_ns):
-                first = blob_files.read_cached(blob.fd, self._step(), self._offset)
-        finally:
-            if first is None:
-                os.close(blob.fd)
-        if first is None:
-            raise BlockingIOError(errno.EAGAIN, "not in memory, or not verified lately")
-        if self._end - self._offset > CHUNK_BYTES:
-            blob_files.read_onwards(blob.fd)
-        self._blob, self._first = blob, first or None
+        self._find(connection)
+        if self._data is None:
+            raise BlockingIOError(errno.EAGAIN, "a file")
         return True
 
     def _find(self, connection: apsw.Connection) -> BlobRow:
