@@ -3,10 +3,11 @@
 When you would want it: builds ask for the same thousands of blobs again and again.
 
 A name expires soon, and at once when any object is marked for eviction, quarantined or gone, in any
-process: the epoch shows that. An answer from here gives a lease like a look-up, without recording a
-touch: eviction spares what was touched within a lease plus twice the granularity
-(Timing.cutoff_age_ms). One granularity allows for access times that are not renewed at each
-look-up; of the other, half allows for a slow look-up and half for the age of a name in this cache.
+process, or any blob file has changed: the epoch shows that. An answer from here gives a lease like
+a look-up, without recording a touch: eviction spares what was touched within a lease plus twice the
+granularity (Timing.cutoff_age_ms). One granularity allows for access times that are not renewed at
+each look-up; of the other, half allows for a slow look-up and half for the age of a name in this
+cache.
 """
 
 from __future__ import annotations

@@ -93,7 +93,14 @@ class Presence:
     def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._complaints = Complaints(_log, core.clock)
-        self._known = ExistenceCache(lambda: core.epoch.value, core.timing.granularity_ms)
+        self._known = ExistenceCache(self._state, core.timing.granularity_ms)
+
+    def _state(self) -> int:
+        """Return a number that differs after any held object is gone, or any file has changed."""
+        core = self._core
+        if core.directory.volume.trouble:
+            return -1
+        return (core.epoch.value << 32) + core.files.changes()
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See federation.core.store.Store. While the catalogue is unreadable all are missing."""
@@ -177,7 +184,9 @@ class Presence:
     def _remember(
         self, names: Sequence[bytes], found: PresenceFound[bytes], asked_ms: int, epoch: int
     ) -> None:
-        held = set(names) - found.missing - found.files
+        held = set(names) - found.missing
+        if not self._core.files.is_on or self._core.directory.volume.trouble:
+            held -= found.files  # they may vanish without a sign
         if held and found.is_certain:
             self._known.remember(held, asked_ms, self._core.now_ms(), epoch)
 

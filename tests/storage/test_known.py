@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,42 @@ async def test_the_right_hash_with_another_size_is_missing(open_storage: Opener)
     other = held._replace(size_bytes=5)
     for _ in range(2):
         assert await counting.find(storage, held, other) == {name_of(other)}
+
+
+async def test_a_file_is_looked_at_once_while_files_are_watched(open_storage: Opener) -> None:
+    storage, counting = await open_storage(short(lease=60.0)), Counting()
+    digest = await put(storage, os.urandom(100_000))
+    for asked in ([name_of(digest)], []):
+        assert await counting.find(storage, digest) == set()
+        assert counting.asked == asked
+    storage.core.files.close()
+    for _ in range(2):
+        assert await counting.find(storage, digest) == set()
+        assert counting.asked == [name_of(digest)]
+    storage.core.files.start()
+    assert await counting.find(storage, digest) == set()
+    storage.core.directory.volume._away = "another volume is mounted over it"
+    for _ in range(2):
+        assert await counting.find(storage, digest) == set()
+        assert counting.asked == [name_of(digest)]
+
+
+async def test_a_file_that_vanishes_during_a_look_up_is_missed_at_the_next(
+    open_storage: Opener,
+) -> None:
+    storage, counting = await open_storage(short(lease=60.0)), Counting()
+    digest = await put(storage, os.urandom(100_000))
+    check = storage._presence._core.directory.volume.check_file
+
+    def check_and_lose(path: str, size_bytes: int) -> None:
+        check(path, size_bytes)
+        Path(path).unlink()
+
+    storage.core.directory.volume.check_file = check_and_lose  # type: ignore[method-assign]
+    storage.core.resident.close()  # so that a thread looks, with the check above
+    assert await counting.find(storage, digest) == set()
+    storage.core.directory.volume.check_file = check  # type: ignore[method-assign]
+    assert await counting.find(storage, digest) == {name_of(digest)}
 
 
 async def test_a_file_that_vanishes_is_missed_at_once(open_storage: Opener) -> None:

@@ -267,4 +267,20 @@ HITS = [
         _FINDER,
         "An entry that its upstream may have changed is served at once, for ever.",
     ),
+    Mutant(
+        "known-files",
+        "federation/storage/presence.py",
+        "        return (core.epoch.value << 32) + core.files.changes()",
+        "        return core.epoch.value << 32",
+        ("tests/storage/test_known.py",),
+        "FindMissing calls a blob present whose file has vanished.",
+    ),
+    Mutant(
+        "known-unwatched",
+        "federation/storage/presence.py",
+        "        if not self._core.files.is_on or self._core.directory.volume.trouble:\n",
+        "        if self._core.directory.volume.trouble:\n",
+        ("tests/storage/test_known.py",),
+        "The same, where files are not watched.",
+    ),
 ]
