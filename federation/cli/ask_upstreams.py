@@ -14,7 +14,7 @@ from federation.core import hops
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError, SourceUnavailable
-from federation.core.store import Entry, EntryKind
+from federation.core.index import Entry, EntryKind
 from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.wire.asset_request import content_of, pushed_of

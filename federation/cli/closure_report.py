@@ -11,7 +11,7 @@ from federation.closure.walk import STRUCTURE_MAX_BYTES
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest
-from federation.core.store import Entry
+from federation.core.index import Entry
 from federation.storage.contract import Explainer
 
 MISSING_MAX = 20

@@ -28,7 +28,7 @@ from federation.cli.progress import warnings_only
 from federation.config.model import Config, LimitsConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
-from federation.core.store import EntryKind
+from federation.core.index import EntryKind
 from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.storage.contract import Explainer
 from federation.storage.reports import FoundEntry

@@ -22,7 +22,8 @@ from federation.closure.whole import WholeClosure, WholeClosures
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, InvalidRequest
-from federation.core.store import Entry, EntryKind, Readable, WatchesHeld
+from federation.core.index import Entry, EntryKind
+from federation.core.store import Readable, WatchesHeld
 from federation.core.tasks import Background
 from federation.observability.rate_limits import LimitHits, LogLimit
 from federation.wire.action_result import check_inlined

@@ -27,7 +27,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.buildstream.v2 import artifact_pb2, source_pb2
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
-from federation.core.store import Entry, EntryKind
+from federation.core.index import Entry, EntryKind
 from federation.wire.asset_request import pushed_of
 from federation.wire.bounds import STRUCTURE_FIELDS_MAX, check_fields, check_nested, pieces
 from federation.wire.digests import function_of, to_digest

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from federation.core.store import Stamp
+from federation.core.index import Stamp
 
 VIA_HEADER = "federation-via"
 ORIGIN_HEADER = "federation-origin"

@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from federation.core.digest import Digest
-from federation.core.store import Entry, EntryKey, Source
+from federation.core.index import Entry, EntryKey
+from federation.core.provenance import Source
 
 
 class LogRow(NamedTuple):

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import EntryNotFound, InvalidRequest
-from federation.core.store import Entry, EntryKey, Index, LocalStore
+from federation.core.index import Entry, EntryKey, Index
+from federation.core.store import LocalStore
 from federation.http_cache.answer_head import Fields
 from federation.http_cache.http_call import TEXT, HttpCall, http_of
 from federation.http_cache.namespaces import Namespaces

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from federation.closure.names import Names, names_of_action_result
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import EntryNotFound, InvalidRequest, RequestTooLarge
-from federation.core.store import Entry, EntryKey, Index, LocalStore
+from federation.core.index import Entry, EntryKey, Index
+from federation.core.store import LocalStore
 from federation.http_cache.entries import EntryCalls, KeyedQuestion, is_keyed, question_of
 from federation.http_cache.http_call import http_of
 from federation.http_cache.json_results import digests_in_json

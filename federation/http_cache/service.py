@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from federation.config.model import Config, LimitsConfig
 from federation.core.clock import Clock
-from federation.core.store import Index, LocalStore
+from federation.core.index import Index
+from federation.core.store import LocalStore
 from federation.http_cache.blobs import BlobCalls
 from federation.http_cache.entries import EntryCalls
 from federation.http_cache.folders import FolderCalls

@@ -30,7 +30,8 @@ from federation.core.errors import (
     OffsetOutside,
     SourceUnavailable,
 )
-from federation.core.store import FROM_CLIENT, Chunks, NextBytes, Provenance
+from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.store import Chunks, NextBytes
 from federation.remote import codec
 from federation.remote.batches import Batches
 from federation.remote.client import Remote

@@ -11,7 +11,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound
-from federation.core.store import SMALL_BLOB_BYTES, Chunks, Entry, NextBytes, Readable
+from federation.core.index import Entry
+from federation.core.store import SMALL_BLOB_BYTES, Chunks, NextBytes, Readable
 from federation.replication.outcomes import GONE, Fate, SendOutcome, parked, skipped
 from federation.replication.peer_api import ObjectHistory
 from federation.replication.rules import Bounds

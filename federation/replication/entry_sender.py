@@ -10,16 +10,9 @@ from typing import NamedTuple
 
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, SourceUnavailable, StorageFailed
+from federation.core.index import NO_STAMP, PULLED_TICKS, Entry, EntryKey, EntryKind, Stamp
 from federation.core.replication_log import EntryHead, ReplicationLog
-from federation.core.store import (
-    NO_STAMP,
-    PULLED_TICKS,
-    Entry,
-    EntryKey,
-    EntryKind,
-    Readable,
-    Stamp,
-)
+from federation.core.store import Readable
 from federation.remote.failures import Denied, RemoteFailed, RequestRefused, Unsupported
 from federation.replication.closure_sender import ShippingStore, Walk
 from federation.replication.counters import PeerCounters

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
-from federation.core.store import Chunks, Entry, EntryKind
+from federation.core.index import Entry, EntryKind
+from federation.core.store import Chunks
 from federation.wire.node_identity import LogPosition
 
 OpenAt = Callable[[int], AbstractAsyncContextManager[Chunks]]

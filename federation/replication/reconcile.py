@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from federation.core.clock import Clock
 from federation.core.digest import Digest
+from federation.core.index import EntryKey
 from federation.core.replication_log import EntryHead, Lane, Page, Parked
-from federation.core.store import SMALL_BLOB_BYTES, EntryKey
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.core.tasks import first_of
 from federation.replication.blob_sender import LARGE_AT_ONCE
 from federation.replication.entry_sender import EntryToSend, Hole

@@ -13,7 +13,7 @@ from federation.closure.names import function_of_entry
 from federation.core import hops
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
-from federation.core.store import Entry, EntryKey, EntryKind, Stamp
+from federation.core.index import Entry, EntryKey, EntryKind, Stamp
 from federation.remote import Remote, RemoteIndex, RemoteStore
 from federation.remote.failures import (
     Denied,

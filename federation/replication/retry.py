@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from federation.core.digest import Digest
+from federation.core.index import EntryKey
 from federation.core.replication_log import Parked
-from federation.core.store import EntryKey
 from federation.core.tasks import first_of
 from federation.replication.entry_sender import EntryToSend, Hole
 from federation.replication.outcomes import SUPERSEDED, Fate, SendOutcome

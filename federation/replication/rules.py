@@ -16,7 +16,8 @@ from typing import NamedTuple
 from federation.config.peers import PeerConfig, RuleConfig
 from federation.core import hops
 from federation.core.digest import Digest
-from federation.core.store import EntryKey, EntryKind, Source
+from federation.core.index import EntryKey, EntryKind
+from federation.core.provenance import Source
 
 
 class When(enum.StrEnum):

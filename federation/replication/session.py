@@ -9,8 +9,8 @@ from typing import Any
 from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
 from federation.core.digest import Digest
+from federation.core.index import EntryKey
 from federation.core.replication_log import Lane, Parked, PeerRecord, ReplicationLog
-from federation.core.store import EntryKey
 from federation.replication.counters import PeerCounters
 from federation.replication.entry_sender import EntrySender
 from federation.replication.gate import Gate

@@ -16,8 +16,9 @@ from federation.closure.walk import WalkContext
 from federation.config.model import Config, LimitsConfig
 from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
+from federation.core.index import Entry
 from federation.core.replication_log import ReplicationLog
-from federation.core.store import Entry, Readable
+from federation.core.store import Readable
 from federation.core.tasks import Background
 from federation.core.uses import Peek
 from federation.observability.metrics import Metrics

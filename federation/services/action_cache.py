@@ -16,7 +16,8 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.closure.names import SLICE, names_of_action_result
 from federation.core.digest import Digest
 from federation.core.errors import EntryNotFound
-from federation.core.store import Entry, EntryKey, Index, Store
+from federation.core.index import Entry, EntryKey, Index
+from federation.core.store import Store
 from federation.observability.metrics import Metrics
 from federation.remote import RemoteIndex
 from federation.services.call import Call

@@ -10,7 +10,8 @@ from federation.access.rights import Rights, Role
 from federation.core import hops
 from federation.core.errors import Stalled
 from federation.core.hops import Hops
-from federation.core.store import FROM_CLIENT, Entry, Provenance, Source
+from federation.core.index import Entry
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.services.call_log import push_accepted
 from federation.services.instance_names import check_length
 from federation.services.quotas import CallerQuota

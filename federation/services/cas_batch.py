@@ -9,7 +9,8 @@ from typing import NamedTuple, cast
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, InvalidRequest
-from federation.core.store import Provenance, Store
+from federation.core.provenance import Provenance
+from federation.core.store import Store
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.cpu_pool import Compute

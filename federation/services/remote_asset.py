@@ -17,7 +17,7 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation.closure.names import SLICE, names_of_entry
 from federation.core.clock import Clock
 from federation.core.errors import EntryNotFound, InvalidRequest
-from federation.core.store import Entry, EntryKey, Index
+from federation.core.index import Entry, EntryKey, Index
 from federation.observability.metrics import Metrics
 from federation.remote import FetchedAsset, RemoteIndex
 from federation.services.call import Call

@@ -19,7 +19,8 @@ import structlog
 from federation.config.model import LimitsConfig
 from federation.core.errors import TooBusy, UploadSuperseded
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import Ingest, LocalStore, Provenance
+from federation.core.provenance import Provenance
+from federation.core.store import Ingest, LocalStore
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LimitHits
 from federation.services.cpu_pool import Compute

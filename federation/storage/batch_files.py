@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from federation.core.digest import Digest
 from federation.core.errors import FederationError
-from federation.core.store import Provenance
+from federation.core.provenance import Provenance
 from federation.storage.blob_files import CREATE, start_writing, write_whole
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
+from federation.core.index import Index
 from federation.core.replication_log import Parked, ReplicationLog
-from federation.core.store import Index, LocalStore, WatchesHeld
+from federation.core.store import LocalStore, WatchesHeld
 from federation.storage.reports import (
     CollectReport,
     FoundEntry,

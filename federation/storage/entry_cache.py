@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from federation.core.store import EntryKey
+from federation.core.index import EntryKey
 from federation.storage.catalogue.entries import EntryRow
 from federation.storage.catalogue.entry_changes import EntryChanges
 

@@ -22,7 +22,8 @@ from federation.core.errors import (
     SourceUnavailable,
     StorageFull,
 )
-from federation.core.store import Piece, Provenance
+from federation.core.provenance import Provenance
+from federation.core.store import Piece
 from federation.storage.blob_files import CREATE, WriteBack, write_whole
 from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import apsw
 
 from federation.core.digest import Digest
-from federation.core.store import Source
+from federation.core.provenance import Source
 from federation.core.uses import Use
 from federation.storage import resident_files
 from federation.storage.blob_files import Damage

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from federation.core.digest import Digest
 from federation.core.errors import StorageFull
-from federation.core.store import Provenance, Source
+from federation.core.provenance import Provenance, Source
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.footprint import cost_of_blob

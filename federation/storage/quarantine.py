@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.core.digest import Digest
-from federation.core.store import FROM_CLIENT, Provenance, Source
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.storage.blob_files import Damage, Gone
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue.blobs import BlobRow

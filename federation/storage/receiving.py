@@ -14,7 +14,7 @@ from federation.core.errors import (
     StorageFailed,
     StorageFull,
 )
-from federation.core.store import Provenance, Source
+from federation.core.provenance import Provenance, Source
 from federation.storage.batch_files import Incoming, Outcomes, store_files
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.context import StorageContext

@@ -9,8 +9,8 @@ import apsw
 import structlog
 
 from federation.core.digest import Digest
+from federation.core.index import Entry, EntryKey
 from federation.core.replication_log import EntryHead, Lane, LogSlice, Page, Parked, PeerRecord
-from federation.core.store import Entry, EntryKey
 from federation.storage import quarantine, scan
 from federation.storage.acknowledgements import Acknowledgements
 from federation.storage.catalogue import blobs as catalogue

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from federation.core.clock import utc_text
+from federation.core.index import Entry
 from federation.core.replication_log import Lane, PeerRecord, PeerState
-from federation.core.store import Entry
 
 
 @dataclass(slots=True)

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.core.digest import Digest
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import Source
 from federation.core.replication_log import Page
-from federation.core.store import Entry, EntryKey, EntryKind, Source
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.entries import COLUMNS, entry_of

@@ -14,7 +14,7 @@ from federation.core.errors import (
     StorageFailed,
     StorageFull,
 )
-from federation.core.store import Provenance, Source
+from federation.core.provenance import Provenance, Source
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.transaction import Transaction

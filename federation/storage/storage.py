@@ -20,15 +20,9 @@ from federation.config import model
 from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
-from federation.core.store import (
-    FROM_CLIENT,
-    Chunks,
-    DigestCodec,
-    Entry,
-    EntryKey,
-    NextBytes,
-    Provenance,
-)
+from federation.core.index import Entry, EntryKey
+from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.store import Chunks, DigestCodec, NextBytes
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
@@ -264,23 +258,23 @@ class Storage:
     # -- Index -----------------------------------------------------------------------------
 
     async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
-        """See federation.core.store.Index."""
+        """See federation.core.index.Index."""
         return await self._index.get(keys)
 
     async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
-        """See federation.core.store.Index."""
+        """See federation.core.index.Index."""
         return await self._index.get_like(keys)
 
     def recall(self, key: EntryKey) -> Entry | None:
-        """See federation.core.store.Index."""
+        """See federation.core.index.Index."""
         return self._index.recall(key)
 
     def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
-        """See federation.core.store.Index."""
+        """See federation.core.index.Index."""
         return self._index.lacks_at_once(keys)
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
-        """See federation.core.store.Index, and StoredIndex.put."""
+        """See federation.core.index.Index, and StoredIndex.put."""
         await self._index.put(entries, provenance)
 
     async def put_over(

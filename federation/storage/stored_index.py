@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from federation.core import uses
 from federation.core.errors import StorageFull
-from federation.core.store import Entry, EntryKey, Provenance
+from federation.core.index import Entry, EntryKey
+from federation.core.provenance import Provenance
 from federation.core.uses import Use
 from federation.storage.catalogue import entries as catalogue
 from federation.storage.catalogue.entries import EntryRow
@@ -23,7 +24,7 @@ _FEW = 4  # entries are looked up on the event loop
 
 
 class StoredIndex:
-    """See federation.core.store.Index."""
+    """See federation.core.index.Index."""
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core

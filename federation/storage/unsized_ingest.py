@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from federation.core.digest import HASH_BYTES, Digest, DigestFunction, hash_bytes
 from federation.core.errors import BlobTooLarge, DigestMismatch
-from federation.core.store import Piece, Provenance
+from federation.core.provenance import Provenance
+from federation.core.store import Piece
 from federation.storage.context import StorageContext
 from federation.storage.ingest import LocalIngest
 

@@ -17,7 +17,8 @@ from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError
-from federation.core.store import Entry, EntryKey, Index, Provenance, Source
+from federation.core.index import Entry, EntryKey, Index
+from federation.core.provenance import Provenance, Source
 from federation.upstream.index_queries import AskUpstream, IndexQueries
 from federation.upstream.prefetch import Prefetcher
 from federation.upstream.pull_through import PullThrough, UpstreamPool

@@ -10,7 +10,7 @@ from typing import Protocol
 from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, SourceUnavailable
-from federation.core.store import Entry, EntryKey
+from federation.core.index import Entry, EntryKey
 from federation.core.tasks import Background
 from federation.remote import RemoteIndex
 from federation.upstream.hedge import Hedge

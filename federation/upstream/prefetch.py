@@ -20,7 +20,7 @@ from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.digest import Digest
 from federation.core.errors import FederationError
-from federation.core.store import Entry, EntryKey
+from federation.core.index import Entry, EntryKey
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.upstream.pull_through import PullThrough, UpstreamPool

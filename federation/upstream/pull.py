@@ -22,14 +22,8 @@ from federation.core.errors import (
 )
 from federation.core.hops import NOWHERE, Hops
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import (
-    CHUNK_BYTES,
-    Ingest,
-    LocalStore,
-    NextBytes,
-    Provenance,
-    Source,
-)
+from federation.core.provenance import Provenance, Source
+from federation.core.store import CHUNK_BYTES, Ingest, LocalStore, NextBytes
 from federation.upstream.candidates import Candidates
 from federation.upstream.download import Download, NobodyLeft, PullBroke, StartOver
 from federation.upstream.pull_buffer import PullBuffer, Range

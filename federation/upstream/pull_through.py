@@ -17,15 +17,8 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobNotFound, FederationError
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import (
-    FROM_CLIENT,
-    Chunks,
-    DigestCodec,
-    Ingest,
-    LocalStore,
-    NextBytes,
-    Provenance,
-)
+from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.store import Chunks, DigestCodec, Ingest, LocalStore, NextBytes
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
 from federation.upstream.self_detection import SelfDetector

@@ -30,7 +30,8 @@ from federation.core.errors import (
     SourceUnavailable,
 )
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import LocalStore, Provenance, Source
+from federation.core.provenance import Provenance, Source
+from federation.core.store import LocalStore
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
 from federation.upstream.download import PullBroke

@@ -13,7 +13,8 @@ from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable
-from federation.core.store import EntryKey, EntryKind, Store
+from federation.core.index import EntryKey, EntryKind
+from federation.core.store import Store
 from federation.observability.metrics import Metrics
 from federation.remote import RemoteFailed, RemoteIndex
 from federation.upstream.answers import Answers, Failures

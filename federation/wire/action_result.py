@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import Digest, DigestFunction, hash_bytes
 from federation.core.errors import InvalidRequest
-from federation.core.store import EntryKey, EntryKind
+from federation.core.index import EntryKey, EntryKind
 from federation.wire.bounds import RESULT_FIELD_BYTES, check_fields, few_fields
 from federation.wire.digests import function_of, to_digest
 from federation.wire.protobuf import LENGTH, fields, length_field

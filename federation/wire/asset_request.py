@@ -11,7 +11,7 @@ from typing import NamedTuple
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.wire.action_result import RESPONSE_MAX_BYTES
 from federation.wire.asset_key import CHECKSUM, asset_names, check_uris, is_secret, qualifiers_of
 from federation.wire.bounds import check_fields

@@ -9,7 +9,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.cli.closure_report import MISSING_MAX, ClosureReport, closure_of
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest, digest_of
-from federation.core.store import Entry
+from federation.core.index import Entry
 from federation.storage.contract import Explainer
 from federation.wire.action_result import key_of
 from tests.support.process_client import action_result, message

@@ -6,7 +6,7 @@ import pytest
 
 from federation.core import hops
 from federation.core.hops import UNUSED_HEADER
-from federation.core.store import Source
+from federation.core.provenance import Source
 from federation.services.call import provenance_of
 
 

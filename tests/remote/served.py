@@ -13,8 +13,9 @@ from federation.access.rights import Rights, everybody
 from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
+from federation.core.index import Index
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import Index, LocalStore
+from federation.core.store import LocalStore
 from federation.observability.metrics import Metrics
 from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.services.acknowledge import Acknowledge

@@ -10,7 +10,8 @@ import pytest
 from federation.core import hops
 from federation.core.clock import ManualClock, SystemClock
 from federation.core.digest import digest_of
-from federation.core.store import Provenance, Source, Stamp
+from federation.core.index import Stamp
+from federation.core.provenance import Provenance, Source
 from federation.remote import Denied, FailureKind, RemoteFailed, Unsupported
 from federation.remote.methods import BATCH_UPDATE
 from tests.remote import fake_server

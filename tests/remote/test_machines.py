@@ -19,7 +19,7 @@ from federation.core.hops import (
     VIA_HEADER,
     Hops,
 )
-from federation.core.store import Stamp
+from federation.core.index import Stamp
 from federation.core.token_bucket import TokenBucket
 from federation.remote import FailureKind, RemoteFailed
 from federation.remote.codec import grouped

@@ -13,7 +13,8 @@ from federation.access.rights import Rights, Role
 from federation.core import hops
 from federation.core.digest import digest_of
 from federation.core.hops import Hops
-from federation.core.store import FROM_CLIENT, Provenance, Source, Stamp
+from federation.core.index import Stamp
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from tests.remote.blobs import chunks, noise
 from tests.remote.served import NODE_ID, Here, connected, serving
 from tests.support.memory_ledger import MemoryStorage

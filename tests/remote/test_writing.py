@@ -13,7 +13,8 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core import hops
 from federation.core.digest import digest_of
 from federation.core.errors import DigestMismatch
-from federation.core.store import Chunks, Provenance, Source
+from federation.core.provenance import Provenance, Source
+from federation.core.store import Chunks
 from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
 from tests.remote import fake_server
 from tests.remote.blobs import chunks, noise, text

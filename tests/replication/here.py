@@ -15,8 +15,9 @@ from federation.config.model import StorageConfig as Settings
 from federation.config.peers import PeerConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
+from federation.core.index import Entry
+from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.replication_log import ReplicationLog
-from federation.core.store import FROM_CLIENT, Entry, Provenance
 from federation.observability.metrics import Metrics
 from federation.replication.setup import Replication, walking
 from federation.storage.storage import Storage

@@ -13,7 +13,8 @@ from typing import cast
 from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.digest import Digest
-from federation.core.store import SMALL_BLOB_BYTES, Entry
+from federation.core.index import Entry
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
 from federation.replication.batch_size import BatchSize

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from federation.core.digest import Digest
+from federation.core.index import Entry, EntryKey
 from federation.core.replication_log import LogRow, Parked
-from federation.core.store import Entry, EntryKey
 from federation.remote.failures import FailureKind
 from federation.replication.closure_sender import LEFT_OUT
 from federation.replication.outcomes import PRESENT, SENT, SUPERSEDED, TOO_FAR, Fate, Fault, parked

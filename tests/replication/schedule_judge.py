@@ -14,8 +14,9 @@ from typing import Any
 
 from federation.config.peers import PeerConfig
 from federation.core.digest import Digest
+from federation.core.index import PULLED_TICKS, Entry, EntryKey, Stamp
+from federation.core.provenance import Source
 from federation.core.replication_log import Lane, LogRow
-from federation.core.store import PULLED_TICKS, Entry, EntryKey, Source, Stamp
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.batch_size import BATCHES_MAX
 from federation.replication.outcomes import SendOutcome

@@ -12,16 +12,9 @@ from typing import Any, NamedTuple
 from federation.core import hops
 from federation.core.digest import Digest
 from federation.core.errors import InvalidRequest
+from federation.core.index import NO_STAMP, Entry, EntryKey, Stamp
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.replication_log import EntryHead, Lane, LogRow, Parked
-from federation.core.store import (
-    FROM_CLIENT,
-    NO_STAMP,
-    Entry,
-    EntryKey,
-    Provenance,
-    Source,
-    Stamp,
-)
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.services.call import provenance_of
 from federation.storage.catalogue.hlc import DRIFT_S, Held, Verdict, date, is_too_far, next_ticks

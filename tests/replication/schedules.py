@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from federation.core.digest import Digest
-from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import Provenance, Source
 from federation.remote.failures import FailureKind
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.upkeep.redating import STEADY_S

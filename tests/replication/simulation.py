@@ -23,7 +23,8 @@ from federation.closure.names import names_of_entry
 from federation.config.peers import PeerConfig
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError
-from federation.core.store import Entry, EntryKind, Provenance, Source
+from federation.core.index import Entry, EntryKind
+from federation.core.provenance import Provenance, Source
 from federation.remote.failures import FailureKind, failure
 from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
 from federation.replication.peer_records import PeerRecordCache

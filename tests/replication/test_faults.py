@@ -9,8 +9,8 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import Digest, digest_of
+from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import Lane, PeerRecord, PeerState
-from federation.core.store import Provenance, Source
 from federation.replication.outcomes import REFUSED_IN_A_ROW
 from tests.remote.fake_server import (
     Context,

@@ -14,8 +14,10 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
+from federation.core.index import Entry
+from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import Lane, PeerState
-from federation.core.store import CHUNK_BYTES, Entry, Provenance, Source
+from federation.core.store import CHUNK_BYTES
 from tests.remote.fake_server import Context, FakeServer, Proxy
 from tests.replication.here import Here, asset_of, peer, remembering, replicating, result_of
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage

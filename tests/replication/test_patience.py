@@ -9,7 +9,7 @@ from itertools import pairwise
 from structlog.testing import capture_logs
 
 from federation.core.digest import Digest, digest_of
-from federation.core.store import FROM_CLIENT, Provenance
+from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.remote.failures import FailureKind, failure
 from tests.replication.simulation import CALM, Node, Wire
 from tests.replication.virtual_time import run

@@ -14,8 +14,9 @@ import structlog
 from federation.config.peers import PeerConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError
+from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.replication_log import PeerState
-from federation.core.store import FROM_CLIENT, SMALL_BLOB_BYTES, Provenance
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.remote.failures import FailureKind, failure
 from federation.replication.fit import LOST_MIN, SAMPLE, Fit
 from federation.replication.peer import FULL_S, TOO_SMALL

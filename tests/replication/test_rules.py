@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from federation.config.peers import PeerConfig
 from federation.core import hops
 from federation.core.digest import Digest, digest_of
+from federation.core.index import EntryKey, EntryKind
+from federation.core.provenance import Source
 from federation.core.replication_log import EntryHead, LogRow
-from federation.core.store import EntryKey, EntryKind, Source
 from federation.replication.outcomes import GONE, SUPERSEDED, SendOutcome
 from federation.replication.rules import Rules, When, Window, may_go_on, was_there
 from federation.replication.selection import Choice

@@ -8,7 +8,7 @@ import pytest
 
 from federation.core import hops
 from federation.core.digest import Digest
-from federation.core.store import Stamp
+from federation.core.index import Stamp
 from federation.replication.batch_size import BatchSize
 from federation.replication.cursor import LogProgress
 from federation.storage.catalogue import hlc

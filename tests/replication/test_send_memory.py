@@ -10,7 +10,7 @@ import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import digest_of
-from federation.core.store import Entry
+from federation.core.index import Entry
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication import follower
 from federation.replication.peer_api import ObjectHistory

@@ -13,7 +13,7 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import StorageFull
-from federation.core.store import Entry
+from federation.core.index import Entry
 from federation.observability.metrics import Metrics
 from federation.services.action_cache import ActionCacheService
 from federation.wire.action_result import RESPONSE_MAX_BYTES, key_of

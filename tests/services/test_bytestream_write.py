@@ -12,7 +12,8 @@ from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.config.model import LimitsConfig
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError, StorageFull
-from federation.core.store import FROM_CLIENT, Piece, Provenance
+from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.store import Piece
 from federation.wire import zstd
 from federation.wire.resource_name import upload_name
 from tests.services.bytestream import Client, eventually, messages

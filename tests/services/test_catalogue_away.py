@@ -15,7 +15,8 @@ from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import SourceUnavailable
-from federation.core.store import FROM_CLIENT, DigestCodec, Provenance
+from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.store import DigestCodec
 from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
 from federation.services.cpu_pool import Compute

@@ -18,7 +18,8 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
-from federation.core.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.store import SMALL_BLOB_BYTES
 from tests.support.fakes import MemoryStore
 from tests.support.messages import directory, message_of, tree
 

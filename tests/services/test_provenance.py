@@ -8,16 +8,8 @@ import pytest
 
 from federation.access.rights import Rights, Role
 from federation.core import hops
-from federation.core.store import (
-    FROM_CLIENT,
-    NO_STAMP,
-    Entry,
-    EntryKey,
-    EntryKind,
-    Provenance,
-    Source,
-    Stamp,
-)
+from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.services.call import Call
 from federation.services.runtime import Runtime
 from tests.support.transport import FakeTransport

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from federation.core.digest import digest_of
-from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source, Stamp
+from federation.core.index import Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import Provenance, Source
 from federation.storage.catalogue.hlc import ticks_at
 from federation.storage.storage import Storage
 from tests.storage.conftest import opened, read, short

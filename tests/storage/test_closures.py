@@ -14,7 +14,8 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, BlobNotFound
-from federation.core.store import SMALL_BLOB_BYTES, Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.storage.storage import Storage
 from tests.storage.conftest import put, read, short
 from tests.support.messages import directory, message_of, tree

@@ -10,8 +10,8 @@ import pytest
 
 from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable, StorageRefused
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
-from federation.core.store import Entry, EntryKey, EntryKind
 from federation.core.uses import Use, counted_as
 from federation.storage.storage import Storage
 from tests.faults.storage.clean import catalogue

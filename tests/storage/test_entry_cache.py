@@ -9,7 +9,8 @@ from typing import NamedTuple
 import pytest
 
 from federation.core.errors import InvalidRequest
-from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source, Stamp
+from federation.core.index import Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import Provenance, Source
 from federation.core.uses import Use, counted_as
 from federation.storage import entry_cache
 from federation.storage.catalogue import entries as catalogue

@@ -11,7 +11,8 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
-from federation.core.store import FROM_CLIENT, Entry, EntryKey, EntryKind, Provenance, Source
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.uses import Peek
 from federation.storage import publishing
 from federation.storage.catalogue import blobs, eviction_rows, schema

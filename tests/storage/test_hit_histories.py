@@ -18,7 +18,7 @@ from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
 from federation.core.clock import ManualClock
 from federation.core.digest import Digest, digest_of
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.uses import Peek, Use, counted_as
 from federation.storage.catalogue.blobs import key_of, look_up
 from federation.storage.storage import Storage

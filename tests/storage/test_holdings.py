@@ -9,8 +9,9 @@ import apsw
 import pytest
 
 from federation.core.digest import digest_of
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import FROM_CLIENT
 from federation.core.replication_log import Page
-from federation.core.store import FROM_CLIENT, Entry, EntryKey, EntryKind
 from federation.storage import scan
 from federation.storage.access_times import TouchBatch
 from federation.storage.catalogue import blobs as catalogue

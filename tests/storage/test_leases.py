@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from federation.core.errors import StorageFull
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.storage.processes import live_runs
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, fresh, opened, put, read, short, until

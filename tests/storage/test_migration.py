@@ -15,7 +15,8 @@ import pytest
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.errors import StorageRefused
-from federation.core.store import NO_STAMP, EntryKey, EntryKind, Source
+from federation.core.index import NO_STAMP, EntryKey, EntryKind
+from federation.core.provenance import Source
 from federation.storage.catalogue import blobs, change_log, entries, peer_records, schema
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import read_totals

@@ -9,8 +9,9 @@ from structlog.testing import capture_logs
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import Lane, PeerRecord, PeerState
-from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
 from federation.storage.catalogue.footprint import cost_of_blob
 from federation.storage.storage import Storage
 from tests.storage.conftest import opened, put, read, short, until

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from federation.core.digest import digest_of
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.storage.ingest import LocalIngest
 from federation.storage.storage import Storage
 from tests.storage.conftest import put, read, until

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import Provenance, Source
 from federation.storage.storage import Storage
 
 Opener = Callable[..., Awaitable[Storage]]

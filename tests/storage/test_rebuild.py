@@ -14,16 +14,9 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageRefused
+from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
-from federation.core.store import (
-    NO_STAMP,
-    Entry,
-    EntryKey,
-    EntryKind,
-    Provenance,
-    Source,
-    Stamp,
-)
 from federation.storage.admin import rebuild, verify
 from tests.storage.conftest import opened, short
 from tests.storage.test_migration import asset, make_version_1

@@ -13,8 +13,8 @@ import pytest
 
 from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.replication_log import Lane, PeerRecord, PeerState
-from federation.core.store import Entry, EntryKey, EntryKind
 from federation.storage.admin import rebuild
 from tests.faults.storage.clean import catalogue
 from tests.storage.conftest import opened, read, short

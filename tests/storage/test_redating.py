@@ -10,7 +10,8 @@ from typing import Any
 
 from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
-from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source, Stamp
+from federation.core.index import Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import Provenance, Source
 from federation.observability.metrics import Metrics
 from federation.storage.admin.verify import verify
 from federation.storage.catalogue.hlc import DRIFT_S, is_too_far, ticks_at

@@ -16,7 +16,7 @@ import pytest
 from federation.core.clock import ManualClock
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobNotFound
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.storage import resident_files
 from federation.storage.catalogue import resident
 from federation.storage.catalogue.blobs import present

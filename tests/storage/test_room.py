@@ -9,7 +9,7 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, fresh, put, short, until
 

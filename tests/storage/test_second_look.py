@@ -15,7 +15,7 @@ import pytest
 from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.uses import Use, counted_as
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches

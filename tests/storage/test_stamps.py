@@ -11,15 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.core.errors import InvalidRequest
-from federation.core.store import (
-    NO_STAMP,
-    Entry,
-    EntryKey,
-    EntryKind,
-    Provenance,
-    Source,
-    Stamp,
-)
+from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import Provenance, Source
 from federation.storage.catalogue.hlc import (
     DRIFT_S,
     Held,

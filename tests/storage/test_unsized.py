@@ -12,7 +12,7 @@ from federation.config.model import LimitsConfig, StorageConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import DigestFunction, digest_of
 from federation.core.errors import BlobTooLarge, DigestMismatch
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.observability.metrics import Metrics
 from federation.storage.storage import Storage
 

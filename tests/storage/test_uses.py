@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.core.store import DigestCodec, Entry, EntryKey, EntryKind, Provenance, Source
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import Provenance, Source
+from federation.core.store import DigestCodec
 from federation.core.uses import Peek, Use, counted_as
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.storage import Storage

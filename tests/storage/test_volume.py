@@ -15,7 +15,7 @@ import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobNotFound, SourceUnavailable, StorageRefused, TooBusy
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.storage import blob_files, quarantine, resident_files
 from federation.storage.admin.rebuild import rebuild
 from federation.storage.blob_files import Damage, Gone, Unreadable

@@ -10,8 +10,9 @@ import apsw
 import pytest
 
 from federation.core.digest import digest_of
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import Lane, Parked, PeerRecord, PeerState
-from federation.core.store import Entry, EntryKey, EntryKind, Provenance, Source
 from federation.storage.admin import explaining, summary
 from tests.storage.conftest import opened, short
 from tests.storage.test_migration import make_version_1

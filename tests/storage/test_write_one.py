@@ -10,7 +10,7 @@ import pytest
 
 from federation.core.digest import Digest
 from federation.core.errors import StorageFailed, StorageFull
-from federation.core.store import FROM_CLIENT, Provenance, Source
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.uses import Use, counted_as
 from federation.storage.catalogue.blobs import key_of, look_up
 from federation.storage.storage import Storage

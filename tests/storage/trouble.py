@@ -8,7 +8,7 @@ from pathlib import Path
 
 from federation.core.digest import Digest
 from federation.core.errors import StorageFull
-from federation.core.store import FROM_CLIENT, Provenance
+from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.storage.ingest import LocalIngest
 from federation.storage.storage import Storage
 

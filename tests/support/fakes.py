@@ -13,18 +13,9 @@ from federation.core.errors import (
     FederationError,
     OffsetOutside,
 )
-from federation.core.store import (
-    CHUNK_BYTES,
-    FROM_CLIENT,
-    Chunks,
-    DigestCodec,
-    Entry,
-    EntryKey,
-    NextBytes,
-    Piece,
-    Provenance,
-    Source,
-)
+from federation.core.index import Entry, EntryKey
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
+from federation.core.store import CHUNK_BYTES, Chunks, DigestCodec, NextBytes, Piece
 
 
 class MemoryGrowing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from federation.closure.checker import ClosureChecker
-from federation.core.store import Entry, EntryKey, Index
+from federation.core.index import Entry, EntryKey, Index
 from federation.upstream.entry_finder import EntryQuery
 
 

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterable, Mapping, Sequence
 from federation.core.clock import Clock, ManualClock
 from federation.core.digest import Digest
 from federation.core.errors import DigestMismatch, FederationError, LeadLost
+from federation.core.index import NO_STAMP, Entry, EntryKey, Stamp
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.replication_log import (
     EntryHead,
     Lane,
@@ -23,15 +25,6 @@ from federation.core.replication_log import (
     Parked,
     PeerRecord,
     PeerState,
-)
-from federation.core.store import (
-    FROM_CLIENT,
-    NO_STAMP,
-    Entry,
-    EntryKey,
-    Provenance,
-    Source,
-    Stamp,
 )
 from federation.wire.holdings import name_of
 from tests.support.fakes import MemoryIngest, MemoryStore

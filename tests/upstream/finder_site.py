@@ -15,7 +15,7 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
-from federation.core.store import Entry, EntryKey
+from federation.core.index import Entry, EntryKey
 from federation.observability.metrics import Metrics
 from federation.remote import FetchedAsset, RemoteIndex
 from federation.services.remote_asset import AssetQuestion

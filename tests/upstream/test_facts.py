@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.core.store import EntryKey, EntryKind, Source
+from federation.core.index import EntryKey, EntryKind
+from federation.core.provenance import Source
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.storage import Storage
 from federation.upstream.status import counted, quantile

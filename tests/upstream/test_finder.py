@@ -10,7 +10,7 @@ import pytest
 
 from federation.core import hops
 from federation.core.digest import digest_of
-from federation.core.store import Provenance, Source
+from federation.core.provenance import Provenance, Source
 from federation.remote import FailureKind, FetchedAsset, RemoteFailed
 from federation.upstream.index_queries import IndexQueries
 from federation.upstream.upstream import Upstream

@@ -12,7 +12,8 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError, SourceUnavailable, StorageFull
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import Piece, Provenance, Readable
+from federation.core.provenance import Provenance
+from federation.core.store import Piece, Readable
 from federation.storage.ingest import LocalIngest
 from federation.storage.storage import Storage
 from tests.upstream.fakes import Script, until, upstream

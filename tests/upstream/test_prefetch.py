@@ -11,7 +11,7 @@ from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.observability.metrics import Metrics
 from federation.upstream.prefetch import Mode, Prefetcher
 from federation.upstream.pull_through import UpstreamPool

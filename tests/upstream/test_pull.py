@@ -15,7 +15,7 @@ from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobDamaged, BlobNotFound, SourceUnavailable, TooBusy
 from federation.core.memory_budget import MemoryBudget
-from federation.core.store import FROM_CLIENT, Provenance
+from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.storage.ingest import GrowingFile, LocalIngest
 from federation.storage.storage import Storage
 from federation.upstream.pull_buffer import WITHHELD_BYTES

@@ -8,7 +8,7 @@ from federation.core import hops
 from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
 from federation.core.errors import BlobNotFound
-from federation.core.store import EntryKey, EntryKind
+from federation.core.index import EntryKey, EntryKind
 from federation.remote import FailureKind, RemoteFailed
 from tests.upstream.fakes import upstream
 

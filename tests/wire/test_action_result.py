@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
-from federation.core.store import EntryKind
+from federation.core.index import EntryKind
 from federation.wire.action_result import (
     RESPONSE_MAX_BYTES,
     STDERR,

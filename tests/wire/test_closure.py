@@ -20,7 +20,7 @@ from federation.closure.names import (
 )
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
-from federation.core.store import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.wire.protobuf import length_field
 from tests.support.messages import directory, message_of, tree
 

@@ -15,7 +15,8 @@ from federation.config import model
 from federation.core.clock import Clock, SystemClock, utc_text
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import SourceUnavailable, TooBusy
-from federation.core.store import Entry, EntryKey, EntryKind, Source
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.provenance import Source
 from federation.storage import blob_files
 from federation.storage.admin.common import existing, reading
 from federation.storage.admin.eviction_status import EvictionFacts, eviction_status

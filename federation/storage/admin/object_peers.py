@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from federation.core.provenance import Source
 from federation.core.replication_log import PeerRecord, PeerState
-from federation.core.store import Source
 from federation.storage.catalogue import parked, peer_records, schema
 
 _FIRST_VERSION = 2  # the first schema version with peer records

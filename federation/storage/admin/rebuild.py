@@ -20,7 +20,7 @@ from federation.config import model
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest
 from federation.core.errors import StorageRefused, TooBusy
-from federation.core.store import FROM_CLIENT, Provenance
+from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.storage import blob_files
 from federation.storage.admin.common import existing, unserved
 from federation.storage.admin.salvage import Salvage, salvage

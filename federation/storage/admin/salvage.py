@@ -13,17 +13,9 @@ from typing import Any, TypeVar
 import apsw
 
 from federation.core.digest import Digest
+from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.replication_log import Lane, PeerRecord
-from federation.core.store import (
-    FROM_CLIENT,
-    NO_STAMP,
-    Entry,
-    EntryKey,
-    EntryKind,
-    Provenance,
-    Source,
-    Stamp,
-)
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.hlc import is_too_far, ticks_at
 from federation.storage.catalogue.schema import UNREADABLE

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.core.digest import HASH_BYTES, Digest, DigestFunction
-from federation.core.store import Provenance, Source
+from federation.core.provenance import Provenance, Source
 from federation.core.uses import Use
 from federation.storage.catalogue import footprint
 from federation.storage.catalogue.footprint import cost_of_blob, in_blocks

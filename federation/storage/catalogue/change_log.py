@@ -6,8 +6,9 @@ from typing import Any
 
 import apsw
 
+from federation.core.index import EntryKey, EntryKind
+from federation.core.provenance import Source
 from federation.core.replication_log import LogRow, LogSlice
-from federation.core.store import EntryKey, EntryKind, Source
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.schema import of_a_row

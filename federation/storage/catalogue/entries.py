@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.core.errors import StorageFull
+from federation.core.index import LIKE_MAX, Entry, EntryKey, Stamp
+from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import EntryHead
-from federation.core.store import LIKE_MAX, Entry, EntryKey, Provenance, Source, Stamp
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import used_at
 from federation.storage.catalogue.footprint import LOG_ROW_BYTES, cost_of_entry

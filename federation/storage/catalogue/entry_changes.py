@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import apsw
 
-from federation.core.store import EntryKey
+from federation.core.index import EntryKey
 from federation.storage.catalogue.transaction import ENTRY_CHANGES, Transaction, get_meta, set_meta
 from federation.storage.shared_memory import Epoch
 

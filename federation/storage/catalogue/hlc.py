@@ -17,7 +17,8 @@ import hashlib
 from typing import NamedTuple
 
 from federation.core.errors import InvalidRequest
-from federation.core.store import NO_STAMP, PULLED_TICKS, Entry, Source, Stamp
+from federation.core.index import NO_STAMP, PULLED_TICKS, Entry, Stamp
+from federation.core.provenance import Source
 
 DRIFT_S = 300.0  # unless the configuration says otherwise
 _YEAR_S = 366 * 86400.0

@@ -8,8 +8,8 @@ from typing import Any
 import apsw
 
 from federation.core.digest import Digest
+from federation.core.index import EntryKey, EntryKind
 from federation.core.replication_log import Parked
-from federation.core.store import EntryKey, EntryKind
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key, key_of
 from federation.storage.catalogue.schema import of_a_row

@@ -13,7 +13,8 @@ from typing import Any
 
 import apsw
 
-from federation.core.store import EntryKey, Provenance, Stamp
+from federation.core.index import EntryKey, Stamp
+from federation.core.provenance import Provenance
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.schema import of_a_row
 

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from federation.core.clock import utc_text
-from federation.core.store import Provenance, Source
+from federation.core.provenance import Provenance, Source
 from federation.storage.catalogue.hlc import next_ticks, ticks_at
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext

@@ -14,8 +14,10 @@ from federation.config.model import LimitsConfig, ScrubConfig
 from federation.config.model import StorageConfig as Settings
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
+from federation.core.index import Entry, Index
+from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.replication_log import Lane, ReplicationLog
-from federation.core.store import FROM_CLIENT, Entry, Index, LocalStore, Provenance
+from federation.core.store import LocalStore
 from federation.observability.metrics import Metrics
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs, peer_records

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from federation.core.digest import Digest, DigestFunction, digest_of
+from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
+from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import (
     EntryHead,
     Lane,
@@ -17,15 +19,6 @@ from federation.core.replication_log import (
     PeerRecord,
     PeerState,
     ReplicationLog,
-)
-from federation.core.store import (
-    NO_STAMP,
-    Entry,
-    EntryKey,
-    EntryKind,
-    Provenance,
-    Source,
-    Stamp,
 )
 from federation.wire.holdings import NAME_BYTES, name_of
 from tests.contracts.replication_log.sites import SITES, Site, push, put

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import EMPTY, DigestFunction, digest_of
-from federation.core.store import EntryKind
+from federation.core.index import EntryKind
 from tests.services.assets.served import ARTIFACT, NOT_FOUND, URI, Assets, qualifiers
 from tests.services.calls import refused
 from tests.support.messages import directory, message_of

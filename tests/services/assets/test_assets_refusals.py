@@ -11,7 +11,7 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import digest_of
 from federation.core.errors import StorageFull
-from federation.core.store import Entry
+from federation.core.index import Entry
 from tests.services.assets.served import BAD, URI, Assets, MakeAssets
 from tests.services.calls import refused
 from tests.services.test_action_cache import BAD_DIGESTS
