@@ -19,10 +19,11 @@ from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue.entry_changes import EntryChanges
+from federation.storage.catalogue.failures import damaged
 from federation.storage.catalogue.pool import Pool
 from federation.storage.catalogue.resident import ResidentCatalogue
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.catalogue.writer import Writer, damaged
+from federation.storage.catalogue.writer import Writer
 from federation.storage.directory import DataDirectory
 from federation.storage.file_watch import FileWatch
 from federation.storage.log_end import LogEnd

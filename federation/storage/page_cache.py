@@ -1,9 +1,12 @@
-"""Asks the kernel how much of a file is in memory (cachestat, Linux 6.5)."""
+"""What of a file is in memory can be sent from there (cachestat, Linux 6.5)."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+from federation.core.store import FilePart
 
 _SYSCALL = 451  # the same number on every architecture
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -42,3 +45,27 @@ def is_cached(fd: int, offset: int, size_bytes: int) -> bool:
         return os.preadv(fd, [bytearray(1)], offset + size_bytes - 1, _IF_CACHED) == 1
     except OSError:
         return False
+
+
+class FileChunks:
+    """The chunks of a blob in a file; implements InFile."""
+
+    def __init__(
+        self, chunks: AsyncGenerator[bytes, None], next_part: Callable[[int], FilePart | None]
+    ) -> None:
+        self._chunks = chunks
+        self.next_part = next_part
+
+    def __repr__(self) -> str:
+        return f"<FileChunks {self._chunks!r}>"
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    def __anext__(self) -> Awaitable[bytes]:
+        """Return the next chunk."""
+        return self._chunks.__anext__()
+
+    async def aclose(self) -> None:
+        """End the generator."""
+        await self._chunks.aclose()

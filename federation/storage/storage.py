@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +22,25 @@ from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey
 from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.store import Chunks, DigestCodec, NextBytes
-from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
-from federation.storage.access_times import Touches
+from federation.storage.assembly import assemble
 from federation.storage.catalogue import schema
-from federation.storage.catalogue.entry_changes import EntryChanges
-from federation.storage.catalogue.pool import Pool
-from federation.storage.catalogue.resident import ResidentCatalogue
-from federation.storage.catalogue.transaction import Totals
-from federation.storage.catalogue.writer import Writer
 from federation.storage.context import StorageContext
-from federation.storage.file_watch import FileWatch
 from federation.storage.held_watch import StoredWatch
 from federation.storage.ingest import LocalIngest
-from federation.storage.log_end import LogEnd
 from federation.storage.offline_switch import OfflineSwitch
-from federation.storage.opening import Opened, open_directory
+from federation.storage.opening import open_directory
 from federation.storage.presence import Presence
-from federation.storage.read_cache import ReadCache
 from federation.storage.receiving import BlobReceiver
 from federation.storage.replication_log import CatalogueLog
 from federation.storage.single_writes import SingleWrites
 from federation.storage.small_reads import SmallReads
-from federation.storage.space import Space, measure_disk
 from federation.storage.stored_index import StoredIndex
 from federation.storage.streaming import Reading
 from federation.storage.timing import Timing
 from federation.storage.upkeep.flusher import Flusher
 from federation.storage.upkeep.maintenance import Maintenance
 from federation.storage.upkeep.volume_watch import VolumeWatch
-
-_READS_CACHE_KIB = 8_000  # per thread; reading whole blobs rarely needs a page again
 
 _log = structlog.get_logger(__name__)
 
@@ -98,7 +85,7 @@ class Storage:
         timing = Timing.for_lease(settings.lease)
         opened = await asyncio.to_thread(open_directory, data_dir, clock, timing)
         _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
-        core = _assemble(opened, settings, limits, metrics, clock, timing)
+        core = assemble(opened, settings, limits, metrics, clock, timing)
         storage = cls(core, opened.node_id, opened.log_epoch)
         await asyncio.to_thread(core.files.start)
         await storage.flusher.measure()
@@ -282,58 +269,3 @@ class Storage:
     ) -> bool:
         """See Index. Raises StorageFull, StorageFailed, InvalidRequest."""
         return await self._index.put_over(entry, held, provenance)
-
-
-def _assemble(
-    opened: Opened,
-    settings: model.StorageConfig,
-    limits: model.LimitsConfig,
-    metrics: Metrics,
-    clock: Clock,
-    timing: Timing,
-) -> StorageContext:
-    root = opened.directory.root
-    space = Space(settings.max_blob, lambda: measure_disk(root).free_bytes)
-    path = opened.directory.catalogue
-    connect = partial(schema.connect, path, read_only=True)
-    head = LogEnd(opened.epoch, clock)
-    entry_changes = EntryChanges(opened.epoch)
-
-    def on_commit(totals: Totals, held_bytes: int) -> None:
-        space.stored_bytes = held_bytes
-        head.note(totals.seq)
-
-    writer = Writer(
-        partial(schema.connect, path, create=False, wal_pages=schema.wal_pages_for(settings.quota)),
-        opened.store_clock,
-        clock,
-        quota_bytes=lambda: space.quota_bytes,
-        on_commit=on_commit,
-        metrics=metrics,
-        node_id=opened.node_id,
-        drift_s=settings.clock_drift,
-        on_fail=lambda: opened.epoch.doubt_log(is_in_doubt=True),
-        entry_changes=entry_changes,
-    )
-    return StorageContext(
-        directory=opened.directory,
-        settings=settings,
-        clock=clock,
-        store_clock=opened.store_clock,
-        timing=timing,
-        metrics=metrics,
-        run=opened.run,
-        epoch=opened.epoch,
-        files=FileWatch(opened.directory.blobs, opened.directory.incoming),
-        head=head,
-        entry_changes=entry_changes,
-        resident=ResidentCatalogue(path, clock),
-        pool=Pool("look-up", limits.threads, connect),
-        reads=Pool("read", limits.threads, partial(connect, cache_kib=_READS_CACHE_KIB)),
-        writes=Pool("write", limits.threads, connect),
-        writer=writer,
-        touches=Touches(),
-        read_cache=ReadCache(lambda: opened.epoch.value),
-        space=space,
-        background=Background(),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import TypeVar
@@ -29,7 +29,7 @@ from federation.storage.catalogue import blobs
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
-from federation.storage.page_cache import is_cached
+from federation.storage.page_cache import FileChunks, is_cached
 from federation.storage.read_cache import CachedBlob
 from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
@@ -96,7 +96,7 @@ class Reading:
         self._took(epoch)
         self._note_verified()
         if self._data is None:
-            return FileChunks(self, self._chunks())
+            return FileChunks(self._chunks(), self.next_part)
         return self._slices()
 
     def _took(self, epoch: int) -> None:
@@ -318,25 +318,3 @@ class Reading:
         """Quarantine the blob. Raises SourceUnavailable if the blob may be right and stays."""
         if self._row is not None:
             await self._core.set_aside(self._digest, self._row.seq, damage)
-
-
-class FileChunks:
-    """The chunks of a blob in a file; implements InFile."""
-
-    def __init__(self, reading: Reading, chunks: AsyncGenerator[bytes, None]) -> None:
-        self._chunks = chunks
-        self.next_part = reading.next_part
-
-    def __repr__(self) -> str:
-        return f"<FileChunks {self._chunks!r}>"
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __anext__(self) -> Awaitable[bytes]:
-        """Return the next chunk."""
-        return self._chunks.__anext__()
-
-    async def aclose(self) -> None:
-        """End the generator."""
-        await self._chunks.aclose()

@@ -9,7 +9,6 @@ so a later commit could acknowledge data that is not on the disk. Reads continue
 from __future__ import annotations
 
 import asyncio
-import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,14 +22,13 @@ from federation.core.admission import Admission
 from federation.core.clock import Clock
 from federation.core.errors import (
     FederationError,
-    SourceUnavailable,
     StorageFailed,
-    StorageFull,
     TooBusy,
 )
 from federation.observability.metrics import Metrics
 from federation.storage.catalogue import footprint
 from federation.storage.catalogue.entry_changes import EntryChanges
+from federation.storage.catalogue.failures import translate
 from federation.storage.catalogue.hlc import DRIFT_S
 from federation.storage.catalogue.transaction import Totals, Transaction, read_totals, write_totals
 from federation.storage.directory import SpareHandle
@@ -41,8 +39,6 @@ _QUEUED_MAX = 10_000
 _HELD_MAX_BYTES = 32 * 2**20
 _EVERYBODY = ""  # one name for all callers in the admission: they are not told apart here
 _BATCH_MAX = 256
-_NO_ROOM = (apsw.SQLITE_IOERR_SHMSIZE,)
-
 _log = structlog.get_logger(__name__)
 
 
@@ -291,7 +287,7 @@ class Writer:
         self, connection: apsw.Connection | None, batch: list[_Operation], error: Exception
     ) -> None:
         """Undo the transaction, and give the reason to every operation in it."""
-        reason = _translate(error)
+        reason = translate(error)
         if isinstance(reason, StorageFailed):
             self.fail(str(reason))
         for operation in batch:
@@ -301,36 +297,3 @@ class Writer:
                 connection.execute("ROLLBACK")
         except apsw.Error as rollback_error:
             self.fail(f"the catalogue's transaction cannot be undone: {rollback_error}")
-
-
-def damaged(reason: str) -> str:
-    """Return the message for a catalogue that is not written any more because it is damaged."""
-    return (
-        f"the catalogue is damaged or unreadable ({reason}). Stop the node, check the disk, and "
-        "run `federation rebuild`"
-    )
-
-
-def _translate(error: Exception) -> FederationError:
-    if isinstance(error, FederationError):
-        return error
-    if isinstance(error, apsw.FullError):
-        return StorageFull("disk full while writing the catalogue")
-    if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _NO_ROOM:
-        return StorageFull("disk full while growing the catalogue's shared memory")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"disk full while making a folder durable: {error.strerror}")
-    if isinstance(error, apsw.BusyError | apsw.CantOpenError):  # nothing was written
-        what = "another process holds its write lock"
-        if isinstance(error, apsw.CantOpenError):
-            what = f"a file of it cannot be opened ({error}); try again"
-        return SourceUnavailable("catalogue", what)
-    reason = f"{type(error).__name__}: {error}"
-    if isinstance(error, apsw.CorruptError | apsw.NotADBError | UnicodeDecodeError):
-        reason = damaged(reason)
-    else:
-        reason = (
-            f"catalogue cannot be written ({reason}); this node is read-only until it is "
-            "restarted. Check the disk, then `federation verify`."
-        )
-    return StorageFailed(reason)

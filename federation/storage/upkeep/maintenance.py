@@ -63,9 +63,7 @@ class Maintenance:
         self._log_trimmer = retention.LogTrimmer(core)
         self._background = Background()
         self._holder_tasks = Background()  # the tasks that only the holder of the lock runs
-        self._next_sweep_s = 0.0
-        self._next_trim_s = 0.0
-        self._pinned_until_s = 0.0
+        self._next_sweep_s = self._next_trim_s = self._pinned_until_s = 0.0
         self._sweeping: asyncio.Task[Any] | None = None
         self._complaints = Complaints(_log, core.clock)
         self.held_back = ""  # why eviction does not free more, for operators
