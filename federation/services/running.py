@@ -116,6 +116,7 @@ class RunningCalls:
 
     def _end(self, call: RunningCall, _task: asyncio.Task[None]) -> None:
         self._calls.discard(call)
+        call.task = None  # a task that was cancelled keeps its frames, and they keep the call
         if call.counted_in is not None:
             call.counted_in.release(call.caller)
         self.release_request(call)

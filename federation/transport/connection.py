@@ -47,7 +47,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._now_s = server.clock.monotonic_s
         self._loop = asyncio.get_running_loop()
         self._tls = tls
-        self._calls = Http2Calls(self, server.routes)
+        self._calls = Http2Calls(server.routes)
         self._life = Lifetime(now_s)
         self._transport: asyncio.Transport | None = None
         self._flush_at: asyncio.Handle | None = None
@@ -133,7 +133,7 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self._close()
             elif isinstance(event, http2.SettingsReceived):
                 self._life.is_established = True
-        for new in self._calls.take(events):
+        for new in self._calls.take(events, self):
             if new.timeout_s is not None:
                 self._set_deadline(new.call, new.timeout_s)
             new.call.task = self._server.run(self._serve(new))

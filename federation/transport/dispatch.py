@@ -50,10 +50,9 @@ def _answered_at_once(new: NewCall) -> bool:
 class Http2Calls:
     """The calls of one connection, until their streams are closed."""
 
-    def __init__(self, wire: Wire, routes: Mapping[bytes, Route]) -> None:
+    def __init__(self, routes: Mapping[bytes, Route]) -> None:
         self.by_stream: dict[int, Http2Call] = {}
         self.refused_headers = 0  # how many calls were turned away for too large headers
-        self._wire = wire
         self._routes = routes
         self._new: list[NewCall] = []
         self._fed: set[Http2Call] = set()
@@ -65,19 +64,20 @@ class Http2Calls:
     def __len__(self) -> int:
         return len(self.by_stream)
 
-    def take(self, events: Sequence[http2.Event]) -> list[NewCall]:
+    def take(self, events: Sequence[http2.Event], wire: Wire) -> list[NewCall]:
         """Hand on what happened; return the calls that have begun, and are not over already.
 
-        Small calls that wait for nothing are answered here.
+        Small calls that wait for nothing are answered here. wire: the connection. It is not kept,
+        since the cycle would keep its memory until a full garbage collection.
         """
         # Of calls that are over as they begin nothing is made: with rapid resets, most are.
         over = {each.stream_id for each in events if isinstance(each, http2.StreamClosed)}
         for event in events:
             if isinstance(event, http2.DataReceived):
-                self._on_data(event)
+                self._on_data(event, wire)
             elif isinstance(event, http2.RequestReceived):
                 if event.stream_id not in over:
-                    self._on_request(event)
+                    self._on_request(event, wire)
             elif isinstance(event, http2.StreamClosed):
                 self._on_closed(event)
             elif isinstance(event, http2.TrailersReceived):
@@ -88,24 +88,24 @@ class Http2Calls:
         new, self._new = self._new, []
         return [each for each in new if not each.call.is_over and not _answered_at_once(each)]
 
-    def _on_request(self, event: http2.RequestReceived) -> None:
+    def _on_request(self, event: http2.RequestReceived, wire: Wire) -> None:
         stream = event.stream_id
         try:
             request = self._parse(event.headers)
         except NotGrpc as error:
-            self._wire.note_refused()
+            wire.note_refused()
             answer = ((b":status", b"%d" % error.http_status),)
-            self._wire.session.begin(stream, answer, end=True)
+            wire.session.begin(stream, answer, end=True)
             return
         except BadRequest as error:
             self.refused_headers += error.status.code is TOO_LARGE
-            self._turn_away(stream, error.status)
+            _turn_away(wire, stream, error.status)
             return
         route = self._routes.get(request.path)
         if route is None:
-            self._turn_away(stream, NOT_FOUND)
+            _turn_away(wire, stream, NOT_FOUND)
             return
-        call = self.by_stream[stream] = Http2Call(self._wire, stream, request, route.bounds)
+        call = self.by_stream[stream] = Http2Call(wire, stream, request, route.bounds)
         self._new.append(NewCall(call, route, request.timeout_s))
         if event.end_stream:
             call.receive(b"", end=True)
@@ -119,13 +119,9 @@ class Http2Calls:
             self._parsed[fields] = request
         return request
 
-    def _turn_away(self, stream: int, status: CallStatus) -> None:
-        self._wire.note_refused()
-        self._wire.session.begin(stream, (*BEGINNING, *trailers(status)), end=True)
-
-    def _on_data(self, event: http2.DataReceived) -> None:
+    def _on_data(self, event: http2.DataReceived, wire: Wire) -> None:
         if not self._feed(event.stream_id, event.data, end=event.end_stream):
-            self._wire.session.acknowledge(event.stream_id, len(event.data))
+            wire.session.acknowledge(event.stream_id, len(event.data))
 
     def _feed(self, stream: int, data: bytes, *, end: bool) -> bool:
         call = self.by_stream.get(stream)
@@ -158,3 +154,8 @@ class Http2Calls:
             call.leave()
         self._parsed.clear()
         self._fed.clear()
+
+
+def _turn_away(wire: Wire, stream: int, status: CallStatus) -> None:
+    wire.note_refused()
+    wire.session.begin(stream, (*BEGINNING, *trailers(status)), end=True)
