@@ -18,6 +18,7 @@ from federation.config.types import Address
 from federation.core.digest import digest_of
 from federation.core.errors import CannotStart
 from federation.server.passed_sockets import PassedSockets, passed_sockets
+from tests.http_cache.http_client import HttpClient
 from tests.support.certificates import self_signed
 from tests.support.process import Node
 from tests.support.process_client import Client
@@ -129,6 +130,22 @@ def test_tls_is_served_on_a_passed_socket(tmp_path: Path, manager: Manager) -> N
         Client(manager.addresses[0], credentials=credentials) as client,
     ):
         assert client.capabilities().cache_capabilities.digest_functions
+
+
+def test_an_http_cache_is_served_on_a_passed_socket_and_after_a_restart(
+    tmp_path: Path, manager: Manager
+) -> None:
+    grpc_address, http_address = manager.addresses
+    http = {"address": http_address, "protocol": "http", "push": True}
+    settings = {"listeners": [{"address": grpc_address}, http], "http": {"address": None}}
+    node = manager.node(tmp_path / "data", **settings)
+    client = HttpClient(http_address)
+    with node.start():
+        assert client.ask("PUT", "/kv/main/key", b"value").status == 200
+        assert node.stop() == 0
+        assert manager.still_listens()
+        node.start()
+        assert client.ask("GET", "/kv/main/key").body == b"value"
 
 
 def test_a_listener_without_a_passed_socket_is_bound_as_ever(
