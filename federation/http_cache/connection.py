@@ -31,7 +31,7 @@ _PARSED_KEPT = 8  # headers, as most requests of a connection have the same
 
 
 class HttpConnection(RequestHandler):
-    """One connection, made when a client connects; implements Wire of wire.py."""
+    """One connection, made when a client connects; implements HttpWire of wire.py."""
 
     __slots__ = (
         "_head_since_s",
@@ -64,7 +64,7 @@ class HttpConnection(RequestHandler):
         transport.set_write_buffer_limits(high=_BUFFERED_BYTES)
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.peer = parse_peer(self._server.peer_text(transport))
+        self.peer = self._server.registry.peer_of(transport)
         self._head_since_s = self._server.clock.monotonic_s()
         super().connection_made(transport)
 
@@ -113,7 +113,7 @@ class HttpConnection(RequestHandler):
     # For calls
 
     def certificate(self) -> ShownCertificate:
-        """See Wire."""
+        """See HttpWire."""
         if self._shown is None:
             tls = None
             if self.transport is not None:
@@ -122,7 +122,7 @@ class HttpConnection(RequestHandler):
         return self._shown
 
     def headers_of(self, request: web.BaseRequest) -> Headers:
-        """See Wire."""
+        """See HttpWire."""
         raw = request.raw_headers
         found = self._parsed.get(raw)
         if found is None:
@@ -133,7 +133,7 @@ class HttpConnection(RequestHandler):
         return found
 
     async def send(self, data: bytes) -> None:
-        """See Wire."""
+        """See HttpWire."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise CallEnded
@@ -148,11 +148,11 @@ class HttpConnection(RequestHandler):
 
     @property
     def sends_files(self) -> bool:
-        """See Wire."""
+        """See HttpWire."""
         return self.transport is not None and self.ssl_context is None
 
     async def send_file(self, part: FilePart) -> None:
-        """See Wire."""
+        """See HttpWire."""
         transport = self.transport
         if transport is None or transport.is_closing():
             raise CallEnded
@@ -166,7 +166,7 @@ class HttpConnection(RequestHandler):
             transport.set_write_buffer_limits(high=_BUFFERED_BYTES)
 
     def abort(self) -> None:
-        """See Wire."""
+        """See HttpWire."""
         transport = self.transport
         if transport is None:
             return
@@ -176,11 +176,11 @@ class HttpConnection(RequestHandler):
         transport.abort()
 
     def close(self) -> None:
-        """See Wire."""
+        """See HttpWire."""
         self.force_close()
 
     def wall_s(self) -> float:
-        """See Wire."""
+        """See HttpWire."""
         return self._server.clock.wall_s()
 
     def handle_error(

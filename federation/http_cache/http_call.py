@@ -17,7 +17,7 @@ from federation.core.store import FilePart
 from federation.http_cache.answer_head import CONTINUE, Fields, head
 from federation.http_cache.statuses import read_status, write_status
 from federation.http_cache.target import Target
-from federation.http_cache.wire import Wire
+from federation.http_cache.wire import HttpWire
 from federation.services.call import Call
 from federation.services.status_codes import CallStatus, StatusCode
 from federation.services.transport import CallEnded
@@ -56,7 +56,7 @@ class HttpCall:
         "target",
     )
 
-    def __init__(self, wire: Wire, request: web.BaseRequest, target: Target) -> None:
+    def __init__(self, wire: HttpWire, request: web.BaseRequest, target: Target) -> None:
         self.method = request.method
         self.peer = wire.peer
         self.headers: Headers = wire.headers_of(request)

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from federation.access.incoming_call import PeerAddress, parse_peer
+from federation.access.incoming_call import PeerAddress
 from federation.access.tls_contexts import HTTP1, Contexts
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
 from federation.core.errors import FederationError
-from federation.core.fair_share import FairShare, ShareVerdict
 from federation.core.tasks import Background
 from federation.http_cache.connection import IDLE_S, SENT, SENT_LAST, HttpConnection
 from federation.http_cache.http_call import TEXT, HttpCall
@@ -26,6 +25,7 @@ from federation.http_cache.statuses import phrase
 from federation.http_cache.target import ClientKind, Kind, Target, parse_target
 from federation.observability.rate_limits import LimitHits
 from federation.services.connection_log import ConnectionLog
+from federation.services.open_connections import ConnectionRegistry, OpenConnections
 from federation.services.status_codes import CallStatus, StatusCode, status_of
 from federation.services.transport import CallEnded
 
@@ -44,28 +44,6 @@ _AHEAD_MIN, _AHEAD_MAX = 2**14, 2**17  # of a body before its handler reads
 _NOWHERE = Target(Kind.STATUS, ClientKind.KEY_VALUE)
 
 
-class OpenHttpConnections:
-    """The open connections of one server; implements Connections of services/transport.py."""
-
-    def __init__(self) -> None:
-        self.by_peer: dict[str, HttpConnection] = {}
-        self._loop = asyncio.get_running_loop()
-
-    def __repr__(self) -> str:
-        return f"<OpenHttpConnections {len(self.by_peer)}>"
-
-    def received_from(self, peers: Collection[str]) -> Mapping[str, int]:
-        """See Connections."""
-        found = ((peer, self.by_peer.get(peer)) for peer in peers)
-        return {peer: each.received_bytes for peer, each in found if each is not None}
-
-    def break_off(self, peer: str) -> None:
-        """See Connections."""
-        connection = self.by_peer.get(peer)
-        if connection is not None:
-            self._loop.call_soon_threadsafe(connection.abort)
-
-
 class HttpCacheServer(web.Server):
     """Serves these routes on one listener's sockets: start, stop, each once."""
 
@@ -75,7 +53,7 @@ class HttpCacheServer(web.Server):
         limits: LimitsConfig,
         clock: Clock,
         hits: LimitHits,
-        connections: OpenHttpConnections,
+        connections: OpenConnections[HttpConnection],
         tls: LiveTls | None = None,
     ) -> None:
         """hits: that of the whole node. connections: what the routes' Runtime has, too."""
@@ -84,19 +62,16 @@ class HttpCacheServer(web.Server):
         self._routes = routes
         self._limits = limits
         self._hits = hits
-        self.open = connections
+        self.registry = ConnectionRegistry(connections, limits, hits)
         self._contexts = None if tls is None else Contexts(tls, HTTP1)
         self._log = ConnectionLog(clock)
-        self._share = FairShare(lambda: limits.connections, lambda: limits.connections_per_address)
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes = Background()
         self._sweep: asyncio.TimerHandle | None = None
-        self._over: asyncio.Future[None] | None = None
-        self._unnamed = 0
 
     def __repr__(self) -> str:
-        return f"<HttpCacheServer {len(self.open.by_peer)} connections>"
+        return f"<HttpCacheServer {len(self.registry)} connections>"
 
     def __call__(self) -> HttpConnection:
         """Return the protocol of a new connection; see web.Server."""
@@ -126,26 +101,21 @@ class HttpCacheServer(web.Server):
         for server in self._servers:
             server.close()
         await self._handshakes.close()
-        for connection in list(self.open.by_peer.values()):
+        for connection in self.registry:
             connection.drain()
-        await self._until_over(grace_s)
-        for connection in list(self.open.by_peer.values()):
+        await self.registry.until_empty(grace_s)
+        for connection in self.registry:
             connection.abort()
-        await self._until_over(1.0)
+        await self.registry.until_empty(1.0)
         if self._tasks:  # they clean up
             await asyncio.wait(self._tasks)
         if self._sweep is not None:
             self._sweep.cancel()
 
-    async def _until_over(self, within_s: float) -> None:
-        if self.open.by_peer:
-            self._over = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._over], timeout=within_s)
-
     def _look(self) -> None:
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._look)
         now_s = self.clock.monotonic_s()
-        for connection in list(self.open.by_peer.values()):
+        for connection in self.registry:
             if connection.look(now_s):
                 connection.force_close()
 
@@ -156,19 +126,11 @@ class HttpCacheServer(web.Server):
 
     def begin_handshake(self, transport: asyncio.Transport) -> None:
         """Start the handshake of a connection that has just come, if it is not one too many."""
-        peer = parse_peer(self.peer_text(transport))
-        if self._admit(peer):
+        peer = self.registry.peer_of(transport)
+        if self.registry.admit(peer):
             self._handshakes.start(self._secure(transport, peer), "TLS handshake")
         else:
             transport.abort()
-
-    def _admit(self, peer: PeerAddress) -> bool:
-        verdict = self._share.try_acquire(_holder(peer))
-        if verdict is ShareVerdict.GRANTED:
-            return True
-        limit = "connections" if verdict is ShareVerdict.FULL else "connections-per-address"
-        self._hits.hit(limit, peer.caller, peer.text)
-        return False
 
     async def _secure(self, transport: asyncio.Transport, peer: PeerAddress) -> None:
         """Make the TLS handshake of a connection that was admitted, and serve it."""
@@ -188,41 +150,24 @@ class HttpCacheServer(web.Server):
                 self._log.tls_refused(peer, error.reason or str(error), detail)
             secured = None
         finally:
-            self._share.release(_holder(peer))  # connection_made counts it anew
+            self.registry.release(peer)  # connection_made counts it anew
         if secured is None:
             transport.abort()
         else:
             connection.connection_made(secured)
 
-    def peer_text(self, transport: asyncio.BaseTransport) -> str:
-        """Return the other end of a connection as gRPC writes it; no two are alike."""
-        name = transport.get_extra_info("peername")
-        if isinstance(name, tuple):
-            host, port = name[:2]
-            return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-        self._unnamed += 1
-        return f"unix:{self._unnamed}"
-
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection, or end it at once where too many are open. See web.Server."""
         super().connection_made(handler, transport)
         assert isinstance(handler, HttpConnection)
-        peer = handler.peer
-        if self._admit(peer):
-            self.open.by_peer[peer.text] = handler
-        else:
+        if not self.registry.register(handler):
             transport.abort()
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """See web.Server."""
         super().connection_lost(handler, exc)
         assert isinstance(handler, HttpConnection)
-        peer = handler.peer
-        if self.open.by_peer.get(peer.text) is handler:
-            del self.open.by_peer[peer.text]
-            self._share.release(_holder(peer))
-        if not self.open.by_peer and self._over is not None and not self._over.done():
-            self._over.set_result(None)
+        self.registry.unregister(handler)
 
     def note_bad(
         self,
@@ -284,7 +229,3 @@ class _Handshake(asyncio.Protocol):
 def _ahead_bytes(limits: LimitsConfig) -> int:
     """Return how much of each body may come before it is read; aiohttp takes twice as much."""
     return max(_AHEAD_MIN, min(limits.buffer_memory // 4 // limits.streams, _AHEAD_MAX))
-
-
-def _holder(peer: PeerAddress) -> str:
-    return peer.host if peer.port else "unix"

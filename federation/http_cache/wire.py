@@ -10,7 +10,7 @@ from federation.access.incoming_call import Headers, PeerAddress, ShownCertifica
 from federation.core.store import FilePart
 
 
-class Wire(Protocol):
+class HttpWire(Protocol):
     """What calls need of their connection."""
 
     peer: PeerAddress

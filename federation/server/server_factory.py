@@ -14,13 +14,14 @@ from federation.config.model import ListenerConfig
 from federation.core.errors import ConfigError
 from federation.server.node import ListeningServer
 from federation.services.method import Service
+from federation.services.open_connections import OpenConnections
 from federation.services.runtime import Runtime
 from federation.services.transport import Connections
 
 if TYPE_CHECKING:
     from federation.access.live_tls import LiveTls
-    from federation.http_cache.server import OpenHttpConnections
-    from federation.transport.server import OpenConnections
+    from federation.http_cache.connection import HttpConnection
+    from federation.transport.connection import Http2Connection
 
 
 class ListenerPlace(NamedTuple):
@@ -52,15 +53,11 @@ def server_factory(
 ) -> ServerFactory:
     """Return a new factory for the server of one listener. transport: what carries gRPC."""
     if protocol == "http":
-        from federation.http_cache.server import OpenHttpConnections  # noqa: PLC0415 - see above
-
-        return _HttpCacheFactory(OpenHttpConnections())
+        return _HttpCacheFactory(OpenConnections())
     if transport == "grpcio":
         from federation.services.tcp import ProcessConnections  # noqa: PLC0415 - see above
 
         return _GrpcioFactory(ProcessConnections())
-    from federation.transport.server import OpenConnections  # noqa: PLC0415 - see above
-
     return _Http2Factory(OpenConnections())
 
 
@@ -89,7 +86,7 @@ class _GrpcioFactory:
 
 
 class _Http2Factory:
-    def __init__(self, connections: OpenConnections) -> None:
+    def __init__(self, connections: OpenConnections[Http2Connection]) -> None:
         self.connections = connections
 
     def make(
@@ -111,7 +108,7 @@ class _Http2Factory:
 
 
 class _HttpCacheFactory:
-    def __init__(self, connections: OpenHttpConnections) -> None:
+    def __init__(self, connections: OpenConnections[HttpConnection]) -> None:
         self.connections = connections
 
     def make(

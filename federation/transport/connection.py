@@ -74,8 +74,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._transport = transport
         transport.set_write_buffer_limits(high=_BUFFERED_BYTES)
         send_at_once(transport)
-        self.peer = parse_peer(self._server.peer_text(transport))
-        if not self._server.admit(self):
+        self.peer = self._server.registry.peer_of(transport)
+        if not self._server.registry.register(self):
             self.abort()
         elif self._tls is None:
             self.flush_soon()
@@ -165,7 +165,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._count_buffered()
         self.session.failed = True
-        self._server.forget(self)
+        self._server.registry.unregister(self)
         self._calls.leave()
 
     # What goes

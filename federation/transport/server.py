@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from federation.access.incoming_call import PeerAddress
 from federation.access.tls_contexts import HTTP2, Contexts
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
-from federation.core.fair_share import FairShare, ShareVerdict
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.rate_limits import LimitHits
 from federation.services.connection_log import ConnectionLog
 from federation.services.method import ClientStream, Method, ServerStream, Service, Unary
+from federation.services.open_connections import ConnectionRegistry, OpenConnections
 from federation.services.pipeline import Pipeline
 from federation.services.runtime import Runtime
 from federation.transport.connection import Http2Connection
@@ -61,28 +60,6 @@ def _window_bytes(limits: LimitsConfig) -> int:
     return _between(_WINDOW_MIN, limits.buffer_memory // 4 // limits.streams, _WINDOW_MAX)
 
 
-class OpenConnections:
-    """The open connections of one server; implements Connections of services/transport.py."""
-
-    def __init__(self) -> None:
-        self.by_peer: dict[str, Http2Connection] = {}
-        self._loop = asyncio.get_running_loop()
-
-    def __repr__(self) -> str:
-        return f"<OpenConnections {len(self.by_peer)}>"
-
-    def received_from(self, peers: Collection[str]) -> Mapping[str, int]:
-        """See Connections."""
-        found = ((peer, self.by_peer.get(peer)) for peer in peers)
-        return {peer: each.received_bytes for peer, each in found if each is not None}
-
-    def break_off(self, peer: str) -> None:
-        """See Connections."""
-        connection = self.by_peer.get(peer)
-        if connection is not None:
-            self._loop.call_soon_threadsafe(connection.abort)
-
-
 class Http2Server:
     """Serves these routes on one listener's sockets: start, stop, each once."""
 
@@ -93,7 +70,7 @@ class Http2Server:
         clock: Clock,
         hits: LimitHits,
         budget: MemoryBudget,
-        connections: OpenConnections,
+        connections: OpenConnections[Http2Connection],
         tls: LiveTls | None = None,
     ) -> None:
         """hits, budget: those of the whole node. connections: what the routes' Runtime has, too."""
@@ -108,15 +85,12 @@ class Http2Server:
         self.buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._settings = Http2Settings(limits.streams_per_connection, _window_bytes(limits))
         self._contexts = None if tls is None else Contexts(tls, HTTP2)
-        self._open = connections
-        self._share = FairShare(lambda: limits.connections, lambda: limits.connections_per_address)
+        self.registry = ConnectionRegistry(connections, limits, hits)
         self._servers: list[asyncio.Server] = []
         self._sweep: asyncio.TimerHandle | None = None
-        self._unnamed = 0
-        self._over: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Http2Server {len(self._open.by_peer)} connections>"
+        return f"<Http2Server {len(self.registry)} connections>"
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Accept on these sockets, which listen already; they are the server's from now on."""
@@ -131,31 +105,25 @@ class Http2Server:
         """Take no new calls; let running ones go on for grace_s at most, then end them."""
         for server in self._servers:
             server.close()
-        for connection in list(self._open.by_peer.values()):
+        for connection in self.registry:
             connection.drain()
-        await self._until_over(grace_s)
-        for connection in list(self._open.by_peer.values()):
+        await self.registry.until_empty(grace_s)
+        for connection in self.registry:
             connection.end_calls()
-        await self._until_over(1.0)
-        for connection in list(self._open.by_peer.values()):
+        await self.registry.until_empty(1.0)
+        for connection in self.registry:
             connection.abort()
-        await self._until_over(1.0)
+        await self.registry.until_empty(1.0)
         if self._tasks:  # they clean up
             await asyncio.wait(self._tasks)
         if self._sweep is not None:
             self._sweep.cancel()
 
-    async def _until_over(self, within_s: float) -> None:
-        """Wait until there is no connection any more."""
-        if self._open.by_peer:
-            self._over = asyncio.get_running_loop().create_future()
-            await asyncio.wait([self._over], timeout=within_s)
-
     def _look(self) -> None:
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._look)
         now_s = self.clock.monotonic_s()
         self.refused.forget()
-        for connection in list(self._open.by_peer.values()):
+        for connection in self.registry:
             connection.look(now_s)
 
     # For connections
@@ -170,41 +138,6 @@ class Http2Server:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def peer_text(self, transport: asyncio.Transport) -> str:
-        """Return the other end of a connection as gRPC writes it; no two are alike."""
-        name = transport.get_extra_info("peername")
-        if isinstance(name, tuple):
-            host, port = name[:2]
-            return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"
-        self._unnamed += 1
-        return f"unix:{self._unnamed}"
-
-    def admit(self, connection: Http2Connection) -> bool:
-        """Count a connection; False: there are too many."""
-        peer = connection.peer
-        verdict = self._share.try_acquire(_holder(peer))
-        if verdict is not ShareVerdict.GRANTED:
-            full = verdict is ShareVerdict.FULL
-            self.hits.hit(
-                "connections" if full else "connections-per-address", peer.caller, peer.text
-            )
-            return False
-        self._open.by_peer[peer.text] = connection
-        return True
-
-    def forget(self, connection: Http2Connection) -> None:
-        """A connection is closed."""
-        peer = connection.peer
-        if self._open.by_peer.get(peer.text) is connection:
-            del self._open.by_peer[peer.text]
-            self._share.release(_holder(peer))
-        if not self._open.by_peer and self._over is not None and not self._over.done():
-            self._over.set_result(None)
-
-
-def _holder(peer: PeerAddress) -> str:
-    return peer.host if peer.port else "unix"
 
 
 def _between(least: int, wanted: int, most: int) -> int:

@@ -14,14 +14,16 @@ from federation.config.model import Config, LimitsConfig
 from federation.config.types import Address
 from federation.core.clock import Clock, ManualClock, SystemClock
 from federation.core.memory_budget import MemoryBudget
+from federation.http_cache.connection import HttpConnection
 from federation.http_cache.routes import Routes
-from federation.http_cache.server import HttpCacheServer, OpenHttpConnections
+from federation.http_cache.server import HttpCacheServer
 from federation.http_cache.service import HttpCacheService
 from federation.observability.metrics import Metrics
 from federation.server.addresses import listen
 from federation.services.action_cache import ActionCacheService
 from federation.services.bytestream import ByteStreamService
 from federation.services.cpu_pool import Compute
+from federation.services.open_connections import OpenConnections
 from federation.services.quotas import CallerQuotas
 from federation.services.runtime import Runtime
 from tests.support.fakes import MemoryIndex, MemoryStore
@@ -176,7 +178,7 @@ async def serve_http(
     service = HttpCacheService(
         store, store, store, index, finder, stream, config, limits, clock, metrics
     )
-    connections = OpenHttpConnections()
+    connections = OpenConnections[HttpConnection]()
     allowed = access or SameForAll(rights or everybody(push=True))
     runtime = Runtime(
         metrics,

@@ -275,8 +275,8 @@ async def test_calls_are_bounded_and_the_rest_are_misses(make_node: MakeHttpNode
 
 
 def connections(server: HttpCacheServer) -> int:
-    return len(server.open.by_peer)
+    return len(server.registry)
 
 
 def received_bytes(server: HttpCacheServer) -> int:
-    return sum(each.received_bytes for each in server.open.by_peer.values())
+    return sum(each.received_bytes for each in server.registry)

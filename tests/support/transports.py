@@ -49,9 +49,11 @@ async def serve_on_loopback(
         return Serving(port, server.stop, runtime)
     from federation.config.types import Address
     from federation.server.addresses import listen
-    from federation.transport.server import Http2Server, OpenConnections, routes
+    from federation.services.open_connections import OpenConnections
+    from federation.transport.connection import Http2Connection
+    from federation.transport.server import Http2Server, routes
 
-    connections = OpenConnections()
+    connections: OpenConnections[Http2Connection] = OpenConnections()
     runtime = make_runtime(connections)
     http2 = Http2Server(
         routes(services, runtime),

@@ -23,9 +23,11 @@ from federation.server import server_factory
 from federation.server.addresses import listen
 from federation.services.call import Call
 from federation.services.method import ClientStream, Method, ServerStream, Unary
+from federation.services.open_connections import OpenConnections
 from federation.services.request_stream import RequestStream
 from federation.services.runtime import Runtime
-from federation.transport.server import Http2Server, OpenConnections, routes
+from federation.transport.connection import Http2Connection
+from federation.transport.server import Http2Server, routes
 from tests.attacks.raw import RawConnection, framed
 
 
@@ -70,7 +72,7 @@ class Site:
     def __init__(self, limits: LimitsConfig | None = None) -> None:
         self.limits = limits or LimitsConfig()
         self.service = self.make_service()
-        self.connections = OpenConnections()
+        self.connections: OpenConnections[Http2Connection] = OpenConnections()
         self.budget = MemoryBudget(self.limits.buffer_memory)
         self.runtime = Runtime(
             Metrics(),
