@@ -33,6 +33,7 @@ from federation.wire.zstd import Decoder
 
 _log = structlog.get_logger(__name__)
 
+_TURN_S = 2.0  # without a byte, then a stream that took over an upload may be taken over itself
 _QUOTA_PARTS = 4  # one caller's unfinished uploads get at most this fraction of the quota
 
 
@@ -134,10 +135,11 @@ class Uploads:
 
         Raises TooBusy, and UploadSuperseded when another stream came while this one waited.
         """
+        has_waited = await self._wait_for_turn(name)
         upload = self._by_name.get(name) or self._add(name)
         claim, previous = _Claim(requests), upload.owner
         upload.owner = claim
-        upload.taken_over = previous is not None
+        upload.taken_over = has_waited or previous is not None
         self._unpark(upload)
         try:
             if previous is not None:
@@ -151,6 +153,21 @@ class Uploads:
             yield upload
         finally:
             self._start_ending(self._release(upload, claim, previous))
+
+    async def _wait_for_turn(self, name: UploadName) -> bool:
+        """Let a stream go on that took over the upload, while bytes come; return whether it did.
+
+        Two jobs of BuildStream that push the same blob do so under one name, and each begins again
+        as soon as the other has taken over from it. Without turns both would give up.
+        """
+        upload = self._by_name.get(name)
+        if upload is None or upload.owner is None or not upload.taken_over:
+            return False
+        released, came_bytes = upload.owner.released, -1
+        while not released.done() and upload.rules.received_bytes != came_bytes:
+            came_bytes = upload.rules.received_bytes
+            await asyncio.wait({released}, timeout=_TURN_S)
+        return True
 
     @asynccontextmanager
     async def once(self, begin: Callable[[], Ingest], caller: str) -> AsyncIterator[UploadReceiver]:

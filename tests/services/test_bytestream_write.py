@@ -367,6 +367,32 @@ async def test_w15_a_newcomer_goes_on_where_the_older_stream_stood(
     assert store.blobs == {D: BLOB}
 
 
+async def test_w15_who_took_over_is_let_go_on_by_who_comes_again(
+    client: Client, store: MemoryStore
+) -> None:
+    """Two jobs of BuildStream push one blob under one name, and each begins again at once."""
+    received = "federation_blob_bytes_total"
+    first = client.open_write()
+    await first.write(bs.WriteRequest(resource_name=NAME, data=BLOB[:10_000]))
+    await eventually(lambda: client.served.counted(received, direction="in") == 10_000)
+    second = client.open_write()
+    await second.write(bs.WriteRequest(resource_name=NAME, data=BLOB[:20_000]))
+    await eventually(lambda: client.served.counted(received, direction="in") == 30_000)
+    assert await status_of(first) == grpc.StatusCode.ABORTED
+    loop = asyncio.get_running_loop()
+    again = loop.create_task(client.write(*messages(NAME, BLOB, step=9_000)))
+    await asyncio.sleep(0.2)
+    rest = bs.WriteRequest(
+        resource_name=NAME, write_offset=20_000, data=BLOB[20_000:], finish_write=True
+    )
+    await second.write(rest)
+    await second.done_writing()
+    assert (await second).committed_size == len(BLOB)
+    assert await again == len(BLOB)
+    assert store.blobs == {D: BLOB}
+    await nothing_is_left(client)
+
+
 async def test_w15_20_streams_with_one_name_end_and_never_mix(
     client: Client, store: MemoryStore
 ) -> None:

@@ -11,6 +11,14 @@ _UPLOAD = ("tests/wire/test_upload.py",)
 
 SERVICES = [
     Mutant(
+        "no-turns-of-uploads",
+        "federation/services/uploads.py",
+        "        if upload is None or upload.owner is None or not upload.taken_over:",
+        "        if upload is None or upload.owner is None or upload.taken_over:",
+        ("tests/services/test_bytestream_write.py",),
+        "Two jobs that push one blob under one name abort each other until both give up.",
+    ),
+    Mutant(
         "closure-leaves",
         f"{_CLOSURE}/walk.py",
         "                await self._check_leaves()\n            except _Hole:",
