@@ -277,14 +277,6 @@ class LocalStore(Store, Protocol):
         """
         ...
 
-    def presence_epoch(self) -> int:
-        """A number that changes whenever anything that was held is gone, in any process.
-
-        It may change a second later than that where the catalogue is a server, so it saves looks
-        and promises nothing: leases do.
-        """
-        ...
-
     def commits(self) -> int:
         """A number that changes within a moment after a blob was committed, in any process."""
         ...

@@ -230,10 +230,6 @@ class Storage:
         """See federation.core.store.LocalStore."""
         return await self._presence.size_of(function, raw_hash)
 
-    def presence_epoch(self) -> int:
-        """See federation.core.store.LocalStore."""
-        return self._core.epoch.value
-
     def commits(self) -> int:
         """See federation.core.store.LocalStore."""
         return self._core.head.value

@@ -263,10 +263,6 @@ class PullThrough:
         """See federation.core.store.LocalStore: upstreams cannot be asked without a size."""
         return await self._local.size_of(function, raw_hash)
 
-    def presence_epoch(self) -> int:
-        """See federation.core.store.LocalStore."""
-        return self._local.presence_epoch()
-
     def commits(self) -> int:
         """See federation.core.store.LocalStore."""
         return self._local.commits()

@@ -72,14 +72,14 @@ async def test_s15_others_hear_of_damage_though_the_reader_that_found_it_leaves(
         return done
 
     storage.core.writer.submit = slowly  # type: ignore[method-assign]
-    epoch = storage.presence_epoch()
+    epoch = storage.core.epoch.value
     reading = asyncio.ensure_future(read(storage, digest))
     await committed.wait()
     reading.cancel()
     await asyncio.wait([reading])
 
     async def is_told() -> bool:
-        return storage.presence_epoch() > epoch
+        return storage.core.epoch.value > epoch
 
     await until(is_told)
 

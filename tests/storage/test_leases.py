@@ -86,14 +86,14 @@ async def test_two_processes_see_each_other_s_writes_and_agree_after_eviction(
     second = await open_storage(short(quota=2 * MIB))
     digest = await put(first, os.urandom(100_000))
     assert await second.find_missing([digest]) == set()
-    epoch = second.presence_epoch()
+    epoch = second.core.epoch.value
 
     async def gone() -> bool:
         await second.write_small([fresh(200_000)])
-        return second.presence_epoch() != epoch
+        return second.core.epoch.value != epoch
 
     await until(gone)
-    assert first.presence_epoch() == second.presence_epoch()
+    assert first.core.epoch.value == second.core.epoch.value
     holders = [storage.maintenance.is_holder for storage in (first, second)]
     assert holders.count(True) == 1
 

@@ -82,10 +82,10 @@ async def test_what_is_marked_is_missing_at_once_and_no_memory_says_otherwise(si
         await put(site.storage, os.urandom(100)),
         await put(site.storage, os.urandom(50_000)),
     )
-    epoch = site.storage.presence_epoch()
+    epoch = site.storage.core.epoch.value
     site.clock.later_s += LONG_S
     assert await site.evictor.mark(ALL) > 0
-    assert site.storage.presence_epoch() != epoch
+    assert site.storage.core.epoch.value != epoch
     assert await site.missing(blob, file) == {blob, file}
 
 
@@ -170,9 +170,9 @@ async def test_what_is_remembered_of_blobs_ends_with_their_deletion_too(site: Si
     site.clock.later_s += LONG_S
     assert await site.evictor.mark(ALL) > 0
     site.pass_grace()
-    epoch = site.storage.presence_epoch()
+    epoch = site.storage.core.epoch.value
     assert await site.evictor.sweep_due() == 100
-    assert site.storage.presence_epoch() != epoch
+    assert site.storage.core.epoch.value != epoch
 
 
 async def test_an_entry_that_was_used_since_it_was_chosen_stays(site: Site) -> None:

@@ -224,9 +224,6 @@ class MemoryStore:
         found = (d for d in self.blobs if d.function == function and d.hash == raw_hash)
         return next((d.size_bytes for d in found), None)
 
-    def presence_epoch(self) -> int:
-        return self.epoch
-
     def commits(self) -> int:
         return len(self.blobs)
 
