@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
@@ -231,10 +232,10 @@ class MemoryStore:
         return MemoryWatch(self)
 
 
-class MemoryIndex:
-    def __init__(self, clock: Clock | None = None) -> None:
-        self.entries: dict[EntryKey, Entry] = {}
-        self._clock = clock or ManualClock()
+class MemoryEntries(ABC):
+    """What index entries in a dict have in common; put() is its own for each."""
+
+    entries: dict[EntryKey, Entry]
 
     async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
         return [self.entries.get(key) for key in keys]
@@ -262,6 +263,17 @@ class MemoryIndex:
             return False
         await self.put([entry], provenance=provenance)
         return True
+
+    @abstractmethod
+    async def put(
+        self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT
+    ) -> None: ...
+
+
+class MemoryIndex(MemoryEntries):
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.entries: dict[EntryKey, Entry] = {}
+        self._clock = clock or ManualClock()
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:

@@ -27,12 +27,12 @@ from federation.core.replication_log import (
     PeerState,
 )
 from federation.wire.holdings import name_of
-from tests.support.fakes import MemoryIngest, MemoryStore
+from tests.support.fakes import MemoryEntries, MemoryIngest, MemoryStore
 
 Key = tuple[str, Lane]
 
 
-class MemoryStorage(MemoryStore):
+class MemoryStorage(MemoryStore, MemoryEntries):
     """LocalStore and Index with a change log; `blobs` and `entries` hold what there is."""
 
     def __init__(self, node_id: str = "here", clock: Clock | None = None) -> None:
@@ -106,33 +106,6 @@ class MemoryStorage(MemoryStore):
         return outcome
 
     # Index entries
-
-    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
-        return [self.entries.get(key) for key in keys]
-
-    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
-        found = [
-            entry
-            for key in keys
-            for held, entry in self.entries.items()
-            if held[:2] == key[:2] and held.name.startswith(key.name)
-        ]
-        return sorted(found, key=lambda entry: entry.stamp, reverse=True)
-
-    def recall(self, key: EntryKey) -> Entry | None:
-        return self.entries.get(key)
-
-    def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
-        return False
-
-    async def put_over(
-        self, entry: Entry, held: Entry | None, *, provenance: Provenance = FROM_CLIENT
-    ) -> bool:
-        now = self.entries.get(entry.key)
-        if (now and (now.value, now.stamp)) != (held and (held.value, held.stamp)):
-            return False
-        await self.put([entry], provenance=provenance)
-        return True
 
     async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
         for entry in entries:
