@@ -33,7 +33,7 @@ from federation.wire.zstd import Decoder
 
 _log = structlog.get_logger(__name__)
 
-_TURN_S = 2.0  # without a byte, then a stream that took over an upload may be taken over itself
+_TURN_S = 2.0  # so long without a byte, a stream that took over may be taken over itself
 _QUOTA_PARTS = 4  # one caller's unfinished uploads get at most this fraction of the quota
 
 
@@ -155,10 +155,11 @@ class Uploads:
             self._start_ending(self._release(upload, claim, previous))
 
     async def _wait_for_turn(self, name: UploadName) -> bool:
-        """Let a stream go on that took over the upload, while bytes come; return whether it did.
+        """Wait while the upload's stream receives bytes, if it took the upload over from another.
 
-        Two jobs of BuildStream that push the same blob do so under one name, and each begins again
-        as soon as the other has taken over from it. Without turns both would give up.
+        Return whether there was such a stream. Two jobs of BuildStream push the same blob under
+        one name, and each begins again as soon as the other has taken over. Without turns they
+        would do so until one gives up.
         """
         upload = self._by_name.get(name)
         if upload is None or upload.owner is None or not upload.taken_over:
