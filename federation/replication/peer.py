@@ -16,10 +16,10 @@ from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable, StorageFailed, StorageFull
 from federation.core.replication_log import Lane, PeerState
 from federation.core.tasks import first_of
+from federation.core.window import Window
 from federation.replication.follower import Follower, LogTrimmed
 from federation.replication.reconcile import Reconcile, pages_of_check, pause_of_check
 from federation.replication.retry import Retry
-from federation.replication.rules import Window
 from federation.replication.schedule import (
     FIRST_CHECK_SHARE,
     Position,

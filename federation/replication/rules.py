@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from datetime import datetime
 from fnmatch import translate
 from re import Pattern
 from re import compile as compile_pattern
@@ -92,6 +91,11 @@ class Rules:
         """Whether anything waits for the peer's window."""
         return any(rule.decision.when is When.WINDOW for rule in self._rules)
 
+    @property
+    def sends_always(self) -> bool:
+        """Whether anything is sent at all times."""
+        return any(rule.decision.when is When.ALWAYS for rule in self._rules)
+
     def of_blob(self, digest: Digest) -> When:
         """Decide about a blob by itself. A rule does not apply to sizes outside its bounds."""
         for rule in self._rules:
@@ -128,41 +132,3 @@ def was_there(via: Sequence[str], peer_node: str) -> bool:
 def may_go_on(via: Sequence[str]) -> bool:
     """Whether the header has room for one more node."""
     return len(via) < hops.HOPS_MAX
-
-
-_DAY_MIN = 24 * 60
-
-
-class Window(NamedTuple):
-    """From one minute of the local day up to another, over midnight where that is earlier.
-
-    The same minute twice is the whole day.
-    """
-
-    begin_min: int
-    end_min: int
-
-    @classmethod
-    def parse(cls, text: str) -> Window:
-        """Read HH:MM-HH:MM, as the configuration has checked it."""
-        begin, end = text.split("-")
-        return cls(_minute(begin), _minute(end))
-
-    def is_open(self, wall_s: float) -> bool:
-        """Whether the window is open now, in the local time of the node."""
-        return self.opens_in_s(wall_s) == 0
-
-    def opens_in_s(self, wall_s: float) -> float:
-        """Return the seconds until the window opens; 0 while it is open."""
-        local = datetime.fromtimestamp(wall_s)  # the operator's time of day
-        minute = local.hour * 60 + local.minute
-        length_min = (self.end_min - self.begin_min) % _DAY_MIN or _DAY_MIN
-        if (minute - self.begin_min) % _DAY_MIN < length_min:
-            return 0.0
-        wait_min = (self.begin_min - minute) % _DAY_MIN
-        return max(1.0, wait_min * 60.0 - local.second)
-
-
-def _minute(text: str) -> int:
-    hours, minutes = text.split(":")
-    return int(hours) * 60 + int(minutes)

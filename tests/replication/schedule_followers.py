@@ -5,9 +5,10 @@ from __future__ import annotations
 from federation.core.digest import Digest
 from federation.core.replication_log import Lane, LogRow
 from federation.core.store import SMALL_BLOB_BYTES
+from federation.core.window import Window
 from federation.replication.cursor import LogProgress
 from federation.replication.outcomes import GONE, SUPERSEDED, Fate, SendOutcome
-from federation.replication.rules import When, Window
+from federation.replication.rules import When
 from federation.replication.selection import Choice, Chosen, End, gaps
 from tests.replication.schedule_entries import Parking
 from tests.replication.schedule_judge import Road

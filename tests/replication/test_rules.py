@@ -15,8 +15,9 @@ from federation.core.digest import Digest, digest_of
 from federation.core.index import EntryKey, EntryKind
 from federation.core.provenance import Source
 from federation.core.replication_log import EntryHead, LogRow
+from federation.core.window import Window
 from federation.replication.outcomes import GONE, SUPERSEDED, SendOutcome
-from federation.replication.rules import Rules, When, Window, may_go_on, was_there
+from federation.replication.rules import Rules, When, may_go_on, was_there
 from federation.replication.selection import Choice
 from tests.replication.here import asset_of, result_of
 
