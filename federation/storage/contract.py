@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.index import Index
+from federation.core.lost_blobs import LostBlobs
 from federation.core.replication_log import Parked, ReplicationLog
 from federation.core.store import LocalStore, WatchesHeld
 from federation.storage.reports import (
@@ -69,6 +70,11 @@ class NodeStorage(LocalStore, Index, WatchesHeld, Protocol):
     @property
     def ledger(self) -> NodeLog:
         """The change log of the objects accepted here."""
+        ...
+
+    @property
+    def lost(self) -> LostBlobs:
+        """The blobs that were found damaged here and are missing since."""
         ...
 
     @property

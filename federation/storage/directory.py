@@ -9,6 +9,7 @@ run/RUN.json, .lock   one pair for each process that serves the directory
 epoch                 counters that all processes share through memory
 maintenance.lock      held by the one process that evicts, scrubs and sweeps
 replication.lock      held by the one process that sends to peers
+heal.lock             held by the one process that brings lost blobs back
 open.lock             held while a process opens the directory
 reserve               room for eviction to work in when the disk is full
 """
@@ -47,6 +48,7 @@ class DataDirectory:
         self.epoch = root / "epoch"
         self.maintenance_lock = root / "maintenance.lock"
         self.replication_lock = root / "replication.lock"
+        self.heal_lock = root / "heal.lock"
         self.open_lock = root / "open.lock"
         self.reserve = root / "reserve"
         self.volume = Volume(self.blobs)

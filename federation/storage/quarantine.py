@@ -14,14 +14,14 @@ import enum
 import errno
 import os
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import apsw
 
 from federation.core.digest import Digest
-from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.storage.blob_files import Damage, Gone
 from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import change_log, lost
 from federation.storage.catalogue.blobs import BlobRow
 from federation.storage.catalogue.footprint import in_blocks
 from federation.storage.catalogue.transaction import Transaction
@@ -84,6 +84,7 @@ def quarantine(
         "INSERT INTO quarantine (key, size, reason, found, file) VALUES (?, ?, ?, ?, ?)",
         (key, row.size_bytes, str(damage), transaction.wall_s, name if has_room else ""),
     )
+    lost.add(transaction, row, str(damage))
     if not row.inline and damage.is_proven:
         _move_or_remove(path, directory, name if has_room else "")
     transaction.connection.execute(
@@ -132,7 +133,7 @@ def restore(
 ) -> bool:
     """Move a file that proved right back to blobs/. Returns False if the blob is held already."""
     received = str(directory.quarantine / name)
-    origin = _provenance(transaction.connection, seq)
+    origin = change_log.provenance(transaction.connection, seq)
     if place_file(transaction, directory, digest, received, origin):
         return True
     _remove(received)  # the same bytes are held
@@ -143,15 +144,6 @@ def give_up(directory: DataDirectory, name: str) -> None:
     """Rename a file in quarantine/ that is proven wrong now. Raises OSError."""
     path = directory.quarantine / name
     path.rename(str(path).removesuffix(_UNREAD))
-
-
-def _provenance(connection: apsw.Connection, seq: int) -> Provenance:
-    row: Any = connection.execute(
-        "SELECT source, via, origin FROM log WHERE seq = ?", (seq,)
-    ).fetchone()
-    if row is None:
-        return FROM_CLIENT
-    return Provenance(Source(row[0]), tuple(row[1].split(",")) if row[1] else (), row[2])
 
 
 def _size_of(row: BlobRow, path: str) -> int:

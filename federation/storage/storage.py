@@ -28,6 +28,7 @@ from federation.storage.catalogue import schema
 from federation.storage.context import StorageContext
 from federation.storage.held_watch import StoredWatch
 from federation.storage.ingest import LocalIngest
+from federation.storage.lost_blobs import CatalogueLostBlobs
 from federation.storage.offline_switch import OfflineSwitch
 from federation.storage.opening import open_directory
 from federation.storage.presence import Presence
@@ -52,6 +53,7 @@ class Storage:
         self.node_id = node_id
         self._core = core
         self.ledger = CatalogueLog(core, node_id, log_epoch)
+        self.lost = CatalogueLostBlobs(core)
         self._presence = Presence(core)
         self._small_reads = SmallReads(core)
         self._receiver = BlobReceiver(core, self._presence)
@@ -135,6 +137,7 @@ class Storage:
     async def close(self) -> None:
         """Write pending changes, end all threads and release the directory."""
         self.ledger.close()
+        self.lost.close()
         await self.ledger.stop_waiting()
         await self._core.background.drain()
         await self.offline_switch.close()

@@ -17,6 +17,7 @@ from federation.core.digest import digest_of
 from federation.core.errors import StorageRefused
 from federation.core.index import NO_STAMP, EntryKey, EntryKind
 from federation.core.provenance import Source
+from federation.storage.admin.summary import summary
 from federation.storage.catalogue import blobs, change_log, entries, peer_records, schema
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import read_totals
@@ -139,8 +140,8 @@ def test_o13_what_this_version_wrote_is_refused_by_the_one_before(tmp_path: Path
     connection.close()
     before = path.read_bytes()
     connection = schema.connect(path)
-    with pytest.raises(StorageRefused, match="schema version 3, this program knows up to 2"):
-        schema.bring_up(connection, version=2)
+    with pytest.raises(StorageRefused, match="schema version 4, this program knows up to 3"):
+        schema.bring_up(connection, version=3)
     connection.close()
     assert path.read_bytes() == before
 
@@ -198,3 +199,31 @@ def test_o12_version_2_keeps_names_uses_marks_and_what_peers_lack(tmp_path: Path
     assert schema.make_shrinkable(connection)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
+
+
+def make_version_3(path: Path) -> None:
+    """A directory of version 3 where two blobs were set aside, and one of them is held again."""
+    make_version_1(path)
+    connection = schema.connect(path / "catalogue.sqlite")
+    schema.bring_up(connection, version=3)
+    for data, found_s in ((b"gone", 1.0), (b"blob", 2.0), (b"gone", 3.0)):
+        connection.execute(
+            "INSERT INTO quarantine (key, size, reason, found, file) VALUES (?, 4, 'cut', ?, '')",
+            (key_of(digest_of(data)), found_s),
+        )
+    connection.close()
+
+
+async def test_o12_what_version_3_set_aside_and_did_not_get_back_is_due(tmp_path: Path) -> None:
+    make_version_3(tmp_path)
+    async with opened(tmp_path, short()) as storage:
+        found = await storage.lost.due(storage.core.clock.wall_s(), 10)
+        assert [(each.digest, each.found_at_s) for each in found.due] == [(digest_of(b"gone"), 3.0)]
+
+
+def test_status_reads_a_directory_of_version_3_as_it_is(tmp_path: Path) -> None:
+    make_version_3(tmp_path)
+    (tmp_path / "run").mkdir()
+    facts = summary(tmp_path)
+    assert (facts["schema-version"], facts["quarantine"]["blobs"]) == (3, 3)
+    assert (facts["healing"]["lost"], facts["healing"]["lost-blobs"]) == (0, [])

@@ -7,7 +7,7 @@ from typing import Any
 import apsw
 
 from federation.core.index import EntryKey, EntryKind
-from federation.core.provenance import Source
+from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.replication_log import LogRow, LogSlice
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key
@@ -52,6 +52,20 @@ def _log_row(row: tuple[Any, ...]) -> LogRow:
         origin,
         total,
     )
+
+
+def provenance(connection: apsw.Connection, seq: int) -> Provenance:
+    """Return where the object of a row came from; a client, if the row was trimmed."""
+    row: Any = connection.execute(
+        "SELECT source, via, origin FROM log WHERE seq = ?", (seq,)
+    ).fetchone()
+    return FROM_CLIENT if row is None else _provenance(row)
+
+
+@of_a_row
+def _provenance(row: tuple[Any, ...]) -> Provenance:
+    source, via, origin = row
+    return Provenance(_SOURCE[source], tuple(via.split(",")) if via else (), origin)
 
 
 def total_bytes(connection: apsw.Connection, seq: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from federation.storage.catalogue.tables import (
     INDEXES,
     INSTANCES,
+    LOST,
     NAMED_TABLES,
     PEER_TABLE,
 )
@@ -86,12 +87,23 @@ _USES = "".join(
     (_RENAMED, INSTANCES, _INTERNED, NAMED_TABLES, _TAKEN_OVER, INDEXES, _HELD_FOR_PEERS)
 )
 
+# Version 4: what was quarantined before, and did not come back, is asked for, too.
+_QUARANTINED_BEFORE = """
+INSERT OR REPLACE INTO lost (key, size, source, reason, found, due)
+  SELECT key, size, 0, reason, found, 0 FROM quarantine
+  WHERE key NOT IN (SELECT key FROM blob) ORDER BY id;
+"""
+
 # From version N to N + 1. Version 1 is the first.
-MIGRATIONS: Mapping[int, str] = {1: _STAMPS + PEER_TABLE.format("") + _PARKED_2, 2: _USES}
+MIGRATIONS: Mapping[int, str] = {
+    1: _STAMPS + PEER_TABLE.format("") + _PARKED_2,
+    2: _USES,
+    3: LOST + _QUARANTINED_BEFORE,
+}
 
 # Views that let queries for the current schema read a catalogue of an older version, which a node
 # of that version may still serve.
-AS_CURRENT = """
+_BEFORE_3 = """
 CREATE TEMP VIEW blob AS SELECT key, size, inline, seq, accessed AS used, verified, ctime_ns,
   state AS marked, 0 AS leased,
   ifnull((SELECT source FROM main.log WHERE log.seq = blob.seq), 0) AS source FROM main.blob;
@@ -99,6 +111,25 @@ CREATE TEMP VIEW entry AS SELECT *, accessed AS used FROM main.entry;
 CREATE TEMP VIEW instance AS SELECT instance AS id, instance AS name FROM main.entry
   UNION SELECT instance, instance FROM main.log;
 """
-AS_CURRENT_PEERS = """
+_PEERS_BEFORE_3 = """
 CREATE TEMP VIEW peer AS SELECT *, state = 'following' AS holds FROM main.peer;
 """
+_BEFORE_4 = """
+CREATE TEMP VIEW lost AS SELECT key, size, 0 AS source, reason, found, NULL AS due, 0 AS tries,
+  0.0 AS tried, '' AS note, NULL AS back, '' AS origin FROM main.quarantine WHERE 0;
+"""
+
+
+def as_current(version: int) -> str:
+    """Return the SQL of these views for a catalogue of this version; empty: it needs none."""
+    if version == 0:
+        return ""
+    return "".join(
+        views
+        for views, is_needed in (
+            (_BEFORE_3, version < 3),
+            (_PEERS_BEFORE_3, version == 2),
+            (_BEFORE_4, version < 4),
+        )
+        if is_needed
+    )

@@ -15,10 +15,10 @@ from typing import TypeVar
 import apsw
 
 from federation.core.errors import StorageRefused
-from federation.storage.catalogue.migrations import AS_CURRENT, AS_CURRENT_PEERS, MIGRATIONS
+from federation.storage.catalogue.migrations import MIGRATIONS, as_current
 from federation.storage.catalogue.tables import NEW
 
-VERSION = 3
+VERSION = 4
 SQLITE_OLDEST = (3, 51, 3)
 BUSY_MS = 30_000
 
@@ -174,10 +174,9 @@ def bring_up(
 
 def show_as_current(connection: apsw.Connection) -> None:
     """Let queries for the current schema read an older catalogue. Changes no file."""
-    version = stored_version(connection)
-    if 0 < version < 3:
+    if views := as_current(stored_version(connection)):
         connection.execute("PRAGMA query_only = OFF")
-        connection.execute(AS_CURRENT + (AS_CURRENT_PEERS if version == 2 else ""))
+        connection.execute(views)
         connection.execute("PRAGMA query_only = ON")
 
 

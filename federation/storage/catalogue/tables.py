@@ -65,6 +65,22 @@ CREATE INDEX entry_by_use ON entry (used);
 CREATE INDEX entry_pulled_by_use ON entry (used) WHERE source = 1;
 """
 
+# lost: one row per blob that was set aside as damaged, and until when it was missing.
+#   source    of the damaged copy
+#   due       when other servers are asked for it (wall clock seconds, like the other times); NULL:
+#             it is back
+#   note      what the servers said at the last try
+#   back      when it was held again; NULL: it is lost
+#   origin    of the copy that came
+LOST = """
+CREATE TABLE lost (
+  key BLOB PRIMARY KEY, size INTEGER NOT NULL, source INTEGER NOT NULL, reason TEXT NOT NULL,
+  found REAL NOT NULL, due REAL, tries INTEGER NOT NULL DEFAULT 0, tried REAL NOT NULL DEFAULT 0,
+  note TEXT NOT NULL DEFAULT '', back REAL, origin TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE INDEX lost_by_due ON lost (due) WHERE due IS NOT NULL;
+"""
+
 # peer: how far each lane of each peer has acknowledged the change log (PeerRecord in
 # federation.core.replication_log). parked.name of a blob is its key, as in the change log.
 HOLDS = ", holds INTEGER NOT NULL DEFAULT 1"
@@ -79,4 +95,4 @@ CREATE TABLE peer (
 ) WITHOUT ROWID;
 """
 
-NEW = TABLES + INSTANCES + NAMED_TABLES + INDEXES + PEER_TABLE.format(HOLDS)
+NEW = TABLES + INSTANCES + NAMED_TABLES + INDEXES + LOST + PEER_TABLE.format(HOLDS)

@@ -318,4 +318,12 @@ DURABILITY = [
         ("tests/storage/test_pools.py",),
         "Uploads that wait for the disk stop every read.",
     ),
+    Mutant(
+        "quarantine-forgets",
+        f"{_STORAGE}/quarantine.py",
+        "    lost.add(transaction, row, str(damage))\n",
+        "    assert lost\n",
+        ("tests/storage/test_lost.py",),
+        "Nobody fetches again what was set aside.",
+    ),
 ]
