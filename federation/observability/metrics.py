@@ -102,6 +102,17 @@ class Metrics:
             "federation_restored_total",
             "Blobs set aside unread that turned out to be right, and are held again",
         )
+        self.healed = declare.counter(
+            "federation_healed_total",
+            "Blobs set aside as damaged that were fetched again, by the kind of server (upstream, "
+            "peer) that sent them",
+            ["source"],
+        )
+        self.lost_blobs = declare.gauge(
+            "federation_lost_blobs",
+            Merge.SUM,
+            "Blobs found damaged here that no upstream or peer has sent so far",
+        )
         self.uploads_open = declare.gauge(
             "federation_uploads_open", Merge.SUM, "Uploads begun and not ended"
         )

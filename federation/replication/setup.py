@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from federation.replication.counters import PeerCounters
 from federation.replication.entry_sender import EntrySender
 from federation.replication.gate import Gate
 from federation.replication.peer_api import PeerApi
+from federation.replication.peer_blobs import PeerBlobs, may_fetch_from
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.remote_peer import RemotePeer
 from federation.replication.send_memory import SendMemory
@@ -64,6 +66,7 @@ class Replication:
         self._worker = Replicator(change_log, self._session, clock, metrics.failing)
         self._throttle = LoopThrottle(lambda: metrics.calls_running > 0)
         self._memory = SendMemory()
+        self._sending: dict[str, Remote] = {}  # by peer: the connection that was made last
         self._started = False
         self._background = Background()
         metrics.registry.register(PeerCollector(self.describe))
@@ -108,22 +111,31 @@ class Replication:
         await self._background.close()
         await self._worker.close()
 
+    @asynccontextmanager
+    async def holders(self) -> AsyncIterator[list[PeerBlobs]]:
+        """Connect to the peers that may be asked for blobs now, for the length of the block.
+
+        What comes from a peer counts against its bandwidth, together with what is sent there.
+        """
+        now_s = self._clock.wall_s()
+        remotes = [
+            self._connect(peer, shares_bandwidth_of=self._sending.get(peer.name))
+            for peer in self._peers
+            if may_fetch_from(peer, now_s)
+        ]
+        try:
+            yield [PeerBlobs(remote) for remote in remotes]
+        finally:
+            for remote in remotes:
+                await remote.close()
+
     def describe(self) -> dict[str, Any]:
         """Return what `status` shows."""
         return self._worker.describe()
 
     def _session(self, peer: PeerConfig, records: PeerRecordCache) -> PeerSession:
-        connect = partial(
-            Remote,
-            # What fails is tried again by one call at a time, for all: see Gate.
-            replace(RemoteSettings.of(peer, _of_blobs(peer)), retry_limit=0),
-            self._metrics,
-            self._clock,
-            self._jitter,
-            node_id=self._change_log.node_id,
-        )
-        remote = connect()
-        for_large = connect(shares_bandwidth_of=remote)
+        remote = self._sending[peer.name] = self._connect(peer)
+        for_large = self._connect(peer, shares_bandwidth_of=remote)
         api = RemotePeer(remote, for_large, peer.names_there)
         return make_session(
             peer,
@@ -136,6 +148,17 @@ class Replication:
             self._jitter,
             self._throttle,
             self._memory,
+        )
+
+    def _connect(self, peer: PeerConfig, *, shares_bandwidth_of: Remote | None = None) -> Remote:
+        return Remote(
+            # What fails is tried again by one call at a time, for all: see Gate.
+            replace(RemoteSettings.of(peer, _of_blobs(peer)), retry_limit=0),
+            self._metrics,
+            self._clock,
+            self._jitter,
+            node_id=self._change_log.node_id,
+            shares_bandwidth_of=shares_bandwidth_of,
         )
 
 

@@ -110,7 +110,7 @@ def build(
             limits_reached=bounds.hits.recent,
         )
         http = HttpServer(http_address, pages.answer, bounds.hits)
-    services.start()
+    services.start(replication.holders)
     replication.start()
     return Node(
         ports=ports,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from federation.closure.checker import ClosureChecker
 from federation.config.model import Config, LimitsConfig, ListenerConfig
@@ -30,6 +30,9 @@ from federation.upstream.pull_through import PullThrough
 from federation.upstream.setup import Pulling
 from federation.wire.node_identity import LogPosition, NodeIdentity
 
+if TYPE_CHECKING:
+    from federation.upstream.healer import Holders
+
 
 class Services(NamedTuple):
     """The services of each kind of listener, and how to start, close and reconfigure them."""
@@ -38,7 +41,7 @@ class Services(NamedTuple):
     index_served: list[Service]  # for listeners whose callers keep blobs elsewhere
     http_served: list[Service]
     closers: list[Callable[[], Awaitable[None]]]
-    start: Callable[[], None]
+    start: Callable[[Holders], None]
     describe: Callable[[], dict[str, Any]]
     apply_config: Callable[[Config], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -26,10 +26,14 @@ from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.status import describe_upstream
 from federation.upstream.upstream import Upstream
 
+if TYPE_CHECKING:
+    from federation.upstream.healer import Holders
+
 _log = structlog.get_logger(__name__)
 
 _DRAIN_S = 600.0  # how long reads from an upstream that was removed may still take
 _POLL_S = 0.25
+_HEAL_AFTER_S = 1.0  # after a start
 
 
 class Pulling:
@@ -54,6 +58,8 @@ class Pulling:
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
         self._connected: dict[str, _Connected] = {}
         self._background = Background()
+        self._healing = Background()
+        self._lost = storage.lost
         self.shared = UpstreamPool(
             storage.node_id,
             storage,
@@ -81,9 +87,19 @@ class Pulling:
         )
         self._switch.watch(self._apply_switch)
 
-    def start(self) -> None:
-        """Begin to probe upstreams that are down."""
+    def start(self, holders: Holders) -> None:
+        """Begin to probe upstreams that are down, and to heal. holders: see Healer."""
         self._prober.start()
+        self._healing.keep(
+            partial(self._heal, holders), "healing", self._clock, self._metrics.failing
+        )
+
+    async def _heal(self, holders: Holders) -> None:
+        await self._clock.sleep(_HEAL_AFTER_S)
+        from federation.upstream.healer import Healer  # noqa: PLC0415 - a start need not wait for it
+
+        healer = Healer(self._lost, self.shared, holders, self._metrics, self._clock, self._jitter)
+        await healer.run()
 
     def apply_config(self, config: Config) -> None:
         """Use the upstreams of this configuration from now on.
@@ -123,6 +139,7 @@ class Pulling:
         """The calls that end everything, in this order."""
         return [
             self._prober.close,
+            self._healing.close,
             self._prefetcher.close,
             self.finder.close,
             self.index_finder.close,

@@ -10,6 +10,7 @@ _PULL = ("tests/upstream/test_ends.py", "tests/upstream/test_pull.py")
 _WRONG = ("tests/faults/upstream/test_wrong_bytes.py",)
 _SMALL = ("tests/upstream/test_small.py",)
 _BLAME = ("tests/upstream/test_blame.py",)
+_HEAL = ("tests/upstream/test_healer.py",)
 
 UPSTREAM = [
     Mutant(
@@ -275,5 +276,37 @@ UPSTREAM = [
         "                elif fresh_since_s < entry.stored_at_s + 2**40:",
         ("tests/upstream/test_finder.py",),
         "A name that was pulled once is never asked for again.",
+    ),
+    Mutant(
+        "heal-as-a-reader",
+        f"{_UPSTREAM}/healer.py",
+        "            with hops.serving(_AS_PEER):\n",
+        "            with hops.serving(hops.NOWHERE):\n",
+        _HEAL,
+        "Peers ask each other, and their upstreams, for what all of them have lost.",
+    ),
+    Mutant(
+        "heal-never-again",
+        f"{_UPSTREAM}/healer.py",
+        "            again_at_s = None if wait_s is None else now_s + wait_s\n",
+        "            again_at_s = None\n",
+        (*_HEAL, "tests/faults/storage/test_healing.py"),
+        "A blob whose sources were down for a moment stays lost.",
+    ),
+    Mutant(
+        "heal-counts-while-offline",
+        f"{_UPSTREAM}/healer.py",
+        "        if missing and answers:\n",
+        "        if missing:\n",
+        _HEAL,
+        "An offline node uses up its tries and gives blobs up.",
+    ),
+    Mutant(
+        "heal-makes-it-pulled",
+        "federation/storage/catalogue/lost.py",
+        "        if _source(back) is not Source.UPSTREAM:\n",
+        "        if _source(back) is Source.UPSTREAM:\n",
+        (*_HEAL, "tests/storage/test_lost.py"),
+        "A pushed blob that was healed is evicted first, and peers that lack it never get it.",
     ),
 ]

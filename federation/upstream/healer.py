@@ -1,0 +1,224 @@
+"""Brings blobs back that were found damaged here: from upstreams, and from peers after them.
+
+One process of a storage heals. It looks at the record of lost blobs once a second, so it learns of
+what any process found, `federation verify --repair` included, and a restart goes on where the last
+process ended. A few blobs are asked for at a time, and a blob that no server sends is asked for
+again ever more rarely.
+
+Upstreams are asked by pulls as for a reader, so the offline switch, breakers and limits hold. Peers
+are asked in the name of replication: a node that is asked answers from what it holds itself, so two
+nodes with the same damage do not ask each other in circles.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import structlog
+
+from federation.core import hops, uses
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import (
+    BlobNotFound,
+    DigestMismatch,
+    FederationError,
+    SourceUnavailable,
+)
+from federation.core.lost_blobs import Attempt, LostBlob, LostBlobs
+from federation.core.provenance import Provenance, Source
+from federation.core.store import Readable
+from federation.core.uses import Use
+from federation.observability.metrics import Metrics
+from federation.observability.rate_limits import Complaints
+from federation.upstream.bringing import BringingStore
+from federation.upstream.pull_through import UpstreamPool
+from federation.upstream.upstream import Upstream
+
+_LOOK_EVERY_S = 1.0
+_AT_ONCE = 64  # blobs
+_AGAIN_FIRST_S, _AGAIN_MAX_S = 10.0, 3600.0
+_TRIES_MAX = 720  # of one blob: about three weeks
+_PEER_S, _PEER_RATE_MIN = 60.0, 1024  # a peer may take so long for a blob, and its size / rate
+_AS_PEER = hops.Hops(replicates=True)
+
+_log = structlog.get_logger(__name__)
+
+
+class BlobHolder(Protocol):
+    """A peer that may be asked for blobs now."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+        ...
+
+    @property
+    def node_id(self) -> str:
+        """Its node id; empty: it has told none."""
+        ...
+
+    @property
+    def store(self) -> Readable:
+        """Its blobs."""
+        ...
+
+    def sent_wrong_bytes(self, digest: Digest) -> None:
+        """Count a blob that was not what its digest names."""
+        ...
+
+
+Holders = Callable[[], AbstractAsyncContextManager[Sequence[BlobHolder]]]
+
+
+def again_in_s(tries: int, jitter: random.Random) -> float | None:
+    """Return how long to wait after this many failed tries; None: do not try again."""
+    if tries >= _TRIES_MAX:
+        return None
+    return min(_AGAIN_MAX_S, _AGAIN_FIRST_S * 2.0 ** min(tries - 1, 20)) * jitter.uniform(0.5, 1.0)
+
+
+class Healer:
+    """Heals one batch of lost blobs after the other, while this process leads."""
+
+    def __init__(
+        self,
+        lost: LostBlobs,
+        shared: UpstreamPool,
+        holders: Holders,
+        metrics: Metrics,
+        clock: Clock,
+        jitter: random.Random,
+    ) -> None:
+        """holders: connects to the peers that may be asked now, for the length of a block."""
+        self._lost = lost
+        self._shared = shared
+        self._bringing = BringingStore(shared)
+        self._holders = holders
+        self._metrics = metrics
+        self._clock = clock
+        self._jitter = jitter
+        self._complaints = Complaints(_log, clock)
+        for source in ("upstream", "peer"):  # each series begins at 0
+            metrics.healed.labels(source=source)
+
+    def __repr__(self) -> str:
+        return f"<Healer {'leads' if self._lost.holds_lead() else 'waits'}>"
+
+    async def run(self) -> None:
+        """Heal until cancelled."""
+        # On behalf of this node, not of a request; a look is no use of what came back.
+        with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
+            while True:
+                if not await self._step():
+                    await self._clock.sleep(_LOOK_EVERY_S)
+
+    async def _step(self) -> bool:
+        """Heal what is due; return whether there may be more."""
+        try:
+            if not self._lost.holds_lead() and not self._lost.try_to_lead():
+                return False
+            found = await self._lost.due(self._clock.wall_s(), _AT_ONCE)
+            self._metrics.lost_blobs.set(found.lost)
+            return bool(found.due) and await self.heal(found.due)
+        except (FederationError, OSError) as error:  # the disk or the catalogue; it may come back
+            self._complaints.warn("healing_waits", error)
+            return False
+
+    async def heal(self, lost: Sequence[LostBlob]) -> bool:
+        """Try to bring these blobs back; return whether any server could be asked.
+
+        Raises what this node's own storage raises.
+        """
+        missing = await self._shared.local.find_missing([each.digest for each in lost])
+        answers: list[str] = []
+        if missing:
+            missing = await self._from_upstreams(missing, answers)
+        if missing:
+            missing = await self._from_peers(missing, answers)
+        await self._note_back(lost, missing)
+        if missing and answers:
+            await self._put_off([each for each in lost if each.digest in missing], answers)
+        return bool(answers)
+
+    async def _from_upstreams(self, missing: set[Digest], answers: list[str]) -> set[Digest]:
+        upstreams = [each for each in self._shared.upstreams if each.serves_blobs]
+        if not upstreams or not self._shared.may_ask():
+            return missing
+        left = await self._bringing.find_missing(missing)
+        self._metrics.healed.labels(source="upstream").inc(len(missing) - len(left))
+        answers += [f"{each.name}: {_answer(each)}" for each in upstreams]
+        return left
+
+    async def _from_peers(self, missing: set[Digest], answers: list[str]) -> set[Digest]:
+        left = set(missing)
+        async with self._holders() as holders:
+            with hops.serving(_AS_PEER):
+                for holder in holders:
+                    if not left:
+                        break
+                    answers.append(f"{holder.name}: {await self._from_peer(holder, left)}")
+        self._metrics.healed.labels(source="peer").inc(len(missing) - len(left))
+        return left
+
+    async def _from_peer(self, holder: BlobHolder, left: set[Digest]) -> str:
+        """Bring what a peer holds, and remove it from left; return what it said, for people."""
+        said = "does not hold it"
+        try:
+            held = left - await holder.store.find_missing(left)
+        except SourceUnavailable as error:
+            return error.reason
+        for digest in held:
+            try:
+                await self._copy(holder, digest)
+                left.discard(digest)
+            except BlobNotFound:
+                continue
+            except DigestMismatch:
+                holder.sent_wrong_bytes(digest)
+                said = "sent other bytes"
+            except TimeoutError:
+                said = "took too long"
+            except FederationError as error:  # the peer's silence, or no room here
+                said = str(error)
+        return said
+
+    async def _copy(self, holder: BlobHolder, digest: Digest) -> None:
+        """Store a blob that a peer sends, verified. Raises as Store.write and open_read do."""
+        via = (holder.node_id,) if holder.node_id else ()
+        came = Provenance(Source.UPSTREAM, via, holder.name)
+        async with asyncio.timeout(_PEER_S + digest.size_bytes / _PEER_RATE_MIN):
+            async with holder.store.open_read(digest) as chunks:
+                await self._shared.local.write(digest, chunks, provenance=came)
+
+    async def _note_back(self, lost: Sequence[LostBlob], missing: Collection[Digest]) -> None:
+        found_s = {each.digest: each.found_at_s for each in lost if each.digest not in missing}
+        if not found_s:
+            return
+        now_s = self._clock.wall_s()
+        for digest, origin in (await self._lost.note_back(found_s)).items():
+            lost_s = round(max(0.0, now_s - found_s[digest]), 1)
+            _log.warning("blob_healed", digest=str(digest), origin=origin, lost_for_s=lost_s)
+
+    async def _put_off(self, lost: Sequence[LostBlob], answers: Sequence[str]) -> None:
+        now_s, reason = self._clock.wall_s(), "; ".join(answers)
+        attempts = []
+        for each in lost:
+            wait_s = again_in_s(each.tries + 1, self._jitter)
+            again_at_s = None if wait_s is None else now_s + wait_s
+            attempts.append(Attempt(each.digest, again_at_s, reason))
+            if not each.tries or wait_s is None:
+                event = "blob_not_healed" if wait_s is not None else "blob_given_up"
+                _log.error(event, digest=str(each.digest), answers=reason)
+        await self._lost.put_off(attempts)
+
+
+def _answer(upstream: Upstream) -> str:
+    """Return why an upstream has not sent a blob, for people."""
+    if upstream.breaker.last_error:
+        return upstream.breaker.last_error
+    return "did not send it" if upstream.is_up else upstream.state
