@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import structlog
 
 from federation.core import hops
+from federation.core.breaker import Breaker
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable
@@ -18,7 +19,6 @@ from federation.core.store import Store
 from federation.observability.metrics import Metrics
 from federation.remote import RemoteFailed, RemoteIndex
 from federation.upstream.answers import Answers, Failures
-from federation.upstream.breaker import Breaker
 
 _log = structlog.get_logger(__name__)
 

@@ -1,8 +1,8 @@
 """Probing an upstream that is down."""
 
+from federation.core.breaker import BreakerState
 from federation.core.clock import ManualClock
 from federation.core.errors import SourceUnavailable
-from federation.upstream.breaker import BreakerState
 from federation.upstream.probe import Prober
 from tests.upstream.fakes import Script, until, upstream
 

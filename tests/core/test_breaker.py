@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.upstream.breaker import Breaker, BreakerState
+from federation.core.breaker import Breaker, BreakerState
 
 
 def opened(now_s: float = 0.0) -> Breaker:

@@ -1,7 +1,6 @@
-"""A circuit breaker for one upstream: after a run of failures only probes are sent to it.
+"""A circuit breaker for one server: after a run of failures only probes are sent to it.
 
-A state machine without I/O: callers report outcomes and times. All callers of one upstream
-share it.
+A state machine without I/O: callers report outcomes and times. All callers of one server share it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class BreakerState(enum.Enum):
 class Breaker:
     """Opens after failures_max failures in a row; the delay between probes grows to a maximum.
 
-    The maximum bounds how long an upstream that has come back stays unused. A failure that only an
+    The maximum bounds how long a server that has come back stays unused. A failure that only an
     operator can mend (a refused certificate) opens the breaker at once, with a longer delay.
     """
 
