@@ -41,8 +41,7 @@ class BlobCalls:
         self._sender = sender
         self._receiver = receiver
         self._sizes = sizes
-        self._hits = metrics.lookups.labels(kind="blob", result="hit")
-        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+        self._traffic = metrics.traffic
 
     async def get(self, _requests: RequestStream, send: Send, call: Call) -> bytes:
         """Answer with the blob: one that is here, or at an upstream if its size is known."""
@@ -52,9 +51,9 @@ class BlobCalls:
         try:
             answer = await self._answer(target.named, send, call)
         except (BlobNotFound, EntryNotFound):
-            self._misses.inc()
+            self._traffic.of(target.instance).blobs.misses += 1
             raise
-        self._hits.inc()
+        self._traffic.of(target.instance).blobs.hits += 1
         return answer
 
     async def _answer(self, named: Digest, send: Send, call: Call) -> bytes:

@@ -96,8 +96,7 @@ class EntryCalls:
         self._sender = sender
         self._receiver = receiver
         self._namespaces = namespaces
-        self._hits = metrics.lookups.labels(kind="keyed_entry", result="hit")
-        self._misses = metrics.lookups.labels(kind="keyed_entry", result="miss")
+        self._traffic = metrics.traffic
 
     async def get(self, _requests: RequestStream, send: Send, call: Call) -> bytes:
         """Answer with the value, and the headers that were kept with it."""
@@ -105,9 +104,9 @@ class EntryCalls:
         call.check_pull(target.instance)
         found = await call.in_time(self.find(target))
         if found is None:
-            self._misses.inc()
+            self._traffic.of(target.instance).keyed_entries.misses += 1
             raise EntryNotFound(f"no entry {target.namespace}/{target.key}")
-        self._hits.inc()
+        self._traffic.named(target.instance).keyed_entries.hits += 1
         return await self.answer(found, send, call)
 
     async def find(self, target: Target) -> KeyedValue | None:
@@ -135,7 +134,7 @@ class EntryCalls:
         """Store the body under the key, unless the namespace keeps the first value."""
         http = http_of(call)
         call.check_push(http.target.instance)
-        return await self.store(self._receiver.pieces(requests), call)
+        return await self.store(self._receiver.pieces(requests, call), call)
 
     async def store(self, pieces: AsyncIterator[bytes], call: Call) -> bytes:
         """Store a value that is given in pieces."""

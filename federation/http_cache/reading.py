@@ -10,6 +10,7 @@ from federation.http_cache.answer_head import Fields
 from federation.http_cache.byte_range import ByteRange, RangeOutside, is_unchanged, range_of
 from federation.http_cache.http_call import HttpCall, http_of
 from federation.observability.metrics import Metrics
+from federation.observability.traffic import InstanceTraffic
 from federation.services.call import Call
 from federation.services.method import Send
 from federation.services.read_pacing import Budgets, ReadPacing
@@ -38,7 +39,7 @@ class BlobSender:
         self._presence_for_pushers = presence_for_pushers
         self._clock = clock
         self._budgets = budgets
-        self._bytes_out = metrics.bytes.labels(direction="out")
+        self._traffic = metrics.traffic
 
     async def answer(self, digest: Digest, fields: Fields, send: Send, call: Call) -> bytes:
         """Answer with the blob; return the last part of it.
@@ -66,7 +67,7 @@ class BlobSender:
         if asked is None and 0 < digest.size_bytes <= _AT_ONCE_BYTES:
             data = self._store.read_at_once(digest)
             if data is not None:
-                self._bytes_out.inc(len(data))
+                self._traffic.of(http.target.instance).out_bytes += len(data)
                 http.answers(200, fields)
                 return data
         return await self._read(digest, asked, fields, send, http)
@@ -80,6 +81,7 @@ class BlobSender:
     async def _read(
         self, digest: Digest, asked: ByteRange | None, fields: Fields, send: Send, http: HttpCall
     ) -> bytes:
+        traffic = self._traffic.of(http.target.instance)
         whole = asked is None
         offset, size_bytes = asked or ByteRange(0, digest.size_bytes)
         pace = ReadPacing(self._clock, self._budgets, size_bytes)
@@ -107,28 +109,30 @@ class BlobSender:
                 http.begin(size_bytes)
                 if size_bytes <= _AT_ONCE_BYTES:  # all of them: ending a generator early costs more
                     small = b"".join([data async for data in chunks])
-                    self._bytes_out.inc(len(small))
+                    traffic.out_bytes += len(small)
                     return small
                 in_file = chunks if parts and isinstance(chunks, InFile) else None
                 async for data in chunks:
                     begun = True
-                    self._bytes_out.inc(len(data))
+                    traffic.out_bytes += len(data)
                     sent_bytes, handed_on = len(data), [data]
                     del data  # kept neither here nor in the store while the client takes it
                     pace.begin()
                     await send(handed_on.pop())
                     pace.sent(sent_bytes)
                     if in_file is not None:
-                        await self._send_parts(in_file, pace, send)
+                        await self._send_parts(in_file, pace, send, traffic)
                 return b""
         finally:
             pace.close()
 
-    async def _send_parts(self, chunks: InFile, pace: ReadPacing, send: Send) -> None:
+    async def _send_parts(
+        self, chunks: InFile, pace: ReadPacing, send: Send, traffic: InstanceTraffic
+    ) -> None:
         """Send what follows, as long as it is in the page cache, without copying it."""
         pace.close()  # it takes no memory
         while (part := chunks.next_part(pace.speed_bytes)) is not None:
-            self._bytes_out.inc(part.size_bytes)
+            traffic.out_bytes += part.size_bytes
             pace.begin()
             await send(part)
             pace.sent(part.size_bytes)

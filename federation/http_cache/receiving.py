@@ -36,7 +36,7 @@ class BodyReceiver:
         self._uploads = uploads
         self._limits = limits
         self._clock = clock
-        self._bytes_in = metrics.bytes.labels(direction="in")
+        self._traffic = metrics.traffic
 
     async def receive(
         self,
@@ -57,7 +57,7 @@ class BodyReceiver:
             digest = Digest(raw_hash, http.length, function)
             if await self._store.accept_held(digest, provenance=call.provenance):
                 return digest
-        pieces = self.pieces(requests)
+        pieces = self.pieces(requests, call)
         return await self.store(pieces, call, function, raw_hash, digest)
 
     async def store(
@@ -104,20 +104,21 @@ class BodyReceiver:
             raise refusal
         return digest
 
-    async def pieces(self, requests: RequestStream) -> AsyncIterator[bytes]:
+    async def pieces(self, requests: RequestStream, call: Call) -> AsyncIterator[bytes]:
         """Yield a body's pieces. Raises Stalled for one that hardly comes."""
         stall_s = self._limits.stall
+        traffic = self._traffic.of(http_of(call).target.instance)
         progress = StreamProgress(stall_s, self._clock.monotonic_s())
         while (piece := await requests.next(stall_s)) is not None:
             if not progress.saw(len(piece), self._clock.monotonic_s()):
                 raise Stalled(f"almost no data came for {stall_s:g} s")
-            self._bytes_in.inc(len(piece))
+            traffic.in_bytes += len(piece)
             yield piece
 
     async def read_small(self, requests: RequestStream, call: Call, most_bytes: int) -> bytes:
         """Return a body that is small. Raises RequestTooLarge, Stalled."""
         found = bytearray()
-        async for piece in self.pieces(requests):
+        async for piece in self.pieces(requests, call):
             found += piece
             if len(found) > most_bytes:
                 with noting_size(http_of(call)):

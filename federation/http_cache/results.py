@@ -79,8 +79,7 @@ class ResultCalls:
         self._entries = entries
         self._receiver = receiver
         self._sizes = sizes
-        self._hits = metrics.lookups.labels(kind="action_result", result="hit")
-        self._misses = metrics.lookups.labels(kind="action_result", result="miss")
+        self._traffic = metrics.traffic
 
     async def get(self, _requests: RequestStream, send: Send, call: Call) -> bytes:
         """Answer with the result, or with what is kept under the hash instead."""
@@ -90,9 +89,9 @@ class ResultCalls:
         keyed = question_of(target)
         entry = await call.in_time(self._find(target, keyed))
         if entry is None:
-            self._misses.inc()
+            self._traffic.of(target.instance).action_results.misses += 1
             raise EntryNotFound(f"nothing that could be served under ac/{target.key}")
-        self._hits.inc()
+        self._traffic.named(target.instance).action_results.hits += 1
         if entry.key == keyed.key:
             kept = decode_entry(entry.value)
             if http.method == "GET":
@@ -154,7 +153,7 @@ class ResultCalls:
         http = http_of(call)
         target = http.target
         call.check_push(target.instance)
-        pieces = self._receiver.pieces(requests)
+        pieces = self._receiver.pieces(requests, call)
         begun = await self._begin(pieces, call)
         named = _named(target)
         if len(begun) > RESPONSE_MAX_BYTES:

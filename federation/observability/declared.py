@@ -9,7 +9,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+# When each counter began is one more series for each, and process_start_time_seconds says it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -20,6 +30,15 @@ class Merge(enum.Enum):
     SUM = "sum"  # each has its own
     SAME = "same"  # all see the same thing; while they differ for a moment, the largest
     LEAST = "least"  # the one that is worst off
+
+
+_PROCESS = {
+    "process_virtual_memory_bytes": Merge.SUM,
+    "process_resident_memory_bytes": Merge.SUM,
+    "process_start_time_seconds": Merge.LEAST,
+    "process_open_fds": Merge.SUM,
+    "process_max_fds": Merge.LEAST,
+}
 
 
 class MetricDeclarations:
@@ -45,6 +64,12 @@ class MetricDeclarations:
         """Declare what goes up and down."""
         self.collected_gauge(name, merge)
         return Gauge(name, text, labels, registry=self.registry)
+
+    def process(self) -> None:
+        """Declare the process_* metrics of the operating system's view of this process."""
+        ProcessCollector(registry=self.registry)
+        for name, merge in _PROCESS.items():
+            self.collected_gauge(name, merge)
 
     def collected_gauge(self, name: str, merge: Merge) -> None:
         """Declare a gauge whose series a collector makes when it is asked for them."""

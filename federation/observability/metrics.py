@@ -1,17 +1,21 @@
 """What this process counts and measures: every room writes it, /metrics shows it.
 
 One Metrics object a process, with a registry of its own, so that several nodes can live in one
-test process. Label values come from closed sets only (method names, status names, kinds): no
-name that a client chose ever becomes a label, which keeps the number of series bounded.
+test process. Label values come from closed sets (method names, status names, kinds), which keeps
+the number of series bounded; of the names that clients choose only those of instances become
+labels, a bounded number of them (traffic.py).
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 
+from federation import __version__
 from federation.core.tasks import FailingWork
 from federation.observability.declared import Merge, MetricDeclarations
 from federation.observability.peer_metrics import PeerMetrics
+from federation.observability.traffic import Traffic, TrafficCollector
 
 
 class Metrics:
@@ -22,6 +26,13 @@ class Metrics:
         self.registry = declare.registry
         self.gauges: Mapping[str, Merge] = declare.gauges
         self.peers = PeerMetrics(declare)
+        declare.process()
+        declare.gauge(
+            "federation_build_info",
+            Merge.SAME,
+            "Always 1; the labels say what this process runs",
+            ["version", "python"],
+        ).labels(version=__version__, python=platform.python_version()).set(1)
         self.requests = declare.counter(
             "federation_requests_total", "Calls ended, by method and status", ["method", "code"]
         )
@@ -38,14 +49,8 @@ class Metrics:
         declare.gauge(
             "federation_requests_running", Merge.SUM, "Calls being answered now"
         ).set_function(lambda: self.calls_running)
-        self.bytes = declare.counter(
-            "federation_blob_bytes_total", "Blob bytes moved, by direction (in, out)", ["direction"]
-        )
-        self.lookups = declare.counter(
-            "federation_lookups_total",
-            "Objects asked for, by kind (blob, action_result, asset) and result (hit, miss)",
-            ["kind", "result"],
-        )
+        self.traffic = Traffic()
+        self.registry.register(TrafficCollector(self.traffic))
         self.stored_bytes = declare.gauge(
             "federation_stored_bytes", Merge.SAME, "Bytes held, index included"
         )

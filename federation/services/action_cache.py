@@ -88,8 +88,7 @@ class ActionCacheService:
         self._store = store
         self._index = index
         self._finder = finder
-        self._hits = metrics.lookups.labels(kind="action_result", result="hit")
-        self._misses = metrics.lookups.labels(kind="action_result", result="miss")
+        self._traffic = metrics.traffic
 
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
@@ -107,10 +106,10 @@ class ActionCacheService:
             wants_more = self._inlines and to_inline(entry.value, request, action.function)
             if wants_more or len(entry.value) > SMALL_ANSWER:
                 return None
-            self._hits.inc()
+            self._traffic.named(key.instance).action_results.hits += 1
             return entry.value
         if action.size_bytes and self._finder.misses_at_once(_keys_with_size(key, action)):
-            raise self._miss(action)
+            raise self._miss(key, action)
         return None
 
     async def _get(self, data: bytes, call: Call) -> bytes:
@@ -122,10 +121,10 @@ class ActionCacheService:
 
         entry = await self._finder.find(EntryQuery(keys, is_result, _ActionQuestion(key, action)))
         if entry is None:
-            raise self._miss(action)
+            raise self._miss(key, action)
         places = to_inline(entry.value, request, action.function) if self._inlines else {}
-        value = await self._inline(entry.value, places, action) if places else entry.value
-        self._hits.inc()
+        value = await self._inline(entry.value, places, key, action) if places else entry.value
+        self._traffic.named(key.instance).action_results.hits += 1
         return value
 
     async def _keys(self, key: EntryKey, action: Digest) -> Sequence[EntryKey]:
@@ -135,7 +134,9 @@ class ActionCacheService:
         held = await self._index.get_like([key_prefix_of(key.instance, action)])
         return [each.key for each in held] or [key]
 
-    async def _inline(self, value: bytes, places: Mapping[int, Digest], action: Digest) -> bytes:
+    async def _inline(
+        self, value: bytes, places: Mapping[int, Digest], key: EntryKey, action: Digest
+    ) -> bytes:
         found = await self._store.read_small(list(places.values()))
         contents = {
             place: content
@@ -143,11 +144,11 @@ class ActionCacheService:
             if content is not None
         }
         if len(contents) < len(places):  # found damaged just now: the result is not complete
-            raise self._miss(action)
+            raise self._miss(key, action)
         return with_inlined(value, contents)
 
-    def _miss(self, action: Digest) -> EntryNotFound:
-        self._misses.inc()
+    def _miss(self, key: EntryKey, action: Digest) -> EntryNotFound:
+        self._traffic.of(key.instance).action_results.misses += 1
         return EntryNotFound(f"no result of action {action} that could be served")
 
     async def _update(self, data: bytes, call: Call) -> bytes:

@@ -12,6 +12,7 @@ from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LimitHits
+from federation.observability.traffic import InstanceTraffic
 from federation.services.bytestream_read import ReadCalls
 from federation.services.call import Call
 from federation.services.cpu_pool import Compute
@@ -61,7 +62,7 @@ class WriteCalls:
         self._limits = limits
         self._clock = clock
         self._alone = alone
-        self._bytes_in = metrics.bytes.labels(direction="in")
+        self._traffic = metrics.traffic
 
     async def write(self, requests: RequestStream, call: Call) -> bytes:
         """Store a blob; one that is held already is answered without reading the rest."""
@@ -88,7 +89,8 @@ class WriteCalls:
                 await self._uploads.start_over(upload)
                 upload.rules.begin_stream(first.resource_name, 0)
             receiver = await self._uploads.begin(upload, call.provenance, call.caller)
-            await self._receive(upload, receiver, first, messages)
+            traffic = self._traffic.of(name.instance)
+            await self._receive(upload, receiver, first, messages, traffic)
             upload.resumable = False  # a commit ends the ingest, whether it succeeds or not
             await receiver.finish()
             call.accepted(name.instance, digest=name.digest)
@@ -107,7 +109,7 @@ class WriteCalls:
         data, provenance = bytes(first.data), call.provenance  # a small one is no view: no copy
         if not await self._store.write_one(name.digest, data, provenance=provenance):
             return _early_answer(name)
-        self._bytes_in.inc(len(first.data))
+        self._traffic.of(name.instance).in_bytes += len(first.data)
         # Only now: asking for the next message ends the count of this one as held in memory.
         if (extra := await messages.tail()) is not None:
             _take(rules, extra)
@@ -130,14 +132,19 @@ class WriteCalls:
         return await self._store.accept_held(digest, provenance=call.provenance)
 
     async def _receive(
-        self, upload: OpenUpload, receiver: UploadReceiver, first: WriteRequest, messages: _Messages
+        self,
+        upload: OpenUpload,
+        receiver: UploadReceiver,
+        first: WriteRequest,
+        messages: _Messages,
+        traffic: InstanceTraffic,
     ) -> None:
         """Take messages up to the one with finish_write."""
         message: WriteRequest | None = first
         while message is not None:
             self._check(upload, message)  # no await before put: both count the same bytes
             await receiver.put(message.data)
-            self._bytes_in.inc(len(message.data))
+            traffic.in_bytes += len(message.data)
             if message.finish_write:
                 if (extra := await messages.tail()) is not None:
                     self._check(upload, extra)

@@ -44,9 +44,7 @@ class ReadCalls:
         self._clock = clock
         self._budgets = budgets
         self._compute = compute
-        self._bytes_out = metrics.bytes.labels(direction="out")
-        self._hits = metrics.lookups.labels(kind="blob", result="hit")
-        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+        self._traffic = metrics.traffic
 
     def read_at_once(self, request: bytes, call: Call) -> bytes | None:
         """Return the only message of a small blob's answer; None if that has to wait."""
@@ -57,15 +55,16 @@ class ReadCalls:
         if not 0 < name.digest.size_bytes <= _AT_ONCE_READ_BYTES:
             return None
         call.check_pull(name.instance)
+        traffic = self._traffic.of(name.instance)
         try:
             data = self._store.read_at_once(name.digest)
         except BlobNotFound:
-            self._misses.inc()
+            traffic.blobs.misses += 1
             raise
         if data is None:
             return None
-        self._hits.inc()
-        self._bytes_out.inc(len(data))
+        traffic.blobs.hits += 1
+        traffic.out_bytes += len(data)
         return read_response_head(len(data)) + data
 
     async def read(self, request: bytes, call: Call) -> Responses:
@@ -73,6 +72,7 @@ class ReadCalls:
         asked = decode_read_request(request)
         name = parse_read(asked.resource_name)
         call.check_pull(name.instance)
+        traffic = self._traffic.of(name.instance)
         limit = _check(asked, name)
         left_bytes = name.digest.size_bytes - asked.read_offset
         size_bytes = left_bytes if limit is None else min(limit, left_bytes)
@@ -82,7 +82,7 @@ class ReadCalls:
                 name.digest, offset=asked.read_offset, limit=limit, next_bytes=pace.next_bytes
             )
             async with opened as chunks:
-                self._hits.inc()
+                traffic.blobs.hits += 1
                 packed = aclosing(self._compress(chunks)) if name.compressed else None
                 async with packed or nullcontext(chunks) as sent:
                     async for data in sent:
@@ -92,9 +92,9 @@ class ReadCalls:
                         pace.begin()
                         yield handed_on.pop()
                         pace.sent(sent_bytes)
-                        self._bytes_out.inc(sent_bytes)
+                        traffic.out_bytes += sent_bytes
         except BlobNotFound:
-            self._misses.inc()
+            traffic.blobs.misses += 1
             raise
         finally:
             pace.close()

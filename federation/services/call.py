@@ -96,6 +96,7 @@ class Call(RunningCall):
         """
         check_length(instance)
         self.rights.check_in(instance, PUSH, self.method)
+        self._runtime.metrics.traffic.named(instance)
         if instance and not self.is_peer:
             self._runtime.names.check_write(instance, self.caller, self.peer)
 

@@ -5,7 +5,7 @@ SplitBlob and SpliceBlob are not offered, and Capabilities says so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from functools import lru_cache
 
@@ -51,8 +51,7 @@ class CasService:
         self._compute = compute
         self._batch = BatchCalls(store, limits, metrics, compute)
         self._tree = TreeCalls(store, limits, compute)
-        self._hits = metrics.lookups.labels(kind="blob", result="hit")
-        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+        self._traffic = metrics.traffic
 
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
@@ -82,7 +81,7 @@ class CasService:
             missing = store.find_missing_at_once(listed.names, _LISTED)
         except NotCanonical:
             return None
-        return None if missing is None else self._answer(listed.names, missing)
+        return None if missing is None else self._answer(listed, missing)
 
     async def _listed(self, request: bytes) -> DigestList | None:
         """Clients that build the same ask about the same lists, so the last ones are cached.
@@ -97,10 +96,11 @@ class CasService:
         call.check_pull(listed.instance)
         names = listed.names
         missing = await self._asked(listed.instance, call).find_missing_named(names, _LISTED)
-        return self._answer(names, missing)
+        return self._answer(listed, missing)
 
-    def _answer(self, names: Sequence[bytes], missing: Set[bytes]) -> bytes:
-        self._count(len(names), len(missing))
+    def _answer(self, listed: DigestList, missing: Set[bytes]) -> bytes:
+        names = listed.names
+        self._count(listed.instance, len(names), len(missing))
         return encode_listed([name for name in names if name in missing]) if missing else b""
 
     async def _find_any(self, request: bytes, call: Call) -> bytes:
@@ -109,7 +109,7 @@ class CasService:
         digests = dict.fromkeys(asked.digests)
         store = self._asked(asked.instance, call)
         missing = await store.find_missing(digests.keys()) if digests else set()
-        self._count(len(digests), len(missing))
+        self._count(asked.instance, len(digests), len(missing))
         if not missing:
             return b""
         ordered = [digest for digest in digests if digest in missing]
@@ -118,11 +118,10 @@ class CasService:
     def _asked(self, instance: str, call: Call) -> LocalStore:
         return self._asked_by_pushers if call.rights.may_push(instance) else self._store
 
-    def _count(self, asked: int, missing: int) -> None:
-        if asked > missing:  # counting nothing takes as long as counting something
-            self._hits.inc(asked - missing)
-        if missing:
-            self._misses.inc(missing)
+    def _count(self, instance: str, asked: int, missing: int) -> None:
+        presence = self._traffic.of(instance).presence
+        presence.hits += asked - missing
+        presence.misses += missing
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -64,10 +64,7 @@ class BatchCalls:
         self._store = store
         self._total_max = limits.batch_total
         self._compute = compute
-        self._bytes_in = metrics.bytes.labels(direction="in")
-        self._bytes_out = metrics.bytes.labels(direction="out")
-        self._hits = metrics.lookups.labels(kind="blob", result="hit")
-        self._misses = metrics.lookups.labels(kind="blob", result="miss")
+        self._traffic = metrics.traffic
 
     async def update(self, request: bytes, call: Call) -> bytes:
         """Store each blob that matches its digest; the others get their own status."""
@@ -83,7 +80,7 @@ class BatchCalls:
         else:
             self._check_total(len(digests), sent_bytes)
         results = await self._store_all(digests, blobs, call.provenance)
-        self._bytes_in.inc(sent_bytes)
+        self._traffic.of(update.instance).in_bytes += sent_bytes
         if results.count(None) == len(digests):  # then all digests are valid
             stored = cast("Sequence[Digest]", digests)
         else:
@@ -133,7 +130,7 @@ class BatchCalls:
             await call.make_room(total_bytes)
         blobs = await self._store.read_small(unique) if unique else []
         held = [blob for blob in blobs if blob is not None]
-        self._count(held, len(blobs))
+        self._count(asked.instance, held, len(blobs))
         if len(held) == len(asked.items) and not asked.zstd_accepted:
             return encode_held(heads or held_heads(unique), held)
         found = dict(zip(unique, blobs, strict=True))
@@ -144,10 +141,11 @@ class BatchCalls:
             answers = await self._compute.run(work_bytes, _pack, answers)
         return encode_batch_read(answers)
 
-    def _count(self, held: list[bytes], asked: int) -> None:
-        self._hits.inc(len(held))
-        self._misses.inc(asked - len(held))
-        self._bytes_out.inc(sum(map(len, held)))
+    def _count(self, instance: str, held: list[bytes], asked: int) -> None:
+        traffic = self._traffic.of(instance)
+        traffic.blobs.hits += len(held)
+        traffic.blobs.misses += asked - len(held)
+        traffic.out_bytes += sum(map(len, held))
 
     def _check_total(self, items: int, total_bytes: int) -> None:
         """REAPI: a batch above max_batch_total_size_bytes is INVALID_ARGUMENT as a whole."""

@@ -100,8 +100,7 @@ class FetchService:
         self._finder = finder
         self._checksums = checksums
         self._clock = clock
-        self._hits = metrics.lookups.labels(kind="asset", result="hit")
-        self._misses = metrics.lookups.labels(kind="asset", result="miss")
+        self._traffic = metrics.traffic
 
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
@@ -130,7 +129,7 @@ class FetchService:
         answer = answer_with(entry)
         if len(answer) > SMALL_ANSWER:
             return None
-        self._hits.inc()
+        self._traffic.named(request.instance_name).assets.hits += 1
         return answer
 
     async def _fetch_blob(self, data: bytes, call: Call) -> bytes:
@@ -151,9 +150,9 @@ class FetchService:
             EntryQuery(wanted.keys, acceptable, AssetQuestion(request, wanted.keys))
         )
         if entry is None:
-            self._misses.inc()
+            self._traffic.of(request.instance_name).assets.misses += 1
             raise EntryNotFound("none of the URIs names an asset that could be served")
-        self._hits.inc()
+        self._traffic.named(request.instance_name).assets.hits += 1
         return answer_with(entry)
 
     def _is_current(self, wanted: AssetQuery, entry: Entry) -> bool:

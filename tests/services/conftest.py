@@ -45,7 +45,12 @@ class Served:
         return bytestream_pb2_grpc.ByteStreamStub(self.channel)
 
     def counted(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+        return sum(
+            sample.value
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
 
 Serve = Callable[..., Awaitable[Served]]

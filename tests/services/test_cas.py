@@ -47,8 +47,8 @@ async def test_find_missing_names_what_is_not_held_and_leases_the_rest(
     store.add(held, b"held")
     assert await find(served, wire(held), wire(absent), instance_name="team/a") == [wire(absent)]
     assert store.leased == {held}
-    hits = served.counted("federation_lookups_total", kind="blob", result="hit")
-    misses = served.counted("federation_lookups_total", kind="blob", result="miss")
+    hits = served.counted("federation_lookups_total", kind="presence", result="hit")
+    misses = served.counted("federation_lookups_total", kind="presence", result="miss")
     assert (hits, misses) == (1, 1)
 
 

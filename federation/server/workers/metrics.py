@@ -76,8 +76,6 @@ def merged(parts: Iterable[Families], gauges: Mapping[str, Merge]) -> dict[str, 
 def _join_of(family: Family, gauges: Mapping[str, Merge]) -> Callable[[float, float], float]:
     if family.kind in _GROWS:
         return operator.add
-    if family.name.endswith("_created"):  # since when a counter counts, as the format adds it
-        return min
     return _JOINS[gauges.get(family.name, Merge.SUM)]
 
 

@@ -1,0 +1,125 @@
+"""What callers asked for and were sent, by instance: plain numbers that every call adds to.
+
+An instance name is the caller's choice, so a name has numbers of its own only once something was
+stored or found under it (`named`); until then, and beyond the first NAMES_MAX names, it shares
+those of OTHERS. That bounds memory, and the series that /metrics shows.
+
+For the event loop only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+NAMES_MAX = 100
+OTHERS = "(other)"
+
+
+class Lookups:
+    """How often something was asked for and found, and how often not."""
+
+    __slots__ = ("hits", "misses")
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.misses = 0
+
+    def __repr__(self) -> str:
+        return f"<Lookups {self.hits} hits, {self.misses} misses>"
+
+
+class InstanceTraffic:
+    """The numbers of one instance since the process began."""
+
+    __slots__ = (
+        "action_results",
+        "assets",
+        "blobs",
+        "in_bytes",
+        "keyed_entries",
+        "name",
+        "out_bytes",
+        "presence",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.in_bytes = 0  # of blobs, as their callers sent them
+        self.out_bytes = 0
+        self.blobs = Lookups()  # reads
+        self.presence = Lookups()  # of blobs that FindMissing was asked about
+        self.action_results = Lookups()
+        self.assets = Lookups()
+        self.keyed_entries = Lookups()
+
+    def __repr__(self) -> str:
+        return f"<InstanceTraffic of {self.name!r}: {self.out_bytes} bytes out>"
+
+    def lookups(self) -> Iterator[tuple[str, Lookups]]:
+        """Yield the kind of each lookup as metrics name it, and its numbers."""
+        yield "blob", self.blobs
+        yield "presence", self.presence
+        yield "action_result", self.action_results
+        yield "asset", self.assets
+        yield "keyed_entry", self.keyed_entries
+
+
+class Traffic:
+    """The numbers of all instances."""
+
+    def __init__(self) -> None:
+        self._others = InstanceTraffic(OTHERS)
+        self._named = {"": InstanceTraffic("")}
+
+    def __repr__(self) -> str:
+        return f"<Traffic of {len(self._named)} instances>"
+
+    def of(self, instance: str) -> InstanceTraffic:
+        """Return the numbers to add to for whatever a caller names."""
+        return self._named.get(instance, self._others)
+
+    def named(self, instance: str) -> InstanceTraffic:
+        """Return the numbers of an instance that something is stored in, or may be now."""
+        found = self._named.get(instance)
+        if found is None:
+            if len(self._named) >= NAMES_MAX:
+                return self._others
+            found = self._named[instance] = InstanceTraffic(instance)
+        return found
+
+    def __iter__(self) -> Iterator[InstanceTraffic]:
+        yield from self._named.values()
+        yield self._others
+
+
+class TrafficCollector(Collector):
+    """Shows these numbers as metrics."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
+
+    def collect(self) -> Iterator[Metric]:
+        """See Collector."""
+        moved = CounterMetricFamily(
+            "federation_blob_bytes",
+            "Blob bytes moved, by instance and direction (in, out)",
+            labels=["instance", "direction"],
+        )
+        asked = CounterMetricFamily(
+            "federation_lookups",
+            "Objects asked for, by instance, kind (blob, action_result, asset, keyed_entry; "
+            "presence: blobs in FindMissing) and result (hit, miss)",
+            labels=["instance", "kind", "result"],
+        )
+        for each in self._traffic:
+            moved.add_metric([each.name, "in"], each.in_bytes)
+            moved.add_metric([each.name, "out"], each.out_bytes)
+            for kind, found in each.lookups():
+                asked.add_metric([each.name, kind, "hit"], found.hits)
+                asked.add_metric([each.name, kind, "miss"], found.misses)
+        yield moved
+        yield asked
