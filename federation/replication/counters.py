@@ -41,6 +41,7 @@ class PeerCounters:
         self.sent_objects = 0
         self.sent_bytes = 0
         self.present_objects = 0
+        self.present_bytes = 0
         self.superseded = 0
         self.parked = 0
         self.skipped: Counter[str] = Counter()  # by reason

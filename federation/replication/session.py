@@ -69,6 +69,7 @@ class PeerSession:
         counters.bytes.add(size_bytes)
         if outcome.fate is Fate.PRESENT:
             counters.present_objects += objects
+            counters.present_bytes += size_bytes
         elif outcome.fate is Fate.SKIPPED:
             counters.skipped[outcome.reason] += objects
         elif outcome.fate is Fate.PARKED:

@@ -12,15 +12,18 @@ from federation.access.setup import make_access
 from federation.config.limits import LiveLimits
 from federation.config.model import Config, ListenerConfig
 from federation.config.types import parse_address
-from federation.core.clock import Clock, SystemClock
+from federation.core.clock import Clock, SystemClock, utc_text
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
+from federation.observability.statistics.files import folder_of
+from federation.observability.statistics.recorder import StatisticsRecorder
 from federation.replication.setup import Replication, make_replication
 from federation.server.http import HttpServer, Pages
 from federation.server.node import Node, Port
 from federation.server.readiness import Readiness
 from federation.server.server_factory import ListenerPlace, ServerFactory, server_factory
 from federation.server.services import Services, make_services
+from federation.server.statistics import ActivitySampler
 from federation.server.worker_slot import WorkerSlot
 from federation.services.acknowledge import Acknowledge
 from federation.services.bounds import SharedBounds
@@ -92,8 +95,13 @@ def build(
         )
         served = services.of(listener)
         ports.append(make_port(listener, allowed, served, runtime, slot, at, factory))
+    sampler = ActivitySampler(
+        metrics, services.upstreams_with_blobs, lambda: replication.describe()["peers"]
+    )
+    statistics = StatisticsRecorder(folder_of(config.data_dir), sampler.changes, clock)
     readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
+    started_at = utc_text(clock.wall_s())
     http = None
     if (http_address := slot.http_address(config.http.address)) is not None:
         pages = Pages(
@@ -102,6 +110,8 @@ def build(
             about=lambda: {
                 **facts,
                 "listeners": _shown(ports),
+                "started-at": started_at,
+                "requests-per-s": round(statistics.calls_per_s, 2),
                 "limits-reached": bounds.hits.recent(),
                 "warnings": [text for each in access if (text := each.warning()) is not None],
                 **services.describe(),
@@ -112,11 +122,12 @@ def build(
         http = HttpServer(http_address, pages.answer, bounds.hits)
     services.start(replication.holders)
     replication.start()
+    statistics.start(metrics.failing)
     return Node(
         ports=ports,
         http=http,
         # Until no call runs any more replication goes on: some calls wait for peers.
-        closers=[replication.close, *services.closers, storage.close],
+        closers=[statistics.close, replication.close, *services.closers, storage.close],
         announce=partial(storage.announce, **facts),
         readiness=readiness,
         metrics=metrics,

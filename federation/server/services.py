@@ -43,6 +43,7 @@ class Services(NamedTuple):
     closers: list[Callable[[], Awaitable[None]]]
     start: Callable[[Holders], None]
     describe: Callable[[], dict[str, Any]]
+    upstreams_with_blobs: Callable[[], list[str]]
     apply_config: Callable[[Config], None]
 
     def of(self, listener: ListenerConfig) -> list[Service]:
@@ -136,5 +137,6 @@ def make_services(
         ],
         start=pulling.start,
         describe=pulling.describe,
+        upstreams_with_blobs=pulling.with_blobs,
         apply_config=apply_config,
     )

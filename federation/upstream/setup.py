@@ -134,6 +134,10 @@ class Pulling:
             ],
         }
 
+    def with_blobs(self) -> list[str]:
+        """Return the names of the upstreams that are asked for blobs, in this order."""
+        return [each.name for each in self.shared.upstreams if each.serves_blobs]
+
     @property
     def closers(self) -> list[Callable[[], Awaitable[None]]]:
         """The calls that end everything, in this order."""
