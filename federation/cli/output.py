@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import click
 
+from federation.server.status.formats import rounded
+
 
 def emit_json(facts: Mapping[str, Any]) -> None:
     """Print facts as JSON."""
@@ -59,14 +61,3 @@ def _shown(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
-
-
-def rounded(size_bytes: int) -> str:
-    """Return a rounded size: 12, 3.4M."""
-    if size_bytes < 2**10:
-        return str(size_bytes)
-    power, letter = next(p for p in _POWERS if size_bytes >= 2 ** p[0])
-    return f"{size_bytes / 2**power:.1f}{letter}"
-
-
-_POWERS = ((40, "T"), (30, "G"), (20, "M"), (10, "K"))

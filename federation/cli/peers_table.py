@@ -12,16 +12,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from federation.cli.output import rounded
-from federation.cli.peer_facts import notes_on
 from federation.core.clock import SystemClock
+from federation.server.status.formats import rounded, span
+from federation.server.status.peer_facts import notes_on
 
 _EVERY_S = 1.0
 _CTRL_C = {signal.SIGINT}
 _PIPED_WIDTH = 140
 _COLUMNS = ("peer", "state", "objects", "bytes", "age", "rate", "caught up in", "parked", "last ok")
 _GOOD, _BUSY = {"following"}, {"reconciling", "meeting", "starting"}
-_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
 
 def print_peers(peers: Sequence[Mapping[str, Any]]) -> None:
@@ -83,16 +82,6 @@ def _row(peer: Mapping[str, Any]) -> list[str | Text]:
 
 def _or_dash(value: object) -> str:
     return "-" if value is None else str(value)
-
-
-def span(seconds: float | None) -> str:
-    """Return a rounded duration: 12s, 3.5h."""
-    if seconds is None:
-        return "-"
-    for unit_s, letter in _UNITS:
-        if seconds >= unit_s:
-            return f"{seconds / unit_s:.1f}{letter}"
-    return f"{seconds:.0f}s"
 
 
 def _ago(text: str | None) -> str:

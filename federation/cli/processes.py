@@ -26,8 +26,13 @@ def facts_of_processes(operations: Operations) -> list[dict[str, Any]]:
 
     One that does not answer has the reason under "not-known". Raises StorageRefused.
     """
-    announced = operations.processes()
+    announced = [_with_dashes(each) for each in operations.processes()]
     return asyncio.run(_ask_all(announced)) if announced else []
+
+
+def _with_dashes(announced: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts of a process with the one spelling that keys have in output."""
+    return {key.replace("_", "-"): value for key, value in announced.items()}
 
 
 def wait_for_switch(operations: Operations, *, on: bool) -> None:

@@ -10,31 +10,47 @@ import click
 
 from federation.cli.command import Command, json_option
 from federation.cli.options import Place, place, place_options
-from federation.cli.output import emit, rounded
-from federation.cli.peer_facts import peers_together, without_peers
+from federation.cli.output import emit
 from federation.cli.peers_table import print_peers, watch
 from federation.cli.processes import facts_of_processes
+from federation.core.clock import SystemClock
+from federation.server.status.facts import gather
+from federation.server.status.formats import rounded
+from federation.server.status.overview import overview
 
 
 @click.command(
     cls=Command,
-    epilog="\b\nExamples:\n  federation status\n  federation status --watch\n"
-    "  federation status --json | jq .bytes",
+    epilog="\b\nExamples:\n  federation status\n  federation status --all\n"
+    "  federation status --watch\n  federation status --json | jq .statistics.day",
 )
+@click.option("--all", "shows_all", is_flag=True, help="Show all details below the eight lines.")
 @click.option("--watch", "watches", is_flag=True, help="Show the peers live, until Ctrl-C.")
 @place_options
 @json_option
-def status(watches: bool, config_path: Path | None, data_dir: Path | None, as_json: bool) -> None:
-    """Show what is stored, which processes serve it, and the state of their upstreams and peers.
+def status(
+    shows_all: bool,
+    watches: bool,
+    config_path: Path | None,
+    data_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Show how a node is: what it holds, how much it helps, its upstreams and peers, and what needs
+    attention.
 
-    Reads the data directory, whether or not a node is running, and asks each serving process over
-    HTTP; one that does not answer within a second is shown as such. Changes nothing.
+    The first eight lines are for people; --all adds every detail, and --json has all of it for
+    scripts. Hit rates are those of reads and of look-ups of action results and assets; "saved" is
+    what a link to an upstream or peer did not have to carry.
+
+    Reads the data directory, whether or not a node is running, and asks each serving process; one
+    that does not answer within a second is shown as such. Changes nothing.
     """
     where = place(config_path, data_dir)
     if watches:
-        if as_json or not sys.stdout.isatty():
+        if as_json or shows_all or not sys.stdout.isatty():
             raise click.UsageError(
-                "--watch needs a terminal and no --json; scripts can repeat the command"
+                "--watch needs a terminal, and neither --json nor --all; scripts can repeat the "
+                "command"
             )
         watch(lambda: _glance(_facts(where)))
         return
@@ -42,22 +58,29 @@ def status(watches: bool, config_path: Path | None, data_dir: Path | None, as_js
     if as_json:
         emit(facts, as_json=True)
         return
-    peers = facts.pop("peers")
-    emit(facts, as_json=False)
-    if peers:
-        click.echo("peers:")
-        print_peers(peers)
+    _print_overview(facts)
+    if shows_all:
+        peers = facts.pop("peers")
+        click.echo()
+        emit(facts, as_json=False)
+        if peers:
+            click.echo("peers:")
+            print_peers(peers)
 
 
 def _facts(where: Place) -> dict[str, Any]:
-    facts = where.operations.summary()
     processes = facts_of_processes(where.operations)
     configured = None if where.file is None else [peer.name for peer in where.file.peers]
-    return {
-        **facts,
-        "processes": [without_peers(process) for process in processes],
-        "peers": peers_together(facts["peers"], processes, configured),
-    }
+    wall_s = SystemClock().wall_s()
+    return gather(where.operations, where.data_dir, processes, configured, wall_s)
+
+
+def _print_overview(facts: dict[str, Any]) -> None:
+    for line in overview(facts, SystemClock().wall_s()):
+        text = line.text if line.fine else click.style(line.text, fg="yellow")
+        click.echo(f"{line.label + ':':<11}{text}")
+    for further in facts["attention"][1:]:
+        click.echo(f"{'':<11}{click.style(further, fg='yellow')}")
 
 
 def _glance(facts: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:

@@ -161,7 +161,13 @@ class Operations(Protocol):
         ...
 
     def summary(self) -> dict[str, Any]:
-        """Return the facts that `federation status` shows."""
+        """Return the facts that `federation status` shows, whatever else the engine knows.
+
+        Of every engine: "node-id", "blobs", "entries", "bytes" (the sum of object sizes),
+        "held-bytes" of "quota-bytes" (as the quota counts), "quarantine": {"blobs", "newest"},
+        "healing": {"lost": how many damaged blobs have not come back}, and "peers":
+        KnownPeer.as_dict of each.
+        """
         ...
 
     def explaining(self) -> AbstractContextManager[Explainer]:

@@ -26,6 +26,8 @@ def describe_upstream(upstream: Upstream, remote: Remote) -> dict[str, Any]:
         "name": upstream.name,
         "url": shown["url"],
         "state": upstream.state,
+        "failures": upstream.breaker.failures,  # in a row
+        "failures-max": upstream.breaker.failures_max,  # then it is down
         "last-answer-s-ago": None if at_s is None else round(now_s - at_s, 1),
         "last-error": failed and failed["reason"],
         "last-error-at": failed and utc_text(failed["at"]),

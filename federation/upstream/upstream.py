@@ -87,6 +87,8 @@ class Upstream:
             return self.breaker.state.value
         if self._rests:
             return "resting"
+        if self.breaker.failures:
+            return "failing"
         return "untried" if self.last_success_s is None else self.breaker.state.value
 
     @property

@@ -46,7 +46,7 @@ def test_status_beside_a_node_names_its_addresses(data_dir: Path) -> None:
         (process,) = run("status", data_dir)["processes"]
         assert (process["pid"], process["listeners"]) == (node.pid, node.addresses)
         assert process["http"] == node.http
-        shown = federation("status", "--data-dir", str(data_dir)).stdout
+        shown = federation("status", "--data-dir", str(data_dir), "--all").stdout
         assert f"listeners: {node.address}" in shown
         assert f"bytes: {LARGE + 5} (293.0K)" in shown
 

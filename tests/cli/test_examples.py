@@ -109,7 +109,9 @@ def test_a_mirror_serves_on_when_what_it_mirrors_is_gone(tmp_path: Path) -> None
             pull_all(client)
             assert client.find_missing(BLOBS) == set()
             wait_until(
-                lambda: not client.batch_read([ABSENT]) and status_of_far(near) != "up",
+                lambda: (
+                    not client.batch_read([ABSENT]) and status_of_far(near) in {"down", "probing"}
+                ),
                 "the loss is noticed",
             )
         assert near.http_get("/readyz")[0] == 200

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from federation.cli import main
-from federation.cli.peer_facts import notes_on, peers_together, without_peers
-from federation.cli.peers_table import shown, span
+from federation.cli.peers_table import shown
+from federation.server.status.formats import span
+from federation.server.status.peer_facts import notes_on, peers_together, without_peers
 from tests.support.polling import wait_until
 from tests.support.process import serve
 
@@ -104,7 +105,7 @@ def test_a_running_node_tells_about_its_peers_and_watch_shows_them_live(tmp_path
         args = ["status", "--data-dir", str(node.data_dir)]
         run = CliRunner().invoke
         wait_until(lambda: "unreachable" in run(main, args).stdout, "the peer is tried")
-        shown_once = run(main, args).stdout
+        shown_once = run(main, [*args, "--all"]).stdout
         assert "peers:\npeer  state" in shown_once
         assert "down: last error at" in shown_once
         ours, theirs = pty.openpty()

@@ -1,6 +1,7 @@
 """What `status` learns from running processes, and that none of them can make it fail."""
 
 import json
+import re
 import socket
 import threading
 from pathlib import Path
@@ -45,7 +46,7 @@ def test_what_only_the_process_knows_is_shown_for_people_and_scripts(tmp_path: P
         (upstream,) = process["upstreams"]
         assert (upstream["name"], upstream["state"], upstream["hits"]) == ("hq", "untried", 0)
         assert upstream["last-answer-s-ago"] is None
-        shown = run(node.data_dir)
+        shown = run(node.data_dir, "--all")
         assert "- name: hq\n        url: grpc://127.0.0.1:1\n        state: untried\n" in shown
 
 
@@ -103,3 +104,32 @@ def test_whatever_answers_at_the_address_is_survived(
         (facts,) = processes.facts_of_processes(Announced(tmp_path, StorageConfig(), address))
         thread.join(20)
         assert reason in facts["not-known"]
+
+
+def test_eight_lines_come_first_and_the_details_only_when_asked_for(tmp_path: Path) -> None:
+    with serve(tmp_path / "data", UPSTREAM) as node:
+        wait_until(lambda: answering(node.data_dir), "its answer within a second")
+        shown = run(node.data_dir).splitlines()
+        labels = [line.partition(":")[0] for line in shown]
+        assert labels == [
+            "node", "uptime", "held", "hit rate", "requests", "upstreams", "peers", "attention",
+        ]  # fmt: skip
+        assert shown[5] == "upstreams: hq untried"
+        assert shown[7] == "attention: nothing"
+        in_full = run(node.data_dir, "--all").splitlines()
+        assert in_full[2] == shown[2]
+        assert "processes:" in in_full
+
+
+def keys_of(facts: Any) -> set[str]:
+    if isinstance(facts, dict):
+        return set(facts).union(*map(keys_of, facts.values()))
+    return set().union(*map(keys_of, facts)) if isinstance(facts, list) else set()
+
+
+def test_keys_are_spelled_in_one_way(tmp_path: Path) -> None:
+    with serve(tmp_path / "data", {**UPSTREAM, "peers": UPSTREAM["upstreams"]}) as node:
+        wait_until(lambda: answering(node.data_dir), "its answer within a second")
+        keys = keys_of(json.loads(run(node.data_dir, "--json")))
+    assert {"node-id", "free-bytes", "held-bytes", "lag-objects"} <= keys
+    assert {key for key in keys if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", key)} == set()

@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from federation.config.model import StorageConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobNotFound
 from federation.core.lost_blobs import Attempt
@@ -67,11 +68,13 @@ async def test_a_failed_attempt_puts_a_blob_off_and_counts(open_storage: Opener)
     await storage.lost.put_off([Attempt(one, now_s(storage) + 1000, "hub: down")])
     assert await due(storage) == [other]
     assert set(await due(storage, 1001)) == {one, other}
-    (shown, _) = summary(storage.core.directory.root)["healing"]["lost-blobs"][::-1]
+    (shown, _) = summary(storage.core.directory.root, StorageConfig())["healing"]["lost-blobs"][
+        ::-1
+    ]
     assert (shown["digest"], shown["tries"], shown["answers"]) == (str(one), 1, "hub: down")
     await storage.lost.put_off([Attempt(one, None, "hub: down")])
     assert await due(storage, 1e9) == [other]
-    healing = summary(storage.core.directory.root)["healing"]
+    healing = summary(storage.core.directory.root, StorageConfig())["healing"]
     assert (healing["lost"], healing["healed"]) == (1, 0)
 
 
@@ -93,7 +96,7 @@ async def test_only_what_is_held_again_is_noted_as_back(open_storage: Opener) ->
     assert await storage.lost.note_back([digest]) == {digest: "hub"}
     assert await due(storage) == []
     assert await storage.lost.note_back([digest]) == {}
-    (shown,) = summary(storage.core.directory.root)["healing"]["healed-blobs"]
+    (shown,) = summary(storage.core.directory.root, StorageConfig())["healing"]["healed-blobs"]
     assert (shown["digest"], shown["from"]) == (str(digest), "hub")
 
 

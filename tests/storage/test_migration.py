@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from federation.config.model import StorageConfig
 from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.errors import StorageRefused
@@ -224,6 +225,6 @@ async def test_o12_what_version_3_set_aside_and_did_not_get_back_is_due(tmp_path
 def test_status_reads_a_directory_of_version_3_as_it_is(tmp_path: Path) -> None:
     make_version_3(tmp_path)
     (tmp_path / "run").mkdir()
-    facts = summary(tmp_path)
+    facts = summary(tmp_path, StorageConfig())
     assert (facts["schema-version"], facts["quarantine"]["blobs"]) == (3, 3)
     assert (facts["healing"]["lost"], facts["healing"]["lost-blobs"]) == (0, [])

@@ -9,6 +9,7 @@ from typing import Any
 import apsw
 import pytest
 
+from federation.config.model import StorageConfig
 from federation.core.digest import digest_of
 from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.provenance import Provenance, Source
@@ -103,11 +104,11 @@ def test_a_directory_of_an_older_version_is_read_as_it_is(tmp_path: Path) -> Non
     """A new program's `status` and `explain` beside an old node that was not restarted yet."""
     make_version_1(tmp_path)
     (tmp_path / "run").mkdir()
-    facts = summary(tmp_path)
+    facts = summary(tmp_path, StorageConfig())
     assert (facts["schema-version"], facts["blobs"], facts["peers"]) == (1, 1, [])
     with explaining(tmp_path, short()) as explainer:
         found = explainer.blob(digest_of(b"blob"))
         assert found["here"]
         assert "peers" not in found
         assert explainer.assets("label", None)
-    assert summary(tmp_path)["schema-version"] == 1
+    assert summary(tmp_path, StorageConfig())["schema-version"] == 1

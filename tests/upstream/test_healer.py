@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from federation.config.model import StorageConfig
 from federation.core import hops
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobNotFound
@@ -76,7 +77,7 @@ class Site:
         return await self.healer.heal(await self.due())
 
     def shown(self) -> dict[str, Any]:
-        found: dict[str, Any] = summary(self.path)["healing"]
+        found: dict[str, Any] = summary(self.path, StorageConfig())["healing"]
         return found
 
     def healed(self, source: str) -> float | None:

@@ -92,7 +92,7 @@ class DirectoryOperations(Operations):
 
     def summary(self) -> dict[str, Any]:
         """See Operations."""
-        return admin.summary(self._data_dir)
+        return admin.summary(self._data_dir, self._settings)
 
     def explaining(self) -> AbstractContextManager[Explainer]:
         """See Operations."""

@@ -12,12 +12,13 @@ from federation.config import model
 from federation.core.clock import SystemClock, utc_text
 from federation.storage.admin.common import existing, joined, reading
 from federation.storage.admin.peers import peers_of
-from federation.storage.catalogue import lost, schema
+from federation.storage.catalogue import footprint, lost, schema
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.transaction import HOLD, get_meta, read_totals
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.processes import live_runs
-from federation.storage.space import measure_disk
+from federation.storage.quarantine import kept_bytes
+from federation.storage.space import in_all, marks, measure_disk
 from federation.storage.timing import boot_id
 
 _QUARANTINE_SHOWN = 20  # also of what is lost, and of what is back
@@ -31,20 +32,25 @@ def processes(data_dir: Path) -> list[dict[str, Any]]:
     return live_runs(existing(data_dir))
 
 
-def summary(data_dir: Path) -> dict[str, Any]:
-    """Return the facts that `federation status` shows.
+def summary(data_dir: Path, settings: model.StorageConfig) -> dict[str, Any]:
+    """See Operations.summary.
 
     Raises StorageRefused if there is no data directory or its catalogue cannot be read.
     """
     directory = existing(data_dir)
+    disk = measure_disk(data_dir)
     facts: dict[str, Any] = {
         "data-dir": str(data_dir),
         "processes": live_runs(directory),
-        "disk": {"free_bytes": measure_disk(data_dir).free_bytes},
+        "disk": {"free-bytes": disk.free_bytes},
     }
     with reading(directory) as connection:
         facts |= _stored(connection)
-    return facts
+        taken = footprint.measure(connection, read_totals(connection)).held
+    overhead_bytes = footprint.overhead(directory.root, kept_bytes(directory))
+    found = marks(settings, disk, taken, overhead_bytes)
+    quota_bytes = in_all(settings, found, overhead_bytes)
+    return {**facts, "held-bytes": taken + overhead_bytes, "quota-bytes": quota_bytes}
 
 
 def _stored(connection: apsw.Connection) -> dict[str, Any]:
