@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from shutil import disk_usage
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -19,8 +19,12 @@ from tests.support.process import Node, serve
 from tests.support.process_client import Client
 from tests.support.quick import MEMORY, is_quick, no_processes
 
+if TYPE_CHECKING:
+    from tests.support.postgres import Postgres
+
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",
+    "servers": "need PostgreSQL and an object store: tests/servers/install, then pytest -m servers",
     "heavy": "take minutes, need root, or both: pytest -n 0 -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
@@ -87,6 +91,15 @@ def shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 def client(node: Node) -> Iterator[Client]:
     with Client(node.address) as calling:
         yield calling
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL server; each test makes a database of its own."""
+    from tests.support.postgres import postgres  # what imports it is not quick
+
+    with postgres() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

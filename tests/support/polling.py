@@ -1,7 +1,8 @@
-"""Waiting for another process or thread, with a deadline and a reason."""
+"""Waiting for another process, thread or task, with a deadline and a reason."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,3 +29,12 @@ def wait_until(
         if _clock.monotonic_s() > deadline_s:
             raise AssertionError(f"not within {timeout_s} s: {what}")
         time.sleep(every_s)
+
+
+async def until(condition: Callable[[], object], what: str, *, timeout_s: float = 60) -> None:
+    """Let the other tasks of this loop run until condition() is true; fail with `what` at last."""
+    deadline_s = _clock.monotonic_s() + timeout_s
+    while not condition():
+        if _clock.monotonic_s() > deadline_s:
+            raise AssertionError(f"not within {timeout_s} s: {what}")
+        await asyncio.sleep(0.01)

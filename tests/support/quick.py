@@ -20,7 +20,7 @@ import pytest
 _STARTERS = frozenset({"subprocess", "multiprocessing", "tests.support.process"})
 _STARTING = frozenset({"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system"})
 _FIXTURES = frozenset({"node", "shared_node", "client"})  # of tests/conftest.py
-_LEFT_OUT = ("heavy", "clients", "slow", "disk")
+_LEFT_OUT = ("heavy", "clients", "servers", "slow", "disk")
 
 MEMORY = Path("/dev/shm")  # where a file system in memory is mounted on most systems
 
