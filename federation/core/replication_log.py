@@ -131,8 +131,9 @@ class ReplicationLog(Protocol):
         ...
 
     def try_to_lead(self) -> bool:
-        """Become the one process on this storage that replicates; False: another is it.
+        """Become the one process on this storage that replicates.
 
+        False: another is it, or it is not known yet whether one is: ask again a second later.
         Kept until close(), until this process ends in whatever way, or until it is lost: where the
         catalogue is a server, a process that it has not heard from for a while is overtaken. Then
         save, park and unpark raise LeadLost, and this may be called again. Cheap, never blocks.

@@ -10,7 +10,7 @@ of use has a row in the change log.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import apsw
 
@@ -22,10 +22,11 @@ from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.entries import COLUMNS, entry_of
 from federation.storage.catalogue.schema import of_a_row
+from federation.storage.walk_position import WalkPosition
 
 _WRITTEN_WITHIN_MS = 5 * 60_000
 _PAGE_BYTES = 8 * 2**20  # values of entries in one page
-_END_MS = 2**62
+_FIRST: dict[str, bytes | int] = {"blob": b"", "entry": 0}  # the name before all others
 
 _BLOBS = "SELECT used, key, size, source FROM blob WHERE marked = 0 AND (used, key) "
 _ENTRIES = (
@@ -40,34 +41,6 @@ _UP = {
     "blob": _BLOBS + "> (?, ?) ORDER BY used, key LIMIT ?",
     "entry": _ENTRIES + "> (?, ?) ORDER BY used, id LIMIT ?",
 }
-
-
-class _Position(NamedTuple):
-    """Where a walk continues: after the row with this time of last use and key (or row id)."""
-
-    up: bool
-    begun_ms: int
-    accessed_ms: int
-    name: bytes | int
-
-    def __str__(self) -> str:
-        name = self.name.hex() if isinstance(self.name, bytes) else str(self.name)
-        return f"{'up' if self.up else 'down'}:{self.begun_ms}:{self.accessed_ms}:{name}"
-
-
-def _parse(text: str | None, table: str, now_ms: int) -> _Position:
-    first: bytes | int = b"" if table == "blob" else 0
-    beginning = _Position(up=False, begun_ms=now_ms, accessed_ms=_END_MS, name=first)
-    if not text:
-        return beginning
-    try:
-        way, begun, accessed, name = text.split(":")
-        at: bytes | int = bytes.fromhex(name) if table == "blob" else int(name)
-        found = _Position(way == "up", int(begun), int(accessed), at)
-    except ValueError:  # another version wrote it: begin again
-        return beginning
-    known = way in {"up", "down"} and max(map(abs, (found.begun_ms, found.accessed_ms))) <= _END_MS
-    return found if known else beginning
 
 
 def blobs(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
@@ -102,22 +75,21 @@ def _entry(row: Sequence[Any]) -> tuple[Entry, int]:
 def _page(
     connection: apsw.Connection, table: str, position: str | None, limit: int, now_ms: int
 ) -> tuple[list[Any], str | None]:
-    at = _parse(position, table, now_ms)
+    at = WalkPosition.parse(position, _FIRST[table], now_ms)
     statements = _UP if at.up else _DOWN
-    found = connection.execute(statements[table], (at.accessed_ms, at.name, limit))
+    found = connection.execute(statements[table], (at.at, at.name, limit))
     rows = list(_until_full(found))
     if rows:
         return rows, _position_after((at, *rows[-1]))
     if at.up:
         return [], None
-    turned = at._replace(up=True, accessed_ms=at.begun_ms - _WRITTEN_WITHIN_MS)
-    return [], str(turned._replace(name=b"" if table == "blob" else 0))
+    return [], str(at.turned(_FIRST[table], _WRITTEN_WITHIN_MS))
 
 
 @of_a_row
 def _position_after(row: Sequence[Any]) -> str:
     at, accessed, name = row[:3]
-    return str(at._replace(accessed_ms=int(accessed), name=name))
+    return str(at._replace(at=int(accessed), name=name))
 
 
 @of_a_row

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Protocol
+
+import pytest
 
 from federation.config.model import LimitsConfig, ScrubConfig
 from federation.config.model import StorageConfig as Settings
@@ -146,19 +149,33 @@ class CatalogueSite:
 
 
 @asynccontextmanager
-async def memory(_: Path) -> AsyncIterator[Site]:
+async def memory(_: pytest.FixtureRequest) -> AsyncIterator[Site]:
     yield MemorySite()
 
 
 @asynccontextmanager
-async def in_catalogue(path: Path) -> AsyncIterator[Site]:
+async def in_catalogue(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    path: Path = request.getfixturevalue("tmp_path")
     settings = Settings(scrub=ScrubConfig(rate=0))
     storage = await Storage.open(path / "data", settings, LimitsConfig(), Metrics(), SystemClock())
     yield CatalogueSite(storage)
     await storage.close()
 
 
-SITES: dict[str, Callable[[Path], AbstractAsyncContextManager[Site]]] = {
+@asynccontextmanager
+async def shared(request: pytest.FixtureRequest, *, two_nodes: bool = False) -> AsyncIterator[Site]:
+    from tests.contracts.replication_log.shared import shared_site  # it starts processes
+
+    server = request.getfixturevalue("postgres_server")
+    async with shared_site(server, two_nodes=two_nodes) as site:
+        yield site
+
+
+SITES: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Site]]] = {
     "memory": memory,
     "catalogue": in_catalogue,
+}
+ON_SERVERS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Site]]] = {
+    "shared": shared,
+    "shared, two nodes": partial(shared, two_nodes=True),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -21,16 +20,19 @@ from federation.core.replication_log import (
     ReplicationLog,
 )
 from federation.wire.holdings import NAME_BYTES, name_of
-from tests.contracts.replication_log.sites import SITES, Site, push, put
+from tests.contracts.replication_log.sites import ON_SERVERS, SITES, Site, push, put
+from tests.support.polling import until
 
 PULLED = Provenance(Source.UPSTREAM, origin="hq")
 FROM_PEER = Provenance(Source.PEER, via=("first", "second"))
 LONG_AGO = Stamp(1000 << 16, "other")
 
 
-@pytest.fixture(params=SITES)
-async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
-    async with SITES[request.param](tmp_path) as made:
+@pytest.fixture(
+    params=[*SITES, *(pytest.param(name, marks=pytest.mark.servers) for name in ON_SERVERS)]
+)
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
+    async with (SITES | ON_SERVERS)[request.param](request) as made:
         yield made
 
 
@@ -467,10 +469,10 @@ async def test_what_is_unparked_is_forgotten_for_that_peer_alone(site: Site) -> 
 
 async def test_one_process_leads_until_it_closes(site: Site) -> None:
     other = site.another()
-    assert site.ledger.try_to_lead()
+    await until(site.ledger.try_to_lead, "the first one leads")
     assert site.ledger.try_to_lead()
     assert not other.try_to_lead()
     assert (site.ledger.holds_lead(), other.holds_lead()) == (True, False)
     site.ledger.close()
-    assert other.try_to_lead()
+    await until(other.try_to_lead, "the other one leads")
     other.close()

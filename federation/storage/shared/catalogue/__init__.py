@@ -1,0 +1,1 @@
+"""The site's catalogue in PostgreSQL: blobs, small bytes, index entries, change log, leads."""

@@ -1,0 +1,277 @@
+"""A bounded number of connections to the site's database, and its failures as our types.
+
+Every call is one statement, and so one transaction, within a time limit. A call goes on if its
+caller is cancelled, so that its connection can be used again; at the time limit the connection is
+closed instead. psycopg's pipeline mode is not used: it hangs on large arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, AsyncRawCursor, waiting
+from psycopg.abc import PQGen
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict
+
+from federation.core.breaker import Breaker
+from federation.core.clock import Clock
+from federation.core.errors import (
+    FederationError,
+    LeadLost,
+    SourceUnavailable,
+    StorageFull,
+    StorageRefused,
+)
+from federation.storage.shared.catalogue import arrays
+
+SOURCE = "the site's database"
+_LEAD_LOST = "FDL01"  # SQLSTATEs that our functions raise
+_QUOTA_USED = "FDF01"
+
+_T = TypeVar("_T")
+_Row = tuple[Any, ...]
+
+_log = structlog.get_logger(__name__)
+
+_CONNECT_S = 5
+_PROBE_EVERY_S = 1.0  # while the database is away
+_CALL_S = 10.0
+_WAITING_MAX = 2000  # calls that wait for a connection
+_TRIES = 5  # of a transaction that lost to another one
+_CONFLICTS = ("40001", "40P01")
+_DISK_FULL = "53100"
+_READ_ONLY = "25006"  # a standby, or a primary that was demoted: another server is the primary
+# What a new connection is set to, unless the URL says otherwise. TCP_USER_TIMEOUT and keep-alives
+# find out that the server's machine is gone.
+_DEFAULTS: dict[str, Any] = {
+    "application_name": "federation",
+    "connect_timeout": _CONNECT_S,
+    "target_session_attrs": "read-write",
+    "tcp_user_timeout": int(_CALL_S * 1000),
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+}
+_OPTIONS = f"-c statement_timeout={int(_CALL_S * 1000)} -c client_encoding=UTF8 -c jit=off"
+
+
+class _Connection(AsyncConnection[_Row]):
+    """A connection that is closed where a call on it is cancelled.
+
+    psycopg's own asks the server to cancel, and waits for that: a server that does not answer
+    would be waited for twice.
+    """
+
+    async def wait(
+        self, gen: PQGen[_T], interval: float = _CALL_S, timeout: float | None = None
+    ) -> _T:
+        try:
+            return await waiting.wait_async(
+                gen, self.pgconn.socket, interval=interval, timeout=timeout
+            )
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
+
+
+class Connections:
+    """Connections to one database. Used from the event loop."""
+
+    def __init__(self, url: str, clock: Clock, most: int) -> None:
+        """most: connections open at a time. Raises StorageRefused (the URL cannot be read)."""
+        self._settings = _settings_of(url)
+        self._clock = clock
+        self._most = most
+        self._adapters = AdaptersMap(psycopg.adapters)
+        arrays.register(self._adapters)
+        self._idle: list[_Connection] = []
+        self._open = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._calls: set[asyncio.Future[list[_Row]]] = set()
+        self._breaker = Breaker(failures_max=1, delay_max_s=_PROBE_EVERY_S)
+        self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+
+    def __repr__(self) -> str:
+        state = f"{self._open} open, {len(self._idle)} idle, {len(self._waiting)} waiting"
+        return f"<Connections {self._breaker.state.value}: {state}>"
+
+    @property
+    def trouble(self) -> str:
+        """Why the database is taken to be away; empty: it answers."""
+        return self._breaker.last_error
+
+    async def close(self) -> None:
+        """End the calls under way, and close all connections."""
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._drop_idle()
+
+    async def ask(self, statement: str, *values: Any, twice: bool = True) -> list[_Row]:
+        """Run a statement ($1 stands for the first value) and return its rows.
+
+        twice: it may be run once more where the connection was lost on the way, so that a restart
+        of the database is not noticed. What a second run would do again has to say False.
+
+        Raises SourceUnavailable (away, too slow, or it refuses), StorageFull (its disk), LeadLost.
+        """
+        call = asyncio.ensure_future(self._ask(statement, values, twice=twice))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return await asyncio.shield(call)
+
+    async def ask_one(self, statement: str, *values: Any, twice: bool = True) -> _Row:
+        """Do what ask() does for a statement with exactly one row."""
+        (row,) = await self.ask(statement, *values, twice=twice)
+        return row
+
+    async def run_script(self, script: str) -> None:
+        """Run several statements in one transaction. Raises SourceUnavailable, StorageFull."""
+        connection = await self._take()
+        try:
+            async with asyncio.timeout(_CALL_S):
+                await connection.execute(script.encode())
+        except (psycopg.Error, TimeoutError) as error:
+            raise self._translated(error, is_lost=connection.closed) from error
+        finally:
+            self._give_back(connection)
+
+    async def _ask(self, statement: str, values: Sequence[Any], *, twice: bool) -> list[_Row]:
+        tries = 0
+        while True:
+            tries += 1
+            connection = await self._take()
+            try:
+                rows = await self._run(connection, statement, values)
+            except psycopg.Error as error:
+                lost = connection.closed
+                again = error.sqlstate in _CONFLICTS or (lost and twice and tries == 1)
+                if lost:
+                    await self._drop_idle()  # they were lost with it
+                if not again or tries == _TRIES:
+                    raise self._translated(error, is_lost=lost) from error
+            else:
+                if self._breaker.succeeded():
+                    _log.info("catalogue_back")
+                return rows
+            finally:
+                self._give_back(connection)
+
+    async def _run(
+        self, connection: _Connection, statement: str, values: Sequence[Any]
+    ) -> list[_Row]:
+        cursor = AsyncRawCursor(connection)
+        try:
+            async with asyncio.timeout(_CALL_S):
+                await cursor.execute(statement.encode(), values, prepare=True, binary=True)
+        except TimeoutError:
+            raise psycopg.OperationalError(f"no answer within {_CALL_S:.0f} s") from None
+        return await cursor.fetchall() if cursor.description else []
+
+    def _translated(self, error: psycopg.Error | TimeoutError, *, is_lost: bool) -> FederationError:
+        """Return what a failure means, and remember it if the database is away."""
+        state = getattr(error, "sqlstate", None)
+        if state == _LEAD_LOST:
+            return LeadLost(_text(error))
+        if state == _QUOTA_USED:
+            return StorageFull(_text(error))
+        if state == _DISK_FULL:
+            return StorageFull(f"the disk of {SOURCE} is full")
+        if is_lost or state is None or state == _READ_ONLY:
+            self._failed(_text(error))
+        return SourceUnavailable(SOURCE, _text(error))
+
+    def _failed(self, reason: str) -> None:
+        if self._breaker.failed(self._clock.monotonic_s(), reason, self._jitter):
+            _log.error("catalogue_away", reason=reason)
+
+    async def _take(self) -> _Connection:
+        """Return a connection that nobody uses. Raises SourceUnavailable."""
+        while True:
+            is_due = self._breaker.probe_due(self._clock.monotonic_s())
+            if not (is_due or self._breaker.allows()):
+                self._wake_one()  # the next one that waits hears it, too
+                raise SourceUnavailable(SOURCE, self._breaker.last_error)
+            if self._idle:
+                return self._idle.pop()
+            if self._open < self._most:
+                return await self._connect()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Wait until a connection may be free. Raises SourceUnavailable."""
+        if len(self._waiting) >= _WAITING_MAX:
+            raise SourceUnavailable(SOURCE, "too many calls wait for it")
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(_CALL_S):
+                await turn
+        except TimeoutError:
+            if turn not in self._waiting:
+                return  # it was woken at the same moment
+            self._waiting.remove(turn)
+            raise SourceUnavailable(SOURCE, f"no connection is free for {_CALL_S:.0f} s") from None
+
+    async def _connect(self) -> _Connection:
+        self._open += 1
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                return await _Connection.connect(
+                    autocommit=True, context=self._adapters, **self._settings
+                )
+        except (psycopg.Error, TimeoutError, OSError) as error:
+            self._closed_one()
+            reason = _text(error) or f"no connection within {_CONNECT_S} s"
+            self._failed(reason)
+            raise SourceUnavailable(SOURCE, reason) from error
+        except BaseException:
+            self._closed_one()
+            raise
+
+    def _give_back(self, connection: _Connection) -> None:
+        if connection.closed:
+            self._closed_one()
+            return
+        self._idle.append(connection)
+        self._wake_one()
+
+    def _closed_one(self) -> None:
+        self._open -= 1
+        self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await connection.close()
+            self._closed_one()
+
+
+def _settings_of(url: str) -> dict[str, Any]:
+    """Return the URL as what connect() takes, with our defaults. Raises StorageRefused."""
+    try:
+        given = conninfo_to_dict(url)
+    except psycopg.Error:
+        # Neither the URL nor libpq's text about it: a password may be in both.
+        raise StorageRefused("storage.catalogue is not a URL of PostgreSQL") from None
+    options = f"{_OPTIONS} {given.get('options') or ''}".strip()
+    return {**_DEFAULTS, **given, "options": options}
+
+
+def _text(error: BaseException) -> str:
+    """Return what an error says in one line. libpq's texts name hosts and users, no passwords."""
+    return " ".join(str(error).split())

@@ -1,0 +1,197 @@
+-- Who does what for all nodes, and the work of the upkeep. Each write carries the term of its
+-- lead.
+
+-- Takes over from the term that was seen; null if somebody else was faster.
+CREATE FUNCTION federation_take_lead(p_role text, p_node text, p_seen bigint) RETURNS bigint
+LANGUAGE sql AS $$
+  UPDATE lead SET node = p_node, term = term + 1, beat = 0 WHERE role = p_role AND term = p_seen
+  RETURNING term
+$$;
+
+-- Says that the lead is alive; p_ms: by how much the site's clock advances.
+CREATE FUNCTION federation_beat(p_role text, p_term bigint, p_ms bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_unsynced();
+  UPDATE lead SET beat = beat + 1 WHERE role = p_role AND term = p_term AND node IS NOT NULL;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'another node leads (%) by now', p_role USING ERRCODE = 'FDL01';
+  END IF;
+  IF p_ms > 0 THEN
+    UPDATE clock SET now_ms = now_ms + p_ms;
+  END IF;
+END $$;
+
+-- Leaves, so that another node need not wait until this one has been silent for long.
+CREATE FUNCTION federation_resign(p_role text, p_term bigint) RETURNS void LANGUAGE sql AS $$
+  UPDATE lead SET node = NULL WHERE role = p_role AND term = p_term
+$$;
+
+-- Removes objects that were not leased for p_age ms, the least recently used first and those
+-- that only upstreams gave before all others, until p_bytes of the quota are freed; looks at
+-- p_rows at most. Objects that a peer still waits for stay; is_pinned says that there are such.
+-- No object was used later than it was leased, so era bounds the search.
+CREATE FUNCTION federation_evict(
+  p_role text, p_term bigint, p_bytes bigint, p_rows int, p_age bigint, p_lease bigint,
+  OUT blobs bigint, OUT entries bigint, OUT freed bigint, OUT is_paused boolean,
+  OUT is_pinned boolean
+) LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $$
+DECLARE
+  c clock;
+  life uuid;
+  pin bigint;
+  pulled_pin bigint;
+  oldest bigint; -- the first time of the leases that hold
+  total record;
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  PERFORM federation_unsynced();
+  life := federation_incarnation();
+  SELECT * INTO c FROM clock FOR UPDATE;
+  IF c.incarnation <> life THEN -- leases that were given before the crash may be lost
+    UPDATE clock SET incarnation = life, hold_ms = now_ms + p_age RETURNING * INTO c;
+  END IF;
+  is_paused := c.now_ms < c.hold_ms;
+  blobs := 0;
+  entries := 0;
+  freed := 0;
+  is_pinned := false;
+  IF is_paused THEN
+    RETURN;
+  END IF;
+  SELECT coalesce(min(cursor), 9e18::bigint),
+    coalesce(min(cursor) FILTER (WHERE pins_pulled), 9e18::bigint)
+  INTO pin, pulled_pin FROM peer WHERE holds;
+  oldest := c.now_ms - p_age;
+  FOR pulled IN REVERSE 1 .. 0 LOOP
+    WITH some_blobs AS MATERIALIZED (
+      SELECT b.key, b.era, b.seq, b.size + 256 AS cost FROM blob b
+      WHERE (b.source = 1) = (pulled = 1) AND b.accessed < oldest AND b.era <= oldest / 3600000
+        AND b.seq <= CASE pulled WHEN 1 THEN pulled_pin ELSE pin END
+      ORDER BY b.era, b.seq LIMIT p_rows FOR UPDATE SKIP LOCKED
+    ), some_entries AS MATERIALIZED (
+      SELECT e.kind, e.instance, e.name, e.era, e.seq,
+        octet_length(e.value) + octet_length(e.label) + 240 AS cost FROM entry e
+      WHERE (e.source = 1) = (pulled = 1) AND e.accessed < oldest AND e.era <= oldest / 3600000
+        AND e.seq <= CASE pulled WHEN 1 THEN pulled_pin ELSE pin END
+      ORDER BY e.era, e.seq LIMIT p_rows FOR UPDATE SKIP LOCKED
+    ), chosen AS MATERIALIZED (
+      SELECT seq FROM (
+        SELECT seq, cost, sum(cost) OVER (ORDER BY era, seq) AS up_to FROM (
+          SELECT era, seq, cost FROM some_blobs UNION ALL SELECT era, seq, cost FROM some_entries
+        ) AS either
+      ) AS summed WHERE up_to - cost < p_bytes - freed
+    ), gone_blobs AS (
+      DELETE FROM blob b USING some_blobs o, chosen ch WHERE b.key = o.key AND o.seq = ch.seq
+      RETURNING b.key, b.size, b.seq, b.attempt
+    ), gone_bytes AS (
+      DELETE FROM small s USING gone_blobs g WHERE g.attempt IS NULL AND s.seq = g.seq
+    ), objects AS (
+      INSERT INTO gone SELECT g.key, g.attempt, g.size, c.now_ms + p_lease FROM gone_blobs g
+      WHERE g.attempt IS NOT NULL ON CONFLICT DO NOTHING RETURNING size
+    ), gone_entries AS (
+      DELETE FROM entry e USING some_entries o, chosen ch
+      WHERE e.kind = o.kind AND e.instance = o.instance AND e.name = o.name AND o.seq = ch.seq
+      RETURNING octet_length(e.value) + octet_length(e.label) AS size
+    )
+    SELECT (SELECT count(*) FROM gone_blobs) AS blobs,
+      (SELECT count(*) FROM gone_entries) AS entries,
+      (SELECT coalesce(sum(size), 0) FROM gone_blobs)
+        + (SELECT coalesce(sum(size), 0) FROM gone_entries) AS bytes,
+      (SELECT coalesce(sum(size), 0) FROM objects) AS objects INTO total;
+    blobs := blobs + total.blobs;
+    entries := entries + total.entries;
+    freed := freed + total.bytes + 256 * total.blobs + 240 * total.entries;
+    IF total.blobs + total.entries > 0 THEN
+      UPDATE site t SET blobs = t.blobs - total.blobs, entries = t.entries - total.entries,
+        bytes = t.bytes - total.bytes, gone = t.gone + total.objects;
+    END IF;
+    EXIT WHEN freed >= p_bytes OR total.blobs + total.entries >= p_rows;
+  END LOOP;
+  is_pinned := freed < p_bytes AND (
+    EXISTS (SELECT FROM blob b WHERE b.accessed < oldest AND b.era <= oldest / 3600000
+      AND b.seq > CASE b.source WHEN 1 THEN pulled_pin ELSE pin END)
+    OR EXISTS (SELECT FROM entry e WHERE e.accessed < oldest AND e.era <= oldest / 3600000
+      AND e.seq > CASE e.source WHEN 1 THEN pulled_pin ELSE pin END));
+END $$;
+
+-- Forgets objects that were deleted from the bucket.
+CREATE FUNCTION federation_gone_done(
+  p_role text, p_term bigint, p_keys bytea[], p_attempts bytea[]
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  PERFORM federation_unsynced();
+  WITH done AS (
+    DELETE FROM gone g USING unnest(p_keys, p_attempts) AS o(key, attempt)
+    WHERE g.key = o.key AND g.attempt = o.attempt RETURNING g.size
+  )
+  UPDATE site SET gone = gone - (SELECT coalesce(sum(size), 0) FROM done);
+END $$;
+
+-- Removes up to p_rows of the oldest rows of the log, so that p_most remain at most, and
+-- p_needless of those that every peer has acknowledged. Returns how many, and which peers needed
+-- them: these are marked, and brought up to date by a reconcile.
+CREATE FUNCTION federation_trim(
+  p_role text, p_term bigint, p_most bigint, p_needless bigint, p_rows int, p_reason text,
+  OUT removed bigint, OUT marked text[]
+) LANGUAGE plpgsql AS $$
+DECLARE
+  head bigint;
+  last_gone bigint;
+  acknowledged bigint;
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  SELECT seq INTO head FROM site;
+  SELECT coalesce(min(cursor), head) INTO acknowledged FROM peer WHERE holds;
+  last_gone := head - p_most;
+  IF least(head - p_needless, acknowledged) > last_gone THEN
+    last_gone := least(head - p_needless, acknowledged);
+  ELSIF EXISTS (SELECT FROM log WHERE seq <= last_gone) THEN
+    WITH given_up AS (
+      UPDATE peer SET state = 'needs-resync', reason = p_reason, position = '', marks = marks + 1,
+        holds = false
+      WHERE holds AND cursor < last_gone RETURNING name, lane
+    )
+    SELECT array_agg(name || '/' || lane ORDER BY name, lane) INTO marked FROM given_up;
+  END IF;
+  DELETE FROM log
+  WHERE seq IN (SELECT seq FROM log WHERE seq <= last_gone ORDER BY seq LIMIT p_rows);
+  GET DIAGNOSTICS removed = ROW_COUNT;
+END $$;
+
+-- Begins a new log epoch: peers that know the old one are brought up to date by a reconcile.
+CREATE FUNCTION federation_begin_epoch(p_role text, p_term bigint, p_epoch text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  UPDATE site SET log_epoch = p_epoch;
+  UPDATE peer SET state = 'needs-resync', reason = 'the change log was begun anew', position = '',
+    marks = marks + 1, holds = false;
+END $$;
+
+-- Has nothing evicted for the next p_ms.
+CREATE FUNCTION federation_hold(p_role text, p_term bigint, p_ms bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  UPDATE clock SET hold_ms = greatest(hold_ms, now_ms + p_ms);
+END $$;
+
+-- Marks the lane of a peer that lags most, so that what it waits for can be evicted. Returns
+-- NAME/LANE, null if all have caught up.
+CREATE FUNCTION federation_give_up_one(p_role text, p_term bigint, p_reason text) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  given_up text;
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  UPDATE peer p SET state = 'needs-resync', reason = p_reason, position = '', marks = p.marks + 1,
+    holds = false
+  FROM (
+    SELECT name, lane FROM peer WHERE holds AND cursor < (SELECT seq FROM site)
+    ORDER BY cursor, name, lane LIMIT 1 FOR UPDATE
+  ) AS last WHERE p.name = last.name AND p.lane = last.lane
+  RETURNING p.name || '/' || p.lane INTO given_up;
+  RETURN given_up;
+END $$;

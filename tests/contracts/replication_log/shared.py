@@ -1,0 +1,145 @@
+"""A site on PostgreSQL for the replication log's suite, with one node or with two.
+
+With two, what is written goes through one node, and what is asked goes through the other.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest
+from federation.core.index import Entry, Index
+from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.replication_log import Lane
+from federation.core.store import LocalStore
+from federation.core.tasks import FailingWork
+from federation.core.uses import Use
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, Role
+from federation.storage.shared.catalogue.settings import CatalogueSettings
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
+from federation.storage.shared.site_log import SiteLog
+from tests.support.polling import until
+from tests.support.postgres import Postgres
+
+_INLINE_MAX = 16 * 2**10
+
+
+class _Node:
+    """The catalogue and the log of one node; what it writes, the log that is asked has seen."""
+
+    def __init__(self, catalogue: SiteCatalogue) -> None:
+        self.catalogue = catalogue
+        self.log = SiteLog(catalogue)
+        self.asked = self.log
+
+    async def seen(self) -> None:
+        await until(lambda: self.asked.head() >= self.log.head(), "the other node saw the rows")
+
+    async def write_small(
+        self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT
+    ) -> list[None]:
+        new = [
+            NewBlob(digest, data, provenance=provenance)
+            if len(data) <= _INLINE_MAX
+            else NewBlob(digest, None, secrets.token_bytes(8), bytes(32), provenance)
+            for digest, data in blobs
+        ]
+        outcomes = await self.catalogue.blobs.insert(new)
+        assert Insertion.FULL not in outcomes
+        await self.seen()
+        return [None for _ in blobs]
+
+    async def write(
+        self, digest: Digest, chunks: AsyncIterable[bytes], *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        before = await self.catalogue.blobs.size_of(key_of(digest))
+        await self.write_small([(digest, b"".join([chunk async for chunk in chunks]))])
+        return before is None
+
+    async def accept_held(self, digest: Digest, *, provenance: Provenance = FROM_CLIENT) -> bool:
+        (size,) = await self.catalogue.blobs.accept_held([key_of(digest)], provenance)
+        await self.seen()
+        return size == digest.size_bytes
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        keys = [key_of(digest) for digest in digests]
+        found = await self.catalogue.blobs.look_up(keys, Use.CLIENT, with_bytes=True)
+        return [found[key].data if key in found else None for key in keys]
+
+    async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
+        await self.catalogue.index.put(entries, provenance=provenance)
+        await self.seen()
+
+
+class SharedSite:
+    def __init__(self, server: Postgres, url: str, writer: _Node, other: _Node) -> None:
+        self._server = server
+        self._database = url.removeprefix("postgresql://cache@/").partition("?")[0]
+        self._writer = writer
+        self._other = other
+
+    @property
+    def ledger(self) -> SiteLog:
+        return self._writer.asked
+
+    @property
+    def store(self) -> LocalStore:
+        return cast(LocalStore, self._writer)
+
+    @property
+    def index(self) -> Index:
+        return cast(Index, self._writer)
+
+    async def remove(self, digest: Digest) -> None:
+        """Age the blob, and evict it."""
+        self._sql(f"UPDATE blob SET accessed = 0 WHERE key = '\\x{key_of(digest).hex()}'")
+        evicted = await self._writer.catalogue.work.evict(await self._upkeep(), 1)
+        assert (evicted.blobs, evicted.entries) == (1, 0)
+
+    async def damage(self, digest: Digest) -> None:
+        assert await self._writer.catalogue.blobs.remove([key_of(digest)], "for a test") == 1
+
+    async def trim(self, last_gone: int) -> None:
+        rows_max = self._writer.log.head() - last_gone
+        await self._writer.catalogue.work.trim_log(
+            await self._upkeep(), rows_max, rows_max, "trimmed"
+        )
+
+    async def mark(self, name: str, lane: Lane, reason: str) -> None:
+        self._sql(
+            f"UPDATE peer SET state = 'needs-resync', reason = '{reason}', position = '', "
+            f"marks = marks + 1, holds = false WHERE name = '{name}' AND lane = '{lane}'"
+        )
+
+    def another(self) -> SiteLog:
+        return self._other.log if self.ledger is self._writer.log else self._writer.log
+
+    async def _upkeep(self) -> Lead:
+        leads = self._writer.catalogue.leads
+        await until(lambda: leads.lead(Role.UPKEEP), "this node leads")
+        lead = leads.lead(Role.UPKEEP)
+        assert lead is not None
+        return lead
+
+    def _sql(self, statement: str) -> list[tuple[Any, ...]]:
+        return self._server.sql(statement, self._database)
+
+
+@asynccontextmanager
+async def shared_site(server: Postgres, *, two_nodes: bool) -> AsyncIterator[SharedSite]:
+    url = server.new_database()
+    settings = CatalogueSettings(url, lease_s=3600, connections_max=3)
+    clock = SystemClock()
+    first = _Node(await open_catalogue(settings, clock, FailingWork()))
+    second = _Node(await open_catalogue(settings, clock, FailingWork()))
+    if two_nodes:
+        first.asked = second.log
+    yield SharedSite(server, url, first, second)
+    await first.catalogue.close()
+    await second.catalogue.close()
+    server.drop_database(url)
