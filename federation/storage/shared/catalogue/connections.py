@@ -42,7 +42,7 @@ _log = structlog.get_logger(__name__)
 
 _CONNECT_S = 5
 _PROBE_EVERY_S = 1.0  # while the database is away
-_CALL_S = 10.0
+_WAKE_S = 60.0  # psycopg looks at a socket this often, beside when something comes
 _WAITING_MAX = 2000  # calls that wait for a connection
 _TRIES = 5  # of a transaction that lost to another one
 _CONFLICTS = ("40001", "40P01")
@@ -54,12 +54,19 @@ _DEFAULTS: dict[str, Any] = {
     "application_name": "federation",
     "connect_timeout": _CONNECT_S,
     "target_session_attrs": "read-write",
-    "tcp_user_timeout": int(_CALL_S * 1000),
+    "tcp_user_timeout": 10_000,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 2,
 }
-_OPTIONS = f"-c statement_timeout={int(_CALL_S * 1000)} -c client_encoding=UTF8 -c jit=off"
+# The server gives a statement up a little earlier than we give up the server: that it waits
+# for a lock does not mean that the database is away.
+_OPTIONS = "-c statement_timeout={timeout_ms} -c client_encoding=UTF8 -c jit=off"
+_SERVER_SHARE = 0.9
+
+
+class _NoAnswer(psycopg.OperationalError):
+    """The time limit of a call is over; the connection is closed."""
 
 
 class _Connection(AsyncConnection[_Row]):
@@ -70,7 +77,7 @@ class _Connection(AsyncConnection[_Row]):
     """
 
     async def wait(
-        self, gen: PQGen[_T], interval: float = _CALL_S, timeout: float | None = None
+        self, gen: PQGen[_T], interval: float = _WAKE_S, timeout: float | None = None
     ) -> _T:
         try:
             return await waiting.wait_async(
@@ -84,9 +91,13 @@ class _Connection(AsyncConnection[_Row]):
 class Connections:
     """Connections to one database. Used from the event loop."""
 
-    def __init__(self, url: str, clock: Clock, most: int) -> None:
-        """most: connections open at a time. Raises StorageRefused (the URL cannot be read)."""
-        self._settings = _settings_of(url)
+    def __init__(self, url: str, clock: Clock, most: int, call_s: float) -> None:
+        """most: connections open at a time; call_s: the time limit of a call.
+
+        Raises StorageRefused (the URL cannot be read).
+        """
+        self._settings = _settings_of(url, int(call_s * 1000 * _SERVER_SHARE))
+        self._call_s = call_s
         self._clock = clock
         self._most = most
         self._adapters = AdaptersMap(psycopg.adapters)
@@ -136,7 +147,7 @@ class Connections:
         """Run several statements in one transaction. Raises SourceUnavailable, StorageFull."""
         connection = await self._take()
         try:
-            async with asyncio.timeout(_CALL_S):
+            async with asyncio.timeout(self._call_s):
                 await connection.execute(script.encode())
         except (psycopg.Error, TimeoutError) as error:
             raise self._translated(error, is_lost=connection.closed) from error
@@ -152,7 +163,8 @@ class Connections:
                 rows = await self._run(connection, statement, values)
             except psycopg.Error as error:
                 lost = connection.closed
-                again = error.sqlstate in _CONFLICTS or (lost and twice and tries == 1)
+                is_retryable = twice and tries == 1 and not isinstance(error, _NoAnswer)
+                again = error.sqlstate in _CONFLICTS or (lost and is_retryable)
                 if lost:
                     await self._drop_idle()  # they were lost with it
                 if not again or tries == _TRIES:
@@ -169,10 +181,10 @@ class Connections:
     ) -> list[_Row]:
         cursor = AsyncRawCursor(connection)
         try:
-            async with asyncio.timeout(_CALL_S):
+            async with asyncio.timeout(self._call_s):
                 await cursor.execute(statement.encode(), values, prepare=True, binary=True)
         except TimeoutError:
-            raise psycopg.OperationalError(f"no answer within {_CALL_S:.0f} s") from None
+            raise _NoAnswer(f"no answer within {self._call_s:g} s") from None
         return await cursor.fetchall() if cursor.description else []
 
     def _translated(self, error: psycopg.Error | TimeoutError, *, is_lost: bool) -> FederationError:
@@ -212,13 +224,14 @@ class Connections:
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            async with asyncio.timeout(_CALL_S):
+            async with asyncio.timeout(self._call_s):
                 await turn
         except TimeoutError:
             if turn not in self._waiting:
                 return  # it was woken at the same moment
             self._waiting.remove(turn)
-            raise SourceUnavailable(SOURCE, f"no connection is free for {_CALL_S:.0f} s") from None
+            reason = f"no connection was free within {self._call_s:g} s"
+            raise SourceUnavailable(SOURCE, reason) from None
 
     async def _connect(self) -> _Connection:
         self._open += 1
@@ -261,17 +274,28 @@ class Connections:
             self._closed_one()
 
 
-def _settings_of(url: str) -> dict[str, Any]:
+def _settings_of(url: str, timeout_ms: int) -> dict[str, Any]:
     """Return the URL as what connect() takes, with our defaults. Raises StorageRefused."""
-    try:
-        given = conninfo_to_dict(url)
-    except psycopg.Error:
-        # Neither the URL nor libpq's text about it: a password may be in both.
-        raise StorageRefused("storage.catalogue is not a URL of PostgreSQL") from None
-    options = f"{_OPTIONS} {given.get('options') or ''}".strip()
+    given = _parsed(url)
+    if given is None:
+        raise StorageRefused("storage.catalogue is not a URL of PostgreSQL")
+    ours = _OPTIONS.format(timeout_ms=timeout_ms)
+    options = f"{ours} {given.get('options') or ''}".strip()
     return {**_DEFAULTS, **given, "options": options}
+
+
+def _parsed(url: str) -> dict[str, Any] | None:
+    """Return what a URL says; None, and nothing of libpq's text about it, if it is none.
+
+    A password may be in both, and the cause of an error is shown with it.
+    """
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.Error:
+        return None
 
 
 def _text(error: BaseException) -> str:
     """Return what an error says in one line. libpq's texts name hosts and users, no passwords."""
-    return " ".join(str(error).split())
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((said or str(error)).split())

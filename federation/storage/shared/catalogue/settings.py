@@ -17,6 +17,7 @@ class CatalogueSettings:
     lease_s: float
     drift_s: float = DRIFT_S  # how far a stamp may be ahead of the wall clock
     connections_max: int = 8
+    call_s: float = 10.0  # how long one answer of the database may take
 
     @property
     def lease_ms(self) -> int:

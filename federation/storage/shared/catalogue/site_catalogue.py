@@ -79,7 +79,7 @@ async def open_catalogue(
 
     Raises StorageRefused, SourceUnavailable.
     """
-    connections = Connections(settings.url, clock, settings.connections_max)
+    connections = Connections(settings.url, clock, settings.connections_max, settings.call_s)
     try:
         opened = await open_site(connections)
         row = await read_site(connections)

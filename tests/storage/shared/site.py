@@ -1,0 +1,98 @@
+"""Nodes of a site for tests: their catalogues on one database, and what they ask it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+
+from federation.core.clock import SystemClock
+from federation.core.digest import Digest, digest_of
+from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.tasks import FailingWork
+from federation.core.uses import Use
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, Role
+from federation.storage.shared.catalogue.settings import CatalogueSettings
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
+from tests.support.polling import until
+from tests.support.postgres import Postgres
+
+LEASE_S = 3600.0
+
+
+class SiteDatabase:
+    """The database of a site, and its nodes."""
+
+    def __init__(self, server: Postgres) -> None:
+        self.server = server
+        self.url = server.new_database()
+        self._name = self.url.removeprefix("postgresql://cache@/").partition("?")[0]
+
+    @asynccontextmanager
+    async def node(
+        self, *, lease_s: float = LEASE_S, call_s: float = 60
+    ) -> AsyncIterator[SiteCatalogue]:
+        settings = CatalogueSettings(self.url, lease_s, connections_max=4, call_s=call_s)
+        catalogue = await open_catalogue(settings, SystemClock(), FailingWork())
+        try:
+            yield catalogue
+        finally:
+            await catalogue.close()
+
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
+        return self.server.sql(statement, self._name)
+
+    def age(self, *digests: Digest) -> None:
+        """Have the leases of blobs ended long ago."""
+        for digest in digests:
+            self.sql(
+                f"UPDATE blob SET accessed = 0, era = 0 WHERE key = '\\x{key_of(digest).hex()}'"
+            )
+
+    def pass_ms(self, ms: int) -> None:
+        """Advance the site's clock, as the lead of the upkeep does."""
+        self.sql(f"UPDATE clock SET now_ms = now_ms + {ms}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold lock 7, for which a trigger of a test waits."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute("SELECT pg_advisory_lock(7)")
+            yield
+
+    def drop(self) -> None:
+        self.server.drop_database(self.url)
+
+
+async def store(
+    node: SiteCatalogue, *blobs: bytes, provenance: Provenance = FROM_CLIENT
+) -> list[Insertion]:
+    new = [NewBlob(digest_of(data), data, provenance=provenance) for data in blobs]
+    return await node.blobs.insert(new)
+
+
+async def store_object(
+    node: SiteCatalogue, data: bytes, attempt: bytes, provenance: Provenance = FROM_CLIENT
+) -> Insertion:
+    blob = NewBlob(digest_of(data), None, attempt, bytes(32), provenance)
+    (outcome,) = await node.blobs.insert([blob])
+    return outcome
+
+
+async def held(node: SiteCatalogue, *blobs: bytes, use: Use = Use.PEEK) -> list[bool]:
+    sizes = await node.blobs.find([key_of(digest_of(data)) for data in blobs], use)
+    return [size == len(data) for size, data in zip(sizes, blobs, strict=True)]
+
+
+async def leading(node: SiteCatalogue, role: Role = Role.UPKEEP) -> Lead:
+    await until(lambda: node.leads.lead(role), f"the node leads ({role})")
+    lead = node.leads.lead(role)
+    assert lead is not None
+    return lead
+
+
+def numbers_of(rows: Sequence[Any]) -> list[int]:
+    return [row.seq for row in rows]

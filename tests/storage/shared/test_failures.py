@@ -1,0 +1,233 @@
+"""A database that is away, slow, full or refuses: what is said then, and how soon."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import psycopg
+import pytest
+
+from federation.core.clock import ManualClock, SystemClock
+from federation.core.digest import digest_of
+from federation.core.errors import (
+    FederationError,
+    SourceUnavailable,
+    StorageFailed,
+    StorageFull,
+    StorageRefused,
+)
+from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.tasks import FailingWork
+from federation.core.uses import Use
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.settings import CatalogueSettings
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
+from tests.storage.shared.site import SiteDatabase, held, store
+from tests.support.polling import until
+
+pytestmark = pytest.mark.servers
+
+ENTRY = Entry(EntryKey(EntryKind.ASSET_BLOB, "main", b"name"), b"value", "urn:name")
+FAIL = """
+CREATE FUNCTION fail_for_test() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'for a test' USING ERRCODE = '{state}';
+END $$;
+CREATE TRIGGER fail_for_test BEFORE INSERT ON log EXECUTE FUNCTION fail_for_test();
+"""
+
+
+FAIL_TWICE = FAIL.format(state="40P01").replace(
+    "BEGIN", "BEGIN IF nextval('tries') = 3 THEN RETURN NULL; END IF;"
+)
+
+
+async def refusals(node: SiteCatalogue) -> list[type]:
+    """Ask for everything, and return how each question was refused."""
+    keys = [key_of(digest_of(b"1"))]
+    asked: Sequence[object] = await asyncio.gather(
+        node.blobs.find(keys, Use.CLIENT),
+        node.blobs.look_up(keys, Use.CLIENT, with_bytes=True),
+        node.index.get([ENTRY.key]),
+        node.log.read(0, 10),
+        store(node, b"2"),
+        node.index.put([ENTRY]),
+        return_exceptions=True,
+    )
+    return [type(each) for each in asked]
+
+
+async def test_a_database_that_is_away_is_silence_and_never_a_miss(database: SiteDatabase) -> None:
+    async with database.node() as node:
+        await store(node, b"1")
+        database.server.kill()
+        try:
+            assert await refusals(node) == [SourceUnavailable] * 4 + [StorageFailed] * 2
+            is_well, reason = node.health()
+            assert not is_well
+            assert "database" in reason
+        finally:
+            database.server.start()
+        await until(lambda: node.health()[0], "the database is found again")
+        assert await held(node, b"1", use=Use.CLIENT) == [True]
+
+
+async def test_while_it_is_known_to_be_away_nobody_waits(database: SiteDatabase) -> None:
+    clock = ManualClock()  # no probe is due
+    connections = Connections(database.url, clock, most=2, call_s=60)
+    assert await connections.ask("SELECT 1") == [(1,)]
+    database.server.pause()  # whoever tried would wait for an answer
+    try:
+        async with asyncio.timeout(60):
+            connections._breaker.failed(clock.monotonic_s(), "cut off", connections._jitter)
+            for _ in range(100):
+                with pytest.raises(SourceUnavailable, match="cut off"):
+                    await connections.ask("SELECT 1")
+    finally:
+        database.server.resume()
+    clock.advance(10)
+    assert await connections.ask("SELECT 1") == [(1,)]
+    assert not connections.trouble
+    await connections.close()
+
+
+async def test_a_database_that_stands_still_is_given_up_at_the_time_limit(
+    database: SiteDatabase,
+) -> None:
+    async with database.node(call_s=0.3) as node:
+        await store(node, b"1")
+        database.server.pause()
+        try:
+            assert await refusals(node) == [SourceUnavailable] * 4 + [StorageFailed] * 2
+            assert not node.health()[0]
+        finally:
+            database.server.resume()
+        await until(lambda: node.health()[0], "the database is found again")
+        assert await held(node, b"1") == [True]
+
+
+async def test_a_statement_that_takes_too_long_does_not_count_as_a_database_that_is_away(
+    database: SiteDatabase,
+) -> None:
+    connections = Connections(database.url, SystemClock(), most=1, call_s=1.0)
+    with pytest.raises(SourceUnavailable, match="timeout"):
+        await connections.ask("SELECT pg_sleep(60)")
+    assert not connections.trouble
+    await connections.close()
+
+
+async def test_a_lost_connection_is_replaced_without_notice(database: SiteDatabase) -> None:
+    async with database.node() as node:
+        await store(node, b"1")
+        database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                     "WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+        assert await held(node, b"1", use=Use.CLIENT) == [True]
+
+
+async def test_a_caller_that_leaves_does_not_cost_a_connection(database: SiteDatabase) -> None:
+    connections = Connections(database.url, SystemClock(), most=1, call_s=60)
+    (before,) = await connections.ask_one("SELECT pg_backend_pid()")
+    leaving = asyncio.ensure_future(connections.ask("SELECT pg_sleep(0.2)"))
+    await until(lambda: "1 open, 0 idle" in repr(connections), "it is asked")
+    leaving.cancel()
+    assert await connections.ask_one("SELECT pg_backend_pid()") == (before,)
+    await connections.close()
+
+
+async def test_connections_are_bounded_and_calls_wait_their_turn(database: SiteDatabase) -> None:
+    connections = Connections(database.url, SystemClock(), most=3, call_s=60)
+    rows = await asyncio.gather(
+        *(connections.ask_one("SELECT pg_backend_pid()") for _ in range(50))
+    )
+    assert 1 <= len(set(rows)) <= 3
+    await connections.close()
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [("53100", StorageFull), ("XX000", StorageFailed), ("53200", StorageFailed)],
+)
+async def test_a_refusal_of_the_database_stores_nothing(
+    database: SiteDatabase, state: str, kind: type[FederationError]
+) -> None:
+    async with database.node() as node:
+        database.sql(FAIL.format(state=state))
+        with pytest.raises(kind):
+            await store(node, b"1")
+        with pytest.raises(kind):
+            await node.index.put([ENTRY])
+        assert await held(node, b"1") == [False]
+        assert node.health()[0]
+
+
+async def test_a_conflict_is_tried_again(database: SiteDatabase) -> None:
+    async with database.node() as node:
+        database.sql("CREATE SEQUENCE tries;" + FAIL_TWICE)
+        await store(node, b"1")
+        assert database.sql("SELECT last_value FROM tries") == [(3,)]
+
+
+async def test_no_password_is_in_errors_and_reprs(database: SiteDatabase) -> None:
+    del database
+    secret = "hunter2"
+    broken = f"postgresql://cache:{secret}@[host/db"
+    with pytest.raises(StorageRefused) as refused:
+        Connections(broken, SystemClock(), most=1, call_s=1)
+    away = f"postgresql://cache:{secret}@/db?host=/nonexistent"
+    settings = CatalogueSettings(away, lease_s=1)
+    with pytest.raises(StorageRefused, match="needs it to start") as failed:
+        await open_catalogue(settings, SystemClock(), FailingWork())
+    connections = Connections(away, SystemClock(), most=1, call_s=1)
+    texts = [str(refused.value), repr(refused.value.__context__), str(failed.value), repr(settings),
+             repr(connections)]  # fmt: skip
+    assert not any(secret in text for text in texts)
+
+
+async def test_two_nodes_that_start_on_an_empty_database_make_one_site(
+    database: SiteDatabase,
+) -> None:
+    async def start() -> str:
+        async with database.node() as node:
+            return node.site_id
+
+    assert len(set(await asyncio.gather(start(), start(), start()))) == 1
+    assert database.sql("SELECT count(*) FROM site") == [(1,)]
+
+
+async def test_a_newer_schema_is_refused(database: SiteDatabase) -> None:
+    async with database.node():
+        database.sql("UPDATE site SET schema = schema + 1")
+    with pytest.raises(StorageRefused, match="schema version 2"):
+        async with database.node():
+            pytest.fail("it was opened")
+
+
+async def test_a_database_in_another_encoding_is_refused(database: SiteDatabase) -> None:
+    database.sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    try:
+        settings = CatalogueSettings(database.server.url("latin"), lease_s=1)
+        with pytest.raises(StorageRefused, match="LATIN1"):
+            await open_catalogue(settings, SystemClock(), FailingWork())
+    finally:
+        database.sql("DROP DATABASE latin")
+
+
+async def test_a_database_that_may_only_be_read_is_no_source(database: SiteDatabase) -> None:
+    """Such as a standby, or a primary that was demoted: another server is the primary."""
+    async with database.node() as node:
+        await store(node, b"1")
+        name = database.sql("SELECT current_database()")[0][0]
+        database.sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        database.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                     "WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+        with pytest.raises(SourceUnavailable):
+            await held(node, b"1", use=Use.CLIENT)
+        with psycopg.connect(database.url, autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(
+                f"ALTER DATABASE {name} RESET default_transaction_read_only".encode()
+            )
+        await until(lambda: node.health()[0], "the database is found again")
+        assert await held(node, b"1", use=Use.CLIENT) == [True]
