@@ -16,7 +16,10 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError, SourceUnavailable
 from federation.core.index import Entry, EntryKind
 from federation.observability.metrics import Metrics
-from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
+from federation.remote.client import Remote
+from federation.remote.index import RemoteIndex
+from federation.remote.settings import RemoteSettings
+from federation.remote.store import RemoteStore
 from federation.wire.asset_request import content_of, pushed_of
 
 _CALL_S = 3.0

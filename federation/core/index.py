@@ -1,11 +1,13 @@
-"""The contract between services and whatever keeps index entries: action results and assets."""
+"""The contracts of what keeps index entries, action results and assets: here, and elsewhere."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from federation.core.digest import Digest, DigestFunction
 from federation.core.provenance import FROM_CLIENT, Provenance, Source
 
 
@@ -109,4 +111,52 @@ class Index(Protocol):
         held: as get() returned it; None: nothing is. False: another value is there by now, from
         any process of this node, and nothing was stored.
         """
+        ...
+
+
+class FetchedAsset(NamedTuple):
+    """What another server answered to a Fetch."""
+
+    uri: str  # which of those asked for it is
+    digest: Digest  # of the blob, or of the root directory
+    expires_at_s: float | None = None  # wall clock; None: never
+    qualifiers: Mapping[str, str] = MappingProxyType({})
+
+
+class IndexElsewhere(Protocol):
+    """The index entries of another server, such as an upstream. Nothing that it names is checked.
+
+    All reads return None where there is no entry, and raise SourceUnavailable where the server
+    gave no answer. Those with an instance ask the server's configured one if it is None.
+    """
+
+    def instance_below(self, name: str) -> str:
+        """Return the instance of this name below the configured one."""
+        ...
+
+    async def get_action_result(self, action: Digest, instance: str | None = None) -> bytes | None:
+        """Return the serialized ActionResult as it was sent."""
+        ...
+
+    async def fetch_blob(
+        self,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None = None,
+        function: DigestFunction = DigestFunction.SHA256,
+        oldest_content_accepted_s: float | None = None,
+    ) -> FetchedAsset | None:
+        """Return the blob that any of the URIs names.
+
+        oldest_content_accepted_s: wall clock; what was stored before is not wanted.
+        """
+        ...
+
+    async def fetch_directory(
+        self,
+        uris: Sequence[str],
+        qualifiers: Mapping[str, str] | None = None,
+        function: DigestFunction = DigestFunction.SHA256,
+        oldest_content_accepted_s: float | None = None,
+    ) -> FetchedAsset | None:
+        """Return the directory that any of the URIs names; else as fetch_blob."""
         ...

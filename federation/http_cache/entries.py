@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import EntryNotFound, InvalidRequest
-from federation.core.index import Entry, EntryKey, Index
+from federation.core.index import Entry, EntryKey, Index, IndexElsewhere
 from federation.core.store import LocalStore
 from federation.http_cache.answer_head import Fields
 from federation.http_cache.http_call import TEXT, HttpCall, http_of
@@ -20,7 +20,6 @@ from federation.http_cache.reading import BlobSender
 from federation.http_cache.receiving import BodyReceiver
 from federation.http_cache.target import ClientKind, Target
 from federation.observability.metrics import Metrics
-from federation.remote import RemoteIndex
 from federation.services.call import Call
 from federation.services.method import Send
 from federation.services.request_stream import RequestStream
@@ -62,7 +61,7 @@ class KeyedQuestion(NamedTuple):
         """See AskUpstream: action results have no names."""
         return ()
 
-    async def put_to(self, index: RemoteIndex) -> Entry | None:
+    async def put_to(self, index: IndexElsewhere) -> Entry | None:
         """See AskUpstream."""
         value = await index.get_action_result(self.action, index.instance_below(self.below))
         return None if value is None else Entry(self.key, value, str(self.action))

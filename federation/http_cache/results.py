@@ -14,7 +14,7 @@ from typing import NamedTuple
 from federation.closure.names import Names, names_of_action_result
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import EntryNotFound, InvalidRequest, RequestTooLarge
-from federation.core.index import Entry, EntryKey, Index
+from federation.core.index import Entry, EntryKey, Index, IndexElsewhere
 from federation.core.store import LocalStore
 from federation.http_cache.entries import EntryCalls, KeyedQuestion, is_keyed, question_of
 from federation.http_cache.http_call import http_of
@@ -23,7 +23,6 @@ from federation.http_cache.receiving import BodyReceiver, as_pieces, noting_size
 from federation.http_cache.sizes import LEARNT_MAX, SizesByHash, learn_from
 from federation.http_cache.target import Target
 from federation.observability.metrics import Metrics
-from federation.remote import RemoteIndex
 from federation.services.call import Call
 from federation.services.method import Send
 from federation.services.request_stream import RequestStream
@@ -52,7 +51,7 @@ class _Asked(NamedTuple):
         """See AskUpstream: action results have no names."""
         return ()
 
-    async def put_to(self, index: RemoteIndex) -> Entry | None:
+    async def put_to(self, index: IndexElsewhere) -> Entry | None:
         """See AskUpstream."""
         value, other = await asyncio.gather(
             index.get_action_result(self.action), self.keyed.put_to(index)

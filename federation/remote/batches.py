@@ -19,9 +19,9 @@ from federation.remote.failures import (
     RemoteFailed,
     RequestRefused,
     failure,
-    from_status,
 )
 from federation.remote.methods import BATCH_READ, BATCH_UPDATE
+from federation.remote.statuses import from_status
 from federation.wire import zstd
 from federation.wire.cas_codec import IDENTITY, ZSTD
 

@@ -24,13 +24,13 @@ from federation.remote.failures import (
     RequestRefused,
     Unsupported,
     failure,
-    from_rpc,
 )
 from federation.remote.lacking import Lacking
 from federation.remote.measures import LEFT, NOT_FOUND, OK, Measures
 from federation.remote.methods import Method
 from federation.remote.settings import RemoteSettings
 from federation.remote.slots import Slots
+from federation.remote.statuses import from_rpc
 from federation.remote.streams import (
     IncomingStream,
     OutgoingStream,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,9 +17,10 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation._proto.buildstream.v2 import buildstream_pb2 as references
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
+from federation.core.index import FetchedAsset
 from federation.remote.client import Remote
 from federation.remote.codec import check_result, digest_in, function_number, parse, wire_digest
-from federation.remote.failures import FailureKind, NotFound, Unsupported, failure, from_status
+from federation.remote.failures import FailureKind, NotFound, Unsupported, failure
 from federation.remote.methods import (
     FETCH_BLOB,
     FETCH_DIRECTORY,
@@ -32,6 +32,7 @@ from federation.remote.methods import (
     UPDATE_RESULT,
     Method,
 )
+from federation.remote.statuses import from_status
 from federation.wire.digests import function_of
 from federation.wire.protobuf import length_field
 from federation.wire.timestamps import wall_s_of
@@ -40,18 +41,8 @@ _NANOS = 1_000_000_000
 _ACTION_RESULT = 3  # UpdateActionResultRequest.action_result
 
 
-@dataclass(frozen=True, slots=True)
-class FetchedAsset:
-    """The answer to a Fetch."""
-
-    uri: str  # which of those asked for it is
-    digest: Digest  # of the blob, or of the root directory
-    expires_at_s: float | None = None  # wall clock; None: never
-    qualifiers: Mapping[str, str] = field(default_factory=dict)
-
-
 class RemoteIndex:
-    """Action results, assets and references of one remote."""
+    """Action results, assets and references of one remote. An IndexElsewhere."""
 
     def __init__(self, remote: Remote, *, lacking_is_miss: bool = True) -> None:
         """lacking_is_miss: False: reads of a missing service raise Unsupported, too."""

@@ -15,9 +15,10 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from federation.core.clock import Clock
-from federation.remote.failures import FailureKind, NotFound, RemoteFailed, failure, from_rpc
+from federation.remote.failures import FailureKind, NotFound, RemoteFailed, failure
 from federation.remote.measures import Measures
 from federation.remote.methods import Method
+from federation.remote.statuses import from_rpc
 
 _EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
 _END_S = 0.25  # how long a remote may take to end a stream whose bytes have all come

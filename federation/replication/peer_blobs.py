@@ -5,7 +5,8 @@ from __future__ import annotations
 from federation.config.peers import PeerConfig
 from federation.core.digest import Digest
 from federation.core.window import Window
-from federation.remote import Remote, RemoteStore
+from federation.remote.client import Remote
+from federation.remote.store import RemoteStore
 from federation.replication.rules import Rules
 
 

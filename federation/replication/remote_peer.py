@@ -14,7 +14,7 @@ from federation.core import hops
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, EntryKind, Stamp
-from federation.remote import Remote, RemoteIndex, RemoteStore
+from federation.remote.client import Remote
 from federation.remote.failures import (
     Denied,
     FailureKind,
@@ -23,6 +23,7 @@ from federation.remote.failures import (
     failure,
 )
 from federation.remote.holdings import find_lacking
+from federation.remote.index import RemoteIndex
 from federation.remote.methods import (
     FETCH_BLOB,
     FETCH_DIRECTORY,
@@ -32,6 +33,7 @@ from federation.remote.methods import (
     PUSH_DIRECTORY,
     UPDATE_RESULT,
 )
+from federation.remote.store import RemoteStore
 from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
 from federation.wire.asset_request import content_of, pushed_of
 

@@ -16,10 +16,9 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.closure.names import SLICE, names_of_action_result
 from federation.core.digest import Digest
 from federation.core.errors import EntryNotFound
-from federation.core.index import Entry, EntryKey, Index
+from federation.core.index import Entry, EntryKey, Index, IndexElsewhere
 from federation.core.store import Store
 from federation.observability.metrics import Metrics
-from federation.remote import RemoteIndex
 from federation.services.call import Call
 from federation.services.method import LIST_REQUEST, SMALL_ANSWER, Method, Unary
 from federation.upstream.entry_finder import EntryQuery, Finder
@@ -50,7 +49,7 @@ class _ActionQuestion(NamedTuple):
         """See AskUpstream: actions have no names."""
         return ()
 
-    async def put_to(self, index: RemoteIndex) -> Entry | None:
+    async def put_to(self, index: IndexElsewhere) -> Entry | None:
         """See AskUpstream."""
         value = await index.get_action_result(self.action)
         return None if value is None else Entry(self.key, value, str(self.action))

@@ -17,9 +17,8 @@ from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as as
 from federation.closure.names import SLICE, names_of_entry
 from federation.core.clock import Clock
 from federation.core.errors import EntryNotFound, InvalidRequest
-from federation.core.index import Entry, EntryKey, Index
+from federation.core.index import Entry, EntryKey, FetchedAsset, Index, IndexElsewhere
 from federation.observability.metrics import Metrics
-from federation.remote import FetchedAsset, RemoteIndex
 from federation.services.call import Call
 from federation.services.checksum import ChecksumVerifier
 from federation.services.method import LIST_REQUEST, SMALL_ANSWER, Method, Unary
@@ -54,7 +53,7 @@ class AssetQuestion:
         """The URIs."""
         return list(self._request.uris)
 
-    async def put_to(self, index: RemoteIndex) -> Entry | None:
+    async def put_to(self, index: IndexElsewhere) -> Entry | None:
         """Ask. An answer under a URI that was not asked for is none. Raises SourceUnavailable."""
         request = self._request
         qualifiers = {q.name: q.value for q in request.qualifiers if not is_secret(q.name)}

@@ -21,7 +21,7 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable, TooBusy
 from federation.core.store import Chunks
-from federation.remote import FailureKind, RemoteFailed
+from federation.remote.failures import FailureKind, RemoteFailed
 from federation.upstream.candidates import Candidates, next_ones
 from federation.upstream.hedge import Hedge
 from federation.upstream.upstream import Upstream

@@ -10,9 +10,8 @@ from typing import Protocol
 from federation.core import hops
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, SourceUnavailable
-from federation.core.index import Entry, EntryKey
+from federation.core.index import Entry, EntryKey, IndexElsewhere
 from federation.core.tasks import Background
-from federation.remote import RemoteIndex
 from federation.upstream.hedge import Hedge
 from federation.upstream.upstream import Upstream
 
@@ -25,7 +24,7 @@ class AskUpstream(Protocol):
         """The URIs asked about; empty for an action result."""
         ...
 
-    async def put_to(self, index: RemoteIndex) -> Entry | None:
+    async def put_to(self, index: IndexElsewhere) -> Entry | None:
         """Ask one upstream. Returns an entry under one of the keys asked for; None: a miss.
 
         Raises SourceUnavailable.

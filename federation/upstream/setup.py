@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -16,9 +16,7 @@ from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
-from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
 from federation.storage.contract import NodeStorage
-from federation.upstream.answers import Answers
 from federation.upstream.entry_finder import FederatedFinder
 from federation.upstream.prefetch import Prefetcher
 from federation.upstream.probe import Prober
@@ -27,6 +25,8 @@ from federation.upstream.status import describe_upstream
 from federation.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
+    from federation.remote.client import Remote
+    from federation.upstream.connected import ConnectedUpstream
     from federation.upstream.healer import Holders
 
 _log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Pulling:
         self._clock = clock
         self._node_id = storage.node_id
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
-        self._connected: dict[str, _Connected] = {}
+        self._connected: dict[str, ConnectedUpstream] = {}
         self._background = Background()
         self._healing = Background()
         self._lost = storage.lost
@@ -167,21 +167,18 @@ class Pulling:
             each.upstream.answers.absent_s = config.pull.absent_for
         return [each.upstream for each in wanted.values()]
 
-    def _connect(self, config: Config, settings: Settings) -> _Connected:
+    def _connect(self, config: Config, settings: Settings) -> ConnectedUpstream:
         """Return the upstream as it is, or a new one if its settings have changed."""
         known = self._connected.get(settings.name)
         if known is not None and known.settings == settings:
             return known
-        metrics, clock, jitter = self._metrics, self._clock, self._jitter
-        remote = Remote(
-            RemoteSettings.of(settings, settings.instance_name),
-            metrics,
-            clock,
-            jitter,
-            node_id=self._node_id,
+        # Not above: a node without upstreams does not need the client, a twentieth of the CPU of
+        # its start.
+        from federation.upstream.connected import connect  # noqa: PLC0415
+
+        return connect(
+            config, settings, self._metrics, self._clock, self._jitter, node_id=self._node_id
         )
-        upstream = make_upstream(config, settings, remote, metrics, clock, jitter)
-        return _Connected(settings, remote, upstream)
 
     def _retire(self, remote: Remote) -> None:
         self._background.start(self._close_when_idle(remote), f"disconnect {remote.name}")
@@ -200,39 +197,3 @@ class Pulling:
     async def _disconnect(self) -> None:
         for each in self._connected.values():
             await each.remote.close()
-
-
-class _Connected(NamedTuple):
-    """One upstream, its client, and the settings that both were made from."""
-
-    settings: Settings
-    remote: Remote
-    upstream: Upstream
-
-
-def make_upstream(
-    config: Config,
-    settings: Settings,
-    remote: Remote,
-    metrics: Metrics,
-    clock: Clock,
-    jitter: random.Random,
-) -> Upstream:
-    """Return the upstream behind one remote."""
-    store = RemoteStore(remote)
-    return Upstream(
-        settings.name,
-        store,
-        clock,
-        jitter,
-        metrics,
-        Answers(present_s=config.pull.present_for, absent_s=config.pull.absent_for),
-        index=RemoteIndex(remote),
-        uri_globs=tuple(settings.assets),
-        serves_blobs=settings.type in {"all", "storage"},
-        serves_index=settings.type in {"all", "index"},
-        trusts_action_results=settings.trust_action_results,
-        hedge_delay_s=settings.hedge_delay,
-        on_wrong_bytes=store.sent_wrong_bytes,
-        is_crowded=lambda: remote.calls.slots.queued > 0,
-    )

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import SourceUnavailable, TooBusy
-from federation.remote import FailureKind, RemoteFailed
+from federation.remote.failures import FailureKind, RemoteFailed
 from federation.upstream.hedge import Hedge
 from federation.upstream.upstream import Upstream
 

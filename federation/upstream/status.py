@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from federation.core.clock import utc_text
 from federation.observability.metrics import Metrics
-from federation.remote import Remote
 from federation.upstream.upstream import Upstream
+
+if TYPE_CHECKING:
+    from federation.remote.client import Remote
 
 
 def describe_upstream(upstream: Upstream, remote: Remote) -> dict[str, Any]:

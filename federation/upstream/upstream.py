@@ -14,10 +14,10 @@ from federation.core.breaker import Breaker
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable
-from federation.core.index import EntryKey, EntryKind
+from federation.core.index import EntryKey, EntryKind, IndexElsewhere
 from federation.core.store import Store
 from federation.observability.metrics import Metrics
-from federation.remote import RemoteFailed, RemoteIndex
+from federation.remote.failures import RemoteFailed
 from federation.upstream.answers import Answers, Failures
 
 _log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class Upstream:
     jitter: random.Random
     metrics: Metrics
     answers: Answers
-    index: RemoteIndex | None = None
+    index: IndexElsewhere | None = None
     uri_globs: tuple[str, ...] = ()  # the assets to ask it about; empty: all
     serves_blobs: bool = True
     serves_index: bool = True

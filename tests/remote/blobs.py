@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from federation.core.digest import Digest
-from federation.remote import FailureKind, RemoteFailed, RemoteStore
+from federation.remote.failures import FailureKind, RemoteFailed
+from federation.remote.store import RemoteStore
 
 
 def noise(size: int, seed: int = 1) -> bytes:

@@ -17,7 +17,10 @@ from federation.core.index import Index
 from federation.core.memory_budget import MemoryBudget
 from federation.core.store import LocalStore
 from federation.observability.metrics import Metrics
-from federation.remote import Remote, RemoteIndex, RemoteSettings, RemoteStore
+from federation.remote.client import Remote
+from federation.remote.index import RemoteIndex
+from federation.remote.settings import RemoteSettings
+from federation.remote.store import RemoteStore
 from federation.services.acknowledge import Acknowledge
 from federation.services.action_cache import ActionCacheService
 from federation.services.bytestream import ByteStreamService

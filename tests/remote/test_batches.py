@@ -8,7 +8,7 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
 from federation.core.errors import DigestMismatch
-from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
+from federation.remote.failures import Denied, FailureKind, RemoteFailed, RequestRefused
 from federation.wire import zstd
 from tests.remote import fake_server
 from tests.remote.blobs import noise, text

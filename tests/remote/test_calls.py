@@ -12,7 +12,7 @@ from federation.core.clock import ManualClock, SystemClock
 from federation.core.digest import digest_of
 from federation.core.index import Stamp
 from federation.core.provenance import Provenance, Source
-from federation.remote import Denied, FailureKind, RemoteFailed, Unsupported
+from federation.remote.failures import Denied, FailureKind, RemoteFailed, Unsupported
 from federation.remote.methods import BATCH_UPDATE
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, until

@@ -11,13 +11,13 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.clock import ManualClock
 from federation.core.digest import DigestFunction, digest_of
-from federation.remote import RemoteFailed
 from federation.remote.capabilities import (
     BATCH_LEAST_BYTES,
     BATCH_MOST_BYTES,
     UNSTATED,
     read_capabilities,
 )
+from federation.remote.failures import RemoteFailed
 from federation.wire.node_identity import LOG_HEADER, NODE_HEADER, LogPosition
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, until

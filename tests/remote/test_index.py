@@ -8,7 +8,7 @@ import pytest
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import DigestFunction, digest_of
-from federation.remote import FailureKind, RemoteFailed, RequestRefused, Unsupported
+from federation.remote.failures import FailureKind, RemoteFailed, RequestRefused, Unsupported
 from federation.wire.protobuf import length_field
 from tests.remote import fake_server
 from tests.remote.fake_server import FakeServer, fails

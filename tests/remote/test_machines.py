@@ -21,8 +21,8 @@ from federation.core.hops import (
 )
 from federation.core.index import Stamp
 from federation.core.token_bucket import TokenBucket
-from federation.remote import FailureKind, RemoteFailed
 from federation.remote.codec import grouped
+from federation.remote.failures import FailureKind, RemoteFailed
 from federation.remote.slots import Slots
 from federation.wire import node_identity
 from federation.wire.node_identity import (

@@ -12,7 +12,7 @@ import pytest
 
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
-from federation.remote import FailureKind, RemoteFailed
+from federation.remote.failures import FailureKind, RemoteFailed
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, read_until_failure, until
 from tests.remote.fake_server import FakeServer, Proxy, RawServer, refusing_address
@@ -249,7 +249,7 @@ async def test_many_cancelled_reads_leave_nothing(fake: FakeServer) -> None:
 
 
 def test_grpc_status_codes_are_all_in_the_table() -> None:
-    from federation.remote.failures import _KINDS
+    from federation.remote.statuses import _KINDS
 
     left_out = {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND}
     assert set(_KINDS) == set(grpc.StatusCode) - left_out

@@ -9,7 +9,7 @@ import pytest
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import DigestFunction, digest_of
-from federation.remote import RequestRefused
+from federation.remote.failures import RequestRefused
 from tests.remote.blobs import chunks, noise, read, text
 from tests.remote.served import Here, connected, serving
 from tests.support.fakes import MemoryStore

@@ -12,14 +12,14 @@ from federation.core.clock import ManualClock
 from federation.core.digest import DigestFunction, digest_of
 from federation.core.errors import BlobNotFound
 from federation.core.store import CHUNK_BYTES
-from federation.remote import (
+from federation.remote.compression import LEAST_BYTES
+from federation.remote.failures import (
     Denied,
     FailureKind,
     RemoteFailed,
     RequestRefused,
     Unsupported,
 )
-from federation.remote.compression import LEAST_BYTES
 from federation.wire import zstd
 from tests.remote import fake_server
 from tests.remote.blobs import noise, read, read_until_failure, text, until

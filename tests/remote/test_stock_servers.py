@@ -17,7 +17,7 @@ from federation._proto.build.bazel.remote.execution.v2 import remote_execution_p
 from federation.core.digest import EMPTY, DigestFunction, digest_of
 from federation.core.errors import BlobNotFound, DigestMismatch
 from federation.core.store import Chunks
-from federation.remote import Unsupported
+from federation.remote.failures import Unsupported
 from tests.clients.casd import casd
 from tests.clients.tools import tool
 from tests.remote.blobs import chunks, noise, read, text

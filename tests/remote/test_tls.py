@@ -15,7 +15,8 @@ from cryptography import x509
 from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
 from federation.core.errors import ConfigError
-from federation.remote import Denied, FailureKind, RemoteFailed, RemoteSettings
+from federation.remote.failures import Denied, FailureKind, RemoteFailed
+from federation.remote.settings import RemoteSettings
 from tests.remote.blobs import read, until
 from tests.remote.fake_server import FakeServer, fails, hangs_after
 from tests.remote.served import Here, connect, connected, settings_for

@@ -15,7 +15,7 @@ from federation.core.digest import digest_of
 from federation.core.errors import DigestMismatch
 from federation.core.provenance import Provenance, Source
 from federation.core.store import Chunks
-from federation.remote import Denied, FailureKind, RemoteFailed, RequestRefused
+from federation.remote.failures import Denied, FailureKind, RemoteFailed, RequestRefused
 from tests.remote import fake_server
 from tests.remote.blobs import chunks, noise, text
 from tests.remote.fake_server import FakeServer, Proxy, Upload, good_capabilities, take

@@ -19,7 +19,7 @@ from federation.core.index import Entry
 from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.replication_log import ReplicationLog
 from federation.observability.metrics import Metrics
-from federation.replication.setup import Replication, walking
+from federation.replication.setup import Replication
 from federation.storage.storage import Storage
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of
@@ -161,7 +161,7 @@ async def _started(
     clock: SystemClock,
     peers: Sequence[PeerConfig],
 ) -> AsyncIterator[Here]:
-    replication = Replication(peers, storage, ledger, walking(LIMITS), metrics, clock)
+    replication = Replication(peers, storage, ledger, LIMITS, metrics, clock)
     replication.start()
     try:
         yield Here(storage, ledger, replication, metrics)

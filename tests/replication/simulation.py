@@ -26,11 +26,11 @@ from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKind
 from federation.core.provenance import Provenance, Source
 from federation.remote.failures import FailureKind, failure
+from federation.replication.assembly import make_session, walking
 from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
 from federation.replication.peer_records import PeerRecordCache
 from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
-from federation.replication.setup import make_session, walking
 from federation.replication.throttle import LoopThrottle
 from federation.replication.worker import Replicator
 from federation.wire.node_identity import LogPosition

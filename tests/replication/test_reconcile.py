@@ -18,6 +18,7 @@ from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.replication_log import PeerState
 from federation.core.store import SMALL_BLOB_BYTES
 from federation.remote.failures import FailureKind, failure
+from federation.replication.assembly import make_session, walking
 from federation.replication.fit import LOST_MIN, SAMPLE, Fit
 from federation.replication.peer import FULL_S, TOO_SMALL
 from federation.replication.peer_api import ObjectHistory, OpenAt
@@ -25,7 +26,6 @@ from federation.replication.peer_records import PeerRecordCache
 from federation.replication.reconcile import PAGE_OBJECTS, PAGES_AT_ONCE
 from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
-from federation.replication.setup import make_session, walking
 from federation.replication.throttle import LoopThrottle
 from federation.replication.worker import Replicator
 from tests.replication.here import LIMITS, asset_of

@@ -17,7 +17,7 @@ from federation.core.clock import SystemClock
 from federation.core.digest import EMPTY, Digest, digest_of
 from federation.core.store import SMALL_BLOB_BYTES
 from federation.observability.metrics import Metrics
-from federation.remote import Remote
+from federation.remote.client import Remote
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.peer import PeerRunner
 from federation.replication.reconcile import Reconcile

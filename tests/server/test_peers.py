@@ -16,7 +16,7 @@ from federation.config.peers import PeerConfig
 from federation.config.upstreams import UpstreamConfig
 from federation.core import hops
 from federation.core.digest import digest_of
-from federation.remote import Remote
+from federation.remote.client import Remote
 from federation.server.assembly import open_node
 from federation.server.node import Node
 from tests.remote.blobs import noise

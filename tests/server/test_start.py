@@ -18,9 +18,12 @@ from tests.support.process import configuration, environment
 _USED_LATER = {
     "aiohttp",  # by the first HTTP connection
     "cryptography",  # by listeners with TLS or authentication
+    "federation.remote.client",  # by upstreams and peers
+    "federation.replication.worker",  # by peers
     "grpc_reflection.v1alpha",  # by the first call of it
     "jwt",  # by listeners with authentication
     "rich",  # by commands that show tables
+    "tenacity",  # by upstreams and peers
     "yaml",  # by a configuration file
 }
 _SERVE_AND_TELL = """
@@ -43,7 +46,9 @@ def test_a_node_without_a_file_imports_only_what_it_uses(tmp_path: Path) -> None
 
 def test_what_nodes_of_tests_need_is_imported_before_they_are_forked(tmp_path: Path) -> None:
     data_dir, file = tmp_path / "data", tmp_path / "node.yaml"
-    file.write_text(yaml.safe_dump(configuration(data_dir, {})))
+    others = [{"name": "other", "url": "http://127.0.0.1:1"}]
+    settings = configuration(data_dir, {"upstreams": others, "peers": others})
+    file.write_text(yaml.safe_dump(settings))
     script = f"""
     from tests.support.warm import preload
     preload("serve")

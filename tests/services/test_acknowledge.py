@@ -16,7 +16,7 @@ from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
 from federation.core.errors import SourceUnavailable
 from federation.observability.metrics import Metrics
-from federation.remote import RequestRefused
+from federation.remote.failures import RequestRefused
 from federation.services.acknowledge import Acknowledge, How
 from tests.remote.blobs import chunks, noise, read, until
 from tests.remote.served import Here, connected, serving

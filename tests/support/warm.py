@@ -152,8 +152,10 @@ _PRELOADED: Final = {
         *("federation.server.listener", "federation.services.grpc_calls"),
         *("federation.server.socket_listener", "federation.transport.server"),
         "federation.http_cache.server",
+        "federation.replication.assembly",
         "federation.server.http.bounded_server",
         "federation.storage.storage",
+        "federation.upstream.connected",
     ),
     "status": (
         "federation.cli.status",

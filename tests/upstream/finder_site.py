@@ -15,9 +15,8 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
-from federation.core.index import Entry, EntryKey
+from federation.core.index import Entry, EntryKey, FetchedAsset, IndexElsewhere
 from federation.observability.metrics import Metrics
-from federation.remote import FetchedAsset, RemoteIndex
 from federation.services.remote_asset import AssetQuestion
 from federation.storage.storage import Storage
 from federation.upstream.entry_finder import EntryQuery, FederatedFinder
@@ -32,7 +31,7 @@ from tests.upstream.fakes import ScriptedStore, upstream
 
 
 @dataclass
-class ScriptedIndex(RemoteIndex):
+class ScriptedIndex(IndexElsewhere):
     """Answers by script, without a remote."""
 
     name: str
@@ -52,6 +51,9 @@ class ScriptedIndex(RemoteIndex):
             await self.gate.wait()
         if self.down:
             raise SourceUnavailable(self.name, "refused")
+
+    def instance_below(self, name: str) -> str:
+        return name
 
     async def get_action_result(self, action: Digest, instance: str | None = None) -> bytes | None:
         await self._answer()
@@ -139,7 +141,7 @@ class ActionQuestion(NamedTuple):
     action: Digest
     names: tuple[str, ...] = ()
 
-    async def put_to(self, index: RemoteIndex) -> Entry | None:
+    async def put_to(self, index: IndexElsewhere) -> Entry | None:
         value = await index.get_action_result(self.action)
         return None if value is None else Entry(self.key, value, str(self.action))
 

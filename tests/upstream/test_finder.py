@@ -10,8 +10,9 @@ import pytest
 
 from federation.core import hops
 from federation.core.digest import digest_of
+from federation.core.index import FetchedAsset
 from federation.core.provenance import Provenance, Source
-from federation.remote import FailureKind, FetchedAsset, RemoteFailed
+from federation.remote.failures import FailureKind, RemoteFailed
 from federation.upstream.index_queries import IndexQueries
 from federation.upstream.upstream import Upstream
 from tests.support.process_client import action_result

@@ -9,7 +9,7 @@ from federation.core.clock import ManualClock
 from federation.core.digest import digest_of
 from federation.core.errors import BlobNotFound
 from federation.core.index import EntryKey, EntryKind
-from federation.remote import FailureKind, RemoteFailed
+from federation.remote.failures import FailureKind, RemoteFailed
 from tests.upstream.fakes import upstream
 
 BLOB = digest_of(b"blob")
