@@ -1,10 +1,8 @@
 """The keys about who may do what on a listener: certificates, tokens, and rules about them."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -90,7 +88,7 @@ class ClientRule(GrantRule):
     )
 
     @model_validator(mode="after")
-    def _says_whom(self) -> ClientRule:
+    def _says_whom(self) -> Self:
         if self.subject is None and self.name is None and self.fingerprint is None:
             raise ValueError('give subject, name or fingerprint; subject: "*" is everybody')
         return self
@@ -142,7 +140,7 @@ class JwtConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _one_kind(self) -> JwtConfig:
+    def _one_kind(self) -> Self:
         shared = [name for name in self.algorithms if name.startswith("HS")]
         if shared and len(shared) < len(self.algorithms):
             raise ValueError(
@@ -178,7 +176,7 @@ class ProxyConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _differ(self) -> ProxyConfig:
+    def _differ(self) -> Self:
         if self.secret_header == self.header:
             raise ValueError("secret-header must differ from header")
         return self

@@ -1,6 +1,6 @@
 """The keys about limits: the memory, calls and time that clients can use."""
 
-from __future__ import annotations
+from typing import Self
 
 from pydantic import field_validator
 
@@ -142,7 +142,7 @@ class LiveLimits(LimitsConfig, frozen=False):
     """Limits that a reload changes while services hold them; read at each use."""
 
     @classmethod
-    def of(cls, limits: LimitsConfig) -> LiveLimits:
+    def of(cls, limits: LimitsConfig) -> Self:
         """Return live limits with these values, which have been validated."""
         return cls.model_construct(**dict(limits))
 

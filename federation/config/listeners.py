@@ -1,7 +1,5 @@
 """The keys about listeners: where clients are served, to whom, and what callers may do there."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator

@@ -4,8 +4,6 @@ Names are a contract with operators. config_file.py reads YAML into this model a
 complaints into messages with file and line.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The keys about namespaces of keyed entries, which HTTP listeners serve."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

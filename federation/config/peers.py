@@ -1,12 +1,10 @@
 """The keys about peers: which caches this node replicates to, and what it sends them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from fnmatch import translate
 from re import compile as compile_pattern
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -127,7 +125,7 @@ class PeerConfig(Section):
         return {name for rule in sending for name in rule.instances or ["*"]}
 
     @model_validator(mode="after")
-    def _keeps_instances_apart(self) -> PeerConfig:
+    def _keeps_instances_apart(self) -> Self:
         """Refuse mappings under which a push to one instance would replace names of another."""
         if self.instances and self.instance_name is not None:
             raise ValueError("instances and instance-name exclude each other")
@@ -151,7 +149,7 @@ class PeerConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _secrets_need_tls(self) -> PeerConfig:
+    def _secrets_need_tls(self) -> Self:
         if self.url.startswith(("http:", "grpc:")) and self.auth != AuthConfig():
             raise ValueError("auth needs TLS: an https or grpcs url")
         return self

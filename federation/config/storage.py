@@ -1,7 +1,5 @@
 """The keys about storage: how much is stored, for how long, and how it is maintained."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import ValidationInfo, field_validator

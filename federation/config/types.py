@@ -46,6 +46,11 @@ class Address(NamedTuple):
             return False
 
     @property
+    def is_ip(self) -> bool:
+        """Whether the host is an IP address, not a name."""
+        return _is_ip(self.host, 4) or _is_ip(self.host, 6)
+
+    @property
     def is_wildcard(self) -> bool:
         """Whether this means every address of the machine."""
         return self.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound

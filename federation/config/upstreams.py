@@ -1,8 +1,6 @@
 """The keys about upstreams: which caches are asked for objects that are not here, and how."""
 
-from __future__ import annotations
-
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -44,7 +42,7 @@ class AuthConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _pairs(self) -> AuthConfig:
+    def _pairs(self) -> Self:
         if (self.client_cert is None) != (self.client_key is None):
             raise ValueError("client-cert and client-key go together")
         return self
@@ -103,7 +101,7 @@ class UpstreamConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _secrets_need_tls(self) -> UpstreamConfig:
+    def _secrets_need_tls(self) -> Self:
         if self.url.startswith(("http:", "grpc:")) and self.auth != AuthConfig():
             raise ValueError("auth needs TLS: an https or grpcs url")
         return self
