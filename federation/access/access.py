@@ -5,7 +5,6 @@ A listener that does ask is in authenticator.py, with all that certificates and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from federation.access.incoming_call import IncomingCall
@@ -35,19 +34,19 @@ class Access(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class SameForAll:
     """The access of a listener that asks nobody who it is."""
 
-    rights: Rights
+    def __init__(self, rights: Rights) -> None:
+        self._rights = rights
 
     def rights_of(self, _call: IncomingCall) -> Rights:
         """See Access."""
-        return self.rights
+        return self._rights
 
     def admit(self, _call: IncomingCall) -> Rights:
         """See Access."""
-        return self.rights
+        return self._rights
 
 
 class ListenerAccess(NamedTuple):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import dataclass, field
 
 from federation.closure.names import SLICE, Names, Shape, Structure, names_of_structure
 from federation.config.model import LimitsConfig
@@ -39,16 +38,16 @@ class _Hole(Exception):
     """Something that the entry names is missing."""
 
 
-@dataclass(frozen=True, slots=True)
 class WalkContext:
     """Shared by all walks of one kind: how many run at once, and which structures are malformed.
 
     A walk that holds a permit to read never waits for the lock of large walks.
     """
 
-    large: asyncio.Lock = field(default_factory=asyncio.Lock)
-    reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
-    malformed: dict[bytes, str] = field(default_factory=dict)  # packed structures, and why
+    def __init__(self) -> None:
+        self.large = asyncio.Lock()
+        self.reads = asyncio.Semaphore(8)
+        self.malformed: dict[bytes, str] = {}  # packed structures, and why
 
     def add_malformed(self, packed: bytes, reason: str) -> None:
         """Remember a structure that can never be read: its digest is the hash of its bytes."""

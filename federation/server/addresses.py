@@ -14,7 +14,7 @@ async def resolve(address: Address) -> list[str]:
 
     Raises CannotStart when there are none.
     """
-    if address.is_wildcard:
+    if address.is_ip:  # which needs no thread to look it up in
         return [address.host]
     loop = asyncio.get_running_loop()
     try:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSlot:
+class WorkerSlot(NamedTuple):
     """This process's place; without arguments: it serves alone."""
 
     number: int = 1

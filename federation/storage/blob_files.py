@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from federation.core.digest import Digest, new_hasher
 from federation.core.errors import SourceUnavailable, TooBusy
@@ -50,8 +50,7 @@ class Unreadable(Damage):
     is_proven = False
 
 
-@dataclass(frozen=True, slots=True)
-class OpenBlob:
+class OpenBlob(NamedTuple):
     """An open blob file: its descriptor, and the ctime that identifies its state."""
 
     fd: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
@@ -17,14 +17,16 @@ from federation.core.index import Index
 from federation.core.lost_blobs import LostBlobs
 from federation.core.replication_log import Parked, ReplicationLog
 from federation.core.store import LocalStore, WatchesHeld
-from federation.storage.reports import (
-    CollectReport,
-    FoundEntry,
-    KnownPeer,
-    NewId,
-    RebuildReport,
-    VerifyReport,
-)
+
+if TYPE_CHECKING:  # a serving process makes no reports
+    from federation.storage.reports import (
+        CollectReport,
+        FoundEntry,
+        KnownPeer,
+        NewId,
+        RebuildReport,
+        VerifyReport,
+    )
 
 Progress = Callable[[int, int], None]  # called with: done, total (0: unknown)
 

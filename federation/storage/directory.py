@@ -73,8 +73,11 @@ class DataDirectory:
         with self._refused():
             for folder in (self.blobs, self.incoming, self.quarantine, self.run):
                 folder.mkdir(mode=0o700, exist_ok=True)
+            with os.scandir(self.blobs) as entries:
+                there = {entry.name for entry in entries if entry.is_dir()}
             for number in range(256):
-                (self.blobs / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+                if (name := f"{number:02x}") not in there:
+                    (self.blobs / name).mkdir(mode=0o700, exist_ok=True)
             sync_folder(self.blobs)
             sync_folder(self.root)
 

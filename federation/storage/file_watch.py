@@ -84,7 +84,7 @@ class FileWatch:
             self._incoming_watch = _add(fd, self._incoming, _MOVED_FROM)
             _add(fd, self._blobs, _MOVED_FROM | _DELETE | _DELETE_SELF | _MOVE_SELF)
             for number in range(256):
-                _add(fd, self._blobs / f"{number:02x}", _CHANGES)
+                _add(fd, f"{self._blobs}/{number:02x}", _CHANGES)
         except OSError as error:
             os.close(fd)
             _log.info("files_not_watched", reason=str(error))
@@ -143,7 +143,7 @@ def _checked(result: int) -> int:
     return result
 
 
-def _add(fd: int, folder: Path, mask: int) -> int:
+def _add(fd: int, folder: Path | str, mask: int) -> int:
     return _checked(_libc.inotify_add_watch(fd, os.fsencode(folder), mask | _ONLY_DIRECTORIES))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +29,7 @@ CATALOGUE_BYTES = 4 * 2**20  # by how much the write-ahead log may grow until th
 _EARLY = 4  # eviction takes seconds: it starts with 1/4 of reserve..reserve-max still free
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(NamedTuple):
     """The size and free room of the data directory's file system."""
 
     total_bytes: int

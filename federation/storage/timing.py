@@ -8,8 +8,8 @@ wall clock is not involved, so setting it changes no lease and starts no evictio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from federation.core.clock import Clock
 
@@ -33,8 +33,7 @@ class StoreClock:
         return self._base_ms + int(self._clock.monotonic_s() * 1000)
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Intervals derived from the lease period; all in milliseconds.
 
     A lease is a touch: an access time in memory that is written within flush_ms. To keep touches

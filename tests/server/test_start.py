@@ -20,6 +20,7 @@ _USED_LATER = {
     "cryptography",  # by listeners with TLS or authentication
     "federation.remote.client",  # by upstreams and peers
     "federation.replication.worker",  # by peers
+    "federation.storage.reports",  # by commands
     "grpc_reflection.v1alpha",  # by the first call of it
     "jwt",  # by listeners with authentication
     "rich",  # by commands that show tables

@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import structlog
 
@@ -32,8 +33,7 @@ _NONE = Marked(0, 0, 0)
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EvictionChoice:
+class EvictionChoice(NamedTuple):
     """What to evict next: (used, key) of blobs, (used, row id) of entries; used in store ms."""
 
     blobs: tuple[tuple[int, bytes], ...]
