@@ -11,6 +11,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.provenance import Provenance
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import digest_of_key, key_of
+from federation.storage.catalogue.lost import KEPT_MAX
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.connections import SOURCE, Connections
 from federation.storage.shared.catalogue.flusher import Flusher
@@ -130,10 +131,11 @@ class SiteBlobs:
         """Quarantine blobs: all nodes find them missing within 1 s. Returns how many were held."""
         if not keys:
             return 0
+        call = "SELECT federation_remove($1, $2, $3, $4, $5)"
+        times = (self._clock.wall_s(), self._lease_ms)
         (removed,) = await self._connections.ask_one(
-            "SELECT federation_remove($1, $2, $3, $4)",
-            arrays.keys(keys), clean(reason), self._clock.wall_s(), self._lease_ms,
-        )  # fmt: skip
+            call, arrays.keys(keys), clean(reason), *times, KEPT_MAX
+        )
         return int(removed)
 
     async def size_of(self, key: bytes) -> int | None:

@@ -18,7 +18,7 @@ from federation.storage.shared.catalogue.connections import SOURCE, Connections
 
 SCHEMA = 1
 OLDEST_SERVER = 15
-_SCRIPTS = ("tables", "common", "blobs", "entries", "leads", "peers")
+_SCRIPTS = ("tables", "common", "lost", "blobs", "entries", "leads", "peers")
 # Site time begins late enough that what a peer sends may have been unused for decades.
 _FIRST_MS = 10**12
 _NEW_SITE = """

@@ -49,6 +49,7 @@ class Role(enum.StrEnum):
 
     UPKEEP = "upkeep"  # advances the site's clock; evicts, trims, deletes, sweeps, scrubs
     REPLICATION = "replication"
+    HEALING = "healing"  # asks other servers for lost blobs
 
 
 class Lead(NamedTuple):

@@ -22,6 +22,7 @@ from federation.storage.shared.catalogue.insertions import Insertions
 from federation.storage.shared.catalogue.lead_work import LeadWork
 from federation.storage.shared.catalogue.leads import SiteLeads
 from federation.storage.shared.catalogue.log_rows import LogReader
+from federation.storage.shared.catalogue.lost_blobs import SiteLostBlobs
 from federation.storage.shared.catalogue.opening import open_site
 from federation.storage.shared.catalogue.peer_rows import SitePeers
 from federation.storage.shared.catalogue.settings import CatalogueSettings
@@ -47,6 +48,7 @@ class SiteCatalogue:
     peers: SitePeers
     acknowledged: SiteAcknowledgements
     walks: SiteWalks
+    lost: SiteLostBlobs
 
     @property
     def quota_bytes(self) -> int | None:
@@ -106,6 +108,7 @@ async def open_catalogue(
         peers=peers,
         acknowledged=SiteAcknowledgements(connections, peers, watch, clock),
         walks=SiteWalks(connections),
+        lost=SiteLostBlobs(connections, leads, clock),
     )
     watch.start(failing)
     leads.start(failing)

@@ -190,7 +190,7 @@ END $$;
 
 -- Takes damaged blobs out of sight, and returns how many were held.
 CREATE FUNCTION federation_remove(
-  p_keys bytea[], p_reason text, p_wall float8, p_lease bigint
+  p_keys bytea[], p_reason text, p_wall float8, p_lease bigint, p_kept bigint
 ) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
   now bigint;
@@ -210,11 +210,13 @@ BEGIN
     INSERT INTO gone SELECT r.key, r.attempt, r.size, now + p_lease FROM removed r
     WHERE r.attempt IS NOT NULL ON CONFLICT DO NOTHING RETURNING size
   )
-  SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes,
+  SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes, array_agg(key) AS keys,
+    array_agg(size) AS sizes, array_agg(source::bigint) AS sources,
     (SELECT coalesce(sum(size), 0) FROM objects) AS gone INTO total FROM removed;
   IF total.blobs > 0 THEN
     UPDATE site SET blobs = blobs - total.blobs, bytes = bytes - total.bytes,
       gone = gone + total.gone, presence = presence + 1;
+    PERFORM federation_add_lost(total.keys, total.sizes, total.sources, p_reason, p_wall, p_kept);
     DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - 200;
   END IF;
   RETURN total.blobs;

@@ -92,4 +92,4 @@ CREATE UNLOGGED TABLE acknowledged (peer text PRIMARY KEY, seq bigint NOT NULL);
 CREATE TABLE lead (
   role text PRIMARY KEY, node text, term bigint NOT NULL DEFAULT 0, beat bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
-INSERT INTO lead (role) VALUES ('upkeep'), ('replication');
+INSERT INTO lead (role) VALUES ('upkeep'), ('replication'), ('healing');
