@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from federation.core.errors import ConfigError
 
 _FILE_MAX_BYTES = 2**20
 _FOUND_MAX = 60  # characters of a bad value that a message repeats
+# What a url has between :// and @, or behind password=: messages reach terminals and logs.
+_SECRET = re.compile(r"(?<=://)[^/@\s]*(?=@)|(?<=password=)[^&\s\"]*")
 
 
 class Problem(NamedTuple):
@@ -125,5 +128,5 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list" if value else "an empty list"
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    text = _SECRET.sub("…", json.dumps(value, default=str, ensure_ascii=False))
     return text if len(text) <= _FOUND_MAX else f"{text[:_FOUND_MAX]}…"

@@ -1,11 +1,12 @@
 """The keys about storage: how much is stored, for how long, and how it is maintained."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from federation.config.section import Section, key, section
-from federation.config.types import Count, Duration, Fraction, Size, format_size
+from federation.config.types import Count, Duration, FilePath, Fraction, Size, format_size
 
 
 class ScrubConfig(Section):
@@ -14,8 +15,80 @@ class ScrubConfig(Section):
     rate: Size = key(live=True, default=20 * 2**20, description="bytes read a second; 0: no scrub")
 
 
+def _check_endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+        raise ValueError("an endpoint is http or https, then ://host:port")
+    return url
+
+
+def _check_catalogue(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"postgresql", "postgres"}:
+        raise ValueError("a catalogue is postgresql://user@host/database")
+    if parts.password or "password" in parse_qs(parts.query):
+        raise ValueError(
+            "the password does not belong here: name a file with ?passfile=, or set PGPASSWORD"
+        )
+    return url
+
+
+def _check_prefix(prefix: str) -> str:
+    if prefix and (not prefix.endswith("/") or prefix.startswith("/") or "//" in prefix):
+        raise ValueError("a prefix ends with / and does not start with it, e.g. site-1/")
+    return prefix
+
+
+class ObjectsConfig(Section):
+    """The bucket of the shared engine, which has the blobs above inline-max."""
+
+    bucket: str = key(
+        live=False, pattern="[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", description="its name"
+    )
+    prefix: Annotated[str, AfterValidator(_check_prefix)] = key(
+        live=False,
+        default="",
+        max_length=200,
+        description="what the names of all objects begin with; each site needs its own",
+    )
+    endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = key(
+        live=False, default=None, description="URL of the S3 server; default: that of AWS"
+    )
+    region: str = key(live=False, default="us-east-1", description="its region")
+    credentials: FilePath | None = key(
+        live=False,
+        default=None,
+        description="file with aws_access_key_id and aws_secret_access_key in its section "
+        "[default], as AWS's tools have it; default: what the environment says (AWS_ACCESS_KEY_ID, "
+        "a role ...)",
+    )
+
+
 class StorageConfig(Section):
     """How much is stored, and how."""
+
+    engine: Literal["embedded", "shared"] = key(
+        live=False,
+        default="embedded",
+        description="embedded: all in the data directory; shared: in PostgreSQL and a bucket, for "
+        "any number of nodes, which needs the extra `shared`",
+    )
+    catalogue: Annotated[str, AfterValidator(_check_catalogue)] | None = key(
+        live=False,
+        default=None,
+        description="the PostgreSQL database of the shared engine: postgresql://user@host/name; a "
+        "password comes from ?passfile= or PGPASSWORD",
+    )
+    objects: ObjectsConfig | None = Field(
+        default=None, description="the bucket of the shared engine"
+    )
+    cache: Size | None = key(
+        live=True,
+        default=None,
+        gt=0,
+        description="most bytes in the data directory of a node of the shared engine; it is a "
+        "cache; default: the disk minus its reserve",
+    )
 
     quota: Size | None = key(
         live=True,
@@ -79,6 +152,17 @@ class StorageConfig(Section):
         live=True, default=5_000_000, ge=1000, description="most rows of the change log"
     )
     scrub: ScrubConfig = section("verification of stored blobs in the background")
+
+    @model_validator(mode="after")
+    def _whole_engine(self) -> Self:
+        only_shared = {"catalogue": self.catalogue, "objects": self.objects, "cache": self.cache}
+        if self.engine == "shared":
+            needed: dict[str, Any] = {**only_shared, "cache": True, "quota": self.quota}
+            if missing := [name for name, value in needed.items() if value is None]:
+                raise ValueError(f"engine: shared needs {' and '.join(missing)}")
+        elif given := [name for name, value in only_shared.items() if value is not None]:
+            raise ValueError(f"{' and '.join(given)} need engine: shared")
+        return self
 
     @field_validator("reserve_max")
     @classmethod

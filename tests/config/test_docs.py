@@ -56,6 +56,14 @@ def test_the_example_shows_a_fixed_default_as_such() -> None:
         "listeners.tls.client-ca",
         "node-name",
         "data-dir",
+        "storage.cache",
+        "storage.catalogue",
+        "storage.objects",
+        "storage.objects.bucket",
+        "storage.objects.credentials",
+        "storage.objects.endpoint",
+        "storage.objects.prefix",
+        "storage.objects.region",
         "storage.quota",
         "storage.reserve",
         "storage.reserve-max",
@@ -67,7 +75,10 @@ def test_the_example_shows_a_fixed_default_as_such() -> None:
 
 
 def test_what_the_example_shows_in_comments_is_allowed_too() -> None:
-    found = loads(with_examples(), EXAMPLE, {})
+    text = with_examples().replace("engine: embedded", "engine: shared")
+    found = loads(text, EXAMPLE, {})
+    assert found.storage.objects is not None
+    assert found.storage.objects.credentials == ROOT / "s3-credentials"
     assert found.storage.quota == 500 * 2**30
     tls = found.listeners[0].tls
     assert tls is not None
