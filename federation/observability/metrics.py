@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from federation import __version__
 from federation.core.tasks import FailingWork
+from federation.observability.bucket_metrics import BucketMetrics
 from federation.observability.declared import Merge, MetricDeclarations
 from federation.observability.peer_metrics import PeerMetrics
 from federation.observability.traffic import Traffic, TrafficCollector
@@ -26,6 +27,7 @@ class Metrics:
         self.registry = declare.registry
         self.gauges: Mapping[str, Merge] = declare.gauges
         self.peers = PeerMetrics(declare)
+        self.bucket = BucketMetrics(declare)
         declare.process()
         declare.gauge(
             "federation_build_info",

@@ -1,0 +1,238 @@
+"""The bucket: whole objects in and out, each request within a time limit and behind a breaker.
+
+While the bucket is away, requests fail at once, except for one probe at a time. An object is absent
+only if the site's marker is there: otherwise it is the bucket that is away, or another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import obstore
+from obstore import exceptions
+from obstore.store import S3Store
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import S3Config
+
+from federation.config.storage import ObjectsConfig
+from federation.core.breaker import Breaker
+from federation.core.clock import Clock
+from federation.core.errors import SourceUnavailable
+from federation.observability.bucket_metrics import BucketMetrics
+from federation.storage.shared.credentials import BucketKey
+
+MARKER = "site.json"  # says whose bucket this is: site_marker.py
+SOURCE = "bucket"
+
+_T = TypeVar("_T")
+_CONNECT_S = 3.0
+_SMALL_S = 20.0  # for a request without a blob's bytes
+_PART_S = 60.0  # for a part: slower than 140 KB/s is as good as away
+_RETRIES = 2  # of one request, within a second or two; the breaker decides about the next ones
+_DELETED_AT_ONCE = 1000  # what one request of S3's DeleteObjects takes
+_LISTED_AT_ONCE = 1000
+_MARKER_BYTES = 64 * 1024
+# The server answered, and will say the same again: no reason to stop asking it for other objects.
+_REFUSALS = (
+    exceptions.AlreadyExistsError,
+    exceptions.PreconditionError,
+    exceptions.NotModifiedError,
+    exceptions.NotSupportedError,
+    exceptions.InvalidPathError,
+)
+_NEEDS_OPERATOR = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_REASON_CHARS = 300
+
+
+class Listed(NamedTuple):
+    """An object in the bucket."""
+
+    name: str  # without the prefix of the site
+    size_bytes: int
+    modified_s: float  # wall clock of the bucket
+
+
+class ObjectBucket:
+    """The objects of one site. Used from the event loop; every method may raise SourceUnavailable.
+
+    A request that is cancelled may still be carried out.
+    """
+
+    def __init__(
+        self,
+        settings: ObjectsConfig,
+        key: BucketKey | None,
+        clock: Clock,
+        metrics: BucketMetrics,
+        jitter: random.Random,
+    ) -> None:
+        """key: None: what the environment says (obstore reads it)."""
+        self._store = _open_store(settings, key)
+        self._name = f"{settings.bucket}/{settings.prefix}"
+        self._clock = clock
+        self._metrics = metrics
+        self._jitter = jitter
+        self.breaker = Breaker(failures_max=3)
+        metrics.up.set_function(lambda: int(self.breaker.allows()))
+
+    def __repr__(self) -> str:
+        return f"<ObjectBucket {self._name} {self.breaker.state.value}>"
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store an object; durable as the bucket is on return."""
+        put = obstore.put_async
+        await self._request(
+            "put", _PART_S, lambda: put(self._store, name, data, use_multipart=False)
+        )
+        self._metrics.bytes.labels("out").inc(len(data))
+
+    async def get(self, name: str, size_bytes: int) -> bytes | None:
+        """Return an object's bytes; None: it is absent, and the bucket is the right one.
+
+        Of an object that has another size than it should have, no bytes are returned.
+        """
+        data = await self._get(name, size_bytes)
+        if data is None and await self.get_marker() is None:
+            raise SourceUnavailable(SOURCE, f"{self._name}{MARKER} is gone: is it another bucket?")
+        return data
+
+    async def get_marker(self) -> bytes | None:
+        """Return what MARKER says; None: there is none."""
+        return await self._get(MARKER, None)
+
+    async def size_of(self, name: str) -> int | None:
+        """Return an object's size; None: it is absent."""
+        found = await self._head(name)
+        return None if found is None else found["size"]
+
+    async def now_s(self) -> float:
+        """Return about what the bucket's clock says: when the marker was written last."""
+        found = await self._head(MARKER)
+        if found is None:
+            raise SourceUnavailable(SOURCE, f"{self._name}{MARKER} is gone: is it another bucket?")
+        return found["last_modified"].timestamp()
+
+    async def delete(self, names: Sequence[str]) -> None:
+        """Delete objects; absent ones are no error."""
+        for at in range(0, len(names), _DELETED_AT_ONCE):
+            some = names[at : at + _DELETED_AT_ONCE]
+            await self._request("delete", _SMALL_S, partial(self._delete, some))
+
+    async def list(self, below: str) -> AsyncIterator[list[Listed]]:
+        """Yield all objects of a folder (`ab`), in pages."""
+        pages = aiter(obstore.list(self._store, prefix=below, chunk_size=_LISTED_AT_ONCE))
+
+        async def next_page() -> Sequence[ObjectMeta] | None:
+            return await anext(pages, None)
+
+        while True:
+            page = await self._request("list", _SMALL_S, next_page)
+            if page is None:
+                return
+            yield [
+                Listed(each["path"], each["size"], each["last_modified"].timestamp())
+                for each in page
+            ]
+
+    async def _get(self, name: str, size_bytes: int | None) -> bytes | None:
+        async def fetch() -> bytes | None:
+            try:
+                answer = await obstore.get_async(self._store, name)
+                found_bytes = answer.meta["size"]
+                if found_bytes != size_bytes and (size_bytes or found_bytes > _MARKER_BYTES):
+                    return b""  # not read: it could be of any size
+                return (await answer.bytes_async()).to_bytes()
+            except FileNotFoundError:
+                return None
+
+        data = await self._request("get", _PART_S, fetch)
+        self._metrics.bytes.labels("in").inc(len(data or b""))
+        return data
+
+    async def _head(self, name: str) -> ObjectMeta | None:
+        async def ask() -> ObjectMeta | None:
+            try:
+                return await obstore.head_async(self._store, name)
+            except FileNotFoundError:
+                return None
+
+        return await self._request("head", _SMALL_S, ask)
+
+    async def _delete(self, names: Sequence[str]) -> None:
+        try:
+            await obstore.delete_async(self._store, list(names))
+        except FileNotFoundError:
+            return  # some servers say so, and it is what was wanted
+
+    async def _request(
+        self, operation: str, limit_s: float, send: Callable[[], Awaitable[_T]]
+    ) -> _T:
+        now_s = self._clock.monotonic_s()
+        if not self.breaker.allows() and not self.breaker.probe_due(now_s):
+            self._metrics.requests.labels(operation, "held_back").inc()
+            raise SourceUnavailable(SOURCE, self.breaker.last_error)
+        try:
+            async with asyncio.timeout(limit_s):
+                answer = await send()
+        except (exceptions.BaseError, OSError, TimeoutError) as error:
+            raise self._failed(operation, error) from error
+        self.breaker.succeeded()
+        took_s = self._clock.monotonic_s() - now_s
+        self._metrics.seconds.labels(operation).observe(took_s)
+        outcome = "absent" if answer is None and operation in {"get", "head"} else "ok"
+        self._metrics.requests.labels(operation, outcome).inc()
+        return answer
+
+    def _failed(self, operation: str, error: Exception) -> SourceUnavailable:
+        self._metrics.requests.labels(operation, "failed").inc()
+        reason = _reason(error)
+        if isinstance(error, _REFUSALS):
+            self.breaker.succeeded()
+        else:
+            needs_operator = isinstance(error, _NEEDS_OPERATOR)
+            now_s = self._clock.monotonic_s()
+            self.breaker.failed(now_s, reason, self._jitter, needs_operator=needs_operator)
+        return SourceUnavailable(SOURCE, f"{operation}: {reason}")
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error; the rest is how the library's types are nested."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    first = str(error).partition("\n")[0].strip()
+    return f"{type(error).__name__}: {first[:_REASON_CHARS]}"
+
+
+def _open_store(settings: ObjectsConfig, key: BucketKey | None) -> S3Store:
+    config: S3Config = {"region": settings.region}
+    if settings.endpoint is not None:
+        config["endpoint"] = settings.endpoint
+    if key is not None:
+        config["access_key_id"] = key.access_key_id
+        config["secret_access_key"] = key.secret_access_key
+    return S3Store(
+        settings.bucket,
+        prefix=settings.prefix or None,
+        config=config,
+        client_options={
+            "allow_http": True,
+            "connect_timeout": timedelta(seconds=_CONNECT_S),
+            "timeout": timedelta(seconds=_PART_S),
+        },
+        retry_config={
+            "max_retries": _RETRIES,
+            "retry_timeout": timedelta(seconds=_SMALL_S),
+            "backoff": {
+                "base": 2,
+                "init_backoff": timedelta(seconds=0.1),
+                "max_backoff": timedelta(seconds=1),
+            },
+        },
+    )

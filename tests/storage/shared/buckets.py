@@ -1,0 +1,25 @@
+"""Buckets for tests, and clients of them."""
+
+from __future__ import annotations
+
+import random
+
+from federation.config.storage import ObjectsConfig
+from federation.core.clock import SystemClock
+from federation.observability.metrics import Metrics
+from federation.storage.shared.credentials import BucketKey
+from federation.storage.shared.objects import ObjectBucket
+from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStoreServer
+
+KEY = BucketKey(ACCESS_KEY, SECRET_KEY)
+
+
+def settings(server: ObjectStoreServer, prefix: str, bucket: str = BUCKET) -> ObjectsConfig:
+    return ObjectsConfig(bucket=bucket, prefix=prefix, endpoint=server.endpoint)
+
+
+def client(
+    server: ObjectStoreServer, prefix: str, bucket: str = BUCKET, key: BucketKey = KEY
+) -> ObjectBucket:
+    config = settings(server, prefix, bucket)
+    return ObjectBucket(config, key, SystemClock(), Metrics().bucket, random.Random(1))
