@@ -21,6 +21,7 @@ from tests.support.quick import MEMORY, is_quick, no_processes
 
 if TYPE_CHECKING:
     from tests.support.postgres import Postgres
+    from tests.support.sites import SiteServers, TestSite
 
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",
@@ -100,6 +101,21 @@ def postgres_server() -> Iterator[Postgres]:
 
     with postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def site_servers(postgres_server: Postgres) -> Iterator[SiteServers]:
+    """The servers of shared sites, one set for each test process; for tests marked servers."""
+    from tests.support.sites import site_servers_in  # it starts processes: not for quick tests
+
+    with site_servers_in(postgres_server) as servers:
+        yield servers
+
+
+@pytest.fixture
+def site(site_servers: SiteServers) -> TestSite:
+    """A shared site that nobody has used."""
+    return site_servers.new_site()
 
 
 @pytest.fixture(autouse=True)

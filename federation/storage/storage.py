@@ -119,7 +119,7 @@ class Storage:
 
     def announce(self, **facts: Any) -> None:
         """Publish facts about this process, such as its addresses (run/ID.json)."""
-        self._core.run.announce({**facts, "node_id": self.node_id})
+        self._core.run.announce({"node_id": self.node_id, **facts})
 
     def health(self) -> tuple[bool, str]:
         """Return whether everything works, and if not, what is wrong."""

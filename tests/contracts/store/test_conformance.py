@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +22,9 @@ from federation.upstream.pull_through import PullThrough, UpstreamPool
 from tests.remote.served import connected, serving
 from tests.support.fakes import MemoryStore
 from tests.upstream.fakes import upstream
+
+if TYPE_CHECKING:
+    from tests.support.sites import TestSite
 
 SIZES = [1, 1000, 16 * 1024, 16 * 1024 + 1, 200_000, 5 * 1024 * 1024 + 3]
 
@@ -58,6 +62,22 @@ async def remote(path: Path) -> AsyncIterator[Store]:
         yield here.store
 
 
+@asynccontextmanager
+async def shared(site: TestSite, path: Path) -> AsyncIterator[LocalStore]:
+    """A node of a shared site."""
+    async with site.node(path / "data") as node:
+        yield node
+
+
+@asynccontextmanager
+async def two_nodes(site: TestSite, path: Path) -> AsyncIterator[LocalStore]:
+    """Two nodes of a shared site: written through one, asked through the other."""
+    from tests.support.two_nodes import TwoNodes
+
+    async with site.node(path / "one") as written, site.node(path / "other") as asked:
+        yield TwoNodes(written, asked)
+
+
 LOCAL_STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[LocalStore]]] = {
     "memory": memory,
     "local": local,
@@ -67,18 +87,33 @@ STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     **LOCAL_STORES,
     "remote": remote,
 }
+SHARED_STORES: dict[str, Callable[[TestSite, Path], AbstractAsyncContextManager[LocalStore]]] = {
+    "shared": shared,
+    "shared, two nodes": two_nodes,
+}
+_SHARED = [pytest.param(name, marks=pytest.mark.servers) for name in SHARED_STORES]
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, *_SHARED])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    async with STORES[request.param](tmp_path) as made:
-        yield made
+    if request.param in SHARED_STORES:
+        site = request.getfixturevalue("site")
+        async with SHARED_STORES[request.param](site, tmp_path) as on_servers:
+            yield on_servers
+    else:
+        async with STORES[request.param](tmp_path) as made:
+            yield made
 
 
-@pytest.fixture(params=LOCAL_STORES)
+@pytest.fixture(params=[*LOCAL_STORES, *_SHARED])
 async def local_store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LocalStore]:
-    async with LOCAL_STORES[request.param](tmp_path) as made:
-        yield made
+    if request.param in SHARED_STORES:
+        site = request.getfixturevalue("site")
+        async with SHARED_STORES[request.param](site, tmp_path) as on_servers:
+            yield on_servers
+    else:
+        async with LOCAL_STORES[request.param](tmp_path) as made:
+            yield made
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:

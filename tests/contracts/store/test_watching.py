@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import pytest
 
 from federation.core.digest import Digest, digest_of
 from federation.core.store import LocalStore, WatchesHeld
+from federation.core.uses import Use
 from federation.storage.blob_files import Damage
+from federation.storage.catalogue.blobs import key_of
 from federation.storage.storage import Storage
 from tests.contracts.store.test_conformance import local
 from tests.support.fakes import MemoryStore
+from tests.support.polling import until
+
+if TYPE_CHECKING:
+    from federation.storage.shared.storage import SharedStorage
+    from tests.support.sites import TestSite
 
 
 class WatchingStore(LocalStore, WatchesHeld, Protocol):
@@ -49,16 +57,54 @@ async def storage(path: Path) -> AsyncIterator[Watched]:
         yield Watched(store, lose)
 
 
+@asynccontextmanager
+async def shared(site: TestSite, path: Path) -> AsyncIterator[Watched]:
+    async with site.node(path / "data") as store:
+        yield Watched(store, partial(lose_from_site, store))
+
+
+@asynccontextmanager
+async def two_nodes(site: TestSite, path: Path) -> AsyncIterator[Watched]:
+    """What one node sets aside is uncertain at the other one, too, a second later at most."""
+    from tests.support.two_nodes import TwoNodes
+
+    async with site.node(path / "one") as written, site.node(path / "other") as asked:
+
+        async def lose(digest: Digest) -> None:
+            presence = asked.core.catalogue.watch.presence()
+            await lose_from_site(written, digest)
+            await until(
+                lambda: asked.core.catalogue.watch.presence() != presence, "the other node knows"
+            )
+
+        yield Watched(TwoNodes(written, asked), lose)
+
+
+async def lose_from_site(store: SharedStorage, digest: Digest) -> None:
+    key = key_of(digest)
+    rows = await store.core.catalogue.blobs.look_up([key], Use.PEEK, with_bytes=False)
+    await store.core.set_aside(digest, rows[key], "is wrong")
+
+
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Watched]]] = {
     "memory": memory,
     "local": storage,
 }
 
 
-@pytest.fixture(params=STORES)
+SHARED_STORES = {"shared": shared, "shared, two nodes": two_nodes}
+_SHARED = [pytest.param(name, marks=pytest.mark.servers) for name in SHARED_STORES]
+
+
+@pytest.fixture(params=[*STORES, *_SHARED])
 async def watched(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Watched]:
-    async with STORES[request.param](tmp_path) as made:
-        yield made
+    if request.param in SHARED_STORES:
+        site = request.getfixturevalue("site")
+        async with SHARED_STORES[request.param](site, tmp_path) as on_servers:
+            yield on_servers
+    else:
+        async with STORES[request.param](tmp_path) as made:
+            yield made
 
 
 async def put(store: LocalStore, *blobs: bytes) -> set[Digest]:

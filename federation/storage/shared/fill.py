@@ -1,0 +1,152 @@
+"""Brings one large blob from the bucket into the cache, while any number of readers follow.
+
+Each part is verified before readers see it; the last one waits until the whole blob was compared
+with its digest. So no read of wrong bytes ever ends well, and no reader waits for the whole blob.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Collection
+
+import structlog
+
+from federation.core.digest import Digest
+from federation.core.errors import (
+    BlobDamaged,
+    DigestMismatch,
+    FederationError,
+    SourceUnavailable,
+)
+from federation.core.store import Growing, Ingest
+from federation.storage.shared.catalogue.rows import BlobAt
+from federation.storage.shared.naming import part_count
+from federation.storage.shared.parts import PartDamaged, fetch_part
+from federation.storage.shared.site_context import SiteContext
+
+_log = structlog.get_logger(__name__)
+_AHEAD_PARTS = 3  # fetched at once; one of them is being written
+
+
+class CacheTrouble(Exception):
+    """The cache could not take the blob; its readers go on without the cache."""
+
+
+class BucketFill:
+    """The one copy of a blob under way. Readers call wait_beyond() and read()."""
+
+    def __init__(self, core: SiteContext, digest: Digest, at: BlobAt, ingest: Ingest) -> None:
+        self._core = core
+        self._digest = digest
+        self._at = at
+        self._ingest = ingest
+        self._growing: Growing | None = None
+        self._moved = asyncio.Condition()
+        self.available_bytes = 0
+        self.readers = 0
+        self.error: Exception | None = None
+
+    def __repr__(self) -> str:
+        return f"<BucketFill {self._digest} {self.available_bytes}, {self.readers} readers>"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether to go on: somebody reads it, or more than half of it is here."""
+        return self.readers > 0 or self.available_bytes > self._digest.size_bytes // 2
+
+    async def run(self) -> None:
+        """Fetch and store everything; failures are kept in `error`."""
+        try:
+            await self._receive()
+        except (FederationError, CacheTrouble) as error:
+            await self._move(error=error)
+            await self._ingest.abort()
+            return
+        try:
+            await self._ingest.commit()
+        except FederationError as error:
+            _log.warning("cache_write_failed", digest=str(self._digest), reason=str(error))
+
+    async def wait_beyond(self, offset: int) -> None:
+        """Wait until the byte at offset can be read. Raises what ended the fill before that."""
+        async with self._moved:
+            await self._moved.wait_for(
+                lambda: self.available_bytes > offset or self.error is not None
+            )
+        if self.available_bytes <= offset and self.error is not None:
+            raise self.error
+
+    async def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return up to size_bytes that are available at offset. Raises as wait_beyond does."""
+        await self.wait_beyond(offset)
+        assert self._growing is not None
+        try:
+            return await self._growing.read(offset, min(size_bytes, self.available_bytes - offset))
+        except SourceUnavailable as error:
+            raise CacheTrouble(str(error)) from error
+
+    async def close(self) -> None:
+        """Let go of the growing file; to be called when no reader is left and run() has ended."""
+        if self._growing is not None:
+            await self._growing.close()
+
+    async def _receive(self) -> None:
+        """Raises SourceUnavailable, BlobDamaged, CacheTrouble."""
+        count = part_count(self._digest.size_bytes)
+        ahead: deque[asyncio.Task[bytes]] = deque()
+        begun = 0
+        try:
+            for part in range(count):
+                if not self.is_wanted:
+                    raise CacheTrouble("nobody reads it any more")
+                while begun < min(count, part + _AHEAD_PARTS):
+                    ahead.append(asyncio.ensure_future(self._fetch(begun)))
+                    begun += 1
+                data = await ahead[0]
+                ahead.popleft()
+                try:
+                    await self._take(data, is_last=part == count - 1)
+                finally:
+                    self._core.fetching.release()
+        except (PartDamaged, DigestMismatch) as damage:
+            await self._core.set_aside(self._digest, self._at, str(damage))
+            raise BlobDamaged(self._digest, str(damage)) from damage
+        finally:
+            await self._drop(ahead)
+
+    async def _fetch(self, part: int) -> bytes:
+        """Fetch a part into one of the places for parts in memory, which the taker gives back."""
+        await self._core.fetching.acquire()
+        try:
+            return await fetch_part(self._core.bucket, self._digest, self._at, part)
+        except BaseException:
+            self._core.fetching.release()
+            raise
+
+    async def _drop(self, ahead: Collection[asyncio.Task[bytes]]) -> None:
+        for task in ahead:
+            task.cancel()
+        for outcome in await asyncio.gather(*ahead, return_exceptions=True):
+            if isinstance(outcome, bytes):
+                self._core.fetching.release()
+
+    async def _take(self, data: bytes, *, is_last: bool) -> None:
+        """Store a verified part and show it. Raises CacheTrouble, DigestMismatch."""
+        try:
+            await self._ingest.append(data)
+            if self._growing is None:
+                self._growing = await self._ingest.open_growing()
+        except DigestMismatch:
+            raise
+        except FederationError as error:
+            raise CacheTrouble(str(error)) from error
+        if is_last:
+            self._ingest.verify()
+        await self._move(added_bytes=len(data))
+
+    async def _move(self, *, added_bytes: int = 0, error: Exception | None = None) -> None:
+        async with self._moved:
+            self.available_bytes += added_bytes
+            self.error = self.error or error
+            self._moved.notify_all()

@@ -1,0 +1,40 @@
+"""Fetches parts of large blobs from the bucket; none is handed on before its hash was compared."""
+
+from __future__ import annotations
+
+import asyncio
+
+from federation.core.digest import Digest, new_hasher
+from federation.storage.shared.catalogue.rows import BlobAt, BlobObject
+from federation.storage.shared.naming import hash_part, part_bytes, part_count, part_hash, part_name
+from federation.storage.shared.objects import ObjectBucket
+
+
+class PartDamaged(Exception):
+    """A part of a blob is absent from the bucket, or its bytes are wrong, twice in a row."""
+
+
+async def fetch_part(bucket: ObjectBucket, digest: Digest, at: BlobAt, part: int) -> bytes:
+    """Return one part's bytes, verified. The caller bounds how many parts are in memory.
+
+    Raises SourceUnavailable, PartDamaged.
+    """
+    assert at.attempt is not None
+    name = part_name(BlobObject(digest, at.attempt), part)
+    size_bytes = part_bytes(digest.size_bytes, part)
+    for _ in range(2):  # bytes can also go wrong on the way
+        data = await bucket.get(name, size_bytes)
+        if data is None:
+            raise PartDamaged(f"its object {name} is not in the bucket")
+        if await asyncio.to_thread(hash_part, data) == part_hash(at.parts, part):
+            return data
+    raise PartDamaged(f"its object {name} does not have the bytes that were stored")
+
+
+async def check_object(bucket: ObjectBucket, digest: Digest, at: BlobAt) -> None:
+    """Read a whole blob and compare it with its digest. Raises SourceUnavailable, PartDamaged."""
+    hasher = new_hasher(digest.function)
+    for part in range(part_count(digest.size_bytes)):
+        hasher.update(await fetch_part(bucket, digest, at, part))
+    if hasher.digest() != digest.hash:
+        raise PartDamaged("its objects together do not match its digest")

@@ -1,0 +1,87 @@
+"""What reading, receiving and upkeep of a node of a shared site have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from federation.config.model import StorageConfig
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.errors import SourceUnavailable, StorageFull
+from federation.core.provenance import Provenance, Source
+from federation.core.tasks import Background
+from federation.core.uses import Use
+from federation.observability.metrics import Metrics
+from federation.storage.breaker import DamageBreaker
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.shared.cached_uses import CachedUses
+from federation.storage.shared.catalogue.rows import BlobAt
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.objects import ObjectBucket
+from federation.storage.shared.site_marker import SiteMarker
+from federation.storage.storage import Storage
+
+_log = structlog.get_logger(__name__)
+FROM_SITE = Provenance(Source.UPSTREAM, origin="site")  # of what the cache has from the site
+_KEEPING_MAX = 32
+
+
+@dataclass(slots=True)
+class SiteContext:
+    """The shared parts; one for each process. Used from the event loop."""
+
+    catalogue: SiteCatalogue
+    bucket: ObjectBucket
+    marker: SiteMarker
+    cache: Storage
+    uses: CachedUses
+    settings: StorageConfig
+    clock: Clock
+    metrics: Metrics
+    sending: asyncio.Semaphore  # parts in memory on their way to the bucket
+    fetching: asyncio.Semaphore  # and from it to the cache
+    direct: asyncio.Semaphore  # and from it to a reader, past the cache
+    damage: DamageBreaker = field(default_factory=DamageBreaker)
+    background: Background = field(default_factory=Background)
+    _keeping: int = 0  # batches of small blobs on their way to the cache
+
+    def keep_small(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:
+        """Begin to store small blobs in the cache, unless many wait for that already."""
+        if blobs and self._keeping < _KEEPING_MAX:
+            self._keeping += 1
+            self.background.start(self._keep_small(blobs), "keep small blobs in the cache")
+
+    async def _keep_small(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:
+        try:
+            refused = await self.cache.write_small(blobs, provenance=FROM_SITE)
+        finally:
+            self._keeping -= 1
+        for error in refused:
+            if error is not None and not isinstance(error, StorageFull):
+                _log.warning("cache_write_failed", blobs=len(blobs), reason=str(error))
+                return
+
+    async def set_aside(self, digest: Digest, found: BlobAt, reason: str) -> None:
+        """Quarantine a blob whose object is absent or wrong; from then on it is missing.
+
+        Raises SourceUnavailable where the blob has to stay: the catalogue does not answer, another
+        upload has replaced it by now, or so many seem damaged that the bucket is suspected.
+        """
+        key = key_of(digest)
+        held = (await self.catalogue.blobs.look_up([key], Use.PEEK, with_bytes=False)).get(key)
+        if held is None:
+            return
+        if (held.seq, held.attempt) != (found.seq, found.attempt):
+            raise SourceUnavailable("bucket", f"blob {digest} was replaced while it was read")
+        now_s = self.clock.monotonic_s()
+        blobs = self.catalogue.watch.totals().blobs
+        if not self.damage.admit(now_s, digest, found.seq, blobs, is_proven=True):
+            raise SourceUnavailable("bucket", self.damage.trouble)
+        await self.catalogue.blobs.remove([key], reason)
+        await self.catalogue.watch.refresh()
+        self.metrics.quarantined.inc()
+        _log.error("blob_quarantined", digest=str(digest), reason=reason)

@@ -1,0 +1,109 @@
+"""The object that says whose bucket this is, and how far the catalogue had come.
+
+A bucket that says nothing, or names another site, is not written to. The lead of the upkeep writes
+the change log's end into it every ten seconds. A catalogue that is behind that is an older one that
+was put back: it may name objects that are gone, and lack objects that are there.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from federation.core.errors import SourceUnavailable, StorageRefused
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.objects import MARKER, ObjectBucket
+
+
+class MarkerFacts(NamedTuple):
+    """What the object says."""
+
+    site: str
+    log_epoch: str
+    head: int
+    is_checking: bool = False  # an older catalogue was put back, and not every object was looked at
+
+    def encode(self) -> bytes:
+        """Return the object's bytes."""
+        facts = {"site": self.site, "log-epoch": self.log_epoch, "head": self.head}
+        return json.dumps({**facts, "checking": self.is_checking}).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> MarkerFacts:
+        """Read the object. Raises StorageRefused: it is no such object."""
+        try:
+            facts = json.loads(data)
+            checking = facts.get("checking") is True
+            return cls(str(facts["site"]), str(facts["log-epoch"]), int(facts["head"]), checking)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StorageRefused(
+                f"{MARKER} in the bucket was not written by a node: give the site a bucket or a "
+                "prefix (storage.objects) of its own"
+            ) from None
+
+
+class SiteMarker:
+    """The marker of one site. Until it was read once, nothing may be put into the bucket."""
+
+    def __init__(self, bucket: ObjectBucket, catalogue: SiteCatalogue) -> None:
+        self._bucket = bucket
+        self._catalogue = catalogue
+        self._is_checked = False
+
+    def __repr__(self) -> str:
+        return f"<SiteMarker {'checked' if self._is_checked else 'unchecked'}>"
+
+    async def check(self) -> None:
+        """Read the marker, unless that was done; write it where site and bucket are new.
+
+        Raises SourceUnavailable; StorageRefused: this is not the bucket of this site.
+        """
+        if self._is_checked:
+            return
+        found = await self._bucket.get_marker()
+        if found is None:
+            await self._begin()
+        elif (named := MarkerFacts.decode(found)).site != self._catalogue.site_id:
+            raise StorageRefused(
+                f"the bucket belongs to the site {named.site}, and the catalogue to "
+                f"{self._catalogue.site_id}: give each site a prefix of its own"
+            )
+        self._is_checked = True
+
+    async def check_or_fail(self) -> None:
+        """Do what check() does, for uploads. Raises only SourceUnavailable."""
+        try:
+            await self.check()
+        except StorageRefused as error:
+            raise SourceUnavailable("bucket", str(error)) from error
+
+    async def read(self) -> MarkerFacts:
+        """Return what the marker says. Raises SourceUnavailable, StorageRefused."""
+        found = await self._bucket.get_marker()
+        if found is None:
+            raise SourceUnavailable("bucket", f"{MARKER} is gone")
+        return MarkerFacts.decode(found)
+
+    def is_ahead(self, facts: MarkerFacts) -> bool:
+        """Whether the catalogue lacks what it had when these facts were written.
+
+        Another epoch: one from before an epoch was begun, or nobody has looked since it was.
+        """
+        catalogue = self._catalogue
+        return facts.log_epoch != catalogue.watch.log_epoch or facts.head > catalogue.watch.head()
+
+    async def write(self, *, is_checking: bool = False) -> None:
+        """Write how far the catalogue has come; for the lead. Raises SourceUnavailable."""
+        catalogue = self._catalogue
+        facts = MarkerFacts(
+            catalogue.site_id, catalogue.watch.log_epoch, catalogue.watch.head(), is_checking
+        )
+        await self._bucket.put(MARKER, facts.encode())
+
+    async def _begin(self) -> None:
+        if self._catalogue.watch.totals().blobs:
+            raise StorageRefused(
+                f"the catalogue has blobs, and the bucket has no {MARKER}: is it another bucket or "
+                "prefix than before?"
+            )
+        await self.write()

@@ -1,0 +1,67 @@
+"""Evicts from a shared site, and deletes from its bucket what has no row any more."""
+
+from __future__ import annotations
+
+import structlog
+
+from federation.storage.shared.catalogue.rows import Lead
+from federation.storage.shared.naming import part_names
+from federation.storage.shared.site_context import SiteContext
+
+_log = structlog.get_logger(__name__)
+_DELETED_AT_ONCE = 500  # uploads, of one part mostly
+_STEP_BYTES = 4 * 2**30  # so that the log of the site is locked for a moment only
+_NEEDLESS_ROWS = 100_000  # acknowledged rows of the change log that are kept
+_FULL = "the site had no room left for what this peer has not acknowledged"
+_LOG_FULL = "the change log had no room left for what this peer has not acknowledged"
+
+
+class SiteEviction:
+    """One step of each kind of work at a time. All methods raise LeadLost, SourceUnavailable."""
+
+    def __init__(self, core: SiteContext) -> None:
+        self._core = core
+
+    async def evict(self, lead: Lead) -> None:
+        """Free room once the high watermark is reached, until the low one is."""
+        core, settings = self._core, self._core.settings
+        quota_bytes = settings.quota or 0
+        totals = core.catalogue.watch.totals()
+        held_bytes = totals.cost_bytes - totals.gone_bytes  # those are on their way out already
+        if held_bytes <= quota_bytes * settings.high_watermark:
+            return
+        wanted_bytes = held_bytes - int(quota_bytes * settings.low_watermark)
+        while wanted_bytes > 0:
+            done = await core.catalogue.work.evict(lead, min(wanted_bytes, _STEP_BYTES))
+            wanted_bytes -= done.freed_bytes
+            core.metrics.evicted.inc(done.blobs + done.entries)
+            core.metrics.evicted_bytes.inc(done.freed_bytes)
+            if not done.freed_bytes:
+                if done.is_pinned and settings.when_full == "evict":
+                    await self._give_up_one(lead)
+                return
+
+    async def delete_gone(self, lead: Lead) -> bool:
+        """Delete objects whose time has come; return whether more wait."""
+        core = self._core
+        due = await core.catalogue.work.gone_due(_DELETED_AT_ONCE)
+        if due:
+            await core.bucket.delete([name for each in due for name in part_names(each)])
+            await core.catalogue.work.gone_done(lead, due)
+        return len(due) == _DELETED_AT_ONCE
+
+    async def trim_log(self, lead: Lead) -> None:
+        """Remove rows of the change log that are too many, or of use to nobody."""
+        rows_max = self._core.settings.log_max_rows
+        needless = min(_NEEDLESS_ROWS, rows_max)
+        while True:
+            done = await self._core.catalogue.work.trim_log(lead, rows_max, needless, _LOG_FULL)
+            for name in done.given_up:
+                _log.warning("peer_needs_resync", peer=name, reason=_LOG_FULL)
+            if done.is_done:
+                return
+
+    async def _give_up_one(self, lead: Lead) -> None:
+        name = await self._core.catalogue.work.give_up_one(lead, _FULL)
+        if name is not None:  # None: it caught up meanwhile
+            _log.warning("peer_needs_resync", peer=name, reason=_FULL)

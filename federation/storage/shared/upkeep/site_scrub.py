@@ -1,0 +1,90 @@
+"""Reads objects of the bucket in the background, and sets blobs aside whose objects are wrong.
+
+Disks forget, and so do people with access to the bucket. A blob that is found missing here is
+missing for everybody before a build relies on it.
+"""
+
+from __future__ import annotations
+
+import os
+
+import structlog
+
+from federation.core.digest import HASH_BYTES
+from federation.core.errors import SourceUnavailable
+from federation.storage.catalogue.blobs import digest_of_key
+from federation.storage.shared.catalogue.rows import BlobAt, BlobObject
+from federation.storage.shared.naming import part_bytes, part_count, part_name
+from federation.storage.shared.parts import PartDamaged, fetch_part
+from federation.storage.shared.site_context import SiteContext
+
+_log = structlog.get_logger(__name__)
+_ROWS = 200
+_IDLE_S = 60.0
+
+
+class SiteScrub:
+    """Goes through all blobs in the order of their keys, from any place on."""
+
+    def __init__(self, core: SiteContext, after: bytes | None = None) -> None:
+        """after: begin behind this key; None: anywhere, as leads may change often."""
+        self._core = core
+        self._after = os.urandom(1 + HASH_BYTES) if after is None else after
+
+    async def step(self) -> None:
+        """Verify the next objects at the configured rate; then the caller looks if it still leads.
+
+        Raises SourceUnavailable.
+        """
+        rate = self._core.settings.scrub.rate
+        rows = await self._core.catalogue.blobs.walk(self._after, _ROWS) if rate else ()
+        for key, at in rows:
+            self._after = key
+            if at.attempt is not None:
+                await self._verify(key, at, rate)
+        if len(rows) < _ROWS:
+            self._after = b""
+            await self._core.clock.sleep(_IDLE_S)
+
+    async def _verify(self, key: bytes, at: BlobAt, rate: int) -> None:
+        digest = digest_of_key(key, at.size_bytes)
+        try:
+            for part in range(part_count(at.size_bytes)):
+                async with self._core.fetching:
+                    data = await fetch_part(self._core.bucket, digest, at, part)
+                self._core.metrics.bucket.scrubbed_bytes.inc(len(data))
+                await self._core.clock.sleep(len(data) / rate)
+        except PartDamaged as damage:
+            await self._set_aside(key, at, str(damage))
+
+    async def _set_aside(self, key: bytes, at: BlobAt, reason: str) -> None:
+        digest = digest_of_key(key, at.size_bytes)
+        try:
+            await self._core.set_aside(digest, at, reason)
+        except SourceUnavailable as error:  # replaced or evicted meanwhile, or too many at once
+            _log.warning("blob_damaged", digest=str(digest), reason=reason, kept_because=str(error))
+
+    async def check_all(self) -> int:
+        """See to it that every row's objects are there; return how many blobs were set aside.
+
+        For a catalogue that is older than the bucket. Compares names and sizes, and reads nothing.
+        Raises SourceUnavailable.
+        """
+        core, after, absent = self._core, b"", 0
+        while rows := await core.catalogue.blobs.walk(after, _ROWS):
+            gone = [key for key, at in rows if not await self._is_there(key, at)]
+            if gone:
+                await core.catalogue.blobs.remove(gone, "its object was not in the bucket")
+            absent += len(gone)
+            after = rows[-1][0]
+        return absent
+
+    async def _is_there(self, key: bytes, at: BlobAt) -> bool:
+        if at.attempt is None:
+            return True
+        upload = BlobObject(digest_of_key(key, at.size_bytes), at.attempt)
+        for part in range(part_count(at.size_bytes)):
+            size_bytes = part_bytes(at.size_bytes, part)
+            if await self._core.bucket.size_of(part_name(upload, part)) != size_bytes:
+                return False
+        return True

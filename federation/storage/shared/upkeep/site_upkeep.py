@@ -1,0 +1,123 @@
+"""The work of the node that leads the upkeep: eviction, deletions, marker, sweep and scrub.
+
+Every node stands for the lead and loses it when it cannot be heard. Each write to the catalogue
+carries the proof of leading, so that a node that was stopped and wakes up changes nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import structlog
+
+from federation.core.errors import LeadLost, SourceUnavailable, StorageRefused
+from federation.core.tasks import Background
+from federation.storage.shared.catalogue.rows import Lead, Role
+from federation.storage.shared.site_context import SiteContext
+from federation.storage.shared.upkeep.bucket_sweep import EVERY_S, BucketSweep
+from federation.storage.shared.upkeep.site_eviction import SiteEviction
+from federation.storage.shared.upkeep.site_scrub import SiteScrub
+
+_EVERY_S = 1.0
+_MARK_EVERY_S = 10.0
+_TRIM_EVERY_S = 60.0
+
+_log = structlog.get_logger(__name__)
+_Step = Callable[[Lead], Awaitable[None]]
+
+
+class SiteUpkeep:
+    """Runs from start() to close(); does nothing while another node leads."""
+
+    def __init__(self, core: SiteContext) -> None:
+        self._core = core
+        self._eviction = SiteEviction(core)
+        self._scrub = SiteScrub(core)
+        self._sweep = BucketSweep(core, random.SystemRandom())
+        self._compared_term: int | None = None  # the term in which the bucket was compared
+        self._tasks = Background()
+
+    def start(self) -> None:
+        """Begin."""
+        self._keep("site-eviction", _EVERY_S, self._evict)
+        self._keep("site-marker", _MARK_EVERY_S, self._mark)
+        self._keep("site-log", _TRIM_EVERY_S, self._eviction.trim_log)
+        self._keep("bucket-deletions", _EVERY_S, self._delete_gone)
+        self._keep("bucket-sweep", EVERY_S, self._sweep_next)
+        self._keep("bucket-scrub", _EVERY_S, self._scrub_on)
+
+    async def close(self) -> None:
+        """Stop, and let another node lead at once."""
+        await self._tasks.close()
+        self._core.catalogue.leads.resign(Role.UPKEEP)
+
+    def _keep(self, name: str, every_s: float, step: _Step) -> None:
+        core = self._core
+        work: Callable[[], Coroutine[Any, Any, None]] = partial(self._repeat, every_s, step)
+        self._tasks.keep(work, name, core.clock, core.metrics.failing)
+
+    async def _repeat(self, every_s: float, step: _Step) -> None:
+        while True:
+            lead = self._core.catalogue.leads.lead(Role.UPKEEP)
+            if lead is None:
+                await self._core.clock.sleep(_EVERY_S)
+            else:
+                try:
+                    await step(lead)
+                except (LeadLost, SourceUnavailable) as error:
+                    # Catalogue and bucket report their own trouble; another node may lead by now.
+                    _log.debug("upkeep_interrupted", reason=str(error))
+                await self._core.clock.sleep(every_s)
+
+    async def _evict(self, lead: Lead) -> None:
+        if self._compared_term == lead.term:
+            await self._eviction.evict(lead)
+
+    async def _delete_gone(self, lead: Lead) -> None:
+        if self._compared_term == lead.term:
+            while await self._eviction.delete_gone(lead):
+                pass
+
+    async def _sweep_next(self, lead: Lead) -> None:
+        if self._compared_term == lead.term:
+            await self._sweep.sweep_next()
+
+    async def _scrub_on(self, _lead: Lead) -> None:
+        await self._scrub.step()
+
+    async def _mark(self, lead: Lead) -> None:
+        """Compare the catalogue with the marker, once a term; then keep the marker up to date."""
+        marker = self._core.marker
+        try:
+            await marker.check()
+            if self._compared_term != lead.term:
+                await self._compare(lead)
+        except StorageRefused as error:
+            _log.error("bucket_refused", reason=str(error))
+            return
+        await marker.write()
+
+    async def _compare(self, lead: Lead) -> None:
+        """Find out whether an older catalogue was put back; if so, check every object first.
+
+        Until that is done nothing is evicted or deleted, also by the next lead.
+        """
+        marker, work = self._core.marker, self._core.catalogue.work
+        facts = await marker.read()
+        if marker.is_ahead(facts):
+            epoch = await work.begin_epoch(lead)
+            _log.error(
+                "older_catalogue_put_back",
+                head=self._core.catalogue.watch.head(),
+                head_before=facts.head,
+                log_epoch=epoch,
+            )
+            await marker.write(is_checking=True)
+            facts = facts._replace(is_checking=True)
+        if facts.is_checking:
+            absent = await self._scrub.check_all()
+            _log.warning("older_catalogue_checked", blobs_set_aside=absent)
+        self._compared_term = lead.term

@@ -1,0 +1,83 @@
+"""Two real nodes on one shared site: interchangeable, and one is enough."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from federation.core.digest import digest_of
+from tests.support.object_store import SECRET_KEY
+from tests.support.polling import wait_until
+from tests.support.process import Node, serve
+from tests.support.process_client import Client, action_result
+from tests.support.sites import TestSite
+
+pytestmark = pytest.mark.servers
+LARGE = 9 * 2**20  # two parts
+
+
+@pytest.fixture
+def nodes(site: TestSite, tmp_path: Path) -> Iterator[list[Node]]:
+    with ExitStack() as stack:
+        settings = {"storage": dict(site.keys())}
+        yield [
+            stack.enter_context(serve(tmp_path / name, settings, name=name)) for name in ("a", "b")
+        ]
+
+
+def test_what_one_node_acknowledged_the_other_serves_after_the_first_was_killed(
+    nodes: list[Node],
+) -> None:
+    one, other = nodes
+    blobs = [os.urandom(size) for size in (100, 50_000, LARGE)]
+    digests = [digest_of(data) for data in blobs]
+    action = digest_of(os.urandom(10))
+    with Client(one.address) as client:
+        for data in blobs:
+            client.write(data)
+        client.update_action_result(action, action_result([("out", digests[2])]))
+    one.kill()
+    with Client(other.address) as client:
+        assert client.find_missing(digests) == set()
+        assert [client.read(digest) for digest in digests] == blobs
+        assert client.get_action_result(action) is not None
+
+
+def test_a_killed_node_starts_again_without_ceremony(nodes: list[Node]) -> None:
+    one, other = nodes
+    data = os.urandom(LARGE)
+    with Client(other.address) as client:
+        client.write(data)
+    one.kill()
+    one.start()
+    with Client(one.address) as client:
+        assert client.read(digest_of(data)) == data
+
+
+def test_the_nodes_of_a_site_are_one_to_others(nodes: list[Node]) -> None:
+    ids = {node.facts["node_id"] for node in nodes}
+    assert len(ids) == 1
+
+
+def test_another_node_leads_once_the_lead_was_killed(nodes: list[Node], site: TestSite) -> None:
+    def term() -> int:
+        rows = site.sql("SELECT term FROM lead WHERE role = 'upkeep'")
+        return int(rows[0][0]) if rows else 0
+
+    wait_until(term, "a node leads")
+    before = term()
+    for node in nodes:
+        node.kill()
+    nodes[1].start()
+    wait_until(lambda: term() > before, "the other node has taken over")
+
+
+def test_no_secret_of_the_bucket_is_in_a_log(nodes: list[Node]) -> None:
+    with Client(nodes[0].address) as client:
+        client.write(os.urandom(50_000))
+    for node in nodes:
+        assert SECRET_KEY not in node.log_path.read_text()

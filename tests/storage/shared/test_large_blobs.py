@@ -1,0 +1,224 @@
+"""Large blobs of a shared site: their way into the bucket, out of it, and into the caches."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import obstore
+import pytest
+
+from federation.core.digest import Digest, digest_of
+from federation.core.errors import BlobNotFound, DigestMismatch, SourceUnavailable, StorageFull
+from federation.storage.shared.naming import PART_BYTES, part_count
+from federation.storage.shared.storage import SharedStorage
+from tests.storage.conftest import until
+from tests.support.object_store import BUCKET
+from tests.support.sites import TestSite
+
+pytestmark = pytest.mark.servers
+SIZE = 2 * PART_BYTES + 1000  # three parts
+
+
+def fresh(size_bytes: int) -> tuple[Digest, bytes]:
+    data = os.urandom(size_bytes)
+    return digest_of(data), data
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), 1_000_000):
+        yield data[at : at + 1_000_000]
+
+
+async def read(store: SharedStorage, digest: Digest, **options: int) -> bytes:
+    async with store.open_read(digest, **options) as chunks:  # type: ignore[arg-type]
+        return b"".join([chunk async for chunk in chunks])
+
+
+class Moved:
+    """Counts the bytes between a node and the bucket, but for the few of the marker."""
+
+    def __init__(self, store: SharedStorage) -> None:
+        self._metric = store.core.metrics.bucket.bytes
+        self._before = {way: self._now(way) for way in ("in", "out")}
+
+    def _now(self, way: str) -> int:
+        return int(self._metric.labels(way)._value.get())
+
+    def kib(self, way: str) -> int:
+        return (self._now(way) - self._before[way] + 500) // 1024
+
+
+@pytest.fixture
+async def nodes(site: TestSite, tmp_path: Path) -> AsyncIterator[list[SharedStorage]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(site.node(tmp_path / name)) for name in "ab"]
+
+
+async def kept(store: SharedStorage, digest: Digest) -> None:
+    """Wait until the cache of the node that received a blob has it."""
+
+    async def has() -> bool:
+        return not await store.core.cache.find_missing([digest])
+
+    await until(has)
+
+
+async def test_each_part_is_sent_once_and_read_by_its_own_node_from_the_cache(
+    site: TestSite, nodes: list[SharedStorage]
+) -> None:
+    one, _ = nodes
+    digest, data = fresh(SIZE)
+    moved = Moved(one)
+    assert await one.write(digest, pieces(data))
+    assert sorted(site.objects().values()) == [1000, PART_BYTES, PART_BYTES]
+    assert moved.kib("out") in range(SIZE // 1024, SIZE // 1024 + 10)
+    await kept(one, digest)
+    assert await read(one, digest) == data
+    assert moved.kib("in") == 0
+
+
+async def test_each_part_is_fetched_once_by_another_node_for_any_number_of_readers(
+    nodes: list[SharedStorage],
+) -> None:
+    one, other = nodes
+    digest, data = fresh(SIZE)
+    await one.write(digest, pieces(data))
+    moved = Moved(other)
+    found = await asyncio.gather(*(read(other, digest) for _ in range(8)))
+    assert all(each == data for each in found)
+    await kept(other, digest)
+    assert await read(other, digest, offset=5) == data[5:]
+    assert moved.kib("in") in range(SIZE // 1024, SIZE // 1024 + 10)
+
+
+async def test_a_read_of_the_end_fetches_the_part_of_the_end_only(
+    nodes: list[SharedStorage],
+) -> None:
+    one, other = nodes
+    digest, data = fresh(4 * PART_BYTES)
+    await one.write(digest, pieces(data))
+    moved = Moved(other)
+    assert await read(other, digest, offset=digest.size_bytes - 10) == data[-10:]
+    assert moved.kib("in") == PART_BYTES // 1024
+
+
+async def test_a_cache_that_was_lost_is_filled_again(site: TestSite, tmp_path: Path) -> None:
+    digest, data = fresh(SIZE)
+    async with site.node(tmp_path / "data") as node:
+        await node.write(digest, pieces(data))
+    shutil.rmtree(tmp_path / "data")
+    async with site.node(tmp_path / "data") as node:
+        assert await node.find_missing([digest]) == set()
+        assert await read(node, digest) == data
+
+
+async def test_a_blob_larger_than_the_cache_is_refused_before_a_byte_is_sent(
+    site: TestSite, tmp_path: Path
+) -> None:
+    digest, _ = fresh(PART_BYTES)
+    async with site.node(tmp_path / "data", cache=4 * 2**20) as node:
+        with pytest.raises(StorageFull):
+            node.begin(digest)
+    assert site.objects() == {}
+
+
+async def test_readers_do_without_the_cache_where_it_has_no_room(
+    site: TestSite, tmp_path: Path
+) -> None:
+    digest, data = fresh(SIZE)
+    async with site.node(tmp_path / "a") as one:
+        await one.write(digest, pieces(data))
+    async with site.node(tmp_path / "b", cache=4 * 2**20) as other:
+        assert await read(other, digest) == data
+        assert (
+            await read(other, digest, offset=PART_BYTES - 5, limit=10)
+            == (data[PART_BYTES - 5 : PART_BYTES + 5])
+        )
+
+
+async def test_an_upload_with_wrong_bytes_leaves_no_object(
+    site: TestSite, nodes: list[SharedStorage]
+) -> None:
+    one, other = nodes
+    digest, data = fresh(SIZE)
+    with pytest.raises(DigestMismatch):
+        await one.write(digest, pieces(data[:-1] + bytes([data[-1] ^ 1])))
+    await until(lambda: no_objects(site))
+    assert await other.find_missing([digest]) == {digest}
+
+
+async def no_objects(site: TestSite) -> bool:
+    return not await asyncio.to_thread(site.objects)
+
+
+async def test_an_upload_that_is_given_up_leaves_no_object(
+    site: TestSite, nodes: list[SharedStorage]
+) -> None:
+    digest, data = fresh(SIZE)
+    ingest = nodes[0].begin(digest)
+    await ingest.append(data[: PART_BYTES + 1])
+    await ingest.abort()
+    await until(lambda: no_objects(site))
+
+
+async def test_what_loses_the_race_for_its_row_is_deleted_once_readers_have_finished(
+    site: TestSite, nodes: list[SharedStorage], tmp_path: Path
+) -> None:
+    one, other = nodes
+    digest, data = fresh(SIZE)
+    first, second = one.begin(digest), other.begin(digest)
+    for ingest in (first, second):
+        await ingest.append(data)
+    assert [await first.commit(), await second.commit()] == [True, False]
+    assert len(site.objects()) == 2 * part_count(SIZE)
+    site.sql("UPDATE gone SET due_ms = 0")  # as if a lease had passed
+
+    async def one_upload() -> bool:
+        return len(await asyncio.to_thread(site.objects)) == part_count(SIZE)
+
+    await until(one_upload)
+    async with site.node(tmp_path / "third") as third:
+        assert await read(third, digest) == data
+
+
+@pytest.mark.parametrize("change", ["deleted", "changed", "shortened"])
+async def test_a_blob_whose_object_is_wrong_is_missing_from_then_on(
+    site: TestSite, nodes: list[SharedStorage], change: str
+) -> None:
+    one, other = nodes
+    digest, data = fresh(SIZE)
+    fine, fine_data = fresh(100_000)
+    await one.write(digest, pieces(data))
+    await one.write(fine, pieces(fine_data))
+    bucket = site.servers.bucket.store(BUCKET, site.prefix)
+    name = next(
+        each for each in site.objects() if each.endswith("-00000") and digest.hash_hex in each
+    )
+    if change == "deleted":
+        obstore.delete(bucket, name)
+    else:
+        obstore.put(bucket, name, b"x" * (PART_BYTES if change == "changed" else 10))
+    with pytest.raises(BlobNotFound):
+        await read(other, digest)
+    assert await other.find_missing([digest, fine]) == {digest}
+    assert await one.find_missing([digest, fine]) == {digest}
+    assert await one.write(digest, pieces(data)), "it can come again"
+    assert await read(other, digest) == data
+
+
+async def test_no_blob_is_set_aside_while_the_bucket_itself_is_another_one(
+    site: TestSite, nodes: list[SharedStorage]
+) -> None:
+    one, other = nodes
+    digest, data = fresh(100_000)
+    await one.write(digest, pieces(data))
+    bucket = site.servers.bucket.store(BUCKET, site.prefix)
+    obstore.delete(bucket, [*site.objects(), "site.json"])
+    with pytest.raises(SourceUnavailable):
+        await read(other, digest)
+    assert await other.find_missing([digest]) == set()

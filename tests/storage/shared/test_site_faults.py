@@ -1,0 +1,181 @@
+"""A shared site whose bucket or database is away or refuses: no answer is ever a wrong one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from federation.core.digest import Digest
+from federation.core.errors import FederationError, SourceUnavailable, StorageRefused
+from federation.storage.shared.storage import SharedStorage
+from tests.storage.conftest import until
+from tests.storage.shared.test_large_blobs import fresh, kept, pieces, read
+from tests.support.bucket_proxy import BucketProxy, proxied
+from tests.support.sites import TestSite
+
+pytestmark = pytest.mark.servers
+KIB = 1024
+
+
+class Faulty(NamedTuple):
+    node: SharedStorage
+    bucket: BucketProxy
+
+
+def objects_by(site: TestSite, proxy: BucketProxy) -> dict[str, Any]:
+    return {**site.keys()["objects"], "endpoint": proxy.endpoint}
+
+
+@pytest.fixture
+async def faulty(site: TestSite, tmp_path: Path) -> AsyncIterator[Faulty]:
+    async with (
+        proxied(site.servers.bucket.endpoint) as proxy,
+        site.node(tmp_path / "data", objects=objects_by(site, proxy)) as node,
+    ):
+        yield Faulty(node, proxy)
+
+
+async def test_without_the_bucket_small_blobs_go_on_and_large_ones_are_unavailable(
+    site: TestSite, tmp_path: Path, faulty: Faulty
+) -> None:
+    node = faulty.node
+    elsewhere, elsewhere_data = fresh(100 * KIB)
+    async with site.node(tmp_path / "other") as other:
+        await other.write(elsewhere, pieces(elsewhere_data))
+    here, here_data = fresh(100 * KIB)
+    await node.write(here, pieces(here_data))
+    await kept(node, here)
+    faulty.bucket.cut()
+    small, small_data = fresh(100)
+    new, new_data = fresh(100 * KIB)
+    assert await node.write_small([(small, small_data)]) == [None]
+    assert await node.find_missing([elsewhere, here, small, new]) == {new}
+    assert await read(node, here) == here_data, "the cache has it"
+    assert await read(node, small) == small_data
+    with pytest.raises(SourceUnavailable):
+        await read(node, elsewhere)
+    with pytest.raises(SourceUnavailable):
+        await node.write(new, pieces(new_data))
+    assert node.health()[0], "it serves what it can"
+    assert await node.find_missing([elsewhere, new]) == {new}, "nothing was taken for lost"
+    faulty.bucket.restore()
+
+    async def works_again() -> bool:
+        try:
+            return await node.write(new, pieces(new_data))
+        except SourceUnavailable:
+            return False
+
+    await until(works_again)
+    assert await read(node, elsewhere) == elsewhere_data
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (403, "AccessDenied"),
+        (409, "OperationAborted"),
+        (412, "PreconditionFailed"),
+        (500, "InternalError"),
+        (503, "SlowDown"),
+        (507, "InsufficientStorage"),
+    ],
+)
+async def test_a_bucket_that_refuses_makes_uploads_fail_and_no_blob_missing(
+    site: TestSite, tmp_path: Path, faulty: Faulty, status: int, code: str
+) -> None:
+    node = faulty.node
+    elsewhere, data = fresh(100 * KIB)
+    async with site.node(tmp_path / "other") as other:
+        await other.write(elsewhere, pieces(data))
+    faulty.bucket.answer(status, code)
+    new, new_data = fresh(100 * KIB)
+    with pytest.raises(SourceUnavailable):
+        await node.write(new, pieces(new_data))
+    (refused,) = await node.write_small([(new, new_data)])
+    assert isinstance(refused, SourceUnavailable)
+    with pytest.raises(SourceUnavailable):
+        await read(node, elsewhere)
+    assert await node.find_missing([elsewhere, new]) == {new}
+
+
+async def test_a_node_starts_without_the_bucket_and_uses_it_once_it_is_there(
+    site: TestSite, tmp_path: Path
+) -> None:
+    small, small_data = fresh(100)
+    large, large_data = fresh(100 * KIB)
+    async with site.node(tmp_path / "before") as node:
+        assert await node.write_small([(small, small_data)]) == [None]
+    async with proxied(site.servers.bucket.endpoint) as proxy:
+        proxy.cut()
+        async with site.node(tmp_path / "data", objects=objects_by(site, proxy)) as node:
+            assert await node.find_missing([small, large]) == {large}
+            with pytest.raises(SourceUnavailable):
+                await node.write(large, pieces(large_data))
+            proxy.restore()
+
+            async def is_written() -> bool:
+                try:
+                    return await node.write(large, pieces(large_data))
+                except SourceUnavailable:
+                    return False
+
+            await until(is_written)
+
+
+async def test_a_new_site_needs_its_bucket_at_its_first_start(
+    site: TestSite, tmp_path: Path
+) -> None:
+    async with proxied(site.servers.bucket.endpoint) as proxy:
+        proxy.cut()
+        with pytest.raises(StorageRefused, match="a new site needs its bucket"):
+            async with site.node(tmp_path / "data", objects=objects_by(site, proxy)):
+                pytest.fail("it opened")
+
+
+async def test_without_the_database_the_cache_is_read_and_nothing_is_said_to_be_missing(
+    site: TestSite, faulty: Faulty
+) -> None:
+    node = faulty.node
+    here, here_data = fresh(100 * KIB)
+    small, small_data = fresh(100)
+    await node.write(here, pieces(here_data))
+    await node.write_small([(small, small_data)])
+    await kept(node, here)
+    assert await node.read_small([small]) == [small_data]
+    await kept(node, small)
+    database = site.servers.database
+    await asyncio.to_thread(database.kill)
+    try:
+        await _says_nothing_wrong(node, [here, small], [here_data, small_data])
+    finally:
+        await asyncio.to_thread(database.start)
+
+    async def works_again() -> bool:
+        try:
+            return await node.find_missing([here, small]) == set()
+        except SourceUnavailable:
+            return False
+
+    await until(works_again)
+    assert node.health()[0]
+
+
+async def _says_nothing_wrong(node: SharedStorage, held: list[Digest], data: list[bytes]) -> None:
+    absent, absent_data = fresh(100)
+    assert await node.read_small(held) == data
+    assert [await read(node, digest) for digest in held] == data
+    with pytest.raises(SourceUnavailable):
+        await node.find_missing(held)
+    with pytest.raises(SourceUnavailable):
+        await read(node, absent)
+    (refused,) = await node.write_small([(absent, absent_data)])
+    assert isinstance(refused, FederationError)
+    large, large_data = fresh(100 * KIB)
+    with pytest.raises(FederationError):
+        await node.write(large, pieces(large_data))
+    assert not node.health()[0]

@@ -1,0 +1,243 @@
+"""What the lead of a shared site does: eviction, sweep, scrub, and the marker in the bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import obstore
+import pytest
+from structlog.testing import capture_logs
+
+from federation.core.digest import Digest
+from federation.core.errors import StorageRefused
+from federation.core.uses import Use, counted_as
+from federation.storage.shared.catalogue.rows import BlobObject, Role
+from federation.storage.shared.naming import PART_BYTES, part_names
+from federation.storage.shared.storage import SharedStorage
+from federation.storage.shared.upkeep.bucket_sweep import BucketSweep
+from federation.storage.shared.upkeep.site_scrub import SiteScrub
+from tests.storage.conftest import until
+from tests.storage.shared.test_large_blobs import fresh, pieces, read
+from tests.support.object_store import BUCKET
+from tests.support.sites import TestSite
+
+pytestmark = pytest.mark.servers
+KIB = 1024
+
+
+@pytest.fixture
+async def node(site: TestSite, tmp_path: Path) -> AsyncIterator[SharedStorage]:
+    async with site.node(tmp_path / "data") as opened:
+        yield opened
+
+
+async def test_the_least_recently_used_are_evicted_and_their_objects_deleted(
+    site: TestSite, tmp_path: Path
+) -> None:
+    async with site.node(tmp_path / "data", quota=1000 * KIB) as node:
+        blobs = [fresh(100 * KIB) for _ in range(9)]
+        for digest, data in blobs[:8]:
+            await node.write(digest, pieces(data))
+        old = [digest for digest, _ in blobs[:4]]
+        keys = ", ".join(f"'\\x01{digest.hash_hex}'::bytea" for digest in old)
+        site.sql(f"UPDATE blob SET accessed = -1000000000, era = -1000 WHERE key IN ({keys})")
+        await node.write(blobs[8][0], pieces(blobs[8][1]))
+        last, data = fresh(60 * KIB)
+        await node.write(last, pieces(data))
+
+        evicted: set[Digest] = set()
+
+        async def some_are_missing() -> bool:
+            with counted_as(Use.PEEK):
+                evicted.update(await node.find_missing([digest for digest, _ in blobs]))
+            return bool(evicted)
+
+        await until(some_are_missing)
+        assert evicted <= set(old)
+        site.sql("UPDATE gone SET due_ms = 0")
+
+        async def deleted() -> bool:
+            names = await asyncio.to_thread(site.objects)
+            return not any(digest.hash_hex in name for digest in evicted for name in names)
+
+        await until(deleted)
+
+
+async def test_what_is_leased_is_not_evicted_however_full_the_site_is(
+    site: TestSite, tmp_path: Path
+) -> None:
+    async with site.node(tmp_path / "data", quota=500 * KIB) as node:
+        blobs = [fresh(100 * KIB) for _ in range(4)]
+        for digest, data in blobs:
+            await node.write(digest, pieces(data))
+        lead = None
+        while lead is None:
+            lead = node.core.catalogue.leads.lead(Role.UPKEEP)
+            await asyncio.sleep(0.05)
+        done = await node.core.catalogue.work.evict(lead, 10**9)
+        assert done.freed_bytes == 0
+        assert not await node.find_missing([digest for digest, _ in blobs])
+
+
+# -- sweep ------------------------------------------------------------------------------------
+
+
+async def test_the_sweep_deletes_what_has_no_row_and_nothing_else(
+    site: TestSite, node: SharedStorage
+) -> None:
+    held, held_data = fresh(100 * KIB)
+    await node.write(held, pieces(held_data))
+    orphan, _ = fresh(PART_BYTES + 1)
+    bucket = site.servers.bucket.store(BUCKET, site.prefix)
+    left = part_names(BlobObject(orphan, b"12345678"))
+    foreign = f"{orphan.hash_hex[:2]}/notes.txt"
+    for name in (*left, foreign):
+        obstore.put(bucket, name, b"x")
+    young = BucketSweep(node.core, random.Random(1))
+    assert await young.sweep(orphan.hash[0]) == 0, "it may be an upload under way"
+    sweep = BucketSweep(node.core, random.Random(1), old_s=-3600)
+    assert await sweep.sweep(orphan.hash[0]) == 2
+    await sweep.sweep(held.hash[0])
+    found = set(site.objects())
+    assert not found & set(left)
+    assert foreign in found
+    assert await read(node, held) == held_data
+
+
+async def test_the_sweep_spares_what_waits_to_be_deleted(
+    site: TestSite, node: SharedStorage
+) -> None:
+    """A reader may still be at it."""
+    digest, data = fresh(100 * KIB)
+    first, second = node.begin(digest), node.begin(digest)
+    for ingest in (first, second):
+        await ingest.append(data)
+        await ingest.commit()
+    sweep = BucketSweep(node.core, random.Random(1), old_s=-3600)
+    assert await sweep.sweep(digest.hash[0]) == 0
+    assert len(site.objects()) == 2
+
+
+# -- scrub ------------------------------------------------------------------------------------
+
+
+async def test_the_scrub_finds_what_nobody_reads(site: TestSite, tmp_path: Path) -> None:
+    async with site.node(tmp_path / "data", scrub={"rate": "1G"}) as node:
+        blobs = [fresh(100 * KIB) for _ in range(3)]
+        for digest, data in blobs:
+            await node.write(digest, pieces(data))
+        spoilt = blobs[1][0]
+        name = next(each for each in site.objects() if spoilt.hash_hex in each)
+        obstore.put(site.servers.bucket.store(BUCKET, site.prefix), name, b"y" * 100 * KIB)
+
+        scrub = SiteScrub(node.core, after=b"")
+        step = asyncio.ensure_future(scrub.step())  # at the end it waits a minute
+
+        async def found() -> bool:
+            return await node.find_missing([digest for digest, _ in blobs]) == {spoilt}
+
+        await until(found)
+        step.cancel()
+
+
+# -- the marker -------------------------------------------------------------------------------
+
+
+async def test_a_bucket_of_another_site_is_refused(site: TestSite, tmp_path: Path) -> None:
+    async with site.node(tmp_path / "a"):
+        pass
+    stranger = site.servers.new_site()
+    stranger.prefix = site.prefix
+    with pytest.raises(StorageRefused, match="belongs to the site"):
+        async with stranger.node(tmp_path / "b"):
+            pytest.fail("it opened")
+
+
+async def test_another_bucket_for_a_site_that_has_blobs_is_refused(
+    site: TestSite, tmp_path: Path
+) -> None:
+    digest, data = fresh(100 * KIB)
+    async with site.node(tmp_path / "a") as node:
+        await node.write(digest, pieces(data))
+    site.prefix = site.servers.bucket.new_prefix()
+    with pytest.raises(StorageRefused, match="is it another bucket"):
+        async with site.node(tmp_path / "b"):
+            pytest.fail("it opened")
+
+
+async def test_a_file_of_somebody_else_in_the_place_of_the_marker_is_refused(
+    site: TestSite, tmp_path: Path
+) -> None:
+    obstore.put(site.servers.bucket.store(BUCKET, site.prefix), "site.json", b"[1]")
+    with pytest.raises(StorageRefused, match="was not written by a node"):
+        async with site.node(tmp_path / "a"):
+            pytest.fail("it opened")
+
+
+async def test_after_an_older_catalogue_was_put_back_every_object_is_checked(
+    site: TestSite, tmp_path: Path
+) -> None:
+    """What the old catalogue names and the bucket lacks is missing, in a new epoch of the log."""
+    kept, kept_data = fresh(100 * KIB)
+    lost, lost_data = fresh(100 * KIB)
+    async with site.node(tmp_path / "a") as node:
+        for digest, data in ((kept, kept_data), (lost, lost_data)):
+            await node.write(digest, pieces(data))
+        epoch = node.core.catalogue.watch.log_epoch
+    backup = site.copy()
+    async with site.node(tmp_path / "b") as node:
+        for _ in range(3):
+            await node.write_small([fresh(100)])
+        head = node.core.catalogue.watch.head()
+
+        async def told() -> bool:
+            return bool((await node.core.marker.read()).head >= head)
+
+        await until(told)
+    gone = next(name for name in site.objects() if lost.hash_hex in name)
+    obstore.delete(site.servers.bucket.store(BUCKET, site.prefix), gone)
+    with capture_logs() as logged:
+        async with backup.node(tmp_path / "c") as node:
+
+            async def checked() -> bool:
+                facts = await node.core.marker.read()
+                return facts.log_epoch != epoch and not facts.is_checking
+
+            await until(checked)
+            assert await node.find_missing([kept, lost]) == {lost}
+            assert await read(node, kept) == kept_data
+    assert "older_catalogue_put_back" in [each["event"] for each in logged]
+
+
+async def test_a_check_that_was_interrupted_is_done_by_the_next_lead(
+    site: TestSite, tmp_path: Path
+) -> None:
+    lost, data = fresh(100 * KIB)
+    async with site.node(tmp_path / "a") as node:
+        await node.write(lost, pieces(data))
+    bucket = site.servers.bucket.store(BUCKET, site.prefix)
+    obstore.delete(bucket, list(site.objects()))
+    facts = json.loads(obstore.get(bucket, "site.json").bytes().to_bytes())
+    obstore.put(bucket, "site.json", json.dumps(facts | {"checking": True}).encode())
+    async with site.node(tmp_path / "b") as node:
+
+        async def missing() -> bool:
+            return await node.find_missing([lost]) == {lost}
+
+        await until(missing)
+
+
+async def test_checking_all_objects_finds_every_absent_one(
+    site: TestSite, node: SharedStorage
+) -> None:
+    blobs = [fresh(100 * KIB) for _ in range(5)]
+    for digest, data in blobs:
+        await node.write(digest, pieces(data))
+    names = [name for name in site.objects() if blobs[2][0].hash_hex in name]
+    obstore.delete(site.servers.bucket.store(BUCKET, site.prefix), names)
+    assert await SiteScrub(node.core).check_all() == 1
+    assert await node.find_missing([digest for digest, _ in blobs]) == {blobs[2][0]}
