@@ -34,7 +34,8 @@ class LiveTls:
 
     def __init__(self, tls: TlsConfig, where: str, pair: KeyPair, clock: Clock) -> None:
         """Begin with a pair that was read from these files; `where` is their place in messages."""
-        paths = (tls.server_cert, tls.server_key, tls.client_certs, tls.peer_certs, tls.client_ca)
+        lists = (tls.client_certs, tls.peer_certs, tls.client_ca, tls.invitations)
+        paths = (tls.server_cert, tls.server_key, *lists)
         self._files = LiveFile(
             "tls_files", where, paths, lambda: load_pair(tls, where), pair, _facts
         )
@@ -143,7 +144,12 @@ class LiveTls:
 
 
 def _facts(pair: KeyPair) -> dict[str, int | None]:
-    counts = {"listed": pair.clients, "peers": pair.peers, "authorities": pair.authorities}
+    counts = {
+        "listed": pair.clients,
+        "peers": pair.peers,
+        "authorities": pair.authorities,
+        "invitations": pair.invitations,
+    }
     return {
         name: None if found is None else len(found.by_fingerprint)
         for name, found in counts.items()

@@ -17,7 +17,7 @@ from federation.core.errors import ConfigError
 class KeyPair(NamedTuple):
     """The PEM texts of a certificate chain and its private key, and the admitted clients.
 
-    Without any of the three lists every client is admitted.
+    Without any of the lists every client is admitted.
     """
 
     certificate: bytes
@@ -25,14 +25,21 @@ class KeyPair(NamedTuple):
     clients: ClientList | None = None
     peers: ClientList | None = None
     authorities: ClientList | None = None
+    invitations: ClientList | None = None
 
     def __repr__(self) -> str:
         return f"<KeyPair {len(self.lists)} lists>"  # never the key
 
     @property
     def lists(self) -> list[ClientList]:
-        """The lists that there are."""
+        """The lists that there are, without invitations, whose end is nothing to report."""
         return [x for x in (self.clients, self.peers, self.authorities) if x is not None]
+
+    @property
+    def roots_pem(self) -> bytes | None:
+        """What a client's certificate has to be among, or issued by; None: every client may in."""
+        admitting = [*self.lists, *([] if self.invitations is None else [self.invitations])]
+        return b"\n".join(each.pem for each in admitting) or None
 
 
 def load_pair(tls: TlsConfig, where: str) -> KeyPair:
@@ -58,14 +65,48 @@ def load_pair(tls: TlsConfig, where: str) -> KeyPair:
         load_list(tls.client_certs, f"{where}.client-certs"),
         load_list(tls.peer_certs, f"{where}.peer-certs"),
         _load_authorities(tls.client_ca, f"{where}.client-ca"),
+        _load_invitations(tls.invitations, f"{where}.invitations"),
     )
 
 
 def load_list(path: Path | None, where: str) -> ClientList | None:
-    """Read a list of certificates, if there is one; blocks. Raises ConfigError."""
+    """Read a list of certificates, if there is one; blocks. Raises ConfigError.
+
+    In place of one file it may be a folder: all of its files *.crt, as certificates_in says.
+    """
     if path is None:
         return None
+    if path.is_dir():
+        return parse_client_list(_read_folder(path, where), f"{where}: {path}")
     return parse_client_list(_read(path, where, LIST_MAX_BYTES + 1), f"{where}: {path}")
+
+
+def certificates_in(folder: Path) -> list[Path]:
+    """Return the certificates in a folder: its files *.crt but hidden ones, which are not whole.
+
+    Raises OSError.
+    """
+    return sorted(x for x in folder.iterdir() if x.suffix == ".crt" and x.name[0] != ".")
+
+
+def _read_folder(folder: Path, where: str) -> bytes:
+    try:
+        paths = certificates_in(folder)
+    except OSError as error:
+        raise ConfigError(f"{where}: {folder}: {error.strerror or error}") from None
+    data = b""
+    for path in paths:
+        data += _read(path, where, LIST_MAX_BYTES + 1) + b"\n"
+        if len(data) > LIST_MAX_BYTES:
+            break  # parse_client_list refuses it
+    return data
+
+
+def _load_invitations(folder: Path | None, where: str) -> ClientList | None:
+    """Read a folder of invitations; None: it has none, or is not there."""
+    if folder is None or not folder.is_dir() or not certificates_in(folder):
+        return None
+    return load_list(folder, where)
 
 
 def _load_authorities(path: Path | None, where: str) -> ClientList | None:

@@ -60,10 +60,9 @@ def make_context(pair: KeyPair, protocol: str) -> ssl.SSLContext:
     finally:
         os.close(certificate)
         os.close(key)
-    if pair.lists:
+    if (roots := pair.roots_pem) is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
-        roots = b"\n".join(each.pem for each in pair.lists)
         context.load_verify_locations(cadata=roots.decode("ascii"))
     return context
 

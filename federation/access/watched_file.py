@@ -5,6 +5,8 @@ Owns detecting a change and validating the new files; an invalid change is ignor
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,7 +19,7 @@ _log = structlog.get_logger(__name__)
 _TRIES = 3
 
 T = TypeVar("T")
-Stamp = tuple[tuple[int, ...], ...]
+Stamp = tuple[tuple[int | str, ...], ...]
 
 
 class Watched(Protocol):
@@ -99,13 +101,28 @@ class LiveFile(Generic[T]):
             _log.info(f"{self._what}_taken", listener=self._where, **self._facts(value))
 
     def _stamp(self) -> Stamp:
-        return tuple(map(_stamp_of, self._paths))
+        return tuple(stamp_of(path) for path in self._paths)
 
 
-def _stamp_of(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file does; one that is not there has a stamp of its own."""
+def stamp_of(path: Path) -> tuple[int | str, ...]:
+    """Return what changes when a file does, or in a folder any of its files; blocks.
+
+    One that is not there has a stamp of its own.
+    """
     try:
         facts = path.stat()
+        inside = sorted(path.iterdir()) if stat.S_ISDIR(facts.st_mode) else []
+        parts = [each for each in inside if each.name[0] != "."]
+        if not parts:
+            return _stamp(facts)
+        return tuple(fact for each in parts for fact in _named_stamp(each))
     except OSError as error:
         return (error.errno or 0,)
+
+
+def _named_stamp(path: Path) -> tuple[int | str, ...]:
+    return (path.name, *_stamp(path.stat()))
+
+
+def _stamp(facts: os.stat_result) -> tuple[int, ...]:
     return (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)

@@ -9,8 +9,8 @@ import click
 
 from federation.access.allowlist import LIST_MAX_BYTES
 from federation.access.allowlist_edit import Authorized, Candidate, authorize, candidate
+from federation.access.new_files import alone, replace_file
 from federation.cli.command import FILE, Command, config_option, json_option
-from federation.cli.new_files import alone, replace_file
 from federation.cli.output import emit_json
 from federation.config.file import load
 from federation.core.clock import SystemClock, utc_text

@@ -25,10 +25,15 @@ def choose(
     targets = [
         HintTarget(listener, parse_address(address))
         for listener, address in zip(config.listeners, addresses, strict=True)
-        if listener.protocol == protocol
+        if listener.protocol == protocol and not _is_for_nodes(listener)
     ]
     first = targets[0] if targets else None
     return next((t for t in targets if t.listener.push), first)
+
+
+def _is_for_nodes(listener: ListenerConfig) -> bool:
+    """Whether it is the listener of the mesh, which lets no clients in."""
+    return listener.tls is not None and listener.tls.invitations is not None
 
 
 def hints(config: Config, addresses: list[str]) -> str:

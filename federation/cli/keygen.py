@@ -8,6 +8,7 @@ import click
 
 from federation.access.allowlist import parse_client_list
 from federation.access.keygen import DAYS_MAX, KeyType, Purpose, make_pair
+from federation.access.new_files import put_files
 from federation.cli.command import Command, json_option
 from federation.cli.hints import (
     bazel_lines,
@@ -15,7 +16,6 @@ from federation.cli.hints import (
     buildstream_2,
     indented,
 )
-from federation.cli.new_files import put_files
 from federation.cli.output import emit_json
 from federation.cli.pointer import Pointer
 from federation.core.clock import SystemClock

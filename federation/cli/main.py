@@ -46,6 +46,9 @@ _COMMANDS: Final = {
     "authorize": _Listed(
         "authorize:authorize_command", "Add certificates to the list of allowed clients."
     ),
+    "invite": _Listed("invite:invite", "Print a code with which one node can join the mesh."),
+    "join": _Listed("join:join", "Join the mesh of the node that has printed a code."),
+    "members": _Listed("members:members", "List the members of the mesh, or remove one."),
     "token": _Listed("token:token", "Create, list and revoke access tokens."),
     "worker": _Listed("worker:worker", ""),
 }

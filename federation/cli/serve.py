@@ -87,6 +87,8 @@ def serve(config_path: Path | None, **flags: Any) -> None:
         from federation.config.file import load  # noqa: PLC0415
 
         config = load(config_path)
+        if config.mesh.url is not None and prepare_mesh(config, config.mesh.url):
+            config = load(config_path)  # with the listener that the new certificates are for
     else:
         config = from_flags(given)
 
@@ -94,6 +96,18 @@ def serve(config_path: Path | None, **flags: Any) -> None:
         click.echo(hints(config, addresses))
 
     run(config, ready, config_path and config_path.absolute())
+
+
+def prepare_mesh(config: Config, url: str) -> bool:
+    """Make the certificates of a node that is in a mesh, if it has none yet; return if it did.
+
+    Raises ConfigError if those that it has are for another name.
+    """
+    # Not above: few nodes need it.
+    from federation.core.clock import SystemClock  # noqa: PLC0415
+    from federation.mesh.folder import MeshFolder  # noqa: PLC0415
+
+    return MeshFolder(config.data_dir).prepare(config.node_name, url, SystemClock().wall_s())
 
 
 def from_flags(given: dict[str, Any]) -> Config:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from federation.access.new_files import alone, replace_file
 from federation.access.rights import Role
 from federation.access.tokens import (
     RANDOM_BYTES,
@@ -19,7 +20,6 @@ from federation.access.tokens import (
     without_token,
 )
 from federation.cli.command import EXIT_CODES, FILE, Command, config_option, json_option
-from federation.cli.new_files import alone, replace_file
 from federation.cli.output import emit, emit_json
 from federation.config.file import load
 from federation.config.types import format_duration, parse_duration

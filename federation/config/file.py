@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from federation.config.complaints import allowed
 from federation.config.keys import walk
 from federation.config.model import Config
+from federation.config.section import Section
 from federation.config.types import Location, format_size
 from federation.config.yaml_reader import Parsed, parse
 from federation.core.errors import ConfigError
@@ -24,6 +25,8 @@ _FILE_MAX_BYTES = 2**20
 _FOUND_MAX = 60  # characters of a bad value that a message repeats
 # What a url has between :// and @, or behind password=: messages reach terminals and logs.
 _SECRET = re.compile(r"(?<=://)[^/@\s]*(?=@)|(?<=password=)[^&\s\"]*")
+
+S = TypeVar("S", bound=Section)
 
 
 class Problem(NamedTuple):
@@ -48,7 +51,9 @@ class ConfigFileError(ConfigError):
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
-    """Read the file; blocks. Relative paths in it start at its folder.
+    """Read the file, and the members of the mesh that it names; blocks.
+
+    Relative paths in it start at its folder.
 
     Raises ConfigFileError with every problem found, in the order of their lines.
     """
@@ -63,29 +68,39 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigFileError([Problem(str(path), line, "", "not UTF-8 text")]) from None
-    return loads(text, path, environment)
+    config = loads(text, path, environment)
+    if config.mesh.url is None:
+        return config
+    from federation.config.members import with_members  # noqa: PLC0415 - few nodes need it
+
+    return with_members(config)
 
 
 def loads(text: str, path: Path, environment: Mapping[str, str]) -> Config:
-    """As load, for the text of the file `path`, which need not exist."""
+    """As load, for the text of the file `path`, which need not exist; without a mesh's members."""
+    return read_section(Config, text, path, environment)
+
+
+def read_section(kind: type[S], text: str, path: Path, environment: Mapping[str, str]) -> S:
+    """Return what the text of a file says. Raises ConfigFileError."""
     parsed = parse(text, environment)
     problems = [Problem(str(path), c.line, _dotted(c.location), c.text) for c in parsed.complaints]
     spoilt = {c.location for c in parsed.complaints}
     if () in spoilt:
         raise ConfigFileError(problems)
     try:
-        config = Config.model_validate(
+        found = kind.model_validate(
             parsed.value, by_alias=True, by_name=False, context={"base": path.absolute().parent}
         )
     except ValidationError as error:
         problems += [
-            _problem(path, parsed, detail)
+            _problem(kind, path, parsed, detail)
             for detail in error.errors(include_url=False)
             if detail["loc"] not in spoilt
         ]
     if problems:
         raise ConfigFileError(sorted(problems, key=lambda p: p.line))
-    return config
+    return found
 
 
 def _whole(path: Path, message: str) -> ConfigFileError:
@@ -97,12 +112,12 @@ def _dotted(location: Location) -> str:
     return text.removeprefix(".")
 
 
-def _problem(path: Path, parsed: Parsed, detail: ErrorDetails) -> Problem:
+def _problem(kind: type[Section], path: Path, parsed: Parsed, detail: ErrorDetails) -> Problem:
     # A default that clashes with a given value is reported under the field's Python name.
     location = tuple(p.replace("_", "-") if isinstance(p, str) else p for p in detail["loc"])
     if detail["type"] == "extra_forbidden":
         location = detail["loc"]
-        message = _unknown(location)
+        message = _unknown(kind, location)
     elif detail["type"] == "missing":
         message = "missing, and has no default"
     else:
@@ -112,9 +127,9 @@ def _problem(path: Path, parsed: Parsed, detail: ErrorDetails) -> Problem:
     return Problem(str(path), parsed.line_of(location), _dotted(location), message)
 
 
-def _unknown(location: Location) -> str:
+def _unknown(kind: type[Section], location: Location) -> str:
     *above, key = (part for part in location if isinstance(part, str))
-    keys = list(walk())
+    keys = list(walk(kind))
     here = [k.path[-1] for k in keys if k.path[:-1] == tuple(above)]
     near = difflib.get_close_matches(key.replace("_", "-").lower(), here, 1, 0.6)
     elsewhere = [k.dotted for k in keys if k.path[-1] == key]

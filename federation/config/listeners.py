@@ -1,8 +1,8 @@
 """The keys about listeners: where clients are served, to whom, and what callers may do there."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from federation.config.auth import ListenerAuthConfig
 from federation.config.section import Section
@@ -23,11 +23,22 @@ class TlsConfig(Section):
         default=None,
         description="PEM file: the certificates of the nodes that may be peers; default: none",
     )
+    invitations: FilePath | None = Field(
+        default=None,
+        description="folder with the certificates of invitations, which may join the mesh and "
+        "nothing else; the mesh's own listener has it; default: none",
+    )
     client_ca: FilePath | None = Field(
         default=None,
         description="PEM file: authorities whose certificates clients are allowed in with; "
         "default: none",
     )
+
+    @model_validator(mode="after")
+    def _lets_nobody_in_without_invitations(self) -> Self:
+        if self.invitations is not None and not self.asks_clients:
+            raise ValueError("invitations: without peer-certs everybody would be allowed in")
+        return self
 
     @property
     def asks_clients(self) -> bool:

@@ -14,6 +14,7 @@ from pydantic import ValidationInfo, field_validator
 
 from federation.config.limits import LimitsConfig
 from federation.config.listeners import ListenerConfig, TlsConfig
+from federation.config.mesh import MeshConfig, is_member_name
 from federation.config.namespaces import NamespaceConfig
 from federation.config.peers import PeerConfig
 from federation.config.section import Section, key, section
@@ -130,6 +131,7 @@ class Config(Section):
         max_length=64,
         description="caches that this node replicates new objects to",
     )
+    mesh: MeshConfig = section("nodes that replicate to each other, and join by invitation")
     limits: LimitsConfig = section("bounds on the resources that clients can use")
     http: HttpConfig = section("metrics and health over HTTP")
     log: LogConfig = section("what is logged to standard error")
@@ -167,6 +169,17 @@ class Config(Section):
                     "and there are no peers"
                 )
         return peers
+
+    @field_validator("mesh")
+    @classmethod
+    def _has_member_name(cls, mesh: MeshConfig, info: ValidationInfo) -> MeshConfig:
+        name = info.data.get("node_name", "")
+        if mesh.url is not None and not is_member_name(name):
+            raise ValueError(
+                f"node-name is {name!r}; in a mesh it has at most 64 letters, digits, dots, dashes "
+                "and underscores"
+            )
+        return mesh
 
     @field_validator("http")
     @classmethod

@@ -31,6 +31,7 @@ _ACTIONS = f"{_REAPI}.ActionCache"
 _ASSET = "build.bazel.remote.asset.v1"
 _REFERENCES = "buildstream.v2.ReferenceStorage"
 _HOLDINGS = "federation.v1.Holdings"
+_MESH = "federation.v1.Mesh"
 _BYTESTREAM = "google.bytestream.ByteStream"
 
 CAPABILITIES = Method(f"{_REAPI}.Capabilities", "GetCapabilities", answer_max_bytes=256 * 1024)
@@ -53,6 +54,9 @@ PUSH_DIRECTORY = Method(f"{_ASSET}.Push", "PushDirectory")
 GET_REFERENCE = Method(_REFERENCES, "GetReference", is_quick=True)
 UPDATE_REFERENCE = Method(_REFERENCES, "UpdateReference")
 FIND_LACKING = Method(_HOLDINGS, "FindLacking", is_quick=True)
+PREVIEW = Method(_MESH, "Preview", answer_max_bytes=2 * _MIB)
+JOIN = Method(_MESH, "Join", answer_max_bytes=2 * _MIB)
+INTRODUCE = Method(_MESH, "Introduce")
 
 ALL = (
     CAPABILITIES,
@@ -71,4 +75,7 @@ ALL = (
     GET_REFERENCE,
     UPDATE_REFERENCE,
     FIND_LACKING,
+    PREVIEW,
+    JOIN,
+    INTRODUCE,
 )

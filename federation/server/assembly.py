@@ -37,6 +37,7 @@ from federation.storage.factory import open_storage
 
 if TYPE_CHECKING:
     from federation.access.files import AccessFiles
+    from federation.server.mesh import MeshParts
 
 
 async def open_node(
@@ -75,6 +76,7 @@ def build(
     bounds = SharedBounds.of(metrics, clock, budget)
     services = make_services(config, limits, storage, metrics, clock, budget, slot, bounds.hits)
     replication = make_replication(config, limits, storage, metrics, clock)
+    mesh = _mesh_of(config, replication, metrics, clock, slot)
     quotas = CallerQuotas(limits, clock, metrics)
     ports = []
     access = make_access(config, files, metrics, clock)
@@ -94,6 +96,8 @@ def build(
             bounds=bounds,
         )
         served = services.of(listener)
+        if mesh is not None and served is services.served:
+            served = [*served, mesh.service]
         ports.append(make_port(listener, allowed, served, runtime, slot, at, factory))
     sampler = ActivitySampler(
         metrics, services.upstreams_with_blobs, lambda: replication.describe()["peers"]
@@ -123,18 +127,38 @@ def build(
     services.start(replication.holders)
     replication.start()
     statistics.start(metrics.failing)
+    closers = [statistics.close, replication.close, *services.closers, storage.close]
+    if mesh is not None:
+        mesh.start()
+        closers.insert(0, mesh.close)
     return Node(
         ports=ports,
         http=http,
         # Until no call runs any more replication goes on: some calls wait for peers.
-        closers=[statistics.close, replication.close, *services.closers, storage.close],
+        closers=closers,
         announce=partial(storage.announce, **facts),
         readiness=readiness,
         metrics=metrics,
         clock=clock,
         limits=limits,
         hits=bounds.hits,
-        apply_config=partial(_apply_config, storage, limits, budget, services, replication, slot),
+        apply_config=partial(
+            _apply_config, storage, limits, budget, services, replication, mesh, slot
+        ),
+    )
+
+
+def _mesh_of(
+    config: Config, replication: Replication, metrics: Metrics, clock: Clock, slot: WorkerSlot
+) -> MeshParts | None:
+    if config.mesh.url is None:
+        return None
+    # Not above: what makes and reads certificates takes time, and few nodes are in a mesh.
+    from federation.server.mesh import MeshParts  # noqa: PLC0415
+
+    introduces = slot.number == 1
+    return MeshParts(
+        config, lambda: replication.names, clock, metrics.failing, introduces=introduces
     )
 
 
@@ -152,6 +176,7 @@ def _apply_config(
     budget: MemoryBudget,
     services: Services,
     replication: Replication,
+    mesh: MeshParts | None,
     slot: WorkerSlot,
     config: Config,
 ) -> None:
@@ -164,6 +189,8 @@ def _apply_config(
     replication.apply_config(config)
     limits.apply_config(config.limits)
     budget.total_bytes = slot.part(limits.buffer_memory)
+    if mesh is not None:
+        mesh.look_again()
 
 
 def acknowledge_of(

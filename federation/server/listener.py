@@ -174,10 +174,9 @@ def credentials(live: LiveTls) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(
         _configuration(shown),
         changed,  # type: ignore[arg-type]  # grpc documents None for "no change"
-        bool(shown.lists),
+        shown.roots_pem is not None,
     )
 
 
 def _configuration(pair: KeyPair) -> grpc.ServerCertificateConfiguration:
-    roots = b"".join(each.pem for each in pair.lists) or None
-    return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], roots)
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)], pair.roots_pem)

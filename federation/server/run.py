@@ -99,6 +99,11 @@ async def _serve(
         node.announce(config=None if file is None else str(file), **place)
         reloader = Reloader(config, file, node, clock)
         background.keep(lambda: reloader.run(hangup), "reload", clock, FailingWork())
+        if config.mesh.url is not None:
+            from federation.server.mesh import watch_members  # noqa: PLC0415 - few nodes need it
+
+            watching = partial(watch_members, config, hangup.set, clock)
+            background.keep(watching, "members", clock, FailingWork())
         process.settle()
         ready(node.listeners)
         if control is not None:

@@ -12,6 +12,7 @@ replication.lock      held by the one process that sends to peers
 heal.lock             held by the one process that brings lost blobs back
 open.lock             held while a process opens the directory
 reserve               room for eviction to work in when the disk is full
+mesh/                 certificates, members and invitations of the mesh; federation/mesh keeps it
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class DataDirectory:
         self.heal_lock = root / "heal.lock"
         self.open_lock = root / "open.lock"
         self.reserve = root / "reserve"
+        self.mesh = root / "mesh"
         self.volume = Volume(self.blobs)
         self._blobs = str(self.blobs)
 

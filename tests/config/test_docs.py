@@ -71,6 +71,9 @@ def test_the_example_shows_a_fixed_default_as_such() -> None:
         "listeners.tls.server-cert",
         "listeners.tls.server-key",
         "listeners.tls.client-certs",
+        "listeners.tls.invitations",
+        "mesh.url",
+        "mesh.address",
     }
 
 

@@ -88,7 +88,8 @@ def test_a_key_of_a_later_version_is_unknown() -> None:
     text = f"listeners:\n- address: a:1\n  tls: {tls}"
     assert problem(text).line == 4
     assert problem(text).path == "listeners[0].tls.client-crl"
-    known = "known here: server-cert, server-key, client-certs, peer-certs, client-ca"
+    known = "known here: server-cert, server-key, client-certs, peer-certs, "
+    known += "invitations, client-ca"
     assert problem(text).message == f"unknown key; did you mean client-ca? {known}"
 
 

@@ -7,6 +7,7 @@ from tests.mutants.table.durability import DURABILITY
 from tests.mutants.table.hits import HITS
 from tests.mutants.table.http_cache import HTTP_CACHE
 from tests.mutants.table.leases import LEASES
+from tests.mutants.table.mesh import MESH
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
 from tests.mutants.table.transport import TRANSPORT
@@ -17,6 +18,7 @@ MUTANTS: list[Mutant] = [
     *HITS,
     *LEASES,
     *REPLICATION,
+    *MESH,
     *UPSTREAM,
     *SERVICES,
     *TRANSPORT,

@@ -1,0 +1,80 @@
+"""A single call to a server, and the certificate of a server of which only the hash is known."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import ssl
+
+import grpc
+
+from federation.config.types import Address
+from federation.remote.connection import Connection
+from federation.remote.credentials import Certificates
+from federation.remote.failures import FailureKind, NotFound, failure
+from federation.remote.methods import Method
+from federation.remote.settings import RemoteSettings
+from federation.remote.statuses import from_rpc
+
+_CALL_S = 30.0
+_HANDSHAKE_S = 15.0
+
+
+async def call_once(
+    settings: RemoteSettings, certificates: Certificates, method: Method, request: bytes
+) -> bytes:
+    """Make one call on a connection of its own. Raises RemoteFailed."""
+    connection = Connection(settings, settings.target(), certificates)
+    try:
+        response: bytes = await connection.unary(method)(request, timeout=_CALL_S)
+    except grpc.aio.AioRpcError as error:
+        found = from_rpc(settings.name, error)
+        if isinstance(found, NotFound):
+            raise failure(settings.name, FailureKind.REFUSED, str(found)) from None
+        raise found from None
+    finally:
+        await connection.close()
+    return response
+
+
+async def fetch_certificate(name: str, address: Address, sha256: bytes, own: Certificates) -> bytes:
+    """Return a server's certificate (PEM) if it has this SHA-256; own: what is shown to it.
+
+    Whatever else answers at the address learns the certificate that is shown, and nothing more.
+    Raises RemoteFailed.
+    """
+    context = _context(own)
+    try:
+        async with asyncio.timeout(_HANDSHAKE_S):
+            _, writer = await asyncio.open_connection(
+                address.host, address.port, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S
+            )
+    except (OSError, ssl.SSLError, TimeoutError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
+        raise failure(name, FailureKind.UNAVAILABLE, f"{address}: {reason}") from None
+    tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+    der = tls.getpeercert(binary_form=True) or b""
+    writer.transport.abort()
+    if hashlib.sha256(der).digest() != sha256:
+        detail = (
+            f"what answers at {address} has another certificate than the one that was named: "
+            "another program, or somebody in between"
+        )
+        raise failure(name, FailureKind.CERTIFICATE, detail)
+    return ssl.DER_cert_to_PEM_cert(der).encode("ascii")
+
+
+def _context(own: Certificates) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # the hash is compared instead
+    context.minimum_version = ssl.TLSVersion.TLSv1_3  # what a client shows travels encrypted
+    context.set_alpn_protocols(["h2"])
+    if own.chain is not None and own.key is not None:
+        # OpenSSL reads files only; this one is in memory.
+        with os.fdopen(os.memfd_create("pair"), "wb") as file:
+            file.write(own.key + b"\n" + own.chain)
+            file.flush()
+            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+    return context
