@@ -49,6 +49,10 @@ class CachedUses:
         if len(self._young) > _KEYS_MAX:
             self._old, self._young = self._young, set()
 
+    def forget(self) -> None:
+        """Record that nothing is known to be leased any more."""
+        self._young, self._old = set(), set()
+
     async def run(self) -> None:
         """Write what waits, until cancelled."""
         while True:
@@ -75,7 +79,7 @@ class CachedUses:
         now_s, presence = self._clock.monotonic_s(), self._catalogue.watch.presence()
         if presence != self._presence:  # something was removed that may have been leased
             self._presence = presence
-            self._young, self._old = set(), set()
+            self.forget()
         if now_s >= self._turns_s:
             self._old = self._young if now_s < self._turns_s + self._half_s else set()
             self._young = set()

@@ -59,10 +59,17 @@ class BucketFill:
         """Fetch and store everything; failures are kept in `error`."""
         try:
             await self._receive()
+            await self._keep()
         except (FederationError, CacheTrouble) as error:
             await self._move(error=error)
+        except asyncio.CancelledError:
+            await self._move(error=SourceUnavailable("node", "it stops"))
+            raise
+        finally:
             await self._ingest.abort()
-            return
+
+    async def _keep(self) -> None:
+        """Make what was received a blob of the cache. Readers have it all by now."""
         try:
             await self._ingest.commit()
         except FederationError as error:

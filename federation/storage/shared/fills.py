@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from federation.core.digest import Digest
 from federation.core.errors import FederationError
+from federation.core.tasks import Background
 from federation.storage.shared.catalogue.rows import BlobAt
 from federation.storage.shared.fill import BucketFill
 from federation.storage.shared.naming import PART_BYTES
@@ -22,9 +23,14 @@ class Fills:
     def __init__(self, core: SiteContext) -> None:
         self._core = core
         self._fills: dict[Digest, BucketFill] = {}
+        self._background = Background()
 
     def __repr__(self) -> str:
         return f"<Fills {len(self._fills)} of {_FILLS_MAX}>"
+
+    async def close(self) -> None:
+        """Stop all fills; what they have fetched is dropped."""
+        await self._background.close()
 
     @asynccontextmanager
     async def following(
@@ -53,7 +59,7 @@ class Fills:
         except FederationError:
             return None  # the cache has no room for it, or is in trouble, which health() tells
         fill = self._fills[digest] = BucketFill(self._core, digest, at, ingest)
-        self._core.background.start(self._run(digest, fill), f"fill {digest}")
+        self._background.start(self._run(digest, fill), f"fill {digest}")
         return fill
 
     async def _run(self, digest: Digest, fill: BucketFill) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from types import TracebackType
 
 from federation.core import uses
@@ -50,7 +50,8 @@ class SiteReading:
         self._next_bytes = next_bytes
         self._asked = 0  # what next_bytes said for a chunk that the cache did not have
         self._use = uses.current()
-        self._open = AsyncExitStack()
+        self._cached: AbstractAsyncContextManager[Chunks] | None = None  # entered
+        self._open = AsyncExitStack()  # for what does not come from the cache
 
     def __repr__(self) -> str:
         return f"<SiteReading {self._digest} {self._offset}..{self._end}>"
@@ -77,16 +78,20 @@ class SiteReading:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._open.aclose()
+        if self._cached is not None:
+            await self._cached.__aexit__(kind, error, trace)
+        else:
+            await self._open.aclose()
 
     async def _from_cache(self) -> Chunks | None:
         opening = self._core.cache.open_read(
             self._digest, offset=self._offset, limit=self._limit, next_bytes=self._ask
         )
         try:
-            chunks = await self._open.enter_async_context(opening)
+            chunks = await opening.__aenter__()
         except (BlobNotFound, SourceUnavailable):
             return None  # the cache's trouble is in health(); the site has the blob or not
+        self._cached = opening
         if self._use is Use.CLIENT and not self._digest.is_empty:
             self._core.uses.note(key_of(self._digest))
         return chunks

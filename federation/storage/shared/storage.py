@@ -175,6 +175,7 @@ class SharedStorage:
         self._ledger.close()
         await self._upkeep.close()
         await self._tasks.close()
+        await self._fills.close()
         await self._core.uses.flush()
         await self._core.background.drain()
         await self._core.cache.close()
