@@ -29,7 +29,7 @@ def nodes(site: TestSite, tmp_path: Path) -> Iterator[list[Node]]:
         ]
 
 
-def test_what_one_node_acknowledged_the_other_serves_after_the_first_was_killed(
+def test_d01_what_one_node_acknowledged_the_other_serves_after_the_first_was_killed(
     nodes: list[Node],
 ) -> None:
     one, other = nodes
@@ -63,7 +63,7 @@ def test_the_nodes_of_a_site_are_one_to_others(nodes: list[Node]) -> None:
     assert len(ids) == 1
 
 
-def test_another_node_leads_once_the_lead_was_killed(nodes: list[Node], site: TestSite) -> None:
+def test_d09_another_node_leads_once_the_lead_was_killed(nodes: list[Node], site: TestSite) -> None:
     def term() -> int:
         rows = site.sql("SELECT term FROM lead WHERE role = 'upkeep'")
         return int(rows[0][0]) if rows else 0

@@ -81,11 +81,13 @@ def _run(
         trees.put(tree)
     if baseline:
         tree = trees.get()
-        outcome = tree.test(sorted({t for each in chosen for t in each.tests}), limit_s * 10)
+        for mark in sorted({each.marked for each in chosen}):
+            tests = sorted({t for each in chosen if each.marked == mark for t in each.tests})
+            outcome = tree.test(tests, limit_s * 10, mark)
+            if outcome is not Outcome.PASSED:
+                click.echo(f"without any mistake: {outcome}\n{tree.output}")
+                return 2
         trees.put(tree)
-        if outcome is not Outcome.PASSED:
-            click.echo(f"without any mistake: {outcome}\n{tree.output}")
-            return 2
     with ThreadPoolExecutor(jobs) as pool:
 
         def stop(*_: object) -> None:
@@ -131,11 +133,11 @@ def _test(tree: Tree, mutant: Mutant, limit_s: float) -> tuple[Outcome, str]:
     chance: list[str] = []
     while True:
         args = [*mutant.tests, *(f"--deselect={test}" for test in chance)]
-        outcome = tree.test(args, limit_s)
+        outcome = tree.test(args, limit_s, mutant.marked)
         failed = tree.failed
         if outcome is not Outcome.FAILED or not failed or len(chance) == _CHANCE_MAX:
             return outcome, failed
-        if tree.test([failed], limit_s) is not Outcome.PASSED:
+        if tree.test([failed], limit_s, mutant.marked) is not Outcome.PASSED:
             return outcome, failed
         click.echo(f"{'by chance':10}          {mutant.name}  {failed}")
         chance.append(failed)

@@ -14,6 +14,7 @@ class Mutant(NamedTuple):
     new: str
     tests: tuple[str, ...]  # arguments of pytest, at least one of whose tests must fail
     why: str  # what would go wrong with it
+    marked: str = ""  # their mark, where the plain suite leaves them out
     survives: str = ""  # why no test can notice, if that is so
 
 

@@ -74,12 +74,16 @@ class Tree:
         if not where.startswith(str(self._folder)):
             raise RuntimeError(f"the tests would import {where}")
 
-    def test(self, tests: Sequence[str], limit_s: float) -> Outcome:
-        """Run tests until the first failure; what they print is kept in output."""
+    def test(self, tests: Sequence[str], limit_s: float, marked: str = "") -> Outcome:
+        """Run tests until the first failure; what they print is kept in output.
+
+        marked: only those with this mark; empty: those of the plain suite.
+        """
         process = self._process = self._run(
             [
                 *(sys.executable, "-m", "pytest", "-x", "-n", "0", "-p", "no:cacheprovider"),
                 *("--basetemp", str(self._folder / "tmp"), *tests),
+                *(("-m", marked) if marked else ()),
             ]
         )
         try:

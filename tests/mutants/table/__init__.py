@@ -10,6 +10,7 @@ from tests.mutants.table.leases import LEASES
 from tests.mutants.table.mesh import MESH
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
+from tests.mutants.table.shared_site import SHARED_SITE
 from tests.mutants.table.transport import TRANSPORT
 from tests.mutants.table.upstream import UPSTREAM
 
@@ -23,4 +24,5 @@ MUTANTS: list[Mutant] = [
     *SERVICES,
     *TRANSPORT,
     *HTTP_CACHE,
+    *SHARED_SITE,
 ]

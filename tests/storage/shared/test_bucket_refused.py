@@ -40,7 +40,7 @@ async def bucket(status: int, body: bytes) -> AsyncIterator[ObjectsConfig]:
         )
 
 
-async def test_a_bucket_that_deletes_objects_of_the_site_is_refused() -> None:
+async def test_d08_a_bucket_that_deletes_objects_of_the_site_is_refused() -> None:
     rule = f"<ID>tidy</ID><Status>Enabled</Status><Prefix>site-1/</Prefix>{EXPIRES}"
     async with bucket(200, rules(rule)) as settings:
         with pytest.raises(StorageRefused, match="tidy"):

@@ -107,7 +107,7 @@ async def test_a_read_of_the_end_fetches_the_part_of_the_end_only(
     assert moved.kib("in") == PART_BYTES // 1024
 
 
-async def test_a_cache_that_was_lost_is_filled_again(site: TestSite, tmp_path: Path) -> None:
+async def test_d10_a_cache_that_was_lost_is_filled_again(site: TestSite, tmp_path: Path) -> None:
     digest, data = fresh(SIZE)
     async with site.node(tmp_path / "data") as node:
         await node.write(digest, pieces(data))
@@ -127,7 +127,7 @@ async def test_a_blob_larger_than_the_cache_is_refused_before_a_byte_is_sent(
     assert site.objects() == {}
 
 
-async def test_readers_do_without_the_cache_where_it_has_no_room(
+async def test_d10_readers_do_without_the_cache_where_it_has_no_room(
     site: TestSite, tmp_path: Path
 ) -> None:
     digest, data = fresh(SIZE)
@@ -141,7 +141,7 @@ async def test_readers_do_without_the_cache_where_it_has_no_room(
         )
 
 
-async def test_an_upload_with_wrong_bytes_leaves_no_object(
+async def test_d11_an_upload_with_wrong_bytes_leaves_no_object(
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
     one, other = nodes
@@ -156,7 +156,7 @@ async def no_objects(site: TestSite) -> bool:
     return not await asyncio.to_thread(site.objects)
 
 
-async def test_an_upload_that_is_given_up_leaves_no_object(
+async def test_d11_an_upload_that_is_given_up_leaves_no_object(
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
     digest, data = fresh(SIZE)
@@ -187,7 +187,7 @@ async def test_what_loses_the_race_for_its_row_is_deleted_once_readers_have_fini
 
 
 @pytest.mark.parametrize("change", ["deleted", "changed", "shortened"])
-async def test_a_blob_whose_object_is_wrong_is_missing_from_then_on(
+async def test_d05_a_blob_whose_object_is_wrong_is_missing_from_then_on(
     site: TestSite, nodes: list[SharedStorage], change: str
 ) -> None:
     one, other = nodes
@@ -211,7 +211,7 @@ async def test_a_blob_whose_object_is_wrong_is_missing_from_then_on(
     assert await read(other, digest) == data
 
 
-async def test_no_blob_is_set_aside_while_the_bucket_itself_is_another_one(
+async def test_d06_no_blob_is_set_aside_while_the_bucket_itself_is_another_one(
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
     one, other = nodes
@@ -222,3 +222,17 @@ async def test_no_blob_is_set_aside_while_the_bucket_itself_is_another_one(
     with pytest.raises(SourceUnavailable):
         await read(other, digest)
     assert await other.find_missing([digest]) == set()
+
+
+async def test_a_batch_from_the_cache_has_nothing_that_the_site_lost(
+    site: TestSite, nodes: list[SharedStorage]
+) -> None:
+    """Closures are read in batches, and what they found has to be there for every node."""
+    one, other = nodes
+    digest, data = fresh(1000)
+    await one.write_small([(digest, data)])
+    assert await other.read_small([digest]) == [data]
+    await kept(other, digest)
+    site.sql("DELETE FROM blob")
+    other.core.uses.forget()
+    assert await other.read_small([digest]) == [None]

@@ -39,7 +39,7 @@ async def faulty(site: TestSite, tmp_path: Path) -> AsyncIterator[Faulty]:
         yield Faulty(node, proxy)
 
 
-async def test_without_the_bucket_small_blobs_go_on_and_large_ones_are_unavailable(
+async def test_d03_without_the_bucket_small_blobs_go_on_and_large_ones_are_unavailable(
     site: TestSite, tmp_path: Path, faulty: Faulty
 ) -> None:
     node = faulty.node
@@ -85,7 +85,7 @@ async def test_without_the_bucket_small_blobs_go_on_and_large_ones_are_unavailab
         (507, "InsufficientStorage"),
     ],
 )
-async def test_a_bucket_that_refuses_makes_uploads_fail_and_no_blob_missing(
+async def test_d04_a_bucket_that_refuses_makes_uploads_fail_and_no_blob_missing(
     site: TestSite, tmp_path: Path, faulty: Faulty, status: int, code: str
 ) -> None:
     node = faulty.node
@@ -103,7 +103,7 @@ async def test_a_bucket_that_refuses_makes_uploads_fail_and_no_blob_missing(
     assert await node.find_missing([elsewhere, new]) == {new}
 
 
-async def test_a_node_starts_without_the_bucket_and_uses_it_once_it_is_there(
+async def test_d03_a_node_starts_without_the_bucket_and_uses_it_once_it_is_there(
     site: TestSite, tmp_path: Path
 ) -> None:
     small, small_data = fresh(100)
@@ -127,7 +127,7 @@ async def test_a_node_starts_without_the_bucket_and_uses_it_once_it_is_there(
             await until(is_written)
 
 
-async def test_a_new_site_needs_its_bucket_at_its_first_start(
+async def test_d03_a_new_site_needs_its_bucket_at_its_first_start(
     site: TestSite, tmp_path: Path
 ) -> None:
     async with proxied(site.servers.bucket.endpoint) as proxy:
@@ -137,7 +137,7 @@ async def test_a_new_site_needs_its_bucket_at_its_first_start(
                 pytest.fail("it opened")
 
 
-async def test_without_the_database_the_cache_is_read_and_nothing_is_said_to_be_missing(
+async def test_d02_without_the_database_the_cache_is_read_and_nothing_is_said_to_be_missing(
     site: TestSite, faulty: Faulty
 ) -> None:
     node = faulty.node

@@ -86,7 +86,7 @@ async def test_what_is_leased_is_not_evicted_however_full_the_site_is(
 # -- sweep ------------------------------------------------------------------------------------
 
 
-async def test_the_sweep_deletes_what_has_no_row_and_nothing_else(
+async def test_d11_the_sweep_deletes_what_has_no_row_and_nothing_else(
     site: TestSite, node: SharedStorage
 ) -> None:
     held, held_data = fresh(100 * KIB)
@@ -125,7 +125,7 @@ async def test_the_sweep_spares_what_waits_to_be_deleted(
 # -- scrub ------------------------------------------------------------------------------------
 
 
-async def test_the_scrub_finds_what_nobody_reads(site: TestSite, tmp_path: Path) -> None:
+async def test_d05_the_scrub_finds_what_nobody_reads(site: TestSite, tmp_path: Path) -> None:
     async with site.node(tmp_path / "data", scrub={"rate": "1G"}) as node:
         blobs = [fresh(100 * KIB) for _ in range(3)]
         for digest, data in blobs:
@@ -147,7 +147,7 @@ async def test_the_scrub_finds_what_nobody_reads(site: TestSite, tmp_path: Path)
 # -- the marker -------------------------------------------------------------------------------
 
 
-async def test_a_bucket_of_another_site_is_refused(site: TestSite, tmp_path: Path) -> None:
+async def test_d06_a_bucket_of_another_site_is_refused(site: TestSite, tmp_path: Path) -> None:
     async with site.node(tmp_path / "a"):
         pass
     stranger = site.servers.new_site()
@@ -157,7 +157,7 @@ async def test_a_bucket_of_another_site_is_refused(site: TestSite, tmp_path: Pat
             pytest.fail("it opened")
 
 
-async def test_another_bucket_for_a_site_that_has_blobs_is_refused(
+async def test_d06_another_bucket_for_a_site_that_has_blobs_is_refused(
     site: TestSite, tmp_path: Path
 ) -> None:
     digest, data = fresh(100 * KIB)
@@ -178,7 +178,7 @@ async def test_a_file_of_somebody_else_in_the_place_of_the_marker_is_refused(
             pytest.fail("it opened")
 
 
-async def test_after_an_older_catalogue_was_put_back_every_object_is_checked(
+async def test_d07_after_an_older_catalogue_was_put_back_every_object_is_checked(
     site: TestSite, tmp_path: Path
 ) -> None:
     """What the old catalogue names and the bucket lacks is missing, in a new epoch of the log."""
@@ -213,7 +213,7 @@ async def test_after_an_older_catalogue_was_put_back_every_object_is_checked(
     assert "older_catalogue_put_back" in [each["event"] for each in logged]
 
 
-async def test_a_check_that_was_interrupted_is_done_by_the_next_lead(
+async def test_d07_a_check_that_was_interrupted_is_done_by_the_next_lead(
     site: TestSite, tmp_path: Path
 ) -> None:
     lost, data = fresh(100 * KIB)
