@@ -6,7 +6,16 @@ Some libraries read settings when they are imported; this module makes these bef
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import Final
+
+# The distribution `federation` is another project's, and has its files in a folder of this name,
+# too: whichever of the two is installed last replaces the other's __init__.py.
+if (Path(__file__).parents[1] / "entities").exists():
+    sys.exit(
+        "federation: the distributions federation and federation-cache are in one environment, and "
+        "overwrite each other's files: install them into two"
+    )
 
 _SERVES: Final = sys.argv[1:2] in (["serve"], ["worker"]) or "bst-artifact-server" in sys.argv[0]
 

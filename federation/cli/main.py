@@ -50,6 +50,7 @@ _COMMANDS: Final = {
     "join": _Listed("join:join", "Join the mesh of the node that has printed a code."),
     "members": _Listed("members:members", "List the members of the mesh, or remove one."),
     "token": _Listed("token:token", "Create, list and revoke access tokens."),
+    "manual": _Listed("manual:manual", "Install the man page and completions for shells."),
     "worker": _Listed("worker:worker", ""),
 }
 

@@ -66,7 +66,7 @@ def check_installed(transport: Literal["grpcio", "http2"]) -> None:
     if transport == "http2" and find_spec("ngh2") is None:
         raise ConfigError(
             "transport: http2 needs the package ngh2, which is not installed: "
-            "pip install 'federation[http2]'"
+            "pip install 'federation-cache[http2]'"
         )
 
 

@@ -212,7 +212,7 @@ def test_without_the_package_the_configuration_is_refused(monkeypatch: pytest.Mo
     server_factory.check_installed("grpcio")
     with pytest.raises(ConfigError) as refused:
         server_factory.check_installed("http2")
-    assert "pip install 'federation[http2]'" in str(refused.value)
+    assert "pip install 'federation-cache[http2]'" in str(refused.value)
 
 
 async def test_a_call_that_ends_within_a_message_is_an_error() -> None:
