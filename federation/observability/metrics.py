@@ -1,31 +1,28 @@
 """What this process counts and measures: every room writes it, /metrics shows it.
 
-One Metrics object a process, with a registry of its own, so that several nodes can live in one
-test process. Label values come from closed sets (method names, status names, kinds), which keeps
-the number of series bounded; of the names that clients choose only those of instances become
-labels, a bounded number of them (traffic.py).
+One Metrics object a process, so that several nodes can live in one test process. Label values come
+from closed sets (method names, status names, kinds), which keeps the number of series bounded; of
+the names that clients choose only those of instances become labels, a bounded number of them
+(traffic.py).
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
 
 from federation import __version__
 from federation.core.tasks import FailingWork
 from federation.observability.bucket_metrics import BucketMetrics
 from federation.observability.declared import Merge, MetricDeclarations
 from federation.observability.peer_metrics import PeerMetrics
-from federation.observability.traffic import Traffic, TrafficCollector
+from federation.observability.traffic import Traffic, traffic_families
 
 
 class Metrics:
     """Everything this process counts."""
 
     def __init__(self) -> None:
-        declare = MetricDeclarations()
-        self.registry = declare.registry
-        self.gauges: Mapping[str, Merge] = declare.gauges
+        self.declared = declare = MetricDeclarations()
         self.peers = PeerMetrics(declare)
         self.bucket = BucketMetrics(declare)
         declare.process()
@@ -52,7 +49,7 @@ class Metrics:
             "federation_requests_running", Merge.SUM, "Calls being answered now"
         ).set_function(lambda: self.calls_running)
         self.traffic = Traffic()
-        self.registry.register(TrafficCollector(self.traffic))
+        declare.collect_from(lambda: traffic_families(self.traffic))
         self.stored_bytes = declare.gauge(
             "federation_stored_bytes", Merge.SAME, "Bytes held, index included"
         )

@@ -6,15 +6,12 @@ that peers take up. Names come from the configuration, all other labels from clo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
-
 from federation.observability.declared import Merge, MetricDeclarations
+from federation.observability.families import Family
 
 _WAIT_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -88,68 +85,53 @@ _COUNTERS = {
 }
 
 
-class PeerCollector(Collector):
-    """Makes series of what `status` shows of peers, when it is scraped."""
-
-    def __init__(self, describe: Callable[[], Mapping[str, Any]]) -> None:
-        """describe: gives "replicates-here" and "peers", from memory."""
-        self._describe = describe
-
-    def collect(self) -> Iterator[Metric]:
-        """See Collector."""
-        facts = self._describe()
-        peers = facts["peers"]
-        leads = GaugeMetricFamily(_REPLICATES, "1 in the process that sends to peers, 0 in others")
-        leads.add_metric([], float(facts["replicates-here"]))
-        yield leads
-        for key, (name, what) in _GAUGES.items():
-            yield _filled(GaugeMetricFamily(name, what, labels=["peer"]), key, peers)
-        for key, (name, what) in _COUNTERS.items():
-            yield _filled(CounterMetricFamily(name, what, labels=["peer"]), key, peers)
-        yield _states(peers)
-        yield _skipped(peers)
-        yield _last_success(peers)
+def peer_families(facts: Mapping[str, Any]) -> Iterator[Family]:
+    """Yield the series of peers; facts: what `status` shows of replication."""
+    peers = facts["peers"]
+    leads = Family(_REPLICATES, "gauge", "1 in the process that sends to peers, 0 in others")
+    leads.add(float(facts["replicates-here"]), labels={})
+    yield leads
+    for key, (name, what) in _GAUGES.items():
+        family = Family(name, "gauge", what)
+        for peer in peers:
+            family.add(peer[key], labels={"peer": peer["name"]})
+        yield family
+    for key, (name, what) in _COUNTERS.items():
+        family = Family(name, "counter", what)
+        for peer in peers:
+            family.add(peer[key], suffix="_total", labels={"peer": peer["name"]})
+        yield family
+    yield _states(peers)
+    yield _skipped(peers)
+    yield _last_success(peers)
 
 
-def _filled(family: Metric, key: str, peers: list[Mapping[str, Any]]) -> Metric:
-    for peer in peers:
-        family.add_metric([peer["name"]], peer[key])  # type: ignore[attr-defined]
-    return family
-
-
-def _states(peers: list[Mapping[str, Any]]) -> Metric:
-    family = GaugeMetricFamily(
-        _STATE,
-        "1 for the state that a peer is in, 0 for the others",
-        labels=["peer", "state"],
-    )
+def _states(peers: list[Mapping[str, Any]]) -> Family:
+    family = Family(_STATE, "gauge", "1 for the state that a peer is in, 0 for the others")
     for peer in peers:
         now = peer["state"].replace(" ", "-")
         for state in dict.fromkeys((*STATES, now)):
-            family.add_metric([peer["name"], state], float(state == now))
+            family.add(float(state == now), labels={"peer": peer["name"], "state": state})
     return family
 
 
-def _skipped(peers: list[Mapping[str, Any]]) -> Metric:
-    family = CounterMetricFamily(
-        "federation_peer_skipped_objects",
-        "Objects that were not sent, by reason",
-        labels=["peer", "reason"],
+def _skipped(peers: list[Mapping[str, Any]]) -> Family:
+    family = Family(
+        "federation_peer_skipped_objects", "counter", "Objects that were not sent, by reason"
     )
     for peer in peers:
         for reason, count in peer["skipped"].items():
-            family.add_metric([peer["name"], reason], count)
+            labels = {"peer": peer["name"], "reason": reason}
+            family.add(count, suffix="_total", labels=labels)
     return family
 
 
-def _last_success(peers: list[Mapping[str, Any]]) -> Metric:
-    family = GaugeMetricFamily(
-        _LAST_SUCCESS,
-        "When a peer last took something (Unix time); absent: never",
-        labels=["peer"],
+def _last_success(peers: list[Mapping[str, Any]]) -> Family:
+    family = Family(
+        _LAST_SUCCESS, "gauge", "When a peer last took something (Unix time); absent: never"
     )
     for peer in peers:
         if peer["last-success"]:
             at_s = datetime.fromisoformat(peer["last-success"]).timestamp()
-            family.add_metric([peer["name"]], at_s)
+            family.add(at_s, labels={"peer": peer["name"]})
     return family

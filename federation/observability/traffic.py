@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from federation.observability.families import Family
 
 NAMES_MAX = 100
 OTHERS = "(other)"
@@ -96,30 +94,26 @@ class Traffic:
         yield self._others
 
 
-class TrafficCollector(Collector):
-    """Shows these numbers as metrics."""
-
-    def __init__(self, traffic: Traffic) -> None:
-        self._traffic = traffic
-
-    def collect(self) -> Iterator[Metric]:
-        """See Collector."""
-        moved = CounterMetricFamily(
-            "federation_blob_bytes",
-            "Blob bytes moved, by instance and direction (in, out)",
-            labels=["instance", "direction"],
-        )
-        asked = CounterMetricFamily(
-            "federation_lookups",
-            "Objects asked for, by instance, kind (blob, action_result, asset, keyed_entry; "
-            "presence: blobs in FindMissing) and result (hit, miss)",
-            labels=["instance", "kind", "result"],
-        )
-        for each in self._traffic:
-            moved.add_metric([each.name, "in"], each.in_bytes)
-            moved.add_metric([each.name, "out"], each.out_bytes)
-            for kind, found in each.lookups():
-                asked.add_metric([each.name, kind, "hit"], found.hits)
-                asked.add_metric([each.name, kind, "miss"], found.misses)
-        yield moved
-        yield asked
+def traffic_families(traffic: Traffic) -> Iterator[Family]:
+    """Yield these numbers as metrics."""
+    moved = Family(
+        "federation_blob_bytes",
+        "counter",
+        "Blob bytes moved, by instance and direction (in, out)",
+    )
+    asked = Family(
+        "federation_lookups",
+        "counter",
+        "Objects asked for, by instance, kind (blob, action_result, asset, keyed_entry; "
+        "presence: blobs in FindMissing) and result (hit, miss)",
+    )
+    for each in traffic:
+        for direction, size_bytes in (("in", each.in_bytes), ("out", each.out_bytes)):
+            labels = {"instance": each.name, "direction": direction}
+            moved.add(size_bytes, suffix="_total", labels=labels)
+        for kind, found in each.lookups():
+            for result, count in (("hit", found.hits), ("miss", found.misses)):
+                labels = {"instance": each.name, "kind": kind, "result": result}
+                asked.add(count, suffix="_total", labels=labels)
+    yield moved
+    yield asked

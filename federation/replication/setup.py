@@ -15,7 +15,7 @@ from federation.core.replication_log import ReplicationLog
 from federation.core.store import Readable
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
-from federation.observability.peer_metrics import PeerCollector
+from federation.observability.peer_metrics import peer_families
 from federation.storage.contract import NodeStorage
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Replication:
         self._worker: Replicator | None = None  # None: there was no peer yet
         self._clients: PeerClients | None = None  # likewise
         self._background = Background()
-        metrics.registry.register(PeerCollector(self.describe))
+        metrics.declared.collect_from(lambda: peer_families(self.describe()))
 
     def __repr__(self) -> str:
         return f"<Replication {self._worker!r}>"

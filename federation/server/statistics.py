@@ -14,13 +14,12 @@ while a prefetch brings what nobody has read yet. To a peer: objects that it tur
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter as Tally
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from prometheus_client.metrics_core import Metric
-
 from federation.observability.metrics import Metrics
+from federation.observability.series import Counter, Labelled
 from federation.observability.statistics.history import Changes
 
 _OF_PEERS = {
@@ -53,7 +52,7 @@ class ActivitySampler:
     def changes(self) -> Changes:
         """Return what happened since the last call."""
         totals = {
-            "node/": {"calls": int(_sum(self._metrics.requests.collect()))},
+            "node/": {"calls": _sum(self._metrics.requests)},
             **self._of_instances(),
             **self._of_upstreams(),
             **{
@@ -83,9 +82,9 @@ class ActivitySampler:
 
     def _of_upstreams(self) -> Totals:
         metrics = self._metrics
-        answers = _by_label(metrics.upstream_answers.collect(), "upstream")
-        entries = _by_label(metrics.upstream_entries.collect(), "upstream")
-        received = _by_label(metrics.remote_bytes.collect(), "remote")
+        answers = _by_label(metrics.upstream_answers, "upstream")
+        entries = _by_label(metrics.upstream_entries, "upstream")
+        received = _by_label(metrics.remote_bytes, "remote")
         return {
             f"upstream/{name}": {
                 "hits": answers[name, "hit"] + entries[name, "hit"],
@@ -112,16 +111,15 @@ def _since(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
     }
 
 
-def _sum(families: Iterable[Metric]) -> float:
-    return sum(s.value for family in families for s in family.samples if s.name.endswith("_total"))
+def _sum(counters: Labelled[Counter]) -> int:
+    return int(sum(each.value for each in counters.matching()))
 
 
-def _by_label(families: Iterable[Metric], owner: str) -> Counter[tuple[str, str]]:
+def _by_label(counters: Labelled[Counter], owner: str) -> Tally[tuple[str, str]]:
     """Return sums by the owner's name and by result or direction."""
-    found: Counter[tuple[str, str]] = Counter()
-    for family in families:
-        for sample in family.samples:
-            if sample.name.endswith("_total"):
-                what = sample.labels.get("result") or sample.labels.get("direction", "")
-                found[sample.labels[owner], what] += int(sample.value)
+    found: Tally[tuple[str, str]] = Tally()
+    for labels, counter in counters.each():
+        named = dict(labels)
+        what = named.get("result") or named.get("direction", "")
+        found[named[owner], what] += int(counter.value)
     return found

@@ -158,7 +158,7 @@ class Pulling:
         for name, old in self._connected.items():
             new = wanted.get(name)
             if new is None:
-                self._metrics.upstream_up.remove(name)
+                self._metrics.upstream_up.remove(upstream=name)
             if new is not old:
                 self._retire(old.remote)
         self._connected = wanted

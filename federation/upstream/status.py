@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Sample
-
 from federation.core.clock import utc_text
 from federation.observability.metrics import Metrics
+from federation.observability.series import Counter, Histogram, Labelled
 from federation.upstream.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -43,18 +41,17 @@ def describe_upstream(upstream: Upstream, remote: Remote) -> dict[str, Any]:
 
 def counted(metrics: Metrics, name: str) -> dict[str, Any]:
     """Return the counters of one upstream. Times are in milliseconds."""
-    answers = list(metrics.upstream_answers.collect())
-    entries = list(metrics.upstream_entries.collect())
-    first_byte = _buckets(metrics.remote_first_byte_seconds.collect(), remote=name)
+    answers, entries = metrics.upstream_answers, metrics.upstream_entries
+    first_byte = _buckets(metrics.remote_first_byte_seconds.matching(remote=name))
     return {
         "hits": _total(answers, upstream=name, result="hit"),
         "misses": _total(answers, upstream=name, result="miss"),
         "entry-hits": _total(entries, upstream=name, result="hit"),
         "entry-misses": _total(entries, upstream=name, result="miss"),
         "silences": _total(answers, upstream=name, result="silence"),
-        "wrong-bytes": _total(metrics.remote_wrong_bytes.collect(), remote=name),
-        "received-bytes": _total(metrics.remote_bytes.collect(), remote=name, direction="in"),
-        "reads-saved": _total(metrics.reads_saved.collect(), upstream=name),
+        "wrong-bytes": _total(metrics.remote_wrong_bytes, remote=name),
+        "received-bytes": _total(metrics.remote_bytes, remote=name, direction="in"),
+        "reads-saved": _total(metrics.reads_saved, upstream=name),
         "first-byte-ms": {
             f"p{share}": _milliseconds(quantile(first_byte, share / 100)) for share in (50, 99)
         },
@@ -82,22 +79,14 @@ def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
 
 
-def _total(families: Iterable[Metric], **labels: str) -> int:
-    return int(sum(each.value for each in _samples(families, "_total", labels)))
+def _total(counters: Labelled[Counter], **labels: str) -> int:
+    return int(sum(each.value for each in counters.matching(**labels)))
 
 
-def _buckets(families: Iterable[Metric], **labels: str) -> list[tuple[float, float]]:
-    """Return a histogram summed over all labels that are not given."""
+def _buckets(histograms: Iterable[Histogram]) -> list[tuple[float, float]]:
+    """Return several histograms as one."""
     counts: defaultdict[float, float] = defaultdict(float)
-    for each in _samples(families, "_bucket", labels):
-        counts[float(each.labels["le"])] += each.value
+    for each in histograms:
+        for bound, count in each.buckets():
+            counts[bound] += count
     return sorted(counts.items())
-
-
-def _samples(
-    families: Iterable[Metric], suffix: str, labels: Mapping[str, str]
-) -> Iterator[Sample]:
-    for family in families:
-        for sample in family.samples:
-            if sample.name.endswith(suffix) and labels.items() <= sample.labels.items():
-                yield sample

@@ -28,6 +28,7 @@ from federation.services.quotas import CallerQuotas
 from federation.services.runtime import Runtime
 from tests.support.fakes import MemoryIndex, MemoryStore
 from tests.support.local_finder import LocalFinder
+from tests.support.samples import sample_value
 
 _PATIENCE_S = 30.0
 
@@ -140,7 +141,7 @@ class HttpNode:
         return await client.ask(method, path, body, headers)
 
     def counted(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+        return sample_value(self.metrics, name, labels)
 
     async def close(self) -> None:
         for client in self.clients:

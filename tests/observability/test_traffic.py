@@ -1,14 +1,13 @@
 """What callers move is counted by instance, and no caller can make the number of series grow."""
 
-from prometheus_client import generate_latest
-
+from federation.observability.exposition import exposition
 from federation.observability.metrics import Metrics
 from federation.observability.traffic import NAMES_MAX, OTHERS, Traffic
 from tests.support.samples import Samples
 
 
 def shown(metrics: Metrics) -> Samples:
-    return Samples(generate_latest(metrics.registry).decode())
+    return Samples(exposition(metrics.declared.families(), with_process=True).decode())
 
 
 def test_a_name_that_nothing_was_found_under_has_no_numbers_of_its_own() -> None:
@@ -51,7 +50,7 @@ def test_the_series_of_an_instance_carry_its_name() -> None:
 def test_the_exposition_says_what_runs_and_is_free_of_created_series() -> None:
     metrics = Metrics()
     metrics.requests.labels(method="a/B", code="OK").inc()
-    text = generate_latest(metrics.registry).decode()
+    text = exposition(metrics.declared.families(), with_process=True).decode()
     assert "_created" not in text
     found = Samples(text)
     assert found.value("federation_build_info") == 1

@@ -34,6 +34,7 @@ from federation.services.runtime import Runtime
 from federation.services.transport import Connections
 from tests.support.fakes import MemoryIndex
 from tests.support.local_finder import LocalFinder
+from tests.support.samples import sample_value
 from tests.support.transports import serve_on_loopback
 
 NODE_ID = "node-of-the-test"
@@ -63,7 +64,7 @@ class Here:
 
     def counted(self, name: str, **labels: str) -> float:
         labels = {"remote": self.remote.name, **labels}
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+        return sample_value(self.metrics, name, labels)
 
     def calls(self, method: str, outcome: str = "ok") -> float:
         return self.counted("federation_remote_calls_total", method=method, outcome=outcome)

@@ -25,6 +25,7 @@ from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 from tests.support.process_client import action_result, message
+from tests.support.samples import sample_value
 
 LIMITS = LimitsConfig()
 
@@ -108,11 +109,11 @@ class Here:
     def sent_bytes(self, remote: str = "there") -> float:
         """Message bytes to a peer, those of a stream under way included."""
         labels = {"remote": remote, "direction": "out"}
-        return self.metrics.registry.get_sample_value("federation_remote_bytes_total", labels) or 0
+        return sample_value(self.metrics, "federation_remote_bytes_total", labels)
 
     def calls(self, method: str, outcome: str = "ok", remote: str = "there") -> float:
         labels = {"remote": remote, "method": method, "outcome": outcome}
-        return self.metrics.registry.get_sample_value("federation_remote_calls_total", labels) or 0
+        return sample_value(self.metrics, "federation_remote_calls_total", labels)
 
 
 def peer(address: str, name: str = "there", **keys: Any) -> PeerConfig:

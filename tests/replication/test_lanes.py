@@ -230,6 +230,22 @@ async def test_o07_a_reload_adds_and_removes_peers_and_keeps_what_was_reached(
             assert here.facts("there")["sent-objects"] == 1
 
 
+async def test_a_node_that_had_no_peers_sends_to_one_that_a_reload_adds(fake: FakeServer) -> None:
+    async with remembering() as here:
+        shown = here.replication.describe()
+        assert shown == {"replicates-here": False, "peers": [], "left-peers": []}
+        here.replication.heard_from("somebody")
+        async with here.replication.holders() as holders:
+            assert holders == []
+        await here.replication.reload([peer(fake.address)])
+        assert "<Replicator" in repr(here.replication)
+        await here.push(b"one")
+        await here.caught_up()
+        assert digest_of(b"one") in fake.blobs
+        async with here.replication.holders() as holders:
+            assert [each.name for each in holders] == ["there"]
+
+
 async def test_how_far_a_peer_came_is_saved_when_it_is_left_out(fake: FakeServer) -> None:
     """Whoever drops it right then is not told that it has not got everything."""
     async with remembering(peer(fake.address)) as here:

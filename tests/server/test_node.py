@@ -23,6 +23,7 @@ from federation.server.listener import GrpcServer
 from federation.server.node import Node, Port
 from federation.server.readiness import Readiness
 from tests.support.certificates import self_signed
+from tests.support.samples import sample_value
 
 SERVICE = "test.Echo"
 
@@ -252,7 +253,7 @@ async def test_trouble_in_storage_reaches_health_and_readiness() -> None:
 async def test_the_lag_of_the_event_loop_is_measured() -> None:
     async with Bench() as bench:
         count = "federation_event_loop_lag_seconds_count"
-        await until(lambda: bench.metrics.registry.get_sample_value(count))
+        await until(lambda: sample_value(bench.metrics, count))
 
 
 async def test_messages_above_the_limit_are_refused() -> None:

@@ -23,6 +23,7 @@ _USED_LATER = {
     "federation.storage.reports",  # by commands
     "grpc_reflection.v1alpha",  # by the first call of it
     "jwt",  # by listeners with authentication
+    "prometheus_client",  # by the first scrape
     "rich",  # by commands that show tables
     "tenacity",  # by upstreams and peers
     "yaml",  # by a configuration file

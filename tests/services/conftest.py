@@ -46,10 +46,10 @@ class Served:
 
     def counted(self, name: str, **labels: str) -> float:
         return sum(
-            sample.value
-            for family in self.metrics.registry.collect()
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
+            value
+            for family in self.metrics.declared.families()
+            for (sample, carried), value in family.values.items()
+            if sample == name and labels.items() <= dict(carried).items()
         )
 
 

@@ -22,6 +22,7 @@ from tests.remote.blobs import chunks, noise, read, until
 from tests.remote.served import Here, connected, serving
 from tests.support.memory_ledger import MemoryStorage
 from tests.support.messages import message_of
+from tests.support.samples import sample_value
 
 PEERS = ("b", "c")
 
@@ -65,7 +66,7 @@ class Site:
 
     def counted(self, name: str, how: str) -> float:
         sample = f"federation_acknowledge_{name}"
-        return self.metrics.registry.get_sample_value(sample, {"acknowledge": how}) or 0.0
+        return sample_value(self.metrics, sample, {"acknowledge": how})
 
 
 @asynccontextmanager

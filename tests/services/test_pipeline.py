@@ -36,6 +36,7 @@ from federation.services.quotas import CallerQuotas
 from federation.services.request_stream import RequestStream
 from federation.services.runtime import Runtime
 from federation.services.status_codes import CallStatus, StatusCode
+from tests.support.samples import sample_value
 from tests.support.transport import PEER, FakeConnections, FakeTransport
 
 NAME = "a.Face/Method"
@@ -92,7 +93,7 @@ class Bench:
         return answer
 
     def counted(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(f"federation_{name}", labels) or 0.0
+        return sample_value(self.metrics, f"federation_{name}", labels)
 
     def ended(self, code: StatusCode) -> float:
         return self.counted("requests_total", method=NAME, code=code.name)

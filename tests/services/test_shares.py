@@ -14,6 +14,7 @@ from federation.services.cpu_pool import Compute
 from federation.services.quotas import CallerQuota, CallerQuotas
 from tests.services.conftest import Serve
 from tests.support.fakes import MemoryStore
+from tests.support.samples import sample_value
 
 KIB = 2**10
 ALICE, BOB = "alice", "bob"
@@ -44,7 +45,7 @@ class Bench:
 
     def held_back(self, by: str) -> float:
         name = "federation_callers_held_back_total"
-        return self.metrics.registry.get_sample_value(name, {"by": by}) or 0
+        return sample_value(self.metrics, name, {"by": by})
 
 
 async def settle() -> None:

@@ -13,6 +13,7 @@ from federation.storage.catalogue import blobs as catalogue
 from federation.storage.read_cache import CachedBlob, ReadCache
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, put, read, short, until
+from tests.support.samples import sample_value
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +171,7 @@ async def evicted(storage: Storage, count: int) -> bool:
     """Write some more; return whether so many have been evicted. Asking for one would lease it."""
     more = os.urandom(200_000)
     await storage.write_small([(digest_of(more), more)])
-    value = storage.core.metrics.registry.get_sample_value("federation_evicted_total")
+    value = sample_value(storage.core.metrics, "federation_evicted_total")
     assert value is not None
     return value >= count
 

@@ -14,6 +14,7 @@ from federation.core.index import Entry, EntryKey, EntryKind
 from federation.storage.processes import live_runs
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, fresh, opened, put, read, short, until
+from tests.support.samples import sample_value
 
 pytestmark = pytest.mark.slow
 
@@ -37,14 +38,14 @@ async def test_the_least_recently_used_go_and_the_used_stay(open_storage: Opener
 
 
 def _evicted(storage: Storage) -> float:
-    value = storage.core.metrics.registry.get_sample_value("federation_evicted_total")
+    value = sample_value(storage.core.metrics, "federation_evicted_total")
     assert value is not None
     return value
 
 
 def _withheld(storage: Storage) -> float:
     name = "federation_leases_withheld_total"
-    value = storage.core.metrics.registry.get_sample_value(name)
+    value = sample_value(storage.core.metrics, name)
     assert value is not None
     return value
 

@@ -15,6 +15,7 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, opened, put, read, short, until
+from tests.support.samples import sample_value
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +125,7 @@ def _withheld(storage: Storage) -> float:
 
 
 def _counted(storage: Storage, name: str) -> float:
-    value = storage.core.metrics.registry.get_sample_value(name)
+    value = sample_value(storage.core.metrics, name)
     assert value is not None
     return value
 

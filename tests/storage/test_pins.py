@@ -177,8 +177,8 @@ async def test_r23_the_log_is_bounded_whoever_lags_and_writes_go_on(tmp_path: Pa
         assert (late.state, late.lane) == (PeerState.NEEDS_RESYNC, Lane.WINDOW)
         assert "log-max-rows" in late.reason
         assert (await state_of(storage, "there")).state is PeerState.FOLLOWING
-        given_up = storage.core.metrics.peers.given_up.labels("late", "log")
-        assert given_up._value.get() == 1
+        given_up = storage.core.metrics.peers.given_up.labels(peer="late", reason="log")
+        assert given_up.value == 1
         await read(storage, await put(storage, b"more"))
 
 

@@ -70,10 +70,10 @@ async def redated(storage: Storage, clock: WrongClock, count: int) -> None:
     metrics = storage.core.metrics
 
     async def is_seen() -> bool:
-        return float(metrics.dates_ahead._value.get()) > DRIFT_S
+        return float(metrics.dates_ahead.value) > DRIFT_S
 
     async def is_done() -> bool:
-        return int(metrics.redated._value.get()) == count
+        return int(metrics.redated.value) == count
 
     await until(is_seen)
     clock.passed_s += STEADY_S + 1

@@ -21,6 +21,7 @@ from federation.storage.catalogue.schema import connect
 from federation.storage.storage import Storage
 from federation.storage.upkeep.flusher import Flusher
 from tests.storage.conftest import put, until
+from tests.support.samples import sample_value
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,7 @@ def stuck(storage: Storage) -> Iterator[apsw.Connection]:
 
 
 def withheld(storage: Storage) -> float:
-    value = storage.core.metrics.registry.get_sample_value("federation_leases_withheld_total")
+    value = sample_value(storage.core.metrics, "federation_leases_withheld_total")
     assert value is not None
     return value
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prometheus_client.parser import text_string_to_metric_families
+
+from federation.observability.metrics import Metrics
 
 
 class Samples:
@@ -18,3 +22,13 @@ class Samples:
             for s in self._samples
             if s.name == name and labels.items() <= dict(s.labels).items()
         )
+
+
+def sample_value(metrics: Metrics, name: str, labels: Mapping[str, str] | None = None) -> float:
+    """Return the sample of this name with these labels and no others; 0 if there is none."""
+    wanted = name, set((labels or {}).items())
+    for family in metrics.declared.families():
+        for (sample, carried), value in family.values.items():
+            if (sample, set(carried)) == wanted:
+                return value
+    return 0.0

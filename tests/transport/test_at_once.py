@@ -11,6 +11,7 @@ import pytest
 from federation.config.model import LimitsConfig
 from federation.services.call import Call
 from federation.services.method import SMALL_ANSWER, Method, ServerStream, Unary
+from tests.support.samples import sample_value
 from tests.transport.test_connection import Client
 from tests.transport.test_server import Site, Waits
 
@@ -105,8 +106,7 @@ class Talk:
         return len(self.site.server._tasks)
 
     def counted(self, name: str, **labels: str) -> float:
-        registry = self.site.runtime.metrics.registry
-        return registry.get_sample_value(f"federation_{name}", labels) or 0.0
+        return sample_value(self.site.runtime.metrics, f"federation_{name}", labels)
 
 
 @pytest.mark.parametrize("method", ["Echo", "Much"])

@@ -15,6 +15,7 @@ from federation.transport.connection import Http2Connection
 from federation.transport.lifetime import CLOSING_S, DEAD_S, FRAME_S, HANDSHAKE_S, SILENT_S
 from federation.transport.session import Http2Settings
 from federation.transport.tls import TlsLayer
+from tests.support.samples import sample_value
 from tests.transport.test_fuzz import Socket, call
 from tests.transport.test_server import Site
 from tests.transport.test_tls import Client as TlsClient
@@ -52,8 +53,7 @@ class Client:
         self.connection.look(self.began_s + seconds + 1)
 
     def hits(self, limit: str) -> float:
-        registry = self.site.runtime.metrics.registry
-        return registry.get_sample_value(HITS, {"limit": limit}) or 0.0
+        return sample_value(self.site.runtime.metrics, HITS, {"limit": limit})
 
 
 async def test_a_client_that_says_nothing_is_closed_and_counted_once() -> None:

@@ -26,6 +26,7 @@ from federation.upstream.healer import BlobHolder, Healer, again_in_s
 from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.upstream import Upstream
 from tests.storage.conftest import opened, read, short
+from tests.support.samples import sample_value
 from tests.upstream.fakes import Script, ScriptedStore, upstream
 
 SIZES = (100_000, 3_000_000)  # in a batch of small blobs, and by a pull of its own
@@ -81,7 +82,7 @@ class Site:
         return found
 
     def healed(self, source: str) -> float | None:
-        return self.metrics.registry.get_sample_value("federation_healed_total", {"source": source})
+        return sample_value(self.metrics, "federation_healed_total", {"source": source})
 
 
 def _damage(path: str, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from federation.upstream.prefetch import Mode, Prefetcher
 from federation.upstream.pull_through import UpstreamPool
 from tests.support.fakes import MemoryStore
 from tests.support.process_client import action_result
+from tests.support.samples import sample_value
 from tests.upstream.fakes import until
 from tests.upstream.finder_site import There, finder_over, there
 
@@ -96,7 +98,7 @@ async def test_p7_entries_beyond_the_bound_are_dropped_oldest_first_and_counted(
     for name in (b"1", b"2", b"3", b"4", b"5"):
         prefetcher.enqueue(Entry(EntryKey(EntryKind.ASSET_BLOB, "", name), b"", "urn:test"))
     assert "2 queued" in repr(prefetcher)
-    value = metrics.registry.get_sample_value
+    value = partial(sample_value, metrics)
     assert value("federation_prefetches_dropped_total") == 3
     assert value("federation_prefetches_unfinished") == 2
     await prefetcher.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from importlib import import_module
 from typing import Any
 
-from prometheus_client import generate_latest
-
+from federation.observability.families import Family
 from federation.observability.metrics import Metrics
 from federation.server.http.router import Router
 from federation.server.readiness import Readiness
@@ -31,6 +33,7 @@ class Pages(Router):
         self._metrics = metrics
         self._readiness = readiness
         self._about = about
+        self._write: Callable[[Iterable[Family]], bytes] | None = None  # from the first scrape on
 
     async def facts(self) -> Mapping[str, Any]:
         """See Router."""
@@ -38,7 +41,11 @@ class Pages(Router):
 
     async def exposition(self) -> bytes:
         """See Router."""
-        return generate_latest(self._metrics.registry)
+        if self._write is None:
+            # Not above: many a node is never scraped. In a thread, as calls go on meanwhile.
+            module = await asyncio.to_thread(import_module, "federation.observability.exposition")
+            self._write = partial(module.exposition, with_process=True)
+        return self._write(self._metrics.declared.families())
 
     async def readiness(self) -> Mapping[str, Any]:
         """See Router."""

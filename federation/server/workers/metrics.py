@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-
-from prometheus_client import Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.samples import Sample
 
 from federation.observability.declared import Merge
+from federation.observability.families import Families, Family
 
 _GROWS = ("counter", "histogram")
 _JOINS: Mapping[Merge, Callable[[float, float], float]] = {
@@ -23,34 +19,6 @@ _JOINS: Mapping[Merge, Callable[[float, float], float]] = {
     Merge.SAME: max,
     Merge.LEAST: min,
 }
-
-Key = tuple[str, tuple[tuple[str, str], ...]]  # a sample's name and labels
-
-
-@dataclass(slots=True)
-class Family:
-    """One metric with the value of each of its series."""
-
-    name: str
-    kind: str
-    text: str
-    values: dict[Key, float] = field(default_factory=dict)
-
-
-Families = Mapping[str, Family]
-
-
-def parse(exposition: str) -> dict[str, Family]:
-    """Read what a worker's /metrics answered. Raises ValueError."""
-    found = {}
-    for metric in text_string_to_metric_families(exposition):
-        values = {_key(sample): sample.value for sample in metric.samples}
-        found[metric.name] = Family(metric.name, metric.type, metric.documentation, values)
-    return found
-
-
-def _key(sample: Sample) -> Key:
-    return sample.name, tuple(sample.labels.items())
 
 
 def only_growing(families: Families) -> dict[str, Family]:
@@ -77,14 +45,3 @@ def _join_of(family: Family, gauges: Mapping[str, Merge]) -> Callable[[float, fl
     if family.kind in _GROWS:
         return operator.add
     return _JOINS[gauges.get(family.name, Merge.SUM)]
-
-
-def as_metrics(families: Families) -> list[Metric]:
-    """Return families as prometheus_client writes them out."""
-    found = []
-    for each in families.values():
-        metric = Metric(each.name, each.text, each.kind)
-        for (name, labels), value in each.values.items():
-            metric.add_sample(name, dict(labels), value)
-        found.append(metric)
-    return found

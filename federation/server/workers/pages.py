@@ -16,13 +16,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
-from prometheus_client import CollectorRegistry, Metric, generate_latest
-from prometheus_client.registry import Collector
 
 from federation.core.clock import Clock
+from federation.observability.exposition import exposition, parse
+from federation.observability.families import Families, Family
 from federation.observability.metrics import Metrics
 from federation.server.http.router import Router
-from federation.server.workers.metrics import Families, as_metrics, merged, only_growing, parse
+from federation.server.workers.metrics import merged, only_growing
 from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker
 
@@ -39,7 +39,7 @@ class AggregatedPages(Router):
         self._clock = clock
         self._last: dict[int, Families] = {}  # by worker
         self._ended: Families = {}  # sums of workers that have ended
-        self._gauges = Metrics().gauges
+        self._gauges = Metrics().declared.gauges
         self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
@@ -70,10 +70,8 @@ class AggregatedPages(Router):
     async def exposition(self) -> bytes:
         """See Router."""
         await self._look()
-        registry = CollectorRegistry()
         parts = [self._ended, *self._last.values()]
-        registry.register(_MergedMetrics(merged(parts, self._gauges), self._crew))
-        return generate_latest(registry)
+        return exposition([*merged(parts, self._gauges).values(), *_own(self._crew)])
 
     async def readiness(self) -> Mapping[str, Any]:
         """See Router."""
@@ -141,22 +139,12 @@ def _why(unfit: Mapping[str, Any]) -> str:
     return str(unfit.get("reason", "no reason given"))
 
 
-class _MergedMetrics(Collector):
-    """The merged families and the parent's own metrics, as generate_latest reads them."""
-
-    def __init__(self, families: Families, crew: Supervisor) -> None:
-        self._families = families
-        self._crew = crew
-
-    def collect(self) -> Iterable[Metric]:
-        """See Collector."""
-        yield from as_metrics(self._families)
-        workers = Metric("federation_workers", "Processes that serve, by state", "gauge")
-        serving = self._crew.serving
-        workers.add_sample("federation_workers", {"state": "serving"}, serving)
-        starting = len(self._crew.workers) - serving
-        workers.add_sample("federation_workers", {"state": "starting"}, starting)
-        yield workers
-        restarts = Metric("federation_worker_restarts", "Workers started again", "counter")
-        restarts.add_sample("federation_worker_restarts_total", {}, self._crew.restarts)
-        yield restarts
+def _own(crew: Supervisor) -> Iterable[Family]:
+    """Yield the parent's own metrics."""
+    workers = Family("federation_workers", "gauge", "Processes that serve, by state")
+    workers.add(crew.serving, labels={"state": "serving"})
+    workers.add(len(crew.workers) - crew.serving, labels={"state": "starting"})
+    yield workers
+    restarts = Family("federation_worker_restarts", "counter", "Workers started again")
+    restarts.add(crew.restarts, suffix="_total", labels={})
+    yield restarts

@@ -221,8 +221,7 @@ class Writer:
                 if self.failure is not None:
                     raise StorageFailed(self.failure)
                 connection = connection or self._connect()
-                with self._metrics.commit_seconds.time():
-                    self._commit(connection, batch)
+                self._commit(connection, batch)
             except Exception as error:  # noqa: BLE001 - every waiting caller must get it
                 self._give_up(connection, batch, error)
             self._begun_s = None
@@ -239,6 +238,7 @@ class Writer:
                 self.has_written(operation.size_bytes)
 
     def _commit(self, connection: apsw.Connection, batch: list[_Operation]) -> None:
+        begun_s = self._clock.monotonic_s()
         connection.execute("BEGIN IMMEDIATE")
         totals = read_totals(connection)
         before = totals.row()
@@ -269,6 +269,7 @@ class Writer:
         except BaseException:
             self._unsettled |= {int(Path(folder).name, 16) for folder in transaction.folders}
             raise
+        self._metrics.commit_seconds.observe(self._clock.monotonic_s() - begun_s)
         self.totals = self._measured = transaction.totals
         self.held_bytes = held_bytes
 

@@ -88,7 +88,7 @@ def report_given_up(metrics: Metrics, record: PeerRecord, why: str, head: int) -
 
     why: LOG_TOO_LONG or NO_ROOM; head: the newest row of the change log.
     """
-    metrics.peers.given_up.labels(record.name, why).inc()
+    metrics.peers.given_up.labels(peer=record.name, reason=why).inc()
     _log.error(
         "peer_needs_resync",
         peer=record.name,

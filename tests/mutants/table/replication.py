@@ -281,4 +281,12 @@ REPLICATION = [
         ("tests/storage/test_acknowledgements.py",),
         "What passed the window's lane counts as if the peer had everything.",
     ),
+    Mutant(
+        "first-peer-by-reload",
+        "federation/replication/setup.py",
+        "        if self._worker is None:\n            self.start()\n",
+        "        if self._worker is None:\n            return\n",
+        ("tests/replication/test_lanes.py",),
+        "A node that began without peers sends nothing to one that a reload adds.",
+    ),
 ]

@@ -215,4 +215,12 @@ SERVICES = [
         ),
         "A client's OK does not wait for the peers.",
     ),
+    Mutant(
+        "histogram-bounds",
+        "federation/observability/series.py",
+        "at = bisect_left(self._bounds, value)",
+        "at = min(len(self._bounds), bisect_left(self._bounds, value) + 1)",
+        ("tests/observability/test_series.py",),
+        "Alerts on slow calls fire one bound too early.",
+    ),
 ]

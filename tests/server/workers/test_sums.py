@@ -2,62 +2,39 @@
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Metric,
-    generate_latest,
-)
-
+from federation.observability.declared import Merge, MetricDeclarations
+from federation.observability.exposition import exposition, parse
+from federation.observability.families import Families, Family
 from federation.observability.metrics import Metrics
-from federation.observability.peer_metrics import PeerCollector
-from federation.server.workers.metrics import (
-    Families,
-    Family,
-    as_metrics,
-    merged,
-    only_growing,
-    parse,
-)
+from federation.observability.peer_metrics import peer_families
+from federation.server.workers.metrics import merged, only_growing
 from tests.support.samples import Samples
 
 
-def exposition(calls: Mapping[str, int], running: float, stored: float) -> str:
-    registry = CollectorRegistry()
-    requests = Counter("federation_requests_total", "x", ["method"], registry=registry)
-    seconds = Histogram("federation_request_seconds", "x", buckets=(1, 5), registry=registry)
+def shown(calls: Mapping[str, int], running: float, stored: float) -> str:
+    declare = MetricDeclarations()
+    requests = declare.counter("federation_requests_total", "x", ["method"])
+    seconds = declare.histogram("federation_request_seconds", "x", buckets=(1, 5))
     for name, count in calls.items():
         requests.labels(method=name).inc(count)
         seconds.observe(count)
-    Gauge("federation_requests_running", "x", registry=registry).set(running)
-    Gauge("federation_stored_bytes", "x", registry=registry).set(stored)
-    Gauge("federation_quota_used_bytes", "x", registry=registry).set(stored)
-    Gauge("federation_upstream_up", "x", ["upstream"], registry=registry).labels("hq").set(running)
-    return generate_latest(registry).decode()
-
-
-class _Whole:
-    def __init__(self, families: Families) -> None:
-        self._families = families
-
-    def collect(self) -> list[Metric]:
-        return as_metrics(self._families)
+    for gauge in ("federation_requests_running", "federation_upstream_up"):
+        declare.gauge(gauge, Merge.SUM, "x", ["upstream"]).labels(upstream="hq").set(running)
+    for gauge in ("federation_stored_bytes", "federation_quota_used_bytes"):
+        declare.gauge(gauge, Merge.SAME, "x").set(stored)
+    return exposition(declare.families()).decode()
 
 
 def written(families: Families) -> Samples:
-    registry = CollectorRegistry()
-    registry.register(_Whole(families))
-    return Samples(generate_latest(registry).decode())
+    return Samples(exposition(families.values()).decode())
 
 
-ONE = parse(exposition({"Read": 2, "Write": 3}, running=1, stored=100))
-TWO = parse(exposition({"Read": 4}, running=0, stored=90))
+ONE = parse(shown({"Read": 2, "Write": 3}, running=1, stored=100))
+TWO = parse(shown({"Read": 4}, running=0, stored=90))
 
 
 def add_up(parts: Iterable[Families]) -> dict[str, Family]:
-    return merged(parts, Metrics().gauges)
+    return merged(parts, Metrics().declared.gauges)
 
 
 def test_counts_and_times_are_added_up() -> None:
@@ -78,10 +55,11 @@ def test_what_all_say_of_the_same_storage_is_said_once() -> None:
 
 
 def test_every_gauge_says_what_several_amount_to() -> None:
-    metrics = Metrics()
-    metrics.registry.register(PeerCollector(lambda: {"replicates-here": True, "peers": []}))
-    shown = {each.name for each in metrics.registry.collect() if each.type == "gauge"}
-    assert shown == metrics.gauges.keys()
+    declared = Metrics().declared
+    declared.collect_from(lambda: peer_families({"replicates-here": True, "peers": []}))
+    found = parse(exposition(declared.families(), with_process=True).decode())
+    gauges = {each.name for each in found.values() if each.kind == "gauge"}
+    assert gauges == declared.gauges.keys()
 
 
 def test_an_upstream_that_one_worker_does_not_ask_is_not_up() -> None:
@@ -96,9 +74,7 @@ def test_of_a_process_that_has_ended_only_what_grows_is_kept() -> None:
 
 
 def test_what_is_written_is_read_the_same_again() -> None:
-    registry = CollectorRegistry()
-    registry.register(_Whole(ONE))
-    again = parse(generate_latest(registry).decode())
+    again = parse(exposition(ONE.values()).decode())
     assert {name: f.values for name, f in again.items()} == {n: f.values for n, f in ONE.items()}
 
 

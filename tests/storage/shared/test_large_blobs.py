@@ -47,7 +47,7 @@ class Moved:
         self._before = {way: self._now(way) for way in ("in", "out")}
 
     def _now(self, way: str) -> int:
-        return int(self._metric.labels(way)._value.get())
+        return int(self._metric.labels(way).value)
 
     def kib(self, way: str) -> int:
         return (self._now(way) - self._before[way] + 500) // 1024
