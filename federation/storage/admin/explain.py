@@ -20,7 +20,7 @@ from federation.core.provenance import Source
 from federation.storage import blob_files
 from federation.storage.admin.common import existing, reading
 from federation.storage.admin.eviction_status import EvictionFacts, eviction_status
-from federation.storage.admin.object_peers import LoggedObject, ObjectPeers
+from federation.storage.admin.object_peers import LoggedObject, peers_of_catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import footprint, instances
@@ -63,7 +63,7 @@ class CatalogueExplainer:
         self._directory = directory
         self._settings = settings
         self._timing = Timing.for_lease(settings.lease)
-        self._peers = ObjectPeers(connection)
+        self._peers = peers_of_catalogue(connection)
         self._now_ms = self._store_time_ms(clock)
         self.node_id = str(get_meta(connection, "node_id"))
         self.is_switched_offline = get_meta(connection, OFFLINE_SINCE) is not None

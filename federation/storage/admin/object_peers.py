@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import apsw
@@ -25,12 +25,16 @@ class LoggedObject(NamedTuple):
 
 
 class ObjectPeers:
-    """Answers from the peer records as they were when this was created."""
+    """Answers from peer records, as they are given."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        self._connection = connection
-        is_older = schema.stored_version(connection) < _FIRST_VERSION
-        self._records = [] if is_older else peer_records.read(connection)
+    def __init__(
+        self,
+        records: Sequence[PeerRecord],
+        parked_because: Callable[[str, LoggedObject], str | None],
+    ) -> None:
+        """parked_because: returns why an object is parked for a peer; None: it is not."""
+        self._records = records
+        self._parked_because = parked_because
 
     def facts(self, of: LoggedObject) -> dict[str, Any]:
         """Return {"peers": [{"name", "answer"}]}; {} if there are no peers."""
@@ -48,7 +52,7 @@ class ObjectPeers:
         return tuple(sorted(names))
 
     def _answer(self, name: str, of: LoggedObject) -> str:
-        if reason := parked.reason(self._connection, name, of.kind, of.instance, of.name):
+        if reason := self._parked_because(name, of):
             return f"parked: {reason}"
         lanes = [record for record in self._records if record.name == name]
         if not any(_is_meant(record, of) for record in lanes):
@@ -58,6 +62,16 @@ class ObjectPeers:
         if any(of.seq > record.cursor for record in lanes):
             return "not acknowledged yet"
         return "acknowledged, or left out by its rules"
+
+
+def peers_of_catalogue(connection: apsw.Connection) -> ObjectPeers:
+    """Return what the peer records of an open catalogue answer."""
+    is_older = schema.stored_version(connection) < _FIRST_VERSION
+    records = [] if is_older else peer_records.read(connection)
+    return ObjectPeers(
+        records,
+        lambda peer, of: parked.reason(connection, peer, of.kind, of.instance, of.name),
+    )
 
 
 def _is_meant(record: PeerRecord, of: LoggedObject) -> bool:

@@ -10,7 +10,7 @@ from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.blobs import objects_of
 from federation.storage.shared.catalogue.connections import Connections
-from federation.storage.shared.catalogue.rows import BlobObject, Evicted, Lead
+from federation.storage.shared.catalogue.rows import BlobObject, Evicted, Lead, Role
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 
 _ROWS = 1000  # of one step, so that no upload waits long for the lock of the site
@@ -43,14 +43,17 @@ class LeadWork:
     def __repr__(self) -> str:
         return f"<LeadWork over {self._connections!r}>"
 
-    async def evict(self, lead: Lead, most_bytes: int) -> Evicted:
+    async def evict(self, lead: Lead | None, most_bytes: int) -> Evicted:
         """Remove the least recently used objects until most_bytes are freed, in one bounded step.
+
+        lead: None for a command, which may do it beside the lead.
 
         Nothing that is leased or that a peer waits for. The objects of large blobs are deleted one
         lease later, when slow readers have finished; until then they count against the quota.
         """
         times = (self._settings.evictable_ms, self._settings.lease_ms)
-        row = await self._connections.ask_one(_EVICT, *lead_of(lead), most_bytes, _ROWS, *times)
+        by = (Role.UPKEEP.value, None) if lead is None else lead_of(lead)
+        row = await self._connections.ask_one(_EVICT, *by, most_bytes, _ROWS, *times)
         return Evicted(*row)
 
     async def gone_due(self, limit: int) -> list[BlobObject]:

@@ -36,11 +36,13 @@ class OpenedSite(NamedTuple):
     server_version: int
 
 
-async def open_site(connections: Connections) -> OpenedSite:
+async def open_site(connections: Connections, *, may_create: bool) -> OpenedSite:
     """Check the database, and make the tables if there are none. Raises StorageRefused."""
     try:
         version = await _check_server(connections)
         if not await _has_tables(connections):
+            if not may_create:
+                raise StorageRefused(f"{SOURCE} has no tables; no node has served it yet")
             await _create(connections)
         (schema, site_id), *_ = await connections.ask("SELECT schema, site_id FROM site")
     except SourceUnavailable as error:

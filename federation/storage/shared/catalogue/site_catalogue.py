@@ -75,15 +75,15 @@ class SiteCatalogue:
 
 
 async def open_catalogue(
-    settings: CatalogueSettings, clock: Clock, failing: FailingWork
+    settings: CatalogueSettings, clock: Clock, failing: FailingWork, *, may_create: bool = True
 ) -> SiteCatalogue:
-    """Connect to the site's database, whose tables are made if there are none.
+    """Connect to the site's database. may_create: make the tables if there are none.
 
     Raises StorageRefused, SourceUnavailable.
     """
     connections = Connections(settings.url, clock, settings.connections_max, settings.call_s)
     try:
-        opened = await open_site(connections)
+        opened = await open_site(connections, may_create=may_create)
         row = await read_site(connections)
     except BaseException:
         await connections.close()

@@ -108,6 +108,19 @@ class SiteWatch:
         self._watchers.append(watcher)
         watcher(self.is_on)
 
+    @property
+    def offline_since_s(self) -> int | None:
+        """When the offline switch was turned on (wall clock, s); None: it is off."""
+        return self._row.offline_since_s
+
+    async def turn_offline(self, since_s: int | None) -> None:
+        """Turn the offline switch on (since when; wall clock) or off (None), for all nodes.
+
+        Raises SourceUnavailable.
+        """
+        await self._connections.ask("UPDATE site SET offline_since = $1", since_s)
+        await self.refresh()
+
     async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
         """Wait until there is a row of the log after seq; False after timeout_s."""
         return await self._notifier.until(lambda: self.head() > seq, timeout_s)

@@ -35,11 +35,14 @@ BEGIN
   PERFORM pg_logical_emit_message(true, 'federation', '');
 END $$;
 
--- Fails unless this term still leads. The lock makes a take-over wait for the end of this
--- transaction.
+-- Fails unless this term still leads; null is a command, which leads nothing. The lock makes a
+-- take-over wait for the end of this transaction.
 CREATE FUNCTION federation_check_lead(p_role text, p_term bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
+  IF p_term IS NULL THEN
+    RETURN;
+  END IF;
   PERFORM FROM lead WHERE role = p_role AND term = p_term AND node IS NOT NULL FOR SHARE;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'another node leads (%) by now', p_role USING ERRCODE = 'FDL01';

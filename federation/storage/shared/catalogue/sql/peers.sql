@@ -3,9 +3,7 @@
 CREATE FUNCTION federation_as_replicator(p_term bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true);
-  IF p_term IS NOT NULL THEN
-    PERFORM federation_check_lead('replication', p_term);
-  END IF;
+  PERFORM federation_check_lead('replication', p_term);
 END $$;
 
 -- Saves records as federation.core.replication_log.ReplicationLog.save describes it.

@@ -1,0 +1,118 @@
+"""Operations on a shared site: see federation/storage/contract.py."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from federation.core.clock import SystemClock
+from federation.core.errors import StorageRefused
+from federation.core.replication_log import Parked
+from federation.storage.admin.operations import DirectoryOperations
+from federation.storage.contract import Explainer, Operations, Progress
+from federation.storage.reports import (
+    CollectReport,
+    KnownPeer,
+    NewId,
+    RebuildReport,
+    VerifyReport,
+)
+from federation.storage.shared.admin.joining import SitePlace, ask
+from federation.storage.shared.admin.site_collect import collect_site
+from federation.storage.shared.admin.site_explain import explaining_site
+from federation.storage.shared.admin.site_id import new_site_id
+from federation.storage.shared.admin.site_peers import known_peers
+from federation.storage.shared.admin.site_summary import site_summary
+from federation.storage.shared.admin.site_verify import verify_site
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+
+
+class SiteOperations(Operations):
+    """The operations on a site of the shared engine, from any of its nodes' machines."""
+
+    def __init__(self, place: SitePlace) -> None:
+        self._place = place
+        self._clock = SystemClock()
+        self._here = DirectoryOperations(place.data_dir, place.settings)
+
+    def __repr__(self) -> str:
+        return f"<SiteOperations from {self._place.data_dir}>"
+
+    def processes(self) -> list[dict[str, Any]]:
+        """See Operations: those of this machine, which share this node's cache."""
+        return self._here.processes()
+
+    def send_signal(self, process: Mapping[str, Any], number: signal.Signals) -> str | None:
+        """See Operations."""
+        return self._here.send_signal(process, number)
+
+    def summary(self) -> dict[str, Any]:
+        """See Operations."""
+        facts = ask(self._place, lambda site: site_summary(site, self._clock))
+        here = {"data-dir": str(self._place.data_dir), "processes": self.processes()}
+        return {**here, **facts}
+
+    def explaining(self) -> AbstractContextManager[Explainer]:
+        """See Operations."""
+        return explaining_site(self._place)
+
+    def verify(self, progress: Progress, *, repair: bool) -> VerifyReport:
+        """See Operations."""
+
+        async def work(catalogue: SiteCatalogue) -> VerifyReport:
+            async with self._place.open_objects() as objects:
+                return await verify_site(catalogue, objects, progress, repair=repair)
+
+        return ask(self._place, work)
+
+    def collect(self, progress: Progress, *, target_bytes: int | None) -> CollectReport:
+        """See Operations."""
+        settings = self._place.settings
+        return ask(self._place, lambda site: collect_site(site, settings, progress, target_bytes))
+
+    def rebuild(self, progress: Progress) -> RebuildReport:
+        """See Operations. Raises StorageRefused always."""
+        del progress
+        raise StorageRefused(
+            "a shared site's catalogue is not made from its objects: restore the database from a "
+            "standby or a backup; the nodes compare it with the bucket then"
+        )
+
+    def new_id(self) -> NewId:
+        """See Operations."""
+        return ask(self._place, new_site_id)
+
+    def peers(self) -> list[KnownPeer]:
+        """See Operations."""
+        return ask(self._place, lambda site: known_peers(site, self._clock))
+
+    def parked(self, peer: str | None, limit: int) -> Sequence[Parked]:
+        """See Operations."""
+        return ask(self._place, lambda site: site.peers.parked(peer, limit))
+
+    def retry_parked(self, peer: str | None) -> int:
+        """See Operations."""
+        return ask(self._place, lambda site: site.peers.ask_retry(peer))
+
+    def reconcile(self, peer: str) -> None:
+        """See Operations."""
+        ask(self._place, lambda site: site.peers.want(peer))
+
+    def drop_peer(self, peer: str) -> None:
+        """See Operations."""
+        ask(self._place, lambda site: site.peers.drop(peer))
+
+    def offline_since_s(self) -> int | None:
+        """See Operations."""
+
+        async def work(catalogue: SiteCatalogue) -> int | None:
+            return catalogue.watch.offline_since_s
+
+        return ask(self._place, work)
+
+    def turn_offline(self, *, on: bool) -> None:
+        """See Operations."""
+        since_s = int(self._clock.wall_s()) if on else None
+        ask(self._place, lambda site: site.watch.turn_offline(since_s))

@@ -1,0 +1,32 @@
+"""Gives a site whose database was copied an id of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+
+from federation.core.errors import StorageRefused
+from federation.storage.reports import NewId
+from federation.storage.shared.catalogue.leads import SILENT_S
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+
+_BEATS = "SELECT role, term, beat FROM lead WHERE node IS NOT NULL ORDER BY role"
+_REPLACE = """
+UPDATE site SET site_id = $1, log_epoch = $2 WHERE site_id = $3 RETURNING site_id
+"""
+
+
+async def new_site_id(catalogue: SiteCatalogue) -> NewId:
+    """Replace the id, and begin a new epoch of the change log. Keeps all objects and peer records.
+
+    Raises StorageRefused: a node serves the site, which is seen within SILENT_S by its beat.
+    """
+    before = await catalogue.connections.ask(_BEATS)
+    if before:
+        await asyncio.sleep(SILENT_S)
+        if await catalogue.connections.ask(_BEATS) != before:
+            raise StorageRefused("nodes serve this site; stop them all first")
+    found = NewId(catalogue.site_id, uuid.uuid4().hex)
+    # Peers know the original's log under the old id: this one needs an epoch of its own.
+    await catalogue.connections.ask(_REPLACE, found.now, uuid.uuid4().hex, found.before)
+    return found

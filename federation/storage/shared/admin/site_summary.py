@@ -1,0 +1,91 @@
+"""What a site holds, for `federation status`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federation.core.clock import Clock, utc_text
+from federation.storage.catalogue.blobs import digest_of_key
+from federation.storage.shared.admin.site_peers import known_peers
+from federation.storage.shared.catalogue.opening import SCHEMA
+from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+
+_SHOWN = 20
+_STORED = """
+SELECT s.seq, s.bytes, s.blobs, s.entries, s.gone, federation_cost(s), s.offline_since,
+  greatest(0, c.hold_ms - c.now_ms), current_setting('server_version'),
+  coalesce(s.seq - (SELECT min(seq) FROM log) + 1, 0), (SELECT count(*) FROM quarantine),
+  (SELECT count(*) FROM lost WHERE back IS NOT NULL)
+FROM site s, clock c
+"""
+_QUARANTINED = "SELECT key, size, reason FROM quarantine ORDER BY id DESC LIMIT $1"
+_LEADS = "SELECT role, node, term FROM lead ORDER BY role"
+_LOST = """
+SELECT key, size, reason, found, tries, tried, note FROM lost
+WHERE back IS NULL AND NOT EXISTS (SELECT FROM blob WHERE blob.key = lost.key)
+ORDER BY found DESC LIMIT $1
+"""
+_BACK = """
+SELECT key, size, reason, found, back, origin FROM lost
+WHERE back IS NOT NULL ORDER BY back DESC LIMIT $1
+"""
+
+
+async def site_summary(catalogue: SiteCatalogue, clock: Clock) -> dict[str, Any]:
+    """Return the facts about the site. Raises SourceUnavailable."""
+    ask = catalogue.connections.ask
+    row = await catalogue.connections.ask_one(_STORED)
+    head, size, blobs, entries, gone, cost, since_s, hold_ms, version, rows, damaged, back = row
+    return {
+        "engine": "shared",
+        "node-id": catalogue.site_id,
+        "offline-switch": "off" if since_s is None else "on",
+        "schema-version": SCHEMA,
+        "postgresql-version": version,
+        "bytes": size,
+        "blobs": blobs,
+        "entries": entries,
+        "quota-used-bytes": cost,
+        "to-be-deleted-bytes": gone,
+        "change-log": {"last": head, "rows": rows},
+        "eviction-held-for-ms": hold_ms or None,
+        "leads": {role: node and f"{node}, term {term}" for role, node, term in await ask(_LEADS)},
+        "quarantine": {
+            "blobs": damaged,
+            "newest": [
+                f"{digest_of_key(key, size_bytes)}: {reason}"
+                for key, size_bytes, reason in await ask(_QUARANTINED, _SHOWN)
+            ],
+        },
+        "healing": {**await _healing(catalogue), "healed": back},
+        "peers": [peer.as_dict() for peer in await known_peers(catalogue, clock)],
+    }
+
+
+async def _healing(catalogue: SiteCatalogue) -> dict[str, Any]:
+    """Return what was found damaged and is still missing, and what came back."""
+    ask = catalogue.connections.ask
+    return {
+        "lost": (await catalogue.lost.due(0.0, 0)).lost,
+        "lost-blobs": [
+            {
+                "digest": str(digest_of_key(key, size)),
+                "damage": reason,
+                "since": utc_text(found_s),
+                "tries": tries,
+                "tried-at": utc_text(tried_s) if tried_s else None,
+                "answers": note or None,
+            }
+            for key, size, reason, found_s, tries, tried_s, note in await ask(_LOST, _SHOWN)
+        ],
+        "healed-blobs": [
+            {
+                "digest": str(digest_of_key(key, size)),
+                "damage": reason,
+                "found-at": utc_text(found_s),
+                "healed-at": utc_text(back_s),
+                "from": origin or None,
+            }
+            for key, size, reason, found_s, back_s, origin in await ask(_BACK, _SHOWN)
+        ],
+    }
