@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -20,6 +20,9 @@ from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 
 _T = TypeVar("_T")
+
+_CALL_S = 3600.0  # some count all rows, and whoever called waits for them
+_CONNECTIONS_MAX = 2
 
 
 class ObjectReader(Protocol):
@@ -42,7 +45,8 @@ class SitePlace:
 
 async def join(place: SitePlace) -> SiteCatalogue:
     """Open the catalogue beside the nodes of the site. Raises StorageRefused: there is none."""
-    return await open_catalogue(place.catalogue, SystemClock(), FailingWork(), may_create=False)
+    patient = replace(place.catalogue, call_s=_CALL_S, connections_max=_CONNECTIONS_MAX)
+    return await open_catalogue(patient, SystemClock(), FailingWork(), may_create=False)
 
 
 def ask(place: SitePlace, work: Callable[[SiteCatalogue], Awaitable[_T]]) -> _T:

@@ -22,7 +22,8 @@ SELECT s.blobs - b.blobs, s.entries - e.entries, s.bytes - b.bytes - e.bytes,
   s.logged - coalesce(l.total, s.logged), greatest(b.seq, e.seq) > s.seq, e.ticks > s.ticks,
   (SELECT count(*) FROM blob LEFT JOIN small USING (seq) WHERE attempt IS NULL AND data IS NULL)
 FROM site s,
-  (SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes, coalesce(max(seq), 0) AS seq FROM blob) b,
+  (SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes, coalesce(max(seq), 0) AS seq
+    FROM blob) b,
   (SELECT count(*) AS entries, coalesce(sum(octet_length(value) + octet_length(label)), 0) AS bytes,
     coalesce(max(seq), 0) AS seq, coalesce(max(ticks), 0) AS ticks FROM entry) e
   LEFT JOIN LATERAL (SELECT seq, total FROM log ORDER BY seq DESC LIMIT 1) l ON true
