@@ -41,7 +41,15 @@ def check_shared_installed() -> None:
 
 
 def operations_on(data_dir: Path, settings: StorageConfig) -> Operations:
-    """Return the operations of commands on a storage. Opens nothing yet."""
+    """Return the operations of commands on a storage. Opens nothing yet.
+
+    Raises StorageRefused.
+    """
+    if settings.engine == "shared":
+        check_shared_installed()
+        from federation.storage.shared.opening import operations_on_site  # noqa: PLC0415
+
+        return operations_on_site(data_dir, settings)
     from federation.storage.admin.operations import DirectoryOperations  # noqa: PLC0415
 
     return DirectoryOperations(data_dir, settings)

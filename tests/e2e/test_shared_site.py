@@ -12,7 +12,7 @@ import pytest
 from federation.core.digest import digest_of
 from tests.support.object_store import SECRET_KEY
 from tests.support.polling import wait_until
-from tests.support.process import Node, serve
+from tests.support.process import Node, federation, serve
 from tests.support.process_client import Client, action_result
 from tests.support.sites import TestSite
 
@@ -81,3 +81,19 @@ def test_no_secret_of_the_bucket_is_in_a_log(nodes: list[Node]) -> None:
         client.write(os.urandom(50_000))
     for node in nodes:
         assert SECRET_KEY not in node.log_path.read_text()
+
+
+def test_commands_work_on_the_site_whichever_node_they_are_run_beside(nodes: list[Node]) -> None:
+    one, other = nodes
+    data = os.urandom(LARGE)
+    digest = digest_of(data)
+    with Client(one.address) as client:
+        client.write(data)
+    for command, shown in (
+        (("status", "--json"), one.facts["node_id"]),
+        (("explain", str(digest), "--json"), digest.hash_hex),
+        (("verify", "--json"), '"damaged-blobs": 0'),
+    ):
+        done = federation(*command, "--config", str(other.config_path))
+        assert done.returncode == 0, done.stderr
+        assert shown in done.stdout

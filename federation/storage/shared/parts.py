@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from federation.core.digest import Digest, new_hasher
+from federation.core.errors import BlobDamaged
 from federation.storage.shared.catalogue.rows import BlobAt, BlobObject
 from federation.storage.shared.naming import hash_part, part_bytes, part_count, part_hash, part_name
 from federation.storage.shared.objects import ObjectBucket
@@ -31,10 +33,28 @@ async def fetch_part(bucket: ObjectBucket, digest: Digest, at: BlobAt, part: int
     raise PartDamaged(f"its object {name} does not have the bytes that were stored")
 
 
-async def check_object(bucket: ObjectBucket, digest: Digest, at: BlobAt) -> None:
-    """Read a whole blob and compare it with its digest. Raises SourceUnavailable, PartDamaged."""
-    hasher = new_hasher(digest.function)
-    for part in range(part_count(digest.size_bytes)):
-        hasher.update(await fetch_part(bucket, digest, at, part))
-    if hasher.digest() != digest.hash:
-        raise PartDamaged("its objects together do not match its digest")
+class VerifiedObjects:
+    """Reads whole blobs of a bucket for commands: see ObjectReader in admin/joining.py."""
+
+    def __init__(self, bucket: ObjectBucket) -> None:
+        self._bucket = bucket
+
+    def __repr__(self) -> str:
+        return f"<VerifiedObjects of {self._bucket!r}>"
+
+    async def parts(self, digest: Digest, at: BlobAt) -> AsyncIterator[bytes]:
+        """Yield a blob's parts, each verified, the last one after the whole was verified, too.
+
+        Raises SourceUnavailable, BlobDamaged.
+        """
+        hasher = new_hasher(digest.function)
+        count = part_count(digest.size_bytes)
+        try:
+            for part in range(count):
+                data = await fetch_part(self._bucket, digest, at, part)
+                hasher.update(data)
+                if part == count - 1 and hasher.digest() != digest.hash:
+                    raise PartDamaged("its objects together do not match its digest")
+                yield data
+        except PartDamaged as damage:
+            raise BlobDamaged(digest, str(damage)) from damage
