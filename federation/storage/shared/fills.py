@@ -52,8 +52,10 @@ class Fills:
                 await fill.close()
 
     def _start(self, digest: Digest, at: BlobAt) -> BucketFill | None:
-        if len(self._fills) >= _FILLS_MAX or digest.size_bytes <= self._core.settings.inline_max:
-            return None  # a small one has no file that could be followed
+        if digest.size_bytes <= self._core.settings.inline_max:
+            return None  # it has no file that could be followed
+        if len(self._fills) >= _FILLS_MAX or not self._core.cache_takes(digest.size_bytes):
+            return None
         try:
             ingest = self._core.cache.begin(digest, provenance=FROM_SITE)
         except FederationError:

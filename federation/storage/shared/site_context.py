@@ -49,6 +49,15 @@ class SiteContext:
     background: Background = field(default_factory=Background)
     _keeping: int = 0  # batches of small blobs on their way to the cache
 
+    def cache_takes(self, size_bytes: int) -> bool:
+        """Whether a blob may stay in the cache: half of what eviction leaves free is for uploads.
+
+        Blobs that were cached a moment ago cannot be evicted yet, and must not refuse an upload.
+        """
+        space = self.cache.core.space
+        most_bytes = (space.marks.starts_at_bytes + space.marks.quota_bytes) // 2
+        return space.stored_bytes + size_bytes <= most_bytes
+
     def keep_small(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:
         """Begin to store small blobs in the cache, unless many wait for that already."""
         if blobs and self._keeping < _KEEPING_MAX:

@@ -137,7 +137,7 @@ class SiteIngest:
         """Make the spool a blob of the cache. Small blobs get there when they are read."""
         self._ended = True
         try:
-            if self._small is None:
+            if self._small is None and self._core.cache_takes(self.digest.size_bytes):
                 await self._spool.commit()
         except FederationError as error:
             _log.warning("cache_write_failed", digest=str(self.digest), reason=str(error))

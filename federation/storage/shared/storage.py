@@ -44,6 +44,7 @@ from federation.storage.storage import Storage
 
 _log = structlog.get_logger(__name__)
 _PARTS_MIN = 4
+_MEASURE_EVERY_S = 1.0
 
 
 class SharedStorage:
@@ -117,7 +118,20 @@ class SharedStorage:
         """Begin the work in the background."""
         core = self._core
         self._tasks.keep(core.uses.run, "cached-uses", core.clock, core.metrics.failing)
+        self._tasks.keep(self._measure, "site-totals", core.clock, core.metrics.failing)
         self._upkeep.start()
+
+    async def _measure(self) -> None:
+        """Show what the site holds in the metrics, until cancelled."""
+        metrics = self._core.metrics
+        while True:
+            totals = self._catalogue.watch.totals()
+            metrics.stored_bytes.set(totals.size_bytes)
+            metrics.stored_blobs.set(totals.blobs)
+            metrics.stored_entries.set(totals.entries)
+            metrics.held_bytes.set(totals.cost_bytes)
+            metrics.quota_bytes.set(self.quota_bytes)
+            await self._core.clock.sleep(_MEASURE_EVERY_S)
 
     @property
     def core(self) -> SiteContext:

@@ -141,6 +141,16 @@ async def test_d10_readers_do_without_the_cache_where_it_has_no_room(
         )
 
 
+async def test_d10_uploads_go_on_while_the_cache_is_full_of_what_cannot_be_evicted_yet(
+    site: TestSite, tmp_path: Path
+) -> None:
+    async with site.node(tmp_path / "a", cache=64 * 2**20) as node:
+        for _ in range(80):
+            digest, data = fresh(2**20)
+            assert await node.write(digest, pieces(data))
+    assert len(site.objects()) == 80
+
+
 async def test_d11_an_upload_with_wrong_bytes_leaves_no_object(
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
