@@ -40,20 +40,6 @@ class LostBlobs(Protocol):
     StorageFull if it cannot be written.
     """
 
-    def try_to_lead(self) -> bool:
-        """Become the one process on this storage that heals; False: another is it.
-
-        Kept until the storage is closed, until this process ends in whatever way, or until it is
-        lost: see ReplicationLog.try_to_lead. Cheap, never blocks.
-
-        Raises TooBusy, SourceUnavailable.
-        """
-        ...
-
-    def holds_lead(self) -> bool:
-        """Whether this process leads, as far as it knows. Cheap, never blocks."""
-        ...
-
     async def due(self, now_s: float, limit: int) -> LostSlice:
         """Return up to limit lost blobs that are due at now_s (wall clock), the longest due first.
 

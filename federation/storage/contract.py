@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.index import Index
+from federation.core.lead import Lead
 from federation.core.lost_blobs import LostBlobs
 from federation.core.replication_log import Parked, ReplicationLog
 from federation.core.store import LocalStore, WatchesHeld
@@ -77,6 +78,11 @@ class NodeStorage(LocalStore, Index, WatchesHeld, Protocol):
     @property
     def lost(self) -> LostBlobs:
         """The blobs that were found damaged here and are missing since."""
+        ...
+
+    @property
+    def fetching(self) -> Lead:
+        """The role of fetching what no client asks for: lost blobs, and what a schedule names."""
         ...
 
     @property

@@ -9,7 +9,7 @@ run/RUN.json, .lock   one pair for each process that serves the directory
 epoch                 counters that all processes share through memory
 maintenance.lock      held by the one process that evicts, scrubs and sweeps
 replication.lock      held by the one process that sends to peers
-heal.lock             held by the one process that brings lost blobs back
+fetch.lock            held by the one process that fetches what no client asks for
 open.lock             held while a process opens the directory
 reserve               room for eviction to work in when the disk is full
 mesh/                 certificates, members and invitations of the mesh; federation/mesh keeps it
@@ -49,7 +49,7 @@ class DataDirectory:
         self.epoch = root / "epoch"
         self.maintenance_lock = root / "maintenance.lock"
         self.replication_lock = root / "replication.lock"
-        self.heal_lock = root / "heal.lock"
+        self.fetch_lock = root / "fetch.lock"
         self.open_lock = root / "open.lock"
         self.reserve = root / "reserve"
         self.mesh = root / "mesh"

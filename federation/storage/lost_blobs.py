@@ -9,8 +9,6 @@ from federation.core.lost_blobs import Attempt, LostSlice
 from federation.storage.catalogue import lost
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
-from federation.storage.directory import disk_errors_named
-from federation.storage.shared_memory import FileLock
 
 
 class CatalogueLostBlobs:
@@ -18,23 +16,9 @@ class CatalogueLostBlobs:
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
-        self._lock = FileLock(core.directory.heal_lock)
 
     def __repr__(self) -> str:
-        return f"<CatalogueLostBlobs {'leads' if self._lock.held else 'waits'}>"
-
-    def try_to_lead(self) -> bool:
-        """See LostBlobs."""
-        with disk_errors_named("taking the heal lock"):
-            return self._lock.acquire()
-
-    def holds_lead(self) -> bool:
-        """See LostBlobs. A kernel lock is not lost while the process lives."""
-        return self._lock.held
-
-    def close(self) -> None:
-        """Release the lock, so that another process can lead."""
-        self._lock.release()
+        return f"<CatalogueLostBlobs in {self._core.directory.root}>"
 
     async def due(self, now_s: float, limit: int) -> LostSlice:
         """See LostBlobs."""

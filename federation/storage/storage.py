@@ -26,6 +26,7 @@ from federation.observability.metrics import Metrics
 from federation.storage.assembly import assemble
 from federation.storage.catalogue import schema
 from federation.storage.context import StorageContext
+from federation.storage.file_lead import FileLead
 from federation.storage.held_watch import StoredWatch
 from federation.storage.ingest import LocalIngest
 from federation.storage.lost_blobs import CatalogueLostBlobs
@@ -54,6 +55,7 @@ class Storage:
         self._core = core
         self.ledger = CatalogueLog(core, node_id, log_epoch)
         self.lost = CatalogueLostBlobs(core)
+        self.fetching = FileLead(core.directory.fetch_lock)
         self._presence = Presence(core)
         self._small_reads = SmallReads(core)
         self._receiver = BlobReceiver(core, self._presence)
@@ -137,7 +139,7 @@ class Storage:
     async def close(self) -> None:
         """Write pending changes, end all threads and release the directory."""
         self.ledger.close()
-        self.lost.close()
+        self.fetching.close()
         await self.ledger.stop_waiting()
         await self._core.background.drain()
         await self.offline_switch.close()

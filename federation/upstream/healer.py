@@ -29,6 +29,7 @@ from federation.core.errors import (
     FederationError,
     SourceUnavailable,
 )
+from federation.core.lead import Lead
 from federation.core.lost_blobs import Attempt, LostBlob, LostBlobs
 from federation.core.provenance import Provenance, Source
 from federation.core.store import Readable
@@ -88,6 +89,7 @@ class Healer:
     def __init__(
         self,
         lost: LostBlobs,
+        lead: Lead,
         shared: UpstreamPool,
         holders: Holders,
         metrics: Metrics,
@@ -96,6 +98,7 @@ class Healer:
     ) -> None:
         """holders: connects to the peers that may be asked now, for the length of a block."""
         self._lost = lost
+        self._lead = lead
         self._shared = shared
         self._bringing = BringingStore(shared)
         self._holders = holders
@@ -107,7 +110,7 @@ class Healer:
             metrics.healed.labels(source=source)
 
     def __repr__(self) -> str:
-        return f"<Healer {'leads' if self._lost.holds_lead() else 'waits'}>"
+        return f"<Healer {'leads' if self._lead.holds_lead() else 'waits'}>"
 
     async def run(self) -> None:
         """Heal until cancelled."""
@@ -120,7 +123,7 @@ class Healer:
     async def _step(self) -> bool:
         """Heal what is due; return whether there may be more."""
         try:
-            if not self._lost.holds_lead() and not self._lost.try_to_lead():
+            if not self._lead.holds_lead() and not self._lead.try_to_lead():
                 return False
             found = await self._lost.due(self._clock.wall_s(), _AT_ONCE)
             self._metrics.lost_blobs.set(found.lost)

@@ -59,7 +59,7 @@ class Pulling:
         self._connected: dict[str, ConnectedUpstream] = {}
         self._background = Background()
         self._healing = Background()
-        self._lost = storage.lost
+        self._storage = storage
         self.shared = UpstreamPool(
             storage.node_id,
             storage,
@@ -98,7 +98,15 @@ class Pulling:
         await self._clock.sleep(_HEAL_AFTER_S)
         from federation.upstream.healer import Healer  # noqa: PLC0415 - a start need not wait for it
 
-        healer = Healer(self._lost, self.shared, holders, self._metrics, self._clock, self._jitter)
+        healer = Healer(
+            self._storage.lost,
+            self._storage.fetching,
+            self.shared,
+            holders,
+            self._metrics,
+            self._clock,
+            self._jitter,
+        )
         await healer.run()
 
     def apply_config(self, config: Config) -> None:

@@ -162,14 +162,14 @@ async def test_what_is_forgotten_is_not_asked_for(open_storage: Opener) -> None:
     assert await due(storage) == []
 
 
-async def test_one_process_leads_and_another_takes_over(tmp_path: Path) -> None:
+async def test_one_process_fetches_and_another_takes_over(tmp_path: Path) -> None:
     async with opened(tmp_path, short()) as one:
-        assert one.lost.try_to_lead()
-        assert one.lost.holds_lead()
+        assert one.fetching.try_to_lead()
+        assert one.fetching.holds_lead()
         async with opened(tmp_path, short()) as other:
-            assert not other.lost.try_to_lead()
-            one.lost.close()
-            assert other.lost.try_to_lead()
+            assert not other.fetching.try_to_lead()
+            one.fetching.close()
+            assert other.fetching.try_to_lead()
 
 
 async def test_damaged_values_of_the_record_are_damage(open_storage: Opener) -> None:

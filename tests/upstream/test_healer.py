@@ -102,7 +102,9 @@ async def site(
     async with opened(path, short()) as storage:
         clock = storage.core.clock
         shared = UpstreamPool("me", storage, upstreams, clock)
-        healer = Healer(storage.lost, shared, holders, metrics, clock, random.Random(1))
+        healer = Healer(
+            storage.lost, storage.fetching, shared, holders, metrics, clock, random.Random(1)
+        )
         try:
             yield Site(storage, healer, shared, metrics, path)
         finally:
@@ -258,7 +260,10 @@ async def _heal_from(here: Site, *peers: BlobHolder) -> None:
         yield peers
 
     clock = here.storage.core.clock
-    healer = Healer(here.storage.lost, here.shared, holders, here.metrics, clock, random.Random(1))
+    storage = here.storage
+    healer = Healer(
+        storage.lost, storage.fetching, here.shared, holders, here.metrics, clock, random.Random(1)
+    )
     await healer.heal(await here.due())
 
 
