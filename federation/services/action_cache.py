@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.closure.names import SLICE, names_of_action_result
 from federation.core.digest import Digest
 from federation.core.errors import EntryNotFound
-from federation.core.index import Entry, EntryKey, Index, IndexElsewhere
+from federation.core.index import Entry, EntryKey, Index
 from federation.core.store import Store
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.method import LIST_REQUEST, SMALL_ANSWER, Method, Unary
 from federation.upstream.entry_finder import EntryQuery, Finder
+from federation.upstream.questions import ActionQuestion, keys_with_size
 from federation.wire.action_result import (
     check_inlined,
     key_of,
@@ -38,34 +38,12 @@ _PATH_BYTES = 16  # at least, on average, of a path to inline
 _INLINE_BYTES = 128 * 1024  # hashing less costs less than handing it to a thread
 
 
-class _ActionQuestion(NamedTuple):
-    """A GetActionResult to be forwarded to upstreams."""
-
-    key: EntryKey
-    action: Digest
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """See AskUpstream: actions have no names."""
-        return ()
-
-    async def put_to(self, index: IndexElsewhere) -> Entry | None:
-        """See AskUpstream."""
-        value = await index.get_action_result(self.action)
-        return None if value is None else Entry(self.key, value, str(self.action))
-
-
 def _asked(data: bytes, call: Call) -> tuple[reapi.GetActionResultRequest, EntryKey, Digest]:
     """Read a request that the caller may make. Raises as read_request and check_pull do."""
     request = read_request(reapi.GetActionResultRequest, data, _PATH_BYTES)
     call.check_pull(check_instance(request.instance_name))
     action = to_digest(request.action_digest, function_of(request.digest_function))
     return request, key_of(request.instance_name, action), action
-
-
-def _keys_with_size(key: EntryKey, action: Digest) -> Sequence[EntryKey]:
-    """Return what the result of an action of known size may be kept under, that size first."""
-    return [key, key_of(key.instance, action._replace(size_bytes=0))]
 
 
 class ActionCacheService:
@@ -107,7 +85,7 @@ class ActionCacheService:
                 return None
             self._traffic.named(key.instance).action_results.hits += 1
             return entry.value
-        if action.size_bytes and self._finder.misses_at_once(_keys_with_size(key, action)):
+        if action.size_bytes and self._finder.misses_at_once(keys_with_size(key, action)):
             raise self._miss(key, action)
         return None
 
@@ -118,7 +96,7 @@ class ActionCacheService:
         async def is_result(entry: Entry) -> bool:
             return entry.key in keys  # not what the HTTP cache keeps beside results
 
-        entry = await self._finder.find(EntryQuery(keys, is_result, _ActionQuestion(key, action)))
+        entry = await self._finder.find(EntryQuery(keys, is_result, ActionQuestion(key, action)))
         if entry is None:
             raise self._miss(key, action)
         places = to_inline(entry.value, request, action.function) if self._inlines else {}
@@ -129,7 +107,7 @@ class ActionCacheService:
     async def _keys(self, key: EntryKey, action: Digest) -> Sequence[EntryKey]:
         """Return what a result may be kept under, the action's own size first."""
         if action.size_bytes:
-            return _keys_with_size(key, action)
+            return keys_with_size(key, action)
         held = await self._index.get_like([key_prefix_of(key.instance, action)])
         return [each.key for each in held] or [key]
 

@@ -10,20 +10,20 @@ a response that says OK, which some clients ignore.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.closure.names import SLICE, names_of_entry
 from federation.core.clock import Clock
 from federation.core.errors import EntryNotFound, InvalidRequest
-from federation.core.index import Entry, EntryKey, FetchedAsset, Index, IndexElsewhere
+from federation.core.index import Entry, Index
 from federation.observability.metrics import Metrics
 from federation.services.call import Call
 from federation.services.checksum import ChecksumVerifier
 from federation.services.method import LIST_REQUEST, SMALL_ANSWER, Method, Unary
 from federation.upstream.entry_finder import EntryQuery, Finder
-from federation.wire.asset_key import is_secret
+from federation.upstream.questions import AssetQuestion, AssetRequest
 from federation.wire.asset_request import (
     AssetQuery,
     Pushed,
@@ -35,57 +35,6 @@ from federation.wire.asset_request import (
     wanted_by,
 )
 from federation.wire.bounds import read_request
-from federation.wire.digests import function_of
-from federation.wire.timestamps import timestamp_of, wall_s_of
-
-Request = asset.FetchBlobRequest | asset.FetchDirectoryRequest
-
-
-class AssetQuestion:
-    """See federation.upstream.index_queries.AskUpstream."""
-
-    def __init__(self, request: Request, keys: Sequence[EntryKey]) -> None:
-        self._request = request
-        self._keys = frozenset(keys)
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The URIs."""
-        return list(self._request.uris)
-
-    async def put_to(self, index: IndexElsewhere) -> Entry | None:
-        """Ask. An answer under a URI that was not asked for is none. Raises SourceUnavailable."""
-        request = self._request
-        qualifiers = {q.name: q.value for q in request.qualifiers if not is_secret(q.name)}
-        function = function_of(request.digest_function)
-        oldest_s = None
-        if request.HasField("oldest_content_accepted"):
-            oldest_s = wall_s_of(request.oldest_content_accepted, "oldest_content_accepted")
-        is_blob = isinstance(request, asset.FetchBlobRequest)
-        ask = index.fetch_blob if is_blob else index.fetch_directory
-        answer = await ask(list(request.uris), qualifiers, function, oldest_s)
-        if answer is None or answer.digest.function != function:
-            return None
-        (entry,) = entries_of(self._as_push(answer))
-        return entry if entry.key in self._keys else None
-
-    def _as_push(self, answer: FetchedAsset) -> asset.PushBlobRequest | asset.PushDirectoryRequest:
-        request = self._request
-        pushed: asset.PushBlobRequest | asset.PushDirectoryRequest
-        if isinstance(request, asset.FetchBlobRequest):
-            pushed = asset.PushBlobRequest()
-            content = pushed.blob_digest
-        else:
-            pushed = asset.PushDirectoryRequest()
-            content = pushed.root_directory_digest
-        content.hash, content.size_bytes = answer.digest.hash_hex, answer.digest.size_bytes
-        pushed.instance_name = request.instance_name
-        pushed.uris.append(answer.uri)
-        pushed.qualifiers.extend(request.qualifiers)
-        pushed.digest_function = request.digest_function
-        if answer.expires_at_s is not None:
-            pushed.expire_at.CopyFrom(timestamp_of(answer.expires_at_s))
-        return pushed
 
 
 class FetchService:
@@ -116,7 +65,7 @@ class FetchService:
             ),
         }
 
-    def _fetch_at_once(self, kind: type[Request], data: bytes, call: Call) -> bytes | None:
+    def _fetch_at_once(self, kind: type[AssetRequest], data: bytes, call: Call) -> bytes | None:
         """Answer if memory has an asset under the first URI."""
         request = read_request(kind, data)
         wanted = wanted_by(request)
@@ -137,7 +86,7 @@ class FetchService:
     async def _fetch_directory(self, data: bytes, call: Call) -> bytes:
         return await self.fetch(read_request(asset.FetchDirectoryRequest, data), call)
 
-    async def fetch(self, request: Request, call: Call) -> bytes:
+    async def fetch(self, request: AssetRequest, call: Call) -> bytes:
         """Return the encoded response to this Fetch.
 
         Raises EntryNotFound, InvalidRequest, and what Call.check_pull does.

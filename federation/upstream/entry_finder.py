@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
+import structlog
+
 from federation.closure.checker import ClosureChecker
 from federation.config.model import LimitsConfig
 from federation.core.clock import Clock
@@ -20,9 +22,10 @@ from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, Index
 from federation.core.provenance import Provenance, Source
 from federation.upstream.index_queries import AskUpstream, IndexQueries
-from federation.upstream.prefetch import Prefetcher
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
+
+_log = structlog.get_logger(__name__)
 
 _KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
 
@@ -84,14 +87,16 @@ class FederatedFinder:
         index: Index,
         closures: ClosureChecker,
         shared: UpstreamPool,
-        prefetcher: Prefetcher,
+        prefetch: Callable[[Entry], object] | None,
         limits: LimitsConfig,
         clock: Clock,
         *,
         index_ttl_s: float,
         blobs_elsewhere: bool = False,
     ) -> None:
-        """blobs_elsewhere: the callers have another server for blobs. Entries are then served
+        """prefetch: takes entries of whose closures something is only at their upstream.
+
+        blobs_elsewhere: the callers have another server for blobs. Entries are then served
         whatever this node holds of their closures, and nothing is pulled for them.
 
         index_ttl_s: how long a pulled entry is served unasked.
@@ -100,7 +105,7 @@ class FederatedFinder:
         self._index = index
         self._closures = closures
         self._shared = shared
-        self._prefetcher = prefetcher
+        self._prefetch = prefetch
         self._limits = limits
         self._clock = clock
         self.index_ttl_s = index_ttl_s
@@ -181,7 +186,8 @@ class FederatedFinder:
             return False
         if not await self._closures_at(origin).complete(entry):
             return False
-        self._prefetcher.enqueue(entry)  # an earlier prefetch may have ended with its process
+        if self._prefetch is not None:
+            self._prefetch(entry)  # an earlier prefetch may have ended with its process
         return True
 
     async def _ask_upstreams(self, query: EntryQuery, taken: set[EntryKey]) -> Entry | None:
@@ -194,8 +200,8 @@ class FederatedFinder:
                     continue  # something is missing: not stored, and asked for again later
                 if entry.key not in taken:
                     await self._keep(entry, upstream)
-                if not self._blobs_elsewhere:
-                    self._prefetcher.enqueue(entry)
+                if self._prefetch is not None and not self._blobs_elsewhere:
+                    self._prefetch(entry)
                 return entry
         return None
 
@@ -235,4 +241,4 @@ class FederatedFinder:
             await self._index.put([entry], provenance=provenance)
         except FederationError as error:
             # A node without room still answers, and asks the upstream again next time.
-            self._prefetcher.log_not_kept(entry, error)
+            _log.warning("pulled_entry_not_kept", entry=entry.label, reason=str(error))

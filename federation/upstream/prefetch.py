@@ -78,10 +78,6 @@ class Prefetcher:
             self._running += 1
             self._background.start(self._work(), "prefetch")
 
-    def log_not_kept(self, entry: Entry, error: FederationError) -> None:
-        """Log that a pulled entry could not be stored."""
-        _log.warning("pulled_entry_not_kept", entry=entry.label, reason=str(error))
-
     async def close(self) -> None:
         """Stop all prefetches."""
         self._queue.clear()

@@ -75,7 +75,7 @@ class Pulling:
             storage,
             closures,
             self.shared,
-            self._prefetcher,
+            self._prefetcher.enqueue,
             limits,
             clock,
             index_ttl_s=config.pull.index_ttl,

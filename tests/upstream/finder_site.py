@@ -17,11 +17,11 @@ from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
 from federation.core.index import Entry, EntryKey, FetchedAsset, IndexElsewhere
 from federation.observability.metrics import Metrics
-from federation.services.remote_asset import AssetQuestion
 from federation.storage.storage import Storage
 from federation.upstream.entry_finder import EntryQuery, FederatedFinder
 from federation.upstream.prefetch import Mode, Prefetcher
 from federation.upstream.pull_through import UpstreamPool
+from federation.upstream.questions import AssetQuestion
 from federation.upstream.upstream import Upstream
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of, wanted_by
@@ -182,7 +182,7 @@ async def finder_over(
             storage,
             closures,
             shared,
-            prefetcher,
+            prefetcher.enqueue,
             limits,
             clock,
             index_ttl_s=ttl_s,
