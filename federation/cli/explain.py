@@ -25,6 +25,7 @@ from federation.cli.command import Command, json_option
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.progress import warnings_only
+from federation.cli.values import DigestType, qualifiers_of
 from federation.config.model import Config, LimitsConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
@@ -44,21 +45,6 @@ Examples:
   federation explain --action HASH/SIZE
   federation explain kv/main/KEY
 """
-
-
-class DigestType(click.ParamType[Digest]):
-    """A digest with its size."""
-
-    name = "digest"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Digest:
-        """See click.ParamType."""
-        match = _DIGEST.fullmatch(value)
-        if match is None or match[3] is None:
-            self.fail(f"{value!r} is not HASH/SIZE or blake3/HASH/SIZE", param, ctx)
-        return Digest(bytes.fromhex(match[2]), int(match[3]), _function(match[1]))
 
 
 @click.command(cls=Command, epilog=_EXAMPLES)
@@ -96,7 +82,7 @@ def explain(
     """
     if (name is None) == (action is None):
         raise click.UsageError("give a DIGEST, a URI, NAMESPACE/KEY, or --action")
-    asked_with = _qualifiers(qualifiers)
+    asked_with = qualifiers_of(qualifiers)
     where = place(config_path, data_dir)
     with where.operations.explaining() as explainer:
         report = _Report(where, explainer)
@@ -245,13 +231,3 @@ def _any_complete(entries: Sequence[dict[str, Any]]) -> bool:
 
 def _function(name: str | None) -> DigestFunction:
     return DigestFunction[(name or "sha256").upper()]
-
-
-def _qualifiers(given: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals:
-            raise click.UsageError(f"--qualifier {each}: not NAME=VALUE")
-        found[name] = value
-    return found

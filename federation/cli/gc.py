@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,21 +11,8 @@ from federation.cli.command import Command, json_option
 from federation.cli.options import place, place_options
 from federation.cli.output import emit_report
 from federation.cli.progress import progress
-from federation.config.types import parse_size
+from federation.cli.values import SizeType
 from federation.server.exit_codes import FOUND_PROBLEMS
-
-
-class SizeType(click.ParamType[int]):
-    """A size as the configuration file has it."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """See click.ParamType."""
-        try:
-            return parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.command(cls=Command, epilog="\b\nExamples:\n  federation gc\n  federation gc --to 100G")

@@ -31,6 +31,7 @@ _COMMANDS: Final = {
         "explain:explain", "Show everything about a blob, an asset or an action result."
     ),
     "offline": _Listed("offline:offline", "Stop asking upstreams, or start again."),
+    "pull": _Listed("pull:pull", "Bring assets, action results and blobs here in advance."),
     "parked": _Listed("parked:parked", "List objects that peers refuse, or retry them."),
     "reconcile": _Listed("reconcile:reconcile", "Send a peer everything that it lacks."),
     "drop-peer": _Listed(

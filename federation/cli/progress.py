@@ -12,6 +12,7 @@ from federation.config import model
 from federation.observability import logs
 
 Report = Callable[[int, int], None]
+Tell = Callable[[int, int, str], None]
 
 _FLUSH_S = 1.0
 
@@ -29,26 +30,34 @@ def warnings_only() -> Iterator[None]:
 @contextmanager
 def progress(what: str) -> Iterator[Report]:
     """Yield a function that is called with (done, total) any number of times; total 0: unknown."""
+    with progress_with_text(what) as tell:
+        yield lambda done, total: tell(done, total, "")
+
+
+@contextmanager
+def progress_with_text(what: str) -> Iterator[Tell]:
+    """Yield the same function with one argument more, a text that is shown beside the numbers."""
     console = Console(stderr=True)
     with warnings_only():
         if console.is_terminal:
-            with _bar(what, console) as report:
-                yield report
+            with _bar(what, console) as tell:
+                yield tell
         else:
             yield _say_nothing
 
 
 @contextmanager
-def _bar(what: str, console: Console) -> Iterator[Report]:
+def _bar(what: str, console: Console) -> Iterator[Tell]:
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
+    text = TextColumn("{task.fields[text]}")
+    with Progress(*columns, text, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None, text="")
 
-        def report(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total or None)
+        def tell(done: int, total: int, text: str) -> None:
+            bar.update(task, completed=done, total=total or None, text=text)
 
-        yield report
+        yield tell
 
 
-def _say_nothing(_done: int, _total: int) -> None:
+def _say_nothing(_done: int, _total: int, _text: str) -> None:
     """Show nothing: standard error is not a terminal."""

@@ -6,13 +6,11 @@ from fnmatch import translate
 from re import compile as compile_pattern
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from federation.config.section import Section, section
-from federation.config.types import Count, Duration, Name, Size
+from federation.config.types import Count, Duration, Name, Size, WindowText
 from federation.config.upstreams import AuthConfig, ConnectionConfig, Url
-
-_TIME = compile_pattern(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 def _check_pattern(pattern: str) -> str:
@@ -95,20 +93,13 @@ class PeerConfig(Section):
     rules: list[RuleConfig] = Field(
         default=[], max_length=1000, description="what is sent; empty: everything, always"
     )
-    window: str = Field(
+    window: WindowText = Field(
         default="20:00-06:00", description="local time in which rules with `when: window` send"
     )
     check_every: Duration = Field(
         default=86400.0,
         description="how often everything stored here is compared with the peer; 0: never",
     )
-
-    @field_validator("window")
-    @classmethod
-    def _is_window(cls, text: str) -> str:
-        if not _TIME.fullmatch(text):
-            raise ValueError("a window is HH:MM-HH:MM, for example 20:00-06:00")
-        return text
 
     @property
     def names_there(self) -> dict[str, str] | None:

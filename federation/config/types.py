@@ -23,7 +23,11 @@ _SIZE_MAX = 2**62  # more than any disk, and any sum of two fits in 63 bits
 _SIZE_HELP = "a size is a whole number of bytes, or a number with K, M, G or T, e.g. 500G"
 _DURATION_HELP = "a duration is a number of seconds, or a number with ms, s, m, h or d, e.g. 90s"
 _ADDRESS_HELP = 'an address is host:port, e.g. 127.0.0.1:8980 or "[::1]:8980", port 0 to 65535'
+_WINDOW = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]")
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+RATE_MIN_BYTES_S = 64 * 1024  # with less, a blob would seem to stall
 
 
 class Address(NamedTuple):
@@ -136,6 +140,13 @@ def _check_address(text: str) -> str:
     return str(parse_address(text))
 
 
+def check_window(text: str) -> str:
+    """Return the text if it is HH:MM-HH:MM. Raises ValueError, whose text says what is allowed."""
+    if not _WINDOW.fullmatch(text):
+        raise ValueError("a window is HH:MM-HH:MM, for example 20:00-06:00")
+    return text
+
+
 def _absolute(path: Path, info: ValidationInfo) -> Path:
     """Make a path absolute; relative ones start at the context's "base", else at the cwd."""
     base = (info.context or {}).get("base", Path.cwd())
@@ -163,5 +174,6 @@ Count = Annotated[int, Field(strict=True)]
 Fraction = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 AddressText = Annotated[str, AfterValidator(_check_address)]
+WindowText = Annotated[str, AfterValidator(check_window)]
 FilePath = Annotated[Path, AfterValidator(_absolute)]
 Name = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=100)]

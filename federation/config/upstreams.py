@@ -3,10 +3,20 @@
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from federation.config.section import Section, key, section
-from federation.config.types import Count, Duration, FilePath, Flag, Name, Size
+from federation.config.types import (
+    RATE_MIN_BYTES_S,
+    Count,
+    Duration,
+    FilePath,
+    Flag,
+    Name,
+    Size,
+    WindowText,
+)
+from federation.core.wanted import parse_wanted
 
 _SCHEMES = ("http", "grpc", "https", "grpcs")
 
@@ -107,6 +117,50 @@ class UpstreamConfig(Section):
         return self
 
 
+class ScheduledPull(Section):
+    """What is pulled every day before anybody asks for it."""
+
+    name: Name = Field(description="its name in logs, metrics and commands")
+    window: WindowText = Field(
+        description="local time in which it is pulled: it begins when the window opens, and pauses "
+        "from its end to its next beginning"
+    )
+    names: list[str] = Field(
+        default=[],
+        max_length=10_000,
+        description="URIs of assets, digests of blobs (HASH/SIZE), or `action HASH/SIZE`",
+    )
+    from_list: FilePath | None = Field(
+        default=None, description="a file with more names, one a line, read at each beginning"
+    )
+    instance: str = Field(
+        default="", max_length=1000, description="the instance name of the assets and actions"
+    )
+    limit_rate: Size = Field(
+        default=0, description="most bytes a second on average; 0: no limit, else at least 64K"
+    )
+
+    @field_validator("names")
+    @classmethod
+    def _can_be_fetched(cls, names: list[str]) -> list[str]:
+        for name in names:
+            parse_wanted(name)
+        return names
+
+    @field_validator("limit_rate")
+    @classmethod
+    def _usable(cls, rate: int) -> int:
+        if 0 < rate < RATE_MIN_BYTES_S:
+            raise ValueError("limit-rate must be 0 (no limit) or at least 64K")
+        return rate
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if not self.names and self.from_list is None:
+            raise ValueError("a scheduled pull needs names, from-list or both")
+        return self
+
+
 class PullConfig(Section):
     """How upstreams are asked."""
 
@@ -134,3 +188,18 @@ class PullConfig(Section):
     blobs_at_once: Count = key(
         live=True, default=256, ge=1, le=10_000, description="most large blobs pulled at once"
     )
+    schedule: list[ScheduledPull] = key(
+        live=True,
+        default=[],
+        max_length=100,
+        description="what is pulled every day before anybody asks for it",
+    )
+
+    @field_validator("schedule")
+    @classmethod
+    def _different_names(cls, schedule: list[ScheduledPull]) -> list[ScheduledPull]:
+        names = [each.name for each in schedule]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two scheduled pulls have the name {name}")
+        return schedule

@@ -27,6 +27,12 @@ class Window(NamedTuple):
         """Whether the window is open now, in the local time of the node."""
         return self.opens_in_s(wall_s) == 0
 
+    def opened_ago_s(self, wall_s: float) -> float:
+        """Return how many seconds ago the window opened last, whether or not it is still open."""
+        local = datetime.fromtimestamp(wall_s)
+        minutes = (local.hour * 60 + local.minute - self.begin_min) % _DAY_MIN
+        return minutes * 60.0 + local.second + local.microsecond / 1e6
+
     def opens_in_s(self, wall_s: float) -> float:
         """Return the seconds until the window opens; 0 while it is open."""
         local = datetime.fromtimestamp(wall_s)  # the operator's time of day

@@ -14,6 +14,7 @@ from federation import __version__
 from federation.core.tasks import FailingWork
 from federation.observability.bucket_metrics import BucketMetrics
 from federation.observability.declared import Merge, MetricDeclarations
+from federation.observability.fetch_metrics import FetchMetrics
 from federation.observability.peer_metrics import PeerMetrics
 from federation.observability.traffic import Traffic, traffic_families
 
@@ -25,6 +26,7 @@ class Metrics:
         self.declared = declare = MetricDeclarations()
         self.peers = PeerMetrics(declare)
         self.bucket = BucketMetrics(declare)
+        self.fetching = FetchMetrics(declare)
         declare.process()
         declare.gauge(
             "federation_build_info",
@@ -105,17 +107,6 @@ class Metrics:
         self.restored = declare.counter(
             "federation_restored_total",
             "Blobs set aside unread that turned out to be right, and are held again",
-        )
-        self.healed = declare.counter(
-            "federation_healed_total",
-            "Blobs set aside as damaged that were fetched again, by the kind of server (upstream, "
-            "peer) that sent them",
-            ["source"],
-        )
-        self.lost_blobs = declare.gauge(
-            "federation_lost_blobs",
-            Merge.SUM,
-            "Blobs found damaged here that no upstream or peer has sent so far",
         )
         self.uploads_open = declare.gauge(
             "federation_uploads_open", Merge.SUM, "Uploads begun and not ended"

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
 
 import structlog
 
 from federation.core.digest import Digest
-from federation.core.errors import FederationError
+from federation.core.errors import FederationError, StorageFailed, StorageFull
+from federation.core.pace import Pace
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.small_pulls import SMALL_PULL_BYTES
 
 _BATCH_BYTES = 2 * 1024 * 1024
 _log = structlog.get_logger(__name__)
+
+
+class Brought(NamedTuple):
+    """What a store has brought so far."""
+
+    blobs: int = 0
+    size_bytes: int = 0
 
 
 class BringingStore(PullThrough):
@@ -22,34 +31,74 @@ class BringingStore(PullThrough):
     It shares the pulls of clients, which read the same blobs at the same time.
     """
 
-    def __init__(self, shared: UpstreamPool) -> None:
+    def __init__(self, shared: UpstreamPool, pace: Pace | None = None) -> None:
+        """pace: how fast blobs are pulled that no client wants meanwhile; None: as they come."""
         super().__init__(shared, includes_upstreams=False)
         self._pool = shared
+        self._pace = pace
+        self.brought = Brought()
+        self._coming: set[Digest] = set()  # counted by the call that found them missing first
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Pull the missing blobs; return those that no upstream sent."""
         missing = await super().find_missing(digests)
-        batch: list[Digest] = []
-        for digest in sorted(missing, key=lambda each: each.size_bytes):
-            if digest.size_bytes > SMALL_PULL_BYTES:
-                await self._pull(digest)
-                continue
-            batch.append(digest)
-            if sum(each.size_bytes for each in batch) > _BATCH_BYTES:
-                await self.read_small(batch)
-                batch = []
-        if batch:
-            await self.read_small(batch)
         if not missing:
             return missing
+        mine = missing - self._coming
+        self._coming |= mine
+        try:
+            left = await self._bring(missing)
+        finally:
+            self._coming -= mine
+        came = mine - left
+        self.brought = Brought(
+            self.brought.blobs + len(came),
+            self.brought.size_bytes + sum(digest.size_bytes for digest in came),
+        )
+        return left
+
+    async def _bring(self, missing: set[Digest]) -> set[Digest]:
+        by_size = sorted(missing, key=lambda each: each.size_bytes)
+        small = [digest for digest in by_size if digest.size_bytes <= SMALL_PULL_BYTES]
+        for batch in _batches(small):
+            await self._pull_batch(batch)
+        for digest in by_size[len(small) :]:
+            await self._pull(digest)
         await self._pool.small.wait_kept()
         return await super().find_missing(missing)
 
+    async def turn(self) -> None:
+        """Wait until more may be asked for."""
+        if self._pace is not None:
+            await self._pace.turn()
+
+    async def _pull_batch(self, batch: list[Digest]) -> None:
+        await self.turn()
+        came = await self.read_small(batch)
+        if self._pace is not None:
+            self._pace.spend(sum(len(data) for data in came if data is not None))
+
     async def _pull(self, digest: Digest) -> None:
+        await self.turn()
         if not self._pool.may_ask():
             return
         try:
-            await self._pool.pulls.fetch(digest)
+            await self._pool.pulls.fetch(digest, self._pace)
+        except (StorageFull, StorageFailed) as error:
+            _log.warning("pulled_blobs_not_kept", reason=str(error))
         except FederationError as error:
             _log.debug("blob_not_brought", digest=str(digest), reason=str(error))
             await asyncio.sleep(0)
+
+
+def _batches(digests: Iterable[Digest]) -> Iterator[list[Digest]]:
+    batch: list[Digest] = []
+    room_bytes = _BATCH_BYTES
+    for digest in digests:
+        batch.append(digest)
+        room_bytes -= digest.size_bytes
+        if room_bytes < 0:
+            yield batch
+            batch, room_bytes = [], _BATCH_BYTES
+    if batch:
+        yield batch

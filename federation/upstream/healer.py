@@ -107,7 +107,7 @@ class Healer:
         self._jitter = jitter
         self._complaints = Complaints(_log, clock)
         for source in ("upstream", "peer"):  # each series begins at 0
-            metrics.healed.labels(source=source)
+            metrics.fetching.healed.labels(source=source)
 
     def __repr__(self) -> str:
         return f"<Healer {'leads' if self._lead.holds_lead() else 'waits'}>"
@@ -126,7 +126,7 @@ class Healer:
             if not self._lead.holds_lead() and not self._lead.try_to_lead():
                 return False
             found = await self._lost.due(self._clock.wall_s(), _AT_ONCE)
-            self._metrics.lost_blobs.set(found.lost)
+            self._metrics.fetching.lost_blobs.set(found.lost)
             return bool(found.due) and await self.heal(found.due)
         except (FederationError, OSError) as error:  # the disk or the catalogue; it may come back
             self._complaints.warn("healing_waits", error)
@@ -153,7 +153,7 @@ class Healer:
         if not upstreams or not self._shared.may_ask():
             return missing
         left = await self._bringing.find_missing(missing)
-        self._metrics.healed.labels(source="upstream").inc(len(missing) - len(left))
+        self._metrics.fetching.healed.labels(source="upstream").inc(len(missing) - len(left))
         answers += [f"{each.name}: {_answer(each)}" for each in upstreams]
         return left
 
@@ -165,7 +165,7 @@ class Healer:
                     if not left:
                         break
                     answers.append(f"{holder.name}: {await self._from_peer(holder, left)}")
-        self._metrics.healed.labels(source="peer").inc(len(missing) - len(left))
+        self._metrics.fetching.healed.labels(source="peer").inc(len(missing) - len(left))
         return left
 
     async def _from_peer(self, holder: BlobHolder, left: set[Digest]) -> str:

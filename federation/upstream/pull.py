@@ -22,6 +22,7 @@ from federation.core.errors import (
 )
 from federation.core.hops import NOWHERE, Hops
 from federation.core.memory_budget import MemoryBudget
+from federation.core.pace import Pace
 from federation.core.provenance import Provenance, Source
 from federation.core.store import CHUNK_BYTES, Ingest, LocalStore, NextBytes
 from federation.upstream.candidates import Candidates
@@ -40,8 +41,12 @@ class Pull:
         clock: Clock,
         budget: MemoryBudget,
         passed: Hops = NOWHERE,
+        pace: Pace | None = None,
     ) -> None:
-        """passed: the nodes that the request which began the pull has passed."""
+        """passed: the nodes that the request which began the pull has passed.
+
+        pace: kept as long as nobody joins the request which began the pull.
+        """
         self.digest = digest
         self.passed = passed
         self.buffer = PullBuffer(digest, budget)
@@ -50,6 +55,7 @@ class Pull:
         self._local = local
         self._clock = clock
         self._download: Download | None = None
+        self._pace = pace
         self._readers = 0
         self._saved = 0  # reads not yet counted, because no upstream sends yet
 
@@ -60,6 +66,8 @@ class Pull:
 
     def join(self, *, saves_read: bool = False) -> None:
         """Add a reader; saves_read: without this pull it would have asked upstreams itself."""
+        if self._readers:
+            self._pace = None
         self._readers += 1
         self._saved += saves_read
         self._count_saved()
@@ -156,10 +164,18 @@ class Pull:
                 self._count_saved()
                 self.buffer.is_doubtful = download.is_doubtful
                 await self.buffer.put(chunk)
+                await self._hold_back(len(chunk))
         await self.buffer.flush()
         if len(download.senders) == 1:  # of a mixture no upstream is the origin
             ingest.provenance = ingest.provenance._replace(origin=download.senders[0].name)
         ingest.verify()
+
+    async def _hold_back(self, size_bytes: int) -> None:
+        """Wait before more is taken, where there is a pace to keep."""
+        if self._pace is not None:
+            self._pace.spend(size_bytes)
+            while self._pace is not None and await self._pace.wait_a_little():
+                pass
 
     async def _start_over(self, download: Download, error: DigestMismatch | StartOver) -> None:
         """Drop the received bytes for another attempt.

@@ -17,6 +17,7 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy
 from federation.core.memory_budget import MemoryBudget
+from federation.core.pace import Pace
 from federation.core.store import Chunks, LocalStore, NextBytes
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
@@ -74,9 +75,12 @@ class Pulls:
         """
         return self._reading(digest, offset, limit, next_bytes, looked_at)
 
-    async def fetch(self, digest: Digest) -> None:
-        """Bring a blob here without reading it. Raises what open_read raises."""
-        pull = await self._begun(digest)
+    async def fetch(self, digest: Digest, pace: Pace | None = None) -> None:
+        """Bring a blob here without reading it. Raises what open_read raises.
+
+        pace: kept by a pull that this begins, until anybody else wants the blob.
+        """
+        pull = await self._begun(digest, pace=pace)
         try:
             await pull.buffer.wait_stored()
         finally:
@@ -107,10 +111,12 @@ class Pulls:
         finally:
             await asyncio.shield(pull.leave())
 
-    async def _begun(self, digest: Digest, looked_at: int | None = None) -> Pull:
+    async def _begun(
+        self, digest: Digest, looked_at: int | None = None, pace: Pace | None = None
+    ) -> Pull:
         """Join a pull, so that the caller can wait for it. The caller must leave it."""
         passed = hops.current()
-        pull = self._join((digest, None), looked_at)
+        pull = self._join((digest, None), looked_at, pace)
         if pull.passed == passed:
             return pull
         try:
@@ -124,23 +130,23 @@ class Pulls:
             raise
         return pull
 
-    def _join(self, key: _Key, looked_at: int | None = None) -> Pull:
+    def _join(self, key: _Key, looked_at: int | None = None, pace: Pace | None = None) -> Pull:
         pull = self._pulls.get(key)
         if pull is not None and pull.buffer.error is None:
             self.joined += 1
             pull.join(saves_read=True)
         else:
-            pull = self._start(key, look_again=looked_at != self.kept)
+            pull = self._start(key, look_again=looked_at != self.kept, pace=pace)
             pull.join()
         return pull
 
-    def _start(self, key: _Key, *, look_again: bool) -> Pull:
+    def _start(self, key: _Key, *, look_again: bool, pace: Pace | None) -> Pull:
         digest, _ = key
         if len(self._pulls) >= self.pulls_max:
             raise TooBusy(f"{self.pulls_max} blobs are being pulled from upstreams; try again")
         candidates = Candidates(digest, self._upstreams, self._mixed)
         passed = hops.current()
-        pull = Pull(digest, candidates, self._local, self._clock, self._budget, passed)
+        pull = Pull(digest, candidates, self._local, self._clock, self._budget, passed, pace)
         self._pulls[key] = pull
         pull.task = self._background.start(self._run(key, pull, look_again), f"pull {digest}")
         return pull

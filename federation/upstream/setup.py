@@ -13,11 +13,15 @@ from federation.closure.checker import ClosureChecker
 from federation.config.model import Config, LimitsConfig
 from federation.config.upstreams import UpstreamConfig as Settings
 from federation.core.clock import Clock
+from federation.core.index import Entry
 from federation.core.memory_budget import MemoryBudget
+from federation.core.pace import Pace
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.storage.contract import NodeStorage
+from federation.upstream.bringing import BringingStore
 from federation.upstream.entry_finder import FederatedFinder
+from federation.upstream.fetching import Fetching
 from federation.upstream.prefetch import Prefetcher
 from federation.upstream.probe import Prober
 from federation.upstream.pull_through import UpstreamPool
@@ -28,12 +32,12 @@ if TYPE_CHECKING:
     from federation.remote.client import Remote
     from federation.upstream.connected import ConnectedUpstream
     from federation.upstream.healer import Holders
+    from federation.upstream.warmer import Warmer
 
 _log = structlog.get_logger(__name__)
 
 _DRAIN_S = 600.0  # how long reads from an upstream that was removed may still take
 _POLL_S = 0.25
-_HEAL_AFTER_S = 1.0  # after a start
 
 
 class Pulling:
@@ -50,6 +54,7 @@ class Pulling:
         budget: MemoryBudget,
     ) -> None:
         """Connects to nothing yet: each upstream is connected when it is first asked."""
+        self._storage = storage
         self._offline = config.offline
         self._switch = storage.offline_switch
         self._metrics = metrics
@@ -58,8 +63,7 @@ class Pulling:
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
         self._connected: dict[str, ConnectedUpstream] = {}
         self._background = Background()
-        self._healing = Background()
-        self._storage = storage
+        self._scheduled = config.pull.schedule
         self.shared = UpstreamPool(
             storage.node_id,
             storage,
@@ -70,44 +74,53 @@ class Pulling:
             memory=budget,
         )
         self._prefetcher = Prefetcher(self.shared, limits, config.pull.prefetch, metrics)
-        make_finder = partial(
-            FederatedFinder,
-            storage,
-            closures,
-            self.shared,
-            self._prefetcher.enqueue,
-            limits,
-            clock,
-            index_ttl_s=config.pull.index_ttl,
-        )
-        self.finder = make_finder()
-        self.index_finder = make_finder(blobs_elsewhere=True)
+        self._closures, self._limits = closures, limits
+        ttl_s, prefetch = config.pull.index_ttl, self._prefetcher.enqueue
+        self.finder = self._find_with(prefetch, ttl_s)
+        self.index_finder = self._find_with(prefetch, ttl_s, blobs_elsewhere=True)
         self._prober = Prober(
             self.shared.upstreams, clock, lambda: not self.shared.offline, metrics.failing
         )
+        make_warmer = partial(self.warmer, ttl_s=0.0)
+        self._fetching = Fetching(storage, self.shared, make_warmer, metrics, clock)
         self._switch.watch(self._apply_switch)
 
-    def start(self, holders: Holders) -> None:
-        """Begin to probe upstreams that are down, and to heal. holders: see Healer."""
+    def start(self, holders: Holders | None) -> None:
+        """Begin to probe upstreams that are down, to heal, and to pull what is scheduled.
+
+        holders: see Healer; None: of a process that only a command runs, which leaves that alone.
+        """
         self._prober.start()
-        self._healing.keep(
-            partial(self._heal, holders), "healing", self._clock, self._metrics.failing
-        )
+        if holders is not None:
+            self._fetching.start(holders, self._scheduled)
 
-    async def _heal(self, holders: Holders) -> None:
-        await self._clock.sleep(_HEAL_AFTER_S)
-        from federation.upstream.healer import Healer  # noqa: PLC0415 - a start need not wait for it
+    def warmer(self, pace: Pace, *, ttl_s: float) -> Warmer:
+        """Return what brings named closures here at a pace; the caller has to close it.
 
-        healer = Healer(
-            self._storage.lost,
-            self._storage.fetching,
+        ttl_s: how long a pulled name is taken as it is without asking its upstream.
+        """
+        from federation.upstream.warmer import Warmer  # noqa: PLC0415 - most nodes have no schedule
+
+        store = BringingStore(self.shared, pace)
+        return Warmer(self._find_with(None, ttl_s), store, self._limits, self._clock)
+
+    def _find_with(
+        self,
+        prefetch: Callable[[Entry], object] | None,
+        ttl_s: float,
+        *,
+        blobs_elsewhere: bool = False,
+    ) -> FederatedFinder:
+        return FederatedFinder(
+            self._storage,
+            self._closures,
             self.shared,
-            holders,
-            self._metrics,
+            prefetch,
+            self._limits,
             self._clock,
-            self._jitter,
+            index_ttl_s=ttl_s,
+            blobs_elsewhere=blobs_elsewhere,
         )
-        await healer.run()
 
     def apply_config(self, config: Config) -> None:
         """Use the upstreams of this configuration from now on.
@@ -125,6 +138,8 @@ class Pulling:
         self.shared.presence.budget_s = config.pull.find_missing_time
         self.shared.self_detector.reset()
         self._prefetcher.mode = config.pull.prefetch
+        self._scheduled = config.pull.schedule
+        self._fetching.apply(config.pull.schedule)
         self.finder.index_ttl_s = self.index_finder.index_ttl_s = config.pull.index_ttl
         after = [upstream.name for upstream in self.shared.upstreams]
         if before != after:
@@ -140,6 +155,7 @@ class Pulling:
                 describe_upstream(each, self._connected[each.name].remote)
                 for each in self.shared.upstreams
             ],
+            **self._fetching.describe(),
         }
 
     def with_blobs(self) -> list[str]:
@@ -151,7 +167,7 @@ class Pulling:
         """The calls that end everything, in this order."""
         return [
             self._prober.close,
-            self._healing.close,
+            self._fetching.close,
             self._prefetcher.close,
             self.finder.close,
             self.index_finder.close,

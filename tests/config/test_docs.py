@@ -49,7 +49,7 @@ def test_the_example_names_every_key_and_no_other() -> None:
 def test_the_example_shows_a_fixed_default_as_such() -> None:
     shown = set(paths(yaml.safe_load(EXAMPLE.read_text())))
     hidden = {key.dotted for key in walk() if key.path not in shown}
-    examples = ("upstreams", "peers", "namespaces", "listeners.auth.")
+    examples = ("upstreams", "peers", "namespaces", "listeners.auth.", "pull.schedule")
     assert {name for name in hidden if not name.startswith(examples)} == {
         "listeners.auth",
         "listeners.tls.peer-certs",

@@ -155,7 +155,7 @@ _PRELOADED: Final = {
         "federation.replication.assembly",
         "federation.server.http.bounded_server",
         "federation.storage.storage",
-        "federation.upstream.connected",
+        *("federation.upstream.connected", "federation.upstream.healer"),
     ),
     "status": (
         "federation.cli.status",

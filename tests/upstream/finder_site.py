@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.closure.checker import ClosureChecker
@@ -15,13 +15,13 @@ from federation.config.model import LimitsConfig
 from federation.core.clock import Clock, SystemClock
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import SourceUnavailable
-from federation.core.index import Entry, EntryKey, FetchedAsset, IndexElsewhere
+from federation.core.index import Entry, FetchedAsset, IndexElsewhere
 from federation.observability.metrics import Metrics
 from federation.storage.storage import Storage
 from federation.upstream.entry_finder import EntryQuery, FederatedFinder
 from federation.upstream.prefetch import Mode, Prefetcher
 from federation.upstream.pull_through import UpstreamPool
-from federation.upstream.questions import AssetQuestion
+from federation.upstream.questions import ActionQuestion, AssetQuestion
 from federation.upstream.upstream import Upstream
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of, wanted_by
@@ -134,16 +134,6 @@ class Here:
         """What is stored under a name, whole or not."""
         (entry,) = await self.storage.get(wanted_by(asset.FetchBlobRequest(uris=[uri])).keys)
         return entry
-
-
-class ActionQuestion(NamedTuple):
-    key: EntryKey
-    action: Digest
-    names: tuple[str, ...] = ()
-
-    async def put_to(self, index: IndexElsewhere) -> Entry | None:
-        value = await index.get_action_result(self.action)
-        return None if value is None else Entry(self.key, value, str(self.action))
 
 
 async def _any(_entry: Entry) -> bool:

@@ -19,6 +19,7 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable, StorageRefused
 from federation.core.index import Entry, EntryKey
+from federation.core.lead import Lead
 from federation.core.lost_blobs import LostBlobs
 from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.store import Chunks, DigestCodec, NextBytes
@@ -151,6 +152,11 @@ class SharedStorage:
     @property
     def lost(self) -> LostBlobs:
         """See NodeStorage."""
+        return self._catalogue.lost
+
+    @property
+    def fetching(self) -> Lead:
+        """See NodeStorage. Who leads here also writes the record of lost blobs."""
         return self._catalogue.lost
 
     @property

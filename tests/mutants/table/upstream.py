@@ -11,6 +11,7 @@ _WRONG = ("tests/faults/upstream/test_wrong_bytes.py",)
 _SMALL = ("tests/upstream/test_small.py",)
 _BLAME = ("tests/upstream/test_blame.py",)
 _HEAL = ("tests/upstream/test_healer.py",)
+_WARM = ("tests/upstream/test_warmer.py",)
 
 UPSTREAM = [
     Mutant(
@@ -308,5 +309,37 @@ UPSTREAM = [
         "        if _source(back) is Source.UPSTREAM:\n",
         (*_HEAL, "tests/storage/test_lost.py"),
         "A pushed blob that was healed is evicted first, and peers that lack it never get it.",
+    ),
+    Mutant(
+        "pace-holds-readers-up",
+        f"{_UPSTREAM}/pull.py",
+        "            self._pace = None\n",
+        "            assert self._pace\n",
+        _WARM,
+        "A client waits for a blob at the pace of background work.",
+    ),
+    Mutant(
+        "pace-of-large-blobs",
+        f"{_UPSTREAM}/pull.py",
+        "            self._pace.spend(size_bytes)\n",
+        "            assert size_bytes\n",
+        _WARM,
+        "Large blobs take the whole link whatever --limit-rate says.",
+    ),
+    Mutant(
+        "schedule-in-every-process",
+        f"{_UPSTREAM}/pull_schedule.py",
+        "            if not self._lead.holds_lead():\n",
+        "            if not self._jobs:\n",
+        ("tests/upstream/test_pull_schedule.py",),
+        "Each worker pulls what the schedule names.",
+    ),
+    Mutant(
+        "schedule-over-and-over",
+        f"{_UPSTREAM}/pull_schedule.py",
+        "        return self.ended_s is None or opened_s > self.ended_s\n",
+        "        return opened_s <= wall_s\n",
+        ("tests/upstream/test_pull_schedule.py",),
+        "A pull begins again as soon as it has ended, as long as its window is open.",
     ),
 ]
