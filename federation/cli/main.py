@@ -40,6 +40,8 @@ _COMMANDS: Final = {
     "verify": _Listed("verify:verify", "Read every blob and compare it with its digest."),
     "gc": _Listed("gc:gc", "Evict down to the low watermark of the quota, or further."),
     "rebuild": _Listed("rebuild:rebuild", "Create a new catalogue from the blob files."),
+    "backup": _Listed("backup:backup", "Copy all that is stored into a folder."),
+    "restore": _Listed("backup:restore", "Copy a backup into a data directory."),
     "new-id": _Listed("new_id:new_id_command", "Give a copy of a data directory an id of its own."),
     "keygen": _Listed(
         "keygen:keygen", "Create a certificate and its key, for a server or a client."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from federation.config.model import StorageConfig
@@ -21,6 +22,7 @@ from federation.core.store import LocalStore, WatchesHeld
 
 if TYPE_CHECKING:  # a serving process makes no reports
     from federation.storage.reports import (
+        BackupReport,
         CollectReport,
         FoundEntry,
         KnownPeer,
@@ -195,6 +197,14 @@ class Operations(Protocol):
 
     def rebuild(self, progress: Progress) -> RebuildReport:
         """Make a new catalogue from what is held, while no node serves the storage."""
+        ...
+
+    def backup(self, to: Path, progress: Progress) -> BackupReport:
+        """Bring the backup in a folder up to date; safe while nodes serve the storage."""
+        ...
+
+    def restore(self, backed_up: Path, progress: Progress) -> BackupReport:
+        """Copy a backup into this storage, which must hold nothing."""
         ...
 
     def new_id(self) -> NewId:

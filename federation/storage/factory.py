@@ -36,7 +36,7 @@ def check_shared_installed() -> None:
     absent = [name for name in _SHARED_NEEDS if find_spec(name) is None]
     if absent:
         raise StorageRefused(
-            f"engine: shared needs {' and '.join(absent)}: pip install 'federation[shared]'"
+            f"engine: shared needs {' and '.join(absent)}: pip install 'federation-cache[shared]'"
         )
 
 

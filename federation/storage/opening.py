@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from federation.storage.catalogue.transaction import (
     get_meta,
     read_totals,
 )
-from federation.storage.directory import DataDirectory
+from federation.storage.directory import DataDirectory, sync_folder
 from federation.storage.permissions import log_tightened, tighten
 from federation.storage.processes import ProcessEntry, dead_runs, live_runs, remove_dead
 from federation.storage.shared_memory import Epoch, FileLock, no_shared_memory
@@ -209,6 +209,8 @@ def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
             f"the catalogue has schema version {found} and this program uses {schema.VERSION}, but "
             f"running processes (pid {pids}) still use version {found}. Stop them first."
         )
+    if 0 < found < schema.VERSION:
+        _keep_copy(connection, directory, found)
     schema.bring_up(connection)
     if found and not users and not live_runs(directory) and not schema.make_shrinkable(connection):
         _log.warning(
@@ -217,6 +219,34 @@ def _bring_up(connection: apsw.Connection, directory: DataDirectory) -> None:
             "its free pages are reused, but not given back to the disk",
             do="when convenient, stop the node and run `federation rebuild`",
         )
+
+
+def _keep_copy(connection: apsw.Connection, directory: DataDirectory, version: int) -> None:
+    """Copy the catalogue before its tables change, for whoever has to go back to the old program.
+
+    There is one such copy; a later one replaces it. A disk without room for it prevents no start.
+    """
+    kept = directory.root / f"catalogue.version-{version}.sqlite"
+    unfinished = kept.with_suffix(".unfinished")
+    try:
+        unfinished.unlink(missing_ok=True)
+        copy = apsw.Connection(str(unfinished))
+        try:
+            with copy.backup("main", connection, "main") as work:
+                work.step(-1)
+            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        finally:
+            copy.close()
+        for old in directory.root.glob("catalogue.version-*.sqlite"):
+            old.unlink()
+        unfinished.replace(kept)
+    except (apsw.FullError, apsw.IOError, apsw.CantOpenError, OSError) as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)  # it may have taken the last room
+        _log.warning("catalogue_not_copied", file=str(kept), reason=str(error))
+        return
+    sync_folder(directory.root)
+    _log.info("catalogue_copied", file=str(kept), version=version)
 
 
 def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool]:

@@ -64,6 +64,40 @@ class CollectReport:
 
 
 @dataclass(slots=True)
+class BackupReport:
+    """What a backup has now, or what was restored of one."""
+
+    blobs: int = 0
+    size_bytes: int = 0
+    copied_files: int = 0
+    copied_bytes: int = 0
+    kept_files: int = 0  # an earlier backup had them
+    removed_files: int = 0  # nothing names them any more
+    evicted_blobs: int = 0  # while it ran
+    damaged_blobs: int = 0  # left out
+    seen: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every blob that was not evicted is in it."""
+        return not self.damaged_blobs
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values by name."""
+        return {
+            "ok": self.ok,
+            "blobs": self.blobs,
+            "bytes": self.size_bytes,
+            "files-copied": self.copied_files,
+            "copied-bytes": self.copied_bytes,
+            "files-kept": self.kept_files,
+            "files-removed": self.removed_files,
+            "blobs-evicted-meanwhile": self.evicted_blobs,
+            "damaged-blobs-left-out": self.damaged_blobs,
+        }
+
+
+@dataclass(slots=True)
 class RebuildReport:
     """What the new catalogue contains, and how many files were not taken into it."""
 

@@ -134,6 +134,32 @@ def test_o12_a_migration_killed_at_any_point_is_finished_or_untouched(tmp_path: 
     assert counted["untouched"] + counted["finished"] == 20, f"seed {seed}: {counted}"
 
 
+def migrate(path: Path) -> None:
+    open_directory(path, SystemClock(), Timing.for_lease(0.5)).run.end()
+
+
+def test_o12_the_catalogue_is_copied_as_it_was_before_it_changes(tmp_path: Path) -> None:
+    make_version_1(tmp_path)
+    (tmp_path / "catalogue.version-0.sqlite").write_bytes(b"of an earlier upgrade")
+    migrate(tmp_path)
+    assert [p.name for p in tmp_path.glob("catalogue.version-*")] == ["catalogue.version-1.sqlite"]
+    kept = apsw.Connection(str(tmp_path / "catalogue.version-1.sqlite"))
+    assert schema.stored_version(kept) == 1
+    assert kept.execute("SELECT count(*) FROM entry").fetchone() == (3,)
+    kept.close()
+    before = (tmp_path / "catalogue.version-1.sqlite").read_bytes()
+    migrate(tmp_path)
+    assert (tmp_path / "catalogue.version-1.sqlite").read_bytes() == before
+
+
+def test_o12_no_room_for_the_copy_prevents_no_start(tmp_path: Path) -> None:
+    make_version_1(tmp_path)
+    # A folder in its place, so that nothing can be written there.
+    (tmp_path / "catalogue.version-1.unfinished").mkdir()
+    migrate(tmp_path)
+    assert not list(tmp_path.glob("catalogue.version-*.sqlite"))
+
+
 def test_o13_what_this_version_wrote_is_refused_by_the_one_before(tmp_path: Path) -> None:
     path = tmp_path / "catalogue.sqlite"
     connection = schema.connect(path)

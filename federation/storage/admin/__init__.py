@@ -1,5 +1,6 @@
 """Blocking operations of commands on a data directory, whether nodes serve it or not."""
 
+from federation.storage.admin.backup import backup, restore
 from federation.storage.admin.collect import collect
 from federation.storage.admin.explain import explaining
 from federation.storage.admin.peers import (
@@ -21,6 +22,7 @@ from federation.storage.admin.verify import verify
 __all__ = [
     "ask_reconcile",
     "ask_retry",
+    "backup",
     "collect",
     "drop_peer",
     "explaining",
@@ -29,6 +31,7 @@ __all__ = [
     "processes",
     "read_parked",
     "rebuild",
+    "restore",
     "summary",
     "turn_offline",
     "verify",

@@ -17,6 +17,7 @@ from federation.storage.contract import Explainer, Operations, Progress
 from federation.storage.directory import DataDirectory
 from federation.storage.processes import lock_path
 from federation.storage.reports import (
+    BackupReport,
     CollectReport,
     KnownPeer,
     NewId,
@@ -109,6 +110,14 @@ class DirectoryOperations(Operations):
     def rebuild(self, progress: Progress) -> RebuildReport:
         """See Operations."""
         return admin.rebuild(self._data_dir, self._settings, progress)
+
+    def backup(self, to: Path, progress: Progress) -> BackupReport:
+        """See Operations."""
+        return admin.backup(self._data_dir, to, progress)
+
+    def restore(self, backed_up: Path, progress: Progress) -> BackupReport:
+        """See Operations."""
+        return admin.restore(backed_up, self._data_dir, progress)
 
     def new_id(self) -> NewId:
         """See Operations."""

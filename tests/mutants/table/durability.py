@@ -8,6 +8,7 @@ _VOLUME = ("tests/storage/test_volume.py",)
 _STORAGE = "federation/storage"
 _ORDER = ("tests/faults/storage/test_order.py",)
 _STORE = ("tests/contracts/store",)
+_BACKUP = ("tests/storage/test_backup.py",)
 _DAMAGE = ("tests/storage/test_damage.py",)
 
 DURABILITY = [
@@ -322,5 +323,21 @@ DURABILITY = [
         "    assert lost\n",
         ("tests/storage/test_lost.py",),
         "Nobody fetches again what was set aside.",
+    ),
+    Mutant(
+        "backup-not-verified",
+        f"{_STORAGE}/admin/backup.py",
+        "                if hasher.digest() != digest.hash:",
+        "                if not hasher.digest():",
+        _BACKUP,
+        "A damaged blob replaces nothing, and nobody learns that the backup lacks it.",
+    ),
+    Mutant(
+        "backup-names-what-it-lacks",
+        f"{_STORAGE}/admin/backup.py",
+        "                _delete(copy, lost)",
+        "                assert lost",
+        _BACKUP,
+        "A restored node promises blobs that it does not have.",
     ),
 ]

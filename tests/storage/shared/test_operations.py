@@ -225,6 +225,9 @@ async def test_a_site_is_not_rebuilt_and_a_database_that_is_away_is_refused(
         pass
     with pytest.raises(StorageRefused, match="backup"):
         known.rebuild(lambda *_: None)
+    for refused in (known.backup, known.restore):
+        with pytest.raises(StorageRefused, match="by their own means"):
+            refused(tmp_path, lambda *_: None)
     database.server.stop()
     try:
         with pytest.raises(StorageRefused, match="database"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from federation.core.clock import SystemClock
@@ -13,6 +14,7 @@ from federation.core.replication_log import Parked
 from federation.storage.admin.operations import DirectoryOperations
 from federation.storage.contract import Explainer, Operations, Progress
 from federation.storage.reports import (
+    BackupReport,
     CollectReport,
     KnownPeer,
     NewId,
@@ -27,6 +29,11 @@ from federation.storage.shared.admin.site_peers import known_peers
 from federation.storage.shared.admin.site_summary import site_summary
 from federation.storage.shared.admin.site_verify import verify_site
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+
+_BY_THEIR_OWN = (
+    "database and bucket of a shared site are backed up by their own means: the database first, "
+    "then the bucket, or versions of its objects"
+)
 
 
 class SiteOperations(Operations):
@@ -79,6 +86,16 @@ class SiteOperations(Operations):
             "a shared site's catalogue is not made from its objects: restore the database from a "
             "standby or a backup; the nodes compare it with the bucket then"
         )
+
+    def backup(self, to: Path, progress: Progress) -> BackupReport:
+        """See Operations. Raises StorageRefused always."""
+        del to, progress
+        raise StorageRefused(_BY_THEIR_OWN)
+
+    def restore(self, backed_up: Path, progress: Progress) -> BackupReport:
+        """See Operations. Raises StorageRefused always."""
+        del backed_up, progress
+        raise StorageRefused(_BY_THEIR_OWN)
 
     def new_id(self) -> NewId:
         """See Operations."""
