@@ -97,7 +97,7 @@ class SharedSite:
 
     async def remove(self, digest: Digest) -> None:
         """Age the blob, and evict it."""
-        self._sql(f"UPDATE blob SET accessed = 0 WHERE key = '\\x{key_of(digest).hex()}'")
+        self._sql(f"UPDATE blob SET accessed = 0, era = 0 WHERE key = '\\x{key_of(digest).hex()}'")
         evicted = await self._writer.catalogue.work.evict(await self._upkeep(), 1)
         assert (evicted.blobs, evicted.entries) == (1, 0)
 

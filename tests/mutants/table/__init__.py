@@ -11,6 +11,7 @@ from tests.mutants.table.mesh import MESH
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
 from tests.mutants.table.shared_site import SHARED_SITE
+from tests.mutants.table.site_catalogue import SITE_CATALOGUE
 from tests.mutants.table.transport import TRANSPORT
 from tests.mutants.table.upstream import UPSTREAM
 
@@ -25,4 +26,5 @@ MUTANTS: list[Mutant] = [
     *TRANSPORT,
     *HTTP_CACHE,
     *SHARED_SITE,
+    *SITE_CATALOGUE,
 ]

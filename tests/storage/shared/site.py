@@ -21,6 +21,10 @@ from tests.support.polling import until
 from tests.support.postgres import Postgres
 
 LEASE_S = 3600.0
+_BLOCKED = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 
 
 class SiteDatabase:
@@ -62,6 +66,17 @@ class SiteDatabase:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute("SELECT pg_advisory_lock(7)")
             yield
+
+    @contextmanager
+    def transaction(self, statement: str) -> Iterator[None]:
+        """Run a statement, and commit it at the end of the block."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute(statement.encode())
+            yield
+
+    def blocked(self) -> int:
+        """Return how many statements wait for locks."""
+        return int(self.sql(_BLOCKED)[0][0])
 
     def drop(self) -> None:
         self.server.drop_database(self.url)

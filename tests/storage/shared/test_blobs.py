@@ -12,6 +12,7 @@ from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue.rows import BlobObject, Insertion, NewBlob
 from tests.storage.shared.site import SiteDatabase, held, leading, store, store_object
+from tests.support.polling import until
 
 pytestmark = pytest.mark.servers
 
@@ -73,6 +74,18 @@ async def test_a_fresh_lease_is_not_written_again(database: SiteDatabase) -> Non
         database.pass_ms(1)
         await held(node, DATA, use=Use.LEASE)
         assert database.sql("SELECT accessed FROM blob")[0][0] > before[1]
+
+
+async def test_what_is_evicted_while_its_lease_is_renewed_is_missing(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        await store(node, DATA, b"other")
+        database.age(DIGEST, digest_of(b"other"))
+        with database.transaction("DELETE FROM blob WHERE size = 10"):
+            asking = asyncio.ensure_future(held(node, DATA, b"other", use=Use.CLIENT))
+            await until(database.blocked, "the renewal waits for the eviction")
+        assert await asking == [False, True]
 
 
 @pytest.mark.parametrize("way", ["touch", "insert", "accept_held", "look_up"])

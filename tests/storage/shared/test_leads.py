@@ -104,6 +104,17 @@ async def test_a_role_that_is_left_is_taken_by_the_next(database: SiteDatabase) 
         assert (await leading(second)).term == term + 1
 
 
+async def test_a_node_that_stops_in_order_leaves_its_roles_to_others(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        log = SiteLog(node)
+        await until(log.try_to_lead, "the node leads")
+        await leading(node)
+        log.close()
+    assert database.sql("SELECT role FROM lead WHERE node IS NOT NULL") == []
+
+
 async def test_what_is_written_after_the_lead_was_left_is_refused(database: SiteDatabase) -> None:
     async with database.node() as node:
         log = SiteLog(node)

@@ -27,10 +27,6 @@ BEGIN
 END $$;
 CREATE TRIGGER wait_for_test BEFORE INSERT ON log FOR EACH ROW EXECUTE FUNCTION wait_for_test();
 """
-_BLOCKED = (
-    "SELECT count(*) FROM pg_stat_activity "
-    "WHERE wait_event_type = 'Lock' AND datname = current_database()"
-)
 
 
 class Follower:
@@ -51,10 +47,10 @@ async def write_both(database: SiteDatabase, slow: SiteCatalogue, quick: SiteCat
     follower = Follower(quick)
     with database.locked():
         writing = [asyncio.ensure_future(store(slow, SLOW))]
-        await until(lambda: database.sql(_BLOCKED)[0][0] == 1, "the slow one waits")
+        await until(lambda: database.blocked() == 1, "the slow one waits")
         writing.append(asyncio.ensure_future(store(quick, QUICK)))
         await until(
-            lambda: database.sql(_BLOCKED)[0][0] == 2 or writing[1].done(),
+            lambda: database.blocked() == 2 or writing[1].done(),
             "the quick one waits behind it, or is through",
         )
         await follower.read()

@@ -69,6 +69,7 @@ class SiteLeads:
         self._leading: dict[Role, _Leading] = {}
         self._wake = asyncio.Event()
         self._background = Background()
+        self._resigning = Background()
 
     def __repr__(self) -> str:
         terms = {role.value: each.lead.term for role, each in self._leading.items()}
@@ -96,13 +97,14 @@ class SiteLeads:
         self._wanted.pop(role, None)
         leading = self._leading.pop(role, None)
         if leading is not None:
-            self._background.start(self._resign(leading.lead), f"resign {role}")
+            self._resigning.start(self._resign(leading.lead), f"resign {role}")
 
     async def close(self) -> None:
         """Leave all roles."""
         leading, self._leading = list(self._leading.values()), {}
         self._wanted.clear()
         await self._background.close()
+        await self._resigning.drain()
         for each in leading:
             await self._resign(each.lead)
 

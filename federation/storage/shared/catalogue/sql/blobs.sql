@@ -191,7 +191,8 @@ END $$;
 -- Takes damaged blobs out of sight, and returns how many were held.
 CREATE FUNCTION federation_remove(
   p_keys bytea[], p_reason text, p_wall float8, p_lease bigint, p_kept bigint
-) RETURNS bigint LANGUAGE plpgsql AS $$
+) RETURNS bigint LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   now bigint;
   total record;

@@ -22,7 +22,8 @@ BEGIN
       PERFORM federation_unsynced();
       UPDATE entry e SET accessed = now, era = greatest(e.era, now / 3600000)
       FROM unnest(p_kinds, p_instances, p_names) AS k(kind, instance, name)
-      WHERE e.kind = k.kind AND e.instance = k.instance AND e.name = k.name;
+      WHERE e.kind = k.kind AND e.instance = k.instance AND e.name = k.name
+        AND (e.accessed < now - p_granularity OR e.era < now / 3600000);
     END IF;
   END IF;
   RETURN QUERY

@@ -35,7 +35,8 @@ CREATE FUNCTION federation_evict(
   p_role text, p_term bigint, p_bytes bigint, p_rows int, p_age bigint, p_lease bigint,
   OUT blobs bigint, OUT entries bigint, OUT freed bigint, OUT is_paused boolean,
   OUT is_pinned boolean
-) LANGUAGE plpgsql SET jit = off SET enable_seqscan = off AS $$
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   c clock;
   life uuid;
@@ -65,24 +66,26 @@ BEGIN
   oldest := c.now_ms - p_age;
   FOR pulled IN REVERSE 1 .. 0 LOOP
     WITH some_blobs AS MATERIALIZED (
-      SELECT b.key, b.era, b.seq, b.size + 256 AS cost FROM blob b
+      SELECT b.era, b.seq, b.size + 256 AS cost, b.key FROM blob b
       WHERE (b.source = 1) = (pulled = 1) AND b.accessed < oldest AND b.era <= oldest / 3600000
         AND b.seq <= CASE pulled WHEN 1 THEN pulled_pin ELSE pin END
       ORDER BY b.era, b.seq LIMIT p_rows FOR UPDATE SKIP LOCKED
     ), some_entries AS MATERIALIZED (
-      SELECT e.kind, e.instance, e.name, e.era, e.seq,
-        octet_length(e.value) + octet_length(e.label) + 240 AS cost FROM entry e
+      SELECT e.era, e.seq, octet_length(e.value) + octet_length(e.label) + 240 AS cost,
+        e.kind, e.instance, e.name FROM entry e
       WHERE (e.source = 1) = (pulled = 1) AND e.accessed < oldest AND e.era <= oldest / 3600000
         AND e.seq <= CASE pulled WHEN 1 THEN pulled_pin ELSE pin END
       ORDER BY e.era, e.seq LIMIT p_rows FOR UPDATE SKIP LOCKED
     ), chosen AS MATERIALIZED (
-      SELECT seq FROM (
-        SELECT seq, cost, sum(cost) OVER (ORDER BY era, seq) AS up_to FROM (
-          SELECT era, seq, cost FROM some_blobs UNION ALL SELECT era, seq, cost FROM some_entries
+      SELECT * FROM (
+        SELECT *, sum(cost) OVER (ORDER BY era, seq) AS up_to FROM (
+          SELECT *, NULL::smallint AS kind, NULL::bytea AS instance, NULL::bytea AS name
+          FROM some_blobs
+          UNION ALL SELECT era, seq, cost, NULL, kind, instance, name FROM some_entries
         ) AS either
       ) AS summed WHERE up_to - cost < p_bytes - freed
     ), gone_blobs AS (
-      DELETE FROM blob b USING some_blobs o, chosen ch WHERE b.key = o.key AND o.seq = ch.seq
+      DELETE FROM blob b USING chosen ch WHERE b.key = ch.key
       RETURNING b.key, b.size, b.seq, b.attempt
     ), gone_bytes AS (
       DELETE FROM small s USING gone_blobs g WHERE g.attempt IS NULL AND s.seq = g.seq
@@ -90,8 +93,8 @@ BEGIN
       INSERT INTO gone SELECT g.key, g.attempt, g.size, c.now_ms + p_lease FROM gone_blobs g
       WHERE g.attempt IS NOT NULL ON CONFLICT DO NOTHING RETURNING size
     ), gone_entries AS (
-      DELETE FROM entry e USING some_entries o, chosen ch
-      WHERE e.kind = o.kind AND e.instance = o.instance AND e.name = o.name AND o.seq = ch.seq
+      DELETE FROM entry e USING chosen ch
+      WHERE e.kind = ch.kind AND e.instance = ch.instance AND e.name = ch.name
       RETURNING octet_length(e.value) + octet_length(e.label) AS size
     )
     SELECT (SELECT count(*) FROM gone_blobs) AS blobs,
@@ -135,7 +138,8 @@ END $$;
 CREATE FUNCTION federation_trim(
   p_role text, p_term bigint, p_most bigint, p_needless bigint, p_rows int, p_reason text,
   OUT removed bigint, OUT marked text[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
   head bigint;
   last_gone bigint;
