@@ -73,6 +73,7 @@ class MethodLog:
         self._refusals = log.refusals
         self._requests = log.metrics.requests
         self._seconds = log.metrics.request_seconds.labels(method=method)
+        self._lines = _log.bind()  # what get_logger() returns looks it up for each line
         self._ended: dict[StatusCode, Any] = {}  # counters, each made when first used
 
     def __repr__(self) -> str:
@@ -97,7 +98,7 @@ class MethodLog:
             self._ended[status.code] = counter
         counter.inc()
         if status is OK:  # nearly always, so it has a short way of its own
-            _log.debug(
+            self._lines.debug(
                 "request", peer=peer, method=self._method, code="OK", seconds=round(seconds, 6)
             )
             return
@@ -106,7 +107,7 @@ class MethodLog:
         if status.message:
             facts["message"] = status.message
         if status.code in _ORDINARY:
-            _log.debug("request", peer=peer, **facts)
+            self._lines.debug("request", peer=peer, **facts)
         elif (held_back := self._limit.admit()) is not None:
             level = _log.warning if status.code in TROUBLE_HERE else _log.debug
             level("request", peer=peer, held_back=held_back, **facts)

@@ -79,10 +79,9 @@ class StoredIndex:
 
     def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
         """See Index."""
-        if any(self._cache.look_up(keys)):
+        if not 0 < len(keys) <= _FEW:
             return False
-        rows = self._get_at_once(keys)
-        return rows is not None and not any(rows)
+        return self._core.resident.look(lambda at: catalogue.has_any(at, keys)) is False
 
     def _get_at_once(self, keys: Sequence[EntryKey]) -> list[EntryRow | None] | None:
         """Return the rows if that needs no thread; see ResidentCatalogue."""

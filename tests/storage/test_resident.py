@@ -97,6 +97,25 @@ async def test_few_blobs_and_entries_are_looked_up_without_a_thread(storage: Sto
     assert found.value == b"value"
 
 
+async def test_that_there_is_no_entry_is_known_at_once_and_only_then(storage: Storage) -> None:
+    held = entry(b"value")
+    await storage.put([held])
+    others = [
+        held.key._replace(instance="other"),
+        held.key._replace(kind=EntryKind.ASSET_DIRECTORY),
+        held.key._replace(name=b"m" * 32),
+    ]
+    with without_threads(storage):
+        assert storage.lacks_at_once(others)
+        for at in range(len(others) + 1):
+            assert not storage.lacks_at_once([*others[:at], held.key, *others[at:]])
+        await storage.get([held.key])  # from now on it is in memory
+        assert not storage.lacks_at_once([held.key])
+        assert not storage.lacks_at_once([others[0]] * 100)  # too many for the event loop
+    storage.core.resident.close()
+    assert not storage.lacks_at_once(others)
+
+
 async def test_reads_of_small_blobs_in_memory_need_no_thread(storage: Storage) -> None:
     small = await put(storage, b"small")
     with without_threads(storage):

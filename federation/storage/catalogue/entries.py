@@ -35,6 +35,7 @@ _SIZE = (
     "SELECT length(value) "  # noqa: S608 - constants
     f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
 )
+_HAS = f"SELECT 1 FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"  # noqa: S608
 _HEAD = (
     "SELECT seq, label, length(value), expires, source "  # noqa: S608 - constants
     f"FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"
@@ -79,6 +80,16 @@ def get(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryRow 
 def get_small(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryRow | None]:
     """Do what get() does in bounded time. Raises BlockingIOError for a larger value."""
     return [_row(connection, key) if _is_small(connection, key) else None for key in keys]
+
+
+def has_any(connection: apsw.Connection, keys: Sequence[EntryKey]) -> bool:
+    """Return whether there is an entry under any of the keys, of which there are a few.
+
+    One statement, and so one snapshot: taking one is most of the CPU of a look-up.
+    """
+    query = " UNION ALL ".join([_HAS] * len(keys)) + " LIMIT 1"
+    values = [value for kind, instance, name in keys for value in (int(kind), instance, name)]
+    return connection.execute(query, values).fetchone() is not None
 
 
 def _is_small(connection: apsw.Connection, key: EntryKey) -> bool:
