@@ -12,6 +12,7 @@ import grpc
 
 from federation.remote.credentials import Certificates
 from federation.remote.methods import ALL, MESSAGE_MAX_BYTES, Method
+from federation.remote.proxy import proxy_options
 from federation.remote.settings import Endpoint, RemoteSettings
 
 _KEEPALIVE_TIMEOUT_MS = 20_000
@@ -69,13 +70,14 @@ class Connection:
         self, settings: RemoteSettings, target: Endpoint, certificates: Certificates
     ) -> None:
         self.certificates = certificates
+        arguments = [*options(settings), *proxy_options(target.authority, tls=target.tls)]
         if target.tls:
             credentials = grpc.ssl_channel_credentials(
                 certificates.roots, certificates.key, certificates.chain
             )
-            channel = grpc.aio.secure_channel(target.authority, credentials, options(settings))
+            channel = grpc.aio.secure_channel(target.authority, credentials, arguments)
         else:
-            channel = grpc.aio.insecure_channel(target.authority, options(settings))
+            channel = grpc.aio.insecure_channel(target.authority, arguments)
         self._channel: Any = channel  # the stubs want serializers, which raw bytes need not
         self._unary: dict[Method, Any] = {}
         self._calls = 0

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import os
 import ssl
+from base64 import b64encode
+from urllib.parse import unquote, urlsplit
 
 import grpc
 
@@ -14,11 +16,14 @@ from federation.remote.connection import Connection
 from federation.remote.credentials import Certificates
 from federation.remote.failures import FailureKind, NotFound, failure
 from federation.remote.methods import Method
+from federation.remote.proxy import proxy_for
 from federation.remote.settings import RemoteSettings
 from federation.remote.statuses import from_rpc
 
 _CALL_S = 30.0
 _HANDSHAKE_S = 15.0
+_PROXY_PORT = 80
+_ANSWER_MAX_BYTES = 8 * 1024
 
 
 async def call_once(
@@ -47,10 +52,8 @@ async def fetch_certificate(name: str, address: Address, sha256: bytes, own: Cer
     context = _context(own)
     try:
         async with asyncio.timeout(_HANDSHAKE_S):
-            _, writer = await asyncio.open_connection(
-                address.host, address.port, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S
-            )
-    except (OSError, ssl.SSLError, TimeoutError) as error:
+            writer = await _connect(address, context)
+    except (OSError, ssl.SSLError, TimeoutError, asyncio.IncompleteReadError) as error:
         reason = getattr(error, "strerror", None) or str(error) or "no answer in time"
         raise failure(name, FailureKind.UNAVAILABLE, f"{address}: {reason}") from None
     tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
@@ -63,6 +66,42 @@ async def fetch_certificate(name: str, address: Address, sha256: bytes, own: Cer
         )
         raise failure(name, FailureKind.CERTIFICATE, detail)
     return ssl.DER_cert_to_PEM_cert(der).encode("ascii")
+
+
+async def _connect(address: Address, context: ssl.SSLContext) -> asyncio.StreamWriter:
+    """Return a connection after its handshake, through a proxy where one is set.
+
+    Raises OSError, SSLError, IncompleteReadError.
+    """
+    found = proxy_for(str(address), tls=True)
+    if found is None:
+        _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+        return writer
+    proxy = urlsplit(found)
+    reader, writer = await asyncio.open_connection(
+        proxy.hostname, proxy.port or _PROXY_PORT, limit=_ANSWER_MAX_BYTES
+    )
+    try:
+        head = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
+        if proxy.username is not None:
+            pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+            head.append(f"Proxy-Authorization: Basic {b64encode(pair.encode()).decode()}")
+        writer.write("\r\n".join([*head, "", ""]).encode("latin-1"))
+        answer = (await _until_empty_line(reader)).split(b"\r\n", 1)[0]
+        if answer.split(b" ")[1:2] != [b"200"]:
+            raise OSError(0, f"the proxy answers {answer[:80].decode('latin-1')!r}")
+        await writer.start_tls(context, server_hostname=address.host)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return writer
+
+
+async def _until_empty_line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError:
+        raise OSError(0, "the proxy's answer is no answer to CONNECT") from None
 
 
 def _context(own: Certificates) -> ssl.SSLContext:
