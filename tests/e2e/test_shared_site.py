@@ -97,3 +97,13 @@ def test_commands_work_on_the_site_whichever_node_they_are_run_beside(nodes: lis
         done = federation(*command, "--config", str(other.config_path))
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout
+
+
+def test_a_node_may_be_several_processes(site: TestSite, tmp_path: Path) -> None:
+    data = os.urandom(LARGE)
+    settings = {"storage": dict(site.keys()), "workers": 2}
+    with serve(tmp_path / "node", settings) as node:
+        for _ in range(4):  # each connection may be at another process
+            with Client(node.address) as client:
+                client.write(data)
+                assert client.read(digest_of(data)) == data
