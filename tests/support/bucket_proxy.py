@@ -20,12 +20,18 @@ class BucketProxy:
         self._target = parts.hostname, parts.port
         self._answer: bytes | None = None
         self._is_away = False
+        self._is_silent = False
         self._open: set[asyncio.StreamWriter] = set()
         self.endpoint = ""
 
     def cut(self) -> None:
         """Break all connections, and each new one."""
         self._is_away = True
+        self._break()
+
+    def silence(self) -> None:
+        """Take connections and bytes, and answer nothing."""
+        self._is_silent = True
         self._break()
 
     def answer(self, status: int, code: str) -> None:
@@ -37,7 +43,7 @@ class BucketProxy:
 
     def restore(self) -> None:
         """Pass everything on again."""
-        self._is_away, self._answer = False, None
+        self._is_away, self._is_silent, self._answer = False, False, None
         self._break()
 
     def _break(self) -> None:
@@ -50,6 +56,9 @@ class BucketProxy:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 if self._is_away:
                     writer.transport.abort()
+                elif self._is_silent:
+                    while await reader.read(_BLOCK):
+                        pass
                 elif self._answer is not None:
                     await _take_request(reader)
                     writer.write(self._answer)

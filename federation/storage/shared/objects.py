@@ -32,9 +32,6 @@ MARKER = "site.json"  # says whose bucket this is: site_marker.py
 SOURCE = "bucket"
 
 _T = TypeVar("_T")
-_CONNECT_S = 3.0
-_SMALL_S = 20.0  # for a request without a blob's bytes
-_PART_S = 60.0  # for a part: slower than 140 KB/s is as good as away
 _RETRIES = 2  # of one request, within a second or two; the breaker decides about the next ones
 _DELETED_AT_ONCE = 1000  # what one request of S3's DeleteObjects takes
 _LISTED_AT_ONCE = 1000
@@ -49,6 +46,17 @@ _REFUSALS = (
 )
 _NEEDS_OPERATOR = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 _REASON_CHARS = 300
+
+
+class BucketLimits(NamedTuple):
+    """How long the bucket may take, in seconds."""
+
+    connect_s: float = 3.0
+    call_s: float = 20.0  # a request without a blob's bytes
+    part_s: float = 60.0  # a part: slower than 140 KB/s is as good as away
+
+
+USUAL_LIMITS = BucketLimits()
 
 
 class Listed(NamedTuple):
@@ -72,9 +80,11 @@ class ObjectBucket:
         clock: Clock,
         metrics: BucketMetrics,
         jitter: random.Random,
+        limits: BucketLimits = USUAL_LIMITS,
     ) -> None:
         """key: None: what the environment says (obstore reads it)."""
-        self._store = _open_store(settings, key)
+        self._limits = limits
+        self._store = _open_store(settings, key, limits)
         self._name = f"{settings.bucket}/{settings.prefix}"
         self._clock = clock
         self._metrics = metrics
@@ -89,7 +99,7 @@ class ObjectBucket:
         """Store an object; durable as the bucket is on return."""
         put = obstore.put_async
         await self._request(
-            "put", _PART_S, lambda: put(self._store, name, data, use_multipart=False)
+            "put", self._limits.part_s, lambda: put(self._store, name, data, use_multipart=False)
         )
         self._metrics.bytes.labels("out").inc(len(data))
 
@@ -123,7 +133,7 @@ class ObjectBucket:
         """Delete objects; absent ones are no error."""
         for at in range(0, len(names), _DELETED_AT_ONCE):
             some = names[at : at + _DELETED_AT_ONCE]
-            await self._request("delete", _SMALL_S, partial(self._delete, some))
+            await self._request("delete", self._limits.call_s, partial(self._delete, some))
 
     async def list(self, below: str) -> AsyncIterator[list[Listed]]:
         """Yield all objects of a folder (`ab`), in pages."""
@@ -133,7 +143,7 @@ class ObjectBucket:
             return await anext(pages, None)
 
         while True:
-            page = await self._request("list", _SMALL_S, next_page)
+            page = await self._request("list", self._limits.call_s, next_page)
             if page is None:
                 return
             yield [
@@ -152,7 +162,7 @@ class ObjectBucket:
             except FileNotFoundError:
                 return None
 
-        data = await self._request("get", _PART_S, fetch)
+        data = await self._request("get", self._limits.part_s, fetch)
         self._metrics.bytes.labels("in").inc(len(data or b""))
         return data
 
@@ -163,7 +173,7 @@ class ObjectBucket:
             except FileNotFoundError:
                 return None
 
-        return await self._request("head", _SMALL_S, ask)
+        return await self._request("head", self._limits.call_s, ask)
 
     async def _delete(self, names: Sequence[str]) -> None:
         try:
@@ -210,7 +220,7 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first[:_REASON_CHARS]}"
 
 
-def _open_store(settings: ObjectsConfig, key: BucketKey | None) -> S3Store:
+def _open_store(settings: ObjectsConfig, key: BucketKey | None, limits: BucketLimits) -> S3Store:
     config: S3Config = {"region": settings.region}
     if settings.endpoint is not None:
         config["endpoint"] = settings.endpoint
@@ -223,12 +233,12 @@ def _open_store(settings: ObjectsConfig, key: BucketKey | None) -> S3Store:
         config=config,
         client_options={
             "allow_http": True,
-            "connect_timeout": timedelta(seconds=_CONNECT_S),
-            "timeout": timedelta(seconds=_PART_S),
+            "connect_timeout": timedelta(seconds=limits.connect_s),
+            "timeout": timedelta(seconds=limits.part_s),
         },
         retry_config={
             "max_retries": _RETRIES,
-            "retry_timeout": timedelta(seconds=_SMALL_S),
+            "retry_timeout": timedelta(seconds=limits.call_s),
             "backoff": {
                 "base": 2,
                 "init_backoff": timedelta(seconds=0.1),

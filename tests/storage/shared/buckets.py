@@ -8,7 +8,7 @@ from federation.config.storage import ObjectsConfig
 from federation.core.clock import SystemClock
 from federation.observability.metrics import Metrics
 from federation.storage.shared.credentials import BucketKey
-from federation.storage.shared.objects import ObjectBucket
+from federation.storage.shared.objects import USUAL_LIMITS, BucketLimits, ObjectBucket
 from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStoreServer
 
 KEY = BucketKey(ACCESS_KEY, SECRET_KEY)
@@ -21,5 +21,10 @@ def settings(server: ObjectStoreServer, prefix: str, bucket: str = BUCKET) -> Ob
 def client(
     server: ObjectStoreServer, prefix: str, bucket: str = BUCKET, key: BucketKey = KEY
 ) -> ObjectBucket:
-    config = settings(server, prefix, bucket)
-    return ObjectBucket(config, key, SystemClock(), Metrics().bucket, random.Random(1))
+    return client_of(settings(server, prefix, bucket), key)
+
+
+def client_of(
+    config: ObjectsConfig, key: BucketKey = KEY, limits: BucketLimits = USUAL_LIMITS
+) -> ObjectBucket:
+    return ObjectBucket(config, key, SystemClock(), Metrics().bucket, random.Random(1), limits)

@@ -9,8 +9,9 @@ import obstore
 import pytest
 
 from federation.core.errors import SourceUnavailable
-from federation.storage.shared.objects import MARKER, ObjectBucket
-from tests.storage.shared.buckets import KEY, client
+from federation.storage.shared.objects import MARKER, BucketLimits, ObjectBucket
+from tests.storage.shared.buckets import KEY, client, client_of, settings
+from tests.support.bucket_proxy import proxied
 from tests.support.object_store import BUCKET, ObjectStoreServer, running
 
 pytestmark = pytest.mark.servers
@@ -95,6 +96,24 @@ async def test_while_the_bucket_is_away_requests_fail_at_once_and_later_work_aga
                 await asyncio.sleep(0.05)
     assert await bucket.get("ab/x", 1) == b"x"
     assert "ab/y" not in server.objects(prefix)
+
+
+async def test_d03_a_bucket_that_does_not_answer_is_given_up_in_time_and_then_at_once(
+    server: ObjectStoreServer, prefix: str
+) -> None:
+    limits = BucketLimits(connect_s=1.0, call_s=0.3, part_s=0.3)
+    async with proxied(server.endpoint) as proxy:
+        config = settings(server, prefix).model_copy(update={"endpoint": proxy.endpoint})
+        slow = client_of(config, limits=limits)
+        proxy.silence()
+        for send in (slow.put("ab/x", b"x"), slow.get_marker(), slow.now_s()):
+            with pytest.raises(SourceUnavailable, match="no answer in time"):
+                await send
+        assert not slow.breaker.allows()
+        with pytest.raises(SourceUnavailable):
+            await asyncio.gather(*(slow.put("ab/x", b"x") for _ in range(2)))
+        held_back = slow._metrics.requests.labels("put", "held_back")
+        assert held_back.value >= 1, "at most one of two is sent, as a probe"
 
 
 async def test_a_refused_key_opens_the_breaker_and_says_so(
