@@ -62,10 +62,9 @@ class BucketFill:
             await self._keep()
         except (FederationError, CacheTrouble) as error:
             await self._move(error=error)
-        except asyncio.CancelledError:
-            await self._move(error=SourceUnavailable("node", "it stops"))
-            raise
         finally:
+            if self.available_bytes < self._digest.size_bytes:  # nobody may wait for more
+                await self._move(error=SourceUnavailable("node", "the transfer was given up"))
             await self._ingest.abort()
 
     async def _keep(self) -> None:

@@ -116,6 +116,9 @@ class SiteIngest:
         except FederationError as error:
             await self._end(keeps_objects=is_settled)
             return error
+        except BaseException:
+            await self._end(keeps_objects=True)
+            raise
         if outcome is Insertion.FULL:
             self._core.metrics.refused_for_room.inc()
             await self._end(keeps_objects=True)

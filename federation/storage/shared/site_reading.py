@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from types import TracebackType
 
 from federation.core import uses
@@ -103,6 +103,8 @@ class SiteReading:
             raise BlobNotFound(self._digest)
         if at.attempt is None:
             return self._slices(await self._inline(at))
+        if self._offset >= self._end:
+            return self._slices(b"")
         try:
             return await self._from_bucket(at)
         except BlobDamaged as damage:
@@ -113,15 +115,12 @@ class SiteReading:
         fill = await self._open.enter_async_context(
             self._fills.following(self._digest, at, self._offset)
         )
-        if fill is not None and self._offset < self._end:
-            try:
+        if fill is not None:
+            with suppress(CacheTrouble):
                 await fill.wait_beyond(self._offset)
                 return self._closing(self._follow(fill, at))
-            except CacheTrouble:
-                fill = None
         await self._take_place()
-        first = await self._part(at) if self._offset < self._end else b""
-        return self._closing(self._direct(at, first))
+        return self._closing(self._direct(at, await self._part(at)))
 
     def _closing(self, chunks: AsyncGenerator[bytes, None]) -> Chunks:
         self._open.push_async_callback(chunks.aclose)

@@ -246,3 +246,34 @@ async def test_a_batch_from_the_cache_has_nothing_that_the_site_lost(
     site.sql("DELETE FROM blob")
     other.core.uses.forget()
     assert await other.read_small([digest]) == [None]
+
+
+async def test_a_blob_that_nobody_reads_any_more_is_not_fetched_to_its_end(
+    nodes: list[SharedStorage],
+) -> None:
+    one, other = nodes
+    digest, data = fresh(8 * PART_BYTES)
+    await one.write(digest, pieces(data))
+    moved = Moved(other)
+    async with other.open_read(digest) as chunks:
+        async for _ in chunks:
+            break
+
+    async def has_stopped() -> bool:
+        return repr(other._fills).startswith("<Fills 0 ")
+
+    await until(has_stopped)
+    assert moved.kib("in") < digest.size_bytes // 1024
+    assert await read(other, digest) == data
+
+
+async def test_a_read_of_nothing_at_the_end_asks_the_bucket_for_nothing(
+    nodes: list[SharedStorage],
+) -> None:
+    one, other = nodes
+    digest, data = fresh(SIZE)
+    await one.write(digest, pieces(data))
+    moved = Moved(other)
+    assert await read(other, digest, offset=SIZE) == b""
+    assert await read(other, digest, offset=5, limit=0) == b""
+    assert moved.kib("in") == 0

@@ -179,3 +179,25 @@ async def _says_nothing_wrong(node: SharedStorage, held: list[Digest], data: lis
     with pytest.raises(FederationError):
         await node.write(large, pieces(large_data))
     assert not node.health()[0]
+
+
+async def test_a_node_ends_in_time_though_the_bucket_is_silent_while_it_is_read(
+    site: TestSite, tmp_path: Path
+) -> None:
+    digest, data = fresh(100 * KIB)
+    async with site.node(tmp_path / "other") as other:
+        await other.write(digest, pieces(data))
+    async with (
+        proxied(site.servers.bucket.endpoint) as proxy,
+        site.node(tmp_path / "data", objects=objects_by(site, proxy)) as node,
+    ):
+        proxy.silence()
+        reading = asyncio.ensure_future(read(node, digest))
+
+        async def is_under_way() -> bool:
+            return repr(node._fills).startswith("<Fills 1 ")
+
+        await until(is_under_way)
+        # Leaving the block closes the node, though the bucket may take a minute.
+    with pytest.raises(SourceUnavailable, match="given up"):
+        await reading

@@ -98,7 +98,8 @@ class SiteUpkeep:
         except StorageRefused as error:
             _log.error("bucket_refused", reason=str(error))
             return
-        await marker.write()
+        if self._core.catalogue.leads.lead(Role.UPKEEP) == lead:  # the check may have taken hours
+            await marker.write()
 
     async def _compare(self, lead: Lead) -> None:
         """Find out whether an older catalogue was put back; if so, check every object first.
