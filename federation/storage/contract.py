@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.index import Index
-from federation.core.lead import Lead
 from federation.core.lost_blobs import LostBlobs
 from federation.core.replication_log import Parked, ReplicationLog
+from federation.core.sole_role import SoleRole
 from federation.core.store import LocalStore, WatchesHeld
 
 if TYPE_CHECKING:  # a serving process makes no reports
@@ -83,7 +83,7 @@ class NodeStorage(LocalStore, Index, WatchesHeld, Protocol):
         ...
 
     @property
-    def fetching(self) -> Lead:
+    def fetching(self) -> SoleRole:
         """The role of fetching what no client asks for: lost blobs, and what a schedule names."""
         ...
 

@@ -18,9 +18,8 @@ from federation.storage.catalogue import change_log, entries, parked, peer_recor
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
-from federation.storage.directory import disk_errors_named
+from federation.storage.file_role import FileRole
 from federation.storage.presence import find_like
-from federation.storage.shared_memory import FileLock
 
 _T = TypeVar("_T")
 
@@ -34,11 +33,11 @@ class CatalogueLog:
         self._core = core
         self._node_id = node_id
         self._log_epoch = log_epoch
-        self._lock = FileLock(core.directory.replication_lock)
+        self._role = FileRole(core.directory.replication_lock)
         self._acknowledged = Acknowledgements(core.epoch, self.peers, core.clock)
 
     def __repr__(self) -> str:
-        return f"<CatalogueLog at {self.head()}{' leads' if self._lock.held else ''}>"
+        return f"<CatalogueLog at {self.head()}{' leads' if self._role.holds_lead() else ''}>"
 
     @property
     def node_id(self) -> str:
@@ -52,16 +51,15 @@ class CatalogueLog:
 
     def try_to_lead(self) -> bool:
         """See Ledger. Raises TooBusy (no file handle left), SourceUnavailable (disk error)."""
-        with disk_errors_named("taking the replication lock"):
-            return self._lock.acquire()
+        return self._role.try_to_lead()
 
     def holds_lead(self) -> bool:
-        """See ReplicationLog. A kernel lock is not lost while the process lives."""
-        return self._lock.held
+        """See ReplicationLog."""
+        return self._role.holds_lead()
 
     def close(self) -> None:
         """Release the replication lock, so that another process can lead."""
-        self._lock.release()
+        self._role.close()
 
     async def stop_waiting(self) -> None:
         """Stop polling for changes; tasks that still wait are not woken."""

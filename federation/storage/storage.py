@@ -26,7 +26,7 @@ from federation.observability.metrics import Metrics
 from federation.storage.assembly import assemble
 from federation.storage.catalogue import schema
 from federation.storage.context import StorageContext
-from federation.storage.file_lead import FileLead
+from federation.storage.file_role import FileRole
 from federation.storage.held_watch import StoredWatch
 from federation.storage.ingest import LocalIngest
 from federation.storage.lost_blobs import CatalogueLostBlobs
@@ -55,7 +55,7 @@ class Storage:
         self._core = core
         self.ledger = CatalogueLog(core, node_id, log_epoch)
         self.lost = CatalogueLostBlobs(core)
-        self.fetching = FileLead(core.directory.fetch_lock)
+        self.fetching = FileRole(core.directory.fetch_lock)
         self._presence = Presence(core)
         self._small_reads = SmallReads(core)
         self._receiver = BlobReceiver(core, self._presence)

@@ -29,9 +29,9 @@ from federation.core.errors import (
     FederationError,
     SourceUnavailable,
 )
-from federation.core.lead import Lead
 from federation.core.lost_blobs import Attempt, LostBlob, LostBlobs
 from federation.core.provenance import Provenance, Source
+from federation.core.sole_role import SoleRole
 from federation.core.store import Readable
 from federation.core.uses import Use
 from federation.observability.metrics import Metrics
@@ -89,7 +89,7 @@ class Healer:
     def __init__(
         self,
         lost: LostBlobs,
-        lead: Lead,
+        lead: SoleRole,
         shared: UpstreamPool,
         holders: Holders,
         metrics: Metrics,

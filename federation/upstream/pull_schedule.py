@@ -17,13 +17,13 @@ import structlog
 from federation.config.upstreams import ScheduledPull
 from federation.core.clock import Clock, utc_text
 from federation.core.errors import FederationError
-from federation.core.lead import Lead
 from federation.core.pace import Pace
+from federation.core.sole_role import SoleRole
 from federation.core.tasks import Background
 from federation.core.wanted import Wanted, parse_list, parse_wanted
 from federation.core.window import Window
 from federation.observability.metrics import Metrics
-from federation.upstream.warmer import Fate, Warmer, WarmReport, WarmScope
+from federation.upstream.warmer import PullOutcome, Warmer, WarmReport, WarmScope
 
 LIST_MAX_BYTES = 64 * 2**20
 _LOOK_EVERY_S = 5.0
@@ -89,7 +89,7 @@ class PullSchedule:
     """See above. Its jobs are those of the last apply()."""
 
     def __init__(
-        self, make_warmer: Callable[[Pace], Warmer], lead: Lead, metrics: Metrics, clock: Clock
+        self, make_warmer: Callable[[Pace], Warmer], lead: SoleRole, metrics: Metrics, clock: Clock
     ) -> None:
         """make_warmer: called for each run; the run closes what it returns."""
         self._make_warmer = make_warmer
@@ -98,7 +98,7 @@ class PullSchedule:
         self._clock = clock
         self._jobs: list[_Job] = []
         self._background = Background()
-        for fate in Fate:  # each series begins at 0
+        for fate in PullOutcome:  # each series begins at 0
             metrics.fetching.scheduled_names.labels(result=fate.value)
 
     def __repr__(self) -> str:
@@ -176,9 +176,9 @@ class PullSchedule:
     def _note_end(self, job: _Job) -> None:
         report = job.report
         counts = {
-            Fate.WHOLE: report.whole,
-            Fate.NOT_FOUND: report.not_found,
-            Fate.INCOMPLETE: report.incomplete,
+            PullOutcome.WHOLE: report.whole,
+            PullOutcome.NOT_FOUND: report.not_found,
+            PullOutcome.INCOMPLETE: report.incomplete,
         }
         for fate, count in counts.items():
             self._metrics.fetching.scheduled_names.labels(result=fate.value).inc(count)

@@ -40,7 +40,7 @@ _PROBLEMS_MAX = 100
 _REQUESTS: tuple[type[AssetRequest], ...] = (asset.FetchBlobRequest, asset.FetchDirectoryRequest)
 
 
-class Fate(enum.StrEnum):
+class PullOutcome(enum.StrEnum):
     """What became of one name."""
 
     WHOLE = "whole"  # all that it names is here
@@ -77,12 +77,12 @@ class WarmReport:
         """How many names are done."""
         return self.whole + self.not_found + self.incomplete
 
-    def note(self, wanted: Wanted, fate: Fate, reason: str) -> None:
+    def note(self, wanted: Wanted, fate: PullOutcome, reason: str) -> None:
         """Count one name."""
-        if fate is Fate.WHOLE:
+        if fate is PullOutcome.WHOLE:
             self.whole += 1
             return
-        if fate is Fate.NOT_FOUND:
+        if fate is PullOutcome.NOT_FOUND:
             self.not_found += 1
         else:
             self.incomplete += 1
@@ -130,7 +130,7 @@ class Warmer:
                 await self._bring(batch, scope, report)
             except FederationError as error:  # this node's own storage, or a malformed entry
                 for each in batch:
-                    report.note(each, Fate.INCOMPLETE, str(error))
+                    report.note(each, PullOutcome.INCOMPLETE, str(error))
 
     async def _bring(self, batch: list[Wanted], scope: WarmScope, report: WarmReport) -> None:
         blobs = {each.blob: each for each in batch if each.blob is not None}
@@ -138,22 +138,22 @@ class Warmer:
             missing = await self.store.find_missing(list(blobs))
             for digest, each in blobs.items():
                 lacks = digest in missing
-                fate = Fate.NOT_FOUND if lacks else Fate.WHOLE
+                fate = PullOutcome.NOT_FOUND if lacks else PullOutcome.WHOLE
                 report.note(each, fate, "no upstream sent it" if lacks else "")
             return
         for each in batch:
             report.note(each, *await self._bring_entry(each, scope))
 
-    async def _bring_entry(self, wanted: Wanted, scope: WarmScope) -> tuple[Fate, str]:
+    async def _bring_entry(self, wanted: Wanted, scope: WarmScope) -> tuple[PullOutcome, str]:
         await self.store.turn()
         found = await self._find(wanted, scope)
         if not found:
-            return Fate.NOT_FOUND, "neither this node nor an upstream has it whole"
+            return PullOutcome.NOT_FOUND, "neither this node nor an upstream has it whole"
         for entry in found:
             walk = Walk(self.store, self._limits, self._context)
             if not await walk.complete(partial(names_of_entry, entry)):
-                return Fate.INCOMPLETE, "an upstream did not send all of it"
-        return Fate.WHOLE, ""
+                return PullOutcome.INCOMPLETE, "an upstream did not send all of it"
+        return PullOutcome.WHOLE, ""
 
     async def _find(self, wanted: Wanted, scope: WarmScope) -> list[Entry]:
         if wanted.digest is not None:

@@ -19,7 +19,7 @@ from federation.core.wanted import Wanted
 from federation.observability.metrics import Metrics
 from federation.upstream.bringing import Brought
 from federation.upstream.pull_schedule import PullSchedule, read_list
-from federation.upstream.warmer import Fate, Warmer, WarmReport, WarmScope
+from federation.upstream.warmer import PullOutcome, Warmer, WarmReport, WarmScope
 from tests.support.samples import sample_value
 from tests.upstream.fakes import until
 
@@ -28,7 +28,7 @@ BLOB = str(digest_of(b"data"))
 
 
 class FakeLead:
-    """See federation.core.lead.Lead."""
+    """See federation.core.sole_role.SoleRole."""
 
     held = True
 
@@ -63,7 +63,7 @@ class FakeWarmer:
         report.names, report.store = len(wanted), cast("Any", self.store)
         await self.gate.wait()
         for each in wanted:
-            report.note(each, Fate.WHOLE, "")
+            report.note(each, PullOutcome.WHOLE, "")
 
     async def close(self) -> None:
         self.closed += 1

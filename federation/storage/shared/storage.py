@@ -19,9 +19,9 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable, StorageRefused
 from federation.core.index import Entry, EntryKey
-from federation.core.lead import Lead
 from federation.core.lost_blobs import LostBlobs
 from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.sole_role import SoleRole
 from federation.core.store import Chunks, DigestCodec, NextBytes
 from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
@@ -155,7 +155,7 @@ class SharedStorage:
         return self._catalogue.lost
 
     @property
-    def fetching(self) -> Lead:
+    def fetching(self) -> SoleRole:
         """See NodeStorage. Who leads here also writes the record of lost blobs."""
         return self._catalogue.lost
 

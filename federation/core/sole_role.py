@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Lead(Protocol):
+class SoleRole(Protocol):
     """One role, as one process sees it. Its methods are cheap and never block."""
 
     def try_to_lead(self) -> bool:

@@ -8,8 +8,8 @@ from federation.storage.directory import disk_errors_named
 from federation.storage.shared_memory import FileLock
 
 
-class FileLead:
-    """See federation.core.lead.Lead. A kernel lock is not lost while the process lives."""
+class FileRole:
+    """See federation.core.sole_role.SoleRole. A kernel lock is not lost while the process lives."""
 
     def __init__(self, path: Path) -> None:
         """path: of the lock file."""
@@ -17,15 +17,15 @@ class FileLead:
         self._lock = FileLock(path)
 
     def __repr__(self) -> str:
-        return f"<FileLead {self._path.name} {'held' if self._lock.held else 'free'}>"
+        return f"<FileRole {self._path.name} {'held' if self._lock.held else 'free'}>"
 
     def try_to_lead(self) -> bool:
-        """See Lead."""
+        """See SoleRole."""
         with disk_errors_named(f"taking {self._path.name}"):
             return self._lock.acquire()
 
     def holds_lead(self) -> bool:
-        """See Lead."""
+        """See SoleRole."""
         return self._lock.held
 
     def close(self) -> None:
