@@ -229,14 +229,7 @@ def _keep_copy(connection: apsw.Connection, directory: DataDirectory, version: i
     kept = directory.root / f"catalogue.version-{version}.sqlite"
     unfinished = kept.with_suffix(".unfinished")
     try:
-        unfinished.unlink(missing_ok=True)
-        copy = apsw.Connection(str(unfinished))
-        try:
-            with copy.backup("main", connection, "main") as work:
-                work.step(-1)
-            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
-        finally:
-            copy.close()
+        schema.copy_to(connection, unfinished)
         for old in directory.root.glob("catalogue.version-*.sqlite"):
             old.unlink()
         unfinished.replace(kept)

@@ -66,7 +66,7 @@ def test_without_a_proxy_grpc_looks_for_none_by_itself() -> None:
     assert proxy_options("a:1", tls=True) == [("grpc.enable_http_proxy", 0)]
 
 
-class Proxy:
+class TunnelProxy:
     """Opens tunnels to one server, whatever is asked for, or refuses them."""
 
     def __init__(self, answer: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
@@ -96,7 +96,7 @@ async def carry(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def listening(proxy: Proxy, folder: Path) -> AsyncIterator[tuple[int, bytes]]:
+async def listening(proxy: TunnelProxy, folder: Path) -> AsyncIterator[tuple[int, bytes]]:
     """Serve a proxy, and TLS behind it; yield the proxy's port and the certificate's hash."""
     files = self_signed(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -122,7 +122,7 @@ CACHE = Address("cache.example.com", 11002)
 async def test_a_certificate_is_fetched_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    proxy = Proxy()
+    proxy = TunnelProxy()
     async with listening(proxy, tmp_path) as (port, expected):
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40ss@127.0.0.1:{port}")
         pem = await fetch_certificate("it", CACHE, expected, Certificates())
@@ -136,7 +136,7 @@ async def test_a_certificate_is_fetched_through_the_proxy(
 async def test_a_proxy_that_refuses_is_named_and_its_password_is_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes
 ) -> None:
-    proxy = Proxy(answer)
+    proxy = TunnelProxy(answer)
     async with listening(proxy, tmp_path) as (port, expected):
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{port}")
         with pytest.raises(RemoteFailed) as failed:
@@ -147,7 +147,7 @@ async def test_a_proxy_that_refuses_is_named_and_its_password_is_not(
 async def test_calls_to_servers_go_through_the_proxy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    proxy = Proxy(b"HTTP/1.1 403 No\r\n\r\n")
+    proxy = TunnelProxy(b"HTTP/1.1 403 No\r\n\r\n")
     async with listening(proxy, tmp_path) as (port, _):
         monkeypatch.setenv("HTTPS_PROXY", f"127.0.0.1:{port}")
         settings = RemoteSettings(name="it", url=f"https://{CACHE}")

@@ -140,12 +140,9 @@ class _Copy:
         check_volume_is_there(self.source)
         target.prepare()
         unfinished = target.root / "catalogue.unfinished"
-        unfinished.unlink(missing_ok=True)
+        schema.copy_to(connection, unfinished)
         copy = apsw.Connection(str(unfinished))
         try:
-            with copy.backup("main", connection, "main") as work:
-                work.step(-1)  # all at once: a step by step copy begins anew after each commit
-            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
             report = self._copy_blobs(copy)
             volume_id = get_meta(copy, VOLUME_ID)
         finally:

@@ -180,6 +180,22 @@ def show_as_current(connection: apsw.Connection) -> None:
         connection.execute("PRAGMA query_only = ON")
 
 
+def copy_to(connection: apsw.Connection, path: Path) -> None:
+    """Write the catalogue as it is at this moment to a new file, durably, for others to open.
+
+    All at once: a copy in steps would begin anew after each commit of another process. Raises
+    apsw.Error, OSError.
+    """
+    path.unlink(missing_ok=True)
+    copy = apsw.Connection(str(path))
+    try:
+        with copy.backup("main", connection, "main") as work:
+            work.step(-1)
+        copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+    finally:
+        copy.close()
+
+
 def can_shrink(connection: apsw.Connection) -> bool:
     """Return whether free pages can be given back step by step (auto_vacuum=INCREMENTAL)."""
     (mode,) = connection.execute("PRAGMA auto_vacuum").fetchone() or (0,)
