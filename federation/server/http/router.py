@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from federation.server.http.status_page import status_page
 
-# Prometheus' text format as prometheus_client writes it.
-_METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 _LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
 
 
@@ -50,7 +48,11 @@ class Router(ABC):
         if request.method not in ("GET", "HEAD"):
             return _json(405, {"error": "only GET and HEAD are answered here"})
         if request.path == "/metrics":
-            return HttpAnswer(200, _METRICS_TYPE, await self.exposition())
+            text = await self.exposition()
+            # Not above: exposition() has imported it, in its own way.
+            from prometheus_client import CONTENT_TYPE_LATEST  # noqa: PLC0415
+
+            return HttpAnswer(200, CONTENT_TYPE_LATEST, text)
         if request.path == "/healthz":
             return _json(200, {"status": "alive"})
         if request.path == "/readyz":
