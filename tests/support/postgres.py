@@ -58,7 +58,8 @@ def binaries() -> Path:
 class Postgres:
     """One server; its databases outlive kill() and stop()."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, primary: Postgres | None = None) -> None:
+        """primary: be its standby, and have its commits wait for this one."""
         self._folder = folder
         self._binaries = binaries()
         self._numbers = itertools.count(1)
@@ -68,8 +69,14 @@ class Postgres:
             user = pwd.getpwnam("postgres")
             os.chown(folder, user.pw_uid, user.pw_gid)
             self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
-        self._run("initdb", "-D", "data", "-U", "cache", "-A", "trust", "-E", "UTF8", "--no-sync",
-                  "--locale=C")  # fmt: skip
+        if primary is None:
+            self._run("initdb", "-D", "data", "-U", "cache", "-A", "trust", "-E", "UTF8",
+                      "--no-sync", "--locale=C")  # fmt: skip
+        else:
+            self._run("pg_basebackup", "-D", "data", "-h", str(primary.folder), "-U", "cache",
+                      "-R", "--no-sync", "--checkpoint=fast")  # fmt: skip
+            primary.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            primary.sql("SELECT pg_reload_conf()")
 
     def __repr__(self) -> str:
         return f"<Postgres in {self._folder}>"
@@ -107,6 +114,15 @@ class Postgres:
         except psycopg.OperationalError:
             return False
         return True
+
+    @property
+    def folder(self) -> Path:
+        """Where the server's files and its socket are."""
+        return self._folder
+
+    def promote(self) -> None:
+        """Have a standby become the primary."""
+        self.sql("SELECT pg_promote()")
 
     def url(self, database: str = "postgres") -> str:
         """Return how to connect to a database."""
@@ -194,11 +210,14 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def postgres(**settings: str) -> Iterator[Postgres]:
-    """Run a server until the end of the block; settings: of postgresql.conf."""
+def postgres(primary: Postgres | None = None, **settings: str) -> Iterator[Postgres]:
+    """Run a server until the end of the block.
+
+    primary: run a synchronous standby of it; settings: of postgresql.conf.
+    """
     folder = Path(mkdtemp(prefix="pg-", dir=MEMORY if MEMORY.is_dir() else None))
     try:
-        server = Postgres(folder)
+        server = Postgres(folder, primary)
         try:
             server.start(**settings)
             yield server

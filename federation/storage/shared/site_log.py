@@ -99,6 +99,7 @@ class SiteLog:
     async def drop(self, name: str) -> None:
         """See ReplicationLog."""
         await self._peers.drop(name)
+        self._acknowledged.forget(name)
 
     def note_acknowledged(self, name: str, lane: Lane, seq: int) -> None:
         """See ReplicationLog."""

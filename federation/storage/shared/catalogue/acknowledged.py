@@ -54,6 +54,11 @@ class SiteAcknowledgements:
         """See ReplicationLog."""
         self._tell(name, _UNKNOWN)
 
+    def forget(self, name: str) -> None:
+        """Forget what a dropped peer has acknowledged."""
+        for known in (self._own, self._told, self._untold):
+            known.pop(name, None)
+
     def forget_own(self) -> None:
         """Listen to another process from now on, which replicates."""
         self._own.clear()
@@ -77,9 +82,10 @@ class SiteAcknowledgements:
                 _log.info("acknowledgements_not_told", reason=str(error))
 
     async def wait(self, seq: int, peers: Collection[str], needed: int, timeout_s: float) -> bool:
-        """See NodeLog.wait_acknowledged. Raises SourceUnavailable."""
-        if self._have(seq, peers, needed):
-            return True
+        """See NodeLog.wait_acknowledged. Raises SourceUnavailable.
+
+        What was told before is not believed: the peer may be compared with all that is held now.
+        """
         end_s = self._clock.monotonic_s() + timeout_s
         with self._watch.hurried():
             while True:
@@ -99,6 +105,8 @@ class SiteAcknowledgements:
 
     async def _read(self, peers: Collection[str]) -> None:
         """Read what was told; of peers of which nothing was, what their records say."""
+        if all(name in self._own for name in peers):
+            return
         rows = await self._connections.ask("SELECT peer, seq FROM acknowledged")
         self._told = dict(rows)
         if all(name in self._told for name in peers):
