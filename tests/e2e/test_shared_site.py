@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,3 +108,40 @@ def test_a_node_may_be_several_processes(site: TestSite, tmp_path: Path) -> None
             with Client(node.address) as client:
                 client.write(data)
                 assert client.read(digest_of(data)) == data
+
+
+def test_an_http_cache_is_served_from_the_site_too(site: TestSite, tmp_path: Path) -> None:
+    listeners = [{"address": "127.0.0.1:0", "protocol": "http", "push": True}]
+    settings = {"storage": dict(site.keys()), "listeners": listeners}
+    with ExitStack() as stack:
+        one, other = (
+            stack.enter_context(serve(tmp_path / name, settings, name=name)) for name in "ab"
+        )
+        for data in (os.urandom(100), os.urandom(LARGE)):
+            path = f"cas/{digest_of(data).hash_hex}"
+            put = urllib.request.Request(f"http://{one.address}/{path}", data, method="PUT")
+            with urllib.request.urlopen(put, timeout=60) as answer:
+                assert answer.status in (200, 201)
+            for node in (other, one, other):
+                with urllib.request.urlopen(f"http://{node.address}/{path}", timeout=60) as answer:
+                    assert answer.read() == data
+
+
+def test_what_one_node_pulled_from_an_upstream_the_other_serves_without_it(
+    site: TestSite, tmp_path: Path
+) -> None:
+    blobs = [os.urandom(size) for size in (100, 50_000, LARGE)]
+    with serve(tmp_path / "upstream", name="upstream") as upstream:
+        with Client(upstream.address) as client:
+            for data in blobs:
+                client.write(data)
+        upstreams = [{"name": "there", "url": f"grpc://{upstream.address}"}]
+        settings = {"storage": dict(site.keys()), "upstreams": upstreams}
+        with serve(tmp_path / "a", settings, name="a") as one, Client(one.address) as client:
+            assert [client.read(digest_of(data)) for data in blobs] == blobs
+            wait_until(
+                lambda: not client.find_missing(map(digest_of, blobs)), "all are in the site"
+            )
+    settings = {"storage": dict(site.keys())}
+    with serve(tmp_path / "b", settings, name="b") as other, Client(other.address) as client:
+        assert [client.read(digest_of(data)) for data in blobs] == blobs
