@@ -27,7 +27,7 @@ _TRIM_ROWS = 10_000  # per transaction, so that uploads do not wait long for the
 _TRIM_PART = 10  # after growing by 1/10 of the bound, the log is trimmed ahead of schedule
 LOG_TOO_LONG = "log"  # reasons, as the metric names them
 NO_ROOM = "room"
-_REASONS = {
+REASONS = {
     LOG_TOO_LONG: "the change log no longer reaches back to its cursor (log-max-rows)",
     NO_ROOM: "objects that it had not acknowledged filled the quota",
 }
@@ -69,7 +69,7 @@ def trim_log(transaction: Transaction, bounds: LogBounds, limit: int) -> Trimmed
     if change_log.reaches_back_to(transaction.connection, last_gone):
         for record in records:
             if record.cursor < last_gone:
-                peer_records.mark(transaction, record, _REASONS[LOG_TOO_LONG])
+                peer_records.mark(transaction, record, REASONS[LOG_TOO_LONG])
                 given_up.append(record)
     return Trimmed(change_log.trim(transaction, last_gone, limit), given_up)
 
@@ -78,7 +78,7 @@ def give_up_one(transaction: Transaction) -> PeerRecord | None:
     """Mark the peer that lags most, and return its record; None: all have caught up."""
     for record in peer_records.holding(peer_records.read(transaction.connection)):
         if record.cursor < transaction.totals.seq:
-            peer_records.mark(transaction, record, _REASONS[NO_ROOM])
+            peer_records.mark(transaction, record, REASONS[NO_ROOM])
             return record
     return None
 
@@ -93,7 +93,7 @@ def report_given_up(metrics: Metrics, record: PeerRecord, why: str, head: int) -
         "peer_needs_resync",
         peer=record.name,
         lane=record.lane.value,
-        reason=_REASONS[why],
+        reason=REASONS[why],
         unacknowledged_rows=head - record.cursor,
     )
 

@@ -14,11 +14,13 @@ from structlog.testing import capture_logs
 
 from federation.core.digest import Digest
 from federation.core.errors import StorageRefused
+from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.uses import Use, counted_as
-from federation.storage.shared.catalogue.rows import BlobObject, Role
+from federation.storage.shared.catalogue.rows import BlobObject, Lead, Role
 from federation.storage.shared.naming import PART_BYTES, part_names
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.upkeep.bucket_sweep import BucketSweep
+from federation.storage.shared.upkeep.site_eviction import SiteEviction
 from federation.storage.shared.upkeep.site_scrub import SiteScrub
 from tests.storage.conftest import until
 from tests.storage.shared.test_large_blobs import fresh, pieces, read
@@ -33,6 +35,19 @@ KIB = 1024
 async def node(site: TestSite, tmp_path: Path) -> AsyncIterator[SharedStorage]:
     async with site.node(tmp_path / "data") as opened:
         yield opened
+
+
+async def leading(node: SharedStorage) -> Lead:
+    """Wait until a node leads the upkeep."""
+    found: list[Lead] = []
+
+    async def leads() -> bool:
+        lead = node.core.catalogue.leads.lead(Role.UPKEEP)
+        found.extend([] if lead is None else [lead])
+        return bool(found)
+
+    await until(leads)
+    return found[-1]
 
 
 async def test_the_least_recently_used_are_evicted_and_their_objects_deleted(
@@ -74,13 +89,32 @@ async def test_what_is_leased_is_not_evicted_however_full_the_site_is(
         blobs = [fresh(100 * KIB) for _ in range(4)]
         for digest, data in blobs:
             await node.write(digest, pieces(data))
-        lead = None
-        while lead is None:
-            lead = node.core.catalogue.leads.lead(Role.UPKEEP)
-            await asyncio.sleep(0.05)
-        done = await node.core.catalogue.work.evict(lead, 10**9)
+        done = await node.core.catalogue.work.evict(await leading(node), 10**9)
         assert done.freed_bytes == 0
         assert not await node.find_missing([digest for digest, _ in blobs])
+
+
+@pytest.mark.parametrize("when_full", ["evict", "refuse"])
+async def test_a_peer_that_lags_is_given_up_where_room_is_needed_if_that_is_configured(
+    site: TestSite, tmp_path: Path, when_full: str
+) -> None:
+    settings = {"quota": 400 * KIB, "when-full": when_full}
+    async with site.node(tmp_path / "data", **settings) as node:
+        record = PeerRecord("tokyo", cursor=0, state=PeerState.FOLLOWING, reason="")
+        await node.core.catalogue.peers.save(None, [record])
+        blobs = [fresh(130 * KIB) for _ in range(3)]
+        with capture_logs() as logged:
+            for digest, data in blobs:
+                await node.write(digest, pieces(data))
+            site.sql("UPDATE blob SET accessed = -1000000000, era = -1000")
+
+            lead = await leading(node)
+            await node.core.catalogue.watch.refresh()
+            await SiteEviction(node.core).evict(lead)  # the node does it, too
+        events = [each for each in logged if each["event"] == "peer_needs_resync"]
+        assert [(each["peer"], each["lane"]) for each in events] == (
+            [("tokyo", "always")] if when_full == "evict" else []
+        )
 
 
 # -- sweep ------------------------------------------------------------------------------------

@@ -7,13 +7,12 @@ import structlog
 from federation.storage.shared.catalogue.rows import Lead
 from federation.storage.shared.naming import part_names
 from federation.storage.shared.site_context import SiteContext
+from federation.storage.upkeep.retention import LOG_TOO_LONG, NO_ROOM, REASONS
 
 _log = structlog.get_logger(__name__)
 _DELETED_AT_ONCE = 500  # uploads, of one part mostly
 _STEP_BYTES = 4 * 2**30  # so that the log of the site is locked for a moment only
 _NEEDLESS_ROWS = 100_000  # acknowledged rows of the change log that are kept
-_FULL = "the site had no room left for what this peer has not acknowledged"
-_LOG_FULL = "the change log had no room left for what this peer has not acknowledged"
 
 
 class SiteEviction:
@@ -55,13 +54,21 @@ class SiteEviction:
         rows_max = self._core.settings.log_max_rows
         needless = min(_NEEDLESS_ROWS, rows_max)
         while True:
-            done = await self._core.catalogue.work.trim_log(lead, rows_max, needless, _LOG_FULL)
+            done = await self._core.catalogue.work.trim_log(
+                lead, rows_max, needless, REASONS[LOG_TOO_LONG]
+            )
             for name in done.given_up:
-                _log.warning("peer_needs_resync", peer=name, reason=_LOG_FULL)
+                self._report(name, LOG_TOO_LONG)
             if done.is_done:
                 return
 
     async def _give_up_one(self, lead: Lead) -> None:
-        name = await self._core.catalogue.work.give_up_one(lead, _FULL)
+        name = await self._core.catalogue.work.give_up_one(lead, REASONS[NO_ROOM])
         if name is not None:  # None: it caught up meanwhile
-            _log.warning("peer_needs_resync", peer=name, reason=_FULL)
+            self._report(name, NO_ROOM)
+
+    def _report(self, name: str, why: str) -> None:
+        """Count and log that a peer has to be compared with all that is held; name: NAME/LANE."""
+        peer, _, lane = name.rpartition("/")
+        self._core.metrics.peers.given_up.labels(peer=peer, reason=why).inc()
+        _log.error("peer_needs_resync", peer=peer, lane=lane, reason=REASONS[why])
