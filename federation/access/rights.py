@@ -33,6 +33,7 @@ class Role(enum.IntEnum):
 
 _NAMED = {role.name.lower(): role for role in Role}
 _PULL, _PUSH, _PEER = int(Role.PULL), int(Role.PUSH), int(Role.PEER)  # faster
+_ADMIN = int(Role.ADMIN)
 
 
 class Instances:
@@ -112,6 +113,17 @@ class Rights:
     def may_push(self, instance: str) -> bool:
         """Whether the caller may write there."""
         return self._role >= _PUSH and instance in self._instances
+
+    def may_purge(self, instance: str | None) -> bool:
+        """Whether the caller is an admin there; instance None: everywhere, as for blobs."""
+        is_there = self._everywhere if instance is None else instance in self._instances
+        return self._role >= _ADMIN and is_there
+
+    def check_everywhere(self, role: int, method: str) -> None:
+        """Raise as check_in does unless the caller has the role in every instance."""
+        self.check(role, method)
+        if not self._everywhere:
+            raise self._refusal(role, method, " in every instance")
 
     def check(self, role: int, method: str) -> None:
         """Raise what check_in would raise in every instance, before the request is read."""

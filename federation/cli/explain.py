@@ -27,6 +27,7 @@ from federation.cli.output import emit
 from federation.cli.progress import warnings_only
 from federation.cli.values import DigestType, qualifiers_of
 from federation.config.model import Config, LimitsConfig
+from federation.core.clock import utc_text
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import InvalidRequest
 from federation.core.index import EntryKind
@@ -36,7 +37,7 @@ from federation.storage.reports import FoundEntry
 from federation.wire.asset_request import content_of, pushed_of
 from federation.wire.keyed_entry import action_of, decode_entry, split_name
 
-_DIGEST = re.compile(r"(?:(sha256|blake3)/)?([0-9a-fA-F]{64})(?:/([0-9]{1,18}))?")
+DIGEST = re.compile(r"(?:(sha256|blake3)/)?([0-9a-fA-F]{64})(?:/([0-9]{1,18}))?")
 _EXAMPLES = """\b
 Examples:
   federation explain 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08/4
@@ -88,7 +89,7 @@ def explain(
         report = _Report(where, explainer)
         if action is not None:
             facts, fine = report.action(action, instance)
-        elif (match := _DIGEST.fullmatch(name or "")) is not None:
+        elif (match := DIGEST.fullmatch(name or "")) is not None:
             facts, fine = report.blob(match)
         elif (keyed := split_name(name or "")) is not None:
             facts, fine = report.keyed(*keyed, instance)
@@ -116,7 +117,8 @@ class _Report:
             note = "no blob with this hash is here; give HASH/SIZE to have upstreams asked"
             return {"hash": match[2].lower(), "here": False, "note": note}, False
         facts = self._explainer.blob(found)
-        told = {"digest": str(found), **facts, **self._others(about_blob(found))}
+        purged = self._purged(digest=found)
+        told = {"digest": str(found), **facts, **purged, **self._others(about_blob(found))}
         return told, bool(facts["here"])
 
     def action(self, action: Digest, instance: str | None) -> Explained:
@@ -124,13 +126,13 @@ class _Report:
         shown, missing = self._entries(found)
         question = about_action(action, [each.entry for each in found], missing)
         others = self._others(question, _instance(found, instance))
-        told = {"action": str(action), "entries": shown, **others}
+        told = {"action": str(action), "entries": shown, **self._purged(str(action)), **others}
         return told, _any_complete(shown)
 
     def keyed(self, namespace: str, key: str, instance: str | None) -> Explained:
         action = action_of(namespace, key)
         found = self._explainer.action_results(action, instance)
-        if not found and namespace == "ac" and (match := _DIGEST.fullmatch(key)):
+        if not found and namespace == "ac" and (match := DIGEST.fullmatch(key)):
             named = self._digest(match)
             if named is None:
                 named = Digest(bytes.fromhex(match[2]), 0, _function(match[1]))
@@ -147,25 +149,29 @@ class _Report:
             for_peers=about_action(action, entries, missing),
         )
         told = {"namespace": namespace, "key": key, "action": str(action)}
-        return {**told, "entries": shown, **others}, _any_complete(shown)
+        purged = self._purged(str(action))
+        return {**told, "entries": shown, **purged, **others}, _any_complete(shown)
 
     def asset(self, uri: str, instance: str | None, qualifiers: dict[str, str]) -> Explained:
         found = self._explainer.assets(uri, instance)
         shown, missing = self._entries(found)
         question = about_asset(uri, qualifiers, [each.entry for each in found], missing)
         others = self._others(question, _instance(found, instance))
-        told = {"uri": uri, "entries": shown, **others}
+        told = {"uri": uri, "entries": shown, **self._purged(uri), **others}
         return told, _any_complete(shown)
 
+    def _purged(self, label: str = "", digest: Digest | None = None) -> dict[str, Any]:
+        """Return when a blob, or the entries with a label, were purged; empty: they were not."""
+        return {
+            f"purged{'' if isinstance(each.thing, Digest) else f' in {each.thing.instance!r}'}": (
+                f"at {utc_text(each.at_s)}, by {each.by or 'unknown'}"
+                + (", and pushed again since" if each.is_allowed else "")
+            )
+            for each in self._explainer.purges(digest, label)
+        }
+
     def _digest(self, match: re.Match[str]) -> Digest | None:
-        raw_hash = bytes.fromhex(match[2])
-        functions = [_function(match[1])] if match[1] else list(DigestFunction)
-        known = [self._explainer.with_hash(each, raw_hash) for each in functions]
-        found = next((digest for digest in known if digest is not None), None)
-        if match[3] is None:
-            return found
-        function = found.function if found is not None else functions[0]
-        return Digest(raw_hash, int(match[3]), function)
+        return digest_in(match, self._explainer)
 
     def _entries(self, found: Sequence[FoundEntry]) -> tuple[list[dict[str, Any]], list[Digest]]:
         """Return what is shown of the entries, and what is missing of the first incomplete one."""
@@ -210,6 +216,23 @@ class _Report:
             ]
         with warnings_only():
             return ask(file.upstreams, self._explainer.node_id, question)
+
+
+def digest_in(
+    match: re.Match[str], explainer: Explainer, *, any_size: bool = False
+) -> Digest | None:
+    """Return the digest that a match of DIGEST names; None: its size is not given and not known.
+
+    any_size: return one of size 0 then.
+    """
+    raw_hash = bytes.fromhex(match[2])
+    functions = [_function(match[1])] if match[1] else list(DigestFunction)
+    known = [explainer.with_hash(each, raw_hash) for each in functions]
+    found = next((digest for digest in known if digest is not None), None)
+    if match[3] is None:
+        return Digest(raw_hash, 0, functions[0]) if found is None and any_size else found
+    function = found.function if found is not None else functions[0]
+    return Digest(raw_hash, int(match[3]), function)
 
 
 def _instance(found: Sequence[FoundEntry], asked: str | None) -> str:

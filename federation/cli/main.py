@@ -38,6 +38,7 @@ _COMMANDS: Final = {
         "drop_peer:drop_peer_command", "Delete the records of a peer that was removed."
     ),
     "verify": _Listed("verify:verify", "Read every blob and compare it with its digest."),
+    "purge": _Listed("purge:purge", "Delete a blob or entries for good, here and at every peer."),
     "gc": _Listed("gc:gc", "Evict down to the low watermark of the quota, or further."),
     "rebuild": _Listed("rebuild:rebuild", "Create a new catalogue from the blob files."),
     "backup": _Listed("backup:backup", "Copy all that is stored into a folder."),

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from federation.config.types import check_window, parse_size
+from federation.config.types import check_window, parse_duration, parse_size
 from federation.core.digest import Digest
 from federation.core.wanted import parse_wanted
 from federation.core.window import Window
@@ -22,6 +22,21 @@ class SizeType(click.ParamType[int]):
         """See click.ParamType."""
         try:
             return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class DurationType(click.ParamType[float]):
+    """A time as the configuration file has it, in seconds."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See click.ParamType."""
+        try:
+            return parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -151,6 +151,13 @@ class StorageConfig(Section):
     log_max_rows: Count = key(
         live=True, default=5_000_000, ge=1000, description="most rows of the change log"
     )
+    purge_keep: Duration = key(
+        live=True,
+        default=90 * 86400.0,
+        gt=0,
+        description="how long it is remembered what was purged, from the last time that it kept "
+        "something out, and until every peer was told; an old copy that comes later is taken",
+    )
     scrub: ScrubConfig = section("verification of stored blobs in the background")
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 from federation.core.digest import Digest
 from federation.core.index import Entry, EntryKey
 from federation.core.provenance import Source
+from federation.core.purges import Purges
 
 
 class LogRow(NamedTuple):
@@ -72,6 +73,7 @@ class PeerRecord(NamedTuple):
     pins_pulled: bool = False  # whether it is to get what came from upstreams, too
     marks: int = 0  # counts how often storage marked it NEEDS_RESYNC: see Ledger.save
     holds: bool = True  # whether what is beyond the cursor is kept from eviction
+    purges: int = 0  # every record of a purge up to this number was told (Purges.page)
 
 
 class Parked(NamedTuple):
@@ -120,6 +122,11 @@ class ReplicationLog(Protocol):
     @property
     def node_id(self) -> str:
         """Of this node."""
+        ...
+
+    @property
+    def purges(self) -> Purges:
+        """What was purged here, and by other nodes."""
         ...
 
     @property

@@ -141,7 +141,8 @@ class Readable(Protocol):
             BlobNotFound: the store answered and does not hold it.
             SourceUnavailable: the store did not answer; absence is unknown.
             OffsetOutside: not in 0..digest.size_bytes (google.bytestream ReadRequest).
-        Raises while iterating: SourceUnavailable, BlobDamaged (before the last chunk).
+        Raises while iterating: SourceUnavailable, BlobDamaged (before the last chunk),
+        BlobNotFound (the blob was purged meanwhile).
         """
         ...
 

@@ -37,13 +37,6 @@ class FolderCalls:
         http.answers(201)
         return b""
 
-    async def delete(self, _requests: RequestStream, _send: Send, call: Call) -> bytes:
-        """Answer as if it were deleted. Nothing is: peers and upstreams would still have it."""
-        http = http_of(call)
-        call.check_push(http.target.instance)
-        http.answers(204)
-        return b""
-
     async def options(self, _requests: RequestStream, _send: Send, call: Call) -> bytes:
         """Say which methods and headers there are: Turborepo asks with --preflight."""
         fields = (

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from federation.config.model import Config, LimitsConfig
 from federation.core.clock import Clock
 from federation.core.index import Index
+from federation.core.purges import Purges
 from federation.core.store import LocalStore
 from federation.http_cache.blobs import BlobCalls
+from federation.http_cache.deleting import DeleteCalls
 from federation.http_cache.entries import EntryCalls
 from federation.http_cache.folders import FolderCalls
 from federation.http_cache.namespaces import Namespaces
@@ -66,6 +68,7 @@ class HttpCacheService:
         limits: LimitsConfig,
         clock: Clock,
         metrics: Metrics,
+        purges: Purges,
     ) -> None:
         """presence, presence_for_pushers: see BlobSender. stream: shares its bounds."""
         self._namespaces = Namespaces(config.namespaces)
@@ -79,6 +82,7 @@ class HttpCacheService:
         self._results = ResultCalls(store, index, finder, self._entries, receiver, sizes, metrics)
         self._turborepo = TurborepoCalls(self._entries, receiver)
         self._folders = FolderCalls()
+        self._deletes = DeleteCalls(store, index, purges)
 
     def methods(self) -> Mapping[str, Method]:
         """See Service."""
@@ -91,7 +95,7 @@ class HttpCacheService:
             "PutEntry": Exchanged(self._entries.put, writes=True),
             "FindFolder": Exchanged(self._folders.find),
             "MakeFolder": Exchanged(self._folders.make, writes=True),
-            "Delete": Exchanged(self._folders.delete, writes=True),
+            "Delete": Exchanged(self._deletes.delete, writes=True),
             "Options": Exchanged(self._folders.options, open_to_all=True),
             "Status": Exchanged(self._folders.status, open_to_all=True),
             "TurborepoStatus": Exchanged(self._turborepo.status),

@@ -32,6 +32,7 @@ _ASSET = "build.bazel.remote.asset.v1"
 _REFERENCES = "buildstream.v2.ReferenceStorage"
 _HOLDINGS = "federation.v1.Holdings"
 _MESH = "federation.v1.Mesh"
+_PURGES = "federation.v1.Purges"
 _BYTESTREAM = "google.bytestream.ByteStream"
 
 CAPABILITIES = Method(f"{_REAPI}.Capabilities", "GetCapabilities", answer_max_bytes=256 * 1024)
@@ -57,6 +58,7 @@ FIND_LACKING = Method(_HOLDINGS, "FindLacking", is_quick=True)
 PREVIEW = Method(_MESH, "Preview", answer_max_bytes=2 * _MIB)
 JOIN = Method(_MESH, "Join", answer_max_bytes=2 * _MIB)
 INTRODUCE = Method(_MESH, "Introduce")
+APPLY_PURGES = Method(_PURGES, "Apply")
 
 ALL = (
     CAPABILITIES,
@@ -78,4 +80,5 @@ ALL = (
     PREVIEW,
     JOIN,
     INTRODUCE,
+    APPLY_PURGES,
 )

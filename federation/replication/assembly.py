@@ -15,7 +15,7 @@ from federation.config.model import LimitsConfig
 from federation.config.peers import PeerConfig
 from federation.core.clock import Clock
 from federation.core.index import Entry
-from federation.core.replication_log import ReplicationLog
+from federation.core.replication_log import Lane, ReplicationLog
 from federation.core.store import Readable
 from federation.core.uses import Peek
 from federation.observability.metrics import Metrics
@@ -29,6 +29,7 @@ from federation.replication.gate import Gate
 from federation.replication.peer_api import PeerApi
 from federation.replication.peer_blobs import PeerBlobs, may_fetch_from
 from federation.replication.peer_records import PeerRecordCache
+from federation.replication.purge_sender import PurgeSender, ToldPurges
 from federation.replication.remote_peer import RemotePeer
 from federation.replication.send_memory import SendMemory
 from federation.replication.session import PeerSession
@@ -137,7 +138,13 @@ def make_session(
     counters = PeerCounters(clock)
     gate = Gate(peer.name, clock, peer.connection_config.retry_delay / 1000, jitter, throttle)
     sender = Sender(peer.name, store, change_log, api, gate, counters, memory, clock)
-    shipper = Shipper(sender, api, clock)
+    lane = Lane.ALWAYS
+    told = ToldPurges(
+        lambda: records.open(peer.name, lane).purges,
+        lambda last: records.change(peer.name, lane, purges=last),
+    )
+    purges = PurgeSender(peer.name, change_log.purges, api, sender.answered_call, told, clock)
+    shipper = Shipper(sender, api, purges, clock)
     gate.at_failure(shipper.confirmed.clear)
     of_entries = memory.of_entries(peer.name)
     entries = EntrySender(store, change_log, api, gate, shipper, walk, counters, of_entries, clock)

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound
 from federation.core.index import Entry
+from federation.core.purges import Purged, nothing_purged
 from federation.core.store import SMALL_BLOB_BYTES, Chunks, NextBytes, Readable
 from federation.replication.outcomes import GONE, Fate, SendOutcome, parked, skipped
 from federation.replication.peer_api import ObjectHistory
@@ -36,8 +37,13 @@ class ShippingStore:
         history: ObjectHistory,
         bounds: Bounds,
         for_large: Callable[[], AbstractAsyncContextManager[None]],
+        left_out: Purged = nothing_purged,
     ) -> None:
-        """for_large: a context that is entered while large blobs are sent."""
+        """for_large: a context that is entered while large blobs are sent.
+
+        left_out: returns those of missing blobs that the peer does without.
+        """
+        self._left_out = left_out
         self._store = store
         self._shipper = shipper
         self._history = history
@@ -53,6 +59,9 @@ class ShippingStore:
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Send what is held here; return what is missing here or was not taken by the peer."""
         missing = await self._store.find_missing(digests)
+        if missing and (left_out := await self._left_out(missing)):
+            missing = missing - left_out
+            digests = set(digests) - left_out
         if missing:
             self.lacks_here = min(missing)
             return missing

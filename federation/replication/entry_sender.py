@@ -216,9 +216,15 @@ class EntrySender:
 
     async def _closed(self, wanted: EntryToSend, *, anew: bool = False) -> SendOutcome | None:
         """Send the closure; None: the peer holds it, and the entry may follow."""
+        purges = self._shipper.purges
         for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
             view = ShippingStore(
-                self._store, self._shipper, wanted.history, wanted.bounds, self._for_large
+                self._store,
+                self._shipper,
+                wanted.history,
+                wanted.bounds,
+                self._for_large,
+                purges.left_out,
             )
             if anew:
                 self._shipper.confirmed.clear()
@@ -238,6 +244,8 @@ class EntrySender:
             await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
+        if view.lacks_here and await purges.are_purged([view.lacks_here]):
+            return purges.of_entry_without_blob()
         return view.why_open(skips=wanted.hole is Hole.SKIP)
 
     @asynccontextmanager

@@ -126,6 +126,7 @@ class PeerRunner:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch())
+                group.create_task(session.shipper.purges.run())
                 group.create_task(Retry(session).run())
                 for lane in session.lanes:
                     follower = Follower(session, lane)
@@ -150,6 +151,7 @@ class PeerRunner:
                 reason=reason,
                 position="",
                 cursor=session.change_log.head(),
+                purges=0,
             )
             if lane is Lane.ALWAYS:
                 session.change_log.note_unacknowledged(session.name)
@@ -273,6 +275,9 @@ class PeerRunner:
         is_check = position.purpose is Purpose.CHECK
         if not is_check:
             _log.info("reconcile_goes", peer=session.name, lane=str(lane), position=str(position))
+            if position == Position(position.purpose):  # from the beginning
+                session.change(Lane.ALWAYS, purges=0)
+                session.shipper.purges.try_again()
         pause_s, began_s = 0.0, session.clock.monotonic_s()
         if is_check:
             pause_s = pause_of_check(

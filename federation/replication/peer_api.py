@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKind
+from federation.core.purges import Purge
 from federation.core.store import Chunks
 from federation.wire.node_identity import LogPosition
 
@@ -110,6 +111,13 @@ class PeerApi(Protocol):
 
         Fails without sending when another node answers than the one of this id: what the entry
         names may not be there. An empty id is anybody's.
+        """
+        ...
+
+    async def tell_purges(self, purges: Sequence[Purge]) -> None:
+        """Have it take over records of what was purged, as far as their names exist there.
+
+        Raises Unsupported where it does not know of purges.
         """
         ...
 

@@ -14,6 +14,7 @@ from federation.core import hops
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, EntryKind, Stamp
+from federation.core.purges import Purge
 from federation.remote.client import Remote
 from federation.remote.failures import (
     Denied,
@@ -33,6 +34,7 @@ from federation.remote.methods import (
     PUSH_DIRECTORY,
     UPDATE_RESULT,
 )
+from federation.remote.purges import apply_purges
 from federation.remote.store import RemoteStore
 from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
 from federation.wire.asset_request import content_of, pushed_of
@@ -165,6 +167,21 @@ class RemotePeer:
             if self._remote.known.takes_results is False:
                 self._remote.calls.believe_lacking(UPDATE_RESULT)
             raise
+
+    async def tell_purges(self, purges: Sequence[Purge]) -> None:
+        """See PeerApi. An entry has its instance's name there; one without any stays away."""
+        known = [named for each in purges if (named := self._named(each)) is not None]
+        with _replicating(_NO_OBJECT):
+            await apply_purges(self._remote, known)
+
+    def _named(self, purge: Purge) -> Purge | None:
+        """Return a record as the peer knows the name; None: it has no such name."""
+        if isinstance(purge.thing, Digest) or self._names is None:
+            return purge
+        instance = self._names.get(purge.thing.instance)
+        if instance is None:
+            return None
+        return purge._replace(thing=purge.thing._replace(instance=instance))
 
     async def compare(self, entry: Entry) -> Theirs:
         """See PeerApi. Of an asset its content and end are compared, not what it refers to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
@@ -13,6 +13,7 @@ from federation.replication.blob_sender import Sender
 from federation.replication.existence_cache import ConfirmedBlobs
 from federation.replication.outcomes import PRESENT, TOO_FAR, UNKNOWN_FUNCTION, SendOutcome
 from federation.replication.peer_api import ObjectHistory, PeerApi
+from federation.replication.purge_sender import PurgeSender
 from federation.replication.rules import may_go_on
 
 _ASK_MAX = 2000  # blobs in one question
@@ -28,10 +29,13 @@ def _nobody(_digests: Sequence[Digest], _outcome: SendOutcome) -> None:
 class Shipper:
     """Sends blobs to one peer."""
 
-    def __init__(self, sender: Sender, api: PeerApi, clock: Clock) -> None:
+    def __init__(self, sender: Sender, api: PeerApi, purges: PurgeSender, clock: Clock) -> None:
         self.confirmed = ConfirmedBlobs(clock, lambda: api.identity.node_id)
         self.sender = sender
         self._api = api
+        self.purges = purges
+        self._purges_told = 0  # counts, so that answers from before are not believed
+        purges.watch(self._on_purges)
         self._moving: dict[Digest, asyncio.Future[SendOutcome] | None] = {}  # None: nobody waits
 
     def __repr__(self) -> str:
@@ -62,6 +66,7 @@ class Shipper:
             outcomes.update(dict.fromkeys(ended, outcome))
             on_outcome(ended, outcome)
 
+        await self.purges.bring()
         left = list(dict.fromkeys(digests))
         while left:
             known = self.confirmed.among(left)
@@ -92,14 +97,17 @@ class Shipper:
 
         anew: ask even about those that it confirmed a moment ago.
         """
+        await self.purges.bring()
         known = set() if anew else self.confirmed.among(digests)
+        told = self._purges_told
         asked = [d for d in digests if d not in known and not d.is_empty]
         missing: set[Digest] = set()
         for at in range(0, len(asked), _ASK_MAX):
             missing |= await self.sender.ask(asked[at : at + _ASK_MAX])
         for digest in missing:
             self.confirmed.discard(digest)
-        self.confirmed.add(*(digest for digest in asked if digest not in missing))
+        if told == self._purges_told:
+            self.confirmed.add(*(digest for digest in asked if digest not in missing))
         return missing
 
     async def absent(self, digests: Sequence[Digest]) -> set[Digest]:
@@ -107,6 +115,7 @@ class Shipper:
 
         What seems to be held is not noted as confirmed: the peer has promised nothing.
         """
+        await self.purges.bring()
         return await self.sender.find_absent([d for d in digests if not d.is_empty])
 
     async def _move(
@@ -114,15 +123,19 @@ class Shipper:
     ) -> None:
         self._moving.update(dict.fromkeys(mine))
         left = set(mine)
+        told = self._purges_told
 
         def settle(digests: Sequence[Digest], outcome: SendOutcome) -> None:
-            if outcome.is_there:
+            is_current = told == self._purges_told
+            if outcome.is_there and is_current:
                 self.confirmed.add(*digests)
             left.difference_update(digests)
             for digest in digests:
                 future = self._moving.pop(digest)
-                if future is not None:
+                if future is not None and is_current:
                     future.set_result(outcome)
+                elif future is not None:
+                    future.cancel()  # who waits asks again
             end(digests, outcome)
 
         try:
@@ -159,6 +172,13 @@ class Shipper:
                 group.create_task(send(small, history, settle))
         except ExceptionGroup as errors:
             raise first_of(errors) from None
+
+    def _on_purges(self, digests: Collection[Digest]) -> None:
+        """Forget what the peer said of blobs that it was just told about."""
+        if digests:
+            self._purges_told += 1
+            for digest in digests:
+                self.confirmed.discard(digest)
 
     def _small_max(self) -> int:
         return min(self._api.batch_bytes // 2, SMALL_BLOB_BYTES)

@@ -87,6 +87,8 @@ def facts_of(runner: PeerRunner, lags: dict[Lane, LaneLag], parked: int) -> dict
         "unsupported": dict(sorted(counters.unsupported.items())),
         "forgotten": counters.forgotten,
         "forgets": counters.forgets,
+        "purges-told": session.shipper.purges.has_told_all,
+        "purges-not-taken": session.shipper.purges.trouble,
         "lanes": lanes,
     }
 

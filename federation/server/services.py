@@ -22,6 +22,7 @@ from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
 from federation.services.holdings import HoldingsService
 from federation.services.method import Service
+from federation.services.purges import PurgesService
 from federation.services.references import ReferenceService
 from federation.services.remote_asset import FetchService, PushService
 from federation.storage.contract import NodeStorage
@@ -117,6 +118,7 @@ def make_services(
             limits,
             clock,
             metrics,
+            storage.ledger.purges,
         )
 
     def apply_config(changed: Config) -> None:
@@ -125,7 +127,13 @@ def make_services(
             http.apply_config(changed)
 
     return Services(
-        served=[cas, stream, *of_names(pulling.finder), HoldingsService(storage.ledger)],
+        served=[
+            cas,
+            stream,
+            *of_names(pulling.finder),
+            HoldingsService(storage.ledger),
+            PurgesService(storage.ledger.purges),
+        ],
         # No blobs, as with --index-only of BuildStream's own server.
         index_served=of_names(pulling.index_finder, inlines=False),
         http_served=[] if http is None else [http],

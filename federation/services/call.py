@@ -105,6 +105,10 @@ class Call(RunningCall):
         check_length(instance)
         self.rights.check_in(instance, PEER, self.method)
 
+    def check_peer_everywhere(self) -> None:
+        """Every handler that takes from peers what concerns all instances calls it."""
+        self.rights.check_everywhere(PEER, self.method)
+
     def accepted(self, instance: str, **what: Any) -> None:
         """Every handler that writes calls it once it has stored something: for the audit."""
         if self._runtime.audit:

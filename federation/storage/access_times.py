@@ -15,6 +15,7 @@ import apsw
 
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.catalogue import entries
+from federation.storage.catalogue import purges as purge_records
 
 _T = TypeVar("_T")
 
@@ -27,11 +28,12 @@ class TouchBatch:
     leased: dict[bytes, int] = field(default_factory=dict)  # leases without a use
     entries: dict[int, int] = field(default_factory=dict)  # last use by row id
     verified: dict[bytes, tuple[int, int]] = field(default_factory=dict)  # time, ctime_ns
+    purges: dict[purge_records.Name, int] = field(default_factory=dict)  # last use
     oldest_ms: int | None = None
     in_doubt: bool = False  # contains leases given (by a read) while no new lease was allowed
 
     def __bool__(self) -> bool:
-        return bool(self.blobs or self.leased or self.entries or self.verified)
+        return bool(self.blobs or self.leased or self.entries or self.verified or self.purges)
 
     def write(self, connection: apsw.Connection, floor_ms: int) -> None:
         """Write everything in the open transaction; raise earlier access times to floor_ms.
@@ -43,6 +45,8 @@ class TouchBatch:
         catalogue.lease(connection, _not_below(self.leased, floor_ms))
         entries.touch(connection, _not_below(self.entries, floor_ms))
         catalogue.set_verified(connection, self.verified)
+        for name, used_ms in self.purges.items():
+            purge_records.note_used(connection, [name], used_ms)
 
 
 def _not_below(times: dict[_T, int], floor_ms: int) -> dict[_T, int]:
@@ -83,6 +87,10 @@ class Touches:
         """Record that a blob matched its digest, and its file's ctime (0: inline)."""
         self._gathering.verified[key] = (now_ms, ctime_ns)
 
+    def purges(self, names: Iterable[purge_records.Name], now_ms: int) -> None:
+        """Record that purge records kept something out at now_ms."""
+        self._gathering.purges.update(dict.fromkeys(names, now_ms))
+
     def _note_oldest(self, now_ms: int) -> None:
         if self._gathering.oldest_ms is None:
             self._gathering.oldest_ms = now_ms
@@ -122,6 +130,7 @@ class Touches:
         batch.leased.update(newer.leased)
         batch.entries.update(newer.entries)
         batch.verified.update(newer.verified)
+        batch.purges.update(newer.purges)
         batch.oldest_ms = batch.oldest_ms or newer.oldest_ms
         batch.in_doubt = batch.in_doubt or newer.in_doubt
         self._gathering = batch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import apsw
@@ -18,6 +18,7 @@ from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
 from federation.storage.blob_files import Damage
+from federation.storage.catalogue import purges
 from federation.storage.catalogue.entry_changes import EntryChanges
 from federation.storage.catalogue.failures import damaged
 from federation.storage.catalogue.pool import Pool
@@ -37,6 +38,7 @@ from federation.storage.timing import StoreClock, Timing
 _log = structlog.get_logger(__name__)
 _LOG_ROOM_EVERY_S = 60.0
 # Invalid text is damage, too, and a failing disk is treated like a damaged catalogue.
+UsedPurge = tuple[purges.Name, int]  # a record, and when it was last used (store ms)
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, UnicodeDecodeError)
 
 
@@ -93,6 +95,12 @@ class StorageContext:
             self.touches.blobs(keys, asked_ms)
         elif use is Use.LEASE:
             self.touches.leased(keys, asked_ms)
+
+    def note_purges_used(self, found: Iterable[UsedPurge]) -> None:
+        """Record a use of purge records whose stored use is getting old."""
+        now_ms = self.now_ms()
+        old_ms = now_ms - purges.USED_EVERY_MS
+        self.touches.purges((name for name, used_ms in found if used_ms < old_ms), now_ms)
 
     def note_refusal(self, size_bytes: int) -> None:
         """Record that an upload was refused for lack of room, and request eviction for its size."""

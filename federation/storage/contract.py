@@ -7,7 +7,7 @@ it or not. factory.py makes both; other rooms import nothing else from this room
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +16,7 @@ from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.index import Index
 from federation.core.lost_blobs import LostBlobs
+from federation.core.purges import Purge, Purgeable, PurgeOutcome
 from federation.core.replication_log import Parked, ReplicationLog
 from federation.core.sole_role import SoleRole
 from federation.core.store import LocalStore, WatchesHeld
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # a serving process makes no reports
     from federation.storage.reports import (
         BackupReport,
         CollectReport,
+        EntryMatch,
+        EntrySelection,
         FoundEntry,
         KnownPeer,
         NewId,
@@ -138,6 +141,13 @@ class Explainer(Protocol):
         """Return what is known of a blob; "here": whether a client is told that it is held."""
         ...
 
+    def purges(self, digest: Digest | None = None, label: str = "") -> list[Purge]:
+        """Return the records of a blob, or of the entries with a label: a URI, an action's digest.
+
+        Such a name was purged, and perhaps pushed again since.
+        """
+        ...
+
     def action_results(self, action: Digest, instance: str | None) -> list[FoundEntry]:
         """Return the results of an action in one instance; instance None: in all."""
         ...
@@ -229,6 +239,14 @@ class Operations(Protocol):
 
     def drop_peer(self, peer: str) -> None:
         """Forget a peer, and everything that is pinned or parked for it."""
+        ...
+
+    def find_entries(self, wanted: EntrySelection) -> Iterator[EntryMatch]:
+        """Yield the index entries of a selection, in no order. May read the whole index."""
+        ...
+
+    def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
+        """See federation.core.purges.Purges. Safe while nodes serve the storage."""
         ...
 
     def offline_since_s(self) -> int | None:

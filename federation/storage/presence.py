@@ -19,6 +19,7 @@ from federation.core.uses import Use
 from federation.observability.rate_limits import Complaints
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import purges
 from federation.storage.catalogue.blobs import (
     digest_of_key,
     key_of,
@@ -26,7 +27,7 @@ from federation.storage.catalogue.blobs import (
     keys_of_hashes,
 )
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.context import StorageContext
+from federation.storage.context import StorageContext, UsedPurge
 from federation.storage.existence_cache import ExistenceCache
 from federation.storage.presence_rows import (
     PresenceFound,
@@ -59,10 +60,11 @@ def _without_empty(digests: Collection[Digest]) -> Set[Digest]:
 async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
     """Return the catalogue key prefixes (names) under which a blob is held; checks files, too.
 
-    Gives no lease; damaged blobs are quarantined. Raises SourceUnavailable.
+    Those of purged blobs are returned, too: whoever compares would send them. Gives no lease;
+    damaged blobs are quarantined. Raises SourceUnavailable.
     """
 
-    def find() -> tuple[set[bytes], list[tuple[Digest, int, Damage]]]:
+    def find() -> tuple[set[bytes], list[tuple[Digest, int, Damage]], list[UsedPurge]]:
         connection = core.pool.connection()
         held, to_check = catalogue.present_like(connection, names)
         rows = catalogue.look_up(connection, [key for _, key in to_check])
@@ -76,12 +78,15 @@ async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
                 held.add(name)
             else:
                 damaged.append((digest_of_key(key, row.size_bytes), row.seq, damage))
-        return held, damaged
+        purged = purges.blobs_like(connection, [name for name in names if name not in held])
+        held.update(name for name, _, _ in purged)
+        return held, damaged, [(purges.name_of_key(key), used_ms) for _, key, used_ms in purged]
 
     try:
-        held, damaged = await core.pool.run(find)
+        held, damaged, purged = await core.pool.run(find)
     except UNREADABLE as error:
         raise core.catalogue_unreadable(error) from error
+    core.note_purges_used(purged)
     for each in damaged:
         core.set_aside_soon(*each)
     return held
@@ -224,6 +229,9 @@ class Presence:
         if use is Use.PEEK:  # it gives no lease, so the limits on leases do not matter
             self._quarantine_damaged(found)
             return found
+        self._core.note_purges_used(
+            (purges.name_of_key(key), used_ms) for key, used_ms in found.purged.values()
+        )
         is_late, is_behind = self._core.is_late(asked_ms), self._core.is_behind()
         if is_late or is_behind:
             found.is_certain = False
@@ -243,7 +251,9 @@ class Presence:
         unless all_of_them is set. Records no touch: it would only add to those that wait.
         """
         self._quarantine_damaged(found)
-        held_back = set(wanted) - found.missing if all_of_them else set(found.lease.values())
+        held_back = set(found.lease.values())
+        if all_of_them:
+            held_back = set(wanted) - found.missing - found.purged.keys()
         if held_back:
             self._core.metrics.leases_withheld.inc(len(held_back))
             self._complaints.warn(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -14,6 +14,7 @@ from federation.core.uses import Use
 from federation.storage import resident_files
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import purges
 from federation.storage.catalogue.blobs import BlobRow, digest_of_key
 from federation.storage.context import StorageContext
 
@@ -30,6 +31,8 @@ class PresenceFound(Generic[_N]):
     files: set[_N] = field(default_factory=set)  # kept in files, which may vanish at any moment
     is_certain: bool = True  # False: missing may contain blobs that are held
     damaged: list[tuple[Digest, int, Damage]] = field(default_factory=list)
+    # Purged blobs that are not asked for, each with its key and the last use of the record.
+    purged: dict[_N, tuple[bytes, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -76,6 +79,7 @@ def find_few(
     _check_rows(core, wanted, rows, renew_before, question.use, found, _damage_at_once)
     if question.and_pulled:
         found.pulled = [key for key, row in rows.items() if row.source == Source.UPSTREAM]
+    _do_not_ask_for(connection, question, keys, found)
     return found
 
 
@@ -103,7 +107,28 @@ def find(
         _check_rows(core, candidates, rows, renew_before, use, found, damage_of)
     if question.and_pulled and held:
         found.pulled = catalogue.pulled_keys(connection, list(held))
+    _do_not_ask_for(connection, question, keys, found)
     return found
+
+
+def _do_not_ask_for(
+    connection: apsw.Connection,
+    question: PresenceQuestion[_N],
+    keys: Sequence[bytes],
+    found: PresenceFound[_N],
+) -> None:
+    """Leave purged blobs out of what a peer that replicates is told to be missing.
+
+    It would send them again and again. A client is told the truth.
+    """
+    if question.use is not Use.LEASE or not found.missing:
+        return
+    missing = {
+        key: name for name, key in zip(question.wanted, keys, strict=True) if name in found.missing
+    }
+    purged = purges.blobs_among(connection, missing)
+    found.purged = {missing[key]: (key, used_ms) for key, used_ms in purged.items()}
+    found.missing.difference_update(found.purged)
 
 
 def _check_rows(

@@ -15,6 +15,7 @@ from federation.core.digest import Digest
 from federation.core.errors import StorageFull
 from federation.core.provenance import Provenance, Source
 from federation.storage.catalogue import blobs as catalogue
+from federation.storage.catalogue import purges
 from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.footprint import cost_of_blob
 from federation.storage.catalogue.transaction import Transaction
@@ -32,8 +33,8 @@ def place_file(
 ) -> bool:
     """Give a received, verified and synced file its final name and its row.
 
-    Returns False if the blob is held already. Unless True is returned, the caller has to remove the
-    received file.
+    Returns False if the blob is held already, or was purged and no client sends it. Unless True is
+    returned, the caller has to remove the received file.
 
     Raises StorageFull, SourceUnavailable (the volume is not mounted, or a disk error), TooBusy.
     """
@@ -45,8 +46,12 @@ def place_file(
             catalogue.renew(transaction, row, origin)
             return False
         catalogue.delete(transaction, row)
+    barred, again = purges.bar(transaction, [key], is_push=origin.source is Source.CLIENT)
+    if barred:
+        return False
     if not transaction.room_for(cost_of_blob(digest.size_bytes, inline=False)):
         raise StorageFull(_FULL)
+    purges.allow(transaction, [digest] if again else ())
     path = directory.blob_path(digest)
     _rename(directory, received, path)
     transaction.folders.add(os.path.dirname(path))
@@ -63,12 +68,15 @@ def place_inline(
 ) -> list[bool | StorageFull]:
     """Insert verified small blobs, which must all be different.
 
-    Returns for each blob True (stored), False (held already) or the reason of the refusal.
+    Returns for each blob True (stored), False (held already, or purged and sent by no client) or
+    the reason of the refusal.
     """
     keys = catalogue.keys_of([digest for digest, _ in blobs])
     rows = catalogue.look_up(transaction.connection, keys)
+    barred, again = purges.bar(transaction, keys, is_push=origin.source is Source.CLIENT)
     cost_bytes = catalogue.cost_of_inline([len(data) for _, data in blobs])
-    if not rows and transaction.room_for(cost_bytes):  # the usual case
+    is_plain = not (rows or barred or again)
+    if is_plain and transaction.room_for(cost_bytes):  # the usual case
         new = [(key, data) for key, (_, data) in zip(keys, blobs, strict=True)]
         catalogue.insert_inline(transaction, new, origin)
         return [True] * len(blobs)
@@ -76,6 +84,9 @@ def place_inline(
     new, new_bytes = [], 0
     for (digest, data), key in zip(blobs, keys, strict=True):
         row = rows.get(key)
+        if key in barred:
+            outcomes.append(False)
+            continue
         if row is not None and _is_whole(directory, digest, row):
             catalogue.renew(transaction, row, origin)
             outcomes.append(False)
@@ -86,6 +97,8 @@ def place_inline(
         if not transaction.room_for(new_bytes + cost_bytes):
             outcomes.append(StorageFull(_FULL))
             continue
+        if key in again:
+            purges.allow(transaction, [digest])
         new.append((key, data))
         new_bytes += cost_bytes
         outcomes.append(True)

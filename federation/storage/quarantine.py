@@ -14,7 +14,7 @@ import enum
 import errno
 import os
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apsw
 
@@ -97,6 +97,18 @@ def was_set_aside(connection: apsw.Connection, key: bytes) -> bool:
     """Return whether the quarantine's records, of which old ones are removed, have this key."""
     found = connection.execute("SELECT 1 FROM quarantine WHERE key = ? LIMIT 1", (key,)).fetchone()
     return found is not None
+
+
+def forget(transaction: Transaction, directory: DataDirectory, key: bytes) -> None:
+    """Remove the records and the files of one blob."""
+    rows: Any = transaction.connection.execute(
+        "DELETE FROM quarantine WHERE key = ? RETURNING file", (key,)
+    ).fetchall()
+    for (name,) in rows:
+        if name:
+            # A file that was proven wrong after it could not be read has lost its suffix.
+            _remove(str(directory.quarantine / name))
+            _remove(str(directory.quarantine / name.removesuffix(_UNREAD)))
 
 
 def kept_files(directory: DataDirectory) -> list[Kept]:

@@ -20,6 +20,7 @@ from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
 from federation.storage.file_role import FileRole
 from federation.storage.presence import find_like
+from federation.storage.purging import CataloguePurges
 
 _T = TypeVar("_T")
 
@@ -34,6 +35,7 @@ class CatalogueLog:
         self._node_id = node_id
         self._log_epoch = log_epoch
         self._role = FileRole(core.directory.replication_lock)
+        self.purges = CataloguePurges(core)
         self._acknowledged = Acknowledgements(core.epoch, self.peers, core.clock)
 
     def __repr__(self) -> str:

@@ -7,8 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from federation.core.clock import utc_text
-from federation.core.index import Entry
+from federation.core.digest import Digest
+from federation.core.index import Entry, EntryKey
 from federation.core.replication_log import Lane, PeerRecord, PeerState
+
+
+class EntrySelection(NamedTuple):
+    """Which index entries an operation is about: those that meet every condition given."""
+
+    instance: str | None = None
+    action: Digest | None = None  # the results of this action
+    is_sized: bool = True  # False: of actions with this hash, whatever their size
+    uri: str | None = None  # the assets of this URI, with any qualifiers
+    before_s: float | None = None  # those stored before that (wall clock)
+
+
+class EntryMatch(NamedTuple):
+    """An index entry of a selection; size_bytes: of the value and the label."""
+
+    key: EntryKey
+    label: str
+    stored_at_s: float
+    size_bytes: int
 
 
 @dataclass(slots=True)

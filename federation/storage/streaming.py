@@ -30,6 +30,7 @@ from federation.storage.catalogue.blobs import BlobRow, key_of
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 from federation.storage.page_cache import FileChunks, is_cached
+from federation.storage.purge_watch import PurgeWatch
 from federation.storage.read_cache import CachedBlob
 from federation.storage.small_reads import recall
 from federation.storage.verification import check_inline, needs_verifying
@@ -65,6 +66,7 @@ class Reading:
         self._job: Future[bytes] | None = None
         self._touched_ms = 0
         self._use = uses.current()
+        self._purge_watch = PurgeWatch(core, digest)
         self._verified = False  # set in a thread; the event loop passes it on to Touches
 
     def __repr__(self) -> str:
@@ -233,6 +235,8 @@ class Reading:
         while data is not None:
             self._offset += len(data)
             self._note_verified()
+            if self._purge_watch.is_due:
+                await self._purge_watch.check()
             self._job = self._ahead()
             self._renew()
             handed_on = [data]
@@ -244,6 +248,8 @@ class Reading:
         """See InFile."""
         left_bytes = self._end - self._offset
         if self._blob is None or self._job is not None or self._hasher is not None:
+            return None
+        if self._purge_watch.is_due:
             return None
         size_bytes = min(most_bytes, left_bytes)
         if not is_cached(self._blob.fd, self._offset, size_bytes):

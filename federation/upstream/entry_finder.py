@@ -9,7 +9,7 @@ is whole, here and at that upstream together.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
@@ -28,6 +28,13 @@ from federation.upstream.upstream import Upstream
 _log = structlog.get_logger(__name__)
 
 _KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
+
+
+PurgedEntries = Callable[[Collection[EntryKey]], Awaitable[set[EntryKey]]]
+
+
+async def _nothing_purged(_: Collection[EntryKey]) -> set[EntryKey]:
+    return set()
 
 
 class EntryQuery(NamedTuple):
@@ -93,14 +100,17 @@ class FederatedFinder:
         *,
         index_ttl_s: float,
         blobs_elsewhere: bool = False,
+        purged: PurgedEntries = _nothing_purged,
     ) -> None:
         """prefetch: takes entries of whose closures something is only at their upstream.
 
         blobs_elsewhere: the callers have another server for blobs. Entries are then served
         whatever this node holds of their closures, and nothing is pulled for them.
 
-        index_ttl_s: how long a pulled entry is served unasked.
+        index_ttl_s: how long a pulled entry is served unasked. purged: tells which names were
+        purged here; no upstream's entry is served under those.
         """
+        self._purged = purged
         self._blobs_elsewhere = blobs_elsewhere
         self._index = index
         self._closures = closures
@@ -191,10 +201,12 @@ class FederatedFinder:
         return True
 
     async def _ask_upstreams(self, query: EntryQuery, taken: set[EntryKey]) -> Entry | None:
+        if len(await self._purged(query.keys)) == len(set(query.keys)):
+            return None
         async with aclosing(self._queries.answers(query.keys, query.ask)) as answers:
             async for upstream, answer in answers:
                 entry = self._dated(answer, upstream)
-                if not await query.acceptable(entry):
+                if await self._purged([entry.key]) or not await query.acceptable(entry):
                     continue
                 if not await self._is_whole_at(upstream, entry):
                     continue  # something is missing: not stored, and asked for again later

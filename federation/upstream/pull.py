@@ -24,6 +24,7 @@ from federation.core.hops import NOWHERE, Hops
 from federation.core.memory_budget import MemoryBudget
 from federation.core.pace import Pace
 from federation.core.provenance import Provenance, Source
+from federation.core.purges import Purged, nothing_purged
 from federation.core.store import CHUNK_BYTES, Ingest, LocalStore, NextBytes
 from federation.upstream.candidates import Candidates
 from federation.upstream.download import Download, NobodyLeft, PullBroke, StartOver
@@ -42,8 +43,11 @@ class Pull:
         budget: MemoryBudget,
         passed: Hops = NOWHERE,
         pace: Pace | None = None,
+        purged: Purged = nothing_purged,
     ) -> None:
         """passed: the nodes that the request which began the pull has passed.
+
+        purged: tells whether the blob was purged here.
 
         pace: kept as long as nobody joins the request which began the pull.
         """
@@ -53,6 +57,7 @@ class Pull:
         self.task: asyncio.Task[None] | None = None  # runs run(); set by the code that starts it
         self._candidates = candidates
         self._local = local
+        self._purged = purged
         self._clock = clock
         self._download: Download | None = None
         self._pace = pace
@@ -140,6 +145,7 @@ class Pull:
                     await buffer.close()
 
     async def _pull(self) -> None:
+        await self._check_purged()
         while True:
             ingest = self._local.begin(self.digest, provenance=Provenance(Source.UPSTREAM))
             self.buffer.restart(ingest)
@@ -157,12 +163,19 @@ class Pull:
             self.buffer.mark_committed()
             return
 
+    async def _check_purged(self) -> None:
+        """Raise BlobNotFound if the blob was purged: an upstream does not bring it back."""
+        if await self._purged([self.digest]):
+            raise BlobNotFound(self.digest)
+
     async def _receive(self, download: Download, ingest: Ingest) -> None:
         """Store all chunks of the download, and verify the blob. Raises DigestMismatch."""
         async with aclosing(download.chunks()) as chunks:
             async for chunk in chunks:
                 self._count_saved()
                 self.buffer.is_doubtful = download.is_doubtful
+                if self.buffer.received_bytes + len(chunk) >= self.digest.size_bytes:
+                    await self._check_purged()  # readers are shown the end as soon as it is hashed
                 await self.buffer.put(chunk)
                 await self._hold_back(len(chunk))
         await self.buffer.flush()

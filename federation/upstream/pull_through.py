@@ -18,6 +18,7 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobNotFound, FederationError
 from federation.core.memory_budget import MemoryBudget
 from federation.core.provenance import FROM_CLIENT, Provenance
+from federation.core.purges import Purged, nothing_purged
 from federation.core.store import Chunks, DigestCodec, Ingest, LocalStore, NextBytes
 from federation.upstream.presence import UpstreamPresence
 from federation.upstream.pulls import Pulls
@@ -41,15 +42,20 @@ class UpstreamPool:
         pulls_max: int = 256,
         presence_budget_s: float = 0.5,
         memory: MemoryBudget | None = None,
+        purged: Purged = nothing_purged,
     ) -> None:
-        """memory: the bound on the bytes that pulls hold; None: no bound."""
+        """memory: the bound on the bytes that pulls hold; None: no bound.
+
+        purged: tells which blobs were purged here, and so do not come back from upstreams.
+        """
         memory = memory or MemoryBudget(_UNBOUNDED_BYTES)
         self.node_id = node_id
         self.local = local
         self.upstreams = list(upstreams)
         self.offline = False
-        self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory)
-        self.small = SmallPulls(local, self.upstreams, clock, memory)
+        self._purged = purged
+        self.pulls = Pulls(local, self.upstreams, clock, pulls_max, memory, purged)
+        self.small = SmallPulls(local, self.upstreams, clock, memory, purged)
         self.presence = UpstreamPresence(self.upstreams, presence_budget_s)
         self.self_detector = SelfDetector(self.upstreams)
 
@@ -70,6 +76,14 @@ class UpstreamPool:
         if self.offline or here.is_at_its_end:
             return False
         return not here.passed(self.node_id)
+
+    async def missing_everywhere(
+        self, digests: Collection[Digest], only: Upstream | None
+    ) -> set[Digest]:
+        """Return those that no upstream has, or that were purged here. only: see PullThrough."""
+        purged = await self._purged(digests)
+        rest = purged.symmetric_difference(digests) if purged else digests
+        return await self.presence.find_missing(rest, only) | purged
 
     def written(self, digests: Iterable[Digest]) -> None:
         """Forget how reads of these blobs failed at upstreams: they are being written here."""
@@ -119,7 +133,7 @@ class PullThrough:
         self._shared.self_detector.recognise(digests)
         missing = await self._local.find_missing(digests)
         if missing and self._includes():
-            return await self._shared.presence.find_missing(missing, self._only)
+            return await self._shared.missing_everywhere(missing, self._only)
         return missing
 
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
@@ -133,7 +147,7 @@ class PullThrough:
         self._shared.self_detector.recognise(digests)  # a random digest is never held here
         if not includes:
             return missing
-        nowhere = await self._shared.presence.find_missing(set(digests), self._only)
+        nowhere = await self._shared.missing_everywhere(set(digests), self._only)
         return {name for name, digest in zip(in_order, digests, strict=True) if digest in nowhere}
 
     def find_missing_at_once(

@@ -18,6 +18,7 @@ from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound, OffsetOutside, SourceUnavailable, TooBusy
 from federation.core.memory_budget import MemoryBudget
 from federation.core.pace import Pace
+from federation.core.purges import Purged, nothing_purged
 from federation.core.store import Chunks, LocalStore, NextBytes
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
@@ -41,8 +42,11 @@ class Pulls:
         clock: Clock,
         pulls_max: int,
         budget: MemoryBudget,
+        purged: Purged = nothing_purged,
     ) -> None:
+        """purged: tells which blobs were purged here; those are not pulled."""
         self._local = local
+        self._purged = purged
         self._upstreams = upstreams
         self._clock = clock
         self.pulls_max = pulls_max
@@ -146,7 +150,8 @@ class Pulls:
             raise TooBusy(f"{self.pulls_max} blobs are being pulled from upstreams; try again")
         candidates = Candidates(digest, self._upstreams, self._mixed)
         passed = hops.current()
-        pull = Pull(digest, candidates, self._local, self._clock, self._budget, passed, pace)
+        parts = candidates, self._local, self._clock, self._budget, passed, pace, self._purged
+        pull = Pull(digest, *parts)
         self._pulls[key] = pull
         pull.task = self._background.start(self._run(key, pull, look_again), f"pull {digest}")
         return pull

@@ -72,6 +72,7 @@ class Pulling:
             pulls_max=config.pull.blobs_at_once,
             presence_budget_s=config.pull.find_missing_time,
             memory=budget,
+            purged=storage.ledger.purges.blobs_among,
         )
         self._prefetcher = Prefetcher(self.shared, limits, config.pull.prefetch, metrics)
         self._closures, self._limits = closures, limits
@@ -120,6 +121,7 @@ class Pulling:
             self._clock,
             index_ttl_s=ttl_s,
             blobs_elsewhere=blobs_elsewhere,
+            purged=self._storage.ledger.purges.entries_among,
         )
 
     def apply_config(self, config: Config) -> None:

@@ -31,6 +31,7 @@ from federation.core.errors import (
 )
 from federation.core.memory_budget import MemoryBudget
 from federation.core.provenance import Provenance, Source
+from federation.core.purges import Purged, nothing_purged
 from federation.core.store import LocalStore
 from federation.core.tasks import Background
 from federation.upstream.arrivals import Arrivals
@@ -72,9 +73,14 @@ class SmallPulls:
         upstreams: Sequence[Upstream],
         clock: Clock,
         budget: MemoryBudget,
+        purged: Purged = nothing_purged,
     ) -> None:
-        """budget: for blobs that are answered before they are stored."""
+        """budget: for blobs that are answered before they are stored.
+
+        purged: tells which blobs were purged here; upstreams are not asked for those.
+        """
         self._local = local
+        self._purged = purged
         self._upstreams = upstreams
         self._clock = clock
         self._budget = budget
@@ -113,7 +119,10 @@ class SmallPulls:
         mine: list[_Wanted] = []
         waiting: dict[Digest, asyncio.Future[bytes | None]] = {}
         loop = asyncio.get_running_loop()
+        purged = await self._purged(digests)
         for digest in dict.fromkeys(digests):
+            if digest in purged:
+                continue
             if (unkept := self._unkept.get(digest)) is not None:
                 found[digest] = unkept
                 continue

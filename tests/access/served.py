@@ -20,7 +20,12 @@ from federation._proto.buildstream.v2.buildstream_pb2 import (
     UpdateReferenceRequest,
 )
 from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStorageStub
-from federation._proto.federation.v1 import holdings_pb2, holdings_pb2_grpc
+from federation._proto.federation.v1 import (
+    holdings_pb2,
+    holdings_pb2_grpc,
+    purges_pb2,
+    purges_pb2_grpc,
+)
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.core.digest import digest_of
 from federation.wire.holdings import name_of
@@ -204,6 +209,11 @@ READS: dict[str, Attempt] = {
 }
 
 PEERS_ALONE: dict[str, Attempt] = {
+    "federation.v1.Purges/Apply": (
+        lambda client, data: purges_pb2_grpc.PurgesStub(client.channel).Apply(
+            purges_pb2.ApplyPurgesRequest(instance_name=client.instance)
+        )
+    ),
     "federation.v1.Holdings/FindLacking": (
         lambda client, data: holdings_pb2_grpc.HoldingsStub(client.channel).FindLacking(
             holdings_pb2.FindLackingRequest(

@@ -28,6 +28,7 @@ from federation.services.quotas import CallerQuotas
 from federation.services.runtime import Runtime
 from tests.support.fakes import MemoryIndex, MemoryStore
 from tests.support.local_finder import LocalFinder
+from tests.support.memory_purges import MemoryPurges
 from tests.support.samples import sample_value
 
 _PATIENCE_S = 30.0
@@ -108,6 +109,7 @@ class HttpNode:
 
     store: MemoryStore
     index: MemoryIndex
+    purges: MemoryPurges
     metrics: Metrics
     server: HttpCacheServer
     service: HttpCacheService
@@ -173,11 +175,12 @@ async def serve_http(
     store, index = store or MemoryStore(), MemoryIndex(SystemClock())
     limits, clock, metrics = limits or LimitsConfig(), clock or SystemClock(), Metrics()
     budget, compute = MemoryBudget(limits.buffer_memory), Compute(2)
+    purges = MemoryPurges.of(store, index)
     finder = LocalFinder(index, ClosureChecker(store, limits, ManualClock(), store))
     stream = ByteStreamService(store, limits, clock, metrics, budget, compute)
     config = Config.model_validate({"namespaces": list(namespaces)})
     service = HttpCacheService(
-        store, store, store, index, finder, stream, config, limits, clock, metrics
+        store, store, store, index, finder, stream, config, limits, clock, metrics, purges
     )
     connections = OpenConnections[HttpConnection]()
     allowed = access or SameForAll(rights or everybody(push=True))
@@ -195,7 +198,7 @@ async def serve_http(
     await server.start([listening])
     results = ActionCacheService(store, index, finder, metrics)
     node = HttpNode(
-        store, index, metrics, server, service, results, stream, runtime, budget, compute
+        store, index, purges, metrics, server, service, results, stream, runtime, budget, compute
     )
     node.port = listening.getsockname()[1]
     return node

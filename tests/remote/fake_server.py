@@ -54,6 +54,7 @@ SERVICES = {
     "GetReference": "buildstream.v2.ReferenceStorage",
     "UpdateReference": "buildstream.v2.ReferenceStorage",
     "FindLacking": "federation.v1.Holdings",
+    "Apply": "federation.v1.Purges",
     "QueryWriteStatus": "google.bytestream.ByteStream",
 }
 CHUNK_BYTES = 64 * 1024
@@ -259,6 +260,8 @@ class FakeServer:
 
     async def _FindLacking(self, _request: bytes, context: Context) -> bytes:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+
+    _Apply = _FindLacking  # of federation.v1.Purges
 
     def held(self, message: reapi.Digest, function: DigestFunction) -> bytes | None:
         return self.blobs.get(Digest(bytes.fromhex(message.hash), message.size_bytes, function))

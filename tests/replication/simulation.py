@@ -23,8 +23,9 @@ from federation.closure.names import names_of_entry
 from federation.config.peers import PeerConfig
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError
-from federation.core.index import Entry, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.provenance import Provenance, Source
+from federation.core.purges import Purge, Purgeable
 from federation.remote.failures import FailureKind, failure
 from federation.replication.assembly import make_session, walking
 from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
@@ -38,6 +39,7 @@ from tests.replication.graph import reached
 from tests.replication.here import LIMITS, asset_of, result_of
 from tests.replication.virtual_time import VirtualClock, run
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
+from tests.support.memory_purges import MemoryPurges
 
 Edges = Sequence[tuple[int, int]]
 TOPOLOGIES: dict[str, Edges] = {
@@ -65,11 +67,19 @@ class Faults:
     astray: float = 0.0  # of calls: a proxy answers them, with UNIMPLEMENTED
     skew_s: float = 0.0
     delay_s: float = 0.01
+    purges: int = 0
 
 
 CALM = Faults()
 ROUGH = Faults(
-    cuts=6, crashes=3, lost_answers=0.05, repeats=0.05, astray=0.02, skew_s=3600.0, delay_s=0.5
+    cuts=6,
+    crashes=3,
+    lost_answers=0.05,
+    repeats=0.05,
+    astray=0.02,
+    skew_s=3600.0,
+    delay_s=0.5,
+    purges=6,
 )
 WORST = Faults(
     cuts=6,
@@ -81,6 +91,7 @@ WORST = Faults(
     astray=0.05,
     skew_s=200_000,
     delay_s=2.0,
+    purges=8,
 )
 
 
@@ -153,7 +164,13 @@ class SimulatedPeer:
 
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         held = self._wire.there
-        return set(await self._call(lambda: {d for d in digests if d not in held.storage.blobs}))
+
+        def missing() -> set[Digest]:
+            blobs, purges = held.storage.blobs, held.storage.purges
+            return {d for d in digests if d not in blobs and not purges.has(d)}
+
+        found: set[Digest] = await self._call(missing)
+        return found
 
     async def find_absent(self, digests: Collection[Digest]) -> set[Digest]:
         return await self.find_missing(digests)
@@ -181,10 +198,13 @@ class SimulatedPeer:
             if node_id and self._wire.there.storage.node_id != node_id:
                 raise failure(self._wire.there.name, FailureKind.UNAVAILABLE, "another node")
             self._wire.crossed[entry.key, entry.value] += 1
-            self._wire.there.check_closed(entry)
+            self._wire.there.check_closed(entry, self._wire.here.storage)
             self._wire.there.storage.put_one(entry, self._provenance(history))
 
         await self._call(work)
+
+    async def tell_purges(self, purges: Sequence[Purge]) -> None:
+        await self._call(lambda: [self._wire.there.storage.purges.apply_one(p) for p in purges])
 
     async def compare(self, entry: Entry) -> Theirs:
         theirs = await self._call(lambda: self._wire.there.storage.entries.get(entry.key))
@@ -251,13 +271,16 @@ class Node:
         self.generation += 1
         self.storage = MemoryStorage(f"{self.name}.{self.generation}", self.clock)
 
-    def check_closed(self, entry: Entry) -> None:
+    def check_closed(self, entry: Entry, sender: MemoryStorage) -> None:
         """Note an entry that came before what it names."""
         for names in names_of_entry(entry):
             self.dangling += [
                 f"{entry.label} before {digest}"
                 for digest in names.blobs
-                if digest not in self.storage.blobs and not digest.is_empty
+                if digest not in self.storage.blobs
+                and not digest.is_empty
+                # A blob that was purged is not sent; the entry is hidden at both.
+                and digest not in {*sender.purges.records, *self.storage.purges.records}
             ]
 
     @property
@@ -309,6 +332,7 @@ class Simulation:
             wire.here.wires[wire.there.name] = wire
         self._writers = sorted({a for a, _ in edges})
         self._serial = 0
+        self._pushed: dict[Purgeable, bytes | Entry] = {}
 
     async def run(self) -> History:
         for node in self.nodes:
@@ -332,6 +356,7 @@ class Simulation:
         acts: list[Any] = [self._push] * self._pushes
         acts += [self._cut] * faults.cuts + [self._crash] * faults.crashes
         acts += [self._wipe] * faults.wipes + [self._trim] * faults.trims
+        acts += [self._purge] * faults.purges
         self._rng.shuffle(acts)
         async with asyncio.TaskGroup() as group:
             for act in acts:
@@ -350,6 +375,7 @@ class Simulation:
             self._serial += 1
             blobs.append(b"%d " % self._serial * rng.randrange(1, 100))
         held = [digest_of(data) for data in blobs]
+        self._pushed.update(zip(held, blobs, strict=True))
         entry = None
         if rng.random() < 0.7:
             name = rng.randrange(4)  # few, so that they are written over
@@ -357,6 +383,8 @@ class Simulation:
                 entry = result_of(digest_of(b"action %d" % name), *held)
             else:
                 entry = asset_of(f"urn:name:{name}", held[0], *held[1:])
+        if entry is not None:
+            self._pushed[entry.key] = entry
         self._note(f"{node.name} gets {len(blobs)} blobs, {entry.label if entry else ''}")
         if entry is not None and rng.random() < 0.2:
             node.storage.put_one(entry)
@@ -393,6 +421,33 @@ class Simulation:
         node.wipe()
         await asyncio.sleep(self._rng.uniform(0, 5))
         node.start()
+
+    async def _purge(self) -> None:
+        """Purge something, held or not, and perhaps push it again."""
+        rng = self._rng
+        up = [self.nodes[at] for at in self._writers if self.nodes[at].is_up]
+        things = sorted(self._pushed, key=str)
+        if not up or not things:
+            return
+        thing, node = rng.choice(things), rng.choice(up)
+        self._note(f"{node.name} purges {thing}")
+        node.storage.purges.purge_one(thing)
+        await asyncio.sleep(rng.uniform(0, 5.0))
+        if rng.random() < 0.5 and node.is_up:
+            self._note(f"{node.name} gets {thing} again")
+            self._push_again(node, thing)
+
+    def _push_again(self, node: Node, thing: Purgeable) -> None:
+        pushed = self._pushed[thing]
+        if isinstance(thing, Digest):
+            assert isinstance(pushed, bytes)
+            node.storage.take(thing, pushed)
+        else:
+            assert isinstance(pushed, Entry)
+            for names in names_of_entry(pushed):
+                for digest in names.blobs:
+                    self._push_again(node, digest)
+            node.storage.put_one(pushed)
 
     async def _trim(self) -> None:
         node = self._rng.choice(self.nodes)
@@ -432,12 +487,16 @@ class Simulation:
             a, b = wire.here.storage, wire.there.storage
             where = f"{wire.here.name}->{wire.there.name}"
             problems = self.history.problems
-            lost = [str(digest) for digest in a.blobs if digest not in b.blobs]
+            problems += _untold(where, a.purges, b.purges)
+            purged = {d for d in a.blobs if b.purges.has(d)}  # there; it may not come back to us
+            lost = [str(digest) for digest in a.blobs if digest not in {*b.blobs, *purged}]
             problems += [f"{where} lacks {each}" for each in lost]
             for key, entry in a.entries.items():
                 other = b.entries.get(key)
-                if other is None:
+                if other is None and not (b.purges.has(key) or _is_hidden(entry, a)):
                     problems.append(f"{where} lacks {entry.label}")
+                elif other is None:
+                    continue
                 elif (other.value, other.stamp) != (entry.value, entry.stamp) and (
                     other.stamp <= entry.stamp or _both_ways(self.wires, wire)
                 ):
@@ -450,6 +509,38 @@ class Simulation:
                 ]
         for node in self.nodes:
             self.history.problems += [f"{node.name}: {each}" for each in node.dangling]
+            self.history.problems += _come_back(node)
+
+
+def _untold(where: str, here: MemoryPurges, there: MemoryPurges) -> list[str]:
+    """Return the records that the node at the other end of a wire does not have, nor later ones."""
+    return [
+        f"{where} was not told of {purge}"
+        for thing, (_, purge) in here.records.items()
+        if thing not in there.records or there.records[thing][1].stamp < purge.stamp
+    ]
+
+
+def _come_back(node: Node) -> list[str]:
+    """Return what a node holds although it was purged and nobody has pushed it since."""
+    storage = node.storage
+    back = [
+        thing
+        for thing, (_, purge) in storage.purges.records.items()
+        if (isinstance(thing, Digest) and thing in storage.blobs and not purge.is_allowed)
+        or (
+            isinstance(thing, EntryKey)
+            and thing in storage.entries
+            and storage.entries[thing].stamp < purge.stamp
+        )
+    ]
+    return [f"{node.name} holds {thing}, which was purged" for thing in back]
+
+
+def _is_hidden(entry: Entry, storage: MemoryStorage) -> bool:
+    """Whether an entry needs a blob that was purged."""
+    named = [digest for names in names_of_entry(entry) for digest in names.blobs]
+    return any(storage.purges.has(digest) for digest in named)
 
 
 def _both_ways(wires: Sequence[Wire], wire: Wire) -> bool:

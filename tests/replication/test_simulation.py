@@ -19,7 +19,9 @@ def test_r01_without_faults_each_object_crosses_each_link_at_most_once(topology:
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
-def test_r02_after_cuts_and_crashes_all_nodes_hold_the_same_and_traffic_ends(topology: str) -> None:
+def test_r02_r29_after_cuts_and_crashes_all_hold_the_same_and_traffic_ends(
+    topology: str,
+) -> None:
     for seed in SEEDS:
         simulate(seed, topology, ROUGH).check()
 

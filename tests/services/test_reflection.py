@@ -14,6 +14,7 @@ SERVICES = {
     "buildstream.v2.ReferenceStorage": b"UpdateReferenceRequest",
     "google.bytestream.ByteStream": b"QueryWriteStatusRequest",
     "federation.v1.Holdings": b"FindLackingRequest",
+    "federation.v1.Purges": b"ApplyPurgesRequest",
     HEALTH: b"HealthCheckRequest",
 }
 

@@ -28,6 +28,7 @@ from federation.core.replication_log import (
 )
 from federation.wire.holdings import name_of
 from tests.support.fakes import MemoryEntries, MemoryIngest, MemoryStore
+from tests.support.memory_purges import MemoryPurges
 
 Key = tuple[str, Lane]
 
@@ -52,11 +53,32 @@ class MemoryStorage(MemoryStore, MemoryEntries):
         self.damaged: set[Digest] = set()
         self.leader: MemoryLedger | None = None
         self.grown = asyncio.Event()
+        self.purges = MemoryPurges(
+            self.blobs, self.entries, self._drop, self._tick, self.clock.monotonic_s
+        )
+
+    def forget_purges(self, keep_s: float) -> None:
+        """Do as maintenance does: see forget_purges in storage/upkeep/retention.py."""
+        told = [each.purges for each in self.records.values() if each.lane is Lane.ALWAYS]
+        self.purges.forget(keep_s, min(told, default=self.purges.newest))
+
+    def _drop(self, thing: Digest | EntryKey) -> None:
+        if isinstance(thing, Digest):
+            self.remove(thing)
+        else:
+            del self.entries[thing]
+            self.seq_of.pop(thing, None)
+            self.place_of.pop(thing, None)
 
     # Blobs
 
     def take(self, digest: Digest, data: bytes, provenance: Provenance = FROM_CLIENT) -> bool:
         """Accept a blob; one that only an upstream gave so far is accepted anew."""
+        if self.purges.has(digest):
+            if provenance.source is not Source.CLIENT:
+                return False
+            self.check(digest, data)
+            self.purges.allow(digest)
         new = self.add(digest, data)
         again = self.source_of.get(digest) is Source.UPSTREAM is not provenance.source
         if new or (again and not digest.is_empty):
@@ -114,6 +136,11 @@ class MemoryStorage(MemoryStore, MemoryEntries):
     def put_one(self, entry: Entry, provenance: Provenance = FROM_CLIENT) -> bool:
         """Return whether the entry was taken over, which is when the log tells of it."""
         held = self.entries.get(entry.key)
+        is_dated = provenance.source is Source.PEER and entry.stamp != NO_STAMP
+        if (is_dated or provenance.source is Source.UPSTREAM) and self.purges.bars(
+            entry.key, entry.stamp if is_dated else NO_STAMP
+        ):
+            return False
         if held is not None and not self._replaces(entry, held, provenance.source):
             return False
         stamp = entry.stamp
@@ -143,7 +170,8 @@ class MemoryStorage(MemoryStore, MemoryEntries):
             return not same
         return _rank(entry) > _rank(held)
 
-    def _tick(self) -> Stamp:
+    def _tick(self, above: Stamp = NO_STAMP) -> Stamp:
+        self.last_ticks = max(self.last_ticks, above.ticks)
         self.last_ticks = max(self.last_ticks + 1, int(self.clock.wall_s() * 1000) << 16)
         return Stamp(self.last_ticks, self.node_id)
 
@@ -203,6 +231,10 @@ class MemoryLedger:
     @property
     def node_id(self) -> str:
         return self.storage.node_id
+
+    @property
+    def purges(self) -> MemoryPurges:
+        return self.storage.purges
 
     @property
     def log_epoch(self) -> str:
@@ -360,6 +392,9 @@ class MemoryLedger:
 
     async def held_like(self, names: Sequence[bytes]) -> set[bytes]:
         held = {name_of(digest) for digest in self.storage.blobs}
+        held |= {
+            name_of(d) for d in self.purges.records if isinstance(d, Digest) and self.purges.has(d)
+        }
         return held.intersection(names)
 
     async def is_damaged(self, digest: Digest) -> bool:

@@ -165,7 +165,8 @@ async def finder_over(
 ) -> AsyncIterator[Here]:
     clock, metrics, limits = clock or SystemClock(), Metrics(), LimitsConfig()
     async with opened(path / "data", short(**{"lease": 60.0, **settings})) as storage:
-        shared = UpstreamPool("me", storage, [each.upstream for each in upstreams], clock)
+        purges, used = storage.ledger.purges, [each.upstream for each in upstreams]
+        shared = UpstreamPool("me", storage, used, clock, purged=purges.blobs_among)
         closures = ClosureChecker(storage, limits, clock, storage)
         prefetcher = Prefetcher(shared, limits, prefetch, metrics)
         finder = FederatedFinder(
@@ -177,6 +178,7 @@ async def finder_over(
             clock,
             index_ttl_s=ttl_s,
             blobs_elsewhere=blobs_elsewhere,
+            purged=purges.entries_among,
         )
         try:
             yield Here(finder, storage, shared, prefetcher)

@@ -10,6 +10,7 @@ from federation.storage.admin.peers import (
     known_peers,
     read_parked,
 )
+from federation.storage.admin.purge import find_entries, purge
 from federation.storage.admin.rebuild import rebuild
 from federation.storage.admin.summary import (
     offline_since_s,
@@ -26,9 +27,11 @@ __all__ = [
     "collect",
     "drop_peer",
     "explaining",
+    "find_entries",
     "known_peers",
     "offline_since_s",
     "processes",
+    "purge",
     "read_parked",
     "rebuild",
     "restore",

@@ -17,13 +17,14 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import SourceUnavailable, TooBusy
 from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.provenance import Source
+from federation.core.purges import Purge
 from federation.storage import blob_files
 from federation.storage.admin.common import existing, reading
 from federation.storage.admin.eviction_status import EvictionFacts, eviction_status
 from federation.storage.admin.object_peers import LoggedObject, peers_of_catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import footprint, instances
+from federation.storage.catalogue import footprint, instances, purges
 from federation.storage.catalogue.blobs import BlobRow
 from federation.storage.catalogue.transaction import BLOB, HOLD, get_meta, read_totals
 from federation.storage.directory import DataDirectory
@@ -87,6 +88,13 @@ class CatalogueExplainer:
         if row is not None:
             facts = self._held(digest, row)
         return {**facts, "quarantine": self._quarantine(digest)}
+
+    def purges(self, digest: Digest | None = None, label: str = "") -> list[Purge]:
+        """See Explainer. Reads all records for a label."""
+        if digest is None:
+            return purges.labelled(self._connection, label, _SHOWN_MAX)
+        found = purges.get(self._connection, digest)
+        return [] if found is None else [found]
 
     def action_results(self, action: Digest, instance: str | None) -> list[FoundEntry]:
         """Return the results of an action in one instance; instance None: in all."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from federation.config.model import StorageConfig
+from federation.core.purges import Purgeable, PurgeOutcome
 from federation.core.replication_log import Parked
 from federation.storage import admin
 from federation.storage.admin.node_id import new_id
@@ -19,6 +20,8 @@ from federation.storage.processes import lock_path
 from federation.storage.reports import (
     BackupReport,
     CollectReport,
+    EntryMatch,
+    EntrySelection,
     KnownPeer,
     NewId,
     RebuildReport,
@@ -142,6 +145,14 @@ class DirectoryOperations(Operations):
     def drop_peer(self, peer: str) -> None:
         """See Operations."""
         admin.drop_peer(self._data_dir, self._settings, peer)
+
+    def find_entries(self, wanted: EntrySelection) -> Iterator[EntryMatch]:
+        """See Operations."""
+        return admin.find_entries(self._data_dir, wanted)
+
+    def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
+        """See Operations."""
+        return admin.purge(self._data_dir, self._settings, things, by)
 
     def offline_since_s(self) -> int | None:
         """See Operations."""

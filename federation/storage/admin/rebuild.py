@@ -26,7 +26,7 @@ from federation.storage.admin.common import existing, unserved
 from federation.storage.admin.salvage import Salvage, salvage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import entries, peer_records, schema
+from federation.storage.catalogue import entries, peer_records, purges, schema
 from federation.storage.catalogue.transaction import Totals, Transaction, set_meta, write_totals
 from federation.storage.contract import Progress
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
@@ -138,6 +138,9 @@ class _Rebuild:
             self.report.entries += 1
             self._step(number)
         self._transaction.wall_s = now_s
+        for purge, used_ms in saved.purges(now_s):
+            self._transaction.now_ms = used_ms
+            purges.store(self._transaction, purge)
         self._transaction.observe(saved.last_stamp(now_s))
         peers = list(saved.peers())
         peer_records.save(self._transaction, peers)

@@ -15,11 +15,12 @@ import apsw
 from federation.core.digest import Digest
 from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
 from federation.core.provenance import FROM_CLIENT, Provenance, Source
+from federation.core.purges import Purge, Purgeable
 from federation.core.replication_log import Lane, PeerRecord
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.hlc import is_too_far, ticks_at
 from federation.storage.catalogue.schema import UNREADABLE
-from federation.storage.catalogue.transaction import get_meta
+from federation.storage.catalogue.transaction import BLOB, get_meta
 
 _INLINE = (
     "SELECT small.seq, log.name, log.size, small.data FROM small JOIN log USING (seq) "
@@ -41,6 +42,10 @@ _INSTANCES = (
 _USED = ("used", "accessed")  # the column of the last use: from schema version 3 on, and before
 _STAMPS = ("ticks, node", "0, ''")  # the columns of stamps: from schema version 2 on, and before
 _PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer ORDER BY name"
+_PURGES = (
+    "SELECT seq, kind, instance, name, size, label, by, at, allowed, ticks, node, used FROM purge "
+    "ORDER BY seq"
+)
 _STORE_END_MS = 2**45  # a thousand years; store time counts from the creation of a catalogue
 _ANEW = "the catalogue was rebuilt"
 _TIME_END_S = 253_402_300_800  # the year 10000: the end of protobuf's Timestamp
@@ -182,6 +187,39 @@ class Salvage:
             except _NO_ROW:
                 continue
             yield record._replace(pins_pulled=bool(pins_pulled))
+
+    def purges(self, now_s: float) -> Iterator[tuple[Purge, int]]:
+        """Yield records of purges with their last use (store ms); now_s is wall clock time."""
+        names = self._instances()
+        if self._asked("SELECT name FROM purge LIMIT 0") is None:
+            return
+        for (
+            _,
+            kind,
+            instance,
+            name,
+            size,
+            label,
+            by,
+            at_s,
+            allowed,
+            ticks,
+            node,
+            used,
+        ) in self._rows(_PURGES):
+            try:
+                thing: Purgeable
+                if kind == BLOB:
+                    thing = digest_of_key(_only(bytes, name), _only(int, size))
+                else:
+                    named = _only(str, "" if not instance else names.get(instance))
+                    thing = EntryKey(EntryKind(kind), named, _only(bytes, name))
+                stamp = Stamp(_only(int, ticks), _only(str, node))
+                people = (_only(str, label), _only(str, by), _time_s(at_s))
+            except (*_NO_ROW, LookupError):
+                continue
+            if not is_too_far(stamp, now_s):
+                yield Purge(thing, stamp, *people, bool(allowed)), _store_ms(used)
 
     def _asked(self, query: str, bindings: tuple[bytes, ...] = ()) -> list[Any] | None:
         """Return the rows of a query, or None if it fails; a failure is not counted as damage."""

@@ -12,7 +12,7 @@ from federation.core.errors import StorageFull
 from federation.core.index import LIKE_MAX, Entry, EntryKey, Stamp
 from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import EntryHead
-from federation.storage.catalogue import instances
+from federation.storage.catalogue import instances, purges
 from federation.storage.catalogue.blobs import used_at
 from federation.storage.catalogue.footprint import LOG_ROW_BYTES, cost_of_entry
 from federation.storage.catalogue.hlc import Held, Verdict, date, is_dated
@@ -182,9 +182,12 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
     old = _row(transaction.connection, entry.key)
     held = old and Held(old.entry.value, old.entry.expires_at_s, old.entry.source, old.entry.stamp)
     ticks, node_id, wall_s = transaction.totals.ticks, transaction.node_id, transaction.wall_s
-    dated = date(held, entry, origin.source, ticks, node_id, wall_s, transaction.drift_s)
+    purged = purges.stamp_of(transaction.connection, entry.key)
+    dated = date(held, entry, origin.source, ticks, node_id, wall_s, transaction.drift_s, purged)
     transaction.totals.ticks = dated.ticks
-    if dated.verdict is Verdict.TAKE:
+    if dated.verdict is Verdict.PURGED:
+        purges.note_used(transaction.connection, [purges.name_of(entry.key)], transaction.now_ms)
+    elif dated.verdict is Verdict.TAKE:
         _store(transaction, entry._replace(stamp=dated.stamp), origin, old)
     elif old and dated.verdict is Verdict.RENEW:
         if is_dated(entry, origin.source):
@@ -231,6 +234,16 @@ def restore(transaction: Transaction, entry: Entry) -> None:
     transaction.observe(entry.stamp)
     old = _row(transaction.connection, entry.key)
     _store(transaction, entry, Provenance(entry.source, origin=entry.origin), old)
+
+
+def remove(transaction: Transaction, old: EntryRow) -> None:
+    """Delete an entry."""
+    key = old.entry.key
+    transaction.connection.execute("DELETE FROM entry WHERE id = ?", (old.id,))
+    transaction.changed_entries.append(key)
+    transaction.totals.entries -= 1
+    transaction.totals.size_bytes -= size_of(old.entry.value, old.entry.label)
+    transaction.grown_bytes -= cost_of(old.entry)
 
 
 def touch(connection: apsw.Connection, touched: dict[int, int]) -> None:

@@ -30,6 +30,7 @@ class Verdict(enum.Enum):
     TAKE = enum.auto()  # store it, with a new log row
     RENEW = enum.auto()  # the same entry is held already: renew its use
     LET_FALL = enum.auto()  # drop it: the entry held wins
+    PURGED = enum.auto()  # drop it: the name was purged later
 
 
 class Held(NamedTuple):
@@ -122,16 +123,22 @@ def date(
     node_id: str,
     wall_s: float,
     drift_s: float = DRIFT_S,
+    purged: Stamp | None = None,
 ) -> Dated:
     """Decide about an entry, and give it a stamp if it came without one.
 
-    ticks: of the greatest stamp given or received here so far. Raises InvalidRequest for a stamp
-    that is too far in the future.
+    ticks: of the greatest stamp given or received here so far. purged: the stamp of the record that
+    the name was purged; older values are let fall. Raises InvalidRequest for a stamp that is too
+    far in the future.
     """
     brings_stamp = is_dated(entry, source)
     if brings_stamp:
         check(entry.stamp, wall_s, drift_s)
         ticks = max(ticks, entry.stamp.ticks)
+    if purged is not None and (
+        source is Source.UPSTREAM or (brings_stamp and entry.stamp <= purged)
+    ):
+        return Dated(Verdict.PURGED, NO_STAMP, ticks)
     both_pulled = brings_stamp and entry.stamp.ticks == PULLED_TICKS
     rival = held
     # Both nodes pulled a value: comparing by node id makes them keep the same one.
@@ -147,6 +154,8 @@ def date(
     given = next_ticks(ticks, wall_s, drift_s)
     if held is not None:
         given = max(given, held.stamp.ticks + 1)  # peers may hold the old value: the new one wins
+    if purged is not None:
+        given = max(given, purged.ticks + 1)
     return Dated(verdict, Stamp(given, node_id), max(ticks, given))
 
 

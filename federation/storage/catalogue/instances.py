@@ -32,7 +32,8 @@ def forget_unused(transaction: Transaction) -> int:
     transaction.connection.execute(
         "DELETE FROM instance WHERE id > 0 "
         "AND id NOT IN (SELECT instance FROM entry) "
-        "AND id NOT IN (SELECT instance FROM log) AND id NOT IN (SELECT instance FROM parked)"
+        "AND id NOT IN (SELECT instance FROM log) AND id NOT IN (SELECT instance FROM parked) "
+        "AND id NOT IN (SELECT instance FROM purge)"
     )
     return transaction.connection.changes()
 

@@ -10,6 +10,8 @@ from federation.storage.catalogue.tables import (
     LOST,
     NAMED_TABLES,
     PEER_TABLE,
+    PURGES,
+    TOLD,
 )
 
 _PARKED_2 = """
@@ -93,12 +95,14 @@ INSERT OR REPLACE INTO lost (key, size, source, reason, found, due)
   SELECT key, size, 0, reason, found, 0 FROM quarantine
   WHERE key NOT IN (SELECT key FROM blob) ORDER BY id;
 """
+_PURGED = f"ALTER TABLE peer ADD COLUMN {TOLD.removeprefix(', ')};{PURGES}"
 
 # From version N to N + 1. Version 1 is the first.
 MIGRATIONS: Mapping[int, str] = {
     1: _STAMPS + PEER_TABLE.format("") + _PARKED_2,
     2: _USES,
     3: LOST + _QUARANTINED_BEFORE,
+    4: _PURGED,
 }
 
 # Views that let queries for the current schema read a catalogue of an older version, which a node
@@ -112,12 +116,16 @@ CREATE TEMP VIEW instance AS SELECT instance AS id, instance AS name FROM main.e
   UNION SELECT instance, instance FROM main.log;
 """
 _PEERS_BEFORE_3 = """
-CREATE TEMP VIEW peer AS SELECT *, state = 'following' AS holds FROM main.peer;
+CREATE TEMP VIEW peer AS SELECT *, state = 'following' AS holds, 0 AS purges FROM main.peer;
 """
 _BEFORE_4 = """
 CREATE TEMP VIEW lost AS SELECT key, size, 0 AS source, reason, found, NULL AS due, 0 AS tries,
   0.0 AS tried, '' AS note, NULL AS back, '' AS origin FROM main.quarantine WHERE 0;
 """
+_BEFORE_5 = PURGES.replace("CREATE TABLE", "CREATE TEMP TABLE").replace(
+    "INDEX purge", "INDEX temp.purge"
+)
+_PEERS_3_AND_4 = "CREATE TEMP VIEW peer AS SELECT *, 0 AS purges FROM main.peer;"
 
 
 def as_current(version: int) -> str:
@@ -129,7 +137,9 @@ def as_current(version: int) -> str:
         for views, is_needed in (
             (_BEFORE_3, version < 3),
             (_PEERS_BEFORE_3, version == 2),
+            (_PEERS_3_AND_4, version in {3, 4}),
             (_BEFORE_4, version < 4),
+            (_BEFORE_5, version < 5),
         )
         if is_needed
     )

@@ -13,21 +13,23 @@ from federation.storage.catalogue.transaction import Transaction, read_totals
 
 _COLUMNS = (
     "name, lane, cursor, state, reason, position, node_id, log_seen, wanted, served, "
-    "sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks, holds"
+    "sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks, holds, "
+    "purges"
 )
 # A save leaves wanted and marks alone: storage itself counts them. If storage has marked the record
 # since the caller read it, the save also leaves alone what the mark has set.
 _SAVE = """
 INSERT INTO peer (name, lane, cursor, state, reason, position, node_id, log_seen, served,
-  sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, holds)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?18)
+  sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, holds, purges)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?18, ?19)
 ON CONFLICT (name, lane) DO UPDATE SET
   state = CASE WHEN marks > ?17 THEN state ELSE ?4 END,
   reason = CASE WHEN marks > ?17 THEN reason ELSE ?5 END,
   position = CASE WHEN marks > ?17 THEN position ELSE ?6 END,
   holds = CASE WHEN marks > ?17 THEN holds WHEN ?4 = 'following' THEN 1 ELSE ?18 END,
   cursor = ?3, node_id = ?7, log_seen = ?8, served = ?10, sent_objects = ?11, sent_bytes = ?12,
-  last_success = ?13, last_error = ?14, last_error_at = ?15, pins_pulled = ?16
+  last_success = ?13, last_error = ?14, last_error_at = ?15, pins_pulled = ?16,
+  purges = ?19
 """
 _BEYOND = "its cursor is beyond the end of the change log"
 

@@ -80,10 +80,24 @@ CREATE TABLE lost (
 ) WITHOUT ROWID;
 CREATE INDEX lost_by_due ON lost (due) WHERE due IS NOT NULL;
 """
+# purge: federation.core.purges.Purge, named as in the change log.
+#   used      when the record last kept something out (store ms); it is forgotten some time later
+#   seq       its number, a new one at each change: peers are told of those above the last they know
+PURGES = """
+CREATE TABLE purge (
+  kind INTEGER NOT NULL, instance INTEGER NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL,
+  label TEXT NOT NULL, by TEXT NOT NULL, at REAL NOT NULL, allowed INTEGER NOT NULL,
+  ticks INTEGER NOT NULL, node TEXT NOT NULL, used INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY (kind, instance, name)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX purge_by_seq ON purge (seq);
+CREATE INDEX purge_by_use ON purge (used);
+"""
 
 # peer: how far each lane of each peer has acknowledged the change log (PeerRecord in
 # federation.core.replication_log). parked.name of a blob is its key, as in the change log.
 HOLDS = ", holds INTEGER NOT NULL DEFAULT 1"
+TOLD = ", purges INTEGER NOT NULL DEFAULT 0"
 PEER_TABLE = """
 CREATE TABLE peer (
   name TEXT NOT NULL, lane TEXT NOT NULL, cursor INTEGER NOT NULL, state TEXT NOT NULL,
@@ -95,4 +109,6 @@ CREATE TABLE peer (
 ) WITHOUT ROWID;
 """
 
-NEW = TABLES + INSTANCES + NAMED_TABLES + INDEXES + LOST + PEER_TABLE.format(HOLDS)
+NEW = "".join(
+    (TABLES, INSTANCES, NAMED_TABLES, INDEXES, LOST, PEER_TABLE.format(HOLDS + TOLD), PURGES)
+)

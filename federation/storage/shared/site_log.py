@@ -16,6 +16,7 @@ from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.parked import KEPT_MAX
 from federation.storage.shared.catalogue.rows import Lead, Role
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.site_purges import SitePurges
 
 _log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ class SiteLog:
         self._blobs = catalogue.blobs
         self._index = catalogue.index
         self._walks = catalogue.walks
+        self.purges = SitePurges()
         self._lead: Lead | None = None  # the last one; after that, writes carry it and are refused
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import apsw
@@ -292,11 +293,12 @@ class Maintenance:
             await self._core.writer.submit(lambda tx: set_meta(tx, DONE, done))
 
     async def _tidy(self) -> None:
-        now_s = self._core.clock.monotonic_s()
+        now_s, keep_s = self._core.clock.monotonic_s(), self._core.settings.purge_keep
         if now_s >= self._next_trim_s or self._log_trimmer.is_due:
             self._next_trim_s = now_s + _TRIM_EVERY_S
             await self._core.pool.run(self._reserve.make)
             await self.trim_log()
+            await self._core.writer.submit(partial(retention.forget_purges, keep_s=keep_s))
             await self._core.writer.submit(instances.forget_unused)
         await self._give_back()
         if now_s >= self._next_sweep_s:

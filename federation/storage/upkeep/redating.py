@@ -14,6 +14,7 @@ import structlog
 
 from federation.core.clock import utc_text
 from federation.core.provenance import Provenance, Source
+from federation.storage.catalogue import purges
 from federation.storage.catalogue.hlc import next_ticks, ticks_at
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
@@ -69,7 +70,11 @@ class Redating:
 
     async def _redate(self) -> int:
         first_seq = await self._core.writer.submit(lambda tx: tx.totals.seq)
-        after, count, newest = 0, 0, 0
+        # Before the entries, so that a value that was pushed after a purge stays later than that.
+        while await self._core.writer.submit(purges.redate) == purges.REDATED_AT_ONCE:
+            continue
+        after, count = 0, 0
+        newest = await self._core.pool.query(purges.newest_ticks)
         while True:
             far, newest_here, last = await self._core.pool.run(self._read, after)
             newest = max(newest, newest_here)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import structlog
 
-from federation.core.replication_log import PeerRecord
+from federation.core.replication_log import Lane, PeerRecord
 from federation.observability.metrics import Metrics
-from federation.storage.catalogue import change_log, peer_records
+from federation.storage.catalogue import change_log, peer_records, purges
 from federation.storage.catalogue.footprint import LOG_ROW_BYTES
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
@@ -24,6 +24,7 @@ _LOG_PART = 4  # the log may take 1/4 of the quota,
 _ACKNOWLEDGED_PART = 16  # but only 1/16 with rows that no peer needs
 _ROWS_MIN = 1000
 _TRIM_ROWS = 10_000  # per transaction, so that uploads do not wait long for the write lock
+_PURGES_AT_ONCE = 1000
 _TRIM_PART = 10  # after growing by 1/10 of the bound, the log is trimmed ahead of schedule
 LOG_TOO_LONG = "log"  # reasons, as the metric names them
 NO_ROOM = "room"
@@ -96,6 +97,22 @@ def report_given_up(metrics: Metrics, record: PeerRecord, why: str, head: int) -
         reason=REASONS[why],
         unacknowledged_rows=head - record.cursor,
     )
+
+
+def forget_purges(transaction: Transaction, keep_s: float) -> int:
+    """Remove records of purges that kept nothing out for keep_s; return how many.
+
+    None goes before every peer was told. Peers that are no nodes of this project are told nothing,
+    and send nothing.
+    """
+    told = [
+        record.purges
+        for record in peer_records.read(transaction.connection)
+        if record.lane is Lane.ALWAYS and (record.node_id or not record.last_success_s)
+    ]
+    upto = min(told, default=purges.newest(transaction.connection))
+    before_ms = transaction.now_ms - int(keep_s * 1000)
+    return purges.forget(transaction, before_ms, upto, _PURGES_AT_ONCE)
 
 
 class LogTrimmer:

@@ -4,11 +4,12 @@
     python -m tests.faults.replication.rounds --nodes 3 --rounds 100 --plain [--seed N]
 
 Every node of a full mesh is written to all the time, under names of its own and under names that
-all of them write, and what it acknowledged is read. A round breaks one thing or several and mends
-them. Then the writers pause, and all nodes must become ready and come to hold the same: every blob
-and entry that any of them acknowledged, with the bytes that its digest names, and one value under
-each name that several wrote. `--plain` breaks processes and links only; the other faults need
-mounts, so the program starts itself again in a mount namespace (root, or user namespaces).
+all of them write, and what it acknowledged is read. A round breaks one thing or several, purges
+something meanwhile, and mends them. Then the writers pause, and all nodes must become ready and
+come to hold the same: every blob and entry that any of them acknowledged, with the bytes that its
+digest names, one value under each name that several wrote, and nothing that was purged. `--plain`
+breaks processes and links only; the other faults need mounts, so the program starts itself again in
+a mount namespace (root, or user namespaces).
 
 After some minutes a run goes on with a new mesh, so that it needs a bounded amount of memory. What
 is found wrong ends that mesh; its logs and catalogues are kept, and so is its seed: a mesh is drawn
@@ -42,6 +43,7 @@ from tests.faults.replication.breaking import Breaker, Broken
 from tests.faults.replication.clients import Journals, using
 from tests.faults.replication.judging import Glance, Withheld, judge
 from tests.faults.replication.mesh import Mesh, full, wrong_bytes_in
+from tests.faults.replication.purging import Secrets
 from tests.faults.replication.volumes import Volume, in_own_mounts, mount, umount
 from tests.support.polling import wait_until
 from tests.support.process import Node, merged
@@ -91,6 +93,7 @@ class Result:
     blobs: int = 0
     entries: int = 0
     shared_writes: int = 0
+    purged: int = 0
     converged_s: float = 0.0
     withheld: Withheld = field(default_factory=Withheld)
     findings: list[str] = field(default_factory=list)
@@ -106,6 +109,7 @@ class Result:
             "blobs acknowledged": self.blobs,
             "entries acknowledged": self.entries,
             "writes of shared names": self.shared_writes,
+            "purges": self.purged,
             **{f"reads meanwhile: {name}": count for name, count in sorted(self.reads.items())},
             "heard UNAVAILABLE from a node that was not broken": len(self.ended),
             "longest way to the same contents (s)": round(self.converged_s, 2),
@@ -126,6 +130,7 @@ class Rounds:
         self._folder = folder
         self._done = 0
         self._last: list[str] = []
+        self._secrets = Secrets(self._rng)
         self.result = result or Result(seed)
 
     def run(
@@ -168,6 +173,7 @@ class Rounds:
         self.result.blobs += journals.blobs
         self.result.entries += journals.entries
         self.result.shared_writes += journals.shared_writes
+        self.result.purged += self._secrets.purged
 
     @contextlib.contextmanager
     def _journals(self) -> Iterator[Journals]:
@@ -207,7 +213,8 @@ class Rounds:
         seed = f"{self._seed}:{self._done}"
         with using(mesh, journals, seed, self._plan.pause_s, refusals) as crowds:
             time.sleep(self._rng.uniform(0, 0.3))
-            self._break(faults)
+            self._secrets.push(mesh)
+            self._break(faults, mesh)
         for name, crowd in crowds.items():
             kind = kinds.get(name, "nothing")
             self.result.reads.update(
@@ -218,8 +225,8 @@ class Rounds:
         self._done += 1
         self.result.rounds += 1
 
-    def _break(self, faults: Sequence[Broken]) -> None:
-        """Begin them one after the other, and end them in any order."""
+    def _break(self, faults: Sequence[Broken], mesh: Mesh) -> None:
+        """Begin them one after the other, purge something, and end them in any order."""
         stacks = []
         with ExitStack() as whatever_happens:
             for fault in faults:
@@ -227,6 +234,7 @@ class Rounds:
                 stack.enter_context(fault.context)
                 stacks.append(stack)
                 time.sleep(self._rng.uniform(0, self._plan.broken_max_s / len(faults)))
+            self._secrets.purge(mesh)
             self._rng.shuffle(stacks)
             for stack in stacks:
                 stack.close()
@@ -250,6 +258,7 @@ class Rounds:
             }
             if glance is not None:
                 glance.look(clients, oracles, self.result.withheld)
+            self._secrets.check(clients)
             for node, client in clients.items():
                 journals.check_shared(client)
                 if glance is None:

@@ -130,7 +130,7 @@ def _plain(record: PeerRecord) -> dict[str, Any]:
 
 
 def _record(head: int, columns: Sequence[Any]) -> PeerRecord:
-    record = PeerRecord._make(columns)
+    record = PeerRecord(*columns)  # a site tells nobody of purges
     record = record._replace(lane=Lane(record.lane), state=PeerState(record.state))
     if record.cursor <= head:
         return record

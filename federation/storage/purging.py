@@ -1,0 +1,227 @@
+"""Purges of an open data directory: federation.core.purges.Purges over the catalogue.
+
+What is purged goes in the transaction that records it. A blob's file loses its name there and is
+removed behind it, and so are damaged copies in quarantine/. Bytes inside the catalogue are
+overwritten with zeros, since free pages would keep them. Then the epoch moves, so that no process
+answers from memory, and running reads of the blob end (storage/streaming.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
+
+import apsw
+import structlog
+
+from federation.core.digest import Digest
+from federation.core.errors import FederationError, InvalidRequest
+from federation.core.index import EntryKey
+from federation.core.purges import BY_MAX_CHARS, Purge, Purgeable, PurgeOutcome, PurgePage
+from federation.storage import quarantine
+from federation.storage.catalogue import blobs, entries, hlc, lost, purges
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import StorageContext, UsedPurge
+from federation.storage.directory import DataDirectory
+from federation.storage.publishing import discard, rename_stray
+
+_AT_ONCE = 200  # records in one transaction, so that uploads do not wait long for the write lock
+
+_LOGGED = 10
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class CataloguePurges:
+    """See federation.core.purges.Purges."""
+
+    def __init__(self, core: StorageContext) -> None:
+        self._core = core
+        self._numbers = itertools.count()
+
+    def __repr__(self) -> str:
+        return f"<CataloguePurges of {self._core.directory.root}>"
+
+    async def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
+        """See Purges."""
+        for thing, _ in things:
+            _check(thing)
+        by = by[:BY_MAX_CHARS]
+        outcomes: list[PurgeOutcome] = []
+        for at in range(0, len(things), _AT_ONCE):
+            part = things[at : at + _AT_ONCE]
+            outcomes += await self._change(partial(_purge_all, part, by))
+        first = [each.label or str(each.thing) for each in outcomes[:_LOGGED]]
+        size_bytes = sum(each.size_bytes for each in outcomes)
+        _log.warning("purged", count=len(outcomes), bytes=size_bytes, by=by, first=first)
+        return outcomes
+
+    async def apply(self, purges: Sequence[Purge]) -> int:
+        """See Purges."""
+        for each in purges:
+            _check(each.thing)
+
+        def work(purging: _Purging) -> int:
+            for each in purges:
+                hlc.check(each.stamp, purging.transaction.wall_s, purging.transaction.drift_s)
+            return sum(purging.apply(each) for each in purges)
+
+        return await self._change(work)
+
+    async def page(self, after: int, limit: int) -> PurgePage:
+        """See Purges."""
+        rows = await self._ask(lambda connection: purges.page(connection, after, limit))
+        return PurgePage([purge for _, purge in rows], rows[-1][0] if rows else after)
+
+    async def blobs_among(self, digests: Collection[Digest]) -> set[Digest]:
+        """See Purges."""
+        by_key = {key_of(digest): digest for digest in digests}
+        found = await self._ask(lambda connection: purges.blobs_among(connection, by_key))
+        self._note_used((purges.name_of_key(key), used_ms) for key, used_ms in found.items())
+        return {by_key[key] for key in found}
+
+    async def entries_among(self, keys: Collection[EntryKey]) -> set[EntryKey]:
+        """See Purges."""
+        found = await self._ask(lambda connection: purges.entries_among(connection, keys))
+        self._note_used((purges.name_of(key), used_ms) for key, used_ms in found.items())
+        return set(found)
+
+    def _note_used(self, found: Iterator[UsedPurge]) -> None:
+        self._core.note_purges_used(found)
+
+    async def _ask(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        try:
+            found = self._core.resident.look(work)
+            return await self._core.pool.query(work) if found is None else found
+        except UNREADABLE as error:
+            raise self._core.catalogue_unreadable(error) from error
+
+    async def _change(self, work: Callable[[_Purging], _T]) -> _T:
+        core = self._core
+        core.directory.volume.check_writable()
+
+        def purge(transaction: Transaction) -> tuple[_T, list[str]]:
+            with _overwriting(transaction.connection):
+                purging = _Purging(transaction, core.directory, self._name_for)
+                return work(purging), purging.renamed
+
+        async def run() -> _T | FederationError:
+            try:
+                result, renamed = await core.writer.submit(purge)
+            except FederationError as error:
+                return error
+            finally:
+                core.epoch.bump()
+            await core.writes.run(self._remove, renamed)
+            return result
+
+        # The work goes on if the caller is cancelled: every process has to learn of it.
+        task: asyncio.Task[_T | FederationError] = core.background.start(run(), "purge")
+        outcome = await asyncio.shield(task)
+        if isinstance(outcome, FederationError):
+            raise outcome
+        return outcome
+
+    def _name_for(self) -> str:
+        """Return a path for a file that is about to be removed. What a crash leaves is swept."""
+        name = f"{self._core.run.id}-purged-{next(self._numbers)}"
+        return os.path.join(self._core.directory.incoming, name)
+
+    def _remove(self, paths: Sequence[str]) -> None:
+        for path in paths:
+            discard(self._core.directory, path)
+
+
+class _Purging:
+    """Purges within one transaction."""
+
+    def __init__(
+        self, transaction: Transaction, directory: DataDirectory, name_for: Callable[[], str]
+    ) -> None:
+        self.transaction = transaction
+        self.renamed: list[str] = []  # files to remove behind the transaction
+        self._directory = directory
+        self._name_for = name_for
+
+    def purge(self, thing: Purgeable, label: str, by: str) -> PurgeOutcome:
+        """Purge a name now. Raises StorageFull."""
+        transaction = self.transaction
+        old = purges.get(transaction.connection, thing)
+        held = None if isinstance(thing, Digest) else self._entry(thing)
+        least = held.entry.stamp.ticks if held else 0
+        stamp = purges.next_stamp(transaction, old, least)
+        label = label or (held.entry.label if held else "")
+        purges.store(transaction, Purge(thing, stamp, label, by, transaction.wall_s))
+        size_bytes = self._remove(thing)
+        return PurgeOutcome(thing, label, size_bytes or 0, size_bytes is not None)
+
+    def apply(self, purge: Purge) -> bool:
+        """Take over a record if it is newer. Raises StorageFull."""
+        old = purges.get(self.transaction.connection, purge.thing)
+        if old is not None and old.stamp >= purge.stamp:
+            return False
+        self.transaction.observe(purge.stamp)
+        purges.store(self.transaction, purge)
+        if purge.is_allowed:
+            return True
+        held = None if isinstance(purge.thing, Digest) else self._entry(purge.thing)
+        if held is None or held.entry.stamp < purge.stamp:
+            self._remove(purge.thing)
+        return True
+
+    def _entry(self, key: EntryKey) -> entries.EntryRow | None:
+        return entries.get(self.transaction.connection, [key])[0]
+
+    def _remove(self, thing: Purgeable) -> int | None:
+        """Remove what is held; return its size in bytes, None if nothing is."""
+        if isinstance(thing, Digest):
+            return self._remove_blob(thing)
+        held = self._entry(thing)
+        if held is None:
+            return None
+        entries.remove(self.transaction, held)
+        return entries.size_of(held.entry.value, held.entry.label)
+
+    def _remove_blob(self, digest: Digest) -> int | None:
+        key = key_of(digest)
+        quarantine.forget(self.transaction, self._directory, key)
+        lost.forget(self.transaction, [key])
+        row = blobs.look_up(self.transaction.connection, [key]).get(key)
+        if row is None:
+            return None
+        blobs.delete(self.transaction, row)
+        if not row.inline:
+            path = self._directory.blob_path(blobs.digest_of_key(key, row.size_bytes))
+            target = self._name_for()
+            if rename_stray(self.transaction, self._directory, path, key, target):
+                self.renamed.append(target)
+        return row.size_bytes
+
+
+def _purge_all(
+    things: Sequence[tuple[Purgeable, str]], by: str, purging: _Purging
+) -> list[PurgeOutcome]:
+    return [purging.purge(thing, label, by) for thing, label in things]
+
+
+@contextmanager
+def _overwriting(connection: apsw.Connection) -> Iterator[None]:
+    """Have deleted rows overwritten with zeros in the block."""
+    connection.execute("PRAGMA secure_delete = ON").fetchall()
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA secure_delete = OFF").fetchall()
+
+
+def _check(thing: Purgeable) -> None:
+    if isinstance(thing, Digest) and thing.is_empty:
+        raise InvalidRequest("the empty blob is always held; it cannot be purged")
