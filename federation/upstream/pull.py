@@ -145,7 +145,6 @@ class Pull:
                     await buffer.close()
 
     async def _pull(self) -> None:
-        await self._check_purged()
         while True:
             ingest = self._local.begin(self.digest, provenance=Provenance(Source.UPSTREAM))
             self.buffer.restart(ingest)

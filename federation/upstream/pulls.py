@@ -120,6 +120,8 @@ class Pulls:
     ) -> Pull:
         """Join a pull, so that the caller can wait for it. The caller must leave it."""
         passed = hops.current()
+        if await self._purged([digest]):
+            raise BlobNotFound(digest)
         pull = self._join((digest, None), looked_at, pace)
         if pull.passed == passed:
             return pull

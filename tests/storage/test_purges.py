@@ -176,6 +176,8 @@ async def test_a_rebuilt_catalogue_remembers_what_was_purged(tmp_path: Path) -> 
 
 # -- how long ----------------------------------------------------------------------------------
 
+_LONG_S = 3650 * 86400.0  # so that maintenance itself forgets nothing
+
 
 async def forget(storage: Storage, keep_s: float) -> int:
     return await storage.core.writer.submit(lambda tx: retention.forget_purges(tx, keep_s))
@@ -190,7 +192,7 @@ async def age(storage: Storage, days: int) -> None:
 
 
 async def test_a_record_is_forgotten_some_time_after_it_kept_something_out(tmp_path: Path) -> None:
-    async with opened(tmp_path, short()) as storage:
+    async with opened(tmp_path, short(purge_keep=_LONG_S)) as storage:
         old, used = await push(storage, SMALL), await push(storage, b"another")
         await purge(storage, old, used)
         await age(storage, 80)
@@ -206,7 +208,7 @@ async def test_a_record_is_forgotten_some_time_after_it_kept_something_out(tmp_p
 
 
 async def test_a_question_of_a_peer_is_a_use_of_a_record(tmp_path: Path) -> None:
-    async with opened(tmp_path, short()) as storage:
+    async with opened(tmp_path, short(purge_keep=_LONG_S)) as storage:
         digest = await push(storage, SMALL)
         await purge(storage, digest)
         await age(storage, 80)
@@ -230,7 +232,7 @@ async def test_a_question_of_a_peer_is_a_use_of_a_record(tmp_path: Path) -> None
 async def test_no_record_goes_before_every_peer_was_told(
     tmp_path: Path, record: PeerRecord, is_waited_for: bool
 ) -> None:
-    async with opened(tmp_path, short()) as storage:
+    async with opened(tmp_path, short(purge_keep=_LONG_S)) as storage:
         await storage.ledger.save([record])
         await purge(storage, digest_of(SMALL), KEY)
         await age(storage, 100)
@@ -241,7 +243,7 @@ async def test_the_number_of_records_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(purges, "PURGES_MAX", 2)
-    async with opened(tmp_path, short()) as storage:
+    async with opened(tmp_path, short(purge_keep=_LONG_S)) as storage:
         things = [digest_of(b"%d" % at) for at in range(3)]
         await purge(storage, *things[:2])
         with pytest.raises(StorageFull):
