@@ -8,6 +8,7 @@ from tests.mutants.table.hits import HITS
 from tests.mutants.table.http_cache import HTTP_CACHE
 from tests.mutants.table.leases import LEASES
 from tests.mutants.table.mesh import MESH
+from tests.mutants.table.purges import PURGES
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
 from tests.mutants.table.shared_site import SHARED_SITE
@@ -21,6 +22,7 @@ MUTANTS: list[Mutant] = [
     *LEASES,
     *REPLICATION,
     *MESH,
+    *PURGES,
     *UPSTREAM,
     *SERVICES,
     *TRANSPORT,

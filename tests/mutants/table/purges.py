@@ -1,0 +1,137 @@
+"""Mistakes by which something purged comes back or is still shown, or a later push of it is lost."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+_RECORDS = "federation/storage/catalogue/purges.py"
+_PURGING = "federation/storage/purging.py"
+_SENDER = "federation/replication/purge_sender.py"
+_SHIPPING = "federation/replication/shipping.py"
+_CONTRACT = ("tests/contracts/replication_log/test_purges.py",)
+_STORAGE = ("tests/storage/test_purges.py",)
+_UPSTREAM = ("tests/upstream/test_purged.py",)
+_PEERS = ("tests/replication/test_purges.py",)
+
+PURGES = [
+    Mutant(
+        "purge-older-record",
+        _PURGING,
+        "        if old is not None and old.stamp >= purge.stamp:",
+        "        if old is not None and old.stamp == purge.stamp:",
+        _CONTRACT,
+        "A purge that arrives late undoes the later push of the same blob, and nodes disagree.",
+    ),
+    Mutant(
+        "purge-later-entry",
+        _PURGING,
+        "        if held is None or held.entry.stamp < purge.stamp:",
+        "        if held is not None:",
+        _CONTRACT,
+        "A purge that arrives late removes what was pushed after it.",
+    ),
+    Mutant(
+        "purge-pulled-entry",
+        "federation/storage/catalogue/hlc.py",
+        "        source is Source.UPSTREAM or (brings_stamp and entry.stamp <= purged)",
+        "        brings_stamp and entry.stamp <= purged",
+        _CONTRACT,
+        "An upstream brings a purged entry back.",
+    ),
+    Mutant(
+        "purge-peers-blob",
+        _RECORDS,
+        "    if not purged or is_push:",
+        "    if True:",
+        _CONTRACT,
+        "A peer that does not know of the purge brings a blob back.",
+    ),
+    Mutant(
+        "purge-epoch",
+        _PURGING,
+        "                core.epoch.bump()",
+        "                pass",
+        _STORAGE,
+        "Processes go on answering with a purged blob from memory.",
+    ),
+    Mutant(
+        "purge-quarantine",
+        _PURGING,
+        "        quarantine.forget(self.transaction, self._directory, key)\n",
+        "",
+        _STORAGE,
+        "A purged blob is put back from quarantine/ as if a client had pushed it.",
+    ),
+    Mutant(
+        "purge-free-pages",
+        _PURGING,
+        '    connection.execute("PRAGMA secure_delete = ON").fetchall()',
+        "    pass",
+        _STORAGE,
+        "The bytes of a secret stay in free pages of the catalogue.",
+    ),
+    Mutant(
+        "purge-running-read",
+        "federation/storage/streaming.py",
+        "            if self._purge_watch.is_due:\n                await",
+        "            if False:\n                await",
+        _STORAGE,
+        "A read that began before the purge gets all of the blob.",
+    ),
+    Mutant(
+        "purge-untold-peers",
+        "federation/storage/upkeep/retention.py",
+        "    upto = min(told, default=purges.newest(transaction.connection))",
+        "    upto = purges.newest(transaction.connection)",
+        _STORAGE,
+        "A peer that was away for longer than purges are kept brings everything back.",
+    ),
+    Mutant(
+        "purge-running-pull",
+        "federation/upstream/pull.py",
+        "                    await self._check_purged()",
+        "                    pass",
+        _UPSTREAM,
+        "A pull under way gives its readers the end of a purged blob.",
+    ),
+    Mutant(
+        "purge-asks-upstreams",
+        "federation/upstream/entry_finder.py",
+        "                if await self._purged([entry.key]) or not await query.acceptable(entry):",
+        "                if not await query.acceptable(entry):",
+        _UPSTREAM,
+        "An upstream's value is given out under a purged name.",
+    ),
+    Mutant(
+        "purge-told-late",
+        _SHIPPING,
+        "        await self.purges.bring()\n        left = ",
+        "        left = ",
+        _PEERS,
+        "A peer lets a blob fall that was pushed again, since it knows of the purge alone.",
+    ),
+    Mutant(
+        "purge-told-nobody",
+        _SENDER,
+        "                if not self._api.identity.node_id:",
+        "                if self._api.identity.node_id:",
+        _PEERS,
+        "Nodes of this project are told of no purge.",
+    ),
+    Mutant(
+        "purge-by-anybody",
+        "federation/services/purges.py",
+        "                call.check_peer_everywhere()",
+        "                pass",
+        ("tests/services/test_purges.py",),
+        "A peer of one instance purges blobs of all others.",
+    ),
+    Mutant(
+        "purge-delete-by-pushers",
+        "federation/access/rights.py",
+        "        return self._role >= _ADMIN and is_there",
+        "        return is_there",
+        ("tests/http_cache/test_deleting.py",),
+        "Whoever may push deletes for everybody.",
+    ),
+]
