@@ -72,7 +72,10 @@ class CataloguePurges:
         def work(purging: _Purging) -> int:
             for each in purges:
                 hlc.check(each.stamp, purging.transaction.wall_s, purging.transaction.drift_s)
-            return sum(purging.apply(each) for each in purges)
+            newer = [each for each in purges if purging.take(each)]
+            for each in newer:
+                purging.remove_older(each)
+            return len(newer)
 
         return await self._change(work)
 
@@ -141,7 +144,11 @@ class CataloguePurges:
 
 
 class _Purging:
-    """Purges within one transaction."""
+    """Purges within one transaction.
+
+    Records come first, and what they remove after all of them: a record that does not fit undoes
+    the transaction, and a file would have lost its name by then.
+    """
 
     def __init__(
         self, transaction: Transaction, directory: DataDirectory, name_for: Callable[[], str]
@@ -151,8 +158,8 @@ class _Purging:
         self._directory = directory
         self._name_for = name_for
 
-    def purge(self, thing: Purgeable, label: str, by: str) -> PurgeOutcome:
-        """Purge a name now. Raises StorageFull."""
+    def record(self, thing: Purgeable, label: str, by: str) -> str:
+        """Record that a name is purged now; return its label. Raises StorageFull."""
         transaction = self.transaction
         old = purges.get(transaction.connection, thing)
         held = None if isinstance(thing, Digest) else self._entry(thing)
@@ -160,27 +167,29 @@ class _Purging:
         stamp = purges.next_stamp(transaction, old, least)
         label = label or (held.entry.label if held else "")
         purges.store(transaction, Purge(thing, stamp, label, by, transaction.wall_s))
-        size_bytes = self._remove(thing)
-        return PurgeOutcome(thing, label, size_bytes or 0, size_bytes is not None)
+        return label
 
-    def apply(self, purge: Purge) -> bool:
-        """Take over a record if it is newer. Raises StorageFull."""
+    def take(self, purge: Purge) -> bool:
+        """Take over a record if it is newer; return whether it is. Raises StorageFull."""
         old = purges.get(self.transaction.connection, purge.thing)
         if old is not None and old.stamp >= purge.stamp:
             return False
         self.transaction.observe(purge.stamp)
         purges.store(self.transaction, purge)
+        return True
+
+    def remove_older(self, purge: Purge) -> None:
+        """Remove what a record purges, if that is held and not newer."""
         if purge.is_allowed:
-            return True
+            return
         held = None if isinstance(purge.thing, Digest) else self._entry(purge.thing)
         if held is None or held.entry.stamp < purge.stamp:
-            self._remove(purge.thing)
-        return True
+            self.remove(purge.thing)
 
     def _entry(self, key: EntryKey) -> entries.EntryRow | None:
         return entries.get(self.transaction.connection, [key])[0]
 
-    def _remove(self, thing: Purgeable) -> int | None:
+    def remove(self, thing: Purgeable) -> int | None:
         """Remove what is held; return its size in bytes, None if nothing is."""
         if isinstance(thing, Digest):
             return self._remove_blob(thing)
@@ -209,7 +218,12 @@ class _Purging:
 def _purge_all(
     things: Sequence[tuple[Purgeable, str]], by: str, purging: _Purging
 ) -> list[PurgeOutcome]:
-    return [purging.purge(thing, label, by) for thing, label in things]
+    labelled = [(thing, purging.record(thing, label, by)) for thing, label in things]
+    outcomes = []
+    for thing, label in labelled:
+        size_bytes = purging.remove(thing)
+        outcomes.append(PurgeOutcome(thing, label, size_bytes or 0, size_bytes is not None))
+    return outcomes
 
 
 @contextmanager

@@ -185,6 +185,7 @@ async def forget(storage: Storage, keep_s: float) -> int:
 
 async def age(storage: Storage, days: int) -> None:
     """Have every record last used so many days earlier."""
+    await storage.flusher.flush()  # of uses up to now
     age_ms = days * 86_400_000
     await storage.core.writer.submit(
         lambda tx: tx.connection.execute("UPDATE purge SET used = used - ?", (age_ms,)).fetchall()
@@ -246,8 +247,11 @@ async def test_the_number_of_records_is_bounded(
     async with opened(tmp_path, short(purge_keep=_LONG_S)) as storage:
         things = [digest_of(b"%d" % at) for at in range(3)]
         await purge(storage, *things[:2])
+        held = await push(storage, LARGE)
         with pytest.raises(StorageFull):
-            await purge(storage, things[2])
+            await purge(storage, things[0], held, things[2])
+        assert len(files_below(tmp_path)) == 1  # nothing is purged by halves
+        assert await storage.find_missing([held]) == set()
         await purge(storage, things[0])  # a record that is there can change
         assert await storage.ledger.purges.blobs_among(things) == set(things[:2])
 

@@ -12,7 +12,7 @@ from federation.config import model
 from federation.core.clock import SystemClock, utc_text
 from federation.storage.admin.common import existing, joined, reading
 from federation.storage.admin.peers import peers_of
-from federation.storage.catalogue import footprint, lost, schema
+from federation.storage.catalogue import footprint, lost, purges, schema
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.transaction import HOLD, get_meta, read_totals
 from federation.storage.offline_switch import OFFLINE_SINCE
@@ -69,6 +69,7 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
         "bytes": totals.size_bytes,
         "blobs": totals.blobs,
         "entries": totals.entries,
+        "purges": purges.count(connection),
         "change-log": {
             "last": totals.seq,
             "rows": totals.seq - (first[0] or totals.seq + 1) + 1,

@@ -1,4 +1,4 @@
-"""Mistakes by which something purged comes back or is still shown, or a later push of it is lost."""
+"""Mistakes by which something purged comes back or is still shown, or a later push is lost."""
 
 from __future__ import annotations
 
