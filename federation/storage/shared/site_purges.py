@@ -12,7 +12,7 @@ from federation.core.errors import InvalidRequest
 from federation.core.index import EntryKey
 from federation.core.purges import Purge, Purgeable, PurgeOutcome, PurgePage
 
-_UNSUPPORTED = "the shared storage engine of this node does not support purges"
+UNSUPPORTED = "the shared storage engine of this node does not support purges"
 
 
 class SitePurges:
@@ -23,12 +23,12 @@ class SitePurges:
 
     async def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
         """Raise InvalidRequest."""
-        raise InvalidRequest(f"{_UNSUPPORTED}: {len(things)} names were not purged for {by}")
+        raise InvalidRequest(f"{UNSUPPORTED}: {len(things)} names were not purged for {by}")
 
     async def apply(self, purges: Sequence[Purge]) -> int:
         """Raise InvalidRequest for any record."""
         if purges:
-            raise InvalidRequest(_UNSUPPORTED)
+            raise InvalidRequest(UNSUPPORTED)
         return 0
 
     async def page(self, after: int, limit: int) -> PurgePage:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from federation.core.clock import SystemClock
 from federation.core.errors import StorageRefused
+from federation.core.purges import Purgeable, PurgeOutcome
 from federation.core.replication_log import Parked
 from federation.storage.admin.operations import DirectoryOperations
 from federation.storage.contract import Explainer, Operations, Progress
 from federation.storage.reports import (
     BackupReport,
     CollectReport,
+    EntryMatch,
+    EntrySelection,
     KnownPeer,
     NewId,
     RebuildReport,
@@ -29,6 +32,7 @@ from federation.storage.shared.admin.site_peers import known_peers
 from federation.storage.shared.admin.site_summary import site_summary
 from federation.storage.shared.admin.site_verify import verify_site
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.site_purges import UNSUPPORTED
 
 _BY_THEIR_OWN = (
     "database and bucket of a shared site are backed up by their own means: the database first, "
@@ -120,6 +124,14 @@ class SiteOperations(Operations):
     def drop_peer(self, peer: str) -> None:
         """See Operations."""
         ask(self._place, lambda site: site.peers.drop(peer))
+
+    def find_entries(self, wanted: EntrySelection) -> Iterator[EntryMatch]:
+        """See Operations. Raises StorageRefused always, as it is asked before a purge."""
+        raise StorageRefused(f"{UNSUPPORTED}: {wanted!r} was not looked for")
+
+    def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
+        """See Operations. Raises StorageRefused always."""
+        raise StorageRefused(f"{UNSUPPORTED}: {len(things)} names were not purged for {by}")
 
     def offline_since_s(self) -> int | None:
         """See Operations."""

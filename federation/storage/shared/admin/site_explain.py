@@ -12,6 +12,7 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobDamaged, SourceUnavailable, StorageRefused
 from federation.core.index import EntryKey, EntryKind
 from federation.core.provenance import Source
+from federation.core.purges import Purge
 from federation.core.uses import Use
 from federation.storage.admin.eviction_status import EvictionFacts, eviction_status
 from federation.storage.admin.object_peers import LoggedObject, ObjectPeers
@@ -116,6 +117,11 @@ class SiteExplainer:
         """See Explainer."""
         kind = int(EntryKind.ACTION_RESULT)
         return self._entries("kind <> $1 AND label = $2", kind, uri.encode(), instance)
+
+    def purges(self, digest: Digest | None = None, label: str = "") -> list[Purge]:
+        """Return none: see SitePurges."""
+        del digest, label
+        return []
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See Explainer."""
