@@ -34,8 +34,8 @@ from federation.wire.cas_codec import (
 )
 from federation.wire.digests import encode_digest
 
-# An answer costs about 80 bytes beside its data, and clients take 4 MiB in one message.
-ITEMS_MAX = BATCH_ITEMS_MAX
+ITEMS_MAX = BATCH_ITEMS_MAX  # an answer has about 80 bytes beside each blob, and 4 MiB at most
+_ITEM_BYTES = 96  # the most of an item beside its blob, if nothing is wrong with it
 _ANSWER_WORK_BYTES = 64  # work for Compute, per item
 _LARGE_BYTES = 2**16  # answers below this size need no room in advance
 _ZSTD_MIN_BYTES = 128  # shorter data does not compress
@@ -127,7 +127,7 @@ class BatchCalls:
         call.check_pull(asked.instance)
         self._check_total(len(asked.items), total_bytes)
         if total_bytes > _LARGE_BYTES:
-            await call.make_room(total_bytes)
+            await call.make_room(total_bytes + _ITEM_BYTES * len(asked.items))
         blobs = await self._store.read_small(unique) if unique else []
         held = [blob for blob in blobs if blob is not None]
         self._count(asked.instance, held, len(blobs))

@@ -79,12 +79,12 @@ class _Unary(_OneRequest):
             await call.quota.pay(len(request))
         response = await call.in_time(self._handler(request, call))
         if not self._fits(call, len(response)):
-            more_bytes = len(response) - call.answer_bytes
+            size_bytes = len(response)
             if self._writes:
-                await self._calls.wait_for_answer_room(call, more_bytes)
+                await self._calls.make_room(call, size_bytes)
             else:  # an answer that waits for room must not take memory meanwhile
                 del response
-                await self._calls.wait_for_answer_room(call, more_bytes)
+                await self._calls.make_room(call, size_bytes)
                 response = await call.in_time(self._handler(request, call))
                 self._fits(call, len(response))
         if call.quota is not None:

@@ -176,10 +176,15 @@ class RunningCalls:
             self.incoming.release(call.caller, held_bytes)
 
     async def make_room(self, call: RunningCall, size_bytes: int) -> None:
-        """Have room for an answer, or a message of one, of so many bytes. Raises LimitReached."""
+        """Have room for an answer, or a message of one, of so many bytes in all.
+
+        A call that waits holds none: calls that each hold some and want more would wait for each
+        other. Raises LimitReached.
+        """
         more_bytes = size_bytes - call.answer_bytes
         if more_bytes > 0 and not self.try_reserve_answer(call, more_bytes):
-            await self.wait_for_answer_room(call, more_bytes)
+            self.shrink_answer(call, call.answer_bytes)
+            await self._wait_for_answer_room(call, size_bytes)
 
     def try_reserve_answer(self, call: RunningCall, size_bytes: int) -> bool:
         """Acquire room for an answer, or a message of one, until it is sent; False: none."""
@@ -188,8 +193,7 @@ class RunningCalls:
         call.answer_bytes += size_bytes
         return True
 
-    async def wait_for_answer_room(self, call: RunningCall, size_bytes: int) -> None:
-        """Wait for it. Raises LimitReached."""
+    async def _wait_for_answer_room(self, call: RunningCall, size_bytes: int) -> None:
         self._waits(self.outgoing, call)
         stall_s = self._limits.stall
         try:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TypedDict, Unpack, cast
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as pb
 from federation.config.model import LimitsConfig
 from federation.core.digest import EMPTY, Digest, DigestFunction, digest_of
+from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
 from federation.services.cas import CasService
 from federation.services.cpu_pool import Compute
@@ -250,6 +252,32 @@ async def test_w02_w03_right_hash_with_another_size_is_not_found(
     assert one.status.code == NF_ITEM
     absurd = pb.Digest(hash=digest_of(b"x").hash_hex, size_bytes=2**63 - 1)
     assert await status_of(read(served, absurd)) == IA
+
+
+class _CountingStore(MemoryStore):
+    """Counts how often blobs were read."""
+
+    reads = 0
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        self.reads += 1
+        return await super().read_small(digests)
+
+
+async def test_room_for_a_whole_answer_is_found_before_its_blobs_are_read(
+    serve: Serve, compute: Compute
+) -> None:
+    store, limits, metrics = _CountingStore(), LimitsConfig(), Metrics()
+    blobs = [number.to_bytes(2, "big") * 150 for number in range(1000)]
+    for data in blobs:
+        store.add(digest_of(data), data)
+    # The blobs alone leave too little for what the answer has beside them.
+    budget = MemoryBudget(2**20)
+    service = CasService(store, limits, metrics, compute)
+    served = await serve(service, limits=limits, metrics=metrics, budget=budget)
+    got = await read(served, *(wire(digest_of(data)) for data in blobs))
+    assert [one.data for one in got] == blobs
+    assert store.reads == 1
 
 
 async def test_blake3_blobs_are_their_own(served: Served, store: MemoryStore) -> None:

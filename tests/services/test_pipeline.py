@@ -303,6 +303,24 @@ async def test_a_message_whose_size_is_known_takes_no_more_room_than_that(
     assert await running == bytes(2**16)
 
 
+async def test_answers_larger_than_their_room_do_not_wait_for_each_other() -> None:
+    bench = Bench(buffer_memory=2**23)  # 4 MiB of it for answers, and half of that for one caller
+    sizes, both_hold = [2**20, 2**20 + 2**16], asyncio.Event()
+
+    async def answer(_request: bytes, call: Call) -> bytes:
+        await call.make_room(sizes[0])
+        bench.seen.append((call, hops.current(), uses.current()))
+        if len(bench.seen) == 2:
+            both_hold.set()
+        await both_hold.wait()
+        return bytes(sizes[1])
+
+    async with asyncio.timeout(60):
+        answers = await asyncio.gather(*(bench.run(Unary(answer), b"") for _ in range(2)))
+    assert answers == [bytes(sizes[1])] * 2
+    assert bench.runtime.calls.outgoing.used_bytes == 0
+
+
 class AtOnceBench(Bench):
     """Its method answers at once."""
 

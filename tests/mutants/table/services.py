@@ -223,4 +223,12 @@ SERVICES = [
         ("tests/observability/test_series.py",),
         "Alerts on slow calls fire one bound too early.",
     ),
+    Mutant(
+        "room-held-while-waiting",
+        "federation/services/running.py",
+        "            self.shrink_answer(call, call.answer_bytes)\n",
+        "            size_bytes = more_bytes\n",
+        ("tests/services/test_pipeline.py",),
+        "Calls that hold room for answers and want more wait for each other until time is up.",
+    ),
 ]
