@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
-from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES, ChunkSizer
+from federation.wire.chunk_sizer import SHORT_BYTES, SMALL_BYTES, ChunkSizer
 
 _HELD_CHUNKS = 3  # of one chunk: as it was read, as a message, and inside the transport
 # The windows of a connection take megabytes at once from a reader that is slow behind them. Until
-# a reader has taken more than those hold, it shares this with all others in the same state, and
-# two hundred slow ones together cost no more than it.
+# a long read has taken more than those hold, and again once it is slow, it shares this with all
+# others in the same state, and two hundred slow ones together cost no more than it.
 _ON_TRIAL_BYTES = 16 * 2**20
 _PROVEN_BYTES = 32 * 2**20
 
@@ -36,27 +36,39 @@ class ReadPacing:
         self._budgets = budgets
         self._size_bytes = size_bytes
         self._sizer = ChunkSizer.for_read(size_bytes)
-        # A read of one chunk ends before anything can be measured.
-        self._budget = budgets.proven if size_bytes <= LARGE_BYTES else budgets.on_trial
-        self._taken_bytes = 0
-        self._sent_bytes = 0
+        self._budget = budgets.on_trial
+        self._taken_bytes = 0  # from the budget
+        self._sent_bytes = 0  # since the reader was slow
         self._begun_s = 0.0
 
     def next_bytes(self) -> int:
         """See Store.open_read."""
+        self._choose_budget()
         wanted = min(self._sizer.chunk_bytes, self._size_bytes)
-        if wanted <= SMALL_BYTES:
+        while wanted > SMALL_BYTES and not self._hold(_HELD_CHUNKS * wanted):
+            wanted //= 2
+        if wanted > SMALL_BYTES:
+            return wanted
+        self.close()
+        return SMALL_BYTES
+
+    def _choose_budget(self) -> None:
+        # A short read ends before much can be measured, and holds what it has for as short a time.
+        is_proven = self._size_bytes <= SHORT_BYTES or self._sent_bytes >= _PROVEN_BYTES
+        budget = self._budgets.proven if is_proven else self._budgets.on_trial
+        if budget is not self._budget:
             self.close()
-            return SMALL_BYTES
-        if self._sent_bytes >= _PROVEN_BYTES and self._budget is self._budgets.on_trial:
-            self.close()
-            self._budget = self._budgets.proven
-        more = _HELD_CHUNKS * wanted - self._taken_bytes
-        if more > 0:
-            if not self._budget.try_acquire(more):
-                return max(SMALL_BYTES, self._taken_bytes // _HELD_CHUNKS)
-            self._taken_bytes += more
-        return wanted
+            self._budget = budget
+
+    def _hold(self, size_bytes: int) -> bool:
+        """Have so much of the budget, not more; False: there is no room for it."""
+        more_bytes = size_bytes - self._taken_bytes
+        if more_bytes > 0 and not self._budget.try_acquire(more_bytes):
+            return False
+        if more_bytes < 0:
+            self._budget.release(-more_bytes)
+        self._taken_bytes = size_bytes
+        return True
 
     @property
     def speed_bytes(self) -> int:
@@ -69,8 +81,8 @@ class ReadPacing:
 
     def sent(self, size_bytes: int) -> None:
         """The reader took it."""
-        self._sent_bytes += size_bytes
         self._sizer.wrote(size_bytes, self._clock.monotonic_s() - self._begun_s)
+        self._sent_bytes = 0 if self._sizer.is_slow else self._sent_bytes + size_bytes
 
     def close(self) -> None:
         """Release what was acquired from the budget."""

@@ -60,9 +60,36 @@ def test_one_slow_chunk_and_it_holds_nothing(whole: MemoryBudget) -> None:
     pace = ReadPacing(clock, Budgets.within(whole), _BLOB_BYTES)
     assert take(pace, 20 * MIB) == LARGE_BYTES
     pace.begin()
-    clock.advance(1.0)
+    clock.advance(40.0)
     pace.sent(LARGE_BYTES)
     assert pace.next_bytes() == SMALL_BYTES
+    assert whole.used_bytes == 0
+
+
+def test_readers_that_become_slow_share_little_again(whole: MemoryBudget) -> None:
+    clock, budgets = ManualClock(), Budgets.within(whole)
+    readers = [ReadPacing(clock, budgets, _BLOB_BYTES) for _ in range(30)]
+    for pace in readers:
+        take(pace, 64 * MIB)
+    assert whole.used_bytes > 128 * MIB
+    for pace in readers:
+        pace.begin()
+        clock.advance(1.0)
+        pace.sent(MIB)
+    chunks = [pace.next_bytes() for pace in readers]
+    assert max(chunks) == MIB // 2
+    assert min(chunks) == SMALL_BYTES
+    assert whole.used_bytes <= 16 * MIB
+
+
+def test_short_reads_get_what_room_there_is(whole: MemoryBudget) -> None:
+    readers = paces(whole, 128, size_bytes=5 * MIB)
+    chunks = [pace.next_bytes() for pace in readers]
+    assert chunks.count(MIB) == 85
+    assert chunks[85:88] == [2**18, 2**16, SMALL_BYTES]
+    assert 255 * MIB < whole.used_bytes <= 256 * MIB
+    for pace in readers:
+        pace.close()
     assert whole.used_bytes == 0
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.wire.chunk_sizer import LARGE_BYTES, SMALL_BYTES, ChunkSizer
+from federation.wire.chunk_sizer import LARGE_BYTES, SHORT_BYTES, SMALL_BYTES, ChunkSizer
 
 
 def test_a_reader_that_keeps_up_gets_large_chunks() -> None:
@@ -20,10 +20,18 @@ def test_a_reader_that_keeps_up_gets_large_chunks() -> None:
 
 def test_a_slow_reader_falls_to_small_chunks_at_once_and_has_to_earn_large_ones() -> None:
     sizer = ChunkSizer(LARGE_BYTES, 100 * LARGE_BYTES)
-    sizer.wrote(LARGE_BYTES, 2.0)
-    assert sizer.chunk_bytes == SMALL_BYTES
+    sizer.wrote(LARGE_BYTES, 32.0)
+    assert (sizer.chunk_bytes, sizer.is_slow) == (SMALL_BYTES, True)
     sizer.wrote(SMALL_BYTES, 0.0001)
-    assert sizer.chunk_bytes == SMALL_BYTES
+    assert (sizer.chunk_bytes, sizer.is_slow) == (SMALL_BYTES, False)
+
+
+def test_chunks_of_a_slow_reader_are_what_it_takes_in_half_a_second() -> None:
+    sizer = ChunkSizer(LARGE_BYTES)
+    sizer.wrote(LARGE_BYTES, 2.0)
+    assert sizer.chunk_bytes == 2**19
+    sizer.wrote(2**19, 0.5)
+    assert sizer.chunk_bytes == 2**19
 
 
 @given(st.lists(st.tuples(st.integers(0, LARGE_BYTES), st.floats(0, 100))))
@@ -34,6 +42,7 @@ def test_the_size_stays_within_its_bounds(writes: list[tuple[int, float]]) -> No
         assert SMALL_BYTES <= sizer.chunk_bytes <= LARGE_BYTES
 
 
-def test_what_fits_one_large_chunk_is_not_cut() -> None:
-    assert ChunkSizer.for_read(LARGE_BYTES).chunk_bytes == LARGE_BYTES
-    assert ChunkSizer.for_read(LARGE_BYTES + 1).chunk_bytes == SMALL_BYTES
+def test_what_fits_one_large_chunk_is_not_cut_and_a_short_read_begins_with_half_of_one() -> None:
+    sizes = (LARGE_BYTES, LARGE_BYTES + 1, SHORT_BYTES, SHORT_BYTES + 1)
+    chunks = [ChunkSizer.for_read(size).chunk_bytes for size in sizes]
+    assert chunks == [LARGE_BYTES, LARGE_BYTES // 2, LARGE_BYTES // 2, SMALL_BYTES]

@@ -231,4 +231,12 @@ SERVICES = [
         ("tests/services/test_pipeline.py",),
         "Calls that hold room for answers and want more wait for each other until time is up.",
     ),
+    Mutant(
+        "slow-readers-stay-proven",
+        "federation/services/read_pacing.py",
+        "        self._sent_bytes = 0 if self._sizer.is_slow else self._sent_bytes + size_bytes",
+        "        self._sent_bytes += size_bytes",
+        ("tests/services/test_pace.py",),
+        "Hundreds of slow readers each hold large chunks.",
+    ),
 ]
