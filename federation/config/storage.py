@@ -123,7 +123,7 @@ class StorageConfig(Section):
     )
     inline_max: Size = key(
         live=True,
-        default=16 * 2**10,
+        default=64 * 2**10,
         le=2**18,
         description="largest blob stored in the catalogue",
     )

@@ -18,7 +18,7 @@ from federation.services.request_stream import RequestStream
 from federation.services.uploads import Uploads
 from federation.wire.upload import StreamProgress
 
-_AT_ONCE_BYTES = 32 * 1024  # stored as a batch of one
+_AT_ONCE_BYTES = 64 * 1024  # stored as a batch of one
 
 
 class BodyReceiver:

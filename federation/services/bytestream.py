@@ -40,7 +40,7 @@ from federation.wire.upload import StreamProgress, Upload
 # Clients half-close right behind finish_write. Waiting that long for it catches those that send
 # more data instead, and costs the few that wait for the answer first next to nothing.
 _TAIL_S = 0.05
-_AT_ONCE_BYTES = 32 * 1024  # an upload of one message up to this size costs two thirds as much
+_AT_ONCE_BYTES = 64 * 1024  # an upload of one message up to this size costs two thirds as much
 _ALREADY_HELD_ZSTD = -1  # REAPI: committed_size of a compressed upload that was not needed
 
 

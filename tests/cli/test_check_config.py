@@ -24,7 +24,7 @@ def test_a_good_file() -> None:
 def test_a_good_file_as_json() -> None:
     facts = json.loads(run(EXAMPLE, "--json").stdout)
     assert facts["problems"] == facts["warnings"] == []
-    assert facts["config"]["storage"]["inline-max"] == 16384
+    assert facts["config"]["storage"]["inline-max"] == 65536
     assert facts["config"]["listeners"][0]["address"] == "127.0.0.1:8980"
 
 

@@ -19,7 +19,7 @@ from tests.support.polling import wait_until
 from tests.support.process import Node, serve
 from tests.support.process_client import Client
 
-BLOBS = [b"one", b"two", b"three" * 10_000]
+BLOBS = [b"one", b"two", b"three" * 20_000]
 DIGESTS = [digest_of(data) for data in BLOBS]
 
 

@@ -113,7 +113,7 @@ def test_a_key_of_a_later_version_is_unknown() -> None:
         ("storage:\n  high-watermark: 0.5", 1, "low-watermark (0.9) must be below high-watermark"),
         ("storage:\n  low-watermark: true", 2, "found true; must be a number"),
         ("storage:\n  low-watermark: 1.5", 2, "found 1.5; must be at most 1"),
-        ("storage:\n  max-blob: 1", 2, "found 1; max-blob (1) must be at least inline-max (16K)"),
+        ("storage:\n  max-blob: 1", 2, "found 1; max-blob (1) must be at least inline-max (64K)"),
         ("storage: 7", 1, "found 7; must be a mapping (lines of key: value)"),
         ("storage: [a]", 1, "found a list; must be a mapping (lines of key: value)"),
         ("- storage", 1, "found a list; must be a mapping (lines of key: value)"),

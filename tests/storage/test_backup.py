@@ -18,7 +18,7 @@ from federation.storage.reports import BackupReport
 from tests.storage.conftest import opened, put, read, short
 
 ENTRY = Entry(EntryKey(EntryKind.ASSET_BLOB, "", b"a"), b"value", "uri")
-SMALL, LARGE, LATER = b"small", b"large" * 10_000, b"later" * 10_000
+SMALL, LARGE, LATER = b"small", b"large" * 20_000, b"later" * 20_000
 
 
 def silent(done: int, total: int) -> None:

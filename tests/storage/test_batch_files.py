@@ -11,7 +11,7 @@ from federation.core.errors import FederationError, StorageFull
 from federation.storage.storage import Storage
 from tests.storage.conftest import MIB, read, short, until
 
-_FILE_BYTES = 40_000
+_FILE_BYTES = 80_000
 
 Open = Callable[..., Awaitable[Storage]]
 

@@ -210,7 +210,7 @@ async def test_s15_below_the_file_system_an_old_blob_is_verified_before_it_is_re
 
 async def test_s18_a_scrub_finds_all_damage_and_nothing_else(open_storage: Opener) -> None:
     storage = await open_storage()
-    blobs = [await put(storage, os.urandom(SIZE // 10)) for _ in range(60)]
+    blobs = [await put(storage, os.urandom(SIZE // 2)) for _ in range(60)]
     damaged = set(blobs[::10])
     for digest in damaged:
         _flip(_path(storage, digest), 3)

@@ -49,7 +49,7 @@ async def pull(storage: Storage, data: bytes) -> Digest:
     return digest_of(data)
 
 
-@pytest.mark.parametrize("size", [1000, 50_000])
+@pytest.mark.parametrize("size", [1000, 80_000])
 async def test_p3_what_an_upstream_can_give_again_goes_first(
     open_storage: Opener, size: int
 ) -> None:
@@ -167,7 +167,7 @@ async def test_files_are_removed_outside_of_the_writer(
 
     monkeypatch.setattr(discarding, "discard", noted)
     for _ in range(120):
-        await put(storage, os.urandom(20_000))
+        await put(storage, os.urandom(80_000))
     await age_all(storage)
     await storage.maintenance.evict(0)
     await _let_marks_age(storage)
@@ -248,7 +248,7 @@ async def test_uploads_go_on_while_much_is_evicted(open_storage: Opener) -> None
     storage = await open_storage(short(lease=0.2, quota=16 * MIB))
     for _ in range(40):
         await storage.write_small(
-            [(digest_of(data), data) for data in (os.urandom(20_000) for _ in range(40))]
+            [(digest_of(data), data) for data in (os.urandom(80_000) for _ in range(40))]
         )
 
     async def fits() -> bool:

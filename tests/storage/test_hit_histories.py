@@ -67,9 +67,9 @@ class History:
         return digest_of(data)
 
     def make_entries(self) -> None:
-        shared = [self._blob(self.rng.randbytes(size)) for size in (100, 40_000, 90_000)]
+        shared = [self._blob(self.rng.randbytes(size)) for size in (100, 80_000, 90_000)]
         for name in range(_ENTRIES):
-            size = self.rng.choice([50, 30_000])
+            size = self.rng.choice([50, 70_000])
             leaves = [self._blob(self.rng.randbytes(size)), *self.rng.sample(shared, 2)]
             inner = directory({f"{at}": leaf for at, leaf in enumerate(leaves)})
             root = directory({}, {"inner": self._blob(inner)})

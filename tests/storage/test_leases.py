@@ -54,15 +54,15 @@ async def test_p5_what_find_missing_promised_is_readable_within_the_lease(
     open_storage: Opener,
 ) -> None:
     storage = await open_storage(short(quota=MIB, lease=2.0))
-    wanted = [await put(storage, os.urandom(40_000)) for _ in range(10)]
+    wanted = [await put(storage, os.urandom(80_000)) for _ in range(10)]
     loop = asyncio.get_running_loop()
     for _ in range(3):
         present = set(wanted) - await storage.find_missing(wanted)
         until_s = loop.time() + 1.8
         while loop.time() < until_s:
-            await storage.write_small([fresh(60_000)])
+            await storage.write_small([fresh(90_000)])
             for digest in present:
-                assert len(await read(storage, digest)) == 40_000
+                assert len(await read(storage, digest)) == 80_000
     assert present
 
 

@@ -72,7 +72,7 @@ async def test_s26_after_random_puts_and_evictions_all_counts_agree(tmp_path: Pa
                     await storage.maintenance.evict(
                         chance.randrange(storage.core.space.stored_bytes + 1)
                     )
-                size = chance.choice([10, 5000, 40_000, 200_000])
+                size = chance.choice([10, 5000, 80_000, 200_000])
                 held.append(await put(storage, chance.randbytes(size)))
             await until(lambda: _nothing_pending(storage))
             totals, rows, stray_bytes = _sums(storage)
@@ -166,7 +166,7 @@ async def test_s36_a_backup_taken_under_load_serves_what_was_held_when_it_began(
 
 async def _keep_writing(storage: Storage) -> None:
     while True:
-        await put(storage, os.urandom(50_000))
+        await put(storage, os.urandom(80_000))
         await put(storage, os.urandom(500))
 
 

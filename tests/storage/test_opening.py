@@ -20,7 +20,7 @@ from tests.storage.conftest import opened, put, read, short
 async def _fill(path: Path) -> None:
     async with opened(path, short()) as storage:
         await put(storage, b"small")
-        await put(storage, b"large" * 10_000)
+        await put(storage, b"large" * 20_000)
 
 
 async def test_o13_a_newer_schema_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ async def test_a_copied_directory_serves_what_the_original_did(tmp_path: Path) -
     async with opened(tmp_path / "b", short()) as storage:
         from federation.core.digest import digest_of
 
-        assert await read(storage, digest_of(b"large" * 10_000)) == b"large" * 10_000
+        assert await read(storage, digest_of(b"large" * 20_000)) == b"large" * 20_000
 
 
 async def test_many_processes_may_make_one_directory_at_once(tmp_path: Path) -> None:

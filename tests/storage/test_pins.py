@@ -206,7 +206,7 @@ async def test_r10_when_full_refuse_refuses_uploads_until_peers_have_what_is_her
         blob = await put(storage, b"x" * 90_000)
         await storage.ledger.save([following("tokyo", 0)])
         await unleased(storage)
-        more = b"y" * 50_000
+        more = b"y" * 80_000
         (refused,) = await storage.write_small([(digest_of(more), more)])
         assert isinstance(refused, StorageFull)
         assert await storage.maintenance.evict(0, room_bytes=0) == 0
@@ -227,7 +227,7 @@ async def test_r10_otherwise_uploads_go_on_and_the_peer_is_given_up(tmp_path: Pa
         await put(storage, b"x" * 90_000)
         await storage.ledger.save([following("tokyo", 0)])
         await unleased(storage)
-        more = b"y" * 50_000
+        more = b"y" * 80_000
 
         async def is_taken() -> bool:
             (refused,) = await storage.write_small([(digest_of(more), more)])

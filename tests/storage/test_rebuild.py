@@ -23,7 +23,7 @@ from tests.storage.test_migration import asset, make_version_1
 
 PULLED = Provenance(Source.UPSTREAM, via=("far",), origin="hq")
 ENTRIES = [Entry(EntryKey(EntryKind.ASSET_BLOB, "", n), b"value", "uri") for n in (b"a", b"b")]
-SMALL, LARGE = b"small", b"large" * 10_000
+SMALL, LARGE = b"small", b"large" * 20_000
 
 
 def silent(done: int, total: int) -> None:

@@ -21,7 +21,7 @@ from tests.storage.conftest import opened, read, short
 from tests.storage.test_rebuild import silent
 from tests.support.seeds import by_seed, told
 
-_FILES = [os.urandom(40_000) for _ in range(2)]
+_FILES = [os.urandom(80_000) for _ in range(2)]
 _SMALL = [os.urandom(n * 90 + 1) for n in range(60)]
 _GARBAGE = ["x'87ff'", "CAST(x'87ff' AS TEXT)", "9e999", "-1", "1 << 62", "NULL", "''", "'0x1'"]
 

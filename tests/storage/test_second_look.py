@@ -80,7 +80,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def test_what_is_marked_is_missing_at_once_and_no_memory_says_otherwise(site: Site) -> None:
     blob, file = (
         await put(site.storage, os.urandom(100)),
-        await put(site.storage, os.urandom(50_000)),
+        await put(site.storage, os.urandom(80_000)),
     )
     epoch = site.storage.core.epoch.value
     site.clock.later_s += LONG_S
@@ -92,7 +92,7 @@ async def test_what_is_marked_is_missing_at_once_and_no_memory_says_otherwise(si
 async def test_what_is_found_is_leased_from_then_on(site: Site) -> None:
     blob, file = (
         await put(site.storage, os.urandom(100)),
-        await put(site.storage, os.urandom(50_000)),
+        await put(site.storage, os.urandom(80_000)),
     )
     site.clock.later_s += LONG_S
     assert await site.missing(blob, file) == set()
@@ -100,7 +100,7 @@ async def test_what_is_found_is_leased_from_then_on(site: Site) -> None:
     assert await site.evictor.mark(ALL) == 0
     site.clock.later_s += LEASE_S
     assert await site.evictor.mark(ALL) == 0
-    assert len(await read(site.storage, file)) == 50_000
+    assert len(await read(site.storage, file)) == 80_000
 
 
 async def test_a_lease_that_was_not_yet_written_when_the_blob_was_marked_counts(site: Site) -> None:
@@ -118,7 +118,7 @@ async def test_a_lease_that_was_not_yet_written_when_the_blob_was_marked_counts(
 async def test_what_is_read_while_it_is_marked_is_back(site: Site) -> None:
     small, file = (
         await put(site.storage, os.urandom(100)),
-        await put(site.storage, os.urandom(50_000)),
+        await put(site.storage, os.urandom(80_000)),
     )
     site.clock.later_s += LONG_S
     assert await site.evictor.mark(ALL) > 0
@@ -226,7 +226,7 @@ async def test_what_a_peer_was_told_just_before_the_mark_is_back(site: Site) -> 
 
 
 async def test_an_upload_of_what_is_marked_brings_it_back(site: Site) -> None:
-    data, file = os.urandom(100), os.urandom(50_000)
+    data, file = os.urandom(100), os.urandom(80_000)
     blobs = [await put(site.storage, each) for each in (data, file)]
     site.clock.later_s += LONG_S
     assert await site.evictor.mark(ALL) > 0

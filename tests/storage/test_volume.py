@@ -31,7 +31,7 @@ from tests.storage.conftest import MIB, opened, put, read, short, until
 pytestmark = pytest.mark.slow
 
 Opener = Callable[..., Awaitable[Storage]]
-SIZE = 40_000
+SIZE = 80_000
 
 
 @contextmanager

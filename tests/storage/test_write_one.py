@@ -69,7 +69,7 @@ async def test_a_blob_written_a_moment_ago_needs_no_look(storage: Storage) -> No
     storage.core.writer.failure = None
 
 
-@pytest.mark.parametrize("size", [1000, 20_000])
+@pytest.mark.parametrize("size", [1000, 80_000])
 async def test_a_blob_that_is_evicted_or_lost_is_stored_again(storage: Storage, size: int) -> None:
     digest, data = fresh(size)
     assert await storage.write_one(digest, data)
@@ -87,7 +87,7 @@ async def test_a_blob_that_is_evicted_or_lost_is_stored_again(storage: Storage, 
     assert await read(storage, digest) == data
 
 
-@pytest.mark.parametrize("size", [1000, 20_000])
+@pytest.mark.parametrize("size", [1000, 80_000])
 async def test_what_an_upstream_gave_becomes_the_uploaders(storage: Storage, size: int) -> None:
     digest, data = fresh(size)
     await storage.write_small([(digest, data)], provenance=PULLED)
@@ -135,7 +135,7 @@ async def test_nothing_is_answered_from_memory_while_leases_wait_to_be_written(
     assert commits(storage) != before
 
 
-@pytest.mark.parametrize("size", [1000, 20_000])
+@pytest.mark.parametrize("size", [1000, 80_000])
 async def test_a_full_store_takes_what_it_holds_and_refuses_nothing_for_it(
     storage: Storage, size: int
 ) -> None:
@@ -167,7 +167,7 @@ async def test_room_is_released_however_a_write_ends(storage: Storage) -> None:
         await storage.write_one(digest, data)
         forget(storage)
     digest, _ = fresh(1000)
-    await storage.write_one(*fresh(20_000), provenance=FROM_CLIENT)
+    await storage.write_one(*fresh(80_000), provenance=FROM_CLIENT)
     assert storage.core.space.reserved_bytes == 0
     assert storage.core.writer.pending_bytes == 0
     await put(storage, os.urandom(10))

@@ -113,7 +113,7 @@ async def put(store: LocalStore, *blobs: bytes) -> set[Digest]:
     return set(named)
 
 
-BLOBS = [b"small", b"large" * 10_000]
+BLOBS = [b"small", b"large" * 20_000]
 
 
 async def test_what_is_held_is_certain_until_anything_is_gone(watched: Watched) -> None:
@@ -122,7 +122,7 @@ async def test_what_is_held_is_certain_until_anything_is_gone(watched: Watched) 
     assert not await watched.store.find_missing(digests)
     for _ in range(3):
         assert watch.renew(lambda: digests)
-    await put(watched.store, b"another", b"another" * 10_000)
+    await put(watched.store, b"another", b"another" * 20_000)
     assert watch.renew(lambda: digests), "what comes makes nothing uncertain"
     await watched.lose(digest_of(BLOBS[0]))
     for _ in range(2):

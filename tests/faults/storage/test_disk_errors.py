@@ -38,7 +38,7 @@ def test_s07_a_blob_file_that_cannot_be_made_durable_is_not_acknowledged(
 def test_s07_in_a_batch_only_the_file_that_cannot_be_made_durable_is_not_acknowledged(
     node: Node, client: Client, tmp_path: Path
 ) -> None:
-    blobs, trace = [file_blob(50_000) for _ in range(5)], tmp_path / "trace"
+    blobs, trace = [file_blob(100_000) for _ in range(5)], tmp_path / "trace"
     (lock,) = (node.data_dir / "run").glob("*.lock")
     second = node.data_dir / "incoming" / f"{lock.stem}-1"  # they are numbered as they come
     with attached(node, "fdatasync:error=EIO", paths=[second], out=str(trace)):

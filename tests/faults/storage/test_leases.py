@@ -119,7 +119,7 @@ def _push(client: Client, action: Digest, blobs: list[bytes]) -> None:
 
 def test_s30_what_an_action_result_names_is_read_after_it_was_served(pressed: Node) -> None:
     outputs = {
-        digest_of(b"action %d" % number): [file_blob(50_000), small_blob(), small_blob(12_000)]
+        digest_of(b"action %d" % number): [file_blob(100_000), small_blob(), small_blob(12_000)]
         for number in range(4)
     }
     with Client(pressed.address) as client, storm(pressed):

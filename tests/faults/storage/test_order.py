@@ -129,7 +129,7 @@ def test_a_streamed_blob_is_durable_step_by_step(
 def test_each_file_of_a_batch_is_durable_step_by_step(
     used: Node, writing: Client, tmp_path: Path
 ) -> None:
-    blobs = [file_blob(40_000) for _ in range(5)]
+    blobs = [file_blob(100_000) for _ in range(5)]
     with traced(used, tmp_path / "trace") as calls:
         writing.batch_update(blobs)
     check_order(calls, used.data_dir, [digest_of(data) for data in blobs])

@@ -52,7 +52,7 @@ def maintainer(data_dir: Path) -> int | None:
 def test_o08_processes_on_one_directory_see_each_others_writes_at_once(data_dir: Path) -> None:
     with serving(data_dir, 2, {}) as (one, two), Client(one.address) as a, Client(two.address) as b:
         for number in range(20):
-            large, small = file_blob(50_000), small_blob()
+            large, small = file_blob(100_000), small_blob()
             digests = [digest_of(large), digest_of(small)]
             assert b.find_missing(digests) == set(digests)
             a.write(large)
@@ -103,7 +103,7 @@ def test_s38_no_process_calls_present_what_another_evicted(data_dir: Path) -> No
         evictor = maintainer(data_dir)
         near, far = (a, b) if evictor == one.pid else (b, a)
         present = absent = 0
-        blobs = [file_blob(60_000) if n % 2 else small_blob(9000) for n in range(10)]
+        blobs = [file_blob(100_000) if n % 2 else small_blob(9000) for n in range(10)]
         with storm(one), storm(two):
             for number in range(7):
                 for data in blobs:

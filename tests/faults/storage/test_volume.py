@@ -109,9 +109,9 @@ def _run(*command: str) -> None:
 def test_s14_a_disk_that_gives_errors_for_a_while_costs_no_blob(
     node: Node, client: Client, tmp_path: Path
 ) -> None:
-    blobs = [file_blob(20_000) for _ in range(300)]
-    for at in range(0, len(blobs), 100):
-        client.batch_update(blobs[at : at + 100])
+    blobs = [file_blob(100_000) for _ in range(300)]
+    for at in range(0, len(blobs), 30):
+        client.batch_update(blobs[at : at + 30])
     digests, trace = [digest_of(data) for data in blobs], tmp_path / "trace"
     failing = [f"{call}:error=EIO" for call in ("newfstatat", "statx", "openat", "openat2")]
     with attached(node, *failing, out=str(trace)):
