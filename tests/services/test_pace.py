@@ -84,6 +84,11 @@ def test_readers_that_become_slow_share_little_again(whole: MemoryBudget) -> Non
 
 def test_short_reads_get_what_room_there_is(whole: MemoryBudget) -> None:
     readers = paces(whole, 128, size_bytes=5 * MIB)
+    assert {pace.next_bytes() for pace in readers} == {SMALL_BYTES}
+    assert whole.used_bytes == 0, "none has shown that it takes anything"
+    for pace in readers:
+        pace.begin()
+        pace.sent(SMALL_BYTES)
     chunks = [pace.next_bytes() for pace in readers]
     assert chunks.count(MIB) == 85
     assert chunks[85:88] == [2**18, 2**16, SMALL_BYTES]

@@ -42,7 +42,15 @@ def test_the_size_stays_within_its_bounds(writes: list[tuple[int, float]]) -> No
         assert SMALL_BYTES <= sizer.chunk_bytes <= LARGE_BYTES
 
 
-def test_what_fits_one_large_chunk_is_not_cut_and_a_short_read_begins_with_half_of_one() -> None:
-    sizes = (LARGE_BYTES, LARGE_BYTES + 1, SHORT_BYTES, SHORT_BYTES + 1)
-    chunks = [ChunkSizer.for_read(size).chunk_bytes for size in sizes]
-    assert chunks == [LARGE_BYTES, LARGE_BYTES // 2, LARGE_BYTES // 2, SMALL_BYTES]
+def test_what_fits_one_large_chunk_is_not_cut() -> None:
+    assert ChunkSizer.for_read(LARGE_BYTES).chunk_bytes == LARGE_BYTES
+    assert ChunkSizer.for_read(LARGE_BYTES + 1).chunk_bytes == SMALL_BYTES
+
+
+def test_the_second_chunk_of_a_short_read_is_as_large_as_its_speed_allows() -> None:
+    found = []
+    for size, seconds in ((SHORT_BYTES, 0.001), (SHORT_BYTES, 0.05), (SHORT_BYTES + 1, 0.001)):
+        sizer = ChunkSizer.for_read(size)
+        sizer.wrote(SMALL_BYTES, seconds)
+        found.append(sizer.chunk_bytes)
+    assert found == [LARGE_BYTES // 2, 2**18, SMALL_BYTES]
