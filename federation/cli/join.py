@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
@@ -19,7 +19,17 @@ from federation.mesh.invitation import Invitation, parse_code
 from federation.mesh.joining import Inviter, Taken, problems_of, take
 from federation.remote.credentials import Certificates
 from federation.server.exit_codes import FOUND_PROBLEMS
+from federation.services.status_codes import clean
 from federation.wire.mesh import Joining, Member
+
+
+class Joins(Protocol):
+    """What an Inviter does for this command."""
+
+    async def join(self) -> Joining:
+        """See Inviter."""
+        ...
+
 
 _EXAMPLES = """\b
 Examples:
@@ -66,7 +76,7 @@ def join(code: str, yes: bool, dry_run: bool, config_path: Path | None, as_json:
     if dry_run:
         taken = Taken([], [])
     elif yes or click.confirm("\nJoin?", err=True):
-        taken = _join(node, inviter, now_s)
+        taken = _join(node, inviter, found, now_s)
     else:
         raise ConfigError("nothing was changed")
     if as_json:
@@ -74,7 +84,7 @@ def join(code: str, yes: bool, dry_run: bool, config_path: Path | None, as_json:
     elif not dry_run:
         click.echo(f"\njoined: {', '.join(taken.added) or 'all of them were members before'}")
         for each in taken.refused:
-            click.echo(f"not taken: {each}", err=True)
+            click.echo(f"not taken: {clean(each)}", err=True)
         if not node.is_served:
             click.echo(f"start this node now: federation serve --config {config_path}", err=True)
     if problems or taken.refused:
@@ -86,27 +96,30 @@ def _own(node: MeshNode) -> Certificates:
     return Certificates(key=files.client_key.read_bytes(), chain=files.client_cert.read_bytes())
 
 
-def _join(node: MeshNode, inviter: Inviter, now_s: float) -> Taken:
+def _join(node: MeshNode, inviter: Joins, shown: Joining, now_s: float) -> Taken:
     own_peers = node.own_peers  # before the inviter may have done anything
     found = asyncio.run(inviter.join())
+    if found.inviter != shown.inviter:
+        raise ConfigError("the inviter is another one than was shown; nothing was changed here")
     return take(node.folder, node.me, found, own_peers, now_s)
 
 
 def _show(node: MeshNode, found: Joining, invitation: Invitation, problems: dict[str, str]) -> None:
-    click.echo(f"{found.inviter.name} invites this node to its mesh.\n")
+    click.echo(f"{clean(found.inviter.name)} invites this node to its mesh.\n")
     click.echo("Entries here, of nodes that this one sends to and accepts objects from:")
     for member in (found.inviter, *found.others):
         click.echo(_line(member, problems.get(member.name)))
     click.echo("\nEntry that they get, of this node:")
     click.echo(_line(node.me, None))
-    click.echo(f"\nMembers that {found.inviter.name} introduces later are taken, too.")
+    click.echo(f"\nMembers that {clean(found.inviter.name)} introduces later are taken, too.")
     click.echo(f"The code is good until {utc_text(invitation.until_s)}.")
 
 
 def _line(member: Member, problem: str | None) -> str:
-    said = "" if problem is None else f"\n    cannot be taken: {problem}"
+    # What others say of themselves must not draw on the operator's terminal.
+    said = "" if problem is None else f"\n    cannot be taken: {clean(problem)}"
     certificate = f"certificate SHA-256 {fingerprint_of(member.client_der)}"
-    return f"  {member.name}  {member.url}\n    {certificate}{said}"
+    return f"  {clean(member.name)}  {clean(member.url)}\n    {certificate}{said}"
 
 
 def _facts(node: MeshNode, found: Joining, taken: Taken, *, dry_run: bool) -> dict[str, Any]:

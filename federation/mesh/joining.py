@@ -20,8 +20,6 @@ from federation.wire.mesh import Joining, Member, encode_join, parse_joining
 _NOT_FOR_GOOD = frozenset(
     {FailureKind.UNAVAILABLE, FailureKind.TIMEOUT, FailureKind.CANCELLED, FailureKind.DENIED}
 )
-
-
 _TRIES, _PAUSE_S = 3, 1.0  # the inviter's listener looks for new certificates twice a second
 
 
@@ -95,7 +93,9 @@ class Inviter:
         """Refuse an inviter that names another address or certificate for itself than the code."""
         expected = f"https://{self._invitation.inviter}"
         if found.inviter.url != expected:
-            raise ConfigError(f"{self._settings.name}: it says that its URL is {found.inviter.url}")
+            raise ConfigError(
+                f"{self._settings.name}: it says that its URL is {found.inviter.url!r}"
+            )
         if hashlib.sha256(found.inviter.server_der).digest() != self._invitation.server_sha256:
             raise ConfigError(
                 f"{self._settings.name}: it names another certificate than the code does"
