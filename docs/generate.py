@@ -55,7 +55,8 @@ def _sections() -> Iterator[str]:
     keys = list(walk())
     yield from _table("The file", [k for k in keys if len(k.path) == 1])
     for section in keys:
-        if section.section is not None:
+        is_as_of_a_listener = section.path[0] == "http" and len(section.path) > 1
+        if section.section is not None and not is_as_of_a_listener:
             below = [k for k in keys if k.path[:-1] == section.path]
             title = f"`{section.dotted}`" + (", each of the list" if section.is_list else "")
             yield from _table(title, below)

@@ -27,14 +27,17 @@ class AccessFiles(NamedTuple):
     secrets: Secrets | None = None  # the proxy's
 
 
-def load_files(listener: ListenerConfig, at: int) -> AccessFiles:
-    """Read the files of the listener with this index; blocks. Raises ConfigError."""
-    where, auth = f"listeners[{at}].auth", listener.auth
+def load_files(listener: ListenerConfig, place: str) -> AccessFiles:
+    """Read the files of the listener at this place of the configuration; blocks.
+
+    Raises ConfigError.
+    """
+    where, auth = f"{place}.auth", listener.auth
     tokens = auth.tokens if auth else None
     jwt = auth.jwt if auth else None
     proxy = auth.proxy if auth else None
     return AccessFiles(
-        None if listener.tls is None else load_pair(listener.tls, f"listeners[{at}].tls"),
+        None if listener.tls is None else load_pair(listener.tls, f"{place}.tls"),
         None if tokens is None else load_tokens(tokens, f"{where}.tokens"),
         None if jwt is None else load_keys(jwt, f"{where}.jwt.keys"),
         None if proxy is None else load_proxied(proxy, f"{where}.proxy"),

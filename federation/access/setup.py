@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from federation.access.access import ListenerAccess, SameForAll
 from federation.access.rights import everybody
@@ -22,26 +22,43 @@ if TYPE_CHECKING:
     from federation.access.tokens import TokenTable
 
 
-def load_access(config: Config) -> list[AccessFiles | None]:
-    """Read the files of each listener, in their order; blocks. None: it has no files.
+class LoadedFiles(NamedTuple):
+    """The files of all that callers reach; None: it has none."""
+
+    listeners: Sequence[AccessFiles | None]  # in their order
+    http: AccessFiles | None = None
+
+
+def load_access(config: Config) -> LoadedFiles:
+    """Read the files of the listeners and of the HTTP address; blocks.
 
     Raises ConfigError that names the listener and the file.
     """
-    return [_load(listener, at) for at, listener in enumerate(config.listeners)]
+    listeners = [_load(each, f"listeners[{at}]") for at, each in enumerate(config.listeners)]
+    http = config.http.as_listener()
+    return LoadedFiles(listeners, None if http is None else _load(http, "http"))
 
 
-def _load(listener: ListenerConfig, at: int) -> AccessFiles | None:
+def _load(listener: ListenerConfig, place: str) -> AccessFiles | None:
     if listener.tls is None and listener.auth is None:
         return None
     from federation.access.files import load_files  # noqa: PLC0415 - see above
 
-    return load_files(listener, at)
+    return load_files(listener, place)
+
+
+def make_http_access(
+    config: Config, files: AccessFiles | None, metrics: Metrics, clock: Clock
+) -> ListenerAccess | None:
+    """Return what the HTTP address needs; None: it has neither TLS nor authentication."""
+    listener = config.http.as_listener()
+    return None if listener is None else _make(listener, "http", files, metrics, clock, {})
 
 
 def make_access(
     config: Config, files: Sequence[AccessFiles | None], metrics: Metrics, clock: Clock
 ) -> list[ListenerAccess]:
-    """Return what each listener needs, in their order; files: what load_access returned."""
+    """Return what each listener needs, in their order; files: what load_access read for them."""
     shared: dict[Path, LiveFile[TokenTable]] = {}
     return [
         _make(listener, f"listeners[{at}]", found, metrics, clock, shared)

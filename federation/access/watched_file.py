@@ -5,6 +5,7 @@ Owns detecting a change and validating the new files; an invalid change is ignor
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
@@ -13,10 +14,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 
+from federation.core.clock import Clock
 from federation.core.errors import ConfigError
 
 _log = structlog.get_logger(__name__)
 _TRIES = 3
+_EVERY_S = 0.5  # a change is read at the second look: within 2 s in all
 
 T = TypeVar("T")
 Stamp = tuple[tuple[int | str, ...], ...]
@@ -28,6 +31,17 @@ class Watched(Protocol):
     def refresh(self, *, asked: bool) -> None:
         """Read the files if they have changed; asked: in any case."""
         ...
+
+
+async def follow(watched: Iterable[Watched], asked: asyncio.Event, clock: Clock) -> None:
+    """Look at these files until cancelled; all of them at once when asked to."""
+    watched = list(watched)
+    while True:
+        at_once = asked.is_set()
+        asked.clear()
+        for each in watched:
+            await asyncio.to_thread(each.refresh, asked=at_once)
+        await clock.sleep(_EVERY_S)
 
 
 class LiveFile(Generic[T]):

@@ -1,4 +1,4 @@
-"""Asks the processes that serve a data directory about themselves, over HTTP.
+"""Asks the processes that serve a data directory about themselves, over their Unix sockets.
 
 A process that does not answer in time is reported as such; no command fails because of it.
 """
@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from federation.core.clock import SystemClock
+from federation.server.http.asking import CannotAsk, ask
 from federation.storage.contract import Operations
 
 BECAUSE = "offline-because"
 _ANSWER_S = 1.0
 _FOLLOW_S = 2.0
-_BYTES_MAX = 2**20
-_ACCEPT = {"Accept": "application/json"}
 
 
 def facts_of_processes(operations: Operations) -> list[dict[str, Any]]:
@@ -51,34 +49,23 @@ async def _followed(announced: list[dict[str, Any]], *, on: bool) -> None:
 
 
 async def _ask_all(announced: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
-    async with aiohttp.ClientSession(timeout=timeout, headers=_ACCEPT) as session:
-        return list(await asyncio.gather(*(_ask(session, each) for each in announced)))
+    return list(await asyncio.gather(*map(_ask, announced)))
 
 
-async def _ask(session: aiohttp.ClientSession, announced: dict[str, Any]) -> dict[str, Any]:
-    address = announced.get("http")
-    if not address:
-        return {**announced, "not-known": "it has no HTTP listener"}
+async def _ask(announced: dict[str, Any]) -> dict[str, Any]:
+    if path := announced.get("http-socket"):
+        place: Path | str = Path(path)
+    elif address := announced.get("http"):  # of an older program
+        place = address
+    else:
+        return {**announced, "not-known": "it has not said yet where it can be asked"}
     try:
-        async with session.get(f"http://{address}/") as answer:
-            facts = json.loads(await _body(answer))
-    except TimeoutError:
-        return {**announced, "not-known": f"no answer within {_ANSWER_S:g} s"}
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return {**announced, "not-known": str(error) or type(error).__name__}
+        _, text = await ask(place, "/", _ANSWER_S)
+        facts = json.loads(text)
+    except (CannotAsk, ValueError) as error:
+        return {**announced, "not-known": str(error)}
     if not isinstance(facts, dict):
         return {**announced, "not-known": "its answer is not from a node"}
     facts.pop("links", None)
     listeners = {"listeners": announced["listeners"]} if "listeners" in announced else {}
     return {**announced, **facts, **listeners}
-
-
-async def _body(answer: aiohttp.ClientResponse) -> bytes:
-    """Read the whole answer. Raises ValueError if it is larger than any node's."""
-    body = bytearray()
-    async for part in answer.content.iter_any():
-        body += part
-        if len(body) > _BYTES_MAX:
-            raise ValueError(f"its answer has more than {_BYTES_MAX} bytes")
-    return bytes(body)

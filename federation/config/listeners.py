@@ -94,14 +94,12 @@ class ListenerConfig(Section):
     ) -> ListenerAuthConfig | None:
         if auth is None or not {"tls", "push", "address"} <= info.data.keys():
             return auth
-        if reason := _misfit(auth, info.data["tls"], info.data["push"], info.data["address"]):
+        if reason := misfit(auth, info.data["tls"], info.data["push"], info.data["address"]):
             raise ValueError(reason)
         return auth
 
 
-def _misfit(
-    auth: ListenerAuthConfig, tls: TlsConfig | None, push: bool, address: str
-) -> str | None:
+def misfit(auth: ListenerAuthConfig, tls: TlsConfig | None, push: bool, address: str) -> str | None:
     """Return why these settings contradict each other, and how to fix them."""
     by_certificate = tls is not None and tls.asks_clients
     if auth.takes_tokens and tls is None and not parse_address(address).is_loopback:

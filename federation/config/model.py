@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from pydantic import ValidationInfo, field_validator
 
+from federation.config.http import HttpConfig
 from federation.config.limits import LimitsConfig
 from federation.config.listeners import ListenerConfig, TlsConfig
 from federation.config.mesh import MeshConfig, is_member_name
@@ -19,7 +20,7 @@ from federation.config.namespaces import NamespaceConfig
 from federation.config.peers import PeerConfig
 from federation.config.section import Section, key, section
 from federation.config.storage import ScrubConfig, StorageConfig
-from federation.config.types import AddressText, Count, FilePath, Flag, Name, parse_address
+from federation.config.types import Count, FilePath, Flag, Name, parse_address
 from federation.config.upstreams import PullConfig, UpstreamConfig
 from federation.core.errors import ConfigError
 
@@ -48,14 +49,6 @@ def default_data_dir() -> Path:
         return Path.home() / ".local" / "share" / "federation"
     except RuntimeError:
         raise ConfigError("this user has no home folder: say where to store (data-dir)") from None
-
-
-class HttpConfig(Section):
-    """The HTTP listener: metrics and health."""
-
-    address: AddressText | None = key(
-        live=False, default="127.0.0.1:8981", description="host:port; null: none"
-    )
 
 
 class LogConfig(Section):
@@ -133,7 +126,7 @@ class Config(Section):
     )
     mesh: MeshConfig = section("nodes that replicate to each other, and join by invitation")
     limits: LimitsConfig = section("bounds on the resources that clients can use")
-    http: HttpConfig = section("metrics and health over HTTP")
+    http: HttpConfig = section("metrics, health and the dashboard over HTTP")
     log: LogConfig = section("what is logged to standard error")
 
     @field_validator("listeners")

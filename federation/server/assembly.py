@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation import __version__
 from federation.access.access import ListenerAccess
-from federation.access.setup import make_access
+from federation.access.setup import LoadedFiles, make_access, make_http_access
 from federation.config.limits import LiveLimits
 from federation.config.model import Config, ListenerConfig
 from federation.config.types import parse_address
@@ -19,11 +19,14 @@ from federation.observability.statistics.files import folder_of
 from federation.observability.statistics.recorder import StatisticsRecorder
 from federation.replication.setup import Replication, make_replication
 from federation.server.http import HttpServer, Pages
+from federation.server.http.places import OWN_MODE, UnixPlace
+from federation.server.http.serving import http_servers
 from federation.server.node import Node, Port
 from federation.server.readiness import Readiness
 from federation.server.server_factory import ListenerPlace, ServerFactory, server_factory
 from federation.server.services import Services, make_services
 from federation.server.statistics import ActivitySampler
+from federation.server.unix_socket import process_socket
 from federation.server.worker_slot import WorkerSlot
 from federation.services.acknowledge import Acknowledge
 from federation.services.bounds import SharedBounds
@@ -36,17 +39,16 @@ from federation.storage.contract import NodeStorage
 from federation.storage.factory import open_storage
 
 if TYPE_CHECKING:
-    from federation.access.files import AccessFiles
     from federation.server.mesh import MeshParts
 
 
 async def open_node(
     config: Config,
-    files: Sequence[AccessFiles | None],
+    files: LoadedFiles,
     clock: Clock | None = None,
     slot: WorkerSlot | None = None,
 ) -> Node:
-    """Open the storage and build a node on it, ready to start; files are its listeners'.
+    """Open the storage and build a node on it, ready to start; files: what load_access read.
 
     slot: of a process that is one of several behind the same ports.
 
@@ -64,7 +66,7 @@ async def open_node(
 
 def build(
     config: Config,
-    files: Sequence[AccessFiles | None],
+    files: LoadedFiles,
     storage: NodeStorage,
     metrics: Metrics,
     clock: Clock,
@@ -79,7 +81,7 @@ def build(
     mesh = _mesh_of(config, replication, metrics, clock, slot)
     quotas = CallerQuotas(limits, clock, metrics)
     ports = []
-    access = make_access(config, files, metrics, clock)
+    access = make_access(config, files.listeners, metrics, clock)
     for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
         factory = server_factory(config.transport, listener.protocol)
         runtime = Runtime(
@@ -106,24 +108,28 @@ def build(
     readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
     started_at = utc_text(clock.wall_s())
+    http_access = make_http_access(config, files.http, metrics, clock)
+    guarded = [*access, *([] if http_access is None else [http_access])]
+    pages = Pages(
+        metrics,
+        readiness,
+        about=lambda: {
+            **facts,
+            "listeners": _shown(ports),
+            "started-at": started_at,
+            "requests-per-s": round(statistics.calls_per_s, 2),
+            "limits-reached": bounds.hits.recent(),
+            "warnings": [text for each in guarded if (text := each.warning()) is not None],
+            **services.describe(),
+            **replication.describe(),
+        },
+        limits_reached=bounds.hits.recent,
+    )
+    sockets = [HttpServer(UnixPlace(process_socket(config.data_dir), OWN_MODE), pages.answer)]
     http = None
-    if (http_address := slot.http_address(config.http.address)) is not None:
-        pages = Pages(
-            metrics,
-            readiness,
-            about=lambda: {
-                **facts,
-                "listeners": _shown(ports),
-                "started-at": started_at,
-                "requests-per-s": round(statistics.calls_per_s, 2),
-                "limits-reached": bounds.hits.recent(),
-                "warnings": [text for each in access if (text := each.warning()) is not None],
-                **services.describe(),
-                **replication.describe(),
-            },
-            limits_reached=bounds.hits.recent,
-        )
-        http = HttpServer(http_address, pages.answer, bounds.hits)
+    if slot.alone:
+        http, shared = http_servers(config.http, pages.answer, http_access, bounds.hits, clock)
+        sockets += shared
     services.start(replication.holders)
     replication.start()
     statistics.start(metrics.failing)
@@ -134,6 +140,8 @@ def build(
     return Node(
         ports=ports,
         http=http,
+        sockets=sockets,
+        watched=[] if http_access is None else http_access.watched,
         # Until no call runs any more replication goes on: some calls wait for peers.
         closers=closers,
         announce=partial(storage.announce, **facts),

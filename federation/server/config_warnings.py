@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from federation.access.exposed_files import is_exposed, writable_by_others
-from federation.config.model import Config, ListenerConfig, TlsConfig
+from federation.config.model import Config, HttpConfig, ListenerConfig, TlsConfig
 from federation.config.types import parse_address
 from federation.config.upstreams import AuthConfig
 
@@ -30,11 +30,32 @@ def advice(config: Config, file: Path | None = None) -> list[Advice]:
         if _anyone_pushes(listener) and not parse_address(listener.address).is_loopback:
             text = f"{listener.address}: whoever reaches this address may push"
             found.append(Advice("anyone_may_push", text))
-        if listener.tls is not None:
-            found += _about_tls(listener, listener.tls)
         if (passes := _proxy_for_all(listener)) is not None:
             found.append(Advice("proxy_without_secret", passes))
-    return found + _about_files(config, file)
+    for listener in _guarded(config):
+        if listener.tls is not None:
+            found += _about_tls(listener, listener.tls)
+    return found + _about_pages(config.http) + _about_files(config, file)
+
+
+def _guarded(config: Config) -> list[ListenerConfig]:
+    """Return everything that has TLS or authentication as a listener has it."""
+    http = config.http.as_listener()
+    return [*config.listeners, *([] if http is None else [http])]
+
+
+def _about_pages(http: HttpConfig) -> list[Advice]:
+    if http.address is None or http.asks_callers:
+        return []
+    if not http.is_open:
+        text = (
+            f"{http.address}: all pages but health are refused, as nobody can be an admin there: "
+            "set http.auth, or client certificates in http.tls, or http.pages: open"
+        )
+        return [Advice("pages_for_nobody", text)]
+    if not parse_address(http.address).is_loopback:
+        return [Advice("pages_open", f"{http.address}: whoever reaches it sees all pages")]
+    return []
 
 
 def _about_tls(listener: ListenerConfig, tls: TlsConfig) -> list[Advice]:
@@ -95,7 +116,7 @@ def _about_files(config: Config, file: Path | None) -> list[Advice]:
 
 def _secrets(config: Config) -> Iterator[Path]:
     """Yield files that only the node's user should read; a listener's key has its own event."""
-    for listener in config.listeners:
+    for listener in _guarded(config):
         jwt = listener.auth.jwt if listener.auth else None
         proxy = listener.auth.proxy if listener.auth else None
         if proxy is not None and proxy.secret is not None:
@@ -108,7 +129,7 @@ def _secrets(config: Config) -> Iterator[Path]:
 
 def _deciding(config: Config) -> Iterator[Path]:
     """Yield files that decide who is admitted with which rights, and whom this node trusts."""
-    for listener in config.listeners:
+    for listener in _guarded(config):
         tls, auth = listener.tls, listener.auth
         paths: list[Path | None] = []
         if tls is not None:

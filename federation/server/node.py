@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
 
-from federation.access.watched_file import Watched
+from federation.access.watched_file import Watched, follow
 from federation.config.model import Config, LimitsConfig, ListenerConfig
 from federation.config.types import Address
 from federation.core.clock import Clock
@@ -30,7 +30,6 @@ _log = structlog.get_logger(__name__)
 
 _LAG_EVERY_S = 0.1
 _HEALTH_EVERY_S = 0.5
-_TLS_EVERY_S = 0.5  # a change is read at the second look: within 2 s in all
 
 
 class ListeningServer(Protocol):
@@ -93,6 +92,7 @@ class Node:
         *,
         ports: Sequence[Port],
         http: HttpServer | None,
+        sockets: Sequence[HttpServer] = (),
         closers: Sequence[Callable[[], Awaitable[None]]],
         announce: Callable[..., None],
         readiness: Readiness,
@@ -101,12 +101,14 @@ class Node:
         limits: LimitsConfig,
         apply_config: Callable[[Config], None],
         hits: LimitHits | None = None,
+        watched: Sequence[Watched] = (),
     ) -> None:
         """Take the parts of a node that is not started.
 
         Args:
             ports: the listeners.
-            http: the HTTP listener.
+            http: serves the HTTP address.
+            sockets: serve the same on Unix sockets.
             closers: called in this order once no call runs any more; the storage's is the last.
             announce: called with listeners=[...], http=... once every port answers.
             readiness: the state that is reported; its phase is set here.
@@ -114,10 +116,12 @@ class Node:
             clock: paces the watching.
             limits: drain is how long running calls may go on after stop().
             hits: where reached limits are recorded; None: connections are not counted.
+            watched: files that are looked at, beside those of the ports.
             apply_config: applies a new configuration to every part that can change, or to none.
         """
         self._ports = ports
         self._http = http
+        self._sockets = sockets
         self._closers = closers
         self._announce = announce
         self._readiness = readiness
@@ -131,6 +135,7 @@ class Node:
         self._announced: dict[str, Any] = {}
         self._tasks = Background()
         self._asked_for_tls = asyncio.Event()
+        self._watched = [*(each for port in ports for each in port.watched), *watched]
 
     def __repr__(self) -> str:
         return f"<Node {self._readiness.phase.value} on {', '.join(self.listeners)}>"
@@ -146,8 +151,13 @@ class Node:
 
     @property
     def http(self) -> str | None:
-        """host:port of the HTTP listener, if there is one."""
-        return str(self._http.address) if self._http else None
+        """host:port of the HTTP address, if there is one."""
+        return str(self._http.place) if self._http else None
+
+    @property
+    def own_socket(self) -> str | None:
+        """The path of the first Unix socket, where commands ask this process."""
+        return str(self._sockets[0].place).removeprefix("unix:") if self._sockets else None
 
     @property
     def drain_s(self) -> float:
@@ -167,12 +177,15 @@ class Node:
                 await port.server.bind(passed)
             if self._http is not None:
                 await self._http.start(passed)
+            for each in self._sockets:
+                await each.start()
             passed.check_all_taken()
             for port in self._ports:
                 await port.server.start()
             self._readiness.phase = Phase.SERVING
             await self._publish_health()
-            self.announce(listeners=self.listeners, http=self.http)
+            own_socket = {} if self.own_socket is None else {"http-socket": self.own_socket}
+            self.announce(listeners=self.listeners, http=self.http, **own_socket)
         except BaseException:
             await self._end(0)
             raise
@@ -180,7 +193,7 @@ class Node:
         self._keep(self._watch_health, "health")
         if self._guard is not None and self._listening_on():
             self._keep(self._guard.run, "connections")
-        if any(port.watched for port in self._ports):
+        if self._watched:
             self._keep(self._watch_tls, "tls-files")
         _log.info("serving", listeners=self.listeners, http=self.http)
 
@@ -215,8 +228,9 @@ class Node:
     async def _end(self, grace_s: float) -> None:
         await asyncio.gather(*(port.server.stop(grace_s) for port in self._ports))
         await self._tasks.close()
-        if self._http is not None:  # last, since it shows that the node drains
-            await self._http.stop()
+        for each in (*self._sockets, self._http):  # last, since they show that the node drains
+            if each is not None:
+                await each.stop()
         for close in self._closers:
             await close()
 
@@ -238,13 +252,7 @@ class Node:
             await self._publish_health()
 
     async def _watch_tls(self) -> None:
-        live = list(dict.fromkeys(each for port in self._ports for each in port.watched))
-        while True:
-            asked = self._asked_for_tls.is_set()
-            self._asked_for_tls.clear()
-            for each in live:
-                await asyncio.to_thread(each.refresh, asked=asked)
-            await self._clock.sleep(_TLS_EVERY_S)
+        await follow(list(dict.fromkeys(self._watched)), self._asked_for_tls, self._clock)
 
     async def _watch_lag(self) -> None:
         while True:

@@ -8,11 +8,10 @@ import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
-from federation.access.setup import load_access
+from federation.access.setup import LoadedFiles, load_access
 from federation.config.model import Config
 from federation.core.clock import SystemClock
 from federation.core.tasks import Background, FailingWork
@@ -27,9 +26,6 @@ from federation.server.reload import Reloader
 from federation.server.server_factory import check_installed
 from federation.server.worker_slot import WorkerSlot
 from federation.server.workers.control import Control
-
-if TYPE_CHECKING:
-    from federation.access.files import AccessFiles
 
 _log = structlog.get_logger(__name__)
 END_S = 10.0  # for closing the storage after the drain time; a hung disk would never end
@@ -75,7 +71,7 @@ def run_node(
 
 async def _serve(
     config: Config,
-    files: list[AccessFiles | None],
+    files: LoadedFiles,
     ready: Ready,
     file: Path | None,
     passed: PassedSockets,
@@ -107,7 +103,7 @@ async def _serve(
         process.settle()
         ready(node.listeners)
         if control is not None:
-            control.send(serving={"listeners": node.listeners, "http": node.http})
+            control.send(serving={"listeners": node.listeners, "http-socket": node.own_socket})
         systemd.notify("READY=1")
         _feed_watchdog(control, slot, watched)
         await stop.wait()

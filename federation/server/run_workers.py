@@ -18,14 +18,17 @@ from typing import Any
 import structlog
 
 from federation import __version__
-from federation.access.setup import load_access
+from federation.access.setup import LoadedFiles, load_access, make_http_access
+from federation.access.watched_file import follow
 from federation.config.model import Config
 from federation.core.clock import Clock, SystemClock
 from federation.core.tasks import Background, FailingWork
 from federation.observability import logs
+from federation.observability.metrics import Metrics
 from federation.server import process, systemd
 from federation.server.config_warnings import advice
 from federation.server.http import HttpServer
+from federation.server.http.serving import http_servers
 from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import RELOAD
 from federation.server.run import END_S, FLUSH_S, Ready
@@ -53,12 +56,12 @@ def run_workers(config: Config, ready: Ready, file: Path | None = None) -> None:
     process.prepare()
     passed = passed_sockets(os.environ, os.getpid())
     check_installed(config.transport)
-    load_access(config)  # errors in the files are reported once, by the parent
+    files = load_access(config)  # errors in the files are reported once, by the parent
     flush = logs.configure(config.log)
     for item in advice(config, file):
         _log.warning(item.event, text=item.text)
     try:
-        status = asyncio.run(_Parent(config, file, SystemClock()).serve(passed, ready))
+        status = asyncio.run(_Parent(config, files, file, SystemClock()).serve(passed, ready))
     finally:
         flush(FLUSH_S)
     if status:
@@ -68,12 +71,15 @@ def run_workers(config: Config, ready: Ready, file: Path | None = None) -> None:
 class _Parent:
     """The parent's state."""
 
-    def __init__(self, config: Config, file: Path | None, clock: Clock) -> None:
+    def __init__(self, config: Config, files: LoadedFiles, file: Path | None, clock: Clock) -> None:
         self._config = config
+        self._files = files
         self._file = file
         self._clock = clock
         self._ports = KeptPorts()
         self._http: HttpServer | None = None
+        self._sockets: list[HttpServer] = []
+        self._asked_for_tls = asyncio.Event()
         self._tasks = Background()
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -95,26 +101,35 @@ class _Parent:
         descriptors = [each.fileno() for each in self._ports.passed]
         self._crew = Supervisor(config.workers, self._orders, descriptors, self._clock, ended)
         try:
-            if config.http.address is not None:
+            if config.http.address is not None or config.http.socket is not None:
                 facts = {
                     "node": config.node_name,
                     "version": __version__,
                     "listeners": addresses,
                 }
                 face = AggregatedPages(self._crew, facts, self._clock)
-                self._http = HttpServer(config.http.address, face.answer)
-                await self._http.start(passed)
-                self._keep(face.run, "counts of the workers")
+                await self._serve_pages(face, passed)
             passed.check_all_taken()
             status = await self._while_serving(ready, addresses)
         finally:
             await self._tasks.close()
-            if self._http is not None:
-                await self._http.stop()
-            if face is not None:
-                await face.close()
+            for each in (*self._sockets, self._http):
+                if each is not None:
+                    await each.stop()
             self._ports.close()
         return status
+
+    async def _serve_pages(self, face: AggregatedPages, passed: PassedSockets) -> None:
+        settings, clock = self._config.http, self._clock
+        access = make_http_access(self._config, self._files.http, Metrics(), clock)
+        self._http, self._sockets = http_servers(settings, face.answer, access, None, clock)
+        if self._http is not None:
+            await self._http.start(passed)
+        for each in self._sockets:
+            await each.start()
+        self._keep(face.run, "counts of the workers")
+        if access is not None and access.watched:
+            self._keep(lambda: follow(access.watched, self._asked_for_tls, clock), "tls-files")
 
     def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Keep a task running after failures; the workers themselves report readiness."""
@@ -122,7 +137,7 @@ class _Parent:
 
     def _orders(self, number: int, again: bool) -> bytes:
         ports = tuple(address.port for address in self._ports.addresses)
-        http = None if self._http is None else str(self._http.address)
+        http = None if self._http is None else str(self._http.place)
         slot = WorkerSlot(number, self._config.workers, ports, http, os.getpid())
         descriptors = [each.fileno() for each in self._ports.passed]
         return encode_orders(self._config, self._file, slot, descriptors, again=again)
@@ -135,7 +150,7 @@ class _Parent:
         failed = starting.result() if starting.done() else 0
         if not failed and not stopping.done():
             self._keep(self._reload_on_hangup, "reload")
-            http = None if self._http is None else str(self._http.address)
+            http = None if self._http is None else str(self._http.place)
             workers = len(self._crew.workers)
             _log.info("all_serving", listeners=addresses, http=http, workers=workers)
             process.settle()
@@ -171,6 +186,7 @@ class _Parent:
             began_s = self._clock.monotonic_s()
             systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={int(began_s * 1_000_000)}")
             self._crew.signal(signal.SIGHUP)
+            self._asked_for_tls.set()
             operations = operations_on(self._config.data_dir, self._config.storage)
             pids = {worker.pid for worker in self._crew.workers}
             while self._clock.monotonic_s() < began_s + _RELOAD_S:

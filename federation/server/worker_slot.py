@@ -35,7 +35,3 @@ class WorkerSlot(NamedTuple):
     def part(self, total: int) -> int:
         """Return this process's part of a limit for all of them."""
         return total // self.of
-
-    def http_address(self, configured: str | None) -> str | None:
-        """Return where to answer over HTTP: beside others, only where the parent asks."""
-        return configured if self.alone or configured is None else "127.0.0.1:0"

@@ -59,9 +59,17 @@ def test_a_process_that_hangs_costs_a_second_and_is_shown_as_such(tmp_path: Path
         assert process["pid"] == node.pid
 
 
-def test_a_process_without_http_is_shown_as_such(tmp_path: Path) -> None:
+def test_a_process_without_an_http_address_is_asked_by_its_socket(tmp_path: Path) -> None:
     with serve(tmp_path / "data", {"http": {"address": None}}) as node:
-        assert only_process(node.data_dir)["not-known"] == "it has no HTTP listener"
+        process = wait_until(lambda: answering(node.data_dir), "its answer within a second")
+        assert (process["status"], process["http"]) == ("serving", None)
+
+
+def test_a_process_that_has_not_said_where_it_can_be_asked_is_shown_as_such(
+    tmp_path: Path,
+) -> None:
+    (facts,) = processes.facts_of_processes(Announced(tmp_path, StorageConfig(), ""))
+    assert facts["not-known"] == "it has not said yet where it can be asked"
 
 
 class Announced(DirectoryOperations):
@@ -121,7 +129,7 @@ def test_eight_lines_come_first_and_the_details_only_when_asked_for(tmp_path: Pa
         ]  # fmt: skip
         assert shown[5] == "upstreams: hq untried"
         in_full = run(node.data_dir, "--all").splitlines()
-        assert in_full[2] == shown[2]
+        assert in_full[5] == shown[5]
         assert "processes:" in in_full
 
 

@@ -59,14 +59,18 @@ def test_what_would_only_go_together_with_a_restart_is_refused() -> None:
 
 
 def test_every_key_says_whether_a_reload_takes_it() -> None:
-    """What is in a list says nothing, as the list does; a section leaves it to its keys."""
-    lists = [key.path for key in walk() if key.is_list]
+    """What is in a list says nothing, as the list does, or a section that is taken as a whole.
 
-    def is_in_a_list(key: ConfigKey) -> bool:
-        return any(key.path != path and key.path[: len(path)] == path for path in lists)
+    Other sections leave it to their keys.
+    """
+    decided = [key.path for key in walk() if key.section is not None and key.live is not None]
+
+    def is_below_a_decision(key: ConfigKey) -> bool:
+        return any(key.path != path and key.path[: len(path)] == path for path in decided)
 
     for key in walk():
-        leaves_it_to_others = is_in_a_list(key) or (key.section is not None and not key.is_list)
+        is_left_to_keys = key.section is not None and key.path not in decided
+        leaves_it_to_others = is_below_a_decision(key) or is_left_to_keys
         assert (key.live is None) == leaves_it_to_others, f"{key.dotted} says {key.live}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from federation.config.model import Config
 from federation.server.config_warnings import advice
 from tests.support.certificates import self_signed
@@ -122,3 +124,20 @@ def test_a_proxy_on_loopback_without_a_secret_is_told(tmp_path: Path) -> None:
     assert "auth.proxy.secret" in text
     assert told(config(secret=secret)) == []
     assert told(config(addresses=["10.0.0.7"])) == []
+
+
+@pytest.mark.parametrize(
+    ("http", "events"),
+    [
+        ({}, []),
+        ({"address": None}, []),
+        ({"pages": "admin"}, ["pages_for_nobody"]),
+        ({"address": "0.0.0.0:8981"}, ["pages_for_nobody"]),
+        ({"address": "0.0.0.0:8981", "pages": "open"}, ["pages_open"]),
+    ],
+)
+def test_pages_that_nobody_or_everybody_sees_are_told(
+    tmp_path: Path, http: dict[str, str], events: list[str]
+) -> None:
+    config = Config.model_validate({"data-dir": tmp_path, "http": http})
+    assert [event for event, _ in told(config)] == events

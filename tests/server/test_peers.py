@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
+from federation.access.setup import LoadedFiles
 from federation.config.model import Config, HttpConfig, ListenerConfig
 from federation.config.peers import PeerConfig
 from federation.config.upstreams import UpstreamConfig
@@ -30,7 +31,7 @@ DATA = noise(1000)
 async def node(path: Path, *listeners: ListenerConfig, **keys: Any) -> AsyncIterator[Node]:
     keys.setdefault("http", HttpConfig(address=None))
     config = Config(data_dir=path, listeners=list(listeners), **keys)
-    running = await open_node(config, [None] * len(listeners))
+    running = await open_node(config, LoadedFiles([None] * len(listeners)))
     await running.start()
     try:
         yield running

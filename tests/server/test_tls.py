@@ -24,7 +24,7 @@ def test_a_good_pair_is_read(tmp_path: Path) -> None:
 
 
 def test_a_plain_listener_has_no_files() -> None:
-    assert load_access(Config()) == [None]
+    assert load_access(Config()).listeners == [None]
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:

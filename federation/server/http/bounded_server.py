@@ -5,28 +5,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from federation.access.incoming_call import plain_host
+from federation.access.incoming_call import (
+    Headers,
+    PeerAddress,
+    ShownCertificate,
+    parse_peer,
+    plain_host,
+)
+from federation.access.tls_contexts import HTTP1, Contexts, shown_by
 from federation.core.fair_share import FairShare, ShareVerdict
+from federation.core.tasks import Background
+from federation.http_cache.credentials import as_metadata
 from federation.observability.rate_limits import LimitHits
 from federation.server.http.router import HttpAnswer, HttpRequest
 
+if TYPE_CHECKING:
+    from federation.access.live_tls import LiveTls
+
 _CONNECTIONS_MAX = 100  # of all other machines
 _LOCAL_MAX = 50  # of this one
-_LOOPBACK = ("127.0.0.1", "::1")
+_LOOPBACK = ("127.0.0.1", "::1", "")  # "": by a Unix socket
 _IDLE_S = 20.0  # also for headers that never end
+_HANDSHAKE_S = 10.0
 _REQUEST_S = 5.0
 _END_S = 2.0
 
 Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
-
-
-def runner_of(handler: Handler, hits: LimitHits | None) -> web.ServerRunner:
-    """Return a server of this handler, to be set up; hits: records refused connections."""
-    return web.ServerRunner(BoundedServer(handler, hits), shutdown_timeout=_END_S)
 
 
 class BoundedServer(web.Server):
@@ -36,25 +45,66 @@ class BoundedServer(web.Server):
     machine have connections of their own, so that they can always ask whether the node is ready.
     """
 
-    def __init__(self, handler: Handler, hits: LimitHits | None) -> None:
+    def __init__(
+        self, handler: Handler, hits: LimitHits | None, tls: LiveTls | None = None
+    ) -> None:
+        """hits: records refused connections. tls: None: plain text."""
         super().__init__(
             self._answer, access_log=None, keepalive_timeout=_IDLE_S, lingering_time=_END_S
         )
         self._handler = handler
         self._hits = hits
+        self._contexts = None if tls is None else Contexts(tls, HTTP1)
+        self._handshakes = Background()
         self._share = FairShare(lambda: _CONNECTIONS_MAX)
         self._local = FairShare(lambda: _LOCAL_MAX, lambda: _LOCAL_MAX)
         self._held: dict[RequestHandler, _Held] = {}
 
+    def accept(self) -> asyncio.Protocol:
+        """Return the protocol of a connection that has just come."""
+        return self() if self._contexts is None else _Handshake(self)
+
+    async def stop(self) -> None:
+        """End every connection."""
+        await self._handshakes.close()
+        await self.shutdown(_END_S)
+
+    def begin_handshake(self, transport: asyncio.Transport) -> None:
+        """Start the TLS handshake of a connection that has just come, if it is not too many."""
+        host = _host_of(transport)
+        share = self._share_of(host)
+        if share.try_acquire(host) is ShareVerdict.GRANTED:
+            self._handshakes.start(self._secure(transport, share, host), "TLS handshake")
+        else:
+            self._refuse(transport, host)
+
+    async def _secure(self, transport: asyncio.Transport, share: FairShare, host: str) -> None:
+        assert self._contexts is not None
+        connection = self()
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport,
+                connection,
+                self._contexts.current(),
+                server_side=True,
+                ssl_handshake_timeout=_HANDSHAKE_S,
+            )
+        except OSError:  # also for what is no TLS, a handshake that is too slow, no certificate
+            secured = None
+        finally:
+            share.release(host)  # connection_made counts it anew
+        if secured is None:
+            transport.abort()
+        else:
+            connection.connection_made(secured)
+
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Hold a connection, or end it at once where too many are open. See web.Server."""
         super().connection_made(handler, transport)
-        host = plain_host(str((transport.get_extra_info("peername") or ("",))[0]))
-        share = self._local if host in _LOOPBACK else self._share
+        host = _host_of(transport)
+        share = self._share_of(host)
         if share.try_acquire(host) is not ShareVerdict.GRANTED:
-            if self._hits is not None:
-                self._hits.hit("http.connections", f"address {host}")
-            transport.abort()
+            self._refuse(transport, host)
             return
         held = self._held[handler] = _Held(share, host, asyncio.get_running_loop().time())
         held.timer = asyncio.get_running_loop().call_later(_IDLE_S, self._look, handler, transport)
@@ -68,13 +118,30 @@ class BoundedServer(web.Server):
             if held.timer is not None:
                 held.timer.cancel()
 
+    def _share_of(self, host: str) -> FairShare:
+        return self._local if host in _LOOPBACK else self._share
+
+    def _refuse(self, transport: asyncio.Transport, host: str) -> None:
+        if self._hits is not None:
+            self._hits.hit("http.connections", f"address {host}")
+        transport.abort()
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if (held := self._held.get(request.protocol)) is not None:
             held.since_s = asyncio.get_running_loop().time()
-        asked = HttpRequest(request.method, request.path, request.headers.get("Accept", ""))
+        headers = request.headers
+        asked = HttpRequest(
+            request.method,
+            request.path,
+            headers.get("Accept", ""),
+            headers.get("Host", ""),
+            request.query_string,
+            _Shown(request),
+        )
         async with asyncio.timeout(_REQUEST_S):
-            status, content_type, body = await self._handler(asked)
-        return web.Response(status=status, body=body, headers={"Content-Type": content_type})
+            answer = await self._handler(asked)
+        fields = {"Content-Type": answer.content_type, **(answer.headers or {})}
+        return web.Response(status=answer.status, body=answer.body, headers=fields)
 
     def _look(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """End a connection on which nothing was asked for too long, or no answer taken."""
@@ -93,3 +160,54 @@ class _Held:
     host: str
     since_s: float
     timer: asyncio.TimerHandle | None = None
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection until its TLS handshake begins."""
+
+    def __init__(self, server: BoundedServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See Protocol."""
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()  # what comes is for start_tls
+        self._server.begin_handshake(transport)
+
+
+class _Shown:
+    """What a caller shows of itself; implements IncomingCall."""
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+
+    @property
+    def peer(self) -> PeerAddress:
+        """See IncomingCall."""
+        name = _peer_name(self._request.transport)
+        if name is None:
+            return parse_peer("unix:")
+        host, port = name
+        return parse_peer(f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}")
+
+    @property
+    def headers(self) -> Headers:
+        """See IncomingCall."""
+        return as_metadata(self._request.raw_headers)
+
+    def certificate(self) -> ShownCertificate:
+        """See IncomingCall."""
+        transport = self._request.transport
+        tls = None if transport is None else transport.get_extra_info("ssl_object")
+        return ShownCertificate() if tls is None else shown_by(tls)
+
+
+def _peer_name(transport: asyncio.BaseTransport | None) -> tuple[str, int] | None:
+    """Return host and port of the other end; None: it is no TCP connection, or is gone."""
+    name = None if transport is None else transport.get_extra_info("peername")
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
+
+
+def _host_of(transport: asyncio.BaseTransport) -> str:
+    name = _peer_name(transport)
+    return "" if name is None else plain_host(name[0])

@@ -7,8 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from federation.access.incoming_call import IncomingCall
 from federation.server.http.status_page import status_page
 
+HEALTH = frozenset({"/healthz", "/readyz"})  # what tells nothing of a node but how it is
 _LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
 
 
@@ -18,6 +20,9 @@ class HttpRequest(NamedTuple):
     method: str
     path: str
     accept: str = ""  # the Accept header
+    host: str = ""  # the Host header
+    query: str = ""  # what follows the question mark, as it came
+    caller: IncomingCall | None = None
 
 
 class HttpAnswer(NamedTuple):
@@ -26,6 +31,7 @@ class HttpAnswer(NamedTuple):
     status: int
     content_type: str
     body: bytes
+    headers: Mapping[str, str] | None = None  # further ones
 
 
 class Router(ABC):

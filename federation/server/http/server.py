@@ -1,4 +1,4 @@
-"""The HTTP listener: its addresses, its start and its end.
+"""The HTTP server of one place: its start and its end.
 
 aiohttp, which parses requests, is imported when the first connection comes: it is a sixth of the
 CPU of a start.
@@ -12,15 +12,15 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from federation.config.types import Address, parse_address
 from federation.core.tasks import Background
 from federation.observability.rate_limits import LimitHits
-from federation.server.addresses import listen, resolve
+from federation.server.http.places import HttpPlace, TcpPlace
 from federation.server.http.router import HttpAnswer, HttpRequest
 from federation.server.passed_sockets import PassedSockets
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from federation.access.live_tls import LiveTls
+    from federation.server.http.bounded_server import BoundedServer
 
 _PARSER = "federation.server.http.bounded_server"
 _PAUSE_S = 0.5  # after a connection could not be accepted
@@ -31,38 +31,48 @@ Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 class HttpServer:
     """Serves one handler: start and stop, each once and in this order."""
 
-    def __init__(self, address: str, handler: Handler, hits: LimitHits | None = None) -> None:
-        self.address = parse_address(address)  # after start, with the real port
+    def __init__(
+        self,
+        place: HttpPlace | str,
+        handler: Handler,
+        hits: LimitHits | None = None,
+        tls: LiveTls | None = None,
+    ) -> None:
+        """place: a text is host:port. tls: None: plain text."""
+        self.place = TcpPlace(place) if isinstance(place, str) else place
         self._handler = handler
         self._hits = hits
+        self._tls = tls
         self._sockets: list[socket.socket] = []
         self._first = Background()
         self._loading = asyncio.Lock()
-        self._runner: web.ServerRunner | None = None  # from the first connection on
+        self._server: BoundedServer | None = None  # from the first connection on
+        self._accepting: list[asyncio.Server] = []
 
     def __repr__(self) -> str:
-        return f"<HttpServer {self.address}>"
+        return f"<HttpServer {self.place}>"
 
     async def start(self, passed: PassedSockets | None = None) -> None:
         """Bind and answer. Raises CannotStart; stop() then leaves nothing behind.
 
         passed: the service manager's sockets; those on this port are taken instead.
         """
-        self._sockets += passed.take(self.address) if passed is not None else []
-        for host in [] if self._sockets else await resolve(self.address):
-            self._sockets.append(listen(Address(host, self.address.port)))
-            self.address = self.address._replace(port=self._sockets[-1].getsockname()[1])
+        self._sockets = await self.place.open(passed)
         for each in self._sockets:
             each.setblocking(False)
-            self._first.start(self._serve(each), f"HTTP on {self.address}")
+            self._first.start(self._serve(each), f"HTTP on {self.place}")
 
     async def stop(self) -> None:
         """Close every connection; safe before and after start."""
         await self._first.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        for accepting in self._accepting:
+            accepting.close()
+        if self._server is not None:
+            await self._server.stop()
         for each in self._sockets:
             each.close()
+        if self._sockets:
+            self.place.close()
 
     async def _serve(self, listening: socket.socket) -> None:
         """Wait for the first connection, and leave it and all others to aiohttp."""
@@ -78,21 +88,17 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         connection, _ = await loop.sock_accept(listening)
         try:
-            runner = await self._load()
-            from aiohttp.web import SockSite  # noqa: PLC0415 - see above
-
-            assert runner.server is not None
-            await loop.connect_accepted_socket(runner.server, connection)
+            server = await self._load()
+            await loop.connect_accepted_socket(server.accept, connection)
         except BaseException:
             connection.close()
             raise
-        await SockSite(runner, listening).start()
+        self._accepting.append(await loop.create_server(server.accept, sock=listening))
 
-    async def _load(self) -> web.ServerRunner:
+    async def _load(self) -> BoundedServer:
         async with self._loading:
-            if self._runner is None:
+            if self._server is None:
                 # In a thread, as calls go on meanwhile.
                 parser = await asyncio.to_thread(import_module, _PARSER)
-                self._runner = parser.runner_of(self._handler, self._hits)
-                await self._runner.setup()
-            return self._runner
+                self._server = parser.BoundedServer(self._handler, self._hits, self._tls)
+            return self._server

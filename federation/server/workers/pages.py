@@ -15,18 +15,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import aiohttp
-
 from federation.core.clock import Clock
 from federation.observability.exposition import exposition, parse
 from federation.observability.families import Families, Family
 from federation.observability.metrics import Metrics
+from federation.server.http.asking import CannotAsk, ask
 from federation.server.http.router import Router
 from federation.server.workers.metrics import merged, only_growing
 from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker
 
 _ANSWER_S = 1.0
+_METRICS_BYTES_MAX = 16 * 2**20
 _LOOK_EVERY_S = 5.0
 
 
@@ -40,7 +40,6 @@ class AggregatedPages(Router):
         self._last: dict[int, Families] = {}  # by worker
         self._ended: Families = {}  # sums of workers that have ended
         self._gauges = Metrics().declared.gauges
-        self._session: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
         return f"<AggregatedPages {self._crew!r}>"
@@ -50,11 +49,6 @@ class AggregatedPages(Router):
         while True:
             await self._look()
             await self._clock.sleep(_LOOK_EVERY_S)
-
-    async def close(self) -> None:
-        """End the connections to the workers."""
-        if self._session is not None:
-            await self._session.close()
 
     def ended(self, worker: Worker) -> None:
         """Keep what a worker had counted when it was last looked at."""
@@ -100,14 +94,9 @@ class AggregatedPages(Router):
         """Return status and body; None from one that does not answer."""
         if worker.http is None:
             return None
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=_ANSWER_S)
-            accept = {"Accept": "application/json"}
-            self._session = aiohttp.ClientSession(timeout=timeout, headers=accept)
         try:
-            async with self._session.get(f"http://{worker.http}{path}") as answer:
-                return answer.status, await answer.text()
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            return await ask(worker.http, path, _ANSWER_S, _METRICS_BYTES_MAX)
+        except CannotAsk:
             return None
 
 

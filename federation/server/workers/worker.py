@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from federation.core.clock import Clock
@@ -23,7 +24,7 @@ class Worker:
         self.number = number
         self._clock = clock
         self.serving = asyncio.Event()
-        self.http: str | None = None  # where it answers the parent; known once it serves
+        self.http: Path | None = None  # its socket, where it answers; known once it serves
         self.lives_s: float | None = None  # monotonic time of its last keep-alive
         self.ending_within_s: float | None = None  # how long its end may take, as it reported
         self._process: asyncio.subprocess.Process | None = None
@@ -65,7 +66,7 @@ class Worker:
         while line := await reader.readline():
             facts: dict[str, Any] = json.loads(line)
             if "serving" in facts:
-                self.http = facts["serving"]["http"]
+                self.http = Path(facts["serving"]["http-socket"])
                 self.lives_s = self._clock.monotonic_s()
                 self.serving.set()
             if "lives" in facts:

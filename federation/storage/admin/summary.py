@@ -50,7 +50,7 @@ def summary(data_dir: Path, settings: model.StorageConfig) -> dict[str, Any]:
     overhead_bytes = footprint.overhead(directory.root, kept_bytes(directory))
     found = marks(settings, disk, taken, overhead_bytes)
     quota_bytes = in_all(settings, found, overhead_bytes)
-    return {**facts, "held-bytes": taken + overhead_bytes, "quota-bytes": quota_bytes}
+    return {**facts, "held-bytes": taken, "quota-bytes": quota_bytes}
 
 
 def _stored(connection: apsw.Connection) -> dict[str, Any]:

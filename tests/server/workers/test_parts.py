@@ -114,11 +114,8 @@ def test_a_share_of_one_changes_nothing() -> None:
     alone = WorkerSlot()
     assert alone.alone
     assert (alone.port(0, 0), alone.part(100)) == (0, 100)
-    assert alone.http_address("0.0.0.0:80") == "0.0.0.0:80"
 
 
-def test_a_share_has_its_part_the_common_ports_and_an_http_address_of_its_own() -> None:
+def test_a_share_has_its_partand_the_common_ports() -> None:
     slot = WorkerSlot(2, 4, (5000, 6000))
     assert (slot.port(1, 0), slot.part(100)) == (6000, 25)
-    assert slot.http_address("0.0.0.0:80") == "127.0.0.1:0"
-    assert slot.http_address(None) is None

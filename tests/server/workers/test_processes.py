@@ -1,5 +1,6 @@
 """`workers: 2` as processes: one port, one directory, one node to whoever looks."""
 
+import asyncio
 import json
 import os
 import signal
@@ -14,10 +15,12 @@ import pytest
 
 from federation._proto.google.bytestream import bytestream_pb2 as bs
 from federation.core.digest import digest_of
+from federation.server.http.asking import ask
 from tests.server.workers.crew import CrewNode
 from tests.support.polling import wait_until
 from tests.support.process import Node, federation
 from tests.support.process_client import Client, outcome, write_requests
+from tests.support.samples import Samples
 
 Connect = Callable[[str], Client]
 BLOB = os.urandom(200_000)
@@ -58,9 +61,8 @@ def answered(node: CrewNode) -> dict[int, float]:
     """How many calls of GetCapabilities each worker has answered, as it says itself."""
     found = {}
     for facts in node.workers():
-        alone = Node(node.data_dir)
-        alone.facts = facts
-        found[facts["worker"]] = alone.metrics().value("federation_request_seconds_count")
+        _, text = asyncio.run(ask(Path(facts["http-socket"]), "/metrics", 60.0))
+        found[facts["worker"]] = Samples(text).value("federation_request_seconds_count")
     return found
 
 

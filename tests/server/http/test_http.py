@@ -42,7 +42,7 @@ async def served(face: Face) -> AsyncIterator[aiohttp.ClientSession]:
     server = HttpServer("127.0.0.1:0", face.pages.answer)
     await server.start()
     try:
-        async with aiohttp.ClientSession(f"http://{server.address}") as session:
+        async with aiohttp.ClientSession(f"http://{server.place}") as session:
             yield session
     finally:
         await server.stop()
