@@ -98,8 +98,8 @@ class PullSchedule:
         self._clock = clock
         self._jobs: list[_Job] = []
         self._background = Background()
-        for fate in PullOutcome:  # each series begins at 0
-            metrics.fetching.scheduled_names.labels(result=fate.value)
+        for outcome in PullOutcome:  # each series begins at 0
+            metrics.fetching.scheduled_names.labels(result=outcome.value)
 
     def __repr__(self) -> str:
         return f"<PullSchedule {self._running} of {len(self._jobs)} run>"
@@ -180,12 +180,12 @@ class PullSchedule:
             PullOutcome.NOT_FOUND: report.not_found,
             PullOutcome.INCOMPLETE: report.incomplete,
         }
-        for fate, count in counts.items():
-            self._metrics.fetching.scheduled_names.labels(result=fate.value).inc(count)
+        for outcome, count in counts.items():
+            self._metrics.fetching.scheduled_names.labels(result=outcome.value).inc(count)
         self._metrics.fetching.scheduled_bytes.inc(report.brought.size_bytes)
         _log.info(
             "scheduled_pull_ended",
             pull=job.settings.name,
             brought_bytes=report.brought.size_bytes,
-            **{fate.value.replace("-", "_"): count for fate, count in counts.items()},
+            **{outcome.value.replace("-", "_"): count for outcome, count in counts.items()},
         )

@@ -77,12 +77,12 @@ class WarmReport:
         """How many names are done."""
         return self.whole + self.not_found + self.incomplete
 
-    def note(self, wanted: Wanted, fate: PullOutcome, reason: str) -> None:
+    def note(self, wanted: Wanted, outcome: PullOutcome, reason: str) -> None:
         """Count one name."""
-        if fate is PullOutcome.WHOLE:
+        if outcome is PullOutcome.WHOLE:
             self.whole += 1
             return
-        if fate is PullOutcome.NOT_FOUND:
+        if outcome is PullOutcome.NOT_FOUND:
             self.not_found += 1
         else:
             self.incomplete += 1
@@ -138,8 +138,8 @@ class Warmer:
             missing = await self.store.find_missing(list(blobs))
             for digest, each in blobs.items():
                 lacks = digest in missing
-                fate = PullOutcome.NOT_FOUND if lacks else PullOutcome.WHOLE
-                report.note(each, fate, "no upstream sent it" if lacks else "")
+                outcome = PullOutcome.NOT_FOUND if lacks else PullOutcome.WHOLE
+                report.note(each, outcome, "no upstream sent it" if lacks else "")
             return
         for each in batch:
             report.note(each, *await self._bring_entry(each, scope))
