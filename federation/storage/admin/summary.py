@@ -9,11 +9,11 @@ from typing import Any
 import apsw
 
 from federation.config import model
-from federation.core.clock import SystemClock, utc_text
+from federation.core.clock import SystemClock
 from federation.storage.admin.common import existing, joined, reading
+from federation.storage.admin.healing import healing_facts
 from federation.storage.admin.peers import peers_of
 from federation.storage.catalogue import footprint, lost, purges, schema
-from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.catalogue.transaction import HOLD, get_meta, read_totals
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.processes import live_runs
@@ -61,6 +61,7 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
         "SELECT lower(hex(substr(key, 2))), size, reason FROM quarantine ORDER BY id DESC LIMIT ?",
         (_QUARANTINE_SHOWN,),
     ).fetchall()
+    missing, back, back_count = lost.shown(connection, _QUARANTINE_SHOWN)
     return {
         "node-id": get_meta(connection, "node_id"),
         "offline-switch": "off" if get_meta(connection, OFFLINE_SINCE) is None else "on",
@@ -79,38 +80,8 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
             "blobs": damaged[0],
             "newest": [f"{name}/{size}: {reason}" for name, size, reason in recent],
         },
-        "healing": _healing(connection),
+        "healing": healing_facts(lost.count(connection), back_count, missing, back),
         "peers": [peer.as_dict() for peer in peers_of(connection, SystemClock())],
-    }
-
-
-def _healing(connection: apsw.Connection) -> dict[str, Any]:
-    """Return what was found damaged and is still missing, and what came back."""
-    missing, back, back_count = lost.shown(connection, _QUARANTINE_SHOWN)
-    return {
-        "lost": lost.count(connection),
-        "healed": back_count,
-        "lost-blobs": [
-            {
-                "digest": str(digest_of_key(key, size)),
-                "damage": reason,
-                "since": utc_text(found_s),
-                "tries": tries,
-                "tried-at": utc_text(tried_s) if tried_s else None,
-                "answers": note or None,
-            }
-            for key, size, reason, found_s, tries, tried_s, note in missing
-        ],
-        "healed-blobs": [
-            {
-                "digest": str(digest_of_key(key, size)),
-                "damage": reason,
-                "found-at": utc_text(found_s),
-                "healed-at": utc_text(back_s),
-                "from": origin or None,
-            }
-            for key, size, reason, found_s, back_s, origin in back
-        ],
     }
 
 

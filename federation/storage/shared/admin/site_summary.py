@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from federation.core.clock import Clock, utc_text
+from federation.core.clock import Clock
+from federation.storage.admin.healing import healing_facts
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.shared.admin.site_peers import known_peers
 from federation.storage.shared.catalogue.opening import SCHEMA
@@ -57,35 +58,11 @@ async def site_summary(catalogue: SiteCatalogue, clock: Clock) -> dict[str, Any]
                 for key, size_bytes, reason in await ask(_QUARANTINED, _SHOWN)
             ],
         },
-        "healing": {**await _healing(catalogue), "healed": back},
+        "healing": healing_facts(
+            (await catalogue.lost.due(0.0, 0)).lost,
+            back,
+            await ask(_LOST, _SHOWN),
+            await ask(_BACK, _SHOWN),
+        ),
         "peers": [peer.as_dict() for peer in await known_peers(catalogue, clock)],
-    }
-
-
-async def _healing(catalogue: SiteCatalogue) -> dict[str, Any]:
-    """Return what was found damaged and is still missing, and what came back."""
-    ask = catalogue.connections.ask
-    return {
-        "lost": (await catalogue.lost.due(0.0, 0)).lost,
-        "lost-blobs": [
-            {
-                "digest": str(digest_of_key(key, size)),
-                "damage": reason,
-                "since": utc_text(found_s),
-                "tries": tries,
-                "tried-at": utc_text(tried_s) if tried_s else None,
-                "answers": note or None,
-            }
-            for key, size, reason, found_s, tries, tried_s, note in await ask(_LOST, _SHOWN)
-        ],
-        "healed-blobs": [
-            {
-                "digest": str(digest_of_key(key, size)),
-                "damage": reason,
-                "found-at": utc_text(found_s),
-                "healed-at": utc_text(back_s),
-                "from": origin or None,
-            }
-            for key, size, reason, found_s, back_s, origin in await ask(_BACK, _SHOWN)
-        ],
     }
