@@ -93,10 +93,23 @@ async def test_while_it_is_known_to_be_away_nobody_waits(database: SiteDatabase)
     await connections.close()
 
 
+async def test_a_probe_that_the_database_answers_with_an_error_ends_the_doubt(
+    database: SiteDatabase,
+) -> None:
+    clock = ManualClock()
+    connections = Connections(database.url, clock, most=1, call_s=60)
+    connections._breaker.failed(clock.monotonic_s(), "cut off", connections._jitter)
+    clock.advance(10)
+    with pytest.raises(SourceUnavailable, match="division"):
+        await connections.ask("SELECT 1 / 0")
+    assert not connections.trouble
+    await connections.close()
+
+
 async def test_a_database_that_stands_still_is_given_up_at_the_time_limit(
     database: SiteDatabase,
 ) -> None:
-    async with database.node(call_s=0.3) as node:
+    async with database.node(call_s=3) as node:
         await store(node, b"1")
         database.server.pause()
         try:
@@ -111,7 +124,7 @@ async def test_a_database_that_stands_still_is_given_up_at_the_time_limit(
 async def test_a_statement_that_takes_too_long_does_not_count_as_a_database_that_is_away(
     database: SiteDatabase,
 ) -> None:
-    connections = Connections(database.url, SystemClock(), most=1, call_s=1.0)
+    connections = Connections(database.url, SystemClock(), most=1, call_s=5.0)
     with pytest.raises(SourceUnavailable, match="timeout"):
         await connections.ask("SELECT pg_sleep(60)")
     assert not connections.trouble

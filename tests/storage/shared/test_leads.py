@@ -133,7 +133,7 @@ async def test_what_is_written_after_the_lead_was_left_is_refused(database: Site
 async def test_a_node_that_cannot_beat_does_not_take_itself_for_the_lead(
     database: SiteDatabase,
 ) -> None:
-    async with database.node(call_s=0.3) as node:
+    async with database.node(call_s=3) as node:
         await leading(node)
         database.server.pause()
         try:

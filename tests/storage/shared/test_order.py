@@ -106,7 +106,7 @@ async def test_a_follower_beside_many_writers_on_several_nodes_misses_none(
 async def test_a_node_that_is_cut_off_in_the_middle_says_that_nothing_is_certain(
     database: SiteDatabase,
 ) -> None:
-    async with database.node(call_s=0.5) as node:
+    async with database.node(call_s=3) as node:
         database.sql(_WAIT)
         with database.locked(), pytest.raises(StorageFailed, match="certain"):
             await store(node, SLOW)

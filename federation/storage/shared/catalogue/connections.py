@@ -20,7 +20,7 @@ from psycopg.abc import PQGen
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict
 
-from federation.core.breaker import Breaker
+from federation.core.breaker import Breaker, BreakerState
 from federation.core.clock import Clock
 from federation.core.errors import (
     FederationError,
@@ -106,7 +106,9 @@ class Connections:
         self._open = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._calls: set[asyncio.Future[list[_Row]]] = set()
-        self._breaker = Breaker(failures_max=1, delay_max_s=_PROBE_EVERY_S)
+        self._breaker = Breaker(
+            failures_max=1, delay_max_s=_PROBE_EVERY_S, probe_max_s=call_s + _CONNECT_S
+        )
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
 
     def __repr__(self) -> str:
@@ -149,7 +151,10 @@ class Connections:
         try:
             async with asyncio.timeout(self._call_s):
                 await connection.execute(script.encode())
-        except (psycopg.Error, TimeoutError) as error:
+        except TimeoutError:
+            error = _NoAnswer(f"no answer within {self._call_s:g} s")
+            raise self._translated(error, is_lost=True) from None
+        except psycopg.Error as error:
             raise self._translated(error, is_lost=connection.closed) from error
         finally:
             self._give_back(connection)
@@ -162,6 +167,8 @@ class Connections:
             try:
                 rows = await self._run(connection, statement, values)
             except psycopg.Error as error:
+                if error.sqlstate == _READ_ONLY:
+                    await connection.close()  # a new one finds the primary
                 lost = connection.closed
                 is_retryable = twice and tries == 1 and not isinstance(error, _NoAnswer)
                 again = error.sqlstate in _CONFLICTS or (lost and is_retryable)
@@ -170,8 +177,7 @@ class Connections:
                 if not again or tries == _TRIES:
                     raise self._translated(error, is_lost=lost) from error
             else:
-                if self._breaker.succeeded():
-                    _log.info("catalogue_back")
+                self._answered()
                 return rows
             finally:
                 self._give_back(connection)
@@ -187,18 +193,24 @@ class Connections:
             raise _NoAnswer(f"no answer within {self._call_s:g} s") from None
         return await cursor.fetchall() if cursor.description else []
 
-    def _translated(self, error: psycopg.Error | TimeoutError, *, is_lost: bool) -> FederationError:
+    def _translated(self, error: psycopg.Error, *, is_lost: bool) -> FederationError:
         """Return what a failure means, and remember it if the database is away."""
-        state = getattr(error, "sqlstate", None)
+        state = error.sqlstate
+        if is_lost or state is None:
+            self._failed(_text(error))
+            return SourceUnavailable(SOURCE, _text(error))
+        self._answered()
         if state == _LEAD_LOST:
             return LeadLost(_text(error))
         if state == _QUOTA_USED:
             return StorageFull(_text(error))
         if state == _DISK_FULL:
             return StorageFull(f"the disk of {SOURCE} is full")
-        if is_lost or state is None or state == _READ_ONLY:
-            self._failed(_text(error))
         return SourceUnavailable(SOURCE, _text(error))
+
+    def _answered(self) -> None:
+        if self._breaker.succeeded():
+            _log.info("catalogue_back")
 
     def _failed(self, reason: str) -> None:
         if self._breaker.failed(self._clock.monotonic_s(), reason, self._jitter):
@@ -206,16 +218,18 @@ class Connections:
 
     async def _take(self) -> _Connection:
         """Return a connection that nobody uses. Raises SourceUnavailable."""
+        is_due = self._breaker.probe_due(self._clock.monotonic_s())
+        if not (is_due or self._breaker.allows()):
+            raise SourceUnavailable(SOURCE, self._breaker.last_error)
         while True:
-            is_due = self._breaker.probe_due(self._clock.monotonic_s())
-            if not (is_due or self._breaker.allows()):
-                self._wake_one()  # the next one that waits hears it, too
-                raise SourceUnavailable(SOURCE, self._breaker.last_error)
             if self._idle:
                 return self._idle.pop()
             if self._open < self._most:
                 return await self._connect()
             await self._wait()
+            if self._breaker.state is BreakerState.OPEN:
+                self._wake_one()  # the next one that waits hears it, too
+                raise SourceUnavailable(SOURCE, self._breaker.last_error)
 
     async def _wait(self) -> None:
         """Wait until a connection may be free. Raises SourceUnavailable."""
