@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import click
 
 from federation.cli.command import Command, json_option
-from federation.cli.explain import DIGEST, digest_in
 from federation.cli.options import Place, place, place_options
 from federation.cli.output import emit
 from federation.cli.progress import warnings_only
@@ -21,6 +20,7 @@ from federation.core.clock import SystemClock
 from federation.core.digest import Digest
 from federation.core.purges import Purgeable, PurgeOutcome
 from federation.server.exit_codes import FOUND_PROBLEMS
+from federation.server.status.explained import DIGEST, digest_in
 from federation.storage.reports import EntrySelection
 from federation.wire.action_result import key_of
 from federation.wire.keyed_entry import action_of, split_name

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -24,6 +25,8 @@ _TEXT_MAX = 400
 _EXCEPTION_MAX = 20_000
 _ITEMS_MAX = 20
 _NESTING_MAX = 3
+_WARNINGS_KEPT = 30
+_WORRYING = frozenset({"warning", "error", "critical"})
 
 Flush = Callable[[float], bool]
 
@@ -51,6 +54,32 @@ def configure(
     )
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return writer.flush
+
+
+class RecentWarnings:
+    """The last events that an operator may have to look at. For any thread."""
+
+    def __init__(self) -> None:
+        self._kept: deque[dict[str, str]] = deque(maxlen=_WARNINGS_KEPT)
+
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        """Keep an event that is harmless by now; a processor of structlog."""
+        if event.get("level") in _WORRYING:
+            hidden = {"event", "level", "timestamp", "exception"}
+            facts = [f"{key}={value}" for key, value in event.items() if key not in hidden]
+            kept = {"at": event.get("timestamp"), "level": event["level"], "event": event["event"]}
+            shown = {key: str(value) for key, value in kept.items()}
+            self._kept.append({**shown, "text": ", ".join(facts)[:_TEXT_MAX]})
+        return event
+
+    def newest_first(self) -> list[dict[str, str]]:
+        """Return what is kept: "at", "level", "event" and "text" of each."""
+        return list(reversed(self._kept))
+
+
+recent_warnings = RecentWarnings()  # of this process, as its log is
 
 
 def _said_by(worker: int | None) -> list[Processor]:
@@ -94,6 +123,7 @@ def processors(*, as_json: bool, colours: bool) -> list[Processor]:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         harmless,
+        recent_warnings,
         render,
     ]
 

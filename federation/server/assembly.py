@@ -14,11 +14,13 @@ from federation.config.model import Config, ListenerConfig
 from federation.config.types import parse_address
 from federation.core.clock import Clock, SystemClock, utc_text
 from federation.core.memory_budget import MemoryBudget
+from federation.observability.logs import recent_warnings
 from federation.observability.metrics import Metrics
 from federation.observability.statistics.files import folder_of
 from federation.observability.statistics.recorder import StatisticsRecorder
 from federation.replication.setup import Replication, make_replication
 from federation.server.http import HttpServer, Pages
+from federation.server.http.page_loading import LazyDashboard
 from federation.server.http.places import OWN_MODE, UnixPlace
 from federation.server.http.serving import http_servers
 from federation.server.node import Node, Port
@@ -119,12 +121,14 @@ def build(
             "started-at": started_at,
             "requests-per-s": round(statistics.calls_per_s, 2),
             "limits-reached": bounds.hits.recent(),
+            "recent-warnings": recent_warnings.newest_first(),
             "warnings": [text for each in guarded if (text := each.warning()) is not None],
             **services.describe(),
             **replication.describe(),
         },
         limits_reached=bounds.hits.recent,
     )
+    pages.dashboard = LazyDashboard(config, clock)
     sockets = [HttpServer(UnixPlace(process_socket(config.data_dir), OWN_MODE), pages.answer)]
     http = None
     if slot.alone:

@@ -28,6 +28,7 @@ from federation.observability.metrics import Metrics
 from federation.server import process, systemd
 from federation.server.config_warnings import advice
 from federation.server.http import HttpServer
+from federation.server.http.page_loading import LazyDashboard
 from federation.server.http.serving import http_servers
 from federation.server.passed_sockets import PassedSockets, passed_sockets
 from federation.server.reload import RELOAD
@@ -121,6 +122,7 @@ class _Parent:
 
     async def _serve_pages(self, face: AggregatedPages, passed: PassedSockets) -> None:
         settings, clock = self._config.http, self._clock
+        face.dashboard = LazyDashboard(self._config, clock)
         access = make_http_access(self._config, self._files.http, Metrics(), clock)
         self._http, self._sockets = http_servers(settings, face.answer, access, None, clock)
         if self._http is not None:

@@ -6,10 +6,10 @@ from typing import cast
 import pytest
 
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
-from federation.cli.closure_report import MISSING_MAX, ClosureReport, closure_of
 from federation.config.model import LimitsConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.index import Entry
+from federation.server.status.closure_report import MISSING_MAX, ClosureReport, closure_of
 from federation.storage.contract import Explainer
 from federation.wire.action_result import key_of
 from tests.support.process_client import action_result, message

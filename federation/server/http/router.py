@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from federation.access.incoming_call import IncomingCall
-from federation.server.http.status_page import status_page
 
 HEALTH = frozenset({"/healthz", "/readyz"})  # what tells nothing of a node but how it is
 _LINKS = {"metrics": "/metrics", "alive": "/healthz", "ready": "/readyz"}
@@ -34,12 +33,24 @@ class HttpAnswer(NamedTuple):
     headers: Mapping[str, str] | None = None  # further ones
 
 
+class Page(Protocol):
+    """A page for people, and the files that browsers load beside it."""
+
+    async def answer(
+        self, request: HttpRequest, facts: Callable[[], Awaitable[Mapping[str, Any]]]
+    ) -> HttpAnswer | None:
+        """Answer a request; None: it is for neither. facts: see Router."""
+        ...
+
+
 class Router(ABC):
     """Answers GET and HEAD of /, /metrics, /healthz and /readyz; subclasses say what is shown."""
 
+    dashboard: Page | None = None  # what browsers get; programs get JSON
+
     @abstractmethod
     async def facts(self) -> Mapping[str, Any]:
-        """Return what the index page shows, as JSON or as a page for people."""
+        """Return what is known of the node, as / answers it to programs."""
 
     @abstractmethod
     async def exposition(self) -> bytes:
@@ -53,27 +64,28 @@ class Router(ABC):
         """Answer one request."""
         if request.method not in ("GET", "HEAD"):
             return _json(405, {"error": "only GET and HEAD are answered here"})
+        if request.path == "/healthz":
+            return _json(200, {"status": "alive"})
+        if request.path == "/readyz":
+            state = await self.readiness()
+            return _json(200 if state["status"] == "serving" else 503, state)
+        return await self._page(request)
+
+    async def _page(self, request: HttpRequest) -> HttpAnswer:
+        """Answer a request for anything but health."""
         if request.path == "/metrics":
             text = await self.exposition()
             # Not above: exposition() has imported it, in its own way.
             from prometheus_client import CONTENT_TYPE_LATEST  # noqa: PLC0415
 
             return HttpAnswer(200, CONTENT_TYPE_LATEST, text)
-        if request.path == "/healthz":
-            return _json(200, {"status": "alive"})
-        if request.path == "/readyz":
-            state = await self.readiness()
-            return _json(200 if state["status"] == "serving" else 503, state)
+        if self.dashboard is not None:
+            answer = await self.dashboard.answer(request, self.facts)
+            if answer is not None:
+                return answer
         if request.path == "/":
-            return await self._index(request)
+            return _json(200, {**await self.facts(), "links": _LINKS})
         return _json(404, {"error": "no such page", "pages": ["/", *_LINKS.values()]})
-
-    async def _index(self, request: HttpRequest) -> HttpAnswer:
-        facts = {**await self.facts(), "links": _LINKS}
-        if "text/html" not in request.accept:
-            return _json(200, facts)
-        page = status_page(facts, _LINKS)
-        return HttpAnswer(200, "text/html; charset=utf-8", page.encode())
 
 
 def _json(status: int, facts: Mapping[str, Any]) -> HttpAnswer:

@@ -93,29 +93,11 @@ async def test_metrics_are_in_the_exposition_format(face: Face) -> None:
     assert 'federation_requests_total{code="OK",method="a/B"} 3.0' in text
 
 
-async def test_the_index_is_a_page_for_people_and_json_for_programs(face: Face) -> None:
+async def test_the_index_is_json_for_programs(face: Face) -> None:
     face.set(Phase.SERVING)
     async with served(face) as session:
         _, text = await get(session, "/")
         assert json.loads(text)["node"] == "<paris>"
-        _, page = await get(session, "/", headers={"Accept": "text/html"})
-        assert "<h1>&lt;paris&gt;</h1>" in page
-        assert "<paris>" not in page
-
-
-async def test_peers_and_upstreams_are_tables_whose_text_is_only_text(face: Face) -> None:
-    face.set(Phase.SERVING)
-    face.about["peers"] = [
-        {"name": "<tokyo>", "state": "following", "lag-objects": 7, "last-error": None}
-    ]
-    face.about["upstreams"] = [{"name": "hq", "state": "up", "hits": 3, "last-error": "<b>no"}]
-    async with served(face) as session:
-        _, page = await get(session, "/", headers={"Accept": "text/html"})
-    assert "<td>&lt;tokyo&gt;<td>following<td>7<td>" in page
-    assert "<td>hq<td>up<td>3<td>" in page
-    assert "<td>&lt;b&gt;no" in page
-    assert "<tokyo>" not in page
-    assert "<b>" not in page
 
 
 async def test_other_paths_and_methods_are_refused(face: Face) -> None:
