@@ -61,7 +61,9 @@ class StoredFacts:
         await asyncio.wait({reading}, timeout=_WAIT_S)  # a thread that hangs is left alone
         if not reading.done():
             return None
-        self._reading, self._read_s, self._last = None, now_s, reading.result()
+        if self._reading is reading:  # also if it failed: the next look reads again
+            self._reading = None
+        self._read_s, self._last = now_s, reading.result()
         return self._last
 
     def _read(self) -> Stored:

@@ -1,20 +1,21 @@
 """The page for people: what is on it, that text stays text, and that it answers without a disk."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from federation.config.model import Config
+from federation.config.model import Config, StorageConfig
 from federation.core.clock import ManualClock, SystemClock
 from federation.core.replication_log import Parked
 from federation.observability.statistics.history import History
 from federation.server.dashboard import charts, mesh
 from federation.server.dashboard.dashboard import Dashboard
 from federation.server.dashboard.setup import make_dashboard
-from federation.server.dashboard.stored import Stored
+from federation.server.dashboard.stored import Stored, StoredFacts
 from federation.server.http.router import HttpAnswer, HttpRequest
+from federation.storage.admin.operations import DirectoryOperations
 
 EVIL = "<script>alert(1)</script>"
 HTML = "text/html,*/*"
@@ -33,7 +34,7 @@ FACTS = {
         {"at": "2027-01-15T07:30:00Z", "level": "error", "event": "peer_fails", "text": EVIL}
     ],
 }
-SUMMARY = {
+SUMMARY: dict[str, Any] = {
     "blobs": 3,
     "entries": 2,
     "held-bytes": 2**30,
@@ -174,3 +175,33 @@ def test_a_large_mesh_is_drawn_in_part_and_says_so() -> None:
     drawing = mesh.mesh(many, [], None)
     assert (len(drawing.upstreams), drawing.left_out) == (12, 18)
     assert all(0 < node.y < drawing.height for node in drawing.upstreams)
+
+
+class FailsOnce(DirectoryOperations):
+    """A storage that meets a bug at the first look."""
+
+    looks = 0
+
+    def summary(self) -> dict[str, Any]:
+        self.looks += 1
+        if self.looks == 1:
+            raise RuntimeError("a bug")
+        return SUMMARY
+
+    def parked(self, peer: str | None, limit: int) -> Sequence[Parked]:
+        return []
+
+
+async def test_a_look_that_failed_is_repeated_and_one_that_did_not_is_kept(tmp_path: Path) -> None:
+    storage, clock = FailsOnce(tmp_path, StorageConfig()), ManualClock()
+    stored = StoredFacts(storage, tmp_path, clock)
+    with pytest.raises(RuntimeError):
+        await stored.get()
+    for _ in range(3):
+        found = await stored.get()
+        assert found is not None
+        assert found.summary == SUMMARY
+    assert storage.looks == 2
+    clock.advance(2.5)
+    await stored.get()
+    assert storage.looks == 3
