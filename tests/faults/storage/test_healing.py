@@ -14,6 +14,7 @@ import pytest
 from federation.core.digest import Digest, digest_of
 from tests.faults.storage.clean import assert_clean, blob_path
 from tests.faults.storage.conftest import file_blob
+from tests.server.workers.crew import CrewNode
 from tests.support.polling import wait_until
 from tests.support.process import Node, Settings, federation, serve
 from tests.support.process_client import Client, outcome
@@ -166,7 +167,8 @@ def test_of_several_workers_one_heals(tmp_path: Path, stack: ExitStack) -> None:
     blobs = [file_blob() for _ in range(6)]
     there = stack.enter_context(serve(tmp_path / "hub", name="hub"))
     fill(there, *blobs)
-    node = stack.enter_context(serve(tmp_path / "here", {"workers": 2, **hub(there)}))
+    node = CrewNode(tmp_path / "here", dict(hub(there)))
+    stack.enter_context(node.start())
     digests = fill(node, *blobs)
     for digest in digests:
         damage(node.data_dir, digest)
@@ -174,7 +176,7 @@ def test_of_several_workers_one_heals(tmp_path: Path, stack: ExitStack) -> None:
     assert done.returncode == 1, done.stderr
     wait_healed(node, 6)
     assert node.metrics().value("federation_healed_total", source="upstream") == 6
-    assert node.log.count("blob_healed") == 6
+    assert len(node.events("blob_healed")) == 6
 
 
 def test_an_offline_node_asks_no_upstream_until_it_may(tmp_path: Path, stack: ExitStack) -> None:
