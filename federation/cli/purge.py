@@ -37,7 +37,7 @@ Examples:
 """
 
 
-class Chosen(NamedTuple):
+class PurgeChoice(NamedTuple):
     """A name to purge; size_bytes: of what is here, None if nothing is known to be."""
 
     thing: Purgeable
@@ -101,7 +101,7 @@ def purge(
         _show(_purged(where, chosen), as_json=as_json)
 
 
-def _blob(where: Place, name: str) -> Sequence[Chosen]:
+def _blob(where: Place, name: str) -> Sequence[PurgeChoice]:
     match = DIGEST.fullmatch(name)
     assert match is not None
     with where.operations.explaining() as explainer:
@@ -111,7 +111,7 @@ def _blob(where: Place, name: str) -> Sequence[Chosen]:
         if digest.is_empty:
             raise click.UsageError("the empty blob is held everywhere, and cannot be purged")
         held = explainer.blob(digest)
-    return [Chosen(digest, "", digest.size_bytes if held["here"] else None)]
+    return [PurgeChoice(digest, "", digest.size_bytes if held["here"] else None)]
 
 
 def _entries(
@@ -120,7 +120,7 @@ def _entries(
     action: Digest | None,
     instance: str | None,
     older_than_s: float | None,
-) -> Iterator[Chosen]:
+) -> Iterator[PurgeChoice]:
     """Yield the entries that the options name, and whatever else is known by its whole name."""
     before_s = None if older_than_s is None else SystemClock().wall_s() - older_than_s
     every = EntrySelection(instance, before_s=before_s)
@@ -141,12 +141,12 @@ def _entries(
     for selection in selections:
         for found in where.operations.find_entries(selection):
             absent = [key for key in absent if key != found.key]
-            yield Chosen(found.key, found.label, found.size_bytes)
+            yield PurgeChoice(found.key, found.label, found.size_bytes)
     if before_s is None:
-        yield from (Chosen(key, str(action), None) for key in absent)
+        yield from (PurgeChoice(key, str(action), None) for key in absent)
 
 
-def _confirmed(chosen: list[Chosen]) -> Iterator[Chosen]:
+def _confirmed(chosen: list[PurgeChoice]) -> Iterator[PurgeChoice]:
     """Return them if the person at the terminal agrees. Raises UsageError, Abort."""
     if not sys.stdin.isatty():
         raise click.UsageError("say --yes where nobody can be asked, or --dry-run")
@@ -159,14 +159,14 @@ def _confirmed(chosen: list[Chosen]) -> Iterator[Chosen]:
     return iter(chosen)
 
 
-def _purged(where: Place, chosen: Iterator[Chosen]) -> Iterator[PurgeOutcome]:
+def _purged(where: Place, chosen: Iterator[PurgeChoice]) -> Iterator[PurgeOutcome]:
     """Purge, some at a time."""
     by = f"{getpass.getuser()}, command line"
     while part := [(each.thing, each.label) for each in islice(chosen, _AT_ONCE)]:
         yield from where.operations.purge(part, by)
 
 
-def _planned(chosen: Iterator[Chosen]) -> Iterator[PurgeOutcome]:
+def _planned(chosen: Iterator[PurgeChoice]) -> Iterator[PurgeOutcome]:
     for thing, label, size_bytes in chosen:
         yield PurgeOutcome(thing, label, size_bytes or 0, size_bytes is not None)
 

@@ -311,7 +311,7 @@ class RunningCalls:
             StatusCode.DEADLINE_EXCEEDED,
             f"no message came for {self._limits.first_message:g} s (limits.first-message)",
         )
-        _ending.start(_abort(call, status), "late call")
+        _ending.start(call.abort_arriving(status), "late call")
 
     def _break_off(self, call: RunningCall) -> None:
         """Break off the connection of a call whose answer is not taken."""
@@ -325,10 +325,3 @@ class RunningCalls:
         """Do it in a thread: finding the connection may take a while."""
         loop = asyncio.get_running_loop()
         loop.run_in_executor(None, self._connections.break_off, peer)
-
-
-async def _abort(call: RunningCall, status: CallStatus) -> None:
-    if call.phase is not CallPhase.ARRIVING:
-        call.ended = False  # the message came meanwhile
-        return
-    await call.transport.abort(status)

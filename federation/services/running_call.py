@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Any, Final
 
 from federation.core.fair_share import FairShare
+from federation.services.status_codes import CallStatus
 from federation.services.transport import Transport
 
 NEVER_S: Final = float("inf")
@@ -60,3 +61,10 @@ class RunningCall:
         self.late_at_s = NEVER_S  # when its handler has taken too long
         self.is_late = False  # it was cancelled for that
         self.is_draining = False  # whatever is still read is dropped
+
+    async def abort_arriving(self, status: CallStatus) -> None:
+        """End it with this status, unless its message has come meanwhile."""
+        if self.phase is not CallPhase.ARRIVING:
+            self.ended = False
+            return
+        await self.transport.abort(status)

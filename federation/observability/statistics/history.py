@@ -23,7 +23,7 @@ class HistoryDamaged(ValueError):
     """A text is not what History.to_text returned."""
 
 
-class Window(enum.Enum):
+class Period(enum.Enum):
     """A time up to now: the width of its buckets in seconds, and how many it has."""
 
     HOUR = (60, 60)
@@ -52,10 +52,10 @@ class Point(NamedTuple):
 
 
 class History:
-    """Counts of series by time. At most the newest buckets of each window are kept."""
+    """Counts of series by time. At most the newest buckets of each period are kept."""
 
     def __init__(self) -> None:
-        self._buckets: dict[Window, dict[int, Bucket]] = {window: {} for window in Window}
+        self._buckets: dict[Period, dict[int, Bucket]] = {period: {} for period in Period}
 
     def __repr__(self) -> str:
         kept = ", ".join(f"{len(found)} of a {w.label}" for w, found in self._buckets.items())
@@ -63,47 +63,47 @@ class History:
 
     def add(self, changes: Changes, wall_s: float) -> None:
         """Count changes that happened now. Counts may be negative."""
-        for window, buckets in self._buckets.items():
-            place = window.place(wall_s)
+        for period, buckets in self._buckets.items():
+            place = period.place(wall_s)
             _add(buckets.setdefault(place, {}), changes)
             # By number, not by age: a clock that is ahead for a moment must not empty this.
-            while len(buckets) > window.count + 1:
+            while len(buckets) > period.count + 1:
                 del buckets[min(buckets)]
 
     def merge(self, other: History) -> None:
         """Add all counts of another history."""
-        for window, buckets in self._buckets.items():
-            for place, found in other._buckets[window].items():
+        for period, buckets in self._buckets.items():
+            for place, found in other._buckets[period].items():
                 _add(buckets.setdefault(place, {}), found)
 
-    def total(self, window: Window, wall_s: float) -> Bucket:
-        """Return the sums over a window that ends now."""
+    def total(self, period: Period, wall_s: float) -> Bucket:
+        """Return the sums over a period that ends now."""
         summed: Bucket = {}
-        for _, found in self._within(window, wall_s):
+        for _, found in self._within(period, wall_s):
             _add(summed, found)
         return summed
 
-    def course(self, window: Window, kind: str, wall_s: float) -> list[Point]:
-        """Return the sums of all series of a kind in each bucket of a window, empty ones too."""
-        last = window.place(wall_s)
+    def course(self, period: Period, kind: str, wall_s: float) -> list[Point]:
+        """Return the sums of all series of a kind in each bucket of a period, empty ones too."""
+        last = period.place(wall_s)
         sums: dict[int, dict[str, int]] = {
-            place: {} for place in range(last - window.count + 1, last + 1)
+            place: {} for place in range(last - period.count + 1, last + 1)
         }
-        for place, found in self._within(window, wall_s):
+        for place, found in self._within(period, wall_s):
             for series, counts in found.items():
                 if series.partition("/")[0] == kind:
                     _add({"": sums[place]}, {"": counts})
-        return [Point(place * window.width_s, counts) for place, counts in sums.items()]
+        return [Point(place * period.width_s, counts) for place, counts in sums.items()]
 
-    def _within(self, window: Window, wall_s: float) -> Iterator[tuple[int, Bucket]]:
-        last = window.place(wall_s)
-        for place, found in self._buckets[window].items():
-            if last - window.count < place <= last:
+    def _within(self, period: Period, wall_s: float) -> Iterator[tuple[int, Bucket]]:
+        last = period.place(wall_s)
+        for place, found in self._buckets[period].items():
+            if last - period.count < place <= last:
                 yield place, found
 
     def to_text(self) -> str:
         """Return it as one line of JSON."""
-        kept = {window.label: found for window, found in self._buckets.items()}
+        kept = {period.label: found for period, found in self._buckets.items()}
         return json.dumps({"version": _VERSION, **kept}, separators=(",", ":"))
 
     @classmethod
@@ -114,8 +114,8 @@ class History:
             if facts["version"] != _VERSION:
                 raise HistoryDamaged(f"version {facts['version']!r}, expected {_VERSION}")
             history = cls()
-            for window, buckets in history._buckets.items():
-                for place, found in facts[window.label].items():
+            for period, buckets in history._buckets.items():
+                for place, found in facts[period.label].items():
                     _add(buckets.setdefault(int(place), {}), _checked(found))
         except HistoryDamaged:
             raise

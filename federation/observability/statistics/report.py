@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from federation.observability.statistics.history import Bucket, Counts, History, Window
+from federation.observability.statistics.history import Bucket, Counts, History, Period
 
 _OF_INSTANCES = ("hits", "misses", "present", "absent", "in-bytes", "out-bytes")
 _OF_UPSTREAMS = ("hits", "misses", "received-bytes", "saved-bytes")
@@ -14,7 +14,7 @@ _OF_PEERS = ("sent-objects", "sent-bytes", "saved-bytes")
 
 def report(history: History, wall_s: float) -> dict[str, Any]:
     """Return the numbers of the last hour, day and month, each as a whole and in its parts."""
-    return {window.label: _of_window(history.total(window, wall_s)) for window in Window}
+    return {period.label: _of_period(history.total(period, wall_s)) for period in Period}
 
 
 def hit_rate(counts: Counts) -> float | None:
@@ -23,7 +23,7 @@ def hit_rate(counts: Counts) -> float | None:
     return round(counts.get("hits", 0) / asked, 4) if asked else None
 
 
-def _of_window(total: Bucket) -> dict[str, Any]:
+def _of_period(total: Bucket) -> dict[str, Any]:
     instances = _part(total, "instance", _OF_INSTANCES)
     upstreams = _part(total, "upstream", _OF_UPSTREAMS)
     peers = _part(total, "peer", _OF_PEERS)

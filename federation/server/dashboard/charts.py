@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from federation.observability.statistics.history import History, Point, Window
+from federation.observability.statistics.history import History, Period, Point
 from federation.server.status.formats import rounded
 
 WIDTH, HEIGHT = 600, 120
@@ -33,9 +33,9 @@ class Chart(NamedTuple):
 
 def charts(history: History, wall_s: float) -> list[Chart]:
     """Return the charts of the last day."""
-    asked = history.course(Window.DAY, "instance", wall_s)
-    links = history.course(Window.DAY, "upstream", wall_s)
-    calls = history.course(Window.DAY, "node", wall_s)
+    asked = history.course(Period.DAY, "instance", wall_s)
+    links = history.course(Period.DAY, "upstream", wall_s)
+    calls = history.course(Period.DAY, "node", wall_s)
     return [
         _chart("Look-ups", [("hits", asked, "hits"), ("misses", asked, "misses")], _number),
         _chart(

@@ -9,19 +9,19 @@ from typing import Any
 
 from federation.config.model import Config
 from federation.core.clock import Clock
-from federation.server.http.router import HttpAnswer, HttpRequest, Page
+from federation.server.http.router import HttpAnswer, HttpRequest, PageHandler
 
 _ROOM = "federation.server.dashboard.setup"
 
 
 class LazyDashboard:
-    """Loads the dashboard for the first request that may be for it; implements Page."""
+    """Loads the dashboard for the first request that may be for it; implements PageHandler."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
         self._config = config
         self._clock = clock
         self._loading = asyncio.Lock()
-        self._page: Page | None = None
+        self._page: PageHandler | None = None
 
     def __repr__(self) -> str:
         return f"<LazyDashboard{'' if self._page is None else ', loaded'}>"
@@ -29,7 +29,7 @@ class LazyDashboard:
     async def answer(
         self, request: HttpRequest, facts: Callable[[], Awaitable[Mapping[str, Any]]]
     ) -> HttpAnswer | None:
-        """See Page."""
+        """See PageHandler."""
         is_page = request.path == "/" and "text/html" in request.accept
         if not is_page and not request.path.startswith("/dashboard."):
             return None

@@ -33,7 +33,7 @@ class HttpAnswer(NamedTuple):
     headers: Mapping[str, str] | None = None  # further ones
 
 
-class Page(Protocol):
+class PageHandler(Protocol):
     """A page for people, and the files that browsers load beside it."""
 
     async def answer(
@@ -46,7 +46,7 @@ class Page(Protocol):
 class Router(ABC):
     """Answers GET and HEAD of /, /metrics, /healthz and /readyz; subclasses say what is shown."""
 
-    dashboard: Page | None = None  # what browsers get; programs get JSON
+    dashboard: PageHandler | None = None  # what browsers get; programs get JSON
 
     @abstractmethod
     async def facts(self) -> Mapping[str, Any]:

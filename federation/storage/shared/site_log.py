@@ -14,7 +14,7 @@ from federation.core.replication_log import EntryHead, Lane, LogSlice, Page, Par
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.parked import KEPT_MAX
-from federation.storage.shared.catalogue.rows import Lead, Role
+from federation.storage.shared.catalogue.rows import Lead, SiteRole
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 from federation.storage.shared.site_purges import SitePurges
 
@@ -52,18 +52,18 @@ class SiteLog:
 
     def try_to_lead(self) -> bool:
         """See ReplicationLog. The first call only makes this node stand, and returns False."""
-        lead = self._leads.lead(Role.REPLICATION)
+        lead = self._leads.lead(SiteRole.REPLICATION)
         if lead is not None:
             self._lead = lead
         return lead is not None
 
     def holds_lead(self) -> bool:
         """See ReplicationLog."""
-        return self._lead is not None and self._leads.lead(Role.REPLICATION) == self._lead
+        return self._lead is not None and self._leads.lead(SiteRole.REPLICATION) == self._lead
 
     def close(self) -> None:
         """Stop leading, so that another node can at once."""
-        self._leads.resign(Role.REPLICATION)
+        self._leads.resign(SiteRole.REPLICATION)
 
     # -- change log ------------------------------------------------------------------------
 

@@ -21,13 +21,7 @@ from federation.core.errors import FederationError
 from federation.core.tasks import Background
 from federation.observability.rate_limits import Complaints
 from federation.storage.catalogue import footprint, instances
-from federation.storage.catalogue.transaction import (
-    DONE,
-    HOLD,
-    REQUEST,
-    get_meta,
-    set_meta,
-)
+from federation.storage.catalogue.transaction import DONE, HOLD, REQUEST, get_meta, set_meta
 from federation.storage.context import StorageContext
 from federation.storage.processes import dead_runs, remove_dead
 from federation.storage.shared_memory import FileLock

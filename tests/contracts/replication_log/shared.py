@@ -19,7 +19,7 @@ from federation.core.store import LocalStore
 from federation.core.tasks import FailingWork
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, Role
+from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, SiteRole
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from federation.storage.shared.site_log import SiteLog
@@ -121,8 +121,8 @@ class SharedSite:
 
     async def _upkeep(self) -> Lead:
         leads = self._writer.catalogue.leads
-        await until(lambda: leads.lead(Role.UPKEEP), "this node leads")
-        lead = leads.lead(Role.UPKEEP)
+        await until(lambda: leads.lead(SiteRole.UPKEEP), "this node leads")
+        lead = leads.lead(SiteRole.UPKEEP)
         assert lead is not None
         return lead
 

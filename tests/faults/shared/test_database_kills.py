@@ -9,7 +9,7 @@ import pytest
 
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, EntryKind
-from federation.storage.shared.catalogue.flusher import Flusher
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 from tests.storage.shared.site import SiteDatabase, held, store
@@ -105,7 +105,7 @@ async def test_control_without_the_flush_a_kill_loses_what_was_acknowledged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def say_at_once(*_: object) -> None:
-        """Stand in for Flusher.cover."""
+        """Stand in for CommitFlusher.cover."""
 
-    monkeypatch.setattr(Flusher, "cover", say_at_once)
+    monkeypatch.setattr(CommitFlusher, "cover", say_at_once)
     assert await rounds(ROUNDS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.observability.statistics.history import History, HistoryDamaged, Window
+from federation.observability.statistics.history import History, HistoryDamaged, Period
 from federation.observability.statistics.report import report
 
 NOON_S = 1_800_000_000.0
@@ -20,25 +20,25 @@ def with_hits(*at_s: float) -> History:
     return history
 
 
-def hits(history: History, window: Window, wall_s: float = NOON_S) -> int:
+def hits(history: History, window: Period, wall_s: float = NOON_S) -> int:
     return history.total(window, wall_s).get("instance/main", {}).get("hits", 0)
 
 
 @pytest.mark.parametrize(
     ("age_s", "within"),
     [
-        (0, {Window.HOUR, Window.DAY, Window.MONTH}),
-        (59 * 60, {Window.HOUR, Window.DAY, Window.MONTH}),
-        (61 * 60, {Window.DAY, Window.MONTH}),
-        (23 * 3600, {Window.DAY, Window.MONTH}),
-        (25 * 3600, {Window.MONTH}),
-        (29 * DAY_S, {Window.MONTH}),
+        (0, {Period.HOUR, Period.DAY, Period.MONTH}),
+        (59 * 60, {Period.HOUR, Period.DAY, Period.MONTH}),
+        (61 * 60, {Period.DAY, Period.MONTH}),
+        (23 * 3600, {Period.DAY, Period.MONTH}),
+        (25 * 3600, {Period.MONTH}),
+        (29 * DAY_S, {Period.MONTH}),
         (31 * DAY_S, set()),
     ],
 )
-def test_each_window_has_what_happened_in_it(age_s: float, within: set[Window]) -> None:
+def test_each_window_has_what_happened_in_it(age_s: float, within: set[Period]) -> None:
     history = with_hits(NOON_S - age_s)
-    assert {window for window in Window if hits(history, window)} == within
+    assert {window for window in Period if hits(history, window)} == within
 
 
 def test_a_year_of_counting_takes_no_more_room_than_a_month() -> None:
@@ -46,18 +46,18 @@ def test_a_year_of_counting_takes_no_more_room_than_a_month() -> None:
     year = len(history.to_text())
     assert year < 2 * len(with_hits(*(NOON_S + n * DAY_S for n in range(160))).to_text())
     kept = json.loads(history.to_text())
-    assert all(len(kept[window.label]) <= window.count + 1 for window in Window)
+    assert all(len(kept[window.label]) <= window.count + 1 for window in Period)
 
 
 def test_a_clock_that_is_ahead_for_a_moment_costs_no_history() -> None:
     history = with_hits(NOON_S - 120, NOON_S + 400 * DAY_S, NOON_S - 60)
-    assert hits(history, Window.HOUR) == 2
+    assert hits(history, Period.HOUR) == 2
 
 
 def test_too_many_series_are_left_out_rather_than_kept() -> None:
     history = History()
     history.add({f"instance/{n}": {"hits": 1} for n in range(1000)}, NOON_S)
-    assert len(history.total(Window.HOUR, NOON_S)) == 256
+    assert len(history.total(Period.HOUR, NOON_S)) == 256
 
 
 counts = st.dictionaries(
@@ -86,7 +86,7 @@ def test_files_of_several_processes_add_up_to_those_of_one(
         other.add(*change)
     merged = History.of_text(mine.to_text())
     merged.merge(History.of_text(other.to_text()))
-    for window in Window:
+    for window in Period:
         assert merged.total(window, NOON_S) == both.total(window, NOON_S)
 
 
@@ -113,8 +113,8 @@ def test_a_damaged_text_is_refused_as_such(text: str) -> None:
 def test_a_course_has_empty_buckets_and_sums_the_instances() -> None:
     history = History()
     history.add({"instance/a": {"hits": 1}, "instance/b": {"hits": 2}, "node/": {"calls": 9}}, 6000)
-    course = history.course(Window.DAY, "instance", 7200)
-    assert len(course) == Window.DAY.count
+    course = history.course(Period.DAY, "instance", 7200)
+    assert len(course) == Period.DAY.count
     assert [(point.start_s, point.counts) for point in course[-3:]] == [
         (6000, {"hits": 3}),
         (6600, {}),

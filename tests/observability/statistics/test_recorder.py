@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 
 from federation.core.clock import ManualClock
 from federation.observability.statistics.files import StatisticsSlot, folder_of, read_all
-from federation.observability.statistics.history import Changes, History, Window
+from federation.observability.statistics.history import Changes, History, Period
 from federation.observability.statistics.recorder import StatisticsRecorder
 
 
@@ -39,7 +39,7 @@ class Process:
 def recorded(data_dir: Path) -> int:
     history, problems = read_all(folder_of(data_dir))
     assert problems == []
-    return history.total(Window.HOUR, ManualClock().wall_s()).get("node/", {}).get("calls", 0)
+    return history.total(Period.HOUR, ManualClock().wall_s()).get("node/", {}).get("calls", 0)
 
 
 async def test_what_happened_is_kept_over_restarts_and_kills(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.tasks import FailingWork
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, Role
+from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, SiteRole
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from tests.support.polling import until
@@ -102,7 +102,7 @@ async def held(node: SiteCatalogue, *blobs: bytes, use: Use = Use.PEEK) -> list[
     return [size == len(data) for size, data in zip(sizes, blobs, strict=True)]
 
 
-async def leading(node: SiteCatalogue, role: Role = Role.UPKEEP) -> Lead:
+async def leading(node: SiteCatalogue, role: SiteRole = SiteRole.UPKEEP) -> Lead:
     await until(lambda: node.leads.lead(role), f"the node leads ({role})")
     lead = node.leads.lead(role)
     assert lead is not None

@@ -9,7 +9,7 @@ import pytest
 from federation.core.errors import SourceUnavailable
 from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.uses import Use
-from federation.storage.shared.catalogue.flusher import Flusher
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion
 from tests.storage.shared.site import SiteDatabase, held, store
 from tests.support.polling import until
@@ -23,7 +23,7 @@ def crash(database: SiteDatabase) -> None:
 
 
 async def without_flush(*_: object) -> None:
-    """Stand in for Flusher.cover in the control: say at once that everything is durable."""
+    """Stand in for CommitFlusher.cover in the control: say at once that everything is durable."""
 
 
 async def test_what_was_acknowledged_survives_a_crash(database: SiteDatabase) -> None:
@@ -41,7 +41,7 @@ async def test_what_was_acknowledged_survives_a_crash(database: SiteDatabase) ->
 async def test_control_without_the_flush_a_crash_loses_rows(
     database: SiteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Flusher, "cover", without_flush)
+    monkeypatch.setattr(CommitFlusher, "cover", without_flush)
     async with database.node() as node:
         assert await store(node, b"1", b"2") == [Insertion.STORED] * 2
         crash(database)
@@ -53,7 +53,7 @@ async def test_present_is_said_of_durable_blobs_only(
 ) -> None:
     async with database.node() as writer, database.node() as asked:
         with monkeypatch.context() as patch:
-            patch.setattr(Flusher, "cover", without_flush)
+            patch.setattr(CommitFlusher, "cover", without_flush)
             await store(writer, b"1")
         assert await held(asked, b"1", use=Use.CLIENT) == [True]  # not acknowledged; durable now
         crash(database)
@@ -65,7 +65,7 @@ async def test_the_log_is_read_as_far_as_it_is_durable(
 ) -> None:
     async with database.node() as writer, database.node() as follower:
         with monkeypatch.context() as patch:
-            patch.setattr(Flusher, "cover", without_flush)
+            patch.setattr(CommitFlusher, "cover", without_flush)
             await store(writer, b"1")
         assert [row.seq for row in (await follower.log.read(0, 10)).rows] == [1]
         crash(database)
@@ -78,7 +78,7 @@ async def test_a_crash_between_a_commit_and_its_flush_is_no_acknowledgement(
     """The flush after the crash works, but the rows are gone."""
     async with database.node() as node:
         with monkeypatch.context() as patch:
-            patch.setattr(Flusher, "cover", without_flush)
+            patch.setattr(CommitFlusher, "cover", without_flush)
             await store(node, b"1")
         (life,) = await node.connections.ask_one("SELECT federation_incarnation()")
         crash(database)
@@ -108,7 +108,7 @@ async def test_many_waiters_share_flushes(database: SiteDatabase) -> None:
                 calls.append(statement)
                 return await ask(statement)
 
-        flusher = Flusher(Counted())  # type: ignore[arg-type]
+        flusher = CommitFlusher(Counted())  # type: ignore[arg-type]
         waiting = [flusher.cover(1, life) for _ in range(50)]
         await asyncio.gather(*waiting)
         assert 1 <= len(calls) <= 2

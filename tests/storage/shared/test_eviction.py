@@ -13,7 +13,7 @@ from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.shared.catalogue.rows import BlobObject, Lead, Role
+from federation.storage.shared.catalogue.rows import BlobObject, Lead, SiteRole
 from tests.storage.shared.site import SiteDatabase, held, leading, store, store_object
 from tests.support.polling import until
 
@@ -40,7 +40,7 @@ async def test_a_lease_protects_for_its_whole_time_however_late_it_was_said(
 ) -> None:
     async with database.node() as node:
         await store(node, b"1")
-        lead = Lead(Role.UPKEEP, 7)  # of a node that is not there: the clock stands still
+        lead = Lead(SiteRole.UPKEEP, 7)  # of a node that is not there: the clock stands still
         database.sql("UPDATE lead SET node = 'none', term = 7 WHERE role = 'upkeep'")
         database.pass_ms(node.settings.lease_ms + 2 * node.settings.granularity_ms)
         assert (await node.work.evict(lead, ALL)).blobs == 0
@@ -148,7 +148,7 @@ async def test_an_overtaken_lead_changes_nothing(database: SiteDatabase) -> None
                 await work
         assert await held(node, b"1") == [True]
         await until(
-            lambda: node.leads.lead(Role.UPKEEP) != lead, "the node knows that it was overtaken"
+            lambda: node.leads.lead(SiteRole.UPKEEP) != lead, "the node knows that it was overtaken"
         )
 
 

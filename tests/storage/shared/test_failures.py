@@ -21,7 +21,7 @@ from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.tasks import FailingWork
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from tests.storage.shared.site import SiteDatabase, held, store
@@ -76,7 +76,7 @@ async def test_a_database_that_is_away_is_silence_and_never_a_miss(database: Sit
 
 async def test_while_it_is_known_to_be_away_nobody_waits(database: SiteDatabase) -> None:
     clock = ManualClock()  # no probe is due
-    connections = Connections(database.url, clock, most=2, call_s=60)
+    connections = DatabaseConnections(database.url, clock, most=2, call_s=60)
     assert await connections.ask("SELECT 1") == [(1,)]
     database.server.pause()  # whoever tried would wait for an answer
     try:
@@ -97,7 +97,7 @@ async def test_a_probe_that_the_database_answers_with_an_error_ends_the_doubt(
     database: SiteDatabase,
 ) -> None:
     clock = ManualClock()
-    connections = Connections(database.url, clock, most=1, call_s=60)
+    connections = DatabaseConnections(database.url, clock, most=1, call_s=60)
     connections._breaker.failed(clock.monotonic_s(), "cut off", connections._jitter)
     clock.advance(10)
     with pytest.raises(SourceUnavailable, match="division"):
@@ -124,7 +124,7 @@ async def test_a_database_that_stands_still_is_given_up_at_the_time_limit(
 async def test_a_statement_that_takes_too_long_does_not_count_as_a_database_that_is_away(
     database: SiteDatabase,
 ) -> None:
-    connections = Connections(database.url, SystemClock(), most=1, call_s=5.0)
+    connections = DatabaseConnections(database.url, SystemClock(), most=1, call_s=5.0)
     with pytest.raises(SourceUnavailable, match="timeout"):
         await connections.ask("SELECT pg_sleep(60)")
     assert not connections.trouble
@@ -140,7 +140,7 @@ async def test_a_lost_connection_is_replaced_without_notice(database: SiteDataba
 
 
 async def test_a_caller_that_leaves_does_not_cost_a_connection(database: SiteDatabase) -> None:
-    connections = Connections(database.url, SystemClock(), most=1, call_s=60)
+    connections = DatabaseConnections(database.url, SystemClock(), most=1, call_s=60)
     (before,) = await connections.ask_one("SELECT pg_backend_pid()")
     leaving = asyncio.ensure_future(connections.ask("SELECT pg_sleep(0.2)"))
     await until(lambda: "1 open, 0 idle" in repr(connections), "it is asked")
@@ -150,7 +150,7 @@ async def test_a_caller_that_leaves_does_not_cost_a_connection(database: SiteDat
 
 
 async def test_connections_are_bounded_and_calls_wait_their_turn(database: SiteDatabase) -> None:
-    connections = Connections(database.url, SystemClock(), most=3, call_s=60)
+    connections = DatabaseConnections(database.url, SystemClock(), most=3, call_s=60)
     rows = await asyncio.gather(
         *(connections.ask_one("SELECT pg_backend_pid()") for _ in range(50))
     )
@@ -187,12 +187,12 @@ async def test_no_password_is_in_errors_and_reprs(database: SiteDatabase) -> Non
     secret = "hunter2"
     broken = f"postgresql://cache:{secret}@[host/db"
     with pytest.raises(StorageRefused) as refused:
-        Connections(broken, SystemClock(), most=1, call_s=1)
+        DatabaseConnections(broken, SystemClock(), most=1, call_s=1)
     away = f"postgresql://cache:{secret}@/db?host=/nonexistent"
     settings = CatalogueSettings(away, lease_s=1)
     with pytest.raises(StorageRefused, match="needs it to start") as failed:
         await open_catalogue(settings, SystemClock(), FailingWork())
-    connections = Connections(away, SystemClock(), most=1, call_s=1)
+    connections = DatabaseConnections(away, SystemClock(), most=1, call_s=1)
     texts = [str(refused.value), repr(refused.value.__context__), str(failed.value), repr(settings),
              repr(connections)]  # fmt: skip
     assert not any(secret in text for text in texts)

@@ -11,7 +11,7 @@ import pytest
 
 from federation.core.errors import LeadLost
 from federation.core.replication_log import PeerRecord
-from federation.storage.shared.catalogue.rows import Role
+from federation.storage.shared.catalogue.rows import SiteRole
 from federation.storage.shared.site_log import SiteLog
 from tests.storage.shared.site import SiteDatabase, leading
 from tests.support.polling import until
@@ -83,7 +83,7 @@ async def test_the_clock_of_the_site_advances_with_the_lead_of_the_upkeep_only(
     database: SiteDatabase,
 ) -> None:
     async with database.node() as node:
-        await leading(node, Role.REPLICATION)
+        await leading(node, SiteRole.REPLICATION)
         ((begun, beat),) = database.sql(
             "SELECT now_ms, beat FROM clock, lead WHERE role = 'replication'"
         )
@@ -92,15 +92,15 @@ async def test_the_clock_of_the_site_advances_with_the_lead_of_the_upkeep_only(
             "the lead beats",
         )
         assert database.sql("SELECT now_ms FROM clock") == [(begun,)]
-        await leading(node, Role.UPKEEP)
+        await leading(node, SiteRole.UPKEEP)
         await until(lambda: database.sql("SELECT now_ms FROM clock")[0][0] > begun, "time passes")
 
 
 async def test_a_role_that_is_left_is_taken_by_the_next(database: SiteDatabase) -> None:
     async with database.node() as first, database.node() as second:
         term = (await leading(first)).term
-        assert second.leads.lead(Role.UPKEEP) is None
-        first.leads.resign(Role.UPKEEP)
+        assert second.leads.lead(SiteRole.UPKEEP) is None
+        first.leads.resign(SiteRole.UPKEEP)
         assert (await leading(second)).term == term + 1
 
 
@@ -137,7 +137,7 @@ async def test_a_node_that_cannot_beat_does_not_take_itself_for_the_lead(
         await leading(node)
         database.server.pause()
         try:
-            await until(lambda: node.leads.lead(Role.UPKEEP) is None, "it gives itself up")
+            await until(lambda: node.leads.lead(SiteRole.UPKEEP) is None, "it gives itself up")
         finally:
             database.server.resume()
         await leading(node)

@@ -16,7 +16,7 @@ from federation.core.digest import Digest
 from federation.core.errors import StorageRefused
 from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.uses import Use, counted_as
-from federation.storage.shared.catalogue.rows import BlobObject, Lead, Role
+from federation.storage.shared.catalogue.rows import BlobObject, Lead, SiteRole
 from federation.storage.shared.naming import PART_BYTES, part_names
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.upkeep.bucket_sweep import BucketSweep
@@ -42,7 +42,7 @@ async def leading(node: SharedStorage) -> Lead:
     found: list[Lead] = []
 
     async def leads() -> bool:
-        lead = node.core.catalogue.leads.lead(Role.UPKEEP)
+        lead = node.core.catalogue.leads.lead(SiteRole.UPKEEP)
         found.extend([] if lead is None else [lead])
         return bool(found)
 

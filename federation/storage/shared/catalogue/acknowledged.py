@@ -15,7 +15,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.replication_log import Lane, PeerState
 from federation.core.tasks import Background
 from federation.storage.shared.catalogue import arrays
-from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.peer_rows import SitePeers
 from federation.storage.shared.catalogue.site_watch import SiteWatch
 from federation.storage.shared.catalogue.texts import clean
@@ -30,7 +30,7 @@ class SiteAcknowledgements:
     """How far each peer has acknowledged the change log. Used from the event loop."""
 
     def __init__(
-        self, connections: Connections, peers: SitePeers, watch: SiteWatch, clock: Clock
+        self, connections: DatabaseConnections, peers: SitePeers, watch: SiteWatch, clock: Clock
     ) -> None:
         self._connections = connections
         self._peers = peers

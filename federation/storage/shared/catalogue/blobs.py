@@ -13,8 +13,8 @@ from federation.core.uses import Use
 from federation.storage.catalogue.blobs import digest_of_key, key_of
 from federation.storage.catalogue.lost import KEPT_MAX
 from federation.storage.shared.catalogue import arrays
-from federation.storage.shared.catalogue.connections import SOURCE, Connections
-from federation.storage.shared.catalogue.flusher import Flusher
+from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.insertions import Insertions
 from federation.storage.shared.catalogue.rows import BlobAt, BlobObject, Insertion, NewBlob
 from federation.storage.shared.catalogue.settings import CatalogueSettings
@@ -51,8 +51,8 @@ class SiteBlobs:
 
     def __init__(
         self,
-        connections: Connections,
-        flusher: Flusher,
+        connections: DatabaseConnections,
+        flusher: CommitFlusher,
         insertions: Insertions,
         settings: CatalogueSettings,
         clock: Clock,

@@ -88,7 +88,7 @@ class _Connection(AsyncConnection[_Row]):
             raise
 
 
-class Connections:
+class DatabaseConnections:
     """Connections to one database. Used from the event loop."""
 
     def __init__(self, url: str, clock: Clock, most: int, call_s: float) -> None:
@@ -113,7 +113,7 @@ class Connections:
 
     def __repr__(self) -> str:
         state = f"{self._open} open, {len(self._idle)} idle, {len(self._waiting)} waiting"
-        return f"<Connections {self._breaker.state.value}: {state}>"
+        return f"<DatabaseConnections {self._breaker.state.value}: {state}>"
 
     @property
     def trouble(self) -> str:

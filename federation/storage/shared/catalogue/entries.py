@@ -20,7 +20,7 @@ from federation.core.uses import Use
 from federation.storage.catalogue import hlc
 from federation.storage.catalogue.hlc import Held, Verdict
 from federation.storage.shared.catalogue import arrays
-from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.entry_rows import (
     COLUMNS,
     StoredEntry,
@@ -28,7 +28,7 @@ from federation.storage.shared.catalogue.entry_rows import (
     expiry_of,
     key_arrays,
 )
-from federation.storage.shared.catalogue.flusher import Flusher
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.insertions import Insertions
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_watch import SiteWatch
@@ -72,8 +72,8 @@ class SiteIndex:
 
     def __init__(
         self,
-        connections: Connections,
-        flusher: Flusher,
+        connections: DatabaseConnections,
+        flusher: CommitFlusher,
         watch: SiteWatch,
         insertions: Insertions,
         settings: CatalogueSettings,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from federation.core.errors import SourceUnavailable
-from federation.storage.shared.catalogue.connections import SOURCE, Connections
+from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
 
 
 class Flushed(NamedTuple):
@@ -22,17 +22,17 @@ class Flushed(NamedTuple):
     life: UUID
 
 
-class Flusher:
+class CommitFlusher:
     """Flushes the database; at most one flush is under way, and one waits."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: DatabaseConnections) -> None:
         self._connections = connections
         self._running: asyncio.Future[Flushed] | None = None
         self._next: asyncio.Future[Flushed] | None = None
         self._last: Flushed | None = None
 
     def __repr__(self) -> str:
-        return f"<Flusher {self._last}>"
+        return f"<CommitFlusher {self._last}>"
 
     async def cover(self, seq: int | None, life: UUID) -> None:
         """Return once log rows up to seq are durable; they were read in this life of the database.

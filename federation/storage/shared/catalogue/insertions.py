@@ -17,8 +17,8 @@ from federation.core.errors import SourceUnavailable, StorageFailed
 from federation.core.provenance import Provenance
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue import arrays
-from federation.storage.shared.catalogue.connections import Connections
-from federation.storage.shared.catalogue.flusher import Flusher
+from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import Insertion, NewBlob
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_watch import SiteWatch
@@ -49,8 +49,8 @@ class Insertions:
 
     def __init__(
         self,
-        connections: Connections,
-        flusher: Flusher,
+        connections: DatabaseConnections,
+        flusher: CommitFlusher,
         watch: SiteWatch,
         settings: CatalogueSettings,
         clock: Clock,

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.blobs import objects_of
-from federation.storage.shared.catalogue.connections import Connections
-from federation.storage.shared.catalogue.rows import BlobObject, Evicted, Lead, Role
+from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.rows import BlobObject, Evicted, Lead, SiteRole
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 
 _ROWS = 1000  # of one step, so that no upload waits long for the lock of the site
@@ -25,7 +25,7 @@ SELECT blobs, entries, freed, is_paused, is_pinned FROM federation_evict($1, $2,
 _TRIM = "SELECT removed, marked FROM federation_trim($1, $2, $3, $4, $5, $6)"
 
 
-class Trimmed(NamedTuple):
+class SiteTrim(NamedTuple):
     """The result of one step of trimming the change log."""
 
     rows: int
@@ -36,7 +36,7 @@ class Trimmed(NamedTuple):
 class LeadWork:
     """All methods raise LeadLost (nothing was changed), SourceUnavailable."""
 
-    def __init__(self, connections: Connections, settings: CatalogueSettings) -> None:
+    def __init__(self, connections: DatabaseConnections, settings: CatalogueSettings) -> None:
         self._connections = connections
         self._settings = settings
 
@@ -52,7 +52,7 @@ class LeadWork:
         lease later, when slow readers have finished; until then they count against the quota.
         """
         times = (self._settings.evictable_ms, self._settings.lease_ms)
-        by = (Role.UPKEEP.value, None) if lead is None else lead_of(lead)
+        by = (SiteRole.UPKEEP.value, None) if lead is None else lead_of(lead)
         row = await self._connections.ask_one(_EVICT, *by, most_bytes, _ROWS, *times)
         return Evicted(*row)
 
@@ -69,7 +69,7 @@ class LeadWork:
         call = "SELECT federation_gone_done($1, $2, $3, $4)"
         await self._connections.ask(call, *lead_of(lead), keys, attempts)
 
-    async def trim_log(self, lead: Lead, rows_max: int, needless_max: int, reason: str) -> Trimmed:
+    async def trim_log(self, lead: Lead, rows_max: int, needless_max: int, reason: str) -> SiteTrim:
         """Remove some of the oldest rows of the log, so that rows_max are left.
 
         And needless_max of those that every peer has acknowledged. reason: what the records of
@@ -77,7 +77,7 @@ class LeadWork:
         """
         bounds = (rows_max, needless_max, _TRIM_ROWS, reason)
         rows, marked = await self._connections.ask_one(_TRIM, *lead_of(lead), *bounds)
-        return Trimmed(rows, rows < _TRIM_ROWS, marked or ())
+        return SiteTrim(rows, rows < _TRIM_ROWS, marked or ())
 
     async def give_up_one(self, lead: Lead, reason: str) -> str | None:
         """Keep nothing any more for the peer that lags most; return NAME/LANE, None: all caught up.

@@ -16,8 +16,8 @@ import structlog
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, LeadLost, SourceUnavailable
 from federation.core.tasks import Background, FailingWork
-from federation.storage.shared.catalogue.connections import Connections
-from federation.storage.shared.catalogue.rows import Lead, Role
+from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.rows import Lead, SiteRole
 
 SILENT_S = 5.0
 _BEAT_S = 1.0
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Candidate:
+class LeadCandidate:
     """Decides when to take over a role. No I/O, no clock."""
 
     term: int = -1
@@ -60,13 +60,13 @@ class _Leading:
 class SiteLeads:
     """The roles that this node wants to have, or has. Used from the event loop."""
 
-    def __init__(self, connections: Connections, clock: Clock, process_id: str) -> None:
+    def __init__(self, connections: DatabaseConnections, clock: Clock, process_id: str) -> None:
         """process_id: tells this process from the others of the site, for people."""
         self._connections = connections
         self._clock = clock
         self._process_id = process_id
-        self._wanted: dict[Role, Candidate] = {}
-        self._leading: dict[Role, _Leading] = {}
+        self._wanted: dict[SiteRole, LeadCandidate] = {}
+        self._leading: dict[SiteRole, _Leading] = {}
         self._wake = asyncio.Event()
         self._background = Background()
         self._resigning = Background()
@@ -79,20 +79,20 @@ class SiteLeads:
         """Begin to stand for the roles that are asked for; close() ends it."""
         self._background.keep(self._run, "leads", self._clock, failing)
 
-    def lead(self, role: Role) -> Lead | None:
+    def lead(self, role: SiteRole) -> Lead | None:
         """Return the proof that this node leads, None while it does not. Never waits.
 
         The first call makes this node stand for the role.
         """
         if role not in self._wanted:
-            self._wanted[role] = Candidate()
+            self._wanted[role] = LeadCandidate()
             self._wake.set()
         leading = self._leading.get(role)
         if leading is None or self._clock.monotonic_s() - leading.beaten_s >= SILENT_S:
             return None  # another node may have taken over
         return leading.lead
 
-    def resign(self, role: Role) -> None:
+    def resign(self, role: SiteRole) -> None:
         """Leave a role, so that another node can take it at once. Never waits."""
         self._wanted.pop(role, None)
         leading = self._leading.pop(role, None)
@@ -139,10 +139,10 @@ class SiteLeads:
             for candidate in self._wanted.values():
                 candidate.forget()
 
-    async def _beat(self, role: Role, leading: _Leading) -> None:
+    async def _beat(self, role: SiteRole, leading: _Leading) -> None:
         now_s = self._clock.monotonic_s()
         step_ms = min(_STEP_MAX_MS, int((now_s - leading.told_s) * 1000))
-        advance_ms = step_ms if role is Role.UPKEEP else 0
+        advance_ms = step_ms if role is SiteRole.UPKEEP else 0
         leading.told_s = now_s  # also if the beat fails: a clock that is slow does no harm
         call = ("SELECT federation_beat($1, $2, $3)", role.value, leading.lead.term, advance_ms)
         try:
@@ -155,10 +155,10 @@ class SiteLeads:
         else:
             leading.beaten_s = now_s
 
-    async def _stand(self, roles: list[Role]) -> None:
+    async def _stand(self, roles: list[SiteRole]) -> None:
         rows = await self._connections.ask("SELECT role, node, term, beat FROM lead")
         for name, node, term, beat in rows:
-            role = Role(name)
+            role = SiteRole(name)
             candidate = self._wanted.get(role)
             if role not in roles or candidate is None:
                 continue
@@ -166,7 +166,7 @@ class SiteLeads:
             if candidate.is_due(node, term, beat, now_s):
                 await self._take(role, term, now_s)
 
-    async def _take(self, role: Role, seen: int, now_s: float) -> None:
+    async def _take(self, role: SiteRole, seen: int, now_s: float) -> None:
         call = ("SELECT federation_take_lead($1, $2, $3)", role.value, self._process_id, seen)
         (term,) = await self._connections.ask_one(*call, twice=False)
         if term is None:

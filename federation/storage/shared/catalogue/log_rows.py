@@ -7,8 +7,8 @@ from typing import Any
 
 from federation.core.provenance import Source
 from federation.core.replication_log import LogRow, LogSlice
-from federation.storage.shared.catalogue.connections import Connections
-from federation.storage.shared.catalogue.flusher import Flusher
+from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.peer_rows import object_of
 from federation.storage.shared.catalogue.texts import split
 
@@ -31,7 +31,7 @@ SELECT coalesce(
 class LogReader:
     """Reads rows that are durable: a peer must never be ahead of what a crash leaves."""
 
-    def __init__(self, connections: Connections, flusher: Flusher) -> None:
+    def __init__(self, connections: DatabaseConnections, flusher: CommitFlusher) -> None:
         self._connections = connections
         self._flusher = flusher
 

@@ -11,9 +11,9 @@ from federation.core.lost_blobs import Attempt, LostBlob, LostSlice
 from federation.core.provenance import Source
 from federation.storage.catalogue.blobs import digest_of_key, key_of
 from federation.storage.shared.catalogue import arrays
-from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.leads import SiteLeads
-from federation.storage.shared.catalogue.rows import Lead, Role
+from federation.storage.shared.catalogue.rows import Lead, SiteRole
 from federation.storage.shared.catalogue.texts import clean
 
 # A try in the future, by a clock that was set back, holds nothing up. A blob that came back without
@@ -35,7 +35,7 @@ _NOTE_BACK = "SELECT back_key, back_origin FROM federation_note_back($1, $2, $3)
 class SiteLostBlobs:
     """See federation.core.lost_blobs.LostBlobs."""
 
-    def __init__(self, connections: Connections, leads: SiteLeads, clock: Clock) -> None:
+    def __init__(self, connections: DatabaseConnections, leads: SiteLeads, clock: Clock) -> None:
         self._connections = connections
         self._leads = leads
         self._clock = clock
@@ -46,14 +46,14 @@ class SiteLostBlobs:
 
     def try_to_lead(self) -> bool:
         """See LostBlobs. The first call only makes this node stand, and returns False."""
-        lead = self._leads.lead(Role.HEALING)
+        lead = self._leads.lead(SiteRole.HEALING)
         if lead is not None:
             self._lead = lead
         return lead is not None
 
     def holds_lead(self) -> bool:
         """See LostBlobs."""
-        return self._lead is not None and self._leads.lead(Role.HEALING) == self._lead
+        return self._lead is not None and self._leads.lead(SiteRole.HEALING) == self._lead
 
     async def due(self, now_s: float, limit: int) -> LostSlice:
         """See LostBlobs."""

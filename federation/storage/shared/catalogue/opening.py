@@ -14,7 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from federation.core.errors import SourceUnavailable, StorageRefused
-from federation.storage.shared.catalogue.connections import SOURCE, Connections
+from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
 
 SCHEMA = 1
 OLDEST_SERVER = 15
@@ -36,7 +36,7 @@ class OpenedSite(NamedTuple):
     server_version: int
 
 
-async def open_site(connections: Connections, *, may_create: bool) -> OpenedSite:
+async def open_site(connections: DatabaseConnections, *, may_create: bool) -> OpenedSite:
     """Check the database, and make the tables if there are none. Raises StorageRefused."""
     try:
         version = await _check_server(connections)
@@ -55,7 +55,7 @@ async def open_site(connections: Connections, *, may_create: bool) -> OpenedSite
     return OpenedSite(site_id, version)
 
 
-async def _check_server(connections: Connections) -> int:
+async def _check_server(connections: DatabaseConnections) -> int:
     version, encoding, fsync, standbys = await connections.ask_one(
         "SELECT current_setting('server_version_num')::int / 10000, "
         "current_setting('server_encoding'), current_setting('fsync'), "
@@ -77,12 +77,12 @@ async def _check_server(connections: Connections) -> int:
     return int(version)
 
 
-async def _has_tables(connections: Connections) -> bool:
+async def _has_tables(connections: DatabaseConnections) -> bool:
     (found,) = await connections.ask_one("SELECT to_regclass('site') IS NOT NULL")
     return bool(found)
 
 
-async def _create(connections: Connections) -> None:
+async def _create(connections: DatabaseConnections) -> None:
     """Make all tables and functions in one transaction. Raises SourceUnavailable."""
     folder = files(__package__) / "sql"
     script = "".join((folder / f"{name}.sql").read_text("utf-8") for name in _SCRIPTS)

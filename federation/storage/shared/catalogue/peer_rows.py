@@ -13,7 +13,7 @@ from federation.storage.catalogue.blobs import digest_of_key, key_of
 from federation.storage.catalogue.parked import KEPT_MAX
 from federation.storage.catalogue.transaction import BLOB
 from federation.storage.shared.catalogue import arrays
-from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.rows import Lead
 from federation.storage.shared.catalogue.texts import clean
 
@@ -47,7 +47,7 @@ class SitePeers:
     lead: None for those who never led, commands among them.
     """
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: DatabaseConnections) -> None:
         self._connections = connections
 
     def __repr__(self) -> str:

@@ -44,7 +44,7 @@ class BlobObject(NamedTuple):
     attempt: bytes
 
 
-class Role(enum.StrEnum):
+class SiteRole(enum.StrEnum):
     """Work that one node of the site does for all."""
 
     UPKEEP = "upkeep"  # advances the site's clock; evicts, trims, deletes, sweeps, scrubs
@@ -55,7 +55,7 @@ class Role(enum.StrEnum):
 class Lead(NamedTuple):
     """Proof of leading that each write of a lead carries. A later term makes it worthless."""
 
-    role: Role
+    role: SiteRole
     term: int
 
 

@@ -15,9 +15,9 @@ from federation.core.clock import Clock
 from federation.core.tasks import FailingWork
 from federation.storage.shared.catalogue.acknowledged import SiteAcknowledgements
 from federation.storage.shared.catalogue.blobs import SiteBlobs
-from federation.storage.shared.catalogue.connections import SOURCE, Connections
+from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConnections
 from federation.storage.shared.catalogue.entries import SiteIndex
-from federation.storage.shared.catalogue.flusher import Flusher
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.insertions import Insertions
 from federation.storage.shared.catalogue.lead_work import LeadWork
 from federation.storage.shared.catalogue.leads import SiteLeads
@@ -36,8 +36,8 @@ class SiteCatalogue:
 
     site_id: str  # by which other sites know this one
     settings: CatalogueSettings
-    connections: Connections
-    flusher: Flusher
+    connections: DatabaseConnections
+    flusher: CommitFlusher
     watch: SiteWatch
     leads: SiteLeads
     work: LeadWork
@@ -81,14 +81,16 @@ async def open_catalogue(
 
     Raises StorageRefused, SourceUnavailable.
     """
-    connections = Connections(settings.url, clock, settings.connections_max, settings.call_s)
+    connections = DatabaseConnections(
+        settings.url, clock, settings.connections_max, settings.call_s
+    )
     try:
         opened = await open_site(connections, may_create=may_create)
         row = await read_site(connections)
     except BaseException:
         await connections.close()
         raise
-    flusher = Flusher(connections)
+    flusher = CommitFlusher(connections)
     watch = SiteWatch(connections, clock, row)
     leads = SiteLeads(connections, clock, f"{socket.gethostname()}:{os.getpid()}")
     insertions = Insertions(connections, flusher, watch, settings, clock)

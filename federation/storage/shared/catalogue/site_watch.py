@@ -16,7 +16,7 @@ from federation.core.clock import Clock
 from federation.core.errors import SourceUnavailable
 from federation.core.tasks import Background, FailingWork
 from federation.storage.log_end import Notifier
-from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.rows import SiteTotals
 
 POLL_S = 0.1
@@ -39,7 +39,7 @@ class SiteRow(NamedTuple):
     ticks: int
 
 
-async def read_site(connections: Connections) -> SiteRow:
+async def read_site(connections: DatabaseConnections) -> SiteRow:
     """Read the row. Raises SourceUnavailable."""
     seq, epoch, presence, since_s, size, blobs, entries, gone, ticks = await connections.ask_one(
         _POLL
@@ -51,7 +51,7 @@ async def read_site(connections: Connections) -> SiteRow:
 class SiteWatch:
     """The row as last polled, and waiting for its changes. Used from the event loop."""
 
-    def __init__(self, connections: Connections, clock: Clock, row: SiteRow) -> None:
+    def __init__(self, connections: DatabaseConnections, clock: Clock, row: SiteRow) -> None:
         self._connections = connections
         self._clock = clock
         self._row = row

@@ -13,7 +13,7 @@ from federation.core.index import EntryKey, EntryKind
 from federation.core.provenance import Source
 from federation.core.replication_log import Page
 from federation.storage.catalogue.blobs import digest_of_key
-from federation.storage.shared.catalogue.connections import Connections
+from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.entry_rows import COLUMNS, entry_of
 from federation.storage.walk_position import WalkPosition
 
@@ -36,7 +36,7 @@ _UP = {"after": "> ($1, $2)", "order": "era, seq"}
 class SiteWalks:
     """See ReplicationLog.blobs and entries. Raises SourceUnavailable."""
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: DatabaseConnections) -> None:
         self._connections = connections
 
     def __repr__(self) -> str:

@@ -15,7 +15,7 @@ import structlog
 
 from federation.core.errors import LeadLost, SourceUnavailable, StorageRefused
 from federation.core.tasks import Background
-from federation.storage.shared.catalogue.rows import Lead, Role
+from federation.storage.shared.catalogue.rows import Lead, SiteRole
 from federation.storage.shared.site_context import SiteContext
 from federation.storage.shared.upkeep.bucket_sweep import EVERY_S, BucketSweep
 from federation.storage.shared.upkeep.site_eviction import SiteEviction
@@ -52,7 +52,7 @@ class SiteUpkeep:
     async def close(self) -> None:
         """Stop, and let another node lead at once."""
         await self._tasks.close()
-        self._core.catalogue.leads.resign(Role.UPKEEP)
+        self._core.catalogue.leads.resign(SiteRole.UPKEEP)
 
     def _keep(self, name: str, every_s: float, step: _Step) -> None:
         core = self._core
@@ -61,7 +61,7 @@ class SiteUpkeep:
 
     async def _repeat(self, every_s: float, step: _Step) -> None:
         while True:
-            lead = self._core.catalogue.leads.lead(Role.UPKEEP)
+            lead = self._core.catalogue.leads.lead(SiteRole.UPKEEP)
             if lead is None:
                 await self._core.clock.sleep(_EVERY_S)
             else:
@@ -98,7 +98,9 @@ class SiteUpkeep:
         except StorageRefused as error:
             _log.error("bucket_refused", reason=str(error))
             return
-        if self._core.catalogue.leads.lead(Role.UPKEEP) == lead:  # the check may have taken hours
+        if (
+            self._core.catalogue.leads.lead(SiteRole.UPKEEP) == lead
+        ):  # the check may have taken hours
             await marker.write()
 
     async def _compare(self, lead: Lead) -> None:
