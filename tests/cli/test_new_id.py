@@ -34,6 +34,7 @@ def test_a_copy_is_taken_for_the_node_itself_until_it_has_an_id_of_its_own(tmp_p
     here, copy = tmp_path / "here", tmp_path / "copy"
     with serve(here) as node, Client(node.address) as client:
         client.write(b"from before")
+        assert node.stop() == 0
     shutil.copytree(here, copy)
     clone = Node(copy, name="clone").start()
     with clone:
