@@ -130,7 +130,7 @@ def pull(
     try:
         with progress_with_text("names") as tell:
             asyncio.run(_pull(config, pace, clock, wanted, scope, report, tell, resume=resume))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         emit({**_facts(report), "interrupted": True}, as_json=as_json)
         sys.exit(INTERRUPTED)
     emit(_facts(report), as_json=as_json)
@@ -167,9 +167,11 @@ async def _pull(
     *,
     resume: bool,
 ) -> None:
-    # Killed without an end of its own, it would keep eviction back for as long as its leases.
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    # Killed without an end of its own, it would keep eviction back for as long as its leases. Not
+    # by way of SIGINT: commands that a script starts in the background ignore that.
+    command = asyncio.current_task()
+    assert command is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, command.cancel)
     async with warming(config, pace, clock, resume=resume) as warmer:
         running = asyncio.ensure_future(warmer.run(wanted, scope, report))
         try:
