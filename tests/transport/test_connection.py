@@ -10,7 +10,6 @@ import pytest
 from ngh2 import ErrorCode
 from structlog.testing import capture_logs
 
-from federation.core.clock import SystemClock
 from federation.transport.connection import Http2Connection
 from federation.transport.lifetime import CLOSING_S, DEAD_S, FRAME_S, HANDSHAKE_S, SILENT_S
 from federation.transport.session import Http2Settings
@@ -24,7 +23,6 @@ from tests.transport.test_tls import layer_of
 from tests.transport.wire import DATA, GOAWAY, PREFACE, SETTINGS, frame
 
 HITS = "federation_limits_hit_total"
-_clock = SystemClock()
 
 
 class Client:
@@ -35,7 +33,7 @@ class Client:
         self.connection = Http2Connection(site.server, Http2Settings(100, 2**24), tls)
         self.socket = Socket(self.connection, random.Random(0))
         self.connection.connection_made(self.socket)
-        self.began_s = _clock.monotonic_s()
+        self.began_s = site.runtime.clock.monotonic_s()
 
     @property
     def state(self) -> str:

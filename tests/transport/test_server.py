@@ -15,7 +15,7 @@ from federation.access.access import SameForAll
 from federation.access.rights import everybody
 from federation.config.model import LimitsConfig
 from federation.config.types import Address
-from federation.core.clock import SystemClock
+from federation.core.clock import Clock, SystemClock
 from federation.core.errors import ConfigError
 from federation.core.memory_budget import MemoryBudget
 from federation.observability.metrics import Metrics
@@ -69,7 +69,7 @@ class Waits:
 
 
 class Site:
-    def __init__(self, limits: LimitsConfig | None = None) -> None:
+    def __init__(self, limits: LimitsConfig | None = None, clock: Clock | None = None) -> None:
         self.limits = limits or LimitsConfig()
         self.service = self.make_service()
         self.connections: OpenConnections[Http2Connection] = OpenConnections()
@@ -77,7 +77,7 @@ class Site:
         self.runtime = Runtime(
             Metrics(),
             self.limits,
-            SystemClock(),
+            clock or SystemClock(),
             SameForAll(everybody(push=True)),
             self.budget,
             self.connections,
