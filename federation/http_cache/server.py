@@ -6,12 +6,14 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from federation.access.handshake import AwaitsHandshake, secure
 from federation.access.incoming_call import PeerAddress
 from federation.access.tls_contexts import HTTP1, Contexts
 from federation.config.model import LimitsConfig
@@ -122,39 +124,24 @@ class HttpCacheServer(web.Server):
     # For connections
 
     def _accept(self) -> asyncio.Protocol:
-        return self() if self._contexts is None else _Handshake(self)
+        return self() if self._contexts is None else AwaitsHandshake(self._begin_handshake)
 
-    def begin_handshake(self, transport: asyncio.Transport) -> None:
+    def _begin_handshake(self, transport: asyncio.Transport) -> None:
         """Start the handshake of a connection that has just come, if it is not one too many."""
+        assert self._contexts is not None
         peer = self.registry.peer_of(transport)
         if self.registry.admit(peer):
-            self._handshakes.start(self._secure(transport, peer), "TLS handshake")
+            release = partial(self.registry.release, peer)
+            refused = partial(self._handshake_failed, peer)
+            work = secure(transport, self(), self._contexts, _HANDSHAKE_S, release, refused)
+            self._handshakes.start(work, "TLS handshake")
         else:
             transport.abort()
 
-    async def _secure(self, transport: asyncio.Transport, peer: PeerAddress) -> None:
-        """Make the TLS handshake of a connection that was admitted, and serve it."""
-        assert self._contexts is not None
-        connection = self()
-        try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                connection,
-                self._contexts.current(),
-                server_side=True,
-                ssl_handshake_timeout=_HANDSHAKE_S,
-            )
-        except OSError as error:  # also for a handshake that is too slow
-            if isinstance(error, ssl.SSLError):
-                detail = getattr(error, "verify_message", "")
-                self._log.tls_refused(peer, error.reason or str(error), detail)
-            secured = None
-        finally:
-            self.registry.release(peer)  # connection_made counts it anew
-        if secured is None:
-            transport.abort()
-        else:
-            connection.connection_made(secured)
+    def _handshake_failed(self, peer: PeerAddress, error: OSError) -> None:
+        if isinstance(error, ssl.SSLError):
+            detail = getattr(error, "verify_message", "")
+            self._log.tls_refused(peer, error.reason or str(error), detail)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Count a connection, or end it at once where too many are open. See web.Server."""
@@ -211,19 +198,6 @@ class HttpCacheServer(web.Server):
             call.answers(405, (("Allow", "GET, HEAD, PUT, DELETE"),))
             return b""
         return await route.run(call)
-
-
-class _Handshake(asyncio.Protocol):
-    """Whoever connects to a listener with TLS, until the handshake begins."""
-
-    def __init__(self, server: HttpCacheServer) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See Protocol."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()  # what comes is for start_tls
-        self._server.begin_handshake(transport)
 
 
 def _ahead_bytes(limits: LimitsConfig) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from federation.access.handshake import AwaitsHandshake, secure
 from federation.access.incoming_call import (
     Headers,
     PeerAddress,
@@ -62,41 +64,24 @@ class BoundedServer(web.Server):
 
     def accept(self) -> asyncio.Protocol:
         """Return the protocol of a connection that has just come."""
-        return self() if self._contexts is None else _Handshake(self)
+        return self() if self._contexts is None else AwaitsHandshake(self._begin_handshake)
 
     async def stop(self) -> None:
         """End every connection."""
         await self._handshakes.close()
         await self.shutdown(_END_S)
 
-    def begin_handshake(self, transport: asyncio.Transport) -> None:
+    def _begin_handshake(self, transport: asyncio.Transport) -> None:
         """Start the TLS handshake of a connection that has just come, if it is not too many."""
+        assert self._contexts is not None
         host = _host_of(transport)
         share = self._share_of(host)
         if share.try_acquire(host) is ShareVerdict.GRANTED:
-            self._handshakes.start(self._secure(transport, share, host), "TLS handshake")
+            release = partial(share.release, host)
+            work = secure(transport, self(), self._contexts, _HANDSHAKE_S, release)
+            self._handshakes.start(work, "TLS handshake")
         else:
             self._refuse(transport, host)
-
-    async def _secure(self, transport: asyncio.Transport, share: FairShare, host: str) -> None:
-        assert self._contexts is not None
-        connection = self()
-        try:
-            secured = await asyncio.get_running_loop().start_tls(
-                transport,
-                connection,
-                self._contexts.current(),
-                server_side=True,
-                ssl_handshake_timeout=_HANDSHAKE_S,
-            )
-        except OSError:  # also for what is no TLS, a handshake that is too slow, no certificate
-            secured = None
-        finally:
-            share.release(host)  # connection_made counts it anew
-        if secured is None:
-            transport.abort()
-        else:
-            connection.connection_made(secured)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         """Hold a connection, or end it at once where too many are open. See web.Server."""
@@ -160,19 +145,6 @@ class _Held:
     host: str
     since_s: float
     timer: asyncio.TimerHandle | None = None
-
-
-class _Handshake(asyncio.Protocol):
-    """A connection until its TLS handshake begins."""
-
-    def __init__(self, server: BoundedServer) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See Protocol."""
-        assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()  # what comes is for start_tls
-        self._server.begin_handshake(transport)
 
 
 class _Shown:
