@@ -27,6 +27,7 @@ from federation.core.store import Piece
 from federation.storage.blob_files import CREATE, WriteBack, write_whole
 from federation.storage.context import StorageContext
 from federation.storage.directory import disk_errors_named
+from federation.storage.ingest_steps import commit_whole
 from federation.storage.publishing import place_file, place_inline
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -208,23 +209,14 @@ class LocalIngest:
 
     async def commit(self) -> bool:
         """See Ingest."""
-        try:
-            self.verify()
-            if self._received_bytes != self._digest.size_bytes:
-                raise DigestMismatch(self._digest, f"{self._received_bytes} bytes were stored")
-        except DigestMismatch:
-            await self.abort()
-            raise
-        # The work continues if the caller is cancelled: the blob is stored or dropped as a whole.
+        return await commit_whole(self, self._start_commit)
+
+    def _start_commit(self) -> asyncio.Task[bool | FederationError]:
         self._committing = True
-        work = self._core.background.start(self._commit(), "commit")
-        outcome: bool | FederationError = await asyncio.shield(work)
-        if isinstance(outcome, FederationError):
-            raise outcome
-        return outcome
+        return self._core.background.start(self._commit(), "commit")
 
     async def _commit(self) -> bool | FederationError:
-        """Commit; return an error as a value, since the caller may be gone and never raise it."""
+        """Commit; see StartCommit."""
         try:
             if self._small is not None:
                 return await self._commit_small(bytes(self._small))

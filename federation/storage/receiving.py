@@ -19,6 +19,7 @@ from federation.storage.batch_files import Incoming, Outcomes, store_files
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.context import StorageContext
 from federation.storage.ingest import LocalIngest
+from federation.storage.ingest_steps import take_all
 from federation.storage.presence import Presence
 from federation.storage.publishing import place_inline
 from federation.storage.unsized_ingest import UnsizedIngest
@@ -72,13 +73,7 @@ class BlobReceiver:
         """See federation.core.store.Store."""
         if not await self.missing_of([digest], origin):
             return False
-        ingest = self.begin(digest, origin)
-        try:
-            async for chunk in chunks:
-                await ingest.append(chunk)
-            return await ingest.commit()
-        finally:
-            await ingest.abort()
+        return await take_all(self.begin(digest, origin), chunks)
 
     async def missing_of(self, digests: Collection[Digest], origin: Provenance) -> set[Digest]:
         """Return the missing digests, and record the upload of the others.

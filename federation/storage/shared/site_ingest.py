@@ -13,13 +13,13 @@ import structlog
 
 from federation.core.digest import Digest
 from federation.core.errors import (
-    DigestMismatch,
     FederationError,
     StorageFailed,
     StorageFull,
 )
 from federation.core.provenance import Provenance
 from federation.core.store import Growing, Ingest, Piece
+from federation.storage.ingest_steps import commit_whole
 from federation.storage.shared.catalogue.rows import Insertion, NewBlob
 from federation.storage.shared.part_sender import PartSender
 from federation.storage.shared.site_context import SiteContext
@@ -89,23 +89,14 @@ class SiteIngest:
 
     async def commit(self) -> bool:
         """See Ingest."""
-        try:
-            self.verify()
-            if self.received_bytes != self.digest.size_bytes:
-                raise DigestMismatch(self.digest, f"{self.received_bytes} bytes were stored")
-        except DigestMismatch:
-            await self.abort()
-            raise
-        # The work continues if the caller is cancelled: the blob is stored or dropped as a whole.
+        return await commit_whole(self, self._start_commit)
+
+    def _start_commit(self) -> asyncio.Task[bool | FederationError]:
         self._committing = True
-        work = self._core.background.start(self._commit(), "commit")
-        outcome: bool | FederationError = await asyncio.shield(work)
-        if isinstance(outcome, FederationError):
-            raise outcome
-        return outcome
+        return self._core.background.start(self._commit(), "commit")
 
     async def _commit(self) -> bool | FederationError:
-        """Commit; return an error as a value, since the caller may be gone and never raise it."""
+        """Commit; see StartCommit."""
         is_settled = False
         try:
             blob = await self._sent()

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobTooLarge, StorageFull
 from federation.core.provenance import Provenance
+from federation.storage.ingest_steps import take_all
 from federation.storage.shared.site_context import SiteContext
 from federation.storage.shared.site_ingest import SiteIngest
 from federation.storage.shared.site_presence import SitePresence
@@ -45,13 +46,7 @@ class SiteReceiver:
         """See federation.core.store.Store."""
         if not await self._presence.missing_of([digest], provenance):
             return False
-        ingest = self.begin(digest, provenance)
-        try:
-            async for chunk in chunks:
-                await ingest.append(chunk)
-            return await ingest.commit()
-        finally:
-            await ingest.abort()
+        return await take_all(self.begin(digest, provenance), chunks)
 
     async def write_whole(self, digest: Digest, data: bytes, provenance: Provenance) -> bool:
         """Store a blob whose bytes are all in memory. Raises as Store.write does."""

@@ -133,9 +133,9 @@ DURABILITY = [
     ),
     Mutant(
         "ingest-hashed-not-stored",
-        f"{_STORAGE}/ingest.py",
-        "            if self._received_bytes != self._digest.size_bytes:",
-        "            if self._received_bytes > self._digest.size_bytes:",
+        f"{_STORAGE}/ingest_steps.py",
+        "        if ingest.received_bytes != ingest.digest.size_bytes:",
+        "        if ingest.received_bytes > ingest.digest.size_bytes:",
         ("tests/storage/test_ingest.py",),
         "A file is named whose bytes were hashed and not all written.",
     ),
