@@ -75,7 +75,8 @@ class ClientRights:
             raise ClientRefused(f"it is not one PEM certificate ({error})") from None
         peer = _find(self._pair.peers, fingerprint)
         invitation = _find(self._pair.invitations, fingerprint)
-        listed = peer or _find(self._pair.clients, fingerprint) or invitation
+        client = _find(self._pair.clients, fingerprint)
+        listed = peer or client or invitation
         try:
             leaf = x509.load_pem_x509_certificate(leaf_pem)
             subject = leaf.subject.rfc4514_string()
@@ -98,7 +99,7 @@ class ClientRights:
         identity = f"certificate {subject[:_SUBJECT_MAX_CHARS]} {fingerprint}"
         if peer is not None:
             return Granted(identity, Role.PEER, Instances(), until_s)
-        if listed is invitation is not None:
+        if client is None and invitation is not None:
             return Granted(identity, None, Instances(), until_s)  # federation.v1.Mesh lets it join
         role, instances = self._ruled(leaf, fingerprint)
         return Granted(identity, role, instances, until_s)

@@ -37,7 +37,7 @@ class KeyPair(NamedTuple):
 
     @property
     def roots_pem(self) -> bytes | None:
-        """What a client's certificate has to be among, or issued by; None: every client may in."""
+        """What a client's certificate is among, or issued by; None: every client is admitted."""
         admitting = [*self.lists, *([] if self.invitations is None else [self.invitations])]
         return b"\n".join(each.pem for each in admitting) or None
 
