@@ -1,7 +1,5 @@
 """The keys about the HTTP address: where metrics, health and pages are, and who may see them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import ValidationInfo, field_validator

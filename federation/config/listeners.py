@@ -35,7 +35,7 @@ class TlsConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _lets_nobody_in_without_invitations(self) -> Self:
+    def _has_a_list_beside_invitations(self) -> Self:
         if self.invitations is not None and not self.asks_clients:
             raise ValueError("invitations: without peer-certs everybody would be allowed in")
         return self
