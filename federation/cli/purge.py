@@ -20,13 +20,14 @@ from federation.core.clock import SystemClock
 from federation.core.digest import Digest
 from federation.core.purges import Purgeable, PurgeOutcome
 from federation.server.exit_codes import FOUND_PROBLEMS
-from federation.server.status.explained import DIGEST, digest_in
+from federation.server.status.explained import DIGEST, action_in, digest_in
 from federation.storage.reports import EntrySelection
 from federation.wire.action_result import key_of
 from federation.wire.keyed_entry import action_of, split_name
 
 _SHOWN = 1000
 _AT_ONCE = 1000
+_LISTED = 10  # before it is asked whether to go on
 _EXAMPLES = """\b
 Examples:
   federation purge 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08/4
@@ -80,7 +81,7 @@ def purge(
     second, or when they can be reached. See storage.purge-keep for how long a purge is remembered.
     Exits with 1 if there was nothing to purge.
     """
-    if sum(given is not None for given in (name, action)) > 1:
+    if name is not None and action is not None:
         raise click.UsageError("give one of DIGEST, URI, NAMESPACE/KEY and --action")
     if name is None and action is None and instance is None:
         raise click.UsageError("give a DIGEST, a URI, NAMESPACE/KEY, --action or --instance")
@@ -93,12 +94,12 @@ def purge(
     else:
         chosen = _entries(where, name, action, instance, older_than)
     if dry_run:
-        _show(_planned(chosen), as_json=as_json)
+        _show(_planned(chosen), dry_run=True, as_json=as_json)
         return
     if not yes:
         chosen = _confirmed(list(chosen))
     with warnings_only():
-        _show(_purged(where, chosen), as_json=as_json)
+        _show(_purged(where, chosen), dry_run=False, as_json=as_json)
 
 
 def _blob(where: Place, name: str) -> Sequence[PurgeChoice]:
@@ -134,7 +135,7 @@ def _entries(
         absent = [key_of(below if instance is None else instance, action)]
         if namespace == "ac" and (match := DIGEST.fullmatch(key)) is not None:
             with where.operations.explaining() as explainer:
-                named = digest_in(match, explainer, any_size=True)
+                named = action_in(match, explainer)
             selections.append(every._replace(action=named, is_sized=match[3] is not None))
     elif name is not None:
         selections = [every._replace(uri=name)]
@@ -150,10 +151,10 @@ def _confirmed(chosen: list[PurgeChoice]) -> Iterator[PurgeChoice]:
     """Return them if the person at the terminal agrees. Raises UsageError, Abort."""
     if not sys.stdin.isatty():
         raise click.UsageError("say --yes where nobody can be asked, or --dry-run")
-    for each in chosen[:10]:
-        click.echo(f"{_name_of(each.thing, each.label)}", err=True)
-    if len(chosen) > 10:
-        click.echo(f"and {len(chosen) - 10} more", err=True)
+    for each in chosen[:_LISTED]:
+        click.echo(_name_of(each.thing, each.label), err=True)
+    if len(chosen) > _LISTED:
+        click.echo(f"and {len(chosen) - _LISTED} more", err=True)
     if chosen:
         click.confirm("Purge here and at all peers?", abort=True, err=True)
     return iter(chosen)
@@ -171,7 +172,7 @@ def _planned(chosen: Iterator[PurgeChoice]) -> Iterator[PurgeOutcome]:
         yield PurgeOutcome(thing, label, size_bytes or 0, size_bytes is not None)
 
 
-def _show(outcomes: Iterator[PurgeOutcome], *, as_json: bool) -> None:
+def _show(outcomes: Iterator[PurgeOutcome], *, dry_run: bool, as_json: bool) -> None:
     shown: list[dict[str, Any]] = []
     count = size_bytes = 0
     for each in outcomes:
@@ -179,7 +180,7 @@ def _show(outcomes: Iterator[PurgeOutcome], *, as_json: bool) -> None:
         if len(shown) < _SHOWN:
             facts = {"object": _name_of(each.thing, each.label), **_place_of(each.thing)}
             shown.append({**facts, "bytes": each.size_bytes, "was-here": each.was_here})
-    dry = {"dry-run": True} if click.get_current_context().params["dry_run"] else {}
+    dry = {"dry-run": True} if dry_run else {}
     emit({**dry, "count": count, "bytes": size_bytes, "purged": shown}, as_json=as_json)
     if not count:
         sys.exit(FOUND_PROBLEMS)

@@ -77,7 +77,7 @@ class LocalReport:
 
     def blob(self, match: re.Match[str]) -> Explained:
         """Explain a blob."""
-        found = self._digest(match)
+        found = digest_in(match, self.explainer)
         if found is None:
             note = "no blob with this hash is here; give HASH/SIZE to have upstreams asked"
             return {"hash": match[2].lower(), "here": False, "note": note}, False
@@ -99,10 +99,7 @@ class LocalReport:
         action = action_of(namespace, key)
         found = self.explainer.action_results(action, instance)
         if not found and namespace == "ac" and (match := DIGEST.fullmatch(key)):
-            named = self._digest(match)
-            if named is None:
-                named = Digest(bytes.fromhex(match[2]), 0, _function(match[1]))
-            return self.action(named, instance)
+            return self.action(action_in(match, self.explainer), instance)
         shown, missing = self._entries(found)
         for each, told in zip(found, shown, strict=True):
             with suppress(InvalidRequest):  # the closure says what is wrong with it
@@ -131,9 +128,6 @@ class LocalReport:
             for each in self.explainer.purges(digest, label)
         }
 
-    def _digest(self, match: re.Match[str]) -> Digest | None:
-        return digest_in(match, self.explainer)
-
     def _entries(self, found: Sequence[FoundEntry]) -> tuple[list[dict[str, Any]], list[Digest]]:
         """Return what is shown of the entries, and what is missing of the first incomplete one."""
         shown = []
@@ -152,21 +146,22 @@ class LocalReport:
         return shown, missing
 
 
-def digest_in(
-    match: re.Match[str], explainer: Explainer, *, any_size: bool = False
-) -> Digest | None:
-    """Return the digest that a match of DIGEST names; None: its size is not given and not known.
-
-    any_size: return one of size 0 then.
-    """
+def digest_in(match: re.Match[str], explainer: Explainer) -> Digest | None:
+    """Return the digest that a match of DIGEST names; None: its size is not given and not known."""
     raw_hash = bytes.fromhex(match[2])
     functions = [_function(match[1])] if match[1] else list(DigestFunction)
     known = [explainer.with_hash(each, raw_hash) for each in functions]
     found = next((digest for digest in known if digest is not None), None)
     if match[3] is None:
-        return Digest(raw_hash, 0, functions[0]) if found is None and any_size else found
+        return found
     function = found.function if found is not None else functions[0]
     return Digest(raw_hash, int(match[3]), function)
+
+
+def action_in(match: re.Match[str], explainer: Explainer) -> Digest:
+    """Return the action that a match of DIGEST names; of size 0 where digest_in returns None."""
+    named = digest_in(match, explainer)
+    return Digest(bytes.fromhex(match[2]), 0, _function(match[1])) if named is None else named
 
 
 def _content(found: FoundEntry) -> dict[str, Any]:
