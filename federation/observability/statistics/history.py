@@ -92,7 +92,7 @@ class History:
         for place, found in self._within(period, wall_s):
             for series, counts in found.items():
                 if series.partition("/")[0] == kind:
-                    _add({"": sums[place]}, {"": counts})
+                    _add_counts(sums[place], counts)
         return [Point(place * period.width_s, counts) for place, counts in sums.items()]
 
     def _within(self, period: Period, wall_s: float) -> Iterator[tuple[int, Bucket]]:
@@ -131,8 +131,12 @@ def _add(into: Bucket, changes: Changes) -> None:
             if len(into) >= _SERIES_MAX:
                 continue
             found = into[series] = {}
-        for name, count in counts.items():
-            found[name] = found.get(name, 0) + count
+        _add_counts(found, counts)
+
+
+def _add_counts(into: dict[str, int], counts: Counts) -> None:
+    for name, count in counts.items():
+        into[name] = into.get(name, 0) + count
 
 
 def _checked(found: Any) -> Changes:
