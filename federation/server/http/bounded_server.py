@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,7 +23,7 @@ from federation.core.fair_share import FairShare, ShareVerdict
 from federation.core.tasks import Background
 from federation.http_cache.credentials import as_metadata
 from federation.observability.rate_limits import LimitHits
-from federation.server.http.router import HttpAnswer, HttpRequest
+from federation.server.http.router import Handler, HttpRequest
 
 if TYPE_CHECKING:
     from federation.access.live_tls import LiveTls
@@ -36,8 +35,6 @@ _IDLE_S = 20.0  # also for headers that never end
 _HANDSHAKE_S = 10.0
 _REQUEST_S = 5.0
 _END_S = 2.0
-
-Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
 
 class BoundedServer(web.Server):

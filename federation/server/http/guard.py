@@ -10,7 +10,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
-from collections.abc import Awaitable, Callable
 
 from federation.access.access import Access
 from federation.access.rights import Role
@@ -19,7 +18,7 @@ from federation.config.types import parse_address
 from federation.core.clock import Clock
 from federation.core.errors import FederationError, NotAuthenticated
 from federation.observability.rate_limits import LogLimit
-from federation.server.http.router import HEALTH, HttpAnswer, HttpRequest
+from federation.server.http.router import HEALTH, Handler, HttpAnswer, HttpRequest
 from federation.services.call_log import AuthLog
 
 _ASK_FOR_TOKEN = {"WWW-Authenticate": 'Basic realm="federation", charset="UTF-8"'}
@@ -27,8 +26,6 @@ _NOBODY = (
     "this page is for callers with the role admin, and the configuration gives it to nobody here: "
     "set http.auth, or client certificates in http.tls, or http.pages: open"
 )
-
-Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
 
 class PageGuard:

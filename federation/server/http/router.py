@@ -33,6 +33,9 @@ class HttpAnswer(NamedTuple):
     headers: Mapping[str, str] | None = None  # further ones
 
 
+Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
+
+
 class PageHandler(Protocol):
     """A page for people, and the files that browsers load beside it."""
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from federation.core.tasks import Background
 from federation.observability.rate_limits import LimitHits
 from federation.server.http.places import HttpPlace, TcpPlace
-from federation.server.http.router import HttpAnswer, HttpRequest
+from federation.server.http.router import Handler
 from federation.server.passed_sockets import PassedSockets
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 _PARSER = "federation.server.http.bounded_server"
 _PAUSE_S = 0.5  # after a connection could not be accepted
-
-Handler = Callable[[HttpRequest], Awaitable[HttpAnswer]]
 
 
 class HttpServer:

@@ -6,8 +6,9 @@ from federation.access.access import ListenerAccess
 from federation.config.http import HttpConfig
 from federation.core.clock import Clock
 from federation.observability.rate_limits import LimitHits
-from federation.server.http.guard import Handler, PageGuard
+from federation.server.http.guard import PageGuard
 from federation.server.http.places import SHARED_MODE, TcpPlace, UnixPlace
+from federation.server.http.router import Handler
 from federation.server.http.server import HttpServer
 
 
