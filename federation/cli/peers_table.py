@@ -14,13 +14,12 @@ from rich.text import Text
 
 from federation.core.clock import SystemClock
 from federation.server.status.formats import rounded, span
-from federation.server.status.peer_facts import notes_on
+from federation.server.status.peer_facts import FINE_PEERS, notes_on
 
 _EVERY_S = 1.0
 _CTRL_C = {signal.SIGINT}
 _PIPED_WIDTH = 140
 _COLUMNS = ("peer", "state", "objects", "bytes", "age", "rate", "caught up in", "parked", "last ok")
-_GOOD, _BUSY = {"following"}, {"reconciling", "meeting", "starting"}
 
 
 def print_peers(peers: Sequence[Mapping[str, Any]]) -> None:
@@ -65,13 +64,13 @@ def shown(peers: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 def _row(peer: Mapping[str, Any]) -> list[str | Text]:
     state = peer["state"]
-    style = "green" if state in _GOOD else "yellow" if state in _BUSY else "red"
-    rate, lag_bytes = peer.get("objects-per-s"), peer.get("lag-bytes")
+    style = "green" if state == "following" else "yellow" if state in FINE_PEERS else "red"
+    rate = peer.get("objects-per-s")
     return [
         Text(peer["name"]),
         Text(state, style=style),
         _or_dash(peer.get("lag-objects")),
-        "-" if lag_bytes is None else rounded(lag_bytes),
+        rounded(peer.get("lag-bytes")),
         span(peer.get("lag-s")),
         "-" if rate is None else f"{rate:g}/s",
         span(peer.get("caught-up-in-s")),

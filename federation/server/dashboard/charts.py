@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from federation.observability.statistics.history import History, Period, Point
-from federation.server.status.formats import rounded
+from federation.server.status.formats import grouped, rounded
 
 WIDTH, HEIGHT = 600, 120
 _FLOOR = 1e-9
@@ -37,13 +37,13 @@ def charts(history: History, wall_s: float) -> list[Chart]:
     links = history.course(Period.DAY, "upstream", wall_s)
     calls = history.course(Period.DAY, "node", wall_s)
     return [
-        _chart("Look-ups", [("hits", asked, "hits"), ("misses", asked, "misses")], _number),
+        _chart("Look-ups", [("hits", asked, "hits"), ("misses", asked, "misses")], grouped),
         _chart(
             "Bytes",
             [("served", asked, "out-bytes"), ("from upstreams", links, "received-bytes")],
             rounded,
         ),
-        _chart("Requests", [("calls", calls, "calls")], _number),
+        _chart("Requests", [("calls", calls, "calls")], grouped),
     ]
 
 
@@ -79,7 +79,3 @@ def _ticks(points: Sequence[Point]) -> list[tuple[float, str]]:
         if moment.minute == 0 and moment.hour % 6 == 0:
             found.append((round(at * step, 1), f"{moment.hour:02}:00"))
     return found
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"

@@ -18,8 +18,10 @@ from federation.server.dashboard import charts, mesh
 from federation.server.dashboard.stored import Stored, StoredReader
 from federation.server.http.router import HttpAnswer, HttpRequest
 from federation.server.status import formats
+from federation.server.status.attention import FINE_UPSTREAMS
 from federation.server.status.facts import together, upstream_state, upstreams_of
 from federation.server.status.overview import overview
+from federation.server.status.peer_facts import FINE_PEERS
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -39,8 +41,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _NO_DAY: Mapping[str, int] = {"hits": 0, "received-bytes": 0, "saved-bytes": 0, "sent-bytes": 0}
-_FINE_PEERS = {"following", "reconciling", "meeting", "starting"}
-_FINE_UPSTREAMS = {"up", "untried"}
 
 Explain = Callable[[str], Mapping[str, Any]]  # blocks; see explained.explain_here
 
@@ -119,7 +119,7 @@ class Dashboard:
                 {
                     "name": each["name"],
                     "state": upstream_state(each),
-                    "good": each["state"] in _FINE_UPSTREAMS,
+                    "good": each["state"] in FINE_UPSTREAMS,
                     "day": _named(day["upstreams"], each["name"]),
                 }
                 for each in upstreams
@@ -127,7 +127,7 @@ class Dashboard:
             "peers": [
                 {
                     **each,
-                    "good": each["state"] in _FINE_PEERS,
+                    "good": each["state"] in FINE_PEERS,
                     "day": _named(day["peers"], each["name"]),
                 }
                 for each in facts["peers"]
@@ -154,14 +154,6 @@ def _warnings(processes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, str]]
     return found[:_SHOWN_MAX]
 
 
-def _rounded(size_bytes: int | None) -> str:
-    return "-" if size_bytes is None else formats.rounded(size_bytes)
-
-
-def _number(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
 def _file(name: str) -> bytes:
     return (files("federation.server.dashboard") / "files" / name).read_bytes()
 
@@ -173,8 +165,8 @@ def _template() -> Template:
 
     engine = Environment(autoescape=True)
     engine.filters |= {
-        "rounded": _rounded,
-        "number": _number,
+        "rounded": formats.rounded,
+        "number": formats.grouped,
         "span": formats.span,
         "percent": formats.percent,
     }

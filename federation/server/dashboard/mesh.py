@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from federation.server.status.attention import FINE_UPSTREAMS
 from federation.server.status.facts import upstream_state
 from federation.server.status.formats import counted, rounded
+from federation.server.status.peer_facts import FINE_PEERS
 
 WIDTH = 720
 _ROW = 84
 _SHOWN_MAX = 12  # on each side
-_GOOD = {"following", "reconciling", "up", "untried", "meeting", "starting"}
 
 
 class DrawnNode(NamedTuple):
@@ -37,31 +38,38 @@ class MeshDrawing(NamedTuple):
 def mesh(
     upstreams: Sequence[Mapping[str, Any]],
     peers: Sequence[Mapping[str, Any]],
-    day: Mapping[str, Any] | None,
+    day: Mapping[str, Any],
 ) -> MeshDrawing:
     """Return where everything is drawn. day: the statistics of the last day."""
-    received = {each["name"]: each for each in day["upstreams"]} if day else {}
-    sent = {each["name"]: each for each in day["peers"]} if day else {}
+    received = {each["name"]: each for each in day["upstreams"]}
+    sent = {each["name"]: each for each in day["peers"]}
     rows = max(1, min(_SHOWN_MAX, max(len(upstreams), len(peers))))
     height = rows * _ROW
     left = [
-        (each["name"], upstream_state(each), _pulled(received.get(each["name"])), each["state"])
+        (
+            each["name"],
+            upstream_state(each),
+            _pulled(received.get(each["name"])),
+            each["state"] in FINE_UPSTREAMS,
+        )
         for each in upstreams[:_SHOWN_MAX]
     ]
     right = [
-        (each["name"], each["state"], _pushed(each, sent.get(each["name"])), each["state"])
+        (
+            each["name"],
+            each["state"],
+            _pushed(each, sent.get(each["name"])),
+            each["state"] in FINE_PEERS,
+        )
         for each in peers[:_SHOWN_MAX]
     ]
     left_out = max(0, len(upstreams) - _SHOWN_MAX) + max(0, len(peers) - _SHOWN_MAX)
     return MeshDrawing(height, height / 2, _placed(left, height), _placed(right, height), left_out)
 
 
-def _placed(nodes: Sequence[tuple[str, str, str, str]], height: int) -> list[DrawnNode]:
+def _placed(nodes: Sequence[tuple[str, str, str, bool]], height: int) -> list[DrawnNode]:
     step = height / max(1, len(nodes))
-    return [
-        DrawnNode(name, shown, link, state in _GOOD, round((at + 0.5) * step, 1))
-        for at, (name, shown, link, state) in enumerate(nodes)
-    ]
+    return [DrawnNode(*node, round((at + 0.5) * step, 1)) for at, node in enumerate(nodes)]
 
 
 def _pulled(day: Mapping[str, Any] | None) -> str:

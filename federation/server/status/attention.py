@@ -8,6 +8,7 @@ from typing import Any
 from federation.server.status.formats import counted, span
 from federation.server.status.peer_facts import notes_on
 
+FINE_UPSTREAMS = frozenset({"up", "untried"})  # states that need nobody
 _SHOWN_MAX = 50
 _LAG_S = 600.0  # a peer may be that far behind without a word about it
 
@@ -52,7 +53,7 @@ def _of_upstreams(processes: list[Mapping[str, Any]]) -> Iterator[str]:
     for process in processes:
         for upstream in process.get("upstreams", ()):
             name, state = upstream["name"], upstream["state"]
-            if state in {"up", "untried"}:
+            if state in FINE_UPSTREAMS:
                 continue
             error = f": {upstream['last-error']}" if upstream.get("last-error") else ""
             yield f"upstream {name} is {state}{error}"

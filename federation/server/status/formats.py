@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers as people read them; - stands for what is not known."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ _POWERS = ((40, "T"), (30, "G"), (20, "M"), (10, "K"))
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "m"))
 
 
-def rounded(size_bytes: int) -> str:
+def rounded(size_bytes: int | None) -> str:
     """Return a rounded size: 12, 3.4M."""
+    if size_bytes is None:
+        return "-"
     if size_bytes < 2**10:
         return str(size_bytes)
     power, letter = next(p for p in _POWERS if size_bytes >= 2 ** p[0])
@@ -32,6 +34,11 @@ def percent(share: float | None) -> str:
     return f"{min(shown, 99) if share < 1 else 100} %"
 
 
+def grouped(number: int | None) -> str:
+    """Return a number in groups of three digits: 1,234."""
+    return "-" if number is None else f"{number:,}"
+
+
 def counted(number: int, one: str, many: str) -> str:
     """Return a number with its noun: 1 object, 1,234 objects."""
-    return f"{number:,} {one if number == 1 else many}"
+    return f"{grouped(number)} {one if number == 1 else many}"

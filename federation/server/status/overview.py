@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from federation.server.status.attention import FINE_UPSTREAMS
 from federation.server.status.facts import upstream_state, upstreams_of
 from federation.server.status.formats import counted, percent, rounded, span
+from federation.server.status.peer_facts import MET_PEERS
 
 _NAMES_MAX = 6  # upstreams or peers in one line
-_FINE = {"following", "reconciling", "up", "untried"}
 
 
 class OverviewLine(NamedTuple):
@@ -91,12 +92,14 @@ def _requests(facts: Mapping[str, Any]) -> str:
 def _upstreams(facts: Mapping[str, Any]) -> OverviewLine:
     found = upstreams_of(facts)
     texts = [f"{each['name']} {upstream_state(each)}" for each in found]
-    return OverviewLine("upstreams", _some(texts), all(each["state"] in _FINE for each in found))
+    return OverviewLine(
+        "upstreams", _some(texts), all(each["state"] in FINE_UPSTREAMS for each in found)
+    )
 
 
 def _peers(facts: Mapping[str, Any]) -> OverviewLine:
     peers = facts["peers"]
-    fine = all(each["state"] in _FINE and not each.get("parked") for each in peers)
+    fine = all(each["state"] in MET_PEERS and not each.get("parked") for each in peers)
     return OverviewLine("peers", _some([_peer(each) for each in peers]), fine)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 _NEW = "new"  # PeerRecord.reason of a peer that has never been synchronised
 _OF_PEERS = ("peers", "left-peers")
+MET_PEERS = frozenset({"following", "reconciling"})
+FINE_PEERS = MET_PEERS | {"meeting", "starting"}  # states that need nobody
 
 
 def peers_together(
@@ -68,6 +70,6 @@ def notes_on(peer: Mapping[str, Any]) -> list[str]:
         notes.append(f"{peer['parked']} objects are parked: federation parked --peer {name}")
     if peer.get("reconciles-waiting"):
         notes.append("a reconcile is waiting or under way")
-    if peer["state"] not in {"following", "reconciling"} and peer.get("last-error"):
+    if peer["state"] not in MET_PEERS and peer.get("last-error"):
         notes.append(f"last error at {peer['last-error-at']}: {peer['last-error']}")
     return [f"{name}: {note}" for note in notes]

@@ -172,7 +172,7 @@ def test_charts_stay_within_their_frame() -> None:
 
 def test_a_large_mesh_is_drawn_in_part_and_says_so() -> None:
     many = [{"name": f"n{n}", "state": "up"} for n in range(30)]
-    drawing = mesh.mesh(many, [], None)
+    drawing = mesh.mesh(many, [], {"upstreams": [], "peers": []})
     assert (len(drawing.upstreams), drawing.left_out) == (12, 18)
     assert all(0 < node.y < drawing.height for node in drawing.upstreams)
 
