@@ -186,3 +186,18 @@ def test_the_meshs_keys_are_kept_and_open_invitations_are_not(tmp_path: Path) ->
     kept = {str(p.relative_to(tmp_path / "back/mesh")) for p in (tmp_path / "back/mesh").rglob("*")}
     assert kept == {"members", "invitations", "client.key"}
     assert stat.S_IMODE((tmp_path / "back/mesh/client.key").stat().st_mode) == 0o600
+
+
+def test_a_backup_that_breaks_off_keeps_the_former_keys(tmp_path: Path) -> None:
+    key = filled(tmp_path / "data") / "mesh/client.key"
+    key.parent.mkdir()
+    key.write_text("former")
+    backup(tmp_path / "data", tmp_path / "to", silent)
+    key.write_text("new")
+    (key.parent / "unreadable").symlink_to("nowhere")
+    with pytest.raises(StorageRefused, match="not finished"):
+        backup(tmp_path / "data", tmp_path / "to", silent)
+    assert (tmp_path / "to/mesh/client.key").read_text() == "former"
+    (key.parent / "unreadable").unlink()
+    backup(tmp_path / "data", tmp_path / "to", silent)
+    assert (tmp_path / "to/mesh/client.key").read_text() == "new"

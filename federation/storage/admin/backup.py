@@ -47,6 +47,7 @@ from federation.storage.verification import check_inline
 
 _MARK = "backup.json"  # in a backup: whose it is
 _MESH = "mesh"
+_MESH_COPY = "mesh.unfinished"
 _NOT_KEPT = "invitations"  # in the mesh's folder: a code that was used must not come back
 _SLICE = 500
 _PIECE_BYTES = 2**20
@@ -157,6 +158,7 @@ class _Copy:
         _sync(unfinished)
         for beside in ("-wal", "-shm"):  # of a node that has served the backup
             Path(f"{target.catalogue}{beside}").unlink(missing_ok=True)
+        self._put_mesh()
         unfinished.replace(target.catalogue)
         sync_folder(target.root)
         self._remove_others(report)
@@ -235,13 +237,26 @@ class _Copy:
                 Path(unfinished).unlink(missing_ok=True)
 
     def _copy_mesh(self) -> None:
-        """Copy certificates, keys and members of the mesh, but no invitations."""
-        source, target = self.source.root / _MESH, self.target.root / _MESH
+        """Copy certificates, keys and members of the mesh durably, but no invitations.
+
+        The copy lies beside what the target has of an earlier backup, until _put_mesh.
+        """
+        source, copy = self.source.root / _MESH, self.target.root / _MESH_COPY
+        if copy.exists():  # of a backup that was broken off
+            shutil.rmtree(copy)
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(_NOT_KEPT, ".*"))
+            (copy / _NOT_KEPT).mkdir(mode=0o700)
+            for path in (*copy.rglob("*"), copy):
+                _sync(path)
+
+    def _put_mesh(self) -> None:
+        """Replace what the target has by the copy; by nothing, if the source is in no mesh."""
+        target, copy = self.target.root / _MESH, self.target.root / _MESH_COPY
         if target.exists():
             shutil.rmtree(target)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns(_NOT_KEPT, ".*"))
-            (target / _NOT_KEPT).mkdir(mode=0o700)
+        if copy.exists():
+            copy.rename(target)
 
     def _remove_others(self, report: BackupReport) -> None:
         """Remove the files that the new catalogue does not name."""
@@ -276,6 +291,7 @@ def _delete(copy: apsw.Connection, rows: list[BlobRow]) -> None:
 
 
 def _sync(path: Path) -> None:
+    """Make a file, or the names in a folder, durable (fsync)."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
