@@ -46,6 +46,15 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def sync_names(folder: Path) -> None:
+    """Make what was created, renamed and removed in a folder durable. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def _beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     """Yield a durable temporary file in the same folder; removed at the end, unless renamed."""
@@ -59,11 +68,7 @@ def _beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
             file.flush()
             os.fsync(file.fileno())
         yield temporary
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

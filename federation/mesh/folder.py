@@ -15,7 +15,7 @@ import yaml
 
 from federation.access.allowlist import fingerprint_of, parse_client_list
 from federation.access.keygen import make_pair
-from federation.access.new_files import alone, replace_file
+from federation.access.new_files import alone, replace_file, sync_names
 from federation.access.tls import certificates_in
 from federation.config.members import MEMBERS_MAX, MemberConfig, Via, mesh_files, read_members
 from federation.config.mesh import authority_of
@@ -202,8 +202,8 @@ class MeshFolder:
             for path in (files.accepted / f"{name}.crt", files.members / f"{name}.yaml"):
                 path.unlink(missing_ok=True)
             (files.members / f"{name}.crt").unlink(missing_ok=True)
-            _sync(files.accepted)
-            _sync(files.members)
+            sync_names(files.accepted)
+            sync_names(files.members)
 
     def _removed_names(self) -> list[str]:
         return self._removed.read_text().split() if self._removed.exists() else []
@@ -213,7 +213,7 @@ class MeshFolder:
             self._invitation(fingerprint).unlink()
         except FileNotFoundError:
             return False
-        _sync(self.files.invitations)
+        sync_names(self.files.invitations)
         return True
 
     def _add(self, member: Member, via: Via, introduced_by: str | None, now_s: float) -> None:
@@ -280,11 +280,3 @@ def _der_in(path: Path) -> bytes:
 def _end_s(path: Path) -> float:
     (listed,) = parse_client_list(path.read_bytes(), str(path)).by_fingerprint.values()
     return listed.until_s
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

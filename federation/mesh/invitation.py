@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation.access.allowlist import fingerprint_of
 from federation.config.types import Address, parse_address
 from federation.core.errors import ConfigError
+from federation.mesh.certificates import der_of
 
 SECRET_BYTES = 16
 HOURS_MAX = 7 * 24
@@ -70,8 +71,7 @@ class InvitationPair(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """The SHA-256 of the certificate, as lists of certificates have it."""
-        der = x509.load_pem_x509_certificate(self.certificate)
-        return fingerprint_of(der.public_bytes(serialization.Encoding.DER))
+        return fingerprint_of(der_of(self.certificate))
 
 
 def parse_code(text: str) -> Invitation:
