@@ -82,7 +82,7 @@ def join(code: str, yes: bool, dry_run: bool, config_path: Path | None, as_json:
     if as_json:
         emit_json(_facts(node, found, taken, dry_run=dry_run))
     elif not dry_run:
-        click.echo(f"\njoined: {', '.join(taken.added) or 'all of them were members before'}")
+        click.echo(f"\njoined: {', '.join(taken.added) or 'no new members'}")
         for each in taken.refused:
             click.echo(f"not taken: {clean(each)}", err=True)
         if not node.is_served:
