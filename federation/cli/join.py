@@ -41,7 +41,7 @@ Examples:
 @click.command(cls=Command, epilog=_EXAMPLES)
 @click.argument("code")
 @click.option("--yes", is_flag=True, help="Join without asking.")
-@click.option("--dry-run", is_flag=True, help="Show what joining would do, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what joining would do, and do not join.")
 @config_option("The configuration of this node, with `mesh.url`.")
 @json_option
 def join(code: str, yes: bool, dry_run: bool, config_path: Path | None, as_json: bool) -> None:
