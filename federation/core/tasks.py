@@ -50,6 +50,17 @@ class FailingWork:
             self._reasons[name] = reason
 
 
+async def sleep_unless(event: asyncio.Event, limit_s: float, clock: Clock) -> None:
+    """Wait until the event is set, for at most limit_s seconds."""
+    waiting = asyncio.ensure_future(event.wait())
+    sleeping = asyncio.ensure_future(clock.sleep(limit_s))
+    try:
+        await asyncio.wait({waiting, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+        sleeping.cancel()
+
+
 async def _nothing() -> None:
     return
 

@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from federation.core.clock import Clock
+from federation.core.tasks import sleep_unless
 from federation.mesh.folder import KnownMember, MeshFolder
 from federation.remote.credentials import SecretFiles
 from federation.remote.failures import RemoteFailed
@@ -46,14 +47,7 @@ class Introducer:
                 await self._changed.wait()
                 pause_s = _AGAIN_FIRST_S
                 continue
-            sleeping = asyncio.ensure_future(self._clock.sleep(pause_s))
-            changed = asyncio.ensure_future(self._changed.wait())
-            try:
-                await asyncio.wait({sleeping, changed}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleeping.cancel()
-                changed.cancel()
-                await asyncio.gather(sleeping, changed, return_exceptions=True)
+            await sleep_unless(self._changed, pause_s, self._clock)
             pause_s = min(pause_s * 2, _AGAIN_MAX_S)
 
     async def tell_all(self) -> bool:

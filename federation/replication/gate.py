@@ -11,6 +11,7 @@ from typing import TypeVar
 import structlog
 
 from federation.core.clock import Clock
+from federation.core.tasks import sleep_unless
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.backoff import Backoff, State
 from federation.replication.throttle import LoopThrottle
@@ -184,13 +185,7 @@ class Gate:
             if self._backoff.state is State.TRYING:
                 await changed.wait()
             return
-        waiting = asyncio.ensure_future(changed.wait())
-        sleeping = asyncio.ensure_future(self._clock.sleep(delay_s))
-        try:
-            await asyncio.wait({waiting, sleeping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            waiting.cancel()
-            sleeping.cancel()
+        await sleep_unless(changed, delay_s, self._clock)
 
 
 _BUSY_S = 0.2  # between attempts while a limit of this node is reached

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from federation.core.clock import Clock
-from federation.core.tasks import Background
+from federation.core.tasks import Background, sleep_unless
 from federation.server.workers.worker import Worker
 
 _FIRST_S = 0.5
@@ -125,18 +125,10 @@ class Supervisor:
             _log.error(
                 "worker_ended", worker=worker.number, status=status, started_again_in_s=delay_s
             )
-            await self._until_stopped(delay_s)
+            await sleep_unless(self._stopped, delay_s, self._clock)
             self.restarts += not self._stopped.is_set()
             again = True
         return status
-
-    async def _until_stopped(self, limit_s: float) -> None:
-        """Wait so long, or until no worker is to be started any more."""
-        stopped = asyncio.ensure_future(self._stopped.wait())
-        slept = asyncio.ensure_future(self._clock.sleep(limit_s))
-        await asyncio.wait({stopped, slept}, return_when=asyncio.FIRST_COMPLETED)
-        for each in (stopped, slept):
-            each.cancel()
 
     def _give_up(self, worker: Worker, status: int) -> None:
         assert self._failed is not None
