@@ -19,7 +19,8 @@ from federation.storage.catalogue.transaction import Transaction
 KEPT_MAX = 10_000  # rows; those that are back go first, then the oldest
 
 # A blob that came back without being asked for counts as back before note_back has recorded it.
-_IS_LOST = "back IS NULL AND NOT EXISTS (SELECT 1 FROM blob WHERE blob.key = lost.key)"
+# due and not back, as it has an index: rows of blobs that are back are not read once a second.
+_IS_LOST = "due IS NOT NULL AND NOT EXISTS (SELECT 1 FROM blob WHERE blob.key = lost.key)"
 _ADD = (
     "INSERT OR REPLACE INTO lost (key, size, source, reason, found, due) VALUES (?, ?, ?, ?, ?, 0)"
 )
