@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import apsw
 import structlog
@@ -23,6 +24,7 @@ from federation.storage.catalogue.entry_changes import EntryChanges
 from federation.storage.catalogue.failures import damaged
 from federation.storage.catalogue.pool import Pool
 from federation.storage.catalogue.resident import ResidentCatalogue
+from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.catalogue.writer import Writer
 from federation.storage.directory import DataDirectory
@@ -35,10 +37,11 @@ from federation.storage.shared_memory import Epoch
 from federation.storage.space import Space
 from federation.storage.timing import StoreClock, Timing
 
+_T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 _LOG_ROOM_EVERY_S = 60.0
-# Invalid text is damage, too, and a failing disk is treated like a damaged catalogue.
 UsedPurge = tuple[purges.Name, int]  # a record, and when it was last used (store ms)
+# Invalid text is damage, too, and a failing disk is treated like a damaged catalogue.
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.IOError, UnicodeDecodeError)
 
 
@@ -95,6 +98,17 @@ class StorageContext:
             self.touches.blobs(keys, asked_ms)
         elif use is Use.LEASE:
             self.touches.leased(keys, asked_ms)
+
+    async def look_up(self, work: Callable[[apsw.Connection], _T]) -> _T:
+        """Return what work finds of a few rows: at once where that is in memory, else in a thread.
+
+        Raises SourceUnavailable.
+        """
+        try:
+            found = self.resident.look(work)
+            return await self.pool.query(work) if found is None else found
+        except UNREADABLE as error:
+            raise self.catalogue_unreadable(error) from error
 
     def note_purges_used(self, found: Iterable[UsedPurge]) -> None:
         """Record a use of purge records whose stored use is getting old."""

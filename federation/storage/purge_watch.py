@@ -10,7 +10,6 @@ from federation.core.digest import Digest
 from federation.core.errors import BlobNotFound
 from federation.storage.catalogue import purges
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.context import StorageContext
 
 
@@ -29,13 +28,7 @@ class PurgeWatch:
 
     async def check(self) -> None:
         """Raise BlobNotFound if the blob was purged, SourceUnavailable if that cannot be read."""
-        core, keys = self._core, [key_of(self._digest)]
-        self._epoch = core.epoch.value
-        try:
-            found = core.resident.look(lambda at: purges.blobs_among(at, keys))
-            if found is None:
-                found = await core.pool.query(purges.blobs_among, keys)
-        except UNREADABLE as error:
-            raise core.catalogue_unreadable(error) from error
-        if found:
+        keys = [key_of(self._digest)]
+        self._epoch = self._core.epoch.value
+        if await self._core.look_up(lambda at: purges.blobs_among(at, keys)):
             raise BlobNotFound(self._digest)

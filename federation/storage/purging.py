@@ -26,15 +26,13 @@ from federation.core.purges import BY_MAX_CHARS, Purge, Purgeable, PurgeOutcome,
 from federation.storage import quarantine
 from federation.storage.catalogue import blobs, entries, hlc, lost, purges
 from federation.storage.catalogue.blobs import key_of
-from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction
-from federation.storage.context import StorageContext, UsedPurge
+from federation.storage.context import StorageContext
 from federation.storage.directory import DataDirectory
 from federation.storage.publishing import discard, rename_stray
 
 _AT_ONCE = 200  # records in one transaction, so that uploads do not wait long for the write lock
-
-_LOGGED = 10
+_LOGGED = 10  # names of a purge
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -81,31 +79,25 @@ class CataloguePurges:
 
     async def page(self, after: int, limit: int) -> PurgePage:
         """See Purges."""
-        rows = await self._ask(lambda connection: purges.page(connection, after, limit))
+        rows = await self._core.look_up(lambda at: purges.page(at, after, limit))
         return PurgePage([purge for _, purge in rows], rows[-1][0] if rows else after)
 
     async def blobs_among(self, digests: Collection[Digest]) -> set[Digest]:
         """See Purges."""
         by_key = {key_of(digest): digest for digest in digests}
-        found = await self._ask(lambda connection: purges.blobs_among(connection, by_key))
-        self._note_used((purges.name_of_key(key), used_ms) for key, used_ms in found.items())
+        found = await self._core.look_up(lambda at: purges.blobs_among(at, by_key))
+        self._core.note_purges_used(
+            (purges.name_of_key(key), used_ms) for key, used_ms in found.items()
+        )
         return {by_key[key] for key in found}
 
     async def entries_among(self, keys: Collection[EntryKey]) -> set[EntryKey]:
         """See Purges."""
-        found = await self._ask(lambda connection: purges.entries_among(connection, keys))
-        self._note_used((purges.name_of(key), used_ms) for key, used_ms in found.items())
+        found = await self._core.look_up(lambda at: purges.entries_among(at, keys))
+        self._core.note_purges_used(
+            (purges.name_of(key), used_ms) for key, used_ms in found.items()
+        )
         return set(found)
-
-    def _note_used(self, found: Iterator[UsedPurge]) -> None:
-        self._core.note_purges_used(found)
-
-    async def _ask(self, work: Callable[[apsw.Connection], _T]) -> _T:
-        try:
-            found = self._core.resident.look(work)
-            return await self._core.pool.query(work) if found is None else found
-        except UNREADABLE as error:
-            raise self._core.catalogue_unreadable(error) from error
 
     async def _change(self, work: Callable[[_Purging], _T]) -> _T:
         core = self._core

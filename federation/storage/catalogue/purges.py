@@ -1,7 +1,7 @@
 """Queries and updates of purge records: federation.core.purges says what they are.
 
 A record is used when it kept something out, or was asked about: it is kept for some time after
-that. When it was last used is written at most once an hour.
+that. Of questions the time is written at most once an hour.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def stamp_of(connection: apsw.Connection, key: EntryKey) -> Stamp | None:
     return None if found is None else found.stamp
 
 
-def next_stamp(transaction: Transaction, above: Purge | None, least: int = 0) -> Stamp:
+def next_stamp(transaction: Transaction, above: Purge | None = None, least: int = 0) -> Stamp:
     """Return a stamp of now that is later than that of a record, and than the ticks least."""
     ticks = next_ticks(transaction.totals.ticks, transaction.wall_s, transaction.drift_s)
     ticks = max(ticks, least + 1, above.stamp.ticks + 1 if above else 0)
@@ -221,9 +221,7 @@ def redate(transaction: Transaction) -> int:
         (latest, REDATED_AT_ONCE),
     ).fetchall()
     for row in rows:
-        ticks = next_ticks(transaction.totals.ticks, transaction.wall_s, transaction.drift_s)
-        transaction.totals.ticks = max(transaction.totals.ticks, ticks)
-        store(transaction, _purge(row)._replace(stamp=Stamp(ticks, transaction.node_id)))
+        store(transaction, _purge(row)._replace(stamp=next_stamp(transaction)))
     return len(rows)
 
 
