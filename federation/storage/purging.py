@@ -103,19 +103,22 @@ class CataloguePurges:
         core = self._core
         core.directory.volume.check_writable()
 
-        def purge(transaction: Transaction) -> tuple[_T, list[str]]:
+        def purge(transaction: Transaction) -> tuple[_T, _Purging]:
             with _overwriting(transaction.connection):
                 purging = _Purging(transaction, core.directory, self._name_for)
-                return work(purging), purging.renamed
+                return work(purging), purging
 
         async def run() -> _T | FederationError:
+            is_news = True  # unless a commit is known to have changed nothing
             try:
-                result, renamed = await core.writer.submit(purge)
+                result, purging = await core.writer.submit(purge)
+                is_news = purging.has_recorded
             except FederationError as error:
                 return error
             finally:
-                core.epoch.bump()
-            await core.writes.run(self._remove, renamed)
+                if is_news:
+                    core.epoch.bump()
+            await core.writes.run(self._remove, purging.renamed)
             return result
 
         # The work goes on if the caller is cancelled: every process has to learn of it.
@@ -147,6 +150,7 @@ class _Purging:
     ) -> None:
         self.transaction = transaction
         self.renamed: list[str] = []  # files to remove behind the transaction
+        self.has_recorded = False
         self._directory = directory
         self._name_for = name_for
 
@@ -158,7 +162,7 @@ class _Purging:
         least = held.entry.stamp.ticks if held else 0
         stamp = purges.next_stamp(transaction, old, least)
         label = label or (held.entry.label if held else "")
-        purges.store(transaction, Purge(thing, stamp, label, by, transaction.wall_s))
+        self._store(Purge(thing, stamp, label, by, transaction.wall_s))
         return label
 
     def take(self, purge: Purge) -> bool:
@@ -167,8 +171,12 @@ class _Purging:
         if old is not None and old.stamp >= purge.stamp:
             return False
         self.transaction.observe(purge.stamp)
-        purges.store(self.transaction, purge)
+        self._store(purge)
         return True
+
+    def _store(self, purge: Purge) -> None:
+        purges.store(self.transaction, purge)
+        self.has_recorded = True
 
     def remove_older(self, purge: Purge) -> None:
         """Remove what a record purges, if that is held and not newer."""

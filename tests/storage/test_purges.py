@@ -21,6 +21,7 @@ from federation.storage.catalogue import purges
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.directory import DataDirectory
 from federation.storage.reports import EntrySelection
+from federation.storage.shared_memory import Epoch
 from federation.storage.storage import Storage
 from federation.storage.upkeep import retention
 from tests.storage.conftest import opened, short
@@ -63,6 +64,19 @@ async def test_what_caches_remember_is_forgotten_in_every_process(tmp_path: Path
             assert storage.recall(KEY) is None
             assert await storage.get([KEY]) == [None]
         assert await one.ledger.purges.blobs_among([digest]) == {digest}
+
+
+async def test_records_that_are_known_already_empty_no_cache(tmp_path: Path) -> None:
+    async with opened(tmp_path, short()) as storage:
+        log, epoch = storage.ledger.purges, Epoch(tmp_path / "epoch")
+        before = epoch.value
+        await purge(storage, await push(storage, SMALL), KEY)
+        purged = epoch.value
+        assert purged != before
+        page = await log.page(0, 10)
+        assert await log.apply(page.purges) == 0
+        assert epoch.value == purged
+        epoch.close()
 
 
 async def test_a_purge_through_one_process_ends_reads_in_another(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ PURGES = [
     Mutant(
         "purge-epoch",
         _PURGING,
-        "                core.epoch.bump()",
-        "                pass",
+        "                    core.epoch.bump()",
+        "                    pass",
         _STORAGE,
         "Processes go on answering with a purged blob from memory.",
     ),
