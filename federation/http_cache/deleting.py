@@ -42,7 +42,7 @@ class DeleteCalls:
         if may_purge and target.kind in _PURGED and not target.is_probe:
             things = await self._named(target)
             by = f"{call.rights.identity} at {call.peer}, DELETE"
-            await self._purges.purge([(thing, label) for thing, label in things], by)
+            await self._purges.purge(things, by)
             call.accepted(target.instance, purged=target.key or str(things[0][0]))
         http.answers(204)
         return b""
