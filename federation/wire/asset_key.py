@@ -16,10 +16,10 @@ from urllib.parse import unquote
 
 from federation.core.digest import DigestFunction
 from federation.core.errors import InvalidRequest
+from federation.core.wanted import URI_MAX_BYTES
 
 CHECKSUM = "checksum.sri"
 URIS_MAX = 1000
-URI_MAX_BYTES = 8 * 1024
 QUALIFIERS_MAX = 100
 QUALIFIER_MAX_BYTES = 8 * 1024  # name and value together
 

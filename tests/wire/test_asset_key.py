@@ -7,10 +7,10 @@ import pytest
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2 as asset
 from federation.core.digest import DigestFunction
 from federation.core.errors import InvalidRequest
+from federation.core.wanted import URI_MAX_BYTES
 from federation.wire.asset_key import (
     QUALIFIER_MAX_BYTES,
     QUALIFIERS_MAX,
-    URI_MAX_BYTES,
     URIS_MAX,
     asset_names,
     check_uris,
