@@ -9,7 +9,7 @@ upload of a purged blob makes a new record, "allowed again", which peers get bef
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from federation.core.digest import Digest
 from federation.core.index import EntryKey, Stamp
@@ -18,13 +18,12 @@ PURGES_MAX = 1_000_000  # records of one node: some 200 MB
 BY_MAX_CHARS = 200
 
 Purgeable = Digest | EntryKey
-
-
 Purged = Callable[[Collection[Digest]], Awaitable[set[Digest]]]  # Purges.blobs_among
+PurgedEntries = Callable[[Collection[EntryKey]], Awaitable[set[EntryKey]]]  # Purges.entries_among
 
 
-async def nothing_purged(_: Collection[Digest]) -> set[Digest]:
-    """Return no blob, as Purges.blobs_among does where nothing was purged."""
+async def nothing_purged(_: Collection[Purgeable]) -> set[Any]:
+    """Return no name, as Purges.blobs_among and entries_among do where nothing was purged."""
     return set()
 
 

@@ -9,7 +9,7 @@ is whole, here and at that upstream together.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ from federation.core.clock import Clock
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, Index
 from federation.core.provenance import Provenance, Source
+from federation.core.purges import PurgedEntries, nothing_purged
 from federation.upstream.index_queries import AskUpstream, IndexQueries
 from federation.upstream.pull_through import PullThrough, UpstreamPool
 from federation.upstream.upstream import Upstream
@@ -28,13 +29,6 @@ from federation.upstream.upstream import Upstream
 _log = structlog.get_logger(__name__)
 
 _KEYS = 16  # looked up at once; clients name one or two URIs, and entries may be megabytes
-
-
-PurgedEntries = Callable[[Collection[EntryKey]], Awaitable[set[EntryKey]]]
-
-
-async def _nothing_purged(_: Collection[EntryKey]) -> set[EntryKey]:
-    return set()
 
 
 class EntryQuery(NamedTuple):
@@ -100,7 +94,7 @@ class FederatedFinder:
         *,
         index_ttl_s: float,
         blobs_elsewhere: bool = False,
-        purged: PurgedEntries = _nothing_purged,
+        purged: PurgedEntries = nothing_purged,
     ) -> None:
         """prefetch: takes entries of whose closures something is only at their upstream.
 

@@ -45,10 +45,10 @@ def read_list(path: Path) -> list[Wanted]:
 class _Job:
     """One scheduled pull, over all its runs."""
 
-    def __init__(self, settings: ScheduledPull, pace: Pace) -> None:
+    def __init__(self, settings: ScheduledPull, clock: Clock) -> None:
         self.settings = settings
         self.window = Window.parse(settings.window)
-        self.pace = pace
+        self.pace = Pace(clock, bytes_s=settings.limit_rate, window=self.window)
         self.task: asyncio.Task[None] | None = None
         self.report = WarmReport()
         self.error = ""
@@ -115,9 +115,7 @@ class PullSchedule:
         for settings in schedule:
             job = known.get(settings.name)
             if job is None or job.settings != settings:
-                window = Window.parse(settings.window)
-                pace = Pace(self._clock, bytes_s=settings.limit_rate, window=window)
-                job = _Job(settings, pace)
+                job = _Job(settings, self._clock)
             jobs.append(job)
         for job in self._jobs:
             if job not in jobs and job.task is not None:

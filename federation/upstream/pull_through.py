@@ -82,7 +82,7 @@ class UpstreamPool:
     ) -> set[Digest]:
         """Return those that no upstream has, or that were purged here. only: see PullThrough."""
         purged = await self._purged(digests)
-        rest = purged.symmetric_difference(digests) if purged else digests
+        rest = set(digests) - purged if purged else digests
         return await self.presence.find_missing(rest, only) | purged
 
     def written(self, digests: Iterable[Digest]) -> None:
