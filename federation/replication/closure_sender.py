@@ -37,20 +37,19 @@ class ShippingStore:
         history: ObjectHistory,
         bounds: Bounds,
         for_large: Callable[[], AbstractAsyncContextManager[None]],
-        left_out: Purged = nothing_purged,
+        not_needed: Purged = nothing_purged,
     ) -> None:
         """for_large: a context that is entered while large blobs are sent.
 
-        left_out: returns those of missing blobs that the peer does without.
+        not_needed: returns those of missing blobs that the peer does without.
         """
-        self._left_out = left_out
+        self._not_needed = not_needed
         self._store = store
         self._shipper = shipper
         self._history = history
         self._bounds = bounds
         self._for_large = for_large
         self.lacks_here: Digest | None = None  # missing here; a later upload may bring it
-        self.left_out: Digest | None = None  # by a rule, and the peer lacks it
         self.unsent: tuple[Digest, SendOutcome] | None = None
 
     def __repr__(self) -> str:
@@ -59,9 +58,9 @@ class ShippingStore:
     async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
         """Send what is held here; return what is missing here or was not taken by the peer."""
         missing = await self._store.find_missing(digests)
-        if missing and (left_out := await self._left_out(missing)):
-            missing = missing - left_out
-            digests = set(digests) - left_out
+        if missing and (purged := await self._not_needed(missing)):
+            missing = missing - purged
+            digests = set(digests) - purged
         if missing:
             self.lacks_here = min(missing)
             return missing
@@ -131,7 +130,4 @@ class ShippingStore:
             elif outcome.fate in {Fate.PARKED, Fate.SKIPPED}:
                 self.unsent = (digest, outcome)
         others = [digest for digest in ordered if not self._bounds.admit(digest)]
-        lacking = await self._shipper.lacking(others)
-        if lacking:
-            self.left_out = min(lacking)
-        return missing | lacking
+        return missing | await self._shipper.lacking(others)

@@ -224,7 +224,7 @@ class EntrySender:
                 wanted.history,
                 wanted.bounds,
                 self._for_large,
-                purges.left_out,
+                purges.not_needed,
             )
             if anew:
                 self._shipper.confirmed.clear()

@@ -66,7 +66,7 @@ class PurgeSender:
     def __repr__(self) -> str:
         return f"<PurgeSender {self._name} told up to {self._told.read()}>"
 
-    async def left_out(self, missing: Collection[Digest]) -> set[Digest]:
+    async def not_needed(self, missing: Collection[Digest]) -> set[Digest]:
         """Return those of missing blobs that the peer does without, because they were purged."""
         if self.of_entry_without_blob() is not None:
             return set()
@@ -100,7 +100,8 @@ class PurgeSender:
         """
         async with self._telling:
             while self._clock.monotonic_s() >= self._again_s:
-                page = await self._purges.page(self._told.read(), AT_ONCE)
+                most = AT_ONCE if self._api.identity.node_id else 1  # whether there is any
+                page = await self._purges.page(self._told.read(), most)
                 self.has_told_all = not page.purges
                 if self.has_told_all:
                     return
