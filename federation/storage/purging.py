@@ -2,8 +2,9 @@
 
 What is purged goes in the transaction that records it. A blob's file loses its name there and is
 removed behind it, and so are damaged copies in quarantine/. Bytes inside the catalogue are
-overwritten with zeros, since free pages would keep them. Then the epoch moves, so that no process
-answers from memory, and running reads of the blob end (storage/streaming.py).
+overwritten with zeros, since free pages would keep them; old pages in the write-ahead log stay
+until it is written over or emptied. Then the epoch moves, so that no process answers from memory,
+and running reads of the blob end (storage/streaming.py).
 """
 
 from __future__ import annotations
