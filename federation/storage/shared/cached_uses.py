@@ -6,10 +6,12 @@ catalogue is away, the uses wait, up to a bound: they order eviction, and protec
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from federation.core.clock import Clock
 from federation.core.errors import SourceUnavailable, StorageFailed
+from federation.core.uses import Use
+from federation.storage.existence_cache import ExistenceCache
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 
 _KEYS_MAX = 100_000
@@ -22,12 +24,9 @@ class CachedUses:
 
     def __init__(self, catalogue: SiteCatalogue, clock: Clock) -> None:
         self._catalogue = catalogue
-        self._half_s = catalogue.settings.granularity_ms / 4000  # two such halves are believed
         self._clock = clock
-        self._presence = catalogue.watch.presence()
-        self._young: set[bytes] = set()  # told, or found held, in this half of the period
-        self._old: set[bytes] = set()
-        self._turns_s = 0.0
+        granularity_ms = catalogue.settings.granularity_ms
+        self._leased = ExistenceCache(catalogue.watch.presence, granularity_ms, 2 * _KEYS_MAX)
         self._waiting: dict[bytes, None] = {}
 
     def __repr__(self) -> str:
@@ -35,23 +34,20 @@ class CachedUses:
 
     def note(self, key: bytes) -> None:
         """Record a use that the cache served."""
-        if not self._is_recent(key) and len(self._waiting) < _KEYS_MAX:
+        if not self.are_leased([key]) and len(self._waiting) < _KEYS_MAX:
             self._waiting[key] = None
 
-    def are_leased(self, keys: Iterable[bytes]) -> bool:
+    def are_leased(self, keys: Sequence[bytes]) -> bool:
         """Whether the catalogue has leased all of these within half a granularity."""
-        return all(map(self._is_recent, keys))
+        return not self._leased.unknown(keys, self._now_ms())
 
-    def leased(self, keys: Iterable[bytes]) -> None:
-        """Record that the catalogue has just leased these."""
-        self._turn()
-        self._young.update(keys)
-        if len(self._young) > _KEYS_MAX:
-            self._old, self._young = self._young, set()
-
-    def forget(self) -> None:
-        """Record that nothing is known to be leased any more."""
-        self._young, self._old = set(), set()
+    async def lease(self, keys: Sequence[bytes], use: Use) -> Sequence[int | None]:
+        """Do what SiteBlobs.find() does, and remember what is held."""
+        asked_ms, epoch = self._now_ms(), self._leased.epoch
+        sizes = await self._catalogue.blobs.find(keys, use)
+        held = [key for key, size in zip(keys, sizes, strict=True) if size is not None]
+        self._leased.remember(held, asked_ms, self._now_ms(), epoch)
+        return sizes
 
     async def run(self) -> None:
         """Write what waits, until cancelled."""
@@ -64,23 +60,11 @@ class CachedUses:
         while self._waiting:
             some = list(self._waiting)[:_AT_ONCE]
             try:
-                await self._catalogue.blobs.touch(some)
+                await self.lease(some, Use.CLIENT)
             except (SourceUnavailable, StorageFailed):
                 return  # the catalogue reports its own trouble
             for key in some:
                 self._waiting.pop(key, None)
-            self.leased(some)
 
-    def _is_recent(self, key: bytes) -> bool:
-        self._turn()
-        return key in self._young or key in self._old
-
-    def _turn(self) -> None:
-        now_s, presence = self._clock.monotonic_s(), self._catalogue.watch.presence()
-        if presence != self._presence:  # something was removed that may have been leased
-            self._presence = presence
-            self.forget()
-        if now_s >= self._turns_s:
-            self._old = self._young if now_s < self._turns_s + self._half_s else set()
-            self._young = set()
-            self._turns_s = now_s + self._half_s
+    def _now_ms(self) -> int:
+        return int(self._clock.monotonic_s() * 1000)

@@ -18,6 +18,11 @@ from federation.storage.existence_cache import ExistenceCache
 from federation.storage.shared.site_context import SiteContext
 
 
+def not_held(digests: Sequence[Digest], sizes: Sequence[int | None]) -> set[Digest]:
+    """Return the missing ones of digests whose hashes the catalogue has with these sizes."""
+    return {d for d, size in zip(digests, sizes, strict=True) if size != d.size_bytes}
+
+
 class SitePresence:
     """Answers which of the blobs that a caller names are held."""
 
@@ -30,7 +35,7 @@ class SitePresence:
         """See federation.core.store.Store."""
         wanted = [digest for digest in digests if not digest.is_empty]
         found = await self._find(keys_of(wanted))
-        return {d for d, size in zip(wanted, found, strict=True) if size != d.size_bytes}
+        return not_held(wanted, found)
 
     async def find_missing_named(self, names: Sequence[bytes], spelling: DigestCodec) -> set[bytes]:
         """See federation.core.store.LocalStore."""
@@ -65,7 +70,7 @@ class SitePresence:
             return await self.find_missing(digests)
         wanted = [digest for digest in digests if not digest.is_empty]
         found = await self._core.catalogue.blobs.accept_held(keys_of(wanted), provenance)
-        return {d for d, size in zip(wanted, found, strict=True) if size != d.size_bytes}
+        return not_held(wanted, found)
 
     async def size_of(self, function: DigestFunction, raw_hash: bytes) -> int | None:
         """See federation.core.store.LocalStore."""

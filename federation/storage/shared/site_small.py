@@ -22,7 +22,7 @@ from federation.storage.receiving import mismatches
 from federation.storage.shared.catalogue.rows import BlobAt, Insertion, NewBlob
 from federation.storage.shared.fills import Fills
 from federation.storage.shared.site_context import SiteContext
-from federation.storage.shared.site_presence import SitePresence
+from federation.storage.shared.site_presence import SitePresence, not_held
 from federation.storage.shared.site_reading import SiteReading
 from federation.storage.shared.site_receiving import SiteReceiver
 
@@ -50,9 +50,9 @@ class SiteSmall:
         or if the catalogue is away; else it is leased first: closures rely on that.
         """
         cached = dict(zip(digests, await self._from_cache(digests), strict=True))
-        keys = {digest: key_of(digest) for digest in cached if not digest.is_empty}
-        rest = [digest for digest in keys if cached[digest] is None]
-        here = [digest for digest in keys if cached[digest] is not None]
+        wanted = [digest for digest in cached if not digest.is_empty]
+        rest = [digest for digest in wanted if cached[digest] is None]
+        here = [digest for digest in wanted if cached[digest] is not None]
         missing = await self._not_leased(here)
         found = await self._from_site(rest) if rest else {}
         return [
@@ -71,19 +71,18 @@ class SiteSmall:
         if uses.current() is Use.PEEK or self._core.uses.are_leased(keys):
             return set()
         try:
-            missing = await self._presence.find_missing(digests)
+            return not_held(digests, await self._core.uses.lease(keys, uses.current()))
         except SourceUnavailable:
             return set()
-        self._core.uses.leased(key_of(digest) for digest in digests if digest not in missing)
-        return missing
 
     async def _from_site(self, digests: Sequence[Digest]) -> dict[Digest, bytes | None]:
         core = self._core
-        rows = await core.catalogue.blobs.look_up(keys_of(digests), uses.current(), with_bytes=True)
+        keys = keys_of(digests)
+        rows = await core.catalogue.blobs.look_up(keys, uses.current(), with_bytes=True)
         found: dict[Digest, bytes | None] = {}
         large: list[Digest] = []
-        for digest in digests:
-            at = rows.get(key_of(digest))
+        for digest, key in zip(digests, keys, strict=True):
+            at = rows.get(key)
             if at is None or at.size_bytes != digest.size_bytes:
                 found[digest] = None
             elif at.attempt is None:

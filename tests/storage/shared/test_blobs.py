@@ -88,13 +88,13 @@ async def test_what_is_evicted_while_its_lease_is_renewed_is_missing(
         assert await asking == [False, True]
 
 
-@pytest.mark.parametrize("way", ["touch", "insert", "accept_held", "look_up"])
+@pytest.mark.parametrize("way", ["find", "insert", "accept_held", "look_up"])
 async def test_each_use_renews_the_lease(database: SiteDatabase, way: str) -> None:
     async with database.node() as node:
         await store(node, DATA)
         database.age(DIGEST)
-        if way == "touch":
-            await node.blobs.touch([KEY])
+        if way == "find":
+            assert await node.blobs.find([KEY], Use.CLIENT) == [10]
         elif way == "insert":
             await store(node, DATA)
         elif way == "accept_held":

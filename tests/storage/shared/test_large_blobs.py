@@ -244,8 +244,10 @@ async def test_a_batch_from_the_cache_has_nothing_that_the_site_lost(
     assert await other.read_small([digest]) == [data]
     await kept(other, digest)
     site.sql("DELETE FROM blob")
-    other.core.uses.forget()
     assert await other.read_small([digest]) == [None]
+    assert await read(other, digest) == data, "its bytes are right"
+    await other.core.uses.flush()
+    assert await other.read_small([digest]) == [None], "telling of a use is no lease"
 
 
 async def test_a_blob_that_nobody_reads_any_more_is_not_fetched_to_its_end(

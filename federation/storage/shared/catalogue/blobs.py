@@ -122,11 +122,6 @@ class SiteBlobs:
         """
         return await self._insertions.insert(blobs)
 
-    async def touch(self, keys: Sequence[bytes]) -> None:
-        """Renew the leases of blobs that clients read from a cache."""
-        if keys:
-            await self._connections.ask("SELECT federation_touch($1)", arrays.keys(sorted(keys)))
-
     async def remove(self, keys: Sequence[bytes], reason: str) -> int:
         """Quarantine blobs: all nodes find them missing within 1 s. Returns how many were held."""
         if not keys:

@@ -181,13 +181,6 @@ BEGIN
   token := federation_incarnation();
 END $$;
 
--- Renews the leases of blobs that a cache served, and counts it as a use.
-CREATE FUNCTION federation_touch(p_keys bytea[]) RETURNS int LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM federation_unsynced();
-  RETURN federation_renew(p_keys, 2, (SELECT now_ms FROM clock));
-END $$;
-
 -- Takes damaged blobs out of sight, and returns how many were held.
 CREATE FUNCTION federation_remove(
   p_keys bytea[], p_reason text, p_wall float8, p_lease bigint, p_kept bigint
