@@ -14,7 +14,8 @@ from federation.core.replication_log import EntryHead, Lane, LogSlice, Page, Par
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.parked import KEPT_MAX
-from federation.storage.shared.catalogue.rows import Lead, SiteRole
+from federation.storage.shared.catalogue.database_role import DatabaseRole
+from federation.storage.shared.catalogue.rows import SiteRole
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 from federation.storage.shared.site_purges import SitePurges
 
@@ -27,7 +28,7 @@ class SiteLog:
     def __init__(self, catalogue: SiteCatalogue) -> None:
         self._site_id = catalogue.site_id
         self._watch = catalogue.watch
-        self._leads = catalogue.leads
+        self._role = DatabaseRole(catalogue.leads, SiteRole.REPLICATION)
         self._reader = catalogue.log
         self._peers = catalogue.peers
         self._acknowledged = catalogue.acknowledged
@@ -35,7 +36,6 @@ class SiteLog:
         self._index = catalogue.index
         self._walks = catalogue.walks
         self.purges = SitePurges()
-        self._lead: Lead | None = None  # the last one; after that, writes carry it and are refused
 
     def __repr__(self) -> str:
         return f"<SiteLog at {self.head()}{' leads' if self.holds_lead() else ''}>"
@@ -52,18 +52,15 @@ class SiteLog:
 
     def try_to_lead(self) -> bool:
         """See ReplicationLog. The first call only makes this node stand, and returns False."""
-        lead = self._leads.lead(SiteRole.REPLICATION)
-        if lead is not None:
-            self._lead = lead
-        return lead is not None
+        return self._role.try_to_lead()
 
     def holds_lead(self) -> bool:
         """See ReplicationLog."""
-        return self._lead is not None and self._leads.lead(SiteRole.REPLICATION) == self._lead
+        return self._role.holds_lead()
 
     def close(self) -> None:
         """Stop leading, so that another node can at once."""
-        self._leads.resign(SiteRole.REPLICATION)
+        self._role.close()
 
     # -- change log ------------------------------------------------------------------------
 
@@ -92,7 +89,7 @@ class SiteLog:
     async def save(self, records: Sequence[PeerRecord]) -> None:
         """See ReplicationLog."""
         with self._listening_once_lost():
-            await self._peers.save(self._lead, records)
+            await self._peers.save(self._role.last, records)
 
     async def want(self, name: str) -> None:
         """See ReplicationLog."""
@@ -122,7 +119,7 @@ class SiteLog:
     async def park(self, rows: Sequence[Parked]) -> None:
         """See ReplicationLog. Only the newest KEPT_MAX objects of each peer are kept."""
         with self._listening_once_lost():
-            forgotten = await self._peers.park(self._lead, rows)
+            forgotten = await self._peers.park(self._role.last, rows)
         if forgotten:
             _log.warning("parked_forgotten", count=forgotten, kept=KEPT_MAX)
 
@@ -143,7 +140,7 @@ class SiteLog:
     async def unpark(self, rows: Sequence[Parked]) -> None:
         """See ReplicationLog."""
         with self._listening_once_lost():
-            await self._peers.unpark(self._lead, rows)
+            await self._peers.unpark(self._role.last, rows)
 
     async def ask_retry(self, name: str | None = None) -> int:
         """See ReplicationLog."""

@@ -157,7 +157,7 @@ class SharedStorage:
     @property
     def fetching(self) -> SoleRole:
         """See NodeStorage. Who leads here also writes the record of lost blobs."""
-        return self._catalogue.lost
+        return self._catalogue.lost.role
 
     @property
     def offline_switch(self) -> OfflineState:

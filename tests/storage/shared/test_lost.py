@@ -32,7 +32,7 @@ async def due(node: SiteCatalogue, now_s: float = NOW_S) -> set[Digest]:
 
 
 async def healing(node: SiteCatalogue) -> None:
-    await until(node.lost.try_to_lead, "the node leads")
+    await until(node.lost.role.try_to_lead, "the node leads")
 
 
 async def test_what_was_set_aside_is_due_at_once_at_every_node(database: SiteDatabase) -> None:

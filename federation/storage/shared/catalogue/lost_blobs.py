@@ -12,8 +12,9 @@ from federation.core.provenance import Source
 from federation.storage.catalogue.blobs import digest_of_key, key_of
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.database_role import DatabaseRole
 from federation.storage.shared.catalogue.leads import SiteLeads
-from federation.storage.shared.catalogue.rows import Lead, SiteRole
+from federation.storage.shared.catalogue.rows import SiteRole
 from federation.storage.shared.catalogue.texts import clean
 
 # A try in the future, by a clock that was set back, holds nothing up. A blob that came back without
@@ -33,27 +34,15 @@ _NOTE_BACK = "SELECT back_key, back_origin FROM federation_note_back($1, $2, $3)
 
 
 class SiteLostBlobs:
-    """See federation.core.lost_blobs.LostBlobs."""
+    """See federation.core.lost_blobs.LostBlobs. Only who has the role can write."""
 
     def __init__(self, connections: DatabaseConnections, leads: SiteLeads, clock: Clock) -> None:
         self._connections = connections
-        self._leads = leads
+        self.role = DatabaseRole(leads, SiteRole.HEALING)
         self._clock = clock
-        self._lead: Lead | None = None  # the last one
 
     def __repr__(self) -> str:
-        return f"<SiteLostBlobs {'leads' if self.holds_lead() else 'waits'}>"
-
-    def try_to_lead(self) -> bool:
-        """See LostBlobs. The first call only makes this node stand, and returns False."""
-        lead = self._leads.lead(SiteRole.HEALING)
-        if lead is not None:
-            self._lead = lead
-        return lead is not None
-
-    def holds_lead(self) -> bool:
-        """See LostBlobs."""
-        return self._lead is not None and self._leads.lead(SiteRole.HEALING) == self._lead
+        return f"<SiteLostBlobs {self.role!r}>"
 
     async def due(self, now_s: float, limit: int) -> LostSlice:
         """See LostBlobs."""
@@ -84,6 +73,6 @@ class SiteLostBlobs:
         return {by_key[key]: origin for key, origin in await self._connections.ask(*call)}
 
     def _term(self) -> int:
-        if self._lead is None:
+        if self.role.last is None:
             raise LeadLost("this node has not led the healing of lost blobs")
-        return self._lead.term
+        return self.role.last.term
