@@ -5,6 +5,7 @@ A build that was told "present" would then fail elsewhere, and later.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
@@ -60,9 +61,17 @@ async def _ask(settings: ObjectsConfig, key: BucketKey, clock: Clock) -> tuple[i
             aiohttp.ClientSession(timeout=limit) as session,
             session.get(url, params=query, headers=headers) as answer,
         ):
-            return answer.status, await answer.content.read(_ANSWER_BYTES)
+            return answer.status, await _start_of(answer)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise SourceUnavailable("bucket", f"its rules: {type(error).__name__}") from error
+
+
+async def _start_of(answer: aiohttp.ClientResponse) -> bytes:
+    """Return the whole body, or of a longer one _ANSWER_BYTES."""
+    try:
+        return await answer.content.readexactly(_ANSWER_BYTES)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
 
 
 def expiry_rule(rules: bytes, prefix: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,11 +17,20 @@ from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.storage.shared.bucket_rules import refuse_expiry
 from tests.storage.shared.test_bucket_rules import EXPIRES, rules
 
+PIECE_BYTES = 2000
+
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+
+
+async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), PIECE_BYTES):
+        yield body[at : at + PIECE_BYTES]
+        for _ in range(20):  # turns of the event loop, in which the client takes it
+            await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -30,7 +40,7 @@ async def bucket(status: int, body: bytes) -> AsyncIterator[ObjectsConfig]:
     async def answer(request: web.Request) -> web.Response:
         assert request.path_qs == "/build-cache?lifecycle="
         assert "Signature=" in request.headers["authorization"]
-        return web.Response(status=status, body=body)
+        return web.Response(status=status, body=in_pieces(body))
 
     app = web.Application()
     app.router.add_get("/{bucket}", answer)
@@ -40,14 +50,25 @@ async def bucket(status: int, body: bytes) -> AsyncIterator[ObjectsConfig]:
         )
 
 
+TIDY = f"<ID>tidy</ID><Status>Enabled</Status><Prefix>site-1/</Prefix>{EXPIRES}"
+
+
 async def test_d08_a_bucket_that_deletes_objects_of_the_site_is_refused() -> None:
-    rule = f"<ID>tidy</ID><Status>Enabled</Status><Prefix>site-1/</Prefix>{EXPIRES}"
-    async with bucket(200, rules(rule)) as settings:
+    async with bucket(200, rules(TIDY)) as settings:
         with pytest.raises(StorageRefused, match="tidy"):
             await refuse_expiry(settings, SystemClock())
 
 
-@pytest.mark.parametrize(("status", "body"), [(404, b""), (200, rules())])
+MANY = ["<Status>Enabled</Status><Prefix>logs/</Prefix>"] * 200
+
+
+async def test_d08_the_last_of_many_rules_is_read() -> None:
+    async with bucket(200, rules(*MANY, TIDY)) as settings:
+        with pytest.raises(StorageRefused, match="tidy"):
+            await refuse_expiry(settings, SystemClock())
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, b""), (200, rules()), (200, rules(*MANY))])
 async def test_a_bucket_without_such_a_rule_is_taken(status: int, body: bytes) -> None:
     async with bucket(status, body) as settings:
         with capture_logs() as logged:
