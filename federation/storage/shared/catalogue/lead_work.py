@@ -95,10 +95,6 @@ class LeadWork:
         await self._connections.ask(call, *lead_of(lead), epoch)
         return epoch
 
-    async def hold_eviction(self, lead: Lead, hold_ms: int) -> None:
-        """Evict nothing for the next hold_ms of the site's time."""
-        await self._connections.ask("SELECT federation_hold($1, $2, $3)", *lead_of(lead), hold_ms)
-
 
 def lead_of(lead: Lead) -> tuple[str, int]:
     """Return the values by which a function of the database checks a lead."""

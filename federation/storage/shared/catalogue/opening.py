@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import uuid
 from importlib.resources import files
-from typing import NamedTuple
 
 import structlog
 
@@ -29,17 +28,13 @@ INSERT INTO clock VALUES (1, {now_ms}, 0, federation_incarnation());
 _log = structlog.get_logger(__name__)
 
 
-class OpenedSite(NamedTuple):
-    """The ids of a site."""
+async def open_site(connections: DatabaseConnections, *, may_create: bool) -> str:
+    """Check the database, make the tables if there are none, and return the site's id.
 
-    site_id: str
-    server_version: int
-
-
-async def open_site(connections: DatabaseConnections, *, may_create: bool) -> OpenedSite:
-    """Check the database, and make the tables if there are none. Raises StorageRefused."""
+    Raises StorageRefused.
+    """
     try:
-        version = await _check_server(connections)
+        await _check_server(connections)
         if not await _has_tables(connections):
             if not may_create:
                 raise StorageRefused(f"{SOURCE} has no tables; no node has served it yet")
@@ -52,10 +47,10 @@ async def open_site(connections: DatabaseConnections, *, may_create: bool) -> Op
             f"{SOURCE} has schema version {schema}, this program knows {SCHEMA}: "
             "use the version that made it, or a newer one"
         )
-    return OpenedSite(site_id, version)
+    return str(site_id)
 
 
-async def _check_server(connections: DatabaseConnections) -> int:
+async def _check_server(connections: DatabaseConnections) -> None:
     version, encoding, fsync, standbys = await connections.ask_one(
         "SELECT current_setting('server_version_num')::int / 10000, "
         "current_setting('server_encoding'), current_setting('fsync'), "
@@ -74,7 +69,6 @@ async def _check_server(connections: DatabaseConnections) -> int:
             "catalogue_without_standby",
             reason="no synchronous standby: losing the database's machine loses the site",
         )
-    return int(version)
 
 
 async def _has_tables(connections: DatabaseConnections) -> bool:

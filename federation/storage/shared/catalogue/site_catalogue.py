@@ -50,13 +50,8 @@ class SiteCatalogue:
     walks: SiteWalks
     lost: SiteLostBlobs
 
-    @property
-    def quota_bytes(self) -> int | None:
-        """How much the site may hold, None: no limit."""
-        return self.insertions.quota_bytes
-
     def set_quota(self, quota_bytes: int | None) -> None:
-        """Change the quota; it applies to what is inserted from now on."""
+        """Change the quota, None: no limit; it applies to what is inserted from now on."""
         self.insertions.quota_bytes = quota_bytes
 
     def health(self) -> tuple[bool, str]:
@@ -85,7 +80,7 @@ async def open_catalogue(
         settings.url, clock, settings.connections_max, settings.call_s
     )
     try:
-        opened = await open_site(connections, may_create=may_create)
+        site_id = await open_site(connections, may_create=may_create)
         row = await read_site(connections)
     except BaseException:
         await connections.close()
@@ -96,7 +91,7 @@ async def open_catalogue(
     insertions = Insertions(connections, flusher, watch, settings, clock)
     peers = SitePeers(connections)
     catalogue = SiteCatalogue(
-        site_id=opened.site_id,
+        site_id=site_id,
         settings=settings,
         connections=connections,
         flusher=flusher,
@@ -105,7 +100,7 @@ async def open_catalogue(
         work=LeadWork(connections, settings),
         insertions=insertions,
         blobs=SiteBlobs(connections, flusher, insertions, settings, clock),
-        index=SiteIndex(connections, flusher, watch, insertions, settings, clock, opened.site_id),
+        index=SiteIndex(connections, flusher, watch, insertions, settings, clock, site_id),
         log=LogReader(connections, flusher),
         peers=peers,
         acknowledged=SiteAcknowledgements(connections, peers, watch, clock),

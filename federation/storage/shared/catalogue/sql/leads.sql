@@ -174,14 +174,6 @@ BEGIN
     marks = marks + 1, holds = false;
 END $$;
 
--- Has nothing evicted for the next p_ms.
-CREATE FUNCTION federation_hold(p_role text, p_term bigint, p_ms bigint) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM federation_check_lead(p_role, p_term);
-  UPDATE clock SET hold_ms = greatest(hold_ms, now_ms + p_ms);
-END $$;
-
 -- Marks the lane of a peer that lags most, so that what it waits for can be evicted. Returns
 -- NAME/LANE, null if all have caught up.
 CREATE FUNCTION federation_give_up_one(p_role text, p_term bigint, p_reason text) RETURNS text
