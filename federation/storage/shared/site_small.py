@@ -134,11 +134,12 @@ class SiteSmall:
         if digest.is_empty:
             return False
         wrong = (await self._mismatches([(digest, data)])).get(0)
-        if wrong is not None:
-            if await self._presence.missing_of([digest], provenance):
-                raise wrong
+        is_large = len(data) > self._core.settings.inline_max
+        if (wrong or is_large) and not await self._presence.missing_of([digest], provenance):
             return False
-        if len(data) > self._core.settings.inline_max:
+        if wrong is not None:
+            raise wrong
+        if is_large:
             return await self._receiver.write_whole(digest, data, provenance)
         (outcome,) = await self._core.catalogue.blobs.insert(
             [NewBlob(digest, data, provenance=provenance)]

@@ -82,6 +82,17 @@ async def test_each_part_is_sent_once_and_read_by_its_own_node_from_the_cache(
     assert moved.kib("in") == 0
 
 
+async def test_a_held_blob_that_comes_in_one_message_is_not_sent_again(
+    nodes: list[SharedStorage],
+) -> None:
+    one, other = nodes
+    digest, data = fresh(100_000)
+    assert await one.write_one(digest, data)
+    moved = Moved(other)
+    assert not await other.write_one(digest, data)
+    assert moved.kib("out") == 0
+
+
 async def test_each_part_is_fetched_once_by_another_node_for_any_number_of_readers(
     nodes: list[SharedStorage],
 ) -> None:
