@@ -1,7 +1,7 @@
 """An S3 server for tests: SeaweedFS from the wheel, in a temporary folder, with fsync on.
 
 It stays as it is if it is killed and started again, and its ports stay the same, so that nodes find
-it again. Each test takes a prefix of its own in one bucket, or a bucket where that matters.
+it again. Each test takes a prefix of its own in one bucket.
 """
 
 from __future__ import annotations
@@ -85,12 +85,6 @@ class ObjectStoreServer:
         """Return a prefix below which nothing is stored in BUCKET."""
         return f"site-{next(self._numbers)}/"
 
-    def new_bucket(self) -> str:
-        """Make an empty bucket and return its name."""
-        name = f"bucket-{next(self._numbers)}"
-        self._shell(f"s3.bucket.create -name {name}")
-        return name
-
     def store(self, bucket: str, prefix: str = "") -> S3Store:
         """Return a client of a bucket, to look at it and to change it behind a node's back."""
         return S3Store(
@@ -106,9 +100,9 @@ class ObjectStoreServer:
             retry_config={"max_retries": 0},
         )
 
-    def objects(self, prefix: str = "", bucket: str = BUCKET) -> dict[str, int]:
+    def objects(self, prefix: str) -> dict[str, int]:
         """Return the names (without prefix) and sizes of all objects below a prefix."""
-        listed = obstore.list(self.store(bucket, prefix)).collect()
+        listed = obstore.list(self.store(BUCKET, prefix)).collect()
         return {each["path"]: each["size"] for each in listed}
 
     def _start(self) -> bool:

@@ -128,11 +128,6 @@ class Postgres:
         """Return how to connect to a database."""
         return f"postgresql://cache@/{database}?host={self._folder}"
 
-    @property
-    def socket(self) -> Path:
-        """Where the server listens: for proxies."""
-        return self._folder / ".s.PGSQL.5432"
-
     def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run a statement and return its rows, if it has any."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
@@ -147,8 +142,7 @@ class Postgres:
 
     def drop_database(self, url: str) -> None:
         """Remove a database that new_database made, even while somebody is connected to it."""
-        name = url.removeprefix("postgresql://cache@/").partition("?")[0]
-        self.sql(f"DROP DATABASE {name} WITH (FORCE)")
+        self.sql(f"DROP DATABASE {database_of(url)} WITH (FORCE)")
 
     def kill(self) -> None:
         """End the server and all its processes at once, as a crash of the machine would."""
@@ -188,6 +182,11 @@ class Postgres:
         if self._process is not None and self._process.poll() is None:
             self.resume()
             self.stop()
+
+
+def database_of(url: str) -> str:
+    """Return the name of the database that a URL of Postgres.url() leads to."""
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 def _children(pid: int) -> list[int]:

@@ -13,7 +13,7 @@ from federation.core.clock import SystemClock
 from federation.observability.metrics import Metrics
 from federation.storage.shared.storage import SharedStorage
 from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStoreServer, running
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, database_of
 from tests.support.quick import MEMORY
 
 GIB = 2**30
@@ -68,12 +68,12 @@ class TestSite:
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement in the site's database."""
-        return self.servers.database.sql(statement, _database_of(self.catalogue))
+        return self.servers.database.sql(statement, database_of(self.catalogue))
 
     def copy(self) -> TestSite:
         """Return the site as it is now, for later; no node of it may run."""
         url = self.servers.database.new_database()
-        name, of = _database_of(url), _database_of(self.catalogue)
+        name, of = database_of(url), database_of(self.catalogue)
         self.servers.database.sql(f"DROP DATABASE {name}")
         self.servers.database.sql(f"CREATE DATABASE {name} TEMPLATE {of}")
         return TestSite(self.servers, url, self.prefix)
@@ -94,10 +94,6 @@ class TestSite:
             yield storage
         finally:
             await storage.close()
-
-
-def _database_of(url: str) -> str:
-    return url.partition("?")[0].rpartition("/")[2]
 
 
 @contextmanager

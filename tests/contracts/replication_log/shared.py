@@ -24,7 +24,7 @@ from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from federation.storage.shared.site_log import SiteLog
 from tests.support.polling import until
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, database_of
 
 _INLINE_MAX = 16 * 2**10
 
@@ -79,7 +79,7 @@ class _Node:
 class SharedSite:
     def __init__(self, server: Postgres, url: str, writer: _Node, other: _Node) -> None:
         self._server = server
-        self._database = url.removeprefix("postgresql://cache@/").partition("?")[0]
+        self._database = database_of(url)
         self._writer = writer
         self._other = other
 

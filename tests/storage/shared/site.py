@@ -18,7 +18,7 @@ from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, S
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from tests.support.polling import until
-from tests.support.postgres import Postgres
+from tests.support.postgres import Postgres, database_of
 
 LEASE_S = 3600.0
 _BLOCKED = (
@@ -33,7 +33,7 @@ class SiteDatabase:
     def __init__(self, server: Postgres) -> None:
         self.server = server
         self.url = server.new_database()
-        self._name = self.url.removeprefix("postgresql://cache@/").partition("?")[0]
+        self._name = database_of(self.url)
 
     @asynccontextmanager
     async def node(
