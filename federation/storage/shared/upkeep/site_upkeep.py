@@ -98,9 +98,8 @@ class SiteUpkeep:
         except StorageRefused as error:
             _log.error("bucket_refused", reason=str(error))
             return
-        if (
-            self._core.catalogue.leads.lead(SiteRole.UPKEEP) == lead
-        ):  # the check may have taken hours
+        # The comparison may have taken hours.
+        if self._core.catalogue.leads.lead(SiteRole.UPKEEP) == lead:
             await marker.write()
 
     async def _compare(self, lead: Lead) -> None:
