@@ -101,7 +101,8 @@ class PurgeSender:
         async with self._telling:
             while self._clock.monotonic_s() >= self._again_s:
                 most = AT_ONCE if self._api.identity.node_id else 1  # whether there is any
-                page = await self._purges.page(self._told.read(), most)
+                told = self._told.read()
+                page = await self._purges.page(told, most)
                 self.has_told_all = not page.purges
                 if self.has_told_all:
                     return
@@ -110,7 +111,8 @@ class PurgeSender:
                     return
                 if not await self._tell(page.purges):
                     return
-                self._told.write(page.last)
+                if self._told.read() == told:  # else a resync wants all of them told again
+                    self._told.write(page.last)
 
     def try_again(self) -> None:
         """Tell a peer that took no records again at the next look."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,6 +154,34 @@ async def test_each_record_is_told_once_and_a_resync_tells_all_again() -> None:
             await here.until(lambda: len(told(fake)) == 231)
             await here.ledger.want("there")
             await here.until(lambda: len(told(fake)) == 231 + 231)
+
+
+async def test_a_resync_that_begins_while_the_peer_is_told_tells_all_again() -> None:
+    storage, goes_on = MemoryStorage("here", SystemClock()), asyncio.Event()
+
+    async def waits(request: bytes, context: Context) -> bytes:
+        await goes_on.wait()
+        return await taken(request, context)
+
+    def known() -> int | None:
+        record = storage.records.get(("there", Lane.ALWAYS))
+        return None if record is None else record.purges
+
+    async with FakeServer() as fake:
+        fake.announces = OURS
+        fake.does["Apply"] = taken
+        async with remembering(peer(fake.address), storage=storage) as here:
+            await purge(here, digest_of(b"first"))
+            await here.until(lambda: known() == 1)
+            fake.does["Apply"] = waits
+            await purge(here, digest_of(b"second"))
+            await here.until(lambda: len(told(fake)) == 2)
+            await here.ledger.want("there")
+            await here.until(lambda: known() == 0)
+            goes_on.set()
+            await here.until(lambda: known() == 2)
+            again = {each.thing for each in told(fake)[2:]}
+            assert again == {digest_of(b"first"), digest_of(b"second")}
 
 
 async def test_names_go_under_the_instances_that_they_have_there() -> None:
