@@ -63,7 +63,6 @@ class HttpCacheServer(web.Server):
         self.clock = clock
         self._routes = routes
         self._limits = limits
-        self._hits = hits
         self.registry = ConnectionRegistry(connections, limits, hits)
         self._contexts = None if tls is None else Contexts(tls, HTTP1)
         self._log = ConnectionLog(clock)
