@@ -89,6 +89,14 @@ class StorageConfig(Section):
         description="most bytes in the data directory of a node of the shared engine; it is a "
         "cache; default: the disk minus its reserve",
     )
+    connections: int = key(
+        live=False,
+        default=8,
+        ge=2,
+        le=100,
+        description="most connections of a node of the shared engine to its database, whose "
+        "max_connections has to allow for those of all nodes",
+    )
 
     quota: Size | None = key(
         live=True,

@@ -77,4 +77,9 @@ def operations_on_site(data_dir: Path, settings: StorageConfig) -> SiteOperation
 
 def _facts(settings: StorageConfig) -> CatalogueSettings:
     assert settings.catalogue is not None
-    return CatalogueSettings(settings.catalogue, settings.lease, settings.clock_drift)
+    return CatalogueSettings(
+        settings.catalogue,
+        settings.lease,
+        settings.clock_drift,
+        connections_max=settings.connections,
+    )

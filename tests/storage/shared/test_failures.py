@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from federation.core.clock import ManualClock, SystemClock
 from federation.core.digest import digest_of
@@ -155,6 +156,37 @@ async def test_connections_are_bounded_and_calls_wait_their_turn(database: SiteD
         *(connections.ask_one("SELECT pg_backend_pid()") for _ in range(50))
     )
     assert 1 <= len(set(rows)) <= 3
+    await connections.close()
+
+
+async def test_a_server_without_room_for_more_connections_is_not_taken_to_be_away(
+    database: SiteDatabase,
+) -> None:
+    database.sql("CREATE ROLE few LOGIN CONNECTION LIMIT 2")
+    url = database.url.replace("cache@", "few@")
+    connections = DatabaseConnections(url, SystemClock(), most=8, call_s=60)
+    try:
+        with capture_logs() as logs:
+            rows = await asyncio.gather(
+                *(connections.ask_one("SELECT pg_backend_pid(), pg_sleep(0.01)") for _ in range(50))
+            )
+        assert "catalogue_connection_refused" in [each["event"] for each in logs]
+        assert 1 <= len({pid for pid, _ in rows}) <= 2
+        assert not connections.trouble
+    finally:
+        await connections.close()
+        database.sql("DROP ROLE few")
+
+
+async def test_connections_that_nobody_needs_are_closed(database: SiteDatabase) -> None:
+    clock = ManualClock()
+    connections = DatabaseConnections(database.url, clock, most=3, call_s=60)
+    await asyncio.gather(*(connections.ask("SELECT pg_sleep(0.2)") for _ in range(3)))
+    assert "3 open, 3 idle" in repr(connections)
+    clock.advance(61)
+    for _ in range(3):
+        assert await connections.ask("SELECT 1") == [(1,)]
+    assert "1 open, 1 idle" in repr(connections)
     await connections.close()
 
 

@@ -3,6 +3,9 @@
 Every call is one statement, and so one transaction, within a time limit. A call goes on if its
 caller is cancelled, so that its connection can be used again; at the time limit the connection is
 closed instead. psycopg's pipeline mode is not used: it hangs on large arguments.
+
+A site may have more nodes than the server has room for all their connections. So connections that
+were not needed for a while are closed, and a node that gets no further one shares those it has.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ _Row = tuple[Any, ...]
 _log = structlog.get_logger(__name__)
 
 _CONNECT_S = 5
+_CONNECT_AGAIN_S = 5.0  # after a further connection was refused
+_IDLE_S = 60.0  # after which a connection that nobody needed is closed
 _PROBE_EVERY_S = 1.0  # while the database is away
 _WAKE_S = 60.0  # psycopg looks at a socket this often, beside when something comes
 _WAITING_MAX = 2000  # calls that wait for a connection
@@ -102,8 +107,9 @@ class DatabaseConnections:
         self._most = most
         self._adapters = AdaptersMap(psycopg.adapters)
         arrays.register(self._adapters)
-        self._idle: list[_Connection] = []
+        self._idle: deque[tuple[_Connection, float]] = deque()  # since when; the newest last
         self._open = 0
+        self._refused_until_s = 0.0  # no further connection is asked for before that
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._calls: set[asyncio.Future[list[_Row]]] = set()
         self._breaker = Breaker(
@@ -223,9 +229,9 @@ class DatabaseConnections:
             raise SourceUnavailable(SOURCE, self._breaker.last_error)
         while True:
             if self._idle:
-                return self._idle.pop()
-            if self._open < self._most:
-                return await self._connect()
+                return self._idle.pop()[0]
+            if self._may_connect() and (made := await self._connect()) is not None:
+                return made
             await self._wait()
             if self._breaker.state is BreakerState.OPEN:
                 self._wake_one()  # the next one that waits hears it, too
@@ -247,7 +253,17 @@ class DatabaseConnections:
             reason = f"no connection was free within {self._call_s:g} s"
             raise SourceUnavailable(SOURCE, reason) from None
 
-    async def _connect(self) -> _Connection:
+    def _may_connect(self) -> bool:
+        """Whether to ask for a further connection; the first one is always asked for."""
+        if not self._open:
+            return True
+        return self._open < self._most and self._clock.monotonic_s() >= self._refused_until_s
+
+    async def _connect(self) -> _Connection | None:
+        """Return a further connection; None: others of this node have to do.
+
+        Raises SourceUnavailable: there are no others.
+        """
         self._open += 1
         try:
             async with asyncio.timeout(_CONNECT_S):
@@ -257,6 +273,10 @@ class DatabaseConnections:
         except (psycopg.Error, TimeoutError, OSError) as error:
             self._closed_one()
             reason = _text(error) or f"no connection within {_CONNECT_S} s"
+            if self._open:  # the server has no room for more; were it away, these would fail, too
+                self._refused_until_s = self._clock.monotonic_s() + _CONNECT_AGAIN_S
+                _log.warning("catalogue_connection_refused", open=self._open, reason=reason)
+                return None
             self._failed(reason)
             raise SourceUnavailable(SOURCE, reason) from error
         except BaseException:
@@ -267,8 +287,14 @@ class DatabaseConnections:
         if connection.closed:
             self._closed_one()
             return
-        self._idle.append(connection)
+        now_s = self._clock.monotonic_s()
+        self._idle.append((connection, now_s))
         self._wake_one()
+        oldest, since_s = self._idle[0]
+        if now_s - since_s >= _IDLE_S:
+            self._idle.popleft()
+            oldest.pgconn.finish()
+            self._closed_one()
 
     def _closed_one(self) -> None:
         self._open -= 1
@@ -282,8 +308,8 @@ class DatabaseConnections:
                 return
 
     async def _drop_idle(self) -> None:
-        idle, self._idle = self._idle, []
-        for connection in idle:
+        idle, self._idle = self._idle, deque()
+        for connection, _ in idle:
             await connection.close()
             self._closed_one()
 

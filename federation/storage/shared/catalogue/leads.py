@@ -1,9 +1,9 @@
 """Which node does the work of a role for all: taking over from a silent one, and being overtaken.
 
-A lead raises its beat each second. Another node takes over when the beat has not changed for
-SILENT_S of its own clock; the new term makes the old lead's writes fail, so one that was stopped
-and wakes does no harm. Locks of the database would not do: a stopped process keeps them, and they
-do not survive a failover.
+A lead raises its beat each second. All nodes see it in what they poll of the site anyway, and
+another one takes over when the beat has not changed for SILENT_S of its own clock; the new term
+makes the old lead's writes fail, so one that was stopped and wakes does no harm. Locks of the
+database would not do: a stopped process keeps them, and they do not survive a failover.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from federation.core.clock import Clock
 from federation.core.errors import FederationError, LeadLost, SourceUnavailable
 from federation.core.tasks import Background, FailingWork
 from federation.storage.shared.catalogue.connections import DatabaseConnections
-from federation.storage.shared.catalogue.rows import Lead, SiteRole
+from federation.storage.shared.catalogue.rows import Lead, LeadRow, SiteRole
+from federation.storage.shared.catalogue.site_watch import Polled, SiteWatch
 
 SILENT_S = 5.0
 _BEAT_S = 1.0
-_LOOK_S = 0.5
+_LOOK_S = 0.5  # how often it is looked whether a beat is due
 _STEP_MAX_MS = int(SILENT_S * 1000)  # a lead that was silent for longer may have been overtaken
 
 _log = structlog.get_logger(__name__)
@@ -35,13 +36,16 @@ class LeadCandidate:
     beat: int = -1
     since_s: float = 0.0  # when (term, beat) was first seen
 
-    def is_due(self, node: str | None, term: int, beat: int, now_s: float) -> bool:
-        """Return whether to take over from what the row says now: node None has left."""
-        if node is None:
+    def is_due(self, row: LeadRow, asked_s: float, heard_s: float) -> bool:
+        """Return whether to take over from what the row says.
+
+        It was asked for and heard at these times: a slow answer is no silence of the lead.
+        """
+        if row.node is None:
             return True
-        if (term, beat) != (self.term, self.beat):
-            self.term, self.beat, self.since_s = term, beat, now_s
-        return now_s - self.since_s >= SILENT_S
+        if (row.term, row.beat) != (self.term, self.beat):
+            self.term, self.beat, self.since_s = row.term, row.beat, heard_s
+        return asked_s - self.since_s >= SILENT_S
 
     def forget(self) -> None:
         """Begin again: nobody could be heard, so silence says nothing."""
@@ -60,13 +64,17 @@ class _Leading:
 class SiteLeads:
     """The roles that this node wants to have, or has. Used from the event loop."""
 
-    def __init__(self, connections: DatabaseConnections, clock: Clock, process_id: str) -> None:
+    def __init__(
+        self, connections: DatabaseConnections, watch: SiteWatch, clock: Clock, process_id: str
+    ) -> None:
         """process_id: tells this process from the others of the site, for people."""
         self._connections = connections
+        self._watch = watch
         self._clock = clock
         self._process_id = process_id
         self._wanted: dict[SiteRole, LeadCandidate] = {}
         self._leading: dict[SiteRole, _Leading] = {}
+        self._due: dict[SiteRole, int] = {}  # roles to take over, and the terms that were seen
         self._wake = asyncio.Event()
         self._background = Background()
         self._resigning = Background()
@@ -77,6 +85,7 @@ class SiteLeads:
 
     def start(self, failing: FailingWork) -> None:
         """Begin to stand for the roles that are asked for; close() ends it."""
+        self._watch.follow(self._polled)
         self._background.keep(self._run, "leads", self._clock, failing)
 
     def lead(self, role: SiteRole) -> Lead | None:
@@ -86,7 +95,7 @@ class SiteLeads:
         """
         if role not in self._wanted:
             self._wanted[role] = LeadCandidate()
-            self._wake.set()
+            self._watch.hasten()
         leading = self._leading.get(role)
         if leading is None or self._clock.monotonic_s() - leading.beaten_s >= SILENT_S:
             return None  # another node may have taken over
@@ -116,6 +125,19 @@ class SiteLeads:
         except FederationError as error:  # then it is overtaken as a silent one
             _log.info("lead_not_resigned", role=lead.role.value, reason=str(error))
 
+    def _polled(self, polled: Polled | None) -> None:
+        """Decide which roles to take over; None: the database did not answer."""
+        if polled is None:
+            for candidate in self._wanted.values():
+                candidate.forget()
+            return
+        wanted = {role.value: role for role in self._wanted if role not in self._leading}
+        for row in polled.row.leads:
+            role = wanted.get(row.role)
+            if role and self._wanted[role].is_due(row, polled.asked_s, polled.heard_s):
+                self._due[role] = row.term
+                self._wake.set()
+
     async def _run(self) -> None:
         while True:
             self._wake.clear()
@@ -130,14 +152,12 @@ class SiteLeads:
         for role, leading in list(self._leading.items()):
             if self._clock.monotonic_s() - leading.beaten_s >= _BEAT_S:
                 await self._beat(role, leading)
-        standing = [role for role in self._wanted if role not in self._leading]
-        if not standing:
-            return
-        try:
-            await self._stand(standing)
-        except SourceUnavailable:  # the watch of the site says so
-            for candidate in self._wanted.values():
-                candidate.forget()
+        due, self._due = self._due, {}
+        for role, term in due.items():
+            try:
+                await self._take(role, term)
+            except SourceUnavailable:  # the watch of the site says so, and sees it again
+                continue
 
     async def _beat(self, role: SiteRole, leading: _Leading) -> None:
         now_s = self._clock.monotonic_s()
@@ -155,18 +175,9 @@ class SiteLeads:
         else:
             leading.beaten_s = now_s
 
-    async def _stand(self, roles: list[SiteRole]) -> None:
-        rows = await self._connections.ask("SELECT role, node, term, beat FROM lead")
-        for name, node, term, beat in rows:
-            role = SiteRole(name)
-            candidate = self._wanted.get(role)
-            if role not in roles or candidate is None:
-                continue
-            now_s = self._clock.monotonic_s()
-            if candidate.is_due(node, term, beat, now_s):
-                await self._take(role, term, now_s)
-
-    async def _take(self, role: SiteRole, seen: int, now_s: float) -> None:
+    async def _take(self, role: SiteRole, seen: int) -> None:
+        """Take a role over from the term that was seen. Raises SourceUnavailable."""
+        now_s = self._clock.monotonic_s()
         call = ("SELECT federation_take_lead($1, $2, $3)", role.value, self._process_id, seen)
         (term,) = await self._connections.ask_one(*call, twice=False)
         if term is None:

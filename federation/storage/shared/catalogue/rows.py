@@ -59,6 +59,15 @@ class Lead(NamedTuple):
     term: int
 
 
+class LeadRow(NamedTuple):
+    """Who has a role, as the database says; role may be one that only a newer version knows."""
+
+    role: str
+    node: str | None  # None: who had it has left of its own accord
+    term: int
+    beat: int  # of this term; the lead raises it each second
+
+
 class SiteTotals(NamedTuple):
     """What the site holds."""
 

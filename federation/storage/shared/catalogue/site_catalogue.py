@@ -8,6 +8,7 @@ statement that has begun goes on to its end.
 from __future__ import annotations
 
 import os
+import random
 import socket
 from dataclasses import dataclass
 
@@ -86,8 +87,8 @@ async def open_catalogue(
         await connections.close()
         raise
     flusher = CommitFlusher(connections)
-    watch = SiteWatch(connections, clock, row)
-    leads = SiteLeads(connections, clock, f"{socket.gethostname()}:{os.getpid()}")
+    watch = SiteWatch(connections, clock, row, random.SystemRandom())
+    leads = SiteLeads(connections, watch, clock, f"{socket.gethostname()}:{os.getpid()}")
     insertions = Insertions(connections, flusher, watch, settings, clock)
     peers = SitePeers(connections)
     catalogue = SiteCatalogue(
