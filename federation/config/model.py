@@ -20,6 +20,7 @@ from federation.config.namespaces import NamespaceConfig
 from federation.config.peers import PeerConfig
 from federation.config.section import Section, key, section
 from federation.config.storage import ScrubConfig, StorageConfig
+from federation.config.traces import TracesConfig
 from federation.config.types import Count, FilePath, Flag, Name, parse_address
 from federation.config.upstreams import PullConfig, UpstreamConfig
 from federation.core.errors import ConfigError
@@ -128,6 +129,7 @@ class Config(Section):
     limits: LimitsConfig = section("bounds on the resources that clients can use")
     http: HttpConfig = section("metrics, health and the dashboard over HTTP")
     log: LogConfig = section("what is logged to standard error")
+    traces: TracesConfig = section("which calls are traced, and the collector that is told")
 
     @field_validator("listeners")
     @classmethod

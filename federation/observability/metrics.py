@@ -9,6 +9,7 @@ the names that clients choose only those of instances become labels, a bounded n
 from __future__ import annotations
 
 import platform
+from typing import TYPE_CHECKING
 
 from federation import __version__
 from federation.core.tasks import FailingWork
@@ -18,12 +19,16 @@ from federation.observability.fetch_metrics import FetchMetrics
 from federation.observability.peer_metrics import PeerMetrics
 from federation.observability.traffic import Traffic, traffic_families
 
+if TYPE_CHECKING:
+    from federation.observability.tracing.tracer import Tracer
+
 
 class Metrics:
     """Everything this process counts."""
 
     def __init__(self) -> None:
         self.declared = declare = MetricDeclarations()
+        self.tracer: Tracer | None = None  # None: there are no traces
         self.peers = PeerMetrics(declare)
         self.bucket = BucketMetrics(declare)
         self.fetching = FetchMetrics(declare)
@@ -168,6 +173,12 @@ class Metrics:
         self.loop_lag_seconds = declare.histogram(
             "federation_event_loop_lag_seconds",
             "How late the event loop ran a timer",
+        )
+        self.trace_spans = declare.counter(
+            "federation_trace_spans_total",
+            "Spans of traces, by what became of them (sent; dropped: too many waited; rejected: "
+            "the collector did not take them)",
+            ["result"],
         )
         self.remote_calls = declare.counter(
             "federation_remote_calls_total",

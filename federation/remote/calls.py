@@ -156,8 +156,7 @@ class Calls:
         headers: Metadata | None = None,
     ) -> bytes:
         async with self._running(method) as run:
-            connection, metadata = await self._connect()
-            run.started_s = self._clock.monotonic_s()
+            connection, metadata = await self._connected(run)
             left_s = max(deadline_s - run.started_s, 0.001)
             if method.is_quick:
                 left_s = min(left_s, self._settings.stall_s)
@@ -204,10 +203,17 @@ class Calls:
     @asynccontextmanager
     async def _stream(self, method: Method) -> AsyncIterator[tuple[Connection, Metadata, Run]]:
         async with self._running(method, stream=True) as run:
-            connection, metadata = await self._connect()
-            run.started_s = self._clock.monotonic_s()
+            connection, metadata = await self._connected(run)
             with connection.in_use():
                 yield connection, metadata, run
+
+    async def _connected(self, run: Run) -> tuple[Connection, Metadata]:
+        """Return the connection and the metadata for a call that begins now."""
+        connection, metadata = await self._connect()
+        run.started_s = self._clock.monotonic_s()
+        if run.traced is not None:
+            metadata.extend(run.traced.headers)
+        return connection, metadata
 
     def _came(self, run: Run) -> None:
         run.is_answered = True
@@ -249,7 +255,7 @@ class Calls:
     async def _running(self, method: Method, *, stream: bool = False) -> AsyncIterator[Run]:
         """Hold a slot, and count the call however it ends."""
         async with self.slots.one():
-            run = Run(self._clock.monotonic_s(), answered_before=self._answered)
+            run = Run(self._clock.monotonic_s(), self._measures.begun(method), self._answered)
             finished = False
             try:
                 yield run
@@ -278,7 +284,8 @@ class Calls:
             self._lacking.answered(method)
         if outcome in {OK, NOT_FOUND}:
             self.slots.went_well()
-        self._measures.ended(method.name, outcome, self._clock.monotonic_s() - run.started_s)
+        taken_s = self._clock.monotonic_s() - run.started_s
+        self._measures.ended(method.name, outcome, taken_s, run.traced)
 
     def _check_supported(self, method: Method) -> None:
         if not self.lacks(method):

@@ -39,16 +39,18 @@ class Remote:
         *,
         node_id: str,
         shares_bandwidth_of: Remote | None = None,
+        is_traced: bool = True,
     ) -> None:
         """Prepare a client; nothing is connected yet.
 
         shares_bandwidth_of: a second connection to the same server, under one limit with the first.
+        is_traced: whether its calls are spans of traces, where there are traces.
         Raises ConfigError.
         """
         self.settings = settings
         self.random = rng
         self.clock = clock
-        self.measures = Measures(metrics, settings.name)
+        self.measures = Measures(metrics, settings.name, is_traced=is_traced)
         self._target = settings.target()
         self._node_id = node_id
         self._secrets = SecretFiles(settings, clock)

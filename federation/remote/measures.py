@@ -1,10 +1,14 @@
-"""Metrics of one remote, labelled with its name in the configuration."""
+"""Metrics of one remote, labelled with its name in the configuration, and spans of its calls."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from federation.observability.metrics import Metrics
+from federation.remote.methods import Method
+
+if TYPE_CHECKING:
+    from federation.observability.tracing.tracer import TracedCall
 
 OK, NOT_FOUND, LEFT = "ok", "not_found", "left"  # outcomes besides the kinds of failure
 
@@ -12,16 +16,26 @@ OK, NOT_FOUND, LEFT = "ok", "not_found", "left"  # outcomes besides the kinds of
 class Measures:
     """The metrics of one remote."""
 
-    def __init__(self, metrics: Metrics, remote: str) -> None:
+    def __init__(self, metrics: Metrics, remote: str, *, is_traced: bool = True) -> None:
+        """is_traced: whether its calls are spans of traces, where there are traces."""
         self._metrics = metrics
         self._remote = remote
+        self._tracer = metrics.tracer if is_traced else None
         self._calls: dict[tuple[str, str], Any] = {}
         self._received = metrics.remote_bytes.labels(remote=remote, direction="in")
         self._sent = metrics.remote_bytes.labels(remote=remote, direction="out")
         self._wrong = metrics.remote_wrong_bytes.labels(remote=remote)
 
-    def ended(self, method: str, outcome: str, seconds: float) -> None:
-        """Count a call that has ended."""
+    def begun(self, method: Method) -> TracedCall | None:
+        """Begin the span of a call; None: there are no traces."""
+        if self._tracer is None:
+            return None
+        return self._tracer.calling(self._remote, method.service, method.name)
+
+    def ended(self, method: str, outcome: str, seconds: float, traced: TracedCall | None) -> None:
+        """Count a call that has ended, and end its span."""
+        if traced is not None:
+            traced.came_back(outcome, is_failed=outcome not in {OK, NOT_FOUND, LEFT})
         counter = self._calls.get((method, outcome))
         if counter is None:
             counter = self._metrics.remote_calls.labels(

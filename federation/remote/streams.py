@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 
@@ -19,6 +19,9 @@ from federation.remote.failures import FailureKind, NotFound, RemoteFailed, fail
 from federation.remote.measures import Measures
 from federation.remote.methods import Method
 from federation.remote.statuses import from_rpc
+
+if TYPE_CHECKING:
+    from federation.observability.tracing.tracer import TracedCall
 
 _EOF: object = grpc.aio.EOF  # type: ignore[attr-defined]  # the stubs do not know it
 _END_S = 0.25  # how long a remote may take to end a stream whose bytes have all come
@@ -45,9 +48,10 @@ class Run:
     """The state of one call. Its first failure counts, whatever its user does with it."""
 
     started_s: float
-    error: NotFound | RemoteFailed | None = None
+    traced: TracedCall | None = None
     answered_before: int = 0  # how many calls the remote had answered when this one began
     is_answered: bool = False  # whether anything came
+    error: NotFound | RemoteFailed | None = None
 
     def failed(self, error: _E) -> _E:
         """Record the failure, and return it to be raised."""

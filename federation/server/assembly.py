@@ -42,6 +42,7 @@ from federation.storage.factory import open_storage
 
 if TYPE_CHECKING:
     from federation.server.mesh import MeshParts
+    from federation.server.trace_export import TraceExport
 
 
 async def open_node(
@@ -75,6 +76,7 @@ def build(
     slot: WorkerSlot,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
+    traces = _traces_of(config, storage, metrics, clock)
     limits = LiveLimits.of(config.limits)
     budget = MemoryBudget(slot.part(limits.buffer_memory))
     bounds = SharedBounds.of(metrics, clock, budget)
@@ -141,6 +143,9 @@ def build(
     if mesh is not None:
         mesh.start()
         closers.insert(0, mesh.close)
+    if traces is not None:
+        traces.start(metrics.failing)
+        closers.insert(-1, traces.close)
     return Node(
         ports=ports,
         http=http,
@@ -172,6 +177,17 @@ def _mesh_of(
     return MeshParts(
         config, lambda: replication.names, clock, metrics.failing, introduces=introduces
     )
+
+
+def _traces_of(
+    config: Config, storage: NodeStorage, metrics: Metrics, clock: Clock
+) -> TraceExport | None:
+    if config.traces.endpoint is None:
+        return None
+    # Not above: few nodes are traced.
+    from federation.server.trace_export import make_traces  # noqa: PLC0415
+
+    return make_traces(config, metrics, clock, storage.node_id)
 
 
 def _health(storage: NodeStorage, metrics: Metrics) -> tuple[bool, str]:

@@ -58,6 +58,7 @@ class Pipeline:
         self._access = runtime.access
         self._quotas = runtime.quotas
         self._metrics = runtime.metrics
+        self._tracer = runtime.metrics.tracer
         self._log = MethodLog(name, runtime.log)
         self._acknowledge = runtime.acknowledge if method.writes else None
         self._at_once = _at_once_of(method)
@@ -99,6 +100,8 @@ class Pipeline:
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
             status = self._status_of(error, call, rights, peer.text)
         self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text)
+        if self._tracer is not None:
+            self._tracer.answered(self._name, transport.headers, started_s, status.code)
         return response if status is OK else status
 
     def _is_unbounded(self, caller: str, rights: Rights) -> bool:
@@ -120,6 +123,8 @@ class Pipeline:
         status = _CANCELLED
         rights: Rights | None = None
         call: Call | None = None
+        tracer = self._tracer
+        traced = None if tracer is None else tracer.answering(self._name, transport.headers)
         self._metrics.calls_running += 1
         try:
             rights = self._rights_of(transport)
@@ -155,7 +160,7 @@ class Pipeline:
             if call is not None:
                 self._calls.release_request(call)
             self._metrics.calls_running -= 1
-            self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text)
+            self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text, traced)
         self._calls.note_sending(call or self._calls.refused(transport))
         return status
 

@@ -18,6 +18,7 @@ from tests.support.process import configuration, environment
 _USED_LATER = {
     "aiohttp",  # by the first HTTP connection
     "cryptography",  # by listeners with TLS or authentication
+    "federation.observability.tracing",  # by a collector of traces
     "federation.remote.client",  # by upstreams and peers
     "federation.replication.worker",  # by peers
     "federation.storage.reports",  # by commands

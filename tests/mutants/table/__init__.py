@@ -13,6 +13,7 @@ from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
 from tests.mutants.table.shared_site import SHARED_SITE
 from tests.mutants.table.site_catalogue import SITE_CATALOGUE
+from tests.mutants.table.traces import TRACES
 from tests.mutants.table.transport import TRANSPORT
 from tests.mutants.table.upstream import UPSTREAM
 
@@ -29,4 +30,5 @@ MUTANTS: list[Mutant] = [
     *HTTP_CACHE,
     *SHARED_SITE,
     *SITE_CATALOGUE,
+    *TRACES,
 ]
