@@ -169,6 +169,20 @@ def test_folders_that_are_something_else_are_refused(tmp_path: Path) -> None:
         backup(tmp_path / "nothing", tmp_path / "to2", silent)
 
 
+def test_a_restore_does_not_replace_what_a_node_has_of_its_mesh(tmp_path: Path) -> None:
+    filled(tmp_path / "data")
+    backup(tmp_path / "data", tmp_path / "to", silent)
+    key = tmp_path / "new/mesh/client.key"
+    key.parent.mkdir(parents=True)
+    key.write_text("of a node that has joined already")
+    with pytest.raises(StorageRefused, match=r"new/mesh has certificates or members"):
+        restore(tmp_path / "to", tmp_path / "new", silent)
+    assert key.read_text() == "of a node that has joined already"
+    assert not (tmp_path / "new/catalogue.sqlite").exists()
+    (tmp_path / "new/mesh").rename(tmp_path / "moved")
+    assert restore(tmp_path / "to", tmp_path / "new", silent).ok
+
+
 def test_the_meshs_keys_are_kept_and_open_invitations_are_not(tmp_path: Path) -> None:
     """A code that was used since must not come back with the backup."""
     filled(tmp_path / "data")

@@ -89,6 +89,11 @@ def restore(backed_up: Path, data_dir: Path, progress: Progress) -> BackupReport
         target.prepare_root()
         if target.catalogue.exists() or target.has_blob_files():
             raise StorageRefused(f"{data_dir} holds something already: restore into another folder")
+        if any(target.mesh.glob("*")):
+            raise StorageRefused(
+                f"{target.mesh} has certificates or members, which the backup would replace: move "
+                "it away, or restore into another folder"
+            )
         with reading(source) as connection, unserved(target):
             _check_version(connection)
             return _Copy(source, target, progress).run(connection)
