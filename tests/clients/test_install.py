@@ -71,5 +71,14 @@ def test_one_command_installs_all_that_a_service_needs(tmp_path: Path) -> None:
     mine.write_text(mine.read_text() + "offline: true\n")
     run(INSTALL / "setup", "--root", root)  # an upgrade
     assert "offline: true" in mine.read_text()
-    run(root / "opt/federation/bin/federation", "check-config", mine)
+    venv = root / "opt/federation"
+    run(venv / "bin/python", "-m", "federation", "check-config", mine)
+    script = (venv / "bin/federation").read_text()
+    assert "/opt/federation/bin/python" in script
+    named = str(root).encode()
+    assert [
+        path
+        for path in venv.rglob("*")
+        if path.is_file() and not path.is_symlink() and named in path.read_bytes()
+    ] == [], "files name the folder that they were made in"
     shutil.rmtree(root)
