@@ -12,7 +12,7 @@ import argparse
 import asyncio
 import random
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -333,6 +333,8 @@ class Simulation:
         self._writers = sorted({a for a, _ in edges})
         self._serial = 0
         self._pushed: dict[Purgeable, bytes | Entry] = {}
+        self._purged_at: defaultdict[Purgeable, set[str]] = defaultdict(set)
+        self._again: dict[Purgeable, tuple[Node, str]] = {}  # where, and the id it had
 
     async def run(self) -> History:
         for node in self.nodes:
@@ -432,6 +434,8 @@ class Simulation:
         thing, node = rng.choice(things), rng.choice(up)
         self._note(f"{node.name} purges {thing}")
         node.storage.purges.purge_one(thing)
+        self._purged_at[thing].add(node.name)
+        self._again.pop(thing, None)
         await asyncio.sleep(rng.uniform(0, 5.0))
         if rng.random() < 0.5 and node.is_up:
             self._note(f"{node.name} gets {thing} again")
@@ -439,6 +443,7 @@ class Simulation:
 
     def _push_again(self, node: Node, thing: Purgeable) -> None:
         pushed = self._pushed[thing]
+        self._again[thing] = node, node.storage.node_id
         if isinstance(thing, Digest):
             assert isinstance(pushed, bytes)
             node.storage.take(thing, pushed)
@@ -510,6 +515,18 @@ class Simulation:
         for node in self.nodes:
             self.history.problems += [f"{node.name}: {each}" for each in node.dangling]
             self.history.problems += _come_back(node)
+        self.history.problems += self._not_held_again()
+
+    def _not_held_again(self) -> list[str]:
+        """Return what is not where it was pushed after it had been purged there, and only there."""
+        return [
+            f"{node.name} lacks {thing}, which was pushed after it was purged"
+            for thing, (node, node_id) in self._again.items()
+            if self._purged_at[thing] <= {node.name}
+            and node.storage.node_id == node_id  # else it has lost its directory
+            and thing not in node.storage.blobs
+            and thing not in node.storage.entries
+        ]
 
 
 def _untold(where: str, here: MemoryPurges, there: MemoryPurges) -> list[str]:

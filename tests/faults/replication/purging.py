@@ -1,11 +1,12 @@
 """Secrets that are pushed into a mesh and purged while something is broken.
 
 A secret is a blob and an asset that names it. A node that holds it is told to purge it, running or
-not. From then on it may be nowhere, unless it was pushed again at that node.
+not. From then on it may be nowhere, unless it was pushed again at that node: then it is everywhere.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Mapping
@@ -52,25 +53,32 @@ class Secrets:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._secrets: list[_Secret] = []
+        self._unsure: set[bytes] = set()  # data of pushes that ended without an answer
+        self._names = itertools.count()
         self.purged = 0
 
     def push(self, mesh: Mesh) -> None:
         """Push one at any node; one that is refused is forgotten."""
         data = self._rng.randbytes(self._rng.choice([100, 40_000]))
-        self._push(mesh, self._rng.choice(list(mesh.nodes)), data)
+        self._push(mesh, self._rng.choice(list(mesh.nodes)), self._new_uri(), data)
 
-    def _push(self, mesh: Mesh, name: str, data: bytes) -> None:
-        secret = _Secret(f"urn:example:secret:{len(self._secrets)}", data)
+    def _new_uri(self) -> str:
+        return f"urn:example:secret:{next(self._names)}"
+
+    def _push(self, mesh: Mesh, name: str, uri: str, data: bytes) -> None:
+        """Push data under a name; what was known of the name before counts no more."""
+        self._secrets = [each for each in self._secrets if each.uri != uri]
+        secret = _Secret(uri, data)
         try:
             with mesh.client(name) as client:
                 if client.batch_update([data]) == [grpc.StatusCode.OK]:
                     client.push_blob(secret.uri, secret.digest)
                     self._secrets.append(secret)
         except grpc.RpcError:
-            return
+            self._unsure.add(data)
 
     def purge(self, mesh: Mesh) -> None:
-        """Purge one at any node, and perhaps push it again there under another name."""
+        """Purge one at any node, and perhaps push it again there, under its name or another."""
         name = self._rng.choice(list(mesh.nodes))
         held = [each for each in self._secrets if not each.is_purged and _is_at(mesh, name, each)]
         if not held:
@@ -86,7 +94,8 @@ class Secrets:
             assert json.loads(done.stdout)["count"] == 1, done.stdout
         self.purged += 1
         if mesh.nodes[name].running and self._rng.random() < 0.3:
-            self._push(mesh, name, secret.data)
+            uri = secret.uri if self._rng.random() < 0.5 else self._new_uri()
+            self._push(mesh, name, uri, secret.data)
 
     def check(self, clients: Mapping[Node, Client]) -> None:
         """Raise AssertionError where a node has what was purged, or lacks what was not.
@@ -97,11 +106,12 @@ class Secrets:
         for node, client in clients.items():
             for each in self._secrets:
                 is_held, where = each.data in again, f"{each.uri} at {node!r}"
-                wait_until(
-                    lambda: (not client.find_missing([each.digest])) is is_held,  # noqa: B023
-                    f"{where} {'is held' if is_held else 'is gone'}",
-                    timeout_s=_GONE_WITHIN_S,
-                )
+                if is_held or each.data not in self._unsure:
+                    wait_until(
+                        lambda: (not client.find_missing([each.digest])) is is_held,  # noqa: B023
+                        f"{where} {'is held' if is_held else 'is gone'}",
+                        timeout_s=_GONE_WITHIN_S,
+                    )
                 found = client.fetch_blob(each.uri)
                 assert (found is not None) is not each.is_purged, f"{where}: {found}"
         for each in self._secrets:
