@@ -76,6 +76,7 @@ class LocalIngest:
         self._small = bytearray() if digest.size_bytes <= core.settings.inline_max else None
         self._lock = threading.Lock()  # held by the thread that uses the file
         self._fd: int | None = None
+        self._seals_early = True  # append() makes the file durable with its last bytes
         self._sealed = False  # all bytes are durable
         self._placed = False  # the file has the blob's name
         self._write_back = WriteBack(core.writes)
@@ -143,7 +144,8 @@ class LocalIngest:
         The thread that writes the last bytes also makes the file durable. If readers follow the
         upload (on_hashed), the commit does that instead, so that they do not wait for the disk.
         """
-        seals = self._received_bytes + len(data) == self._digest.size_bytes
+        is_last = self._received_bytes + len(data) == self._digest.size_bytes
+        seals = is_last and self._seals_early
         try:
             if on_hashed is not None:
                 await self._core.pool.run(self._hasher.update, data)
@@ -177,6 +179,13 @@ class LocalIngest:
             self._write_back.wrote(self._fd, self._received_bytes + len(data))
         if seals:
             self._seal()
+
+    def sync_at_commit(self) -> None:
+        """Have commit() make the file durable, so that no append() waits for the disk.
+
+        For bytes that are of use before, or without, being durable in this file.
+        """
+        self._seals_early = False
 
     async def open_growing(self) -> GrowingFile:
         """See Ingest."""

@@ -79,6 +79,31 @@ async def test_uploads_that_wait_for_the_disk_hold_up_no_read(
     assert await batch == [None]
 
 
+async def test_an_ingest_that_syncs_at_its_commit_takes_the_last_bytes_without_the_disk(
+    open_storage: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = await open_storage()
+    data = os.urandom(SIZE)
+    held = Held(os.fdatasync)
+    monkeypatch.setattr(os, "fdatasync", held)
+    ingest = storage.begin(digest_of(data))
+    ingest.sync_at_commit()
+    async with asyncio.timeout(60):
+        await ingest.append(data)
+    assert held.waiting == 0
+    ingest.verify()
+    committing = asyncio.ensure_future(ingest.commit())
+
+    async def a_thread_waits() -> bool:
+        return held.waiting > 0
+
+    await until(a_thread_waits)
+    assert not committing.done()
+    held.release()
+    assert await committing
+    assert await read(storage, ingest.digest) == data
+
+
 async def test_reads_that_wait_for_the_disk_hold_up_no_look_up_and_no_upload(
     open_storage: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:

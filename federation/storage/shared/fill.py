@@ -2,6 +2,8 @@
 
 Each part is verified before readers see it; the last one waits until the whole blob was compared
 with its digest. So no read of wrong bytes ever ends well, and no reader waits for the whole blob.
+Readers that keep up are given a part from memory while it is being stored, so they wait neither for
+the disk nor for a thread; others read the growing file.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class BucketFill:
         self._at = at
         self._ingest = ingest
         self._growing: Growing | None = None
-        self._moved = asyncio.Condition()
+        self._part: memoryview | None = None  # the one that is being stored
+        self._stored_bytes = 0  # where it begins
+        self._moved = asyncio.Event()  # another one after each move
         self.available_bytes = 0
         self.readers = 0
         self.error: Exception | None = None
@@ -61,10 +65,10 @@ class BucketFill:
             await self._receive()
             await self._keep()
         except (FederationError, CacheTrouble) as error:
-            await self._move(error=error)
+            self._move(error=error)
         finally:
             if self.available_bytes < self._digest.size_bytes:  # nobody may wait for more
-                await self._move(error=SourceUnavailable("node", "the transfer was given up"))
+                self._move(error=SourceUnavailable("node", "the transfer was given up"))
             await self._ingest.abort()
 
     async def _keep(self) -> None:
@@ -76,19 +80,22 @@ class BucketFill:
 
     async def wait_beyond(self, offset: int) -> None:
         """Wait until the byte at offset can be read. Raises what ended the fill before that."""
-        async with self._moved:
-            await self._moved.wait_for(
-                lambda: self.available_bytes > offset or self.error is not None
-            )
-        if self.available_bytes <= offset and self.error is not None:
-            raise self.error
+        while self.available_bytes <= offset:
+            if self.error is not None:
+                raise self.error
+            await self._moved.wait()
 
     async def read(self, offset: int, size_bytes: int) -> bytes:
         """Return up to size_bytes that are available at offset. Raises as wait_beyond does."""
         await self.wait_beyond(offset)
+        end = min(offset + size_bytes, self.available_bytes)
+        if offset >= self._stored_bytes:
+            if self._part is None:
+                raise CacheTrouble("a part that was shown could not be stored")
+            return bytes(self._part[offset - self._stored_bytes : end - self._stored_bytes])
         assert self._growing is not None
         try:
-            return await self._growing.read(offset, min(size_bytes, self.available_bytes - offset))
+            return await self._growing.read(offset, min(end, self._stored_bytes) - offset)
         except SourceUnavailable as error:
             raise CacheTrouble(str(error)) from error
 
@@ -100,7 +107,7 @@ class BucketFill:
     async def _receive(self) -> None:
         """Raises SourceUnavailable, BlobDamaged, CacheTrouble."""
         count = part_count(self._digest.size_bytes)
-        ahead: deque[asyncio.Task[bytes]] = deque()
+        ahead: deque[asyncio.Task[memoryview]] = deque()
         begun = 0
         try:
             for part in range(count):
@@ -121,7 +128,7 @@ class BucketFill:
         finally:
             await self._drop(ahead)
 
-    async def _fetch(self, part: int) -> bytes:
+    async def _fetch(self, part: int) -> memoryview:
         """Fetch a part into one of the places for parts in memory, which the taker gives back."""
         await self._core.fetching.acquire()
         try:
@@ -130,29 +137,36 @@ class BucketFill:
             self._core.fetching.release()
             raise
 
-    async def _drop(self, ahead: Collection[asyncio.Task[bytes]]) -> None:
+    async def _drop(self, ahead: Collection[asyncio.Task[memoryview]]) -> None:
         for task in ahead:
             task.cancel()
         for outcome in await asyncio.gather(*ahead, return_exceptions=True):
-            if isinstance(outcome, bytes):
+            if isinstance(outcome, memoryview):
                 self._core.fetching.release()
 
-    async def _take(self, data: bytes, *, is_last: bool) -> None:
-        """Store a verified part and show it. Raises CacheTrouble, DigestMismatch."""
+    async def _take(self, data: memoryview, *, is_last: bool) -> None:
+        """Show a verified part and store it. Raises CacheTrouble, DigestMismatch."""
+        self._part = data
+        if not is_last:
+            self._move(added_bytes=len(data))
         try:
             await self._ingest.append(data)
+            if is_last:
+                self._ingest.verify()
+                self._move(added_bytes=len(data))
             if self._growing is None:
                 self._growing = await self._ingest.open_growing()
+            self._stored_bytes += len(data)
         except DigestMismatch:
             raise
         except FederationError as error:
             raise CacheTrouble(str(error)) from error
-        if is_last:
-            self._ingest.verify()
-        await self._move(added_bytes=len(data))
+        finally:
+            self._part = None
 
-    async def _move(self, *, added_bytes: int = 0, error: Exception | None = None) -> None:
-        async with self._moved:
-            self.available_bytes += added_bytes
-            self.error = self.error or error
-            self._moved.notify_all()
+    def _move(self, *, added_bytes: int = 0, error: Exception | None = None) -> None:
+        """Show more bytes, or why there will be none, to those who wait."""
+        self.available_bytes += added_bytes
+        self.error = self.error or error
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()

@@ -60,6 +60,7 @@ class Fills:
             ingest = self._core.cache.begin(digest, provenance=FROM_SITE)
         except FederationError:
             return None  # the cache has no room for it, or is in trouble, which health() tells
+        ingest.sync_at_commit()  # nobody who reads the blob waits for this disk
         fill = self._fills[digest] = BucketFill(self._core, digest, at, ingest)
         self._background.start(self._run(digest, fill), f"fill {digest}")
         return fill

@@ -103,10 +103,11 @@ class ObjectBucket:
         )
         self._metrics.bytes.labels("out").inc(len(data))
 
-    async def get(self, name: str, size_bytes: int) -> bytes | None:
+    async def get(self, name: str, size_bytes: int) -> memoryview | None:
         """Return an object's bytes; None: it is absent, and the bucket is the right one.
 
-        Of an object that has another size than it should have, no bytes are returned.
+        They are those that the client received: a copy of each part would cost as much as its
+        hash. Of an object that has another size than it should have, no bytes are returned.
         """
         data = await self._get(name, size_bytes)
         if data is None and await self.get_marker() is None:
@@ -115,7 +116,8 @@ class ObjectBucket:
 
     async def get_marker(self) -> bytes | None:
         """Return what MARKER says; None: there is none."""
-        return await self._get(MARKER, None)
+        found = await self._get(MARKER, None)
+        return None if found is None else bytes(found)
 
     async def size_of(self, name: str) -> int | None:
         """Return an object's size; None: it is absent."""
@@ -151,14 +153,14 @@ class ObjectBucket:
                 for each in page
             ]
 
-    async def _get(self, name: str, size_bytes: int | None) -> bytes | None:
-        async def fetch() -> bytes | None:
+    async def _get(self, name: str, size_bytes: int | None) -> memoryview | None:
+        async def fetch() -> memoryview | None:
             try:
                 answer = await obstore.get_async(self._store, name)
                 found_bytes = answer.meta["size"]
                 if found_bytes != size_bytes and (size_bytes or found_bytes > _MARKER_BYTES):
-                    return b""  # not read: it could be of any size
-                return (await answer.bytes_async()).to_bytes()
+                    return memoryview(b"")  # not read: it could be of any size
+                return memoryview(await answer.bytes_async())
             except FileNotFoundError:
                 return None
 

@@ -16,7 +16,7 @@ class PartDamaged(Exception):
     """A part of a blob is absent from the bucket, or its bytes are wrong, twice in a row."""
 
 
-async def fetch_part(bucket: ObjectBucket, digest: Digest, at: BlobAt, part: int) -> bytes:
+async def fetch_part(bucket: ObjectBucket, digest: Digest, at: BlobAt, part: int) -> memoryview:
     """Return one part's bytes, verified. The caller bounds how many parts are in memory.
 
     Raises SourceUnavailable, PartDamaged.
@@ -55,6 +55,6 @@ class VerifiedObjects:
                 hasher.update(data)
                 if part == count - 1 and hasher.digest() != digest.hash:
                     raise PartDamaged("its objects together do not match its digest")
-                yield data
+                yield bytes(data)
         except PartDamaged as damage:
             raise BlobDamaged(digest, str(damage)) from damage

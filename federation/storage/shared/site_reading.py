@@ -154,7 +154,7 @@ class SiteReading:
             yield data
         if self._offset < self._end:
             await self._take_place()
-            async with aclosing(self._direct(at, b"")) as rest:
+            async with aclosing(self._direct(at, None)) as rest:
                 async for data in rest:
                     yield data
 
@@ -164,19 +164,19 @@ class SiteReading:
             raise TooBusy("too many large blobs are being read past the cache; try again")
         await self._open.enter_async_context(self._core.direct)
 
-    async def _direct(self, at: BlobAt, part: bytes) -> AsyncGenerator[bytes, None]:
+    async def _direct(self, at: BlobAt, part: memoryview | None) -> AsyncGenerator[bytes, None]:
         """Yield the rest part by part; part: the one at the offset, if it was fetched already."""
         while self._offset < self._end:
-            data = part or await self._part(at)
-            part = b""
+            data = await self._part(at) if part is None else part
+            part = None
             start = self._offset - self._offset % PART_BYTES
             while self._offset < min(self._end, start + len(data)):
                 from_byte = self._offset - start
-                chunk = data[from_byte : from_byte + self._step()]
+                chunk = bytes(data[from_byte : from_byte + self._step()])
                 self._offset += len(chunk)
                 yield chunk
 
-    async def _part(self, at: BlobAt) -> bytes:
+    async def _part(self, at: BlobAt) -> memoryview:
         """Fetch the part at the offset. Raises SourceUnavailable, BlobDamaged."""
         try:
             return await fetch_part(self._core.bucket, self._digest, at, self._offset // PART_BYTES)

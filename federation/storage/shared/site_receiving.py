@@ -24,6 +24,7 @@ class SiteReceiver:
         """See federation.core.store.LocalStore."""
         self._check_room(digest)
         spool = self._core.cache.begin(digest, provenance=provenance)
+        spool.sync_at_commit()  # the bucket makes the blob durable, the cache keeps a copy later
         return SiteIngest(self._core, spool, provenance, is_sized=True)
 
     def begin_unsized(
