@@ -45,11 +45,9 @@ class SitePresence:
         if not rest:
             return set()
         found = await self._find(keys_of_hashes(spelling.hashes_of(rest)))
-        sizes = list(map(spelling.size_of, rest))
-        if found == sizes:
-            missing: set[bytes] = set()
-        else:
-            missing = {n for n, f, s in zip(rest, found, sizes, strict=True) if f != s}
+        size_of = spelling.size_of
+        pairs = zip(rest, found, strict=True)
+        missing = {name for name, size in pairs if size is None or size != size_of(name)}
         if is_use:
             held = set(rest) - missing if missing else rest
             self._known.remember(held, asked_ms, self._now_ms(), epoch)

@@ -119,14 +119,18 @@ class SiteSmall:
     ) -> list[FederationError | None]:
         """See federation.core.store.Store."""
         wrong = await self._mismatches(blobs)
+        small: Sequence[tuple[Digest, bytes]] = blobs
+        large: dict[Digest, bytes] = {}
+        sizes = [len(data) for _, data in blobs]
         inline_max = self._core.settings.inline_max
-        right = {
-            digest: data for at, (digest, data) in enumerate(blobs) if at not in wrong and data
-        }
-        small = {digest: data for digest, data in right.items() if len(data) <= inline_max}
-        large = {digest: data for digest, data in right.items() if len(data) > inline_max}
+        if wrong or min(sizes, default=0) == 0 or max(sizes) > inline_max:
+            right = {digest: data for at, (digest, data) in enumerate(blobs) if at not in wrong}
+            small = [one for one in right.items() if 0 < len(one[1]) <= inline_max]
+            large = {digest: data for digest, data in right.items() if len(data) > inline_max}
         refused = await self._insert(small, provenance)
         refused |= await self._upload(large, provenance)
+        if not wrong and not refused:
+            return [None] * len(blobs)
         return [wrong.get(at) or refused.get(digest) for at, (digest, _) in enumerate(blobs)]
 
     async def write_one(self, digest: Digest, data: bytes, provenance: Provenance) -> bool:
@@ -149,18 +153,20 @@ class SiteSmall:
         return outcome is Insertion.STORED
 
     async def _insert(
-        self, blobs: dict[Digest, bytes], provenance: Provenance
+        self, blobs: Sequence[tuple[Digest, bytes]], provenance: Provenance
     ) -> dict[Digest, FederationError]:
         if not blobs:
             return {}
-        rows = [NewBlob(digest, data, provenance=provenance) for digest, data in blobs.items()]
+        rows = [NewBlob(digest, data, provenance=provenance) for digest, data in blobs]
         try:
             outcomes = await self._core.catalogue.blobs.insert(rows)
         except FederationError as error:
-            return dict.fromkeys(blobs, error)
+            return dict.fromkeys([digest for digest, _ in blobs], error)
+        if Insertion.FULL not in outcomes:
+            return {}
         pairs = zip(blobs, outcomes, strict=True)
-        full = [digest for digest, outcome in pairs if outcome is Insertion.FULL]
-        return dict.fromkeys(full, self._full(full)) if full else {}
+        full = [digest for (digest, _), outcome in pairs if outcome is Insertion.FULL]
+        return dict.fromkeys(full, self._full(full))
 
     async def _upload(
         self, blobs: dict[Digest, bytes], provenance: Provenance

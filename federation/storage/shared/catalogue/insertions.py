@@ -15,7 +15,7 @@ from uuid import UUID
 from federation.core.clock import Clock
 from federation.core.errors import SourceUnavailable, StorageFailed
 from federation.core.provenance import Provenance
-from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.blobs import keys_of
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.connections import DatabaseConnections
 from federation.storage.shared.catalogue.flusher import CommitFlusher
@@ -33,7 +33,7 @@ FROM federation_insert($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $
 
 
 class _Inserted(NamedTuple):
-    outcomes: dict[bytes, Insertion]
+    outcomes: dict[bytes, Insertion] | None  # None: all are stored
     newest: int
     life: UUID
 
@@ -71,7 +71,7 @@ class Insertions:
         """See SiteBlobs.insert."""
         if not blobs:
             return []
-        keys = [key_of(blob.digest) for blob in blobs]
+        keys = keys_of([blob.digest for blob in blobs])
         size = sum(len(blob.data or b"") for blob in blobs)
         done: asyncio.Future[_Inserted] = asyncio.get_running_loop().create_future()
         self._queue.append(_Request(dict(zip(keys, blobs, strict=True)), size, done))
@@ -83,6 +83,8 @@ class Insertions:
         except SourceUnavailable as error:
             raise StorageFailed(f"nothing is stored for certain: {error}") from error
         self._watch.note_stored(inserted.newest)
+        if inserted.outcomes is None:
+            return [Insertion.STORED] * len(keys)
         return [inserted.outcomes[key] for key in keys]
 
     async def close(self) -> None:
@@ -126,15 +128,18 @@ class Insertions:
         blobs = sorted(item for request in requests for item in request.blobs.items())
         keys = [key for key, _ in blobs]
         new = [blob for _, blob in blobs]
-        numbers: dict[Provenance, int] = {}
-        came = [numbers.setdefault(blob.provenance, len(numbers) + 1) for blob in new]
+        numbers: dict[Provenance, int] = {new[0].provenance: 1}
+        came = [1] * len(new)
+        if any(blob.provenance is not new[0].provenance for blob in new):
+            came = [numbers.setdefault(blob.provenance, len(numbers) + 1) for blob in new]
+        has_objects = any(blob.attempt for blob in new)
         outcomes, newest, life = await self._connections.ask_one(
             _INSERT,
             arrays.keys(keys),
             arrays.numbers([blob.digest.size_bytes for blob in new]),
             arrays.blobs([blob.data for blob in new]),
-            arrays.blobs([blob.attempt or None for blob in new]),
-            arrays.blobs([blob.parts for blob in new]),
+            arrays.blobs([blob.attempt or None for blob in new]) if has_objects else None,
+            arrays.blobs([blob.parts for blob in new]) if has_objects else None,
             arrays.numbers(came),
             arrays.numbers([int(each.source) for each in numbers]),
             [joined(each.via) for each in numbers],
@@ -146,5 +151,5 @@ class Insertions:
             self.quota_bytes,
         )
         if outcomes is None:
-            return _Inserted(dict.fromkeys(keys, Insertion.STORED), newest, life)
+            return _Inserted(None, newest, life)
         return _Inserted(dict(zip(keys, map(Insertion, outcomes), strict=True)), newest, life)

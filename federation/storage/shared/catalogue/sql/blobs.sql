@@ -34,7 +34,7 @@ DECLARE
 BEGIN
   SELECT now_ms INTO now FROM clock;
   LOOP
-    SELECT array_agg(b.size ORDER BY k.at), max(b.seq), array_agg(b.key ORDER BY b.key) FILTER (
+    SELECT array_agg(b.size ORDER BY k.at), max(b.seq), array_agg(b.key) FILTER (
       WHERE b.accessed < now - p_granularity OR (p_use = 2 AND b.era < now / 3600000)
     ) INTO sizes, newest, stale
     FROM unnest(p_keys) WITH ORDINALITY AS k(key, at) LEFT JOIN blob b ON b.key = k.key;
@@ -114,8 +114,9 @@ BEGIN
 END $$;
 
 -- Makes verified blobs visible. p_keys: sorted, each once. p_data: null where the bytes are in
--- the object of p_attempts. p_from: which of the provenances p_sources, p_vias, p_origins,
--- p_unused (ms). outcomes: see Insertion in rows.py; null: all are stored.
+-- the object of p_attempts. p_attempts, p_parts: null where no blob has an object. p_from: which
+-- of the provenances p_sources, p_vias, p_origins, p_unused (ms). outcomes: see Insertion in
+-- rows.py; null: all are stored.
 CREATE FUNCTION federation_insert(
   p_keys bytea[], p_sizes bigint[], p_data bytea[], p_attempts bytea[], p_parts bytea[],
   p_from bigint[], p_sources bigint[], p_vias text[], p_origins text[], p_unused bigint[],
@@ -129,12 +130,38 @@ DECLARE
   room bigint;
   added record;
   orphaned bigint;
+  held bigint[];
 BEGIN
   PERFORM federation_unsynced();
   SELECT now_ms INTO now FROM clock;
-  PERFORM federation_find(p_keys, CASE WHEN 0 = ALL (p_unused) THEN 2 ELSE 1 END, p_granularity);
+  SELECT sizes INTO held FROM
+    federation_find(p_keys, CASE WHEN 0 = ALL (p_unused) THEN 2 ELSE 1 END, p_granularity);
   SELECT * INTO before FROM site FOR UPDATE; -- from here on nobody else inserts
   room := coalesce(p_quota, 9e18::bigint) - federation_cost(before);
+  -- Most batches are new as a whole, and need not be compared with what is held once more: the
+  -- primary key does that.
+  SELECT count(*) AS blobs, sum(size)::bigint AS bytes INTO added FROM unnest(p_sizes) AS i(size);
+  IF array_remove(held, NULL) = '{}' AND added.bytes + 256 * added.blobs <= room THEN
+    BEGIN
+      INSERT INTO blob SELECT i.key, i.size, before.seq + i.at, now,
+        (now - p_unused[i.came]) / 3600000, p_sources[i.came], i.attempt, coalesce(i.parts, '')
+      FROM unnest(p_keys, p_sizes, p_attempts, p_parts, p_from) WITH ORDINALITY
+        AS i(key, size, attempt, parts, came, at);
+      INSERT INTO small SELECT before.seq + i.at, i.data
+      FROM unnest(p_data) WITH ORDINALITY AS i(data, at) WHERE i.data IS NOT NULL;
+      INSERT INTO log SELECT before.seq + i.at, 0, '', i.key, i.size, p_wall, p_sources[i.came],
+        p_vias[i.came], p_origins[i.came],
+        before.logged + sum(i.size) OVER (ORDER BY i.at ROWS UNBOUNDED PRECEDING)
+      FROM unnest(p_keys, p_sizes, p_from) WITH ORDINALITY AS i(key, size, came, at);
+      newest := before.seq + added.blobs;
+      UPDATE site SET seq = newest, logged = logged + added.bytes, bytes = bytes + added.bytes,
+        blobs = blobs + added.blobs;
+      token := federation_incarnation();
+      RETURN;
+    EXCEPTION WHEN unique_violation THEN
+      NULL; -- another node has inserted one of them before this one had the lock
+    END;
+  END IF;
   WITH absent AS MATERIALIZED (
     SELECT i.*, before.seq + row_number() OVER w AS seq, sum(i.size) OVER w AS bytes,
       sum(i.size + 256) OVER w AS cost
@@ -147,7 +174,7 @@ BEGIN
     INSERT INTO small SELECT f.seq, f.data FROM fits f WHERE f.attempt IS NULL
   ), into_blob AS (
     INSERT INTO blob SELECT f.key, f.size, f.seq, now, (now - p_unused[f.came]) / 3600000,
-      p_sources[f.came], f.attempt, f.parts FROM fits f
+      p_sources[f.came], f.attempt, coalesce(f.parts, '') FROM fits f
   ), into_log AS (
     INSERT INTO log SELECT f.seq, 0, '', f.key, f.size, p_wall, p_sources[f.came], p_vias[f.came],
       p_origins[f.came], before.logged + f.bytes FROM fits f
