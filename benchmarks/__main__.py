@@ -31,6 +31,8 @@ from benchmarks.replication import rows as replication_rows
 from benchmarks.replication.site import RECEIVERS
 from benchmarks.rows import all_rows
 from benchmarks.servers import SERVERS
+from benchmarks.site import rows as site_rows
+from benchmarks.site.servers import SITE_SERVERS
 from federation.server.process import keep_freed_memory
 
 _NAMES = [
@@ -38,8 +40,9 @@ _NAMES = [
     *http_rows.all_rows(quick=True),
     *mirror_rows.all_rows(quick=True),
     *replication_rows.all_rows(quick=True),
+    *site_rows.all_rows(quick=True),
 ]
-_SERVERS = list({**SERVERS, **HTTP_SERVERS})
+_SERVERS = list({**SERVERS, **HTTP_SERVERS, **SITE_SERVERS})
 _Spec = TypeVar("_Spec", RowSpec, mirror_measure.MirrorSpec, replication_measure.ReplicationSpec)
 _FAILURES = (ServerFailedError, WrongAnswerError, grpc.RpcError)
 
@@ -67,7 +70,10 @@ def main(
     as_json: bool,
     home: Path | None,
 ) -> None:
-    """Measure this node beside buildbox-casd, BuildGrid and nginx, each in its own process."""
+    """Measure this node beside buildbox-casd, BuildGrid and nginx, each in its own process.
+
+    The rows of a shared site need tests/servers/install.
+    """
     unknown = [name for name in only if name not in _NAMES]
     if unknown:
         raise click.BadParameter(f"no such row: {', '.join(unknown)}", param_hint="--only")
@@ -85,6 +91,7 @@ def main(
     over_http = run.rows(http_rows.all_rows(quick=quick), HTTP_SERVERS, repeat, seconds)
     ways = run.mirrors(repeat)
     arrivals = run.replications(repeat)
+    on_site = run.rows(site_rows.all_rows(quick=quick), SITE_SERVERS, repeat, seconds)
     if as_json:
         found = {
             "machine": facts,
@@ -92,6 +99,7 @@ def main(
             "http": report.as_json(over_http),
             "mirror": mirror_report.as_json(ways),
             "replication": replication_report.as_json(arrivals),
+            "site": report.as_json(on_site),
         }
         print(json.dumps(found, indent=1))
 
@@ -170,6 +178,7 @@ class _Run:
     def _folder(self, name: str) -> Iterator[Path]:
         print(f"{name} …", file=sys.stderr)
         with tempfile.TemporaryDirectory(dir=self._home, prefix="benchmark-") as folder:
+            Path(folder).chmod(0o711)  # PostgreSQL runs as another user
             try:
                 yield Path(folder)
             except _FAILURES as error:

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks.measure import Result
 
-_BASE = "federation"  # whose ratios to the others are told
-_OTHERS = ("casd", "buildgrid", "federation-grpc", "nginx")
+# Whose ratios are told, and to whom; in a table, the first that is there.
+_COMPARED = {
+    "federation-shared": ("federation", "obstore"),
+    "federation": ("casd", "buildgrid", "federation-grpc", "nginx"),
+}
 
 
 def header(servers: Sequence[str]) -> str:
@@ -26,7 +29,7 @@ def line(results: Sequence[Result], servers: Sequence[str]) -> str:
     def each(show: Callable[[Result], str]) -> list[str]:
         return [show(measured[name]) if name in measured else "-" for name in servers]
 
-    base = measured.get(_BASE)
+    base = measured.get(_base(servers))
     cells = [results[0].row.title, *each(_value)]
     cells += [_ratio(base, measured.get(name)) for name in _compared(servers)]
     cells += [
@@ -62,8 +65,12 @@ def as_json(results: Sequence[Result]) -> list[dict[str, object]]:
     ]
 
 
+def _base(servers: Sequence[str]) -> str:
+    return next((name for name in _COMPARED if name in servers), "")
+
+
 def _compared(servers: Sequence[str]) -> list[str]:
-    return [name for name in _OTHERS if name in servers and _BASE in servers]
+    return [name for name in _COMPARED.get(_base(servers), ()) if name in servers]
 
 
 def table_line(cells: Iterable[str]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import sys
+import urllib.request
 from typing import Any
 
 from benchmarks import install
 from benchmarks.process import Server
+from tests.support.samples import Samples
 
 
 class Node(Server):
@@ -44,6 +46,20 @@ class Node(Server):
             if said["pid"] == self.pid:
                 return said
         return None
+
+
+class MeasuredNode(Node):
+    """The same with a page of metrics."""
+
+    def settings(self) -> dict[str, object]:
+        """See Node."""
+        return {**super().settings(), "http": {"address": "127.0.0.1:0"}}
+
+    def counted(self, name: str, **labels: str) -> int:
+        """Return the sum of the samples of a metric that carry these labels."""
+        said = self.said() or {}
+        with urllib.request.urlopen(f"http://{said['http']}/metrics") as answer:
+            return int(Samples(answer.read().decode()).value(name, **labels))
 
 
 class NodeOfTwo(Node):

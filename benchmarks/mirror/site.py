@@ -2,41 +2,26 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prometheus_client.parser import text_string_to_metric_families
-
+from benchmarks.link import BYTE_STREAM, CAS
 from benchmarks.mirror.relay import Relay
 from benchmarks.process import Server
-from benchmarks.servers import Casd, Node
+from benchmarks.servers import Casd, MeasuredNode, Node
 
-_READS = ("google.bytestream.ByteStream/Read", "ContentAddressableStorage/BatchReadBlobs")
+_READS = (f"{BYTE_STREAM}/Read", f"{CAS}/BatchReadBlobs")
 
 
-class Upstream(Node):
+class Upstream(MeasuredNode):
     """A node that everything is pulled from, and that counts what it is asked."""
 
     name = "upstream"
 
-    def settings(self) -> dict[str, object]:
-        """See Node."""
-        return {**super().settings(), "http": {"address": "127.0.0.1:0"}}
-
     def reads(self) -> int:
         """Return how many calls that read blobs have ended since the start."""
-        said = self.said() or {}
-        with urllib.request.urlopen(f"http://{said['http']}/metrics") as answer:
-            text = answer.read().decode()
-        return sum(
-            int(sample.value)
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.name == "federation_requests_total"
-            and sample.labels["method"].endswith(_READS)
-        )
+        return sum(self.counted("federation_requests_total", method=method) for method in _READS)
 
 
 class MirrorNode(Node):

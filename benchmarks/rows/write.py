@@ -36,7 +36,7 @@ class Write(CallRow):
 
     def set_up(self) -> None:
         """See CallRow."""
-        digest, messages = self._next_write()
+        digest, messages = self.next_write()
         self.link.write(messages)
         request = payloads.find_missing([digest])
         answer = self.link.unary(CAS, "FindMissingBlobs")(request)
@@ -48,11 +48,12 @@ class Write(CallRow):
         """See CallRow."""
         while True:
             if self._new:
-                yield partial(self.link.write, self._next_write()[1])
+                yield partial(self.link.write, self.next_write()[1])
             else:
                 yield self._again
 
-    def _next_write(self) -> tuple[re_pb2.Digest, list[bytes]]:
+    def next_write(self) -> tuple[re_pb2.Digest, list[bytes]]:
+        """Return a new blob's digest and the messages of its Write."""
         stamp = next(self._numbers).to_bytes(_STAMP_BYTES, "big")
         data = stamp + end_of_large(self._size_bytes)
         hash_hex = hashlib.sha256(data).hexdigest()
@@ -75,7 +76,7 @@ class WriteTogether(Write):
             yield partial(self._crowd.run, work)
 
     def _next_writes(self) -> list[list[bytes]]:
-        return [self._next_write()[1] for _ in range(_WRITTEN_BY_EACH)]
+        return [self.next_write()[1] for _ in range(_WRITTEN_BY_EACH)]
 
     def close(self) -> None:
         """See CallRow."""
