@@ -106,7 +106,15 @@ def test_what_one_edge_gets_is_served_at_the_other_and_survives_a_shared_node(si
         site.wait_for("north", 2)
 
 
-@pytest.mark.parametrize("name", ["hub", "edge"])
-def test_the_page_shows_what_is_in_the_file(name: str) -> None:
-    text = (EXAMPLES / f"{name}.yaml").read_text()
-    assert f"```yaml\n{text}```\n" in (DOCS / "scaling.md").read_text()
+@pytest.mark.parametrize(
+    ("path", "language"),
+    [
+        ("edges/hub.yaml", "yaml"),
+        ("edges/edge.yaml", "yaml"),
+        ("site/node.yaml", "yaml"),
+        ("site/haproxy.cfg", ""),
+    ],
+)
+def test_the_page_shows_what_is_in_the_file(path: str, language: str) -> None:
+    text = (DOCS / "examples" / path).read_text()
+    assert f"```{language}\n{text}```\n" in (DOCS / "scaling.md").read_text()

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -30,41 +31,28 @@ _TRIES = 5
 _WITHIN_S = 60.0
 
 
-class ObjectStoreServer:
-    """One SeaweedFS: master, volume, filer and S3 gateway in one process."""
+class S3Server(ABC):
+    """One S3 server in a process of its own. kill() and start() leave its objects as they are."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._program = _program()
-        self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
-        (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
 
     @property
+    @abstractmethod
     def endpoint(self) -> str:
-        """The URL of the S3 gateway."""
-        return f"http://127.0.0.1:{self._ports['s3']}"
+        """Its URL."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start again after kill(), on the same ports."""
 
     @property
     def pid(self) -> int:
         """Of the process that runs now."""
         assert self._process is not None
         return self._process.pid
-
-    def start_first(self) -> None:
-        """Start on free ports; others are tried if another program took one of them meanwhile."""
-        for _ in range(_TRIES):
-            self._ports = dict(zip(_NAMES, _free_ports(len(_NAMES)), strict=True))
-            if self._start():
-                self._shell("fs.configure -locationPrefix=/buckets/ -fsync -apply")
-                return
-        raise RuntimeError(f"SeaweedFS does not start: {self._log()}")
-
-    def start(self) -> None:
-        """Start again after kill(), on the same ports."""
-        if not self._start():
-            raise RuntimeError(f"SeaweedFS does not start again: {self._log()}")
 
     def kill(self) -> None:
         """End the process at once, as a crash does."""
@@ -104,6 +92,38 @@ class ObjectStoreServer:
         """Return the names (without prefix) and sizes of all objects below a prefix."""
         listed = obstore.list(self.store(BUCKET, prefix)).collect()
         return {each["path"]: each["size"] for each in listed}
+
+    def _log(self) -> str:
+        return (self._folder / "log").read_text(errors="replace")[-2000:]
+
+
+class ObjectStoreServer(S3Server):
+    """One SeaweedFS: master, volume, filer and S3 gateway in one process."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._program = _program()
+        self._ports: dict[str, int] = {}
+        (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the S3 gateway."""
+        return f"http://127.0.0.1:{self._ports['s3']}"
+
+    def start_first(self) -> None:
+        """Start on free ports; others are tried if another program took one of them meanwhile."""
+        for _ in range(_TRIES):
+            self._ports = dict(zip(_NAMES, free_ports(len(_NAMES)), strict=True))
+            if self._start():
+                self._shell("fs.configure -locationPrefix=/buckets/ -fsync -apply")
+                return
+        raise RuntimeError(f"SeaweedFS does not start: {self._log()}")
+
+    def start(self) -> None:
+        """See S3Server."""
+        if not self._start():
+            raise RuntimeError(f"SeaweedFS does not start again: {self._log()}")
 
     def _start(self) -> bool:
         ports = {name: str(port) for name, port in self._ports.items()}
@@ -157,9 +177,6 @@ class ObjectStoreServer:
     def _environment(self) -> dict[str, str]:
         return {"PATH": os.environ["PATH"], "HOME": str(self._folder)}
 
-    def _log(self) -> str:
-        return (self._folder / "log").read_text(errors="replace")[-2000:]
-
 
 _IDENTITIES = {
     "identities": [
@@ -172,7 +189,7 @@ _IDENTITIES = {
 }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Return free ports; its servers cannot be told to take any."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
