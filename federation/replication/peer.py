@@ -198,6 +198,8 @@ class PeerRunner:
             for lane in session.lanes:
                 if session.records.take_mark(session.name, lane):
                     raise Resync(session.record(lane).reason, lane)
+            if session.shipper.purges.take_told_late():
+                raise Resync("it was told late what was pushed again after a purge")
             if turn % _MEET_EVERY_TURNS == 0 and session.gate.is_open:
                 await session.api.meet()
             self._check_identity()

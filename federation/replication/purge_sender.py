@@ -62,6 +62,8 @@ class PurgeSender:
         self._watchers: list[Callable[[Collection[Digest]], None]] = []
         self.has_told_all = False  # up to the last look
         self.trouble = ""  # why the peer takes no records, for people; empty: it does
+        self._told_ever = told.read()  # the highest number up to which it was
+        self._told_late = False
 
     def __repr__(self) -> str:
         return f"<PurgeSender {self._name} told up to {self._told.read()}>"
@@ -109,10 +111,24 @@ class PurgeSender:
                 if not self._api.identity.node_id:
                     self.trouble = _NOT_OURS
                     return
+                was_in_trouble = bool(self.trouble)
                 if not await self._tell(page.purges):
                     return
+                is_new = page.last > self._told_ever
+                self._told_ever = max(self._told_ever, page.last)
+                if was_in_trouble and is_new and any(each.is_allowed for each in page.purges):
+                    self._told_late = True
                 if self._told.read() == told:  # else a resync wants all of them told again
                     self._told.write(page.last)
+
+    def take_told_late(self) -> bool:
+        """Return whether blobs have to be offered again; asked once more, it is False.
+
+        While the peer took no records, it was asked about blobs that had been pushed again here.
+        For it they were purged still, so it answered that it needs none of them.
+        """
+        told_late, self._told_late = self._told_late, False
+        return told_late
 
     def try_again(self) -> None:
         """Tell a peer that took no records again at the next look."""

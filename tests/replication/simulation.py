@@ -297,6 +297,7 @@ class Node:
             (each := shown.get(name)) is not None
             and each["state"] == "following"
             and each["lag-objects"] == 0
+            and each["purges-told"]
             for name in self.wires
         )
 
@@ -435,7 +436,7 @@ class Simulation:
         thing, node = rng.choice(things), rng.choice(up)
         self._note(f"{node.name} purges {thing}")
         node.storage.purges.purge_one(thing)
-        self._purged_at[thing].add(node.name)
+        self._purged_at[thing].add(node.storage.node_id)
         self._again.pop(thing, None)
         await asyncio.sleep(rng.uniform(0, 5.0))
         if rng.random() < 0.5 and node.is_up:
@@ -531,7 +532,7 @@ class Simulation:
         return [
             f"{node.name} lacks {thing}, which was pushed after it was purged"
             for thing, (node, node_id) in self._again.items()
-            if self._purged_at[thing] <= {node.name}
+            if self._purged_at[thing] <= {node_id}
             and node.storage.node_id == node_id  # else it has lost its directory
             and thing not in node.storage.blobs
             and thing not in node.storage.entries

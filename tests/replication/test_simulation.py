@@ -37,6 +37,10 @@ def test_r15_two_values_of_one_name_end_as_one_although_clocks_are_days_apart() 
         simulate(seed, "pair", WORST, pushes=40).check()
 
 
+def test_r29_a_blob_pushed_again_while_a_peer_took_no_records_gets_there() -> None:
+    simulate(5014, "ring3", ROUGH).check()
+
+
 def test_one_seed_gives_one_history() -> None:
     first, second = (simulate(11, "mesh3", WORST) for _ in range(2))
     assert (first.events, first.took_s, first.crossings) == (

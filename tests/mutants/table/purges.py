@@ -15,6 +15,14 @@ _PEERS = ("tests/replication/test_purges.py",)
 
 PURGES = [
     Mutant(
+        "purge-allowed-late",
+        _SENDER,
+        "                    self._told_late = True",
+        "                    self._told_late = False",
+        ("tests/replication/test_purge_sender.py",),
+        "What was pushed again while a peer took no records is there only after the next check.",
+    ),
+    Mutant(
         "purge-older-record",
         _PURGING,
         "        if old is not None and old.stamp >= purge.stamp:",
