@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -48,6 +49,7 @@ _ON_DISK = tuple(
     )
 )
 _FREE_BYTES = 4 * 2**30  # for the tests of several processes
+_NAMED_MAX = 80  # characters or bytes of a parameter that names its test
 
 
 @pytest.fixture
@@ -134,6 +136,27 @@ def _logs_as_they_were() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LEFT_OUT] = Counter()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a long parameter by its length: names of tests are sent, kept and shown all the time."""
+    if isinstance(val, str | bytes) and len(val) > _NAMED_MAX:
+        return f"{argname} of {len(val)}"
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is collected, which stays to the end, out of all collections of garbage.
+
+    They would look at some million objects again and again, while tests are imported and later.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m is looked at

@@ -57,16 +57,19 @@ def _reached(name: str) -> frozenset[str]:
         if module not in found:
             found.add(module)
             if module.startswith("tests."):
-                waiting += _named_in(sys.modules[module])
+                waiting += _named_in(module) - found
     return frozenset(found)
 
 
-def _named_in(module: ModuleType) -> Iterator[str]:
-    for value in vars(module).values():
+@cache
+def _named_in(name: str) -> frozenset[str]:
+    found = set()
+    for value in vars(sys.modules[name]).values():
         if isinstance(value, ModuleType):
-            yield value.__name__
+            found.add(value.__name__)
         elif isinstance(where := getattr(value, "__module__", None), str) and where in sys.modules:
-            yield where
+            found.add(where)
+    return frozenset(found)
 
 
 class _Guard:
