@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from federation.cli import main
 from tests.access.page import connect
 from tests.support.certificates import self_signed
 from tests.support.polling import wait_until
-from tests.support.process import serve
+from tests.support.process import federation, serve
 from tests.support.process_client import outcome
 
 
@@ -193,8 +191,8 @@ def test_commands_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     paths = [self_signed(tmp_path, name).certificate for name in names]
 
     def add(path: Path) -> None:
-        command = [sys.executable, "-m", "federation", "authorize", str(path)]
-        subprocess.run(command, check=True, cwd=tmp_path, timeout=60)
+        done = federation("authorize", str(path))
+        assert done.returncode == 0, done.stderr
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(add, paths))

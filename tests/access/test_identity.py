@@ -7,6 +7,7 @@ from typing import Any
 import jwt
 import pytest
 
+from federation.access import authenticator
 from federation.access.authenticator import Authenticator
 from federation.access.certificates import ClientRefused
 from federation.access.incoming_call import ShownCertificate, parse_peer
@@ -159,13 +160,13 @@ def test_a_jwt_is_verified_once_and_known_until_it_expires() -> None:
     assert bench.rights(header) is not rights
 
 
-@pytest.mark.slow
-def test_what_is_remembered_is_bounded() -> None:
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authenticator, "_KNOWN_MAX", 40)
     bench = Bench(jwt_rules=[])
-    for turn in range(5000):
+    for turn in range(50):
         facts = {"sub": str(turn), "aud": "c", "exp": int(SystemClock().wall_s()) + 10_000}
         bench.rights(f"Bearer {jwt.encode(facts, SECRET, 'HS256')}")
-    assert repr(bench.callers) == "<Authenticator of here, 4096 known>"
+    assert repr(bench.callers) == "<Authenticator of here, 40 known>"
 
 
 class Certificates:

@@ -265,10 +265,11 @@ async def test_the_status_that_ends_an_upload_is_the_server_s_own(fake: FakeServ
 
     fake.writes = refuses
     data = noise(5_000_000)
+    digest = digest_of(data)
     async with connected(fake.address, retry_limit=0) as here:
         for _ in range(150):
             with pytest.raises(Denied):
-                await here.store.send(digest_of(data), Replayable(data, step=10_000))
+                await here.store.send(digest, Replayable(data, step=10_000))
 
 
 async def test_u04_a_server_that_takes_nothing_is_a_stall(fake: FakeServer, here: Here) -> None:

@@ -150,7 +150,7 @@ async def test_w06_the_empty_blob_is_written(client: Client, store: MemoryStore)
     assert store.blobs == {}
 
 
-@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.heavy)])
 async def test_w07_one_byte_messages_are_gathered(connect: Connect, count: int) -> None:
     store = CountingStore()
     client = await connect(other=store)
