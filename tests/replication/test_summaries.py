@@ -108,7 +108,7 @@ async def test_a_check_of_a_real_node_compares_names_and_sends_what_is_lost(
     tmp_path: Path,
 ) -> None:
     with serve(tmp_path / "there", name="there") as there:
-        async with replicating(tmp_path / "here", peer(there.address, check_every="20s")) as here:
+        async with replicating(tmp_path / "here", peer(there.address, check_every="5s")) as here:
             digests = await here.push(*BLOBS)
             large = await here.write(bytes(SMALL_BLOB_BYTES + 1))
             await here.caught_up()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +18,10 @@ from federation.observability.metrics import Metrics
 from federation.storage.storage import Storage
 
 MIB = 1024 * 1024
+
+
+# Eviction frees one such gap each time it runs, so a wide one makes it strip all it may.
+WIDE: Mapping[str, object] = {"high_watermark": 0.7, "low_watermark": 0.2}
 
 
 def short(**changes: object) -> Settings:

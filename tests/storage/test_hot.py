@@ -12,7 +12,7 @@ from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
 from federation.storage.read_cache import CachedBlob, ReadCache
 from federation.storage.storage import Storage
-from tests.storage.conftest import MIB, put, read, short, until
+from tests.storage.conftest import MIB, WIDE, put, read, short, until
 from tests.support.samples import sample_value
 
 pytestmark = pytest.mark.slow
@@ -144,7 +144,7 @@ async def test_a_blob_in_a_file_is_not_kept_in_memory(open_storage: Opener) -> N
 async def test_p5_what_is_only_read_from_memory_stays_leased(
     open_storage: Opener, way: str
 ) -> None:
-    storage = await open_storage(short(quota=2 * MIB))
+    storage = await open_storage(short(quota=2 * MIB, **WIDE))
     used, unused = await put(storage, b"used" * 50), await put(storage, b"unused" * 50)
     await read_twice(storage, used)
     since_ms = storage.core.now_ms()
@@ -181,9 +181,9 @@ async def is_holder(storage: Storage) -> bool:
 
 
 async def test_what_another_process_evicts_is_forgotten_here(open_storage: Opener) -> None:
-    here = await open_storage(short(quota=2 * MIB))
+    here = await open_storage(short(quota=2 * MIB, **WIDE))
     await until(lambda: is_holder(here))  # the second one might be the first to evict
-    there = await open_storage(short(quota=2 * MIB))
+    there = await open_storage(short(quota=2 * MIB, **WIDE))
     digest = await put(here, b"small" * 50)
     assert await read_twice(there, digest) == [b"small" * 50]
     assert held(there.core.read_cache, digest) == [True]

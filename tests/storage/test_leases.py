@@ -13,7 +13,7 @@ from federation.core.errors import StorageFull
 from federation.core.index import Entry, EntryKey, EntryKind
 from federation.storage.processes import live_runs
 from federation.storage.storage import Storage
-from tests.storage.conftest import MIB, fresh, opened, put, read, short, until
+from tests.storage.conftest import MIB, WIDE, fresh, opened, put, read, short, until
 from tests.support.samples import sample_value
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ Opener = Callable[..., Awaitable[Storage]]
 
 
 async def test_the_least_recently_used_go_and_the_used_stay(open_storage: Opener) -> None:
-    storage = await open_storage(short(quota=2 * MIB))
+    storage = await open_storage(short(quota=2 * MIB, **WIDE))
     old = [await put(storage, os.urandom(100_000)) for _ in range(10)]
     small = [await put(storage, os.urandom(1000)) for _ in range(10)]
     used = old[0]
