@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import cycle
 from pathlib import Path
 
 from tests.attacks.harness import ATTACKER, Attacked
 from tests.support.polling import wait_until
+from tests.transport.wire import PREFACE
 
 CONNECTIONS = 40
 
@@ -19,7 +21,7 @@ def connect(address: str, source: str, count: int, stack: ExitStack) -> list[soc
     for _ in range(count):
         try:
             one = socket.create_connection((host, int(port)), 10, source_address=(source, 0))
-        except ConnectionResetError:
+        except (ConnectionResetError, BrokenPipeError):  # closed before connect() has looked
             one = socket.socket()
             one.close()
         opened.append(stack.enter_context(one))
@@ -70,23 +72,50 @@ def test_a_number_for_each_address_counts(tmp_path: Path) -> None:
         seen.judge()
 
 
-def test_slow_http_connections_do_not_deny_readiness(tmp_path: Path) -> None:
+HALVES = {
+    "HTTP/2": (b"", PREFACE[:10], PREFACE, PREFACE + bytes(5)),
+    "TLS": (b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    "HTTP": (b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-Slow: ",),
+}
+
+
+def begin(address: str, kind: str, count: int, stack: ExitStack) -> list[socket.socket]:
+    """Open connections that send no more than a part of what they have to begin with."""
+    opened = connect(address, ATTACKER, count, stack)
+    parts = cycle(HALVES[kind])
+    for one in opened:
+        with suppress(OSError):  # the node has closed it already
+            one.setblocking(True)
+            one.sendall(next(parts))
+    return opened
+
+
+def test_connections_that_never_begin_are_closed_and_deny_nobody(tmp_path: Path) -> None:
+    """Of all kinds at once: the time that each is given passes for all of them together."""
+    settings = {"transport": "http2"}
+    for name in ("plain", "tls"):
+        (tmp_path / name).mkdir()
     with (
-        Attacked(tmp_path, open_to_all=True) as node,
-        node.watched() as seen,
+        Attacked(tmp_path / "plain", open_to_all=True, settings=settings) as plain,
+        Attacked(tmp_path / "tls", settings=settings) as tls,
+        plain.watched() as seen_plain,
+        tls.watched() as seen_tls,
         ExitStack() as stack,
     ):
-        opened = connect(node.node.http, ATTACKER, 150, stack)
-        for one in opened:
-            try:
-                one.setblocking(True)
-                one.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-            except OSError:
-                continue  # it is closed already
-        assert node.node.http_get("/readyz")[0] == 200
-        node.check_limit_hit("http.connections")
-        others = connect(node.node.http, "127.0.0.3", 1, stack)
-        others[0].sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        assert others[0].recv(4096).startswith(b"HTTP/1.1 200")
-        wait_until(lambda: closed(opened) == len(opened), "all are ended", timeout_s=60)
-        seen.judge()
+        opened = {
+            "HTTP/2": begin(plain.node.address, "HTTP/2", 300, stack),
+            "TLS": begin(tls.node.address, "TLS", 300, stack),
+            "HTTP": begin(plain.node.http, "HTTP", 150, stack),
+        }
+        assert plain.node.http_get("/readyz")[0] == 200
+        plain.check_limit_hit("http.connections")
+        (other,) = connect(plain.node.http, "127.0.0.3", 1, stack)
+        other.sendall(b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert other.recv(4096).startswith(b"HTTP/1.1 200")
+        seen_plain.judge()
+        seen_tls.judge()
+        for kind, held in opened.items():
+            wait_until(lambda held=held: closed(held) == len(held), f"all of {kind} are closed")  # type: ignore[misc]
+        plain.check_limit_hit("connection.handshake")
+        tls.check_limit_hit("connection.handshake")
+        seen_plain.judge()

@@ -1,4 +1,4 @@
-"""Floods and half-open connections against the node's own HTTP/2, beside an honest client."""
+"""Floods against the node's own HTTP/2, beside an honest client."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def block(path: str = WRITE) -> bytes:
 
 def rapid_resets() -> bytes:
     """Return calls that are reset at once."""
-    begun = ((at, frame(HEADERS_FRAME, _END_HEADERS, at, block())) for at in range(3, 20_003, 2))
+    headers = block()
+    begun = ((at, frame(HEADERS_FRAME, _END_HEADERS, at, headers)) for at in range(3, 20_003, 2))
     return b"".join(each + frame(RST_STREAM, 0, at, bytes(4)) for at, each in begun)
 
 
@@ -71,11 +72,10 @@ def refused_calls(address: str) -> None:
     """Make calls that nobody serves, hundreds at once, until they are not answered at once."""
     with begun(address) as one, suppress(TimeoutError):
         one.settimeout(1.0)
+        headers = block("/no.such/M")
         for first in range(3, 80_003, 800):
             numbers = range(first, first + 800, 2)
-            one.sendall(
-                b"".join(frame(HEADERS_FRAME, 5, at, block("/no.such/M")) for at in numbers)
-            )
+            one.sendall(b"".join(frame(HEADERS_FRAME, 5, at, headers) for at in numbers))
             one.recv(2**20)
 
 
@@ -134,37 +134,6 @@ def test_calls_that_nobody_serves_take_no_turns_from_others(tmp_path: Path) -> N
     ):
         node.check_limit_hit("calls.refused")
         seen.judge()
-
-
-@pytest.mark.slow
-def test_half_open_connections_are_closed(tmp_path: Path) -> None:
-    with (
-        Attacked(tmp_path, open_to_all=True, settings=HTTP2) as node,
-        node.watched() as seen,
-        ExitStack() as stack,
-    ):
-        opened = connect(node.node.address, ATTACKER, 300, stack)
-        for at, one in enumerate(opened):
-            one.sendall((b"", PREFACE[:10], PREFACE, PREFACE + bytes(5))[at % 4])
-        seen.judge()
-        wait_until(lambda: closed(opened) == len(opened), "all are closed", timeout_s=40)
-        node.check_limit_hit("connection.handshake")
-
-
-@pytest.mark.slow
-def test_half_open_tls_connections_are_closed(tmp_path: Path) -> None:
-    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
-    with (
-        Attacked(tmp_path, settings=HTTP2) as node,
-        node.watched() as seen,
-        ExitStack() as stack,
-    ):
-        opened = connect(node.node.address, ATTACKER, 300, stack)
-        for at, one in enumerate(opened):
-            one.sendall((b"", hello)[at % 2])
-        seen.judge()
-        wait_until(lambda: closed(opened) == len(opened), "all are closed", timeout_s=40)
-        node.check_limit_hit("connection.handshake")
 
 
 @pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01" * 20])

@@ -43,6 +43,7 @@ _LOG_PAUSE_S = 0.025  # a node writes a line up to 20 ms after the one before: L
 _BYTECODE = Path(__file__).parents[2] / ".pytest_cache" / "bytecode"
 _SERVE = (sys.executable, "-m", "federation", "serve")
 ARTIFACT_SERVER = (str(Path(sys.executable).with_name("bst-artifact-server")),)
+_READ_LATE = {"NOTIFY_SOCKET", "WATCHDOG_USEC"}  # variables that no import looks at
 _WARM_ENTRIES = {_SERVE: FEDERATION, ARTIFACT_SERVER: "federation.cli:artifact_server"}
 
 
@@ -139,7 +140,8 @@ class Node:
             files_dir: where <name>.yaml and <name>.log are written; default: beside data_dir.
             pass_fds: descriptors of the test that stay open in it under the same numbers.
             cold: whether it has to import the program itself, so that start_s says what a user
-                waits; so it is anyhow with a prefix, an environment or descriptors.
+                waits; so it is anyhow with a prefix, with descriptors, or with variables that
+                an import may look at.
         """
         self.data_dir = data_dir
         self.settings = settings or {}
@@ -193,7 +195,7 @@ class Node:
             return None
         if self.program[:2] == [sys.executable, "-m"] and self.program[2].startswith("tests."):
             return f"{self.program[2]}:run"  # its variables are for that module
-        if self.env:
+        if self.env.keys() - _READ_LATE:
             return None
         return _WARM_ENTRIES.get(tuple(self.program))
 
@@ -452,11 +454,9 @@ def _is_busy(pid: int) -> bool:
 def _session(leader: int) -> list[int]:
     """Return the processes of the session that Popen made, zombies left out."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # ended while we looked
-        if int(fields[3]) == leader and fields[0] != "Z":
-            found.append(int(path.parent.name))
+    # By one system call each: it is asked for at every end of a node, of all on the machine.
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):  # noqa: PTH208 - names only
+        with contextlib.suppress(OSError):  # ended while we looked
+            if os.getsid(pid) == leader and "Z" not in _states(pid):
+                found.append(pid)
     return found

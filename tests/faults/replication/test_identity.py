@@ -96,8 +96,8 @@ def test_r21_a_node_put_back_from_a_backup(pair: Mesh, tmp_path: Path, who: str)
         push(client, f"r21 {who} lost", 60)
         push(there, f"r21 {who} given", 60)
     settle(pair)
-    for link in pair.links.values():
-        link.flicker()  # it is met anew, and how far its log goes is noted
+    pair.nodes[other].stop()
+    pair.start(other)  # it meets it anew, and notes how far its log goes
     wait_until(lambda: seen_by(pair, other) == pair.head(who), "its log's end is noted")
     node.kill()
     shutil.rmtree(node.data_dir)
