@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -49,6 +50,7 @@ _ON_DISK = tuple(
     )
 )
 _FREE_BYTES = 4 * 2**30  # for the tests of several processes
+_PROCESSES_MAX = 8  # of a test run: nodes and build clients need memory, too
 _NAMED_MAX = 80  # characters or bytes of a parameter that names its test
 
 
@@ -136,6 +138,21 @@ def _logs_as_they_were() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LEFT_OUT] = Counter()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes `-n auto` means, each of which collects all tests first.
+
+    Most tests wait for other processes most of the time; quick ones do not. A file of tests is
+    run by one process.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
+    processes = cores + 1 if config.option.markexpr == "quick" else 3 * cores
+    files = {argument.partition("::")[0] for argument in config.args}
+    if all(name.endswith(".py") for name in files):
+        processes = min(processes, len(files))
+    return min(processes, _PROCESSES_MAX)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
