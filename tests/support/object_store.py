@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import obstore
 from obstore.store import S3Store
@@ -73,8 +74,11 @@ class S3Server(ABC):
         """Return a prefix below which nothing is stored in BUCKET."""
         return f"site-{next(self._numbers)}/"
 
-    def store(self, bucket: str, prefix: str = "") -> S3Store:
-        """Return a client of a bucket, to look at it and to change it behind a node's back."""
+    def store(self, bucket: str, prefix: str = "", **config: Any) -> S3Store:
+        """Return a client of a bucket, to look at it and to change it behind a node's back.
+
+        config: of obstore, beside or in place of what every client of this server needs.
+        """
         return S3Store(
             bucket,
             prefix=prefix,
@@ -86,6 +90,7 @@ class S3Server(ABC):
             },
             client_options={"allow_http": True},
             retry_config={"max_retries": 0},
+            **config,
         )
 
     def objects(self, prefix: str) -> dict[str, int]:

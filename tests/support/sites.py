@@ -12,7 +12,7 @@ from federation.config.model import LimitsConfig, StorageConfig
 from federation.core.clock import SystemClock
 from federation.observability.metrics import Metrics
 from federation.storage.shared.storage import SharedStorage
-from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStoreServer, running
+from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, running
 from tests.support.postgres import Postgres, database_of
 from tests.support.quick import MEMORY
 
@@ -22,7 +22,7 @@ GIB = 2**30
 class SiteServers:
     """The servers below all sites of a test process."""
 
-    def __init__(self, database: Postgres, bucket: ObjectStoreServer, folder: Path) -> None:
+    def __init__(self, database: Postgres, bucket: S3Server, folder: Path) -> None:
         self.database = database
         self.bucket = bucket
         self.credentials = folder / "credentials"
