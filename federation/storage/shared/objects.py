@@ -84,7 +84,8 @@ class ObjectBucket:
     ) -> None:
         """key: None: what the environment says (obstore reads it)."""
         self._limits = limits
-        self._store = _open_store(settings, key, limits)
+        self._store = _open_store(settings, key, limits, _RETRIES)
+        self._open_once = partial(_open_store, settings, key, limits, 0)
         self._name = f"{settings.bucket}/{settings.prefix}"
         self._clock = clock
         self._metrics = metrics
@@ -103,20 +104,23 @@ class ObjectBucket:
         )
         self._metrics.bytes.labels("out").inc(len(data))
 
-    async def get(self, name: str, size_bytes: int) -> memoryview | None:
+    async def get(self, name: str, size_bytes: int, *, in_one: bool = False) -> memoryview | None:
         """Return an object's bytes; None: it is absent, and the bucket is the right one.
 
         They are those that the client received: a copy of each part would cost as much as its
         hash. Of an object that has another size than it should have, no bytes are returned.
+
+        in_one: all of one answer. Otherwise what a broken connection leaves out is asked for as a
+        range, and some servers give other bytes for those.
         """
-        data = await self._get(name, size_bytes)
+        data = await self._get(name, size_bytes, self._open_once() if in_one else self._store)
         if data is None and await self.get_marker() is None:
             raise SourceUnavailable(SOURCE, f"{self._name}{MARKER} is gone: is it another bucket?")
         return data
 
     async def get_marker(self) -> bytes | None:
         """Return what MARKER says; None: there is none."""
-        found = await self._get(MARKER, None)
+        found = await self._get(MARKER, None, self._store)
         return None if found is None else bytes(found)
 
     async def size_of(self, name: str) -> int | None:
@@ -153,10 +157,10 @@ class ObjectBucket:
                 for each in page
             ]
 
-    async def _get(self, name: str, size_bytes: int | None) -> memoryview | None:
+    async def _get(self, name: str, size_bytes: int | None, store: S3Store) -> memoryview | None:
         async def fetch() -> memoryview | None:
             try:
-                answer = await obstore.get_async(self._store, name)
+                answer = await obstore.get_async(store, name)
                 found_bytes = answer.meta["size"]
                 if found_bytes != size_bytes and (size_bytes or found_bytes > _MARKER_BYTES):
                     return memoryview(b"")  # not read: it could be of any size
@@ -227,7 +231,9 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {cause[:_REASON_CHARS]}"
 
 
-def _open_store(settings: ObjectsConfig, key: BucketKey | None, limits: BucketLimits) -> S3Store:
+def _open_store(
+    settings: ObjectsConfig, key: BucketKey | None, limits: BucketLimits, retries: int
+) -> S3Store:
     config: S3Config = {"region": settings.region}
     if settings.endpoint is not None:
         config["endpoint"] = settings.endpoint
@@ -244,7 +250,7 @@ def _open_store(settings: ObjectsConfig, key: BucketKey | None, limits: BucketLi
             "timeout": timedelta(seconds=limits.part_s),
         },
         retry_config={
-            "max_retries": _RETRIES,
+            "max_retries": retries,
             "retry_timeout": timedelta(seconds=limits.call_s),
             "backoff": {
                 "base": 2,

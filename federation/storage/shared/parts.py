@@ -24,8 +24,8 @@ async def fetch_part(bucket: ObjectBucket, digest: Digest, at: BlobAt, part: int
     assert at.attempt is not None
     name = part_name(BlobObject(digest, at.attempt), part)
     size_bytes = part_bytes(digest.size_bytes, part)
-    for _ in range(2):  # bytes can also go wrong on the way
-        data = await bucket.get(name, size_bytes)
+    for in_one in (False, True):  # bytes can also go wrong on the way
+        data = await bucket.get(name, size_bytes, in_one=in_one)
         if data is None:
             raise PartDamaged(f"its object {name} is not in the bucket")
         if await asyncio.to_thread(hash_part, data) == part_hash(at.parts, part):

@@ -19,6 +19,22 @@ SHARED_SITE = [
         marked="servers",
     ),
     Mutant(
+        "part-in-one",
+        f"{_SHARED}/parts.py",
+        "    for in_one in (False, True):",
+        "    for in_one in (False, False):",
+        ("tests/storage/shared/test_broken_answers.py",),
+        "Where connections break, a server with wrong ranges makes right blobs count as damaged.",
+    ),
+    Mutant(
+        "last-part-waits",
+        f"{_SHARED}/fill.py",
+        "        if not is_last:\n            self._move(added_bytes=len(data))",
+        "        self._move(added_bytes=len(data) * (not is_last) + is_last)",
+        ("tests/storage/shared/test_fill.py",),
+        "Readers are given the end of a blob before the whole was compared with its digest.",
+    ),
+    Mutant(
         "bucket-marker",
         f"{_SHARED}/objects.py",
         "        if data is None and await self.get_marker() is None:",

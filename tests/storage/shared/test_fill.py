@@ -68,7 +68,7 @@ class FillCore:
         self.bucket = self
         self.damaged: list[str] = []
 
-    async def get(self, name: str, size_bytes: int) -> memoryview:
+    async def get(self, name: str, size_bytes: int, *, in_one: bool = False) -> memoryview:
         found = {"00000": FIRST, "00001": LAST}[name.rpartition("-")[2]]
         assert len(found) == size_bytes
         return memoryview(found)
