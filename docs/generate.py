@@ -122,6 +122,8 @@ def _default(key: ConfigKey) -> str:
         return _words(key)[1] or "none"
     if key.section is not None and not key.is_list:
         return ""
+    if isinstance(value, dict):
+        return f"`{value}`"
     if isinstance(value, list):
         return "; ".join(f"`{_item(item)}`" for item in value)
     functions = _validators(key)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from federation.config.section import Section, section
-from federation.config.types import Count, Duration, Name, Size, WindowText
+from federation.config.types import Count, Duration, Flag, InstanceName, Name, Size, WindowText
 from federation.config.upstreams import AuthConfig, ConnectionConfig, Url
 
 
@@ -18,7 +18,6 @@ def _check_pattern(pattern: str) -> str:
     return pattern
 
 
-InstanceName = Annotated[str, Field(max_length=1000)]
 Pattern = Annotated[str, Field(max_length=2000), AfterValidator(_check_pattern)]
 
 
@@ -86,6 +85,11 @@ class PeerConfig(Section):
     send: Literal["received", "all"] = Field(
         default="received",
         description="received: what clients and other peers sent; all: also what upstreams gave",
+    )
+    pins: Flag = Field(
+        default=False,
+        description="whether it is told what is pinned here, and keeps that, too, as far as its "
+        "own pins-max allows",
     )
     order: Literal["oldest", "newest"] = Field(
         default="oldest", description="which of the objects that it lacks are sent first"

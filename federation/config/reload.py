@@ -65,7 +65,8 @@ def _differences(
 ) -> Iterator[tuple[str, ...]]:
     for key, old in before.items():
         new, path = after[key], (*above, key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
+        is_section = ".".join(path) not in _declared()  # not a key whose value is a mapping
+        if is_section and isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _differences(old, new, path)
         elif old != new:
             yield path

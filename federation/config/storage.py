@@ -6,7 +6,16 @@ from urllib.parse import parse_qs, urlsplit
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from federation.config.section import Section, key, section
-from federation.config.types import Count, Duration, FilePath, Fraction, Size, format_size
+from federation.config.types import (
+    Count,
+    Duration,
+    FilePath,
+    Fraction,
+    InstanceName,
+    ShareText,
+    Size,
+    format_size,
+)
 
 
 class ScrubConfig(Section):
@@ -166,6 +175,19 @@ class StorageConfig(Section):
         description="how long it is remembered what was purged, from the last time that it kept "
         "something out, and until every peer was told; an old copy that comes later is taken",
     )
+    pins_max: ShareText = key(
+        live=True,
+        default="25%",
+        description="most bytes that pins keep from eviction, as a share of the quota (25%) or a "
+        "size; what would exceed it is not pinned",
+    )
+    expire_after: dict[InstanceName, Duration] = key(
+        live=True,
+        default={},
+        max_length=1000,
+        description="instance names, each with the time after which its entries are removed that "
+        "were neither written nor used for so long, as {pr: 30d}; pinned ones stay",
+    )
     scrub: ScrubConfig = section("verification of stored blobs in the background")
 
     @model_validator(mode="after")
@@ -175,6 +197,8 @@ class StorageConfig(Section):
             needed: dict[str, Any] = {**only_shared, "cache": True, "quota": self.quota}
             if missing := [name for name, value in needed.items() if value is None]:
                 raise ValueError(f"engine: shared needs {' and '.join(missing)}")
+            if self.expire_after:
+                raise ValueError("engine: shared does not support expire-after")
         elif given := [name for name, value in only_shared.items() if value is not None]:
             raise ValueError(f"{' and '.join(given)} need engine: shared")
         return self
@@ -193,6 +217,14 @@ class StorageConfig(Section):
         if high is not None and low >= high:
             raise ValueError(f"low-watermark ({low}) must be below high-watermark ({high})")
         return low
+
+    @field_validator("expire_after")
+    @classmethod
+    def _after_the_lease(cls, ages: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        for name, age_s in ages.items():
+            if age_s < info.data.get("lease", 0.0):
+                raise ValueError(f"entries of {name!r} would be removed within their lease")
+        return ages
 
     @field_validator("max_blob")
     @classmethod

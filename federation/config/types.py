@@ -23,6 +23,7 @@ _SIZE_MAX = 2**62  # more than any disk, and any sum of two fits in 63 bits
 _SIZE_HELP = "a size is a whole number of bytes, or a number with K, M, G or T, e.g. 500G"
 _DURATION_HELP = "a duration is a number of seconds, or a number with ms, s, m, h or d, e.g. 90s"
 _ADDRESS_HELP = 'an address is host:port, e.g. 127.0.0.1:8980 or "[::1]:8980", port 0 to 65535'
+_SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]+)?)\s*%")
 _WINDOW = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]")
 _HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
@@ -147,6 +148,27 @@ def check_window(text: str) -> str:
     return text
 
 
+def check_share(text: object) -> str:
+    """Return the text if it is a size, or a share as 25%. Raises ValueError."""
+    share = str(text)
+    share_of(share, 0)
+    return share
+
+
+def share_of(text: str, whole_bytes: int) -> int:
+    """Return how many bytes a share of something is, or a size: at most the whole, for a share.
+
+    Raises ValueError, whose text says what is allowed.
+    """
+    match = _SHARE.fullmatch(text.strip())
+    if match is None:
+        return parse_size(int(text) if text.isdecimal() else text)
+    percent = float(match[1])
+    if percent > 100:
+        raise ValueError("a share is at most 100%")
+    return int(whole_bytes * percent / 100)
+
+
 def _absolute(path: Path, info: ValidationInfo) -> Path:
     """Make a path absolute; relative ones start at the context's "base", else at the cwd."""
     base = (info.context or {}).get("base", Path.cwd())
@@ -174,6 +196,8 @@ Count = Annotated[int, Field(strict=True)]
 Fraction = Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 AddressText = Annotated[str, AfterValidator(_check_address)]
+ShareText = Annotated[str, BeforeValidator(check_share)]  # share_of() reads it
 WindowText = Annotated[str, AfterValidator(check_window)]
 FilePath = Annotated[Path, AfterValidator(_absolute)]
+InstanceName = Annotated[str, Field(max_length=1000)]
 Name = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=100)]

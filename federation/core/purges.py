@@ -52,6 +52,7 @@ class PurgeOutcome(NamedTuple):
     label: str
     size_bytes: int  # of what was removed here
     was_here: bool
+    was_pinned: bool = False  # a pin kept it from eviction
 
 
 class Purges(Protocol):

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from federation.core.digest import Digest
 from federation.core.index import Entry, EntryKey
+from federation.core.pins import Pins
 from federation.core.provenance import Source
 from federation.core.purges import Purges
 
@@ -127,6 +128,11 @@ class ReplicationLog(Protocol):
     @property
     def purges(self) -> Purges:
         """What was purged here, and by other nodes."""
+        ...
+
+    @property
+    def pins(self) -> Pins:
+        """What is pinned here."""
         ...
 
     @property

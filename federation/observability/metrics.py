@@ -87,6 +87,15 @@ class Metrics:
             "federation_leases_withheld_total",
             "Blobs held here that were called missing, because their leases could not be written",
         )
+        self.expired = declare.counter(
+            "federation_expired_entries_total",
+            "Index entries removed, as they were not used for longer than storage.expire-after",
+        )
+        self.pinned_bytes = declare.gauge(
+            "federation_pinned_bytes",
+            Merge.SAME,
+            "Bytes of the quota that pins keep from eviction",
+        )
         self.dates_ahead = declare.gauge(
             "federation_dates_ahead_seconds",
             Merge.SAME,

@@ -16,6 +16,7 @@ from federation.config.model import StorageConfig
 from federation.core.digest import Digest, DigestFunction
 from federation.core.index import Index
 from federation.core.lost_blobs import LostBlobs
+from federation.core.pins import ClosureWalk, FetchBlobs, Pin, PinReport, PinsReport, PinTarget
 from federation.core.purges import Purge, Purgeable, PurgeOutcome
 from federation.core.replication_log import Parked, ReplicationLog
 from federation.core.sole_role import SoleRole
@@ -106,6 +107,14 @@ class NodeStorage(LocalStore, Index, WatchesHeld, Protocol):
 
     def apply_config(self, settings: StorageConfig) -> None:
         """Apply the settings that can change while the storage is open, such as the quota."""
+        ...
+
+    def keep_pins(self, walk: ClosureWalk, fetch: FetchBlobs | None) -> None:
+        """Begin to keep what pins name from eviction, while this process leads the upkeep.
+
+        walk: asks a store about all that an entry names. fetch: brings what is missing; None:
+        nothing does.
+        """
         ...
 
     def announce(self, **facts: Any) -> None:
@@ -247,6 +256,23 @@ class Operations(Protocol):
 
     def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
         """See federation.core.purges.Purges. Safe while nodes serve the storage."""
+        ...
+
+    def pin(self, wanted: Pin, walk: ClosureWalk) -> PinReport:
+        """Keep what matches a target from eviction; return what that is. wanted: without a stamp.
+
+        Of a target that is pinned already only date and note change. Safe while nodes serve the
+        storage. Also raises InvalidRequest, and StorageFull if pins would take more than
+        storage.pins-max: nothing has changed then.
+        """
+        ...
+
+    def unpin(self, targets: Sequence[PinTarget], by: str) -> list[Pin]:
+        """Remove the pins of these targets; return those that there were."""
+        ...
+
+    def pins(self) -> PinsReport:
+        """Return all pins, and what they keep."""
         ...
 
     def offline_since_s(self) -> int | None:

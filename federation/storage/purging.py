@@ -2,9 +2,9 @@
 
 What is purged goes in the transaction that records it. A blob's file loses its name there and is
 removed behind it, and so are damaged copies in quarantine/. Bytes inside the catalogue are
-overwritten with zeros, since free pages would keep them; old pages in the write-ahead log stay
-until it is written over or emptied. Then the epoch moves, so that no process answers from memory,
-and running reads of the blob end (storage/streaming.py).
+overwritten with zeros, since free pages would keep them, and the write-ahead log, which has old
+pages, is emptied. Then the epoch moves, so that no process answers from memory, and running reads
+of the blob end (storage/streaming.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import apsw
 import structlog
@@ -25,11 +25,12 @@ from federation.core.errors import FederationError, InvalidRequest
 from federation.core.index import EntryKey
 from federation.core.purges import BY_MAX_CHARS, Purge, Purgeable, PurgeOutcome, PurgePage
 from federation.storage import quarantine
-from federation.storage.catalogue import blobs, entries, hlc, lost, purges
+from federation.storage.catalogue import blobs, entries, hlc, keepings, lost, purges
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
 from federation.storage.directory import DataDirectory
+from federation.storage.emptied_log import empty_log
 from federation.storage.publishing import discard, rename_stray
 
 _AT_ONCE = 200  # records in one transaction, so that uploads do not wait long for the write lock
@@ -63,15 +64,18 @@ class CataloguePurges:
         _log.warning("purged", count=len(outcomes), bytes=size_bytes, by=by, first=first)
         return outcomes
 
-    async def apply(self, purges: Sequence[Purge]) -> int:
-        """See Purges."""
-        for each in purges:
+    async def apply(self, received: Sequence[Purge]) -> int:
+        """See Purges. What is known already costs a look and no write."""
+        for each in received:
             _check(each.thing)
+        unknown = await self._core.look_up(lambda at: purges.unknown_of(at, received))
+        if not unknown:
+            return 0
 
         def work(purging: _Purging) -> int:
-            for each in purges:
+            for each in unknown:
                 hlc.check(each.stamp, purging.transaction.wall_s, purging.transaction.drift_s)
-            newer = [each for each in purges if purging.take(each)]
+            newer = [each for each in unknown if purging.take(each)]
             for each in newer:
                 purging.remove_older(each)
             return len(newer)
@@ -120,6 +124,8 @@ class CataloguePurges:
                 if is_news:
                     core.epoch.bump()
             await core.writes.run(self._remove, purging.renamed)
+            if purging.has_overwritten:
+                await empty_log(core)
             return result
 
         # The work goes on if the caller is cancelled: every process has to learn of it.
@@ -139,6 +145,13 @@ class CataloguePurges:
             discard(self._core.directory, path)
 
 
+class _Removed(NamedTuple):
+    """What was removed."""
+
+    size_bytes: int
+    was_pinned: bool
+
+
 class _Purging:
     """Purges within one transaction.
 
@@ -152,6 +165,7 @@ class _Purging:
         self.transaction = transaction
         self.renamed: list[str] = []  # files to remove behind the transaction
         self.has_recorded = False
+        self.has_overwritten = False  # rows with bytes of what was purged
         self._directory = directory
         self._name_for = name_for
 
@@ -190,30 +204,35 @@ class _Purging:
     def _entry(self, key: EntryKey) -> entries.EntryRow | None:
         return entries.get(self.transaction.connection, [key])[0]
 
-    def remove(self, thing: Purgeable) -> int | None:
-        """Remove what is held; return its size in bytes, None if nothing is."""
+    def remove(self, thing: Purgeable) -> _Removed | None:
+        """Remove what is held; return what that was, None if nothing is."""
         if isinstance(thing, Digest):
             return self._remove_blob(thing)
         held = self._entry(thing)
         if held is None:
             return None
+        was_pinned = keepings.keeps_entry(self.transaction.connection, held.id)
         entries.remove(self.transaction, held)
-        return entries.size_of(held.entry.value, held.entry.label)
+        self.has_overwritten = True
+        return _Removed(entries.size_of(held.entry.value, held.entry.label), was_pinned)
 
-    def _remove_blob(self, digest: Digest) -> int | None:
+    def _remove_blob(self, digest: Digest) -> _Removed | None:
         key = key_of(digest)
         quarantine.forget(self.transaction, self._directory, key)
         lost.forget(self.transaction, [key])
         row = blobs.look_up(self.transaction.connection, [key]).get(key)
         if row is None:
             return None
+        was_pinned = keepings.keeps_blob(self.transaction.connection, key)
         blobs.delete(self.transaction, row)
-        if not row.inline:
+        if row.inline:
+            self.has_overwritten = True
+        else:
             path = self._directory.blob_path(blobs.digest_of_key(key, row.size_bytes))
             target = self._name_for()
             if rename_stray(self.transaction, self._directory, path, key, target):
                 self.renamed.append(target)
-        return row.size_bytes
+        return _Removed(row.size_bytes, was_pinned)
 
 
 def _purge_all(
@@ -222,8 +241,9 @@ def _purge_all(
     labelled = [(thing, purging.record(thing, label, by)) for thing, label in things]
     outcomes = []
     for thing, label in labelled:
-        size_bytes = purging.remove(thing)
-        outcomes.append(PurgeOutcome(thing, label, size_bytes or 0, size_bytes is not None))
+        gone = purging.remove(thing)
+        size_bytes, was_pinned = gone or _Removed(0, False)
+        outcomes.append(PurgeOutcome(thing, label, size_bytes, gone is not None, was_pinned))
     return outcomes
 
 

@@ -19,6 +19,7 @@ from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
 from federation.storage.file_role import FileRole
+from federation.storage.pinning import CataloguePins
 from federation.storage.presence import find_like
 from federation.storage.purging import CataloguePurges
 
@@ -36,6 +37,7 @@ class CatalogueLog:
         self._log_epoch = log_epoch
         self._role = FileRole(core.directory.replication_lock)
         self.purges = CataloguePurges(core)
+        self.pins = CataloguePins(core)
         self._acknowledged = Acknowledgements(core.epoch, self.peers, core.clock)
 
     def __repr__(self) -> str:

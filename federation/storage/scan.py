@@ -9,7 +9,9 @@ of use has a row in the change log.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import apsw
@@ -28,11 +30,12 @@ _WRITTEN_WITHIN_MS = 5 * 60_000
 _PAGE_BYTES = 8 * 2**20  # values of entries in one page
 _FIRST: dict[str, bytes | int] = {"blob": b"", "entry": 0}  # the name before all others
 
-_BLOBS = "SELECT used, key, size, source FROM blob WHERE marked = 0 AND (used, key) "
+_BLOBS = "SELECT used, key, size, source FROM blob WHERE {} AND marked = 0 AND (used, key) "
 _ENTRIES = (
     f"SELECT used, id, kind, {instances.NAME}, name, {COLUMNS} "  # noqa: S608 - constants
-    "FROM entry WHERE (used, id) "
+    "FROM entry WHERE {} AND (used, id) "
 )
+_APART = ("kept = 0", "kept > 0")  # each has an index of its own
 _DOWN = {
     "blob": _BLOBS + "< (?, ?) ORDER BY used DESC, key DESC LIMIT ?",
     "entry": _ENTRIES + "< (?, ?) ORDER BY used DESC, id DESC LIMIT ?",
@@ -76,9 +79,12 @@ def _page(
     connection: apsw.Connection, table: str, position: str | None, limit: int, now_ms: int
 ) -> tuple[list[Any], str | None]:
     at = WalkPosition.parse(position, _FIRST[table], now_ms)
-    statements = _UP if at.up else _DOWN
-    found = connection.execute(statements[table], (at.at, at.name, limit))
-    rows = list(_until_full(found))
+    statement = (_UP if at.up else _DOWN)[table]
+    found: list[Any] = [
+        connection.execute(statement.format(part), (at.at, at.name, limit)) for part in _APART
+    ]
+    in_order = heapq.merge(*found, key=lambda row: row[:2], reverse=not at.up)
+    rows = list(_until_full(islice(in_order, limit)))
     if rows:
         return rows, _position_after((at, *rows[-1]))
     if at.up:

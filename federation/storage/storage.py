@@ -20,6 +20,7 @@ from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey
+from federation.core.pins import ClosureWalk, FetchBlobs
 from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.store import Chunks, DigestCodec, NextBytes
 from federation.observability.metrics import Metrics
@@ -32,6 +33,7 @@ from federation.storage.ingest import LocalIngest
 from federation.storage.lost_blobs import CatalogueLostBlobs
 from federation.storage.offline_switch import OfflineSwitch
 from federation.storage.opening import open_directory
+from federation.storage.pin_walk import PinWalker
 from federation.storage.presence import Presence
 from federation.storage.receiving import BlobReceiver
 from federation.storage.replication_log import CatalogueLog
@@ -118,6 +120,14 @@ class Storage:
         """See NodeStorage. Settings that apply only at opening (lease, max-blob) are ignored."""
         self._core.settings = settings
         self._core.pressure.set()  # measure and evict now: the quota may be smaller
+
+    def keep_pins(self, walk: ClosureWalk, fetch: FetchBlobs | None) -> None:
+        """See NodeStorage."""
+        self.maintenance.pin_keeper.walker = self.pin_walker(walk, fetch)
+
+    def pin_walker(self, walk: ClosureWalk, fetch: FetchBlobs | None = None) -> PinWalker:
+        """Return what keeps the entries that a pin matches."""
+        return PinWalker(self._core, self, walk, fetch)
 
     def announce(self, **facts: Any) -> None:
         """Publish facts about this process, such as its addresses (run/ID.json)."""

@@ -13,7 +13,7 @@ from federation.core.index import Entry, EntryKey, EntryKind, Stamp
 from federation.core.provenance import Provenance, Source
 from federation.core.uses import Use, counted_as
 from federation.storage import entry_cache
-from federation.storage.catalogue import entries as catalogue
+from federation.storage.catalogue import entry_removal
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.entry_cache import EntryCache
 from federation.storage.storage import Storage
@@ -92,7 +92,7 @@ async def test_another_process_changes_an_entry(pair: Pair) -> None:
 
 
 def _evict(transaction: Transaction) -> None:
-    catalogue.delete(transaction, [1, 2, 3], 2**62)
+    entry_removal.delete(transaction, [1, 2, 3], 2**62)
 
 
 def _redate(transaction: Transaction) -> None:

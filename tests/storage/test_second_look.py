@@ -19,7 +19,7 @@ from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.uses import Use, counted_as
 from federation.observability.metrics import Metrics
 from federation.storage.access_times import Touches
-from federation.storage.catalogue import entries
+from federation.storage.catalogue import entry_removal
 from federation.storage.storage import Storage
 from federation.storage.upkeep.eviction import Evictor
 from tests.storage.conftest import put, read, short
@@ -185,7 +185,7 @@ async def test_an_entry_that_was_used_since_it_was_chosen_stays(site: Site) -> N
     assert None not in await site.storage.get([used])
     await site.flush()
     deleted, _ = await site.storage.core.writer.submit(
-        lambda transaction: entries.delete(transaction, chosen, before_ms)
+        lambda transaction: entry_removal.delete(transaction, chosen, before_ms)
     )
     assert deleted == 1
     assert [found is None for found in await site.storage.get([used, unused])] == [False, True]

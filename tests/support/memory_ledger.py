@@ -28,6 +28,7 @@ from federation.core.replication_log import (
 )
 from federation.wire.holdings import name_of
 from tests.support.fakes import MemoryEntries, MemoryIngest, MemoryStore
+from tests.support.memory_pins import MemoryPins
 from tests.support.memory_purges import MemoryPurges
 
 Key = tuple[str, Lane]
@@ -53,6 +54,7 @@ class MemoryStorage(MemoryStore, MemoryEntries):
         self.damaged: set[Digest] = set()
         self.leader: MemoryLedger | None = None
         self.grown = asyncio.Event()
+        self.pins = MemoryPins()
         self.purges = MemoryPurges(
             self.blobs, self.entries, self._drop, self._tick, self.clock.monotonic_s
         )
@@ -235,6 +237,10 @@ class MemoryLedger:
     @property
     def purges(self) -> MemoryPurges:
         return self.storage.purges
+
+    @property
+    def pins(self) -> MemoryPins:
+        return self.storage.pins
 
     @property
     def log_epoch(self) -> str:

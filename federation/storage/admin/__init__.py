@@ -10,6 +10,7 @@ from federation.storage.admin.peers import (
     known_peers,
     read_parked,
 )
+from federation.storage.admin.pins import list_pins, pin, unpin
 from federation.storage.admin.purge import find_entries, purge
 from federation.storage.admin.rebuild import rebuild
 from federation.storage.admin.summary import (
@@ -29,7 +30,9 @@ __all__ = [
     "explaining",
     "find_entries",
     "known_peers",
+    "list_pins",
     "offline_since_s",
+    "pin",
     "processes",
     "purge",
     "read_parked",
@@ -37,5 +40,6 @@ __all__ = [
     "restore",
     "summary",
     "turn_offline",
+    "unpin",
     "verify",
 ]

@@ -17,21 +17,29 @@ class EvictionFacts(NamedTuple):
     older: int  # number of objects that were used less recently
     stored_bytes: int
     starts_at_bytes: int  # eviction starts when more is stored
+    pinned_by: str = ""  # what people call the target of the pin; empty: none keeps it
 
 
 def eviction_status(facts: EvictionFacts, timing: Timing) -> str:
     """Return whether eviction would take the object now, and why or why not."""
-    leased_ms = timing.cutoff_age_ms - facts.age_ms
     if facts.marked:
         return f"marked: deleted within {timing.grace_ms / 1000:g} s unless it is used"
-    if leased_ms > 0:
-        return f"no: leased, for {leased_ms / 1000:.0f} s more if it is not used again"
-    if facts.hold_ms > 0:
-        return f"no: eviction pauses for {facts.hold_ms / 1000:.0f} s, because a process was killed"
-    if facts.kept_for:
-        return f"no: kept for {', '.join(facts.kept_for)}, see when-full"
+    if reason := _protection(facts, timing):
+        return f"no: {reason}"
     first = f"{facts.older} objects were used less recently and go first"
     if facts.stored_bytes <= facts.starts_at_bytes:
         room = facts.starts_at_bytes - facts.stored_bytes
         return f"no: {room} bytes more are stored before eviction starts; {first}"
     return f"yes: more is stored than {facts.starts_at_bytes} bytes; {first}"
+
+
+def _protection(facts: EvictionFacts, timing: Timing) -> str:
+    """Return what keeps the object from eviction; empty: nothing does."""
+    leased_ms = timing.cutoff_age_ms - facts.age_ms
+    if facts.pinned_by:
+        return f"pinned by {facts.pinned_by}"
+    if leased_ms > 0:
+        return f"leased, for {leased_ms / 1000:.0f} s more if it is not used again"
+    if facts.hold_ms > 0:
+        return f"eviction pauses for {facts.hold_ms / 1000:.0f} s, because a process was killed"
+    return f"kept for {', '.join(facts.kept_for)}, see when-full" if facts.kept_for else ""

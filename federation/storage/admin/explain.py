@@ -24,7 +24,7 @@ from federation.storage.admin.eviction_status import EvictionFacts, eviction_sta
 from federation.storage.admin.object_peers import LoggedObject, peers_of_catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import footprint, instances, purges
+from federation.storage.catalogue import footprint, instances, pins, purges
 from federation.storage.catalogue.blobs import BlobRow
 from federation.storage.catalogue.transaction import BLOB, HOLD, get_meta, read_totals
 from federation.storage.directory import DataDirectory
@@ -152,7 +152,9 @@ class CatalogueExplainer:
             **self._origin(row.seq),
             "last-use-s-ago": self._age_s(row.used_ms),
             "verified-s-ago": self._age_s(row.verified_ms),
-            "eviction": self._eviction(row.used_ms, logged, marked=bool(row.marked_ms)),
+            "eviction": self._eviction(
+                row.used_ms, logged, pins.of_blob(self._connection, row.key), row.marked_ms
+            ),
             **self._peers.facts(logged),
         }
 
@@ -239,7 +241,7 @@ class CatalogueExplainer:
                 "expires-at": "never" if expires is None else utc_text(expires),
                 "source": _source(entry.source, origin),
                 "last-use-s-ago": self._age_s(used_ms),
-                "eviction": self._eviction(used_ms, logged, marked=False),
+                "eviction": self._eviction(used_ms, logged, pins.of_entry(self._connection, key)),
                 **self._peers.facts(logged),
             },
         )
@@ -256,15 +258,17 @@ class CatalogueExplainer:
     def _age_s(self, then_ms: int) -> float:
         return max(0, self._now_ms - then_ms) / 1000
 
-    def _eviction(self, used_ms: int, logged: LoggedObject, *, marked: bool) -> str:
+    def _eviction(
+        self, used_ms: int, logged: LoggedObject, pinned_by: str, marked_ms: int = 0
+    ) -> str:
         totals = read_totals(self._connection)
         disk = measure_disk(self._directory.root)
         held = footprint.measure(self._connection, totals).held
         overhead_bytes = footprint.overhead(self._directory.root, kept_bytes(self._directory))
         found = marks(self._settings, disk, held, overhead_bytes)
         older: Any = self._connection.execute(
-            "SELECT (SELECT count(*) FROM blob WHERE used < ?1) + "
-            "(SELECT count(*) FROM entry WHERE used < ?1)",
+            "SELECT (SELECT count(*) FROM blob WHERE kept = 0 AND used < ?1) + "
+            "(SELECT count(*) FROM entry WHERE kept = 0 AND used < ?1)",
             (used_ms,),
         ).fetchone()
         hold_ms = 0
@@ -273,12 +277,13 @@ class CatalogueExplainer:
         return eviction_status(
             EvictionFacts(
                 age_ms=self._now_ms - used_ms,
-                marked=marked,
+                marked=bool(marked_ms),
                 hold_ms=hold_ms,
                 kept_for=self._peers.kept_for(logged),
                 older=older[0],
                 stored_bytes=held,
                 starts_at_bytes=found.starts_at_bytes,
+                pinned_by=pinned_by,
             ),
             self._timing,
         )

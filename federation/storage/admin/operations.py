@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.config.model import StorageConfig
+from federation.core.pins import ClosureWalk, Pin, PinReport, PinsReport, PinTarget
 from federation.core.purges import Purgeable, PurgeOutcome
 from federation.core.replication_log import Parked
 from federation.storage import admin
@@ -153,6 +154,18 @@ class DirectoryOperations(Operations):
     def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
         """See Operations."""
         return admin.purge(self._data_dir, self._settings, things, by)
+
+    def pin(self, wanted: Pin, walk: ClosureWalk) -> PinReport:
+        """See Operations."""
+        return admin.pin(self._data_dir, self._settings, wanted, walk)
+
+    def unpin(self, targets: Sequence[PinTarget], by: str) -> list[Pin]:
+        """See Operations."""
+        return admin.unpin(self._data_dir, self._settings, targets, by)
+
+    def pins(self) -> PinsReport:
+        """See Operations."""
+        return admin.list_pins(self._data_dir, self._settings)
 
     def offline_since_s(self) -> int | None:
         """See Operations."""

@@ -26,7 +26,7 @@ from federation.storage.admin.common import existing, unserved
 from federation.storage.admin.salvage import Salvage, salvage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import entries, peer_records, purges, schema
+from federation.storage.catalogue import entries, keepings, peer_records, pins, purges, schema
 from federation.storage.catalogue.transaction import Totals, Transaction, set_meta, write_totals
 from federation.storage.contract import Progress
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
@@ -35,6 +35,7 @@ from federation.storage.opening import adopt_volume
 from federation.storage.reports import RebuildReport
 from federation.storage.verification import check_inline
 
+_MATCHED_AT_ONCE = 1000  # entries, with pins
 _COMMIT_EVERY = 2000
 
 
@@ -114,6 +115,7 @@ class _Rebuild:
         provenance = self._provenance(key)
         self._transaction.now_ms = self._used_ms(key)
         catalogue.insert(self._transaction, key, digest.size_bytes, None, ctime_ns, provenance)
+        self._hold(key)
         self.report.files += 1
         self.report.file_bytes += digest.size_bytes
 
@@ -141,6 +143,7 @@ class _Rebuild:
         for purge, used_ms in saved.purges(now_s):
             self._transaction.now_ms = used_ms
             purges.store(self._transaction, purge)
+        self._add_pins(saved, now_s)
         self._transaction.observe(saved.last_stamp(now_s))
         peers = list(saved.peers())
         peer_records.save(self._transaction, peers)
@@ -149,6 +152,23 @@ class _Rebuild:
             set_meta(self._transaction, name, saved.meta(name))
         self.report.old_catalogue = saved.verdict()
         saved.close()
+
+    def _add_pins(self, saved: Salvage, now_s: float) -> None:
+        """Copy pins, and keep what they match until a node has looked for all that this names."""
+        found = list(saved.pins(now_s))
+        for pin in found:
+            pins.store(self._transaction, pin)
+        matchers = [pin.target.matcher() for pin in found if not pin.is_removed]
+        connection, after = self._transaction.connection, 0
+        while matchers and (page := pins.candidates(connection, after, _MATCHED_AT_ONCE)):
+            after = page[-1].id
+            kept = [e.id for e in page if any(matches(e.key, e.label) for matches in matchers)]
+            keepings.hold_entries(self._transaction, kept)
+
+    def _hold(self, key: bytes) -> None:
+        """Keep a blob that a pin has kept before."""
+        if self._saved is not None and self._saved.was_kept(key):
+            keepings.hold_blob(self._transaction, key)
 
     def _add_inline(self, digest: Digest, data: bytes) -> None:
         key = catalogue.key_of(digest)
@@ -159,6 +179,7 @@ class _Rebuild:
         if key not in catalogue.look_up(self._transaction.connection, [key]):
             self._transaction.now_ms = self._used_ms(key)
             catalogue.insert(self._transaction, key, len(data), data, 0, self._provenance(key))
+            self._hold(key)
             self.report.inline_blobs += 1
 
     def _swap(self) -> None:

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import apsw
 
 from federation.core.digest import Digest
+from federation.core.errors import InvalidRequest
 from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
+from federation.core.pins import Pin, PinTarget, check_target
 from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.purges import Purge, Purgeable
 from federation.core.replication_log import Lane, PeerRecord
@@ -45,6 +47,10 @@ _PEERS = "SELECT name || ' ' || lane, name, lane, node_id, pins_pulled FROM peer
 _PURGES = (
     "SELECT seq, kind, instance, name, size, label, by, at, allowed, ticks, node, used FROM purge "
     "ORDER BY seq"
+)
+_PINS = (
+    "SELECT seq, target, label, until, note, by, at, removed, ticks, node FROM pin "
+    "WHERE seq IS NOT NULL ORDER BY seq"
 )
 _STORE_END_MS = 2**45  # a thousand years; store time counts from the creation of a catalogue
 _ANEW = "the catalogue was rebuilt"
@@ -220,6 +226,29 @@ class Salvage:
                 continue
             if not is_too_far(stamp, now_s):
                 yield Purge(thing, stamp, *people, bool(allowed)), _store_ms(used)
+
+    def pins(self, now_s: float) -> Iterator[Pin]:
+        """Yield the records of pins; now_s is wall clock time."""
+        if self._asked("SELECT seq FROM pin LIMIT 0") is None:
+            return
+        for _, target, label, until_s, note, by, at_s, removed, ticks, node in self._rows(_PINS):
+            try:
+                named = check_target(PinTarget.parse(_only(str, target)))
+                people = _only(str, label), _only(str, note), _only(str, by)
+                stamp = Stamp(_only(int, ticks), _only(str, node))
+                ends_s = None if until_s is None else _time_s(until_s)
+                pin = Pin(
+                    named, stamp, people[0], ends_s, *people[1:], _time_s(at_s), bool(removed)
+                )
+            except (*_NO_ROW, LookupError, InvalidRequest):
+                continue
+            if not is_too_far(stamp, now_s):
+                yield pin
+
+    def was_kept(self, key: bytes) -> bool:
+        """Return whether a pin kept the blob with this key."""
+        found = self._asked("SELECT kept FROM blob WHERE key = ?", (key,))
+        return bool(found and found[0][0])
 
     def _asked(self, query: str, bindings: tuple[bytes, ...] = ()) -> list[Any] | None:
         """Return the rows of a query, or None if it fails; a failure is not counted as damage."""

@@ -9,10 +9,12 @@ from typing import Any
 import apsw
 
 from federation.config import model
+from federation.config.types import share_of
 from federation.core.clock import SystemClock
 from federation.storage.admin.common import existing, joined, reading
 from federation.storage.admin.healing import healing_facts
 from federation.storage.admin.peers import peers_of
+from federation.storage.admin.pins import pin_facts
 from federation.storage.catalogue import footprint, lost, purges, schema
 from federation.storage.catalogue.transaction import HOLD, get_meta, read_totals
 from federation.storage.offline_switch import OFFLINE_SINCE
@@ -47,8 +49,9 @@ def summary(data_dir: Path, settings: model.StorageConfig) -> dict[str, Any]:
     with reading(directory) as connection:
         facts |= _stored(connection)
         taken = footprint.measure(connection, read_totals(connection)).held
-    overhead_bytes = footprint.overhead(directory.root, kept_bytes(directory))
-    found = marks(settings, disk, taken, overhead_bytes)
+        overhead_bytes = footprint.overhead(directory.root, kept_bytes(directory))
+        found = marks(settings, disk, taken, overhead_bytes)
+        facts["pins"] = pin_facts(connection, share_of(settings.pins_max, found.quota_bytes))
     quota_bytes = in_all(settings, found, overhead_bytes)
     return {**facts, "held-bytes": taken, "quota-bytes": quota_bytes}
 

@@ -14,7 +14,7 @@ import apsw
 from federation.core.digest import HASH_BYTES, Digest, DigestFunction
 from federation.core.provenance import Provenance, Source
 from federation.core.uses import Use
-from federation.storage.catalogue import footprint
+from federation.storage.catalogue import footprint, keepings
 from federation.storage.catalogue.footprint import cost_of_blob, in_blocks
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import (
@@ -28,8 +28,8 @@ _PREFIX = {function: bytes((function,)) for function in DigestFunction}
 _FUNCTION = {int(function): function for function in DigestFunction}  # calling an enum is slow
 _LEASED_LAST = "leased_last_ms"  # name in the table meta
 _INSERT_SMALL = "INSERT INTO small VALUES (?, ?)"
-_INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)"
-_INSERT_INLINE = "INSERT INTO blob VALUES (?1, ?2, 1, ?3, {}, {}, 0, 0, {}, {})"
+_INSERT_BLOB = "INSERT INTO blob VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, 0)"
+_INSERT_INLINE = "INSERT INTO blob VALUES (?1, ?2, 1, ?3, {}, {}, 0, 0, {}, {}, 0)"
 COLUMNS = "key, size, inline, seq, used, verified, ctime_ns, marked, leased, source"  # of BlobRow
 # A list of keys as a table (SQLite's carray): unlike IN (...), it does not sort a copy first.
 _WANTED = "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
@@ -281,7 +281,9 @@ def set_verified(connection: apsw.Connection, verified: dict[bytes, tuple[int, i
 def delete(transaction: Transaction, row: BlobRow) -> None:
     """Make a blob invisible. If it has a file, the caller has to remove it."""
     execute = transaction.connection.execute
-    execute("DELETE FROM blob WHERE key = ?", (row.key,))
+    gone: Any = execute("DELETE FROM blob WHERE key = ? RETURNING kept", (row.key,)).fetchone()
+    if gone is not None and gone[0]:
+        keepings.blob_gone(transaction, gone[0], row.cost_bytes)
     if row.inline:
         execute("DELETE FROM small WHERE seq = ?", (row.seq,))
     transaction.totals.blobs -= 1
@@ -293,8 +295,10 @@ def delete(transaction: Transaction, row: BlobRow) -> None:
 def newest_ms(connection: apsw.Connection) -> int:
     """Return the latest use or lease of any blob or entry, in store ms; 0 when there is none."""
     row: Any = connection.execute(
-        "SELECT max(ifnull((SELECT max(used) FROM blob), 0), "
-        "ifnull((SELECT max(used) FROM entry), 0), "
+        "SELECT max(ifnull((SELECT max(used) FROM blob WHERE kept = 0), 0), "
+        "ifnull((SELECT max(used) FROM blob WHERE kept > 0), 0), "
+        "ifnull((SELECT max(used) FROM entry WHERE kept = 0), 0), "
+        "ifnull((SELECT max(used) FROM entry WHERE kept > 0), 0), "
         "ifnull((SELECT value FROM meta WHERE name = ?), 0))",
         (_LEASED_LAST,),
     ).fetchone()

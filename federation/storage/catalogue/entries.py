@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.core.errors import StorageFull
-from federation.core.index import LIKE_MAX, Entry, EntryKey, Stamp
+from federation.core.index import LIKE_MAX, Entry, EntryKey, EntryKind, Stamp
 from federation.core.provenance import Provenance, Source
 from federation.core.replication_log import EntryHead
-from federation.storage.catalogue import instances, purges
+from federation.storage.catalogue import instances, keepings, purges
 from federation.storage.catalogue.blobs import used_at
 from federation.storage.catalogue.footprint import LOG_ROW_BYTES, cost_of_entry
 from federation.storage.catalogue.hlc import Held, Verdict, date, is_dated
-from federation.storage.catalogue.peer_records import Pins
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import ENTRY_CHANGES, Transaction
 
@@ -98,6 +97,21 @@ def _is_small(connection: apsw.Connection, key: EntryKey) -> bool:
     if row is not None and row[0] > _SMALL_BYTES:
         raise BlockingIOError(errno.EAGAIN, "a large value")
     return row is not None
+
+
+def by_id(connection: apsw.Connection, row_id: int) -> Entry | None:
+    """Return the entry of a row; None: there is none."""
+    row: Any = connection.execute(
+        f"SELECT kind, {instances.NAME}, name, {COLUMNS} FROM entry WHERE id = ?",  # noqa: S608
+        (row_id,),
+    ).fetchone()
+    return None if row is None else _whole_row(row)
+
+
+@of_a_row
+def _whole_row(row: tuple[Any, ...]) -> Entry:
+    kind, instance, name, *columns = row
+    return entry_of(EntryKey(EntryKind(kind), instance, name), columns)
 
 
 def _row(connection: apsw.Connection, key: EntryKey) -> EntryRow | None:
@@ -239,7 +253,11 @@ def restore(transaction: Transaction, entry: Entry) -> None:
 def remove(transaction: Transaction, old: EntryRow) -> None:
     """Delete an entry."""
     key = old.entry.key
-    transaction.connection.execute("DELETE FROM entry WHERE id = ?", (old.id,))
+    row: Any = transaction.connection.execute(
+        "DELETE FROM entry WHERE id = ? RETURNING kept", (old.id,)
+    ).fetchone()
+    if row is not None and row[0]:
+        keepings.entry_gone(transaction, row[0], cost_of(old.entry))
     transaction.changed_entries.append(key)
     transaction.totals.entries -= 1
     transaction.totals.size_bytes -= size_of(old.entry.value, old.entry.label)
@@ -251,51 +269,3 @@ def touch(connection: apsw.Connection, touched: dict[int, int]) -> None:
     connection.executemany(
         "UPDATE entry SET used = ?2 WHERE id = ?1 AND used < ?2", touched.items()
     )
-
-
-def eviction_candidates(
-    connection: apsw.Connection,
-    from_ms: int,
-    before_ms: int,
-    pins: Pins,
-    limit: int,
-    *,
-    pulled: bool,
-) -> list[tuple[int, int, int]]:
-    """Return (used, cost, row id) of entries that no peer waits for, least recently used first.
-
-    Only entries last used in from_ms..before_ms (store ms). pulled: only those that an upstream
-    gave; otherwise only the others.
-    """
-    rows: Any = connection.execute(
-        "SELECT used, length(value) + length(CAST(label AS BLOB)), id FROM entry "  # noqa: S608
-        f"WHERE source {'=' if pulled else '<>'} 1 AND used >= ? AND used < ? AND seq <= ? "
-        "ORDER BY used LIMIT ?",
-        (from_ms, before_ms, pins.pulled if pulled else pins.received, limit),
-    ).fetchall()
-    return [(used, cost_of_entry(size), row_id) for used, size, row_id in rows]
-
-
-def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
-    """Return whether any entry, pinned or not, was last used before before_ms."""
-    row = connection.execute("SELECT 1 FROM entry WHERE used < ? LIMIT 1", (before_ms,)).fetchone()
-    return row is not None
-
-
-def delete(transaction: Transaction, ids: Sequence[int], before_ms: int) -> tuple[int, int]:
-    """Delete those entries that were not used since before_ms; return their number and bytes."""
-    count = size = cost = 0
-    transaction.changes_any_entry = True
-    for row_id in ids:
-        rows: Any = transaction.connection.execute(
-            "DELETE FROM entry WHERE id = ? AND used < ? RETURNING value, label",
-            (row_id, before_ms),
-        ).fetchall()
-        for value, label in rows:
-            count += 1
-            size += size_of(value, label)
-            cost += cost_of_entry(size_of(value, label))
-    transaction.totals.entries -= count
-    transaction.totals.size_bytes -= size
-    transaction.grown_bytes -= cost
-    return count, size

@@ -12,7 +12,7 @@ import apsw
 
 from federation.storage.catalogue import footprint
 from federation.storage.catalogue.blobs import COLUMNS, BlobRow, delete
-from federation.storage.catalogue.peer_records import Pins
+from federation.storage.catalogue.peer_records import PeerHolds
 from federation.storage.catalogue.transaction import Transaction
 
 
@@ -20,29 +20,34 @@ def eviction_candidates(
     connection: apsw.Connection,
     from_ms: int,
     before_ms: int,
-    pins: Pins,
+    holds: PeerHolds,
     limit: int,
     *,
     pulled: bool,
 ) -> list[tuple[int, int, bytes]]:
-    """Return (used, cost, key) of live blobs that no peer waits for, least recently used first.
+    """Return (used, cost, key) of live blobs that no pin keeps and no peer waits for.
 
+    The least recently used ones come first. What pins keep is not in the indexes that this reads.
     Only blobs last used in from_ms..before_ms (store ms) and not leased since before_ms. pulled:
     only those that came from upstreams alone; otherwise only the others.
     """
     rows: Any = connection.execute(
         f"SELECT used, {footprint.COST}, key FROM blob "  # noqa: S608 - constants
-        f"WHERE source {'=' if pulled else '<>'} 1 AND used >= ? AND used < ? AND leased < ? "
-        "AND marked = 0 AND seq <= ? ORDER BY used LIMIT ?",
-        (from_ms, before_ms, before_ms, pins.pulled if pulled else pins.received, limit),
+        f"WHERE kept = 0 AND source {'=' if pulled else '<>'} 1 AND used >= ? AND used < ? "
+        "AND leased < ? AND marked = 0 AND seq <= ? ORDER BY used LIMIT ?",
+        (from_ms, before_ms, before_ms, holds.pulled if pulled else holds.received, limit),
     ).fetchall()
     return list(rows)
 
 
 def any_unleased(connection: apsw.Connection, before_ms: int) -> bool:
-    """Return whether any live blob, pinned or not, was neither used nor leased since before_ms."""
+    """Return whether any live blob that no pin keeps was neither used nor leased since before_ms.
+
+    Whether a peer waits for it does not matter.
+    """
     row = connection.execute(
-        "SELECT 1 FROM blob WHERE used < ?1 AND leased < ?1 AND marked = 0 LIMIT 1", (before_ms,)
+        "SELECT 1 FROM blob WHERE kept = 0 AND used < ?1 AND leased < ?1 AND marked = 0 LIMIT 1",
+        (before_ms,),
     ).fetchone()
     return row is not None
 
@@ -54,7 +59,8 @@ def mark(
     marked = []
     for used, key in candidates:
         transaction.connection.execute(
-            "UPDATE blob SET marked = ? WHERE key = ? AND used = ? AND leased < ? AND marked = 0",
+            "UPDATE blob SET marked = ? WHERE key = ? AND used = ? AND leased < ? AND marked = 0 "
+            "AND kept = 0",
             (max(1, transaction.now_ms), key, used, before_ms),
         )
         if transaction.connection.changes():
@@ -94,7 +100,7 @@ def delete_marked(
     """
     rows: Any = transaction.connection.execute(
         f"SELECT {COLUMNS} FROM blob WHERE marked > 0 AND marked <= ? "  # noqa: S608 - constants
-        "AND used < ? AND leased < ? ORDER BY marked LIMIT ?",
+        "AND used < ? AND leased < ? AND kept = 0 ORDER BY marked LIMIT ?",
         (marked_before_ms, before_ms, before_ms, limit),
     ).fetchall()
     gone = [BlobRow._make(row) for row in rows]

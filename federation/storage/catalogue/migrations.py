@@ -10,6 +10,8 @@ from federation.storage.catalogue.tables import (
     LOST,
     NAMED_TABLES,
     PEER_TABLE,
+    PIN_TABLES,
+    PINS,
     PURGES,
     TOLD,
 )
@@ -103,6 +105,7 @@ MIGRATIONS: Mapping[int, str] = {
     2: _USES,
     3: LOST + _QUARANTINED_BEFORE,
     4: _PURGED,
+    5: PINS + PIN_TABLES,
 }
 
 # Views that let queries for the current schema read a catalogue of an older version, which a node
@@ -110,8 +113,9 @@ MIGRATIONS: Mapping[int, str] = {
 _BEFORE_3 = """
 CREATE TEMP VIEW blob AS SELECT key, size, inline, seq, accessed AS used, verified, ctime_ns,
   state AS marked, 0 AS leased,
-  ifnull((SELECT source FROM main.log WHERE log.seq = blob.seq), 0) AS source FROM main.blob;
-CREATE TEMP VIEW entry AS SELECT *, accessed AS used FROM main.entry;
+  ifnull((SELECT source FROM main.log WHERE log.seq = blob.seq), 0) AS source, 0 AS kept
+  FROM main.blob;
+CREATE TEMP VIEW entry AS SELECT *, accessed AS used, 0 AS kept FROM main.entry;
 CREATE TEMP VIEW instance AS SELECT instance AS id, instance AS name FROM main.entry
   UNION SELECT instance, instance FROM main.log;
 """
@@ -125,6 +129,13 @@ CREATE TEMP VIEW lost AS SELECT key, size, 0 AS source, reason, found, NULL AS d
 _BEFORE_5 = PURGES.replace("CREATE TABLE", "CREATE TEMP TABLE").replace(
     "INDEX purge", "INDEX temp.purge"
 )
+_BEFORE_6 = PIN_TABLES.replace("CREATE TABLE", "CREATE TEMP TABLE").replace(
+    "INDEX keeping", "INDEX temp.keeping"
+)
+_KEPT_3_TO_5 = """
+CREATE TEMP VIEW blob AS SELECT *, 0 AS kept FROM main.blob;
+CREATE TEMP VIEW entry AS SELECT *, 0 AS kept FROM main.entry;
+"""
 _PEERS_3_AND_4 = "CREATE TEMP VIEW peer AS SELECT *, 0 AS purges FROM main.peer;"
 
 
@@ -140,6 +151,8 @@ def as_current(version: int) -> str:
             (_PEERS_3_AND_4, version in {3, 4}),
             (_BEFORE_4, version < 4),
             (_BEFORE_5, version < 5),
+            (_KEPT_3_TO_5, version in {3, 4, 5}),
+            (_BEFORE_6, version < 6),
         )
         if is_needed
     )

@@ -34,14 +34,14 @@ ON CONFLICT (name, lane) DO UPDATE SET
 _BEYOND = "its cursor is beyond the end of the change log"
 
 
-class Pins(NamedTuple):
-    """The newest log rows whose objects may be evicted; the objects of later rows are pinned."""
+class PeerHolds(NamedTuple):
+    """The newest log rows whose objects may be evicted; those of later rows are held for peers."""
 
     received: int  # for objects that clients and peers sent
     pulled: int  # for objects that came from upstreams
 
 
-NO_PINS = Pins(2**62, 2**62)
+NO_HOLDS = PeerHolds(2**62, 2**62)
 
 
 def read(connection: apsw.Connection) -> list[PeerRecord]:
@@ -103,11 +103,11 @@ def holding(records: Iterable[PeerRecord]) -> list[PeerRecord]:
     return sorted(found, key=lambda record: record.cursor)
 
 
-def pins(records: Iterable[PeerRecord]) -> Pins:
-    """Return what these records pin; without any record, nothing is pinned."""
-    received, pulled = NO_PINS
+def holds(records: Iterable[PeerRecord]) -> PeerHolds:
+    """Return what these records hold; without any record, nothing is held."""
+    received, pulled = NO_HOLDS
     for record in holding(records):
         received = min(received, record.cursor)
         if record.pins_pulled:
             pulled = min(pulled, record.cursor)
-    return Pins(received, pulled)
+    return PeerHolds(received, pulled)

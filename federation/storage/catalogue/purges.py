@@ -94,6 +94,12 @@ def get(connection: apsw.Connection, thing: Purgeable) -> Purge | None:
     return None if row is None else _purge(row)
 
 
+def unknown_of(connection: apsw.Connection, received: Iterable[Purge]) -> list[Purge]:
+    """Return those records that are newer than what is known of their names."""
+    known = ((each, get(connection, each.thing)) for each in received)
+    return [each for each, old in known if old is None or old.stamp < each.stamp]
+
+
 def page(connection: apsw.Connection, after: int, limit: int) -> list[tuple[int, Purge]]:
     """Return records with numbers above after, in order, each with its number."""
     rows: Any = connection.execute(_PAGE, (after, limit)).fetchall()

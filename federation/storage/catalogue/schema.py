@@ -18,7 +18,7 @@ from federation.core.errors import StorageRefused
 from federation.storage.catalogue.migrations import MIGRATIONS, as_current
 from federation.storage.catalogue.tables import NEW
 
-VERSION = 5
+VERSION = 6
 SQLITE_OLDEST = (3, 51, 3)
 BUSY_MS = 30_000
 

@@ -109,6 +109,55 @@ CREATE TABLE peer (
 ) WITHOUT ROWID;
 """
 
+# blob.kept, entry.kept: which keeping keeps it from eviction; 0: none. What is kept is in no index
+# that eviction reads. New catalogues get there as older ones do, so that both are the same.
+PINS = """
+ALTER TABLE blob ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE entry ADD COLUMN kept INTEGER NOT NULL DEFAULT 0;
+DROP INDEX blob_by_use;
+DROP INDEX blob_pulled_by_use;
+DROP INDEX entry_by_use;
+DROP INDEX entry_pulled_by_use;
+CREATE INDEX blob_by_use ON blob (used) WHERE kept = 0;
+CREATE INDEX blob_pulled_by_use ON blob (used) WHERE source = 1 AND kept = 0;
+CREATE INDEX blob_kept_by_use ON blob (used) WHERE kept > 0;
+CREATE INDEX entry_by_use ON entry (used) WHERE kept = 0;
+CREATE INDEX entry_pulled_by_use ON entry (used) WHERE source = 1 AND kept = 0;
+CREATE INDEX entry_kept_by_use ON entry (used) WHERE kept > 0;
+"""
+# pin: federation.core.pins.Pin.
+#   seq       its number, a new one at each change; NULL: a command is still finding out whether it
+#             fits, and it is not told to peers
+#   scanned   whether all entries that were here when it was made have been looked at
+#   tried     when that command last went on (store ms)
+# keeping: what keeps one entry, or blob, for one pin, with what it names.
+#   pin       NULL: nothing does any more, and what it keeps is given back when nobody else needs it
+#   entry     row id of the entry, 0 for a pinned blob; seq: of its value (entry.seq)
+#   state     federation.core.pins.KeptState
+#   bytes     of the quota, of what it keeps: a blob that several entries name counts for one
+#   missing   how many blobs are not here, as far as that is known
+#   due       when it is looked at again (store ms); of one without a pin: when it is given back
+PIN_TABLES = """
+CREATE TABLE pin (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, target TEXT NOT NULL UNIQUE, label TEXT NOT NULL,
+  until REAL, note TEXT NOT NULL, by TEXT NOT NULL, at REAL NOT NULL, removed INTEGER NOT NULL,
+  ticks INTEGER NOT NULL, node TEXT NOT NULL, seq INTEGER UNIQUE,
+  scanned INTEGER NOT NULL DEFAULT 0, tried INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE keeping (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, pin INTEGER, entry INTEGER NOT NULL, seq INTEGER NOT NULL,
+  state INTEGER NOT NULL DEFAULT 1, bytes INTEGER NOT NULL DEFAULT 0,
+  blobs INTEGER NOT NULL DEFAULT 0, missing INTEGER NOT NULL DEFAULT 0,
+  tries INTEGER NOT NULL DEFAULT 0, due INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX keeping_by_pin ON keeping (pin);
+CREATE INDEX keeping_by_entry ON keeping (entry);
+CREATE INDEX keeping_by_due ON keeping (due) WHERE state > 0 OR pin IS NULL;
+"""
+
 NEW = "".join(
-    (TABLES, INSTANCES, NAMED_TABLES, INDEXES, LOST, PEER_TABLE.format(HOLDS + TOLD), PURGES)
+    (
+        *(TABLES, INSTANCES, NAMED_TABLES, INDEXES, LOST),
+        *(PEER_TABLE.format(HOLDS + TOLD), PURGES, PINS, PIN_TABLES),
+    )
 )

@@ -17,6 +17,7 @@ from federation.storage.catalogue.parked import KEPT_MAX
 from federation.storage.shared.catalogue.database_role import DatabaseRole
 from federation.storage.shared.catalogue.rows import SiteRole
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.site_pins import SitePins
 from federation.storage.shared.site_purges import SitePurges
 
 _log = structlog.get_logger(__name__)
@@ -36,6 +37,7 @@ class SiteLog:
         self._index = catalogue.index
         self._walks = catalogue.walks
         self.purges = SitePurges()
+        self.pins = SitePins()
 
     def __repr__(self) -> str:
         return f"<SiteLog at {self.head()}{' leads' if self.holds_lead() else ''}>"

@@ -20,6 +20,7 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable, StorageRefused
 from federation.core.index import Entry, EntryKey
 from federation.core.lost_blobs import LostBlobs
+from federation.core.pins import ClosureWalk, FetchBlobs
 from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.sole_role import SoleRole
 from federation.core.store import Chunks, DigestCodec, NextBytes
@@ -185,6 +186,9 @@ class SharedStorage:
         self._core.settings = settings
         self._catalogue.set_quota(settings.quota)
         self._core.cache.apply_config(cache_settings(settings))
+
+    def keep_pins(self, walk: ClosureWalk, fetch: FetchBlobs | None) -> None:
+        """See NodeStorage. There are no pins: see site_pins.py."""
 
     def announce(self, **facts: Any) -> None:
         """See NodeStorage; commands on this machine find it in the data directory."""

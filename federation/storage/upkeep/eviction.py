@@ -3,7 +3,8 @@
 First, candidates are marked: from then on every process reports them missing, and any use unmarks
 them. After Timing.grace_ms (longer than a lease given before the mark may stay unwritten), those
 that are still untouched are deleted, and then their files. Objects that are leased, or that a peer
-still has to get, are never candidates. What an upstream can provide again is evicted first.
+still has to get, are never candidates, nor is what a pin keeps, which is in other indexes. What an
+upstream can provide again is evicted first.
 
 The mark is a time in the row, so it does not matter which process made it. The writer renames the
 files; they are removed after its transaction.
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import structlog
 
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import entries, eviction_rows, peer_records
+from federation.storage.catalogue import entry_removal, eviction_rows, peer_records
 from federation.storage.catalogue.blobs import BlobRow
 from federation.storage.catalogue.eviction_rows import Marked
 from federation.storage.context import StorageContext
@@ -143,7 +144,9 @@ class Evictor:
         self._core.epoch.bump()
         if choice.entries:
             count, size = await self._core.writer.submit(
-                lambda tx: entries.delete(tx, [row_id for _, row_id in choice.entries], before_ms)
+                lambda tx: entry_removal.delete(
+                    tx, [row_id for _, row_id in choice.entries], before_ms
+                )
             )
             self._count(count, size)
         await self.load_marks()
@@ -151,22 +154,22 @@ class Evictor:
 
     def _choose(self, before_ms: int, needed_bytes: int) -> EvictionChoice:
         connection = self._core.pool.connection()
-        pins = peer_records.pins(peer_records.read(connection))
+        holds = peer_records.holds(peer_records.read(connection))
         choice = EvictionChoice((), (), 0)
         for walk in self._walks:
             blobs = eviction_rows.eviction_candidates(
                 connection,
                 walk.blobs_from_ms,
                 before_ms,
-                pins,
+                holds,
                 _MARKED_AT_ONCE,
                 pulled=walk.pulled,
             )
-            index = entries.eviction_candidates(
+            index = entry_removal.eviction_candidates(
                 connection,
                 walk.entries_from_ms,
                 before_ms,
-                pins,
+                holds,
                 _MARKED_AT_ONCE,
                 pulled=walk.pulled,
             )
@@ -179,16 +182,19 @@ class Evictor:
                 break
         return choice
 
-    async def has_pinned(self) -> bool:
-        """Return whether pins keep unleased objects. Call it after mark() has found nothing."""
-        before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
-        return await self._core.pool.run(self._has_pinned, before_ms)
+    async def holds_for_peers(self) -> bool:
+        """Return whether unleased objects are held for peers, and evictable but for that.
 
-    def _has_pinned(self, before_ms: int) -> bool:
+        Call it after mark() has found nothing.
+        """
+        before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms
+        return await self._core.pool.run(self._holds_for_peers, before_ms)
+
+    def _holds_for_peers(self, before_ms: int) -> bool:
         connection = self._core.pool.connection()
-        if peer_records.pins(peer_records.read(connection)) == peer_records.NO_PINS:
+        if peer_records.holds(peer_records.read(connection)) == peer_records.NO_HOLDS:
             return False
-        return eviction_rows.any_unleased(connection, before_ms) or entries.any_unleased(
+        return eviction_rows.any_unleased(connection, before_ms) or entry_removal.any_unleased(
             connection, before_ms
         )
 

@@ -8,7 +8,7 @@ import structlog
 from federation.core.errors import FederationError
 from federation.core.tasks import Background
 from federation.observability.rate_limits import Complaints
-from federation.storage.catalogue import footprint
+from federation.storage.catalogue import footprint, keepings
 from federation.storage.catalogue.footprint import Footprint
 from federation.storage.catalogue.transaction import Totals, read_totals
 from federation.storage.context import StorageContext
@@ -73,12 +73,11 @@ class Flusher:
         Errors are logged, and the last measurements stay.
         """
         try:
-            disk, totals, taken, overhead_bytes, quarantine_bytes = await self._core.pool.run(
-                self._measure
-            )
+            found_now = await self._core.pool.run(self._measure)
         except (apsw.Error, OSError) as error:
             self._complaints.warn("room_not_measured", error)
             return
+        disk, totals, taken, overhead_bytes, quarantine_bytes, pinned_bytes = found_now
         self._core.head.note(totals.seq)
         settings = self._core.settings
         found = marks(settings, disk, taken.held, overhead_bytes)
@@ -96,11 +95,13 @@ class Flusher:
         metrics.held_bytes.set(taken.held)
         metrics.overhead_bytes.set(overhead_bytes + taken.free)
         metrics.quarantine_bytes.set(quarantine_bytes)
+        metrics.pinned_bytes.set(pinned_bytes)
 
-    def _measure(self) -> tuple[Disk, Totals, Footprint, int, int]:
+    def _measure(self) -> tuple[Disk, Totals, Footprint, int, int, int]:
         directory, connection = self._core.directory, self._core.pool.connection()
         totals = read_totals(connection)
         taken = footprint.measure(connection, totals)
         quarantine_bytes = kept_bytes(directory)
         overhead_bytes = footprint.overhead(directory.root, quarantine_bytes)
-        return measure_disk(directory.root), totals, taken, overhead_bytes, quarantine_bytes
+        disk, pinned_bytes = measure_disk(directory.root), keepings.total_bytes(connection)
+        return disk, totals, taken, overhead_bytes, quarantine_bytes, pinned_bytes

@@ -1,4 +1,4 @@
-"""What only one process on a data directory does: evict, sweep, scrub, trim the change log.
+"""What only one process on a data directory does: evict, sweep, scrub, keep pins, trim the log.
 
 That process holds the maintenance lock. It is a kernel lock, so a killed holder loses it at once
 and another process takes over. Eviction pauses for one lease period after a process was killed,
@@ -28,14 +28,16 @@ from federation.storage.shared_memory import FileLock
 from federation.storage.space import Reserve
 from federation.storage.upkeep import retention
 from federation.storage.upkeep.eviction import Evictor
+from federation.storage.upkeep.expiry import Expiry
 from federation.storage.upkeep.flusher import Flusher
+from federation.storage.upkeep.pin_keeper import PinKeeper
 from federation.storage.upkeep.redating import Redating
 from federation.storage.upkeep.scrub import Scrubber
 from federation.storage.upkeep.sweep import Sweeper
 
 _SWEEP_EVERY_S = 6 * 3600.0
 _TRIM_EVERY_S = 60.0
-_PINNED = "all that may be evicted is gone; the rest is leased, or kept for peers that lack it"
+_HELD = "all that may be evicted is gone; the rest is leased, pinned or kept for peers"
 _EVERYTHING_BYTES = 2**62
 _GIVEN_BACK_A_TICK = 8  # times footprint.give_back
 _PINNED_REST = 20.0  # a search that found nothing is repeated after 20 times its duration
@@ -56,6 +58,8 @@ class Maintenance:
         self._redating = Redating(core)
         self._reserve = Reserve(core.directory, core.settings)
         self._log_trimmer = retention.LogTrimmer(core)
+        self._expiry = Expiry(core)
+        self.pin_keeper = PinKeeper(core)
         self._background = Background()
         self._holder_tasks = Background()  # the tasks that only the holder of the lock runs
         self._next_sweep_s = self._next_trim_s = self._pinned_until_s = 0.0
@@ -142,6 +146,8 @@ class Maintenance:
                 return
             _log.info("maintenance_taken_over", run=self._core.run.id)
             self._keep(self._holder_tasks, self._scrubber.run, "scrub")
+            self._keep(self._holder_tasks, self.pin_keeper.run, "pins")
+            self._keep(self._holder_tasks, self._expiry.run, "expiry")
         await self._remove_dead()
         await self._evict_to_watermark()
         await self._serve_request()
@@ -198,7 +204,7 @@ class Maintenance:
 
     async def _is_held_back(self) -> bool:
         """Return whether unknown leases of a killed process may still be valid."""
-        hold_ms = await self._core.pool.run(self._meta, HOLD)
+        hold_ms = await self._core.pool.query(get_meta, HOLD)
         left_ms = (hold_ms or 0) - self._core.now_ms()
         self.held_back = (
             f"a process died; its leases end in {left_ms / 1000:.0f} s" if left_ms > 0 else ""
@@ -223,7 +229,7 @@ class Maintenance:
             return 0
         begun_s = self._core.clock.monotonic_s()
         if begun_s < self._pinned_until_s:
-            self.held_back = _PINNED
+            self.held_back = _HELD
             return 0
         marked = 0
         with self._reserve.as_last_resort():
@@ -232,7 +238,7 @@ class Maintenance:
                 marked += size
                 if not size and not await self._give_up_a_peer(room_bytes):
                     break
-        if self.held_back == _PINNED and self._core.settings.when_full == "refuse":
+        if self.held_back == _HELD and self._core.settings.when_full == "refuse":
             took_s = self._core.clock.monotonic_s() - begun_s  # the search found nothing
             self._pinned_until_s = begun_s + took_s * _PINNED_REST
         return marked
@@ -251,13 +257,13 @@ class Maintenance:
 
     async def _give_up_a_peer(self, room_bytes: float | None) -> bool:
         """Unpin the objects of one peer if only pinned ones are left; return whether it did."""
-        if not await self._evictor.has_pinned():
-            self.held_back = "all that may be evicted is gone; the rest is leased"
+        if not await self._evictor.holds_for_peers():
+            self.held_back = "all that may be evicted is gone; the rest is leased or pinned"
             return False
         left = self._core.space.stored_bytes - self._evictor.pending_bytes
         fits = room_bytes is None or left <= room_bytes
         if fits or self._core.settings.when_full == "refuse":
-            self.held_back = _PINNED
+            self.held_back = _HELD
             return False
         record = await self._core.writer.submit(retention.give_up_one)
         if record is None:
@@ -270,7 +276,7 @@ class Maintenance:
 
     async def _serve_request(self) -> None:
         """Carry out what `federation gc` in another process has requested."""
-        text = await self._core.pool.run(self._meta, REQUEST)
+        text = await self._core.pool.query(get_meta, REQUEST)
         if not text:
             return
         try:
@@ -320,6 +326,3 @@ class Maintenance:
     async def trim_log(self) -> None:
         """See LogTrimmer."""
         await self._log_trimmer.trim()
-
-    def _meta(self, name: str) -> Any:
-        return get_meta(self._core.pool.connection(), name)

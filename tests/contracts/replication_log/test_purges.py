@@ -10,7 +10,7 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import BlobNotFound, InvalidRequest
 from federation.core.index import Entry, EntryKey, EntryKind, Stamp
 from federation.core.provenance import FROM_CLIENT, Provenance, Source
-from federation.core.purges import Purge, Purgeable
+from federation.core.purges import Purge, Purgeable, PurgeOutcome
 from federation.core.replication_log import PeerRecord
 from federation.wire.holdings import name_of
 from tests.contracts.replication_log.sites import SITES, Site, push, put
@@ -67,7 +67,7 @@ async def test_a_purged_blob_is_gone_at_once_and_a_clients_push_brings_it_back(
     digest = await push(site, data)
     assert await is_held(site, data)
     (outcome,) = await site.ledger.purges.purge([(digest, "")], "alice")
-    assert outcome == (digest, "", len(data), True)
+    assert outcome == PurgeOutcome(digest, "", len(data), True)
     assert not await is_held(site, data)
     assert await site.ledger.held() == (0, 0)
     assert await site.ledger.purges.blobs_among([digest, digest_of(b"x")]) == {digest}
@@ -124,7 +124,7 @@ async def test_a_purged_entry_is_gone_and_a_clients_value_wins_over_the_record(s
     entry = named("e")
     await put(site, entry)
     (outcome,) = await site.ledger.purges.purge([(entry.key, entry.label)], "alice")
-    assert outcome == (entry.key, "urn:e", len(b"value") + len("urn:e"), True)
+    assert outcome == PurgeOutcome(entry.key, "urn:e", len(b"value") + len("urn:e"), True)
     assert await value_of(site, "e") is None
     assert await site.index.get_like([entry.key]) == []
     assert await site.ledger.heads_at([entry.key]) == [None]

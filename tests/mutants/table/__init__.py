@@ -8,6 +8,7 @@ from tests.mutants.table.hits import HITS
 from tests.mutants.table.http_cache import HTTP_CACHE
 from tests.mutants.table.leases import LEASES
 from tests.mutants.table.mesh import MESH
+from tests.mutants.table.pins import PINS
 from tests.mutants.table.purges import PURGES
 from tests.mutants.table.replication import REPLICATION
 from tests.mutants.table.services import SERVICES
@@ -24,6 +25,7 @@ MUTANTS: list[Mutant] = [
     *REPLICATION,
     *MESH,
     *PURGES,
+    *PINS,
     *UPSTREAM,
     *SERVICES,
     *TRANSPORT,

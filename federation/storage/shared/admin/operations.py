@@ -10,6 +10,7 @@ from typing import Any
 
 from federation.core.clock import SystemClock
 from federation.core.errors import StorageRefused
+from federation.core.pins import ClosureWalk, Pin, PinReport, PinsReport, PinTarget
 from federation.core.purges import Purgeable, PurgeOutcome
 from federation.core.replication_log import Parked
 from federation.storage.admin.operations import DirectoryOperations
@@ -32,6 +33,7 @@ from federation.storage.shared.admin.site_peers import known_peers
 from federation.storage.shared.admin.site_summary import site_summary
 from federation.storage.shared.admin.site_verify import verify_site
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.site_pins import PINS_UNSUPPORTED
 from federation.storage.shared.site_purges import UNSUPPORTED
 
 _BY_THEIR_OWN = (
@@ -132,6 +134,19 @@ class SiteOperations(Operations):
     def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
         """See Operations. Raises StorageRefused always."""
         raise StorageRefused(f"{UNSUPPORTED}: {len(things)} names were not purged for {by}")
+
+    def pin(self, wanted: Pin, walk: ClosureWalk) -> PinReport:
+        """See Operations. Raises StorageRefused always."""
+        del walk
+        raise StorageRefused(f"{PINS_UNSUPPORTED}: {wanted.label} was not pinned")
+
+    def unpin(self, targets: Sequence[PinTarget], by: str) -> list[Pin]:
+        """See Operations. Raises StorageRefused always."""
+        raise StorageRefused(f"{PINS_UNSUPPORTED}: {len(targets)} were not removed for {by}")
+
+    def pins(self) -> PinsReport:
+        """See Operations. Raises StorageRefused always."""
+        raise StorageRefused(PINS_UNSUPPORTED)
 
     def offline_since_s(self) -> int | None:
         """See Operations."""

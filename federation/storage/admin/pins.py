@@ -1,0 +1,67 @@
+"""Pins, for commands: making and removing them beside the nodes of a directory, and listing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from federation.config import model
+from federation.config.types import share_of
+from federation.core.clock import SystemClock
+from federation.core.pins import ClosureWalk, Pin, PinReport, PinsReport, PinTarget
+from federation.storage.admin.common import existing, joined, reading
+from federation.storage.catalogue import footprint, keepings, pins
+from federation.storage.catalogue.transaction import read_totals
+from federation.storage.pinning import report_of
+from federation.storage.quarantine import kept_bytes
+from federation.storage.space import marks, measure_disk
+
+
+def pin(data_dir: Path, settings: model.StorageConfig, wanted: Pin, walk: ClosureWalk) -> PinReport:
+    """See Operations."""
+
+    async def work() -> PinReport:
+        async with joined(data_dir, settings) as storage:
+            return await storage.ledger.pins.pin(wanted, storage.pin_walker(walk))
+
+    return asyncio.run(work())
+
+
+def unpin(
+    data_dir: Path, settings: model.StorageConfig, targets: Sequence[PinTarget], by: str
+) -> list[Pin]:
+    """See Operations."""
+
+    async def work() -> list[Pin]:
+        async with joined(data_dir, settings) as storage:
+            return await storage.ledger.pins.unpin(targets, by)
+
+    return asyncio.run(work())
+
+
+def list_pins(data_dir: Path, settings: model.StorageConfig) -> PinsReport:
+    """See Operations. Raises StorageRefused."""
+    directory = existing(data_dir)
+    with reading(directory) as connection:
+        taken = footprint.measure(connection, read_totals(connection)).held
+        overhead_bytes = footprint.overhead(directory.root, kept_bytes(directory))
+        quota_bytes = marks(settings, measure_disk(data_dir), taken, overhead_bytes).quota_bytes
+        most = share_of(settings.pins_max, quota_bytes)
+        return report_of(connection, SystemClock().wall_s(), most)
+
+
+def pin_facts(connection: apsw.Connection, max_bytes: int) -> dict[str, Any]:
+    """Return the sums that `federation status` shows."""
+    kept = keepings.totals(connection)
+    return {
+        "pins": sum(not row.is_trial for row in pins.live(connection, SystemClock().wall_s())),
+        "bytes": keepings.total_bytes(connection),
+        "max-bytes": max_bytes,
+        "entries": kept.entries,
+        "incomplete-entries": kept.incomplete,
+        "entries-left-out": kept.left_out,
+    }

@@ -1,0 +1,372 @@
+"""Queries and updates of keepings: what keeps one entry, with all that it names, for one pin.
+
+A blob that several entries name is kept by one of them (blob.kept). When that one ends, nothing is
+given back before all others were looked at again, and took over what they need. So a keeping costs
+one row, whatever it keeps, and eviction finds in the row itself that a blob is kept.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from federation.core.pins import KeptState
+from federation.storage.catalogue import footprint
+from federation.storage.catalogue.transaction import Transaction, get_meta, set_meta
+
+_BYTES = "kept_bytes"  # name in the table meta: of the quota, of all keepings
+_RETRY_FIRST_MS, _RETRY_MAX_MS = 60_000, 3_600_000
+_LEFT_OUT_MAX_MS = 86_400_000
+_RETURN_MS = 86_400_000  # after an entry was replaced, what its former value named is kept so long
+_IS_ENDED = "NOT EXISTS (SELECT 1 FROM keeping WHERE id = blob.kept AND pin IS NOT NULL)"
+_LOOK = (
+    f"SELECT key, {footprint.COST}, kept, kept > 0 AND {_IS_ENDED} "  # noqa: S608 - constants
+    "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
+)
+_KEPT_IN_ORDER = (
+    "SELECT used, key FROM blob WHERE kept > 0 AND (used, key) > (?, ?) ORDER BY used, key LIMIT ?"
+)
+
+
+_SUMS = (
+    "SELECT ifnull(sum(entry > 0 AND state < 2), 0), ifnull(sum(blobs), 0), ifnull(sum(bytes), 0), "
+    "ifnull(sum(state = 1), 0), ifnull(sum(missing), 0), ifnull(sum(state = 2), 0) "
+    "FROM keeping WHERE pin"
+)
+
+
+class Keeping(NamedTuple):
+    """A row of the table keeping that belongs to a pin."""
+
+    id: int
+    pin_id: int
+    entry_id: int  # 0: it keeps a blob
+    seq: int  # of the entry's value
+    tries: int
+    state: int = KeptState.INCOMPLETE
+
+
+class KeptNow(NamedTuple):
+    """What became of some blobs; does_fit False: pins would take too much, nothing was kept."""
+
+    does_fit: bool
+    missing: list[bytes]
+
+
+class KeptTotal(NamedTuple):
+    """The sums over keepings."""
+
+    entries: int = 0
+    blobs: int = 0
+    size_bytes: int = 0
+    incomplete: int = 0
+    missing: int = 0
+    left_out: int = 0
+
+
+def total_bytes(connection: apsw.Connection) -> int:
+    """Return how much of the quota is kept, with what is not given back yet."""
+    return int(get_meta(connection, _BYTES) or 0)
+
+
+def _add(transaction: Transaction, keeping_id: int, size_bytes: int, blobs: int) -> None:
+    if not size_bytes and not blobs:
+        return
+    transaction.connection.execute(
+        "UPDATE keeping SET bytes = max(0, bytes + ?2), blobs = max(0, blobs + ?3) WHERE id = ?1",
+        (keeping_id, size_bytes, blobs),
+    )
+    total = total_bytes(transaction.connection) + size_bytes
+    set_meta(transaction, _BYTES, max(0, total))
+
+
+def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | None:
+    """Return what keeps the present value of an entry for a pin; None: the entry is gone.
+
+    An earlier value's keeping ends. entry_id 0: of a pinned blob.
+    """
+    connection = transaction.connection
+    row: Any = (0,)
+    if entry_id:
+        row = connection.execute("SELECT seq FROM entry WHERE id = ?", (entry_id,)).fetchone()
+    rows: Any = connection.execute(
+        "SELECT id, seq, tries FROM keeping WHERE pin = ? AND entry = ?", (pin_id, entry_id)
+    ).fetchall()
+    same = [Keeping(n, pin_id, entry_id, seq, tries) for n, seq, tries in rows if (seq,) == row]
+    earlier = [keeping_id for keeping_id, seq, _ in rows if (seq,) != row]
+    _end(transaction, earlier, due_ms=transaction.now_ms + _RETURN_MS)
+    if row is None or same:
+        return same[0] if same else None
+    connection.execute(
+        "INSERT INTO keeping (pin, entry, seq) VALUES (?, ?, ?)", (pin_id, entry_id, row[0])
+    )
+    return Keeping(connection.last_insert_rowid(), pin_id, entry_id, row[0], 0)
+
+
+def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> tuple[Keeping, bool] | None:
+    """Return what keeps the present value of an entry, which is kept itself; None: nothing does."""
+    row: Any = connection.execute(
+        "SELECT keeping.id, pin, entry, keeping.seq, tries, state "
+        "FROM keeping JOIN entry ON entry.id = keeping.entry AND entry.seq = keeping.seq "
+        "WHERE pin = ? AND entry = ? AND state < 2 "
+        "AND EXISTS (SELECT 1 FROM keeping AS k WHERE k.id = entry.kept AND k.pin IS NOT NULL)",
+        (pin_id, entry_id),
+    ).fetchone()
+    return None if row is None else (Keeping._make(row), True)
+
+
+def keep_entry(transaction: Transaction, keeping: Keeping, max_bytes: int) -> bool:
+    """Keep the entry itself; return False if pins would take more than max_bytes."""
+    connection = transaction.connection
+    row: Any = connection.execute(
+        "SELECT kept, length(value) + length(CAST(label AS BLOB)), "
+        "EXISTS (SELECT 1 FROM keeping WHERE id = entry.kept AND pin IS NOT NULL) "
+        "FROM entry WHERE id = ?",
+        (keeping.entry_id,),
+    ).fetchone()
+    if row is None or row[2]:
+        return True
+    kept, size_bytes, _ = row
+    cost = footprint.cost_of_entry(size_bytes)
+    if not kept and total_bytes(connection) + cost > max_bytes:
+        return False
+    if kept:
+        _add(transaction, kept, -cost, 0)
+    connection.execute("UPDATE entry SET kept = ? WHERE id = ?", (keeping.id, keeping.entry_id))
+    _add(transaction, keeping.id, cost, 0)
+    return True
+
+
+def look(connection: apsw.Connection, keys: Collection[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Return which of these blobs are here and not kept, and which are missing."""
+    rows: Any = connection.execute(_LOOK, (apsw.carray(tuple(keys)),)).fetchall()
+    found = {key: not kept or is_ended for key, _, kept, is_ended in rows}
+    return [key for key, is_free in found.items() if is_free], [k for k in keys if k not in found]
+
+
+def keep(
+    transaction: Transaction, keeping_id: int, keys: Collection[bytes], max_bytes: int
+) -> KeptNow:
+    """Keep blobs that nothing keeps, if pins then take at most max_bytes.
+
+    A mark by eviction is removed, as by a use.
+    """
+    connection = transaction.connection
+    rows: Any = connection.execute(_LOOK, (apsw.carray(tuple(keys)),)).fetchall()
+    free = [(key, cost, kept) for key, cost, kept, is_ended in rows if not kept or is_ended]
+    added = sum(cost for _, cost, kept in free if not kept)
+    held = {row[0] for row in rows}
+    missing = [key for key in keys if key not in held]
+    if added and total_bytes(connection) + added > max_bytes:
+        return KeptNow(False, missing)
+    connection.executemany(
+        "UPDATE blob SET kept = ?2, marked = 0 WHERE key = ?1",
+        [(key, keeping_id) for key, _, _ in free],
+    )
+    for _, cost, kept in free:
+        if kept:
+            _add(transaction, kept, -cost, -1)
+    _add(transaction, keeping_id, sum(cost for _, cost, _ in free), len(free))
+    return KeptNow(True, missing)
+
+
+def settle(transaction: Transaction, keeping: Keeping, missing: int, *, is_whole: bool) -> None:
+    """Note the result of a walk; what is incomplete is due again, ever more rarely."""
+    wait_ms = min(_RETRY_MAX_MS, _RETRY_FIRST_MS << min(keeping.tries, 10))
+    state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
+    transaction.connection.execute(
+        "UPDATE keeping SET state = ?2, missing = ?3, due = ?4, "
+        "tries = CASE WHEN missing = ?3 THEN tries + 1 ELSE 0 END WHERE id = ?1",
+        (keeping.id, state, missing, transaction.now_ms + wait_ms),
+    )
+
+
+def leave_out(transaction: Transaction, keeping: Keeping) -> None:
+    """Note that a pin leaves an entry out; what was kept of that already is given back."""
+    connection = transaction.connection
+    due_ms = transaction.now_ms + min(_LEFT_OUT_MAX_MS, _RETRY_MAX_MS << min(keeping.tries, 10))
+    row: Any = connection.execute(
+        "SELECT bytes FROM keeping WHERE id = ?", (keeping.id,)
+    ).fetchone()
+    if row is not None and row[0]:
+        _end(transaction, [keeping.id], due_ms=0)
+        connection.execute(
+            "INSERT INTO keeping (pin, entry, seq) VALUES (?, ?, ?)",
+            (keeping.pin_id, keeping.entry_id, keeping.seq),
+        )
+        keeping = keeping._replace(id=connection.last_insert_rowid())
+    connection.execute(
+        "UPDATE keeping SET state = ?2, missing = 0, tries = ?3, due = ?4 WHERE id = ?1",
+        (keeping.id, KeptState.LEFT_OUT, keeping.tries + 1, due_ms),
+    )
+
+
+def put_off(transaction: Transaction, waiting: Collection[Keeping]) -> None:
+    """Let what was left out wait, as there is no room for it."""
+    transaction.connection.executemany(
+        "UPDATE keeping SET due = ?2 WHERE id = ?1",
+        [(each.id, transaction.now_ms + _RETRY_MAX_MS) for each in waiting],
+    )
+
+
+def _end(transaction: Transaction, keeping_ids: Sequence[int], due_ms: int) -> None:
+    transaction.connection.executemany(
+        "UPDATE keeping SET pin = NULL, due = ?2 WHERE id = ?1",
+        [(keeping_id, due_ms) for keeping_id in keeping_ids],
+    )
+
+
+def end_all(transaction: Transaction, pin_id: int) -> None:
+    """End all that a pin keeps, to be given back at once."""
+    transaction.connection.execute(
+        "UPDATE keeping SET pin = NULL, due = 0 WHERE pin = ?", (pin_id,)
+    )
+
+
+def blob_gone(transaction: Transaction, keeping_id: int, cost_bytes: int) -> None:
+    """Note that a kept blob was purged, or set aside as damaged."""
+    _add(transaction, keeping_id, -cost_bytes, -1)
+    transaction.connection.execute(
+        "UPDATE keeping SET state = ?2, missing = missing + 1, due = 0 "
+        "WHERE id = ?1 AND pin IS NOT NULL",
+        (keeping_id, KeptState.INCOMPLETE),
+    )
+
+
+def entry_gone(transaction: Transaction, keeping_id: int, cost_bytes: int) -> None:
+    """Note that a kept entry was purged: what it named is kept for it no longer."""
+    _add(transaction, keeping_id, -cost_bytes, 0)
+    _end(transaction, [keeping_id], due_ms=transaction.now_ms + _RETURN_MS)
+
+
+def keeps_blob(connection: apsw.Connection, key: bytes) -> bool:
+    """Return whether a pin keeps a blob."""
+    return _keeps(connection, "SELECT kept FROM blob WHERE key = ?", key)
+
+
+def keeps_entry(connection: apsw.Connection, row_id: int) -> bool:
+    """Return whether a pin keeps an entry."""
+    return _keeps(connection, "SELECT kept FROM entry WHERE id = ?", row_id)
+
+
+def _keeps(connection: apsw.Connection, query: str, value: bytes | int) -> bool:
+    row: Any = connection.execute(
+        f"SELECT 1 FROM keeping WHERE id = ({query}) AND pin IS NOT NULL",  # noqa: S608 - constants
+        (value,),
+    ).fetchone()
+    return row is not None
+
+
+def due(connection: apsw.Connection, now_ms: int, limit: int) -> list[Keeping]:
+    """Return what is incomplete or left out, and is to be tried again now."""
+    rows: Any = connection.execute(
+        "SELECT id, pin, entry, seq, tries, state FROM keeping "
+        "WHERE due <= ? AND state > 0 AND pin IS NOT NULL ORDER BY due LIMIT ?",
+        (now_ms, limit),
+    ).fetchall()
+    return [Keeping._make(row) for row in rows]
+
+
+def after(connection: apsw.Connection, keeping_id: int, limit: int) -> list[Keeping]:
+    """Return what pins keep, of ids above this one and in their order; not what they leave out."""
+    rows: Any = connection.execute(
+        "SELECT id, pin, entry, seq, tries, state FROM keeping "
+        "WHERE id > ? AND state < 2 AND pin IS NOT NULL ORDER BY id LIMIT ?",
+        (keeping_id, limit),
+    ).fetchall()
+    return [Keeping._make(row) for row in rows]
+
+
+def ended(connection: apsw.Connection) -> list[int]:
+    """Return the keepings that keep something for no pin any more."""
+    rows: Any = connection.execute("SELECT id FROM keeping WHERE pin IS NULL").fetchall()
+    return [keeping_id for (keeping_id,) in rows]
+
+
+def is_return_due(connection: apsw.Connection, now_ms: int) -> bool:
+    """Return whether any of ended() is to be given back now."""
+    row = connection.execute(
+        "SELECT 1 FROM keeping WHERE due <= ? AND pin IS NULL LIMIT 1", (now_ms,)
+    ).fetchone()
+    return row is not None
+
+
+def give_back(
+    transaction: Transaction, ended_ids: Collection[int], after: tuple[int, bytes], limit: int
+) -> tuple[int, bytes] | None:
+    """Let eviction have what these keep, of the next `limit` kept blobs in order of last use.
+
+    after: (used, key) of the last one of the call before. Returns the same of this one, None if
+    there are no more.
+    """
+    rows: Any = transaction.connection.execute(_KEPT_IN_ORDER, (*after, limit)).fetchall()
+    if not rows:
+        return None
+    transaction.connection.execute(
+        "UPDATE blob SET kept = 0 WHERE key IN (SELECT value FROM carray(?1)) "
+        "AND kept IN (SELECT value FROM carray(?2))",
+        (apsw.carray(tuple(key for _, key in rows)), apsw.carray(array("q", ended_ids))),
+    )
+    return rows[-1][0], rows[-1][1]
+
+
+def hold_blob(transaction: Transaction, key: bytes) -> None:
+    """Keep a blob of a rebuilt catalogue until it was found out what pins name."""
+    connection = transaction.connection
+    row: Any = connection.execute(
+        f"UPDATE blob SET kept = ? WHERE key = ? AND kept = 0 RETURNING {footprint.COST}",  # noqa: S608
+        (_without_pin(transaction), key),
+    ).fetchone()
+    if row is not None:
+        _add(transaction, _without_pin(transaction), row[0], 1)
+
+
+def hold_entries(transaction: Transaction, row_ids: Collection[int]) -> None:
+    """Keep entries likewise."""
+    for row_id in row_ids:
+        row: Any = transaction.connection.execute(
+            "UPDATE entry SET kept = ? WHERE id = ? AND kept = 0 "
+            "RETURNING length(value) + length(CAST(label AS BLOB))",
+            (_without_pin(transaction), row_id),
+        ).fetchone()
+        if row is not None:
+            _add(transaction, _without_pin(transaction), footprint.cost_of_entry(row[0]), 0)
+
+
+def _without_pin(transaction: Transaction) -> int:
+    """Return a keeping that ends as soon as pins were looked for."""
+    connection = transaction.connection
+    found = ended(connection)
+    if found:
+        return found[0]
+    connection.execute("INSERT INTO keeping (entry, seq) VALUES (0, 0)")
+    return connection.last_insert_rowid()
+
+
+def forget(transaction: Transaction, ended_ids: Collection[int]) -> None:
+    """Remove keepings whose blobs were given back, and let eviction have their entries."""
+    connection = transaction.connection
+    connection.execute(
+        "UPDATE entry SET kept = 0 WHERE kept > 0 AND kept IN (SELECT value FROM carray(?))",
+        (apsw.carray(array("q", ended_ids)),),
+    )
+    freed = 0
+    for keeping_id in ended_ids:
+        row: Any = connection.execute(
+            "DELETE FROM keeping WHERE id = ? AND pin IS NULL RETURNING entry, bytes", (keeping_id,)
+        ).fetchone()
+        if row is not None:
+            freed += row[1]
+    set_meta(transaction, _BYTES, max(0, total_bytes(connection) - freed))
+
+
+def totals(connection: apsw.Connection, pin_id: int | None = None) -> KeptTotal:
+    """Return the sums over the keepings of one pin, or of all."""
+    if pin_id is None:
+        row: Any = connection.execute(f"{_SUMS} IS NOT NULL").fetchone()
+    else:
+        row = connection.execute(f"{_SUMS} = ?", (pin_id,)).fetchone()
+    return KeptTotal._make(row)

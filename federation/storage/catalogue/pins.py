@@ -1,0 +1,276 @@
+"""Queries and updates of the records of pins: federation.core.pins says what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import apsw
+
+from federation.core.errors import InvalidRequest
+from federation.core.index import EntryKey, EntryKind, Stamp
+from federation.core.pins import (
+    BY_MAX_CHARS,
+    NOTE_MAX_CHARS,
+    PINS_MAX,
+    REMOVED_KEEP_S,
+    REMOVED_MAX,
+    Pin,
+    PinTarget,
+)
+from federation.storage.catalogue import instances, keepings
+from federation.storage.catalogue.hlc import next_ticks
+from federation.storage.catalogue.schema import of_a_row
+from federation.storage.catalogue.transaction import Transaction, get_meta, set_meta
+
+_SEQ = "pin_seq"  # name in the table meta: the number of the newest change of a record
+_COLUMNS = "target, label, until, note, by, at, removed, ticks, node"
+_UPSERT = (
+    "INSERT INTO pin (target, label, until, note, by, at, removed, ticks, node, seq) "
+    "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (target) DO UPDATE SET "
+    "label = ?2, until = ?3, note = ?4, by = ?5, at = ?6, removed = ?7, ticks = ?8, node = ?9, "
+    "seq = ?10, scanned = CASE WHEN removed THEN 0 ELSE scanned END RETURNING id"
+)
+_OVER = "removed = 0 AND until <= ?"
+_FORGOTTEN = (
+    "DELETE FROM pin WHERE removed = 1 AND (at < ?1 OR id IN "
+    "(SELECT id FROM pin WHERE removed = 1 ORDER BY seq DESC LIMIT -1 OFFSET ?2))"
+)
+
+
+class Candidate(NamedTuple):
+    """An index entry, as far as pins look at it."""
+
+    id: int
+    key: EntryKey
+    label: str
+
+
+class PinRow(NamedTuple):
+    """A record with what only this catalogue knows of it."""
+
+    id: int
+    seq: int | None  # None: it is being tried
+    scanned: bool  # whether all entries that were here when it was made have been looked at
+    tried_ms: int
+    pin: Pin
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether a command is still finding out whether it fits."""
+        return self.seq is None
+
+
+def live(connection: apsw.Connection, wall_s: float) -> list[PinRow]:
+    """Return the records that keep something, those that are being tried, too."""
+    rows: Any = connection.execute(
+        f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin "  # noqa: S608 - constants
+        "WHERE removed = 0 AND (until IS NULL OR until > ?) ORDER BY id",
+        (wall_s,),
+    ).fetchall()
+    return [_row(row) for row in rows]
+
+
+def are_any(connection: apsw.Connection) -> bool:
+    """Return whether there is any record, or anything that a pin has kept."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM pin) OR EXISTS (SELECT 1 FROM keeping)"
+    ).fetchone()
+    return row == (1,)
+
+
+def get(connection: apsw.Connection, target: PinTarget) -> PinRow | None:
+    """Return the record of a target, also of one that was removed."""
+    row: Any = connection.execute(
+        f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin WHERE target = ?",  # noqa: S608
+        (target.name,),
+    ).fetchone()
+    return None if row is None else _row(row)
+
+
+def of_blob(connection: apsw.Connection, key: bytes) -> str:
+    """Return what people call the target of the pin that keeps a blob; empty: none does."""
+    return _label(connection, "SELECT kept FROM blob WHERE key = ?", (key,))
+
+
+def of_entry(connection: apsw.Connection, key: EntryKey) -> str:
+    """Return the same of an entry."""
+    named = f"SELECT kept FROM entry WHERE kind = ? AND instance = {instances.ID} AND name = ?"  # noqa: S608
+    return _label(connection, named, (int(key.kind), key.instance, key.name))
+
+
+def _label(connection: apsw.Connection, kept: str, values: Sequence[Any]) -> str:
+    row: Any = connection.execute(
+        f"SELECT label FROM pin JOIN keeping ON keeping.pin = pin.id "  # noqa: S608 - constants
+        f"WHERE keeping.id = ({kept})",
+        values,
+    ).fetchone()
+    return "" if row is None else str(row[0])
+
+
+def unknown_of(connection: apsw.Connection, received: Sequence[Pin]) -> list[Pin]:
+    """Return those records that are newer than what is known of their targets."""
+    known = ((each, get(connection, each.target)) for each in received)
+    return [each for each, old in known if old is None or old.pin.stamp < each.stamp]
+
+
+def target_of(connection: apsw.Connection, pin_id: int) -> PinTarget | None:
+    """Return the target of a record; None: there is none."""
+    row: Any = connection.execute("SELECT target FROM pin WHERE id = ?", (pin_id,)).fetchone()
+    return None if row is None else _target(row)
+
+
+@of_a_row
+def _target(row: Sequence[Any]) -> PinTarget:
+    return PinTarget.parse(row[0])
+
+
+def page(connection: apsw.Connection, after: int, limit: int) -> list[tuple[int, Pin]]:
+    """Return records with numbers above after, in order, each with its number."""
+    rows: Any = connection.execute(
+        f"SELECT seq, {_COLUMNS} FROM pin WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608
+        (after, limit),
+    ).fetchall()
+    return [(row[0], _pin(row[1:])) for row in rows]
+
+
+@of_a_row
+def _row(row: Sequence[Any]) -> PinRow:
+    pin_id, seq, scanned, tried, *columns = row
+    return PinRow(int(pin_id), seq, bool(scanned), int(tried), _pin(columns))
+
+
+@of_a_row
+def _pin(columns: Sequence[Any]) -> Pin:
+    target, label, until_s, note, by, at_s, removed, ticks, node = columns
+    stamp = Stamp(ticks, node)
+    return Pin(PinTarget.parse(target), stamp, label, until_s, note, by, at_s, bool(removed))
+
+
+def candidates(connection: apsw.Connection, after: int, limit: int) -> list[Candidate]:
+    """Return entries with row ids above this one, in their order."""
+    rows: Any = connection.execute(
+        f"SELECT id, kind, {instances.NAME}, name, label FROM entry "  # noqa: S608 - constants
+        "WHERE id > ? ORDER BY id LIMIT ?",
+        (after, limit),
+    ).fetchall()
+    return [_candidate(row) for row in rows]
+
+
+def changed(connection: apsw.Connection, after: int, upto: int) -> list[Candidate]:
+    """Return the entries that the log has rows of, with numbers above after and at most upto."""
+    rows: Any = connection.execute(
+        f"SELECT entry.id, entry.kind, {instances.NAME.replace('= instance', '= entry.instance')}, "  # noqa: S608
+        "entry.name, entry.label FROM log JOIN entry USING (kind, instance, name) "
+        "WHERE log.seq > ? AND log.seq <= ? AND log.kind > 0",
+        (after, upto),
+    ).fetchall()
+    return [_candidate(row) for row in rows]
+
+
+@of_a_row
+def _candidate(row: Sequence[Any]) -> Candidate:
+    entry_id, kind, instance, name, label = row
+    return Candidate(int(entry_id), EntryKey(EntryKind(kind), instance, name), label)
+
+
+def next_stamp(transaction: Transaction, above: Pin | None) -> Stamp:
+    """Return a stamp of now that is later than that of a record."""
+    ticks = next_ticks(transaction.totals.ticks, transaction.wall_s, transaction.drift_s)
+    stamp = Stamp(max(ticks, above.stamp.ticks + 1 if above else 0), transaction.node_id)
+    transaction.observe(stamp)
+    return stamp
+
+
+def store(transaction: Transaction, pin: Pin) -> int:
+    """Store a record under the next number, and return its row id.
+
+    What a removed pin has kept is given back soon. Raises InvalidRequest beyond PINS_MAX.
+    """
+    connection = transaction.connection
+    if not pin.is_removed:
+        _check_number(connection, pin.target)
+    seq = int(get_meta(connection, _SEQ) or 0) + 1
+    set_meta(transaction, _SEQ, seq)
+    row: Any = connection.execute(
+        _UPSERT, (pin.target.name, *_for_people(pin), pin.is_removed, *pin.stamp, seq)
+    ).fetchone()
+    if pin.is_removed:
+        keepings.end_all(transaction, row[0])
+        connection.execute(_FORGOTTEN, (transaction.wall_s - REMOVED_KEEP_S, REMOVED_MAX))
+    return int(row[0])
+
+
+def _check_number(connection: apsw.Connection, target: PinTarget) -> None:
+    row: Any = connection.execute(
+        "SELECT count(*) FROM pin WHERE removed = 0 AND target <> ?", (target.name,)
+    ).fetchone()
+    if row[0] >= PINS_MAX:
+        raise InvalidRequest(f"there are {row[0]} pins already; no more are possible")
+
+
+def begin_trial(transaction: Transaction, pin: Pin) -> int:
+    """Store a record that is not in force yet, beside an older one, and return its row id.
+
+    Raises InvalidRequest beyond PINS_MAX, and if another command is trying the same target.
+    """
+    connection = transaction.connection
+    _check_number(connection, pin.target)
+    if connection.execute("SELECT 1 FROM pin WHERE target = ?", (_on_trial(pin),)).fetchone():
+        raise InvalidRequest("another command is pinning the same just now")
+    connection.execute(
+        f"INSERT INTO pin ({_COLUMNS}, tried) VALUES (?, ?, ?, ?, ?, ?, 0, 0, '', ?)",  # noqa: S608
+        (_on_trial(pin), *_for_people(pin), transaction.now_ms),
+    )
+    return connection.last_insert_rowid()
+
+
+def end_trial(transaction: Transaction, pin_id: int, pin: Pin) -> None:
+    """Put a record in force, in the place of an older one."""
+    connection = transaction.connection
+    old = get(connection, pin.target)
+    if old is not None:
+        drop(transaction, old.id)
+    connection.execute(
+        "UPDATE pin SET target = ?, scanned = 1 WHERE id = ?", (pin.target.name, pin_id)
+    )
+    store(transaction, pin)
+
+
+def _on_trial(pin: Pin) -> str:
+    """Return a text under which both records can be there; PinTarget.parse reads it, too."""
+    return f"{pin.target.name} "
+
+
+def _for_people(pin: Pin) -> tuple[str, float | None, str, str, float]:
+    return pin.label, pin.until_s, pin.note[:NOTE_MAX_CHARS], pin.by[:BY_MAX_CHARS], pin.at_s
+
+
+def go_on_trying(transaction: Transaction, pin_id: int) -> None:
+    """Note that the command still works."""
+    transaction.connection.execute(
+        "UPDATE pin SET tried = ? WHERE id = ?", (transaction.now_ms, pin_id)
+    )
+
+
+def drop(transaction: Transaction, pin_id: int) -> None:
+    """Remove a record without a trace; what it has kept is given back soon."""
+    keepings.end_all(transaction, pin_id)
+    transaction.connection.execute("DELETE FROM pin WHERE id = ?", (pin_id,))
+
+
+def set_scanned(transaction: Transaction, pin_ids: Sequence[int], *, is_scanned: bool) -> None:
+    """Note that all entries were looked at for these pins, or that they have to be."""
+    transaction.connection.executemany(
+        "UPDATE pin SET scanned = ? WHERE id = ?", [(is_scanned, pin_id) for pin_id in pin_ids]
+    )
+
+
+def over(connection: apsw.Connection, wall_s: float, tried_before_ms: int) -> list[PinRow]:
+    """Return the records whose date has passed, and those whose command has died."""
+    rows: Any = connection.execute(
+        f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin "  # noqa: S608 - constants
+        f"WHERE {_OVER} OR (seq IS NULL AND tried < ?)",
+        (wall_s, tried_before_ms),
+    ).fetchall()
+    return [_row(row) for row in rows]

@@ -1,0 +1,183 @@
+"""Keeps one entry, or blob, for one pin: the entry and everything that it names.
+
+The walk through the closure is given from outside. It asks a store which of many blobs are missing,
+and reads those that name others; the store that it gets here keeps what it is asked about, fetches
+what is missing, and says that nothing is, so that the walk goes on past holes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+from federation.config.types import share_of
+from federation.core.digest import Digest
+from federation.core.pins import ClosureWalk, FetchBlobs, KeptState
+from federation.core.store import Chunks, NextBytes, Readable
+from federation.core.uses import Peek
+from federation.storage.catalogue import entries, keepings
+from federation.storage.catalogue.blobs import key_of
+from federation.storage.catalogue.keepings import Keeping
+from federation.storage.catalogue.transaction import Transaction
+from federation.storage.context import StorageContext
+
+_KEPT_AT_ONCE = 500  # blobs in one transaction, so that uploads do not wait long for the write lock
+_MISSING_MAX = 10_000  # of one entry; more are not counted
+
+
+class _TooMuch(Exception):
+    """Pins would take more than they may."""
+
+
+def max_pinned_bytes(core: StorageContext) -> int:
+    """Return how many bytes of the quota pins may keep now."""
+    return share_of(core.settings.pins_max, core.space.quota_bytes)
+
+
+class PinWalker:
+    """Walks for one storage."""
+
+    def __init__(
+        self,
+        core: StorageContext,
+        store: Readable,
+        walk: ClosureWalk,
+        fetch: FetchBlobs | None = None,
+    ) -> None:
+        """fetch: brings missing blobs; None: they stay missing."""
+        self._core = core
+        self._store = Peek(store)
+        self._walk = walk
+        self._fetch = fetch
+
+    def __repr__(self) -> str:
+        return f"<PinWalker in {self._store!r}>"
+
+    async def keep(self, pin_id: int, entry_id: int) -> KeptState | None:
+        """Keep an entry as it is now; return what became of it, None if it is gone.
+
+        What is kept already costs look-ups alone. Raises SourceUnavailable, StorageFull,
+        StorageFailed.
+        """
+        core = self._core
+        most = max_pinned_bytes(core)
+        known = await core.pool.query(keepings.known, pin_id, entry_id)
+        if known is None:
+            known = await core.writer.submit(partial(_begin, pin_id, entry_id, most))
+        if known is None:
+            return None
+        keeping, does_fit = known
+        store = _KeepingStore(core, self._store, keeping, self._fetch, most)
+        is_walked = False
+        if does_fit:
+            try:
+                is_walked = await self._walk_entry(store, keeping.entry_id)
+            except _TooMuch:
+                does_fit = False
+        if not does_fit:
+            await core.writer.submit(lambda tx: keepings.leave_out(tx, keeping))
+            return KeptState.LEFT_OUT
+        return await self._settle(keeping, len(store.missing), is_walked=is_walked)
+
+    async def keep_blob(self, pin_id: int, digest: Digest) -> KeptState:
+        """Keep one blob. Raises as keep() does."""
+        core = self._core
+        most = max_pinned_bytes(core)
+        keeping = await core.writer.submit(lambda tx: keepings.begin(tx, pin_id, 0))
+        assert keeping is not None  # only an entry can be gone
+        store = _KeepingStore(core, self._store, keeping, self._fetch, most)
+        try:
+            await store.find_missing([digest])
+        except _TooMuch:
+            await core.writer.submit(lambda tx: keepings.leave_out(tx, keeping))
+            return KeptState.LEFT_OUT
+        return await self._settle(keeping, len(store.missing), is_walked=True)
+
+    async def _walk_entry(self, store: _KeepingStore, entry_id: int) -> bool:
+        entry = await self._core.pool.query(entries.by_id, entry_id)
+        return entry is not None and await self._walk(store, entry)
+
+    async def _settle(self, keeping: Keeping, missing: int, *, is_walked: bool) -> KeptState:
+        is_whole = is_walked and not missing
+        state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
+        if not is_whole or keeping.state is not state:
+            await self._core.writer.submit(
+                lambda tx: keepings.settle(tx, keeping, missing, is_whole=is_whole)
+            )
+        return state
+
+
+def _begin(
+    pin_id: int, entry_id: int, max_bytes: int, transaction: Transaction
+) -> tuple[Keeping, bool] | None:
+    keeping = keepings.begin(transaction, pin_id, entry_id)
+    if keeping is None:
+        return None
+    return keeping, keepings.keep_entry(transaction, keeping, max_bytes)
+
+
+class _KeepingStore:
+    """See federation.core.store.Readable, and the module's docstring."""
+
+    def __init__(
+        self,
+        core: StorageContext,
+        store: Readable,
+        keeping: Keeping,
+        fetch: FetchBlobs | None,
+        max_bytes: int,
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._keeping = keeping
+        self._fetch = fetch
+        self._max_bytes = max_bytes
+        self.missing: set[bytes] = set()
+
+    async def find_missing(self, digests: Collection[Digest]) -> set[Digest]:
+        """Keep what is here of these; return none. Raises _TooMuch."""
+        keys = {key_of(digest): digest for digest in digests if not digest.is_empty}
+        free, missing = await self._core.pool.query(keepings.look, list(keys))
+        if missing and self._fetch is not None:
+            await self._fetch([keys[key] for key in missing])
+            free, missing = await self._core.pool.query(keepings.look, list(keys))
+        self._note_missing(missing)
+        for at in range(0, len(free), _KEPT_AT_ONCE):
+            part = free[at : at + _KEPT_AT_ONCE]
+            now = await self._core.writer.submit(
+                partial(_keep, self._keeping.id, part, self._max_bytes)
+            )
+            if not now.does_fit:
+                raise _TooMuch
+            self._note_missing(now.missing)
+        return set()
+
+    async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
+        """Keep and return them; one that is missing is empty, and so names nothing."""
+        await self.find_missing(digests)
+        found = await self._store.read_small(digests)
+        self._note_missing(
+            [key_of(digest) for digest, data in zip(digests, found, strict=True) if data is None]
+        )
+        return [data or b"" for data in found]
+
+    def open_read(
+        self,
+        digest: Digest,
+        *,
+        offset: int = 0,
+        limit: int | None = None,
+        next_bytes: NextBytes | None = None,
+    ) -> AbstractAsyncContextManager[Chunks]:
+        """See Readable."""
+        return self._store.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
+
+    def _note_missing(self, keys: Sequence[bytes]) -> None:
+        self.missing.update(keys[: _MISSING_MAX - len(self.missing)])
+
+
+def _keep(
+    keeping_id: int, keys: Sequence[bytes], max_bytes: int, transaction: Transaction
+) -> keepings.KeptNow:
+    return keepings.keep(transaction, keeping_id, keys, max_bytes)

@@ -1,0 +1,78 @@
+"""storage.expire-after: which entries go because of their age, and which do not."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from federation.closure.pinned import pin_walk
+from federation.config.model import LimitsConfig
+from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind
+from federation.core.pins import Pin, PinKind, PinTarget
+from federation.storage.storage import Storage
+from federation.storage.upkeep.expiry import Expiry
+from tests.storage.conftest import put, short
+from tests.storage.test_eviction import held
+from tests.support.samples import sample_value
+
+Opener = Callable[..., Awaitable[Storage]]
+HOUR_MS = 3_600_000
+
+
+def asset(name: str, instance: str = "pr") -> Entry:
+    key = EntryKey(EntryKind.ASSET_BLOB, instance, name.encode().ljust(32, b"."))
+    return Entry(key, b"value of " + name.encode(), f"urn:{name}")
+
+
+async def left(storage: Storage, entries: list[Entry]) -> list[str]:
+    found = await storage.get([each.key for each in entries])
+    return [each.label for each in found if each is not None]
+
+
+@pytest.mark.parametrize("count", [3, 1203])
+async def test_what_was_neither_written_nor_used_for_so_long_goes(
+    open_storage: Opener, count: int
+) -> None:
+    storage = await open_storage(short(expire_after={"pr": "2h", "none": "1h"}))
+    old = [asset(f"old-{at}") for at in range(count)]
+    others = [asset("used"), asset("other", "main"), asset("other", "pr/1")]
+    await storage.put([*old, *others])
+    blob = await put(storage, b"what entries name is left to eviction")
+    storage.core.store_clock._base_ms += 3 * HOUR_MS
+    await storage.get([others[0].key])
+    await storage.flusher.flush()
+    new = asset("new")
+    await storage.put([new])
+    expiry = Expiry(storage.core)
+    assert await expiry.round() == count
+    assert await left(storage, old) == []
+    kept = [*others, new]
+    assert await left(storage, kept) == [each.label for each in kept]
+    assert await held(storage, [blob]) == [blob]
+    assert await expiry.round() == 0
+    name = "federation_expired_entries_total"
+    assert sample_value(storage.core.metrics, name) == count
+
+
+async def test_pinned_entries_stay_and_no_row_tells_peers(open_storage: Opener) -> None:
+    storage = await open_storage(short(expire_after={"pr": "2h"}))
+    await storage.put([asset("pinned"), asset("not")])
+    target = PinTarget(PinKind.ASSETS, "pr", "urn:p*")
+    walker = storage.pin_walker(pin_walk(LimitsConfig()))
+    await storage.ledger.pins.pin(Pin(target, NO_STAMP), walker)
+    head = storage.ledger.head()
+    storage.core.store_clock._base_ms += 3 * HOUR_MS
+    assert await Expiry(storage.core).round() == 1
+    assert await left(storage, [asset("pinned"), asset("not")]) == ["urn:pinned"]
+    assert storage.ledger.head() == head
+
+
+async def test_a_reload_changes_the_ages(open_storage: Opener) -> None:
+    storage = await open_storage()
+    await storage.put([asset("a")])
+    storage.core.store_clock._base_ms += 3 * HOUR_MS
+    expiry = Expiry(storage.core)
+    assert await expiry.round() == 0
+    storage.apply_config(short(expire_after={"pr": "1h"}))
+    assert await expiry.round() == 1
