@@ -33,6 +33,7 @@ _REFERENCES = "buildstream.v2.ReferenceStorage"
 _HOLDINGS = "federation.v1.Holdings"
 _MESH = "federation.v1.Mesh"
 _PURGES = "federation.v1.Purges"
+_PINS = "federation.v1.Pins"
 _BYTESTREAM = "google.bytestream.ByteStream"
 
 CAPABILITIES = Method(f"{_REAPI}.Capabilities", "GetCapabilities", answer_max_bytes=256 * 1024)
@@ -59,6 +60,7 @@ PREVIEW = Method(_MESH, "Preview", answer_max_bytes=2 * _MIB)
 JOIN = Method(_MESH, "Join", answer_max_bytes=2 * _MIB)
 INTRODUCE = Method(_MESH, "Introduce")
 APPLY_PURGES = Method(_PURGES, "Apply")
+APPLY_PINS = Method(_PINS, "Apply")
 
 ALL = (
     CAPABILITIES,
@@ -81,4 +83,5 @@ ALL = (
     JOIN,
     INTRODUCE,
     APPLY_PURGES,
+    APPLY_PINS,
 )

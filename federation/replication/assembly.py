@@ -29,6 +29,7 @@ from federation.replication.gate import Gate
 from federation.replication.peer_api import PeerApi
 from federation.replication.peer_blobs import PeerBlobs, may_fetch_from
 from federation.replication.peer_records import PeerRecordCache
+from federation.replication.pin_sender import PinSender
 from federation.replication.purge_sender import PurgeSender, ToldPurges
 from federation.replication.remote_peer import RemotePeer
 from federation.replication.send_memory import SendMemory
@@ -145,10 +146,15 @@ def make_session(
     )
     purges = PurgeSender(peer.name, change_log.purges, api, sender.answered_call, told, clock)
     shipper = Shipper(sender, api, purges, clock)
+    pins = None
+    if peer.pins:
+        pins = PinSender(peer.name, change_log.pins, api, sender.answered_call, clock)
     gate.at_failure(shipper.confirmed.clear)
     of_entries = memory.of_entries(peer.name)
     entries = EntrySender(store, change_log, api, gate, shipper, walk, counters, of_entries, clock)
-    return PeerSession(peer, change_log, records, api, gate, shipper, entries, counters, clock)
+    return PeerSession(
+        peer, change_log, records, api, gate, shipper, entries, counters, clock, pins
+    )
 
 
 def _of_blobs(peer: PeerConfig) -> str:

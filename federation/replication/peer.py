@@ -127,6 +127,8 @@ class PeerRunner:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch())
                 group.create_task(session.shipper.purges.run())
+                if session.pins is not None:
+                    group.create_task(session.pins.run())
                 group.create_task(Retry(session).run())
                 for lane in session.lanes:
                     follower = Follower(session, lane)

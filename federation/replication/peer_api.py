@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKind
+from federation.core.pins import Pin
 from federation.core.purges import Purge
 from federation.core.store import Chunks
 from federation.wire.node_identity import LogPosition
@@ -118,6 +119,13 @@ class PeerApi(Protocol):
         """Have it take over records of what was purged, as far as their names exist there.
 
         Raises Unsupported where it does not know of purges.
+        """
+        ...
+
+    async def tell_pins(self, pins: Sequence[Pin]) -> None:
+        """Have it take over records of what is pinned, as far as their instances exist there.
+
+        Raises Unsupported where it does not know of pins.
         """
         ...
 

@@ -14,6 +14,7 @@ from federation.core import hops
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, EntryKind, Stamp
+from federation.core.pins import Pin, PinKind
 from federation.core.purges import Purge
 from federation.remote.client import Remote
 from federation.remote.failures import (
@@ -34,6 +35,7 @@ from federation.remote.methods import (
     PUSH_DIRECTORY,
     UPDATE_RESULT,
 )
+from federation.remote.pins import apply_pins
 from federation.remote.purges import apply_purges
 from federation.remote.store import RemoteStore
 from federation.replication.peer_api import Identity, ObjectHistory, OpenAt, Theirs
@@ -182,6 +184,23 @@ class RemotePeer:
         if instance is None:
             return None
         return purge._replace(thing=purge.thing._replace(instance=instance))
+
+    async def tell_pins(self, pins: Sequence[Pin]) -> None:
+        """See PeerApi. A pin in all instances is one in each of those that are sent there."""
+        known = [named for each in pins for named in self._pins_there(each)]
+        with _replicating(_NO_OBJECT):
+            await apply_pins(self._remote, known)
+
+    def _pins_there(self, pin: Pin) -> list[Pin]:
+        """Return a record as the peer knows its instances."""
+        target, names = pin.target, self._names
+        if names is None or target.kind is PinKind.BLOB:
+            return [pin]
+        return [
+            pin._replace(target=target._replace(instance=there))
+            for here, there in names.items()
+            if target.instance in {None, here}
+        ]
 
     async def compare(self, entry: Entry) -> Theirs:
         """See PeerApi. Of an asset its content and end are compared, not what it refers to."""

@@ -17,6 +17,7 @@ from federation.replication.gate import Gate
 from federation.replication.outcomes import Fate, SendOutcome
 from federation.replication.peer_api import PeerApi
 from federation.replication.peer_records import PeerRecordCache
+from federation.replication.pin_sender import PinSender
 from federation.replication.rules import Rules
 from federation.replication.shipping import Shipper
 
@@ -34,6 +35,7 @@ class PeerSession:
     entries: EntrySender
     counters: PeerCounters
     clock: Clock
+    pins: PinSender | None = None  # where the peer is told of pins
     rules: Rules = field(init=False)
 
     def __post_init__(self) -> None:

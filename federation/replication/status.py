@@ -89,6 +89,7 @@ def facts_of(runner: PeerRunner, lags: dict[Lane, LaneLag], parked: int) -> dict
         "forgets": counters.forgets,
         "purges-told": session.shipper.purges.has_told_all,
         "purges-not-taken": session.shipper.purges.trouble,
+        "pins-not-taken": "" if session.pins is None else session.pins.trouble,
         "lanes": lanes,
     }
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from federation.closure.checker import ClosureChecker
+from federation.closure.pinned import pin_walk
 from federation.config.model import Config, LimitsConfig, ListenerConfig
 from federation.core.clock import Clock
 from federation.core.memory_budget import MemoryBudget
@@ -22,6 +23,7 @@ from federation.services.checksum import ChecksumVerifier
 from federation.services.cpu_pool import Compute
 from federation.services.holdings import HoldingsService
 from federation.services.method import Service
+from federation.services.pins import PinsService
 from federation.services.purges import PurgesService
 from federation.services.references import ReferenceService
 from federation.services.remote_asset import FetchService, PushService
@@ -126,6 +128,15 @@ def make_services(
         if http is not None:
             http.apply_config(changed)
 
+    walk = pin_walk(limits)
+
+    def start(holders: Holders) -> None:
+        pulling.start(holders)
+        storage.keep_pins(walk, pulling.bring)
+
+    async def stop_fetching() -> None:
+        storage.keep_pins(walk, None)
+
     return Services(
         served=[
             cas,
@@ -133,17 +144,19 @@ def make_services(
             *of_names(pulling.finder),
             HoldingsService(storage.ledger),
             PurgesService(storage.ledger.purges),
+            PinsService(storage.ledger.pins),
         ],
         # No blobs, as with --index-only of BuildStream's own server.
         index_served=of_names(pulling.index_finder, inlines=False),
         http_served=[] if http is None else [http],
         closers=[  # uploads, then threads, then what they use
+            stop_fetching,
             stream.close,
             partial(asyncio.to_thread, compute.close),
             *pulling.closers,
             closures.close,
         ],
-        start=pulling.start,
+        start=start,
         describe=pulling.describe,
         upstreams_with_blobs=pulling.with_blobs,
         apply_config=apply_config,

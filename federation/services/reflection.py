@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pool
 from federation._proto.build.bazel.remote.asset.v1 import remote_asset_pb2
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2
 from federation._proto.buildstream.v2 import buildstream_pb2
-from federation._proto.federation.v1 import holdings_pb2, purges_pb2
+from federation._proto.federation.v1 import holdings_pb2, pins_pb2, purges_pb2
 from federation._proto.google.bytestream import bytestream_pb2
 from federation.config.model import LimitsConfig
 from federation.services.call import Call
@@ -29,6 +29,7 @@ _DESCRIBED = (
     bytestream_pb2,
     buildstream_pb2,
     holdings_pb2,
+    pins_pb2,
     purges_pb2,
 )
 

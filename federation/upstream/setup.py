@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,14 @@ import structlog
 from federation.closure.checker import ClosureChecker
 from federation.config.model import Config, LimitsConfig
 from federation.config.upstreams import UpstreamConfig as Settings
+from federation.core import hops, uses
 from federation.core.clock import Clock
+from federation.core.digest import Digest
 from federation.core.index import Entry
 from federation.core.memory_budget import MemoryBudget
 from federation.core.pace import Pace
 from federation.core.tasks import Background
+from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.contract import NodeStorage
 from federation.upstream.bringing import BringingStore
@@ -94,6 +97,17 @@ class Pulling:
         self._prober.start()
         if holders is not None:
             self._fetching.start(holders, self._scheduled)
+
+    async def bring(self, digests: Collection[Digest]) -> None:
+        """Bring what upstreams have of blobs that no client asks for, as far as they may be asked.
+
+        Raises what this node's own storage raises.
+        """
+        if not self.with_blobs() or not self.shared.may_ask():
+            return
+        # On behalf of this node, not of a request; a look is no use of what came.
+        with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
+            await BringingStore(self.shared).find_missing(digests)
 
     def warmer(self, pace: Pace, *, ttl_s: float) -> Warmer:
         """Return what brings named closures here at a pace; the caller has to close it.

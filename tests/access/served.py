@@ -23,6 +23,8 @@ from federation._proto.buildstream.v2.buildstream_pb2_grpc import ReferenceStora
 from federation._proto.federation.v1 import (
     holdings_pb2,
     holdings_pb2_grpc,
+    pins_pb2,
+    pins_pb2_grpc,
     purges_pb2,
     purges_pb2_grpc,
 )
@@ -209,6 +211,11 @@ READS: dict[str, Attempt] = {
 }
 
 PEERS_ALONE: dict[str, Attempt] = {
+    "federation.v1.Pins/Apply": (
+        lambda client, data: pins_pb2_grpc.PinsStub(client.channel).Apply(
+            pins_pb2.ApplyPinsRequest(instance_name=client.instance)
+        )
+    ),
     "federation.v1.Purges/Apply": (
         lambda client, data: purges_pb2_grpc.PurgesStub(client.channel).Apply(
             purges_pb2.ApplyPurgesRequest(instance_name=client.instance)

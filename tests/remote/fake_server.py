@@ -57,6 +57,7 @@ SERVICES = {
     "Apply": "federation.v1.Purges",
     "QueryWriteStatus": "google.bytestream.ByteStream",
 }
+PINS = "federation.v1.Pins"  # its method is called like that of Purges
 CHUNK_BYTES = 64 * 1024
 
 
@@ -261,7 +262,7 @@ class FakeServer:
     async def _FindLacking(self, _request: bytes, context: Context) -> bytes:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
 
-    _Apply = _FindLacking  # of federation.v1.Purges
+    _Apply = _FindLacking  # of federation.v1.Purges and Pins
 
     def held(self, message: reapi.Digest, function: DigestFunction) -> bytes | None:
         return self.blobs.get(Digest(bytes.fromhex(message.hash), message.size_bytes, function))
@@ -350,7 +351,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it takes n
             return grpc.unary_stream_rpc_method_handler(self._server.read)
         if (service, name) == ("google.bytestream.ByteStream", "Write"):
             return grpc.stream_unary_rpc_method_handler(self._server.write)
-        if SERVICES.get(name) != service:
+        if service != SERVICES.get(name) and (service, name) != (PINS, "Apply"):
             return None
 
         async def unary(request: bytes, context: Context) -> bytes:

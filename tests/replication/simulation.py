@@ -24,6 +24,7 @@ from federation.config.peers import PeerConfig
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import FederationError
 from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.pins import Pin
 from federation.core.provenance import Provenance, Source
 from federation.core.purges import Purge, Purgeable
 from federation.remote.failures import FailureKind, failure
@@ -205,6 +206,9 @@ class SimulatedPeer:
 
     async def tell_purges(self, purges: Sequence[Purge]) -> None:
         await self._call(lambda: [self._wire.there.storage.purges.apply_one(p) for p in purges])
+
+    async def tell_pins(self, pins: Sequence[Pin]) -> None:
+        await self._wire.there.storage.pins.apply(pins)
 
     async def compare(self, entry: Entry) -> Theirs:
         theirs = await self._call(lambda: self._wire.there.storage.entries.get(entry.key))

@@ -15,6 +15,7 @@ SERVICES = {
     "google.bytestream.ByteStream": b"QueryWriteStatusRequest",
     "federation.v1.Holdings": b"FindLackingRequest",
     "federation.v1.Purges": b"ApplyPurgesRequest",
+    "federation.v1.Pins": b"ApplyPinsRequest",
     HEALTH: b"HealthCheckRequest",
 }
 
