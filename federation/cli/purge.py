@@ -73,9 +73,9 @@ def purge(
     """Delete a blob, or action results, assets or keyed entries, from this node and from all its
     peers. Until a client pushes it again, neither peers nor upstreams bring it back.
 
-    A blob is gone at once: running reads of it end, leases do not matter, and entries that need it
-    are hidden. The blobs that an entry names stay. What was not here is purged, too, if its name is
-    complete: a DIGEST with its size, an action, or a keyed entry.
+    A blob is gone at once: running reads of it end, leases and pins do not matter, and entries that
+    need it are hidden. The blobs that an entry names stay. What was not here is purged, too, if its
+    name is complete: a DIGEST with its size, an action, or a keyed entry.
 
     Works on the data directory, beside nodes that serve it or without any. Peers are told within a
     second, or when they can be reached. See storage.purge-keep for how long a purge is remembered.
@@ -89,17 +89,21 @@ def purge(
     if is_blob and (instance is not None or older_than is not None):
         raise click.UsageError("blobs have no instance and no age: all names of them are one blob")
     where = place(config_path, data_dir)
-    if is_blob:
-        chosen = iter(_blob(where, name or ""))
-    else:
-        chosen = _entries(where, name, action, instance, older_than)
+    before_s = None if older_than is None else SystemClock().wall_s() - older_than
+
+    def choose() -> Iterator[PurgeChoice]:
+        """Look again each time: there may be more than memory has room for."""
+        if is_blob:
+            return iter(_blob(where, name or ""))
+        return _entries(where, name, action, instance, before_s)
+
     if dry_run:
-        _show(_planned(chosen), dry_run=True, as_json=as_json)
+        _show(_planned(choose()), dry_run=True, as_json=as_json)
         return
     if not yes:
-        chosen = _confirmed(list(chosen))
+        _confirm(choose())
     with warnings_only():
-        _show(_purged(where, chosen), dry_run=False, as_json=as_json)
+        _show(_purged(where, choose()), dry_run=False, as_json=as_json)
 
 
 def _blob(where: Place, name: str) -> Sequence[PurgeChoice]:
@@ -120,10 +124,12 @@ def _entries(
     name: str | None,
     action: Digest | None,
     instance: str | None,
-    older_than_s: float | None,
+    before_s: float | None,
 ) -> Iterator[PurgeChoice]:
-    """Yield the entries that the options name, and whatever else is known by its whole name."""
-    before_s = None if older_than_s is None else SystemClock().wall_s() - older_than_s
+    """Yield the entries that the options name, and whatever else is known by its whole name.
+
+    before_s: only what was stored before that (wall clock).
+    """
     every = EntrySelection(instance, before_s=before_s)
     selections = [every._replace(action=action)]
     absent = [] if action is None else [key_of(instance or "", action)]
@@ -147,17 +153,18 @@ def _entries(
         yield from (PurgeChoice(key, str(action), None) for key in absent)
 
 
-def _confirmed(chosen: list[PurgeChoice]) -> Iterator[PurgeChoice]:
-    """Return them if the person at the terminal agrees. Raises UsageError, Abort."""
+def _confirm(chosen: Iterator[PurgeChoice]) -> None:
+    """Return if the person at the terminal agrees. Raises UsageError, Abort."""
     if not sys.stdin.isatty():
         raise click.UsageError("say --yes where nobody can be asked, or --dry-run")
-    for each in chosen[:_LISTED]:
-        click.echo(_name_of(each.thing, each.label), err=True)
-    if len(chosen) > _LISTED:
-        click.echo(f"and {len(chosen) - _LISTED} more", err=True)
-    if chosen:
+    count = 0
+    for count, each in enumerate(chosen, start=1):
+        if count <= _LISTED:
+            click.echo(_name_of(each.thing, each.label), err=True)
+    if count > _LISTED:
+        click.echo(f"and {count - _LISTED} more", err=True)
+    if count:
         click.confirm("Purge here and at all peers?", abort=True, err=True)
-    return iter(chosen)
 
 
 def _purged(where: Place, chosen: Iterator[PurgeChoice]) -> Iterator[PurgeOutcome]:
@@ -179,7 +186,9 @@ def _show(outcomes: Iterator[PurgeOutcome], *, dry_run: bool, as_json: bool) -> 
         count, size_bytes = count + 1, size_bytes + each.size_bytes
         if len(shown) < _SHOWN:
             facts = {"object": _name_of(each.thing, each.label), **_place_of(each.thing)}
-            shown.append({**facts, "bytes": each.size_bytes, "was-here": each.was_here})
+            found = {"bytes": each.size_bytes, "was-here": each.was_here}
+            pinned = {"was-pinned": True} if each.was_pinned else {}
+            shown.append({**facts, **found, **pinned})
     dry = {"dry-run": True} if dry_run else {}
     emit({**dry, "count": count, "bytes": size_bytes, "purged": shown}, as_json=as_json)
     if not count:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -39,6 +40,29 @@ class DurationType(click.ParamType[float]):
             return parse_duration(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class DateType(click.ParamType[float]):
+    """A day, whose end is meant, or a moment, in UTC; seconds of the wall clock."""
+
+    name = "date"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """See click.ParamType."""
+        try:
+            return parse_date(value)
+        except ValueError:
+            self.fail(f"{value!r} is not YYYY-MM-DD or YYYY-MM-DDTHH:MM[:SS]", param, ctx)
+
+
+def parse_date(text: str) -> float:
+    """Return the end of a day, or a moment, in UTC unless it says otherwise. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if len(text) == len("YYYY-MM-DD"):
+        moment += timedelta(days=1)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 class DigestType(click.ParamType[Digest]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from federation.server.status.formats import counted, span
+from federation.server.status.formats import counted, rounded, span
 from federation.server.status.peer_facts import notes_on
 
 FINE_UPSTREAMS = frozenset({"up", "untried"})  # states that need nobody
@@ -73,3 +73,11 @@ def _of_peers(peers: list[Mapping[str, Any]]) -> Iterator[str]:
 def _of_storage(facts: Mapping[str, Any]) -> Iterator[str]:
     if lost := facts.get("healing", {}).get("lost"):
         yield f"{counted(lost, 'damaged blob has', 'damaged blobs have')} not come back yet"
+    pins = facts.get("pins", {})
+    if left_out := pins.get("entries-left-out"):
+        entries = counted(left_out, "matching entry is", "matching entries are")
+        most = rounded(pins["max-bytes"])
+        yield f"{entries} not pinned: pins may take {most} (storage.pins-max), see federation pins"
+    if incomplete := pins.get("incomplete-entries"):
+        entries = counted(incomplete, "pinned entry is", "pinned entries are")
+        yield f"{entries} not whole, see federation pins"

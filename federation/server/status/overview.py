@@ -66,7 +66,9 @@ def _held(facts: Mapping[str, Any]) -> str:
     share = f", {percent(held / quota)}" if quota else ""
     blobs = counted(facts["blobs"], "blob", "blobs")
     entries = counted(facts["entries"], "entry", "entries")
-    return f"{rounded(held)} of {rounded(quota)}{share}; {blobs}, {entries}"
+    pinned = facts.get("pins", {}).get("bytes")
+    kept = f"; {rounded(pinned)} pinned" if pinned else ""
+    return f"{rounded(held)} of {rounded(quota)}{share}; {blobs}, {entries}{kept}"
 
 
 def _hit_rate(facts: Mapping[str, Any]) -> str:

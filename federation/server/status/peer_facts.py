@@ -68,6 +68,8 @@ def notes_on(peer: Mapping[str, Any]) -> list[str]:
         notes.append(f"has no {service}: {count} entries were not sent")
     if peer.get("parked"):
         notes.append(f"{peer['parked']} objects are parked: federation parked --peer {name}")
+    if peer.get("pins-not-taken"):
+        notes.append(f"takes no pins: {peer['pins-not-taken']}")
     if peer.get("reconciles-waiting"):
         notes.append("a reconcile is waiting or under way")
     if peer["state"] not in MET_PEERS and peer.get("last-error"):
