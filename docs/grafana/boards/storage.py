@@ -21,6 +21,12 @@ STORAGE = Dashboard(
         ),
         Panel("bytes held", "bytes", {"{{instance}}": "federation_stored_bytes{@}"}),
         Panel(
+            "pinned",
+            "bytes",
+            {"{{instance}}": "federation_pinned_bytes{@}"},
+            "of the quota; storage.pins-max bounds it",
+        ),
+        Panel(
             "objects held",
             "none",
             {
@@ -32,6 +38,12 @@ STORAGE = Dashboard(
             "evicted",
             "ops",
             {"{{instance}}": "rate(federation_evicted_total{@}[~])"},
+        ),
+        Panel(
+            "expired",
+            "ops",
+            {"{{instance}}": "rate(federation_expired_entries_total{@}[~])"},
+            "entries that were not used for longer than storage.expire-after",
         ),
         Panel(
             "bytes evicted",
