@@ -16,6 +16,7 @@ from federation.core.tasks import FailingWork
 from federation.observability.bucket_metrics import BucketMetrics
 from federation.observability.declared import Merge, MetricDeclarations
 from federation.observability.fetch_metrics import FetchMetrics
+from federation.observability.keeping_metrics import KeepingMetrics
 from federation.observability.peer_metrics import PeerMetrics
 from federation.observability.traffic import Traffic, traffic_families
 
@@ -32,6 +33,7 @@ class Metrics:
         self.peers = PeerMetrics(declare)
         self.bucket = BucketMetrics(declare)
         self.fetching = FetchMetrics(declare)
+        self.keeping = KeepingMetrics(declare)
         declare.process()
         declare.gauge(
             "federation_build_info",
@@ -86,15 +88,6 @@ class Metrics:
         self.leases_withheld = declare.counter(
             "federation_leases_withheld_total",
             "Blobs held here that were called missing, because their leases could not be written",
-        )
-        self.expired = declare.counter(
-            "federation_expired_entries_total",
-            "Index entries removed, as they were not used for longer than storage.expire-after",
-        )
-        self.pinned_bytes = declare.gauge(
-            "federation_pinned_bytes",
-            Merge.SAME,
-            "Bytes of the quota that pins keep from eviction",
         )
         self.dates_ahead = declare.gauge(
             "federation_dates_ahead_seconds",

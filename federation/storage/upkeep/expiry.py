@@ -80,5 +80,5 @@ class Expiry:
                         partial(entry_removal.delete, ids=part, before_ms=before_ms)
                     )
                     removed += count
-        core.metrics.expired.inc(removed)
+        core.metrics.keeping.expired.inc(removed)
         return removed

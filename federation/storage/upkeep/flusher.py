@@ -95,7 +95,7 @@ class Flusher:
         metrics.held_bytes.set(taken.held)
         metrics.overhead_bytes.set(overhead_bytes + taken.free)
         metrics.quarantine_bytes.set(quarantine_bytes)
-        metrics.pinned_bytes.set(pinned_bytes)
+        metrics.keeping.pinned_bytes.set(pinned_bytes)
 
     def _measure(self) -> tuple[Disk, Totals, Footprint, int, int, int]:
         directory, connection = self._core.directory, self._core.pool.connection()
