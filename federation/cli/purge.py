@@ -28,6 +28,9 @@ from federation.wire.keyed_entry import action_of, split_name
 _SHOWN = 1000
 _AT_ONCE = 1000
 _LISTED = 10  # before it is asked whether to go on
+_NOTHING = (
+    "nothing here matches; the name of a keyed entry begins with its namespace, as in kv/NAME/KEY"
+)
 _EXAMPLES = """\b
 Examples:
   federation purge 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08/4
@@ -192,6 +195,7 @@ def _show(outcomes: Iterator[PurgeOutcome], *, dry_run: bool, as_json: bool) -> 
     dry = {"dry-run": True} if dry_run else {}
     emit({**dry, "count": count, "bytes": size_bytes, "purged": shown}, as_json=as_json)
     if not count:
+        click.echo(_NOTHING, err=True)
         sys.exit(FOUND_PROBLEMS)
 
 

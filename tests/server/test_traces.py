@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -127,6 +128,21 @@ def test_a_node_begins_traces_by_itself_and_tells_of_the_last_ones_at_its_end(
     assert names["Write"].trace_id != names["FindMissingBlobs"].trace_id
     taken_ns = names["Write"].end_time_unix_nano - names["Write"].start_time_unix_nano
     assert 0 < taken_ns < 60 * 10**9
+
+
+def test_a_client_over_http_is_traced_as_well(tmp_path: Path) -> None:
+    with collecting() as (collector, url):
+        listeners = [{"address": "127.0.0.1:0", "push": True, "protocol": "http"}]
+        node_settings = settings("node", {"endpoint": url, "sample": 0}, listeners=listeners)
+        with serve(tmp_path / "node", node_settings) as node:
+            path = f"http://{node.address}/kv/main/key"
+            request = urllib.request.Request(path, BLOB, dict(SAMPLED), method="PUT")
+            urllib.request.urlopen(request, timeout=60).close()
+            urllib.request.urlopen(path, timeout=60).close()
+            assert node.stop() == 0
+        (span,) = (span for _, span in collector.spans)
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, CALLER)
+    assert span.name == "http.Cache/PutEntry"
 
 
 def test_a_replicated_object_is_traced_at_both_nodes(tmp_path: Path) -> None:
