@@ -19,7 +19,7 @@ from federation.observability.series import Counter, Labelled
 from federation.observability.tracing import trace_context
 from federation.observability.tracing.trace_context import TraceContext
 
-SPANS_MAX = 2048  # that wait to be sent: about a megabyte
+SPANS_MAX = 2048  # that wait to be sent: a megabyte, with the longest tracestate two
 
 # google.rpc.Code, for servers: what is not the caller's own fault, by OpenTelemetry's conventions
 # (UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS).
