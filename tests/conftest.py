@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _HOW = {
     "clients": "real build clients: tests/clients/install, then pytest -m clients",
-    "servers": "need PostgreSQL and an object store: tests/servers/install, then pytest -m servers",
+    "servers": "need servers: tests/servers/install, then pytest -m servers",
     "heavy": "take minutes, need root, or both: pytest -n 0 -m heavy",
 }
 _LEFT_OUT = pytest.StashKey[Counter[str]]()
