@@ -102,11 +102,6 @@ def holdings(objects: int, inline_max: int) -> Holdings:
     )
 
 
-def log_covers_s(writes_s: float) -> float:
-    """Return for how long a peer may be away before it has to be compared with everything."""
-    return StorageConfig().log_max_rows / writes_s
-
-
 def evicted_s() -> float:
     """Return how many objects a second the lead of the upkeep can evict from the catalogue."""
     rows = lead_work._ROWS

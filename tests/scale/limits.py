@@ -91,7 +91,7 @@ def limits(seed: int) -> Iterator[Limit]:
         f"{_OBJECTS_S:.0f} objects a second from clients",
         _full_mesh(seed),
         "sites",
-        "a tree: a few sites in the middle are peers of all others",
+        "a tree of 3, and `rules` that replicate less",
     )
     yield Limit(
         "objects pass more sites than are named on the way (`federation-via`)",

@@ -36,7 +36,7 @@ def full(sites: int) -> Topology:
     return {a: tuple(b for b in range(sites) if b != a) for a in range(sites)}
 
 
-def tree(sites: int, width: int = 10) -> Topology:
+def tree(sites: int, width: int = 3) -> Topology:
     """Site 0 on top; each site exchanges with the one above it and with up to `width` below it."""
     links: dict[int, list[int]] = {site: [] for site in range(sites)}
     for site in range(1, sites):

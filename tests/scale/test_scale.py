@@ -51,7 +51,7 @@ def test_the_estimated_hit_rate_of_a_cache_is_that_of_a_simulated_one() -> None:
         assert hit_rate(usual, kept) == pytest.approx(expected, abs=0.02)
 
 
-@pytest.mark.parametrize("topology", [full(6), tree(12, 3), ring(9)])
+@pytest.mark.parametrize("topology", [full(6), tree(12), ring(9)])
 def test_an_object_reaches_every_site(topology: Topology) -> None:
     found = spread(SEED, topology)
     assert found.sent.total() == found.taken.total() >= len(topology) - 1
