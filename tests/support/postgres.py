@@ -64,11 +64,13 @@ class Postgres:
         self._binaries = binaries()
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
-        self._as_user: dict[str, Any] = {}
+        self._as_user: tuple[str, ...] = ()
         if os.geteuid() == 0:  # which the server refuses to run as
             user = pwd.getpwnam("postgres")
             os.chown(folder, user.pw_uid, user.pw_gid)
-            self._as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+            # Popen(user=...) would fork this process, which has threads.
+            self._as_user = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}",
+                             "--clear-groups", "--")  # fmt: skip
         if primary is None:
             self._run("initdb", "-D", "data", "-U", "cache", "-A", "trust", "-E", "UTF8",
                       "--no-sync", "--locale=C")  # fmt: skip
@@ -83,12 +85,11 @@ class Postgres:
 
     def _run(self, program: str, *args: str) -> None:
         done = subprocess.run(
-            [self._binaries / program, *args],
+            [*self._as_user, self._binaries / program, *args],
             cwd=self._folder,
             capture_output=True,
             text=True,
             check=False,
-            **self._as_user,
         )
         assert done.returncode == 0, f"{program}: {done.stderr}"
 
@@ -98,11 +99,10 @@ class Postgres:
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", "data", *options],
+                [*self._as_user, self._binaries / "postgres", "-D", "data", *options],
                 cwd=self._folder,
                 stdout=log,
                 stderr=log,
-                **self._as_user,
             )
         wait_until(self._answers, "PostgreSQL answers", timeout_s=_ANSWER_S)
 
