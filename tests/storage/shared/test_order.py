@@ -80,30 +80,6 @@ async def test_control_with_a_sequence_a_follower_misses_a_row(database: SiteDat
         assert follower.seen == [2]
 
 
-async def test_a_follower_beside_many_writers_on_several_nodes_misses_none(
-    database: SiteDatabase,
-) -> None:
-    writers, each = 8, 25
-    async with database.node() as first, database.node() as second, database.node() as third:
-        follower = Follower(third)
-        done = asyncio.Event()
-
-        async def follow() -> None:
-            while not done.is_set():
-                await follower.read()
-
-        async def write(node: SiteCatalogue, number: int) -> None:
-            for n in range(each):
-                await store(node, b"%d %d a" % (number, n), b"%d %d b" % (number, n))
-
-        following = asyncio.ensure_future(follow())
-        await asyncio.gather(*(write((first, second)[n % 2], n) for n in range(writers)))
-        done.set()
-        await following
-        await follower.read()
-        assert follower.seen == list(range(1, writers * each * 2 + 1))
-
-
 async def test_a_node_that_is_cut_off_in_the_middle_says_that_nothing_is_certain(
     database: SiteDatabase,
 ) -> None:
