@@ -82,6 +82,18 @@ class CataloguePurges:
 
         return await self._change(work)
 
+    async def drop(self, digests: Collection[Digest]) -> None:
+        """Remove blobs without a record: for the cache of a site that does not hold them.
+
+        Raises StorageFailed, StorageFull.
+        """
+
+        def work(purging: _Purging) -> None:
+            for digest in digests:
+                purging.drop(digest)
+
+        await self._change(work)
+
     async def page(self, after: int, limit: int) -> PurgePage:
         """See Purges."""
         rows = await self._core.look_up(lambda at: purges.page(at, after, limit))
@@ -117,7 +129,7 @@ class CataloguePurges:
             is_news = True  # unless a commit is known to have changed nothing
             try:
                 result, purging = await core.writer.submit(purge)
-                is_news = purging.has_recorded
+                is_news = purging.has_changed
             except FederationError as error:
                 return error
             finally:
@@ -164,7 +176,7 @@ class _Purging:
     ) -> None:
         self.transaction = transaction
         self.renamed: list[str] = []  # files to remove behind the transaction
-        self.has_recorded = False
+        self.has_changed = False
         self.has_overwritten = False  # rows with bytes of what was purged
         self._directory = directory
         self._name_for = name_for
@@ -191,7 +203,11 @@ class _Purging:
 
     def _store(self, purge: Purge) -> None:
         purges.store(self.transaction, purge)
-        self.has_recorded = True
+        self.has_changed = True
+
+    def drop(self, digest: Digest) -> None:
+        """Remove a blob, if it is held, and record nothing."""
+        self.has_changed = self.remove(digest) is not None or self.has_changed
 
     def remove_older(self, purge: Purge) -> None:
         """Remove what a record purges, if that is held and not newer."""

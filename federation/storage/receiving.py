@@ -24,7 +24,7 @@ from federation.storage.presence import Presence
 from federation.storage.publishing import place_inline
 from federation.storage.unsized_ingest import UnsizedIngest
 
-_HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
+HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
 
 
 class BlobReceiver:
@@ -92,7 +92,7 @@ class BlobReceiver:
     ) -> list[FederationError | None]:
         """See federation.core.store.Store."""
         sizes = [len(data) for _, data in blobs]
-        if sum(sizes) <= _HASH_INLINE_BYTES:
+        if sum(sizes) <= HASH_INLINE_BYTES:
             wrong = mismatches(blobs)
         else:
             wrong = await self._core.pool.run(mismatches, blobs)

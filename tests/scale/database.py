@@ -14,6 +14,7 @@ from uuid import UUID
 
 from federation.core.errors import SourceUnavailable
 from federation.storage.shared.catalogue.connections import SOURCE
+from federation.storage.shared.catalogue.opening import SCHEMA
 from federation.storage.shared.catalogue.rows import LeadRow, SiteRole
 from tests.scale.costs import DatabaseCosts, StatementCost
 
@@ -64,7 +65,8 @@ class SimulatedDatabase:
 
     async def poll(self) -> list[_Row]:
         await self._use("poll", self.costs.poll)
-        site = (self._seq, self.epoch, 0, None, 0, 0, 0, 0, 0)
+        no_purges = (0, 0, SCHEMA, SCHEMA)
+        site = (self._seq, self.epoch, 0, None, 0, 0, 0, 0, 0, *no_purges)
         return [(*site, *lead) for lead in self.leads.values()]
 
     async def take_lead(self, role: str, node: str, seen: int) -> list[_Row]:

@@ -23,6 +23,7 @@ from federation.storage.shared.parts import VerifiedObjects
 _CACHE_LEASE_S = 30.0  # what a reader has open stays readable anyway
 _CACHE_HIGH, _CACHE_LOW = 0.9, 0.85  # uploads need room, too: SiteContext.cache_takes
 _CACHE_LOG_ROWS = 1000  # nobody reads the change log of a cache
+_CACHE_DRIFT_S = 366 * 86400.0  # records of purges were checked when the site took them over
 
 
 def cache_settings(settings: StorageConfig) -> StorageConfig:
@@ -36,6 +37,7 @@ def cache_settings(settings: StorageConfig) -> StorageConfig:
             "quota": settings.cache,
             "lease": _CACHE_LEASE_S,
             "log_max_rows": _CACHE_LOG_ROWS,
+            "clock_drift": _CACHE_DRIFT_S,
             "scrub": ScrubConfig(rate=0),  # what is read is verified; the rest may be lost
             "high_watermark": _CACHE_HIGH,
             "low_watermark": _CACHE_LOW,

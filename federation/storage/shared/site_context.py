@@ -18,6 +18,7 @@ from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.breaker import DamageBreaker
 from federation.storage.catalogue.blobs import key_of
+from federation.storage.shared.cache_purges import CachePurges
 from federation.storage.shared.cached_uses import CachedUses
 from federation.storage.shared.catalogue.rows import BlobAt
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
@@ -38,6 +39,7 @@ class SiteContext:
     bucket: ObjectBucket
     marker: SiteMarker
     cache: Storage
+    purged: CachePurges
     uses: CachedUses
     settings: StorageConfig
     clock: Clock
@@ -45,7 +47,7 @@ class SiteContext:
     sending: asyncio.Semaphore  # parts in memory on their way to the bucket
     fetching: asyncio.Semaphore  # and from it to the cache
     direct: asyncio.Semaphore  # and from it to a reader, past the cache
-    damage: DamageBreaker = field(default_factory=DamageBreaker)
+    damage: DamageBreaker = field(default_factory=lambda: DamageBreaker("bucket"))
     background: Background = field(default_factory=Background)
     _keeping: int = 0  # batches of small blobs on their way to the cache
 
@@ -90,7 +92,7 @@ class SiteContext:
         blobs = self.catalogue.watch.totals().blobs
         if not self.damage.admit(now_s, digest, found.seq, blobs, is_proven=True):
             raise SourceUnavailable("bucket", self.damage.trouble)
-        await self.catalogue.blobs.remove([key], reason)
-        await self.catalogue.watch.refresh()
-        self.metrics.quarantined.inc()
-        _log.error("blob_quarantined", digest=str(digest), reason=reason)
+        if await self.catalogue.blobs.set_aside([(key, found.seq)], reason):
+            await self.catalogue.watch.refresh()
+            self.metrics.quarantined.inc()
+            _log.error("blob_quarantined", digest=str(digest), reason=reason)

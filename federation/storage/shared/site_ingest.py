@@ -17,7 +17,7 @@ from federation.core.errors import (
     StorageFailed,
     StorageFull,
 )
-from federation.core.provenance import Provenance
+from federation.core.provenance import Provenance, Source
 from federation.core.store import Growing, Ingest, Piece
 from federation.storage.ingest_steps import commit_whole
 from federation.storage.shared.catalogue.rows import Insertion, NewBlob
@@ -131,12 +131,19 @@ class SiteIngest:
         """Make the spool a blob of the cache. Small blobs get there when they are read."""
         self._ended = True
         try:
-            if self._small is None and self._core.cache_takes(self.digest.size_bytes):
+            if self._small is None and await self._may_keep():
                 await self._spool.commit()
         except FederationError as error:
             _log.warning("cache_write_failed", digest=str(self.digest), reason=str(error))
         finally:
             await self._spool.abort()
+
+    async def _may_keep(self) -> bool:
+        if not self._core.cache_takes(self.digest.size_bytes):
+            return False
+        if self.provenance.source is Source.CLIENT:
+            return True
+        return not await self._core.catalogue.purges.blobs_among([self.digest])  # it was let fall
 
     async def abort(self) -> None:
         """See Ingest. A running commit is not interrupted."""

@@ -18,7 +18,6 @@ from federation.storage.shared.catalogue.database_role import DatabaseRole
 from federation.storage.shared.catalogue.rows import SiteRole
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 from federation.storage.shared.site_pins import SitePins
-from federation.storage.shared.site_purges import SitePurges
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +35,7 @@ class SiteLog:
         self._blobs = catalogue.blobs
         self._index = catalogue.index
         self._walks = catalogue.walks
-        self.purges = SitePurges()
+        self.purges = catalogue.purges
         self.pins = SitePins()
 
     def __repr__(self) -> str:

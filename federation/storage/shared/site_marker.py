@@ -7,11 +7,14 @@ was put back: it may name objects that are gone, and lack objects that are there
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
+from federation.storage.shared.catalogue.site_watch import read_site
 from federation.storage.shared.objects import MARKER, ObjectBucket
 
 
@@ -45,21 +48,38 @@ class MarkerFacts(NamedTuple):
 class SiteMarker:
     """The marker of one site. Until it was read once, nothing may be put into the bucket."""
 
-    def __init__(self, bucket: ObjectBucket, catalogue: SiteCatalogue) -> None:
+    def __init__(
+        self,
+        bucket: ObjectBucket,
+        catalogue: SiteCatalogue,
+        check_rules: Callable[[], Awaitable[None]],
+    ) -> None:
+        """check_rules: raises StorageRefused if the bucket's own rules delete objects."""
+        self._check_rules = check_rules
+        self._checking = asyncio.Lock()
         self._bucket = bucket
         self._catalogue = catalogue
         self._is_checked = False
+        self._last: MarkerFacts | None = None  # as this process has read or written it
 
     def __repr__(self) -> str:
         return f"<SiteMarker {'checked' if self._is_checked else 'unchecked'}>"
 
     async def check(self) -> None:
-        """Read the marker, unless that was done; write it where site and bucket are new.
+        """Read the marker and the bucket's rules, until that has worked once.
 
-        Raises SourceUnavailable; StorageRefused: this is not the bucket of this site.
+        Writes the marker where site and bucket are new. Raises SourceUnavailable; StorageRefused:
+        this is not the bucket of this site, or it deletes objects by itself.
         """
         if self._is_checked:
             return
+        async with self._checking:
+            if not self._is_checked:
+                await self._check()
+                await self._check_rules()
+                self._is_checked = True
+
+    async def _check(self) -> None:
         found = await self._bucket.get_marker()
         if found is None:
             await self._begin()
@@ -68,7 +88,6 @@ class SiteMarker:
                 f"the bucket belongs to the site {named.site}, and the catalogue to "
                 f"{self._catalogue.site_id}: give each site a prefix of its own"
             )
-        self._is_checked = True
 
     async def check_or_fail(self) -> None:
         """Do what check() does, for uploads. Raises only SourceUnavailable."""
@@ -82,23 +101,28 @@ class SiteMarker:
         found = await self._bucket.get_marker()
         if found is None:
             raise SourceUnavailable("bucket", f"{MARKER} is gone")
-        return MarkerFacts.decode(found)
+        self._last = MarkerFacts.decode(found)
+        return self._last
 
-    def is_ahead(self, facts: MarkerFacts) -> bool:
-        """Whether the catalogue lacks what it had when these facts were written.
+    async def is_ahead(self) -> bool:
+        """Whether the catalogue lacks what it had when the marker was last read or written here.
 
         Another epoch: one from before an epoch was begun, or nobody has looked since it was.
+        Raises SourceUnavailable.
         """
-        catalogue = self._catalogue
-        return facts.log_epoch != catalogue.watch.log_epoch or facts.head > catalogue.watch.head()
+        facts = self._last or await self.read()
+        # Asked anew: a lead that resigned just now has seen more than the last poll of this node.
+        row = await read_site(self._catalogue.connections)
+        return facts.log_epoch != row.log_epoch or facts.head > row.seq
 
     async def write(self, *, is_checking: bool = False) -> None:
         """Write how far the catalogue has come; for the lead. Raises SourceUnavailable."""
         catalogue = self._catalogue
-        facts = MarkerFacts(
-            catalogue.site_id, catalogue.watch.log_epoch, catalogue.watch.head(), is_checking
-        )
+        row = await read_site(catalogue.connections)
+        durable = await catalogue.flusher.flush()  # rows that a crash takes are no older catalogue
+        facts = MarkerFacts(catalogue.site_id, row.log_epoch, durable.seq, is_checking)
         await self._bucket.put(MARKER, facts.encode())
+        self._last = facts
 
     async def _begin(self) -> None:
         if self._catalogue.watch.totals().blobs:

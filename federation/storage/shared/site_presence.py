@@ -77,7 +77,8 @@ class SitePresence:
         return await self._core.catalogue.blobs.size_of(key_of(Digest(raw_hash, 0, function)))
 
     async def _find(self, keys: Sequence[bytes]) -> Sequence[int | None]:
-        return await self._core.catalogue.blobs.find(keys, uses.current())
+        blobs, use = self._core.catalogue.blobs, uses.current()
+        return await (blobs.find_offered(keys) if use is Use.LEASE else blobs.find(keys, use))
 
     def _now_ms(self) -> int:
         return int(self._core.clock.monotonic_s() * 1000)

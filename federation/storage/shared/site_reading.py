@@ -50,6 +50,7 @@ class SiteReading:
         self._next_bytes = next_bytes
         self._asked = 0  # what next_bytes said for a chunk that the cache did not have
         self._use = uses.current()
+        self._purge_seq = core.catalogue.watch.row.purge_seq
         self._cached: AbstractAsyncContextManager[Chunks] | None = None  # entered
         self._open = AsyncExitStack()  # for what does not come from the cache
 
@@ -84,6 +85,8 @@ class SiteReading:
             await self._open.aclose()
 
     async def _from_cache(self) -> Chunks | None:
+        if not self._core.purged.is_current:
+            return None
         opening = self._core.cache.open_read(
             self._digest, offset=self._offset, limit=self._limit, next_bytes=self._ask
         )
@@ -151,6 +154,7 @@ class SiteReading:
             except CacheTrouble:
                 break
             self._offset += len(data)
+            await self._check_purged()
             yield data
         if self._offset < self._end:
             await self._take_place()
@@ -174,7 +178,17 @@ class SiteReading:
                 from_byte = self._offset - start
                 chunk = bytes(data[from_byte : from_byte + self._step()])
                 self._offset += len(chunk)
+                await self._check_purged()
                 yield chunk
+
+    async def _check_purged(self) -> None:
+        """Raise BlobNotFound if the blob was purged since this reading began."""
+        purge_seq = self._core.catalogue.watch.row.purge_seq
+        if purge_seq == self._purge_seq:
+            return
+        self._purge_seq = purge_seq
+        if await self._core.catalogue.purges.blobs_among([self._digest]):
+            raise BlobNotFound(self._digest)
 
     async def _part(self, at: BlobAt) -> memoryview:
         """Fetch the part at the offset. Raises SourceUnavailable, BlobDamaged."""

@@ -8,7 +8,7 @@ from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import BlobTooLarge, StorageFull
 from federation.core.provenance import Provenance
 from federation.storage.ingest_steps import take_all
-from federation.storage.shared.site_context import SiteContext
+from federation.storage.shared.site_context import FROM_SITE, SiteContext
 from federation.storage.shared.site_ingest import SiteIngest
 from federation.storage.shared.site_presence import SitePresence
 
@@ -23,7 +23,7 @@ class SiteReceiver:
     def begin(self, digest: Digest, provenance: Provenance) -> SiteIngest:
         """See federation.core.store.LocalStore."""
         self._check_room(digest)
-        spool = self._core.cache.begin(digest, provenance=provenance)
+        spool = self._core.cache.begin(digest, provenance=FROM_SITE)
         spool.sync_at_commit()  # the bucket makes the blob durable, the cache keeps a copy later
         return SiteIngest(self._core, spool, provenance, is_sized=True)
 
@@ -37,7 +37,7 @@ class SiteReceiver:
         """See federation.core.store.LocalStore."""
         self._check_room(Digest(raw_hash or b"", announced_bytes, function))
         spool = self._core.cache.begin_unsized(
-            function, raw_hash, announced_bytes=announced_bytes, provenance=provenance
+            function, raw_hash, announced_bytes=announced_bytes, provenance=FROM_SITE
         )
         return SiteIngest(self._core, spool, provenance, is_sized=False)
 

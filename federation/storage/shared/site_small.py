@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from federation.core import uses
 from federation.core.digest import Digest
@@ -18,7 +19,7 @@ from federation.core.errors import (
 from federation.core.provenance import Provenance
 from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of, keys_of
-from federation.storage.receiving import mismatches
+from federation.storage.receiving import HASH_INLINE_BYTES, mismatches
 from federation.storage.shared.catalogue.rows import BlobAt, Insertion, NewBlob
 from federation.storage.shared.fills import Fills
 from federation.storage.shared.site_context import SiteContext
@@ -26,7 +27,6 @@ from federation.storage.shared.site_presence import SitePresence, not_held
 from federation.storage.shared.site_reading import SiteReading
 from federation.storage.shared.site_receiving import SiteReceiver
 
-_HASH_INLINE_BYTES = 32 * 1024  # hashing less than this is cheaper than a hop to a thread
 _LARGE_AT_ONCE = 8
 
 
@@ -60,10 +60,10 @@ class SiteSmall:
         ]
 
     async def _from_cache(self, digests: Sequence[Digest]) -> list[bytes | None]:
-        try:
-            return await self._core.cache.read_small(digests)
-        except SourceUnavailable:  # the cache's trouble is in health()
-            return [b"" if digest.is_empty else None for digest in digests]
+        with suppress(SourceUnavailable):  # the cache's trouble is in health()
+            if self._core.purged.is_current:
+                return await self._core.cache.read_small(digests)
+        return [b"" if digest.is_empty else None for digest in digests]
 
     async def _not_leased(self, digests: Sequence[Digest]) -> set[Digest]:
         """Lease what the cache served; return what the site does not hold any more."""
@@ -195,6 +195,6 @@ class SiteSmall:
         return StorageFull(f"the site has no room for {size_bytes} bytes")
 
     async def _mismatches(self, blobs: Sequence[tuple[Digest, bytes]]) -> dict[int, DigestMismatch]:
-        if sum(len(data) for _, data in blobs) <= _HASH_INLINE_BYTES:
+        if sum(len(data) for _, data in blobs) <= HASH_INLINE_BYTES:
             return mismatches(blobs)
         return await asyncio.to_thread(mismatches, blobs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from federation.observability.metrics import Metrics
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.contract import NodeLog, OfflineState
 from federation.storage.shared.bucket_rules import refuse_expiry
+from federation.storage.shared.cache_purges import CachePurges
 from federation.storage.shared.cached_uses import CachedUses
 from federation.storage.shared.fills import Fills
 from federation.storage.shared.naming import PART_BYTES
@@ -86,22 +88,24 @@ class SharedStorage:
         async with AsyncExitStack() as opened:
             catalogue = await open_site_catalogue(settings, clock, metrics)
             opened.push_async_callback(catalogue.close)
-            marker = SiteMarker(bucket, catalogue)
+            marker = SiteMarker(bucket, catalogue, partial(refuse_expiry, settings.objects, clock))
             try:
                 await marker.check()
-                await refuse_expiry(settings.objects, clock)
             except SourceUnavailable as error:
                 if not catalogue.watch.head():
                     raise StorageRefused(f"a new site needs its bucket: {error}") from error
                 _log.warning("bucket_unchecked", reason=str(error))
             cache = await Storage.open(data_dir, cache_settings(settings), limits, Metrics(), clock)
             opened.push_async_callback(cache.close)
+            purged = CachePurges(catalogue, cache, data_dir, clock)
+            await purged.open()
             parts = max(_PARTS_MIN, limits.buffer_memory // PART_BYTES // 4)
             core = SiteContext(
                 catalogue=catalogue,
                 bucket=bucket,
                 marker=marker,
                 cache=cache,
+                purged=purged,
                 uses=CachedUses(catalogue, clock),
                 settings=settings,
                 clock=clock,
@@ -120,6 +124,7 @@ class SharedStorage:
         """Begin the work in the background."""
         core = self._core
         self._tasks.keep(core.uses.run, "cached-uses", core.clock, core.metrics.failing)
+        self._tasks.keep(core.purged.run, "cache-purges", core.clock, core.metrics.failing)
         self._tasks.keep(self._measure, "site-totals", core.clock, core.metrics.failing)
         self._upkeep.start()
 
@@ -223,10 +228,11 @@ class SharedStorage:
 
     def read_at_once(self, digest: Digest) -> bytes | None:
         """See federation.core.store.LocalStore. What the cache lacks, the site may have."""
-        if not self._core.uses.are_leased([key_of(digest)]):
+        core = self._core
+        if not (core.purged.is_current and core.uses.are_leased([key_of(digest)])):
             return None
         try:
-            return self._core.cache.read_at_once(digest)
+            return core.cache.read_at_once(digest)
         except BlobNotFound:
             return None
 

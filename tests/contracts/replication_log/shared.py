@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from federation.core.clock import SystemClock
 from federation.core.digest import Digest
-from federation.core.index import Entry, Index
+from federation.core.index import Entry, EntryKey, Index
 from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.replication_log import Lane
 from federation.core.store import LocalStore
@@ -23,8 +24,11 @@ from federation.storage.shared.catalogue.rows import Insertion, Lead, NewBlob, S
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from federation.storage.shared.site_log import SiteLog
+from federation.storage.shared.storage import SharedStorage
 from tests.support.polling import until
 from tests.support.postgres import Postgres, database_of
+from tests.support.sites import TestSite
+from tests.support.two_nodes import TwoNodes
 
 _INLINE_MAX = 16 * 2**10
 
@@ -102,7 +106,9 @@ class SharedSite:
         assert (evicted.blobs, evicted.entries) == (1, 0)
 
     async def damage(self, digest: Digest) -> None:
-        assert await self._writer.catalogue.blobs.remove([key_of(digest)], "for a test") == 1
+        blobs, key = self._writer.catalogue.blobs, key_of(digest)
+        found = await blobs.look_up([key], Use.PEEK, with_bytes=False)
+        assert await blobs.set_aside([(key, found[key].seq)], "for a test") == 1
 
     async def trim(self, last_gone: int) -> None:
         rows_max = self._writer.log.head() - last_gone
@@ -128,6 +134,57 @@ class SharedSite:
 
     def _sql(self, statement: str) -> list[tuple[Any, ...]]:
         return self._server.sql(statement, self._database)
+
+
+class StoredSite:
+    """Open storages of one site: what is written goes through one, what is asked through another.
+
+    They may be the same one.
+    """
+
+    def __init__(self, written: SharedStorage, asked: SharedStorage) -> None:
+        self.store: LocalStore = TwoNodes(written, asked)
+        self.index: Index = TwoIndexes(written, asked)
+        self.ledger = asked.ledger
+
+
+class TwoIndexes:
+    """See Index."""
+
+    def __init__(self, written: Index, asked: Index) -> None:
+        self._written = written
+        self._asked = asked
+
+    async def get(self, keys: Sequence[EntryKey]) -> list[Entry | None]:
+        return await self._asked.get(keys)
+
+    async def get_like(self, keys: Sequence[EntryKey]) -> list[Entry]:
+        return await self._asked.get_like(keys)
+
+    def recall(self, key: EntryKey) -> Entry | None:
+        return self._asked.recall(key)
+
+    def lacks_at_once(self, keys: Sequence[EntryKey]) -> bool:
+        return self._asked.lacks_at_once(keys)
+
+    async def put(self, entries: Sequence[Entry], *, provenance: Provenance = FROM_CLIENT) -> None:
+        await self._written.put(entries, provenance=provenance)
+
+    async def put_over(
+        self, entry: Entry, held: Entry | None, *, provenance: Provenance = FROM_CLIENT
+    ) -> bool:
+        return await self._written.put_over(entry, held, provenance=provenance)
+
+
+@asynccontextmanager
+async def stored_site(site: TestSite, path: Path, *, two_nodes: bool) -> AsyncIterator[StoredSite]:
+    settings = {"inline-max": _INLINE_MAX}
+    async with AsyncExitStack() as stack:
+        written = await stack.enter_async_context(site.node(path / "one", **settings))
+        asked = written
+        if two_nodes:
+            asked = await stack.enter_async_context(site.node(path / "other", **settings))
+        yield StoredSite(written, asked)
 
 
 @asynccontextmanager

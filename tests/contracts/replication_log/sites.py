@@ -37,17 +37,24 @@ class ClosingLedger(ReplicationLog, Protocol):
     def close(self) -> None: ...
 
 
-class Site(Protocol):
+class Stored(Protocol):
     """One node's storage."""
 
     @property
-    def ledger(self) -> ClosingLedger: ...
+    def ledger(self) -> ReplicationLog: ...
 
     @property
     def store(self) -> LocalStore: ...
 
     @property
     def index(self) -> Index: ...
+
+
+class Site(Stored, Protocol):
+    """One node's storage, to which things can be done that ledgers tell of."""
+
+    @property
+    def ledger(self) -> ClosingLedger: ...
 
     async def remove(self, digest: Digest) -> None:
         """Have a blob gone, as eviction does."""
@@ -66,13 +73,13 @@ class Site(Protocol):
         ...
 
 
-async def push(site: Site, data: bytes, provenance: Provenance = FROM_CLIENT) -> Digest:
+async def push(site: Stored, data: bytes, provenance: Provenance = FROM_CLIENT) -> Digest:
     (refused,) = await site.store.write_small([(digest_of(data), data)], provenance=provenance)
     assert refused is None
     return digest_of(data)
 
 
-async def put(site: Site, *entries: Entry, provenance: Provenance = FROM_CLIENT) -> None:
+async def put(site: Stored, *entries: Entry, provenance: Provenance = FROM_CLIENT) -> None:
     await site.index.put(entries, provenance=provenance)
 
 
@@ -171,6 +178,19 @@ async def shared(request: pytest.FixtureRequest, *, two_nodes: bool = False) -> 
         yield site
 
 
+@asynccontextmanager
+async def stored(
+    request: pytest.FixtureRequest, *, two_nodes: bool = False
+) -> AsyncIterator[Stored]:
+    """A shared site whose nodes have caches and a bucket, too."""
+    from tests.contracts.replication_log.shared import stored_site
+
+    made = request.getfixturevalue("site_servers").new_site()
+    path: Path = request.getfixturevalue("tmp_path")
+    async with stored_site(made, path, two_nodes=two_nodes) as site:
+        yield site
+
+
 SITES: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Site]]] = {
     "memory": memory,
     "catalogue": in_catalogue,
@@ -178,4 +198,10 @@ SITES: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[S
 ON_SERVERS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Site]]] = {
     "shared": shared,
     "shared, two nodes": partial(shared, two_nodes=True),
+}
+STORED_ON_SERVERS: dict[
+    str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Stored]]
+] = {
+    "shared": stored,
+    "shared, two nodes": partial(stored, two_nodes=True),
 }

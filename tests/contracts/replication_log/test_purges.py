@@ -1,4 +1,4 @@
-"""What storages that keep records of purges must do: the catalogue's, and the one in memory."""
+"""What storages that keep records of purges must do."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.core.purges import Purge, Purgeable, PurgeOutcome
 from federation.core.replication_log import PeerRecord
 from federation.wire.holdings import name_of
-from tests.contracts.replication_log.sites import SITES, Site, push, put
+from tests.contracts.replication_log.sites import SITES, STORED_ON_SERVERS, Stored, push, put
 
 FROM_PEER = Provenance(Source.PEER, via=("first",))
 PULLED = Provenance(Source.UPSTREAM, origin="hq")
 SMALL, LARGE = b"a small secret", b"a large secret" * 3000
 
 
-@pytest.fixture(params=SITES)
-async def site(request: pytest.FixtureRequest) -> AsyncIterator[Site]:
-    async with SITES[request.param](request) as made:
+MAKERS = {**SITES, **STORED_ON_SERVERS}
+_ON_SERVERS = [pytest.param(name, marks=pytest.mark.servers) for name in STORED_ON_SERVERS]
+
+
+@pytest.fixture(params=[*SITES, *_ON_SERVERS])
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Stored]:
+    async with MAKERS[request.param](request) as made:
         yield made
 
 
@@ -32,7 +36,7 @@ def named(name: str, value: bytes = b"value", stamp: Stamp | None = None) -> Ent
     return entry if stamp is None else entry._replace(stamp=stamp)
 
 
-async def purge(site: Site, *things: Purgeable) -> list[Purge]:
+async def purge(site: Stored, *things: Purgeable) -> list[Purge]:
     """Purge, and return the records in the order of the things."""
     before = (await site.ledger.purges.page(0, 1000)).last
     await site.ledger.purges.purge([(thing, "") for thing in things], "alice")
@@ -40,7 +44,7 @@ async def purge(site: Site, *things: Purgeable) -> list[Purge]:
     return [found[thing] for thing in things]
 
 
-async def is_held(site: Site, data: bytes) -> bool:
+async def is_held(site: Stored, data: bytes) -> bool:
     """Whether a blob can be read, which every way of asking must agree on."""
     digest = digest_of(data)
     missing = await site.store.find_missing([digest])
@@ -55,14 +59,14 @@ async def is_held(site: Site, data: bytes) -> bool:
     return True
 
 
-async def value_of(site: Site, name: str) -> bytes | None:
+async def value_of(site: Stored, name: str) -> bytes | None:
     (entry,) = await site.index.get([named(name).key])
     return None if entry is None else entry.value
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE])
 async def test_a_purged_blob_is_gone_at_once_and_a_clients_push_brings_it_back(
-    site: Site, data: bytes
+    site: Stored, data: bytes
 ) -> None:
     digest = await push(site, data)
     assert await is_held(site, data)
@@ -79,7 +83,7 @@ async def test_a_purged_blob_is_gone_at_once_and_a_clients_push_brings_it_back(
 @pytest.mark.parametrize("data", [SMALL, LARGE])
 @pytest.mark.parametrize("origin", [FROM_PEER, PULLED])
 async def test_neither_peers_nor_upstreams_bring_a_purged_blob_back(
-    site: Site, data: bytes, origin: Provenance
+    site: Stored, data: bytes, origin: Provenance
 ) -> None:
     digest = await push(site, data)
     await purge(site, digest)
@@ -99,7 +103,7 @@ async def test_neither_peers_nor_upstreams_bring_a_purged_blob_back(
     assert await site.store.find_missing([other, digest]) == {digest}
 
 
-async def test_a_push_of_a_purged_blob_with_wrong_bytes_allows_nothing(site: Site) -> None:
+async def test_a_push_of_a_purged_blob_with_wrong_bytes_allows_nothing(site: Stored) -> None:
     digest = await push(site, SMALL)
     (before,) = await purge(site, digest)
     (refused,) = await site.store.write_small([(digest, SMALL[::-1])])
@@ -107,7 +111,7 @@ async def test_a_push_of_a_purged_blob_with_wrong_bytes_allows_nothing(site: Sit
     assert (await site.ledger.purges.page(0, 10)).purges == [before]
 
 
-async def test_a_push_of_a_purged_blob_makes_a_later_record_for_peers(site: Site) -> None:
+async def test_a_push_of_a_purged_blob_makes_a_later_record_for_peers(site: Stored) -> None:
     digest = await push(site, SMALL)
     (purged,) = await purge(site, digest)
     assert (purged.is_allowed, purged.by) == (False, "alice")
@@ -120,7 +124,9 @@ async def test_a_push_of_a_purged_blob_makes_a_later_record_for_peers(site: Site
     assert (await site.ledger.purges.page(later.last, 10)) == ([], later.last)
 
 
-async def test_a_purged_entry_is_gone_and_a_clients_value_wins_over_the_record(site: Site) -> None:
+async def test_a_purged_entry_is_gone_and_a_clients_value_wins_over_the_record(
+    site: Stored,
+) -> None:
     entry = named("e")
     await put(site, entry)
     (outcome,) = await site.ledger.purges.purge([(entry.key, entry.label)], "alice")
@@ -137,7 +143,7 @@ async def test_a_purged_entry_is_gone_and_a_clients_value_wins_over_the_record(s
     assert held.stamp > record.stamp
 
 
-async def test_an_older_value_of_a_purged_entry_does_not_come_back(site: Site) -> None:
+async def test_an_older_value_of_a_purged_entry_does_not_come_back(site: Stored) -> None:
     await put(site, named("e"))
     ((_, before),) = [each for each in await site.ledger.entries_at([named("e").key]) if each]
     (record,) = await purge(site, before.key)
@@ -153,7 +159,7 @@ async def test_an_older_value_of_a_purged_entry_does_not_come_back(site: Site) -
     assert await value_of(site, "e") == b"later"
 
 
-async def test_what_was_never_here_can_be_purged(site: Site) -> None:
+async def test_what_was_never_here_can_be_purged(site: Stored) -> None:
     digest, key = digest_of(SMALL), named("e").key
     outcomes = await site.ledger.purges.purge([(digest, ""), (key, "urn:e")], "alice")
     assert [(each.was_here, each.size_bytes) for each in outcomes] == [(False, 0)] * 2
@@ -163,13 +169,13 @@ async def test_what_was_never_here_can_be_purged(site: Site) -> None:
     assert await value_of(site, "e") is None
 
 
-async def test_the_empty_blob_cannot_be_purged(site: Site) -> None:
+async def test_the_empty_blob_cannot_be_purged(site: Stored) -> None:
     with pytest.raises(InvalidRequest):
         await site.ledger.purges.purge([(digest_of(b""), "")], "alice")
     assert await site.store.find_missing([digest_of(b"")]) == set()
 
 
-async def test_the_later_record_of_a_name_wins_in_whatever_order_they_come(site: Site) -> None:
+async def test_the_later_record_of_a_name_wins_in_whatever_order_they_come(site: Stored) -> None:
     digest = await push(site, SMALL)
     (first,) = await purge(site, digest)
     ticks = first.stamp.ticks
@@ -187,7 +193,7 @@ async def test_the_later_record_of_a_name_wins_in_whatever_order_they_come(site:
     assert own.stamp > again.stamp
 
 
-async def test_a_record_removes_older_entries_and_leaves_later_ones(site: Site) -> None:
+async def test_a_record_removes_older_entries_and_leaves_later_ones(site: Stored) -> None:
     await put(site, named("old"), named("new"))
     stamps = {}
     for name in ("old", "new"):
@@ -203,13 +209,13 @@ async def test_a_record_removes_older_entries_and_leaves_later_ones(site: Site) 
     }
 
 
-async def test_a_record_removes_what_an_upstream_gave(site: Site) -> None:
+async def test_a_record_removes_what_an_upstream_gave(site: Stored) -> None:
     await put(site, named("e"), provenance=PULLED)
     await site.ledger.purges.apply([Purge(named("e").key, Stamp(5 << 16, "there"))])
     assert await value_of(site, "e") is None
 
 
-async def test_records_have_rising_numbers_and_a_changed_one_gets_the_next(site: Site) -> None:
+async def test_records_have_rising_numbers_and_a_changed_one_gets_the_next(site: Stored) -> None:
     things: list[Digest] = [digest_of(b"%d" % at) for at in range(5)]
     await purge(site, *things)
     first = await site.ledger.purges.page(0, 3)
@@ -222,7 +228,7 @@ async def test_records_have_rising_numbers_and_a_changed_one_gets_the_next(site:
     assert [each.thing for each in everything.purges] == [*things[:1], *things[2:], things[1]]
 
 
-async def test_who_compares_is_not_told_to_send_purged_blobs(site: Site) -> None:
+async def test_who_compares_is_not_told_to_send_purged_blobs(site: Stored) -> None:
     purged = await push(site, SMALL)
     await purge(site, purged)
     asked = [name_of(purged), name_of(digest_of(b"never"))]
@@ -231,7 +237,7 @@ async def test_who_compares_is_not_told_to_send_purged_blobs(site: Site) -> None
     assert await site.ledger.held_like(asked) == {name_of(purged)}
 
 
-async def test_how_far_a_peer_was_told_is_kept_with_its_record(site: Site) -> None:
+async def test_how_far_a_peer_was_told_is_kept_with_its_record(site: Stored) -> None:
     record = PeerRecord("tokyo", purges=7)
     await site.ledger.save([record])
     assert await site.ledger.peers() == [record]

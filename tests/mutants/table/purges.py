@@ -13,6 +13,9 @@ _STORAGE = ("tests/storage/test_purges.py",)
 _UPSTREAM = ("tests/upstream/test_purged.py",)
 _PEERS = ("tests/replication/test_purges.py",)
 
+_SITE = "federation/storage/shared"
+_ON_SITES = ("tests/storage/shared/test_purged_site.py",)
+
 PURGES = [
     Mutant(
         "purge-allowed-late",
@@ -141,5 +144,59 @@ PURGES = [
         "        return is_there",
         ("tests/http_cache/test_deleting.py",),
         "Whoever may push deletes for everybody.",
+    ),
+    Mutant(
+        "site-purge-peers-blob",
+        f"{_SITE}/catalogue/sql/blobs.sql",
+        "ON i.key = p.key WHERE p_sources[i.came] <> 0;",
+        "ON i.key = p.key WHERE false;",
+        _CONTRACT,
+        "A peer that does not know of the purge brings a blob back to a site.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-purge-peers-entry",
+        f"{_SITE}/catalogue/sql/entries.sql",
+        "      IF purged.seq IS NOT NULL AND (p_source = 1 OR",
+        "      IF purged.seq IS NOT NULL AND (p_source = 1 AND",
+        _CONTRACT,
+        "Upstreams and peers bring a purged entry back to a site.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-purge-cached",
+        f"{_SITE}/cache_purges.py",
+        "        return self._told >= row.purge_seq and self._epoch == row.log_epoch",
+        "        return True",
+        _ON_SITES,
+        "Caches of a site keep what was purged, and a node gives it out.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-purge-away",
+        f"{_SITE}/cache_purges.py",
+        "        if self._told < forgotten:",
+        "        if False:",
+        _ON_SITES,
+        "A node that was away for longer than purges are kept gives out what was purged.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-purge-objects",
+        f"{_SITE}/catalogue/sql/purges.sql",
+        "    INSERT INTO gone VALUES (p_key, held.attempt, held.size, p_now);",
+        "    INSERT INTO gone VALUES (p_key, held.attempt, held.size, p_now + 86400000);",
+        _ON_SITES,
+        "The objects of a purged blob stay in the bucket.",
+        marked="servers",
+    ),
+    Mutant(
+        "site-purge-untold",
+        f"{_SITE}/catalogue/sql/purges.sql",
+        "p_keep AND seq <= told LIMIT p_rows",
+        "p_keep LIMIT p_rows",
+        _ON_SITES,
+        "A peer that was away for longer than purges are kept brings everything back to a site.",
+        marked="servers",
     ),
 ]

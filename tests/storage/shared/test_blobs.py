@@ -158,7 +158,9 @@ async def test_totals_are_exact(database: SiteDatabase) -> None:
     async with database.node() as node:
         await store(node, b"123", b"45")
         await store_object(node, DATA, b"attempt1")
-        await node.blobs.remove([key_of(digest_of(b"45")), KEY], "damaged")
+        keys = [key_of(digest_of(b"45")), KEY]
+        found = await node.blobs.look_up(keys, Use.PEEK, with_bytes=False)
+        await node.blobs.set_aside([(key, found[key].seq) for key in keys], "damaged")
         await node.watch.refresh()
         assert node.watch.totals() == (3, 1, 0, 10)
 
@@ -167,8 +169,10 @@ async def test_quarantined_blobs_are_out_of_sight_for_all_nodes(database: SiteDa
     async with database.node() as first, database.node() as second:
         await store(first, DATA, b"other")
         before = second.watch.presence()
-        assert await first.blobs.remove([KEY], "wrong bytes") == 1
-        assert await first.blobs.remove([KEY], "wrong bytes") == 0
+        found = await first.blobs.look_up([KEY], Use.PEEK, with_bytes=False)
+        rows = [(KEY, found[KEY].seq)]
+        assert await first.blobs.set_aside(rows, "wrong bytes") == 1
+        assert await first.blobs.set_aside(rows, "wrong bytes") == 0
         await second.watch.refresh()
         assert second.watch.presence() != before
         assert await held(second, DATA, b"other") == [False, True]
@@ -176,6 +180,17 @@ async def test_quarantined_blobs_are_out_of_sight_for_all_nodes(database: SiteDa
         assert database.sql("SELECT count(*) FROM small") == [(1,)]
         await store(second, DATA)
         assert not await first.blobs.is_damaged(KEY)
+
+
+async def test_a_blob_that_was_uploaded_again_is_not_taken_for_the_damaged_one(
+    database: SiteDatabase,
+) -> None:
+    async with database.node() as node:
+        await store(node, DATA)
+        await node.blobs.set_aside([(KEY, 1)], "found by the first")
+        await store(node, DATA)
+        assert await node.blobs.set_aside([(KEY, 1)], "found late by a second") == 0
+        assert await held(node, DATA) == [True]
 
 
 async def test_what_an_upstream_gave_is_accepted_anew_without_its_bytes(

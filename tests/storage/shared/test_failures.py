@@ -241,14 +241,6 @@ async def test_two_nodes_that_start_on_an_empty_database_make_one_site(
     assert database.sql("SELECT count(*) FROM site") == [(1,)]
 
 
-async def test_a_newer_schema_is_refused(database: SiteDatabase) -> None:
-    async with database.node():
-        database.sql("UPDATE site SET schema = schema + 1")
-    with pytest.raises(StorageRefused, match="schema version 2"):
-        async with database.node():
-            pytest.fail("it was opened")
-
-
 async def test_a_database_in_another_encoding_is_refused(database: SiteDatabase) -> None:
     database.sql("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
     try:

@@ -8,6 +8,7 @@ from federation.core.digest import Digest, digest_of
 from federation.core.errors import LeadLost
 from federation.core.lost_blobs import Attempt
 from federation.core.provenance import FROM_CLIENT, Provenance, Source
+from federation.core.uses import Use
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.shared.catalogue import blobs
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
@@ -23,7 +24,9 @@ FROM_TOKYO = Provenance(Source.UPSTREAM, ("tokyo-id",), "tokyo")
 
 async def lose(node: SiteCatalogue, data: bytes, came: Provenance = FROM_CLIENT) -> Digest:
     await store(node, data, provenance=came)
-    assert await node.blobs.remove([key_of(digest_of(data))], "wrong bytes") == 1
+    key = key_of(digest_of(data))
+    found = await node.blobs.look_up([key], Use.PEEK, with_bytes=False)
+    assert await node.blobs.set_aside([(key, found[key].seq)], "wrong bytes") == 1
     return digest_of(data)
 
 

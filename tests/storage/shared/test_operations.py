@@ -59,7 +59,7 @@ async def test_the_summary_says_what_the_site_holds(database: SiteDatabase, tmp_
         await asyncio.to_thread(known.summary)
     async with database.node() as node:
         await store(node, b"123")
-        await node.blobs.remove([b"\x01" + digest_of(b"123").hash], "wrong bytes")
+        await node.blobs.set_aside([(b"\x01" + digest_of(b"123").hash, 1)], "wrong bytes")
         await store(node, b"12")
         await leading(node)
         facts = await asyncio.to_thread(known.summary)

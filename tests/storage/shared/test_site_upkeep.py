@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import obstore
@@ -13,15 +14,18 @@ import pytest
 from structlog.testing import capture_logs
 
 from federation.core.digest import Digest
-from federation.core.errors import StorageRefused
+from federation.core.errors import SourceUnavailable, StorageRefused
 from federation.core.replication_log import PeerRecord, PeerState
 from federation.core.uses import Use, counted_as
+from federation.storage.shared.catalogue.flusher import CommitFlusher
 from federation.storage.shared.catalogue.rows import BlobObject, Lead, SiteRole
 from federation.storage.shared.naming import PART_BYTES, part_names
 from federation.storage.shared.storage import SharedStorage
+from federation.storage.shared.upkeep.bucket_check import BucketCheck
 from federation.storage.shared.upkeep.bucket_sweep import BucketSweep
 from federation.storage.shared.upkeep.site_eviction import SiteEviction
 from federation.storage.shared.upkeep.site_scrub import SiteScrub
+from federation.storage.shared.upkeep.site_upkeep import SiteUpkeep
 from tests.storage.conftest import until
 from tests.storage.shared.test_large_blobs import fresh, pieces, read
 from tests.support.object_store import BUCKET
@@ -247,6 +251,30 @@ async def test_d07_after_an_older_catalogue_was_put_back_every_object_is_checked
     assert "older_catalogue_put_back" in [each["event"] for each in logged]
 
 
+async def test_d07_an_older_catalogue_that_is_put_back_while_nodes_run_is_noticed(
+    site: TestSite, node: SharedStorage
+) -> None:
+    """The lead is the same, and knows newer rows than the database has now."""
+    for _ in range(3):
+        await node.write_small([fresh(100)])
+    lead, upkeep = await leading(node), SiteUpkeep(node.core)
+    await upkeep.mark(lead)
+    epoch = node.core.catalogue.watch.log_epoch
+    await upkeep.mark(lead)
+    await node.core.catalogue.watch.refresh()
+    assert node.core.catalogue.watch.log_epoch == epoch
+    site.sql(
+        "DELETE FROM small WHERE seq > 1; DELETE FROM blob WHERE seq > 1; "
+        "DELETE FROM log WHERE seq > 1; "
+        "UPDATE site SET seq = 1, blobs = 1, bytes = 100, logged = 100"
+    )
+    with capture_logs() as logged:
+        await upkeep.mark(lead)
+    assert "older_catalogue_put_back" in [each["event"] for each in logged]
+    await node.core.catalogue.watch.refresh()
+    assert node.core.catalogue.watch.log_epoch != epoch
+
+
 async def test_d07_a_check_that_was_interrupted_is_done_by_the_next_lead(
     site: TestSite, tmp_path: Path
 ) -> None:
@@ -265,13 +293,47 @@ async def test_d07_a_check_that_was_interrupted_is_done_by_the_next_lead(
         await until(missing)
 
 
+@pytest.mark.parametrize("remembered_max", [1_000_000, 1])
 async def test_checking_all_objects_finds_every_absent_one(
-    site: TestSite, node: SharedStorage
+    site: TestSite, node: SharedStorage, remembered_max: int
 ) -> None:
-    blobs = [fresh(100 * KIB) for _ in range(5)]
+    """Also where the list of a slice is too long to be remembered: then objects are asked for."""
+    blobs = [fresh(100 * KIB) for _ in range(5)] + [fresh(PART_BYTES + 1)]
     for digest, data in blobs:
         await node.write(digest, pieces(data))
+    await node.write_small([fresh(100)])
+    lost = {blobs[2][0], blobs[5][0]}
     names = [name for name in site.objects() if blobs[2][0].hash_hex in name]
-    obstore.delete(site.servers.bucket.store(BUCKET, site.prefix), names)
-    assert await SiteScrub(node.core).check_all() == 1
-    assert await node.find_missing([digest for digest, _ in blobs]) == {blobs[2][0]}
+    last = max(name for name in site.objects() if blobs[5][0].hash_hex in name)
+    obstore.delete(site.servers.bucket.store(BUCKET, site.prefix), [*names, last])
+    assert await BucketCheck(node.core, remembered_max).check_all() == len(lost)
+    assert await node.find_missing([digest for digest, _ in blobs]) == lost
+
+
+async def test_d07_rows_that_a_crash_took_are_not_taken_for_an_older_catalogue(
+    site: TestSite, node: SharedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is durable is written into the marker."""
+    await node.write_small([fresh(100)])
+
+    async def at_once(*_: object) -> None:
+        """Stand in for CommitFlusher.cover."""
+
+    await leading(node)
+    with monkeypatch.context() as patch:
+        patch.setattr(CommitFlusher, "cover", at_once)
+        await node.write_small([fresh(100)])
+    await node.core.marker.write()
+    site.servers.database.kill()
+    site.servers.database.start()
+
+    found: list[bool] = []
+
+    async def is_known() -> bool:
+        with suppress(SourceUnavailable):  # the node has not found the database again
+            await node.core.marker.read()
+            found.append(await node.core.marker.is_ahead())
+        return bool(found)
+
+    await until(is_known)
+    assert found == [False]

@@ -27,6 +27,7 @@ from federation.storage.reports import (
 )
 from federation.storage.shared.admin.joining import SitePlace, ask
 from federation.storage.shared.admin.site_collect import collect_site
+from federation.storage.shared.admin.site_entries import find_site_entries
 from federation.storage.shared.admin.site_explain import explaining_site
 from federation.storage.shared.admin.site_id import new_site_id
 from federation.storage.shared.admin.site_peers import known_peers
@@ -34,7 +35,6 @@ from federation.storage.shared.admin.site_summary import site_summary
 from federation.storage.shared.admin.site_verify import verify_site
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 from federation.storage.shared.site_pins import PINS_UNSUPPORTED
-from federation.storage.shared.site_purges import UNSUPPORTED
 
 _BY_THEIR_OWN = (
     "database and bucket of a shared site are backed up by their own means: the database first, "
@@ -128,12 +128,12 @@ class SiteOperations(Operations):
         ask(self._place, lambda site: site.peers.drop(peer))
 
     def find_entries(self, wanted: EntrySelection) -> Iterator[EntryMatch]:
-        """See Operations. Raises StorageRefused always, as it is asked before a purge."""
-        raise StorageRefused(f"{UNSUPPORTED}: {wanted!r} was not looked for")
+        """See Operations."""
+        return find_site_entries(self._place, wanted)
 
     def purge(self, things: Sequence[tuple[Purgeable, str]], by: str) -> list[PurgeOutcome]:
-        """See Operations. Raises StorageRefused always."""
-        raise StorageRefused(f"{UNSUPPORTED}: {len(things)} names were not purged for {by}")
+        """See Operations. Nodes learn of it within a second, and clear their caches."""
+        return ask(self._place, lambda site: site.purges.purge(things, by))
 
     def pin(self, wanted: Pin, walk: ClosureWalk) -> PinReport:
         """See Operations. Raises StorageRefused always."""

@@ -21,6 +21,7 @@ from federation.storage.catalogue.blobs import key_of
 from federation.storage.catalogue.transaction import BLOB
 from federation.storage.reports import FoundEntry
 from federation.storage.shared.admin.joining import SitePlace, join
+from federation.storage.shared.catalogue import site_purges
 from federation.storage.shared.catalogue.entry_rows import COLUMNS, entry_of
 from federation.storage.shared.catalogue.rows import BlobAt
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
@@ -37,6 +38,12 @@ _BLOB = "SELECT accessed, era FROM blob WHERE key = $1"
 _LOG = "SELECT stored, source, via, origin FROM log WHERE seq = $1"
 _QUARANTINE = "SELECT found, reason FROM quarantine WHERE key = $1 ORDER BY id DESC LIMIT $2"
 _PARKED = "SELECT peer, reason FROM parked WHERE kind = $1 AND instance = $2 AND name = $3"
+_PURGE_OF_BLOB = f"""
+SELECT {site_purges.COLUMNS} FROM purge WHERE kind = 0 AND instance = '' AND name = $1
+"""  # noqa: S608 - constants
+_PURGES_OF_LABEL = f"""
+SELECT {site_purges.COLUMNS} FROM purge WHERE kind > 0 AND label = $1 LIMIT $2
+"""  # noqa: S608 - constants
 _ENTRIES = f"""
 SELECT kind, instance, name, seq, accessed, era, {COLUMNS} FROM entry
 WHERE {{}} AND (instance = $3 OR $3 IS NULL) ORDER BY instance, name LIMIT $4
@@ -119,9 +126,12 @@ class SiteExplainer:
         return self._entries("kind <> $1 AND label = $2", kind, uri.encode(), instance)
 
     def purges(self, digest: Digest | None = None, label: str = "") -> list[Purge]:
-        """Return none: see SitePurges."""
-        del digest, label
-        return []
+        """See Explainer."""
+        if digest is None:
+            rows = self._ask(_PURGES_OF_LABEL, label.encode(), _SHOWN_MAX)
+        else:
+            rows = self._ask(_PURGE_OF_BLOB, key_of(digest))
+        return [site_purges.purge_of(row) for row in rows]
 
     def missing(self, digests: Collection[Digest]) -> set[Digest]:
         """See Explainer."""

@@ -8,7 +8,6 @@ from federation.core.clock import Clock
 from federation.storage.admin.healing import healing_facts
 from federation.storage.catalogue.blobs import digest_of_key
 from federation.storage.shared.admin.site_peers import known_peers
-from federation.storage.shared.catalogue.opening import SCHEMA
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue
 
 _SHOWN = 20
@@ -16,7 +15,7 @@ _STORED = """
 SELECT s.seq, s.bytes, s.blobs, s.entries, s.gone, federation_cost(s), s.offline_since,
   greatest(0, c.hold_ms - c.now_ms), current_setting('server_version'),
   coalesce(s.seq - (SELECT min(seq) FROM log) + 1, 0), (SELECT count(*) FROM quarantine),
-  (SELECT count(*) FROM lost WHERE back IS NOT NULL)
+  (SELECT count(*) FROM lost WHERE back IS NOT NULL), s.purges, s.schema
 FROM site s, clock c
 """
 _QUARANTINED = "SELECT key, size, reason FROM quarantine ORDER BY id DESC LIMIT $1"
@@ -36,18 +35,34 @@ async def site_summary(catalogue: SiteCatalogue, clock: Clock) -> dict[str, Any]
     """Return the facts about the site. Raises SourceUnavailable."""
     ask = catalogue.connections.ask
     row = await catalogue.connections.ask_one(_STORED)
-    head, size, blobs, entries, gone, cost, since_s, hold_ms, version, rows, damaged, back = row
+    (
+        head,
+        size,
+        blobs,
+        entries,
+        gone,
+        cost,
+        since_s,
+        hold_ms,
+        version,
+        rows,
+        damaged,
+        back,
+        *more,
+    ) = row
+    purges, schema = more
     return {
         "engine": "shared",
         "node-id": catalogue.site_id,
         "offline-switch": "off" if since_s is None else "on",
-        "schema-version": SCHEMA,
+        "schema-version": schema,
         "postgresql-version": version,
         "bytes": size,
         "blobs": blobs,
         "entries": entries,
         "quota-used-bytes": cost,
         "to-be-deleted-bytes": gone,
+        "purges": purges,
         "change-log": {"last": head, "rows": rows},
         "eviction-held-for-ms": hold_ms or None,
         "leads": {role: node and f"{node}, term {term}" for role, node, term in await ask(_LEADS)},

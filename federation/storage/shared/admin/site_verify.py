@@ -20,7 +20,9 @@ _CHECK = """
 SELECT s.blobs - b.blobs, s.entries - e.entries, s.bytes - b.bytes - e.bytes,
   s.gone - (SELECT coalesce(sum(size), 0) FROM gone), s.seq - coalesce(l.seq, s.seq),
   s.logged - coalesce(l.total, s.logged), greatest(b.seq, e.seq) > s.seq, e.ticks > s.ticks,
-  (SELECT count(*) FROM blob LEFT JOIN small USING (seq) WHERE attempt IS NULL AND data IS NULL)
+  (SELECT count(*) FROM blob LEFT JOIN small USING (seq) WHERE attempt IS NULL AND data IS NULL),
+  s.purges - (SELECT count(*) FROM purge),
+  (SELECT count(*) FROM purge p JOIN blob ON p.kind = 0 AND key = p.name WHERE NOT p.allowed)
 FROM site s,
   (SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes, coalesce(max(seq), 0) AS seq
     FROM blob) b,
@@ -38,6 +40,8 @@ _PROBLEMS = (
     "a row has a number beyond the end of the change log",
     "an entry's stamp is later than the site's clock of stamps",
     "{} small blobs have no bytes",
+    "the number of purges differs from that of their records by {}",
+    "{} blobs are held though they were purged",
 )
 
 
@@ -81,11 +85,5 @@ async def _verify_one(
         if len(report.damaged) < _LISTED_MAX:
             report.damaged.append(f"{digest}: {damage}")
         if report.repaired:
-            await _set_aside(catalogue, key, at, str(damage))
-
-
-async def _set_aside(catalogue: SiteCatalogue, key: bytes, at: BlobAt, reason: str) -> None:
-    """Quarantine a blob unless it was uploaded again since it was read."""
-    now = await catalogue.blobs.look_up([key], Use.PEEK, with_bytes=False)
-    if key in now and now[key].attempt == at.attempt:
-        await catalogue.blobs.remove([key], reason)
+            # One that was uploaded again since it was read stays.
+            await catalogue.blobs.set_aside([(key, at.seq)], str(damage))

@@ -25,15 +25,14 @@ _HIGHEST = b"\xff" * HASH_BYTES
 
 _FIND = "SELECT sizes, newest, token FROM federation_find($1, $2, $3)"
 _ACCEPT = "SELECT sizes, newest, token FROM federation_accept_held($1, $2, $3, $4, $5, $6)"
+_OFFERED = "SELECT sizes, newest, token FROM federation_find_offered($1, $2)"
 _LOOK_UP = "SELECT * FROM federation_look_up($1, $2, $3, $4)"
 _SIZE_OF = "SELECT size FROM blob WHERE key = $1"
 _WALK = """
 SELECT key, size, seq, attempt, parts, NULL FROM blob WHERE key > $1 ORDER BY key LIMIT $2
 """
-_LIKE = """
-SELECT k.name FROM unnest($1) AS k(name)
-WHERE EXISTS (SELECT FROM blob WHERE key >= k.name AND key <= k.name || $2)
-"""
+_LIKE = "SELECT * FROM federation_held_like($1, $2)"
+_SET_ASIDE = "SELECT federation_set_aside($1, $2, $3, $4, $5, $6)"
 _DAMAGED = """
 SELECT EXISTS (SELECT FROM quarantine WHERE key = $1)
   AND NOT EXISTS (SELECT FROM blob WHERE key = $1)
@@ -76,6 +75,12 @@ class SiteBlobs:
         if not keys:
             return []
         return await self._sizes(_FIND, arrays.keys(keys), int(use), self._granularity_ms)
+
+    async def find_offered(self, keys: Sequence[bytes]) -> Sequence[int | None]:
+        """Do what find() does for a peer: what was purged counts as held, or it would send it."""
+        if not keys:
+            return []
+        return await self._sizes(_OFFERED, arrays.keys(keys), self._granularity_ms)
 
     async def accept_held(
         self, keys: Sequence[bytes], provenance: Provenance
@@ -122,14 +127,23 @@ class SiteBlobs:
         """
         return await self._insertions.insert(blobs)
 
-    async def remove(self, keys: Sequence[bytes], reason: str) -> int:
-        """Quarantine blobs: all nodes find them missing within 1 s. Returns how many were held."""
-        if not keys:
+    async def set_aside(self, rows: Sequence[tuple[bytes, int]], reason: str) -> int:
+        """Quarantine blobs: all nodes find them missing within 1 s. Returns how many were held.
+
+        rows: the key and BlobAt.seq of each, as it was found damaged: one that was uploaded again
+        meanwhile stays.
+        """
+        if not rows:
             return 0
-        call = "SELECT federation_remove($1, $2, $3, $4, $5)"
-        times = (self._clock.wall_s(), self._lease_ms)
+        keys, seqs = zip(*rows, strict=True)
         (removed,) = await self._connections.ask_one(
-            call, arrays.keys(keys), clean(reason), *times, KEPT_MAX
+            _SET_ASIDE,
+            arrays.keys(keys),
+            arrays.numbers(seqs),
+            clean(reason),
+            self._clock.wall_s(),
+            self._lease_ms,
+            KEPT_MAX,
         )
         return int(removed)
 
@@ -153,7 +167,7 @@ class SiteBlobs:
         return [known for (known,) in await self._connections.ask(_KNOWN, wanted, attempts)]
 
     async def held_like(self, names: Sequence[bytes]) -> set[bytes]:
-        """Return those names with which the key of a held blob begins. No lease."""
+        """Return those names with which the key of a held or purged blob begins. No lease."""
         rows = await self._connections.ask(_LIKE, arrays.blobs(names), _HIGHEST)
         return {name for (name,) in rows}
 

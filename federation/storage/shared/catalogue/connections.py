@@ -51,6 +51,8 @@ _WAKE_S = 60.0  # psycopg looks at a socket this often, beside when something co
 _WAITING_MAX = 2000  # calls that wait for a connection
 _TRIES = 5  # of a transaction that lost to another one
 _CONFLICTS = ("40001", "40P01")
+_LOCKED = "55P03"  # lock_timeout is over
+_LOCKED_S = 1.0  # then a script is tried again
 _DISK_FULL = "53100"
 _READ_ONLY = "25006"  # a standby, or a primary that was demoted: another server is the primary
 # What a new connection is set to, unless the URL says otherwise. TCP_USER_TIMEOUT and keep-alives
@@ -116,6 +118,7 @@ class DatabaseConnections:
             failures_max=1, delay_max_s=_PROBE_EVERY_S, probe_max_s=call_s + _CONNECT_S
         )
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
+        self._given_up = ""
 
     def __repr__(self) -> str:
         state = f"{self._open} open, {len(self._idle)} idle, {len(self._waiting)} waiting"
@@ -124,7 +127,13 @@ class DatabaseConnections:
     @property
     def trouble(self) -> str:
         """Why the database is taken to be away; empty: it answers."""
-        return self._breaker.last_error
+        return self._given_up or self._breaker.last_error
+
+    def give_up(self, reason: str) -> None:
+        """Ask the database nothing any more: every later call fails with this reason."""
+        if not self._given_up:
+            _log.error("catalogue_given_up", reason=reason)
+        self._given_up = reason
 
     async def close(self) -> None:
         """End the calls under way, and close all connections."""
@@ -152,18 +161,26 @@ class DatabaseConnections:
         return row
 
     async def run_script(self, script: str) -> None:
-        """Run several statements in one transaction. Raises SourceUnavailable, StorageFull."""
-        connection = await self._take()
-        try:
-            async with asyncio.timeout(self._call_s):
-                await connection.execute(script.encode())
-        except TimeoutError:
-            error = _NoAnswer(f"no answer within {self._call_s:g} s")
-            raise self._translated(error, is_lost=True) from None
-        except psycopg.Error as error:
-            raise self._translated(error, is_lost=connection.closed) from error
-        finally:
-            self._give_back(connection)
+        """Run several statements in one transaction, again if others hold locks that it needs.
+
+        Raises SourceUnavailable, StorageFull.
+        """
+        for tries in range(1, _TRIES + 1):
+            connection = await self._take()
+            try:
+                async with asyncio.timeout(self._call_s):
+                    await connection.execute(script.encode())
+            except TimeoutError:
+                late = _NoAnswer(f"no answer within {self._call_s:g} s")
+                raise self._translated(late, is_lost=True) from None
+            except psycopg.Error as error:
+                if error.sqlstate not in (_LOCKED, *_CONFLICTS) or tries == _TRIES:
+                    raise self._translated(error, is_lost=connection.closed) from error
+            else:
+                return
+            finally:
+                self._give_back(connection)
+            await self._clock.sleep(_LOCKED_S)
 
     async def _ask(self, statement: str, values: Sequence[Any], *, twice: bool) -> list[_Row]:
         tries = 0
@@ -224,6 +241,8 @@ class DatabaseConnections:
 
     async def _take(self) -> _Connection:
         """Return a connection that nobody uses. Raises SourceUnavailable."""
+        if self._given_up:
+            raise SourceUnavailable(SOURCE, self._given_up)
         is_due = self._breaker.probe_due(self._clock.monotonic_s())
         if not (is_due or self._breaker.allows()):
             raise SourceUnavailable(SOURCE, self._breaker.last_error)
@@ -272,7 +291,8 @@ class DatabaseConnections:
                 )
         except (psycopg.Error, TimeoutError, OSError) as error:
             self._closed_one()
-            reason = _text(error) or f"no connection within {_CONNECT_S} s"
+            is_late = isinstance(error, TimeoutError)
+            reason = f"no connection within {_CONNECT_S} s" if is_late else _text(error)
             if self._open:  # the server has no room for more; were it away, these would fail, too
                 self._refused_until_s = self._clock.monotonic_s() + _CONNECT_AGAIN_S
                 _log.warning("catalogue_connection_refused", open=self._open, reason=reason)
@@ -338,4 +358,4 @@ def _parsed(url: str) -> dict[str, Any] | None:
 def _text(error: BaseException) -> str:
     """Return what an error says in one line. libpq's texts name hosts and users, no passwords."""
     said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return " ".join((said or str(error)).split())
+    return " ".join((said or str(error) or type(error).__name__).split())

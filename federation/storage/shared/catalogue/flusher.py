@@ -43,9 +43,19 @@ class CommitFlusher:
         last = self._last
         if seq is None or (last is not None and last.life == life and last.seq >= seq):
             return
-        found = await asyncio.shield(self._flush_after_now())
-        if found.life != life:
+        await self.cover_all(life)
+
+    async def cover_all(self, life: UUID) -> None:
+        """Return once all that was committed before this call, in this life, is durable.
+
+        Raises as cover() does.
+        """
+        if (await self.flush()).life != life:
             raise SourceUnavailable(SOURCE, "it was restarted before the objects were durable")
+
+    async def flush(self) -> Flushed:
+        """Make all durable that was committed before this call. Raises SourceUnavailable."""
+        return await asyncio.shield(self._flush_after_now())
 
     def _flush_after_now(self) -> asyncio.Future[Flushed]:
         """Return the flush that begins next: the one under way may have begun too early."""

@@ -79,6 +79,17 @@ class LeadWork:
         rows, marked = await self._connections.ask_one(_TRIM, *lead_of(lead), *bounds)
         return SiteTrim(rows, rows < _TRIM_ROWS, marked or ())
 
+    async def forget_purges(self, lead: Lead, keep_s: float) -> int:
+        """Forget records that were not used for keep_s and that every peer was told of.
+
+        Returns how many were forgotten, in one bounded step.
+        """
+        call = "SELECT federation_forget_purges($1, $2, $3, $4)"
+        (forgotten,) = await self._connections.ask_one(
+            call, *lead_of(lead), int(keep_s * 1000), _ROWS
+        )
+        return int(forgotten)
+
     async def give_up_one(self, lead: Lead, reason: str) -> str | None:
         """Keep nothing any more for the peer that lags most; return NAME/LANE, None: all caught up.
 

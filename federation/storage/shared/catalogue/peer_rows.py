@@ -19,7 +19,8 @@ from federation.storage.shared.catalogue.texts import clean
 
 _RECORDS = """
 SELECT s.seq, name, lane, cursor, state, reason, position, node_id, log_seen, wanted, served,
-  sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks, holds
+  sent_objects, sent_bytes, last_success, last_error, last_error_at, pins_pulled, marks, holds,
+  peer.purges
 FROM site s LEFT JOIN peer ON true ORDER BY name, lane
 """
 _BEYOND = "its cursor is beyond the end of the change log"
@@ -130,7 +131,7 @@ def _plain(record: PeerRecord) -> dict[str, Any]:
 
 
 def _record(head: int, columns: Sequence[Any]) -> PeerRecord:
-    record = PeerRecord(*columns)  # a site tells nobody of purges
+    record = PeerRecord(*columns)
     record = record._replace(lane=Lane(record.lane), state=PeerState(record.state))
     if record.cursor <= head:
         return record

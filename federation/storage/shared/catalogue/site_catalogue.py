@@ -27,6 +27,7 @@ from federation.storage.shared.catalogue.lost_blobs import SiteLostBlobs
 from federation.storage.shared.catalogue.opening import open_site
 from federation.storage.shared.catalogue.peer_rows import SitePeers
 from federation.storage.shared.catalogue.settings import CatalogueSettings
+from federation.storage.shared.catalogue.site_purges import SitePurges
 from federation.storage.shared.catalogue.site_watch import SiteWatch, read_site
 from federation.storage.shared.catalogue.walks import SiteWalks
 
@@ -50,6 +51,7 @@ class SiteCatalogue:
     acknowledged: SiteAcknowledgements
     walks: SiteWalks
     lost: SiteLostBlobs
+    purges: SitePurges
 
     def set_quota(self, quota_bytes: int | None) -> None:
         """Change the quota, None: no limit; it applies to what is inserted from now on."""
@@ -107,6 +109,7 @@ async def open_catalogue(
         acknowledged=SiteAcknowledgements(connections, peers, watch, clock),
         walks=SiteWalks(connections),
         lost=SiteLostBlobs(connections, leads, clock),
+        purges=SitePurges(connections, flusher, watch, settings, clock),
     )
     watch.start(failing)
     leads.start(failing)

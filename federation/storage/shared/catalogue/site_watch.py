@@ -20,6 +20,7 @@ from federation.core.errors import SourceUnavailable
 from federation.core.tasks import Background, FailingWork, sleep_unless
 from federation.storage.log_end import Notifier
 from federation.storage.shared.catalogue.connections import DatabaseConnections
+from federation.storage.shared.catalogue.opening import too_old
 from federation.storage.shared.catalogue.rows import LeadRow, SiteTotals
 
 POLL_S = 0.5
@@ -30,9 +31,10 @@ _REST_MAX_S = 0.8  # and no longer than this for that reason
 _JITTER = 0.2  # by so much a pause may be shorter
 _POLL = """
 SELECT s.seq, s.log_epoch, s.presence, s.offline_since, s.bytes, s.blobs, s.entries, s.gone,
-  s.ticks, l.role, l.node, l.term, l.beat
+  s.ticks, s.purges, s.purge_seq, s.schema, s.oldest, l.role, l.node, l.term, l.beat
 FROM site s CROSS JOIN lead l
 """
+_LEAD_COLUMNS = 4
 
 _log = structlog.get_logger(__name__)
 
@@ -46,6 +48,10 @@ class SiteRow(NamedTuple):
     offline_since_s: int | None
     totals: SiteTotals
     ticks: int
+    purges: int  # how many records there are
+    purge_seq: int  # the number of the newest change of one
+    schema: int
+    oldest: int  # the oldest schema whose programs may serve the site
     leads: tuple[LeadRow, ...]
 
 
@@ -60,10 +66,13 @@ class Polled(NamedTuple):
 async def read_site(connections: DatabaseConnections) -> SiteRow:
     """Read the row. Raises SourceUnavailable."""
     rows = await connections.ask(_POLL)
-    seq, epoch, presence, since_s, size, blobs, entries, gone, ticks, *_ = rows[0]
+    seq, epoch, presence, since_s, size, blobs, entries, gone = rows[0][:8]
+    ticks, purges, purge_seq, schema, oldest = rows[0][8:-_LEAD_COLUMNS]
     totals = SiteTotals(size, blobs, entries, gone)
-    leads = tuple(LeadRow(*columns[-4:]) for columns in rows)
-    return SiteRow(seq, epoch, presence, since_s, totals, ticks, leads)
+    leads = tuple(LeadRow(*columns[-_LEAD_COLUMNS:]) for columns in rows)
+    return SiteRow(
+        seq, epoch, presence, since_s, totals, ticks, purges, purge_seq, schema, oldest, leads
+    )
 
 
 def poll_pause_s(usual_s: float, took_s: float, jitter: random.Random) -> float:
@@ -137,6 +146,11 @@ class SiteWatch:
     def totals(self) -> SiteTotals:
         """Return what the site holds, at most POLL_S old while the database answers."""
         return self._row.totals
+
+    @property
+    def row(self) -> SiteRow:
+        """The whole row, as the last poll found it."""
+        return self._row
 
     def note_stored(self, seq: int) -> None:
         """Record a row of the log that this process made durable."""
@@ -234,6 +248,8 @@ class SiteWatch:
             self._tell(None)
             return
         self._readable = True
+        if trouble := too_old(row.schema, row.oldest):
+            self._connections.give_up(trouble)
         was_on, before = self.is_on, self._row
         self._row = row
         if (row.presence, row.log_epoch) != (before.presence, before.log_epoch):

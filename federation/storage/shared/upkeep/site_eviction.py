@@ -50,7 +50,10 @@ class SiteEviction:
         return len(due) == _DELETED_AT_ONCE
 
     async def trim_log(self, lead: Lead) -> None:
-        """Remove rows of the change log that are too many, or of use to nobody."""
+        """Remove rows of the change log, and records of purges, that are of use to nobody.
+
+        Also those that are too many.
+        """
         rows_max = self._core.settings.log_max_rows
         needless = min(_NEEDLESS_ROWS, rows_max)
         while True:
@@ -60,7 +63,8 @@ class SiteEviction:
             for name in done.given_up:
                 self._report(name, LOG_TOO_LONG)
             if done.is_done:
-                return
+                break
+        await self._core.catalogue.work.forget_purges(lead, self._core.settings.purge_keep)
 
     async def _give_up_one(self, lead: Lead) -> None:
         name = await self._core.catalogue.work.give_up_one(lead, REASONS[NO_ROOM])

@@ -13,8 +13,8 @@ import structlog
 from federation.core.digest import HASH_BYTES
 from federation.core.errors import SourceUnavailable
 from federation.storage.catalogue.blobs import digest_of_key
-from federation.storage.shared.catalogue.rows import BlobAt, BlobObject
-from federation.storage.shared.naming import part_bytes, part_count, part_name
+from federation.storage.shared.catalogue.rows import BlobAt
+from federation.storage.shared.naming import part_count
 from federation.storage.shared.parts import PartDamaged, fetch_part
 from federation.storage.shared.site_context import SiteContext
 
@@ -63,28 +63,3 @@ class SiteScrub:
             await self._core.set_aside(digest, at, reason)
         except SourceUnavailable as error:  # replaced or evicted meanwhile, or too many at once
             _log.warning("blob_damaged", digest=str(digest), reason=reason, kept_because=str(error))
-
-    async def check_all(self) -> int:
-        """See to it that every row's objects are there; return how many blobs were set aside.
-
-        For a catalogue that is older than the bucket. Compares names and sizes, and reads nothing.
-        Raises SourceUnavailable.
-        """
-        core, after, absent = self._core, b"", 0
-        while rows := await core.catalogue.blobs.walk(after, _ROWS):
-            gone = [key for key, at in rows if not await self._is_there(key, at)]
-            if gone:
-                await core.catalogue.blobs.remove(gone, "its object was not in the bucket")
-            absent += len(gone)
-            after = rows[-1][0]
-        return absent
-
-    async def _is_there(self, key: bytes, at: BlobAt) -> bool:
-        if at.attempt is None:
-            return True
-        upload = BlobObject(digest_of_key(key, at.size_bytes), at.attempt)
-        for part in range(part_count(at.size_bytes)):
-            size_bytes = part_bytes(at.size_bytes, part)
-            if await self._core.bucket.size_of(part_name(upload, part)) != size_bytes:
-                return False
-        return True

@@ -17,6 +17,7 @@ from federation.core.errors import LeadLost, SourceUnavailable, StorageRefused
 from federation.core.tasks import Background
 from federation.storage.shared.catalogue.rows import Lead, SiteRole
 from federation.storage.shared.site_context import SiteContext
+from federation.storage.shared.upkeep.bucket_check import BucketCheck
 from federation.storage.shared.upkeep.bucket_sweep import EVERY_S, BucketSweep
 from federation.storage.shared.upkeep.site_eviction import SiteEviction
 from federation.storage.shared.upkeep.site_scrub import SiteScrub
@@ -43,7 +44,7 @@ class SiteUpkeep:
     def start(self) -> None:
         """Begin."""
         self._keep("site-eviction", _EVERY_S, self._evict)
-        self._keep("site-marker", _MARK_EVERY_S, self._mark)
+        self._keep("site-marker", _MARK_EVERY_S, self.mark)
         self._keep("site-log", _TRIM_EVERY_S, self._eviction.trim_log)
         self._keep("bucket-deletions", _EVERY_S, self._delete_gone)
         self._keep("bucket-sweep", EVERY_S, self._sweep_next)
@@ -88,12 +89,16 @@ class SiteUpkeep:
     async def _scrub_on(self, _lead: Lead) -> None:
         await self._scrub.step()
 
-    async def _mark(self, lead: Lead) -> None:
-        """Compare the catalogue with the marker, once a term; then keep the marker up to date."""
+    async def mark(self, lead: Lead) -> None:
+        """Compare the catalogue with the marker, and keep the marker up to date.
+
+        An older catalogue may be put back while nodes run: then the lead is still the same.
+        """
         marker = self._core.marker
         try:
             await marker.check()
-            if self._compared_term != lead.term:
+            if self._compared_term != lead.term or await marker.is_ahead():
+                self._compared_term = None
                 await self._compare(lead)
         except StorageRefused as error:
             _log.error("bucket_refused", reason=str(error))
@@ -109,7 +114,7 @@ class SiteUpkeep:
         """
         marker, work = self._core.marker, self._core.catalogue.work
         facts = await marker.read()
-        if marker.is_ahead(facts):
+        if await marker.is_ahead():
             epoch = await work.begin_epoch(lead)
             _log.error(
                 "older_catalogue_put_back",
@@ -120,6 +125,6 @@ class SiteUpkeep:
             await marker.write(is_checking=True)
             facts = facts._replace(is_checking=True)
         if facts.is_checking:
-            absent = await self._scrub.check_all()
+            absent = await BucketCheck(self._core).check_all()
             _log.warning("older_catalogue_checked", blobs_set_aside=absent)
         self._compared_term = lead.term

@@ -2,7 +2,7 @@
 -- keys.
 
 -- Renews the leases of those of p_keys that are still held, and returns how many these are.
-CREATE FUNCTION federation_renew(p_keys bytea[], p_use int, p_now bigint) RETURNS int
+CREATE OR REPLACE FUNCTION federation_renew(p_keys bytea[], p_use int, p_now bigint) RETURNS int
 LANGUAGE plpgsql SET jit = off
   SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
@@ -23,7 +23,7 @@ END $$;
 -- Returns the sizes of blobs in the order of p_keys, null for those not held, and the newest
 -- number among them. The leases are written before that is said. p_use:
 -- federation.core.uses.Use.
-CREATE FUNCTION federation_find(
+CREATE OR REPLACE FUNCTION federation_find(
   p_keys bytea[], p_use int, p_granularity bigint,
   OUT sizes bigint[], OUT newest bigint, OUT token uuid
 ) LANGUAGE plpgsql SET jit = off
@@ -47,7 +47,7 @@ BEGIN
 END $$;
 
 -- Returns where the held ones of p_keys are, leased.
-CREATE FUNCTION federation_look_up(
+CREATE OR REPLACE FUNCTION federation_look_up(
   p_keys bytea[], p_use int, p_granularity bigint, p_bytes boolean
 ) RETURNS TABLE (key bytea, size bigint, seq bigint, attempt bytea, parts bytea, data bytea)
 LANGUAGE plpgsql SET jit = off
@@ -65,7 +65,7 @@ END $$;
 -- Gives a new number and a new source to those of p_keys that only an upstream gave, as a client
 -- or a peer has sent them now: they are logged anew. Returns the newest number. p_from and the
 -- arrays after it: as for federation_insert.
-CREATE FUNCTION federation_take_over(
+CREATE OR REPLACE FUNCTION federation_take_over(
   p_keys bytea[], p_from bigint[], p_sources bigint[], p_vias text[], p_origins text[],
   p_wall float8
 ) RETURNS bigint
@@ -99,7 +99,7 @@ END $$;
 
 -- Leases those of p_keys that are held, as a repeated upload of them does. Returns as
 -- federation_find.
-CREATE FUNCTION federation_accept_held(
+CREATE OR REPLACE FUNCTION federation_accept_held(
   p_keys bytea[], p_source int, p_via text, p_origin text, p_wall float8, p_granularity bigint,
   OUT sizes bigint[], OUT newest bigint, OUT token uuid
 ) LANGUAGE plpgsql AS $$
@@ -117,7 +117,7 @@ END $$;
 -- the object of p_attempts. p_attempts, p_parts: null where no blob has an object. p_from: which
 -- of the provenances p_sources, p_vias, p_origins, p_unused (ms). outcomes: see Insertion in
 -- rows.py; null: all are stored.
-CREATE FUNCTION federation_insert(
+CREATE OR REPLACE FUNCTION federation_insert(
   p_keys bytea[], p_sizes bigint[], p_data bytea[], p_attempts bytea[], p_parts bytea[],
   p_from bigint[], p_sources bigint[], p_vias text[], p_origins text[], p_unused bigint[],
   p_wall float8, p_granularity bigint, p_lease bigint, p_quota bigint,
@@ -128,6 +128,7 @@ DECLARE
   now bigint;
   before site;
   room bigint;
+  barred bytea[]; -- keys that are not stored
   added record;
   orphaned bigint;
   held bigint[];
@@ -137,11 +138,22 @@ BEGIN
   SELECT sizes INTO held FROM
     federation_find(p_keys, CASE WHEN 0 = ALL (p_unused) THEN 2 ELSE 1 END, p_granularity);
   SELECT * INTO before FROM site FOR UPDATE; -- from here on nobody else inserts
+  IF before.purges > 0 THEN -- only clients bring back what was purged
+    SELECT array_agg(p.key) INTO barred FROM federation_purged_blobs(p_keys) AS p(key)
+    JOIN unnest(p_keys, p_from) AS i(key, came) ON i.key = p.key WHERE p_sources[i.came] <> 0;
+  END IF;
+  IF EXISTS (SELECT FROM unnest(p_attempts) AS attempt WHERE attempt IS NOT NULL) THEN
+    -- This call is made a second time, and in between the blob was purged.
+    SELECT array_cat(barred, array_agg(g.key)) INTO barred
+    FROM unnest(p_keys, p_attempts) AS i(key, attempt)
+    JOIN gone g ON g.key = i.key AND g.attempt = i.attempt;
+  END IF;
   room := coalesce(p_quota, 9e18::bigint) - federation_cost(before);
   -- Most batches are new as a whole, and need not be compared with what is held once more: the
   -- primary key does that.
   SELECT count(*) AS blobs, sum(size)::bigint AS bytes INTO added FROM unnest(p_sizes) AS i(size);
-  IF array_remove(held, NULL) = '{}' AND added.bytes + 256 * added.blobs <= room THEN
+  IF barred IS NULL AND array_remove(held, NULL) = '{}'
+    AND added.bytes + 256 * added.blobs <= room THEN
     BEGIN
       INSERT INTO blob SELECT i.key, i.size, before.seq + i.at, now,
         (now - p_unused[i.came]) / 3600000, p_sources[i.came], i.attempt, coalesce(i.parts, '')
@@ -156,6 +168,9 @@ BEGIN
       newest := before.seq + added.blobs;
       UPDATE site SET seq = newest, logged = logged + added.bytes, bytes = bytes + added.bytes,
         blobs = blobs + added.blobs;
+      IF before.purges > 0 THEN
+        PERFORM federation_allow_pushed(p_keys, p_wall);
+      END IF;
       token := federation_incarnation();
       RETURN;
     EXCEPTION WHEN unique_violation THEN
@@ -167,7 +182,8 @@ BEGIN
       sum(i.size + 256) OVER w AS cost
     FROM unnest(p_keys, p_sizes, p_data, p_attempts, p_parts, p_from) WITH ORDINALITY
       AS i(key, size, data, attempt, parts, came, at)
-    LEFT JOIN blob b ON b.key = i.key WHERE b.key IS NULL WINDOW w AS (ORDER BY i.at)
+    LEFT JOIN blob b ON b.key = i.key
+    WHERE b.key IS NULL AND (barred IS NULL OR i.key <> ALL (barred)) WINDOW w AS (ORDER BY i.at)
   ), fits AS MATERIALIZED (
     SELECT * FROM absent WHERE cost <= room
   ), into_small AS (
@@ -184,17 +200,22 @@ BEGIN
   IF added.blobs > 0 THEN
     UPDATE site SET seq = newest, logged = logged + added.bytes, bytes = bytes + added.bytes,
       blobs = blobs + added.blobs;
+    IF before.purges > 0 THEN
+      PERFORM federation_allow_pushed(p_keys, p_wall);
+    END IF;
   END IF;
   IF added.blobs < cardinality(p_keys) THEN
-    SELECT array_agg(CASE WHEN b.key IS NULL THEN 2 WHEN b.seq > before.seq
-        OR b.attempt = i.attempt THEN 1 ELSE 0 END ORDER BY i.at), max(b.seq)
+    SELECT array_agg(CASE WHEN i.key = ANY (barred) THEN 0 WHEN b.key IS NULL THEN 2
+        WHEN b.seq > before.seq OR b.attempt = i.attempt THEN 1 ELSE 0 END ORDER BY i.at),
+      max(b.seq)
     INTO outcomes, newest
     FROM unnest(p_keys, p_attempts) WITH ORDINALITY AS i(key, attempt, at)
     LEFT JOIN blob b ON b.key = i.key;
     newest := greatest(newest,
       federation_take_over(p_keys, p_from, p_sources, p_vias, p_origins, p_wall));
     WITH orphans AS (
-      INSERT INTO gone SELECT i.key, i.attempt, i.size, now + p_lease
+      INSERT INTO gone SELECT i.key, i.attempt, i.size,
+        now + CASE WHEN i.key = ANY (barred) THEN 0 ELSE p_lease END
       FROM unnest(p_keys, p_attempts, p_sizes) AS i(key, attempt, size)
       LEFT JOIN blob b ON b.key = i.key
       WHERE i.attempt IS NOT NULL AND b.attempt IS DISTINCT FROM i.attempt
@@ -208,9 +229,10 @@ BEGIN
   token := federation_incarnation();
 END $$;
 
--- Takes damaged blobs out of sight, and returns how many were held.
-CREATE FUNCTION federation_remove(
-  p_keys bytea[], p_reason text, p_wall float8, p_lease bigint, p_kept bigint
+-- Takes damaged blobs out of sight, and returns how many were held. p_seqs: of the rows that were
+-- found damaged; a blob that was uploaded again since has another one, and stays.
+CREATE OR REPLACE FUNCTION federation_set_aside(
+  p_keys bytea[], p_seqs bigint[], p_reason text, p_wall float8, p_lease bigint, p_kept bigint
 ) RETURNS bigint LANGUAGE plpgsql SET jit = off
   SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
@@ -219,7 +241,8 @@ DECLARE
 BEGIN
   SELECT now_ms INTO now FROM clock;
   WITH locked AS MATERIALIZED (
-    SELECT key FROM blob WHERE key = ANY (p_keys) ORDER BY key FOR UPDATE
+    SELECT b.key FROM unnest(p_keys, p_seqs) AS k(key, seq)
+    JOIN blob b ON b.key = k.key AND b.seq = k.seq ORDER BY b.key FOR UPDATE OF b
   ), removed AS (
     DELETE FROM blob b USING locked WHERE b.key = locked.key RETURNING b.*
   ), bytes AS (

@@ -6,7 +6,7 @@
 -- plan compiled, which takes half a second.
 
 -- Names this life of the database: see the table incarnation.
-CREATE FUNCTION federation_incarnation() RETURNS uuid LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION federation_incarnation() RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE
   found uuid;
 BEGIN
@@ -19,7 +19,7 @@ BEGIN
 END $$;
 
 -- Has this transaction not wait for the disk. What it changes is durable after the next flush.
-CREATE FUNCTION federation_unsynced() RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION federation_unsynced() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
 END $$;
@@ -27,7 +27,8 @@ END $$;
 -- Makes durable everything that was committed before: flushed is the newest number among it.
 -- Only a transaction that writes to the log of the database does that; having an id is not
 -- enough.
-CREATE FUNCTION federation_flush(OUT flushed bigint, OUT token uuid) LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION federation_flush(OUT flushed bigint, OUT token uuid)
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true);
   SELECT seq INTO flushed FROM site;
@@ -37,7 +38,7 @@ END $$;
 
 -- Fails unless this term still leads; null is a command, which leads nothing. The lock makes a
 -- take-over wait for the end of this transaction.
-CREATE FUNCTION federation_check_lead(p_role text, p_term bigint) RETURNS void
+CREATE OR REPLACE FUNCTION federation_check_lead(p_role text, p_term bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   IF p_term IS NULL THEN
@@ -50,6 +51,6 @@ BEGIN
 END $$;
 
 -- What the site's objects take of the quota; 256 and 240 as in rows.py.
-CREATE FUNCTION federation_cost(p_site site) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION federation_cost(p_site site) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
   SELECT p_site.bytes + p_site.gone + 256 * p_site.blobs + 240 * p_site.entries
 $$;

@@ -2,7 +2,7 @@
 -- was read before; federation_put stores it if that row is still the same, and dates it.
 
 -- Returns the entries of these keys, each with its place in the order asked for.
-CREATE FUNCTION federation_entries(
+CREATE OR REPLACE FUNCTION federation_entries(
   p_kinds bigint[], p_instances bytea[], p_names bytea[], p_use int, p_granularity bigint
 ) RETURNS TABLE (
   at bigint, seq bigint, value bytea, label bytea, stored float8, expires float8, source smallint,
@@ -37,7 +37,7 @@ END $$;
 -- of the stamp that an entry brings; where p_nodes is null, the least that a stamp given here
 -- may have. p_met: the greatest stamp received. p_limit, p_half: next_ticks in hlc.py. is_done:
 -- false if one of the rows has changed.
-CREATE FUNCTION federation_put(
+CREATE OR REPLACE FUNCTION federation_put(
   p_kinds bigint[], p_instances bytea[], p_names bytea[], p_values bytea[], p_labels bytea[],
   p_expires float8[], p_seen bigint[], p_ways bigint[], p_ticks bigint[], p_nodes text[],
   p_source int, p_via text, p_origin text, p_unused bigint, p_met bigint, p_limit bigint,
@@ -49,6 +49,7 @@ DECLARE
   now bigint;
   s site;
   held record;
+  purged purge;
   number bigint;
   given bigint;
   giver text;
@@ -72,6 +73,17 @@ BEGIN
   FOR i IN 1 .. cardinality(p_names) LOOP
     SELECT e.seq, e.ticks, e.node, octet_length(e.value) + octet_length(e.label) AS size INTO held
     FROM entry e WHERE kind = p_kinds[i] AND instance = p_instances[i] AND name = p_names[i];
+    IF s.purges > 0 THEN
+      SELECT * INTO purged FROM purge p
+      WHERE p.kind = p_kinds[i] AND p.instance = p_instances[i] AND p.name = p_names[i];
+      -- The rule of date() in hlc.py, checked here because only the lock makes it certain.
+      IF purged.seq IS NOT NULL AND (p_source = 1 OR p_nodes[i] IS NOT NULL
+        AND (p_ticks[i], p_nodes[i] COLLATE "C") <= (purged.ticks, purged.node COLLATE "C"))
+      THEN
+        UPDATE purge p SET used = now WHERE p.seq = purged.seq;
+        CONTINUE;
+      END IF;
+    END IF;
     IF p_ways[i] = 3 THEN
       UPDATE entry e SET accessed = now, era = greatest(e.era, (now - p_unused) / 3600000)
       WHERE kind = p_kinds[i] AND instance = p_instances[i] AND name = p_names[i];
@@ -92,7 +104,8 @@ BEGIN
       given := p_ticks[i];
       giver := coalesce(p_nodes[i], s.site_id);
       IF p_nodes[i] IS NULL THEN
-        given := greatest(given, 1 + CASE WHEN s.ticks > p_limit THEN p_half ELSE s.ticks END);
+        given := greatest(given, purged.ticks + 1,
+          1 + CASE WHEN s.ticks > p_limit THEN p_half ELSE s.ticks END);
         s.ticks := greatest(s.ticks, given);
       END IF;
       s.logged := s.logged + octet_length(p_values[i]) + octet_length(p_labels[i]);

@@ -2,14 +2,15 @@
 -- lead.
 
 -- Takes over from the term that was seen; null if somebody else was faster.
-CREATE FUNCTION federation_take_lead(p_role text, p_node text, p_seen bigint) RETURNS bigint
+CREATE OR REPLACE FUNCTION federation_take_lead(p_role text, p_node text, p_seen bigint)
+RETURNS bigint
 LANGUAGE sql AS $$
   UPDATE lead SET node = p_node, term = term + 1, beat = 0 WHERE role = p_role AND term = p_seen
   RETURNING term
 $$;
 
 -- Says that the lead is alive; p_ms: by how much the site's clock advances.
-CREATE FUNCTION federation_beat(p_role text, p_term bigint, p_ms bigint) RETURNS void
+CREATE OR REPLACE FUNCTION federation_beat(p_role text, p_term bigint, p_ms bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM federation_unsynced();
@@ -23,7 +24,8 @@ BEGIN
 END $$;
 
 -- Leaves, so that another node need not wait until this one has been silent for long.
-CREATE FUNCTION federation_resign(p_role text, p_term bigint) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION federation_resign(p_role text, p_term bigint) RETURNS void
+LANGUAGE sql AS $$
   UPDATE lead SET node = NULL WHERE role = p_role AND term = p_term
 $$;
 
@@ -31,7 +33,7 @@ $$;
 -- that only upstreams gave before all others, until p_bytes of the quota are freed; looks at
 -- p_rows at most. Objects that a peer still waits for stay; is_pinned says that there are such.
 -- No object was used later than it was leased, so era bounds the search.
-CREATE FUNCTION federation_evict(
+CREATE OR REPLACE FUNCTION federation_evict(
   p_role text, p_term bigint, p_bytes bigint, p_rows int, p_age bigint, p_lease bigint,
   OUT blobs bigint, OUT entries bigint, OUT freed bigint, OUT is_paused boolean,
   OUT is_pinned boolean
@@ -119,7 +121,7 @@ BEGIN
 END $$;
 
 -- Forgets objects that were deleted from the bucket.
-CREATE FUNCTION federation_gone_done(
+CREATE OR REPLACE FUNCTION federation_gone_done(
   p_role text, p_term bigint, p_keys bytea[], p_attempts bytea[]
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -135,7 +137,7 @@ END $$;
 -- Removes up to p_rows of the oldest rows of the log, so that p_most remain at most, and
 -- p_needless of those that every peer has acknowledged. Returns how many, and which peers needed
 -- them: these are marked, and brought up to date by a reconcile.
-CREATE FUNCTION federation_trim(
+CREATE OR REPLACE FUNCTION federation_trim(
   p_role text, p_term bigint, p_most bigint, p_needless bigint, p_rows int, p_reason text,
   OUT removed bigint, OUT marked text[]
 ) LANGUAGE plpgsql SET jit = off
@@ -165,7 +167,8 @@ BEGIN
 END $$;
 
 -- Begins a new log epoch: peers that know the old one are brought up to date by a reconcile.
-CREATE FUNCTION federation_begin_epoch(p_role text, p_term bigint, p_epoch text) RETURNS void
+CREATE OR REPLACE FUNCTION federation_begin_epoch(p_role text, p_term bigint, p_epoch text)
+RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM federation_check_lead(p_role, p_term);
@@ -176,7 +179,8 @@ END $$;
 
 -- Marks the lane of a peer that lags most, so that what it waits for can be evicted. Returns
 -- NAME/LANE, null if all have caught up.
-CREATE FUNCTION federation_give_up_one(p_role text, p_term bigint, p_reason text) RETURNS text
+CREATE OR REPLACE FUNCTION federation_give_up_one(p_role text, p_term bigint, p_reason text)
+RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
   given_up text;

@@ -1,15 +1,7 @@
 -- Blobs that were found damaged: what other servers are asked for, and what came back.
 
-CREATE TABLE lost (
-  key bytea PRIMARY KEY, size bigint NOT NULL, source smallint NOT NULL, reason text NOT NULL,
-  found float8 NOT NULL, tries int NOT NULL DEFAULT 0, tried float8 NOT NULL DEFAULT 0,
-  due float8,   -- wall clock, s; null: it is back
-  note text NOT NULL DEFAULT '', back float8, origin text NOT NULL DEFAULT ''
-);
-CREATE INDEX lost_by_due ON lost (due);
-
 -- Records that blobs are lost, and due at once. p_kept rows stay: those that are back go first.
-CREATE FUNCTION federation_add_lost(
+CREATE OR REPLACE FUNCTION federation_add_lost(
   p_keys bytea[], p_sizes bigint[], p_sources bigint[], p_reason text, p_wall float8, p_kept bigint
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -26,7 +18,7 @@ BEGIN
 END $$;
 
 -- Records failed attempts. p_dues: when to try again; null: never, and the blob is forgotten.
-CREATE FUNCTION federation_put_off(
+CREATE OR REPLACE FUNCTION federation_put_off(
   p_term bigint, p_keys bytea[], p_dues float8[], p_reasons text[], p_wall float8
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -40,7 +32,7 @@ END $$;
 
 -- Records which of p_keys are held again, and returns these with where they came from. One whose
 -- damaged copy did not come from an upstream counts as received again.
-CREATE FUNCTION federation_note_back(p_term bigint, p_keys bytea[], p_wall float8)
+CREATE OR REPLACE FUNCTION federation_note_back(p_term bigint, p_keys bytea[], p_wall float8)
 RETURNS TABLE (back_key bytea, back_origin text) LANGUAGE plpgsql AS $$
 DECLARE
   found record;

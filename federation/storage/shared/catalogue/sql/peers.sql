@@ -1,24 +1,26 @@
 -- Peer records and parked objects. p_term is null for those who never led: commands.
 
-CREATE FUNCTION federation_as_replicator(p_term bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION federation_as_replicator(p_term bigint) RETURNS void
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM set_config('synchronous_commit', 'on', true);
   PERFORM federation_check_lead('replication', p_term);
 END $$;
 
 -- Saves records as federation.core.replication_log.ReplicationLog.save describes it.
-CREATE FUNCTION federation_save_peers(p_term bigint, p_records jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION federation_save_peers(p_term bigint, p_records jsonb) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM federation_as_replicator(p_term);
   INSERT INTO peer AS p
   SELECT r.name, r.lane, r.cursor, r.state, r.reason, r.position, r.node_id, r.log_seen, 0,
     r.served, r.sent_objects, r.sent_bytes, r.last_success_s, r.last_error, r.last_error_s,
-    r.pins_pulled, r.marks, r.holds
+    r.pins_pulled, r.marks, r.holds, r.purges
   FROM jsonb_to_recordset(p_records) AS r(
     name text, lane text, cursor bigint, state text, reason text, position text, node_id text,
     log_seen text, served bigint, sent_objects bigint, sent_bytes bigint, last_success_s float8,
-    last_error text, last_error_s float8, pins_pulled boolean, marks bigint, holds boolean
+    last_error text, last_error_s float8, pins_pulled boolean, marks bigint, holds boolean,
+    purges bigint
   ) ORDER BY r.name, r.lane
   ON CONFLICT (name, lane) DO UPDATE SET
     state = CASE WHEN p.marks > excluded.marks THEN p.state ELSE excluded.state END,
@@ -30,11 +32,11 @@ BEGIN
     served = excluded.served, sent_objects = excluded.sent_objects,
     sent_bytes = excluded.sent_bytes, last_success = excluded.last_success,
     last_error = excluded.last_error, last_error_at = excluded.last_error_at,
-    pins_pulled = excluded.pins_pulled;
+    pins_pulled = excluded.pins_pulled, purges = excluded.purges;
 END $$;
 
 -- Parks objects, and returns how many older ones were forgotten: p_kept of each peer stay.
-CREATE FUNCTION federation_park(
+CREATE OR REPLACE FUNCTION federation_park(
   p_term bigint, p_peers text[], p_kinds bigint[], p_instances bytea[], p_names bytea[],
   p_sizes bigint[], p_seqs bigint[], p_labels bytea[], p_reasons text[], p_parked float8[],
   p_tries bigint[], p_retries boolean[], p_kept bigint
@@ -63,7 +65,7 @@ BEGIN
   RETURN forgotten;
 END $$;
 
-CREATE FUNCTION federation_unpark(
+CREATE OR REPLACE FUNCTION federation_unpark(
   p_term bigint, p_peers text[], p_kinds bigint[], p_instances bytea[], p_names bytea[]
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -73,7 +75,7 @@ BEGIN
   WHERE p.peer = o.peer AND p.kind = o.kind AND p.instance = o.instance AND p.name = o.name;
 END $$;
 
-CREATE FUNCTION federation_drop_peer(p_name text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION federation_drop_peer(p_name text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM federation_as_replicator(NULL);
   DELETE FROM peer WHERE name = p_name;
@@ -82,7 +84,8 @@ BEGIN
 END $$;
 
 -- Says what peers have, before their records are saved.
-CREATE FUNCTION federation_tell(p_peers text[], p_seqs bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION federation_tell(p_peers text[], p_seqs bigint[]) RETURNS void
+LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM federation_unsynced();
   INSERT INTO acknowledged SELECT * FROM unnest(p_peers, p_seqs) ORDER BY 1

@@ -1,5 +1,5 @@
--- The tables of a site's catalogue. Texts that clients give are bytea: they may have any
--- characters.
+-- The tables of a site's catalogue, as the first version made them. Texts that clients give are
+-- bytea: they may have any characters.
 --
 -- site: totals, and the numbers that what is accepted gets. Whoever accepts something locks this
 -- row last, and commits without waiting for the disk: so the numbers are dense and in the order
@@ -93,3 +93,12 @@ CREATE TABLE lead (
   role text PRIMARY KEY, node text, term bigint NOT NULL DEFAULT 0, beat bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
 INSERT INTO lead (role) VALUES ('upkeep'), ('replication'), ('healing');
+
+-- Blobs that were found damaged.
+CREATE TABLE lost (
+  key bytea PRIMARY KEY, size bigint NOT NULL, source smallint NOT NULL, reason text NOT NULL,
+  found float8 NOT NULL, tries int NOT NULL DEFAULT 0, tried float8 NOT NULL DEFAULT 0,
+  due float8,   -- wall clock, s; null: it is back
+  note text NOT NULL DEFAULT '', back float8, origin text NOT NULL DEFAULT ''
+);
+CREATE INDEX lost_by_due ON lost (due);

@@ -1,0 +1,838 @@
+-- A site as programs of schema 1 made it: what a database looks like before it is upgraded.
+
+-- The tables of a site's catalogue. Texts that clients give are bytea: they may have any
+-- characters.
+--
+-- site: totals, and the numbers that what is accepted gets. Whoever accepts something locks this
+-- row last, and commits without waiting for the disk: so the numbers are dense and in the order
+-- of commits.
+CREATE TABLE site (
+  id smallint PRIMARY KEY CHECK (id = 1),
+  schema int NOT NULL, site_id text NOT NULL, log_epoch text NOT NULL,
+  bytes bigint NOT NULL DEFAULT 0,    -- of blobs and entries
+  blobs bigint NOT NULL DEFAULT 0, entries bigint NOT NULL DEFAULT 0,
+  gone bigint NOT NULL DEFAULT 0,     -- bytes of objects that wait to be deleted
+  seq bigint NOT NULL DEFAULT 0,      -- of the newest row of the log
+  logged bigint NOT NULL DEFAULT 0,   -- bytes of all rows ever logged
+  ticks bigint NOT NULL DEFAULT 0,    -- of the greatest stamp given or received
+  presence bigint NOT NULL DEFAULT 0, -- counts removals other than by eviction
+  offline_since bigint                -- wall clock, s; null: the offline switch is off
+) WITH (fillfactor = 10);
+
+-- clock: the site's time in ms, which the lead of the upkeep advances. It never jumps, and
+-- stands still while nobody leads. Nothing is evicted before hold_ms, and never while
+-- incarnation is another one.
+CREATE TABLE clock (
+  id smallint PRIMARY KEY CHECK (id = 1),
+  now_ms bigint NOT NULL, hold_ms bigint NOT NULL, incarnation uuid NOT NULL
+) WITH (fillfactor = 10);
+
+-- incarnation: unlogged tables are emptied by a crash and by a failover, which is also when what
+-- was committed without waiting for the disk may be lost. A new token says that this has
+-- happened.
+CREATE UNLOGGED TABLE incarnation (id smallint PRIMARY KEY CHECK (id = 1), token uuid NOT NULL);
+
+-- blob: key is the function's number and the hash. accessed (site ms) is the lease; era is the
+-- hour of the last use by a client, the order of eviction. attempt is null for bytes in small.
+-- Renewing a lease changes no index, and era once an hour.
+CREATE TABLE blob (
+  key bytea PRIMARY KEY, size bigint NOT NULL, seq bigint NOT NULL, accessed bigint NOT NULL,
+  era int NOT NULL, source smallint NOT NULL, attempt bytea, parts bytea NOT NULL
+) WITH (fillfactor = 85);
+CREATE INDEX blob_by_use ON blob (era, seq);
+CREATE INDEX blob_pulled_by_use ON blob (era, seq) WHERE source = 1;
+CREATE TABLE small (seq bigint PRIMARY KEY, data bytea NOT NULL);
+ALTER TABLE small ALTER data SET STORAGE EXTERNAL; -- compressing costs more than it saves
+
+CREATE TABLE entry (
+  kind smallint NOT NULL, instance bytea NOT NULL, name bytea NOT NULL,
+  value bytea NOT NULL, label bytea NOT NULL, stored float8 NOT NULL, expires float8 NOT NULL,
+  source smallint NOT NULL, origin text NOT NULL, accessed bigint NOT NULL, era int NOT NULL,
+  seq bigint NOT NULL, ticks bigint NOT NULL, node text NOT NULL,
+  PRIMARY KEY (kind, instance, name)
+) WITH (fillfactor = 85);
+CREATE INDEX entry_by_use ON entry (era, seq);
+CREATE INDEX entry_pulled_by_use ON entry (era, seq) WHERE source = 1;
+
+CREATE TABLE log (
+  seq bigint PRIMARY KEY, kind smallint NOT NULL, instance bytea NOT NULL, name bytea NOT NULL,
+  size bigint NOT NULL, stored float8 NOT NULL, source smallint NOT NULL, via text NOT NULL,
+  origin text NOT NULL, total bigint NOT NULL
+);
+
+-- Objects of the bucket that have no row any more; deleted when the site's time has reached
+-- due_ms.
+CREATE TABLE gone (
+  key bytea, attempt bytea, size bigint NOT NULL, due_ms bigint NOT NULL, PRIMARY KEY (key, attempt)
+);
+CREATE INDEX gone_by_due ON gone (due_ms);
+CREATE TABLE quarantine (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, key bytea NOT NULL, size bigint NOT NULL,
+  reason text NOT NULL, found float8 NOT NULL
+);
+CREATE INDEX quarantine_by_key ON quarantine (key);
+
+CREATE TABLE peer (
+  name text, lane text, cursor bigint NOT NULL, state text NOT NULL, reason text NOT NULL,
+  position text NOT NULL, node_id text NOT NULL, log_seen text NOT NULL,
+  wanted bigint NOT NULL DEFAULT 0, served bigint NOT NULL, sent_objects bigint NOT NULL,
+  sent_bytes bigint NOT NULL, last_success float8 NOT NULL, last_error text NOT NULL,
+  last_error_at float8 NOT NULL, pins_pulled boolean NOT NULL, marks bigint NOT NULL DEFAULT 0,
+  holds boolean NOT NULL, PRIMARY KEY (name, lane)
+);
+CREATE TABLE parked (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, peer text NOT NULL, kind smallint NOT NULL,
+  instance bytea NOT NULL, name bytea NOT NULL, size bigint NOT NULL, seq bigint NOT NULL,
+  label bytea NOT NULL, reason text NOT NULL, parked float8 NOT NULL, tries int NOT NULL,
+  retry boolean NOT NULL, UNIQUE (peer, kind, instance, name)
+);
+-- What peers have, told before the peer's record is saved; -1: unknown. Rebuilt from peer after
+-- a crash.
+CREATE UNLOGGED TABLE acknowledged (peer text PRIMARY KEY, seq bigint NOT NULL);
+
+-- Who does what for all nodes. node is null when the last one left of its own accord.
+CREATE TABLE lead (
+  role text PRIMARY KEY, node text, term bigint NOT NULL DEFAULT 0, beat bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+INSERT INTO lead (role) VALUES ('upkeep'), ('replication'), ('healing');
+-- Functions that others use.
+--
+-- Some functions switch off seqscan, hash joins and merge joins: they look up some keys in large
+-- tables, and a plan that was made while a table was small would read all of it later. jit is
+-- off because the cost that the planner adds for a join that is switched off would have each
+-- plan compiled, which takes half a second.
+
+-- Names this life of the database: see the table incarnation.
+CREATE FUNCTION federation_incarnation() RETURNS uuid LANGUAGE plpgsql AS $$
+DECLARE
+  found uuid;
+BEGIN
+  SELECT token INTO found FROM incarnation;
+  IF found IS NULL THEN
+    INSERT INTO incarnation VALUES (1, gen_random_uuid()) ON CONFLICT DO NOTHING;
+    SELECT token INTO found FROM incarnation;
+  END IF;
+  RETURN found;
+END $$;
+
+-- Has this transaction not wait for the disk. What it changes is durable after the next flush.
+CREATE FUNCTION federation_unsynced() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+END $$;
+
+-- Makes durable everything that was committed before: flushed is the newest number among it.
+-- Only a transaction that writes to the log of the database does that; having an id is not
+-- enough.
+CREATE FUNCTION federation_flush(OUT flushed bigint, OUT token uuid) LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'on', true);
+  SELECT seq INTO flushed FROM site;
+  token := federation_incarnation();
+  PERFORM pg_logical_emit_message(true, 'federation', '');
+END $$;
+
+-- Fails unless this term still leads; null is a command, which leads nothing. The lock makes a
+-- take-over wait for the end of this transaction.
+CREATE FUNCTION federation_check_lead(p_role text, p_term bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  IF p_term IS NULL THEN
+    RETURN;
+  END IF;
+  PERFORM FROM lead WHERE role = p_role AND term = p_term AND node IS NOT NULL FOR SHARE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'another node leads (%) by now', p_role USING ERRCODE = 'FDL01';
+  END IF;
+END $$;
+
+-- What the site's objects take of the quota; 256 and 240 as in rows.py.
+CREATE FUNCTION federation_cost(p_site site) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+  SELECT p_site.bytes + p_site.gone + 256 * p_site.blobs + 240 * p_site.entries
+$$;
+-- Blobs that were found damaged: what other servers are asked for, and what came back.
+
+CREATE TABLE lost (
+  key bytea PRIMARY KEY, size bigint NOT NULL, source smallint NOT NULL, reason text NOT NULL,
+  found float8 NOT NULL, tries int NOT NULL DEFAULT 0, tried float8 NOT NULL DEFAULT 0,
+  due float8,   -- wall clock, s; null: it is back
+  note text NOT NULL DEFAULT '', back float8, origin text NOT NULL DEFAULT ''
+);
+CREATE INDEX lost_by_due ON lost (due);
+
+-- Records that blobs are lost, and due at once. p_kept rows stay: those that are back go first.
+CREATE FUNCTION federation_add_lost(
+  p_keys bytea[], p_sizes bigint[], p_sources bigint[], p_reason text, p_wall float8, p_kept bigint
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO lost (key, size, source, reason, found, due)
+  SELECT i.key, i.size, i.source, p_reason, p_wall, 0
+  FROM unnest(p_keys, p_sizes, p_sources) AS i(key, size, source) ORDER BY i.key
+  ON CONFLICT (key) DO UPDATE SET size = excluded.size, source = excluded.source,
+    reason = excluded.reason, found = excluded.found, tries = 0, tried = 0, due = 0, note = '',
+    back = NULL, origin = '';
+  IF (SELECT count(*) FROM lost) > p_kept THEN
+    DELETE FROM lost WHERE key IN (
+      SELECT o.key FROM lost o ORDER BY o.back IS NOT NULL, o.found DESC OFFSET p_kept);
+  END IF;
+END $$;
+
+-- Records failed attempts. p_dues: when to try again; null: never, and the blob is forgotten.
+CREATE FUNCTION federation_put_off(
+  p_term bigint, p_keys bytea[], p_dues float8[], p_reasons text[], p_wall float8
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_check_lead('healing', p_term);
+  UPDATE lost SET tries = tries + 1, tried = p_wall, due = a.due, note = a.reason
+  FROM unnest(p_keys, p_dues, p_reasons) AS a(key, due, reason)
+  WHERE lost.key = a.key AND lost.back IS NULL AND a.due IS NOT NULL;
+  DELETE FROM lost USING unnest(p_keys, p_dues) AS a(key, due)
+  WHERE lost.key = a.key AND a.due IS NULL;
+END $$;
+
+-- Records which of p_keys are held again, and returns these with where they came from. One whose
+-- damaged copy did not come from an upstream counts as received again.
+CREATE FUNCTION federation_note_back(p_term bigint, p_keys bytea[], p_wall float8)
+RETURNS TABLE (back_key bytea, back_origin text) LANGUAGE plpgsql AS $$
+DECLARE
+  found record;
+  before int;
+BEGIN
+  PERFORM federation_check_lead('healing', p_term);
+  FOR found IN
+    SELECT b.key, coalesce(l.via, '') AS via, coalesce(l.origin, '') AS origin
+    FROM unnest(p_keys) AS k(key) JOIN blob b ON b.key = k.key LEFT JOIN log l ON l.seq = b.seq
+    ORDER BY b.key
+  LOOP
+    UPDATE lost SET back = p_wall, origin = found.origin, due = NULL
+    WHERE lost.key = found.key AND lost.back IS NULL RETURNING source INTO before;
+    CONTINUE WHEN before IS NULL;
+    IF before <> 1 THEN
+      PERFORM federation_take_over(ARRAY[found.key], ARRAY[1::bigint], ARRAY[before::bigint],
+        ARRAY[found.via], ARRAY[found.origin], p_wall);
+    END IF;
+    back_key := found.key;
+    back_origin := found.origin;
+    RETURN NEXT;
+  END LOOP;
+END $$;
+-- Looking up, leasing and accepting blobs. Rows are locked before the row site, in the order of
+-- keys.
+
+-- Renews the leases of those of p_keys that are still held, and returns how many these are.
+CREATE FUNCTION federation_renew(p_keys bytea[], p_use int, p_now bigint) RETURNS int
+LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  renewed int;
+BEGIN
+  WITH locked AS MATERIALIZED (
+    SELECT b.key FROM unnest(p_keys) AS k(key) JOIN blob b ON b.key = k.key
+    ORDER BY b.key FOR NO KEY UPDATE OF b
+  )
+  UPDATE blob b SET
+    accessed = greatest(b.accessed, p_now),
+    era = CASE WHEN p_use = 2 THEN greatest(b.era, p_now / 3600000) ELSE b.era END
+  FROM locked WHERE b.key = locked.key;
+  GET DIAGNOSTICS renewed = ROW_COUNT;
+  RETURN renewed;
+END $$;
+
+-- Returns the sizes of blobs in the order of p_keys, null for those not held, and the newest
+-- number among them. The leases are written before that is said. p_use:
+-- federation.core.uses.Use.
+CREATE FUNCTION federation_find(
+  p_keys bytea[], p_use int, p_granularity bigint,
+  OUT sizes bigint[], OUT newest bigint, OUT token uuid
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  now bigint;
+  stale bytea[];
+BEGIN
+  SELECT now_ms INTO now FROM clock;
+  LOOP
+    SELECT array_agg(b.size ORDER BY k.at), max(b.seq), array_agg(b.key ORDER BY b.key) FILTER (
+      WHERE b.accessed < now - p_granularity OR (p_use = 2 AND b.era < now / 3600000)
+    ) INTO sizes, newest, stale
+    FROM unnest(p_keys) WITH ORDINALITY AS k(key, at) LEFT JOIN blob b ON b.key = k.key;
+    EXIT WHEN p_use = 0 OR stale IS NULL;
+    PERFORM federation_unsynced();
+    -- One that was evicted meanwhile is not renewed; the next round finds it missing.
+    EXIT WHEN federation_renew(stale, p_use, now) = cardinality(stale);
+  END LOOP;
+  token := federation_incarnation();
+END $$;
+
+-- Returns where the held ones of p_keys are, leased.
+CREATE FUNCTION federation_look_up(
+  p_keys bytea[], p_use int, p_granularity bigint, p_bytes boolean
+) RETURNS TABLE (key bytea, size bigint, seq bigint, attempt bytea, parts bytea, data bytea)
+LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+BEGIN
+  IF p_use > 0 THEN
+    PERFORM federation_find(p_keys, p_use, p_granularity);
+  END IF;
+  RETURN QUERY
+    SELECT b.key, b.size, b.seq, b.attempt, b.parts, s.data
+    FROM unnest(p_keys) AS k(key) JOIN blob b ON b.key = k.key
+    LEFT JOIN small s ON p_bytes AND b.attempt IS NULL AND s.seq = b.seq;
+END $$;
+
+-- Gives a new number and a new source to those of p_keys that only an upstream gave, as a client
+-- or a peer has sent them now: they are logged anew. Returns the newest number. p_from and the
+-- arrays after it: as for federation_insert.
+CREATE FUNCTION federation_take_over(
+  p_keys bytea[], p_from bigint[], p_sources bigint[], p_vias text[], p_origins text[],
+  p_wall float8
+) RETURNS bigint
+LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  pulled record;
+  taken site;
+BEGIN
+  PERFORM FROM unnest(p_keys, p_from) AS i(key, came) JOIN blob b ON b.key = i.key
+  WHERE b.source = 1 AND p_sources[i.came] <> 1 ORDER BY b.key FOR NO KEY UPDATE OF b;
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
+  SELECT * INTO taken FROM site FOR UPDATE;
+  FOR pulled IN
+    SELECT b.key, b.size, b.seq, b.attempt, i.came
+    FROM unnest(p_keys, p_from) AS i(key, came) JOIN blob b ON b.key = i.key
+    WHERE b.source = 1 AND p_sources[i.came] <> 1 ORDER BY b.key FOR NO KEY UPDATE OF b
+  LOOP
+    taken.seq := taken.seq + 1;
+    taken.logged := taken.logged + pulled.size;
+    UPDATE blob SET seq = taken.seq, source = p_sources[pulled.came] WHERE key = pulled.key;
+    UPDATE small SET seq = taken.seq WHERE pulled.attempt IS NULL AND seq = pulled.seq;
+    INSERT INTO log VALUES (taken.seq, 0, '', pulled.key, pulled.size, p_wall,
+      p_sources[pulled.came], p_vias[pulled.came], p_origins[pulled.came], taken.logged);
+  END LOOP;
+  UPDATE site SET seq = taken.seq, logged = taken.logged;
+  RETURN taken.seq;
+END $$;
+
+-- Leases those of p_keys that are held, as a repeated upload of them does. Returns as
+-- federation_find.
+CREATE FUNCTION federation_accept_held(
+  p_keys bytea[], p_source int, p_via text, p_origin text, p_wall float8, p_granularity bigint,
+  OUT sizes bigint[], OUT newest bigint, OUT token uuid
+) LANGUAGE plpgsql AS $$
+DECLARE
+  came bigint[] := array_fill(1::bigint, ARRAY[cardinality(p_keys)]);
+BEGIN
+  PERFORM federation_unsynced();
+  SELECT f.sizes, f.newest, f.token INTO sizes, newest, token
+  FROM federation_find(p_keys, 2, p_granularity) f;
+  newest := greatest(newest, federation_take_over(
+    p_keys, came, ARRAY[p_source::bigint], ARRAY[p_via], ARRAY[p_origin], p_wall));
+END $$;
+
+-- Makes verified blobs visible. p_keys: sorted, each once. p_data: null where the bytes are in
+-- the object of p_attempts. p_from: which of the provenances p_sources, p_vias, p_origins,
+-- p_unused (ms). outcomes: see Insertion in rows.py; null: all are stored.
+CREATE FUNCTION federation_insert(
+  p_keys bytea[], p_sizes bigint[], p_data bytea[], p_attempts bytea[], p_parts bytea[],
+  p_from bigint[], p_sources bigint[], p_vias text[], p_origins text[], p_unused bigint[],
+  p_wall float8, p_granularity bigint, p_lease bigint, p_quota bigint,
+  OUT outcomes bigint[], OUT newest bigint, OUT token uuid
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  now bigint;
+  before site;
+  room bigint;
+  added record;
+  orphaned bigint;
+BEGIN
+  PERFORM federation_unsynced();
+  SELECT now_ms INTO now FROM clock;
+  PERFORM federation_find(p_keys, CASE WHEN 0 = ALL (p_unused) THEN 2 ELSE 1 END, p_granularity);
+  SELECT * INTO before FROM site FOR UPDATE; -- from here on nobody else inserts
+  room := coalesce(p_quota, 9e18::bigint) - federation_cost(before);
+  WITH absent AS MATERIALIZED (
+    SELECT i.*, before.seq + row_number() OVER w AS seq, sum(i.size) OVER w AS bytes,
+      sum(i.size + 256) OVER w AS cost
+    FROM unnest(p_keys, p_sizes, p_data, p_attempts, p_parts, p_from) WITH ORDINALITY
+      AS i(key, size, data, attempt, parts, came, at)
+    LEFT JOIN blob b ON b.key = i.key WHERE b.key IS NULL WINDOW w AS (ORDER BY i.at)
+  ), fits AS MATERIALIZED (
+    SELECT * FROM absent WHERE cost <= room
+  ), into_small AS (
+    INSERT INTO small SELECT f.seq, f.data FROM fits f WHERE f.attempt IS NULL
+  ), into_blob AS (
+    INSERT INTO blob SELECT f.key, f.size, f.seq, now, (now - p_unused[f.came]) / 3600000,
+      p_sources[f.came], f.attempt, f.parts FROM fits f
+  ), into_log AS (
+    INSERT INTO log SELECT f.seq, 0, '', f.key, f.size, p_wall, p_sources[f.came], p_vias[f.came],
+      p_origins[f.came], before.logged + f.bytes FROM fits f
+  )
+  SELECT count(*) AS blobs, coalesce(max(f.bytes), 0) AS bytes INTO added FROM fits f;
+  newest := before.seq + added.blobs;
+  IF added.blobs > 0 THEN
+    UPDATE site SET seq = newest, logged = logged + added.bytes, bytes = bytes + added.bytes,
+      blobs = blobs + added.blobs;
+  END IF;
+  IF added.blobs < cardinality(p_keys) THEN
+    SELECT array_agg(CASE WHEN b.key IS NULL THEN 2 WHEN b.seq > before.seq
+        OR b.attempt = i.attempt THEN 1 ELSE 0 END ORDER BY i.at), max(b.seq)
+    INTO outcomes, newest
+    FROM unnest(p_keys, p_attempts) WITH ORDINALITY AS i(key, attempt, at)
+    LEFT JOIN blob b ON b.key = i.key;
+    newest := greatest(newest,
+      federation_take_over(p_keys, p_from, p_sources, p_vias, p_origins, p_wall));
+    WITH orphans AS (
+      INSERT INTO gone SELECT i.key, i.attempt, i.size, now + p_lease
+      FROM unnest(p_keys, p_attempts, p_sizes) AS i(key, attempt, size)
+      LEFT JOIN blob b ON b.key = i.key
+      WHERE i.attempt IS NOT NULL AND b.attempt IS DISTINCT FROM i.attempt
+      ON CONFLICT DO NOTHING RETURNING gone.size
+    )
+    SELECT sum(size) INTO orphaned FROM orphans;
+    IF orphaned > 0 THEN
+      UPDATE site SET gone = gone + orphaned;
+    END IF;
+  END IF;
+  token := federation_incarnation();
+END $$;
+
+-- Takes damaged blobs out of sight, and returns how many were held.
+CREATE FUNCTION federation_remove(
+  p_keys bytea[], p_reason text, p_wall float8, p_lease bigint, p_kept bigint
+) RETURNS bigint LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  now bigint;
+  total record;
+BEGIN
+  SELECT now_ms INTO now FROM clock;
+  WITH locked AS MATERIALIZED (
+    SELECT key FROM blob WHERE key = ANY (p_keys) ORDER BY key FOR UPDATE
+  ), removed AS (
+    DELETE FROM blob b USING locked WHERE b.key = locked.key RETURNING b.*
+  ), bytes AS (
+    DELETE FROM small USING removed r WHERE r.attempt IS NULL AND small.seq = r.seq
+  ), record AS (
+    INSERT INTO quarantine (key, size, reason, found)
+    SELECT r.key, r.size, p_reason, p_wall FROM removed r
+  ), objects AS (
+    INSERT INTO gone SELECT r.key, r.attempt, r.size, now + p_lease FROM removed r
+    WHERE r.attempt IS NOT NULL ON CONFLICT DO NOTHING RETURNING size
+  )
+  SELECT count(*) AS blobs, coalesce(sum(size), 0) AS bytes, array_agg(key) AS keys,
+    array_agg(size) AS sizes, array_agg(source::bigint) AS sources,
+    (SELECT coalesce(sum(size), 0) FROM objects) AS gone INTO total FROM removed;
+  IF total.blobs > 0 THEN
+    UPDATE site SET blobs = blobs - total.blobs, bytes = bytes - total.bytes,
+      gone = gone + total.gone, presence = presence + 1;
+    PERFORM federation_add_lost(total.keys, total.sizes, total.sources, p_reason, p_wall, p_kept);
+    DELETE FROM quarantine WHERE id <= (SELECT max(id) FROM quarantine) - 200;
+  END IF;
+  RETURN total.blobs;
+END $$;
+-- Index entries. federation/storage/catalogue/hlc.py decides which value wins, from a row that
+-- was read before; federation_put stores it if that row is still the same, and dates it.
+
+-- Returns the entries of these keys, each with its place in the order asked for.
+CREATE FUNCTION federation_entries(
+  p_kinds bigint[], p_instances bytea[], p_names bytea[], p_use int, p_granularity bigint
+) RETURNS TABLE (
+  at bigint, seq bigint, value bytea, label bytea, stored float8, expires float8, source smallint,
+  origin text, ticks bigint, node text
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  now bigint;
+BEGIN
+  IF p_use = 2 THEN
+    SELECT now_ms INTO now FROM clock;
+    PERFORM FROM unnest(p_kinds, p_instances, p_names) AS k(kind, instance, name)
+    JOIN entry e ON e.kind = k.kind AND e.instance = k.instance AND e.name = k.name
+    WHERE e.accessed < now - p_granularity OR e.era < now / 3600000
+    ORDER BY e.kind, e.instance, e.name FOR NO KEY UPDATE OF e;
+    IF FOUND THEN
+      PERFORM federation_unsynced();
+      UPDATE entry e SET accessed = now, era = greatest(e.era, now / 3600000)
+      FROM unnest(p_kinds, p_instances, p_names) AS k(kind, instance, name)
+      WHERE e.kind = k.kind AND e.instance = k.instance AND e.name = k.name
+        AND (e.accessed < now - p_granularity OR e.era < now / 3600000);
+    END IF;
+  END IF;
+  RETURN QUERY
+    SELECT k.at, e.seq, e.value, e.label, e.stored, e.expires, e.source, e.origin, e.ticks, e.node
+    FROM unnest(p_kinds, p_instances, p_names) WITH ORDINALITY AS k(kind, instance, name, at)
+    JOIN entry e ON e.kind = k.kind AND e.instance = k.instance AND e.name = k.name ORDER BY k.at;
+END $$;
+
+-- Stores entries, each key once, in the order of keys. p_seen: numbers of the rows that were
+-- read, 0 for none. p_ways: 1 a new value, 2 the same one sent again, 3 only its use. p_ticks:
+-- of the stamp that an entry brings; where p_nodes is null, the least that a stamp given here
+-- may have. p_met: the greatest stamp received. p_limit, p_half: next_ticks in hlc.py. is_done:
+-- false if one of the rows has changed.
+CREATE FUNCTION federation_put(
+  p_kinds bigint[], p_instances bytea[], p_names bytea[], p_values bytea[], p_labels bytea[],
+  p_expires float8[], p_seen bigint[], p_ways bigint[], p_ticks bigint[], p_nodes text[],
+  p_source int, p_via text, p_origin text, p_unused bigint, p_met bigint, p_limit bigint,
+  p_half bigint, p_wall float8, p_quota bigint,
+  OUT is_done boolean, OUT newest bigint, OUT token uuid
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  now bigint;
+  s site;
+  held record;
+  number bigint;
+  given bigint;
+  giver text;
+  growth bigint;
+  room bigint;
+BEGIN
+  PERFORM federation_unsynced();
+  SELECT now_ms INTO now FROM clock;
+  PERFORM FROM unnest(p_kinds, p_instances, p_names) AS k(kind, instance, name)
+  JOIN entry e ON e.kind = k.kind AND e.instance = k.instance AND e.name = k.name
+  ORDER BY e.kind, e.instance, e.name FOR UPDATE OF e;
+  SELECT * INTO s FROM site FOR UPDATE; -- from here on nobody else inserts
+  SELECT coalesce(bool_and(coalesce(e.seq, 0) = k.seen), true) INTO is_done
+  FROM unnest(p_kinds, p_instances, p_names, p_seen) AS k(kind, instance, name, seen)
+  LEFT JOIN entry e ON e.kind = k.kind AND e.instance = k.instance AND e.name = k.name;
+  IF NOT is_done THEN
+    RETURN;
+  END IF;
+  room := coalesce(p_quota, 9e18::bigint) - federation_cost(s);
+  s.ticks := greatest(s.ticks, p_met);
+  FOR i IN 1 .. cardinality(p_names) LOOP
+    SELECT e.seq, e.ticks, e.node, octet_length(e.value) + octet_length(e.label) AS size INTO held
+    FROM entry e WHERE kind = p_kinds[i] AND instance = p_instances[i] AND name = p_names[i];
+    IF p_ways[i] = 3 THEN
+      UPDATE entry e SET accessed = now, era = greatest(e.era, (now - p_unused) / 3600000)
+      WHERE kind = p_kinds[i] AND instance = p_instances[i] AND name = p_names[i];
+      CONTINUE;
+    END IF;
+    growth := octet_length(p_values[i]) + octet_length(p_labels[i]) - coalesce(held.size, 0);
+    number := held.seq;
+    given := held.ticks;
+    giver := held.node;
+    IF p_ways[i] = 1 THEN
+      room := room - growth - CASE WHEN held.seq IS NULL THEN 240 ELSE 0 END;
+      IF room < 0 AND growth > 0 THEN
+        RAISE EXCEPTION 'the quota of the site is used up; nothing was stored'
+          USING ERRCODE = 'FDF01';
+      END IF;
+      s.seq := s.seq + 1;
+      number := s.seq;
+      given := p_ticks[i];
+      giver := coalesce(p_nodes[i], s.site_id);
+      IF p_nodes[i] IS NULL THEN
+        given := greatest(given, 1 + CASE WHEN s.ticks > p_limit THEN p_half ELSE s.ticks END);
+        s.ticks := greatest(s.ticks, given);
+      END IF;
+      s.logged := s.logged + octet_length(p_values[i]) + octet_length(p_labels[i]);
+      INSERT INTO log VALUES (number, p_kinds[i], p_instances[i], p_names[i],
+        octet_length(p_values[i]) + octet_length(p_labels[i]), p_wall, p_source, p_via, p_origin,
+        s.logged);
+    END IF;
+    INSERT INTO entry VALUES (p_kinds[i], p_instances[i], p_names[i], p_values[i], p_labels[i],
+      p_wall, p_expires[i], p_source, p_origin, now, (now - p_unused) / 3600000,
+      number, given, giver)
+    ON CONFLICT (kind, instance, name) DO UPDATE SET value = excluded.value, label = excluded.label,
+      stored = excluded.stored, expires = excluded.expires, source = excluded.source,
+      origin = excluded.origin, accessed = excluded.accessed,
+      era = greatest(entry.era, excluded.era), seq = excluded.seq, ticks = excluded.ticks,
+      node = excluded.node;
+    s.bytes := s.bytes + growth;
+    s.entries := s.entries + CASE WHEN held.seq IS NULL THEN 1 ELSE 0 END;
+  END LOOP;
+  UPDATE site SET seq = s.seq, logged = s.logged, bytes = s.bytes, entries = s.entries,
+    ticks = s.ticks;
+  newest := s.seq;
+  token := federation_incarnation();
+END $$;
+-- Who does what for all nodes, and the work of the upkeep. Each write carries the term of its
+-- lead.
+
+-- Takes over from the term that was seen; null if somebody else was faster.
+CREATE FUNCTION federation_take_lead(p_role text, p_node text, p_seen bigint) RETURNS bigint
+LANGUAGE sql AS $$
+  UPDATE lead SET node = p_node, term = term + 1, beat = 0 WHERE role = p_role AND term = p_seen
+  RETURNING term
+$$;
+
+-- Says that the lead is alive; p_ms: by how much the site's clock advances.
+CREATE FUNCTION federation_beat(p_role text, p_term bigint, p_ms bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_unsynced();
+  UPDATE lead SET beat = beat + 1 WHERE role = p_role AND term = p_term AND node IS NOT NULL;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'another node leads (%) by now', p_role USING ERRCODE = 'FDL01';
+  END IF;
+  IF p_ms > 0 THEN
+    UPDATE clock SET now_ms = now_ms + p_ms;
+  END IF;
+END $$;
+
+-- Leaves, so that another node need not wait until this one has been silent for long.
+CREATE FUNCTION federation_resign(p_role text, p_term bigint) RETURNS void LANGUAGE sql AS $$
+  UPDATE lead SET node = NULL WHERE role = p_role AND term = p_term
+$$;
+
+-- Removes objects that were not leased for p_age ms, the least recently used first and those
+-- that only upstreams gave before all others, until p_bytes of the quota are freed; looks at
+-- p_rows at most. Objects that a peer still waits for stay; is_pinned says that there are such.
+-- No object was used later than it was leased, so era bounds the search.
+CREATE FUNCTION federation_evict(
+  p_role text, p_term bigint, p_bytes bigint, p_rows int, p_age bigint, p_lease bigint,
+  OUT blobs bigint, OUT entries bigint, OUT freed bigint, OUT is_paused boolean,
+  OUT is_pinned boolean
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  c clock;
+  life uuid;
+  pin bigint;
+  pulled_pin bigint;
+  oldest bigint; -- the first time of the leases that hold
+  total record;
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  PERFORM federation_unsynced();
+  life := federation_incarnation();
+  SELECT * INTO c FROM clock FOR UPDATE;
+  IF c.incarnation <> life THEN -- leases that were given before the crash may be lost
+    UPDATE clock SET incarnation = life, hold_ms = now_ms + p_age RETURNING * INTO c;
+  END IF;
+  is_paused := c.now_ms < c.hold_ms;
+  blobs := 0;
+  entries := 0;
+  freed := 0;
+  is_pinned := false;
+  IF is_paused THEN
+    RETURN;
+  END IF;
+  SELECT coalesce(min(cursor), 9e18::bigint),
+    coalesce(min(cursor) FILTER (WHERE pins_pulled), 9e18::bigint)
+  INTO pin, pulled_pin FROM peer WHERE holds;
+  oldest := c.now_ms - p_age;
+  FOR pulled IN REVERSE 1 .. 0 LOOP
+    WITH some_blobs AS MATERIALIZED (
+      SELECT b.era, b.seq, b.size + 256 AS cost, b.key FROM blob b
+      WHERE (b.source = 1) = (pulled = 1) AND b.accessed < oldest AND b.era <= oldest / 3600000
+        AND b.seq <= CASE pulled WHEN 1 THEN pulled_pin ELSE pin END
+      ORDER BY b.era, b.seq LIMIT p_rows FOR UPDATE SKIP LOCKED
+    ), some_entries AS MATERIALIZED (
+      SELECT e.era, e.seq, octet_length(e.value) + octet_length(e.label) + 240 AS cost,
+        e.kind, e.instance, e.name FROM entry e
+      WHERE (e.source = 1) = (pulled = 1) AND e.accessed < oldest AND e.era <= oldest / 3600000
+        AND e.seq <= CASE pulled WHEN 1 THEN pulled_pin ELSE pin END
+      ORDER BY e.era, e.seq LIMIT p_rows FOR UPDATE SKIP LOCKED
+    ), chosen AS MATERIALIZED (
+      SELECT * FROM (
+        SELECT *, sum(cost) OVER (ORDER BY era, seq) AS up_to FROM (
+          SELECT *, NULL::smallint AS kind, NULL::bytea AS instance, NULL::bytea AS name
+          FROM some_blobs
+          UNION ALL SELECT era, seq, cost, NULL, kind, instance, name FROM some_entries
+        ) AS either
+      ) AS summed WHERE up_to - cost < p_bytes - freed
+    ), gone_blobs AS (
+      DELETE FROM blob b USING chosen ch WHERE b.key = ch.key
+      RETURNING b.key, b.size, b.seq, b.attempt
+    ), gone_bytes AS (
+      DELETE FROM small s USING gone_blobs g WHERE g.attempt IS NULL AND s.seq = g.seq
+    ), objects AS (
+      INSERT INTO gone SELECT g.key, g.attempt, g.size, c.now_ms + p_lease FROM gone_blobs g
+      WHERE g.attempt IS NOT NULL ON CONFLICT DO NOTHING RETURNING size
+    ), gone_entries AS (
+      DELETE FROM entry e USING chosen ch
+      WHERE e.kind = ch.kind AND e.instance = ch.instance AND e.name = ch.name
+      RETURNING octet_length(e.value) + octet_length(e.label) AS size
+    )
+    SELECT (SELECT count(*) FROM gone_blobs) AS blobs,
+      (SELECT count(*) FROM gone_entries) AS entries,
+      (SELECT coalesce(sum(size), 0) FROM gone_blobs)
+        + (SELECT coalesce(sum(size), 0) FROM gone_entries) AS bytes,
+      (SELECT coalesce(sum(size), 0) FROM objects) AS objects INTO total;
+    blobs := blobs + total.blobs;
+    entries := entries + total.entries;
+    freed := freed + total.bytes + 256 * total.blobs + 240 * total.entries;
+    IF total.blobs + total.entries > 0 THEN
+      UPDATE site t SET blobs = t.blobs - total.blobs, entries = t.entries - total.entries,
+        bytes = t.bytes - total.bytes, gone = t.gone + total.objects;
+    END IF;
+    EXIT WHEN freed >= p_bytes OR total.blobs + total.entries >= p_rows;
+  END LOOP;
+  is_pinned := freed < p_bytes AND (
+    EXISTS (SELECT FROM blob b WHERE b.accessed < oldest AND b.era <= oldest / 3600000
+      AND b.seq > CASE b.source WHEN 1 THEN pulled_pin ELSE pin END)
+    OR EXISTS (SELECT FROM entry e WHERE e.accessed < oldest AND e.era <= oldest / 3600000
+      AND e.seq > CASE e.source WHEN 1 THEN pulled_pin ELSE pin END));
+END $$;
+
+-- Forgets objects that were deleted from the bucket.
+CREATE FUNCTION federation_gone_done(
+  p_role text, p_term bigint, p_keys bytea[], p_attempts bytea[]
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  PERFORM federation_unsynced();
+  WITH done AS (
+    DELETE FROM gone g USING unnest(p_keys, p_attempts) AS o(key, attempt)
+    WHERE g.key = o.key AND g.attempt = o.attempt RETURNING g.size
+  )
+  UPDATE site SET gone = gone - (SELECT coalesce(sum(size), 0) FROM done);
+END $$;
+
+-- Removes up to p_rows of the oldest rows of the log, so that p_most remain at most, and
+-- p_needless of those that every peer has acknowledged. Returns how many, and which peers needed
+-- them: these are marked, and brought up to date by a reconcile.
+CREATE FUNCTION federation_trim(
+  p_role text, p_term bigint, p_most bigint, p_needless bigint, p_rows int, p_reason text,
+  OUT removed bigint, OUT marked text[]
+) LANGUAGE plpgsql SET jit = off
+  SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  head bigint;
+  last_gone bigint;
+  acknowledged bigint;
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  SELECT seq INTO head FROM site;
+  SELECT coalesce(min(cursor), head) INTO acknowledged FROM peer WHERE holds;
+  last_gone := head - p_most;
+  IF least(head - p_needless, acknowledged) > last_gone THEN
+    last_gone := least(head - p_needless, acknowledged);
+  ELSIF EXISTS (SELECT FROM log WHERE seq <= last_gone) THEN
+    WITH given_up AS (
+      UPDATE peer SET state = 'needs-resync', reason = p_reason, position = '', marks = marks + 1,
+        holds = false
+      WHERE holds AND cursor < last_gone RETURNING name, lane
+    )
+    SELECT array_agg(name || '/' || lane ORDER BY name, lane) INTO marked FROM given_up;
+  END IF;
+  DELETE FROM log
+  WHERE seq IN (SELECT seq FROM log WHERE seq <= last_gone ORDER BY seq LIMIT p_rows);
+  GET DIAGNOSTICS removed = ROW_COUNT;
+END $$;
+
+-- Begins a new log epoch: peers that know the old one are brought up to date by a reconcile.
+CREATE FUNCTION federation_begin_epoch(p_role text, p_term bigint, p_epoch text) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  UPDATE site SET log_epoch = p_epoch;
+  UPDATE peer SET state = 'needs-resync', reason = 'the change log was begun anew', position = '',
+    marks = marks + 1, holds = false;
+END $$;
+
+-- Marks the lane of a peer that lags most, so that what it waits for can be evicted. Returns
+-- NAME/LANE, null if all have caught up.
+CREATE FUNCTION federation_give_up_one(p_role text, p_term bigint, p_reason text) RETURNS text
+LANGUAGE plpgsql AS $$
+DECLARE
+  given_up text;
+BEGIN
+  PERFORM federation_check_lead(p_role, p_term);
+  UPDATE peer p SET state = 'needs-resync', reason = p_reason, position = '', marks = p.marks + 1,
+    holds = false
+  FROM (
+    SELECT name, lane FROM peer WHERE holds AND cursor < (SELECT seq FROM site)
+    ORDER BY cursor, name, lane LIMIT 1 FOR UPDATE
+  ) AS last WHERE p.name = last.name AND p.lane = last.lane
+  RETURNING p.name || '/' || p.lane INTO given_up;
+  RETURN given_up;
+END $$;
+-- Peer records and parked objects. p_term is null for those who never led: commands.
+
+CREATE FUNCTION federation_as_replicator(p_term bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM set_config('synchronous_commit', 'on', true);
+  PERFORM federation_check_lead('replication', p_term);
+END $$;
+
+-- Saves records as federation.core.replication_log.ReplicationLog.save describes it.
+CREATE FUNCTION federation_save_peers(p_term bigint, p_records jsonb) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_as_replicator(p_term);
+  INSERT INTO peer AS p
+  SELECT r.name, r.lane, r.cursor, r.state, r.reason, r.position, r.node_id, r.log_seen, 0,
+    r.served, r.sent_objects, r.sent_bytes, r.last_success_s, r.last_error, r.last_error_s,
+    r.pins_pulled, r.marks, r.holds
+  FROM jsonb_to_recordset(p_records) AS r(
+    name text, lane text, cursor bigint, state text, reason text, position text, node_id text,
+    log_seen text, served bigint, sent_objects bigint, sent_bytes bigint, last_success_s float8,
+    last_error text, last_error_s float8, pins_pulled boolean, marks bigint, holds boolean
+  ) ORDER BY r.name, r.lane
+  ON CONFLICT (name, lane) DO UPDATE SET
+    state = CASE WHEN p.marks > excluded.marks THEN p.state ELSE excluded.state END,
+    reason = CASE WHEN p.marks > excluded.marks THEN p.reason ELSE excluded.reason END,
+    position = CASE WHEN p.marks > excluded.marks THEN p.position ELSE excluded.position END,
+    holds = CASE WHEN p.marks > excluded.marks THEN p.holds ELSE
+      excluded.state = 'following' OR excluded.holds END,
+    cursor = excluded.cursor, node_id = excluded.node_id, log_seen = excluded.log_seen,
+    served = excluded.served, sent_objects = excluded.sent_objects,
+    sent_bytes = excluded.sent_bytes, last_success = excluded.last_success,
+    last_error = excluded.last_error, last_error_at = excluded.last_error_at,
+    pins_pulled = excluded.pins_pulled;
+END $$;
+
+-- Parks objects, and returns how many older ones were forgotten: p_kept of each peer stay.
+CREATE FUNCTION federation_park(
+  p_term bigint, p_peers text[], p_kinds bigint[], p_instances bytea[], p_names bytea[],
+  p_sizes bigint[], p_seqs bigint[], p_labels bytea[], p_reasons text[], p_parked float8[],
+  p_tries bigint[], p_retries boolean[], p_kept bigint
+) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  name_of_peer text;
+  forgotten bigint := 0;
+  more bigint;
+BEGIN
+  PERFORM federation_as_replicator(p_term);
+  FOR i IN 1 .. cardinality(p_peers) LOOP
+    INSERT INTO parked (peer, kind, instance, name, size, seq, label, reason, parked, tries, retry)
+    VALUES (p_peers[i], p_kinds[i], p_instances[i], p_names[i], p_sizes[i], p_seqs[i], p_labels[i],
+      p_reasons[i], p_parked[i], p_tries[i], p_retries[i])
+    ON CONFLICT (peer, kind, instance, name) DO UPDATE SET size = excluded.size, seq = excluded.seq,
+      label = excluded.label, reason = excluded.reason, parked = excluded.parked,
+      tries = parked.tries + 1, retry = false;
+  END LOOP;
+  FOR name_of_peer IN SELECT DISTINCT unnest(p_peers) LOOP
+    DELETE FROM parked p WHERE p.peer = name_of_peer AND p.id <= (
+      SELECT q.id FROM parked q WHERE q.peer = name_of_peer
+      ORDER BY q.id DESC LIMIT 1 OFFSET p_kept);
+    GET DIAGNOSTICS more = ROW_COUNT;
+    forgotten := forgotten + more;
+  END LOOP;
+  RETURN forgotten;
+END $$;
+
+CREATE FUNCTION federation_unpark(
+  p_term bigint, p_peers text[], p_kinds bigint[], p_instances bytea[], p_names bytea[]
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_as_replicator(p_term);
+  DELETE FROM parked p USING unnest(p_peers, p_kinds, p_instances, p_names)
+    AS o(peer, kind, instance, name)
+  WHERE p.peer = o.peer AND p.kind = o.kind AND p.instance = o.instance AND p.name = o.name;
+END $$;
+
+CREATE FUNCTION federation_drop_peer(p_name text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_as_replicator(NULL);
+  DELETE FROM peer WHERE name = p_name;
+  DELETE FROM parked WHERE peer = p_name;
+  DELETE FROM acknowledged WHERE peer = p_name;
+END $$;
+
+-- Says what peers have, before their records are saved.
+CREATE FUNCTION federation_tell(p_peers text[], p_seqs bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM federation_unsynced();
+  INSERT INTO acknowledged SELECT * FROM unnest(p_peers, p_seqs) ORDER BY 1
+  ON CONFLICT (peer) DO UPDATE SET seq = excluded.seq;
+END $$;
+INSERT INTO site (id, schema, site_id, log_epoch) VALUES (1, 1, 'site', 'epoch');
+INSERT INTO clock VALUES (1, 1000000000000, 0, federation_incarnation());
