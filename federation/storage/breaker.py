@@ -22,7 +22,9 @@ _SUSPECTS_MAX = 16
 class DamageBreaker:
     """Decides before a blob is quarantined. May be used from every thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, medium: str = "disk") -> None:
+        """medium: what an operator has to look at."""
+        self._medium = medium
         self._lock = threading.Lock()
         self._proven: deque[float] = deque()
         self._unproven: deque[float] = deque()
@@ -58,7 +60,7 @@ class DamageBreaker:
             what = "damaged" if is_proven else "unreadable"
             self.trouble = self.trouble or (
                 f"more than {most} blobs were {what} within {_WITHIN_S / 60:.0f} minutes, so no "
-                f"more are quarantined. Check the disk; if they really are {what}, run "
+                f"more are quarantined. Check the {self._medium}; if they really are {what}, run "
                 "`federation verify --repair`"
             )
             return False

@@ -43,6 +43,7 @@ from federation.storage.shared.site_presence import SiteHeldWatch, SitePresence
 from federation.storage.shared.site_reading import SiteReading
 from federation.storage.shared.site_receiving import SiteReceiver
 from federation.storage.shared.site_small import SiteSmall
+from federation.storage.shared.suspect_blobs import SuspectBlobs
 from federation.storage.shared.upkeep.site_upkeep import SiteUpkeep
 from federation.storage.storage import Storage
 
@@ -125,6 +126,8 @@ class SharedStorage:
         core = self._core
         self._tasks.keep(core.uses.run, "cached-uses", core.clock, core.metrics.failing)
         self._tasks.keep(core.purged.run, "cache-purges", core.clock, core.metrics.failing)
+        suspects = SuspectBlobs(core)
+        self._tasks.keep(suspects.run, "suspect-blobs", core.clock, core.metrics.failing)
         self._tasks.keep(self._measure, "site-totals", core.clock, core.metrics.failing)
         self._upkeep.start()
 

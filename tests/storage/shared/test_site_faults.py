@@ -7,14 +7,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import obstore
 import pytest
 
-from federation.core.digest import Digest
+from federation.core.digest import Digest, digest_of
 from federation.core.errors import FederationError, SourceUnavailable, StorageRefused
 from federation.storage.shared.storage import SharedStorage
+from federation.storage.shared.suspect_blobs import SuspectBlobs
 from tests.storage.conftest import until
 from tests.storage.shared.test_large_blobs import fresh, kept, pieces, read
 from tests.support.bucket_proxy import BucketProxy, proxied
+from tests.support.object_store import BUCKET
 from tests.support.sites import TestSite
 
 pytestmark = pytest.mark.servers
@@ -209,3 +212,26 @@ async def test_a_node_ends_in_time_though_the_bucket_is_silent_while_it_is_read(
         # Leaving the block closes the node, though the bucket may take a minute.
     with pytest.raises(SourceUnavailable, match="given up"):
         await reading
+
+
+async def test_d05_a_suspected_bucket_is_trusted_again_once_the_suspects_are_right(
+    site: TestSite, tmp_path: Path
+) -> None:
+    digest, data = fresh(100 * KIB)
+    async with site.node(tmp_path / "one") as one, site.node(tmp_path / "other") as other:
+        await one.write(digest, pieces(data))
+        damage, suspects = other.core.damage, SuspectBlobs(other.core)
+        for number in range(100):
+            now_s = other.core.clock.monotonic_s()
+            damage.admit(now_s, digest_of(b"%d" % number), 0, 0, is_proven=True)
+        bucket = site.servers.bucket.store(BUCKET, site.prefix)
+        (name,) = site.objects()
+        obstore.put(bucket, name, b"y" * len(data))
+        with pytest.raises(SourceUnavailable, match="Check the bucket"):
+            await read(other, digest)
+        assert not await suspects.judge()
+        assert "Check the bucket" in other.health()[1]
+        obstore.put(bucket, name, data)
+        assert await suspects.judge()
+        assert other.health() == (True, "")
+        assert await read(other, digest) == data
