@@ -20,7 +20,7 @@ from federation.storage.shared.catalogue.connections import SOURCE, DatabaseConn
 SCHEMA = 2
 OLDEST_SERVER = 15
 _FUNCTIONS = (
-    "common", "lost", "purges", "blobs", "entries", "leads", "peers", "older"
+    "common", "lost", "purges", "blobs", "entries", "leads", "peers", "redating", "older"
 )  # fmt: skip
 # Whoever upgrades holds lock 17 of this number, and waits for the tables for a moment only: all
 # nodes wait behind it.

@@ -20,11 +20,13 @@ from federation.storage.shared.site_context import SiteContext
 from federation.storage.shared.upkeep.bucket_check import BucketCheck
 from federation.storage.shared.upkeep.bucket_sweep import EVERY_S, BucketSweep
 from federation.storage.shared.upkeep.site_eviction import SiteEviction
+from federation.storage.shared.upkeep.site_redating import SiteRedating
 from federation.storage.shared.upkeep.site_scrub import SiteScrub
 
 _EVERY_S = 1.0
 _MARK_EVERY_S = 10.0
 _TRIM_EVERY_S = 60.0
+_DATES_EVERY_S = 10.0
 
 _log = structlog.get_logger(__name__)
 _Step = Callable[[Lead], Awaitable[None]]
@@ -36,6 +38,7 @@ class SiteUpkeep:
     def __init__(self, core: SiteContext) -> None:
         self._core = core
         self._eviction = SiteEviction(core)
+        self._redating = SiteRedating(core)
         self._scrub = SiteScrub(core)
         self._sweep = BucketSweep(core, random.SystemRandom())
         self._compared_term: int | None = None  # the term in which the bucket was compared
@@ -46,6 +49,7 @@ class SiteUpkeep:
         self._keep("site-eviction", _EVERY_S, self._evict)
         self._keep("site-marker", _MARK_EVERY_S, self.mark)
         self._keep("site-log", _TRIM_EVERY_S, self._eviction.trim_log)
+        self._keep("site-dates", _DATES_EVERY_S, self._redate)
         self._keep("bucket-deletions", _EVERY_S, self._delete_gone)
         self._keep("bucket-sweep", EVERY_S, self._sweep_next)
         self._keep("bucket-scrub", _EVERY_S, self._scrub_on)
@@ -85,6 +89,9 @@ class SiteUpkeep:
     async def _sweep_next(self, lead: Lead) -> None:
         if self._compared_term == lead.term:
             await self._sweep.sweep_next()
+
+    async def _redate(self, lead: Lead) -> None:
+        await self._redating.check(lead)
 
     async def _scrub_on(self, _lead: Lead) -> None:
         await self._scrub.step()
