@@ -57,7 +57,7 @@ def check(node: Node) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [ENGINES, ENGINES[::-1]])
-def test_what_one_engine_holds_moves_to_the_other_with_its_dates(
+def test_what_one_engine_holds_moves_to_the_other_with_its_dates_and_so_do_purges(
     site: TestSite, tmp_path: Path, old: str, new: str
 ) -> None:
     with serve(tmp_path / "new", storage(new, site), name="new") as there:
@@ -71,3 +71,10 @@ def test_what_one_engine_holds_moves_to_the_other_with_its_dates(
             wait_until(lambda: federation(*command).returncode == 0, "the peer has it all")
             check(there)
             assert stamps(new, there, site) == stamps(old, here, site) != []
+            purge = ("purge", str(DIGESTS[2]), "--yes", "--config", str(here.config_path))
+            assert federation(*purge).returncode == 0
+            with Client(there.address) as client:
+                wait_until(
+                    lambda: client.find_missing(DIGESTS) == {DIGESTS[2]}, "the peer was told"
+                )
+                assert client.get_action_result(ACTION) is None

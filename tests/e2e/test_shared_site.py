@@ -6,11 +6,13 @@ import os
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 
-from federation.core.digest import digest_of
+from federation.core.digest import Digest, digest_of
 from tests.support.object_store import SECRET_KEY
 from tests.support.polling import wait_until
 from tests.support.process import Node, federation, serve
@@ -98,6 +100,30 @@ def test_commands_work_on_the_site_whichever_node_they_are_run_beside(nodes: lis
         done = federation(*command, "--config", str(other.config_path))
         assert done.returncode == 0, done.stderr
         assert shown in done.stdout
+
+
+def test_d12_what_a_command_purges_no_node_gives_out_any_more(nodes: list[Node]) -> None:
+    one, other = nodes
+    data = os.urandom(LARGE)
+    digest = digest_of(data)
+    with Client(one.address) as first, Client(other.address) as second:
+        first.write(data)
+        assert second.read(digest) == data  # from now on it is in both caches
+        purge = ("purge", str(digest), "--yes", "--json", "--config", str(other.config_path))
+        done = federation(*purge)
+        assert f'"bytes": {LARGE}' in done.stdout, done.stderr
+        for client in (first, second):
+            wait_until(partial(is_absent, client, digest), "it is given out no more")
+        first.write(data)
+        assert second.read(digest) == data
+
+
+def is_absent(client: Client, digest: Digest) -> bool:
+    try:
+        client.read(digest)
+    except grpc.RpcError as error:
+        return error.code() is grpc.StatusCode.NOT_FOUND
+    return False
 
 
 def test_a_node_may_be_several_processes(site: TestSite, tmp_path: Path) -> None:
