@@ -40,9 +40,11 @@ class _Node:
         self.catalogue = catalogue
         self.log = SiteLog(catalogue)
         self.asked = self.log
+        self.watch = catalogue.watch  # of the node that is asked
 
     async def seen(self) -> None:
-        await until(lambda: self.asked.head() >= self.log.head(), "the other node saw the rows")
+        await self.watch.refresh()
+        assert self.asked.head() >= self.log.head()
 
     async def write_small(
         self, blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance = FROM_CLIENT
@@ -195,7 +197,7 @@ async def shared_site(server: Postgres, *, two_nodes: bool) -> AsyncIterator[Sha
     first = _Node(await open_catalogue(settings, clock, FailingWork()))
     second = _Node(await open_catalogue(settings, clock, FailingWork()))
     if two_nodes:
-        first.asked = second.log
+        first.asked, first.watch = second.log, second.catalogue.watch
     yield SharedSite(server, url, first, second)
     await first.catalogue.close()
     await second.catalogue.close()
