@@ -97,11 +97,21 @@ def _judge(one: Node, other: Node, oracle: Oracle, verified: int) -> int:
     with Client(one.address) as first, Client(other.address) as client:
         for each in (first, client):
             wait_until(lambda each=each: _answers(each), "the nodes use both servers again")  # type: ignore[misc]
-        missing = client.find_missing(known)
+        (missing,) = wait_until(lambda: _missing(client, known), "the second node answers")
         assert not missing, f"{len(missing)} acknowledged blobs are missing: {missing}"
         oracle.verify(client, blobs=known[verified:]).check()
         oracle.verify_unacknowledged(client).check()
     return len(known)
+
+
+def _missing(client: Client, known: list[Digest]) -> tuple[set[Digest]] | None:
+    """Return which blobs are missing; None: the node does not know now, as the machine is busy."""
+    try:
+        return (client.find_missing(known),)
+    except grpc.RpcError as error:
+        if error.code() in _REFUSALS:
+            return None
+        raise
 
 
 def _answers(client: Client) -> bool:
