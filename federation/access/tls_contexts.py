@@ -7,11 +7,11 @@ come back by a ticket.
 
 from __future__ import annotations
 
-import os
 import ssl
 from typing import TYPE_CHECKING, Any
 
 from federation.access.incoming_call import ShownCertificate
+from federation.core.pem_pair import load_pair_into
 
 if TYPE_CHECKING:
     from federation.access.live_tls import LiveTls
@@ -53,25 +53,12 @@ def make_context(pair: KeyPair, protocol: str) -> ssl.SSLContext:
     context.set_alpn_protocols([protocol])
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
-    # OpenSSL reads files only; these are in memory.
-    certificate, key = _in_memory(pair.certificate), _in_memory(pair.key)
-    try:
-        context.load_cert_chain(f"/proc/self/fd/{certificate}", f"/proc/self/fd/{key}")
-    finally:
-        os.close(certificate)
-        os.close(key)
+    load_pair_into(context, pair.certificate, pair.key)
     if (roots := pair.roots_pem) is not None:
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         context.load_verify_locations(cadata=roots.decode("ascii"))
     return context
-
-
-def _in_memory(data: bytes) -> int:
-    number = os.memfd_create("pem")
-    with open(number, "wb", closefd=False) as file:
-        file.write(data)
-    return number
 
 
 def shown_by(tls: ssl.SSLObject) -> ShownCertificate:

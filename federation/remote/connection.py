@@ -10,9 +10,9 @@ from typing import Any
 
 import grpc
 
+from federation.core.http_proxy import proxy_for
 from federation.remote.credentials import Certificates
 from federation.remote.methods import ALL, MESSAGE_MAX_BYTES, Method
-from federation.remote.proxy import proxy_options
 from federation.remote.settings import Endpoint, RemoteSettings
 
 _KEEPALIVE_TIMEOUT_MS = 20_000
@@ -61,6 +61,17 @@ def options(settings: RemoteSettings) -> list[tuple[str, int | str]]:
         ("grpc.max_reconnect_backoff_ms", _BACKOFF_MAX_MS),
         ("grpc.dns_min_time_between_resolutions_ms", _RESOLVE_EVERY_MS),
     ]
+
+
+def proxy_options(authority: str, *, tls: bool) -> list[tuple[str, int | str]]:
+    """Return gRPC's channel arguments for the proxy to this server.
+
+    gRPC by itself reads some spellings of the variables only, and one for both kinds.
+    """
+    found = proxy_for(authority, tls=tls)
+    if found is None:
+        return [("grpc.enable_http_proxy", 0)]
+    return [("grpc.http_proxy", found)]
 
 
 class Connection:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import ssl
 from base64 import b64encode
 from urllib.parse import unquote, urlsplit
@@ -12,11 +11,12 @@ from urllib.parse import unquote, urlsplit
 import grpc
 
 from federation.config.types import Address
+from federation.core.http_proxy import proxy_for
+from federation.core.pem_pair import load_pair_into
 from federation.remote.connection import Connection
 from federation.remote.credentials import Certificates
 from federation.remote.failures import FailureKind, NotFound, failure
 from federation.remote.methods import Method
-from federation.remote.proxy import proxy_for
 from federation.remote.settings import RemoteSettings
 from federation.remote.statuses import from_rpc
 
@@ -111,9 +111,5 @@ def _context(own: Certificates) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3  # what a client shows travels encrypted
     context.set_alpn_protocols(["h2"])
     if own.chain is not None and own.key is not None:
-        # OpenSSL reads files only; this one is in memory.
-        with os.fdopen(os.memfd_create("pair"), "wb") as file:
-            file.write(own.key + b"\n" + own.chain)
-            file.flush()
-            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        load_pair_into(context, own.chain, own.key)
     return context

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from federation.config.types import Address
+from federation.core.http_proxy import proxy_for
+from federation.remote.connection import proxy_options
 from federation.remote.credentials import Certificates
 from federation.remote.failures import RemoteFailed
 from federation.remote.methods import CAPABILITIES
 from federation.remote.one_call import call_once, fetch_certificate
-from federation.remote.proxy import proxy_for, proxy_options
 from federation.remote.settings import RemoteSettings
 from tests.support.certificates import self_signed
 

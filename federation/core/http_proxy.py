@@ -1,9 +1,8 @@
 """Which HTTP proxy a connection to a server goes through, by the usual environment variables.
 
 HTTPS_PROXY (https_proxy) is for servers with TLS, HTTP_PROXY (http_proxy) for others, and NO_PROXY
-(no_proxy) names the hosts that are reached directly, as other programs read them. gRPC by itself
-reads some spellings only, and one variable for both kinds. The proxy is asked for a tunnel
-(CONNECT): with TLS it learns the server's address and nothing else.
+(no_proxy) names the hosts that are reached directly, as other programs read them. The proxy is
+asked for a tunnel (CONNECT): with TLS it learns the server's address and nothing else.
 """
 
 from __future__ import annotations
@@ -28,11 +27,3 @@ def proxy_for(authority: str, *, tls: bool) -> str | None:
     if not found or any(proxy_bypass(each, proxies) for each in (host, authority)):
         return None
     return found if "://" in found else f"http://{found}"
-
-
-def proxy_options(authority: str, *, tls: bool) -> list[tuple[str, int | str]]:
-    """Return gRPC's channel arguments for it."""
-    found = proxy_for(authority, tls=tls)
-    if found is None:
-        return [("grpc.enable_http_proxy", 0)]
-    return [("grpc.http_proxy", found)]
