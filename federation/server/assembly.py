@@ -131,7 +131,8 @@ def build(
         limits_reached=bounds.hits.recent,
     )
     pages.dashboard = LazyDashboard(config, clock)
-    sockets = [HttpServer(UnixPlace(process_socket(config.data_dir), OWN_MODE), pages.answer)]
+    own_socket = process_socket(config.data_dir)
+    sockets = [HttpServer(UnixPlace(own_socket, OWN_MODE), pages.answer)]
     http = None
     if slot.alone:
         http, shared = http_servers(config.http, pages.answer, http_access, bounds.hits, clock)
@@ -150,6 +151,7 @@ def build(
         ports=ports,
         http=http,
         sockets=sockets,
+        own_socket=own_socket,
         watched=[] if http_access is None else http_access.watched,
         # Until no call runs any more replication goes on: some calls wait for peers.
         closers=closers,

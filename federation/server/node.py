@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import structlog
@@ -93,6 +94,7 @@ class Node:
         ports: Sequence[Port],
         http: HttpServer | None,
         sockets: Sequence[HttpServer] = (),
+        own_socket: Path | None = None,
         closers: Sequence[Callable[[], Awaitable[None]]],
         announce: Callable[..., None],
         readiness: Readiness,
@@ -109,6 +111,7 @@ class Node:
             ports: the listeners.
             http: serves the HTTP address.
             sockets: serve the same on Unix sockets.
+            own_socket: the one of these where commands ask this process.
             closers: called in this order once no call runs any more; the storage's is the last.
             announce: called with listeners=[...], http=... once every port answers.
             readiness: the state that is reported; its phase is set here.
@@ -122,6 +125,7 @@ class Node:
         self._ports = ports
         self._http = http
         self._sockets = sockets
+        self.own_socket = None if own_socket is None else str(own_socket)
         self._closers = closers
         self._announce = announce
         self._readiness = readiness
@@ -153,11 +157,6 @@ class Node:
     def http(self) -> str | None:
         """host:port of the HTTP address, if there is one."""
         return str(self._http.place) if self._http else None
-
-    @property
-    def own_socket(self) -> str | None:
-        """The path of the first Unix socket, where commands ask this process."""
-        return str(self._sockets[0].place).removeprefix("unix:") if self._sockets else None
 
     @property
     def drain_s(self) -> float:

@@ -117,6 +117,8 @@ class _Parent:
             for each in (*self._sockets, self._http):
                 if each is not None:
                     await each.stop()
+            if face is not None:
+                await face.close()
             self._ports.close()
         return status
 

@@ -1,9 +1,11 @@
-"""Asks another process of this machine for a page, by its Unix socket or its address."""
+"""Asks another process of this machine for pages, by its Unix socket or its address."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import aiohttp
 
@@ -17,25 +19,67 @@ class CannotAsk(Exception):
     """No answer came, or none that is a page; str() says why."""
 
 
-async def ask(
-    place: Path | str, target: str, limit_s: float, bytes_max: int = _BYTES_MAX
-) -> tuple[int, str]:
-    """Return status and body of a GET. place: a socket, or host:port.
+class Asker:
+    """Asks one process, on connections that it keeps for the next question; close it."""
 
-    Raises CannotAsk, at the latest after limit_s; also for a body of more than bytes_max.
-    """
-    timeout = aiohttp.ClientTimeout(total=limit_s)
-    host = "localhost" if isinstance(place, Path) else place
-    try:
-        with reachable(place) if isinstance(place, Path) else nullcontext("") as path:
-            connector = aiohttp.UnixConnector(path) if path else None
-            session = aiohttp.ClientSession(connector=connector, timeout=timeout, headers=_ACCEPT)
-            async with session, session.get(f"http://{host}{target}") as answer:
+    def __init__(self, place: Path | str) -> None:
+        """place: a socket, or host:port."""
+        self.place = place
+        self._host = "localhost" if isinstance(place, Path) else place
+        self._session: aiohttp.ClientSession | None = None
+        self._folder = ExitStack()  # the socket is reached through it
+
+    def __repr__(self) -> str:
+        return f"<Asker of {self.place}>"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+        self._folder.close()
+
+    async def ask(
+        self, target: str, limit_s: float, bytes_max: int = _BYTES_MAX
+    ) -> tuple[int, str]:
+        """Return status and body of a GET.
+
+        Raises CannotAsk, at the latest after limit_s; also for a body of more than bytes_max.
+        """
+        limit = aiohttp.ClientTimeout(total=limit_s)
+        try:
+            if self._session is None:
+                self._session = self._begin()
+            url = f"http://{self._host}{target}"
+            async with self._session.get(url, timeout=limit) as answer:
                 return answer.status, (await _body(answer, bytes_max)).decode()
-    except TimeoutError:
-        raise CannotAsk(f"no answer within {limit_s:g} s") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise CannotAsk(str(error) or type(error).__name__) from None
+        except TimeoutError:
+            raise CannotAsk(f"no answer within {limit_s:g} s") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise CannotAsk(str(error) or type(error).__name__) from None
+
+    def _begin(self) -> aiohttp.ClientSession:
+        connector = None
+        if isinstance(self.place, Path):
+            connector = aiohttp.UnixConnector(self._folder.enter_context(reachable(self.place)))
+        return aiohttp.ClientSession(connector=connector, headers=_ACCEPT)
+
+
+async def ask(place: Path | str, target: str, limit_s: float) -> tuple[int, str]:
+    """Ask once. See Asker."""
+    async with Asker(place) as asker:
+        return await asker.ask(target, limit_s)
 
 
 async def _body(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:

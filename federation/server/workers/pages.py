@@ -19,7 +19,7 @@ from federation.core.clock import Clock
 from federation.observability.exposition import exposition, parse
 from federation.observability.families import Families, Family
 from federation.observability.metrics import Metrics
-from federation.server.http.asking import CannotAsk, ask
+from federation.server.http.asking import Asker, CannotAsk
 from federation.server.http.router import Router
 from federation.server.workers.metrics import merged, only_growing
 from federation.server.workers.supervisor import Supervisor
@@ -31,7 +31,10 @@ _LOOK_EVERY_S = 5.0
 
 
 class AggregatedPages(Router):
-    """Answers for all workers. run() keeps their counts, for the time after their ends."""
+    """Answers for all workers. run() keeps their counts, for the time after their ends.
+
+    Close it: it keeps a connection to each.
+    """
 
     def __init__(self, crew: Supervisor, facts: Mapping[str, Any], clock: Clock) -> None:
         self._crew = crew
@@ -40,6 +43,7 @@ class AggregatedPages(Router):
         self._last: dict[int, Families] = {}  # by worker
         self._ended: Families = {}  # sums of workers that have ended
         self._gauges = Metrics().declared.gauges
+        self._askers: dict[int, Asker] = {}  # by worker
 
     def __repr__(self) -> str:
         return f"<AggregatedPages {self._crew!r}>"
@@ -49,6 +53,11 @@ class AggregatedPages(Router):
         while True:
             await self._look()
             await self._clock.sleep(_LOOK_EVERY_S)
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        for asker in self._askers.values():
+            await asker.close()
 
     def ended(self, worker: Worker) -> None:
         """Keep what a worker had counted when it was last looked at."""
@@ -94,8 +103,14 @@ class AggregatedPages(Router):
         """Return status and body; None from one that does not answer."""
         if worker.http is None:
             return None
+        asker = self._askers.get(worker.number)
+        if asker is None or asker.place != worker.http:
+            self._askers[worker.number], before = Asker(worker.http), asker
+            if before is not None:
+                await before.close()
+            asker = self._askers[worker.number]
         try:
-            return await ask(worker.http, path, _ANSWER_S, _METRICS_BYTES_MAX)
+            return await asker.ask(path, _ANSWER_S, _METRICS_BYTES_MAX)
         except CannotAsk:
             return None
 

@@ -6,6 +6,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import aiohttp
@@ -15,7 +16,9 @@ from federation.core.errors import CannotStart
 from federation.observability.metrics import Metrics
 from federation.server.http import HttpServer, Pages
 from federation.server.http import bounded_server as web_server
+from federation.server.http.asking import Asker, CannotAsk
 from federation.server.readiness import Phase, Readiness
+from federation.server.unix_socket import listen_unix
 
 
 class Face:
@@ -169,3 +172,30 @@ def place(session: aiohttp.ClientSession) -> tuple[str, int]:
     assert url.host is not None
     assert url.port is not None
     return url.host, url.port
+
+
+async def test_who_asks_a_process_keeps_the_connection(tmp_path: Path) -> None:
+    path = tmp_path / ("long" * 30) / "own.sock"
+    path.parent.mkdir()
+    connections: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\npage")
+        writer.close()
+
+    server = await asyncio.start_unix_server(answer, sock=listen_unix(path, 0o600))
+    async with Asker(path) as asker:
+        for _ in range(3):
+            assert await asker.ask("/readyz", 60.0) == (200, "page")
+        assert len(connections) == 1
+        with pytest.raises(CannotAsk, match="more than 2 bytes"):
+            await asker.ask("/readyz", 60.0, 2)
+        assert await asker.ask("/readyz", 60.0) == (200, "page")
+    server.close()
+    path.unlink()
+    async with Asker(path) as asker:
+        with pytest.raises(CannotAsk):
+            await asker.ask("/readyz", 60.0)
