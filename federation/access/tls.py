@@ -103,9 +103,15 @@ def _read_folder(folder: Path, where: str) -> bytes:
 
 
 def _load_invitations(folder: Path | None, where: str) -> ClientList | None:
-    """Read a folder of invitations; None: it has none, or is not there."""
-    if folder is None or not folder.is_dir() or not certificates_in(folder):
-        return None
+    """Read a folder of invitations; None: it has none, or is not there. Raises ConfigError."""
+    try:
+        if folder is None or not folder.is_dir() or not certificates_in(folder):
+            return None
+    except OSError as error:
+        raise ConfigError(
+            f"{where}: {folder}: {error.strerror or error}; the user that the node runs as has to "
+            "be able to read this folder"
+        ) from None
     return load_list(folder, where)
 
 

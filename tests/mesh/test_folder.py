@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from federation.access import tls
 from federation.access.live_tls import LiveTls
 from federation.access.new_files import replace_file
 from federation.access.tls import load_pair
@@ -211,3 +212,20 @@ def test_the_listener_takes_over_an_invitation_and_a_member(
 def look_twice(live: LiveTls) -> None:
     for _ in range(2):
         live.refresh(asked=False)
+
+
+def test_invitations_that_cannot_be_read_are_an_error_that_says_so(
+    paris: MeshSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener_of(paris)
+
+    names_in = tls.certificates_in
+
+    def refused(folder: Path) -> list[Path]:  # root may read everything
+        if folder.name == "invitations":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return names_in(folder)
+
+    monkeypatch.setattr(tls, "certificates_in", refused)
+    with pytest.raises(ConfigError, match=r"invitations: .*Permission denied.*able to read"):
+        listener_of(paris)
