@@ -29,6 +29,7 @@ from federation.server.exit_codes import FOUND_PROBLEMS
 from federation.server.status.explained import LocalReport
 from federation.storage.contract import Explainer
 from federation.storage.reports import FoundEntry
+from federation.upstream.read_through import InstanceSources
 
 _EXAMPLES = """\b
 Examples:
@@ -83,6 +84,9 @@ def explain(
             facts, fine = report.action(action, instance)
         else:
             facts, fine = report.named(name or "", instance, asked_with)
+    if instance is not None and where.file is not None:
+        sources = InstanceSources(where.file.instances).of(instance)
+        facts |= {"reads-from": list(sources)} if sources else {}
     emit(facts, as_json=as_json)
     if not fine:
         sys.exit(FOUND_PROBLEMS)

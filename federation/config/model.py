@@ -13,6 +13,7 @@ from typing import Literal, cast
 from pydantic import ValidationInfo, field_validator
 
 from federation.config.http import HttpConfig
+from federation.config.instances import InstanceConfig, check_sources
 from federation.config.limits import LimitsConfig
 from federation.config.listeners import ListenerConfig, TlsConfig
 from federation.config.mesh import MeshConfig, is_member_name
@@ -110,6 +111,12 @@ class Config(Section):
         description="rules for keyed entries, which HTTP listeners serve; the first rule that "
         "matches a namespace decides",
     )
+    instances: list[InstanceConfig] = key(
+        live=True,
+        default=[],
+        max_length=1000,
+        description="rules for instances; the first rule that matches an instance decides",
+    )
     storage: StorageConfig = section("how much is stored, and how")
     offline: Flag = key(live=True, default=False, description="true: upstreams are never asked")
     upstreams: list[UpstreamConfig] = key(
@@ -139,6 +146,12 @@ class Config(Section):
             if fixed.count(address) > 1:
                 raise ValueError(f"two listeners have the address {address}")
         return listeners
+
+    @field_validator("instances")
+    @classmethod
+    def _no_circle(cls, instances: list[InstanceConfig]) -> list[InstanceConfig]:
+        check_sources(instances)
+        return instances
 
     @field_validator("upstreams")
     @classmethod

@@ -110,11 +110,11 @@ class ResultCalls:
 
     async def _find(self, target: Target, keyed: KeyedQuestion) -> Entry | None:
         named = _named(target)
-        held = await self._index.get_like([key_prefix_of(target.instance, named), keyed.key])
+        held = await self._finder.keys_like([key_prefix_of(target.instance, named), keyed.key])
         action = await self._action(named)
         result = key_of(target.instance, action)
         # Of what is here the newest comes first; upstreams are asked for both.
-        keys = list(dict.fromkeys([*(each.key for each in held), keyed.key, result]))
+        keys = list(dict.fromkeys([*held, keyed.key, result]))
 
         async def acceptable(entry: Entry) -> bool:
             return entry.key != keyed.key or await is_keyed(entry)

@@ -30,6 +30,7 @@ from federation.services.remote_asset import FetchService, PushService
 from federation.storage.contract import NodeStorage
 from federation.upstream.entry_finder import Finder
 from federation.upstream.pull_through import PullThrough
+from federation.upstream.read_through import InstanceSources, LayeredFinder
 from federation.upstream.setup import Pulling
 from federation.wire.node_identity import LogPosition, NodeIdentity
 
@@ -71,6 +72,11 @@ def make_services(
     pulling = Pulling(config, storage, closures, limits, metrics, clock, budget)
     compute = Compute(limits.threads)
     through = partial(PullThrough, pulling.shared)
+    sources = InstanceSources(config.instances)
+    purged = storage.ledger.purges.entries_among
+
+    def layered(finder: Finder) -> Finder:
+        return LayeredFinder(finder, storage, sources, purged)
 
     def announce() -> NodeIdentity:
         ledger = storage.ledger
@@ -114,7 +120,7 @@ def make_services(
             asked_by_readers,
             asked_by_pushers,
             storage,
-            pulling.finder,
+            layered(pulling.finder),
             stream,
             config,
             limits,
@@ -125,6 +131,7 @@ def make_services(
 
     def apply_config(changed: Config) -> None:
         pulling.apply_config(changed)
+        sources.apply_config(changed.instances)
         if http is not None:
             http.apply_config(changed)
 
@@ -141,13 +148,13 @@ def make_services(
         served=[
             cas,
             stream,
-            *of_names(pulling.finder),
+            *of_names(layered(pulling.finder)),
             HoldingsService(storage.ledger),
             PurgesService(storage.ledger.purges),
             PinsService(storage.ledger.pins),
         ],
         # No blobs, as with --index-only of BuildStream's own server.
-        index_served=of_names(pulling.index_finder, inlines=False),
+        index_served=of_names(layered(pulling.index_finder), inlines=False),
         http_served=[] if http is None else [http],
         closers=[  # uploads, then threads, then what they use
             stop_fetching,

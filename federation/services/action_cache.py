@@ -108,8 +108,7 @@ class ActionCacheService:
         """Return what a result may be kept under, the action's own size first."""
         if action.size_bytes:
             return keys_with_size(key, action)
-        held = await self._index.get_like([key_prefix_of(key.instance, action)])
-        return [each.key for each in held] or [key]
+        return await self._finder.keys_like([key_prefix_of(key.instance, action)]) or [key]
 
     async def _inline(
         self, value: bytes, places: Mapping[int, Digest], key: EntryKey, action: Digest

@@ -63,6 +63,13 @@ class Finder(Protocol):
         """Return whether it is known without waiting that no entry has any of these keys."""
         ...
 
+    async def keys_like(self, prefixes: Sequence[EntryKey]) -> list[EntryKey]:
+        """Return the keys of what is held here under names that begin with one of these names.
+
+        Raises and is bounded as Index.get_like().
+        """
+        ...
+
 
 class _Held(NamedTuple):
     """The acceptable entries that are held here under the keys of a query."""
@@ -135,6 +142,10 @@ class FederatedFinder:
     def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
         """See Finder."""
         return not self._shared.upstreams and self._index.lacks_at_once(keys)
+
+    async def keys_like(self, prefixes: Sequence[EntryKey]) -> list[EntryKey]:
+        """See Finder."""
+        return [each.key for each in await self._index.get_like(prefixes)]
 
     async def find(self, query: EntryQuery) -> Entry | None:
         """See Finder."""

@@ -17,6 +17,7 @@ from federation.wire.digests import to_digest
 from federation.wire.protobuf import parse_message
 
 _VALUE, _HEADERS = "value", "headers"
+_FIRST_PARTS = frozenset({"kv", "gradle", "nx", "turborepo"})  # of namespaces
 HEADERS_MAX_BYTES = 4096
 
 
@@ -49,6 +50,16 @@ def split_name(text: str) -> tuple[str, str] | None:
     if first in {"gradle", "nx", "ac"} and rest:
         return first, rest
     return None
+
+
+def split_instance(name: str) -> tuple[str, str]:
+    """Split the instance name of a keyed entry before its namespace: pr/kv/app is pr and kv/app.
+
+    The second part of any other instance name is empty.
+    """
+    parts = name.split("/")
+    at = next((at for at, part in enumerate(parts) if part in _FIRST_PARTS), len(parts))
+    return "/".join(parts[:at]), "/".join(parts[at:])
 
 
 def encode_entry(entry: KeyedValue) -> bytes:

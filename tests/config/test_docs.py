@@ -56,7 +56,14 @@ def test_the_example_shows_a_fixed_default_as_such() -> None:
     hidden = {
         key.dotted for key in walk() if key.path not in shown and not is_as_of_a_listener(key.path)
     }
-    examples = ("upstreams", "peers", "namespaces", "listeners.auth.", "pull.schedule")
+    examples = (
+        "instances",
+        "upstreams",
+        "peers",
+        "namespaces",
+        "listeners.auth.",
+        "pull.schedule",
+    )
     assert {name for name in hidden if not name.startswith(examples)} == {
         "listeners.auth",
         "listeners.tls.peer-certs",

@@ -23,6 +23,9 @@ class LocalFinder:
     def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
         return self._index.lacks_at_once(keys)
 
+    async def keys_like(self, prefixes: Sequence[EntryKey]) -> list[EntryKey]:
+        return [each.key for each in await self._index.get_like(prefixes)]
+
     async def find(self, query: EntryQuery) -> Entry | None:
         for entry in await self._index.get(query.keys):
             if (
