@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from federation.access.incoming_call import IncomingCall
-from federation.access.rights import Rights
+from federation.access.rights import Rights, everybody
 from federation.access.watched_file import Watched
+from federation.config.listeners import ListenerConfig
+from federation.config.types import parse_address
 
 if TYPE_CHECKING:
     from federation.access.live_tls import LiveTls
@@ -47,6 +49,12 @@ class SameForAll:
     def admit(self, _call: IncomingCall) -> Rights:
         """See Access."""
         return self._rights
+
+
+def open_to_all(listener: ListenerConfig) -> SameForAll:
+    """Return the access of a listener that has no authentication."""
+    is_local = parse_address(listener.address).is_loopback
+    return SameForAll(everybody(push=listener.push, is_local=is_local))
 
 
 class ListenerAccess(NamedTuple):

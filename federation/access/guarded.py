@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from federation.access.access import ListenerAccess, SameForAll
+from federation.access.access import ListenerAccess, open_to_all
 from federation.access.authenticator import Authenticator
 from federation.access.files import AccessFiles, load_keys, load_proxied, load_secrets, load_tokens
 from federation.access.live_tls import LiveTls
 from federation.access.proxy import ProxiedClients
-from federation.access.rights import everybody
 from federation.access.tls import KeyPair
 from federation.access.tokens import TokenTable
 from federation.access.watched_file import LiveFile, Watched
@@ -67,7 +66,7 @@ def guarded_access(
     watched: list[Watched] = [each for each in found if each is not None]
     asks = auth is not None or (tls is not None and bool(tls.pair.lists))
     if not asks:
-        return ListenerAccess(tls, SameForAll(everybody(push=listener.push)), watched)
+        return ListenerAccess(tls, open_to_all(listener), watched)
     callers = Authenticator(
         listener, where, clock, tls=tls, tokens=tokens, keys=keys, proxied=proxied
     )

@@ -65,7 +65,15 @@ EVERY_INSTANCE = Instances()
 class Rights:
     """What one caller may do on one listener."""
 
-    __slots__ = ("_everywhere", "_helps", "_instances", "_role", "_takes_writes", "identity")
+    __slots__ = (
+        "_everywhere",
+        "_helps",
+        "_instances",
+        "_role",
+        "_takes_writes",
+        "identity",
+        "may_tell_purges",
+    )
 
     def __init__(
         self,
@@ -75,6 +83,7 @@ class Rights:
         *,
         takes_writes: bool = True,
         credentials_help: bool = False,
+        may_tell_purges: bool = True,
     ) -> None:
         """Take the caller's identity and what it may do.
 
@@ -84,6 +93,7 @@ class Rights:
             instances: where.
             takes_writes: whether the listener accepts writes; else nobody has more than pull.
             credentials_help: whether the caller sent none, and some would give it more rights.
+            may_tell_purges: whether a peer is believed about what was purged.
         """
         self.identity = identity
         self._role = int(role or 0) if takes_writes else min(int(role or 0), _PULL)
@@ -91,6 +101,7 @@ class Rights:
         self._everywhere = instances.all  # a short way: few callers are restricted to instances
         self._takes_writes = takes_writes
         self._helps = credentials_help
+        self.may_tell_purges = may_tell_purges
 
     def __repr__(self) -> str:
         role = Role(self._role).name.lower() if self._role else "nothing"
@@ -118,6 +129,14 @@ class Rights:
         """Whether the caller is an admin there; instance None: everywhere, as for blobs."""
         is_there = self._everywhere if instance is None else instance in self._instances
         return self._role >= _ADMIN and is_there
+
+    def check_tells_purges(self, method: str) -> None:
+        """Raise NotAllowed for a peer that is not believed about purges."""
+        if not self.may_tell_purges:
+            raise NotAllowed(
+                f"{method} removes what others wrote, at all peers: this listener, which other "
+                "machines can reach, has to know who asks (tls.peer-certs or auth)"
+            )
 
     def check_everywhere(self, role: int, method: str) -> None:
         """Raise as check_in does unless the caller has the role in every instance."""
@@ -150,6 +169,11 @@ class Rights:
         return NotAllowed(f"{needed}; {who} may not do that")
 
 
-def everybody(*, push: bool) -> Rights:
-    """Return the rights on a listener without authentication: callers that may push are peers."""
-    return Rights(ANONYMOUS, Role.PEER if push else Role.PULL, takes_writes=push)
+def everybody(*, push: bool, is_local: bool = True) -> Rights:
+    """Return the rights on a listener without authentication: callers that may push are peers.
+
+    is_local: whether only programs of this machine reach it. Of others' purges nothing is believed:
+    a push hides a name, and can be purged itself; a purge takes blobs from all peers.
+    """
+    role = Role.PEER if push else Role.PULL
+    return Rights(ANONYMOUS, role, takes_writes=push, may_tell_purges=is_local)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from federation.access.access import ListenerAccess, SameForAll
-from federation.access.rights import everybody
+from federation.access.access import ListenerAccess, open_to_all
 from federation.access.watched_file import LiveFile
 from federation.config.model import Config, ListenerConfig
 from federation.core.clock import Clock
@@ -75,7 +74,7 @@ def _make(
     shared: dict[Path, LiveFile[TokenTable]],
 ) -> ListenerAccess:
     if files is None:
-        return ListenerAccess(None, SameForAll(everybody(push=listener.push)), [])
+        return ListenerAccess(None, open_to_all(listener), [])
     from federation.access.guarded import guarded_access  # noqa: PLC0415 - see above
 
     return guarded_access(listener, where, files, metrics, clock, shared)

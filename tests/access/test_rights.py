@@ -5,8 +5,11 @@ from functools import partial
 
 import pytest
 
+from federation.access.access import open_to_all
 from federation.access.rights import ANONYMOUS, Instances, Rights, Role, everybody
+from federation.config.model import ListenerConfig
 from federation.core.errors import NotAllowed, NotAuthenticated
+from tests.access.test_identity import Shown
 
 M = "package.Service/Method"
 
@@ -81,3 +84,22 @@ def test_who_showed_nothing_is_asked_for_credentials_only_where_some_would_help(
 def test_without_authentication_whoever_may_push_is_a_peer() -> None:
     assert (everybody(push=True).may_push("x"), everybody(push=True).is_peer) == (True, True)
     assert (everybody(push=False).may_push("x"), everybody(push=False).is_peer) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("address", "believed"),
+    [
+        ("127.0.0.1:1", True), ("[::1]:1", True), ("localhost:1", True),
+        ("0.0.0.0:1", False), ("10.0.0.5:1", False), ("cache.example.com:1", False),
+    ],
+)  # fmt: skip
+def test_purges_of_peers_that_nobody_knows_are_believed_on_loopback_alone(
+    address: str, believed: bool
+) -> None:
+    listener = ListenerConfig(address=address, push=True)
+    rights = open_to_all(listener).rights_of(Shown())
+    assert rights.is_peer
+    if believed:
+        rights.check_tells_purges(M)
+    else:
+        assert "has to know who asks" in refusal(partial(rights.check_tells_purges, M))

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from federation._proto.federation.v1 import purges_pb2, purges_pb2_grpc
-from federation.access.rights import Instances, Rights, Role
+from federation.access.rights import Instances, Rights, Role, everybody
 from federation.core.digest import digest_of
 from federation.core.index import EntryKey, EntryKind, Stamp
 from federation.core.purges import Purge
@@ -49,6 +49,8 @@ async def test_a_peer_is_believed(serve: Serve) -> None:
          ENTRY._replace(thing=KEY._replace(instance="other")), False),
         (Rights("tokyo", Role.PEER, takes_writes=False), ENTRY, False),
         (Rights("root", Role.ADMIN), BLOB, True),
+        (everybody(push=True, is_local=True), BLOB, True),
+        (everybody(push=True, is_local=False), BLOB, False),
     ],
 )  # fmt: skip
 async def test_only_peers_may_and_blobs_concern_all_instances(
