@@ -50,6 +50,11 @@ class AuthConfig(Section):
     access_token: FilePath | None = Field(
         default=None, description="file with a token that is sent with each call, over TLS only"
     )
+    credential_helper: FilePath | None = Field(
+        default=None,
+        description="program that prints the headers to send with each call, as for Bazel's "
+        "--credential_helper, over TLS only; it is run again when they expire",
+    )
 
     @model_validator(mode="after")
     def _pairs(self) -> Self:

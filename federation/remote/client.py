@@ -15,6 +15,7 @@ from federation.observability.metrics import Metrics
 from federation.remote.calls import Calls, Metadata
 from federation.remote.capabilities import ASK_S, Capabilities, CapabilitiesMemory
 from federation.remote.connection import Connection
+from federation.remote.credential_helper import CredentialHelper
 from federation.remote.credentials import SecretFiles
 from federation.remote.failures import FailureKind, RemoteFailed, failure
 from federation.remote.measures import Measures
@@ -54,6 +55,10 @@ class Remote:
         self._target = settings.target()
         self._node_id = node_id
         self._secrets = SecretFiles(settings, clock)
+        self._helper: CredentialHelper | None = None
+        if settings.credential_helper is not None:
+            uri = f"https://{self._target.authority.removesuffix(':443')}"
+            self._helper = CredentialHelper(settings.name, settings.credential_helper, uri, clock)
         self._connection: Connection | None = None
         self._closed = False
         self._background = Background()
@@ -141,6 +146,8 @@ class Remote:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+        if self._helper is not None:
+            await self._helper.close()
         await self._background.close()
 
     def _state(self) -> str:
@@ -152,9 +159,11 @@ class Remote:
             raise failure(self.name, FailureKind.CLOSED, "the client is closed")
         metadata = self._hops()
         secrets = await self._secrets.current()
+        if self._helper is not None:
+            metadata += await self._helper.headers()
         if self._closed:
             raise failure(self.name, FailureKind.CLOSED, "the client is closed")
-        if secrets.token is not None and self._target.tls:
+        if secrets.token is not None and self._target.tls and not _has_authorization(metadata):
             metadata.append(("authorization", f"Bearer {secrets.token}"))
         old = self._connection
         if old is None or old.certificates != secrets.certificates:
@@ -182,6 +191,8 @@ class Remote:
             self.calls.forget_unsupported()
         if error.needs_operator:
             self._secrets.look_soon()
+            if self._helper is not None:
+                self._helper.look_soon()
 
     async def _ask(self) -> bytes:
         request = reapi.GetCapabilitiesRequest(instance_name=self.settings.instance_name)
@@ -193,3 +204,7 @@ class Remote:
             )
         self._announced = node_identity.parse(headers)
         return response
+
+
+def _has_authorization(metadata: Metadata) -> bool:
+    return any(name == "authorization" for name, _ in metadata)

@@ -27,8 +27,8 @@ class RemoteSettings:
     """One upstream or peer.
 
     Without server_cert a certificate is checked against the public roots that come with gRPC (the
-    environment's GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names others). An access token needs TLS. Files
-    are read again when they change.
+    environment's GRPC_DEFAULT_SSL_ROOTS_FILE_PATH names others). Access tokens and credential
+    helpers need TLS. Files are read again when they change.
     """
 
     name: str  # for people, logs and metrics
@@ -38,6 +38,7 @@ class RemoteSettings:
     client_cert: Path | None = None
     client_key: Path | None = None
     access_token: Path | None = None
+    credential_helper: Path | None = None
     keepalive_time_s: float = 60.0  # a silent connection is probed after this; 0: never
     retry_limit: int = 4  # tries of a unary call after the first
     retry_delay_s: float = 1.0  # before the first retry; doubles with each
@@ -60,6 +61,7 @@ class RemoteSettings:
             client_cert=auth.client_cert,
             client_key=auth.client_key,
             access_token=auth.access_token,
+            credential_helper=auth.credential_helper,
             keepalive_time_s=connection.keepalive_time,
             retry_limit=connection.retry_limit,
             retry_delay_s=connection.retry_delay / 1000,
@@ -79,10 +81,12 @@ class RemoteSettings:
         target = _parse(self.url, where)
         if not target.tls and any((self.server_cert, self.client_cert, self.client_key)):
             raise ConfigError(f"{where}: certificates need an https or grpcs url, not {self.url}")
-        if not target.tls and self.access_token:
-            raise ConfigError(
-                f"{where}: access-token is only sent over TLS; use an https or grpcs url"
-            )
+        for key, given in (
+            ("access-token", self.access_token),
+            ("credential-helper", self.credential_helper),
+        ):
+            if not target.tls and given is not None:
+                raise ConfigError(f"{where}: {key} needs TLS; use an https or grpcs url")
         if (self.client_cert is None) != (self.client_key is None):
             raise ConfigError(f"{where}: client-cert and client-key go together")
         return target

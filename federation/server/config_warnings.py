@@ -140,8 +140,8 @@ def _deciding(config: Config) -> Iterator[Path]:
             paths += [auth.proxy.client_certs if auth.proxy else None]
         yield from (path for path in paths if path is not None)
     for other in _of_others(config):
-        if other.server_cert is not None:
-            yield other.server_cert
+        found = (other.server_cert, other.credential_helper)
+        yield from (path for path in found if path is not None)
 
 
 def _of_others(config: Config) -> list[AuthConfig]:

@@ -17,7 +17,14 @@ from typing import Any
 import pytest
 
 # The modules that start processes.
-_STARTERS = frozenset({"subprocess", "multiprocessing", "tests.support.process"})
+_STARTERS = frozenset(
+    {
+        "subprocess",
+        "multiprocessing",
+        "federation.remote.helper_process",
+        "tests.support.process",
+    }
+)
 _STARTING = frozenset({"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "os.system"})
 _FIXTURES = frozenset({"node", "shared_node", "client"})  # of tests/conftest.py
 _LEFT_OUT = ("heavy", "clients", "servers", "slow", "disk")
