@@ -93,7 +93,8 @@ def _kind(key: ConfigKey) -> str:
     if _DURATION in functions:
         return "duration"
     plain = next(part for part in (*_parts(annotation),) if part is not type(None))
-    return {int: "whole number", float: "number", bool: "true or false", Path: "path"}.get(
+    path = "path or URL" if str in _parts(annotation) else "path"
+    return {int: "whole number", float: "number", bool: "true or false", Path: path}.get(
         plain, "address" if key.path[-1] == "address" else "text"
     )
 

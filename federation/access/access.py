@@ -5,6 +5,7 @@ A listener that does ask is in authenticator.py, with all that certificates and 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from federation.access.incoming_call import IncomingCall
@@ -12,9 +13,22 @@ from federation.access.rights import Rights, everybody
 from federation.access.watched_file import Watched
 from federation.config.listeners import ListenerConfig
 from federation.config.types import parse_address
+from federation.core.errors import NotAuthenticated
 
 if TYPE_CHECKING:
+    from federation.access.fetched_keys import FetchedKeys
     from federation.access.live_tls import LiveTls
+
+
+class KeysOutdated(NotAuthenticated):
+    """A token is signed with a key that its issuer may have published meanwhile.
+
+    Whoever asked may ask once more after renewed().
+    """
+
+    def __init__(self, renewed: Callable[[], Awaitable[None]]) -> None:
+        super().__init__("the token is signed with a key that is not known here yet")
+        self.renewed = renewed
 
 
 class Access(Protocol):
@@ -24,7 +38,7 @@ class Access(Protocol):
         """Return what the caller may do.
 
         Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
-        not let in at all.
+        not let in at all. KeysOutdated: to be asked once more after its renewed().
         """
         ...
 
@@ -63,7 +77,12 @@ class ListenerAccess(NamedTuple):
     tls: LiveTls | None  # None: plain text
     rights: Access
     watched: list[Watched]  # files that are looked at while the node runs
+    fetched: FetchedKeys | None = None  # keys that are fetched while it runs
 
-    def warning(self) -> str | None:
-        """Return what will soon keep clients away."""
-        return self.tls.end_warning() if self.tls is not None else None
+    def warnings(self) -> list[str]:
+        """Return what keeps clients away, or soon will."""
+        found = [
+            None if self.tls is None else self.tls.end_warning(),
+            None if self.fetched is None else self.fetched.warning(),
+        ]
+        return [text for text in found if text is not None]

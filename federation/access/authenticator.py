@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+from federation.access.access import KeysOutdated
 from federation.access.certificates import ClientRights, Granted
+from federation.access.fetched_keys import FetchedKeys
 from federation.access.incoming_call import Headers, IncomingCall
-from federation.access.jwt_keys import JwtKeys, grant_of, identity_of, until_s
+from federation.access.jwt_keys import JwtKeys, UnknownKey, grant_of, identity_of, until_s
 from federation.access.live_tls import LiveTls
 from federation.access.proxy import ProxiedClients
 from federation.access.rights import ANONYMOUS, Rights, Role
@@ -47,7 +49,7 @@ class Authenticator:
         *,
         tls: LiveTls | None = None,
         tokens: LiveFile[TokenTable] | None = None,
-        keys: LiveFile[JwtKeys] | None = None,
+        keys: LiveFile[JwtKeys] | FetchedKeys | None = None,
         proxied: ProxiedClients | None = None,
     ) -> None:
         """Take the sources of identity; `where` is the listener's place in the configuration."""
@@ -79,7 +81,8 @@ class Authenticator:
     def rights_of(self, call: IncomingCall) -> Rights:
         """Return what the caller may do: its token's rights, or else its certificate's.
 
-        Raises NotAuthenticated for a token that is no good, ClientRefused for a certificate.
+        Raises NotAuthenticated for a token that is no good, ClientRefused for a certificate,
+        KeysOutdated for a token that may be good once keys were fetched.
         """
         by_certificate = self.admit(call)
         if self._asks_tokens:
@@ -126,7 +129,12 @@ class Authenticator:
             return self._granted_to_static(token, self._tokens.value)
         if self._keys is None or self._jwt is None:
             raise NotAuthenticated("the token is unknown here")
-        claims = self._keys.value.claims_of(token, self._jwt)
+        try:
+            claims = self._keys.value.claims_of(token, self._jwt)
+        except UnknownKey:
+            if isinstance(self._keys, FetchedKeys) and self._keys.may_be_renewed:
+                raise KeysOutdated(self._keys.renewed) from None
+            raise
         role, instances = grant_of(claims, self._jwt)
         return Granted(identity_of(claims), role, instances, until_s(claims, self._jwt))
 

@@ -22,13 +22,15 @@ class AccessFiles(NamedTuple):
 
     pair: KeyPair | None = None
     tokens: TokenTable | None = None
-    keys: JwtKeys | None = None
+    keys: JwtKeys | None = None  # of a file; those of a URL are fetched while the node runs
     proxied: KeyPair | None = None
     secrets: Secrets | None = None  # the proxy's
 
 
-def load_files(listener: ListenerConfig, place: str) -> AccessFiles:
+def load_files(listener: ListenerConfig, place: str, read: dict[Path, TokenTable]) -> AccessFiles:
     """Read the files of the listener at this place of the configuration; blocks.
+
+    read: files of tokens that were read for others; those that are read here are added.
 
     Raises ConfigError.
     """
@@ -36,10 +38,14 @@ def load_files(listener: ListenerConfig, place: str) -> AccessFiles:
     tokens = auth.tokens if auth else None
     jwt = auth.jwt if auth else None
     proxy = auth.proxy if auth else None
+    if tokens is not None and tokens not in read:
+        read[tokens] = load_tokens(tokens, f"{where}.tokens")
     return AccessFiles(
         None if listener.tls is None else load_pair(listener.tls, f"{place}.tls"),
-        None if tokens is None else load_tokens(tokens, f"{where}.tokens"),
-        None if jwt is None else load_keys(jwt, f"{where}.jwt.keys"),
+        None if tokens is None else read[tokens],
+        None
+        if jwt is None or jwt.keys_file is None
+        else load_keys(jwt.keys_file, jwt, f"{where}.jwt.keys"),
         None if proxy is None else load_proxied(proxy, f"{where}.proxy"),
         None
         if proxy is None or proxy.secret is None
@@ -57,13 +63,13 @@ def load_tokens(path: Path, where: str) -> TokenTable:
         ) from None
 
 
-def load_keys(settings: JwtConfig, where: str) -> JwtKeys:
+def load_keys(path: Path, settings: JwtConfig, where: str) -> JwtKeys:
     """Read a file of keys; blocks. Raises ConfigError."""
 
     def parse(data: bytes, place: str) -> JwtKeys:
         return parse_keys(data, settings, place)
 
-    return _load(settings.keys, where, KEYS_MAX_BYTES, parse)
+    return _load(path, where, KEYS_MAX_BYTES, parse)
 
 
 def load_proxied(settings: ProxyConfig, where: str) -> KeyPair:

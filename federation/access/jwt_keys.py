@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jwt
@@ -41,8 +42,12 @@ class Key(NamedTuple):
         return f"<Key {self.id} {', '.join(sorted(self.algorithms))}>"  # it may be a secret
 
 
+class UnknownKey(NotAuthenticated):
+    """A token is signed with a key that is not known here."""
+
+
 class JwtKeys:
-    """The keys of one file."""
+    """The keys of one file, or of one URL."""
 
     def __init__(self, keys: Sequence[Key], data: bytes) -> None:
         self._keys = keys
@@ -62,8 +67,11 @@ class JwtKeys:
     def claims_of(self, shown: str, settings: JwtConfig) -> Mapping[str, Any]:
         """Return the claims of a token that is valid now.
 
-        Raises NotAuthenticated with the reason, which contains no part of the token.
+        Raises NotAuthenticated with the reason, which contains no part of the token; UnknownKey if
+        other keys could make it valid.
         """
+        if not self._keys:
+            raise UnknownKey("no key of the issuer is known here now")
         try:
             header = jwt.get_unverified_header(shown)
         except (jwt.InvalidTokenError, RecursionError):
@@ -92,7 +100,7 @@ class JwtKeys:
                 raise NotAuthenticated(_reason(error, shown, settings)) from None
             else:
                 return claims
-        raise wrong or NotAuthenticated("the token is signed with a key that is not known here")
+        raise wrong or UnknownKey("the token is signed with a key that is not known here")
 
     def _fitting(self, algorithm: str, key_id: object) -> Iterator[Key]:
         for key in self._keys:
@@ -175,32 +183,46 @@ def parse_keys(data: bytes, settings: JwtConfig, where: str) -> JwtKeys:
         raise ConfigError(f"{where}: larger than {KEYS_MAX_BYTES} bytes")
     text = data.strip()
     if text.startswith(b"{"):
-        keys = _read_jwks(text, settings.algorithms, where)
+        jwks = _jwks_in(text, where)
+        keys = [key for at, each in jwks for key in _read_jwk(each, settings.algorithms, at)]
     elif b"-----BEGIN" in text:
         keys = [_read_pem(text, settings.algorithms, where)]
     else:
         keys = [_read_secret(text, settings.algorithms, where)]
+    return _known_by(keys, data, settings, where)
+
+
+def parse_published(data: bytes, settings: JwtConfig, where: str) -> JwtKeys:
+    """Read a JWKS that an issuer publishes; keys in it that are of no use here are left out.
+
+    Raises ConfigError, which begins with `where`, for one without a key for these algorithms.
+    """
+    keys: list[Key] = []
+    for at, each in _jwks_in(data, where):
+        with suppress(ConfigError):
+            keys += _read_jwk(each, settings.algorithms, at)
+    return _known_by(keys, data, settings, where)
+
+
+def _known_by(keys: Sequence[Key], data: bytes, settings: JwtConfig, where: str) -> JwtKeys:
     if not keys:
         wanted = ", ".join(settings.algorithms)
         raise ConfigError(f"{where}: no key for {wanted} in it; see algorithms")
     return JwtKeys(keys, data)
 
 
-def _read_jwks(text: bytes, algorithms: Sequence[str], where: str) -> list[Key]:
+def _jwks_in(text: bytes, where: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return each key of a JWKS, after its place for messages."""
     try:
         facts = json.loads(text)
-        keys = facts.get("keys", [facts])
+        keys = facts.get("keys", [facts]) if isinstance(facts, dict) else None
         if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
             raise ValueError("keys is not a list of mappings")
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: not a JWKS: {error}") from None
     if len(keys) > _KEYS_MAX:
         raise ConfigError(f"{where}: {len(keys)} keys; at most {_KEYS_MAX} are allowed")
-    return [
-        key
-        for at, each in enumerate(keys)
-        for key in _read_jwk(each, algorithms, f"{where}: keys[{at}]")
-    ]
+    return [(f"{where}: keys[{at}]", each) for at, each in enumerate(keys)]
 
 
 def _read_jwk(facts: dict[str, Any], algorithms: Sequence[str], where: str) -> Iterator[Key]:

@@ -17,6 +17,7 @@ from federation.core.clock import Clock
 from federation.observability.metrics import Metrics
 
 if TYPE_CHECKING:
+    from federation.access.fetched_keys import FetchedKeys
     from federation.access.files import AccessFiles
     from federation.access.tokens import TokenTable
 
@@ -28,41 +29,69 @@ class LoadedFiles(NamedTuple):
     http: AccessFiles | None = None
 
 
+class NodeAccess(NamedTuple):
+    """What the listeners need, in their order, and the HTTP address."""
+
+    listeners: list[ListenerAccess]
+    http: ListenerAccess | None  # None: it has neither TLS nor authentication
+
+    @property
+    def all(self) -> list[ListenerAccess]:
+        """All of them."""
+        return [*self.listeners, *([] if self.http is None else [self.http])]
+
+    def warnings(self) -> list[str]:
+        """Return what keeps clients away, or soon will; each once."""
+        return list(dict.fromkeys(text for each in self.all for text in each.warnings()))
+
+
+class Shared(NamedTuple):
+    """What those share that name the same source: it is read and watched once."""
+
+    tokens: dict[Path, LiveFile[TokenTable]]
+    keys: dict[tuple[object, ...], FetchedKeys]
+
+
 def load_access(config: Config) -> LoadedFiles:
     """Read the files of the listeners and of the HTTP address; blocks.
 
     Raises ConfigError that names the listener and the file.
     """
-    listeners = [_load(each, f"listeners[{at}]") for at, each in enumerate(config.listeners)]
+    read: dict[Path, TokenTable] = {}
+    listeners = [_load(each, f"listeners[{at}]", read) for at, each in enumerate(config.listeners)]
     http = config.http.as_listener()
-    return LoadedFiles(listeners, None if http is None else _load(http, "http"))
+    return LoadedFiles(listeners, None if http is None else _load(http, "http", read))
 
 
-def _load(listener: ListenerConfig, place: str) -> AccessFiles | None:
+def _load(listener: ListenerConfig, place: str, read: dict[Path, TokenTable]) -> AccessFiles | None:
     if listener.tls is None and listener.auth is None:
         return None
     from federation.access.files import load_files  # noqa: PLC0415 - see above
 
-    return load_files(listener, place)
+    return load_files(listener, place, read)
+
+
+def make_access(config: Config, files: LoadedFiles, metrics: Metrics, clock: Clock) -> NodeAccess:
+    """Return what decides about callers; files: what load_access read."""
+    shared = Shared({}, {})
+    listeners = [
+        _make(listener, f"listeners[{at}]", found, metrics, clock, shared)
+        for at, (listener, found) in enumerate(zip(config.listeners, files.listeners, strict=True))
+    ]
+    http = config.http.as_listener()
+    if http is None:
+        return NodeAccess(listeners, None)
+    return NodeAccess(listeners, _make(http, "http", files.http, metrics, clock, shared))
 
 
 def make_http_access(
     config: Config, files: AccessFiles | None, metrics: Metrics, clock: Clock
 ) -> ListenerAccess | None:
-    """Return what the HTTP address needs; None: it has neither TLS nor authentication."""
-    listener = config.http.as_listener()
-    return None if listener is None else _make(listener, "http", files, metrics, clock, {})
-
-
-def make_access(
-    config: Config, files: Sequence[AccessFiles | None], metrics: Metrics, clock: Clock
-) -> list[ListenerAccess]:
-    """Return what each listener needs, in their order; files: what load_access read for them."""
-    shared: dict[Path, LiveFile[TokenTable]] = {}
-    return [
-        _make(listener, f"listeners[{at}]", found, metrics, clock, shared)
-        for at, (listener, found) in enumerate(zip(config.listeners, files, strict=True))
-    ]
+    """Return what the HTTP address needs in a process that serves nothing else; None: nothing."""
+    http = config.http.as_listener()
+    if http is None:
+        return None
+    return _make(http, "http", files, metrics, clock, Shared({}, {}))
 
 
 def _make(
@@ -71,7 +100,7 @@ def _make(
     files: AccessFiles | None,
     metrics: Metrics,
     clock: Clock,
-    shared: dict[Path, LiveFile[TokenTable]],
+    shared: Shared,
 ) -> ListenerAccess:
     if files is None:
         return ListenerAccess(None, open_to_all(listener), [])

@@ -2,13 +2,15 @@
 
 import ipaddress
 import re
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from federation.config.certificate_patterns import NamePattern, SubjectPattern
 from federation.config.section import Section
-from federation.config.types import Duration, FilePath
+from federation.config.types import Address, Duration, FilePath, absolute
 
 RoleName = Literal["pull", "push", "peer", "admin"]
 Algorithm = Literal[
@@ -55,6 +57,25 @@ def _header(name: str) -> str:
     if not _HEADER.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
         raise ValueError("a header is small letters, digits, - and _; neither grpc-... nor ...-bin")
     return name
+
+
+def _file_or_url(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str | Path):
+        raise ValueError("must be a path or an https URL")  # noqa: TRY004 - pydantic's way
+    if "://" not in str(value):
+        return absolute(Path(value), info)
+    try:
+        parts = urlsplit(str(value))
+        is_local = Address(parts.hostname or "", parts.port or 0).is_loopback
+    except ValueError:
+        raise ValueError("not a URL") from None
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_local):
+        raise ValueError(
+            "keys decide who is let in, so their URL is https, or http on this machine itself"
+        )
+    if not parts.hostname or parts.username is not None or parts.fragment:
+        raise ValueError("a URL of keys is https://HOST/PATH, without a password or a fragment")
+    return value
 
 
 class GrantRule(Section):
@@ -108,8 +129,27 @@ class JwtRule(GrantRule):
 class JwtConfig(Section):
     """JSON Web Tokens that are accepted."""
 
-    keys: FilePath = Field(
-        description="file: a JWKS, a PEM public key or certificate, or the secret of HS256 to HS512"
+    keys: Annotated[Path | str, BeforeValidator(_file_or_url)] = Field(
+        description="the https URL of a JWKS, or a file: a JWKS, a PEM public key or certificate, "
+        "or the secret of HS256 to HS512"
+    )
+    keys_server_cert: FilePath | None = Field(
+        default=None,
+        description="PEM file: the authorities that the certificate at the URL must be signed by; "
+        "default: the system's",
+    )
+    keys_refresh: Duration = Field(
+        default=3600.0,
+        ge=10,
+        le=86400,
+        description="how often the URL is asked; also, at most every 10 s, when a token is signed "
+        "with a key that is not known",
+    )
+    keys_max_age: Duration = Field(
+        default=86400.0,
+        le=30 * 86400,
+        description="how long keys are used after the URL has given them last; then no JSON Web "
+        "Token is accepted until it answers",
     )
     algorithms: list[Algorithm] = Field(
         min_length=1,
@@ -148,6 +188,30 @@ class JwtConfig(Section):
                 "each other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _url_of_public_keys(self) -> Self:
+        if self.keys_url is None:
+            if self.keys_server_cert is not None:
+                raise ValueError("keys-server-cert is for an https URL in keys")
+            return self
+        if self.algorithms[0].startswith("HS"):
+            raise ValueError("a URL gives public keys: the secret of HS256 to HS512 is in a file")
+        if self.keys_server_cert is not None and self.keys_url.startswith("http:"):
+            raise ValueError("keys-server-cert is for an https URL in keys")
+        if self.keys_max_age < self.keys_refresh:
+            raise ValueError("keys-max-age is less than keys-refresh: keys would end in between")
+        return self
+
+    @property
+    def keys_url(self) -> str | None:
+        """Where the keys are fetched from; None: they are in a file."""
+        return self.keys if isinstance(self.keys, str) else None
+
+    @property
+    def keys_file(self) -> Path | None:
+        """The file with the keys; None: they come from a URL."""
+        return self.keys if isinstance(self.keys, Path) else None
 
 
 class ProxyConfig(Section):

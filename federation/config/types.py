@@ -169,7 +169,7 @@ def share_of(text: str, whole_bytes: int) -> int:
     return int(whole_bytes * percent / 100)
 
 
-def _absolute(path: Path, info: ValidationInfo) -> Path:
+def absolute(path: Path, info: ValidationInfo) -> Path:
     """Make a path absolute; relative ones start at the context's "base", else at the cwd."""
     base = (info.context or {}).get("base", Path.cwd())
     if "\0" in str(path):
@@ -198,6 +198,6 @@ Flag = Annotated[bool, Field(strict=True)]
 AddressText = Annotated[str, AfterValidator(_check_address)]
 ShareText = Annotated[str, BeforeValidator(check_share)]  # share_of() reads it
 WindowText = Annotated[str, AfterValidator(check_window)]
-FilePath = Annotated[Path, AfterValidator(_absolute)]
+FilePath = Annotated[Path, AfterValidator(absolute)]
 InstanceName = Annotated[str, Field(max_length=1000)]
 Name = Annotated[str, AfterValidator(_printable), Field(min_length=1, max_length=100)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from federation import __version__
 from federation.core.tasks import FailingWork
+from federation.observability.access_metrics import AccessMetrics
 from federation.observability.bucket_metrics import BucketMetrics
 from federation.observability.declared import Merge, MetricDeclarations
 from federation.observability.fetch_metrics import FetchMetrics
@@ -32,6 +33,7 @@ class Metrics:
         self.tracer: Tracer | None = None  # None: there are no traces
         self.peers = PeerMetrics(declare)
         self.bucket = BucketMetrics(declare)
+        self.access = AccessMetrics(declare)
         self.fetching = FetchMetrics(declare)
         self.keeping = KeepingMetrics(declare)
         declare.process()
@@ -165,12 +167,6 @@ class Metrics:
             "federation_limits_hit_total",
             "Times that a bound on callers was reached, by its key below `limits`",
             ["limit"],
-        )
-        self.certificate_end = declare.gauge(
-            "federation_server_certificate_expiry_timestamp_seconds",
-            Merge.LEAST,
-            "When the certificate that a listener shows expires, in seconds since 1970",
-            ["listener"],
         )
         self.loop_lag_seconds = declare.histogram(
             "federation_event_loop_lag_seconds",

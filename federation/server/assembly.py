@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from federation import __version__
 from federation.access.access import ListenerAccess
-from federation.access.setup import LoadedFiles, make_access, make_http_access
+from federation.access.setup import LoadedFiles, make_access
 from federation.config.limits import LiveLimits
 from federation.config.model import Config, ListenerConfig
 from federation.config.types import parse_address
@@ -85,8 +85,8 @@ def build(
     mesh = _mesh_of(config, replication, metrics, clock, slot)
     quotas = CallerQuotas(limits, clock, metrics)
     ports = []
-    access = make_access(config, files.listeners, metrics, clock)
-    for at, (listener, allowed) in enumerate(zip(config.listeners, access, strict=True)):
+    access = make_access(config, files, metrics, clock)
+    for at, (listener, allowed) in enumerate(zip(config.listeners, access.listeners, strict=True)):
         factory = server_factory(config.transport, listener.protocol)
         runtime = Runtime(
             metrics,
@@ -112,8 +112,6 @@ def build(
     readiness = Readiness(lambda: _health(storage, metrics))
     facts = {"node": config.node_name, "version": __version__}
     started_at = utc_text(clock.wall_s())
-    http_access = make_http_access(config, files.http, metrics, clock)
-    guarded = [*access, *([] if http_access is None else [http_access])]
     pages = Pages(
         metrics,
         readiness,
@@ -124,7 +122,7 @@ def build(
             "requests-per-s": round(statistics.calls_per_s, 2),
             "limits-reached": bounds.hits.recent(),
             "recent-warnings": recent_warnings.newest_first(),
-            "warnings": [text for each in guarded if (text := each.warning()) is not None],
+            "warnings": access.warnings(),
             **services.describe(),
             **replication.describe(),
         },
@@ -135,7 +133,7 @@ def build(
     sockets = [HttpServer(UnixPlace(own_socket, OWN_MODE), pages.answer)]
     http = None
     if slot.alone:
-        http, shared = http_servers(config.http, pages.answer, http_access, bounds.hits, clock)
+        http, shared = http_servers(config.http, pages.answer, access.http, bounds.hits, clock)
         sockets += shared
     services.start(replication.holders)
     replication.start()
@@ -152,7 +150,8 @@ def build(
         http=http,
         sockets=sockets,
         own_socket=own_socket,
-        watched=[] if http_access is None else http_access.watched,
+        watched=[] if access.http is None else access.http.watched,
+        fetched=[each.fetched for each in access.all if each.fetched is not None],
         # Until no call runs any more replication goes on: some calls wait for peers.
         closers=closers,
         announce=partial(storage.announce, **facts),

@@ -122,7 +122,7 @@ def _secrets(config: Config) -> Iterator[Path]:
         if proxy is not None and proxy.secret is not None:
             yield proxy.secret
         if jwt is not None and any(name.startswith("HS") for name in jwt.algorithms):
-            yield jwt.keys
+            yield from [] if jwt.keys_file is None else [jwt.keys_file]
     for auth in _of_others(config):
         yield from (path for path in (auth.access_token, auth.client_key) if path is not None)
 
@@ -136,7 +136,8 @@ def _deciding(config: Config) -> Iterator[Path]:
             paths += [tls.client_certs, tls.peer_certs, tls.client_ca]
             paths += [tls.server_cert, tls.server_key]
         if auth is not None:
-            paths += [auth.tokens, auth.jwt.keys if auth.jwt else None]
+            paths += [auth.tokens]
+            paths += [auth.jwt.keys_file, auth.jwt.keys_server_cert] if auth.jwt else []
             paths += [auth.proxy.client_certs if auth.proxy else None]
         yield from (path for path in paths if path is not None)
     for other in _of_others(config):

@@ -25,6 +25,7 @@ from federation.server.passed_sockets import PassedSockets
 from federation.server.readiness import Phase, Readiness
 
 if TYPE_CHECKING:
+    from federation.access.fetched_keys import FetchedKeys
     from federation.access.live_tls import LiveTls
 
 _log = structlog.get_logger(__name__)
@@ -104,6 +105,7 @@ class Node:
         apply_config: Callable[[Config], None],
         hits: LimitHits | None = None,
         watched: Sequence[Watched] = (),
+        fetched: Sequence[FetchedKeys] = (),
     ) -> None:
         """Take the parts of a node that is not started.
 
@@ -120,6 +122,7 @@ class Node:
             limits: drain is how long running calls may go on after stop().
             hits: where reached limits are recorded; None: connections are not counted.
             watched: files that are looked at, beside those of the ports.
+            fetched: keys of tokens that are fetched from URLs; those of ports may repeat.
             apply_config: applies a new configuration to every part that can change, or to none.
         """
         self._ports = ports
@@ -140,6 +143,7 @@ class Node:
         self._tasks = Background()
         self._asked_for_tls = asyncio.Event()
         self._watched = [*(each for port in ports for each in port.watched), *watched]
+        self._fetched = list(dict.fromkeys(fetched))
 
     def __repr__(self) -> str:
         return f"<Node {self._readiness.phase.value} on {', '.join(self.listeners)}>"
@@ -194,6 +198,8 @@ class Node:
             self._keep(self._guard.run, "connections")
         if self._watched:
             self._keep(self._watch_tls, "tls-files")
+        for keys in self._fetched:
+            self._keep(keys.run, f"keys from {keys.url}")
         _log.info("serving", listeners=self.listeners, http=self.http)
 
     def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
@@ -207,6 +213,8 @@ class Node:
     def reload_tls(self) -> None:
         """Read certificates, keys, lists and tokens again, without waiting for a change of them."""
         self._asked_for_tls.set()
+        for keys in self._fetched:
+            keys.look_again()
 
     def apply_config(self, config: Config) -> None:
         """Apply a configuration, in all that can change while a node runs.

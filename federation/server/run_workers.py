@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -41,6 +41,9 @@ from federation.server.workers.ports import KeptPorts
 from federation.server.workers.supervisor import Supervisor
 from federation.server.workers.worker import Worker
 from federation.storage.factory import operations_on
+
+if TYPE_CHECKING:
+    from federation.access.fetched_keys import FetchedKeys
 
 _log = structlog.get_logger(__name__)
 _RELOAD_S = 10.0
@@ -81,6 +84,7 @@ class _Parent:
         self._http: HttpServer | None = None
         self._sockets: list[HttpServer] = []
         self._asked_for_tls = asyncio.Event()
+        self._fetched: FetchedKeys | None = None
         self._tasks = Background()
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -134,6 +138,9 @@ class _Parent:
         self._keep(face.run, "counts of the workers")
         if access is not None and access.watched:
             self._keep(lambda: follow(access.watched, self._asked_for_tls, clock), "tls-files")
+        self._fetched = None if access is None else access.fetched
+        if self._fetched is not None:
+            self._keep(self._fetched.run, f"keys from {self._fetched.url}")
 
     def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         """Keep a task running after failures; the workers themselves report readiness."""
@@ -191,6 +198,8 @@ class _Parent:
             systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={int(began_s * 1_000_000)}")
             self._crew.signal(signal.SIGHUP)
             self._asked_for_tls.set()
+            if self._fetched is not None:
+                self._fetched.look_again()
             operations = operations_on(self._config.data_dir, self._config.storage)
             pids = {worker.pid for worker in self._crew.workers}
             while self._clock.monotonic_s() < began_s + _RELOAD_S:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from federation.access.access import KeysOutdated
 from federation.access.rights import ANONYMOUS, Rights
 from federation.core import hops, uses
 from federation.core.errors import RequestTooLarge
@@ -97,6 +98,8 @@ class Pipeline:
             response = self._at_once(request, call)
             if response is None or len(response) > SMALL_ANSWER:
                 return None
+        except KeysOutdated:
+            return None  # run() waits for them
         except Exception as error:  # noqa: BLE001 - the outermost frame of a call
             status = self._status_of(error, call, rights, peer.text)
         self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text)
@@ -127,7 +130,11 @@ class Pipeline:
         traced = None if tracer is None else tracer.answering(self._name, transport.headers)
         self._metrics.calls_running += 1
         try:
-            rights = self._rights_of(transport)
+            try:
+                rights = self._rights_of(transport)
+            except KeysOutdated as outdated:
+                await outdated.renewed()
+                rights = self._rights_of(transport)
             rights.check(self._needs, self._name)
             caller = peer.caller if rights.is_anonymous else rights.identity
             quota = None if self._quotas is None else self._quotas.of(caller)

@@ -94,3 +94,58 @@ def test_what_cannot_be_meant_is_refused_with_its_place(
 def test_anonymous_callers_cannot_push_where_nobody_can(tmp_path: Path) -> None:
     problem = refusal(tmp_path, TLS, "auth: {tokens: t, anonymous: push}", push="false")
     assert "say `push: true`, too" in problem.message
+
+
+def with_keys(keys: str, more: str = "") -> list[str]:
+    return [TLS, f"auth: {{jwt: {{keys: {keys!r}, algorithms: [RS256], audience: a{more}}}}}"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "more"),
+    [
+        ("https://id.example.com/jwks", ""),
+        ("https://id.example.com:8443/jwks?of=me", ", keys-server-cert: ca.crt"),
+        ("http://127.0.0.1:1/jwks", ", keys-refresh: 10s, keys-max-age: 10s"),
+        ("http://[::1]:1/jwks", ""),
+        ("http://localhost/jwks", ""),
+    ],
+)
+def test_keys_may_be_at_a_url(tmp_path: Path, keys: str, more: str) -> None:
+    auth = load(tmp_path, *with_keys(keys, more)).auth
+    assert auth is not None
+    assert auth.jwt is not None
+    assert (auth.jwt.keys_url, auth.jwt.keys_file) == (keys, None)
+
+
+def test_keys_are_else_a_file_below_the_files_folder(tmp_path: Path) -> None:
+    auth = load(tmp_path, *with_keys("jwks.json")).auth
+    assert auth is not None
+    assert auth.jwt is not None
+    assert (auth.jwt.keys_url, auth.jwt.keys_file) == (None, tmp_path / "jwks.json")
+
+
+@pytest.mark.parametrize(
+    ("keys", "more", "says"),
+    [
+        ("http://id.example.com/jwks", "", "https, or http on this machine"),
+        ("ftp://127.0.0.1/jwks", "", "https, or http on this machine"),
+        ("https:///jwks", "", "https://HOST/PATH"),
+        ("https://me:secret@id.example.com/", "", "without a password"),
+        ("https://id.example.com:port/", "", "not a URL"),
+        ("https://id.example.com/", ", keys-max-age: 1m", "keys would end in between"),
+        ("http://127.0.0.1/", ", keys-server-cert: c", "is for an https URL"),
+        ("jwks.json", ", keys-server-cert: c", "is for an https URL"),
+        ("https://id.example.com/", ", keys-refresh: 1s", "at least 10"),
+    ],
+)
+def test_a_url_that_cannot_be_trusted_is_refused(
+    tmp_path: Path, keys: str, more: str, says: str
+) -> None:
+    problem = refusal(tmp_path, *with_keys(keys, more))
+    assert says in problem.message
+    assert "secret" not in problem.message
+
+
+def test_a_shared_secret_is_not_fetched(tmp_path: Path) -> None:
+    lines = [TLS, "auth: {jwt: {keys: 'https://a.b/', algorithms: [HS256], audience: a}}"]
+    assert "a URL gives public keys" in refusal(tmp_path, *lines).message

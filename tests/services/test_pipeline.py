@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from federation.access.access import SameForAll
+from federation.access.access import KeysOutdated, SameForAll
+from federation.access.incoming_call import IncomingCall
 from federation.access.rights import ANONYMOUS, Rights, Role
 from federation.config.limits import LiveLimits
 from federation.core import hops, uses
 from federation.core.clock import ManualClock
 from federation.core.digest import EMPTY
-from federation.core.errors import BlobNotFound
+from federation.core.errors import BlobNotFound, NotAuthenticated
 from federation.core.hops import Hops
 from federation.core.memory_budget import MemoryBudget
 from federation.core.uses import Use
@@ -396,3 +397,41 @@ async def test_what_is_large_is_left_to_a_task_and_counts_nowhere() -> None:
     bench.answer = bytes(SMALL_ANSWER + 1)
     assert bench.at_once(b"") is None
     assert bench.ended(StatusCode.OK) == 0
+
+
+class NewKey:
+    """Knows the caller once keys were fetched."""
+
+    def __init__(self, *, helps: bool) -> None:
+        self.renewals = 0
+        self._helps = helps
+
+    async def renew(self) -> None:
+        self.renewals += 1
+
+    def rights_of(self, _call: IncomingCall) -> Rights:
+        if not self.renewals:
+            raise KeysOutdated(self.renew)
+        if not self._helps:
+            raise NotAuthenticated("the token is signed with a key that is not known here")
+        return Rights("ci", Role.PUSH)
+
+    admit = rights_of
+
+
+async def test_a_call_waits_once_for_keys_that_its_token_may_need() -> None:
+    bench = AtOnceBench()
+    bench.runtime.access = access = NewKey(helps=True)
+    assert bench.at_once(b"ab") is None
+    assert (access.renewals, bench.seen) == (0, [])
+    assert await bench.run(Unary(bench.echo), b"ab") == b"ab"
+    assert access.renewals == 1
+    assert bench.at_once(b"ab") == b"ab"
+
+
+async def test_a_call_whose_key_stays_unknown_is_refused() -> None:
+    bench = Bench()
+    bench.runtime.access = access = NewKey(helps=False)
+    refused = status(await bench.run(Unary(bench.echo), b"ab"))
+    assert (refused.code, access.renewals) == (StatusCode.UNAUTHENTICATED, 1)
+    assert bench.ended(StatusCode.UNAUTHENTICATED) == 1

@@ -42,6 +42,19 @@ LIMITS = Dashboard(
             is_bad_below=True,
         ),
         Panel(
+            "keys of tokens are so old",
+            "s",
+            {"{{instance}} {{url}}": "time() - federation_jwt_keys_timestamp_seconds{@}"},
+            "keys from a URL only; after keys-max-age no JSON Web Token is accepted",
+            bad_from=6 * 3600,
+        ),
+        Panel(
+            "fetches of keys",
+            "ops",
+            {"{{outcome}}": "sum by (outcome) (rate(federation_jwt_key_fetches_total{@}[~]))"},
+            "keys from a URL only; jwt_keys_not_fetched in the log has the reason",
+        ),
+        Panel(
             "open files",
             "percentunit",
             {"{{instance}}": "process_open_fds{@} / process_max_fds{@}"},

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import socket
 
-from federation.access.access import Access
+from federation.access.access import Access, KeysOutdated
 from federation.access.rights import Role
 from federation.config.http import HttpConfig
 from federation.config.types import parse_address
@@ -54,7 +54,7 @@ class PageGuard:
             return _refusal(421, error)
         if self._is_open:
             return await self._handler(request)
-        return self._refused(request) or await self._handler(request)
+        return await self._refused(request) or await self._handler(request)
 
     def _is_named(self, header: str) -> bool:
         host = _host_in(header)
@@ -66,13 +66,17 @@ class PageGuard:
             return False
         return True
 
-    def _refused(self, request: HttpRequest) -> HttpAnswer | None:
+    async def _refused(self, request: HttpRequest) -> HttpAnswer | None:
         if self._access is None or request.caller is None:
             return _refusal(403, _NOBODY)
         rights = None
         what = f"{request.method} {request.path}"
         try:
-            rights = self._access.rights_of(request.caller)
+            try:
+                rights = self._access.rights_of(request.caller)
+            except KeysOutdated as outdated:
+                await outdated.renewed()
+                rights = self._access.rights_of(request.caller)
             rights.check(Role.ADMIN, what)
         except FederationError as error:
             self._log.log_refusal(error, "http.Pages", request.caller.peer.text, rights)

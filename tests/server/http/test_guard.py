@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from federation.access.rights import Role
-from federation.access.setup import load_access, make_http_access
+from federation.access.setup import load_access, make_access, make_http_access
 from federation.access.tokens import RANDOM_BYTES, make_token
 from federation.config.model import Config
 from federation.core.clock import SystemClock
@@ -257,3 +257,21 @@ async def test_sockets_of_killed_processes_are_removed_and_others_stay(tmp_path:
         assert await ask(living, "/", 60.0) == (200, "/")
     finally:
         await server.stop()
+
+
+def test_tokens_that_listeners_and_pages_share_are_read_and_watched_once(tmp_path: Path) -> None:
+    token(tmp_path, Role.ADMIN, 1)
+    auth = {"tokens": "tokens"}
+    settings = Config.model_validate(
+        {
+            "listeners": [{"address": "127.0.0.1:0", "auth": auth}] * 2,
+            "http": {"address": "127.0.0.1:0", "auth": auth},
+        },
+        context={"base": tmp_path},
+    )
+    files = load_access(settings)
+    access = make_access(settings, files, Metrics(), SystemClock())
+    assert len(access.all) == 3
+    assert len({id(watched) for each in access.all for watched in each.watched}) == 1
+    found = [each.tokens for each in (*files.listeners, files.http) if each is not None]
+    assert [table is found[0] for table in found] == [True] * 3

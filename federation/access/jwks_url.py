@@ -1,0 +1,78 @@
+"""One fetch of the keys that an issuer publishes at a URL."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from federation.config.types import Address
+from federation.core.errors import FederationError
+from federation.core.http_proxy import proxy_for
+
+FETCH_S = 10.0  # for all of it
+_PORTS = {"https": 443, "http": 80}
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
+
+
+class KeysUnavailable(FederationError):
+    """A URL gave no keys."""
+
+
+async def fetch_jwks(url: str, server_cert: Path | None, max_bytes: int) -> bytes:
+    """Return what is at a URL, through the proxy that the environment names.
+
+    Redirects are not followed: they could lead to another host, or to plain HTTP.
+
+    Raises KeysUnavailable, at the latest after FETCH_S; also for more than max_bytes.
+    """
+    # Not above: few nodes fetch keys, and it is a sixth of the CPU of a start.
+    aiohttp = await asyncio.to_thread(import_module, "aiohttp")
+    try:
+        async with asyncio.timeout(FETCH_S):
+            context = None
+            if url.startswith("https:"):
+                context = await asyncio.to_thread(_context, server_cert)
+            async with (
+                aiohttp.ClientSession(auto_decompress=False) as session,
+                session.get(
+                    url,
+                    allow_redirects=False,
+                    headers=_HEADERS,
+                    proxy=_proxy_to(url),
+                    ssl=context or True,
+                ) as answer,
+            ):
+                if 300 <= answer.status < 400:
+                    raise KeysUnavailable(
+                        f"status {answer.status}: redirects are not followed; configure the URL "
+                        "that it leads to"
+                    )
+                if answer.status != 200:
+                    raise KeysUnavailable(f"status {answer.status}")
+                data = bytearray()
+                async for part in answer.content.iter_any():
+                    data += part
+                    if len(data) > max_bytes:
+                        raise KeysUnavailable(f"more than {max_bytes} bytes")
+                return bytes(data)
+    except TimeoutError:
+        raise KeysUnavailable(f"no whole answer within {FETCH_S:g} s") from None
+    except aiohttp.ClientResponseError as error:
+        # Not its own text, which has the proxy's URL, and so its password.
+        raise KeysUnavailable(f"status {error.status} {error.message}") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise KeysUnavailable(str(error) or type(error).__name__) from None
+
+
+def _proxy_to(url: str) -> str | None:
+    parts = urlsplit(url)
+    server = Address(parts.hostname or "", parts.port or _PORTS[parts.scheme])
+    return proxy_for(str(server), tls=parts.scheme == "https")
+
+
+def _context(server_cert: Path | None) -> ssl.SSLContext:
+    """Return what checks the server's certificate; blocks. Raises OSError, SSLError."""
+    return ssl.create_default_context(cafile=server_cert)
