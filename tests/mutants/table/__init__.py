@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 from tests.mutants.table.durability import DURABILITY
 from tests.mutants.table.hits import HITS
 from tests.mutants.table.http_cache import HTTP_CACHE
+from tests.mutants.table.identities import IDENTITIES
 from tests.mutants.table.leases import LEASES
 from tests.mutants.table.mesh import MESH
 from tests.mutants.table.pins import PINS
@@ -26,6 +27,7 @@ MUTANTS: list[Mutant] = [
     *MESH,
     *PURGES,
     *PINS,
+    *IDENTITIES,
     *UPSTREAM,
     *SERVICES,
     *TRANSPORT,
