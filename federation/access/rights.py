@@ -72,7 +72,7 @@ class Rights:
         "_role",
         "_takes_writes",
         "identity",
-        "may_tell_purges",
+        "is_known",
     )
 
     def __init__(
@@ -83,7 +83,7 @@ class Rights:
         *,
         takes_writes: bool = True,
         credentials_help: bool = False,
-        may_tell_purges: bool = True,
+        is_known: bool = True,
     ) -> None:
         """Take the caller's identity and what it may do.
 
@@ -93,7 +93,7 @@ class Rights:
             instances: where.
             takes_writes: whether the listener accepts writes; else nobody has more than pull.
             credentials_help: whether the caller sent none, and some would give it more rights.
-            may_tell_purges: whether a peer is believed about what was purged.
+            is_known: whether it is known who calls, or only programs of this machine can.
         """
         self.identity = identity
         self._role = int(role or 0) if takes_writes else min(int(role or 0), _PULL)
@@ -101,7 +101,7 @@ class Rights:
         self._everywhere = instances.all  # a short way: few callers are restricted to instances
         self._takes_writes = takes_writes
         self._helps = credentials_help
-        self.may_tell_purges = may_tell_purges
+        self.is_known = is_known
 
     def __repr__(self) -> str:
         role = Role(self._role).name.lower() if self._role else "nothing"
@@ -130,12 +130,12 @@ class Rights:
         is_there = self._everywhere if instance is None else instance in self._instances
         return self._role >= _ADMIN and is_there
 
-    def check_tells_purges(self, method: str) -> None:
-        """Raise NotAllowed for a peer that is not believed about purges."""
-        if not self.may_tell_purges:
+    def check_known(self, method: str) -> None:
+        """Raise NotAllowed for a peer of whom nothing is known: it decides nothing for others."""
+        if not self.is_known:
             raise NotAllowed(
-                f"{method} removes what others wrote, at all peers: this listener, which other "
-                "machines can reach, has to know who asks (tls.peer-certs or auth)"
+                f"{method} decides about what others wrote, at all peers: this listener, which "
+                "other machines can reach, has to know who asks (tls.peer-certs or auth)"
             )
 
     def check_everywhere(self, role: int, method: str) -> None:
@@ -172,8 +172,8 @@ class Rights:
 def everybody(*, push: bool, is_local: bool = True) -> Rights:
     """Return the rights on a listener without authentication: callers that may push are peers.
 
-    is_local: whether only programs of this machine reach it. Of others' purges nothing is believed:
-    a push hides a name, and can be purged itself; a purge takes blobs from all peers.
+    is_local: whether only programs of this machine reach it. Others are not believed about purges
+    and pins: a push hides a name, and can be undone; a purge takes blobs from all peers.
     """
     role = Role.PEER if push else Role.PULL
-    return Rights(ANONYMOUS, role, takes_writes=push, may_tell_purges=is_local)
+    return Rights(ANONYMOUS, role, takes_writes=push, is_known=is_local)

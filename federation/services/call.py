@@ -109,9 +109,9 @@ class Call(RunningCall):
         """Every handler that takes from peers what concerns all instances calls it."""
         self.rights.check_everywhere(PEER, self.method)
 
-    def check_tells_purges(self) -> None:
-        """Every handler that takes purges from peers calls it, after check_peer."""
-        self.rights.check_tells_purges(self.method)
+    def check_known(self) -> None:
+        """Every handler that takes purges or pins from peers calls it, after check_peer."""
+        self.rights.check_known(self.method)
 
     def accepted(self, instance: str, **what: Any) -> None:
         """Every handler that writes calls it once it has stored something: for the audit."""

@@ -31,6 +31,7 @@ class PinsService:
     async def _apply(self, data: bytes, call: Call) -> bytes:
         request = read_request(pins_pb2.ApplyPinsRequest, data)
         call.check_peer(request.instance_name)
+        call.check_known()
         pins = decode_pins(request)
         for each in pins:
             if each.target.instance is None:

@@ -93,13 +93,13 @@ def test_without_authentication_whoever_may_push_is_a_peer() -> None:
         ("0.0.0.0:1", False), ("10.0.0.5:1", False), ("cache.example.com:1", False),
     ],
 )  # fmt: skip
-def test_purges_of_peers_that_nobody_knows_are_believed_on_loopback_alone(
+def test_peers_that_nobody_knows_are_believed_on_loopback_alone(
     address: str, believed: bool
 ) -> None:
     listener = ListenerConfig(address=address, push=True)
     rights = open_to_all(listener).rights_of(Shown())
     assert rights.is_peer
     if believed:
-        rights.check_tells_purges(M)
+        rights.check_known(M)
     else:
-        assert "has to know who asks" in refusal(partial(rights.check_tells_purges, M))
+        assert "has to know who asks" in refusal(partial(rights.check_known, M))
