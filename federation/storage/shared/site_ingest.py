@@ -26,7 +26,8 @@ from federation.storage.shared.site_context import SiteContext
 
 _log = structlog.get_logger(__name__)
 # The sweep deletes objects without a row that are older than two days. An upload that takes longer
-# than a day is refused its row, so that no slow upload is hit.
+# than a day is refused its row, so that no slow upload is hit. The wall clock counts, too: while a
+# machine is suspended the other one stands still, and the sweep goes on elsewhere.
 _LONGEST_S = 86_400.0
 
 
@@ -48,6 +49,7 @@ class SiteIngest:
         self._is_sized = is_sized
         self._sender: PartSender | None = None
         self._begun_s = core.clock.monotonic_s()
+        self._begun_wall_s = core.clock.wall_s()
         self._committing = False
         self._ended = False
 
@@ -123,9 +125,13 @@ class SiteIngest:
             return NewBlob(self.digest, bytes(self._small), provenance=self.provenance)
         sender = self._sending()
         hashes = await sender.finish()
-        if self._core.clock.monotonic_s() - self._begun_s > _LONGEST_S:
+        if self._age_s() > _LONGEST_S:
             raise StorageFailed("the upload took more than a day; send it again")
         return NewBlob(self.digest, None, sender.upload.attempt, hashes, self.provenance)
+
+    def _age_s(self) -> float:
+        clock = self._core.clock
+        return max(clock.monotonic_s() - self._begun_s, clock.wall_s() - self._begun_wall_s)
 
     async def _keep(self) -> None:
         """Make the spool a blob of the cache. Small blobs get there when they are read."""

@@ -12,8 +12,15 @@ from pathlib import Path
 import obstore
 import pytest
 
+from federation.core.clock import SystemClock
 from federation.core.digest import Digest, digest_of
-from federation.core.errors import BlobNotFound, DigestMismatch, SourceUnavailable, StorageFull
+from federation.core.errors import (
+    BlobNotFound,
+    DigestMismatch,
+    SourceUnavailable,
+    StorageFailed,
+    StorageFull,
+)
 from federation.storage.shared.naming import PART_BYTES, part_count
 from federation.storage.shared.storage import SharedStorage
 from tests.storage.conftest import until
@@ -185,6 +192,35 @@ async def test_d11_an_upload_that_is_given_up_leaves_no_object(
     await ingest.append(data[: PART_BYTES + 1])
     await ingest.abort()
     await until(lambda: no_objects(site))
+
+
+class LateClock(SystemClock):
+    """The machine's clocks, and what has passed meanwhile."""
+
+    slept_s = 0.0  # suspended: only the wall clock knows
+    slow_s = 0.0
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.slow_s
+
+    def wall_s(self) -> float:
+        return super().wall_s() + self.slow_s + self.slept_s
+
+
+@pytest.mark.parametrize("way", ["slept_s", "slow_s"])
+async def test_an_upload_that_the_sweep_may_have_hit_is_refused_its_row(
+    site: TestSite, tmp_path: Path, way: str
+) -> None:
+    async with site.node(tmp_path / "data") as node:
+        clock = node.core.clock = LateClock()
+        digest, data = fresh(100 * 1024)
+        ingest = node.begin(digest)
+        await ingest.append(data)
+        setattr(clock, way, 86_401.0)
+        with pytest.raises(StorageFailed, match="more than a day"):
+            await ingest.commit()
+        await ingest.abort()
+        assert await node.find_missing([digest]) == {digest}
 
 
 async def test_what_loses_the_race_for_its_row_is_deleted_once_readers_have_finished(
