@@ -3,17 +3,24 @@
 import json
 import subprocess
 import sys
+from typing import Any
+
+import pytest
+
+
+def quick(server: str, *rows: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--json"]
+    command += [part for name in server.split() for part in ("--server", name)]
+    command += [part for row in rows for part in ("--only", row)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
 
 
 def test_quick_rows_of_each_table_run_against_the_node() -> None:
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--json", "--server", "federation"]
-    command += ["--only", "capabilities", "--only", "batch-update-100"]
-    command += ["--only", "mirror-readers", "--only", "http-put-keys"]
-
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-
-    assert ended.returncode == 0, ended.stderr
-    found = json.loads(ended.stdout)
+    rows = ("capabilities", "batch-update-100", "mirror-readers", "http-put-keys")
+    found = quick("federation", *rows)
     results, ways = found["results"], found["mirror"]
     assert [result["row"] for result in results] == ["capabilities", "batch-update-100"]
     assert [result["row"] for result in found["http"]] == ["http-put-keys"]
@@ -27,3 +34,16 @@ def test_quick_rows_of_each_table_run_against_the_node() -> None:
         ("federation", "cold"): 1,
         ("federation", "warm"): 0,
     }
+
+
+@pytest.mark.servers
+def test_quick_rows_run_against_a_node_of_a_shared_site() -> None:
+    rows = ("site-find-missing-1000", "site-read-256MiB-uncached", "site-write-256MiB")
+
+    found = quick("federation-shared obstore", *rows)["site"]
+
+    assert [(each["row"], each["server"]) for each in found] == [
+        (rows[0], "federation-shared"),
+        *((row, server) for row in rows[1:] for server in ("federation-shared", "obstore")),
+    ]
+    assert all(each["calls"] >= 1 and each["median"] > 0 for each in found)

@@ -28,7 +28,7 @@ from federation.storage.shared.parts import PartDamaged, fetch_part
 from federation.storage.shared.site_context import SiteContext
 
 _log = structlog.get_logger(__name__)
-_AHEAD_PARTS = 3  # fetched at once; one of them is being written
+_AHEAD_PARTS = 4  # fetched at once; one of them is being written
 
 
 class CacheTrouble(Exception):

@@ -49,7 +49,10 @@ class SiteSmall:
         What the cache has is returned without a question if the catalogue leased it a moment ago,
         or if the catalogue is away; else it is leased first: closures rely on that.
         """
-        cached = dict(zip(digests, await self._from_cache(digests), strict=True))
+        here_now = await self._from_cache(digests)
+        if None not in here_now and self._core.uses.are_leased(keys_of(digests)):
+            return here_now
+        cached = dict(zip(digests, here_now, strict=True))
         wanted = [digest for digest in cached if not digest.is_empty]
         rest = [digest for digest in wanted if cached[digest] is None]
         here = [digest for digest in wanted if cached[digest] is not None]

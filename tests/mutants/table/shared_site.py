@@ -19,6 +19,15 @@ SHARED_SITE = [
         marked="servers",
     ),
     Mutant(
+        "insert-race",
+        f"{_SHARED}/catalogue/sql/blobs.sql",
+        "    EXCEPTION WHEN unique_violation THEN",
+        "    EXCEPTION WHEN division_by_zero THEN",
+        ("tests/storage/shared/test_blobs.py",),
+        "A batch fails as a whole because another node was faster with one of its blobs.",
+        marked="servers",
+    ),
+    Mutant(
         "part-in-one",
         f"{_SHARED}/parts.py",
         "    for in_one in (False, True):",

@@ -127,6 +127,24 @@ async def test_who_loses_the_race_for_a_row_has_its_object_deleted_later(
         assert await first.blobs.objects_known(objects) == [True, False, False]
 
 
+async def test_a_batch_of_which_another_node_was_faster_with_one_keeps_the_others(
+    database: SiteDatabase,
+) -> None:
+    """Both have found nothing held before either has the lock."""
+    async with database.node() as first, database.node() as second:
+        with database.transaction("SELECT FROM site FOR UPDATE"):
+            one = asyncio.ensure_future(store(first, b"both", b"first"))
+            await until(lambda: database.blocked() == 1, "the first waits for the lock")
+            other = asyncio.ensure_future(store(second, b"both", b"second"))
+            await until(lambda: database.blocked() == 2, "the second waits for the lock")
+        assert await one == [Insertion.STORED, Insertion.STORED]
+        assert await other == [Insertion.HELD, Insertion.STORED]
+        assert await held(first, b"both", b"first", b"second") == [True] * 3
+        assert database.sql("SELECT seq, total FROM log WHERE seq > 1") == [(2, 9), (3, 15)]
+        assert database.sql("SELECT seq, blobs, bytes, logged FROM site") == [(3, 3, 15, 15)]
+        assert database.sql("SELECT count(*) FROM small NATURAL JOIN blob") == [(3,)]
+
+
 async def test_a_statement_that_is_run_again_finds_its_own_row(database: SiteDatabase) -> None:
     """As after a connection that was lost on the way back: the object must not be deleted."""
     async with database.node() as node:
