@@ -33,7 +33,7 @@ from federation.storage.pinning import ENTRIES_AT_ONCE, WALKS_AT_ONCE
 FOLLOWED = "pins_followed"  # in the table meta: the newest row of the change log that was looked at
 _LOOK_EVERY_S = 1.0
 _REST = 4.0  # after work it rests that many times as long
-_REST_MAX_S = 5.0
+_REST_MAX_S = 0.5  # a slow disk is no reason to take for ever
 _TRIED_MS = 600_000  # after that time without a sign of it, a command that pins has died
 _ROWS_AT_ONCE = 5000  # of the change log
 _DUE_AT_ONCE = 32
@@ -110,7 +110,7 @@ class PinKeeper:
     # -- entries ---------------------------------------------------------------------------
 
     async def _follow(self, live: _Live, walker: PinWalker) -> None:
-        """Look at the entries that were written since the last time."""
+        """Look at the entries that were written since the last time; without rest, to keep up."""
         core = self._core
         while True:
             at, head, is_whole = await core.pool.query(_position)
@@ -124,7 +124,7 @@ class PinKeeper:
             else:
                 upto = min(head, at + _ROWS_AT_ONCE)
                 page = await core.pool.query(pins.changed, at, upto)
-                await self._keep(live.found_in(page), walker)
+                await self._keep(live, page, walker, rests=False)
             await core.writer.submit(partial(set_meta, name=FOLLOWED, value=upto))
 
     async def _scan(self, live: _Live, walker: PinWalker) -> None:
@@ -139,19 +139,23 @@ class PinKeeper:
                 await walker.keep_blob(row.id, target.digest)
         while page := await core.pool.query(pins.candidates, after, ENTRIES_AT_ONCE):
             after = page[-1].id
-            await self._keep(new.found_in(page), walker)
+            await self._keep(new, page, walker, rests=True)
             await self._follow(live, walker)  # its entries are leased for hours only
         every = [row.id for row, _ in new.rows]
         await core.writer.submit(partial(pins.set_scanned, pin_ids=every, is_scanned=True))
 
-    async def _keep(self, found: Sequence[tuple[int, int]], walker: PinWalker) -> None:
+    async def _keep(
+        self, live: _Live, page: Sequence[Candidate], walker: PinWalker, *, rests: bool
+    ) -> None:
+        found = await self._core.pool.run(live.found_in, page)
         left_out = 0
         for at in range(0, len(found), WALKS_AT_ONCE):
             begun_s = self._core.clock.monotonic_s()
             walks = [walker.keep(*each) for each in found[at : at + WALKS_AT_ONCE]]
             states = await asyncio.gather(*walks)
             left_out += sum(state is KeptState.LEFT_OUT for state in states)
-            await self._rest(begun_s, 0.0)
+            if rests:
+                await self._rest(begun_s, 0.0)
         if left_out:
             self._complaints.warn(
                 "pins_full",

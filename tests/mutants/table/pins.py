@@ -76,8 +76,8 @@ PINS = [
     Mutant(
         "pin-later-entries",
         _KEEPER,
-        "                await self._keep(live.found_in(page), walker)",
-        "                del page",
+        "                await self._keep(live, page, walker, rests=False)",
+        "                pass",
         _PINNING,
         "What comes after the pin is evicted.",
     ),
