@@ -86,3 +86,16 @@ def test_limits_are_taken_in_place() -> None:
     held: LimitsConfig = live
     live.apply_config(LimitsConfig(stall=7.0))
     assert held.stall == 7.0
+
+
+def test_a_mapping_of_names_is_one_key_whatever_names_it_has() -> None:
+    running = wanted(storage={"expire-after": {"pr": "30d", "old": "1d"}})
+    found = changes(running, wanted(storage={"expire-after": {"pr": "10d", "new": "5d"}}))
+    assert found.now == ["storage.expire-after"]
+    assert found.config.storage.expire_after == {"pr": 864_000.0, "new": 432_000.0}
+    assert changes(found.config, RUNNING).config.storage.expire_after == {}
+
+
+def test_entries_do_not_expire_within_their_lease() -> None:
+    with pytest.raises(ValueError, match="within their lease"):
+        wanted(storage={"expire-after": {"pr": "1h"}})

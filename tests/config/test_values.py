@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.config.types import (
+    check_share,
     format_duration,
     format_size,
     parse_address,
     parse_duration,
     parse_size,
+    share_of,
 )
 
 
@@ -124,3 +126,25 @@ def test_no_addresses(text: str) -> None:
 def test_what_an_address_reaches(text: str, is_loopback: bool, is_wildcard: bool) -> None:
     address = parse_address(text)
     assert (address.is_loopback, address.is_wildcard) == (is_loopback, is_wildcard)
+
+
+@pytest.mark.parametrize(
+    ("text", "of_1000"),
+    [
+        ("25%", 250),
+        ("0.5 %", 5),
+        ("100%", 1000),
+        ("0", 0),
+        (512, 512),
+        ("2K", 2048),
+        ("1.5K", 1536),
+    ],
+)
+def test_shares(text: str | int, of_1000: int) -> None:
+    assert share_of(check_share(text), 1000) == of_1000
+
+
+@pytest.mark.parametrize("text", ["101%", "-1%", "%", "a", "", "1e9%", -5, True])
+def test_no_shares(text: object) -> None:
+    with pytest.raises(ValueError, match=r"share|size"):
+        check_share(text)

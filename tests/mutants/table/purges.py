@@ -82,6 +82,14 @@ PURGES = [
         "The bytes of a secret stay in free pages of the catalogue.",
     ),
     Mutant(
+        "purge-write-ahead-log",
+        _PURGING,
+        "                await empty_log(core)",
+        "                pass",
+        _STORAGE,
+        "The bytes of a secret stay in the write-ahead log while the node runs.",
+    ),
+    Mutant(
         "purge-running-read",
         "federation/storage/streaming.py",
         "            if self._purge_watch.is_due:\n                await",

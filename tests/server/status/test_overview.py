@@ -138,6 +138,16 @@ def test_worries_are_counted_and_each_is_told_once() -> None:
     assert found["attention"].text == "the certificate ends (and 1 more)"
 
 
+def test_pins_are_told_beside_what_is_held_and_what_they_lack_to_operators() -> None:
+    pins = {"pins": 2, "bytes": 2**30, "max-bytes": 2**30, "entries": 7}
+    fine = lines(pins={**pins, "incomplete-entries": 0, "entries-left-out": 0})
+    assert fine["held"].text.endswith("1 entry; 1.0G pinned")
+    assert fine["attention"].fine
+    worried = lines(pins={**pins, "incomplete-entries": 1, "entries-left-out": 3})
+    said = "3 matching entries are not pinned: pins may take 1.0G (storage.pins-max)"
+    assert worried["attention"].text == f"{said}, see federation pins (and 1 more)"
+
+
 def test_many_upstreams_fit_in_a_line() -> None:
     many = [{**UPSTREAM, "name": f"u{n}"} for n in range(9)]
     found = lines({**PROCESS, "upstreams": many})
