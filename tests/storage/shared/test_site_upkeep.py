@@ -86,6 +86,24 @@ async def test_the_least_recently_used_are_evicted_and_their_objects_deleted(
         await until(deleted)
 
 
+async def test_what_was_just_evicted_is_not_evicted_for_once_more(
+    site: TestSite, tmp_path: Path
+) -> None:
+    async with site.node(tmp_path / "data", quota=1000 * KIB) as node:
+        core = node.core
+        await node._upkeep.close()  # it would evict, too
+        for _ in range(16):
+            digest, data = fresh(60 * KIB)
+            await node.write(digest, pieces(data))
+        site.sql("UPDATE blob SET accessed = -1000000000, era = -1000")
+        lead = await leading(node)
+        await core.catalogue.watch.refresh()
+        await core.catalogue.watch.close()  # the database is slow, and polls are late
+        for _ in range(3):
+            await SiteEviction(core).evict(lead)
+        assert site.sql("SELECT count(*) FROM blob") == [(14,)]
+
+
 async def test_what_is_leased_is_not_evicted_however_full_the_site_is(
     site: TestSite, tmp_path: Path
 ) -> None:

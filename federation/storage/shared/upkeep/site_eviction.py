@@ -25,9 +25,11 @@ class SiteEviction:
         """Free room once the high watermark is reached, until the low one is."""
         core, settings = self._core, self._core.settings
         quota_bytes = settings.quota or 0
-        totals = core.catalogue.watch.totals()
-        held_bytes = totals.cost_bytes - totals.gone_bytes  # those are on their way out already
-        if held_bytes <= quota_bytes * settings.high_watermark:
+        starts_bytes = quota_bytes * settings.high_watermark
+        if self._held_bytes() <= starts_bytes:
+            return
+        await core.catalogue.watch.refresh()  # what was evicted a moment ago may not be in it yet
+        if (held_bytes := self._held_bytes()) <= starts_bytes:
             return
         wanted_bytes = held_bytes - int(quota_bytes * settings.low_watermark)
         while wanted_bytes > 0:
@@ -39,6 +41,10 @@ class SiteEviction:
                 if done.is_pinned and settings.when_full == "evict":
                     await self._give_up_one(lead)
                 return
+
+    def _held_bytes(self) -> int:
+        totals = self._core.catalogue.watch.totals()
+        return totals.cost_bytes - totals.gone_bytes  # those are on their way out already
 
     async def delete_gone(self, lead: Lead) -> bool:
         """Delete objects whose time has come; return whether more wait."""
