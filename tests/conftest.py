@@ -150,7 +150,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
     processes = cores + 1 if config.option.markexpr == "quick" else 3 * cores
     files = {argument.partition("::")[0] for argument in config.args}
-    if all(name.endswith(".py") for name in files):
+    if files and all(name.endswith(".py") for name in files):
         processes = min(processes, len(files))
     return min(processes, _PROCESSES_MAX)
 

@@ -191,7 +191,7 @@ def test_ctrl_c_leaves_what_has_come_and_the_next_run_goes_on(
         return done.returncode == 0
 
     with process:
-        wait_until(small_is_here, "the small blob has come")
+        wait_until(small_is_here, "the small blob has come", every_s=0.2)
         process.send_signal(number)
         out, _ = process.communicate(timeout=60)
     facts = json.loads(out)

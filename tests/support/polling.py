@@ -10,6 +10,7 @@ from typing import Any
 from federation.core.clock import SystemClock
 
 _clock = SystemClock()
+_PAUSE_MAX_S = 0.2
 
 
 def pass_time(seconds: float) -> None:
@@ -20,15 +21,21 @@ def pass_time(seconds: float) -> None:
 def wait_until(
     condition: Callable[[], object], what: str, *, timeout_s: float = 60, every_s: float = 0.02
 ) -> Any:
-    """Poll until condition() is true and return its value; fail with `what` at the deadline."""
+    """Poll until condition() is true and return its value; fail with `what` at the deadline.
+
+    every_s: the pause between two looks. It is longer where a look takes long, as asking a node
+    does: looking should not keep the processor from what is waited for.
+    """
     deadline_s = _clock.monotonic_s() + timeout_s
     while True:
+        began_s = _clock.monotonic_s()
         value = condition()
         if value:
             return value
-        if _clock.monotonic_s() > deadline_s:
+        now_s = _clock.monotonic_s()
+        if now_s > deadline_s:
             raise AssertionError(f"not within {timeout_s} s: {what}")
-        time.sleep(every_s)
+        time.sleep(max(every_s, min(_PAUSE_MAX_S, 4 * (now_s - began_s))))
 
 
 async def until(condition: Callable[[], object], what: str, *, timeout_s: float = 60) -> None:
