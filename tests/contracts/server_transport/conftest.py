@@ -147,7 +147,7 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def limits() -> LimitsConfig:
-    return LimitsConfig(first_message=1.0)
+    return LimitsConfig()
 
 
 @pytest.fixture
