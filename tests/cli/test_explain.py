@@ -46,7 +46,8 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             {"name": "gone", "url": "grpc://127.0.0.1:1"},
             {"name": "names", "url": f"grpc://{hq.address}", "type": "index"},
         ]
-        settings = {"upstreams": upstreams}
+        rules = [{"match": "pr/*", "reads-from": ["main"]}]
+        settings = {"upstreams": upstreams, "instances": rules}
         with serve(path / "here", settings, name="here") as here, Client(here.address) as client:
             client.write(PUSHED)
             client.push_blob(HOLED_URI, digest_of(PUSHED), [digest_of(b"in holes"), ABSENT])
@@ -139,6 +140,11 @@ def test_another_instance_has_entries_of_its_own(place: Place) -> None:
     assert explain(HOLED_URI, "--instance", "other", *place, code=1)["entries"] == []
     assert len(explain(HOLED_URI, "--instance", "", *place, code=1)["entries"]) == 1
     assert len(explain("--action", ACTION, "--instance", "", *place, code=0)["entries"]) == 1
+
+
+def test_an_instance_that_reads_from_another_says_so(place: Place) -> None:
+    assert explain(*place, HOLED_URI, "--instance", "pr/7", code=1)["reads-from"] == ["main"]
+    assert "reads-from" not in explain(*place, HOLED_URI, "--instance", "main", code=1)
 
 
 def test_without_a_configuration_no_upstream_is_known(sites: Node) -> None:
