@@ -16,12 +16,13 @@ from federation.config.model import LimitsConfig, StorageConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
 from federation.core.index import NO_STAMP, Entry, EntryKey, Stamp
-from federation.core.pins import Pin, PinKind, PinReport, PinTarget
+from federation.core.pins import FetchBlobs, Pin, PinKind, PinReport, PinTarget
 from federation.core.provenance import Provenance, Source
 from federation.storage.admin import backup, list_pins, rebuild, restore
 from federation.storage.catalogue import change_log, entry_removal, eviction_rows, pins
 from federation.storage.catalogue.peer_records import NO_HOLDS
 from federation.storage.storage import Storage
+from federation.storage.upkeep.pin_keeper import PinKeeper
 from federation.wire.action_result import key_of as action_key
 from tests.storage.conftest import opened, put, short
 from tests.storage.test_eviction import age_all, held
@@ -41,10 +42,7 @@ def settings(**more: object) -> StorageConfig:
 
 @pytest.fixture
 async def storage(open_storage: Opener) -> Storage:
-    """A storage that keeps pins when a test says so (settle)."""
-    made = await open_storage(settings())
-    made.keep_pins(pin_walk(LimitsConfig()), None)
-    return made
+    return await open_storage(settings())
 
 
 def result(name: bytes, *roots: Digest, instance: str = "main") -> Entry:
@@ -74,9 +72,11 @@ async def pin(
     return await storage.ledger.pins.pin(wanted(target, until_s), walker)
 
 
-async def settle(storage: Storage) -> None:
-    """Do what the upkeep does in the background."""
-    await storage.maintenance.pin_keeper.step()
+async def settle(storage: Storage, fetch: FetchBlobs | None = None) -> None:
+    """Do what the upkeep does; the one in the background has nothing to walk with."""
+    keeper = PinKeeper(storage.core)
+    keeper.walker = storage.pin_walker(pin_walk(LimitsConfig()), fetch)
+    await keeper.step()
 
 
 async def evict_all(storage: Storage) -> None:
@@ -198,7 +198,6 @@ async def test_what_pins_may_not_take_is_refused_and_nothing_of_it_stays(
     open_storage: Opener,
 ) -> None:
     storage = await open_storage(settings(pins_max="100K"))
-    storage.keep_pins(pin_walk(LimitsConfig()), None)
     small, large = await tree_of(storage, LEAF), await tree_of(storage, OTHER, LARGE)
     await storage.put([result(b"small", small[0]), result(b"large", large[0], instance="rel")])
     kept = await pin(storage)
@@ -215,7 +214,6 @@ async def test_later_entries_that_do_not_fit_are_left_out_and_taken_when_there_i
     open_storage: Opener,
 ) -> None:
     storage = await open_storage(settings(pins_max="200K"))
-    storage.keep_pins(pin_walk(LimitsConfig()), None)
     await pin(storage)
     first, second = await tree_of(storage, LARGE), await tree_of(storage, os.urandom(150_000))
     await storage.put([result(b"1", first[0]), result(b"2", second[0])])
@@ -246,9 +244,8 @@ async def test_a_hole_is_told_and_filled_from_elsewhere(storage: Storage) -> Non
         blobs = [(each, elsewhere[each]) for each in digests]
         await storage.write_small(blobs, provenance=pulled)
 
-    storage.keep_pins(pin_walk(LimitsConfig()), fetch)
     storage.core.store_clock._base_ms += 90_000_000
-    await settle(storage)
+    await settle(storage, fetch)
     assert asked == [digest_of(inner), digest_of(LEAF)]
     found = await report(storage)
     assert (found.incomplete, found.missing, found.blobs, found.is_whole) == (0, 0, 3, True)
@@ -328,7 +325,6 @@ async def test_pins_survive_a_restart_a_restore_and_a_rebuild(tmp_path: Path) ->
             await evict_all(storage)  # before anybody has looked what the pins name
             assert await held(storage, digests) == digests
             assert await names(storage, kept) == [True]
-            storage.keep_pins(pin_walk(LimitsConfig()), None)
             await settle(storage)
             found = await storage.ledger.pins.report()
             assert found.pins[0]._replace(pin=before.pin) == before
