@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from benchmarks.link import expect
+from benchmarks.payloads import KIB
 from benchmarks.process import Server, ServerFailedError
 from benchmarks.servers import MeasuredNode, Node
 from tests.support.object_store import BUCKET, ObjectStoreServer, running
@@ -23,7 +25,8 @@ _DATABASE = {
     "checkpoint_timeout": "5min",
     "autovacuum_naptime": "1min",
 }
-_REQUESTS = "federation_bucket_requests_total"
+_MOVED = "federation_bucket_bytes_total"
+_MARKERS_KIB = 64  # some hundred of them
 
 
 class NodeOfSite(MeasuredNode):
@@ -59,9 +62,9 @@ class NodeOfSite(MeasuredNode):
         """Return another node of the same site, which is not started."""
         return NodeOfSite(self.home / "another", self._site)
 
-    def requests(self, operation: str) -> int:
-        """Return how many requests of this kind the node has sent to the bucket."""
-        return self.counted(_REQUESTS, operation=operation)
+    def moved(self, direction: str) -> int:
+        """Return how many KiB the node has sent to the bucket (out) or got from it (in)."""
+        return self.counted(_MOVED, direction=direction) // KIB
 
 
 class ObstoreAlone(Server):
@@ -97,6 +100,13 @@ class ObstoreAlone(Server):
     def cpu_s(self) -> float:
         """See Server: all of it is the client's."""
         return 0.0
+
+
+def expect_once(moved_kib: int, size_bytes: int) -> None:
+    """Raise WrongAnswerError unless a blob's bytes were moved once; see NodeOfSite.moved."""
+    wanted_kib = size_bytes // KIB
+    told = f"{moved_kib} KiB went between node and bucket for a blob of {wanted_kib}"
+    expect(wanted_kib - 1 <= moved_kib <= wanted_kib + _MARKERS_KIB, told)
 
 
 @contextmanager
