@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from tests.support.polling import until
 
 pytestmark = pytest.mark.servers
 
-OLDEST = (Path(__file__).parent / "schemas" / "1.sql").read_text()
+TABLES = files("federation.storage.shared.catalogue") / "sql" / "schema1.sql"
+FUNCTIONS = Path(__file__).parent / "schemas" / "1.sql"
 _COLUMNS = """
 SELECT table_name, column_name, ordinal_position, data_type, is_nullable, column_default
 FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 3
@@ -35,7 +37,7 @@ FROM pg_proc WHERE proname ~ '^federation_'
 
 
 def old_site(database: SiteDatabase) -> None:
-    database.sql(OLDEST)
+    database.sql(TABLES.read_text("utf-8") + FUNCTIONS.read_text())
 
 
 def shape(database: SiteDatabase) -> list[list[tuple[Any, ...]]]:
