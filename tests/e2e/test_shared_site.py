@@ -26,7 +26,8 @@ LARGE = 9 * 2**20  # two parts
 @pytest.fixture
 def nodes(site: TestSite, tmp_path: Path) -> Iterator[list[Node]]:
     with ExitStack() as stack:
-        settings = {"storage": dict(site.keys())}
+        rules = [{"match": "pr/*", "reads-from": ["main"]}]
+        settings = {"storage": dict(site.keys()), "instances": rules}
         yield [
             stack.enter_context(serve(tmp_path / name, settings, name=name)) for name in ("a", "b")
         ]
@@ -48,6 +49,19 @@ def test_d01_what_one_node_acknowledged_the_other_serves_after_the_first_was_kil
         assert client.find_missing(digests) == set()
         assert [client.read(digest) for digest in digests] == blobs
         assert client.get_action_result(action) is not None
+
+
+def test_an_instance_reads_from_another_at_every_node(nodes: list[Node]) -> None:
+    one, other = nodes
+    action, (ours, theirs) = digest_of(b"two tiers"), (b"ours" * 5, b"theirs" * 5)
+    results = [action_result([("out", digest_of(data))]) for data in (ours, theirs)]
+    with Client(one.address, "main") as in_main, Client(other.address, "pr/7") as in_pr:
+        in_main.batch_update([ours, theirs])
+        in_main.update_action_result(action, results[0])
+        assert [in_pr.get_action_result(action) for _ in range(2)] == [results[0]] * 2
+        in_pr.update_action_result(action, results[1])
+        assert in_pr.get_action_result(action) == results[1]
+        assert in_main.get_action_result(action) == results[0]
 
 
 def test_a_killed_node_starts_again_without_ceremony(nodes: list[Node]) -> None:
