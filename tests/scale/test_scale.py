@@ -76,6 +76,7 @@ def test_the_documentation_quotes_what_comes_out(name: str) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["nodes", "commits", "busy"])
 def test_the_documentation_quotes_what_the_long_simulations_say(name: str) -> None:
     assert TABLES[name](SEED) == quoted(name), f"python -m tests.scale --table {name} --write"
