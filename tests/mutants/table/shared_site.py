@@ -82,7 +82,7 @@ SHARED_SITE = [
     Mutant(
         "older-catalogue",
         f"{_SHARED}/site_marker.py",
-        "facts.head > catalogue.watch.head()",
+        "facts.head > row.seq",
         "facts.head < 0",
         _UPKEEP,
         "An older database that was put back is not noticed.",

@@ -32,8 +32,8 @@ SITE_CATALOGUE = [
     Mutant(
         "flush-of-another-life",
         f"{_CATALOGUE}/flusher.py",
-        "        if found.life != life:",
-        "        if found.life is None:",
+        "        if (await self.flush()).life != life:",
+        "        if (await self.flush()).life is None:",
         _DURABILITY,
         "Rows that a crash took away before the flush are acknowledged after it.",
         marked="servers",
