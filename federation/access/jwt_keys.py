@@ -82,8 +82,9 @@ class JwtKeys:
             raise NotAuthenticated(
                 f"the token is signed with an algorithm other than {allowed}, or not at all"
             )
+        key_id = header.get("kid")
         wrong: NotAuthenticated | None = None
-        for key in self._fitting(str(algorithm), header.get("kid")):
+        for key in self._fitting(str(algorithm), key_id):
             try:
                 claims: Mapping[str, Any] = jwt.decode(
                     shown,
@@ -95,7 +96,11 @@ class JwtKeys:
                     options={"require": ["exp"]},
                 )
             except jwt.InvalidSignatureError:
-                wrong = NotAuthenticated("the token's signature is not from a key known here")
+                # Only where an id tells that this is the key, no newer one can be meant.
+                is_named = key_id is not None and key.id is not None
+                if is_named or wrong is None:
+                    kind = NotAuthenticated if is_named else UnknownKey
+                    wrong = kind("the token's signature is not from a key known here")
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 raise NotAuthenticated(_reason(error, shown, settings)) from None
             else:

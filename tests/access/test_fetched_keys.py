@@ -112,6 +112,26 @@ async def test_keys_are_fetched_once_and_again_when_that_is_due() -> None:
     assert sample_value(issuer.metrics, "federation_jwt_key_fetches_total", {"outcome": "ok"}) == 2
 
 
+@pytest.mark.parametrize(("kid", "named"), [(None, None), (None, "new"), ("new", None)])
+async def test_a_new_key_without_an_id_is_waited_for_too(
+    kid: str | None, named: str | None
+) -> None:
+    issuer = Issuer(jwk(RSA, kid=kid and "old"))
+    await issuer.keys.look()
+    issuer.answer = jwks(jwk(OTHER_RSA, kid=kid))
+    issuer.clock.advance(AGAIN_S)
+    assert await issuer.lets_in_after_a_wait(token(OTHER_RSA, kid=named))
+
+
+async def test_a_bad_signature_of_a_key_that_is_named_asks_for_nothing() -> None:
+    issuer = Issuer(OLD)
+    await issuer.keys.look()
+    issuer.clock.advance(AGAIN_S)
+    with pytest.raises(NotAuthenticated, match="signature") as failed:
+        issuer.callers.rights_of(Shown(f"Bearer {token(OTHER_RSA, kid='old')}"))
+    assert not isinstance(failed.value, KeysOutdated)
+
+
 async def test_a_token_with_a_new_key_waits_for_one_fetch() -> None:
     issuer = Issuer(OLD)
     await issuer.keys.look()
