@@ -17,7 +17,7 @@ from federation.remote.helper_process import run_helper
 _log = structlog.get_logger(__name__)
 _KEPT_S = 1800.0  # headers without a date, as Bazel keeps them
 _EARLY_S = 60.0  # before the end of headers they are asked for anew, while calls go on
-_AGAIN_S = 5.0  # between two runs, unless the first headers are over before that
+_AGAIN_S = 5.0  # between two runs, whatever asks for them
 
 RunHelper = Callable[[Path, str], Awaitable[HelperAnswer]]
 
@@ -41,6 +41,7 @@ class CredentialHelper:
         self._run_at_s: float | None = None  # monotonic; the end of the last run
         self._failed: RemoteFailed | None = None  # of the last run
         self._running: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._background = Background()
 
     def __repr__(self) -> str:
@@ -48,12 +49,14 @@ class CredentialHelper:
 
     async def headers(self) -> list[tuple[str, str]]:
         """Return the headers for a call. Raises RemoteFailed while the helper gives none."""
+        if self._is_closed:
+            raise self._closed()
         now_s = self._clock.wall_s()
         is_over = now_s >= self._until_s
         if (is_over or self._is_refused or now_s >= self._renew_s) and self._may_run():
             self._running = self._background.start(self._renew(), f"helper for {self._remote}")
         if (is_over or self._is_refused) and self._running is not None:
-            await asyncio.shield(self._running)
+            await self._end_of(self._running)
         if self._clock.wall_s() < self._until_s:
             return self._headers
         raise self._failed or self._failure("has given headers that are over already")
@@ -63,7 +66,8 @@ class CredentialHelper:
         self._is_refused = True
 
     async def close(self) -> None:
-        """End a run that is under way."""
+        """End a run that is under way; later calls fail."""
+        self._is_closed = True
         await self._background.close()
 
     def _may_run(self) -> bool:
@@ -71,6 +75,13 @@ class CredentialHelper:
             return False
         now_s = self._clock.monotonic_s()
         return self._run_at_s is None or now_s - self._run_at_s >= _AGAIN_S
+
+    async def _end_of(self, running: asyncio.Task[None]) -> None:
+        """Wait for a run, which goes on if this call is cancelled. Raises RemoteFailed."""
+        await asyncio.wait({running})
+        if running.cancelled():  # by close(): the call itself is not cancelled
+            raise self._closed()
+        running.result()
 
     async def _renew(self) -> None:
         try:
@@ -97,6 +108,9 @@ class CredentialHelper:
         self._headers, self._until_s = found.headers, until_s
         self._renew_s = until_s - min(_EARLY_S, (until_s - now_s) / 10)
         self._failed = None
+
+    def _closed(self) -> RemoteFailed:
+        return failure(self._remote, FailureKind.CLOSED, "the client is closed")
 
     def _failure(self, what: str) -> RemoteFailed:
         detail = (

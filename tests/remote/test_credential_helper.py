@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from federation.core.clock import ManualClock
 from federation.remote.credential_helper import CredentialHelper
-from federation.remote.failures import Denied, RemoteFailed
+from federation.remote.failures import Denied, FailureKind, RemoteFailed
 from federation.remote.helper_answer import HelperAnswer, HelperFailed, parse_answer
+from tests.support.polling import until
 
 URI = "https://cache.example.com"
 BEARER = [("authorization", "Bearer secret")]
@@ -187,7 +188,10 @@ async def test_a_call_that_leaves_does_not_end_the_run_and_close_does() -> None:
     bench.go_on.clear()
     bench.clock.advance(600)
     last = asyncio.ensure_future(bench.sent())
-    await asyncio.sleep(0)
+    await until(lambda: bench.runs == 2, "the second run")
     await bench.helper.close()
-    with pytest.raises(asyncio.CancelledError):
-        await last
+    for call in (last, bench.sent()):
+        with pytest.raises(RemoteFailed) as failed:  # nobody has cancelled the call
+            await call
+        assert failed.value.kind is FailureKind.CLOSED
+    assert bench.runs == 2
