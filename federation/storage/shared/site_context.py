@@ -29,6 +29,7 @@ from federation.storage.storage import Storage
 _log = structlog.get_logger(__name__)
 FROM_SITE = Provenance(Source.UPSTREAM, origin="site")  # of what the cache has from the site
 _KEEPING_MAX = 32
+_MEASURE_EVERY_S = 1.0
 
 
 @dataclass(slots=True)
@@ -59,6 +60,18 @@ class SiteContext:
         space = self.cache.core.space
         most_bytes = (space.marks.starts_at_bytes + space.marks.quota_bytes) // 2
         return space.stored_bytes + size_bytes <= most_bytes
+
+    async def show_totals(self) -> None:
+        """Show what the site holds in the metrics, until cancelled."""
+        metrics = self.metrics
+        while True:
+            totals = self.catalogue.watch.totals()
+            metrics.stored_bytes.set(totals.size_bytes)
+            metrics.stored_blobs.set(totals.blobs)
+            metrics.stored_entries.set(totals.entries)
+            metrics.held_bytes.set(totals.cost_bytes)
+            metrics.quota_bytes.set(self.settings.quota or 0)
+            await self.clock.sleep(_MEASURE_EVERY_S)
 
     def keep_small(self, blobs: Sequence[tuple[Digest, bytes]]) -> None:
         """Begin to store small blobs in the cache, unless many wait for that already."""

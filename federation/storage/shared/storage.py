@@ -49,7 +49,6 @@ from federation.storage.storage import Storage
 
 _log = structlog.get_logger(__name__)
 _PARTS_MIN = 4
-_MEASURE_EVERY_S = 1.0
 
 
 class SharedStorage:
@@ -128,20 +127,8 @@ class SharedStorage:
         self._tasks.keep(core.purged.run, "cache-purges", core.clock, core.metrics.failing)
         suspects = SuspectBlobs(core)
         self._tasks.keep(suspects.run, "suspect-blobs", core.clock, core.metrics.failing)
-        self._tasks.keep(self._measure, "site-totals", core.clock, core.metrics.failing)
+        self._tasks.keep(core.show_totals, "site-totals", core.clock, core.metrics.failing)
         self._upkeep.start()
-
-    async def _measure(self) -> None:
-        """Show what the site holds in the metrics, until cancelled."""
-        metrics = self._core.metrics
-        while True:
-            totals = self._catalogue.watch.totals()
-            metrics.stored_bytes.set(totals.size_bytes)
-            metrics.stored_blobs.set(totals.blobs)
-            metrics.stored_entries.set(totals.entries)
-            metrics.held_bytes.set(totals.cost_bytes)
-            metrics.quota_bytes.set(self.quota_bytes)
-            await self._core.clock.sleep(_MEASURE_EVERY_S)
 
     @property
     def core(self) -> SiteContext:
