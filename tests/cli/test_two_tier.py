@@ -92,7 +92,8 @@ def jobs(tmp_path: Path) -> Iterator[tuple[Job, Job]]:
             assert there in text
             text = text.replace(there, str(here))
         path = tmp_path / "two-tier.yaml"
-        path.write_text(text + "http: {address: '127.0.0.1:0'}\n")
+        more = "http: {address: '127.0.0.1:0'}\nnamespaces: [{match: kv/once, write-once: true}]\n"
+        path.write_text(text + more)
         node = stack.enter_context(
             Node(tmp_path / "data", args=["--config", str(path)], name="ci").start()
         )
@@ -105,7 +106,7 @@ def jobs(tmp_path: Path) -> Iterator[tuple[Job, Job]]:
 def test_a_pull_request_reads_mains_cache_and_writes_its_own(jobs: tuple[Job, Job]) -> None:
     main, pull_request = jobs
     ours, theirs = (action_result([("o", digest_of(each))]) for each in (b"ours", b"theirs"))
-    in_main, in_pr, in_other_pr = main.grpc("main"), pull_request.grpc("pr/7"), None
+    in_main, in_pr = main.grpc("main"), pull_request.grpc("pr/7")
     in_main.write(b"ours")
     in_main.update_action_result(ACTION, ours)
     in_main.push_blob(URI, digest_of(b"ours"))
@@ -124,6 +125,10 @@ def test_a_pull_request_reads_mains_cache_and_writes_its_own(jobs: tuple[Job, Jo
     pull_request.http.put("/pr/7/kv/app/key", b"theirs")
     assert in_pr.get_action_result(ACTION) == theirs
     assert pull_request.http.get("/pr/7/kv/app/key") == b"theirs"
+
+    for job, path, value in ((main, "/main", b"ours"), (pull_request, "/pr/7", b"theirs")):
+        job.http.put(f"{path}/kv/once/key", value)
+        assert job.http.get(f"{path}/kv/once/key") == b"ours"  # what is read is the first value
 
     in_other_pr = pull_request.grpc("pr/8")
     assert in_other_pr.get_action_result(ACTION) == ours
