@@ -131,7 +131,7 @@ class ClosureChecker:
 
     async def _check_consistent(self, key: bytes, entry: Entry) -> None:
         """Raise InvalidRequest if the entry is malformed or inlines bytes that it does not name."""
-        if entry.key.kind is not EntryKind.ACTION_RESULT or key in self._consistent:
+        if entry.key.kind != EntryKind.ACTION_RESULT or key in self._consistent:
             return
         function = function_of_entry(entry)
         if len(entry.value) <= _INLINE_BYTES:
@@ -217,7 +217,7 @@ class ClosureChecker:
 
 def _few_names(entry: Entry) -> Sequence[Names] | None:
     """Return what a small action result names; None for others, and for a malformed one."""
-    if entry.key.kind is not EntryKind.ACTION_RESULT or len(entry.value) > _FEW_BYTES:
+    if entry.key.kind != EntryKind.ACTION_RESULT or len(entry.value) > _FEW_BYTES:
         return None
     try:
         return list(names_of_entry(entry))

@@ -70,14 +70,14 @@ def names_of_entry(entry: Entry) -> Iterator[Names]:
 
     Raises InvalidRequest, here and while iterating.
     """
-    if entry.key.kind is EntryKind.ACTION_RESULT:
+    if entry.key.kind == EntryKind.ACTION_RESULT:
         return names_of_action_result(entry.value, function_of_entry(entry))
     return _names_of_asset(entry)
 
 
 def function_of_entry(entry: Entry) -> DigestFunction:
     """Return the digest function of everything that an entry names."""
-    if entry.key.kind is EntryKind.ACTION_RESULT:
+    if entry.key.kind == EntryKind.ACTION_RESULT:
         return function_of(entry.key.name[0])
     return function_of(pushed_of(entry).digest_function)
 

@@ -245,7 +245,7 @@ HITS = [
     ),
     Mutant(
         "entries-evicted",
-        _ENTRIES,
+        "federation/storage/catalogue/entry_removal.py",
         "    transaction.changes_any_entry = True\n",
         "",
         _CACHED,
