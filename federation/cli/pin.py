@@ -20,7 +20,7 @@ from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock, utc_text
 from federation.core.index import NO_STAMP
-from federation.core.pins import NOTE_MAX_CHARS, Pin, PinReport
+from federation.core.pins import NOTE_MAX_CHARS, UNTIL_MAX_S, Pin, PinReport
 from federation.server.exit_codes import FOUND_PROBLEMS
 
 _PIN_EXAMPLES = """\b
@@ -74,6 +74,10 @@ def pin(
     until_s = now_s + for_s if for_s is not None else until
     if until_s is not None and until_s <= now_s:
         raise click.UsageError("the pin would have ended already")
+    if until_s is not None and until_s > UNTIL_MAX_S:
+        raise click.UsageError(
+            "the pin would end after the year 9999; without a date it is for good"
+        )
     where = place(config_path, data_dir)
     chosen = chosen_targets(where, names, action, instance)
     limits = where.file.limits if where.file is not None else LimitsConfig()

@@ -53,12 +53,15 @@ class DateType(click.ParamType[float]):
         """See click.ParamType."""
         try:
             return parse_date(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             self.fail(f"{value!r} is not YYYY-MM-DD or YYYY-MM-DDTHH:MM[:SS]", param, ctx)
 
 
 def parse_date(text: str) -> float:
-    """Return the end of a day, or a moment, in UTC unless it says otherwise. Raises ValueError."""
+    """Return the end of a day, or a moment, in UTC unless it says otherwise.
+
+    Raises ValueError, and OverflowError for what is beyond the calendar.
+    """
     moment = datetime.fromisoformat(text)
     if len(text) == len("YYYY-MM-DD"):
         moment += timedelta(days=1)

@@ -95,6 +95,8 @@ def test_what_is_missing_is_told_and_what_does_not_fit_refused(node: Node, tmp_p
         (["pin", ACTION.hash_hex], "give HASH/SIZE"),
         (["pin", URI, "--until", "soon"], "YYYY-MM-DD"),
         (["pin", URI, "--until", "2001-01-01"], "would have ended"),
+        (["pin", URI, "--until", "9999-12-31"], "YYYY-MM-DD"),
+        (["pin", URI, "--for", "4000000d"], "after the year 9999"),
         (["pin", URI, "--until", "2999-01-01", "--for", "1d"], "give one of"),
         (["pin", URI, "--note", "x" * 501], "at most 500"),
     ],
