@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
@@ -10,6 +11,7 @@ from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig
 from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind
 from federation.core.pins import Pin, PinKind, PinTarget
+from federation.storage.catalogue.transaction import HOLD, set_meta
 from federation.storage.storage import Storage
 from federation.storage.upkeep.expiry import Expiry
 from tests.storage.conftest import put, short
@@ -66,6 +68,19 @@ async def test_pinned_entries_stay_and_no_row_tells_peers(open_storage: Opener) 
     assert await Expiry(storage.core).round() == 1
     assert await left(storage, [asset("pinned"), asset("not")]) == ["urn:pinned"]
     assert storage.ledger.head() == head
+
+
+async def test_nothing_goes_while_the_leases_of_a_killed_process_are_not_known(
+    open_storage: Opener,
+) -> None:
+    storage = await open_storage(short(expire_after={"pr": "2h"}))
+    await storage.put([asset("a")])
+    storage.core.store_clock._base_ms += 3 * HOUR_MS
+    hold_ms = storage.core.now_ms() + HOUR_MS
+    await storage.core.writer.submit(partial(set_meta, name=HOLD, value=hold_ms))
+    assert await Expiry(storage.core).round() == 0
+    storage.core.store_clock._base_ms += HOUR_MS
+    assert await Expiry(storage.core).round() == 1
 
 
 async def test_a_reload_changes_the_ages(open_storage: Opener) -> None:

@@ -15,6 +15,7 @@ from federation.core.errors import FederationError
 from federation.core.index import EntryKind
 from federation.observability.rate_limits import Complaints
 from federation.storage.catalogue import entry_removal
+from federation.storage.catalogue.transaction import HOLD, get_meta
 from federation.storage.context import StorageContext
 
 _LOOK_EVERY_S = 60.0
@@ -52,7 +53,12 @@ class Expiry:
             await clock.sleep(_LOOK_EVERY_S)
 
     async def round(self) -> int:
-        """Remove what has expired; return how many entries. Raises as Writer.submit does."""
+        """Remove what has expired; return how many entries. Raises as Writer.submit does.
+
+        None are while eviction pauses because a process was killed, whose uses are not known.
+        """
+        if int(await self._core.pool.query(get_meta, HOLD) or 0) > self._core.now_ms():
+            return 0
         removed = {
             instance: count
             for instance, age_s in self._core.settings.expire_after.items()
