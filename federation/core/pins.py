@@ -27,6 +27,7 @@ PATTERN_MAX_CHARS = 2000
 LABEL_MAX_CHARS = 2048
 NOTE_MAX_CHARS = 500
 BY_MAX_CHARS = 200
+UNTIL_MAX_S = 253_402_300_799  # wall clock: in the year 9999, the last of protobuf's Timestamp
 
 Matches = Callable[[EntryKey, str], bool]  # called with the key and the label of an entry
 # Asks a store about everything that an entry names; False: that could not be found out.

@@ -55,7 +55,7 @@ class PinWalker:
         return f"<PinWalker in {self._store!r}>"
 
     async def keep(self, pin_id: int, entry_id: int) -> KeptState | None:
-        """Keep an entry as it is now; return what became of it, None if it is gone.
+        """Keep an entry as it is now; return what became of it, None if it or the pin is gone.
 
         What is kept already costs look-ups alone. Raises SourceUnavailable, StorageFull,
         StorageFailed.
@@ -80,12 +80,13 @@ class PinWalker:
             return KeptState.LEFT_OUT
         return await self._settle(keeping, len(store.missing), is_walked=is_walked)
 
-    async def keep_blob(self, pin_id: int, digest: Digest) -> KeptState:
-        """Keep one blob. Raises as keep() does."""
+    async def keep_blob(self, pin_id: int, digest: Digest) -> KeptState | None:
+        """Keep one blob; return what became of it, None if the pin is gone. Raises as keep()."""
         core = self._core
         most = max_pinned_bytes(core)
         keeping = await core.writer.submit(lambda tx: keepings.begin(tx, pin_id, 0))
-        assert keeping is not None  # only an entry can be gone
+        if keeping is None:
+            return None
         store = _KeepingStore(core, self._store, keeping, self._fetch, most)
         try:
             await store.find_missing([digest])

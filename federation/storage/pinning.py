@@ -87,7 +87,7 @@ class CataloguePins:
             await self._keep_all(pin_id, wanted, walker)
             await core.writer.submit(lambda tx: pins.end_trial(tx, pin_id, _stamped(tx, wanted)))
         except BaseException:
-            await core.writer.submit(lambda tx: pins.drop(tx, pin_id))
+            await core.writer.submit(lambda tx: pins.drop_trial(tx, pin_id))
             raise
 
     async def _keep_all(self, pin_id: int, wanted: Pin, walker: PinWalker) -> None:
@@ -185,7 +185,8 @@ def _apply(transaction: Transaction, received: Sequence[Pin]) -> int:
     for each in received:
         hlc.check(each.stamp, transaction.wall_s, transaction.drift_s)
     for each in pins.unknown_of(transaction.connection, received):
-        if each.has_ended(transaction.wall_s):
+        is_over = each.has_ended(transaction.wall_s)
+        if is_over and pins.get(transaction.connection, each.target) is None:
             continue
         transaction.observe(each.stamp)
         pins.store(transaction, each)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Collection
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig, StorageConfig
 from federation.core.digest import Digest, digest_of
 from federation.core.errors import StorageFull
-from federation.core.index import NO_STAMP, Entry, EntryKey, Stamp
+from federation.core.index import NO_STAMP, Entry, EntryKey
 from federation.core.pins import FetchBlobs, Pin, PinKind, PinReport, PinTarget
 from federation.core.provenance import Provenance, Source
+from federation.core.store import Readable
 from federation.storage.admin import backup, list_pins, rebuild, restore
-from federation.storage.catalogue import change_log, entry_removal, eviction_rows, pins
+from federation.storage.catalogue import entry_removal, eviction_rows
 from federation.storage.catalogue.peer_records import NO_HOLDS
 from federation.storage.storage import Storage
 from federation.storage.upkeep.pin_keeper import PinKeeper
@@ -30,6 +30,7 @@ from tests.storage.test_rebuild import silent
 from tests.support.messages import directory, message_of
 
 Opener = Callable[..., Awaitable[Storage]]
+Action = Callable[[], Awaitable[object]]
 LEAF, OTHER = b"a leaf" * 1000, b"another" * 1000
 LARGE = b"large leaf" * 10_000
 MAIN = PinTarget(PinKind.INSTANCE, "main")
@@ -72,10 +73,22 @@ async def pin(
     return await storage.ledger.pins.pin(wanted(target, until_s), walker)
 
 
-async def settle(storage: Storage, fetch: FetchBlobs | None = None) -> None:
-    """Do what the upkeep does; the one in the background has nothing to walk with."""
-    keeper = PinKeeper(storage.core)
-    keeper.walker = storage.pin_walker(pin_walk(LimitsConfig()), fetch)
+async def settle(
+    storage: Storage, fetch: FetchBlobs | None = None, meanwhile: Action | None = None
+) -> None:
+    """Do what the upkeep does; the one in the background has nothing to walk with.
+
+    meanwhile: happens once, before it looks what the first entry names.
+    """
+    keeper, walk = PinKeeper(storage.core), pin_walk(LimitsConfig())
+    left = [meanwhile] if meanwhile else []
+
+    async def interrupted(store: Readable, entry: Entry) -> bool:
+        while left:
+            await left.pop()()
+        return await walk(store, entry)
+
+    keeper.walker = storage.pin_walker(interrupted, fetch)
     await keeper.step()
 
 
@@ -283,24 +296,6 @@ async def test_a_kept_blob_that_was_damaged_is_missed_and_kept_again(storage: St
     assert await held(storage, digests) == digests
 
 
-async def test_what_peers_pin_is_looked_for_and_a_trimmed_log_changes_nothing(
-    storage: Storage,
-) -> None:
-    digests = await tree_of(storage, LEAF)
-    await storage.put([result(b"a", digests[0])])
-    await storage.core.writer.submit(lambda tx: change_log.trim(tx, tx.totals.seq, 100))
-    theirs = wanted()._replace(stamp=Stamp(5 << 16, "peer"))
-    assert await storage.ledger.pins.apply([theirs]) == 1
-    assert not (await report(storage)).is_settled
-    await settle(storage)
-    found = await report(storage)
-    assert (found.is_settled, found.entries, found.blobs) == (True, 1, 3)
-    gone = theirs._replace(stamp=Stamp(6 << 16, "peer"), is_removed=True)
-    assert await storage.ledger.pins.apply([gone, theirs]) == 1
-    await settle(storage)
-    assert (await storage.ledger.pins.report()).size_bytes == 0
-
-
 async def test_entries_that_are_malformed_are_kept_as_far_as_they_can_be_read(
     storage: Storage,
 ) -> None:
@@ -331,18 +326,3 @@ async def test_pins_survive_a_restart_a_restore_and_a_rebuild(tmp_path: Path) ->
             assert found.size_bytes == before.size_bytes
             assert found.pins[0].pin == before.pin
         assert list_pins(tmp_path / name, config).pins[0] == before
-
-
-async def test_a_command_that_died_leaves_no_pin(storage: Storage) -> None:
-    digests = await tree_of(storage, LEAF)
-    await storage.put([result(b"a", digests[0])])
-    pin_id = await storage.core.writer.submit(partial(pins.begin_trial, pin=wanted()))
-    (entry,) = await storage.core.pool.query(pins.candidates, 0, 10)
-    await storage.pin_walker(pin_walk(LimitsConfig())).keep(pin_id, entry.id)
-    assert (await storage.ledger.pins.report()).size_bytes > 0
-    assert (await storage.ledger.pins.page(0, 10)).pins == []
-    storage.core.store_clock._base_ms += 600_001
-    await settle(storage)
-    assert (await storage.ledger.pins.report()).size_bytes == 0
-    await evict_all(storage)
-    assert await held(storage, digests) == []

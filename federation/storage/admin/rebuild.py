@@ -26,7 +26,14 @@ from federation.storage.admin.common import existing, unserved
 from federation.storage.admin.salvage import Salvage, salvage
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import entries, keepings, peer_records, pins, purges, schema
+from federation.storage.catalogue import (
+    ended_keepings,
+    entries,
+    peer_records,
+    pins,
+    purges,
+    schema,
+)
 from federation.storage.catalogue.transaction import Totals, Transaction, set_meta, write_totals
 from federation.storage.contract import Progress
 from federation.storage.directory import DataDirectory, parse_blob_name, sync_folder
@@ -163,12 +170,12 @@ class _Rebuild:
         while matchers and (page := pins.candidates(connection, after, _MATCHED_AT_ONCE)):
             after = page[-1].id
             kept = [e.id for e in page if any(matches(e.key, e.label) for matches in matchers)]
-            keepings.hold_entries(self._transaction, kept)
+            ended_keepings.hold_entries(self._transaction, kept)
 
     def _hold(self, key: bytes) -> None:
         """Keep a blob that a pin has kept before."""
         if self._saved is not None and self._saved.was_kept(key):
-            keepings.hold_blob(self._transaction, key)
+            ended_keepings.hold_blob(self._transaction, key)
 
     def _add_inline(self, digest: Digest, data: bytes) -> None:
         key = catalogue.key_of(digest)

@@ -134,7 +134,7 @@ def get_like(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[Entr
 @of_a_row
 def _like_row(row: tuple[Any, ...]) -> Entry:
     kind, instance, name, *columns = row
-    return entry_of(EntryKey(kind, instance, name), columns)
+    return entry_of(EntryKey(EntryKind(kind), instance, name), columns)
 
 
 def heads(connection: apsw.Connection, keys: Sequence[EntryKey]) -> list[EntryHead | None]:
@@ -258,6 +258,7 @@ def remove(transaction: Transaction, old: EntryRow) -> None:
     ).fetchone()
     if row is not None and row[0]:
         keepings.entry_gone(transaction, row[0], cost_of(old.entry))
+    keepings.end_of_entries(transaction, [old.id])
     transaction.changed_entries.append(key)
     transaction.totals.entries -= 1
     transaction.totals.size_bytes -= size_of(old.entry.value, old.entry.label)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import apsw
 
 from federation.core.index import EntryKind
-from federation.storage.catalogue import entries, instances
+from federation.storage.catalogue import entries, instances, keepings
 from federation.storage.catalogue.footprint import cost_of_entry
 from federation.storage.catalogue.peer_records import PeerHolds
 from federation.storage.catalogue.transaction import Transaction
@@ -74,7 +74,8 @@ def delete(transaction: Transaction, ids: Sequence[int], before_ms: int) -> tupl
 
     Returns their number and bytes.
     """
-    count = size = cost = 0
+    size = cost = 0
+    gone = []
     transaction.changes_any_entry = True
     for row_id in ids:
         rows: Any = transaction.connection.execute(
@@ -82,10 +83,11 @@ def delete(transaction: Transaction, ids: Sequence[int], before_ms: int) -> tupl
             (row_id, before_ms),
         ).fetchall()
         for value, label in rows:
-            count += 1
+            gone.append(row_id)
             size += entries.size_of(value, label)
             cost += cost_of_entry(entries.size_of(value, label))
-    transaction.totals.entries -= count
+    keepings.end_of_entries(transaction, gone)  # those that pins left out
+    transaction.totals.entries -= len(gone)
     transaction.totals.size_bytes -= size
     transaction.grown_bytes -= cost
-    return count, size
+    return len(gone), size

@@ -7,7 +7,6 @@ one row, whatever it keeps, and eviction finds in the row itself that a blob is 
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -26,11 +25,6 @@ _LOOK = (
     f"SELECT key, {footprint.COST}, kept, kept > 0 AND {_IS_ENDED} "  # noqa: S608 - constants
     "FROM carray(?) AS wanted CROSS JOIN blob ON key = wanted.value"
 )
-_KEPT_IN_ORDER = (
-    "SELECT used, key FROM blob WHERE kept > 0 AND (used, key) > (?, ?) ORDER BY used, key LIMIT ?"
-)
-
-
 _SUMS = (
     "SELECT ifnull(sum(entry > 0 AND state < 2), 0), ifnull(sum(blobs), 0), ifnull(sum(bytes), 0), "
     "ifnull(sum(state = 1), 0), ifnull(sum(missing), 0), ifnull(sum(state = 2), 0) "
@@ -72,19 +66,29 @@ def total_bytes(connection: apsw.Connection) -> int:
     return int(get_meta(connection, _BYTES) or 0)
 
 
-def _add(transaction: Transaction, keeping_id: int, size_bytes: int, blobs: int) -> None:
-    if not size_bytes and not blobs:
+def add(transaction: Transaction, keeping_id: int, size_bytes: int, blobs: int) -> None:
+    """Count what a keeping keeps more, or less. The sum over all of them changes by as much."""
+    connection = transaction.connection
+    row: Any = connection.execute(
+        "SELECT bytes FROM keeping WHERE id = ?", (keeping_id,)
+    ).fetchone()
+    if row is None or not (size_bytes or blobs):
         return
-    transaction.connection.execute(
-        "UPDATE keeping SET bytes = max(0, bytes + ?2), blobs = max(0, blobs + ?3) WHERE id = ?1",
-        (keeping_id, size_bytes, blobs),
+    now_bytes = max(0, row[0] + size_bytes)  # less was counted of an entry that has grown since
+    connection.execute(
+        "UPDATE keeping SET bytes = ?2, blobs = max(0, blobs + ?3) WHERE id = ?1",
+        (keeping_id, now_bytes, blobs),
     )
-    total = total_bytes(transaction.connection) + size_bytes
-    set_meta(transaction, _BYTES, max(0, total))
+    add_to_total(transaction, now_bytes - row[0])
+
+
+def add_to_total(transaction: Transaction, size_bytes: int) -> None:
+    """Change the sum over all keepings."""
+    set_meta(transaction, _BYTES, max(0, total_bytes(transaction.connection) + size_bytes))
 
 
 def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | None:
-    """Return what keeps the present value of an entry for a pin; None: the entry is gone.
+    """Return what keeps the present value of an entry for a pin; None: one of the two is gone.
 
     An earlier value's keeping ends. entry_id 0: of a pinned blob.
     """
@@ -92,6 +96,8 @@ def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | Non
     row: Any = (0,)
     if entry_id:
         row = connection.execute("SELECT seq FROM entry WHERE id = ?", (entry_id,)).fetchone()
+    if not _is_in_force(connection, pin_id):  # it was removed while entries were looked at for it
+        row = None
     rows: Any = connection.execute(
         "SELECT id, seq, tries FROM keeping WHERE pin = ? AND entry = ?", (pin_id, entry_id)
     ).fetchall()
@@ -104,6 +110,18 @@ def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | Non
         "INSERT INTO keeping (pin, entry, seq) VALUES (?, ?, ?)", (pin_id, entry_id, row[0])
     )
     return Keeping(connection.last_insert_rowid(), pin_id, entry_id, row[0], 0)
+
+
+def _is_in_force(connection: apsw.Connection, pin_id: int) -> bool:
+    row = connection.execute("SELECT 1 FROM pin WHERE id = ? AND removed = 0", (pin_id,)).fetchone()
+    return row is not None
+
+
+def _has_pin(connection: apsw.Connection, keeping_id: int) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM keeping WHERE id = ? AND pin IS NOT NULL", (keeping_id,)
+    ).fetchone()
+    return row is not None
 
 
 def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> tuple[Keeping, bool] | None:
@@ -134,9 +152,9 @@ def keep_entry(transaction: Transaction, keeping: Keeping, max_bytes: int) -> bo
     if not kept and total_bytes(connection) + cost > max_bytes:
         return False
     if kept:
-        _add(transaction, kept, -cost, 0)
+        add(transaction, kept, -cost, 0)
     connection.execute("UPDATE entry SET kept = ? WHERE id = ?", (keeping.id, keeping.entry_id))
-    _add(transaction, keeping.id, cost, 0)
+    add(transaction, keeping.id, cost, 0)
     return True
 
 
@@ -152,7 +170,7 @@ def keep(
 ) -> KeptNow:
     """Keep blobs that nothing keeps, if pins then take at most max_bytes.
 
-    A mark by eviction is removed, as by a use.
+    A mark by eviction is removed, as by a use. Keeps nothing if the pin was removed meanwhile.
     """
     connection = transaction.connection
     rows: Any = connection.execute(_LOOK, (apsw.carray(tuple(keys)),)).fetchall()
@@ -160,6 +178,8 @@ def keep(
     added = sum(cost for _, cost, kept in free if not kept)
     held = {row[0] for row in rows}
     missing = [key for key in keys if key not in held]
+    if not _has_pin(connection, keeping_id):
+        return KeptNow(True, missing)
     if added and total_bytes(connection) + added > max_bytes:
         return KeptNow(False, missing)
     connection.executemany(
@@ -168,8 +188,8 @@ def keep(
     )
     for _, cost, kept in free:
         if kept:
-            _add(transaction, kept, -cost, -1)
-    _add(transaction, keeping_id, sum(cost for _, cost, _ in free), len(free))
+            add(transaction, kept, -cost, -1)
+    add(transaction, keeping_id, sum(cost for _, cost, _ in free), len(free))
     return KeptNow(True, missing)
 
 
@@ -179,7 +199,8 @@ def settle(transaction: Transaction, keeping: Keeping, missing: int, *, is_whole
     state = KeptState.WHOLE if is_whole else KeptState.INCOMPLETE
     transaction.connection.execute(
         "UPDATE keeping SET state = ?2, missing = ?3, due = ?4, "
-        "tries = CASE WHEN missing = ?3 THEN tries + 1 ELSE 0 END WHERE id = ?1",
+        "tries = CASE WHEN missing = ?3 THEN tries + 1 ELSE 0 END "
+        "WHERE id = ?1 AND pin IS NOT NULL",
         (keeping.id, state, missing, transaction.now_ms + wait_ms),
     )
 
@@ -189,9 +210,11 @@ def leave_out(transaction: Transaction, keeping: Keeping) -> None:
     connection = transaction.connection
     due_ms = transaction.now_ms + min(_LEFT_OUT_MAX_MS, _RETRY_MAX_MS << min(keeping.tries, 10))
     row: Any = connection.execute(
-        "SELECT bytes FROM keeping WHERE id = ?", (keeping.id,)
+        "SELECT bytes FROM keeping WHERE id = ? AND pin IS NOT NULL", (keeping.id,)
     ).fetchone()
-    if row is not None and row[0]:
+    if row is None:  # the pin was removed meanwhile
+        return
+    if row[0]:
         _end(transaction, [keeping.id], due_ms=0)
         connection.execute(
             "INSERT INTO keeping (pin, entry, seq) VALUES (?, ?, ?)",
@@ -228,7 +251,7 @@ def end_all(transaction: Transaction, pin_id: int) -> None:
 
 def blob_gone(transaction: Transaction, keeping_id: int, cost_bytes: int) -> None:
     """Note that a kept blob was purged, or set aside as damaged."""
-    _add(transaction, keeping_id, -cost_bytes, -1)
+    add(transaction, keeping_id, -cost_bytes, -1)
     transaction.connection.execute(
         "UPDATE keeping SET state = ?2, missing = missing + 1, due = 0 "
         "WHERE id = ?1 AND pin IS NOT NULL",
@@ -237,9 +260,19 @@ def blob_gone(transaction: Transaction, keeping_id: int, cost_bytes: int) -> Non
 
 
 def entry_gone(transaction: Transaction, keeping_id: int, cost_bytes: int) -> None:
-    """Note that a kept entry was purged: what it named is kept for it no longer."""
-    _add(transaction, keeping_id, -cost_bytes, 0)
-    _end(transaction, [keeping_id], due_ms=transaction.now_ms + _RETURN_MS)
+    """Note that a kept entry was purged."""
+    add(transaction, keeping_id, -cost_bytes, 0)
+
+
+def end_of_entries(transaction: Transaction, entry_ids: Collection[int]) -> None:
+    """Let what entries named that are gone be kept for them no longer, by any pin.
+
+    Another entry may get the row id of one that is gone.
+    """
+    transaction.connection.executemany(
+        "UPDATE keeping SET pin = NULL, due = ?2 WHERE entry = ?1 AND pin IS NOT NULL",
+        [(entry_id, transaction.now_ms + _RETURN_MS) for entry_id in entry_ids],
+    )
 
 
 def keeps_blob(connection: apsw.Connection, key: bytes) -> bool:
@@ -278,89 +311,6 @@ def after(connection: apsw.Connection, keeping_id: int, limit: int) -> list[Keep
         (keeping_id, limit),
     ).fetchall()
     return [Keeping._make(row) for row in rows]
-
-
-def ended(connection: apsw.Connection) -> list[int]:
-    """Return the keepings that keep something for no pin any more."""
-    rows: Any = connection.execute("SELECT id FROM keeping WHERE pin IS NULL").fetchall()
-    return [keeping_id for (keeping_id,) in rows]
-
-
-def is_return_due(connection: apsw.Connection, now_ms: int) -> bool:
-    """Return whether any of ended() is to be given back now."""
-    row = connection.execute(
-        "SELECT 1 FROM keeping WHERE due <= ? AND pin IS NULL LIMIT 1", (now_ms,)
-    ).fetchone()
-    return row is not None
-
-
-def give_back(
-    transaction: Transaction, ended_ids: Collection[int], after: tuple[int, bytes], limit: int
-) -> tuple[int, bytes] | None:
-    """Let eviction have what these keep, of the next `limit` kept blobs in order of last use.
-
-    after: (used, key) of the last one of the call before. Returns the same of this one, None if
-    there are no more.
-    """
-    rows: Any = transaction.connection.execute(_KEPT_IN_ORDER, (*after, limit)).fetchall()
-    if not rows:
-        return None
-    transaction.connection.execute(
-        "UPDATE blob SET kept = 0 WHERE key IN (SELECT value FROM carray(?1)) "
-        "AND kept IN (SELECT value FROM carray(?2))",
-        (apsw.carray(tuple(key for _, key in rows)), apsw.carray(array("q", ended_ids))),
-    )
-    return rows[-1][0], rows[-1][1]
-
-
-def hold_blob(transaction: Transaction, key: bytes) -> None:
-    """Keep a blob of a rebuilt catalogue until it was found out what pins name."""
-    connection = transaction.connection
-    row: Any = connection.execute(
-        f"UPDATE blob SET kept = ? WHERE key = ? AND kept = 0 RETURNING {footprint.COST}",  # noqa: S608
-        (_without_pin(transaction), key),
-    ).fetchone()
-    if row is not None:
-        _add(transaction, _without_pin(transaction), row[0], 1)
-
-
-def hold_entries(transaction: Transaction, row_ids: Collection[int]) -> None:
-    """Keep entries likewise."""
-    for row_id in row_ids:
-        row: Any = transaction.connection.execute(
-            "UPDATE entry SET kept = ? WHERE id = ? AND kept = 0 "
-            "RETURNING length(value) + length(CAST(label AS BLOB))",
-            (_without_pin(transaction), row_id),
-        ).fetchone()
-        if row is not None:
-            _add(transaction, _without_pin(transaction), footprint.cost_of_entry(row[0]), 0)
-
-
-def _without_pin(transaction: Transaction) -> int:
-    """Return a keeping that ends as soon as pins were looked for."""
-    connection = transaction.connection
-    found = ended(connection)
-    if found:
-        return found[0]
-    connection.execute("INSERT INTO keeping (entry, seq) VALUES (0, 0)")
-    return connection.last_insert_rowid()
-
-
-def forget(transaction: Transaction, ended_ids: Collection[int]) -> None:
-    """Remove keepings whose blobs were given back, and let eviction have their entries."""
-    connection = transaction.connection
-    connection.execute(
-        "UPDATE entry SET kept = 0 WHERE kept > 0 AND kept IN (SELECT value FROM carray(?))",
-        (apsw.carray(array("q", ended_ids)),),
-    )
-    freed = 0
-    for keeping_id in ended_ids:
-        row: Any = connection.execute(
-            "DELETE FROM keeping WHERE id = ? AND pin IS NULL RETURNING entry, bytes", (keeping_id,)
-        ).fetchone()
-        if row is not None:
-            freed += row[1]
-    set_meta(transaction, _BYTES, max(0, total_bytes(connection) - freed))
 
 
 def totals(connection: apsw.Connection, pin_id: int | None = None) -> KeptTotal:

@@ -23,6 +23,7 @@ from federation.storage.catalogue.hlc import next_ticks
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import Transaction, get_meta, set_meta
 
+FOLLOWED = "pins_followed"  # in the table meta: the newest row of the change log that was looked at
 _SEQ = "pin_seq"  # name in the table meta: the number of the newest change of a record
 _COLUMNS = "target, label, until, note, by, at, removed, ticks, node"
 _UPSERT = (
@@ -190,6 +191,7 @@ def store(transaction: Transaction, pin: Pin) -> int:
     connection = transaction.connection
     if not pin.is_removed:
         _check_number(connection, pin.target)
+        _follow_from_here(transaction)
     seq = int(get_meta(connection, _SEQ) or 0) + 1
     set_meta(transaction, _SEQ, seq)
     row: Any = connection.execute(
@@ -199,6 +201,12 @@ def store(transaction: Transaction, pin: Pin) -> int:
         keepings.end_all(transaction, row[0])
         connection.execute(_FORGOTTEN, (transaction.wall_s - REMOVED_KEEP_S, REMOVED_MAX))
     return int(row[0])
+
+
+def _follow_from_here(transaction: Transaction) -> None:
+    """Begin to follow the change log, if there was no pin: older rows concern none."""
+    if transaction.connection.execute("SELECT 1 FROM pin WHERE removed = 0").fetchone() is None:
+        set_meta(transaction, FOLLOWED, transaction.totals.seq)
 
 
 def _check_number(connection: apsw.Connection, target: PinTarget) -> None:
@@ -218,8 +226,10 @@ def begin_trial(transaction: Transaction, pin: Pin) -> int:
     _check_number(connection, pin.target)
     if connection.execute("SELECT 1 FROM pin WHERE target = ?", (_on_trial(pin),)).fetchone():
         raise InvalidRequest("another command is pinning the same just now")
+    _follow_from_here(transaction)
     connection.execute(
-        f"INSERT INTO pin ({_COLUMNS}, tried) VALUES (?, ?, ?, ?, ?, ?, 0, 0, '', ?)",  # noqa: S608
+        f"INSERT INTO pin ({_COLUMNS}, scanned, tried) "  # noqa: S608 - constants
+        "VALUES (?, ?, ?, ?, ?, ?, 0, 0, '', 1, ?)",  # the command itself looks at all entries
         (_on_trial(pin), *_for_people(pin), transaction.now_ms),
     )
     return connection.last_insert_rowid()
@@ -230,10 +240,8 @@ def end_trial(transaction: Transaction, pin_id: int, pin: Pin) -> None:
     connection = transaction.connection
     old = get(connection, pin.target)
     if old is not None:
-        drop(transaction, old.id)
-    connection.execute(
-        "UPDATE pin SET target = ?, scanned = 1 WHERE id = ?", (pin.target.name, pin_id)
-    )
+        _drop(transaction, old.id)
+    connection.execute("UPDATE pin SET target = ? WHERE id = ?", (pin.target.name, pin_id))
     store(transaction, pin)
 
 
@@ -253,16 +261,27 @@ def go_on_trying(transaction: Transaction, pin_id: int) -> None:
     )
 
 
-def drop(transaction: Transaction, pin_id: int) -> None:
-    """Remove a record without a trace; what it has kept is given back soon."""
+def drop_trial(transaction: Transaction, pin_id: int) -> None:
+    """Remove a record that is not in force; what it has kept is given back soon."""
+    if transaction.connection.execute(
+        "SELECT 1 FROM pin WHERE id = ? AND seq IS NULL", (pin_id,)
+    ).fetchone():
+        _drop(transaction, pin_id)
+
+
+def _drop(transaction: Transaction, pin_id: int) -> None:
     keepings.end_all(transaction, pin_id)
     transaction.connection.execute("DELETE FROM pin WHERE id = ?", (pin_id,))
 
 
-def set_scanned(transaction: Transaction, pin_ids: Sequence[int], *, is_scanned: bool) -> None:
-    """Note that all entries were looked at for these pins, or that they have to be."""
+def set_scanned(transaction: Transaction, rows: Sequence[PinRow], *, is_scanned: bool) -> None:
+    """Note that all entries were looked at for these pins, or that they have to be.
+
+    Nothing is noted of a record that has changed since.
+    """
     transaction.connection.executemany(
-        "UPDATE pin SET scanned = ? WHERE id = ?", [(is_scanned, pin_id) for pin_id in pin_ids]
+        "UPDATE pin SET scanned = ? WHERE id = ? AND seq IS ?",
+        [(is_scanned, row.id, row.seq) for row in rows],
     )
 
 
@@ -274,3 +293,18 @@ def over(connection: apsw.Connection, wall_s: float, tried_before_ms: int) -> li
         (wall_s, tried_before_ms),
     ).fetchall()
     return [_row(row) for row in rows]
+
+
+def end_over(transaction: Transaction, wall_s: float, tried_before_ms: int) -> list[PinRow]:
+    """End those that are over() now, and return them.
+
+    One whose date has passed leaves a record, as one that was removed: with its stamp it wins over
+    an older record of a peer that has not heard of that date.
+    """
+    found = over(transaction.connection, wall_s, tried_before_ms)
+    for row in found:
+        if row.is_trial:
+            _drop(transaction, row.id)
+        else:
+            store(transaction, row.pin._replace(is_removed=True, at_s=wall_s))
+    return found

@@ -22,7 +22,7 @@ import structlog
 from federation.core.errors import FederationError
 from federation.core.pins import KeptState, PinKind
 from federation.observability.rate_limits import Complaints
-from federation.storage.catalogue import change_log, keepings, pins
+from federation.storage.catalogue import change_log, ended_keepings, keepings, pins
 from federation.storage.catalogue.keepings import Keeping
 from federation.storage.catalogue.pins import Candidate, PinRow
 from federation.storage.catalogue.transaction import get_meta, read_totals, set_meta
@@ -30,7 +30,6 @@ from federation.storage.context import StorageContext
 from federation.storage.pin_walk import PinWalker, max_pinned_bytes
 from federation.storage.pinning import ENTRIES_AT_ONCE, WALKS_AT_ONCE
 
-FOLLOWED = "pins_followed"  # in the table meta: the newest row of the change log that was looked at
 _LOOK_EVERY_S = 1.0
 _REST = 4.0  # after work it rests that many times as long
 _REST_MAX_S = 0.5  # a slow disk is no reason to take for ever
@@ -87,62 +86,63 @@ class PinKeeper:
         if not await core.pool.query(pins.are_any):
             return
         await self._end_pins()
-        live = await self._live()
-        if live.rows and self.walker is not None:
-            await self._follow(live, self.walker)
+        live = await core.pool.query(pins.live, core.clock.wall_s())
+        if live and self.walker is not None:
+            await self._follow(self.walker)
             await self._scan(live, self.walker)
             await self._try_again(self.walker)
-        knows_all = self.walker is not None or not live.rows
-        if knows_all and await core.pool.query(keepings.is_return_due, core.now_ms()):
+        knows_all = self.walker is not None or not live
+        if knows_all and await core.pool.query(ended_keepings.is_return_due, core.now_ms()):
             await self._give_back()
-
-    async def _live(self) -> _Live:
-        return _Live(await self._core.pool.query(pins.live, self._core.clock.wall_s()))
 
     async def _end_pins(self) -> None:
         core = self._core
-        tried_before_ms = core.now_ms() - _TRIED_MS
-        over = await core.pool.query(pins.over, core.clock.wall_s(), tried_before_ms)
-        for row in over:
-            await core.writer.submit(partial(pins.drop, pin_id=row.id))
+        wall_s, tried_before_ms = core.clock.wall_s(), core.now_ms() - _TRIED_MS
+        if not await core.pool.query(pins.over, wall_s, tried_before_ms):
+            return
+        for row in await core.writer.submit(lambda tx: pins.end_over(tx, wall_s, tried_before_ms)):
             _log.info("pin_ended", target=row.pin.label, until=row.pin.until_s)
 
     # -- entries ---------------------------------------------------------------------------
 
-    async def _follow(self, live: _Live, walker: PinWalker) -> None:
-        """Look at the entries that were written since the last time; without rest, to keep up."""
+    async def _follow(self, walker: PinWalker) -> bool:
+        """Look at the entries that were written since the last time; without rest, to keep up.
+
+        Returns False if the change log did not reach back far enough: all have to be looked at.
+        """
         core = self._core
+        has_all = True
         while True:
-            at, head, is_whole = await core.pool.query(_position)
+            at, head, is_whole, rows = await core.pool.query(_position, core.clock.wall_s())
             if at == head:
-                return
+                return has_all
             if not is_whole:
                 _log.info("pins_scan", reason="the change log does not reach back far enough")
-                every = [row.id for row, _ in live.rows]
-                await core.writer.submit(partial(pins.set_scanned, pin_ids=every, is_scanned=False))
-                upto = head
+                await core.writer.submit(partial(pins.set_scanned, rows=rows, is_scanned=False))
+                has_all, upto = False, head
             else:
                 upto = min(head, at + _ROWS_AT_ONCE)
                 page = await core.pool.query(pins.changed, at, upto)
-                await self._keep(live, page, walker, rests=False)
-            await core.writer.submit(partial(set_meta, name=FOLLOWED, value=upto))
+                await self._keep(_Live(rows), page, walker, rests=False)
+            await core.writer.submit(partial(set_meta, name=pins.FOLLOWED, value=upto))
 
-    async def _scan(self, live: _Live, walker: PinWalker) -> None:
+    async def _scan(self, live: Sequence[PinRow], walker: PinWalker) -> None:
         """Look at all entries for the pins for which that was not done."""
         core, after = self._core, 0
-        new = _Live(row for row, _ in live.rows if not row.scanned and not row.is_trial)
-        if not new.rows:
+        rows = [row for row in live if not row.scanned and not row.is_trial]
+        new = _Live(rows)
+        if not rows:
             return
-        for row, _ in new.rows:
+        for row in rows:
             target = row.pin.target
             if target.kind is PinKind.BLOB and target.digest is not None:
                 await walker.keep_blob(row.id, target.digest)
         while page := await core.pool.query(pins.candidates, after, ENTRIES_AT_ONCE):
             after = page[-1].id
             await self._keep(new, page, walker, rests=True)
-            await self._follow(live, walker)  # its entries are leased for hours only
-        every = [row.id for row, _ in new.rows]
-        await core.writer.submit(partial(pins.set_scanned, pin_ids=every, is_scanned=True))
+            if not await self._follow(walker):  # its entries are leased for hours only
+                return  # what was looked at may have changed: the next step begins again
+        await core.writer.submit(partial(pins.set_scanned, rows=rows, is_scanned=True))
 
     async def _keep(
         self, live: _Live, page: Sequence[Candidate], walker: PinWalker, *, rests: bool
@@ -195,25 +195,34 @@ class PinKeeper:
     async def _give_back(self) -> None:
         """Give back what nothing needs any more of what keepings have left."""
         core, walker = self._core, self.walker
-        ended = await core.pool.query(keepings.ended)
+        ended = await core.pool.query(ended_keepings.ended)
         after = 0
         while walker and (found := await core.pool.query(keepings.after, after, ENTRIES_AT_ONCE)):
             after = found[-1].id
             await self._look_again(found, walker)
-            await self._follow(await self._live(), walker)
+            await self._follow(walker)
         place: tuple[int, bytes] | None = (0, b"")
         while place is not None:
             place = await core.writer.submit(
-                partial(keepings.give_back, ended_ids=ended, after=place, limit=_GIVEN_BACK_AT_ONCE)
+                partial(
+                    ended_keepings.give_back,
+                    ended_ids=ended,
+                    after=place,
+                    limit=_GIVEN_BACK_AT_ONCE,
+                )
             )
-        await core.writer.submit(partial(keepings.forget, ended_ids=ended))
+        await core.writer.submit(partial(ended_keepings.forget, ended_ids=ended))
         _log.info("pins_given_back", ended=len(ended))
 
 
-def _position(connection: apsw.Connection) -> tuple[int, int, bool]:
-    """Return the last row looked at, the newest one, and whether all in between are there."""
+def _position(connection: apsw.Connection, wall_s: float) -> tuple[int, int, bool, list[PinRow]]:
+    """Return the last row looked at, the newest one, whether all in between are there, and pins.
+
+    All as of one moment: a pin that is newer looks at what was written before it by itself.
+    """
     with connection:
         head = read_totals(connection).seq
-        at = min(head, int(get_meta(connection, FOLLOWED) or 0))
+        at = min(head, int(get_meta(connection, pins.FOLLOWED) or 0))
         is_whole = at == head or change_log.reaches_back_to(connection, at + 1)
-    return at, head, is_whole
+        rows = [] if at == head else pins.live(connection, wall_s)
+    return at, head, is_whole, rows

@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant
 _KEEPINGS = "federation/storage/catalogue/keepings.py"
 _KEEPER = "federation/storage/upkeep/pin_keeper.py"
 _PINNING = ("tests/storage/test_pinning.py",)
+_KEEPING = ("tests/storage/test_pin_keeping.py",)
 
 PINS = [
     Mutant(
@@ -76,10 +77,42 @@ PINS = [
     Mutant(
         "pin-later-entries",
         _KEEPER,
-        "                await self._keep(live, page, walker, rests=False)",
+        "                await self._keep(_Live(rows), page, walker, rests=False)",
         "                pass",
         _PINNING,
         "What comes after the pin is evicted.",
+    ),
+    Mutant(
+        "pin-of-a-removed-pin",
+        _KEEPINGS,
+        "    if not _is_in_force(connection, pin_id):",
+        "    if False:",
+        _KEEPING,
+        "What is found for a pin after its removal is kept for ever.",
+    ),
+    Mutant(
+        "pin-sum",
+        _KEEPINGS,
+        "    add_to_total(transaction, now_bytes - row[0])",
+        "    add_to_total(transaction, size_bytes)",
+        _KEEPING,
+        "The sum of what pins take shrinks at each entry that grows, and pins take ever more.",
+    ),
+    Mutant(
+        "pin-of-another-entry",
+        "federation/storage/catalogue/entries.py",
+        "    keepings.end_of_entries(transaction, [old.id])\n",
+        "",
+        _KEEPING,
+        "An entry that no pin matches is kept, as it got the row id of one that was purged.",
+    ),
+    Mutant(
+        "pin-ended-without-trace",
+        "federation/storage/catalogue/pins.py",
+        "            store(transaction, row.pin._replace(is_removed=True, at_s=wall_s))",
+        "            _drop(transaction, row.id)",
+        _KEEPING,
+        "A pin that has ended comes back from a peer that has an older record of it.",
     ),
     Mutant(
         "pin-older-record",
@@ -104,5 +137,13 @@ PINS = [
         'f"WHERE kind = ? AND {instances.ID} IS NOT NULL AND name > ? AND kept = 0 "',
         ("tests/storage/test_expiry.py",),
         "Entries of other instances are removed.",
+    ),
+    Mutant(
+        "expiry-after-a-kill",
+        "federation/storage/upkeep/expiry.py",
+        "        if int(await self._core.pool.query(get_meta, HOLD) or 0) > self._core.now_ms():",
+        "        if False:",
+        ("tests/storage/test_expiry.py",),
+        "What a killed process has served just before is removed.",
     ),
 ]
