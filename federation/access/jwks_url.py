@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from federation.config.types import Address
+from federation.core.bounded_body import whole_body
 from federation.core.errors import FederationError
 from federation.core.http_proxy import proxy_for
 
@@ -52,12 +53,7 @@ async def fetch_jwks(url: str, server_cert: Path | None, max_bytes: int) -> byte
                     )
                 if answer.status != 200:
                     raise KeysUnavailable(f"status {answer.status}")
-                data = bytearray()
-                async for part in answer.content.iter_any():
-                    data += part
-                    if len(data) > max_bytes:
-                        raise KeysUnavailable(f"more than {max_bytes} bytes")
-                return bytes(data)
+                return await whole_body(answer.content.iter_any(), max_bytes)
     except TimeoutError:
         raise KeysUnavailable(f"no whole answer within {FETCH_S:g} s") from None
     except aiohttp.ClientResponseError as error:

@@ -9,6 +9,7 @@ from typing import Self
 
 import aiohttp
 
+from federation.core.bounded_body import whole_body
 from federation.server.unix_socket import reachable
 
 _BYTES_MAX = 2**20
@@ -63,7 +64,8 @@ class Asker:
                 self._session = self._begin()
             url = f"http://{self._host}{target}"
             async with self._session.get(url, timeout=limit) as answer:
-                return answer.status, (await _body(answer, bytes_max)).decode()
+                body = await whole_body(answer.content.iter_any(), bytes_max)
+                return answer.status, body.decode()
         except TimeoutError:
             raise CannotAsk(f"no answer within {limit_s:g} s") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -80,13 +82,3 @@ async def ask(place: Path | str, target: str, limit_s: float) -> tuple[int, str]
     """Ask once. See Asker."""
     async with Asker(place) as asker:
         return await asker.ask(target, limit_s)
-
-
-async def _body(answer: aiohttp.ClientResponse, bytes_max: int) -> bytes:
-    """Read the whole answer. Raises ValueError if it is larger."""
-    body = bytearray()
-    async for part in answer.content.iter_any():
-        body += part
-        if len(body) > bytes_max:
-            raise ValueError(f"its answer has more than {bytes_max} bytes")
-    return bytes(body)
