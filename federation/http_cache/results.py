@@ -112,6 +112,8 @@ class ResultCalls:
         named = _named(target)
         held = await self._finder.keys_like([key_prefix_of(target.instance, named), keyed.key])
         action = await self._action(named)
+        if not action.size_bytes:
+            action = self._sizes.sized(named) or named
         result = key_of(target.instance, action)
         # Of what is here the newest comes first; upstreams are asked for both.
         keys = list(dict.fromkeys([*held, keyed.key, result]))
@@ -122,11 +124,9 @@ class ResultCalls:
         return await self._finder.find(EntryQuery(keys, acceptable, _Asked(result, action, keyed)))
 
     async def _action(self, named: Digest) -> Digest:
-        """Return the action's digest; with the size 0 if the size is not known."""
+        """Return the action's digest; with the size 0 if its blob is not here."""
         size_bytes = await self._store.size_of(named.function, named.hash)
-        if size_bytes is not None:
-            return named._replace(size_bytes=size_bytes)
-        return self._sizes.sized(named) or named
+        return named if size_bytes is None else named._replace(size_bytes=size_bytes)
 
     def _learn(self, value: bytes, function: DigestFunction) -> None:
         """Remember the sizes of what a result names: its reader asks for it by hash alone."""
@@ -185,7 +185,7 @@ class ResultCalls:
 
     async def _store_result(self, value: bytes, target: Target, call: Call) -> None:
         named = _named(target)
-        action = await self._action(named)
+        action = await self._action(named)  # no size that only somebody claimed: it may hide this
         held: Sequence[Entry] = ()
         if not action.size_bytes:
             held = await self._index.get_like([key_prefix_of(target.instance, named)])

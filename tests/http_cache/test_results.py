@@ -79,6 +79,13 @@ async def test_the_grpc_face_sees_a_result_whether_or_not_its_action_is_here(
     assert await asked_by_grpc(http, NAMED._replace(size_bytes=0)) == result_of(exit_code=3)
 
 
+async def test_a_size_that_somebody_claimed_hides_no_result(http: HttpNode) -> None:
+    http.service.sizes.learn([NAMED._replace(size_bytes=77)])
+    await http.ask("PUT", PATH, result_of(exit_code=3))
+    assert await asked_by_grpc(http, NAMED) == result_of(exit_code=3)
+    assert (await http.ask("GET", PATH)).body == result_of(exit_code=3)
+
+
 async def test_a_result_without_its_action_keeps_the_key_that_it_has(http: HttpNode) -> None:
     http.store.add(NAMED, ACTION)
     await http.ask("PUT", PATH, result_of(exit_code=1))
