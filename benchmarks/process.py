@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks import procfs
+from tests.support.guard import guarded
 
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 60.0
@@ -61,7 +62,7 @@ class Server(ABC):
         with (self.home / "log").open("ab") as log:
             # As installed: with bytecode, whatever this shell says. Else each start compiles all.
             env = {key: it for key, it in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+            self._process = subprocess.Popen(guarded(command), stdout=log, stderr=log, env=env)
         while time.perf_counter() - began < _START_TIMEOUT_S:
             if self._process.poll() is not None:
                 break

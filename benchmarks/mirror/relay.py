@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+from tests.support.guard import guarded
+
 _PIECE_BYTES = 128 * 1024
 _WINDOW_BYTES = 16 * 2**20  # on their way at most: more than delay times rate, so it limits nothing
 
@@ -23,7 +25,7 @@ class Relay:
     def __init__(self, target: str, delay_ms: float, bytes_s: float) -> None:
         command = [sys.executable, "-m", "benchmarks.mirror.relay"]
         self._process = subprocess.Popen(
-            [*command, target, str(delay_ms), str(bytes_s)], stdout=subprocess.PIPE
+            guarded([*command, target, str(delay_ms), str(bytes_s)]), stdout=subprocess.PIPE
         )
         assert self._process.stdout is not None
         self.address = f"127.0.0.1:{int(self._process.stdout.readline())}"

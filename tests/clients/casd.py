@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from tests.clients.tools import tool
+from tests.support.guard import guarded
 from tests.support.process_client import Client
 
 
@@ -25,11 +25,9 @@ def casd(
     """
     folder.mkdir(parents=True)
     address = address or f"unix:{folder / 'socket'}"
-    # The kernel ends it if the test process dies, so that nothing is left behind.
-    guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*guard, tool("buildbox-casd"), "--bind", address, *options, str(folder / "store")],
+            guarded([tool("buildbox-casd"), "--bind", address, *options, str(folder / "store")]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -23,6 +22,7 @@ from tests.clients.tools import tool
 from tests.remote.blobs import chunks, noise, read, text
 from tests.remote.fake_server import Proxy
 from tests.remote.served import Here, connected
+from tests.support.guard import guarded
 from tests.support.messages import directory, message_of
 
 pytestmark = pytest.mark.clients
@@ -36,10 +36,9 @@ def buildgrid(folder: Path) -> Iterator[str]:
     folder.mkdir()
     address = f"unix:{folder / 'socket'}"
     (folder / "config.yml").write_text(_BUILDGRID.format(address=address))
-    guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*guard, tool("bgd"), "server", "start", str(folder / "config.yml")],
+            guarded([tool("bgd"), "server", "start", str(folder / "config.yml")]),
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -23,6 +23,7 @@ from typing import Any
 import obstore
 from obstore.store import S3Store
 
+from tests.support.guard import guarded
 from tests.support.polling import wait_until
 
 ACCESS_KEY, SECRET_KEY = "test", "test-secret"
@@ -149,7 +150,11 @@ class ObjectStoreServer(S3Server):
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                arguments, cwd=self._folder, env=self._environment(), stdout=log, stderr=log
+                guarded(arguments),
+                cwd=self._folder,
+                env=self._environment(),
+                stdout=log,
+                stderr=log,
             )
         process = self._process
         wait_until(lambda: process.poll() is not None or self._answers(), "SeaweedFS answers")

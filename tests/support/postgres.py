@@ -26,6 +26,7 @@ from typing import Any
 
 import psycopg
 
+from tests.support.guard import guarded
 from tests.support.polling import wait_until
 from tests.support.quick import MEMORY
 
@@ -99,7 +100,10 @@ class Postgres:
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._as_user, self._binaries / "postgres", "-D", "data", *options],
+                [
+                    *self._as_user,
+                    *guarded([self._binaries / "postgres", "-D", "data", *options]),
+                ],
                 cwd=self._folder,
                 stdout=log,
                 stderr=log,

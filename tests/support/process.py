@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from federation.core.clock import SystemClock
+from tests.support.guard import guarded
 from tests.support.polling import wait_until
 from tests.support.samples import Samples
 from tests.support.transports import TRANSPORT
@@ -202,11 +202,8 @@ class Node:
     def _popen(
         self, args: Sequence[str], env: Mapping[str, str], log: BinaryIO
     ) -> subprocess.Popen[bytes]:
-        # The kernel ends the node if the test process dies, so that nothing is left behind. It
-        # watches the thread that starts it: start nodes from a thread that lives as long.
-        guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
         return subprocess.Popen(
-            [*guard, *self.prefix, *self.program, *args],
+            guarded([*self.prefix, *self.program, *args]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

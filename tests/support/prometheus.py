@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from tests.support.guard import guarded
 from tests.support.polling import wait_until
 
 EVERY_S = 1
@@ -74,7 +75,7 @@ def prometheus(folder: Path, targets: Sequence[str], rules: Path) -> Iterator[Pr
         "--log.format=json",
     ]
     with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        process = subprocess.Popen(guarded(command), stdout=log, stderr=log, cwd=folder)
     try:
         address = wait_until(lambda: _address(log_path), "prometheus listens")
         wait_until(lambda: _is_ready(address), "prometheus is ready")

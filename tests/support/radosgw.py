@@ -13,6 +13,7 @@ from shutil import which
 
 import obstore
 
+from tests.support.guard import guarded
 from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, free_ports
 from tests.support.polling import wait_until
 
@@ -62,7 +63,7 @@ class RadosGateway(S3Server):
         """See S3Server."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [_program("radosgw"), "-d", *self._options], stdout=log, stderr=log
+                guarded([_program("radosgw"), "-d", *self._options]), stdout=log, stderr=log
             )
         process = self._process
         wait_until(lambda: process.poll() is not None or self._answers(), "radosgw answers")

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 
 from tests.clients.http.builds import CacheAddress, ClientBuild, Homes, variables
 from tests.clients.tools import Result, run, tool, tree
+from tests.support.guard import guarded
 from tests.support.polling import wait_until
 
 # The last one has an object of 3 MB.
@@ -130,14 +131,12 @@ class Sccache:
 @contextmanager
 def _sccache_server(home: Path, env: Mapping[str, str]) -> Iterator[Result | None]:
     """Run the server in the foreground; if it refuses to start, give how it ended."""
-    # The kernel ends it if the test process dies, so that nothing is left behind.
-    guard = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", "--"]
-    command = (*guard, str(tool("sccache")))
+    command = (str(tool("sccache")),)
     server = {"SCCACHE_START_SERVER": "1", "SCCACHE_NO_DAEMON": "1"}
     log_path, socket = home / "server.log", Path(env["SCCACHE_SERVER_UDS"])
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            command,
+            guarded(command),
             cwd=home,
             env={"PATH": os.environ["PATH"], **env, **server},
             stdin=subprocess.DEVNULL,
