@@ -6,10 +6,8 @@ directory is a cache, an embedded storage that may be lost at any time.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from functools import partial
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import structlog
 from federation.config.model import LimitsConfig, StorageConfig
 from federation.core.clock import Clock
 from federation.core.digest import Digest, DigestFunction
-from federation.core.errors import BlobNotFound, FederationError, SourceUnavailable, StorageRefused
+from federation.core.errors import BlobNotFound, FederationError
 from federation.core.index import Entry, EntryKey
 from federation.core.lost_blobs import LostBlobs
 from federation.core.pins import ClosureWalk, FetchBlobs
@@ -29,26 +27,19 @@ from federation.core.tasks import Background
 from federation.observability.metrics import Metrics
 from federation.storage.catalogue.blobs import key_of
 from federation.storage.contract import NodeLog, OfflineState
-from federation.storage.shared.bucket_rules import refuse_expiry
-from federation.storage.shared.cache_purges import CachePurges
-from federation.storage.shared.cached_uses import CachedUses
 from federation.storage.shared.fills import Fills
-from federation.storage.shared.naming import PART_BYTES
-from federation.storage.shared.opening import cache_settings, open_bucket, open_site_catalogue
+from federation.storage.shared.opening import cache_settings, open_core
 from federation.storage.shared.site_context import SiteContext
 from federation.storage.shared.site_ingest import SiteIngest
 from federation.storage.shared.site_log import SiteLog
-from federation.storage.shared.site_marker import SiteMarker
 from federation.storage.shared.site_presence import SiteHeldWatch, SitePresence
 from federation.storage.shared.site_reading import SiteReading
 from federation.storage.shared.site_receiving import SiteReceiver
 from federation.storage.shared.site_small import SiteSmall
 from federation.storage.shared.suspect_blobs import SuspectBlobs
 from federation.storage.shared.upkeep.site_upkeep import SiteUpkeep
-from federation.storage.storage import Storage
 
 _log = structlog.get_logger(__name__)
-_PARTS_MIN = 4
 
 
 class SharedStorage:
@@ -77,47 +68,11 @@ class SharedStorage:
         metrics: Metrics,
         clock: Clock,
     ) -> SharedStorage:
-        """Open the site, making its tables if the database has none.
-
-        A bucket that does not answer is no reason not to start: small blobs can be served.
-
-        Raises StorageRefused.
-        """
-        assert settings.objects is not None
-        bucket = open_bucket(settings.objects, clock, metrics)
-        async with AsyncExitStack() as opened:
-            catalogue = await open_site_catalogue(settings, clock, metrics)
-            opened.push_async_callback(catalogue.close)
-            marker = SiteMarker(bucket, catalogue, partial(refuse_expiry, settings.objects, clock))
-            try:
-                await marker.check()
-            except SourceUnavailable as error:
-                if not catalogue.watch.head():
-                    raise StorageRefused(f"a new site needs its bucket: {error}") from error
-                _log.warning("bucket_unchecked", reason=str(error))
-            cache = await Storage.open(data_dir, cache_settings(settings), limits, Metrics(), clock)
-            opened.push_async_callback(cache.close)
-            purged = CachePurges(catalogue, cache, data_dir, clock)
-            await purged.open()
-            parts = max(_PARTS_MIN, limits.buffer_memory // PART_BYTES // 4)
-            core = SiteContext(
-                catalogue=catalogue,
-                bucket=bucket,
-                marker=marker,
-                cache=cache,
-                purged=purged,
-                uses=CachedUses(catalogue, clock),
-                settings=settings,
-                clock=clock,
-                metrics=metrics,
-                sending=asyncio.Semaphore(parts),
-                fetching=asyncio.Semaphore(parts),
-                direct=asyncio.Semaphore(parts),
-            )
-            storage = cls(core, SiteUpkeep(core))
-            opened.pop_all()
+        """Open the site: see open_core(). Raises StorageRefused."""
+        core = await open_core(data_dir, settings, limits, metrics, clock)
+        storage = cls(core, SiteUpkeep(core))
         storage.start()
-        _log.info("site_opened", site=catalogue.site_id, cache=str(data_dir))
+        _log.info("site_opened", site=storage.node_id, cache=str(data_dir))
         return storage
 
     def start(self) -> None:

@@ -14,14 +14,12 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 import structlog
-from psycopg import AsyncConnection, AsyncRawCursor, waiting
-from psycopg.abc import PQGen
+from psycopg import AsyncRawCursor
 from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import conninfo_to_dict
 
 from federation.core.breaker import Breaker, BreakerState
 from federation.core.clock import Clock
@@ -30,24 +28,25 @@ from federation.core.errors import (
     LeadLost,
     SourceUnavailable,
     StorageFull,
-    StorageRefused,
 )
 from federation.storage.shared.catalogue import arrays
+from federation.storage.shared.catalogue.database_connection import (
+    CONNECT_S,
+    Connection,
+    Row,
+    settings_of,
+    text_of,
+)
 
 SOURCE = "the site's database"
 _LEAD_LOST = "FDL01"  # SQLSTATEs that our functions raise
 _QUOTA_USED = "FDF01"
 
-_T = TypeVar("_T")
-_Row = tuple[Any, ...]
-
 _log = structlog.get_logger(__name__)
 
-_CONNECT_S = 5
 _CONNECT_AGAIN_S = 5.0  # after a further connection was refused
 _IDLE_S = 60.0  # after which a connection that nobody needed is closed
 _PROBE_EVERY_S = 1.0  # while the database is away
-_WAKE_S = 60.0  # psycopg looks at a socket this often, beside when something comes
 _WAITING_MAX = 2000  # calls that wait for a connection
 _TRIES = 5  # of a transaction that lost to another one
 _CONFLICTS = ("40001", "40P01")
@@ -55,44 +54,10 @@ _LOCKED = "55P03"  # lock_timeout is over
 _LOCKED_S = 1.0  # then a script is tried again
 _DISK_FULL = "53100"
 _READ_ONLY = "25006"  # a standby, or a primary that was demoted: another server is the primary
-# What a new connection is set to, unless the URL says otherwise. TCP_USER_TIMEOUT and keep-alives
-# find out that the server's machine is gone.
-_DEFAULTS: dict[str, Any] = {
-    "application_name": "federation",
-    "connect_timeout": _CONNECT_S,
-    "target_session_attrs": "read-write",
-    "tcp_user_timeout": 10_000,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 2,
-}
-# The server gives a statement up a little earlier than we give up the server: that it waits
-# for a lock does not mean that the database is away.
-_OPTIONS = "-c statement_timeout={timeout_ms} -c client_encoding=UTF8 -c jit=off"
-_SERVER_SHARE = 0.9
 
 
 class _NoAnswer(psycopg.OperationalError):
     """The time limit of a call is over; the connection is closed."""
-
-
-class _Connection(AsyncConnection[_Row]):
-    """A connection that is closed where a call on it is cancelled.
-
-    psycopg's own asks the server to cancel, and waits for that: a server that does not answer
-    would be waited for twice.
-    """
-
-    async def wait(
-        self, gen: PQGen[_T], interval: float = _WAKE_S, timeout: float | None = None
-    ) -> _T:
-        try:
-            return await waiting.wait_async(
-                gen, self.pgconn.socket, interval=interval, timeout=timeout
-            )
-        except asyncio.CancelledError:
-            self.pgconn.finish()
-            raise
 
 
 class DatabaseConnections:
@@ -103,19 +68,19 @@ class DatabaseConnections:
 
         Raises StorageRefused (the URL cannot be read).
         """
-        self._settings = _settings_of(url, int(call_s * 1000 * _SERVER_SHARE))
+        self._settings = settings_of(url, call_s)
         self._call_s = call_s
         self._clock = clock
         self._most = most
         self._adapters = AdaptersMap(psycopg.adapters)
         arrays.register(self._adapters)
-        self._idle: deque[tuple[_Connection, float]] = deque()  # since when; the newest last
+        self._idle: deque[tuple[Connection, float]] = deque()  # since when; the newest last
         self._open = 0
         self._refused_until_s = 0.0  # no further connection is asked for before that
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._calls: set[asyncio.Future[list[_Row]]] = set()
+        self._calls: set[asyncio.Future[list[Row]]] = set()
         self._breaker = Breaker(
-            failures_max=1, delay_max_s=_PROBE_EVERY_S, probe_max_s=call_s + _CONNECT_S
+            failures_max=1, delay_max_s=_PROBE_EVERY_S, probe_max_s=call_s + CONNECT_S
         )
         self._jitter = random.Random()  # noqa: S311 - it spreads retries, it guards nothing
         self._given_up = ""
@@ -142,7 +107,7 @@ class DatabaseConnections:
         await asyncio.gather(*self._calls, return_exceptions=True)
         await self._drop_idle()
 
-    async def ask(self, statement: str, *values: Any, twice: bool = True) -> list[_Row]:
+    async def ask(self, statement: str, *values: Any, twice: bool = True) -> list[Row]:
         """Run a statement ($1 stands for the first value) and return its rows.
 
         twice: it may be run once more where the connection was lost on the way, so that a restart
@@ -155,7 +120,7 @@ class DatabaseConnections:
         call.add_done_callback(self._calls.discard)
         return await asyncio.shield(call)
 
-    async def ask_one(self, statement: str, *values: Any, twice: bool = True) -> _Row:
+    async def ask_one(self, statement: str, *values: Any, twice: bool = True) -> Row:
         """Do what ask() does for a statement with exactly one row."""
         (row,) = await self.ask(statement, *values, twice=twice)
         return row
@@ -182,7 +147,7 @@ class DatabaseConnections:
                 self._give_back(connection)
             await self._clock.sleep(_LOCKED_S)
 
-    async def _ask(self, statement: str, values: Sequence[Any], *, twice: bool) -> list[_Row]:
+    async def _ask(self, statement: str, values: Sequence[Any], *, twice: bool) -> list[Row]:
         tries = 0
         while True:
             tries += 1
@@ -206,8 +171,8 @@ class DatabaseConnections:
                 self._give_back(connection)
 
     async def _run(
-        self, connection: _Connection, statement: str, values: Sequence[Any]
-    ) -> list[_Row]:
+        self, connection: Connection, statement: str, values: Sequence[Any]
+    ) -> list[Row]:
         cursor = AsyncRawCursor(connection)
         try:
             async with asyncio.timeout(self._call_s):
@@ -220,16 +185,16 @@ class DatabaseConnections:
         """Return what a failure means, and remember it if the database is away."""
         state = error.sqlstate
         if is_lost or state is None:
-            self._failed(_text(error))
-            return SourceUnavailable(SOURCE, _text(error))
+            self._failed(text_of(error))
+            return SourceUnavailable(SOURCE, text_of(error))
         self._answered()
         if state == _LEAD_LOST:
-            return LeadLost(_text(error))
+            return LeadLost(text_of(error))
         if state == _QUOTA_USED:
-            return StorageFull(_text(error))
+            return StorageFull(text_of(error))
         if state == _DISK_FULL:
             return StorageFull(f"the disk of {SOURCE} is full")
-        return SourceUnavailable(SOURCE, _text(error))
+        return SourceUnavailable(SOURCE, text_of(error))
 
     def _answered(self) -> None:
         if self._breaker.succeeded():
@@ -239,7 +204,7 @@ class DatabaseConnections:
         if self._breaker.failed(self._clock.monotonic_s(), reason, self._jitter):
             _log.error("catalogue_away", reason=reason)
 
-    async def _take(self) -> _Connection:
+    async def _take(self) -> Connection:
         """Return a connection that nobody uses. Raises SourceUnavailable."""
         if self._given_up:
             raise SourceUnavailable(SOURCE, self._given_up)
@@ -278,21 +243,21 @@ class DatabaseConnections:
             return True
         return self._open < self._most and self._clock.monotonic_s() >= self._refused_until_s
 
-    async def _connect(self) -> _Connection | None:
+    async def _connect(self) -> Connection | None:
         """Return a further connection; None: others of this node have to do.
 
         Raises SourceUnavailable: there are no others.
         """
         self._open += 1
         try:
-            async with asyncio.timeout(_CONNECT_S):
-                return await _Connection.connect(
+            async with asyncio.timeout(CONNECT_S):
+                return await Connection.connect(
                     autocommit=True, context=self._adapters, **self._settings
                 )
         except (psycopg.Error, TimeoutError, OSError) as error:
             self._closed_one()
             is_late = isinstance(error, TimeoutError)
-            reason = f"no connection within {_CONNECT_S} s" if is_late else _text(error)
+            reason = f"no connection within {CONNECT_S} s" if is_late else text_of(error)
             if self._open:  # the server has no room for more; were it away, these would fail, too
                 self._refused_until_s = self._clock.monotonic_s() + _CONNECT_AGAIN_S
                 _log.warning("catalogue_connection_refused", open=self._open, reason=reason)
@@ -303,7 +268,7 @@ class DatabaseConnections:
             self._closed_one()
             raise
 
-    def _give_back(self, connection: _Connection) -> None:
+    def _give_back(self, connection: Connection) -> None:
         if connection.closed:
             self._closed_one()
             return
@@ -332,30 +297,3 @@ class DatabaseConnections:
         for connection, _ in idle:
             await connection.close()
             self._closed_one()
-
-
-def _settings_of(url: str, timeout_ms: int) -> dict[str, Any]:
-    """Return the URL as what connect() takes, with our defaults. Raises StorageRefused."""
-    given = _parsed(url)
-    if given is None:
-        raise StorageRefused("storage.catalogue is not a URL of PostgreSQL")
-    ours = _OPTIONS.format(timeout_ms=timeout_ms)
-    options = f"{ours} {given.get('options') or ''}".strip()
-    return {**_DEFAULTS, **given, "options": options}
-
-
-def _parsed(url: str) -> dict[str, Any] | None:
-    """Return what a URL says; None, and nothing of libpq's text about it, if it is none.
-
-    A password may be in both, and the cause of an error is shown with it.
-    """
-    try:
-        return dict(conninfo_to_dict(url))
-    except psycopg.Error:
-        return None
-
-
-def _text(error: BaseException) -> str:
-    """Return what an error says in one line. libpq's texts name hosts and users, no passwords."""
-    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return " ".join((said or str(error) or type(error).__name__).split())
