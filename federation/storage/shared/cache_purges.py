@@ -5,8 +5,8 @@ takes over those of blobs into the catalogue of its cache. That removes the blob
 them, and bars what a running fill would store. From the poll that tells of a record until that is
 done the cache is not read.
 
-How far the cache has come is in a file beside it. A node that comes back after records were
-forgotten compares its whole cache with the site.
+How far the cache has come is in a file beside it. A node that comes back, or reaches the database
+again, after records were forgotten compares its whole cache with the site.
 """
 
 from __future__ import annotations
@@ -60,22 +60,10 @@ class CachePurges:
     async def open(self) -> None:
         """Catch up with what was purged while this node was away. Raises StorageRefused."""
         try:
-            await self._catch_up()
+            self._epoch, self._told = await asyncio.to_thread(self._read)
+            await self.bring()
         except FederationError as error:
             raise StorageRefused(f"the cache may have what was purged: {error}") from error
-
-    async def _catch_up(self) -> None:
-        epoch, told = await asyncio.to_thread(self._read)
-        self._epoch = self._catalogue.watch.log_epoch
-        self._told = told if epoch == self._epoch else 0
-        forgotten = await self._catalogue.purges.forgotten()
-        if self._told < forgotten:
-            dropped = await self._compare()
-            self._told = forgotten
-            _log.warning(
-                "cache_compared", dropped=dropped, reason="purges were forgotten meanwhile"
-            )
-        await self.bring()
 
     async def run(self) -> None:
         """Follow the records, until cancelled. Raises as bring() does."""
@@ -93,12 +81,23 @@ class CachePurges:
             epoch = self._catalogue.watch.log_epoch
             if epoch != self._epoch:
                 self._epoch, self._told = epoch, 0
+            await self._make_up_for_forgotten()
             while (page := await self._catalogue.purges.page(self._told, _AT_ONCE)).purges:
                 blobs = [each for each in page.purges if isinstance(each.thing, Digest)]
                 if blobs:
                     await self._cache.ledger.purges.apply(blobs)
                 self._told = page.last
                 await asyncio.to_thread(self._write, epoch, page.last)
+
+    async def _make_up_for_forgotten(self) -> None:
+        """Compare the cache with the site if records are gone that it has not come to."""
+        forgotten = await self._catalogue.purges.forgotten()
+        if self._told < forgotten:
+            dropped = await self._compare()
+            self._told = forgotten
+            _log.warning(
+                "cache_compared", dropped=dropped, reason="purges were forgotten meanwhile"
+            )
 
     async def _compare(self) -> int:
         """Drop what the site does not hold, and return how many blobs that were."""

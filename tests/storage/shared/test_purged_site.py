@@ -136,6 +136,29 @@ async def test_d12_a_node_that_was_away_for_longer_than_purges_are_kept_compares
             await kept(back, purged)
 
 
+async def test_d12_a_node_that_was_cut_off_for_longer_than_purges_are_kept_compares_its_cache(
+    site: TestSite, nodes: list[SharedStorage]
+) -> None:
+    one, cut_off = nodes
+    digest, data = fresh(LARGE)
+    await cut_off.write(digest, pieces(data))
+    await kept(cut_off, digest)
+    await cut_off.core.catalogue.watch.close()  # it polls no more
+    await purge(one, digest)
+    site.sql("UPDATE clock SET now_ms = now_ms + 1000")
+    assert await one.core.catalogue.work.forget_purges(await leading(one), 0.5) == 1
+    assert await read(cut_off, digest) == data
+    await cut_off.core.catalogue.watch.refresh()
+    with pytest.raises(BlobNotFound):
+        await read(cut_off, digest)
+    await cleared(cut_off, digest)
+
+    async def is_current() -> bool:
+        return cut_off.core.purged.is_current
+
+    await until(is_current)
+
+
 async def test_another_log_epoch_numbers_records_anew(
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
