@@ -125,6 +125,10 @@ def _secrets(config: Config) -> Iterator[Path]:
             yield from [] if jwt.keys_file is None else [jwt.keys_file]
     for auth in _of_others(config):
         yield from (path for path in (auth.access_token, auth.client_key) if path is not None)
+    if config.traces.access_token is not None:
+        yield config.traces.access_token
+    if config.storage.objects is not None and config.storage.objects.credentials is not None:
+        yield config.storage.objects.credentials
 
 
 def _deciding(config: Config) -> Iterator[Path]:
@@ -143,6 +147,8 @@ def _deciding(config: Config) -> Iterator[Path]:
     for other in _of_others(config):
         found = (other.server_cert, other.credential_helper)
         yield from (path for path in found if path is not None)
+    if config.traces.server_cert is not None:
+        yield config.traces.server_cert
 
 
 def _of_others(config: Config) -> list[AuthConfig]:

@@ -16,8 +16,9 @@ def told(config: Config) -> list[tuple[str, str]]:
 
 
 def test_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
-    token, key, jwt = (tmp_path / name for name in ("token", "client.key", "jwt"))
-    for each in (token, key, jwt):
+    names = ("token", "client.key", "jwt", "spans", "bucket")
+    token, key, jwt, spans, bucket = secrets = [tmp_path / name for name in names]
+    for each in secrets:
         each.write_text("x" * 40)
         each.chmod(0o600)
     auth = {"access-token": token, "client-cert": tmp_path / "client.crt", "client-key": key}
@@ -30,14 +31,22 @@ def test_secrets_that_others_can_read_are_told(tmp_path: Path) -> None:
             "data-dir": tmp_path,
             "listeners": [listener],
             "upstreams": [{"name": "hq", "url": "https://hq:1", "auth": auth}],
+            "traces": {"endpoint": "https://hq:2", "access-token": spans},
+            "storage": {
+                "engine": "shared",
+                "catalogue": "postgresql://hq/cache",
+                "objects": {"bucket": "cache", "endpoint": "https://hq:3", "credentials": bucket},
+                "quota": "1T",
+                "cache": "10G",
+            },
         }
     )
     assert told(config) == []
-    for each in (token, key, jwt):
+    for each in secrets:
         each.chmod(0o644)
     found = told(config)
     assert {event for event, _ in found} == {"secret_exposed"}
-    for each in (token, key, jwt):
+    for each in secrets:
         assert any(f"chmod o= {each}" in text for _, text in found)
 
 
