@@ -148,7 +148,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     run by one process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2
-    processes = cores + 1 if config.option.markexpr == "quick" else 3 * cores
+    processes = cores + 1 if config.option.markexpr == "quick" else 2 * cores + 1
     files = {argument.partition("::")[0] for argument in config.args}
     if files and all(name.endswith(".py") for name in files):
         processes = min(processes, len(files))
