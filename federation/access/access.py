@@ -13,21 +13,28 @@ from federation.access.rights import Rights, everybody
 from federation.access.watched_file import Watched
 from federation.config.listeners import ListenerConfig
 from federation.config.types import parse_address
-from federation.core.errors import NotAuthenticated
+from federation.core.errors import SourceUnavailable
 
 if TYPE_CHECKING:
     from federation.access.fetched_keys import FetchedKeys
     from federation.access.live_tls import LiveTls
 
 
-class KeysOutdated(NotAuthenticated):
+class KeysUnknown(SourceUnavailable):
+    """Whether a token is good is not known, as the keys of its issuer are not here."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("the keys of the token's issuer", reason)
+
+
+class KeysOutdated(KeysUnknown):
     """A token is signed with a key that its issuer may have published meanwhile.
 
     Whoever asked may ask once more after renewed().
     """
 
     def __init__(self, renewed: Callable[[], Awaitable[None]]) -> None:
-        super().__init__("the token is signed with a key that is not known here yet")
+        super().__init__("they are being fetched")
         self.renewed = renewed
 
 
@@ -38,7 +45,8 @@ class Access(Protocol):
         """Return what the caller may do.
 
         Raises NotAuthenticated for credentials that are no good, NotAllowed for a caller that is
-        not let in at all. KeysOutdated: to be asked once more after its renewed().
+        not let in at all, KeysUnknown for one of whom that cannot be told now. KeysOutdated: to be
+        asked once more after its renewed().
         """
         ...
 

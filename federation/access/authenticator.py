@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from federation.access.access import KeysOutdated
+from federation.access.access import KeysOutdated, KeysUnknown
 from federation.access.certificates import ClientRights, Granted
 from federation.access.fetched_keys import FetchedKeys
 from federation.access.incoming_call import Headers, IncomingCall
@@ -82,7 +82,8 @@ class Authenticator:
         """Return what the caller may do: its token's rights, or else its certificate's.
 
         Raises NotAuthenticated for a token that is no good, ClientRefused for a certificate,
-        KeysOutdated for a token that may be good once keys were fetched.
+        KeysOutdated for a token that may be good once keys were fetched, KeysUnknown for one that
+        may be good once they can be.
         """
         by_certificate = self.admit(call)
         if self._asks_tokens:
@@ -132,8 +133,11 @@ class Authenticator:
         try:
             claims = self._keys.value.claims_of(token, self._jwt)
         except UnknownKey:
-            if isinstance(self._keys, FetchedKeys) and self._keys.may_be_renewed:
-                raise KeysOutdated(self._keys.renewed) from None
+            if isinstance(self._keys, FetchedKeys):
+                if self._keys.may_be_renewed:
+                    raise KeysOutdated(self._keys.renewed) from None
+                if not len(self._keys.value):
+                    raise KeysUnknown("their URL gives none") from None
             raise
         role, instances = grant_of(claims, self._jwt)
         return Granted(identity_of(claims), role, instances, until_s(claims, self._jwt))

@@ -70,8 +70,6 @@ class JwtKeys:
         Raises NotAuthenticated with the reason, which contains no part of the token; UnknownKey if
         other keys could make it valid.
         """
-        if not self._keys:
-            raise UnknownKey("no key of the issuer is known here now")
         try:
             header = jwt.get_unverified_header(shown)
         except (jwt.InvalidTokenError, RecursionError):

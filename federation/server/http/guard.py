@@ -11,7 +11,7 @@ import ipaddress
 import json
 import socket
 
-from federation.access.access import Access, KeysOutdated
+from federation.access.access import Access, KeysOutdated, KeysUnknown
 from federation.access.rights import Role
 from federation.config.http import HttpConfig
 from federation.config.types import parse_address
@@ -82,7 +82,7 @@ class PageGuard:
             self._log.log_refusal(error, "http.Pages", request.caller.peer.text, rights)
             if isinstance(error, NotAuthenticated):
                 return _refusal(401, str(error), _ASK_FOR_TOKEN if self._takes_tokens else None)
-            return _refusal(403, str(error))
+            return _refusal(503 if isinstance(error, KeysUnknown) else 403, str(error))
         return None
 
 
