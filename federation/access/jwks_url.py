@@ -14,7 +14,6 @@ from federation.core.errors import FederationError
 from federation.core.http_proxy import proxy_for
 
 FETCH_S = 10.0  # for all of it
-_PORTS = {"https": 443, "http": 80}
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -65,8 +64,9 @@ async def fetch_jwks(url: str, server_cert: Path | None, max_bytes: int) -> byte
 
 def _proxy_to(url: str) -> str | None:
     parts = urlsplit(url)
-    server = Address(parts.hostname or "", parts.port or _PORTS[parts.scheme])
-    return proxy_for(str(server), tls=parts.scheme == "https")
+    if parts.scheme != "https":
+        return None  # of this machine: nothing would prove that what a proxy gives are its keys
+    return proxy_for(str(Address(parts.hostname or "", parts.port or 443)), tls=True)
 
 
 def _context(server_cert: Path | None) -> ssl.SSLContext:

@@ -34,6 +34,14 @@ IDENTITIES = [
         "Whoever makes up key ids makes the node ask the issuer at every call.",
     ),
     Mutant(
+        "keys-from-a-proxy",
+        "federation/access/jwks_url.py",
+        "        return None  # of this machine",
+        "        return proxy_for(parts.netloc, tls=False)  # of this machine",
+        ("tests/access/test_jwks_url.py",),
+        "Whoever sits between the node and its HTTP proxy decides who is let in.",
+    ),
+    Mutant(
         "keys-for-ever",
         "federation/access/fetched_keys.py",
         "if len(self.value) and self._schedule.left_s(self._clock.monotonic_s()) <= 0:",
