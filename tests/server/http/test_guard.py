@@ -13,7 +13,9 @@ import aiohttp
 import pytest
 from structlog.testing import capture_logs
 
-from federation.access.rights import Role
+from federation.access.access import KeysOutdated, KeysUnknown
+from federation.access.incoming_call import IncomingCall
+from federation.access.rights import Rights, Role
 from federation.access.setup import load_access, make_access, make_http_access
 from federation.access.tokens import RANDOM_BYTES, make_token
 from federation.config.model import Config
@@ -27,6 +29,7 @@ from federation.server.http.router import HttpAnswer, HttpRequest
 from federation.server.http.server import HttpServer
 from federation.server.http.serving import http_servers
 from federation.server.unix_socket import process_socket
+from tests.access.test_identity import Shown
 from tests.support.certificates import Files, self_signed
 
 PAGES = ("/", "/metrics", "/nothing")
@@ -190,6 +193,33 @@ async def test_a_client_certificate_opens_pages_to_admins_alone(tmp_path: Path) 
         with pytest.raises(aiohttp.ClientError):  # plain text, and the first connections are over
             await get(server, "/healthz")
         assert await secured(server, "/", tls_of(own, prometheus)) == 200
+
+
+class KeysAway:
+    """The issuer's keys are not here, and do not come."""
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    async def renew(self) -> None:
+        self.waits += 1
+
+    def rights_of(self, _call: IncomingCall) -> Rights:
+        if not self.waits:
+            raise KeysOutdated(self.renew)
+        raise KeysUnknown("their URL gives none")
+
+    admit = rights_of
+
+
+async def test_a_token_of_an_issuer_that_gives_no_keys_is_not_called_wrong(tmp_path: Path) -> None:
+    token(tmp_path, Role.ADMIN, 1)
+    settings = config(tmp_path, auth={"tokens": "tokens"}).http
+    access = KeysAway()
+    guard = PageGuard(page, settings, access, SystemClock())
+    answer = await guard.answer(HttpRequest("GET", "/", host="10.0.0.1", caller=Shown("Bearer x")))
+    assert (answer.status, access.waits) == (503, 1)
+    assert b"their URL gives none" in answer.body
 
 
 def test_tokens_off_loopback_want_tls(tmp_path: Path) -> None:
