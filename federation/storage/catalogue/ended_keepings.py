@@ -6,8 +6,7 @@ all that pins name was looked for.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from typing import Any
 
 import apsw
@@ -15,9 +14,10 @@ import apsw
 from federation.storage.catalogue import footprint, keepings
 from federation.storage.catalogue.transaction import Transaction
 
-_KEPT_IN_ORDER = (
-    "SELECT used, key FROM blob WHERE kept > 0 AND (used, key) > (?, ?) ORDER BY used, key LIMIT ?"
-)
+Place = tuple[int, bytes | int]  # when what is kept was last used, and its key or row id
+
+_KEPT = {"blob": "key", "entry": "id"}
+FIRST: dict[str, Place] = {"blob": (0, b""), "entry": (0, 0)}  # where give_back() begins
 
 
 def ended(connection: apsw.Connection) -> list[int]:
@@ -37,22 +37,24 @@ def is_return_due(connection: apsw.Connection, now_ms: int) -> bool:
 
 
 def give_back(
-    transaction: Transaction, ended_ids: Collection[int], after: tuple[int, bytes], limit: int
-) -> tuple[int, bytes] | None:
-    """Let eviction have what these keep, of the next `limit` kept blobs in order of last use.
+    transaction: Transaction, table: str, ended_ids: Set[int], after: Place, limit: int
+) -> Place | None:
+    """Let eviction have what these keep, of the next `limit` kept rows in order of last use.
 
-    after: (used, key) of the last one of the call before. Returns the same of this one, None if
-    there are no more.
+    table: "blob" or "entry". after: the last row of the call before, or FIRST. Returns the last one
+    of this call, None if there are no more.
     """
-    rows: Any = transaction.connection.execute(_KEPT_IN_ORDER, (*after, limit)).fetchall()
-    if not rows:
-        return None
-    transaction.connection.execute(
-        "UPDATE blob SET kept = 0 WHERE key IN (SELECT value FROM carray(?1)) "
-        "AND kept IN (SELECT value FROM carray(?2))",
-        (apsw.carray(tuple(key for _, key in rows)), apsw.carray(array("q", ended_ids))),
+    connection, name = transaction.connection, _KEPT[table]
+    rows: Any = connection.execute(
+        f"SELECT used, {name}, kept FROM {table} "  # noqa: S608 - constants
+        f"WHERE kept > 0 AND (used, {name}) > (?, ?) ORDER BY used, {name} LIMIT ?",
+        (*after, limit),
+    ).fetchall()
+    connection.executemany(
+        f"UPDATE {table} SET kept = 0 WHERE {name} = ?",  # noqa: S608 - constants
+        [(row_name,) for _, row_name, kept in rows if kept in ended_ids],
     )
-    return rows[-1][0], rows[-1][1]
+    return (rows[-1][0], rows[-1][1]) if rows else None
 
 
 def hold_blob(transaction: Transaction, key: bytes) -> None:
@@ -89,15 +91,10 @@ def _without_pin(transaction: Transaction) -> int:
 
 
 def forget(transaction: Transaction, ended_ids: Collection[int]) -> None:
-    """Remove keepings whose blobs were given back, and let eviction have their entries."""
-    connection = transaction.connection
-    connection.execute(
-        "UPDATE entry SET kept = 0 WHERE kept > 0 AND kept IN (SELECT value FROM carray(?))",
-        (apsw.carray(array("q", ended_ids)),),
-    )
+    """Remove keepings of which all was given back."""
     freed = 0
     for keeping_id in ended_ids:
-        row: Any = connection.execute(
+        row: Any = transaction.connection.execute(
             "DELETE FROM keeping WHERE id = ? AND pin IS NULL RETURNING bytes", (keeping_id,)
         ).fetchone()
         if row is not None:

@@ -201,17 +201,22 @@ class PinKeeper:
             after = found[-1].id
             await self._look_again(found, walker)
             await self._follow(walker)
-        place: tuple[int, bytes] | None = (0, b"")
-        while place is not None:
-            place = await core.writer.submit(
-                partial(
-                    ended_keepings.give_back,
-                    ended_ids=ended,
-                    after=place,
-                    limit=_GIVEN_BACK_AT_ONCE,
+        ids = frozenset(ended)
+        for table, first in ended_keepings.FIRST.items():
+            place: ended_keepings.Place | None = first
+            while place is not None:
+                place = await core.writer.submit(
+                    partial(
+                        ended_keepings.give_back,
+                        table=table,
+                        ended_ids=ids,
+                        after=place,
+                        limit=_GIVEN_BACK_AT_ONCE,
+                    )
                 )
-            )
-        await core.writer.submit(partial(ended_keepings.forget, ended_ids=ended))
+        for at in range(0, len(ended), _GIVEN_BACK_AT_ONCE):
+            part = ended[at : at + _GIVEN_BACK_AT_ONCE]
+            await core.writer.submit(partial(ended_keepings.forget, ended_ids=part))
         _log.info("pins_given_back", ended=len(ended))
 
 
