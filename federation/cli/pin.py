@@ -58,8 +58,8 @@ def pin(
     """Keep what matches from eviction, with all that it names: what is here now, and what comes.
 
     A URI may be a pattern with *, ? and [...]; it means assets with any qualifiers. Of what is
-    pinned already, date and note change. Pins take at most storage.pins-max of the quota: what
-    would exceed that is refused, with the numbers. What comes later and does not fit is not
+    pinned already, date and note change. Pins take at most storage.pins-max of the quota: the first
+    that would exceed that is refused, with the numbers. What comes later and does not fit is not
     pinned: `federation pins` says how much that is.
 
     Works on the data directory, beside nodes that serve it or without any; a node keeps what comes
@@ -82,9 +82,15 @@ def pin(
     chosen = chosen_targets(where, names, action, instance)
     limits = where.file.limits if where.file is not None else LimitsConfig()
     walk = pin_walk(limits)
-    with warnings_only():
-        made = [where.operations.pin(_wanted(each, until_s, note), walk) for each in chosen]
-    emit({"pinned": [shown(each) for each in made]}, as_json=as_json)
+    made: list[PinReport] = []
+    try:
+        with warnings_only():
+            for each in chosen:
+                report = where.operations.pin(_wanted(each, until_s, note), walk)
+                made.append(report)
+    finally:  # what was pinned before one that was refused stays
+        if made:
+            emit({"pinned": [shown(each) for each in made]}, as_json=as_json)
     if not all(each.is_whole for each in made):
         sys.exit(FOUND_PROBLEMS)
 

@@ -116,7 +116,7 @@ class CataloguePins:
         raise StorageFull(
             f"pins may take {most} bytes (storage.pins-max is {self._core.settings.pins_max}) and "
             f"take {before_bytes} already; this would take more than the "
-            f"{max(0, most - before_bytes)} that are left; nothing was pinned"
+            f"{max(0, most - before_bytes)} that are left; nothing of it was pinned"
         )
 
     async def unpin(self, targets: Sequence[PinTarget], by: str) -> list[Pin]:

@@ -81,10 +81,13 @@ def test_what_is_missing_is_told_and_what_does_not_fit_refused(node: Node, tmp_p
     run(node, "unpin", lacking)
     config = tmp_path / "config.yaml"
     config.write_text(f"data-dir: {node.data_dir}\nstorage: {{pins-max: 1000}}\n")
-    done = CliRunner().invoke(main, ["pin", str(digest_of(NEVER)), "--config", str(config)])
+    given = ["pin", str(lacking), str(digest_of(NEVER)), "--config", str(config), "--json"]
+    done = CliRunner().invoke(main, given)
     assert done.exit_code == 3
     assert "pins may take 1000 bytes" in done.stderr
-    assert run(node, "pins")["pins"] == []
+    assert json.loads(done.stdout)["pinned"][0]["target"] == str(lacking)
+    assert [each["target"] for each in run(node, "pins")["pins"]] == [str(lacking)]
+    run(node, "unpin", lacking)
 
 
 @pytest.mark.parametrize(

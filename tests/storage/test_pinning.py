@@ -214,7 +214,9 @@ async def test_what_pins_may_not_take_is_refused_and_nothing_of_it_stays(
     small, large = await tree_of(storage, LEAF), await tree_of(storage, OTHER, LARGE)
     await storage.put([result(b"small", small[0]), result(b"large", large[0], instance="rel")])
     kept = await pin(storage)
-    with pytest.raises(StorageFull, match=r"pins may take 102400 bytes.*nothing was pinned") as why:
+    with pytest.raises(
+        StorageFull, match=r"pins may take 102400 bytes.*nothing of it was pinned"
+    ) as why:
         await pin(storage, PinTarget(PinKind.INSTANCE, "rel"))
     assert str(kept.size_bytes) in str(why.value)
     await settle(storage)
