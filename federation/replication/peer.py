@@ -162,7 +162,7 @@ class PeerRunner:
         session.shipper.confirmed.clear()
 
     def _let_go_of_window(self) -> None:
-        """Stop pinning objects for a window lane that no rule uses any more."""
+        """Stop holding objects for a window lane that no rule uses any more."""
         session = self.session
         record = session.records.get(session.name, Lane.WINDOW)
         if Lane.WINDOW in session.lanes or record is None:

@@ -118,7 +118,7 @@ class Evictor:
         self.rewind()
 
     def rewind(self) -> None:
-        """Search from the least recently used object again: pins may have been removed."""
+        """Search from the least recently used object again: peers may have got what they lacked."""
         for walk in self._walks:
             walk.begin()
         self._rewound_s = self._core.clock.monotonic_s()
@@ -126,7 +126,7 @@ class Evictor:
     async def mark(self, needed_bytes: int) -> int:
         """Mark blobs and delete index entries, one slice; return its bytes, 0 if nothing is left.
 
-        Continues where the last slice ended, so that pinned objects are not passed over again each
+        Continues where the last slice ended, so that what peers lack is not passed over again each
         time. Starts over every 10 s, or when nothing is left.
         """
         before_ms = self._core.now_ms() - self._core.timing.cutoff_age_ms

@@ -40,7 +40,7 @@ _TRIM_EVERY_S = 60.0
 _HELD = "all that may be evicted is gone; the rest is leased, pinned or kept for peers"
 _EVERYTHING_BYTES = 2**62
 _GIVEN_BACK_A_TICK = 8  # times footprint.give_back
-_PINNED_REST = 20.0  # a search that found nothing is repeated after 20 times its duration
+_HELD_REST = 20.0  # a search that found nothing is repeated after 20 times its duration
 
 _log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Maintenance:
         self.pin_keeper = PinKeeper(core)
         self._background = Background()
         self._holder_tasks = Background()  # the tasks that only the holder of the lock runs
-        self._next_sweep_s = self._next_trim_s = self._pinned_until_s = 0.0
+        self._next_sweep_s = self._next_trim_s = self._held_until_s = 0.0
         self._sweeping: asyncio.Task[Any] | None = None
         self._complaints = Complaints(_log, core.clock)
         self.held_back = ""  # why eviction does not free more, for operators
@@ -228,7 +228,7 @@ class Maintenance:
         if await self._is_held_back():
             return 0
         begun_s = self._core.clock.monotonic_s()
-        if begun_s < self._pinned_until_s:
+        if begun_s < self._held_until_s:
             self.held_back = _HELD
             return 0
         marked = 0
@@ -240,7 +240,7 @@ class Maintenance:
                     break
         if self.held_back == _HELD and self._core.settings.when_full == "refuse":
             took_s = self._core.clock.monotonic_s() - begun_s  # the search found nothing
-            self._pinned_until_s = begun_s + took_s * _PINNED_REST
+            self._held_until_s = begun_s + took_s * _HELD_REST
         return marked
 
     def _excess_bytes(self, target_bytes: int, with_received_bytes: int | None) -> int:
@@ -256,7 +256,7 @@ class Maintenance:
         return excess
 
     async def _give_up_a_peer(self, room_bytes: float | None) -> bool:
-        """Unpin the objects of one peer if only pinned ones are left; return whether it did."""
+        """Hold nothing for one peer any more if only such objects are left; return whether."""
         if not await self._evictor.holds_for_peers():
             self.held_back = "all that may be evicted is gone; the rest is leased or pinned"
             return False
