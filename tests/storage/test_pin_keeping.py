@@ -14,11 +14,13 @@ from federation.core.index import Stamp
 from federation.core.pins import PinKind, PinTarget
 from federation.storage.catalogue import change_log, pins
 from federation.storage.storage import Storage
+from tests.storage.conftest import put
 from tests.storage.test_eviction import held
 from tests.storage.test_pinning import (
     DAY_S,
     LEAF,
     MAIN,
+    OTHER,
     evict_all,
     pin,
     report,
@@ -69,6 +71,25 @@ async def test_nothing_is_kept_for_a_pin_that_is_removed_while_entries_are_looke
     assert (await storage.ledger.pins.report()).size_bytes == 0
     await evict_all(storage)
     assert await held(storage, digests) == []
+
+
+async def test_a_log_that_is_trimmed_during_a_look_makes_it_begin_again(
+    storage: Storage,
+) -> None:
+    first, second = await tree_of(storage, LEAF), await tree_of(storage, OTHER)
+    await storage.put([result(b"a", first[0])])
+    await of_a_peer(storage)
+
+    async def meanwhile() -> None:
+        await storage.put([result(b"a", second[0])])
+        await storage.core.writer.submit(lambda tx: change_log.trim(tx, tx.totals.seq, 100))
+
+    await settle(storage, meanwhile=meanwhile)
+    assert not (await report(storage)).is_settled
+    await settle(storage)
+    assert (await report(storage)).is_whole
+    await evict_all(storage)
+    assert await held(storage, second) == second
 
 
 async def test_a_pin_that_has_ended_does_not_come_back_with_an_older_record(
@@ -148,3 +169,12 @@ async def test_a_command_that_died_leaves_no_pin(storage: Storage) -> None:
     assert (await storage.ledger.pins.report()).size_bytes == 0
     await evict_all(storage)
     assert await held(storage, digests) == []
+
+
+async def test_entries_that_are_malformed_are_kept_as_far_as_they_can_be_read(
+    storage: Storage,
+) -> None:
+    text = await put(storage, b"no directory at all")
+    await storage.put([result(b"a", text)])
+    found = await pin(storage)
+    assert (found.incomplete, found.missing, found.blobs) == (1, 0, 1)

@@ -179,7 +179,8 @@ async def test_what_was_unpinned_goes_but_for_what_others_need(storage: Storage)
     both, mine = await put(storage, LEAF), await put(storage, OTHER)
     shared = await put(storage, directory({"f": both}))
     alone = await put(storage, directory({"f": mine}))
-    await storage.put([result(b"a", shared, alone), result(b"b", shared, instance="rel")])
+    entries = [result(b"a", shared, alone), result(b"b", shared, instance="rel")]
+    await storage.put(entries)
     other = PinTarget(PinKind.INSTANCE, "rel")
     first, second = await pin(storage), await pin(storage, other)
     assert (first.blobs, second.blobs) == (4, 0)
@@ -189,6 +190,7 @@ async def test_what_was_unpinned_goes_but_for_what_others_need(storage: Storage)
     assert (await report(storage)).blobs == 2
     await evict_all(storage)
     assert await held(storage, [both, shared, mine, alone]) == [both, shared]
+    assert await names(storage, *entries) == [False, True]
     assert await storage.ledger.pins.unpin([MAIN], "bob") == []
 
 
@@ -296,15 +298,6 @@ async def test_a_kept_blob_that_was_damaged_is_missed_and_kept_again(storage: St
     assert (found.is_whole, found.size_bytes) == (True, whole.size_bytes)
     await evict_all(storage)
     assert await held(storage, digests) == digests
-
-
-async def test_entries_that_are_malformed_are_kept_as_far_as_they_can_be_read(
-    storage: Storage,
-) -> None:
-    text = await put(storage, b"no directory at all")
-    await storage.put([result(b"a", text)])
-    found = await pin(storage)
-    assert (found.incomplete, found.missing, found.blobs) == (1, 0, 1)
 
 
 async def test_pins_survive_a_restart_a_restore_and_a_rebuild(tmp_path: Path) -> None:

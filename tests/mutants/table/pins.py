@@ -83,6 +83,22 @@ PINS = [
         "What comes after the pin is evicted.",
     ),
     Mutant(
+        "pin-look-goes-on",
+        _KEEPER,
+        "            if not await self._follow(walker):",
+        "            if await self._follow(walker) is None:",
+        _KEEPING,
+        "What changed behind a look, and is in no log any more, is evicted.",
+    ),
+    Mutant(
+        "pin-entries-given-back",
+        "federation/storage/catalogue/ended_keepings.py",
+        '"entry": (0, 0)}  #',
+        '"entry": (2**62, 0)}  #',
+        _PINNING,
+        "Entries of a pin that was removed stay for ever.",
+    ),
+    Mutant(
         "pin-of-a-removed-pin",
         _KEEPINGS,
         "    if not _is_in_force(connection, pin_id):",
