@@ -7,8 +7,8 @@ what is missing, and says that nothing is, so that the walk goes on past holes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from federation.config.types import share_of
@@ -171,11 +171,22 @@ class _KeepingStore:
         limit: int | None = None,
         next_bytes: NextBytes | None = None,
     ) -> AbstractAsyncContextManager[Chunks]:
-        """See Readable."""
+        """See Readable. One that is missing is empty here, too."""
+        if key_of(digest) in self.missing:
+            return _no_bytes()
         return self._store.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
 
     def _note_missing(self, keys: Sequence[bytes]) -> None:
         self.missing.update(keys[: _MISSING_MAX - len(self.missing)])
+
+
+@asynccontextmanager
+async def _no_bytes() -> AsyncIterator[Chunks]:
+    async def none() -> Chunks:
+        for chunk in ():
+            yield chunk
+
+    yield none()
 
 
 def _keep(

@@ -7,13 +7,16 @@ from functools import partial
 
 import pytest
 
+from federation.closure.names import ARTIFACT_URN
 from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig
-from federation.core.digest import digest_of
+from federation.core.digest import Digest, digest_of
 from federation.core.index import Stamp
 from federation.core.pins import PinKind, PinTarget
+from federation.core.store import SMALL_BLOB_BYTES
 from federation.storage.catalogue import change_log, pins
 from federation.storage.storage import Storage
+from tests.replication.here import asset_of
 from tests.storage.conftest import put
 from tests.storage.test_eviction import held
 from tests.storage.test_pinning import (
@@ -171,10 +174,14 @@ async def test_a_command_that_died_leaves_no_pin(storage: Storage) -> None:
     assert await held(storage, digests) == []
 
 
-async def test_entries_that_are_malformed_are_kept_as_far_as_they_can_be_read(
-    storage: Storage,
-) -> None:
+async def test_entries_are_kept_as_far_as_they_can_be_read(storage: Storage) -> None:
+    """Behind what is malformed, and missing ones of every kind: what is read as a whole, too."""
     text = await put(storage, b"no directory at all")
-    await storage.put([result(b"a", text)])
+    whole = await tree_of(storage, LEAF)
+    large = Digest(digest_of(b"large").hash, SMALL_BLOB_BYTES + 1)
+    artifact = asset_of(f"{ARTIFACT_URN}a", digest_of(b"gone"), text, instance="main")
+    await storage.put([result(b"a", text, large, whole[0]), artifact])
     found = await pin(storage)
-    assert (found.incomplete, found.missing, found.blobs) == (1, 0, 1)
+    assert (found.entries, found.incomplete, found.missing, found.blobs) == (2, 2, 2, 4)
+    await evict_all(storage)
+    assert await held(storage, [text, *whole]) == [text, *whole]

@@ -83,6 +83,22 @@ PINS = [
         "What comes after the pin is evicted.",
     ),
     Mutant(
+        "pin-past-malformed",
+        "federation/closure/pinned.py",
+        "            self.unreadable = str(error)",
+        "            raise",
+        _KEEPING,
+        "What an entry names behind a malformed or missing message is evicted.",
+    ),
+    Mutant(
+        "pin-past-large",
+        "federation/storage/pin_walk.py",
+        "        if key_of(digest) in self.missing:",
+        "        if False:",
+        _KEEPING,
+        "What an entry names behind a large directory that is missing is evicted.",
+    ),
+    Mutant(
         "pin-look-goes-on",
         _KEEPER,
         "            if not await self._follow(walker):",
