@@ -19,6 +19,7 @@ from federation.cli.values import DateType, DurationType
 from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig
 from federation.core.clock import SystemClock, utc_text
+from federation.core.errors import FederationError
 from federation.core.index import NO_STAMP
 from federation.core.pins import NOTE_MAX_CHARS, UNTIL_MAX_S, Pin, PinReport
 from federation.server.exit_codes import FOUND_PROBLEMS
@@ -88,9 +89,12 @@ def pin(
             for each in chosen:
                 report = where.operations.pin(_wanted(each, until_s, note), walk)
                 made.append(report)
-    finally:  # what was pinned before one that was refused stays
+    except FederationError:
         if made:
-            emit({"pinned": [shown(each) for each in made]}, as_json=as_json)
+            before = ", ".join(each.pin.label for each in made)
+            click.echo(f"pinned before that one was refused: {before}", err=True)
+        raise
+    emit({"pinned": [shown(each) for each in made]}, as_json=as_json)
     if not all(each.is_whole for each in made):
         sys.exit(FOUND_PROBLEMS)
 
