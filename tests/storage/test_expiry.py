@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from federation.closure.pinned import pin_walk
-from federation.config.model import LimitsConfig
+from federation.config.model import LimitsConfig, StorageConfig
 from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind
 from federation.core.pins import Pin, PinKind, PinTarget
 from federation.storage.catalogue.transaction import HOLD, set_meta
@@ -27,6 +27,13 @@ def asset(name: str, instance: str = "pr") -> Entry:
     return Entry(key, b"value of " + name.encode(), f"urn:{name}")
 
 
+async def quiet(open_storage: Opener, settings: StorageConfig) -> Storage:
+    """A storage whose own upkeep has ended, so that nothing expires but by the test."""
+    storage = await open_storage(settings)
+    await storage.maintenance.close()
+    return storage
+
+
 async def left(storage: Storage, entries: list[Entry]) -> list[str]:
     found = await storage.get([each.key for each in entries])
     return [each.label for each in found if each is not None]
@@ -36,7 +43,7 @@ async def left(storage: Storage, entries: list[Entry]) -> list[str]:
 async def test_what_was_neither_written_nor_used_for_so_long_goes(
     open_storage: Opener, count: int
 ) -> None:
-    storage = await open_storage(short(expire_after={"pr": "2h", "none": "1h"}))
+    storage = await quiet(open_storage, short(expire_after={"pr": "2h", "none": "1h"}))
     old = [asset(f"old-{at}") for at in range(count)]
     others = [asset("used"), asset("other", "main"), asset("other", "pr/1")]
     await storage.put([*old, *others])
@@ -58,7 +65,7 @@ async def test_what_was_neither_written_nor_used_for_so_long_goes(
 
 
 async def test_pinned_entries_stay_and_no_row_tells_peers(open_storage: Opener) -> None:
-    storage = await open_storage(short(expire_after={"pr": "2h"}))
+    storage = await quiet(open_storage, short(expire_after={"pr": "2h"}))
     await storage.put([asset("pinned"), asset("not")])
     target = PinTarget(PinKind.ASSETS, "pr", "urn:p*")
     walker = storage.pin_walker(pin_walk(LimitsConfig()))
@@ -73,7 +80,7 @@ async def test_pinned_entries_stay_and_no_row_tells_peers(open_storage: Opener) 
 async def test_nothing_goes_while_the_leases_of_a_killed_process_are_not_known(
     open_storage: Opener,
 ) -> None:
-    storage = await open_storage(short(expire_after={"pr": "2h"}))
+    storage = await quiet(open_storage, short(expire_after={"pr": "2h"}))
     await storage.put([asset("a")])
     storage.core.store_clock._base_ms += 3 * HOUR_MS
     hold_ms = storage.core.now_ms() + HOUR_MS
@@ -84,7 +91,7 @@ async def test_nothing_goes_while_the_leases_of_a_killed_process_are_not_known(
 
 
 async def test_a_reload_changes_the_ages(open_storage: Opener) -> None:
-    storage = await open_storage()
+    storage = await quiet(open_storage, short())
     await storage.put([asset("a")])
     storage.core.store_clock._base_ms += 3 * HOUR_MS
     expiry = Expiry(storage.core)
