@@ -182,11 +182,10 @@ class _KeepingStore:
 
 @asynccontextmanager
 async def _no_bytes() -> AsyncIterator[Chunks]:
-    async def none() -> Chunks:
-        for chunk in ():
-            yield chunk
+    async def empty() -> Chunks:
+        yield b""
 
-    yield none()
+    yield empty()
 
 
 def _keep(
