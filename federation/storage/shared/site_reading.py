@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from types import TracebackType
 
 from federation.core import uses
-from federation.core.digest import Digest
+from federation.core.digest import Digest, new_hasher
 from federation.core.errors import (
     BlobDamaged,
     BlobNotFound,
@@ -169,11 +170,21 @@ class SiteReading:
         await self._open.enter_async_context(self._core.direct)
 
     async def _direct(self, at: BlobAt, part: memoryview | None) -> AsyncGenerator[bytes, None]:
-        """Yield the rest part by part; part: the one at the offset, if it was fetched already."""
+        """Yield the rest part by part; part: the one at the offset, if it was fetched already.
+
+        Who reads the whole blob gets the last part after the whole was verified, too.
+        """
+        is_whole = self._offset == 0 and self._end == self._digest.size_bytes
+        hasher = new_hasher(self._digest.function) if is_whole else None
         while self._offset < self._end:
             data = await self._part(at) if part is None else part
             part = None
             start = self._offset - self._offset % PART_BYTES
+            if hasher is not None:
+                await asyncio.to_thread(hasher.update, data)
+                is_last = start + len(data) == self._end
+                if is_last and hasher.digest() != self._digest.hash:
+                    raise await self._damaged(at, "its objects together do not match its digest")
             while self._offset < min(self._end, start + len(data)):
                 from_byte = self._offset - start
                 chunk = bytes(data[from_byte : from_byte + self._step()])
@@ -195,8 +206,12 @@ class SiteReading:
         try:
             return await fetch_part(self._core.bucket, self._digest, at, self._offset // PART_BYTES)
         except PartDamaged as damage:
-            await self._core.set_aside(self._digest, at, str(damage))
-            raise BlobDamaged(self._digest, str(damage)) from damage
+            raise await self._damaged(at, str(damage)) from damage
+
+    async def _damaged(self, at: BlobAt, reason: str) -> BlobDamaged:
+        """Set the blob aside; return what tells its reader. Raises as SiteContext.set_aside."""
+        await self._core.set_aside(self._digest, at, reason)
+        return BlobDamaged(self._digest, reason)
 
     def _ask(self) -> int:
         self._asked = CHUNK_BYTES if self._next_bytes is None else self._next_bytes()

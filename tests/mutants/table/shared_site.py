@@ -44,6 +44,15 @@ SHARED_SITE = [
         "Readers are given the end of a blob before the whole was compared with its digest.",
     ),
     Mutant(
+        "whole-past-the-cache",
+        f"{_SHARED}/site_reading.py",
+        "                if is_last and hasher.digest() != self._digest.hash:",
+        "                if is_last and hasher.digest() == b'':",
+        ("tests/storage/shared/test_site_faults.py",),
+        "Wrong bytes that were hashed as a part are read to their end past the cache.",
+        marked="servers",
+    ),
+    Mutant(
         "bucket-marker",
         f"{_SHARED}/objects.py",
         "        if data is None and await self.get_marker() is None:",

@@ -11,7 +11,13 @@ import obstore
 import pytest
 
 from federation.core.digest import Digest, digest_of
-from federation.core.errors import FederationError, SourceUnavailable, StorageRefused
+from federation.core.errors import (
+    BlobDamaged,
+    FederationError,
+    SourceUnavailable,
+    StorageRefused,
+)
+from federation.storage.shared.naming import PART_BYTES, hash_part
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.suspect_blobs import SuspectBlobs
 from tests.storage.conftest import until
@@ -235,3 +241,27 @@ async def test_d05_a_suspected_bucket_is_trusted_again_once_the_suspects_are_rig
         assert await suspects.judge()
         assert other.health() == (True, "")
         assert await read(other, digest) == data
+
+
+async def test_d05_a_blob_of_other_bytes_whose_parts_seem_right_is_never_read_to_its_end(
+    site: TestSite, tmp_path: Path
+) -> None:
+    """A part has the hash of what the node that took it read back from its own disk."""
+    digest, data = fresh(PART_BYTES + KIB)
+    async with site.node(tmp_path / "one") as one:
+        await one.write(digest, pieces(data))
+    (name,) = (each for each in site.objects() if each.endswith("-00000"))
+    changed = bytes([data[0] ^ 1]) + data[1:PART_BYTES]
+    obstore.put(site.servers.bucket.store(BUCKET, site.prefix), name, changed)
+    hashed = f"'\\x{hash_part(changed).hex()}'::bytea"
+    site.sql(f"UPDATE blob SET parts = {hashed} || substr(parts, 33)")
+    async with site.node(tmp_path / "other", cache=4 * 2**20) as past_its_cache:
+        async with past_its_cache.open_read(digest) as chunks:
+            begun = aiter(chunks)
+            received = b""
+            while len(received) < PART_BYTES:
+                received += await anext(begun)
+            with pytest.raises(BlobDamaged):
+                await anext(begun)
+        assert received == changed
+        assert await past_its_cache.find_missing([digest]) == {digest}
