@@ -30,6 +30,15 @@ SITE_CATALOGUE = [
         marked="servers",
     ),
     Mutant(
+        "call-overtaken",
+        f"{_CATALOGUE}/connections.py",
+        "            has_waited = True",
+        "            has_waited = False",
+        ("tests/storage/shared/test_failures.py",),
+        "A call that waits for a connection is overtaken again and again on a busy node.",
+        marked="servers",
+    ),
+    Mutant(
         "flush-of-another-life",
         f"{_CATALOGUE}/flusher.py",
         "        if (await self.flush()).life != life:",

@@ -159,6 +159,20 @@ async def test_connections_are_bounded_and_calls_wait_their_turn(database: SiteD
     await connections.close()
 
 
+async def test_a_call_that_waits_and_was_overtaken_stays_the_first(database: SiteDatabase) -> None:
+    connections = DatabaseConnections(database.url, SystemClock(), most=1, call_s=60)
+    only = await connections._take()
+    first, second = (asyncio.ensure_future(connections._take()) for _ in range(2))
+    await until(lambda: "2 waiting" in repr(connections), "both wait")
+    connections._give_back(only)
+    only = await connections._take()  # before the first one was run
+    await until(lambda: "2 waiting" in repr(connections), "both wait again")
+    connections._give_back(only)
+    connections._give_back(await first)
+    connections._give_back(await second)
+    await connections.close()
+
+
 async def test_a_server_without_room_for_more_connections_is_not_taken_to_be_away(
     database: SiteDatabase,
 ) -> None:

@@ -211,22 +211,27 @@ class DatabaseConnections:
         is_due = self._breaker.probe_due(self._clock.monotonic_s())
         if not (is_due or self._breaker.allows()):
             raise SourceUnavailable(SOURCE, self._breaker.last_error)
+        has_waited = False
         while True:
             if self._idle:
                 return self._idle.pop()[0]
             if self._may_connect() and (made := await self._connect()) is not None:
                 return made
-            await self._wait()
+            await self._wait(is_first=has_waited)  # somebody who came later may have been faster
+            has_waited = True
             if self._breaker.state is BreakerState.OPEN:
                 self._wake_one()  # the next one that waits hears it, too
                 raise SourceUnavailable(SOURCE, self._breaker.last_error)
 
-    async def _wait(self) -> None:
-        """Wait until a connection may be free. Raises SourceUnavailable."""
-        if len(self._waiting) >= _WAITING_MAX:
+    async def _wait(self, *, is_first: bool) -> None:
+        """Wait until a connection may be free; is_first: before all others.
+
+        Raises SourceUnavailable.
+        """
+        if not is_first and len(self._waiting) >= _WAITING_MAX:
             raise SourceUnavailable(SOURCE, "too many calls wait for it")
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        (self._waiting.appendleft if is_first else self._waiting.append)(turn)
         try:
             async with asyncio.timeout(self._call_s):
                 await turn
