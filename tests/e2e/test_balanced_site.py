@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from federation.core.digest import digest_of
+from tests.support.guard import guarded
 from tests.support.object_store import BUCKET
 from tests.support.polling import pass_time, wait_until
 from tests.support.process import Node
@@ -84,7 +85,7 @@ class BalancedSite:
         program = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
         assert program is not None, "no HAProxy here: run tests/servers/install"
         with (self.folder / "haproxy.log").open("ab") as log:
-            return subprocess.Popen([program, "-db", "-f", path], stdout=log, stderr=log)
+            return subprocess.Popen(guarded([program, "-db", "-f", path]), stdout=log, stderr=log)
 
     def counted(self, backend: str) -> int:
         """How many nodes HAProxy takes to be up; -1: it does not answer yet."""

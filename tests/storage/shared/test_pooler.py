@@ -22,6 +22,7 @@ from federation.storage.shared.catalogue.rows import SiteRole
 from federation.storage.shared.catalogue.settings import CatalogueSettings
 from federation.storage.shared.catalogue.site_catalogue import SiteCatalogue, open_catalogue
 from tests.storage.shared.site import LEASE_S, SiteDatabase, held, store
+from tests.support.guard import guarded
 from tests.support.polling import until, wait_until
 from tests.support.postgres import database_of
 from tests.support.quick import MEMORY
@@ -51,7 +52,7 @@ def pooler(folder: Path, database: SiteDatabase) -> Iterator[str]:
     del settings["pgbouncer"]["auth_file"]
     with (folder / "pgbouncer.ini").open("w") as written:
         settings.write(written)
-    command = ["pgbouncer", str(folder / "pgbouncer.ini")]
+    command = guarded(["pgbouncer", str(folder / "pgbouncer.ini")])
     if os.geteuid() == 0:  # which it refuses to run as
         shutil.chown(folder, "postgres")
         command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", *command]
