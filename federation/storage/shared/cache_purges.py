@@ -53,7 +53,13 @@ class CachePurges:
 
     @property
     def is_current(self) -> bool:
-        """Whether the cache is clear of everything that the last poll told of."""
+        """Whether the cache is clear of everything that the last poll told of.
+
+        Never once the database is asked no more: then nothing would tell of a purge.
+        """
+        return self._has_come_to_the_poll() and not self._catalogue.connections.are_given_up
+
+    def _has_come_to_the_poll(self) -> bool:
         row = self._catalogue.watch.row
         return self._told >= row.purge_seq and self._epoch == row.log_epoch
 
@@ -69,7 +75,7 @@ class CachePurges:
         """Follow the records, until cancelled. Raises as bring() does."""
         while True:
             await self.bring()
-            while self.is_current:
+            while self._has_come_to_the_poll():
                 await self._clock.sleep(_LOOK_S)
 
     async def bring(self) -> None:

@@ -181,6 +181,15 @@ PURGES = [
         marked="servers",
     ),
     Mutant(
+        "site-purge-too-old",
+        f"{_SITE}/cache_purges.py",
+        " and not self._catalogue.connections.are_given_up",
+        "",
+        _ON_SITES,
+        "A node that is too old for its site gives out for ever what is purged from then on.",
+        marked="servers",
+    ),
+    Mutant(
         "site-purge-away",
         f"{_SITE}/cache_purges.py",
         "        if self._told < forgotten:",

@@ -11,7 +11,7 @@ import pytest
 
 from federation.config.model import StorageConfig
 from federation.core.digest import Digest, digest_of
-from federation.core.errors import BlobNotFound, StorageRefused
+from federation.core.errors import BlobNotFound, SourceUnavailable, StorageRefused
 from federation.core.index import Entry, EntryKey, EntryKind, Stamp
 from federation.core.purges import Purge
 from federation.core.replication_log import PeerRecord
@@ -157,6 +157,20 @@ async def test_d12_a_node_that_was_cut_off_for_longer_than_purges_are_kept_compa
         return cut_off.core.purged.is_current
 
     await until(is_current)
+
+
+async def test_d13_a_node_that_is_too_old_for_its_site_reads_its_cache_no_more(
+    nodes: list[SharedStorage],
+) -> None:
+    one, _ = nodes
+    digest, data = fresh(LARGE)
+    await one.write(digest, pieces(data))
+    await kept(one, digest)
+    assert await read(one, digest) == data
+    one.core.catalogue.connections.give_up("upgrade this node")
+    assert one.read_at_once(digest) is None
+    with pytest.raises(SourceUnavailable, match="upgrade this node"):
+        await read(one, digest)
 
 
 async def test_another_log_epoch_numbers_records_anew(

@@ -94,6 +94,11 @@ class DatabaseConnections:
         """Why the database is taken to be away; empty: it answers."""
         return self._given_up or self._breaker.last_error
 
+    @property
+    def are_given_up(self) -> bool:
+        """Whether this process asks the database nothing any more."""
+        return bool(self._given_up)
+
     def give_up(self, reason: str) -> None:
         """Ask the database nothing any more: every later call fails with this reason."""
         if not self._given_up:
