@@ -39,7 +39,7 @@ _FORGOTTEN = (
 )
 
 
-class Candidate(NamedTuple):
+class PinnableEntry(NamedTuple):
     """An index entry, as far as pins look at it."""
 
     id: int
@@ -148,7 +148,7 @@ def _pin(columns: Sequence[Any]) -> Pin:
     return Pin(PinTarget.parse(target), stamp, label, until_s, note, by, at_s, bool(removed))
 
 
-def candidates(connection: apsw.Connection, after: int, limit: int) -> list[Candidate]:
+def candidates(connection: apsw.Connection, after: int, limit: int) -> list[PinnableEntry]:
     """Return entries with row ids above this one, in their order."""
     rows: Any = connection.execute(
         f"SELECT id, kind, {instances.NAME}, name, label FROM entry "  # noqa: S608 - constants
@@ -158,7 +158,7 @@ def candidates(connection: apsw.Connection, after: int, limit: int) -> list[Cand
     return [_candidate(row) for row in rows]
 
 
-def changed(connection: apsw.Connection, after: int, upto: int) -> list[Candidate]:
+def changed(connection: apsw.Connection, after: int, upto: int) -> list[PinnableEntry]:
     """Return the entries that the log has rows of, with numbers above after and at most upto."""
     rows: Any = connection.execute(
         f"SELECT entry.id, entry.kind, {instances.NAME.replace('= instance', '= entry.instance')}, "  # noqa: S608
@@ -170,9 +170,9 @@ def changed(connection: apsw.Connection, after: int, upto: int) -> list[Candidat
 
 
 @of_a_row
-def _candidate(row: Sequence[Any]) -> Candidate:
+def _candidate(row: Sequence[Any]) -> PinnableEntry:
     entry_id, kind, instance, name, label = row
-    return Candidate(int(entry_id), EntryKey(EntryKind(kind), instance, name), label)
+    return PinnableEntry(int(entry_id), EntryKey(EntryKind(kind), instance, name), label)
 
 
 def next_stamp(transaction: Transaction, above: Pin | None) -> Stamp:

@@ -24,7 +24,7 @@ from federation.core.pins import KeptState, PinKind
 from federation.observability.rate_limits import Complaints
 from federation.storage.catalogue import change_log, ended_keepings, keepings, pins
 from federation.storage.catalogue.keepings import Keeping
-from federation.storage.catalogue.pins import Candidate, PinRow
+from federation.storage.catalogue.pins import PinnableEntry, PinRow
 from federation.storage.catalogue.transaction import get_meta, read_totals, set_meta
 from federation.storage.context import StorageContext
 from federation.storage.pin_walk import PinWalker, max_pinned_bytes
@@ -48,7 +48,7 @@ class _Live:
     def __init__(self, rows: Iterable[PinRow]) -> None:
         self.rows = [(row, row.pin.target.matcher()) for row in rows]
 
-    def found_in(self, page: Iterable[Candidate]) -> list[tuple[int, int]]:
+    def found_in(self, page: Iterable[PinnableEntry]) -> list[tuple[int, int]]:
         """Return (pin id, entry id) of each match. Calls as many functions as pins for each."""
         return [
             (row.id, each.id)
@@ -145,7 +145,7 @@ class PinKeeper:
         await core.writer.submit(partial(pins.set_scanned, rows=rows, is_scanned=True))
 
     async def _keep(
-        self, live: _Live, page: Sequence[Candidate], walker: PinWalker, *, rests: bool
+        self, live: _Live, page: Sequence[PinnableEntry], walker: PinWalker, *, rests: bool
     ) -> None:
         found = await self._core.pool.run(live.found_in, page)
         left_out = 0

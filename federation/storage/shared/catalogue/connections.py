@@ -32,7 +32,7 @@ from federation.core.errors import (
 from federation.storage.shared.catalogue import arrays
 from federation.storage.shared.catalogue.database_connection import (
     CONNECT_S,
-    Connection,
+    DatabaseConnection,
     Row,
     settings_of,
     text_of,
@@ -74,7 +74,7 @@ class DatabaseConnections:
         self._most = most
         self._adapters = AdaptersMap(psycopg.adapters)
         arrays.register(self._adapters)
-        self._idle: deque[tuple[Connection, float]] = deque()  # since when; the newest last
+        self._idle: deque[tuple[DatabaseConnection, float]] = deque()  # since when; the newest last
         self._open = 0
         self._refused_until_s = 0.0  # no further connection is asked for before that
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -176,7 +176,7 @@ class DatabaseConnections:
                 self._give_back(connection)
 
     async def _run(
-        self, connection: Connection, statement: str, values: Sequence[Any]
+        self, connection: DatabaseConnection, statement: str, values: Sequence[Any]
     ) -> list[Row]:
         cursor = AsyncRawCursor(connection)
         try:
@@ -209,7 +209,7 @@ class DatabaseConnections:
         if self._breaker.failed(self._clock.monotonic_s(), reason, self._jitter):
             _log.error("catalogue_away", reason=reason)
 
-    async def _take(self) -> Connection:
+    async def _take(self) -> DatabaseConnection:
         """Return a connection that nobody uses. Raises SourceUnavailable."""
         if self._given_up:
             raise SourceUnavailable(SOURCE, self._given_up)
@@ -253,7 +253,7 @@ class DatabaseConnections:
             return True
         return self._open < self._most and self._clock.monotonic_s() >= self._refused_until_s
 
-    async def _connect(self) -> Connection | None:
+    async def _connect(self) -> DatabaseConnection | None:
         """Return a further connection; None: others of this node have to do.
 
         Raises SourceUnavailable: there are no others.
@@ -261,7 +261,7 @@ class DatabaseConnections:
         self._open += 1
         try:
             async with asyncio.timeout(CONNECT_S):
-                return await Connection.connect(
+                return await DatabaseConnection.connect(
                     autocommit=True, context=self._adapters, **self._settings
                 )
         except (psycopg.Error, TimeoutError, OSError) as error:
@@ -278,7 +278,7 @@ class DatabaseConnections:
             self._closed_one()
             raise
 
-    def _give_back(self, connection: Connection) -> None:
+    def _give_back(self, connection: DatabaseConnection) -> None:
         if connection.closed:
             self._closed_one()
             return

@@ -34,7 +34,7 @@ _OPTIONS = "-c statement_timeout={timeout_ms} -c client_encoding=UTF8 -c jit=off
 _SERVER_SHARE = 0.9
 
 
-class Connection(AsyncConnection[Row]):
+class DatabaseConnection(AsyncConnection[Row]):
     """A connection that is closed where a call on it is cancelled.
 
     psycopg's own asks the server to cancel, and waits for that: a server that does not answer
