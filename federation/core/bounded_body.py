@@ -11,5 +11,5 @@ async def whole_body(parts: AsyncIterable[bytes], bytes_max: int) -> bytes:
     async for part in parts:
         body += part
         if len(body) > bytes_max:
-            raise ValueError(f"more than {bytes_max} bytes")
+            raise ValueError(f"its answer has more than {bytes_max} bytes")
     return bytes(body)
