@@ -27,10 +27,12 @@ QUERIES = [
 # list of names to pull.
 EMPTY = {
     ("limits-calls refused", "{{code}} {{method}}"),
+    ("limits-fetches of keys", "{{outcome}}"),
+    ("limits-keys of tokens are so old", "{{instance}} {{url}}"),
     ("limits-limits reached", "{{limit}}"),
     ("limits-spans of traces", "{{result}}"),
-    ("limits-workers", "{{instance}} {{state}}"),
     ("limits-workers started again", "{{instance}}"),
+    ("limits-workers", "{{instance}} {{state}}"),
     ("overview-errors", "{{method}} {{code}}"),
     ("replication-given up, forgotten", "given up for {{peer}}: {{reason}}"),
     ("replication-objects not sent", "{{peer}} {{reason}}"),
