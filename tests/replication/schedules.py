@@ -19,7 +19,7 @@ from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.provenance import Provenance, Source
 from federation.remote.failures import FailureKind
 from federation.storage.catalogue.hlc import DRIFT_S
-from federation.storage.upkeep.redating import STEADY_S
+from federation.storage.upkeep.dates_ahead import STEADY_S
 from tests.replication.schedule_followers import Sender
 from tests.replication.schedule_judge import EVERYTHING, KEPT, RULE_SETS, Given, Road, check_values
 from tests.replication.schedule_nodes import WALL_S, Node

@@ -16,7 +16,8 @@ from federation.observability.metrics import Metrics
 from federation.storage.admin.verify import verify
 from federation.storage.catalogue.hlc import DRIFT_S, is_too_far, ticks_at
 from federation.storage.storage import Storage
-from federation.storage.upkeep.redating import EARLIEST_S, STEADY_S, Redating
+from federation.storage.upkeep.dates_ahead import EARLIEST_S, STEADY_S
+from federation.storage.upkeep.redating import Redating
 from tests.storage.conftest import short, until
 
 DAY_S = 86400.0

@@ -18,9 +18,9 @@ from federation.storage.catalogue import purges
 from federation.storage.catalogue.hlc import next_ticks, ticks_at
 from federation.storage.catalogue.transaction import Transaction, read_totals
 from federation.storage.context import StorageContext
+from federation.storage.upkeep import dates_ahead
+from federation.storage.upkeep.dates_ahead import DatesAhead
 
-STEADY_S = 60.0  # time synchronization corrects a clock that is wrong at the start within this time
-EARLIEST_S = 1_767_225_600.0  # 2026: a machine with an earlier date has an empty clock battery
 _ROWS_READ = 5_000
 _ROWS_DATED = 200
 
@@ -33,33 +33,29 @@ class Redating:
     def __init__(self, core: StorageContext) -> None:
         self._core = core
         self._drift_s = core.settings.clock_drift
-        self._since_s: float | None = None  # monotonic time when stamps were first found ahead
+        self._dates = DatesAhead(self._drift_s)
 
     def __repr__(self) -> str:
-        return f"<Redating, ahead since {self._since_s}>"
+        return f"<Redating, {self._dates!r}>"
 
     async def check(self) -> int:
         """Redate entries if stamps have been too far ahead for STEADY_S; return how many."""
         clock = self._core.clock
         ahead_s = await self._core.pool.run(self._ahead_s)
         self._core.metrics.dates_ahead.set(max(0.0, ahead_s))
-        if ahead_s <= self._drift_s:
-            self._since_s = None
-            return 0
-        if self._since_s is None:
-            self._since_s = clock.monotonic_s()
+        if self._dates.found(ahead_s, clock.monotonic_s()):
             _log.warning(
                 "dates_ahead",
                 ahead_s=round(ahead_s),
                 clock=utc_text(clock.wall_s()),
                 text="this machine's clock is wrong, or was wrong when entries were stamped; if it "
                 "is not corrected, they get new stamps",
-                in_s=STEADY_S,
+                in_s=dates_ahead.STEADY_S,
             )
-        if clock.wall_s() < EARLIEST_S or clock.monotonic_s() < self._since_s + STEADY_S:
+        if not self._dates.are_steady(clock.wall_s(), clock.monotonic_s()):
             return 0
         count = await self._redate()
-        self._since_s = None
+        self._dates.forget()
         self._core.metrics.redated.inc(count)
         _log.warning("entries_redated", count=count, ahead_s=round(ahead_s))
         return count

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from federation.cli import main
 from federation.core.clock import SystemClock
-from federation.storage.upkeep import redating
+from federation.storage.upkeep import dates_ahead
 
 VARIABLE = "WALL_CLOCK_OFFSET_S"
 FILE_VARIABLE = "WALL_CLOCK_OFFSET_FILE"
@@ -36,7 +36,7 @@ def _wall_s(_clock: SystemClock) -> float:
 def run() -> None:
     """Run the command line, with the wall clock wrong."""
     setattr(SystemClock, "wall_s", _wall_s)  # noqa: B010 - it is no method to a type checker
-    redating.STEADY_S = 3.0  # a test's clock is not set by the network meanwhile
+    dates_ahead.STEADY_S = 3.0  # a test's clock is not set by the network meanwhile
     main(prog_name="federation")
 
 

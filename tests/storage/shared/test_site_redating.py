@@ -14,7 +14,7 @@ from federation.core.index import Entry, EntryKey, EntryKind, Stamp
 from federation.storage.catalogue.hlc import DRIFT_S, is_too_far
 from federation.storage.shared.storage import SharedStorage
 from federation.storage.shared.upkeep.site_redating import SiteRedating
-from federation.storage.upkeep.redating import STEADY_S
+from federation.storage.upkeep.dates_ahead import STEADY_S
 from tests.storage.shared.test_site_upkeep import leading
 from tests.support.sites import TestSite
 

@@ -12,7 +12,8 @@ from federation.core.clock import utc_text
 from federation.storage.shared.catalogue.lead_work import lead_of
 from federation.storage.shared.catalogue.rows import Lead
 from federation.storage.shared.site_context import SiteContext
-from federation.storage.upkeep.redating import EARLIEST_S, STEADY_S
+from federation.storage.upkeep import dates_ahead
+from federation.storage.upkeep.dates_ahead import DatesAhead
 
 _ROWS_READ = 5000
 _PURGES_AT_ONCE = 200
@@ -33,10 +34,10 @@ class SiteRedating:
     def __init__(self, core: SiteContext) -> None:
         self._core = core
         self._drift_s = core.catalogue.settings.drift_s
-        self._since_s: float | None = None  # monotonic time when stamps were first found ahead
+        self._dates = DatesAhead(self._drift_s)
 
     def __repr__(self) -> str:
-        return f"<SiteRedating, ahead since {self._since_s}>"
+        return f"<SiteRedating, {self._dates!r}>"
 
     async def check(self, lead: Lead) -> int:
         """Redate entries if stamps have been too far ahead for STEADY_S; return how many.
@@ -47,26 +48,22 @@ class SiteRedating:
         wall_s = clock.wall_s()
         ahead_s = (self._core.catalogue.watch.row.ticks >> 16) / 1000 - wall_s
         self._core.metrics.dates_ahead.set(max(0.0, ahead_s))
-        if ahead_s <= self._drift_s:
-            self._since_s = None
-            return 0
-        if self._since_s is None:
-            self._since_s = clock.monotonic_s()
+        if self._dates.found(ahead_s, clock.monotonic_s()):
             _log.warning(
                 "dates_ahead",
                 ahead_s=round(ahead_s),
                 clock=utc_text(wall_s),
                 text="the clock of a node of this site is wrong, or was wrong when entries were "
                 "stamped; if it is not corrected, they get new stamps",
-                in_s=STEADY_S,
+                in_s=dates_ahead.STEADY_S,
             )
-        if wall_s < EARLIEST_S or clock.monotonic_s() < self._since_s + STEADY_S:
+        if not self._dates.are_steady(wall_s, clock.monotonic_s()):
             return 0
         (database_s,) = await self._core.catalogue.connections.ask_one(_CLOCK)
         if abs(database_s - wall_s) > self._drift_s:
             return 0  # dates_ahead told of it; one of the two is wrong
         count = await self._redate(lead)
-        self._since_s = None
+        self._dates.forget()
         self._core.metrics.redated.inc(count)
         _log.warning("entries_redated", count=count, ahead_s=round(ahead_s))
         return count
