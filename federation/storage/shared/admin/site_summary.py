@@ -34,23 +34,8 @@ WHERE back IS NOT NULL ORDER BY back DESC LIMIT $1
 async def site_summary(catalogue: SiteCatalogue, clock: Clock) -> dict[str, Any]:
     """Return the facts about the site. Raises SourceUnavailable."""
     ask = catalogue.connections.ask
-    row = await catalogue.connections.ask_one(_STORED)
-    (
-        head,
-        size,
-        blobs,
-        entries,
-        gone,
-        cost,
-        since_s,
-        hold_ms,
-        version,
-        rows,
-        damaged,
-        back,
-        *more,
-    ) = row
-    purges, schema = more
+    *facts, purges, schema = await catalogue.connections.ask_one(_STORED)
+    head, size, blobs, entries, gone, cost, since_s, hold_ms, version, rows, damaged, back = facts
     return {
         "engine": "shared",
         "node-id": catalogue.site_id,

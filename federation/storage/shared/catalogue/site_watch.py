@@ -127,11 +127,6 @@ class SiteWatch:
         return max(self._row.seq, self._stored)
 
     @property
-    def polled_head(self) -> int:
-        """The number of the newest row as the database said it last, whatever was stored here."""
-        return self._row.seq
-
-    @property
     def log_epoch(self) -> str:
         """The name of the change log."""
         return self._row.log_epoch
