@@ -17,9 +17,10 @@ import pytest
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import digest_of
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
-from tests.clients.tools import free_ports, tool
+from tests.clients.tools import tool
 from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
+from tests.support.ports import free_ports
 from tests.support.process import Node, serve
 from tests.support.process_client import Client, outcome
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.clients.buildstream import ELEMENTS, Project, User, artifacts, queue
-from tests.clients.tools import free_ports
 from tests.faults.storage.clean import catalogue
 from tests.support.certificates import Files, self_signed
 from tests.support.polling import wait_until
+from tests.support.ports import free_ports
 from tests.support.process import Node
 
 pytestmark = pytest.mark.clients

@@ -18,6 +18,7 @@ from federation.core.digest import digest_of
 from tests.support.guard import guarded
 from tests.support.object_store import BUCKET
 from tests.support.polling import pass_time, wait_until
+from tests.support.ports import free_ports
 from tests.support.process import Node
 from tests.support.process_client import Client, action_result, code_of
 from tests.support.sites import TestSite
@@ -38,7 +39,7 @@ class BalancedSite:
         self.nodes = [stack.enter_context(self._node(name)) for name in NAMES]
         for node in self.nodes:
             node.start()
-        self.port = free_port()
+        (self.port,) = free_ports(1)
         balancer = self._start_balancer()
         stack.callback(balancer.wait, 60)
         stack.callback(balancer.terminate)
@@ -102,11 +103,6 @@ class BalancedSite:
     def client(self) -> Client:
         """A client on a connection of its own."""
         return Client(f"127.0.0.1:{self.port}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture

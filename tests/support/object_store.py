@@ -11,12 +11,11 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from obstore.store import S3Store
 
 from tests.support.guard import guarded
 from tests.support.polling import wait_until
+from tests.support.ports import free_ports
 
 ACCESS_KEY, SECRET_KEY = "test", "test-secret"
 BUCKET = "site"
@@ -197,15 +197,6 @@ _IDENTITIES = {
         }
     ]
 }
-
-
-def free_ports(count: int) -> list[int]:
-    """Return free ports; its servers cannot be told to take any."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def _program() -> str:

@@ -14,8 +14,9 @@ from shutil import which
 import obstore
 
 from tests.support.guard import guarded
-from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, free_ports
+from tests.support.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from tests.support.polling import wait_until
+from tests.support.ports import free_ports
 
 _CONFIG = """\
 [client]
