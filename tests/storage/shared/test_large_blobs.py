@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import obstore
@@ -58,12 +57,6 @@ class Moved:
 
     def kib(self, way: str) -> int:
         return (self._now(way) - self._before[way] + 500) // 1024
-
-
-@pytest.fixture
-async def nodes(site: TestSite, tmp_path: Path) -> AsyncIterator[list[SharedStorage]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(site.node(tmp_path / name)) for name in "ab"]
 
 
 async def kept(store: SharedStorage, digest: Digest) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -30,14 +29,22 @@ LARGE = 100 * 1024
 _HOUR_MS = 3_600_000
 
 
-@pytest.fixture
-async def nodes(site: TestSite, tmp_path: Path) -> AsyncIterator[list[SharedStorage]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(site.node(tmp_path / name)) for name in "ab"]
-
-
 async def purge(node: SharedStorage, *digests: Digest) -> None:
     await node.ledger.purges.purge([(digest, "") for digest in digests], "alice")
+
+
+async def forget(site: TestSite, node: SharedStorage) -> None:
+    """Have the only purge forgotten, as if it had been kept for long enough."""
+    site.sql("UPDATE clock SET now_ms = now_ms + 1000")
+    assert await node.core.catalogue.work.forget_purges(await leading(node), 0.5) == 1
+
+
+async def hold(node: SharedStorage) -> tuple[Digest, bytes]:
+    """Store a new large blob by way of a node, whose cache has it, too."""
+    digest, data = fresh(LARGE)
+    await node.write(digest, pieces(data))
+    await kept(node, digest)
+    return digest, data
 
 
 async def is_cached(node: SharedStorage, digest: Digest) -> bool:
@@ -56,10 +63,8 @@ async def test_d12_a_purged_blob_leaves_the_bucket_and_every_cache(
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
     one, other = nodes
-    digest, data = fresh(LARGE)
-    await one.write(digest, pieces(data))
+    digest, data = await hold(one)
     assert await read(other, digest) == data
-    await kept(one, digest)
     await kept(other, digest)
     await purge(one, digest)
     with pytest.raises(BlobNotFound):
@@ -106,11 +111,9 @@ async def test_a_blob_of_a_peer_that_was_let_fall_is_not_kept_in_the_cache(
 async def test_d12_a_node_that_was_away_clears_its_cache_before_it_serves(
     site: TestSite, tmp_path: Path
 ) -> None:
-    digest, data = fresh(LARGE)
     async with site.node(tmp_path / "a") as one:
         async with site.node(tmp_path / "b") as away:
-            await away.write(digest, pieces(data))
-            await kept(away, digest)
+            digest, _ = await hold(away)
         await purge(one, digest)
         async with site.node(tmp_path / "b") as back:
             assert not await is_cached(back, digest)
@@ -119,16 +122,11 @@ async def test_d12_a_node_that_was_away_clears_its_cache_before_it_serves(
 async def test_d12_a_node_that_was_away_for_longer_than_purges_are_kept_compares_its_cache(
     site: TestSite, tmp_path: Path
 ) -> None:
-    purged, data = fresh(LARGE)
-    held, other = fresh(LARGE)
     async with site.node(tmp_path / "a") as one:
         async with site.node(tmp_path / "b") as away:
-            for digest, bytes_ in ((purged, data), (held, other)):
-                await away.write(digest, pieces(bytes_))
-                await kept(away, digest)
+            (purged, data), (held, _) = await hold(away), await hold(away)
         await purge(one, purged)
-        site.sql("UPDATE clock SET now_ms = now_ms + 1000")
-        assert await one.core.catalogue.work.forget_purges(await leading(one), 0.5) == 1
+        await forget(site, one)
         async with site.node(tmp_path / "b") as back:
             assert not await is_cached(back, purged)
             assert await is_cached(back, held)
@@ -140,13 +138,10 @@ async def test_d12_a_node_that_was_cut_off_for_longer_than_purges_are_kept_compa
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
     one, cut_off = nodes
-    digest, data = fresh(LARGE)
-    await cut_off.write(digest, pieces(data))
-    await kept(cut_off, digest)
+    digest, data = await hold(cut_off)
     await cut_off.core.catalogue.watch.close()  # it polls no more
     await purge(one, digest)
-    site.sql("UPDATE clock SET now_ms = now_ms + 1000")
-    assert await one.core.catalogue.work.forget_purges(await leading(one), 0.5) == 1
+    await forget(site, one)
     assert await read(cut_off, digest) == data
     await cut_off.core.catalogue.watch.refresh()
     with pytest.raises(BlobNotFound):
@@ -163,9 +158,7 @@ async def test_d13_a_node_that_is_too_old_for_its_site_reads_its_cache_no_more(
     nodes: list[SharedStorage],
 ) -> None:
     one, _ = nodes
-    digest, data = fresh(LARGE)
-    await one.write(digest, pieces(data))
-    await kept(one, digest)
+    digest, data = await hold(one)
     assert await read(one, digest) == data
     one.core.catalogue.connections.give_up("upgrade this node")
     assert one.read_at_once(digest) is None
@@ -177,10 +170,8 @@ async def test_another_log_epoch_numbers_records_anew(
     site: TestSite, nodes: list[SharedStorage]
 ) -> None:
     one, _ = nodes
-    digest, data = fresh(LARGE)
     await purge(one, fresh(1)[0], fresh(2)[0])
-    await one.write(digest, pieces(data))
-    await kept(one, digest)
+    digest, _ = await hold(one)
     site.sql("DELETE FROM purge; UPDATE site SET purges = 0, purge_seq = 0, log_epoch = 'restored'")
     await purge(one, digest)
     await cleared(one, digest)
@@ -251,9 +242,7 @@ async def test_commands_find_entries_purge_them_and_say_so(
 ) -> None:
     one, _ = nodes
     operations = operations_on_site(tmp_path / "a", StorageConfig.model_validate(site.keys()))
-    digest, data = fresh(LARGE)
-    await one.write(digest, pieces(data))
-    await kept(one, digest)
+    digest, _ = await hold(one)
     await one.put([entry("main", "urn:a"), entry("main", "urn:b"), entry("pr/1", "urn:a")])
 
     def found(**selection: object) -> list[tuple[str, str]]:
@@ -298,9 +287,7 @@ async def test_a_stamp_far_ahead_does_not_keep_a_purge_from_the_caches(
 ) -> None:
     """Another node's clock may be wrong; what the site has taken over counts."""
     one, _ = nodes
-    digest, data = fresh(LARGE)
-    await one.write(digest, pieces(data))
-    await kept(one, digest)
+    digest, _ = await hold(one)
     await purge(one, digest_of(b"1"))
     site.sql("UPDATE site SET ticks = ticks + 65536 * 290000::bigint")
     later = Stamp(one.core.catalogue.watch.row.ticks + 65536 * 290_000, "there")

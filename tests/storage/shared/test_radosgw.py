@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import obstore
@@ -36,12 +35,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RadosGateway]:
 @pytest.fixture
 def site(postgres_server: Postgres, gateway: RadosGateway, tmp_path: Path) -> TestSite:
     return SiteServers(postgres_server, gateway, tmp_path).new_site()
-
-
-@pytest.fixture
-async def nodes(site: TestSite, tmp_path: Path) -> AsyncIterator[list[SharedStorage]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(site.node(tmp_path / name)) for name in "ab"]
 
 
 def test_control_a_part_of_an_object_is_other_bytes(gateway: RadosGateway) -> None:
