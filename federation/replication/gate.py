@@ -12,7 +12,13 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.core.tasks import sleep_unless
-from federation.remote.failures import FailureKind, RemoteFailed
+from federation.remote.failures import (
+    Denied,
+    FailureKind,
+    RemoteFailed,
+    RequestRefused,
+    Unsupported,
+)
 from federation.replication.backoff import Backoff, State
 from federation.replication.throttle import LoopThrottle
 
@@ -225,3 +231,21 @@ class AnsweredCall:
             raise error
         if error.is_local_limit:
             await self._clock.sleep(_BUSY_S)
+
+
+async def refusal(
+    answered_call: AnsweredCall, telling: Callable[[], Awaitable[None]]
+) -> RemoteFailed | None:
+    """Tell a peer of records; return the error of one that answers and takes none of them.
+
+    Raises as AnsweredCall.answer.
+    """
+
+    async def attempt() -> RemoteFailed | None:
+        try:
+            await telling()
+        except (Unsupported, RequestRefused, Denied) as error:
+            return error
+        return None
+
+    return await answered_call.answer(attempt)

@@ -12,14 +12,12 @@ import structlog
 
 from federation.core.clock import Clock
 from federation.core.pins import Pin, Pins
-from federation.remote.failures import Denied, RemoteFailed, RequestRefused, Unsupported
-from federation.replication.gate import AnsweredCall
+from federation.replication.gate import AnsweredCall, refusal
 from federation.replication.peer_api import PeerApi
+from federation.replication.purge_sender import AGAIN_S, NOT_OURS
 
 _AT_ONCE = 500
 _LOOK_EVERY_S = 1.0
-_AGAIN_S = 60.0  # after a peer took no records
-_NOT_OURS = "it is no node of this project, or does not take this one for a peer"
 
 _log = structlog.get_logger(__name__)
 
@@ -51,23 +49,15 @@ class PinSender:
             elif await self._tell(page.pins):
                 self._told = page.last
             else:
-                await self._clock.sleep(_AGAIN_S)
+                await self._clock.sleep(AGAIN_S)
 
     async def _tell(self, pins: Sequence[Pin]) -> bool:
         """Return whether the peer has taken them."""
-        reason = _NOT_OURS
+        reason = NOT_OURS
         if self._api.identity.node_id:
-            refused = await self._answered_call.answer(lambda: self._try(pins))
+            refused = await refusal(self._answered_call, lambda: self._api.tell_pins(pins))
             reason = "" if refused is None else refused.reason
         if reason and not self.trouble:
             _log.warning("pins_not_taken", peer=self._name, reason=reason)
         self.trouble = reason
         return not reason
-
-    async def _try(self, pins: Sequence[Pin]) -> RemoteFailed | None:
-        """Return the error of a peer that answers and takes none of them."""
-        try:
-            await self._api.tell_pins(pins)
-        except (Unsupported, RequestRefused, Denied) as error:
-            return error
-        return None

@@ -15,16 +15,15 @@ import structlog
 from federation.core.clock import Clock
 from federation.core.digest import Digest
 from federation.core.purges import Purge, Purges
-from federation.remote.failures import Denied, RemoteFailed, RequestRefused, Unsupported
-from federation.replication.gate import AnsweredCall
+from federation.replication.gate import AnsweredCall, refusal
 from federation.replication.outcomes import SendOutcome, parked, skipped
 from federation.replication.peer_api import PeerApi
 
 AT_ONCE = 500
 NEEDS_PURGED = skipped("it needs a purged blob")
+NOT_OURS = "it is no node of this project, or does not take this one for a peer"
+AGAIN_S = 60.0  # after a peer took no records
 _LOOK_EVERY_S = 0.5
-_NOT_OURS = "it is no node of this project, or does not take this one for a peer"
-_AGAIN_S = 60.0  # after a peer took no records
 
 _log = structlog.get_logger(__name__)
 
@@ -109,7 +108,7 @@ class PurgeSender:
                 if self.has_told_all:
                     return
                 if not self._api.identity.node_id:
-                    self.trouble = _NOT_OURS
+                    self.trouble = NOT_OURS
                     return
                 was_in_trouble = bool(self.trouble)
                 if not await self._tell(page.purges):
@@ -136,9 +135,9 @@ class PurgeSender:
 
     async def _tell(self, purges: Sequence[Purge]) -> bool:
         """Return whether the peer has taken them."""
-        refused = await self._answered_call.answer(lambda: self._try(purges))
+        refused = await refusal(self._answered_call, lambda: self._api.tell_purges(purges))
         if refused is not None:
-            self._again_s = self._clock.monotonic_s() + _AGAIN_S
+            self._again_s = self._clock.monotonic_s() + AGAIN_S
             if not self.trouble:
                 _log.warning("purges_not_taken", peer=self._name, reason=refused.reason)
             self.trouble = refused.reason
@@ -147,11 +146,3 @@ class PurgeSender:
         for watcher in self._watchers:
             watcher([each.thing for each in purges if isinstance(each.thing, Digest)])
         return True
-
-    async def _try(self, purges: Sequence[Purge]) -> RemoteFailed | None:
-        """Return the error of a peer that answers and takes none of them."""
-        try:
-            await self._api.tell_purges(purges)
-        except (Unsupported, RequestRefused, Denied) as error:
-            return error
-        return None
