@@ -161,7 +161,7 @@ def _report(connection: apsw.Connection, row: PinRow) -> PinReport:
 
 def _stamped(transaction: Transaction, wanted: Pin) -> Pin:
     old = pins.get(transaction.connection, wanted.target)
-    stamp = pins.next_stamp(transaction, None if old is None else old.pin)
+    stamp = transaction.next_stamp(0 if old is None else old.pin.stamp.ticks)
     return wanted._replace(stamp=stamp, at_s=transaction.wall_s)
 
 

@@ -186,8 +186,8 @@ class _Purging:
         transaction = self.transaction
         old = purges.get(transaction.connection, thing)
         held = None if isinstance(thing, Digest) else self._entry(thing)
-        least = held.entry.stamp.ticks if held else 0
-        stamp = purges.next_stamp(transaction, old, least)
+        above = max(old.stamp.ticks if old else 0, held.entry.stamp.ticks if held else 0)
+        stamp = transaction.next_stamp(above)
         label = label or (held.entry.label if held else "")
         self._store(Purge(thing, stamp, label, by, transaction.wall_s))
         return label

@@ -19,7 +19,6 @@ from federation.core.pins import (
     PinTarget,
 )
 from federation.storage.catalogue import instances, keepings
-from federation.storage.catalogue.hlc import next_ticks
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import Transaction, get_meta, set_meta
 
@@ -173,14 +172,6 @@ def changed(connection: apsw.Connection, after: int, upto: int) -> list[Pinnable
 def _candidate(row: Sequence[Any]) -> PinnableEntry:
     entry_id, kind, instance, name, label = row
     return PinnableEntry(int(entry_id), EntryKey(EntryKind(kind), instance, name), label)
-
-
-def next_stamp(transaction: Transaction, above: Pin | None) -> Stamp:
-    """Return a stamp of now that is later than that of a record."""
-    ticks = next_ticks(transaction.totals.ticks, transaction.wall_s, transaction.drift_s)
-    stamp = Stamp(max(ticks, above.stamp.ticks + 1 if above else 0), transaction.node_id)
-    transaction.observe(stamp)
-    return stamp
 
 
 def store(transaction: Transaction, pin: Pin) -> int:

@@ -17,7 +17,7 @@ from federation.core.index import EntryKey, EntryKind, Stamp
 from federation.core.purges import PURGES_MAX, Purge, Purgeable
 from federation.storage.catalogue import instances
 from federation.storage.catalogue.blobs import digest_of_key, key_of
-from federation.storage.catalogue.hlc import next_ticks, ticks_at
+from federation.storage.catalogue.hlc import ticks_at
 from federation.storage.catalogue.schema import of_a_row
 from federation.storage.catalogue.transaction import (
     BLOB,
@@ -162,15 +162,6 @@ def stamp_of(connection: apsw.Connection, key: EntryKey) -> Stamp | None:
     return None if found is None else found.stamp
 
 
-def next_stamp(transaction: Transaction, above: Purge | None = None, least: int = 0) -> Stamp:
-    """Return a stamp of now that is later than that of a record, and than the ticks least."""
-    ticks = next_ticks(transaction.totals.ticks, transaction.wall_s, transaction.drift_s)
-    ticks = max(ticks, least + 1, above.stamp.ticks + 1 if above else 0)
-    stamp = Stamp(ticks, transaction.node_id)
-    transaction.observe(stamp)
-    return stamp
-
-
 def store(transaction: Transaction, purge: Purge) -> None:
     """Store a record under the next number. Raises StorageFull beyond PURGES_MAX."""
     connection = transaction.connection
@@ -193,7 +184,7 @@ def allow(transaction: Transaction, digests: Iterable[Digest]) -> None:
     for digest in digests:
         old = get(transaction.connection, digest)
         if old is not None and not old.is_allowed:
-            stamp = next_stamp(transaction, old)
+            stamp = transaction.next_stamp(old.stamp.ticks)
             store(transaction, old._replace(stamp=stamp, is_allowed=True))
 
 
@@ -227,7 +218,7 @@ def redate(transaction: Transaction) -> int:
         (latest, REDATED_AT_ONCE),
     ).fetchall()
     for row in rows:
-        store(transaction, _purge(row)._replace(stamp=next_stamp(transaction)))
+        store(transaction, _purge(row)._replace(stamp=transaction.next_stamp()))
     return len(rows)
 
 

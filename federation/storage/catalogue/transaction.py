@@ -15,7 +15,7 @@ import apsw
 
 from federation.core.index import EntryKey, Stamp
 from federation.core.provenance import Provenance
-from federation.storage.catalogue.hlc import DRIFT_S
+from federation.storage.catalogue.hlc import DRIFT_S, next_ticks
 from federation.storage.catalogue.schema import of_a_row
 
 # Names in the table meta, which all processes share.
@@ -118,6 +118,13 @@ class Transaction:
     def observe(self, stamp: Stamp) -> None:
         """Make every stamp given here from now on later than this one."""
         self.totals.ticks = max(self.totals.ticks, stamp.ticks)
+
+    def next_stamp(self, above: int = 0) -> Stamp:
+        """Return a stamp of now that is later than all seen here, and than the ticks above."""
+        ticks = next_ticks(self.totals.ticks, self.wall_s, self.drift_s)
+        stamp = Stamp(max(ticks, above + 1), self.node_id)
+        self.observe(stamp)
+        return stamp
 
     def room_for(self, size_bytes: int) -> bool:
         """Return whether the quota has this many bytes left, as seen under the write lock."""
