@@ -31,7 +31,7 @@ _UPSERT = (
     "label = ?2, until = ?3, note = ?4, by = ?5, at = ?6, removed = ?7, ticks = ?8, node = ?9, "
     "seq = ?10, scanned = CASE WHEN removed THEN 0 ELSE scanned END RETURNING id"
 )
-_OVER = "removed = 0 AND until <= ?"
+_ROWS = f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin"  # noqa: S608 - of PinRow
 _FORGOTTEN = (
     "DELETE FROM pin WHERE removed = 1 AND (at < ?1 OR id IN "
     "(SELECT id FROM pin WHERE removed = 1 ORDER BY seq DESC LIMIT -1 OFFSET ?2))"
@@ -64,9 +64,7 @@ class PinRow(NamedTuple):
 def live(connection: apsw.Connection, wall_s: float) -> list[PinRow]:
     """Return the records that keep something, those that are being tried, too."""
     rows: Any = connection.execute(
-        f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin "  # noqa: S608 - constants
-        "WHERE removed = 0 AND (until IS NULL OR until > ?) ORDER BY id",
-        (wall_s,),
+        f"{_ROWS} WHERE removed = 0 AND (until IS NULL OR until > ?) ORDER BY id", (wall_s,)
     ).fetchall()
     return [_row(row) for row in rows]
 
@@ -81,10 +79,7 @@ def are_any(connection: apsw.Connection) -> bool:
 
 def get(connection: apsw.Connection, target: PinTarget) -> PinRow | None:
     """Return the record of a target, also of one that was removed."""
-    row: Any = connection.execute(
-        f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin WHERE target = ?",  # noqa: S608
-        (target.name,),
-    ).fetchone()
+    row: Any = connection.execute(f"{_ROWS} WHERE target = ?", (target.name,)).fetchone()
     return None if row is None else _row(row)
 
 
@@ -279,8 +274,7 @@ def set_scanned(transaction: Transaction, rows: Sequence[PinRow], *, is_scanned:
 def over(connection: apsw.Connection, wall_s: float, tried_before_ms: int) -> list[PinRow]:
     """Return the records whose date has passed, and those whose command has died."""
     rows: Any = connection.execute(
-        f"SELECT id, seq, scanned, tried, {_COLUMNS} FROM pin "  # noqa: S608 - constants
-        f"WHERE {_OVER} OR (seq IS NULL AND tried < ?)",
+        f"{_ROWS} WHERE (removed = 0 AND until <= ?) OR (seq IS NULL AND tried < ?)",
         (wall_s, tried_before_ms),
     ).fetchall()
     return [_row(row) for row in rows]
