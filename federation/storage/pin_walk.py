@@ -62,12 +62,11 @@ class PinWalker:
         """
         core = self._core
         most = max_pinned_bytes(core)
-        known = await core.pool.query(keepings.known, pin_id, entry_id)
-        if known is None:
-            known = await core.writer.submit(partial(_begin, pin_id, entry_id, most))
-        if known is None:
+        keeping, does_fit = await core.pool.query(keepings.known, pin_id, entry_id), True
+        if keeping is None:
+            keeping, does_fit = await core.writer.submit(partial(_begin, pin_id, entry_id, most))
+        if keeping is None:
             return None
-        keeping, does_fit = known
         store = _KeepingStore(core, self._store, keeping, self._fetch, most)
         is_walked = False
         if does_fit:
@@ -111,11 +110,11 @@ class PinWalker:
 
 def _begin(
     pin_id: int, entry_id: int, max_bytes: int, transaction: Transaction
-) -> tuple[Keeping, bool] | None:
+) -> tuple[Keeping | None, bool]:
+    """Return what keeps the entry now, and whether pins may take so much."""
     keeping = keepings.begin(transaction, pin_id, entry_id)
-    if keeping is None:
-        return None
-    return keeping, keepings.keep_entry(transaction, keeping, max_bytes)
+    does_fit = keeping is None or keepings.keep_entry(transaction, keeping, max_bytes)
+    return keeping, does_fit
 
 
 class _KeepingStore:
@@ -147,7 +146,12 @@ class _KeepingStore:
         for at in range(0, len(free), _KEPT_AT_ONCE):
             part = free[at : at + _KEPT_AT_ONCE]
             now = await self._core.writer.submit(
-                partial(_keep, self._keeping.id, part, self._max_bytes)
+                partial(
+                    keepings.keep,
+                    keeping_id=self._keeping.id,
+                    keys=part,
+                    max_bytes=self._max_bytes,
+                )
             )
             if not now.does_fit:
                 raise _TooMuch
@@ -186,9 +190,3 @@ async def _no_bytes() -> AsyncIterator[Chunks]:
         yield b""
 
     yield empty()
-
-
-def _keep(
-    keeping_id: int, keys: Sequence[bytes], max_bytes: int, transaction: Transaction
-) -> keepings.KeptNow:
-    return keepings.keep(transaction, keeping_id, keys, max_bytes)

@@ -59,25 +59,26 @@ def give_back(
 
 def hold_blob(transaction: Transaction, key: bytes) -> None:
     """Keep a blob of a rebuilt catalogue until it was found out what pins name."""
-    connection = transaction.connection
-    row: Any = connection.execute(
+    keeping_id = _without_pin(transaction)
+    row: Any = transaction.connection.execute(
         f"UPDATE blob SET kept = ? WHERE key = ? AND kept = 0 RETURNING {footprint.COST}",  # noqa: S608
-        (_without_pin(transaction), key),
+        (keeping_id, key),
     ).fetchone()
     if row is not None:
-        keepings.add(transaction, _without_pin(transaction), row[0], 1)
+        keepings.add(transaction, keeping_id, row[0], 1)
 
 
 def hold_entries(transaction: Transaction, row_ids: Collection[int]) -> None:
     """Keep entries likewise."""
     for row_id in row_ids:
+        keeping_id = _without_pin(transaction)
         row: Any = transaction.connection.execute(
-            "UPDATE entry SET kept = ? WHERE id = ? AND kept = 0 "
-            "RETURNING length(value) + length(CAST(label AS BLOB))",
-            (_without_pin(transaction), row_id),
+            "UPDATE entry SET kept = ? WHERE id = ? AND kept = 0 "  # noqa: S608 - constants
+            f"RETURNING {footprint.ENTRY_SIZE}",
+            (keeping_id, row_id),
         ).fetchone()
         if row is not None:
-            keepings.add(transaction, _without_pin(transaction), footprint.cost_of_entry(row[0]), 0)
+            keepings.add(transaction, keeping_id, footprint.cost_of_entry(row[0]), 0)
 
 
 def _without_pin(transaction: Transaction) -> int:
@@ -86,8 +87,7 @@ def _without_pin(transaction: Transaction) -> int:
     found = ended(connection)
     if found:
         return found[0]
-    connection.execute("INSERT INTO keeping (entry, seq) VALUES (0, 0)")
-    return connection.last_insert_rowid()
+    return keepings.new_row(connection, None, 0, 0)
 
 
 def forget(transaction: Transaction, ended_ids: Collection[int]) -> None:

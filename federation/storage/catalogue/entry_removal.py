@@ -12,7 +12,7 @@ import apsw
 
 from federation.core.index import EntryKind
 from federation.storage.catalogue import entries, instances, keepings
-from federation.storage.catalogue.footprint import cost_of_entry
+from federation.storage.catalogue.footprint import ENTRY_SIZE, cost_of_entry
 from federation.storage.catalogue.peer_records import PeerHolds
 from federation.storage.catalogue.transaction import Transaction
 
@@ -32,7 +32,7 @@ def eviction_candidates(
     ms). pulled: only those that an upstream gave; otherwise only the others.
     """
     rows: Any = connection.execute(
-        "SELECT used, length(value) + length(CAST(label AS BLOB)), id FROM entry "  # noqa: S608
+        f"SELECT used, {ENTRY_SIZE}, id FROM entry "  # noqa: S608 - constants
         f"WHERE kept = 0 AND source {'=' if pulled else '<>'} 1 AND used >= ? AND used < ? "
         "AND seq <= ? ORDER BY used LIMIT ?",
         (from_ms, before_ms, holds.pulled if pulled else holds.received, limit),

@@ -51,6 +51,8 @@ COST = (
     f"+ {PAGE_BYTES} / ({_PER_PAGE_BYTES} / ({_REST} + {_CELL_BYTES})) END + {ROW_BYTES})"
 )
 
+ENTRY_SIZE = "length(value) + length(CAST(label AS BLOB))"  # what cost_of_entry takes, in SQL
+
 
 class Footprint(NamedTuple):
     """How much of the disk is taken, in bytes."""

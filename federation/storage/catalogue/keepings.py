@@ -106,10 +106,15 @@ def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | Non
     _end(transaction, earlier, due_ms=transaction.now_ms + _RETURN_MS)
     if row is None or same:
         return same[0] if same else None
+    return Keeping(new_row(connection, pin_id, entry_id, row[0]), pin_id, entry_id, row[0], 0)
+
+
+def new_row(connection: apsw.Connection, pin_id: int | None, entry_id: int, seq: int) -> int:
+    """Insert a keeping that keeps nothing yet, and return its id; pin_id None: it has ended."""
     connection.execute(
-        "INSERT INTO keeping (pin, entry, seq) VALUES (?, ?, ?)", (pin_id, entry_id, row[0])
+        "INSERT INTO keeping (pin, entry, seq) VALUES (?, ?, ?)", (pin_id, entry_id, seq)
     )
-    return Keeping(connection.last_insert_rowid(), pin_id, entry_id, row[0], 0)
+    return connection.last_insert_rowid()
 
 
 def _is_in_force(connection: apsw.Connection, pin_id: int) -> bool:
@@ -124,7 +129,7 @@ def _has_pin(connection: apsw.Connection, keeping_id: int) -> bool:
     return row is not None
 
 
-def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> tuple[Keeping, bool] | None:
+def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> Keeping | None:
     """Return what keeps the present value of an entry, which is kept itself; None: nothing does."""
     row: Any = connection.execute(
         "SELECT keeping.id, pin, entry, keeping.seq, tries, state "
@@ -133,14 +138,14 @@ def known(connection: apsw.Connection, pin_id: int, entry_id: int) -> tuple[Keep
         "AND EXISTS (SELECT 1 FROM keeping AS k WHERE k.id = entry.kept AND k.pin IS NOT NULL)",
         (pin_id, entry_id),
     ).fetchone()
-    return None if row is None else (Keeping._make(row), True)
+    return None if row is None else Keeping._make(row)
 
 
 def keep_entry(transaction: Transaction, keeping: Keeping, max_bytes: int) -> bool:
     """Keep the entry itself; return False if pins would take more than max_bytes."""
     connection = transaction.connection
     row: Any = connection.execute(
-        "SELECT kept, length(value) + length(CAST(label AS BLOB)), "
+        f"SELECT kept, {footprint.ENTRY_SIZE}, "  # noqa: S608 - constants
         "EXISTS (SELECT 1 FROM keeping WHERE id = entry.kept AND pin IS NOT NULL) "
         "FROM entry WHERE id = ?",
         (keeping.entry_id,),
@@ -216,11 +221,8 @@ def leave_out(transaction: Transaction, keeping: Keeping) -> None:
         return
     if row[0]:
         _end(transaction, [keeping.id], due_ms=0)
-        connection.execute(
-            "INSERT INTO keeping (pin, entry, seq) VALUES (?, ?, ?)",
-            (keeping.pin_id, keeping.entry_id, keeping.seq),
-        )
-        keeping = keeping._replace(id=connection.last_insert_rowid())
+        anew = new_row(connection, keeping.pin_id, keeping.entry_id, keeping.seq)
+        keeping = keeping._replace(id=anew)
     connection.execute(
         "UPDATE keeping SET state = ?2, missing = 0, tries = ?3, due = ?4 WHERE id = ?1",
         (keeping.id, KeptState.LEFT_OUT, keeping.tries + 1, due_ms),
@@ -295,20 +297,21 @@ def _keeps(connection: apsw.Connection, query: str, value: bytes | int) -> bool:
 
 def due(connection: apsw.Connection, now_ms: int, limit: int) -> list[Keeping]:
     """Return what is incomplete or left out, and is to be tried again now."""
-    rows: Any = connection.execute(
-        "SELECT id, pin, entry, seq, tries, state FROM keeping "
-        "WHERE due <= ? AND state > 0 AND pin IS NOT NULL ORDER BY due LIMIT ?",
-        (now_ms, limit),
-    ).fetchall()
-    return [Keeping._make(row) for row in rows]
+    return _of_pins(connection, "due <= ? AND state > 0", "due", (now_ms, limit))
 
 
 def after(connection: apsw.Connection, keeping_id: int, limit: int) -> list[Keeping]:
     """Return what pins keep, of ids above this one and in their order; not what they leave out."""
+    return _of_pins(connection, "id > ? AND state < 2", "id", (keeping_id, limit))
+
+
+def _of_pins(
+    connection: apsw.Connection, where: str, order: str, values: tuple[int, int]
+) -> list[Keeping]:
     rows: Any = connection.execute(
-        "SELECT id, pin, entry, seq, tries, state FROM keeping "
-        "WHERE id > ? AND state < 2 AND pin IS NOT NULL ORDER BY id LIMIT ?",
-        (keeping_id, limit),
+        "SELECT id, pin, entry, seq, tries, state FROM keeping "  # noqa: S608 - constants
+        f"WHERE {where} AND pin IS NOT NULL ORDER BY {order} LIMIT ?",
+        values,
     ).fetchall()
     return [Keeping._make(row) for row in rows]
 
