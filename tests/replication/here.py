@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ from federation.core.index import Entry
 from federation.core.provenance import FROM_CLIENT, Provenance
 from federation.core.replication_log import ReplicationLog
 from federation.observability.metrics import Metrics
+from federation.remote.client import Remote
+from federation.replication.remote_peer import RemotePeer
 from federation.replication.setup import Replication
 from federation.storage.storage import Storage
 from federation.wire.action_result import key_of
 from federation.wire.asset_request import entries_of
+from tests.remote.fake_server import FakeServer
+from tests.remote.served import settings_for
 from tests.support.memory_ledger import MemoryLedger, MemoryStorage
 from tests.support.process_client import action_result, message
 from tests.support.samples import sample_value
@@ -123,6 +128,21 @@ def peer(address: str, name: str = "there", **keys: Any) -> PeerConfig:
     return PeerConfig.model_validate(
         {"name": name, "url": f"http://{address}", "connection-config": connection, **keys}
     )
+
+
+@asynccontextmanager
+async def remote_peer(fake: FakeServer, names: dict[str, str] | None) -> AsyncIterator[RemotePeer]:
+    """Our client of a fake peer. names: of instances here, and what they are called there."""
+    rng = random.Random(1)
+    made = [
+        Remote(settings_for(fake.address), Metrics(), SystemClock(), rng, node_id="we")
+        for _ in range(2)
+    ]
+    target = RemotePeer(made[0], made[1], names)
+    try:
+        yield target
+    finally:
+        await target.close()
 
 
 @asynccontextmanager

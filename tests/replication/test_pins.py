@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import grpc
@@ -10,21 +9,16 @@ import grpc
 from federation._proto.federation.v1 import pins_pb2
 from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig
-from federation.core.clock import SystemClock
 from federation.core.digest import digest_of
 from federation.core.index import NO_STAMP, Stamp
 from federation.core.pins import Pin, PinKind, PinTarget
-from federation.observability.metrics import Metrics
-from federation.remote.client import Remote
-from federation.replication.remote_peer import RemotePeer
 from federation.storage.admin import list_pins
 from federation.storage.storage import Storage
 from federation.wire import node_identity
 from federation.wire.node_identity import LogPosition, NodeIdentity
 from federation.wire.pins import decode_pins
 from tests.remote.fake_server import Context, FakeServer, fails
-from tests.remote.served import settings_for
-from tests.replication.here import Here, asset_of, peer, remembering, replicating
+from tests.replication.here import Here, asset_of, peer, remembering, remote_peer, replicating
 from tests.support.process import serve
 
 OURS = node_identity.headers(NodeIdentity("theirs", LogPosition("e", 1)))
@@ -101,16 +95,9 @@ async def test_targets_go_under_the_instances_that_they_have_there() -> None:
     pins = [Pin(each, Stamp(1, "we")) for each in targets]
 
     async def tell(names: dict[str, str] | None) -> list[PinTarget]:
-        rng = random.Random(1)
-        async with FakeServer() as fake:
+        async with FakeServer() as fake, remote_peer(fake, names) as target:
             fake.does["Apply"] = taken
-            made = [
-                Remote(settings_for(fake.address), Metrics(), SystemClock(), rng, node_id="we")
-                for _ in range(2)
-            ]
-            target = RemotePeer(made[0], made[1], names)
             await target.tell_pins(pins)
-            await target.close()
             return [each.target for each in told(fake)]
 
     assert await tell(None) == targets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,15 +14,19 @@ from federation.core.digest import Digest, digest_of
 from federation.core.index import EntryKey, EntryKind, Stamp
 from federation.core.purges import Purge
 from federation.core.replication_log import Lane
-from federation.observability.metrics import Metrics
-from federation.remote.client import Remote
-from federation.replication.remote_peer import RemotePeer
 from federation.wire import node_identity
 from federation.wire.node_identity import LogPosition, NodeIdentity
 from federation.wire.purges import decode_purges
 from tests.remote.fake_server import Context, FakeServer, fails
-from tests.remote.served import settings_for
-from tests.replication.here import Here, asset_of, peer, remembering, replicating, result_of
+from tests.replication.here import (
+    Here,
+    asset_of,
+    peer,
+    remembering,
+    remote_peer,
+    replicating,
+    result_of,
+)
 from tests.support.memory_ledger import MemoryStorage
 from tests.support.process import serve
 from tests.support.process_client import Client
@@ -189,16 +192,9 @@ async def test_names_go_under_the_instances_that_they_have_there() -> None:
         return EntryKey(EntryKind.ASSET_BLOB, instance, b"name")
 
     async def tell(purges: Sequence[Purge], names: dict[str, str] | None) -> list[object]:
-        rng = random.Random(1)
-        async with FakeServer() as fake:
+        async with FakeServer() as fake, remote_peer(fake, names) as target:
             fake.does["Apply"] = taken
-            made = [
-                Remote(settings_for(fake.address), Metrics(), SystemClock(), rng, node_id="we")
-                for _ in range(2)
-            ]
-            target = RemotePeer(made[0], made[1], names)
             await target.tell_purges(purges)
-            await target.close()
             return [each.thing for each in told(fake)]
 
     stamp = Stamp(1, "we")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,11 +12,8 @@ import grpc
 import pytest
 
 from federation._proto.federation.v1 import holdings_pb2
-from federation.core.clock import SystemClock
 from federation.core.digest import EMPTY, Digest, digest_of
 from federation.core.store import SMALL_BLOB_BYTES
-from federation.observability.metrics import Metrics
-from federation.remote.client import Remote
 from federation.remote.failures import FailureKind, RemoteFailed
 from federation.replication.peer import PeerRunner
 from federation.replication.reconcile import Reconcile
@@ -27,8 +23,7 @@ from federation.wire import node_identity
 from federation.wire.holdings import encode_answer, name_of, split_names
 from federation.wire.node_identity import LogPosition, NodeIdentity
 from tests.remote.fake_server import Context, FakeServer, fails
-from tests.remote.served import settings_for
-from tests.replication.here import asset_of, peer, replicating
+from tests.replication.here import asset_of, peer, remote_peer, replicating
 from tests.replication.test_reconcile import OBJECTS, Pair, Target, in_virtual_time
 from tests.support.process import serve
 from tests.support.process_client import Client
@@ -44,13 +39,8 @@ async def asking(fake: FakeServer, *, is_ours: bool = True) -> AsyncIterator[Rem
         fake.announces = node_identity.headers(NodeIdentity("theirs", LogPosition("e", 1)))
     for data in BLOBS[3:]:
         fake.holds(data)
-    made = [
-        Remote(settings_for(fake.address), Metrics(), SystemClock(), random.Random(1), node_id="we")
-        for _ in range(2)
-    ]
-    target = RemotePeer(made[0], made[1], None)
-    yield target
-    await target.close()
+    async with remote_peer(fake, None) as target:
+        yield target
 
 
 def answers(fake: FakeServer) -> None:
