@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import apsw
 
@@ -12,11 +13,14 @@ from federation.config import model
 from federation.core.clock import SystemClock
 from federation.core.errors import StorageRefused
 from federation.observability.metrics import Metrics
-from federation.storage.catalogue import schema
+from federation.storage.catalogue import footprint, schema
 from federation.storage.catalogue.schema import UNREADABLE
+from federation.storage.catalogue.transaction import read_totals
 from federation.storage.directory import DataDirectory
 from federation.storage.processes import live_runs
+from federation.storage.quarantine import kept_bytes
 from federation.storage.shared_memory import FileLock
+from federation.storage.space import Marks, marks, measure_disk
 from federation.storage.storage import Storage
 
 
@@ -61,6 +65,23 @@ def reading(directory: DataDirectory) -> Iterator[apsw.Connection]:
         raise StorageRefused(
             f"{directory.catalogue} cannot be read ({error}); see `federation rebuild --help`"
         ) from error
+
+
+class Room(NamedTuple):
+    """How much a data directory holds, and may hold; bytes."""
+
+    held: int  # by objects
+    overhead: int  # beside them
+    marks: Marks
+
+
+def room_of(
+    directory: DataDirectory, settings: model.StorageConfig, connection: apsw.Connection
+) -> Room:
+    """Measure a data directory and its disk. Raises OSError."""
+    held = footprint.measure(connection, read_totals(connection)).held
+    overhead = footprint.overhead(directory.root, kept_bytes(directory))
+    return Room(held, overhead, marks(settings, measure_disk(directory.root), held, overhead))
 
 
 @asynccontextmanager

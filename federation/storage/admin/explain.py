@@ -19,19 +19,17 @@ from federation.core.index import Entry, EntryKey, EntryKind
 from federation.core.provenance import Source
 from federation.core.purges import Purge
 from federation.storage import blob_files
-from federation.storage.admin.common import existing, reading
+from federation.storage.admin.common import existing, reading, room_of
 from federation.storage.admin.eviction_status import EvictionFacts, eviction_status
 from federation.storage.admin.object_peers import LoggedObject, peers_of_catalogue
 from federation.storage.blob_files import Damage
 from federation.storage.catalogue import blobs as catalogue
-from federation.storage.catalogue import footprint, instances, pins, purges
+from federation.storage.catalogue import instances, pins, purges
 from federation.storage.catalogue.blobs import BlobRow
-from federation.storage.catalogue.transaction import BLOB, HOLD, get_meta, read_totals
+from federation.storage.catalogue.transaction import BLOB, HOLD, get_meta
 from federation.storage.directory import DataDirectory
 from federation.storage.offline_switch import OFFLINE_SINCE
-from federation.storage.quarantine import kept_bytes
 from federation.storage.reports import FoundEntry
-from federation.storage.space import marks, measure_disk
 from federation.storage.timing import Timing, boot_id
 from federation.storage.verification import check_inline
 
@@ -261,11 +259,7 @@ class CatalogueExplainer:
     def _eviction(
         self, used_ms: int, logged: LoggedObject, pinned_by: str, marked_ms: int = 0
     ) -> str:
-        totals = read_totals(self._connection)
-        disk = measure_disk(self._directory.root)
-        held = footprint.measure(self._connection, totals).held
-        overhead_bytes = footprint.overhead(self._directory.root, kept_bytes(self._directory))
-        found = marks(self._settings, disk, held, overhead_bytes)
+        room = room_of(self._directory, self._settings, self._connection)
         older: Any = self._connection.execute(
             "SELECT (SELECT count(*) FROM blob WHERE kept = 0 AND used < ?1) + "
             "(SELECT count(*) FROM entry WHERE kept = 0 AND used < ?1)",
@@ -281,8 +275,8 @@ class CatalogueExplainer:
                 hold_ms=hold_ms,
                 kept_for=self._peers.kept_for(logged),
                 older=older[0],
-                stored_bytes=held,
-                starts_at_bytes=found.starts_at_bytes,
+                stored_bytes=room.held,
+                starts_at_bytes=room.marks.starts_at_bytes,
                 pinned_by=pinned_by,
             ),
             self._timing,

@@ -13,12 +13,9 @@ from federation.config import model
 from federation.config.types import share_of
 from federation.core.clock import SystemClock
 from federation.core.pins import ClosureWalk, Pin, PinReport, PinsReport, PinTarget
-from federation.storage.admin.common import existing, joined, reading
-from federation.storage.catalogue import footprint, keepings, pins
-from federation.storage.catalogue.transaction import read_totals
+from federation.storage.admin.common import existing, joined, reading, room_of
+from federation.storage.catalogue import keepings, pins
 from federation.storage.pinning import report_of
-from federation.storage.quarantine import kept_bytes
-from federation.storage.space import marks, measure_disk
 
 
 def pin(data_dir: Path, settings: model.StorageConfig, wanted: Pin, walk: ClosureWalk) -> PinReport:
@@ -47,9 +44,7 @@ def list_pins(data_dir: Path, settings: model.StorageConfig) -> PinsReport:
     """See Operations. Raises StorageRefused."""
     directory = existing(data_dir)
     with reading(directory) as connection:
-        taken = footprint.measure(connection, read_totals(connection)).held
-        overhead_bytes = footprint.overhead(directory.root, kept_bytes(directory))
-        quota_bytes = marks(settings, measure_disk(data_dir), taken, overhead_bytes).quota_bytes
+        quota_bytes = room_of(directory, settings, connection).marks.quota_bytes
         most = share_of(settings.pins_max, quota_bytes)
         return report_of(connection, SystemClock().wall_s(), most)
 

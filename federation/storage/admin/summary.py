@@ -11,16 +11,15 @@ import apsw
 from federation.config import model
 from federation.config.types import share_of
 from federation.core.clock import SystemClock
-from federation.storage.admin.common import existing, joined, reading
+from federation.storage.admin.common import existing, joined, reading, room_of
 from federation.storage.admin.healing import healing_facts
 from federation.storage.admin.peers import peers_of
 from federation.storage.admin.pins import pin_facts
-from federation.storage.catalogue import footprint, lost, purges, schema
+from federation.storage.catalogue import lost, purges, schema
 from federation.storage.catalogue.transaction import HOLD, get_meta, read_totals
 from federation.storage.offline_switch import OFFLINE_SINCE
 from federation.storage.processes import live_runs
-from federation.storage.quarantine import kept_bytes
-from federation.storage.space import in_all, marks, measure_disk
+from federation.storage.space import in_all, measure_disk
 from federation.storage.timing import boot_id
 
 _QUARANTINE_SHOWN = 20  # also of what is lost, and of what is back
@@ -40,20 +39,17 @@ def summary(data_dir: Path, settings: model.StorageConfig) -> dict[str, Any]:
     Raises StorageRefused if there is no data directory or its catalogue cannot be read.
     """
     directory = existing(data_dir)
-    disk = measure_disk(data_dir)
     facts: dict[str, Any] = {
         "data-dir": str(data_dir),
         "processes": live_runs(directory),
-        "disk": {"free-bytes": disk.free_bytes},
+        "disk": {"free-bytes": measure_disk(data_dir).free_bytes},
     }
     with reading(directory) as connection:
         facts |= _stored(connection)
-        taken = footprint.measure(connection, read_totals(connection)).held
-        overhead_bytes = footprint.overhead(directory.root, kept_bytes(directory))
-        found = marks(settings, disk, taken, overhead_bytes)
-        facts["pins"] = pin_facts(connection, share_of(settings.pins_max, found.quota_bytes))
-    quota_bytes = in_all(settings, found, overhead_bytes)
-    return {**facts, "held-bytes": taken, "quota-bytes": quota_bytes}
+        room = room_of(directory, settings, connection)
+        facts["pins"] = pin_facts(connection, share_of(settings.pins_max, room.marks.quota_bytes))
+    quota_bytes = in_all(settings, room.marks, room.overhead)
+    return {**facts, "held-bytes": room.held, "quota-bytes": quota_bytes}
 
 
 def _stored(connection: apsw.Connection) -> dict[str, Any]:
