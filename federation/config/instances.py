@@ -7,9 +7,9 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from federation.config.section import Section
+from federation.core.index import NAMESPACES
 
 SOURCES_MAX = 8  # that one instance reads from, directly or not: each costs every miss a look-up
-_NAMESPACES = frozenset({"kv", "gradle", "nx", "turborepo"})
 
 
 class InstanceConfig(Section):
@@ -28,7 +28,7 @@ class InstanceConfig(Section):
     @model_validator(mode="after")
     def _names_no_namespace(self) -> Self:
         for name in [self.match, *self.reads_from] if self.reads_from else []:
-            if not _NAMESPACES.isdisjoint(name.split("/")):
+            if not NAMESPACES.isdisjoint(name.split("/")):
                 raise ValueError(
                     f"reads-from and {name!r}: the namespaces of HTTP listeners go with the "
                     "instance before them; with the paths pr/kv/app and main/kv/app say "

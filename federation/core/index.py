@@ -41,6 +41,8 @@ class Stamp(NamedTuple):
     node: str = ""  # id of the node whose client gave the value; breaks ties
 
 
+# First parts of the namespaces of keyed entries, which stand at the end of an instance name.
+NAMESPACES = frozenset({"kv", "gradle", "nx", "turborepo"})
 LIKE_MAX = 16  # entries that Index.get_like returns for one key
 
 NO_STAMP = Stamp()  # of what came from an upstream: any other wins

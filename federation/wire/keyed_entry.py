@@ -13,11 +13,11 @@ from typing import NamedTuple
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import Digest, DigestFunction, digest_of
 from federation.core.errors import InvalidRequest
+from federation.core.index import NAMESPACES
 from federation.wire.digests import to_digest
 from federation.wire.protobuf import parse_message
 
 _VALUE, _HEADERS = "value", "headers"
-_FIRST_PARTS = frozenset({"kv", "gradle", "nx", "turborepo"})  # of namespaces
 HEADERS_MAX_BYTES = 4096
 
 
@@ -58,7 +58,7 @@ def split_instance(name: str) -> tuple[str, str]:
     The second part of any other instance name is empty.
     """
     parts = name.split("/")
-    at = next((at for at, part in enumerate(parts) if part in _FIRST_PARTS), len(parts))
+    at = next((at for at, part in enumerate(parts) if part in NAMESPACES), len(parts))
     return "/".join(parts[:at]), "/".join(parts[at:])
 
 
