@@ -31,6 +31,12 @@ class EntryKey(NamedTuple):
     name: bytes
 
 
+def name_of_action(action: Digest) -> bytes:
+    """Return the name of the results of an action: see EntryKey."""
+    raw, size_bytes, function = action
+    return bytes((function,)) + raw + size_bytes.to_bytes(8, "big")
+
+
 class Stamp(NamedTuple):
     """When a name was given its value, by a hybrid logical clock; the greater one wins everywhere.
 

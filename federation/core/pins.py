@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from federation.core.digest import HASH_BYTES, MAX_SIZE_BYTES, Digest, DigestFunction
 from federation.core.errors import InvalidRequest
-from federation.core.index import Entry, EntryKey, EntryKind, Stamp
+from federation.core.index import Entry, EntryKey, EntryKind, Stamp, name_of_action
 from federation.core.store import Readable
 
 PINS_MAX = 1000  # of one node, without those that were removed
@@ -87,8 +87,7 @@ class PinTarget(NamedTuple):
                 key.kind is not EntryKind.ACTION_RESULT and fits(label) is not None
             )
         if self.kind is PinKind.ACTION and self.digest is not None:
-            raw, size_bytes, function = self.digest
-            name = bytes((function,)) + raw + size_bytes.to_bytes(8, "big")
+            name = name_of_action(self.digest)
             return lambda key, _label: key.kind is EntryKind.ACTION_RESULT and key.name == name
         return lambda _key, _label: False
 

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from federation._proto.build.bazel.remote.execution.v2 import remote_execution_pb2 as reapi
 from federation.core.digest import Digest, DigestFunction, hash_bytes
 from federation.core.errors import InvalidRequest
-from federation.core.index import EntryKey, EntryKind
+from federation.core.index import EntryKey, EntryKind, name_of_action
 from federation.wire.bounds import RESULT_FIELD_BYTES, check_fields, few_fields
 from federation.wire.digests import function_of, to_digest
 from federation.wire.protobuf import LENGTH, fields, length_field
@@ -39,8 +39,7 @@ class Update(NamedTuple):
 
 def key_of(instance: str, action: Digest) -> EntryKey:
     """Return the key of an action's result in the index."""
-    name = bytes((action.function,)) + action.hash + action.size_bytes.to_bytes(8, "big")
-    return EntryKey(EntryKind.ACTION_RESULT, instance, name)
+    return EntryKey(EntryKind.ACTION_RESULT, instance, name_of_action(action))
 
 
 def key_prefix_of(instance: str, named: Digest) -> EntryKey:

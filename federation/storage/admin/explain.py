@@ -15,7 +15,7 @@ from federation.config import model
 from federation.core.clock import Clock, SystemClock, utc_text
 from federation.core.digest import Digest, DigestFunction
 from federation.core.errors import SourceUnavailable, TooBusy
-from federation.core.index import Entry, EntryKey, EntryKind
+from federation.core.index import Entry, EntryKey, EntryKind, name_of_action
 from federation.core.provenance import Source
 from federation.core.purges import Purge
 from federation.storage import blob_files
@@ -96,7 +96,7 @@ class CatalogueExplainer:
 
     def action_results(self, action: Digest, instance: str | None) -> list[FoundEntry]:
         """Return the results of an action in one instance; instance None: in all."""
-        name = bytes((action.function,)) + action.hash + action.size_bytes.to_bytes(8, "big")
+        name = name_of_action(action)
         kind = int(EntryKind.ACTION_RESULT)
         return self._entries("kind = ? AND name = ?", (kind, name), instance)
 
