@@ -42,7 +42,7 @@ class RowBytes(NamedTuple):
     """What rows take in the database, with their indexes."""
 
     blob: int = 226
-    small: int = 96  # beside the bytes
+    small: int = 96  # beside the bytes; above 2 KB the database cuts them up, and takes more
     log: int = 132
     entry: int = 721  # with a value of 300 bytes
 
