@@ -75,7 +75,7 @@ def _file_or_url(value: Any, info: ValidationInfo) -> Any:
         )
     if not parts.hostname or parts.username is not None or parts.fragment:
         raise ValueError("a URL of keys is https://HOST/PATH, without a password or a fragment")
-    return value
+    return parts.geturl()  # its scheme in small letters, as whoever fetches compares it
 
 
 class GrantRule(Section):

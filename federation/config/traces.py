@@ -1,6 +1,7 @@
 """The keys about traces: which collector they are sent to, and how many there are."""
 
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
@@ -39,7 +40,7 @@ class TracesConfig(Section):
 
     @model_validator(mode="after")
     def _needs_tls(self) -> Self:
-        is_plain = self.endpoint is None or not self.endpoint.startswith(("https://", "grpcs://"))
-        if is_plain and (self.server_cert or self.access_token):
+        is_tls = self.endpoint is not None and urlsplit(self.endpoint).scheme in {"https", "grpcs"}
+        if not is_tls and (self.server_cert or self.access_token):
             raise ValueError("server-cert and access-token need an https or grpcs endpoint")
         return self

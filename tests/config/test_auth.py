@@ -117,6 +117,14 @@ def test_keys_may_be_at_a_url(tmp_path: Path, keys: str, more: str) -> None:
     assert (auth.jwt.keys_url, auth.jwt.keys_file) == (keys, None)
 
 
+def test_the_scheme_of_a_url_may_be_in_capitals(tmp_path: Path) -> None:
+    lines = with_keys("HTTPS://id.example.com/jwks", ", keys-server-cert: ca.crt")
+    auth = load(tmp_path, *lines).auth
+    assert auth is not None
+    assert auth.jwt is not None
+    assert auth.jwt.keys_url == "https://id.example.com/jwks"  # else the authorities do not count
+
+
 def test_keys_are_else_a_file_below_the_files_folder(tmp_path: Path) -> None:
     auth = load(tmp_path, *with_keys("jwks.json")).auth
     assert auth is not None
@@ -134,6 +142,7 @@ def test_keys_are_else_a_file_below_the_files_folder(tmp_path: Path) -> None:
         ("https://id.example.com:port/", "", "not a URL"),
         ("https://id.example.com/", ", keys-max-age: 1m", "keys would end in between"),
         ("http://127.0.0.1/", ", keys-server-cert: c", "is for an https URL"),
+        ("HTTP://127.0.0.1/", ", keys-server-cert: c", "is for an https URL"),
         ("jwks.json", ", keys-server-cert: c", "is for an https URL"),
         ("https://id.example.com/", ", keys-refresh: 1s", "at least 10"),
     ],
