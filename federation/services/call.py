@@ -105,12 +105,15 @@ class Call(RunningCall):
         check_length(instance)
         self.rights.check_in(instance, PEER, self.method)
 
-    def check_peer_everywhere(self) -> None:
-        """Every handler that takes from peers what concerns all instances calls it."""
-        self.rights.check_everywhere(PEER, self.method)
+    def check_known_peer(self, instance: str | None) -> None:
+        """Every handler that takes purges or pins calls it, also for the instance of each of them.
 
-    def check_known(self) -> None:
-        """Every handler that takes purges or pins from peers calls it, after check_peer."""
+        None: it concerns all instances. Raises as check_pull does.
+        """
+        if instance is None:
+            self.rights.check_everywhere(PEER, self.method)
+        else:
+            self.check_peer(instance)
         self.rights.check_known(self.method)
 
     def accepted(self, instance: str, **what: Any) -> None:

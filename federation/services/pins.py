@@ -30,14 +30,10 @@ class PinsService:
 
     async def _apply(self, data: bytes, call: Call) -> bytes:
         request = read_request(pins_pb2.ApplyPinsRequest, data)
-        call.check_peer(request.instance_name)
-        call.check_known()
+        call.check_known_peer(request.instance_name)
         pins = decode_pins(request)
         for each in pins:
-            if each.target.instance is None:
-                call.check_peer_everywhere()
-            else:
-                call.check_peer(each.target.instance)
+            call.check_known_peer(each.target.instance)
         newer = await self._pins.apply(pins)
         if newer:
             call.accepted(request.instance_name, pins=newer)

@@ -31,14 +31,11 @@ class PurgesService:
 
     async def _apply(self, data: bytes, call: Call) -> bytes:
         request = read_request(purges_pb2.ApplyPurgesRequest, data)
-        call.check_peer(request.instance_name)
-        call.check_known()
+        call.check_known_peer(request.instance_name)
         purges = decode_purges(request)
         for each in purges:
-            if isinstance(each.thing, Digest):  # all instances share blobs
-                call.check_peer_everywhere()
-            else:
-                call.check_peer(each.thing.instance)
+            # All instances share blobs.
+            call.check_known_peer(None if isinstance(each.thing, Digest) else each.thing.instance)
         newer = await self._purges.apply(purges)
         if newer:
             call.accepted(request.instance_name, purges=newer)

@@ -140,8 +140,9 @@ PURGES = [
     Mutant(
         "purge-by-anybody",
         "federation/services/purges.py",
-        "                call.check_peer_everywhere()",
-        "                pass",
+        "            call.check_known_peer(None if isinstance(each.thing, Digest) else "
+        "each.thing.instance)",
+        "            call.check_known_peer(request.instance_name)",
         ("tests/services/test_purges.py",),
         "A peer of one instance purges blobs of all others.",
     ),
