@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -30,6 +31,11 @@ class Place(NamedTuple):
     def operations(self) -> Operations:
         """What commands can do to this storage."""
         return operations_on(self.data_dir, self.storage)
+
+
+def asked_by() -> str:
+    """Return who runs this command, as records of purges and pins name it."""
+    return f"{getpass.getuser()}, command line"
 
 
 def place_options(function: F) -> F:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from federation.cli.command import Command, json_option
-from federation.cli.options import place, place_options
+from federation.cli.options import asked_by, place, place_options
 from federation.cli.output import emit
 from federation.cli.pin_targets import PinChoice, chosen_targets, target_options
 from federation.cli.progress import warnings_only
@@ -100,8 +99,7 @@ def pin(
 
 
 def _wanted(choice: PinChoice, until_s: float | None, note: str) -> Pin:
-    by = f"{getpass.getuser()}, command line"
-    return Pin(choice.target, NO_STAMP, choice.label, until_s, note, by)
+    return Pin(choice.target, NO_STAMP, choice.label, until_s, note, asked_by())
 
 
 @click.command(
@@ -128,9 +126,8 @@ def unpin(
     """
     where = place(config_path, data_dir)
     chosen = chosen_targets(where, names, action, instance)
-    by = f"{getpass.getuser()}, command line"
     with warnings_only():
-        gone = where.operations.unpin([each.target for each in chosen], by)
+        gone = where.operations.unpin([each.target for each in chosen], asked_by())
     emit({"unpinned": [each.label for each in gone]}, as_json=as_json)
     if not gone:
         sys.exit(FOUND_PROBLEMS)

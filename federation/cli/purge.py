@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import click
 
 from federation.cli.command import Command, json_option
-from federation.cli.options import Place, place, place_options
+from federation.cli.options import Place, asked_by, place, place_options
 from federation.cli.output import emit
 from federation.cli.progress import warnings_only
 from federation.cli.values import DigestType, DurationType
@@ -172,9 +171,8 @@ def _confirm(chosen: Iterator[PurgeChoice]) -> None:
 
 def _purged(where: Place, chosen: Iterator[PurgeChoice]) -> Iterator[PurgeOutcome]:
     """Purge, some at a time."""
-    by = f"{getpass.getuser()}, command line"
     while part := [(each.thing, each.label) for each in islice(chosen, _AT_ONCE)]:
-        yield from where.operations.purge(part, by)
+        yield from where.operations.purge(part, asked_by())
 
 
 def _planned(chosen: Iterator[PurgeChoice]) -> Iterator[PurgeOutcome]:
