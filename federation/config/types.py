@@ -162,7 +162,7 @@ def share_of(text: str, whole_bytes: int) -> int:
     """
     match = _SHARE.fullmatch(text.strip())
     if match is None:
-        return parse_size(int(text) if text.isdecimal() else text)
+        return parse_size(text)
     percent = float(match[1])
     if percent > 100:
         raise ValueError("a share is at most 100%")

@@ -144,7 +144,7 @@ def test_shares(text: str | int, of_1000: int) -> None:
     assert share_of(check_share(text), 1000) == of_1000
 
 
-@pytest.mark.parametrize("text", ["101%", "-1%", "%", "a", "", "1e9%", -5, True])
+@pytest.mark.parametrize("text", ["101%", "-1%", "%", "a", "", "1e9%", "\u0661", -5, True])
 def test_no_shares(text: object) -> None:
     with pytest.raises(ValueError, match=r"share|size"):
         check_share(text)
