@@ -38,6 +38,18 @@ class KeysOutdated(KeysUnknown):
         self.renewed = renewed
 
 
+async def once_renewed(decide: Callable[[], Rights]) -> Rights:
+    """Return what decide() does; where that takes newer keys, wait for them and ask it again.
+
+    Raises what decide() raises the last time that it is asked.
+    """
+    try:
+        return decide()
+    except KeysOutdated as outdated:
+        await outdated.renewed()
+    return decide()
+
+
 class Access(Protocol):
     """Who may do what on one listener."""
 

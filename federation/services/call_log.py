@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -16,9 +16,6 @@ from federation.core.clock import Clock
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LogLimit
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, StatusCode
-
-if TYPE_CHECKING:
-    from federation.observability.tracing.tracer import TracedCall
 
 _ORDINARY = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED})
 
@@ -92,12 +89,8 @@ class MethodLog:
         """See AuthLog."""
         self._refusals.log_refusal(error, self._method, peer, rights)
 
-    def log_end(
-        self, status: CallStatus, seconds: float, peer: str, traced: TracedCall | None = None
-    ) -> None:
-        """Count a call that has ended, and log it; end its span, if it has one."""
-        if traced is not None:
-            traced.answered(status.code)
+    def log_end(self, status: CallStatus, seconds: float, peer: str) -> None:
+        """Count a call that has ended, and log it."""
         self._seconds.observe(seconds)
         counter = self._ended.get(status.code)
         if counter is None:

@@ -7,8 +7,9 @@ protocol carries its calls: a protocol's server gives it a Transport for each.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
-from federation.access.access import KeysOutdated
+from federation.access.access import KeysOutdated, once_renewed
 from federation.access.rights import ANONYMOUS, Rights
 from federation.core import hops, uses
 from federation.core.errors import RequestTooLarge
@@ -130,11 +131,7 @@ class Pipeline:
         traced = None if tracer is None else tracer.answering(self._name, transport.headers)
         self._metrics.calls_running += 1
         try:
-            try:
-                rights = self._rights_of(transport)
-            except KeysOutdated as outdated:
-                await outdated.renewed()
-                rights = self._rights_of(transport)
+            rights = await once_renewed(partial(self._rights_of, transport))
             rights.check(self._needs, self._name)
             caller = peer.caller if rights.is_anonymous else rights.identity
             quota = None if self._quotas is None else self._quotas.of(caller)
@@ -167,7 +164,9 @@ class Pipeline:
             if call is not None:
                 self._calls.release_request(call)
             self._metrics.calls_running -= 1
-            self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text, traced)
+            self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text)
+            if traced is not None:
+                traced.answered(status.code)
         self._calls.note_sending(call or self._calls.refused(transport))
         return status
 

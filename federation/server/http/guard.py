@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+from functools import partial
 
-from federation.access.access import Access, KeysOutdated, KeysUnknown
+from federation.access.access import Access, KeysUnknown, once_renewed
 from federation.access.rights import Role
 from federation.config.http import HttpConfig
 from federation.config.types import parse_address
@@ -72,11 +73,7 @@ class PageGuard:
         rights = None
         what = f"{request.method} {request.path}"
         try:
-            try:
-                rights = self._access.rights_of(request.caller)
-            except KeysOutdated as outdated:
-                await outdated.renewed()
-                rights = self._access.rights_of(request.caller)
+            rights = await once_renewed(partial(self._access.rights_of, request.caller))
             rights.check(Role.ADMIN, what)
         except FederationError as error:
             self._log.log_refusal(error, "http.Pages", request.caller.peer.text, rights)
