@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import aiohttp
 
@@ -33,18 +31,7 @@ class Asker:
     def __repr__(self) -> str:
         return f"<Asker of {self.place}>"
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections."""
         session, self._session = self._session, None
         if session is not None:
@@ -80,5 +67,5 @@ class Asker:
 
 async def ask(place: Path | str, target: str, limit_s: float) -> tuple[int, str]:
     """Ask once. See Asker."""
-    async with Asker(place) as asker:
+    async with aclosing(Asker(place)) as asker:
         return await asker.ask(target, limit_s)

@@ -57,7 +57,7 @@ class AggregatedPages(Router):
     async def close(self) -> None:
         """Ask nobody any more."""
         for asker in self._askers.values():
-            await asker.close()
+            await asker.aclose()
 
     def ended(self, worker: Worker) -> None:
         """Keep what a worker had counted when it was last looked at."""
@@ -107,7 +107,7 @@ class AggregatedPages(Router):
         if asker is None or asker.place != worker.http:
             self._askers[worker.number], before = Asker(worker.http), asker
             if before is not None:
-                await before.close()
+                await before.aclose()
             asker = self._askers[worker.number]
         try:
             return await asker.ask(path, _ANSWER_S, _METRICS_BYTES_MAX)

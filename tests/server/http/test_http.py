@@ -5,7 +5,7 @@ import json
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -187,7 +187,7 @@ async def test_who_asks_a_process_keeps_the_connection(tmp_path: Path) -> None:
         writer.close()
 
     server = await asyncio.start_unix_server(answer, sock=listen_unix(path, 0o600))
-    async with Asker(path) as asker:
+    async with aclosing(Asker(path)) as asker:
         for _ in range(3):
             assert await asker.ask("/readyz", 60.0) == (200, "page")
         assert len(connections) == 1
@@ -196,6 +196,6 @@ async def test_who_asks_a_process_keeps_the_connection(tmp_path: Path) -> None:
         assert await asker.ask("/readyz", 60.0) == (200, "page")
     server.close()
     path.unlink()
-    async with Asker(path) as asker:
+    async with aclosing(Asker(path)) as asker:
         with pytest.raises(CannotAsk):
             await asker.ask("/readyz", 60.0)
