@@ -237,3 +237,9 @@ def test_the_data_directory_follows_the_xdg_specification(
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Config().data_dir == tmp_path / ".local/share/federation"
+
+
+def test_what_needs_tls_takes_its_scheme_in_any_letters() -> None:
+    text = "traces: {{endpoint: '{}://collector:4317', access-token: token}}"
+    assert loads(text.format("HTTPS"), FILE, {}).traces.endpoint == "HTTPS://collector:4317"
+    assert "need an https or grpcs endpoint" in problem(text.format("HTTP")).message
