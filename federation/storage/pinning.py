@@ -184,7 +184,9 @@ def _apply(transaction: Transaction, received: Sequence[Pin]) -> int:
     newer = 0
     for each in received:
         hlc.check(each.stamp, transaction.wall_s, transaction.drift_s)
-    for each in pins.unknown_of(transaction.connection, received):
+    for each in received:
+        if not pins.unknown_of(transaction.connection, [each]):  # a call may have a target twice
+            continue
         is_over = each.has_ended(transaction.wall_s)
         if is_over and pins.get(transaction.connection, each.target) is None:
             continue

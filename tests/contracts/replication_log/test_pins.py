@@ -36,6 +36,13 @@ async def test_the_later_stamp_of_a_target_wins_in_any_order(site: Site) -> None
     assert list((await pins.page(page.last, 10)).pins) == [pin(7)]
 
 
+async def test_the_later_stamp_wins_within_one_call(site: Site) -> None:
+    """As pins of one instance here and of all may be the same target on a peer."""
+    pins = site.ledger.pins
+    assert await pins.apply([pin(6, is_removed=True), pin(5)]) == 1
+    assert list((await pins.page(0, 10)).pins) == [pin(6, is_removed=True)]
+
+
 async def test_pages_go_on_where_the_last_one_ended(site: Site) -> None:
     pins = site.ledger.pins
     empty = await pins.page(0, 10)
