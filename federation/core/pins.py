@@ -61,6 +61,11 @@ class PinTarget(NamedTuple):
         )
         return json.dumps([self.kind.value, self.instance, self.pattern, named], ensure_ascii=False)
 
+    @property
+    def blob(self) -> Digest | None:
+        """The blob that it names; None: it names entries."""
+        return self.digest if self.kind is PinKind.BLOB else None
+
     @classmethod
     def parse(cls, name: str) -> PinTarget:
         """Read a name. Raises ValueError for what is none."""

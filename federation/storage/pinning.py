@@ -18,7 +18,6 @@ from federation.core.errors import StorageFull
 from federation.core.pins import (
     KeptState,
     Pin,
-    PinKind,
     PinPage,
     PinReport,
     PinsReport,
@@ -93,8 +92,8 @@ class CataloguePins:
     async def _keep_all(self, pin_id: int, wanted: Pin, walker: PinWalker) -> None:
         core, after, told_s = self._core, 0, self._core.clock.monotonic_s()
         before_bytes = await core.pool.query(keepings.total_bytes)
-        if wanted.target.kind is PinKind.BLOB and wanted.target.digest is not None:
-            self._check([await walker.keep_blob(pin_id, wanted.target.digest)], before_bytes)
+        if (blob := wanted.target.blob) is not None:
+            self._check([await walker.keep_blob(pin_id, blob)], before_bytes)
             return
         matches = wanted.target.matcher()
         while page := await core.pool.query(pins.candidates, after, ENTRIES_AT_ONCE):

@@ -20,7 +20,7 @@ import apsw
 import structlog
 
 from federation.core.errors import FederationError
-from federation.core.pins import KeptState, PinKind
+from federation.core.pins import KeptState
 from federation.observability.rate_limits import Complaints
 from federation.storage.catalogue import change_log, ended_keepings, keepings, pins
 from federation.storage.catalogue.keepings import Keeping
@@ -130,13 +130,12 @@ class PinKeeper:
         """Look at all entries for the pins for which that was not done."""
         core, after = self._core, 0
         rows = [row for row in live if not row.scanned and not row.is_trial]
-        new = _Live(rows)
         if not rows:
             return
+        new = _Live(rows)
         for row in rows:
-            target = row.pin.target
-            if target.kind is PinKind.BLOB and target.digest is not None:
-                await walker.keep_blob(row.id, target.digest)
+            if (blob := row.pin.target.blob) is not None:
+                await walker.keep_blob(row.id, blob)
         while page := await core.pool.query(pins.candidates, after, ENTRIES_AT_ONCE):
             after = page[-1].id
             await self._keep(new, page, walker, rests=True)
@@ -181,8 +180,8 @@ class PinKeeper:
                 await walker.keep(each.pin_id, each.entry_id)
             else:
                 target = await self._core.pool.query(pins.target_of, each.pin_id)
-                if target is not None and target.digest is not None:
-                    await walker.keep_blob(each.pin_id, target.digest)
+                if target is not None and target.blob is not None:
+                    await walker.keep_blob(each.pin_id, target.blob)
             await self._rest(begun_s, 0.0)
 
     async def _rest(self, begun_s: float, least_s: float) -> None:
