@@ -155,6 +155,14 @@ PINS = [
         "A pin that arrives late undoes its removal, and nodes disagree.",
     ),
     Mutant(
+        "pin-older-record-in-one-call",
+        "federation/storage/pinning.py",
+        "        if not pins.unknown_of(transaction.connection, [each]):",
+        "        if False:",
+        ("tests/contracts/replication_log/test_pins.py",),
+        "Of two records of a target in one call the last wins, and nodes disagree.",
+    ),
+    Mutant(
         "pin-removed-entry",
         "federation/storage/catalogue/entry_removal.py",
         "WHERE id = ? AND used < ? AND kept = 0 RETURNING",
