@@ -151,9 +151,10 @@ async def test_a_drain_waits_for_what_runs_and_takes_nothing_new() -> None:
         running = asyncio.ensure_future(call(channel, "Wait")(b"done"))
         await site.service.entered.wait()
         stopping = asyncio.ensure_future(site.server.stop(60))
-        await asyncio.sleep(0)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await call(idle, "Echo")(b"x")
+            async with asyncio.timeout(20):
+                while True:  # a call is served until GOAWAY has come
+                    await call(idle, "Echo")(b"x")
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert not stopping.done()
         site.service.release.set()
