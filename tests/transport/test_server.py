@@ -143,6 +143,12 @@ async def test_several_sockets_are_one_listener() -> None:
     await site.server.stop(0)
 
 
+async def _call_for_ever(channel: grpc.aio.Channel) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await call(channel, "Echo")(b"x")
+
+
 async def test_a_drain_waits_for_what_runs_and_takes_nothing_new() -> None:
     site = Site()
     address = await on_loopback(site)
@@ -152,9 +158,7 @@ async def test_a_drain_waits_for_what_runs_and_takes_nothing_new() -> None:
         await site.service.entered.wait()
         stopping = asyncio.ensure_future(site.server.stop(60))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            async with asyncio.timeout(20):
-                while True:  # a call is served until GOAWAY has come
-                    await call(idle, "Echo")(b"x")
+            await _call_for_ever(idle)  # a call is served until GOAWAY has come
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
         assert not stopping.done()
         site.service.release.set()
