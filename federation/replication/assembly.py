@@ -40,7 +40,7 @@ from federation.replication.worker import Replicator
 
 
 class PeerClients:
-    """Makes the clients for peers: those that send, and those that fetch blobs for healing."""
+    """Makes the clients for peers: those that send, and those that fetch blobs from them."""
 
     def __init__(self, metrics: Metrics, clock: Clock, node_id: str) -> None:
         """node_id: of this node, which each call names."""

@@ -1,4 +1,4 @@
-"""One peer as a place to fetch blobs from, for healing."""
+"""One peer as a place to fetch blobs from, for healing and pins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from federation.replication.rules import Rules
 
 
 class PeerBlobs:
-    """See federation.upstream.healer.BlobHolder."""
+    """See federation.upstream.peer_copies.BlobHolder."""
 
     def __init__(self, remote: Remote) -> None:
         self._remote = remote

@@ -29,13 +29,14 @@ from federation.services.references import ReferenceService
 from federation.services.remote_asset import FetchService, PushService
 from federation.storage.contract import NodeStorage
 from federation.upstream.entry_finder import Finder
+from federation.upstream.pinned_holes import PinnedHoles
 from federation.upstream.pull_through import PullThrough
 from federation.upstream.read_through import InstanceSources, LayeredFinder
 from federation.upstream.setup import Pulling
 from federation.wire.node_identity import LogPosition, NodeIdentity
 
 if TYPE_CHECKING:
-    from federation.upstream.healer import Holders
+    from federation.upstream.peer_copies import Holders
 
 
 class Services(NamedTuple):
@@ -139,7 +140,8 @@ def make_services(
 
     def start(holders: Holders) -> None:
         pulling.start(holders)
-        storage.keep_pins(walk, pulling.bring)
+        holes = PinnedHoles(pulling.shared, holders, storage.ledger.purges.blobs_among, clock)
+        storage.keep_pins(walk, holes.bring)
 
     async def stop_fetching() -> None:
         storage.keep_pins(walk, None)

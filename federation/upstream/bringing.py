@@ -60,7 +60,7 @@ class BringingStore(PullThrough):
     async def _bring(self, missing: set[Digest]) -> set[Digest]:
         by_size = sorted(missing, key=lambda each: each.size_bytes)
         small = [digest for digest in by_size if digest.size_bytes <= SMALL_PULL_BYTES]
-        for batch in _batches(small):
+        for batch in batches(small):
             await self._pull_batch(batch)
         for digest in by_size[len(small) :]:
             await self._pull(digest)
@@ -91,7 +91,8 @@ class BringingStore(PullThrough):
             await asyncio.sleep(0)
 
 
-def _batches(digests: Iterable[Digest]) -> Iterator[list[Digest]]:
+def batches(digests: Iterable[Digest]) -> Iterator[list[Digest]]:
+    """Yield small blobs in groups of about 2 MiB, each for one call."""
     batch: list[Digest] = []
     room_bytes = _BATCH_BYTES
     for digest in digests:

@@ -19,7 +19,7 @@ from federation.storage.contract import NodeStorage
 from federation.upstream.pull_through import UpstreamPool
 
 if TYPE_CHECKING:
-    from federation.upstream.healer import Holders
+    from federation.upstream.peer_copies import Holders
     from federation.upstream.pull_schedule import PullSchedule
     from federation.upstream.warmer import Warmer
 
@@ -51,7 +51,7 @@ class Fetching:
         return f"<Fetching {'lead' if self._storage.fetching.holds_lead() else 'waits'}>"
 
     def start(self, holders: Holders, schedule: Sequence[ScheduledPull]) -> None:
-        """Begin to heal, and to pull what is scheduled. holders: see Healer."""
+        """Begin to heal, and to pull what is scheduled. holders: see PeerCopies."""
         self._started = True
         self._keep(partial(self._heal, holders), "healing")
         self.apply(schedule)

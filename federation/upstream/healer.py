@@ -5,38 +5,27 @@ what any process found, `federation verify --repair` included, and a restart goe
 process ended. A few blobs are asked for at a time, and a blob that no server sends is asked for
 again ever more rarely.
 
-Upstreams are asked by pulls as for a reader, so the offline switch, breakers and limits hold. Peers
-are asked in the name of replication: a node that is asked answers from what it holds itself, so two
-nodes with the same damage do not ask each other in circles.
+Upstreams are asked by pulls as for a reader, so the offline switch, breakers and limits hold.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from collections.abc import Collection, Sequence
 
 import structlog
 
 from federation.core import hops, uses
 from federation.core.clock import Clock
 from federation.core.digest import Digest
-from federation.core.errors import (
-    BlobNotFound,
-    DigestMismatch,
-    FederationError,
-    SourceUnavailable,
-)
+from federation.core.errors import FederationError
 from federation.core.lost_blobs import Attempt, LostBlob, LostBlobs
-from federation.core.provenance import Provenance, Source
 from federation.core.sole_role import SoleRole
-from federation.core.store import Readable
 from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import Complaints
 from federation.upstream.bringing import BringingStore
+from federation.upstream.peer_copies import Holders, PeerCopies
 from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.upstream import Upstream
 
@@ -44,36 +33,8 @@ _LOOK_EVERY_S = 1.0
 _AT_ONCE = 64  # blobs
 _AGAIN_FIRST_S, _AGAIN_MAX_S = 10.0, 3600.0
 _TRIES_MAX = 720  # of one blob: about three weeks
-_PEER_S, _PEER_RATE_MIN = 60.0, 1024  # a peer may take so long for a blob, and its size / rate
-_AS_PEER = hops.Hops(replicates=True)
 
 _log = structlog.get_logger(__name__)
-
-
-class BlobHolder(Protocol):
-    """A peer that may be asked for blobs now."""
-
-    @property
-    def name(self) -> str:
-        """Its name in the configuration."""
-        ...
-
-    @property
-    def node_id(self) -> str:
-        """Its node id; empty: it has told none."""
-        ...
-
-    @property
-    def store(self) -> Readable:
-        """Its blobs."""
-        ...
-
-    def sent_wrong_bytes(self, digest: Digest) -> None:
-        """Count a blob that was not what its digest names."""
-        ...
-
-
-Holders = Callable[[], AbstractAsyncContextManager[Sequence[BlobHolder]]]
 
 
 def again_in_s(tries: int, jitter: random.Random) -> float | None:
@@ -96,12 +57,12 @@ class Healer:
         clock: Clock,
         jitter: random.Random,
     ) -> None:
-        """holders: connects to the peers that may be asked now, for the length of a block."""
+        """holders: see PeerCopies."""
         self._lost = lost
         self._lead = lead
         self._shared = shared
         self._bringing = BringingStore(shared)
-        self._holders = holders
+        self._peers = PeerCopies(shared.local, holders)
         self._metrics = metrics
         self._clock = clock
         self._jitter = jitter
@@ -158,45 +119,10 @@ class Healer:
         return left
 
     async def _from_peers(self, missing: set[Digest], answers: list[str]) -> set[Digest]:
-        left = set(missing)
-        async with self._holders() as holders:
-            with hops.serving(_AS_PEER):
-                for holder in holders:
-                    if not left:
-                        break
-                    answers.append(f"{holder.name}: {await self._from_peer(holder, left)}")
+        left, said = await self._peers.bring(missing)
         self._metrics.fetching.healed.labels(source="peer").inc(len(missing) - len(left))
+        answers += [f"{each.name}: {each.said}" for each in said]
         return left
-
-    async def _from_peer(self, holder: BlobHolder, left: set[Digest]) -> str:
-        """Bring what a peer holds, and remove it from left; return what it said, for people."""
-        said = "does not hold it"
-        try:
-            held = left - await holder.store.find_missing(left)
-        except SourceUnavailable as error:
-            return error.reason
-        for digest in held:
-            try:
-                await self._copy(holder, digest)
-                left.discard(digest)
-            except BlobNotFound:
-                continue
-            except DigestMismatch:
-                holder.sent_wrong_bytes(digest)
-                said = "sent other bytes"
-            except TimeoutError:
-                said = "took too long"
-            except FederationError as error:  # the peer's silence, or no room here
-                said = str(error)
-        return said
-
-    async def _copy(self, holder: BlobHolder, digest: Digest) -> None:
-        """Store a blob that a peer sends, verified. Raises as Store.write and open_read do."""
-        via = (holder.node_id,) if holder.node_id else ()
-        came = Provenance(Source.UPSTREAM, via, holder.name)
-        async with asyncio.timeout(_PEER_S + digest.size_bytes / _PEER_RATE_MIN):
-            async with holder.store.open_read(digest) as chunks:
-                await self._shared.local.write(digest, chunks, provenance=came)
 
     async def _note_back(self, lost: Sequence[LostBlob], missing: Collection[Digest]) -> None:
         found_s = {each.digest: each.found_at_s for each in lost if each.digest not in missing}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,11 @@ import structlog
 from federation.closure.checker import ClosureChecker
 from federation.config.model import Config, LimitsConfig
 from federation.config.upstreams import UpstreamConfig as Settings
-from federation.core import hops, uses
 from federation.core.clock import Clock
-from federation.core.digest import Digest
 from federation.core.index import Entry
 from federation.core.memory_budget import MemoryBudget
 from federation.core.pace import Pace
 from federation.core.tasks import Background
-from federation.core.uses import Use
 from federation.observability.metrics import Metrics
 from federation.storage.contract import NodeStorage
 from federation.upstream.bringing import BringingStore
@@ -34,7 +31,7 @@ from federation.upstream.upstream import Upstream
 if TYPE_CHECKING:
     from federation.remote.client import Remote
     from federation.upstream.connected import ConnectedUpstream
-    from federation.upstream.healer import Holders
+    from federation.upstream.peer_copies import Holders
     from federation.upstream.warmer import Warmer
 
 _log = structlog.get_logger(__name__)
@@ -92,22 +89,12 @@ class Pulling:
     def start(self, holders: Holders | None) -> None:
         """Begin to probe upstreams that are down, to heal, and to pull what is scheduled.
 
-        holders: see Healer; None: of a process that only a command runs, which leaves that alone.
+        holders: see PeerCopies; None: of a process that only a command runs, which leaves that
+        alone.
         """
         self._prober.start()
         if holders is not None:
             self._fetching.start(holders, self._scheduled)
-
-    async def bring(self, digests: Collection[Digest]) -> None:
-        """Bring what upstreams have of blobs that no client asks for, as far as they may be asked.
-
-        Raises what this node's own storage raises.
-        """
-        if not self.with_blobs() or not self.shared.may_ask():
-            return
-        # On behalf of this node, not of a request; a look is no use of what came.
-        with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
-            await BringingStore(self.shared).find_missing(digests)
 
     def warmer(self, pace: Pace, *, ttl_s: float) -> Warmer:
         """Return what brings named closures here at a pace; the caller has to close it.

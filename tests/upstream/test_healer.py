@@ -22,7 +22,8 @@ from federation.core.provenance import FROM_CLIENT, Provenance, Source
 from federation.observability.metrics import Metrics
 from federation.storage.admin.summary import summary
 from federation.storage.storage import Storage
-from federation.upstream.healer import BlobHolder, Healer, again_in_s
+from federation.upstream.healer import Healer, again_in_s
+from federation.upstream.peer_copies import BlobHolder
 from federation.upstream.pull_through import UpstreamPool
 from federation.upstream.upstream import Upstream
 from tests.storage.conftest import opened, read, short

@@ -171,6 +171,14 @@ PINS = [
         "An entry that is pinned while eviction or expiry chooses is removed.",
     ),
     Mutant(
+        "pin-holes-of-a-silent-peer",
+        "federation/upstream/pinned_holes.py",
+        "without=resting)",
+        "without=())",
+        ("tests/upstream/test_pinned_holes.py",),
+        "Each incomplete entry waits for a peer that is down, and the upkeep of pins stands still.",
+    ),
+    Mutant(
         "expiry-of-another-instance",
         "federation/storage/catalogue/entry_removal.py",
         'f"WHERE kind = ? AND instance = {instances.ID} AND name > ? AND kept = 0 "',

@@ -1,0 +1,62 @@
+"""Brings what pinned entries name and is missing here: from upstreams, and then from peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from federation.core import hops, uses
+from federation.core.clock import Clock
+from federation.core.digest import Digest
+from federation.core.purges import Purged
+from federation.core.uses import Use
+from federation.upstream.bringing import BringingStore
+from federation.upstream.peer_copies import Holders, PeerCopies
+from federation.upstream.pull_through import UpstreamPool
+
+_REST_S = 60.0  # a silent peer is not asked again for so long: many entries may wait for it
+
+
+class PinnedHoles:
+    """See the module. One call at a time asks peers."""
+
+    def __init__(self, pool: UpstreamPool, holders: Holders, purged: Purged, clock: Clock) -> None:
+        """holders: see PeerCopies. purged: tells which blobs were purged here, and stay away."""
+        self._pool = pool
+        self._upstreams = BringingStore(pool)
+        self._peers = PeerCopies(pool.local, holders)
+        self._purged = purged
+        self._clock = clock
+        self._alone = asyncio.Lock()
+        self._rest_until_s: dict[str, float] = {}  # by silent peer
+
+    def __repr__(self) -> str:
+        return f"<PinnedHoles {len(self._rest_until_s)} silent>"
+
+    async def bring(self, digests: Collection[Digest]) -> None:
+        """Bring what others have of blobs that no client asks for, as far as they may be asked.
+
+        Raises what this node's own storage raises.
+        """
+        # On behalf of this node, not of a request; a look is no use of what came.
+        with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
+            if any(each.serves_blobs for each in self._pool.upstreams) and self._pool.may_ask():
+                await self._upstreams.find_missing(digests)
+            async with self._alone:
+                await self._from_peers(digests)
+
+    async def _from_peers(self, digests: Collection[Digest]) -> None:
+        missing = await self._pool.local.find_missing(digests)
+        if missing:
+            missing -= await self._purged(missing)
+        if not missing:
+            return
+        now_s = self._clock.monotonic_s()
+        resting = [name for name, until_s in self._rest_until_s.items() if now_s < until_s]
+        _, answers = await self._peers.bring(missing, without=resting)
+        silent = [each.name for each in answers if each.is_silent]
+        now_s = self._clock.monotonic_s()
+        self._rest_until_s = {
+            **{name: self._rest_until_s[name] for name in resting},
+            **dict.fromkeys(silent, now_s + _REST_S),
+        }
