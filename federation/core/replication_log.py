@@ -1,6 +1,6 @@
 """The contract between replication and the storage whose change log it sends to peers.
 
-Everything durable about replication is behind Ledger: the change log, how far each peer has
+Everything durable about replication is behind ReplicationLog: the change log, how far each peer has
 acknowledged it, what was parked, and the order in which all that is held can be gone through.
 Storage implements it over the catalogue; tests have one in memory.
 """
@@ -61,7 +61,7 @@ class PeerRecord(NamedTuple):
     cursor: int = 0  # every row up to this one was acknowledged, skipped by a rule, or parked
     state: PeerState = PeerState.NEEDS_RESYNC
     reason: str = "new"  # why it needs a resync, for people; empty while following
-    position: str = ""  # where its reconcile stands (Ledger.blobs, entries); empty: not begun
+    position: str = ""  # of its reconcile, in ReplicationLog.blobs or entries; empty: not begun
     node_id: str = ""  # of the peer as last met; empty: not met, or no node of ours
     log_seen: str = ""  # the change log position the peer last announced, as it sent it
     wanted: int = 0  # counts the requests of `federation reconcile`
@@ -72,7 +72,7 @@ class PeerRecord(NamedTuple):
     last_error: str = ""
     last_error_s: float = 0.0
     pins_pulled: bool = False  # whether it is to get what came from upstreams, too
-    marks: int = 0  # counts how often storage marked it NEEDS_RESYNC: see Ledger.save
+    marks: int = 0  # counts how often storage marked it NEEDS_RESYNC: see ReplicationLog.save
     holds: bool = True  # whether what is beyond the cursor is kept from eviction
     purges: int = 0  # every record of a purge up to this number was told (Purges.page)
 

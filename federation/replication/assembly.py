@@ -56,6 +56,8 @@ class PeerClients:
     def to_send(self, peer: PeerConfig) -> RemotePeer:
         """Return a peer to send to; it is connected when it is first asked."""
         remote = self._sending[peer.name] = self._connect(peer)
+        # Small objects must not wait behind minutes of a large blob (decisions: Large blobs go to a
+        # peer on a connection of their own).
         for_large = self._connect(peer, shares_bandwidth_of=remote)
         return RemotePeer(remote, for_large, peer.names_there)
 
@@ -98,6 +100,7 @@ def make_replicator(
     clock: Clock,
 ) -> Replicator:
     """Make what sends to peers; each is connected when it is first asked."""
+    # One for all peers: together they may not keep the loop from clients, nor fill the memory.
     throttle = LoopThrottle(lambda: metrics.calls_running > 0)
     memory = SendMemory()
     walk = walking(limits)
@@ -141,6 +144,7 @@ def make_session(
     sender = Sender(peer.name, store, change_log, api, gate, counters, memory, clock)
     lane = Lane.ALWAYS
     told = ToldPurges(
+        # Each change replaces the record, so it is looked up at each call.
         lambda: records.open(peer.name, lane).purges,
         lambda last: records.change(peer.name, lane, purges=last),
     )
@@ -149,6 +153,7 @@ def make_session(
     pins = None
     if peer.pins:
         pins = PinSender(peer.name, change_log.pins, api, sender.answered_call, clock)
+    # A peer that answers again after a failure may have been restarted with less than it confirmed.
     gate.at_failure(shipper.confirmed.clear)
     of_entries = memory.of_entries(peer.name)
     entries = EntrySender(store, change_log, api, gate, shipper, walk, counters, of_entries, clock)
@@ -159,5 +164,7 @@ def make_session(
 
 def _of_blobs(peer: PeerConfig) -> str:
     """Return the instance name for calls about blobs, which have no instance."""
+    # A peer may let this node use the mapped instances only, so one of their names is taken where
+    # the empty one is not among them.
     names = peer.names_there or {}
     return names.get("", next(iter(names.values()), ""))

@@ -72,6 +72,8 @@ class Backoff:
         wrote: something was taken. What came of a failed write is not mended by a question that
         is answered: then one write may try, and where none waits, the next one decides.
         """
+        # A peer with a full disk answers every question; counting those as recovery would begin the
+        # delays of its failing writes anew each time.
         if wrote or not self._by_write:
             self.failures, self._by_write = 0, False
         if self.state is State.OPEN:
@@ -79,6 +81,8 @@ class Backoff:
         if self._by_write and self.state is State.TRYING and self._write_tries:
             return False  # a question that was under way: the outcome of the write decides
         if self._by_write and writes_wait:
+            # Close the way again without a delay: the next to pass is then one of the waiting
+            # writes.
             if self.state is State.TRYING:
                 self.state, self.until_s = State.PAUSED, 0.0
             return False
@@ -87,6 +91,8 @@ class Backoff:
 
     def failed(self, error: RemoteFailed, now_s: float, generation: int, *, wrote: bool) -> bool:
         """Record the failure of a call; return whether it changes the state."""
+        # Hundreds of calls under way fail together when a peer goes away. Only the first counts, or
+        # the delay would be at its longest after one fault.
         if generation != self.generation:
             return False
         self.generation += 1
@@ -107,8 +113,11 @@ class Backoff:
 
     def _delay_s(self, error: RemoteFailed) -> float:
         longest_s = _LONGEST_S.get(error.kind, _LONGEST_OTHERS_S)
+        # Only tenacity's formula is used. Its loop would retry each call by itself; here the gate
+        # decides.
         attempt = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
         attempt.attempt_number = self.failures
         delay_s = wait_exponential(multiplier=self._first_s, max=longest_s)(attempt)
         delay_s *= self._jitter.uniform(1 - _JITTER, 1 + _JITTER)
+        # What the peer itself asks for counts in full, without jitter.
         return max(delay_s, error.retry_after_s or 0.0)

@@ -39,6 +39,7 @@ class BatchSize:
     @property
     def slots(self) -> int:
         """How many batches may be under way."""
+        # At least one, however large its blobs: otherwise nothing would ever be sent.
         return min(self.at_once, max(1, MEMORY_BYTES // self.bytes_max))
 
     def took(self, items: int, size_bytes: int, seconds: float, peer_bytes_max: int) -> None:
@@ -57,6 +58,7 @@ class BatchSize:
             return
         if seconds < 1.5 * TARGET_S:
             self.at_once = min(BATCHES_MAX, self.at_once + 1)
+        # A batch that was less than half full does not show what a larger one would take.
         if seconds < TARGET_S and (2 * items >= self.items_max or 2 * size_bytes >= self.bytes_max):
             self.items_max = min(ITEMS_MAX, self.items_max * 2)
             self.bytes_max = min(max(_LEAST_BYTES, peer_bytes_max), self.bytes_max * 2)
@@ -66,6 +68,8 @@ class BatchSize:
         self._slower(items, size_bytes, 0.25)
 
     def _slower(self, items: int, size_bytes: int, share: float) -> None:
+        # First fewer bytes; of batches that are small already, fewer blobs; of single blobs, fewer
+        # at once, since those that are under way together share the link.
         if items > 1 and size_bytes > _LEAST_BYTES:
             self.bytes_max = max(_LEAST_BYTES, int(min(self.bytes_max, size_bytes) * share))
             self.items_max = max(1, int(min(self.items_max, items) * share))
@@ -80,6 +84,7 @@ class BatchSize:
         size_bytes = 0
         for digest in digests:
             limit_bytes = min(self.bytes_max, peer_bytes_max)
+            # A blob above the limit goes alone: it cannot be cut.
             full = size_bytes + digest.size_bytes > limit_bytes or len(batch) >= self.items_max
             if batch and full:
                 yield batch

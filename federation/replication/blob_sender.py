@@ -105,6 +105,8 @@ class Sender:
             while left:
                 async with self._slots.one():
                     batch = next(self.batch_size.cut(left, self._api.batch_bytes))
+                # The slot was only waited for. send_batch takes one for each attempt, since it
+                # waits for the gate in between.
                 group.create_task(self.send_batch(batch, history, settle))
                 left = left[len(batch) :]
 
@@ -114,6 +116,8 @@ class Sender:
         """Do the same for a walk, which has at most half of the slots."""
         left = blobs
         while left:
+            # Held until the batch has ended, unlike a slot of live traffic: this is the walk's
+            # bound.
             async with self._behind.one():
                 batch = next(self.batch_size.cut(left, self._api.batch_bytes))
                 await self.send_batch(batch, history, settle)
@@ -122,7 +126,7 @@ class Sender:
     async def send_batch(self, batch: list[Digest], history: ObjectHistory, settle: Settle) -> None:
         """Send a batch until each blob has an outcome.
 
-        Neither slot nor memory is held while the gate is closed.
+        No slot is held between attempts, and no memory while the gate is closed.
         """
         left, halve, delay_s = batch, False, 0.0
         while left:
@@ -130,18 +134,21 @@ class Sender:
                 parts = list(self._parts(left, halve=halve))
                 tried = await self._try_batch(left, history, settle) if len(parts) == 1 else None
             if tried is None:
-                async with (
-                    asyncio.TaskGroup() as group
-                ):  # a failing half does not hold up the other
+                # Each part by itself: a half that fails does not hold up the other.
+                async with asyncio.TaskGroup() as group:
                     for part in parts:
                         group.create_task(self.send_batch(part, history, settle))
                 return
             forgot = await self._confirm(tried.taken, settle)
             left, halve = tried.again + forgot, tried.halve
+            # While the gate is closed, its own delay is pause enough.
             if left and self._gate.is_open and not halve:
                 delay_s = min(_AGAIN_MAX_S, max(_AGAIN_FIRST_S, delay_s * 2))
                 await self._clock.sleep(delay_s)
+            # A call that ran into its time limit may have been taken all the same.
             left = await self._still_missing(left, settle)
+            # It may never get across within one call: see decisions, "A small blob that does not
+            # get across within a call goes as a stream".
             if left and tried.is_slow:
                 await self.send_large(left[0], history, settle)
                 return
@@ -174,6 +181,7 @@ class Sender:
                 results = await self._api.write_small(blobs, history)
             except RemoteFailed as error:
                 results = [error] * len(blobs)
+            # Before the turn: waiting for it says nothing about the peer.
             took_s = self._clock.monotonic_s() - began_s
             await self._gate.throttle.turn()
             tried = self._sort(blobs, results, took_s, settle, turn)
@@ -210,15 +218,19 @@ class Sender:
         if tried.taken:
             turn.succeeded()
             self.batch_size.took(len(blobs), size_bytes, took_s, self._api.batch_bytes)
+        # Outside the gate and the memory, because it may pause.
         if tried.error is not None:
             if tried.error.kind is FailureKind.TIMEOUT:
                 self.batch_size.failed(len(blobs), size_bytes)
+            # A limit of this node says nothing about the peer, so it closes no gate.
             if not tried.error.is_local_limit:
                 turn.failed(tried.error)
         return tried
 
     async def _confirm(self, taken: list[Digest], settle: Settle) -> list[Digest]:
         """Settle what the peer holds; return what it forgot and has to be sent again."""
+        # Only what the peer calls held counts: one that evicts at once, or lies, also answers OK to
+        # the write, and the cursor must not pass what it does not hold.
         missing = await self.ask(taken) if taken else set()
         if there := [digest for digest in taken if digest not in missing]:
             self._forgotten.kept(*there)
@@ -253,6 +265,8 @@ class Sender:
         while True:
             async with self._large:
                 outcome = await self._try_large(digest, history, goes_on=goes_on)
+            # Only an upload that broke off may be continued; one that the peer took and forgot
+            # begins anew.
             goes_on = outcome is None
             if outcome is SENT:
                 forgot = await self._confirm([digest], settle)
@@ -275,6 +289,8 @@ class Sender:
             try:
                 opener = self._opener(digest, turn)
                 await self._api.send(digest, opener, history, goes_on=goes_on)
+            # These two come from this node's store, through the opener; the gate is not told of
+            # them.
             except BlobNotFound:
                 return await self._lost(digest)
             except (BlobDamaged, DigestMismatch):
@@ -307,5 +323,6 @@ async def _watched(chunks: Chunks, turn: Turn) -> Chunks:
     async for chunk in chunks:
         yield chunk
         size_bytes += len(chunk)
+        # Not at the first chunk: buffers on the way take that even for a peer that is gone.
         if size_bytes - len(chunk) < _ALIVE_BYTES <= size_bytes:
             turn.succeeded()

@@ -62,8 +62,10 @@ class ShippingStore:
             missing = missing - purged
             digests = set(digests) - purged
         if missing:
+            # The least one: sets have no order, and simulations have to be replayed.
             self.lacks_here = min(missing)
             return missing
+        # The peer gets files from elsewhere; directories are still sent, as the walk reads them.
         if self._bounds.metadata_only:
             return set()
         return await self._ship(digests)
@@ -72,6 +74,7 @@ class ShippingStore:
         """Read directories and trees here, and send them."""
         found = await self._store.read_small(digests)
         held = [d for d, data in zip(digests, found, strict=True) if data is not None]
+        # Nothing is sent for an entry that is not whole here: the walk ends anyway.
         if len(held) < len(found):
             self.lacks_here = next(
                 d for d, data in zip(digests, found, strict=True) if data is None
@@ -90,6 +93,7 @@ class ShippingStore:
         next_bytes: NextBytes | None = None,
     ) -> AsyncIterator[Chunks]:
         """Read a large tree here, and send it."""
+        # Sent before it is read: a walk that has seen all of it may end at once.
         if await self._ship([digest]):
             raise BlobNotFound(digest)
         reading = self._store.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
@@ -117,6 +121,7 @@ class ShippingStore:
         small = [digest for digest in wanted if digest.size_bytes <= SMALL_BLOB_BYTES]
         outcomes = await self._shipper.ship(small, self._history)
         if len(small) < len(wanted):
+            # Small ones first, so that the walk gives its turn away only for large blobs.
             async with self._for_large():
                 large = [digest for digest in wanted if digest.size_bytes > SMALL_BLOB_BYTES]
                 outcomes |= await self._shipper.ship(large, self._history)
@@ -125,9 +130,12 @@ class ShippingStore:
             if outcome.is_there:
                 continue
             missing.add(digest)
+            # Evicted after the look-up above: the entry has a hole here, like one that never was
+            # whole.
             if outcome is GONE:
                 self.lacks_here = digest
             elif outcome.fate in {Fate.PARKED, Fate.SKIPPED}:
                 self.unsent = (digest, outcome)
+        # What the rule does not send may have come to the peer another way.
         others = [digest for digest in ordered if not self._bounds.admit(digest)]
         return missing | await self._shipper.lacking(others)

@@ -25,6 +25,7 @@ class Rate:
 
     def per_s(self) -> float:
         """Return the recent rate."""
+        # ln 2: under a steady rate r the decaying sum settles at r * half-life / ln 2.
         return self._faded() * 0.6931 / _HALF_LIFE_S
 
     def _faded(self) -> float:

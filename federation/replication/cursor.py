@@ -15,6 +15,7 @@ def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     """Return the ranges that ascending numbers, each there once, make up."""
     if not numbers:
         return []
+    # A batch is mostly one range, which needs no look at each number.
     if numbers[-1] - numbers[0] + 1 == len(numbers):
         return [(numbers[0], numbers[-1])]
     starts = [at for at in range(1, len(numbers)) if numbers[at] != numbers[at - 1] + 1]
@@ -49,6 +50,7 @@ class Ranges:
         if first > last:
             return
         low = bisect_left(self._lasts, first - 1)  # the first one that touches or lies beyond
+        # Ranges that touch become one, so their number stays that of the gaps.
         high = bisect_right(self._firsts, last + 1)
         if low < high:
             first = min(first, self._firsts[low])
@@ -141,6 +143,7 @@ class LogProgress:
 
     def done(self, first: int, last: int) -> bool:
         """Note that these claimed rows are done; return whether the cursor moved."""
+        # Nothing below the cursor is kept, or the ranges would grow with the log.
         self._done.add(max(first, self.cursor + 1), last)
         end = self._done.end_of(self.cursor + 1)
         if end <= self.cursor:
@@ -161,5 +164,6 @@ class LogProgress:
         """Give back what of these rows is not done."""
         at = max(first, self.cursor + 1)
         while (gap := self._done.first_gap(at - 1, last)) is not None:
+            # What is done in between stays claimed: it must not be sent again.
             self._claimed.remove(*gap)
             at = gap[1] + 1

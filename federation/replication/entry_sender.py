@@ -121,6 +121,7 @@ class EntrySender:
             return outcome
         if wanted.compares and (outcome := await self._settled(wanted)) is not None:
             return outcome
+        # Read before the closure is sent: push() refuses if another node answers by then.
         node_id = self._api.identity.node_id
         if (outcome := await self._closed(wanted)) is not None:
             return outcome
@@ -162,6 +163,7 @@ class EntrySender:
         """Compare with the peer; None: the entry has to be sent."""
         confirmed, this_one = self._shipper.confirmed, (wanted.head.key, wanted.head.seq)
         keeps_theirs = wanted.keeps_theirs or this_one in confirmed  # then theirs is newer
+        # Otherwise _push_in_order would call it present, although the peer has just denied that.
         confirmed.discard(this_one)
         theirs = await self._compare(wanted.head)
         if isinstance(theirs, SendOutcome):
@@ -218,6 +220,7 @@ class EntrySender:
         """Send the closure; None: the peer holds it, and the entry may follow."""
         purges = self._shipper.purges
         for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
+            # A new one for each attempt: it notes what was missing in one walk.
             view = ShippingStore(
                 self._store,
                 self._shipper,
@@ -227,21 +230,28 @@ class EntrySender:
                 purges.not_needed,
             )
             if anew:
+                # The peer has just refused the entry, so what it confirmed may be gone: ask again
+                # for all of it.
                 self._shipper.confirmed.clear()
             try:
+                # Memory before the turn to walk: who waits for memory must not keep others from
+                # walking.
                 async with self._begun, self._for_walk(wanted.head) as entry:
                     if isinstance(entry, SendOutcome):
                         return entry
                     async with self._walking:
                         if await self._walk(view, entry):
                             return None
+            # Local trouble passes; parking for it would fill the table whenever a disk is slow.
             except (SourceUnavailable, StorageFailed):
                 raise
             except FederationError as error:
                 return parked(str(error))
+            # Only what is missing here may still be on its way from a client.
             if view.lacks_here is None or delay_s is None:
                 break
             await self._clock.sleep(delay_s)
+            # A newer value has a row of its own, and its closure may be another.
             if await self._is_old(wanted):
                 return SUPERSEDED
         if view.lacks_here and await purges.are_purged([view.lacks_here]):
@@ -251,10 +261,12 @@ class EntrySender:
     @asynccontextmanager
     async def _for_large(self) -> AsyncIterator[None]:
         """Let another walk go on while this one sends a large blob."""
+        # `_begun` stays held, which bounds the walks that wait for large blobs.
         self._walking.release()
         try:
             yield
         finally:
+            # Also after a failure, because the caller's block releases it.
             await self._walking.acquire()
 
     async def _is_old(self, wanted: EntryToSend) -> bool:
@@ -280,9 +292,10 @@ class EntrySender:
                     await self._clock.sleep(delay_s)
             if await self._is_old(wanted):
                 return SUPERSEDED
+            # Another node may answer now, which holds nothing of the closure.
             node_id = self._api.identity.node_id
             if (outcome := await self._closed(wanted, anew=anew)) is not None:
-                return outcome  # another node may answer now
+                return outcome
 
     async def _try_push(
         self, wanted: EntryToSend, node_id: str, *, refused: bool
@@ -296,9 +309,11 @@ class EntrySender:
             try:
                 stamped = entry._replace(stamp=stamp_to_send(entry, self._change_log.node_id))
                 await self._api.push(stamped, wanted.history, node_id)
+            # The peer answers, so the gate is not closed: it may have the other services.
             except Unsupported as error:
                 return self._unsupported(key.kind, error)
             except RemoteFailed as error:
+                # Neither the entry's nor the peer's fault yet: the closure is sent again first.
                 if isinstance(error, RequestRefused) and not refused:
                     return error
                 if self._shipper.sender.faults.failed(key, error.kind) is Fault.OBJECT:

@@ -44,6 +44,7 @@ class ConfirmedBlobs:
         until_s = self._clock.monotonic_s() + _FOR_S
         for thing in things:
             self._until_s[thing] = until_s
+            # All live equally long, so in this order the first is the next to expire.
             self._until_s.move_to_end(thing)
         while len(self._until_s) > _MAX:
             self._until_s.popitem(last=False)

@@ -39,15 +39,18 @@ class Fit:
         self._new += len(digests)
         self._new_bytes += sum(digest.size_bytes for digest in digests)
         if len(self._delivered) > _REMEMBERED_MAX:
+            # Every second one, so that the rest is still spread over all that was delivered.
             self._delivered = self._delivered[::2]
 
     def sample(self) -> list[Digest]:
         """Take some of those delivered, none of the last ones, which may be evicted in a moment."""
+        # Twice as much as is asked about, so that there are newer ones to be left out.
         if self._new < 2 * SAMPLE and self._new_bytes < 2 * LOST_BYTES:
             return []
         self._new, self._new_bytes = 0, 0
         count = len(self._delivered)
         asked = min(SAMPLE, count // 2)
+        # All places are below count - asked: the last ones are left out.
         places = {place * (count - asked) // asked for place in range(asked)}
         sample = [digest for at, digest in enumerate(self._delivered) if at in places]
         self._delivered = [digest for at, digest in enumerate(self._delivered) if at not in places]
@@ -58,5 +61,7 @@ class Fit:
         self._answers.extend((digest in missing, digest.size_bytes) for digest in asked)
         lost = [size_bytes for is_gone, size_bytes in self._answers if is_gone]
         is_much = len(lost) >= LOST_MIN or sum(lost) >= LOST_BYTES
+        # Some are lost at every peer, by its own users' writes; only a large share shows that the
+        # walk itself displaces what it sent.
         if is_much and len(lost) >= _LOST_SHARE * len(self._answers):
             self.evicts = True

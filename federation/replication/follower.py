@@ -78,6 +78,7 @@ class Follower:
                 group.create_task(self._park())
                 await self._follow(group.create_task)
         except ExceptionGroup as errors:
+            # One of all failures at once: the caller decides by the type.
             raise first_of(errors) from None
 
     async def _follow(self, start: Callable[..., object]) -> None:
@@ -104,6 +105,7 @@ class Follower:
         found = await self._session.change_log.read(first - 1, last - first + 1)
         if not found.is_whole:
             raise LogTrimmed
+        # Numbers may have gaps, so as many rows may reach beyond what was claimed.
         return [row for row in found.rows if row.seq <= last]
 
     async def skip_ahead(self) -> None:
@@ -126,12 +128,14 @@ class Follower:
     # One slice
 
     async def _bring(self, rows: Sequence[LogRow], first: int, last: int) -> None:
+        # Numbers without a row count as delivered, or the cursor would stop before them for ever.
         for gap in gaps(rows, first, last):
             self._done(*gap)
         await self._session.gate.throttle.turn()
         part = await self._choose(rows, self._end)
         async with asyncio.TaskGroup() as group:
             small = group.create_task(self._ship(part.blobs, large=False))
+            # Large ones apart: they may take hours, and entries wait only for the small ones.
             group.create_task(self._ship(part.blobs, large=True))
             if part.entries:
                 # Batches are cheaper than the single questions of walks. But a blob that fails
@@ -199,6 +203,9 @@ class Follower:
 
     def _end_all(self, rows: Sequence[LogRow], outcome: SendOutcome, label: str = "") -> None:
         """Settle rows. label: the name of a single row for people; default: its digest or key."""
+        # A row that this peer was never meant to get, or that the other lane sends, is not one of
+        # its objects; counting it would also make the rate, and so the estimate in `status`, too
+        # good.
         if outcome not in _HERE:
             self._session.count(outcome, sum(row.size_bytes for row in rows), len(rows))
         if outcome.fate is not Fate.PARKED:

@@ -111,12 +111,16 @@ class Gate:
 
         A RemoteFailed that is raised within closes the gate.
         """
+        # Counted while they wait, so that an answered question leaves the next attempt to one of
+        # them.
         self._writes_wait += writes
         try:
             while not self._backoff.may_pass(self._clock.monotonic_s(), writes=writes):
                 await self._wait()
         finally:
             self._writes_wait -= writes
+        # The generation as of now: a failure of this call says nothing about what comes after
+        # another one.
         turn = Turn(self, self._backoff.generation, writes=writes)
         try:
             yield turn
@@ -125,17 +129,14 @@ class Gate:
                 turn.failed(error)
             raise
         finally:
+            # After an error that is no answer either (a cancellation, a local limit) another call
+            # has to try.
             turn.left()
-
-    async def opened(self) -> None:
-        """Wait until the gate is open, without making an attempt."""
-        while not self.is_open:
-            changed = self._changed
-            await changed.wait()
 
     def succeeded(self, *, wrote: bool) -> None:
         """See Turn.succeeded."""
         self.last_success_s = self._clock.wall_s()
+        # An answered question says nothing about room.
         if wrote:
             self._full_since_s = None
         before = self._backoff.state
@@ -146,15 +147,18 @@ class Gate:
 
     def failed(self, error: RemoteFailed, generation: int, *, wrote: bool) -> None:
         """See Turn.failed."""
+        # This node has closed the connection, as the peer was removed or changed.
         if error.kind is FailureKind.CLOSED:
             return
         self.last_error, self.last_error_s = error, self._clock.wall_s()
+        # A peer that fails in another way may have got room meanwhile; the time begins anew.
         if error.kind is not FailureKind.EXHAUSTED:
             self._full_since_s = None
         elif wrote and self._full_since_s is None:
             self._full_since_s = self._clock.monotonic_s()
         for work in self._on_failure:
             work()
+        # One line for each time that the peer fails, not for each attempt.
         first = self._backoff.failures == 0
         if self._backoff.failed(error, self._clock.monotonic_s(), generation, wrote=wrote):
             if first:
@@ -181,6 +185,7 @@ class Gate:
 
     def _notify_all(self) -> None:
         self._changed.set()
+        # A new event for those who wait from now on: nobody has to clear it, and nobody misses it.
         self._changed = asyncio.Event()
 
     async def _wait(self) -> None:
@@ -188,6 +193,7 @@ class Gate:
         changed = self._changed
         delay_s = self.wait_s
         if not delay_s:
+            # Otherwise the delay is over: return, and ask may_pass again.
             if self._backoff.state is State.TRYING:
                 await changed.wait()
             return
@@ -217,6 +223,8 @@ class AnsweredCall:
         while True:
             try:
                 async with self._gate.turn(writes=False) as turn:
+                    # One turn to encode the question, and one for what the caller does with the
+                    # answer.
                     await self._gate.throttle.turn()
                     answer = await question()
                     turn.succeeded()
@@ -229,6 +237,7 @@ class AnsweredCall:
         """Raise an error that waiting cannot remedy. The gate knows of all others already."""
         if error.kind in {FailureKind.CLOSED, FailureKind.HOPS}:
             raise error
+        # It closes no gate, so without a pause the caller would try again at once.
         if error.is_local_limit:
             await self._clock.sleep(_BUSY_S)
 
@@ -244,6 +253,8 @@ async def refusal(
     async def attempt() -> RemoteFailed | None:
         try:
             await telling()
+        # Caught within the turn: a peer that takes no such records works otherwise, and its gate
+        # stays open.
         except (Unsupported, RequestRefused, Denied) as error:
             return error
         return None

@@ -103,6 +103,7 @@ class FaultTracker:
         if not things:
             return
         self._taken += len(things)
+        # Whoever takes something does not deny or refuse everything.
         self._denied.clear()
         self._refused.clear()
         if self._failures:
@@ -116,6 +117,7 @@ class FaultTracker:
         patience = _PATIENCE.get(kind)
         if patience is None:
             return Fault.PEER
+        # -1: the first failure counts, whether or not anything was ever taken.
         count, taken_then = self._failures.pop(thing, (0, -1))
         if self._taken > taken_then:
             count += 1  # otherwise nothing was taken since, and the peer may be at fault
@@ -124,12 +126,15 @@ class FaultTracker:
         self._failures[thing] = (count, self._taken)
         if len(self._failures) > _TRACKED_MAX:
             self._failures.popitem(last=False)
+        # A denial may concern one object (its instance); all others close the gate until the object
+        # is at fault.
         if kind is not FailureKind.DENIED:
             return Fault.PEER
         self._denied.add(thing)
         return Fault.PEER if len(self._denied) >= DENIED_IN_A_ROW else Fault.UNCLEAR
 
     def _refuses(self, thing: Hashable) -> Fault:
+        # Those that were refused before stay at fault, or they would be waited for with the peer.
         if thing not in self._refused and len(self._refused) >= REFUSED_IN_A_ROW:
             return Fault.PEER
         self._refused.add(thing)
@@ -178,12 +183,12 @@ class Tried(NamedTuple):
 
 
 def judge_batch(
-    digests: Sequence[Digest], results: Sequence[FederationError | None], blame: FaultTracker
+    digests: Sequence[Digest], results: Sequence[FederationError | None], faults: FaultTracker
 ) -> Tried:
     """Decide about each blob of a batch. results: None for those taken, in the same order."""
     failed = {d: error for d, error in zip(digests, results, strict=True) if error}
     taken = [digest for digest in digests if digest not in failed]
-    blame.taken(*taken)
+    faults.taken(*taken)
     as_one = len(digests) > 1 and not taken  # one of them may have failed the whole batch
     again: list[Digest] = []
     ended: list[tuple[Digest, SendOutcome]] = []
@@ -193,12 +198,14 @@ def judge_batch(
             ended.append((digest, outcome))
             continue
         assert isinstance(failure, RemoteFailed)
+        # A refusal does not pass, so sending these in another cut would change nothing.
         by_itself = not as_one or failure.kind is FailureKind.REFUSED
-        if by_itself and blame.failed(digest, failure.kind) is Fault.OBJECT:
+        if by_itself and faults.failed(digest, failure.kind) is Fault.OBJECT:
             ended.append((digest, parked(failure.reason)))
             continue
         again.append(digest)
         error = failure
+    # The peer works where it took something; the others are only tried again.
     if taken or error is None:
         return Tried(taken, again, ended)
     if as_one and error.kind is FailureKind.DENIED:

@@ -38,9 +38,7 @@ _AGAIN_FIRST_S, _AGAIN_MAX_S = 1.0, 60.0
 _WINDOW_LOOK_S = 5.0
 _ITSELF_S = 60.0
 FULL_S = 300.0  # without room for any write, until a walk ends
-TOO_SMALL = (
-    "as complete as fits: "  # begins the reason of a peer that follows although it is too small
-)
+TOO_SMALL = "as complete as fits: "  # begins the reason of a peer that follows but is too small
 _PROBE = digest_of(b"federation")  # any question shows that the peer answers
 
 _LOCAL_TROUBLE = (SourceUnavailable, StorageFailed, StorageFull)
@@ -112,14 +110,18 @@ class PeerRunner:
         for lane in session.lanes:
             record = session.record(lane)
             session.change(lane, pins_pulled=session.rules.sends_pulled)
+            # Its cursor says nothing of older rows: see decisions, "During a resync a peer's
+            # acknowledgements do not count for `acknowledge`".
             if lane is Lane.ALWAYS and record.state is PeerState.NEEDS_RESYNC:
                 session.change_log.note_unacknowledged(session.name)
+            # An older catalogue was put back below a record that was saved later.
             if record.cursor > session.change_log.head():
                 raise Resync("its cursor is beyond the end of the change log", lane)
         self._let_go_of_window()
         self.state = "meeting"
         # Nothing is sent before the node id is known: what came from the peer must not go back.
         await session.shipper.sender.answered_call.answer(session.api.greet)
+        # FindMissing, too: a server that answers for its capabilities alone is no peer.
         await session.shipper.sender.ask([_PROBE])
         self._check_identity()
         self.state = "up"
@@ -152,11 +154,13 @@ class PeerRunner:
                 state=PeerState.NEEDS_RESYNC,
                 reason=reason,
                 position="",
+                # The walk brings what is here by now; the log is followed from here on.
                 cursor=session.change_log.head(),
                 purges=0,
             )
             if lane is Lane.ALWAYS:
                 session.change_log.note_unacknowledged(session.name)
+            # The node that answers now is the new one, or the same difference would be found again.
             if identity.node_id:
                 session.change(lane, node_id=identity.node_id, log_seen=str(identity.log or ""))
         session.shipper.confirmed.clear()
@@ -181,6 +185,8 @@ class PeerRunner:
         """Compare the node that answers with the record. Raises Resync, IsItself."""
         session = self.session
         identity = session.api.identity
+        # It is no node of this project, or does not take this one for a peer: nothing can be
+        # compared.
         if not identity.node_id:
             return
         if identity.node_id == session.change_log.node_id:
@@ -213,6 +219,7 @@ class PeerRunner:
         before, self._counted = self._counted, (objects, size_bytes)
         session.change(
             Lane.ALWAYS,
+            # Differences: the record counts over all processes, the counters begin at 0 in each.
             sent_objects=record.sent_objects + objects - before[0],
             sent_bytes=record.sent_bytes + size_bytes - before[1],
         )
@@ -233,6 +240,8 @@ class PeerRunner:
         clock = self.session.clock
         while True:
             await self._while_open(follower.run)
+            # A new one from the saved cursor: the tasks of the last one were cancelled in the
+            # middle.
             self.followers[lane] = follower = Follower(self.session, lane)
             await follower.skip_ahead()
             await clock.sleep(min(_WINDOW_LOOK_S, self._opens_in_s() or _WATCH_EVERY_S))
@@ -253,6 +262,7 @@ class PeerRunner:
     async def _reconcile(self, lane: Lane) -> None:
         """Offer everything held whenever a walk is due."""
         clock = self.session.clock
+        # Kept over restarts of this loop, or a peer that fails every hour would never be checked.
         self._checked_s.setdefault(lane, clock.monotonic_s())
         while True:
             position = self._due(lane)
@@ -298,6 +308,7 @@ class PeerRunner:
                 if is_full or makes_way or self._is_shut(lane):
                     task.cancel()
                     await asyncio.wait({task})
+        # The position is kept, and the walk goes on from there later.
         if task.cancelled() and not is_full:
             return
         reason = ""
@@ -316,7 +327,9 @@ class PeerRunner:
         session.change(lane, position="", state=PeerState.FOLLOWING, reason=reason, holds=True)
         session.change_log.note_acknowledged(session.name, lane, session.record(lane).cursor)
         if position.purpose is Purpose.REQUEST:
+            # What was asked for when the walk began: a request since then gets a walk of its own.
             session.change(lane, served=wanted)
+        # Saved at once: a command may be waiting for it.
         await session.records.save()
 
     def _is_shut(self, lane: Lane) -> bool:

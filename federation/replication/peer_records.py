@@ -36,6 +36,8 @@ class PeerRecordCache:
 
     async def load(self) -> None:
         """Read the stored records and drop unsaved changes. Raises SourceUnavailable."""
+        # Unsaved changes belong to an earlier time as the lead; another process may have saved
+        # since.
         self._records.clear()
         self._dirty.clear()
         self._marked.clear()
@@ -54,6 +56,8 @@ class PeerRecordCache:
         """Return a record, made anew for a peer without one."""
         record = self._records.get((name, lane))
         if record is None:
+            # From now on everything is kept for it, before it was ever reached: see decisions,
+            # "Objects are kept for a peer from the moment it is configured".
             record = PeerRecord(name, lane, cursor=self._change_log.head())
             self._records[name, lane] = record
             self._dirty.add((name, lane))
@@ -76,11 +80,15 @@ class PeerRecordCache:
     async def save(self) -> None:
         """Save changed records. Raises StorageFailed, StorageFull."""
         async with self._saving:
+            # Taken before the await: what changes meanwhile is dirty again, and goes with the next
+            # save.
             keys, self._dirty = sorted(self._dirty), set()
             if not keys:
                 return
             try:
                 await self._change_log.save([self._records[key] for key in keys])
+            # Also when cancelled: whether it was stored is not known, and saving twice does no
+            # harm.
             except BaseException:
                 self._dirty.update(keys)
                 raise
@@ -91,6 +99,7 @@ class PeerRecordCache:
         Raises SourceUnavailable.
         """
         found = await self._change_log.peers()
+        # Only a peer that is no longer configured can have been dropped by a command.
         left = {key for key in self._records if key[0] not in self.in_use}
         for key in left - self._dirty - {(stored.name, stored.lane) for stored in found}:
             del self._records[key]
@@ -100,6 +109,8 @@ class PeerRecordCache:
             if mine is None:
                 self._records[key] = stored
                 continue
+            # Storage marked it after this process read it: that outlives what is here (decisions:
+            # Saving a peer's record does not undo a mark that storage made).
             if stored.marks > mine.marks:
                 mine = mine._replace(
                     state=PeerState.NEEDS_RESYNC,
@@ -109,6 +120,7 @@ class PeerRecordCache:
                     holds=stored.holds,
                 )
                 self._marked.add(key)
+            # Operators' requests are written by commands, all else by this process.
             self._records[key] = mine._replace(wanted=stored.wanted)
 
     async def run(self) -> None:

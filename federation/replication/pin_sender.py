@@ -41,6 +41,7 @@ class PinSender:
 
     async def run(self) -> None:
         """Tell the peer of all pins, and then of changes for ever. Raises the records' errors."""
+        # Not kept in a record: there are few, and a peer that is met anew may have lost them.
         self._told = 0
         while True:
             page = await self._pins.page(self._told, _AT_ONCE)

@@ -69,6 +69,7 @@ class PurgeSender:
 
     async def not_needed(self, missing: Collection[Digest]) -> set[Digest]:
         """Return those of missing blobs that the peer does without, because they were purged."""
+        # The peer does not know of the purge, so it would miss the blob.
         if self.of_entry_without_blob() is not None:
             return set()
         return await self.are_purged(missing)
@@ -99,6 +100,7 @@ class PurgeSender:
         A peer that takes no records is tried again later, and everything else goes on. Raises
         the errors of the records.
         """
+        # One at a time: who comes second needs what the first one tells, and finds nothing left.
         async with self._telling:
             while self._clock.monotonic_s() >= self._again_s:
                 most = AT_ONCE if self._api.identity.node_id else 1  # whether there is any
@@ -113,6 +115,7 @@ class PurgeSender:
                 was_in_trouble = bool(self.trouble)
                 if not await self._tell(page.purges):
                     return
+                # Records that are told again, as at a resync, were not told late.
                 is_new = page.last > self._told_ever
                 self._told_ever = max(self._told_ever, page.last)
                 if was_in_trouble and is_new and any(each.is_allowed for each in page.purges):

@@ -80,7 +80,7 @@ class Reconcile:
         """Prepare a walk.
 
         Args:
-            link: the peer.
+            session: the peer.
             lane: whose rules decide.
             is_idle: whether this lane's live traffic is done.
             keep: called with each position from which the walk may be gone on with.
@@ -116,6 +116,8 @@ class Reconcile:
         """Walk through one phase, and wait for its pages."""
         self._keep(position)
         async with asyncio.TaskGroup() as group:
+            # Entries are offered even to a peer that evicts: their values are small, and go where
+            # all that they name is held.
             while not (self.fit.evicts and position.phase is WalkPhase.BLOBS):
                 page = await self._page(position)
                 number = self._open.begin(position)
@@ -133,6 +135,8 @@ class Reconcile:
         while pages.busy >= PAGES_AT_ONCE or pages.count >= PAGES_OPEN_MAX:
             pages.moved.clear()
             await pages.moved.wait()
+        # From the first page that has not ended: what later ones have sent is present when asked
+        # about again.
         self._keep(pages.first or following)
 
     async def _offer(self, number: int, position: Position, page: Page) -> None:
@@ -147,6 +151,7 @@ class Reconcile:
                 large = await self._offer_small(purpose, page, ages)
         finally:
             pages.end_small()
+        # The page has made room for the next one by now: large blobs may take hours.
         for at in range(0, len(large), LARGE_AT_ONCE):
             async with asyncio.TaskGroup() as group:
                 for digest in large[at : at + LARGE_AT_ONCE]:
@@ -187,7 +192,9 @@ class Reconcile:
         ]
         self.offered += len(digests)
         if purpose is Purpose.CHECK:
+            # The summary's "lacks" may be wrong, so FindMissing is asked about those few below.
             digests = await self._absent(digests)
+        # In a resync blobs are lacking by nature: nothing was lost, and ship() asks anyway.
         if purpose is not Purpose.RESYNC and digests:
             digests = await self._lost(digests)
         small = [digest for digest in digests if digest.size_bytes <= SMALL_BLOB_BYTES]
@@ -213,6 +220,8 @@ class Reconcile:
         await session.shipper.ship(digests, history, on_outcome, is_behind=True)
         if parked:
             await session.change_log.park(parked)
+        # By the cheap question, which is no lease: a lease would keep the peer from evicting the
+        # sample.
         if sample := self.fit.sample():
             self.fit.answered(sample, await session.shipper.absent(sample))
 
@@ -224,11 +233,13 @@ class Reconcile:
     async def _lost(self, digests: Sequence[Digest]) -> list[Digest]:
         """Return what the peer lacks; count it as forgotten if the peer should have everything."""
         session = self._session
+        # Before the question: a row that comes while it is answered is lacking, and not lost.
         up_to_date = self._is_idle()
         missing = await session.shipper.lacking(digests, anew=True)
         if not missing:
             return []
         counts = await session.change_log.parked_counts()
+        # What is parked is lacking, too, and was never taken.
         if up_to_date and not counts.get(session.name):
             session.shipper.sender.note_forgotten(sorted(missing))
         return [digest for digest in digests if digest in missing]
@@ -268,6 +279,7 @@ class _Ages:
     def __init__(self, page: Page, clock: Clock) -> None:
         things: list[Digest | EntryKey] = [*page.digests, *(each.key for each in page.entries)]
         self._unused_s: dict[Digest | EntryKey, float] = dict(
+            # A storage that does not know the times leaves them out.
             zip(things, page.unused_s, strict=False)
         )
         self._read_s = clock.monotonic_s()

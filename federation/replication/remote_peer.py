@@ -72,8 +72,10 @@ class RemotePeer:
         self._for_large = for_large
         self._store = RemoteStore(remote)
         self._large_store = RemoteStore(for_large)
+        # A peer without the service has an unknown value, which must not be overwritten.
         self._index = RemoteIndex(remote, lacking_is_miss=False)
         self._names = names
+        # Drawn anew by each process, so that a restart never continues an upload of its past self.
         self._salt = remote.random.getrandbits(128)
 
     def __repr__(self) -> str:
@@ -117,6 +119,7 @@ class RemotePeer:
         calls = self._remote.calls
         if not self._remote.node_id or calls.lacks(FIND_LACKING):
             return await self.find_missing(digests)
+        # The empty blob is held everywhere, and has no row that the peer could look up.
         asked = [digest for digest in digests if not digest.is_empty]
         try:
             with _replicating(_NO_OBJECT):
@@ -155,6 +158,7 @@ class RemotePeer:
                 await self._update_action_result(entry, instance)
                 return
             pushed = pushed_of(entry)
+            # An entry is stored without its URI, which is the key's.
             pushed.uris.append(entry.label)
             if isinstance(pushed, asset.PushBlobRequest):
                 await self._index.push_blob(pushed, instance)
@@ -166,6 +170,8 @@ class RemotePeer:
             action = action_of(entry.key)
             await self._index.update_action_result(action, entry.value, instance)
         except Unsupported:
+            # The capabilities confirm it, so one answer is enough; otherwise a proxy may have given
+            # it.
             if self._remote.known.takes_results is False:
                 self._remote.calls.believe_lacking(UPDATE_RESULT)
             raise
@@ -207,6 +213,7 @@ class RemotePeer:
         try:
             return await self._compare(entry)
         except Unsupported:
+            # It serves no such names to anybody, so there is nothing to overwrite.
             if self._remote.calls.lacks(_COMPARES[entry.key.kind]):
                 return Theirs.NOTHING
             raise

@@ -30,6 +30,7 @@ WAITS_S = (10.0, 60.0, 360.0, 2160.0, 3600.0)  # after one try, two, ...
 def is_due(parked: Parked, now_s: float) -> bool:
     """Whether it is to be tried again now, as ReplicationLog.parked_due decides."""
     wait_s = WAITS_S[min(parked.tries, len(WAITS_S)) - 1]
+    # A date in the future comes from a clock that was set back: due at once, not after years.
     return parked.retry or not 0 <= now_s - parked.parked_at_s < wait_s
 
 
@@ -59,11 +60,14 @@ class Retry:
     async def _poll(self, start: Callable[..., object]) -> None:
         """Start retries that are due and not running."""
         session, room = self._session, AT_ONCE - len(self._trying)
+        # The short question first: nearly always nothing is parked.
         if room <= 0 or not (await session.change_log.parked_counts()).get(session.name):
             return
         found = await session.change_log.parked_due(
             session.name, session.clock.wall_s(), WAITS_S, AT_ONCE
         )
+        # Those under way are still due in the table, so as many are read as may run, not as there
+        # is room.
         due = [each for each in found if _object(each) not in self._trying][:room]
         self._trying.update(map(_object, due))
         blobs = [each for each in due if each.digest is not None]
@@ -85,10 +89,12 @@ class Retry:
     async def _try_entry(self, parked: Parked, key: EntryKey) -> None:
         session = self._session
         (now,) = await session.change_log.heads_at([key])
+        # 0: a walk parked it, which offers whatever the name has now.
         if now is None or (parked.seq and now.seq > parked.seq):
             self._end(parked, SUPERSEDED)  # the newer row is handled on its own
             return
         bounds = session.rules.of_entry(now.key, now.label).bounds
+        # It has waited longer than any push takes, so it does not wait for its blobs again.
         offer = EntryToSend(now, (), bounds, Hole.PARK, True, not session.node_id)
         self._end(parked, await session.entries.send(offer))
 
@@ -118,6 +124,7 @@ class Retry:
                 if outcome is not SUPERSEDED:
                     session.count(outcome, each.digest.size_bytes if each.digest else 0)
                 _log.info("parked_object_ended", peer=each.peer, object=each.label)
+            # Only now that it is stored: until then the table calls them due.
             self._trying.difference_update(_object(each) for each, _ in ends)
 
 

@@ -42,6 +42,7 @@ class Bounds(NamedTuple):
 
     def nothing(self) -> Bounds:
         """Return bounds that admit no blob."""
+        # More than any size that the protocol can express.
         return self._replace(min_bytes=2**63)
 
 
@@ -102,6 +103,8 @@ class Rules:
             decision = rule.decision
             if not rule.concerns_blobs or not decision.bounds.admit(digest):
                 continue
+            # A rule that sends nothing still says so of blobs, whatever comes along with its
+            # entries.
             if decision.bounds.metadata_only and decision.when is not When.NEVER:
                 continue
             return decision.when
@@ -109,6 +112,8 @@ class Rules:
 
     def of_entry(self, key: EntryKey, label: str) -> Decision:
         """Decide about an action result or asset; label is its URI."""
+        # It has no name there, and under another instance's name it would replace that one's
+        # entries.
         if self._names_there is not None and key.instance not in self._names_there:
             return Decision(When.NEVER)
         for rule in self._rules:

@@ -57,14 +57,17 @@ def due(record: PeerRecord, check_every_s: float, rested_s: float) -> Position |
     """
     kept = read_position(record.position)
     if record.state is PeerState.NEEDS_RESYNC:
+        # A check has left out values that differ, so its position does not count for a resync.
         if kept is not None and kept.purpose is not Purpose.CHECK:
             return kept
+        # A request offers all that a resync does, and `manual` rules: one walk serves both.
         return Position(Purpose.REQUEST if record.wanted > record.served else Purpose.RESYNC)
     if record.wanted > record.served:
         is_it = kept is not None and kept.purpose is Purpose.REQUEST
         return kept if is_it else Position(Purpose.REQUEST)
     if kept is not None and kept.purpose is Purpose.CHECK:
         return kept
+    # The caller sets the time of rest so that later checks are a whole interval apart.
     if check_every_s and rested_s >= check_every_s * FIRST_CHECK_SHARE:
         return Position(Purpose.CHECK)
     return None

@@ -81,6 +81,7 @@ class Choice(NamedTuple):
         """Return why an entry is not sent, given its current state."""
         if now is None:
             return GONE
+        # The newer row brings the newer value.
         if now.seq > row.seq:
             return SUPERSEDED
         if self.rules.of_entry(now.key, now.label).when is not self.when:

@@ -49,6 +49,8 @@ class PeerSession:
     @property
     def node_id(self) -> str:
         """The node id of the peer as last seen; empty: it is not a node of this project."""
+        # Before the first answer, what the record says: objects that came from the peer must not go
+        # back.
         return self.api.identity.node_id or self.record(Lane.ALWAYS).node_id
 
     @property

@@ -96,6 +96,7 @@ class Replication:
 
     async def close(self) -> None:
         """Stop sending, and save how far each peer has come."""
+        # A reload under way would start senders behind this.
         await self._background.close()
         if self._worker is not None:
             await self._worker.close()

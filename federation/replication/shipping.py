@@ -67,18 +67,21 @@ class Shipper:
             on_outcome(ended, outcome)
 
         await self.purges.bring()
+        # Each once, in order: a simulation has to be replayed.
         left = list(dict.fromkeys(digests))
         while left:
             known = self.confirmed.among(left)
             if there := [digest for digest in left if digest in known or digest.is_empty]:
                 end(there, PRESENT)
             rest = [digest for digest in left if digest not in outcomes]
+            # Before any await, or two callers would both send the same blob.
             others = {digest: self._ended(digest) for digest in rest if digest in self._moving}
             await self._move(
                 [digest for digest in rest if digest not in others], history, end, is_behind
             )
             if others:
                 await asyncio.wait(others.values())
+            # Whoever sent them was stopped, or knew less of purges: these callers try themselves.
             left = [digest for digest, future in others.items() if future.cancelled()]
             for digest, future in others.items():
                 if not future.cancelled():
@@ -106,6 +109,7 @@ class Shipper:
             missing |= await self.sender.ask(asked[at : at + _ASK_MAX])
         for digest in missing:
             self.confirmed.discard(digest)
+        # Records told meanwhile may have taken from the peer what it called present just before.
         if told == self._purges_told:
             self.confirmed.add(*(digest for digest in asked if digest not in missing))
         return missing
@@ -142,6 +146,7 @@ class Shipper:
             for at in range(0, len(mine), _ASK_MAX):
                 await self._move_part(mine[at : at + _ASK_MAX], history, settle, is_behind)
         finally:
+            # After a failure nobody may wait for an outcome that does not come.
             for digest in left:
                 future = self._moving.pop(digest)
                 if future is not None:
@@ -154,6 +159,7 @@ class Shipper:
         if present := [digest for digest in mine if digest not in missing]:
             settle(present, PRESENT)
         lacking = [digest for digest in mine if digest in missing]
+        # Only now: what the peer holds counts as delivered, whichever way it came.
         if lacking and not may_go_on(history.via):
             settle(lacking, TOO_FAR)
             return
@@ -181,4 +187,5 @@ class Shipper:
                 self.confirmed.discard(digest)
 
     def _small_max(self) -> int:
+        # Half, so that every batch has room for two: one blob in each would cost a call for each.
         return min(self._api.batch_bytes // 2, SMALL_BLOB_BYTES)

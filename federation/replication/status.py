@@ -42,6 +42,7 @@ class LaneLag:
 def state_of(runner: PeerRunner) -> str:
     """Return the state of a peer in one word."""
     session, record = runner.session, runner.session.record(Lane.ALWAYS)
+    # These come before the gate's state: nothing is sent then, however well the peer answers.
     if runner.state in {"itself", "local trouble", "failed"}:
         return runner.state
     if not session.gate.is_open:
@@ -112,6 +113,8 @@ def _lane(runner: PeerRunner, lane: Lane, lag: LaneLag) -> dict[str, Any]:
         "state": str(record.state),
         "reason": record.reason,
         "cursor": record.cursor,
+        # Rows that were delivered out of order are not behind, although the cursor has not passed
+        # them.
         "lag-objects": max(0, behind - beyond),
         "lag-bytes": lag.size_bytes if behind else 0,
         "lag-s": round(max(0.0, now_s - lag.oldest_s), 1) if behind and lag.oldest_s else 0.0,
@@ -141,6 +144,7 @@ def facts_of_record(record: PeerRecord, parked: int) -> dict[str, Any]:
 def _eta(objects: int, per_s: float) -> float | None:
     if not objects:
         return 0.0
+    # A decaying rate never becomes 0; below this the estimate would be years.
     return round(objects / per_s, 1) if per_s > 0.01 else None
 
 

@@ -90,6 +90,7 @@ class Replicator:
 
     async def close(self) -> None:
         """Stop sending, and save how far each peer has come."""
+        # First the senders, or they would call through a closed connection.
         await self._background.close()
         async with self._changing:
             for running in self._running.values():
@@ -130,6 +131,7 @@ class Replicator:
         while not self._try_to_lead():
             await self._clock.sleep(_LEAD_EVERY_S)
         await self._load()
+        # Only after the records are read: what peers were told before decides what is sent.
         self.leads = True
         _log.info("replication_starts", peers=[peer.name for peer in self._peers])
         self._saving = self._background.keep(
@@ -168,6 +170,8 @@ class Replicator:
         async with self._changing:
             wanted = {peer.name: peer for peer in self._peers}
             self._records.in_use = frozenset(wanted)
+            # A changed peer is met anew as a whole: any of its keys may concern any part of a
+            # session.
             changed = [n for n, each in self._running.items() if wanted.get(n) != each.peer]
             for name in changed:
                 await self._running[name].stop()
@@ -184,6 +188,8 @@ class Replicator:
 
     async def _poll(self) -> None:
         """Refresh what describe() shows of the change log, while this process leads."""
+        # Asked once a second, as a process with nothing to save would never be refused (decisions:
+        # A lead can be lost).
         while self._change_log.holds_lead():
             try:
                 self._parked = await self._change_log.parked_counts()

@@ -35,14 +35,14 @@ class Acknowledgements:
         return f"<Acknowledgements {self._heard} {self._watch!r}>"
 
     def note(self, name: str, lane: Lane, seq: int) -> None:
-        """See Ledger in federation.core. Ignores the window's lane: no upload waits for it."""
+        """See ReplicationLog. Ignores the window's lane: no upload waits for it."""
         if lane is Lane.ALWAYS and seq > self._heard.get(name, -1):
             self._heard[name] = seq
             self._epoch.set_acknowledged(self._number(name), seq)
             self._watch.notify_all()
 
     def note_unknown(self, name: str) -> None:
-        """See Ledger in federation.core."""
+        """See ReplicationLog in federation.core."""
         self._heard.pop(name, None)
         self._epoch.set_acknowledged(self._number(name), _UNKNOWN)
 

@@ -45,16 +45,16 @@ class CatalogueLog:
 
     @property
     def node_id(self) -> str:
-        """See Ledger."""
+        """See ReplicationLog."""
         return self._node_id
 
     @property
     def log_epoch(self) -> str:
-        """See Ledger."""
+        """See ReplicationLog."""
         return self._log_epoch
 
     def try_to_lead(self) -> bool:
-        """See Ledger. Raises TooBusy (no file handle left), SourceUnavailable (disk error)."""
+        """See ReplicationLog. Raises TooBusy (no handle left), SourceUnavailable (the disk)."""
         return self._role.try_to_lead()
 
     def holds_lead(self) -> bool:
@@ -73,37 +73,37 @@ class CatalogueLog:
     # -- change log ------------------------------------------------------------------------
 
     def head(self) -> int:
-        """See Ledger."""
+        """See ReplicationLog."""
         return self._core.head.value
 
     async def wait_beyond(self, seq: int, timeout_s: float) -> bool:
-        """See Ledger."""
+        """See ReplicationLog."""
         return await self._core.head.wait_beyond(seq, timeout_s)
 
     async def read(self, after: int, limit: int) -> LogSlice:
-        """See Ledger."""
+        """See ReplicationLog."""
         return await self._ask(lambda connection: change_log.read(connection, after, limit))
 
     async def total_bytes(self, seq: int) -> int:
-        """See Ledger."""
+        """See ReplicationLog."""
         return await self._ask(lambda connection: change_log.total_bytes(connection, seq))
 
     # -- peers -----------------------------------------------------------------------------
 
     async def peers(self) -> list[PeerRecord]:
-        """See Ledger."""
+        """See ReplicationLog."""
         return await self._ask(peer_records.read)
 
     async def save(self, records: Sequence[PeerRecord]) -> None:
-        """See Ledger."""
+        """See ReplicationLog."""
         await self._change(lambda transaction: peer_records.save(transaction, records))
 
     async def want(self, name: str) -> None:
-        """See Ledger."""
+        """See ReplicationLog."""
         await self._change(lambda transaction: peer_records.want(transaction, name))
 
     async def drop(self, name: str) -> None:
-        """See Ledger."""
+        """See ReplicationLog."""
 
         def work(transaction: Transaction) -> None:
             peer_records.drop(transaction, name)
@@ -113,7 +113,7 @@ class CatalogueLog:
         self._acknowledged.forget(name)
 
     def note_acknowledged(self, name: str, lane: Lane, seq: int) -> None:
-        """See Ledger."""
+        """See ReplicationLog."""
         self._acknowledged.note(name, lane, seq)
 
     def note_unacknowledged(self, name: str) -> None:
@@ -132,13 +132,13 @@ class CatalogueLog:
     # -- parked ----------------------------------------------------------------------------
 
     async def park(self, rows: Sequence[Parked]) -> None:
-        """See Ledger. Only the newest parked.KEPT_MAX objects of each peer are kept."""
+        """See ReplicationLog. Only the newest parked.KEPT_MAX objects of each peer are kept."""
         forgotten = await self._change(lambda transaction: parked.park(transaction, rows))
         if forgotten:
             _log.warning("parked_forgotten", count=forgotten, kept=parked.KEPT_MAX)
 
     async def parked(self, name: str | None = None, limit: int = 1000) -> list[Parked]:
-        """See Ledger."""
+        """See ReplicationLog."""
         return await self._ask(lambda connection: parked.read(connection, name, limit))
 
     async def parked_due(
@@ -148,21 +148,21 @@ class CatalogueLog:
         return await self._ask(lambda c: parked.due(c, name, now_s, waits_s, limit))
 
     async def parked_counts(self) -> dict[str, int]:
-        """See Ledger."""
+        """See ReplicationLog."""
         return await self._ask(parked.counts)
 
     async def unpark(self, rows: Sequence[Parked]) -> None:
-        """See Ledger."""
+        """See ReplicationLog."""
         await self._change(lambda transaction: parked.unpark(transaction, rows))
 
     async def ask_retry(self, name: str | None = None) -> int:
-        """See Ledger."""
+        """See ReplicationLog."""
         return await self._change(lambda transaction: parked.ask_retry(transaction, name))
 
     # -- what is held ----------------------------------------------------------------------
 
     async def entries_at(self, keys: Sequence[EntryKey]) -> list[tuple[int, Entry] | None]:
-        """See Ledger."""
+        """See ReplicationLog."""
         rows = await self._ask(lambda connection: entries.get(connection, keys))
         return [row and (row.seq, row.entry) for row in rows]
 
@@ -171,12 +171,12 @@ class CatalogueLog:
         return await self._ask(lambda connection: entries.heads(connection, keys))
 
     async def blobs(self, position: str | None, limit: int) -> Page:
-        """See Ledger."""
+        """See ReplicationLog."""
         now_ms = self._core.now_ms()
         return await self._ask(lambda c: scan.blobs(c, position, limit, now_ms))
 
     async def entries(self, position: str | None, limit: int) -> Page:
-        """See Ledger."""
+        """See ReplicationLog."""
         now_ms = self._core.now_ms()
         return await self._ask(lambda c: scan.entries(c, position, limit, now_ms))
 
@@ -190,7 +190,7 @@ class CatalogueLog:
         return await find_like(self._core, names)
 
     async def is_damaged(self, digest: Digest) -> bool:
-        """See Ledger. A blob that was uploaded again since is not damaged."""
+        """See ReplicationLog. A blob that was uploaded again since is not damaged."""
         await self._core.wait_set_aside(digest)  # the caller may just have found the damage
         key = catalogue.key_of(digest)
         return await self._ask(

@@ -47,7 +47,7 @@ _UP = {
 
 
 def blobs(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
-    """See federation.core.replication_log.Ledger."""
+    """See federation.core.replication_log.ReplicationLog."""
     rows, after = _page(connection, "blob", position, limit, now_ms)
     held = [_blob(row) for row in rows]
     pulled = frozenset(digest for digest, source, _ in held if source == Source.UPSTREAM)
@@ -62,7 +62,7 @@ def _blob(row: Sequence[Any]) -> tuple[Digest, Source, int]:
 
 
 def entries(connection: apsw.Connection, position: str | None, limit: int, now_ms: int) -> Page:
-    """See federation.core.replication_log.Ledger. A page with long values has fewer entries."""
+    """See ReplicationLog. A page with long values has fewer entries."""
     rows, after = _page(connection, "entry", position, limit, now_ms)
     held = [_entry(row) for row in rows]
     unused = [max(0, now_ms - used_ms) / 1000 for _, used_ms in held]

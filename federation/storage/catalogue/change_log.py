@@ -69,7 +69,7 @@ def _provenance(row: tuple[Any, ...]) -> Provenance:
 
 
 def total_bytes(connection: apsw.Connection, seq: int) -> int:
-    """See Ledger in federation.core. Rows from before schema version 2 count for nothing."""
+    """See ReplicationLog. Rows from before schema version 2 count for nothing."""
     row: Any = connection.execute(
         "SELECT total FROM log WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (seq,)
     ).fetchone()

@@ -71,17 +71,17 @@ def _record(row: Sequence[Any]) -> PeerRecord:
 
 
 def save(transaction: Transaction, records: Iterable[PeerRecord]) -> None:
-    """See federation.core.replication_log.Ledger."""
+    """See federation.core.replication_log.ReplicationLog."""
     transaction.connection.executemany(_SAVE, [tuple(record) for record in records])
 
 
 def want(transaction: Transaction, name: str) -> None:
-    """See federation.core.replication_log.Ledger."""
+    """See federation.core.replication_log.ReplicationLog."""
     transaction.connection.execute("UPDATE peer SET wanted = wanted + 1 WHERE name = ?", (name,))
 
 
 def drop(transaction: Transaction, name: str) -> None:
-    """See federation.core.replication_log.Ledger."""
+    """See federation.core.replication_log.ReplicationLog."""
     transaction.connection.execute("DELETE FROM peer WHERE name = ?", (name,))
 
 
