@@ -15,6 +15,7 @@ from federation.storage.catalogue.entries import EntryRow
 from federation.storage.catalogue.schema import UNREADABLE
 from federation.storage.catalogue.transaction import Transaction
 from federation.storage.context import StorageContext
+from federation.storage.entry_age import without_expired
 from federation.storage.entry_cache import EntryCache
 
 _T = TypeVar("_T")
@@ -106,7 +107,9 @@ class StoredIndex:
         cache's refusal of blobs for "already there" and pushes the name nevertheless, so only a
         refusal here tells it that the cache is full.
         """
-        await self._write(entries, lambda into: catalogue.put(into, entries, provenance))
+        entries = await without_expired(self._core, entries, provenance)
+        if entries:
+            await self._write(entries, lambda into: catalogue.put(into, entries, provenance))
 
     async def put_over(self, entry: Entry, held: Entry | None, provenance: Provenance) -> bool:
         """See Index. Also raises StorageFull as put() does."""

@@ -9,8 +9,10 @@ import pytest
 
 from federation.closure.pinned import pin_walk
 from federation.config.model import LimitsConfig, StorageConfig
-from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind
+from federation.core.index import NO_STAMP, Entry, EntryKey, EntryKind, Stamp
 from federation.core.pins import Pin, PinKind, PinTarget
+from federation.core.provenance import Provenance, Source
+from federation.storage.catalogue.hlc import ticks_at
 from federation.storage.catalogue.transaction import HOLD, set_meta
 from federation.storage.storage import Storage
 from federation.storage.upkeep.expiry import Expiry
@@ -75,6 +77,26 @@ async def test_pinned_entries_stay_and_no_row_tells_peers(open_storage: Opener) 
     assert await Expiry(storage.core).round() == 1
     assert await left(storage, [asset("pinned"), asset("not")]) == ["urn:pinned"]
     assert storage.ledger.head() == head
+
+
+async def test_a_peer_does_not_bring_back_what_has_expired_by_the_rule_here(
+    open_storage: Opener,
+) -> None:
+    storage = await quiet(open_storage, short(expire_after={"pr": "2h"}))
+    held, stamp = asset("held")._replace(value=b"older"), Stamp(5 << 16, "peer")
+    await storage.put([held])
+    target = PinTarget(PinKind.ASSETS, "pr", "urn:pin*")
+    await storage.ledger.pins.apply([Pin(target, stamp)])
+    sent = [asset(name) for name in ("gone", "young", "pinned")] + [asset("other", "main")]
+    later = stamp._replace(ticks=ticks_at(storage.core.clock.wall_s() + 60))
+    for entry in [*sent, asset("held")]:
+        is_young = entry.label == "urn:young"
+        came = Provenance(Source.PEER, ("peer",), "peer", 60.0 if is_young else 7201.0)
+        await storage.put([entry._replace(stamp=later)], provenance=came)
+    assert await left(storage, sent) == ["urn:young", "urn:pinned", "urn:other"]
+    (found,) = await storage.get([held.key])
+    assert found is not None, "a name that is held"
+    assert found.value == asset("held").value, "gets the later value, as at all other nodes"
 
 
 async def test_nothing_goes_while_the_leases_of_a_killed_process_are_not_known(

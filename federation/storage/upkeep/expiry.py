@@ -17,6 +17,7 @@ from federation.observability.rate_limits import Complaints
 from federation.storage.catalogue import entry_removal
 from federation.storage.catalogue.transaction import HOLD, get_meta
 from federation.storage.context import StorageContext
+from federation.storage.entry_age import max_unused_ms
 
 _LOOK_EVERY_S = 60.0
 _ROUND_EVERY_S = 3600.0
@@ -61,17 +62,17 @@ class Expiry:
             return 0
         removed = {
             instance: count
-            for instance, age_s in self._core.settings.expire_after.items()
-            if (count := await self._expire(instance, age_s))
+            for instance in self._core.settings.expire_after
+            if (age_ms := max_unused_ms(self._core, instance)) is not None
+            and (count := await self._expire(instance, age_ms))
         }
         if removed:
             _log.info("entries_expired", count=sum(removed.values()), instances=removed)
         return sum(removed.values())
 
-    async def _expire(self, instance: str, age_s: float) -> int:
+    async def _expire(self, instance: str, age_ms: int) -> int:
         core = self._core
-        # Never within a lease, whatever the configuration says: peers and clients rely on that.
-        before_ms = core.now_ms() - max(int(age_s * 1000), core.timing.cutoff_age_ms)
+        before_ms = core.now_ms() - age_ms
         removed = 0
         for kind in EntryKind:
             after = b""

@@ -187,6 +187,22 @@ PINS = [
         "Entries of other instances are removed.",
     ),
     Mutant(
+        "expiry-undone-by-a-peer",
+        "federation/storage/entry_age.py",
+        "origin.unused_s * 1000 > most_ms:",
+        "origin.unused_s * 1000 > most_ms * 1000:",
+        ("tests/storage/test_expiry.py",),
+        "A peer without the rule brings expired entries back every day.",
+    ),
+    Mutant(
+        "expiry-on-arrival-of-a-later-value",
+        "federation/storage/entry_age.py",
+        "        if catalogue.has_any(connection, [entry.key])\n        or any(",
+        "        if any(",
+        ("tests/storage/test_expiry.py",),
+        "A node keeps an older value under a name than its peers do.",
+    ),
+    Mutant(
         "expiry-after-a-kill",
         "federation/storage/upkeep/expiry.py",
         "        if int(await self._core.pool.query(get_meta, HOLD) or 0) > self._core.now_ms():",
