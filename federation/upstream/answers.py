@@ -28,6 +28,8 @@ class Answers:
         for key in keys:
             self._until[key] = (present, until_s)
             self._until.move_to_end(key)
+        # The oldest goes, however short a time it still counts: to forget an answer costs one
+        # question.
         while len(self._until) > self._entries_max:
             self._until.popitem(last=False)
 
@@ -36,6 +38,7 @@ class Answers:
         answer = self._until.get(key)
         if answer is None:
             return None
+        # Upstreams evict and receive without telling anybody, so an old answer says nothing.
         if now_s >= answer[1]:
             del self._until[key]
             return None
@@ -76,7 +79,9 @@ class Failures:
         """Record one more failure."""
         times = self.times(key, now_s) + 1
         rounds = times - self._free
+        # The exponent is bounded, as 2.0 ** 1024 raises OverflowError.
         held_s = min(self.first_s * 2.0 ** min(rounds - 1, 30), self._longest_s)
+        # A free failure holds nothing back, but is kept: the next one has to count as a repetition.
         self._failed[key] = times, now_s + (held_s if rounds > 0 else 0.0)
         self._failed.move_to_end(key)
         if len(self._failed) > self._entries_max:
@@ -88,6 +93,7 @@ class Failures:
         if found is None:
             return 0
         times, until_s = found
+        # As long again as the longest hold: a key that fails at each trial must keep its count.
         if now_s >= until_s + self._longest_s:
             del self._failed[key]
             return 0

@@ -19,6 +19,7 @@ from federation.core.errors import FederationError
 from federation.core.store import LocalStore
 from federation.core.tasks import Background
 
+# A poll compares one number in memory; a reader waits this much longer at most.
 _POLL_S = 0.1
 
 OnArrival = Callable[[set[Digest]], Awaitable[None]]
@@ -52,6 +53,7 @@ class Arrivals:
         """
         wait = _Wait(digests, on_arrival)
         self._waits.add(wait)
+        # The task ends with the last wait, so that a node which pulls nothing polls nothing.
         if self._watching is None or self._watching.done():
             self._watching = self._background.start(self._watch(), "blobs from elsewhere")
         try:
@@ -67,6 +69,7 @@ class Arrivals:
         while self._waits:
             waited = list(self._waits)
             await self._clock.sleep(_POLL_S)
+            # Read before storage is asked: a commit in between makes the next poll ask again.
             commits = self._local.commits()
             due = [each for each in waited if each in self._waits and each.looked_at != commits]
             if due:
@@ -80,5 +83,6 @@ class Arrivals:
         for each in due:
             each.looked_at = commits
             came = {digest for digest in each.digests if digest not in missing}
+            # The wait may have ended while storage was asked.
             if came and each in self._waits:
                 await each.on_arrival(came)

@@ -64,7 +64,11 @@ class BringingStore(PullThrough):
             await self._pull_batch(batch)
         for digest in by_size[len(small) :]:
             await self._pull(digest)
+        # Small blobs are answered from memory before they are stored, and these are pulled to be
+        # kept.
         await self._pool.small.wait_kept()
+        # Storage has the last word: a blob may have come and not been kept, or have come another
+        # way.
         return await super().find_missing(missing)
 
     async def turn(self) -> None:
@@ -80,14 +84,17 @@ class BringingStore(PullThrough):
 
     async def _pull(self, digest: Digest) -> None:
         await self.turn()
+        # read_small checks this itself. The offline switch may be set while the pace waits.
         if not self._pool.may_ask():
             return
         try:
             await self._pool.pulls.fetch(digest, self._pace)
+        # Not raised: a smaller blob may still fit, and the caller is told what is missing.
         except (StorageFull, StorageFailed) as error:
             _log.warning("pulled_blobs_not_kept", reason=str(error))
         except FederationError as error:
             _log.debug("blob_not_brought", digest=str(digest), reason=str(error))
+            # Where no upstream may be asked, all pulls fail at once: the event loop needs its turn.
             await asyncio.sleep(0)
 
 

@@ -61,11 +61,13 @@ class Candidates:
     @property
     def is_each_alone(self) -> bool:
         """Whether no upstream may continue what another has begun."""
+        # A mixture with bytes of an upstream that was wrong before would again prove nothing.
         return self._digest in self._mixed or any(map(self._was_wrong, self._upstreams))
 
     def now(self) -> list[Upstream]:
         """Return the upstreams that may be asked for the whole blob now, best first."""
         able = [each for each in self._left() if each.may_have(self._digest)]
+        # The sort is stable: among equals the order of the configuration decides.
         return sorted(able, key=self._rank)
 
     def wait_s(self, failed: Collection[int]) -> float | None:
@@ -78,12 +80,14 @@ class Candidates:
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _left(self) -> list[Upstream]:
+        # By identity: a reload may put another upstream under the same name.
         return [each for each in self._upstreams if id(each) not in self._spent]
 
     def is_doubtful(self, sender: Upstream) -> bool:
         """Whether readers should get none of its bytes before the whole blob is verified."""
         if self._was_wrong(sender):
             return True
+        # With nobody else to ask, readers would wait for the whole and gain nothing by it.
         return self._digest in self._mixed and any(each is not sender for each in self.now())
 
     def broke(self, sender: Upstream) -> None:
@@ -93,6 +97,8 @@ class Candidates:
     def came_wrong(self, senders: Sequence[Upstream]) -> None:
         """Blame wrong bytes on a single sender; after several, have each send the blob alone."""
         if len(senders) == 1:
+            # A bit may have flipped on the way, so the first time costs it only its place in the
+            # order.
             if self._was_wrong(senders[0]):
                 self._spent.add(id(senders[0]))
             senders[0].note_wrong_bytes(self._digest)
@@ -110,6 +116,7 @@ class Candidates:
 
     def _rank(self, upstream: Upstream) -> tuple[bool, bool]:
         ended = upstream.name == self._mixed.last_sender(self._digest)
+        # False sorts first: suspects come last, and before all the one that ended a wrong mixture.
         return self._was_wrong(upstream), not ended
 
 

@@ -65,6 +65,7 @@ class Download:
         self._digest = digest
         self._candidates = candidates
         self._clock = clock
+        # Fixed for this download: a doubt that ends half-way must not let a second sender in.
         self._alone = candidates.is_each_alone  # whether the first sender has to send everything
         self._failed: set[int] = set()  # ids of upstreams
         self._patient_until_s = clock.monotonic_s() + _PATIENCE_S
@@ -84,6 +85,7 @@ class Download:
             TooBusy: this node has too many calls under way to ask, and no other upstream has it.
             PullBroke: the blob broke off too often.
         """
+        # An upstream that only asked for patience may be the one that has the blob.
         asked = self._candidates.now() or await self._after_rest()
         breaks = 0
         while breaks < _BREAKS_MAX:
@@ -95,6 +97,7 @@ class Download:
                     async with read.stack, aclosing(self._receive(read)) as chunks:
                         async for chunk in chunks:
                             yield chunk
+                # A server may also lose a blob while it sends it: a purge cuts reads under way.
                 except (BlobNotFound, SourceUnavailable) as failure:
                     error = failure
                 else:
@@ -106,8 +109,11 @@ class Download:
             left = next_ones(asked, [each for each, _ in lost], sender, got_on=got_on)
             asked = await self._next_asked(left)
             if not asked:
+                # A caller that is told "try again" gets the blob later; after a miss it would build
+                # it.
                 raise self._own_limit(lost) or NobodyLeft(str(error)) from error
             if got_on:
+                # Failures without a byte need no bound: next_ones() leaves out who failed so.
                 breaks += 1
                 _log.info("pull_continues", digest=str(self._digest), at=self.received_bytes)
         raise PullBroke("upstreams", f"{_BREAKS_MAX} breaks in one blob")
@@ -125,6 +131,7 @@ class Download:
                         winner = answer
                         break
                     lost.append((upstream, answer))
+        # The caller does not get the winner then, so it is closed like the others.
         except BaseException:
             winner = None
             raise
@@ -155,8 +162,10 @@ class Download:
         upstream, size_bytes = read.upstream, self._digest.size_bytes
         window_s, window_bytes = self._clock.monotonic_s(), self.received_bytes
         async for data in read.chunks:
+            # An upstream may send more than the digest says. The hash must not see that.
             chunk = data[: size_bytes - self.received_bytes]
             self.received_bytes += len(chunk)
+            # Entered at the first byte and not when it opens: only senders can be blamed for bytes.
             if upstream not in self.senders:
                 self._begin_to_receive(upstream)
             yield chunk
@@ -165,6 +174,7 @@ class Download:
                     await anext(read.chunks, None)  # lets the call end by itself if it does so soon
                 return
             now_s = self._clock.monotonic_s()
+            # A sender that trickles never runs into the time limit for silence.
             if now_s - window_s >= _RATE_WINDOW_S:
                 self._check_rate(upstream, self.received_bytes - window_bytes)
                 window_s, window_bytes = now_s, self.received_bytes
@@ -177,6 +187,7 @@ class Download:
 
     def _check_rate(self, upstream: Upstream, got_bytes: int) -> None:
         others = [each for each in self._candidates.now() if each is not upstream]
+        # Slow is better than nothing, where there is nobody else.
         if got_bytes < _RATE_MIN_BYTES and others:
             raise SourceUnavailable(upstream.name, f"sent {got_bytes} bytes in 10 s")
 
@@ -184,6 +195,7 @@ class Download:
         """Return the upstreams to ask after a failure. Raises StartOver."""
         if not self.senders or not self._alone:
             return left or await self._after_rest()
+        # The only one allowed may continue its own bytes after a break.
         (sender,) = self.senders
         if sender in left:
             return [sender]
@@ -197,6 +209,7 @@ class Download:
         while (wait_s := self._candidates.wait_s(self._failed)) is not None:
             if self._clock.monotonic_s() + wait_s >= self._patient_until_s:
                 break
+            # A rest that is as good as over must not make this loop spin.
             await self._clock.sleep(max(wait_s, _WAIT_MIN_S))
             able = [each for each in self._candidates.now() if id(each) not in self._failed]
             if able:
@@ -207,6 +220,7 @@ class Download:
         """Record how asking an upstream ended; None: it sent all of the rest."""
         upstream.note(error, [self._digest])
         patient = isinstance(error, RemoteFailed) and error.asks_for_patience
+        # One that asked for patience has not failed: _after_rest() waits for it.
         if error is not None and not patient:
             self._failed.add(id(upstream))
 

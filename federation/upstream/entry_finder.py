@@ -135,12 +135,14 @@ class FederatedFinder:
         if self._blobs_elsewhere:
             return None
         entry = self._index.recall(key)
+        # A pulled entry may be due for a question, or be whole only together with its upstream.
         if entry is None or entry.source is Source.UPSTREAM:
             return None
         return entry if self._closures.is_certain(entry) else None
 
     def misses_at_once(self, keys: Sequence[EntryKey]) -> bool:
         """See Finder."""
+        # Behind upstreams a miss is a question, and that takes time.
         return not self._shared.upstreams and self._index.lacks_at_once(keys)
 
     async def keys_like(self, prefixes: Sequence[EntryKey]) -> list[EntryKey]:
@@ -153,6 +155,7 @@ class FederatedFinder:
         recalled = self.recall(query.keys[0]) if query.keys else None
         if recalled is not None and await query.acceptable(recalled):
             return recalled
+        # The second look sees what a question that ended during the first one has stored.
         for _ in range(2):
             closed = self._queries.closed
             held = await self._held(query)
@@ -184,8 +187,13 @@ class FederatedFinder:
                     continue
                 if entry.source is not Source.UPSTREAM:
                     if await self._may_be_served(entry):
+                        # Nothing that was pulled wins over it, under whatever key.
                         return _Held(entry, pushed, fresh, stale)
+                    # It has a hole. An upstream's value is served instead, but never stored over
+                    # it.
                     pushed.add(entry.key)
+                # A date in the future comes from a clock that was ahead: it must not count as fresh
+                # for long.
                 elif fresh_since_s < entry.stored_at_s <= self._clock.wall_s():
                     fresh.append(entry)
                 else:
@@ -199,6 +207,7 @@ class FederatedFinder:
         origin = next((u for u in self._shared.upstreams if u.name == entry.origin), None)
         if origin is None or not self._shared.may_ask():
             return False
+        # Asked each time: an upstream may lose a blob right after it said that it has it.
         if not await self._closures_at(origin).complete(entry):
             return False
         if self._prefetch is not None:
@@ -206,6 +215,7 @@ class FederatedFinder:
         return True
 
     async def _ask_upstreams(self, query: EntryQuery, taken: set[EntryKey]) -> Entry | None:
+        # No answer could be served, so nobody is asked.
         if len(await self._purged(query.keys)) == len(set(query.keys)):
             return None
         async with aclosing(self._queries.answers(query.keys, query.ask)) as answers:
@@ -237,12 +247,16 @@ class FederatedFinder:
         """Return the checker that looks here and at one upstream; a reload may have replaced it."""
         there = self._there.get(upstream.name)
         if there is not None and there.upstream is not upstream:
+            # A walk under way ends with the old checker, which close() has to know until then.
             busy = [each for each in self._replaced if not each.is_idle]
             self._replaced = [*busy, there.closures]
             there = None
         if there is None:
+            # One that serves entries alone has its blobs on another server, which may be any
+            # upstream.
             only = upstream if upstream.serves_blobs else None
             store = PullThrough(self._shared, includes_upstreams=True, only=only)
+            # None: verdicts about closures at an upstream are never remembered (docs/decisions.md).
             closures = ClosureChecker(store, self._limits, self._clock, None)
             there = self._there[upstream.name] = _There(upstream, closures)
         return there.closures

@@ -58,6 +58,7 @@ class Fetching:
 
     def apply(self, schedule: Sequence[ScheduledPull]) -> None:
         """Pull what this schedule says from now on."""
+        # Without a schedule its module is never imported.
         if not self._started or (self._schedule is None and not schedule):
             return
         if self._schedule is None:
@@ -83,6 +84,7 @@ class Fetching:
         self._background.keep(work, name, self._clock, self._metrics.failing)
 
     async def _heal(self, holders: Holders) -> None:
+        # A start answers clients first; the import below takes CPU from them.
         await self._clock.sleep(_HEAL_AFTER_S)
         from federation.upstream.healer import Healer  # noqa: PLC0415 - see above
 

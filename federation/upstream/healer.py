@@ -41,6 +41,7 @@ def again_in_s(tries: int, jitter: random.Random) -> float | None:
     """Return how long to wait after this many failed tries; None: do not try again."""
     if tries >= _TRIES_MAX:
         return None
+    # Spread: blobs that a failing disk lost together must not be asked for together each time.
     return min(_AGAIN_MAX_S, _AGAIN_FIRST_S * 2.0 ** min(tries - 1, 20)) * jitter.uniform(0.5, 1.0)
 
 
@@ -88,6 +89,8 @@ class Healer:
                 return False
             found = await self._lost.due(self._clock.wall_s(), _AT_ONCE)
             self._metrics.fetching.lost_blobs.set(found.lost)
+            # False also where nobody could be asked: the loop then rests instead of asking again at
+            # once.
             return bool(found.due) and await self.heal(found.due)
         except (FederationError, OSError) as error:  # the disk or the catalogue; it may come back
             self._complaints.warn("healing_waits", error)
@@ -98,6 +101,7 @@ class Healer:
 
         Raises what this node's own storage raises.
         """
+        # A client may have pushed some of them again, and then no server is asked.
         missing = await self._shared.local.find_missing([each.digest for each in lost])
         answers: list[str] = []
         if missing:
@@ -105,6 +109,7 @@ class Healer:
         if missing:
             missing = await self._from_peers(missing, answers)
         await self._note_back(lost, missing)
+        # It is no try if nobody could be asked, or a week offline would use all tries up.
         if missing and answers:
             await self._put_off([each for each in lost if each.digest in missing], answers)
         return bool(answers)
@@ -130,6 +135,7 @@ class Healer:
             return
         now_s = self._clock.wall_s()
         for digest, origin in (await self._lost.note_back(found_s)).items():
+            # The wall clock may have been set back in between.
             lost_s = round(max(0.0, now_s - found_s[digest]), 1)
             _log.warning("blob_healed", digest=str(digest), origin=origin, lost_for_s=lost_s)
 
@@ -140,6 +146,7 @@ class Healer:
             wait_s = again_in_s(each.tries + 1, self._jitter)
             again_at_s = None if wait_s is None else now_s + wait_s
             attempts.append(Attempt(each.digest, again_at_s, reason))
+            # The first and the last failure: those between tell an operator nothing new.
             if not each.tries or wait_s is None:
                 event = "blob_not_healed" if wait_s is not None else "blob_given_up"
                 _log.error(event, digest=str(each.digest), answers=reason)

@@ -84,6 +84,8 @@ class IndexQueries:
         waits = [wait_s for wait_s in resting if wait_s is not None]
         if not waits:
             return []
+        # Bounded by wait_s(), which is None for an upstream that wants more patience than a client
+        # has.
         await self._clock.sleep(min(waits))
         return [each for each in self._upstreams if each.may_have_entry(keys, uris)]
 
@@ -101,6 +103,7 @@ class IndexQueries:
             task = self._background.start(self._put(upstream, key, question), "ask upstream")
             self._asking[at] = task
             begun.append(at)
+        # Other requests wait for the same answer, so a caller that leaves must not cancel it.
         return await asyncio.shield(task)
 
     def _close(self, at: _Question) -> None:
@@ -120,6 +123,7 @@ class IndexQueries:
             upstream.note(error)
             return None
         except FederationError as error:  # a malformed answer
+            # Silence and no miss: an upstream whose answers cannot be read may well have the entry.
             upstream.note(SourceUnavailable(upstream.name, str(error)))
             return None
         upstream.note(None)

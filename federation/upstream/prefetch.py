@@ -70,8 +70,10 @@ class Prefetcher:
         """Pull the rest of this entry's closure when there is time."""
         if self.mode != "all":
             return
+        # A newer value takes the place of the older one in the queue: only that is served.
         self._queue[entry.key] = entry
         if len(self._queue) > self._queued_max:
+            # The one that has waited longest goes: its clients have most likely read it all by now.
             self._queue.popitem(last=False)
             self._dropped.inc()
         if self._running < self._workers:
@@ -101,6 +103,7 @@ class Prefetcher:
 
     async def _bring(self, entry: Entry) -> None:
         try:
+            # A store for each walk: what it counts as brought is this closure's.
             walk = Walk(BringingStore(self._shared), self._limits, self._context)
             whole = await walk.complete(lambda: names_of_entry(entry))
             _log.debug("prefetched", entry=entry.label, whole=whole)

@@ -29,6 +29,8 @@ class UpstreamPresence:
         missing = set(digests)
         asking = []
         for upstream in [only] if only is not None else self._upstreams:
+            # Unknown counts as missing: the client uploads, or builds, instead of waiting for a
+            # dead link.
             if not upstream.serves_blobs or not upstream.is_up:
                 continue
             answers = {digest: upstream.says_it_has(digest) for digest in digests}
@@ -38,6 +40,7 @@ class UpstreamPresence:
         tasks = [
             self._background.start(self._ask(upstream, unknown), f"find missing {upstream.name}")
             for upstream, unknown in asking
+            # Another upstream's remembered answer may have settled all of them.
             if missing.intersection(unknown)
         ]
         if tasks:
@@ -60,4 +63,5 @@ class UpstreamPresence:
         present = set(digests) - absent
         upstream.note(None, present)
         upstream.note_absent(absent)
+        # Not simply present: what it reported before and did not send is not believed for a while.
         return {digest for digest in present if upstream.says_it_has(digest)}

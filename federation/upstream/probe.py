@@ -42,6 +42,7 @@ class Prober:
     async def _watch(self) -> None:
         while True:
             await self._clock.sleep(_POLL_S)
+            # Offline means that no byte leaves on this node's own account.
             if not self._may_probe():
                 continue
             for upstream in self._upstreams:
@@ -52,6 +53,7 @@ class Prober:
         """Ask for something that no server has: any answer shows that it is alive."""
         try:
             if upstream.serves_blobs:
+                # A question about one digest leases nothing, since nobody has such a blob.
                 await upstream.store.find_missing([_BLOB])
             elif upstream.index is not None:
                 await upstream.index.fetch_blob([_URI])

@@ -71,6 +71,7 @@ class Pull:
 
     def join(self, *, saves_read: bool = False) -> None:
         """Add a reader; saves_read: without this pull it would have asked upstreams itself."""
+        # The first to join is the paced work itself. Anybody else may be a client, who must not wait.
         if self._readers:
             self._pace = None
         self._readers += 1
@@ -82,8 +83,11 @@ class Pull:
         self._readers -= 1
         if self._readers:
             return
+        # The pull kept the file open for its readers, and this was the last of them.
         if self.task is None or self.task.done():
             await self.buffer.close()
+        # One that has ended releases what it holds by itself; to cancel it there would leave that
+        # behind.
         elif not self.buffer.has_ended() and self._is_below_half():
             # A reader that comes now starts another pull.
             self.buffer.fail(PullBroke("pull", "stopped, because its readers left"))
@@ -102,6 +106,8 @@ class Pull:
         offset, end = reader
         while offset < end:
             await self.buffer.wait_beyond(offset, reader)
+            # Storage reads ahead, and verifies. A rest of one chunk is not worth a look-up, if it
+            # is in memory.
             if self.buffer.committed and (
                 end - offset > CHUNK_BYTES or not self.buffer.is_readable
             ):
@@ -136,6 +142,8 @@ class Pull:
             if not buffer.committed and buffer.error is None:
                 buffer.fail(PullBroke("pull", "it was stopped"))  # this node is shutting down
             try:
+                # What could not be stored is right all the same (docs/decisions.md: readers wait
+                # for no disk).
                 if self._readers and buffer.verified and not buffer.committed:
                     await buffer.stop()  # readers get the bytes that were not stored from memory
                 else:
@@ -146,6 +154,7 @@ class Pull:
 
     async def _pull(self) -> None:
         while True:
+            # A new one for each attempt: what an ingest has hashed cannot be taken back.
             ingest = self._local.begin(self.digest, provenance=Provenance(Source.UPSTREAM))
             self.buffer.restart(ingest)
             download = self._download = Download(self.digest, self._candidates, self._clock)
@@ -156,6 +165,7 @@ class Pull:
             except (DigestMismatch, StartOver) as error:
                 await self._start_over(download, error)
                 continue
+            # Before the commit: a full disk here says nothing about what upstreams sent.
             self._candidates.came_right()
             self.buffer.mark_verified()
             await ingest.commit()
@@ -172,6 +182,7 @@ class Pull:
         async with aclosing(download.chunks()) as chunks:
             async for chunk in chunks:
                 self._count_saved()
+                # Before put(), which may show the bytes at once.
                 self.buffer.is_doubtful = download.is_doubtful
                 if self.buffer.received_bytes + len(chunk) >= self.digest.size_bytes:
                     await self._check_purged()  # readers are shown the end as soon as it is hashed
@@ -180,12 +191,15 @@ class Pull:
         await self.buffer.flush()
         if len(download.senders) == 1:  # of a mixture no upstream is the origin
             ingest.provenance = ingest.provenance._replace(origin=download.senders[0].name)
+        # Apart from the commit: wrong bytes are an upstream's fault, what a commit raises is this
+        # node's.
         ingest.verify()
 
     async def _hold_back(self, size_bytes: int) -> None:
         """Wait before more is taken, where there is a pace to keep."""
         if self._pace is not None:
             self._pace.spend(size_bytes)
+            # Looked at again and again, as a reader that joins takes the pace away.
             while self._pace is not None and await self._pace.wait_a_little():
                 pass
 
@@ -221,6 +235,7 @@ class Pull:
         Readers that were given an upstream's bytes go on only if those are the same; otherwise
         their reads fail.
         """
+        # While another call compares, this one has nothing to add.
         if self.buffer.has_ended() or self.buffer.is_held:
             return
         if self.buffer.was_read:
@@ -233,6 +248,7 @@ class Pull:
                 return
             if not same:
                 self.buffer.fail(BlobDamaged(self.digest, "an upstream sent other bytes"))
+        # A failed pull stays failed: its readers have that error already.
         if self.buffer.error is None:
             self.buffer.mark_committed(from_elsewhere=True)
         if self.task is not None:

@@ -29,6 +29,7 @@ from federation.core.memory_budget import MemoryBudget
 from federation.core.store import CHUNK_BYTES, Growing, Ingest
 from federation.upstream.recent_bytes import RecentBytes
 
+# Any withheld byte keeps a read of wrong bytes from ending well; this many cost little at the end.
 WITHHELD_BYTES = 64 * 1024
 
 _STEP_PART = 8  # a step is at most this part of the bytes received
@@ -105,11 +106,14 @@ class PullBuffer:
 
         Raises the error of storing earlier bytes: see Ingest.append.
         """
+        # Without room in the budget, pulls go on one message at a time: slower, but none waits for
+        # another.
         within_budget = self._budget.try_acquire(len(data))
         self._budgeted_bytes += len(data) if within_budget else 0
         self._gathered.append(data)
         self._gathered_bytes += len(data)
         if self._storing is None or self._storing.done():
+            # Raises what storing the earlier pieces raised: nobody else awaits that task.
             await self.flush()
             self._storing = asyncio.get_running_loop().create_task(self._store(), name="store pull")
         if not within_budget:
@@ -120,6 +124,7 @@ class PullBuffer:
     async def flush(self) -> None:
         """Wait until all received bytes are stored. Raises the error of storing them."""
         if self._storing is not None:
+            # Who waits may be cancelled; a write to the file is ended by stop() alone.
             await asyncio.shield(self._storing)
 
     def mark_verified(self) -> None:
@@ -202,6 +207,7 @@ class PullBuffer:
             return self._digest.size_bytes
         if self.is_doubtful:
             return reader.start
+        # Of the reader's range, and not of the blob: each read that ends well has to be right.
         withheld = min(WITHHELD_BYTES, reader.end - reader.start)
         shown = self._shown_bytes if self._held_bytes is None else self._held_bytes
         return min(shown, reader.end - withheld)
@@ -236,6 +242,7 @@ class PullBuffer:
 
         shared: other readers follow, too. Raises SourceUnavailable.
         """
+        # Before the wait for the file: from now on the pull must not start over with other bytes.
         self.was_read = True
         data = self._recent.read(offset, size_bytes, shared=shared)
         if data is not None:
@@ -248,6 +255,7 @@ class PullBuffer:
         self._taken.clear()
         taken = asyncio.ensure_future(self._taken.wait())
         try:
+            # Storing may also end by an error, and would then never take the next piece.
             await asyncio.wait({taken, storing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             taken.cancel()
@@ -256,11 +264,13 @@ class PullBuffer:
         ingest = self._ingest
         assert ingest is not None
         while self._gathered:
+            # A single message is passed on as it is: joining would copy it.
             piece = self._gathered[0] if len(self._gathered) == 1 else b"".join(self._gathered)
             self._gathered.clear()
             self._gathered_bytes = 0
             budgeted_bytes, self._budgeted_bytes = self._budgeted_bytes, 0
             self._taken.set()
+            # Before it is stored: readers that keep up wait for no disk.
             self._recent.add(piece)
             self._show_step()
             try:
@@ -272,6 +282,7 @@ class PullBuffer:
         first = ingest.received_bytes == 0
         last = ingest.received_bytes + len(piece) == self._digest.size_bytes
         await ingest.append(piece, partial(self._all_hashed, ingest) if last else None)
+        # A blob of one piece is in memory until it is committed, so nobody reads its file.
         if first and not last and self._growing is None:
             self._growing = await ingest.open_growing()
         self._recent.wrote(ingest.received_bytes)
@@ -297,5 +308,6 @@ class PullBuffer:
             self._timer.cancel()
             self._timer = None
         self._shown_bytes = self._recent.end
+        # Never cleared: a reader that has not run yet would go on waiting.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -36,6 +36,7 @@ _log = structlog.get_logger(__name__)
 def read_list(path: Path) -> list[Wanted]:
     """Read a file of names; blocks. Raises OSError, ValueError (with the number of the line)."""
     with path.open("rb") as file:
+        # The byte beyond shows a list that is too long, without reading all of it.
         data = file.read(LIST_MAX_BYTES + 1)
     if len(data) > LIST_MAX_BYTES:
         raise ValueError(f"{path} has more than {LIST_MAX_BYTES} bytes")
@@ -63,6 +64,7 @@ class _Job:
         if self.is_running or not self.window.is_open(wall_s):
             return False
         opened_s = wall_s - self.window.opened_ago_s(wall_s)
+        # A run that ended in this window is done until the next one opens.
         return self.ended_s is None or opened_s > self.ended_s
 
     def describe(self) -> dict[str, Any]:
@@ -114,6 +116,7 @@ class PullSchedule:
         jobs = []
         for settings in schedule:
             job = known.get(settings.name)
+            # A changed list or window is another pull, and runs at its own next opening.
             if job is None or job.settings != settings:
                 job = _Job(settings, self._clock)
             jobs.append(job)
@@ -137,6 +140,7 @@ class PullSchedule:
         now_s = self._clock.wall_s()
         for job in self._jobs:
             if not self._lead.holds_lead():
+                # The process that leads now has begun this pull anew.
                 if job.task is not None:
                     job.task.cancel()
             elif job.is_due(now_s) and self._running < _RUNNING_MAX:
@@ -151,12 +155,15 @@ class PullSchedule:
         _log.info("scheduled_pull_begins", pull=job.settings.name)
         try:
             await self._pull(job)
+        # All of these are the operator's to mend (a list that is gone, a bad line, a full disk).
         except (OSError, ValueError, FederationError) as error:
             job.error = str(error)
         except Exception as error:  # noqa: BLE001 - otherwise it would begin again at once
             job.error = f"unexpected {type(error).__name__}: {error}"
         if job.error:
             _log.error("scheduled_pull_failed", pull=job.settings.name, reason=job.error)
+        # After a failure, too: it is tried at the next opening, and not every five seconds. A
+        # cancelled run has not ended, and begins again where it is due.
         job.ended_s = self._clock.wall_s()
         self._note_end(job)
 
@@ -166,6 +173,7 @@ class PullSchedule:
         try:
             wanted = [parse_wanted(text) for text in job.settings.names]
             if job.settings.from_list is not None:
+                # Read at each run: whoever makes the list need not know of the node.
                 wanted += await asyncio.to_thread(read_list, job.settings.from_list)
             await warmer.run(wanted, WarmScope(job.settings.instance), job.report)
         finally:

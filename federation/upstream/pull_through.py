@@ -51,6 +51,7 @@ class UpstreamPool:
         memory = memory or MemoryBudget(_UNBOUNDED_BYTES)
         self.node_id = node_id
         self.local = local
+        # One list for all that is made below: a reload changes it in place.
         self.upstreams = list(upstreams)
         self.offline = False
         self._purged = purged
@@ -71,6 +72,7 @@ class UpstreamPool:
         here = hops.current()
         if here.replicates:
             return False  # also if it comes from this very node, as a peer whose url is wrong
+        # The last hop is the sender, and so one of this node's upstreams is this node.
         if here.via and here.via[-1] == self.node_id:
             self.self_detector.on_own_request()
         if self.offline or here.is_at_its_end:
@@ -82,12 +84,14 @@ class UpstreamPool:
     ) -> set[Digest]:
         """Return those that no upstream has, or that were purged here. only: see PullThrough."""
         purged = await self._purged(digests)
+        # What an upstream still has of them is not brought back by a read, so it is no promise.
         rest = set(digests) - purged if purged else digests
         return await self.presence.find_missing(rest, only) | purged
 
     def written(self, digests: Iterable[Digest]) -> None:
         """Forget how reads of these blobs failed at upstreams: they are being written here."""
         for upstream in self.upstreams:
+            # Mostly there are none, and an upload of a thousand blobs pays nothing.
             if upstream.wrongs or upstream.unreadable:
                 for digest in digests:
                     upstream.note_came(digest)
@@ -155,6 +159,7 @@ class PullThrough:
     ) -> set[bytes] | None:
         """See federation.core.store.LocalStore."""
         missing = self._local.find_missing_at_once(names, spelling)
+        # Upstreams have to be waited for; and a search for itself looks at all questions.
         if missing and (self._includes() or self._shared.self_detector.is_searching):
             return None
         return missing
@@ -183,6 +188,7 @@ class PullThrough:
         next_bytes: NextBytes | None = None,
     ) -> AbstractAsyncContextManager[Chunks]:
         """See federation.core.store.Store."""
+        # Taken before the look in storage: a pull that ends in between then looks there again.
         looked_at = self._shared.pulls.kept, self._shared.small.kept
         here = self._local.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
         there = partial(self._pulled, digest, offset, limit, next_bytes, *looked_at)
@@ -212,6 +218,7 @@ class PullThrough:
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:
         """See federation.core.store.Store."""
+        # Before the look in storage: see open_read.
         small_kept = self._shared.small.kept
         answers = await self._local.read_small(digests)
         absent = [d for d, data in zip(digests, answers, strict=True) if data is None]
@@ -301,6 +308,8 @@ class _HereOrPulled:
         except BlobNotFound:
             if not self._shared.may_ask():
                 raise
+        # Not in the except block, where every error of the pull would carry the miss as its
+        # context.
         self._opened = self._there()
         return await self._opened.__aenter__()
 
@@ -318,6 +327,7 @@ async def _slices(
 ) -> AsyncIterator[bytes]:
     end = len(data) if limit is None else min(len(data), offset + limit)
     while offset < end:
+        # At least one byte, or a reader without any room would make this loop endless.
         step = end - offset if next_bytes is None else max(1, next_bytes())
         yield data[offset : min(offset + step, end)]
         offset += step

@@ -104,12 +104,15 @@ class Pulls:
         next_bytes: NextBytes | None,
         looked_at: int | None,
     ) -> AsyncIterator[Chunks]:
+        # The end itself is allowed: clients that resume ask there, and get nothing.
         if not 0 <= offset <= digest.size_bytes:
             raise OffsetOutside(digest, offset)
         end = digest.size_bytes if limit is None else min(offset + limit, digest.size_bytes)
         pull = await self._begun(digest, looked_at)
         try:
             reader = Range(offset, end)
+            # Entering settles whether the blob is here. Behind the last byte nothing would ever
+            # come.
             await pull.buffer.wait_beyond(min(offset, digest.size_bytes - 1), reader)
             yield pull.follow(reader, next_bytes)
         finally:
@@ -123,9 +126,11 @@ class Pulls:
         if await self._purged([digest]):
             raise BlobNotFound(digest)
         pull = self._join((digest, None), looked_at, pace)
+        # Begun by this request or by one with the same hops: no node waits for itself.
         if pull.passed == passed:
             return pull
         try:
+            # A client waits for nobody who waits for it, so it may wait as long as the pull does.
             async with asyncio.timeout(_PATIENCE_S if passed.via else None):
                 await pull.buffer.wait_begun()
         except (TimeoutError, BlobNotFound):  # upstreams may answer the others differently
@@ -138,6 +143,7 @@ class Pulls:
 
     def _join(self, key: _Key, looked_at: int | None = None, pace: Pace | None = None) -> Pull:
         pull = self._pulls.get(key)
+        # One that has failed only releases what it holds; another attempt may go better.
         if pull is not None and pull.buffer.error is None:
             self.joined += 1
             pull.join(saves_read=True)
@@ -148,6 +154,7 @@ class Pulls:
 
     def _start(self, key: _Key, *, look_again: bool, pace: Pace | None) -> Pull:
         digest, _ = key
+        # Refused and not queued: each pull holds a file, and readers of the others go on.
         if len(self._pulls) >= self.pulls_max:
             raise TooBusy(f"{self.pulls_max} blobs are being pulled from upstreams; try again")
         candidates = Candidates(digest, self._upstreams, self._mixed)
@@ -167,7 +174,9 @@ class Pulls:
                 with self._arrivals.watching([pull.digest], partial(self._on_arrival, pull)):
                     await pull.run()
         finally:
+            # Before the pull leaves the table: whoever finds none there looks into storage again.
             self.kept += 1
+            # Another one may have taken the place of a pull that failed.
             if self._pulls.get(key) is pull:
                 del self._pulls[key]
 
@@ -178,4 +187,5 @@ class Pulls:
             return False
 
     async def _on_arrival(self, pull: Pull, _digests: set[Digest]) -> None:
+        # Not awaited: comparing the bytes of one pull must not hold up news for the others.
         self._background.start(pull.came_here(), f"end pull {pull.digest}")

@@ -32,6 +32,7 @@ class AssetQuestion:
     async def put_to(self, index: IndexElsewhere) -> Entry | None:
         """Ask. An answer under a URI that was not asked for is none. Raises SourceUnavailable."""
         request = self._request
+        # Credentials for an origin concern the caller and this node, not a cache behind it.
         qualifiers = {q.name: q.value for q in request.qualifiers if not is_secret(q.name)}
         function = function_of(request.digest_function)
         oldest_s = None
@@ -40,9 +41,11 @@ class AssetQuestion:
         is_blob = isinstance(request, asset.FetchBlobRequest)
         ask = index.fetch_blob if is_blob else index.fetch_directory
         answer = await ask(list(request.uris), qualifiers, function, oldest_s)
+        # A server that does not know the field digest_function answers in SHA-256.
         if answer is None or answer.digest.function != function:
             return None
         (entry,) = entries_of(self._as_push(answer))
+        # What is stored under a name comes from an answer about that very name.
         return entry if entry.key in self._keys else None
 
     def _as_push(self, answer: FetchedAsset) -> asset.PushBlobRequest | asset.PushDirectoryRequest:

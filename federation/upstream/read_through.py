@@ -44,6 +44,7 @@ class InstanceSources:
             above, namespace = split_instance(instance)
             found = sources_of(self._rules, above)
             known = tuple("/".join(filter(None, (each, namespace))) for each in found)
+            # Made anew in microseconds, so no order of use is kept.
             if len(self._known) >= _REMEMBERED_MAX:
                 self._known.clear()
             self._known[instance] = known
@@ -83,6 +84,7 @@ class LayeredFinder:
             return found
         before = [key]
         for keys in self._sources.keys_below(before):
+            # A layer that is not known to be empty may have an entry, which would win.
             if not self._index.lacks_at_once(before):
                 return None
             if (found := self._finder.recall(keys[0])) is not None:
@@ -106,6 +108,7 @@ class LayeredFinder:
             for below in self._sources.keys_below(prefixes):
                 there = await self._finder.keys_like(below)
                 found += [key._replace(instance=own) for key in there]
+        # Several layers may have the same name, which is one answer.
         return list(dict.fromkeys(found))
 
     async def find(self, query: EntryQuery) -> Entry | None:
@@ -115,6 +118,7 @@ class LayeredFinder:
         layers = list(self._sources.keys_below(query.keys))
         if not layers:
             return await self._finder.find(query)
+        # All keys of a query have one instance: requests name a single one.
         own = query.keys[0].instance
 
         async def acceptable(entry: Entry) -> bool:
@@ -122,6 +126,7 @@ class LayeredFinder:
                 return False
             return await query.acceptable(_in_instance(own, entry))
 
+        # One query over all layers: what was pushed to any of them wins before upstreams are asked.
         keys = [*query.keys, *(key for layer in layers for key in layer)]
         found = await self._finder.find(EntryQuery(keys, acceptable, query.ask))
         return None if found is None else _in_instance(own, found)

@@ -36,12 +36,14 @@ class RecentBytes:
         """Drop pieces that are in the file now, except for as many as there is room for."""
         written = max(0, received_bytes - self._start)
         wanted = min(written, KEPT_BYTES)
+        # Taken once and kept until the end: a full budget leaves what this pull has already.
         if wanted > self._budgeted_bytes and self._budget.try_acquire(
             wanted - self._budgeted_bytes
         ):
             self._budgeted_bytes = wanted
         while self._pieces and written > self._budgeted_bytes:
             piece = self._pieces[0]
+            # Dropped as a whole or not at all: its end is not in the file yet.
             if self._start + len(piece) > received_bytes:
                 return
             self._drop(piece)
@@ -66,12 +68,14 @@ class RecentBytes:
         """Drop everything."""
         self._pieces.clear()
         self._joined = None
+        # From now on every read goes to the file.
         self._start = self.end
         self._budget.release(self._budgeted_bytes)
         self._budgeted_bytes = 0
 
     def _cut(self, number: int, skipped: int, offset: int, size_bytes: int, shared: bool) -> bytes:
         piece = self._pieces[number]
+        # Without a copy: a piece is what a reader at its beginning gets in most cases.
         if skipped == 0 and size_bytes == len(piece):
             return piece
         if self._joined is not None and self._joined[:2] == (offset, size_bytes):
@@ -84,6 +88,7 @@ class RecentBytes:
             left_bytes -= len(part)
             number, skipped = number + 1, 0
         data = b"".join(parts)
+        # Readers at one pace ask for the same cut; it is joined once for all of them.
         if shared:
             self._joined = offset, size_bytes, data
         return data

@@ -34,6 +34,7 @@ class SelfDetector:
     def on_own_request(self) -> None:
         """Search for the upstream: a request has arrived whose last hop is this node."""
         if not self._searched:
+            # Set before the search: the requests that it causes must not begin another one.
             self._searched = True
             self._background.start(self._search(), "which upstream is this node")
 
@@ -60,6 +61,7 @@ class SelfDetector:
         await self._background.close()
 
     async def _search(self) -> None:
+        # With this node among its hops the question would not be told from a loop.
         with hops.serving(hops.NOWHERE):
             for upstream in list(self._upstreams):
                 await self._ask(upstream)
@@ -74,6 +76,7 @@ class SelfDetector:
         )
 
     async def _ask(self, upstream: Upstream) -> None:
+        # Nobody holds it and nobody else asks for it, so whoever hears of it is this node.
         made_up = Digest(upstream.jitter.randbytes(32), 1, DigestFunction.SHA256)
         self._asking[made_up] = upstream
         try:

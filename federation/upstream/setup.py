@@ -134,11 +134,13 @@ class Pulling:
         Raises ConfigError; then nothing has changed.
         """
         before = [upstream.name for upstream in self.shared.upstreams]
+        # In place: pulls, questions and probes hold this very list.
         self.shared.upstreams[:] = self._connect_all(config)
         self._offline = config.offline
         self._apply_switch(self._switch.is_on)
         self.shared.pulls.pulls_max = config.pull.blobs_at_once
         self.shared.presence.budget_s = config.pull.find_missing_time
+        # Another url may lead back to this node.
         self.shared.self_detector.reset()
         self._prefetcher.mode = config.pull.prefetch
         self._scheduled = config.pull.schedule
@@ -169,6 +171,7 @@ class Pulling:
     def closers(self) -> list[Callable[[], Awaitable[None]]]:
         """The calls that end everything, in this order."""
         return [
+            # What begins work ends first, then what does it, and the connections last.
             self._prober.close,
             self._fetching.close,
             self._prefetcher.close,
@@ -181,10 +184,12 @@ class Pulling:
 
     def _connect_all(self, config: Config) -> list[Upstream]:
         """Connect these upstreams and retire all others. Raises ConfigError."""
+        # All of them first: a mistake in one must leave everything as it was.
         wanted = {each.name: self._connect(config, each) for each in config.upstreams}
         for name, old in self._connected.items():
             new = wanted.get(name)
             if new is None:
+                # Otherwise its last value stays, and an alert about it never ends.
                 self._metrics.upstream_up.remove(upstream=name)
             if new is not old:
                 self._retire(old.remote)
@@ -197,6 +202,7 @@ class Pulling:
     def _connect(self, config: Config, settings: Settings) -> ConnectedUpstream:
         """Return the upstream as it is, or a new one if its settings have changed."""
         known = self._connected.get(settings.name)
+        # A breaker that is open and answers that are remembered stay true over a reload.
         if known is not None and known.settings == settings:
             return known
         # Not above: a node without upstreams does not need the client, a twentieth of the CPU of
@@ -213,6 +219,7 @@ class Pulling:
     async def _close_when_idle(self, remote: Remote) -> None:
         try:
             until_s = self._clock.monotonic_s() + _DRAIN_S
+            # Readers of an upstream that was removed get their blobs to the end.
             while remote.calls.slots.running and self._clock.monotonic_s() < until_s:
                 await self._clock.sleep(_POLL_S)
         finally:

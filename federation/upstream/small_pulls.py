@@ -120,6 +120,7 @@ class SmallPulls:
         waiting: dict[Digest, asyncio.Future[bytes | None]] = {}
         loop = asyncio.get_running_loop()
         purged = await self._purged(digests)
+        # Clients repeat digests in one call.
         for digest in dict.fromkeys(digests):
             if digest in purged:
                 continue
@@ -138,6 +139,8 @@ class SmallPulls:
         if mine:
             upstreams = [only] if only is not None else list(self._upstreams)
             # The pull belongs to the node: it goes on when this caller leaves.
+            # Another batch may have been stored since the caller looked, and it is asked for
+            # nothing then.
             pull = self._pull(mine, upstreams, look_again=looked_at != self.kept)
             self._background.start(pull, "pull small blobs")
         for digest, future in waiting.items():
@@ -164,6 +167,7 @@ class SmallPulls:
         """Answer each with its bytes, None, or the error of this node's own storage."""
         digests = [each.digest for each in asked]
         question = SmallQuestion(digests, upstreams, self._clock, self._keep_soon)
+        # Stands where the task is cancelled: whoever waits is told something in any case.
         trouble: FederationError | None = SourceUnavailable("pull", "it was stopped")
         try:
             if look_again:  # some may have come between the caller's look and this call
@@ -188,6 +192,7 @@ class SmallPulls:
 
     async def _on_arrival(self, asked: list[_Wanted], digests: set[Digest]) -> None:
         """Another write brought some of the blobs here: answer with those."""
+        # The upstream may have answered some of them meanwhile.
         waiting = [
             each for each in asked if each.digest in digests and not self._waiting[each].done()
         ]
@@ -206,7 +211,9 @@ class SmallPulls:
         if not found:
             return
         size_bytes = sum(len(data) for data in found.values())
+        # Before anything is stored: from here on a request is answered from memory.
         self._unkept |= found
+        # No memory to hold answered blobs in, so this answer waits for the disk.
         if not self._budget.try_acquire(size_bytes):
             await self._keep(found, upstream.name, 0)
             return
@@ -218,6 +225,7 @@ class SmallPulls:
 
     async def _keep_groups(self) -> None:
         while self._groups:
+            # One commit for many answers: each would cost a flush of the disk.
             await self._clock.sleep(_GATHER_S)
             groups, self._groups = self._groups, {}
             for name, group in groups.items():
@@ -231,6 +239,7 @@ class SmallPulls:
         except FederationError as error:
             refusals = [error]
         finally:
+            # Before they leave memory: a request that finds them nowhere looks into storage again.
             self.kept += 1
             self._budget.release(budgeted_bytes)
             for digest in found:
@@ -272,6 +281,7 @@ async def read_whole(
     if not larger:
         return await small.read(digests, only, looked_at=looked_at)
     rest = [digest for digest in digests if digest.size_bytes <= SMALL_PULL_BYTES]
+    # Side by side: a large blob must not hold up the small ones.
     came, found = await asyncio.gather(
         asyncio.gather(*(_bring(pulls, digest) for digest in larger)), small.read(rest, only)
     )
@@ -280,6 +290,7 @@ async def read_whole(
         if data is not None:
             found[digest] = data
     refused = [d for d, error in zip(larger, came, strict=True) if not isinstance(error, _ABSENT)]
+    # They came and could not be stored, as on a full disk. They fit into memory, so ask once more.
     if unkept := [digest for digest in refused if digest not in found]:
         found |= await small.read(unkept, only)
     return found

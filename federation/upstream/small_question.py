@@ -57,6 +57,8 @@ class SmallQuestion:
             async with aclosing(Hedge(asked, self._put).answers()) as answers:
                 async for upstream, sent in answers:
                     new = {d: data for d, data in sent.items() if d not in self.found}
+                    # Before they count as found: nobody may be answered with what is neither stored
+                    # nor remembered.
                     await self._on_found(new, upstream)
                     self.found |= new
                     self.senders.update(dict.fromkeys(new, upstream))
@@ -75,12 +77,15 @@ class SmallQuestion:
         if self._clock.monotonic_s() + wait_s >= until_s:
             return []
         await self._clock.sleep(wait_s)
+        # All of them, not the first to be ready: one that still rests is left out by may_have().
         return [upstream for _, upstream in waits]
 
     async def _put(self, upstream: Upstream) -> dict[Digest, bytes]:
         lacking = self.lacking
         wanted = [digest for digest in lacking if upstream.may_have(digest)]
         if not wanted:
+            # It only wants to be asked later, which may_have() does not tell from "it has none of
+            # them".
             if any(upstream.wait_s(digest) is not None for digest in lacking):
                 self._later.append(upstream)
             return {}
@@ -93,6 +98,7 @@ class SmallQuestion:
             return {}
         found = {d: data for d, data in zip(wanted, answers, strict=True) if data is not None}
         upstream.note(None, found)
+        # As in UpstreamPool.written: mostly there is nothing to forget.
         if upstream.wrongs or upstream.unreadable:
             for digest in found:
                 upstream.note_came(digest)

@@ -89,4 +89,5 @@ def _buckets(histograms: Iterable[Histogram]) -> list[tuple[float, float]]:
     for each in histograms:
         for bound, count in each.buckets():
             counts[bound] += count
+    # Histograms of all labels have the same bounds, so their counts can be added.
     return sorted(counts.items())

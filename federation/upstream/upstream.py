@@ -100,6 +100,7 @@ class Upstream:
         if not self.serves_blobs or not self.is_up:
             return False
         now_s = self.clock.monotonic_s()
+        # Not for good: it may have a right copy by now, and may be the only one that has any.
         if self.wrongs.holds(digest, now_s):
             return False
         return self.answers.recall(digest, now_s) is not False
@@ -113,6 +114,7 @@ class Upstream:
         left_s = self.rests_until_s - now_s
         if not self.breaker.allows() or self.is_this_node or left_s > _PATIENCE_S:
             return None
+        # It has asked for patience for so long that readers had better be told a miss.
         if self.impatient_from_s is not None and now_s >= self.impatient_from_s:
             return None
         if digest is not None:
@@ -127,6 +129,7 @@ class Upstream:
         For a while after it reported a blob present and did not send it, the blob counts as absent.
         """
         now_s = self.clock.monotonic_s()
+        # A caller that is told "present" skips what it could do itself, so doubt counts as absence.
         if self.unreadable.holds(digest, now_s) or self.wrongs.holds(digest, now_s):
             return False
         return self.answers.recall(digest, now_s)
@@ -139,10 +142,12 @@ class Upstream:
         """Whether asking it for this index entry now may succeed."""
         if self.index is None or not self.serves_index or not self.is_up:
             return False
+        # What an action result says cannot be verified, unlike the bytes of a blob.
         if keys[0].kind == EntryKind.ACTION_RESULT and not self.trusts_action_results:
             return False
         if uris and self.uri_globs:
             globs = self.uri_globs
+            # fnmatchcase, as URIs keep their case; fnmatch folds it on some systems.
             if not any(fnmatchcase(uri, glob) for uri in uris for glob in globs):
                 return False
         return self.absent_entries.recall(keys[0], self.clock.monotonic_s()) is not False
@@ -163,6 +168,7 @@ class Upstream:
         """Record the outcome of asking for blobs: None (it had them), BlobNotFound, or silence."""
         now_s = self.clock.monotonic_s()
         digests = list(digests)
+        # A miss is an answer: the upstream is well.
         if error is None or isinstance(error, BlobNotFound):
             self.last_success_s = now_s
             self.rests, self.impatient_from_s = 0, None
@@ -171,6 +177,7 @@ class Upstream:
             elif _is_own_request():
                 self._note_unreadable(digests, now_s)
                 self.answers.note(digests, present=False, now_s=now_s)
+            # What was remembered is from before it was away: it may be another server by now.
             if self.breaker.succeeded():
                 self.metrics.upstream_up.labels(upstream=self.name).set(1)
                 self._forget()
@@ -183,6 +190,7 @@ class Upstream:
         elif isinstance(error, SourceUnavailable):
             self._note_unreadable(digests, now_s)
             self.metrics.upstream_answers.labels(upstream=self.name, result="silence").inc()
+            # Its wish to be left alone counts besides the failure: a probe earlier would fail, too.
             if isinstance(error, RemoteFailed) and error.retry_after_s is not None:
                 self.rests_until_s = now_s + min(error.retry_after_s, _REST_MAX_S)
             self._note_silence(error, now_s)
@@ -195,8 +203,10 @@ class Upstream:
         rest_s = error.retry_after_s
         if rest_s is None:
             rest_s = min(_REST_FIRST_S * 2.0 ** min(self.rests - 1, 10), _REST_UNASKED_MAX_S)
+            # Spread, or all nodes behind a crowded upstream come back together.
             rest_s *= self.jitter.uniform(0.5, 1.0)
         rest_until_s = now_s + min(rest_s, _REST_MAX_S)
+        # A late answer of an earlier call must not shorten a rest.
         self.rests_until_s = max(self.rests_until_s, rest_until_s)
         if self.impatient_from_s is None:
             self.impatient_from_s = now_s + _PATIENCE_S
@@ -220,6 +230,7 @@ class Upstream:
         That counts as a failure: an upstream that hangs would otherwise cost every question its
         hedge delay.
         """
+        # Calls that wait here for its limit have not reached it.
         if not self.is_crowded():
             reason = f"silent for {self.hedge_delay_s:g} s"
             self.note(SourceUnavailable(self.name, reason))

@@ -112,6 +112,7 @@ class Warmer:
 
     async def run(self, wanted: Sequence[Wanted], scope: WarmScope, report: WarmReport) -> None:
         """Bring all of them, and count each in the report as soon as it is done."""
+        # Lists repeat names, and two walks over one closure at once would only wait for each other.
         names = list(dict.fromkeys(wanted))
         self.store.brought = Brought()
         report.names, report.store = len(names), self.store
@@ -145,6 +146,7 @@ class Warmer:
             report.note(each, *await self._bring_entry(each, scope))
 
     async def _bring_entry(self, wanted: Wanted, scope: WarmScope) -> tuple[PullOutcome, str]:
+        # Before the question: while the window is closed, upstreams are asked for nothing.
         await self.store.turn()
         found = await self._find(wanted, scope)
         if not found:
@@ -159,6 +161,7 @@ class Warmer:
         if wanted.digest is not None:
             queries = [self._about_action(wanted.digest, scope)]
         else:
+            # A URI does not say what was pushed under it: a blob, a directory, or both.
             queries = [self._about_asset(kind, wanted.uri, scope) for kind in _REQUESTS]
         found = await asyncio.gather(*map(self._finder.find, queries))
         return [entry for entry in found if entry is not None]
@@ -179,6 +182,7 @@ class Warmer:
         return EntryQuery(keys, self._is_current, AssetQuestion(request, keys))
 
     async def _is_current(self, entry: Entry) -> bool:
+        # Unlike the index, which returns expired entries too.
         return entry.expires_at_s is None or entry.expires_at_s > self._clock.wall_s()
 
 
