@@ -57,7 +57,12 @@ class Hedge(Generic[_T]):
         """Return the tasks that have answered; none: it is time to ask another upstream."""
         patience_s = None
         if self._waiting:
-            patience_s = min(upstream.hedge_delay_s for upstream in self._running.values())
+            # Of the one asked last: those before it are late already, and must not shorten its time.
+            patience_s = min(
+                upstream.hedge_delay_s
+                for upstream in self._running.values()
+                if upstream.name not in self._late
+            )
         await asyncio.wait(self._running, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
         done = [task for task in self._running if task.done()]
         if not done:

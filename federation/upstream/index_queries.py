@@ -32,7 +32,8 @@ class AskUpstream(Protocol):
         ...
 
 
-_Question = tuple[str, EntryKey, hops.Hops]  # upstream's name, key, hops of the request
+# The upstream's name, the keys asked about, and the hops of the request.
+_Question = tuple[str, tuple[EntryKey, ...], hops.Hops]
 
 
 class IndexQueries:
@@ -60,11 +61,14 @@ class IndexQueries:
         If one upstream is slow, the next is asked as well.
         """
         begun: list[_Question] = []
+        # An instance may read from others (read_through.py). Upstreams are asked for the first
+        # alone, so their answer says nothing about keys of the others.
+        asked = tuple(key for key in keys if key.instance == keys[0].instance)
 
         async def ask(upstream: Upstream) -> Entry | None:
-            return await self._ask(upstream, keys[0], question, begun)
+            return await self._ask(upstream, asked, question, begun)
 
-        candidates = await self._candidates(keys, question.names)
+        candidates = await self._candidates(asked, question.names)
         try:
             async with aclosing(Hedge(candidates, ask).answers()) as answers:
                 async for upstream, entry in answers:
@@ -90,17 +94,22 @@ class IndexQueries:
         return [each for each in self._upstreams if each.may_have_entry(keys, uris)]
 
     async def _ask(
-        self, upstream: Upstream, key: EntryKey, question: AskUpstream, begun: list[_Question]
+        self,
+        upstream: Upstream,
+        keys: tuple[EntryKey, ...],
+        question: AskUpstream,
+        begun: list[_Question],
     ) -> Entry | None:
         """Join the same question under way, or ask. The question belongs to the node.
 
         Only requests that have passed the same nodes share a question: otherwise two nodes that
         ask each other would wait for each other.
         """
-        at = (upstream.name, key, hops.current())
+        # All keys: BuildStream asks for a strong name alone, and for it and a weak one together.
+        at = (upstream.name, keys, hops.current())
         task = self._asking.get(at)
         if task is None:
-            task = self._background.start(self._put(upstream, key, question), "ask upstream")
+            task = self._background.start(self._put(upstream, keys, question), "ask upstream")
             self._asking[at] = task
             begun.append(at)
         # Other requests wait for the same answer, so a caller that leaves must not cancel it.
@@ -115,7 +124,9 @@ class IndexQueries:
         else:  # the request that began it has left
             task.add_done_callback(lambda _: self._asking.pop(at, None))
 
-    async def _put(self, upstream: Upstream, key: EntryKey, question: AskUpstream) -> Entry | None:
+    async def _put(
+        self, upstream: Upstream, keys: Sequence[EntryKey], question: AskUpstream
+    ) -> Entry | None:
         assert upstream.index is not None
         try:
             entry = await question.put_to(upstream.index)
@@ -127,5 +138,5 @@ class IndexQueries:
             upstream.note(SourceUnavailable(upstream.name, str(error)))
             return None
         upstream.note(None)
-        upstream.note_entry(key, found=entry is not None)
+        upstream.note_entry(keys, found=entry is not None)
         return entry

@@ -139,7 +139,7 @@ class Upstream:
         return self.wrongs.times(digest, self.clock.monotonic_s()) > 0
 
     def may_have_entry(self, keys: Sequence[EntryKey], uris: Sequence[str]) -> bool:
-        """Whether asking it for this index entry now may succeed."""
+        """Whether asking it for an entry under any of these keys now may succeed."""
         if self.index is None or not self.serves_index or not self.is_up:
             return False
         # What an action result says cannot be verified, unlike the bytes of a blob.
@@ -150,15 +150,16 @@ class Upstream:
             # fnmatchcase, as URIs keep their case; fnmatch folds it on some systems.
             if not any(fnmatchcase(uri, glob) for uri in uris for glob in globs):
                 return False
-        return self.absent_entries.recall(keys[0], self.clock.monotonic_s()) is not False
+        now_s = self.clock.monotonic_s()
+        return any(self.absent_entries.recall(key, now_s) is not False for key in keys)
 
-    def note_entry(self, key: EntryKey, *, found: bool) -> None:
-        """Record its answer about an entry."""
-        kind = "action_result" if key.kind is EntryKind.ACTION_RESULT else "asset"
+    def note_entry(self, keys: Sequence[EntryKey], *, found: bool) -> None:
+        """Record its answer to one question about an entry under any of these keys."""
+        kind = "action_result" if keys[0].kind is EntryKind.ACTION_RESULT else "asset"
         result = "hit" if found else "miss"
         self.metrics.upstream_entries.labels(upstream=self.name, kind=kind, result=result).inc()
         if not found and _is_own_request():
-            self.absent_entries.note([key], present=False, now_s=self.clock.monotonic_s())
+            self.absent_entries.note(keys, present=False, now_s=self.clock.monotonic_s())
 
     def note_saved(self, reads: int) -> None:
         """Count reads that share a pull for which it sends the bytes."""

@@ -77,8 +77,8 @@ def test_what_is_shown_is_counted_apart_for_each_upstream() -> None:
     up.note_absent([BLOB])
     up.note_wrong_bytes(BLOB)
     key = EntryKey(EntryKind.ACTION_RESULT, "", b"name")
-    up.note_entry(key, found=True)
-    up.note_entry(key, found=False)
+    up.note_entry([key], found=True)
+    up.note_entry([key], found=False)
     for seconds in (0.001, 0.002, 0.2):
         up.metrics.remote_first_byte_seconds.labels(remote="a", method="Read").observe(seconds)
     up.metrics.remote_wrong_bytes.labels(remote="a").inc(2)

@@ -364,6 +364,18 @@ async def test_the_expiry_that_the_upstream_said_is_kept(tmp_path: Path) -> None
     assert entry.expires_at_s == 4_000_000_000.25
 
 
+async def test_a_miss_of_one_name_says_nothing_about_others_asked_beside_it(
+    tmp_path: Path,
+) -> None:
+    up = there([], "up")
+    weak = up.names("urn:test:weak", OLD)
+    async with finder_over(tmp_path, up) as here:
+        assert await here.fetch(URI) is None
+        assert await here.fetch(URI, "urn:test:weak") == weak
+        assert await here.fetch(URI) is None
+    assert up.index.asked == 2
+
+
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names the upstream of each request that has begun a question or joined one."""
@@ -389,6 +401,23 @@ async def test_fifty_that_ask_at_once_cost_one_question(tmp_path: Path, joined: 
         up.index.gate.set()
         assert await asyncio.gather(*asking) == [digest] * 50
     assert up.index.asked == 1
+
+
+async def test_requests_whose_further_names_differ_do_not_share_a_question(
+    tmp_path: Path, joined: list[str]
+) -> None:
+    up = there([], "up")
+    theirs = up.names("urn:test:theirs", OLD)
+    up.index.gate = asyncio.Event()
+    async with finder_over(tmp_path, up) as here:
+        asking = [
+            asyncio.ensure_future(here.fetch(URI, other))
+            for other in ("urn:test:theirs", "urn:test:ours")
+        ]
+        await until(lambda: len(joined) == 2)
+        up.index.gate.set()
+        assert await asyncio.gather(*asking) == [theirs, None]
+    assert up.index.asked == 2
 
 
 async def test_one_that_leaves_does_not_break_the_others(tmp_path: Path, joined: list[str]) -> None:

@@ -86,11 +86,11 @@ def test_an_absence_told_to_a_request_from_another_node_is_not_remembered() -> N
     with hops.serving(hops.Hops(("other",), "other")):
         up.note(BlobNotFound(BLOB), [BLOB])
         up.note_absent([BLOB])
-        up.note_entry(KEY, found=False)
+        up.note_entry([KEY], found=False)
     assert up.may_have(BLOB)
     assert up.may_have_entry([KEY], [])
     up.note_absent([BLOB])
-    up.note_entry(KEY, found=False)
+    up.note_entry([KEY], found=False)
     assert not up.may_have(BLOB)
     assert not up.may_have_entry([KEY], [])
 
@@ -98,7 +98,7 @@ def test_an_absence_told_to_a_request_from_another_node_is_not_remembered() -> N
 def test_what_it_said_before_it_went_down_is_not_believed_afterwards() -> None:
     up, _ = upstream("a", index=object(), clock=ManualClock())
     up.note_absent([BLOB])
-    up.note_entry(KEY, found=False)
+    up.note_entry([KEY], found=False)
     for _ in range(up.breaker.failures_max):
         up.note(RemoteFailed("a", FailureKind.UNAVAILABLE, "refused"))
     assert up.state == "down"
