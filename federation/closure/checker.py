@@ -65,6 +65,8 @@ class ClosureChecker:
         """
         self._hits = hits
         self._local = local
+        # The limits are kept because a reload may raise them, and then the entry deserves another
+        # look.
         self._rejected: dict[bytes, tuple[int, int]] = {}  # by key: the limits at that time
         self._store = store
         self._limits = limits
@@ -102,6 +104,8 @@ class ClosureChecker:
         if (whole := self._whole.get(key, self._bounds())) is not None:
             if whole.is_certain():
                 return True
+            # Nothing has to be read or parsed again: what an entry names never changes, only what
+            # is held.
             if whole.has_digests:
                 return await self._look_again(whole)
         if self._rejected.get(key) == self._bounds():
@@ -111,6 +115,7 @@ class ClosureChecker:
         if is_flat and self._local is not None:
             # One look-up, and nothing to read: not worth a task to share.
             return await self._check(key, entry, names)
+        # Looked at before the walk below enters it.
         joined = key in self._walks
         if await self._walk(key, entry, names):
             return True
@@ -138,6 +143,7 @@ class ClosureChecker:
             check_inlined(entry.value, function)
         else:
             await asyncio.to_thread(check_inlined, entry.value, function)
+        # Cleared as a whole, without an order of use: a repeated check costs one hash.
         if len(self._consistent) >= _CONSISTENT:
             self._consistent.clear()
         self._consistent.add(key)
@@ -149,6 +155,7 @@ class ClosureChecker:
     async def _look_again(self, whole: WholeClosure) -> bool:
         """Look up what a closure names that was whole before, and return whether it is again."""
         assert self._local is not None
+        # Before the look-up: a blob that vanishes in between must not count as seen.
         watch = self._local.watch()
         if await self._store.find_missing(whole.digests()):
             return False
@@ -166,6 +173,7 @@ class ClosureChecker:
             return await asyncio.shield(shared.task)
         finally:
             shared.waiting -= 1
+            # A walk may read a million directories, and nobody would have its verdict.
             if not shared.waiting:
                 shared.task.cancel()
                 if self._walks.get(key) is shared:
@@ -173,7 +181,9 @@ class ClosureChecker:
 
     async def _check(self, key: bytes, entry: Entry, names: Sequence[Names] | None) -> bool:
         """names: what the entry names itself, where that is known already."""
+        # Before the walk, for the same reason as in _look_again.
         watch = None if self._local is None else self._local.watch()
+        # A reload may change them during the walk, and the verdict is about these.
         bounds = self._bounds()
         try:
             await self._check_consistent(key, entry)
@@ -189,6 +199,7 @@ class ClosureChecker:
             self._log_once(key, entry, error)
             self._reject(key, entry, "closure.size", error)
             return False
+        # "Incomplete" is not kept: the blob that is missing may be on its way.
         if complete and watch is not None:
             self._whole.add(key, watch, bounds, walk.found(WholeClosures.DIGESTS_MAX))
         return complete
@@ -210,6 +221,7 @@ class ClosureChecker:
         if len(self._logged) >= _LOGGED:
             self._logged.clear()
         self._logged.add(key)
+        # Whoever may push can make up such entries without end.
         if (held_back := self._log_limit.admit()) is not None:
             label, reason = entry.label, str(error)
             _log.warning("closure_too_large", entry=label, reason=reason, held_back=held_back)

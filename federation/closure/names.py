@@ -107,6 +107,7 @@ def _parsed_whole(kind: type[_M], data: Buffer) -> _M:
 
 def names_of_action_result(value: bytes, function: DigestFunction) -> Iterator[Names]:
     """Yield what an ActionResult names: output files and directories, stdout and stderr."""
+    # Gathered to the end: a part of a field is not yet a digest.
     streams: dict[str, reapi.Digest] = {}
     for part in pieces(reapi.ActionResult, value):
         if part.output_files:
@@ -127,6 +128,7 @@ def _output_directory(
     """Yield its Tree, its root Directory, or both, as Command.output_directory_format asked."""
     named = False
     if output.HasField("tree_digest"):
+        # Both count where both are named: clients may read either.
         yield Shape.TREE, to_digest(output.tree_digest, function)
         named = True
     if output.HasField("root_directory_digest"):
@@ -154,6 +156,7 @@ def _names_of_asset(entry: Entry) -> Iterator[Names]:
 
 def _names_of_asset_blob(uri: str, blob: Digest) -> Names:
     """Return an asset's blob, as a structure where its URI is one of BuildStream's URNs."""
+    # Only these say what is in their blob; any other asset is opaque, whatever it looks like.
     if uri.startswith(ARTIFACT_URN):
         return Names(structures=[(Shape.ARTIFACT, blob)])
     if uri.startswith(SOURCE_URN):
@@ -162,6 +165,7 @@ def _names_of_asset_blob(uri: str, blob: Digest) -> Names:
 
 
 def _names_of_directory(data: Buffer, function: DigestFunction) -> Iterator[Names]:
+    # The empty directory has no bytes, and so no field that could be known.
     known = not data
     for part in pieces(reapi.Directory, data):
         known = known or bool(part.ListFields())
@@ -172,7 +176,7 @@ def _names_of_directory(data: Buffer, function: DigestFunction) -> Iterator[Name
         for links in _slices(part.symlinks):
             if not all(each.name for each in links):
                 raise InvalidRequest("a symlink without a name")
-            yield Names()
+            yield Names()  # names nothing, but the caller can let others run behind so many links
     if not known:
         raise InvalidRequest("not a Directory: all its fields are unknown")
 
@@ -207,12 +211,14 @@ def _names_of_tree(data: Buffer, function: DigestFunction) -> Iterator[Names]:
                 yield Names(blobs, directories_held=directories)
                 blobs, directories, nodes = [], 0, 0
     yield Names(blobs, directories_held=directories)
+    # A second pass, since a child may stand before or behind the directory that names it.
     for count, raw in enumerate(_directories_of_tree(data)):
         if not named:
             break
         named.discard(digest_of(bytes(raw), function))
         if count % SLICE == 0:
             yield Names()
+    # The empty directory may be left out: everybody knows its content.
     if lacking := next((each for each in named if not each.is_empty), None):
         raise InvalidRequest(f"not a whole Tree: it names directory {lacking} and does not hold it")
 
@@ -223,6 +229,7 @@ def _directories_of_tree(data: Buffer) -> Iterator[Buffer]:
     for count, (number, kind, start, end) in enumerate(fields(data)):
         if count == STRUCTURE_FIELDS_MAX:
             raise InvalidRequest(f"a Tree with more than {count} fields")
+        # REAPI: readers skip unknown fields. 1 is root, 2 is children.
         if number not in {1, 2}:
             continue
         if kind != LENGTH:
@@ -247,6 +254,7 @@ def _names_of_artifact(
     The buildtree, sources, buildroot and buildsandbox are left out: clients pull and push artifacts
     without them. A push that includes them lists them as references.
     """
+    # Every BuildStream writes one, so a message without it is of another kind.
     if artifact.version <= 0:
         raise InvalidRequest("not an Artifact: it has no version")
     blobs = [

@@ -27,6 +27,7 @@ class _PastHoles(Walk):
         try:
             await super()._take_structure(structure, data)
         except InvalidRequest as error:
+            # Kept and not raised: what else the entry names is to be pinned all the same.
             self.unreadable = str(error)
 
 
@@ -36,6 +37,7 @@ def pin_walk(limits: LimitsConfig) -> ClosureWalk:
     The store gives no bytes of what is missing. The walk returns False for an entry that is
     malformed, or names something that is, and for one beyond the limits.
     """
+    # One for all walks: it bounds what they hold in memory together.
     context = WalkContext()
 
     async def walk(store: Readable, entry: Entry) -> bool:

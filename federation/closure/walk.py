@@ -45,7 +45,9 @@ class WalkContext:
     """
 
     def __init__(self) -> None:
+        # A walk over a million structures takes more than a hundred megabytes: one at a time.
         self.large = asyncio.Lock()
+        # Each holds up to SMALL_BLOB_BYTES of structures, besides the one large one.
         self.reads = asyncio.Semaphore(8)
         self.malformed: dict[bytes, str] = {}  # packed structures, and why
 
@@ -68,6 +70,8 @@ class Walk:
         self._leaves: set[Digest] = set()
         self._checked: set[Digest] = set()
         self._level: list[bytes] = []  # packed like _seen: there may be a million
+        # A directory is read once, however often it is named: thirty levels that each name their
+        # child twice are a tree of a billion.
         self._seen: set[bytes] = set()
         self._blobs = self._directories = self._work = 0
 
@@ -124,6 +128,7 @@ class Walk:
 
     def _meet(self, structure: Structure) -> None:
         packed = _packed(structure)
+        # Entries of one build share it: none of them has to read it again to fail.
         if (reason := self._context.malformed.get(packed)) is not None:
             raise InvalidRequest(reason)
         if packed not in self._seen:
@@ -137,15 +142,18 @@ class Walk:
             raise TooLarge(f"it has more than {self._limits.tree_directories} directories")
 
     async def _check_leaves(self) -> None:
+        # Builds name the same file in many directories.
         leaves = self._leaves - self._checked
         self._leaves.clear()
         if leaves and await self._store.find_missing(leaves):
             raise _Hole
+        # To ask about a leaf twice is cheaper than to keep a million of them.
         if len(self._checked) > _REMEMBERED_LEAVES:
             self._checked.clear()
         self._checked |= leaves
 
     async def _open_level(self, level: list[bytes]) -> None:
+        # Before any permit to read is held: see WalkContext.
         if len(self._seen) > _LARGE_WALK_STRUCTURES:
             await self._wait_for_large()
         for batch in _batches(level):
@@ -160,6 +168,7 @@ class Walk:
             try:
                 await self._take_structure(structure, data)
             except InvalidRequest as error:
+                # The digest is that of the bytes, so the verdict holds for good.
                 if len(data) > _REMEMBERED_BYTES:
                     self._context.add_malformed(_packed(structure), str(error))
                 raise
@@ -175,6 +184,8 @@ class Walk:
         """Read in a thread: hashing the directories of a large Tree would block the event loop."""
         shape, digest = structure
         parts = await asyncio.to_thread(names_of_structure, shape, data, digest.function)
+        # Slice by slice: the walk may be cancelled in between, and leaves are asked about as they
+        # come.
         while (names := await asyncio.to_thread(next, parts, None)) is not None:
             await self._take(names)
 
@@ -200,6 +211,7 @@ class Walk:
                     data += chunk
                 return data
         except (BlobNotFound, BlobDamaged):
+            # It was here a moment ago: a miss and no error, as if it had been looked for later.
             raise _Hole from None
 
     async def _wait_for_large(self) -> None:

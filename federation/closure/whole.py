@@ -81,6 +81,7 @@ class WholeClosures:
         if whole is None:
             return None
         age_s = self._clock.monotonic_s() - whole.walked_s
+        # A closure that was within other limits is judged anew.
         if whole.bounds != bounds or age_s > _AGE_MAX_S:
             self._drop(key)
             return None
@@ -99,6 +100,7 @@ class WholeClosures:
         whole = WholeClosure(watch, bounds, self._clock.monotonic_s(), digests)
         self._closures[key] = whole
         self.size_bytes += whole.size_bytes
+        # What was used longest ago goes first; it costs one walk to have it back.
         while self.size_bytes > self._room_bytes:
             self._drop(next(iter(self._closures)))
 

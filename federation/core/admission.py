@@ -67,6 +67,7 @@ class Admission:
 
     def try_acquire(self, caller: str, size_bytes: int) -> bool:
         """Take so much if there is room and none of this caller waits; it has to be given back."""
+        # Not past its own earlier ones. Others may pass: it may be its own share that it waits for.
         if self._waiting and caller in self._waiting:
             return False
         if self._share.judge(caller, size_bytes) is not ShareVerdict.GRANTED:
@@ -85,6 +86,7 @@ class Admission:
         try:
             await waiter.turn
         except asyncio.CancelledError:
+            # Awaiting a future cancels it with the task, unless _serve() was faster.
             if waiter.turn.cancelled():
                 self._forget(caller, waiter)
             else:  # it came at the very moment of leaving
@@ -108,6 +110,7 @@ class Admission:
         self._share.add(caller, by_bytes)
         if self._counted is not None:
             self._counted(by_bytes)
+        # Only less makes room. What is counted more may exceed the bound: it is held already.
         if by_bytes < 0 and self._waiting:
             self._serve()
 
@@ -120,6 +123,8 @@ class Admission:
         granted = True
         while granted:
             granted = False
+            # One of each per round: a caller with a thousand waiters lets the others through
+            # between them.
             for caller in list(self._waiting):
                 granted |= self._serve_one(caller)
 
@@ -133,6 +138,7 @@ class Admission:
             self._waiting.move_to_end(caller)
         else:
             del self._waiting[caller]
+        # A waiter that has just left takes nothing, and the next one may go.
         if not turn.done():
             self._share.add(caller, size_bytes)
             if self._counted is not None:

@@ -50,6 +50,7 @@ class Breaker:
 
     def succeeded(self) -> bool:
         """Record an answer, be it a miss. Returns whether that closed the breaker."""
+        # An answer to a call from before counts like a probe's: it came just now.
         closed = self.state is not BreakerState.CLOSED
         self.state, self.failures, self.last_error = BreakerState.CLOSED, 0, ""
         return closed
@@ -63,12 +64,15 @@ class Breaker:
             return False  # the call began before the breaker opened
         self.failures += 1
         self.last_error = error
+        # A failed probe opens it again at once, whatever the count.
         if was_closed and self.failures < self.failures_max and not needs_operator:
             return False
         rounds = max(0, self.failures - self.failures_max)
+        # The exponent is bounded, since a server may be away for weeks.
         delay_s = min(self.delay_max_s, self.first_delay_s * 2 ** min(rounds, 20))
         if needs_operator:
             delay_s = self.operator_delay_s
         self.state = BreakerState.OPEN
+        # Spread, so that the nodes behind one server do not probe it in step.
         self.next_probe_s = now_s + delay_s * jitter.uniform(0.5, 1.0)
         return was_closed

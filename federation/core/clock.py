@@ -62,6 +62,7 @@ class ManualClock:
     async def sleep(self, seconds: float) -> None:
         """Advance both clocks instead of waiting."""
         self.advance(seconds)
+        # Still one turn of the loop: code that waits in a loop must not starve what it waits for.
         await asyncio.sleep(0)
 
     def advance(self, seconds: float) -> None:

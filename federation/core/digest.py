@@ -90,6 +90,7 @@ class Digest(NamedTuple):
 
     def __str__(self) -> str:
         text = f"{self.hash.hex()}/{self.size_bytes}"
+        # As REAPI writes resource names: the function is named where it is not implied.
         if self.function == DigestFunction.SHA256:
             return text
         return f"{self.function.wire_name}/{text}"

@@ -1,4 +1,4 @@
-"""Every error that crosses a floor, as a type with a sentence and fields.
+"""Every error that passes from one room to another, as a type with a sentence and fields.
 
 Absence (BlobNotFound) and silence (SourceUnavailable) are different types: a store that did not
 answer must never look like one that does not hold the blob. services/ has the one table that maps

@@ -64,6 +64,7 @@ class FairShare:
             return ShareVerdict.GRANTED
         total = self._total()
         free = total - self.used
+        # Otherwise a request above a bound that was lowered by a reload would wait for ever.
         amount = min(amount, total)
         if amount > free:
             return ShareVerdict.FULL
@@ -84,6 +85,7 @@ class FairShare:
         """Count so much more (or less, below 0), whether or not the holder may have it."""
         self.used += amount
         held = self._by_holder.get(holder, 0) + amount
+        # Holders come and go with callers; those with nothing must not pile up.
         if held > 0:
             self._by_holder[holder] = held
         else:

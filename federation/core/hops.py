@@ -33,6 +33,7 @@ _REPLICATES = "1"
 _STAMP = re.compile(rf"([1-9][0-9]{{0,18}})-([A-Za-z0-9._-]{{1,{ID_MAX_CHARS}}})")
 _UNUSED = re.compile(r"0|[1-9][0-9]{0,9}")
 _ID = re.compile(rf"[A-Za-z0-9._-]{{1,{ID_MAX_CHARS}}}")
+# Each with a comma and a space, which some proxies put between values.
 _VIA_MAX_CHARS = HOPS_MAX * (ID_MAX_CHARS + 2)
 
 
@@ -47,6 +48,7 @@ class Hops(NamedTuple):
 
     def passed(self, node_id: str) -> bool:
         """Whether the request was at this node before: answering from local ends the loop."""
+        # The origin also: a list that was too long to be parsed is empty.
         return node_id in self.via or node_id == self.origin
 
     @property
@@ -64,6 +66,7 @@ NOWHERE = Hops()
 
 def of_replication(via: tuple[str, ...], stamp: Stamp | None = None, unused_s: float = 0.0) -> Hops:
     """Return the hops for replicating an object that reached this node through these nodes."""
+    # Whole seconds, as the header has them.
     return Hops(via, via[0] if via else None, True, stamp, int(unused_s))
 
 
@@ -75,6 +78,7 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> Hops:
     via, origin, replicates, stamp, unused_s = NOWHERE
     found = False
     for key, value in metadata:
+        # Metadata whose name ends with -bin comes as bytes, and none of these does.
         if not key.startswith(_PREFIX) or not isinstance(value, str):
             continue
         found = True
@@ -101,6 +105,7 @@ def _parse_via(text: str) -> tuple[str, ...]:
         return ()
     ids = tuple(part.strip(" ") for part in text.split(","))
     usable = len(ids) <= HOPS_MAX and all(_ID.fullmatch(each) for each in ids)
+    # Ignored as a whole: a part of a list would claim that the request passed no other node.
     return ids if usable else ()
 
 

@@ -15,6 +15,7 @@ _NAMES = ("https_proxy", "http_proxy")
 
 def proxy_for(authority: str, *, tls: bool) -> str | None:
     """Return the URL of the proxy for this host:port, which may contain a password; None: none."""
+    # Mostly none is set, and the import below is avoided.
     if not any(name.lower() in _NAMES for name in os.environ):
         return None
     # Not above: few nodes have one, and it takes 15 ms of CPU to import.

@@ -22,6 +22,7 @@ class MemoryBudget:
         """Take this many bytes if there is room; the caller has to give them back."""
         if self.used_bytes + size_bytes > self.total_bytes:
             return False
+        # Asked after the check above, so that a refusal here leaves nothing to give back.
         if self._whole is not None and not self._whole.try_acquire(size_bytes):
             return False
         self.used_bytes += size_bytes

@@ -36,6 +36,7 @@ class Pace:
     async def wait_a_little(self) -> bool:
         """Wait for a part of what was taken too fast; return whether there was anything."""
         wait_s = self._bucket.debt_s(self._clock.monotonic_s())
+        # A timer is no more exact than this, and a loop over shorter waits would spin.
         if wait_s < _WAIT_MIN_S:
             return False
         await self._clock.sleep(min(wait_s, _LOOK_EVERY_S))

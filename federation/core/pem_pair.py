@@ -20,6 +20,7 @@ def load_pair_into(context: ssl.SSLContext, chain: bytes, key: bytes) -> None:
 
 
 def _in_memory(data: bytes) -> int:
+    # In memory: a key that is only there must not touch a disk.
     number = os.memfd_create("pem")
     with open(number, "wb", closefd=False) as file:
         file.write(data)

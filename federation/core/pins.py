@@ -87,6 +87,7 @@ class PinTarget(NamedTuple):
         if self.kind is PinKind.INSTANCE:
             return lambda _key, _label: True
         if self.kind is PinKind.ASSETS:
+            # Compiled once: a pin is compared with every entry of the node. translate() anchors it.
             fits = compile_pattern(translate(self.pattern)).match
             return lambda key, label: (
                 key.kind is not EntryKind.ACTION_RESULT and fits(label) is not None
@@ -106,6 +107,7 @@ def check_target(target: PinTarget) -> PinTarget:
         len(digest.hash) != HASH_BYTES or not 0 <= digest.size_bytes <= MAX_SIZE_BYTES
     ):
         raise InvalidRequest("a pin with a malformed digest")
+    # Two names of one thing would be two records, and removing one would leave the other.
     if kind is PinKind.BLOB and (instance is not None or digest is None or digest.is_empty):
         raise InvalidRequest("blobs have no instance, and the empty blob is always held")
     if (kind is PinKind.ASSETS) != bool(pattern) or len(pattern) > PATTERN_MAX_CHARS:

@@ -40,6 +40,7 @@ class FairSlots:
 
     def try_acquire(self) -> bool:
         """Take a slot if one is free and nobody waits for it; it has to be given back."""
+        # Whoever waits goes first, or a busy caller would take every slot that is given back.
         if self._waiting or self.taken >= self._size():
             return False
         self.taken += 1
@@ -62,6 +63,7 @@ class FairSlots:
     def release(self) -> None:
         """Hand a slot on to whoever has waited for longest."""
         self.taken -= 1
+        # Not one alone: the size may have grown. If it has shrunk, nobody is woken.
         while self._waiting and self.taken < self._size():
             first, _ = self._waiting.popitem(last=False)
             if not first.done():

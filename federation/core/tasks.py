@@ -77,6 +77,7 @@ class Background:
     def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run work until it ends or close() is called."""
         task = asyncio.get_running_loop().create_task(work, name=name)
+        # asyncio keeps weak references only: a task that nobody holds may vanish in the middle.
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -114,6 +115,8 @@ class Background:
                 else:
                     await work()
             except Exception as error:  # noqa: BLE001 - the outermost loop of all such work
+                # Work that ran well for long has failed for the first time again, and waits a
+                # second only.
                 is_settled = clock.monotonic_s() - begun_s >= _SETTLED_S
                 failures = 1 if is_settled else failures + 1
                 # Trouble that has a type of its own (a disk that is away) is known; a traceback
@@ -121,6 +124,7 @@ class Background:
                 known = isinstance(error, FederationError)
                 facts = {"reason": str(error)} if known else {"exc_info": error}
                 _log.error("background_work_failed", task=name, failures=failures, **facts)
+                # The first restart mostly helps, and a node that is not ready takes no builds.
                 if failures > 1:
                     failing.note(name, f"{type(error).__name__}: {error}")
             else:

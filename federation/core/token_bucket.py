@@ -38,5 +38,6 @@ class TokenBucket:
         return self.spend(0, now_s)
 
     def _refill(self, now_s: float) -> None:
+        # max: the times of several callers may come out of order by a moment.
         self.tokens = min(self.burst, self.tokens + max(0.0, now_s - self.now_s) * self.rate)
         self.now_s = now_s

@@ -37,10 +37,12 @@ class Window(NamedTuple):
         """Return the seconds until the window opens; 0 while it is open."""
         local = datetime.fromtimestamp(wall_s)  # the operator's time of day
         minute = local.hour * 60 + local.minute
+        # 0 minutes long would never open, so the same minute twice means the whole day.
         length_min = (self.end_min - self.begin_min) % _DAY_MIN or _DAY_MIN
         if (minute - self.begin_min) % _DAY_MIN < length_min:
             return 0.0
         wait_min = (self.begin_min - minute) % _DAY_MIN
+        # Never 0 while it is closed: a caller that waits for 0 s would ask again and again.
         return max(1.0, wait_min * 60.0 - local.second)
 
 

@@ -86,8 +86,11 @@ class WorkerThreads:
                     self._is_waking = was_woken = False
                 job = self._jobs.popleft() if self._jobs else None
                 if job is not None:
+                    # Before this job, which may wait for a disk: the next one must not wait with
+                    # it.
                     if self._jobs and not self._is_waking:
                         self._wake_one()
+                # Only without jobs: close() promises that all that were put are done.
                 elif self._closing:
                     return
                 else:
@@ -117,6 +120,7 @@ def call_for(
     args: tuple[object, ...],
 ) -> None:
     """Call work in a thread, and give the loop's future what it returns or raises."""
+    # Only a hint, as this is another thread: it spares work for a caller that has left.
     if future.cancelled():
         return
     try:

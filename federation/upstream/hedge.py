@@ -57,7 +57,7 @@ class Hedge(Generic[_T]):
         """Return the tasks that have answered; none: it is time to ask another upstream."""
         patience_s = None
         if self._waiting:
-            # Of the one asked last: those before it are late already, and must not shorten its time.
+            # Of the one asked last: those before it are late, and must not shorten its time.
             patience_s = min(
                 upstream.hedge_delay_s
                 for upstream in self._running.values()

@@ -71,7 +71,7 @@ class Pull:
 
     def join(self, *, saves_read: bool = False) -> None:
         """Add a reader; saves_read: without this pull it would have asked upstreams itself."""
-        # The first to join is the paced work itself. Anybody else may be a client, who must not wait.
+        # The first to join is the paced work itself. Anybody else may be a client in a hurry.
         if self._readers:
             self._pace = None
         self._readers += 1
