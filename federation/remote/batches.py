@@ -95,14 +95,18 @@ class Batches:
         answers: dict[Digest, bytes | None] = {}
         for item in items:
             digest = item.digest
+            # What was not asked for is let fall: a blob is named by what this node wanted.
             if digest is None or digest not in asked:
                 continue
             if item.code == 0:
                 held[digest] = item
+            # Any other status leaves open whether it is held. One by one says more.
             elif isinstance(from_status(self._remote, item.code, item.message), NotFound):
                 answers[digest] = None
         blobs = await _off_loop(sum(len(i.data) for i in held.values()), _unpack_all, held)
         bad = [digest for digest, blob in blobs.items() if blob is None]
+        # Bytes that came plain are the remote's. Behind zstd a decoder of either side may be at
+        # fault.
         wrong = [digest for digest in bad if held[digest].compressor == IDENTITY]
         if wrong:
             self._on_wrong(wrong)
@@ -124,6 +128,7 @@ class Batches:
         good = {
             digest: data
             for at, (digest, data) in enumerate(blobs)
+            # The empty blob is held everywhere; some servers refuse it as an upload.
             if at not in wrong and (data or not digest.is_empty)
         }
         results = await self._write_good(good, can, use_zstd, write_one)
@@ -164,6 +169,7 @@ class Batches:
             data = await self._calls.unary(BATCH_UPDATE, request)
         except NotFound as error:
             detail = f"BatchUpdateBlobs: {error}"
+            # Absence means nothing in the answer to a write, and callers take NotFound for a miss.
             raise failure(self._remote, FailureKind.INTERNAL, detail) from None
         except RemoteFailed as error:
             if error.kind in _ONE_BY_ONE:
@@ -175,6 +181,7 @@ class Batches:
         no_answer = failure(self._remote, FailureKind.MALFORMED, "a blob of a batch has no answer")
         outcome = {digest: statuses.get(digest, no_answer) for digest in group}
         for blob in sent:
+            # Left without an outcome, so that it is sent plain: the zstd may be what was refused.
             if blob.compressed and isinstance(outcome[blob.digest], RequestRefused):
                 del outcome[blob.digest]
         return outcome
@@ -186,6 +193,8 @@ class Batches:
         items = codec.batch_update_items(self._remote, data, function, sent)
         for digest, code, message, *_ in items:
             error = from_status(self._remote, code, message) if code else None
+            # REAPI names no such status for an upload, but some servers use it for what is there
+            # already.
             there = isinstance(error, RemoteFailed) and error.kind is FailureKind.EXISTS
             statuses[digest] = None if there else error
         return statuses
@@ -195,6 +204,7 @@ def _split(digests: Sequence[Digest], can: Capabilities) -> tuple[list[Digest], 
     """Return those that fit in a batch and those that do not."""
     small: list[Digest] = []
     large: list[Digest] = []
+    # A blob that fills a batch by itself leaves no room for its own fields.
     most_bytes = min(can.batch_bytes - _ITEM_BYTES, SMALL_BLOB_BYTES)
     for digest in digests:
         (small if digest.size_bytes <= most_bytes else large).append(digest)
@@ -205,6 +215,7 @@ def _groups(
     digests: Sequence[Digest], can: Capabilities
 ) -> list[tuple[DigestFunction, list[Digest]]]:
     groups = []
+    # A batch has one digest_function for all of its blobs.
     for function in DigestFunction:
         mine = [digest for digest in digests if digest.function is function]
         sizes = [digest.size_bytes + _ITEM_BYTES for digest in mine]
@@ -246,6 +257,7 @@ def _pack(blob: BlobSent) -> BlobSent:
     if len(blob.data) < _ZSTD_MIN_BYTES:
         return blob
     packed = zstd.encode(blob.data)
+    # What is compressed already comes out larger, and would be unpacked for nothing.
     return BlobSent(blob.digest, packed, True) if len(packed) < len(blob.data) else blob
 
 

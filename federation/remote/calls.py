@@ -131,6 +131,7 @@ class Calls:
         )
         failed = False
         tries = 0
+        # Apart from the retries below: a call that was refused unseen uses up none of those.
         while await self.wait_to_try_again(first, tries, deadline_s):
             try:
                 return await self._try(method, request, deadline_s)
@@ -141,6 +142,8 @@ class Calls:
 
         async def attempt() -> bytes:
             nonlocal failed
+            # The first failure is handed to tenacity as if it had happened inside, so that it
+            # counts.
             if not failed:
                 failed = True
                 raise first
@@ -158,6 +161,8 @@ class Calls:
         async with self._running(method) as run:
             connection, metadata = await self._connected(run)
             left_s = max(deadline_s - run.started_s, 0.001)
+            # Nothing about it takes long, so a silent remote is given up early and another one
+            # asked.
             if method.is_quick:
                 left_s = min(left_s, self._settings.stall_s)
             with connection.in_use():
@@ -167,6 +172,8 @@ class Calls:
                     headers.extend(await call.initial_metadata())
             self._measures.sent(len(request))
             self._measures.received(len(response))
+            # After the call: how large an answer is, only the answer tells. The debt delays the
+            # next one.
             await self._brake(len(request) + len(response))
             return response
 
@@ -210,6 +217,7 @@ class Calls:
     async def _connected(self, run: Run) -> tuple[Connection, Metadata]:
         """Return the connection and the metadata for a call that begins now."""
         connection, metadata = await self._connect()
+        # Anew: reading secrets or running a helper is no time of the remote's.
         run.started_s = self._clock.monotonic_s()
         if run.traced is not None:
             metadata.extend(run.traced.headers)
@@ -229,6 +237,7 @@ class Calls:
         # With half as many calls as it answered meanwhile none waits for as long.
         enough = error.others_answered // 2
         held_back = bool(error.others_answered) and enough < self._settings.concurrency
+        # Bounded, as it is a guess: the remote may really hang on this very blob.
         if error.kind is FailureKind.STALLED and held_back and tries < _STALLS_MAX:
             self.slots.refused(enough)
         elif error.kind is not FailureKind.CROWDED:
@@ -280,6 +289,7 @@ class Calls:
                 # Of a stream it may be the resource's compressor that is not supported.
                 self._lacking.unimplemented(method, self._clock.monotonic_s())
             self._on_failure(error)
+        # Each of these comes from a method that is there.
         if outcome == OK or isinstance(error, NotFound | RequestRefused):
             self._lacking.answered(method)
         if outcome in {OK, NOT_FOUND}:
@@ -306,9 +316,11 @@ class Calls:
         delay_s *= self._random.uniform(1 - _JITTER, 1 + _JITTER)
         error = state.outcome.exception() if state.outcome is not None else None
         asked_s = error.retry_after_s if isinstance(error, RemoteFailed) else None
+        # Never earlier than the remote asked (RetryInfo).
         return max(delay_s, asked_s or 0.0)
 
     def _is_enough(self, state: RetryCallState, deadline_s: float) -> bool:
+        # The first attempt is no retry.
         if state.attempt_number > self._settings.retry_limit:
             return True
         return self._clock.monotonic_s() + state.upcoming_sleep >= deadline_s

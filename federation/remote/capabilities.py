@@ -53,14 +53,17 @@ def read_capabilities(data: bytes) -> Capabilities:
     message = read_request(reapi.ServerCapabilities, data)
     cache = message.cache_capabilities
     stated_batch = cache.max_batch_total_size_bytes
+    # A function of this list that the node does not know is no fault: it never asks for it.
     known = frozenset(DigestFunction(f) for f in cache.digest_functions if f in _FUNCTIONS)
     return Capabilities(
         stated=True,
         batch_bytes=_clamped(stated_batch) if stated_batch > 0 else BATCH_MOST_BYTES,
+        # An empty list is how servers from before the field say nothing about it.
         functions=known if cache.digest_functions else None,
         zstd=reapi.Compressor.ZSTD in cache.supported_compressors,
         zstd_update=reapi.Compressor.ZSTD in cache.supported_batch_update_compressors,
         blob_max_bytes=cache.max_cas_blob_size_bytes if cache.max_cas_blob_size_bytes > 0 else None,
+        # A missing submessage says nothing, unlike one whose flag is not set.
         takes_results=(
             cache.action_cache_update_capabilities.update_enabled
             if cache.HasField("action_cache_update_capabilities")
@@ -97,6 +100,7 @@ class CapabilitiesMemory:
 
     def connection_lost(self) -> None:
         """Ask again: another program may answer the next connection."""
+        # Defaults need no renewal at each break; the next stale look asks anyway.
         if self._known.stated:
             self._lost = True
 
@@ -121,6 +125,7 @@ class CapabilitiesMemory:
         except (Unsupported, NotFound, DecodeError, InvalidRequest):
             self._known = UNSTATED
         except RemoteFailed as error:
+            # Whoever greets wants to know that nobody answers; what it may do is another question.
             if error.is_retryable:
                 raise
             self._known = UNSTATED
@@ -136,6 +141,7 @@ class CapabilitiesMemory:
         except RemoteFailed as error:
             self._known, fresh_s = UNSTATED, _AGAIN_S
             if error.kind is FailureKind.UNAVAILABLE:
+                # Nobody was reached, so nothing is known of who will be.
                 fresh_s, reached = 0.0, False
         finally:
             self._asking = None

@@ -57,6 +57,7 @@ class Remote:
         self._secrets = SecretFiles(settings, clock)
         self._helper: CredentialHelper | None = None
         if settings.credential_helper is not None:
+            # Helpers compare texts, and a URL leaves the default port out.
             uri = f"https://{self._target.authority.removesuffix(':443')}"
             self._helper = CredentialHelper(settings.name, settings.credential_helper, uri, clock)
         self._connection: Connection | None = None
@@ -94,6 +95,7 @@ class Remote:
 
     async def capabilities(self) -> Capabilities:
         """Return what it can do, or the defaults. Never raises RemoteFailed."""
+        # Another program may listen there when it is back, such as an older version.
         if self._connection is not None and not self._connection.is_ready:
             self._capabilities.connection_lost()
         return await self._capabilities.get()
@@ -161,11 +163,14 @@ class Remote:
         secrets = await self._secrets.current()
         if self._helper is not None:
             metadata += await self._helper.headers()
+        # Again: the awaits above may have taken long.
         if self._closed:
             raise failure(self.name, FailureKind.CLOSED, "the client is closed")
+        # Never without TLS. A helper's own authorization wins, as it knows this server.
         if secrets.token is not None and self._target.tls and not _has_authorization(metadata):
             metadata.append(("authorization", f"Bearer {secrets.token}"))
         old = self._connection
+        # gRPC cannot exchange the certificates of a channel, so there is a new one.
         if old is None or old.certificates != secrets.certificates:
             self._connection = Connection(self.settings, self._target, secrets.certificates)
             self._capabilities.connection_lost()
@@ -183,22 +188,24 @@ class Remote:
         return hops.headers(passed.after(self._node_id))
 
     def _failed(self, error: RemoteFailed) -> None:
+        # Neither says anything bad about the remote.
         if error.is_local_limit or error.kind is FailureKind.EXISTS:
             return
         self._last_failure = (error, self.clock.wall_s())
         if error.kind is FailureKind.UNAVAILABLE:
             self._capabilities.connection_lost()
+            # It may come back as a newer version.
             self.calls.forget_unsupported()
         if error.needs_operator:
+            # The operator may have renewed them; with these files the next call would fail again.
             self._secrets.look_soon()
             if self._helper is not None:
                 self._helper.look_soon()
 
     async def _ask(self) -> bytes:
         request = reapi.GetCapabilitiesRequest(instance_name=self.settings.instance_name)
-        with hops.serving(
-            hops.NOWHERE
-        ):  # on behalf of this node, not of the request that waits for it
+        # On behalf of this node, not of the request that waits for it.
+        with hops.serving(hops.NOWHERE):
             response, headers = await self.calls.unary_once(
                 CAPABILITIES, request.SerializeToString(), ASK_S
             )

@@ -65,6 +65,7 @@ def _parse_some(remote: str, kind: type[_M], data: bytes, items_max: int | None)
     """Parse what has at most so many items (None: few enough for its size)."""
     most = None if items_max is None else items_max + _OTHER_FIELDS
     try:
+        # Before parsing: a megabyte of empty items becomes hundreds in objects.
         check_fields(data, most=most)
         return kind.FromString(data)
     except RequestTooLarge as error:
@@ -82,6 +83,7 @@ def check_result(remote: str, data: bytes) -> None:
     """
     try:
         check_fields(data, RESULT_FIELD_BYTES)
+        # In pieces, none of which is kept: a result may name a hundred thousand outputs.
         for _ in pieces(reapi.ActionResult, data):
             pass
     except InvalidRequest as error:
@@ -124,6 +126,7 @@ def missing_in(remote: str, data: bytes, asked: Sequence[Digest], listed: bytes)
     Raises RemoteFailed (malformed) when it names what was not asked about: an answer to something
     else says nothing about presence.
     """
+    # The two answers that nearly all questions get are known by their bytes.
     if not data:
         return set()
     if data == listed:
@@ -131,6 +134,7 @@ def missing_in(remote: str, data: bytes, asked: Sequence[Digest], listed: bytes)
     message = _parse_some(remote, reapi.FindMissingBlobsResponse, data, len(asked))
     named = set(_named(message.missing_blob_digests, asked[0].function))
     missing = {digest for digest in asked if digest in named}
+    # An answer to another question must not count as "the rest is held".
     if len(missing) < len(named):
         detail = "FindMissingBlobs named a digest that was not asked about"
         raise failure(remote, FailureKind.MALFORMED, detail)
@@ -240,6 +244,7 @@ def read_size(remote: str, message: bytes) -> int:
 def _read_data(remote: str, message: bytes) -> tuple[int, int]:
     start = end = 0
     try:
+        # The last one wins, as protobuf has it for a field that is repeated by mistake.
         for number, kind, a, b in few_fields(message):
             if number == 10 and kind == LENGTH:
                 start, end = a, b

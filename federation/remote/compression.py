@@ -38,6 +38,8 @@ class FasterWay:
     @property
     def is_zstd(self) -> bool:
         """Whether zstd is the faster way, by what was measured."""
+        # Until both are measured zstd counts as the faster one: a wrong guess costs most on a slow
+        # link.
         return self._rates.get(True, 1.0) >= self._rates.get(False, 0.0)
 
     def choose_zstd(self) -> bool:
@@ -57,6 +59,7 @@ class FasterWay:
         """Record how long a whole blob or batch took, in seconds."""
         if size_bytes < self._least_bytes:
             return
+        # A transfer may take no time at all by the clock.
         rate = size_bytes / max(seconds, 1e-6)
         old = self._rates.get(zstd, rate)
         self._rates[zstd] = old + _WEIGHT * (rate - old)
@@ -152,6 +155,8 @@ class ZstdOrPlain:
         except RemoteFailed as error:
             if self.is_plain or error.kind not in ZSTD_AT_FAULT:
                 raise
+            # All bytes are here, and only their hash can still be wrong: plain bytes would add
+            # nothing.
             if self._given_bytes == self._size_bytes:
                 raise
             self._on_fault(error.reason)
@@ -164,6 +169,7 @@ class ZstdOrPlain:
 
     async def _next(self) -> bytes | None:
         if self._pieces is None:
+            # A stack of its own, so that the fault of zstd ends this call and not the caller's.
             await self._stack.enter_async_context(self._attempt)
             self._pieces = await self._attempt.enter_async_context(self._opening)
         return await self._pieces.next()

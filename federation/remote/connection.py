@@ -47,6 +47,7 @@ def options(settings: RemoteSettings) -> list[tuple[str, int | str]]:
     keepalive_ms = int(settings.keepalive_time_s * 1000) or _NEVER_MS
     return [
         ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
+        # What is sent was bounded where it was made.
         ("grpc.max_send_message_length", -1),
         ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.service_config_disable_resolution", 1),  # no name server changes it
@@ -56,6 +57,7 @@ def options(settings: RemoteSettings) -> list[tuple[str, int | str]]:
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
         ("grpc.http2.ping_timeout_ms", _ANSWER_MS),
         ("grpc.http2.settings_timeout", _ANSWER_MS),
+        # This is how gRPC spells the time limit of a connection attempt.
         ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.initial_reconnect_backoff_ms", _BACKOFF_FIRST_MS),
         ("grpc.max_reconnect_backoff_ms", _BACKOFF_MAX_MS),
@@ -69,6 +71,7 @@ def proxy_options(authority: str, *, tls: bool) -> list[tuple[str, int | str]]:
     gRPC by itself reads some spellings of the variables only, and one for both kinds.
     """
     found = proxy_for(authority, tls=tls)
+    # Said explicitly, or gRPC would look at the environment itself.
     if found is None:
         return [("grpc.enable_http_proxy", 0)]
     return [("grpc.http_proxy", found)]
@@ -108,6 +111,7 @@ class Connection:
     def unary(self, method: Method) -> Any:
         """Return grpc.aio's callable for one request and one response."""
         callable_ = self._unary.get(method)
+        # Kept for unary calls, which are the many.
         if callable_ is None:
             callable_ = self._unary[method] = self._channel.unary_unary(method.path)
         return callable_

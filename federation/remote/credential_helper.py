@@ -53,10 +53,12 @@ class CredentialHelper:
             raise self._closed()
         now_s = self._clock.wall_s()
         is_over = now_s >= self._until_s
+        # Due but still valid headers are used while the helper runs: no call waits for it then.
         if (is_over or self._is_refused or now_s >= self._renew_s) and self._may_run():
             self._running = self._background.start(self._renew(), f"helper for {self._remote}")
         if (is_over or self._is_refused) and self._running is not None:
             await self._end_of(self._running)
+        # A helper that fails for a while takes nothing from headers that are still valid.
         if self._clock.wall_s() < self._until_s:
             return self._headers
         raise self._failed or self._failure("has given headers that are over already")
@@ -89,12 +91,14 @@ class CredentialHelper:
         except HelperFailed as error:
             was_well = self._failed is None
             self._failed = self._failure(str(error))
+            # Once, not at each call: status shows that it goes on.
             if was_well:
                 reason = self._failed.reason
                 _log.warning("credential_helper_failed", remote=self._remote, reason=reason)
         else:
             self._take(found)
         finally:
+            # After failures, too: a helper may ask a server that counts failed logins.
             self._run_at_s = self._clock.monotonic_s()
             self._is_refused = False
             self._running = None
@@ -106,6 +110,7 @@ class CredentialHelper:
             self._failed = self._failure("has given headers that are over already")
             return
         self._headers, self._until_s = found.headers, until_s
+        # Short-lived headers are renewed in their last tenth, or a minute early would be at once.
         self._renew_s = until_s - min(_EARLY_S, (until_s - now_s) / 10)
         self._failed = None
 

@@ -92,6 +92,8 @@ class SecretFiles:
                 self._look_at_s = 0.0
                 raise
             _log.warning("remote_secrets_not_read", remote=self._settings.name, reason=str(error))
+        # Also after a failure: a file that is half-written is read again when its other half is
+        # there.
         self._stamps = stamps
 
     def _stamp_all(self) -> list[_Stamp | None]:
@@ -137,6 +139,7 @@ class SecretFiles:
             return None
         try:
             with file.open("rb") as opened:
+                # A path may lead to a device or a log by mistake.
                 return opened.read(_FILE_MAX_BYTES)
         except OSError as error:
             detail = f"cannot read {file}: {error.strerror or error}"
@@ -148,8 +151,10 @@ def _stamp(file: Path) -> _Stamp | None:
         found = file.stat()
     except OSError:
         return None
+    # The inode as well: tools that rename a new file into place may keep the old one's date.
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _no_password() -> NoReturn:
+    # Without this OpenSSL would ask on the terminal, and the node would hang at its start.
     raise ValueError("the key needs a password; store it plain")

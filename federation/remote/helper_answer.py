@@ -14,6 +14,7 @@ from federation.core.errors import FederationError
 
 _HEADERS_MAX_BYTES = 8 * 1024  # servers refuse more than that in a call
 _NAME = re.compile(r"[0-9a-z_.-]{1,200}")
+# What gRPC, HTTP/2 or this node set themselves; -bin values would have to be bytes.
 _NOT_TAKEN = re.compile(
     r"grpc-.*|federation-.*|.*-bin|te|host|user-agent|connection|content-.*|transfer-encoding"
 )
@@ -37,6 +38,7 @@ def parse_answer(data: bytes) -> HelperAnswer:
     """Read what a helper has printed. Raises HelperFailed."""
     try:
         facts = json.loads(data)
+    # Deeply nested JSON from a broken helper must not end the node's task.
     except (ValueError, RecursionError):
         raise HelperFailed("prints no JSON") from None
     if not isinstance(facts, dict) or not isinstance(found := facts.get("headers", {}), dict):
@@ -77,6 +79,7 @@ def _expires_s(text: Any) -> float | None:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         raise HelperFailed("gives a date in expires that is not as in RFC 3339") from None
+    # Read as local time it would be wrong by hours, and calls would fail with old headers.
     if found.tzinfo is None:
         raise HelperFailed("gives a date in expires without a time zone")
     return found.timestamp()

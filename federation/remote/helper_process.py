@@ -25,6 +25,7 @@ ANSWER_MAX_BYTES = 64 * 1024
 async def run_helper(program: Path, uri: str) -> HelperAnswer:
     """Run a helper once. Raises HelperFailed, at the latest after RUN_S."""
     loop = asyncio.get_running_loop()
+    # A helper that inherits it could tell the service manager that the node is stopping.
     environment = {name: text for name, text in os.environ.items() if name != "NOTIFY_SOCKET"}
     try:
         process, output = await loop.subprocess_exec(
@@ -33,6 +34,7 @@ async def run_helper(program: Path, uri: str) -> HelperAnswer:
             "get",
             stdin=PIPE,
             stdout=PIPE,
+            # It may print secrets there, and nothing of that may get into the node's log.
             stderr=DEVNULL,
             env=environment,
             process_group=0,  # so that what it has started ends with it
@@ -49,6 +51,7 @@ async def run_helper(program: Path, uri: str) -> HelperAnswer:
     except TimeoutError:
         raise HelperFailed(f"has not ended within {RUN_S:g} s") from None
     finally:
+        # Also when this call is cancelled: a helper must not outlive the node's interest in it.
         if not output.is_whole:
             with suppress(ProcessLookupError):
                 os.killpg(process.get_pid(), signal.SIGKILL)

@@ -209,11 +209,13 @@ class RemoteIndex:
         """Read an answer; its status field may be an error although the call was OK."""
         name = self._remote.name
         error = from_status(name, answer.status.code, answer.status.message)
+        # Some servers report a miss this way, in an answer that is OK.
         if isinstance(error, NotFound):
             return None
         if error is not None:
             raise error
         try:
+            # It may be another one than asked for; the caller decides whether that is of use.
             if answer.digest_function:
                 function = function_of(answer.digest_function)
             expires_at_s = None
@@ -228,5 +230,6 @@ class RemoteIndex:
 
 def _timestamp(wall_s: float) -> Timestamp:
     whole = math.floor(wall_s)
+    # The product may round up to a whole second, which the field does not allow.
     nanos = min(int((wall_s - whole) * _NANOS), _NANOS - 1)
     return Timestamp(seconds=whole, nanos=nanos)

@@ -21,6 +21,7 @@ class Measures:
         self._metrics = metrics
         self._remote = remote
         self._tracer = metrics.tracer if is_traced else None
+        # Looking a series up by its labels takes longer than counting.
         self._calls: dict[tuple[str, str], Any] = {}
         self._received = metrics.remote_bytes.labels(remote=remote, direction="in")
         self._sent = metrics.remote_bytes.labels(remote=remote, direction="out")
@@ -35,6 +36,7 @@ class Measures:
     def ended(self, method: str, outcome: str, seconds: float, traced: TracedCall | None) -> None:
         """Count a call that has ended, and end its span."""
         if traced is not None:
+            # A miss is an answer, and a caller that leaves has not failed.
             traced.came_back(outcome, is_failed=outcome not in {OK, NOT_FOUND, LEFT})
         counter = self._calls.get((method, outcome))
         if counter is None:

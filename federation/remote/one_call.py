@@ -35,6 +35,7 @@ async def call_once(
         response: bytes = await connection.unary(method)(request, timeout=_CALL_S)
     except grpc.aio.AioRpcError as error:
         found = from_rpc(settings.name, error)
+        # None of these methods has a miss to tell.
         if isinstance(found, NotFound):
             raise failure(settings.name, FailureKind.REFUSED, str(found)) from None
         raise found from None
@@ -59,6 +60,7 @@ async def fetch_certificate(name: str, address: Address, sha256: bytes, own: Cer
     tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
     der = tls.getpeercert(binary_form=True) or b""
     writer.transport.abort()
+    # The fingerprint takes the place of a chain and a name: whoever invited has named exactly this.
     if hashlib.sha256(der).digest() != sha256:
         detail = (
             f"what answers at {address} has another certificate than the one that was named: "
@@ -88,6 +90,7 @@ async def _connect(address: Address, context: ssl.SSLContext) -> asyncio.StreamW
             head.append(f"Proxy-Authorization: Basic {b64encode(pair.encode()).decode()}")
         writer.write("\r\n".join([*head, "", ""]).encode("latin-1"))
         answer = (await _until_empty_line(reader)).split(b"\r\n", 1)[0]
+        # Its body is not read: a refusal may be a page of any length.
         if answer.split(b" ")[1:2] != [b"200"]:
             raise OSError(0, f"the proxy answers {answer[:80].decode('latin-1')!r}")
         await writer.start_tls(context, server_hostname=address.host)

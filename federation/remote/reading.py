@@ -62,6 +62,7 @@ def open_plain(
     calls: Calls, remote: str, instance: str, digest: Digest, offset: int, end: int
 ) -> AbstractAsyncContextManager[Pieces]:
     """Read bytes offset..end as they are."""
+    # No limit where none is needed: BuildGrid does not know of limits.
     limit = 0 if end == digest.size_bytes else end - offset
     request = codec.read_request(read_name(digest, instance), offset, limit)
     return _open_plain(calls, remote, request, end - offset, digest.size_bytes - offset)
@@ -119,8 +120,10 @@ class _Plain:
 
     async def _goes_beyond(self) -> bool:
         """Whether the stream has more bytes than the blob, after all wanted ones came."""
+        # The last message had more. Behind a part of a blob that is no fault: see above.
         if self._got_bytes != self._wanted_bytes:
             return self._got_bytes > self._most_bytes
+        # Waited for also behind a part: a call that ends by itself needs no reset.
         ended = await self._stream.end(partial(codec.read_size, self._remote))
         return not ended and self._wanted_bytes == self._most_bytes
 
@@ -147,6 +150,7 @@ class _Zstd:
 
     async def _pull(self) -> bytes | None:
         try:
+            # A kilobyte may unpack to megabytes, which would hold the event loop up.
             return await asyncio.to_thread(self._decoder.pull)
         except InvalidRequest as error:
             raise self._stream.fail(FailureKind.MALFORMED, str(error)) from None
@@ -168,6 +172,7 @@ async def chunks_of(
     """Yield the first piece and all that follow, in chunks as small as the reader asks for."""
     data: bytes | None = first
     while data is not None:
+        # Mostly so, and then nothing is copied.
         if next_bytes is None and len(data) <= CHUNK_BYTES:
             yield data
         else:

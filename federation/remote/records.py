@@ -30,4 +30,5 @@ async def apply_records(
         try:
             await remote.calls.unary(method, encode(remote.settings.instance_name, part))
         except NotFound as error:
+            # These methods have nothing that could be absent.
             raise failure(remote.name, FailureKind.MALFORMED, str(error)) from None

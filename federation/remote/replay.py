@@ -54,6 +54,7 @@ class OnceReplay:
 
     async def next(self) -> tuple[bytes, bool]:
         """See Replay."""
+        # After a rewind; otherwise the position is behind all of it.
         for start, data in self._tail:
             if start <= self._at < start + len(data):
                 again = data[self._at - start :]
@@ -78,6 +79,8 @@ class OnceReplay:
         if not data and self._taken_bytes < size:
             raise DigestMismatch(self._digest, f"only {self._taken_bytes} bytes were given")
         if self._taken_bytes == size:
+            # The last bytes are sent only once the source has ended: behind them the remote may
+            # commit.
             if data and await self._pull():
                 raise DigestMismatch(self._digest, "more bytes were given")
             if self._hasher.digest() != self._digest.hash:
@@ -103,6 +106,7 @@ class OnceReplay:
 
     async def rewind(self, offset: int) -> bool:
         """See Replay."""
+        # Ahead of what was sent nothing is known, and before the tail nothing is left.
         if offset > self._at or (self._tail and offset < self._tail[0][0]):
             return False
         self._at = offset
@@ -158,6 +162,7 @@ class ZstdReplay:
         parts: list[bytes] = []
         size = 0
         last = False
+        # Gathered, as well-compressed chunks would be messages of a few bytes.
         while not last and size < CHUNK_BYTES // 2:
             data, last = await self._plain.next()
             packed = await asyncio.to_thread(self._encode, data, last)

@@ -79,6 +79,7 @@ class RemoteSettings:
         """
         where = f"remote {self.name}"
         target = _parse(self.url, where)
+        # Rather than ignored: the operator believes that the connection is private.
         if not target.tls and any((self.server_cert, self.client_cert, self.client_key)):
             raise ConfigError(f"{where}: certificates need an https or grpcs url, not {self.url}")
         for key, given in (
@@ -100,6 +101,7 @@ def _parse(url: str, where: str) -> Endpoint:
         raise ConfigError(f"{where}: url {_shown(url)!r}: {_HELP}") from None
     if not host or parts.username is not None or parts.query or parts.fragment:
         raise ConfigError(f"{where}: url {_shown(url)!r}: {_HELP}")
+    # gRPC has no paths, so it is most likely meant as an instance name.
     if parts.path not in {"", "/"}:
         raise ConfigError(
             f"{where}: url {_shown(url)!r} has a path; say instance-name: {parts.path[1:]}"

@@ -48,7 +48,9 @@ class Slots:
     def refused(self, served: int | None = None) -> None:
         """Lower the bound: the remote refused a call. served: how many it answered, if known."""
         if served is None:
+            # The one that was refused is still counted among those that run.
             served = self.running - 1
+        # Never 0: with no call under way nothing would show that it takes more again.
         self._taken_max = max(1, min(self._taken_max, served))
         self._went_well = 0
 
@@ -57,6 +59,7 @@ class Slots:
         if self._taken_max >= self._running_max:
             return
         self._went_well += 1
+        # Slowly: each step too far costs refused calls.
         if self._went_well >= self._taken_max:
             self._went_well = 0
             self._taken_max = min(self._running_max, self._taken_max + max(1, self._taken_max // 4))
@@ -72,6 +75,7 @@ class Slots:
             self._slots.release()
 
     async def _wait(self) -> None:
+        # A queue without a bound would only turn refusals into timeouts.
         if self.queued >= self._queue_max:
             raise failure(self._remote, FailureKind.BUSY, f"{self._queue_max} calls wait already")
         try:

@@ -47,6 +47,7 @@ def from_rpc(remote: str, error: grpc.aio.AioRpcError) -> RemoteFailed | NotFoun
     detail = _clean(error.details() or "")
     if error.code() is grpc.StatusCode.NOT_FOUND:
         return NotFound(f"{remote}: {detail}")
+    # A code that is unknown here leaves absence unknown, like any other failure.
     kind = _KINDS.get(error.code(), FailureKind.INTERNAL)
     if kind is FailureKind.UNAVAILABLE and any(sign in detail for sign in _CERTIFICATE_SIGNS):
         kind = FailureKind.CERTIFICATE

@@ -73,6 +73,7 @@ class RemoteStore:
         can = await self._remote.capabilities()
         missing: set[Digest] = set()
         for function in DigestFunction:
+            # The empty blob is held by definition, and some servers call it missing.
             asked = [d for d in digests if d.function is function and not d.is_empty]
             if not can.hashes_with(function):
                 missing.update(asked)  # it cannot even name them
@@ -151,6 +152,7 @@ class RemoteStore:
         whole = offset == 0 and end == digest.size_bytes
         began_s = self._remote.clock.monotonic_s()
         pieces: Pieces
+        # A frame of zstd can only be read from its start, so parts of blobs travel plain.
         if whole and self._zstd.suits(can, digest):
             opening = open_zstd(self._calls, self._remote.name, self._instance, digest)
             plain = partial(self._open_plain, stack, digest, end=end)
@@ -190,6 +192,7 @@ class RemoteStore:
             return False
         async with self._uploads.turn(digest):
             with _coming_from(provenance):
+                # The second writer mostly finds that the first has sent it.
                 if not await self.find_missing([digest]):
                     return False
                 return await self._uploads.send(digest, OnceReplay(digest, chunks))
@@ -248,6 +251,7 @@ class RemoteStore:
         except BlobNotFound:
             return None
         except RemoteFailed:
+            # Behind the last byte only the hash decides.
             if got_bytes < digest.size_bytes:
                 raise
         if hasher.digest() != digest.hash:
@@ -265,6 +269,7 @@ class RemoteStore:
         began_s = self._remote.clock.monotonic_s()
         with _coming_from(provenance):
             outcomes = await self._batches.write(blobs, can, use_zstd, self._write_one)
+        # A batch with refusals took another time than its bytes would have.
         if not any(outcomes):
             took_s = self._remote.clock.monotonic_s() - began_s
             self._zstd.update_way.took(size_bytes, took_s, zstd=use_zstd)

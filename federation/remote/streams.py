@@ -55,6 +55,7 @@ class Run:
 
     def failed(self, error: _E) -> _E:
         """Record the failure, and return it to be raised."""
+        # What follows the first failure, such as the cancelled call, follows from it.
         if self.error is None:
             self.error = error
         return error
@@ -75,6 +76,7 @@ class _Limited:
 
     async def _within(self, deadline_s: float, waiting: Awaitable[_T]) -> _T:
         """Wait until this time of the event loop at most; then the call is ended."""
+        # Not asyncio.timeout(), which cancels the wait: see above.
         timer = asyncio.get_running_loop().call_at(deadline_s, self._expire)
         try:
             return await waiting
@@ -145,6 +147,7 @@ class IncomingStream(_Limited):
         try:
             message = await self._within(deadline_s, self._call.read())
         except grpc.aio.AioRpcError as error:
+            # After its first bytes the blob was there, so this is no absence but a break.
             if error.code() is grpc.StatusCode.NOT_FOUND and not self._first:
                 detail = f"NOT_FOUND in the middle: {error.details()}"
                 raise self.fail(FailureKind.INTERNAL, detail) from None
@@ -180,6 +183,7 @@ class OutgoingStream(_Limited):
         deadline_s = asyncio.get_running_loop().time() + self._times.stall_s
         try:
             await self._within(deadline_s, self._send(message))
+        # How the call ended is told by answer(), which waits for the status.
         except (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError):
             return False
         except asyncio.CancelledError:
@@ -189,6 +193,7 @@ class OutgoingStream(_Limited):
         return True
 
     async def _send(self, message: bytes) -> None:
+        # Without it the first message would wait in gRPC's memory while nobody answers.
         await self._call.wait_for_connection()
         await self._write(message)
 

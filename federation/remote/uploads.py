@@ -42,6 +42,7 @@ class BlobUpload:
         self._remote = remote
         self._digest = digest
         self._zstd = zstd
+        # REAPI: the name of an upload has a UUID in it. The same number gives the same name again.
         unique = str(uuid.UUID(int=number, version=4))
         self._name = upload_name(digest, unique, instance, compressed=zstd)
 
@@ -57,8 +58,10 @@ class BlobUpload:
                 raise
             try:
                 offset, complete = await self._standing()
+            # The first failure says why the upload broke; a second question that fails says less.
             except RemoteFailed:
                 raise error from None
+            # The break came behind the last byte, and the answer was lost.
             if complete:
                 return True
             if not await source.rewind(offset):
@@ -94,6 +97,7 @@ class BlobUpload:
         sent = offset
         async with self._calls.outgoing(WRITE) as stream:
             last = False
+            # REAPI: a server answers early when it has the blob already.
             while not last and not stream.is_answered:
                 data, last = await source.next()
                 message = codec.write_request(self._name, sent, data, finish=last)
@@ -107,6 +111,7 @@ class BlobUpload:
             except NotFound as error:  # no answer to a Write that means anything
                 raise failure(self._remote, FailureKind.INTERNAL, str(error)) from None
             except RemoteFailed as error:
+                # Some servers say so instead of an early OK.
                 if error.kind is FailureKind.EXISTS:
                     return False
                 raise
@@ -118,6 +123,7 @@ class BlobUpload:
         whole = {self._digest.size_bytes}
         if self._zstd:
             whole.add(_ANY_SIZE)
+            # Servers answer with the blob's size, -1 (REAPI) or the count of compressed bytes.
             if all_sent:
                 whole.add(sent)
         if committed not in whole:
@@ -154,6 +160,7 @@ class BlobUploads:
                 yield
         finally:
             turns.users -= 1
+            # Counted, as a lock does not tell whether somebody is about to wait for it.
             if not turns.users:
                 del self._writing[digest]
 
@@ -178,6 +185,7 @@ class BlobUploads:
                 try:
                     return await self._upload(digest, number, zstd=True).run(ZstdReplay(plain))
                 except RemoteFailed as error:
+                    # Bytes that are not kept any more cannot be sent again as plain ones.
                     if error.kind not in ZSTD_AT_FAULT or not await plain.rewind(0):
                         raise
                     self._zstd.rest(error.reason)
