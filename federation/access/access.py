@@ -45,6 +45,7 @@ async def once_renewed(decide: Callable[[], Rights]) -> Rights:
     """
     try:
         return decide()
+    # Once: a key that is still unknown after a fetch is not one of this issuer.
     except KeysOutdated as outdated:
         await outdated.renewed()
     return decide()
@@ -87,6 +88,7 @@ class SameForAll:
 
 def open_to_all(listener: ListenerConfig) -> SameForAll:
     """Return the access of a listener that has no authentication."""
+    # Only programs of this machine come by loopback, so callers count as known there.
     is_local = parse_address(listener.address).is_loopback
     return SameForAll(everybody(push=listener.push, is_local=is_local))
 

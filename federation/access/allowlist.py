@@ -77,13 +77,16 @@ def parse_client_list(data: bytes, where: str) -> ClientList:
         raise ConfigError(f"{where}: larger than {LIST_MAX_BYTES} bytes")
     found: dict[str, AllowedClient] = {}
     pem = []
+    # latin-1 decodes anything: comments may be in whatever encoding their editor used.
     for block in _blocks(data.decode("latin-1"), where):
         place = f"{where}: block {block.number} (line {block.line})"
         der = _der_of(block, place)
         fingerprint = fingerprint_of(der)
+        # `cat` of two lists repeats entries, and OpenSSL need not hold them twice.
         if fingerprint not in found:
             found[fingerprint] = _read(der, place)
             pem.append(ssl.DER_cert_to_PEM_cert(der))
+    # An empty list is mostly a file that is being written; to let nobody in is never meant.
     if not found:
         raise ConfigError(
             f"{where}: no certificate in it. Nobody could connect; put the PEM certificates of the "
@@ -108,6 +111,7 @@ def _blocks(text: str, where: str) -> Iterator[_Block]:
                 raise ConfigError(f"{where}: line {line}: END {label} without its BEGIN")
             begun, begun_line = marker, line
             continue
+        # A cut-off block would else swallow the next one, and that client would be kept out unseen.
         if kind == "BEGIN" or label != begun[2]:
             raise ConfigError(f"{place}: inside the {begun[2]} that begins in line {begun_line}")
         yield _Block(number, begun_line, label, text[begun.end() : marker.start()])
@@ -115,6 +119,7 @@ def _blocks(text: str, where: str) -> Iterator[_Block]:
     if begun is not None:
         raise ConfigError(f"{where}: block {number} (line {begun_line}): it has no END")
     _check_between(text, after, len(text), where)
+    # Text behind the last block may be the first half of a certificate.
     if after and text[after:].strip() and not text.endswith(("\n", "\r")):
         line = text.count("\n") + 1
         raise ConfigError(
@@ -139,6 +144,7 @@ def _der_of(block: _Block, place: str) -> bytes:
     if block.label not in _CERTIFICATE:
         raise ConfigError(f"{place}: a {block.label}, not a CERTIFICATE")
     try:
+        # Strictly: characters that are skipped would make another certificate of a damaged one.
         return base64.b64decode("".join(block.body.split()), validate=True)
     except ValueError as error:
         raise ConfigError(f"{place}: not base64 ({error})") from None
@@ -177,6 +183,7 @@ def _is_confused(group: Collection[x509.Certificate]) -> bool:
     if len(group) < 2:
         return False
     keys = {_key_of(each) for each in group}
+    # With one key in all of them any of them proves its owner, so nobody is kept out.
     return len(keys) > 1 and not all(map(_says_its_key, group))
 
 

@@ -44,6 +44,7 @@ def candidate(data: bytes, where: str, now_s: float) -> Candidate:
     a private key, several certificates, an expired one, a key that TLS would refuse.
     """
     found = parse_client_list(data, where)
+    # A chain has the authority's certificate in it, whose owner would be let in by it.
     if len(found.by_fingerprint) > 1:
         subjects = "; ".join(listed.subject for listed in found.by_fingerprint.values())
         raise ConfigError(
@@ -54,6 +55,7 @@ def candidate(data: bytes, where: str, now_s: float) -> Candidate:
     if now_s > listed.until_s:
         raise ConfigError(f"{where}: {listed.subject} expired on {utc_text(listed.until_s)}")
     _check_key(x509.load_pem_x509_certificate(found.pem), where)
+    # Encoded anew: what else stood in the file does not get into the list.
     der = ssl.PEM_cert_to_DER_cert(found.pem.decode())
     return Candidate(where, fingerprint, listed, ssl.DER_cert_to_PEM_cert(der))
 
@@ -87,6 +89,7 @@ def authorize(before: bytes, where: str, candidates: Sequence[Candidate]) -> Aut
     """
     begun = b"BEGIN" in before  # an empty list is fine here
     known = set(parse_client_list(before, where).by_fingerprint) if begun else set()
+    # Otherwise the comment would end up in the last line that is there.
     text = before if not before or before.endswith(b"\n") else before + b"\n"
     added: list[Candidate] = []
     twice: list[Candidate] = []
@@ -98,6 +101,7 @@ def authorize(before: bytes, where: str, candidates: Sequence[Candidate]) -> Aut
         added.append(each)
         text += f"{_comment(each)}\n{each.pem}".encode()
     if added:
+        # The result is read as the node will read it, before anything is written.
         parse_client_list(text, where)
     return Authorized(text, added, twice)
 
@@ -105,5 +109,6 @@ def authorize(before: bytes, where: str, candidates: Sequence[Candidate]) -> Aut
 def _comment(each: Candidate) -> str:
     """Return a comment line that identifies the certificate for people."""
     subject = each.listed.subject
+    # A subject is chosen by its owner, and could hold a marker or a new line.
     shown = subject if _PLAIN.fullmatch(subject) and "--" not in subject else "?"
     return f"# {shown}, until {utc_text(each.listed.until_s)}, SHA-256 {each.fingerprint}"

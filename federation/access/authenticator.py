@@ -57,6 +57,7 @@ class Authenticator:
         self._takes_writes = listener.push
         self._where = where
         self._clock = clock
+        # Without a list everybody may connect, and a certificate says nothing.
         self._tls = tls if tls is not None and tls.pair.lists else None
         self._tokens = tokens
         self._keys = keys
@@ -85,6 +86,7 @@ class Authenticator:
         KeysOutdated for a token that may be good once keys were fetched, KeysUnknown for one that
         may be good once they can be.
         """
+        # First, and also with a token: the certificate lets in, the token says what is allowed.
         by_certificate = self.admit(call)
         if self._asks_tokens:
             token = _token_in(call.headers)
@@ -112,6 +114,7 @@ class Authenticator:
     def _by_certificate(self, key: bytes, leaf: bytes, chain: bytes, pair: KeyPair) -> Rights:
         known = self._known.get(key)
         now_s = self._clock.wall_s()
+        # By the wall clock, which the dates in certificates and tokens are about.
         if known is not None and now_s <= known.until_s:
             return known.rights
         return self._remember(key, self._rights_of_clients(pair).grant(leaf, chain, now_s))
@@ -126,6 +129,7 @@ class Authenticator:
     def _granted_to(self, token: str) -> Granted:
         if not token or len(token) > _TOKEN_MAX_CHARS:
             raise NotAuthenticated("the authorization header has no token of a usable length")
+        # The prefix tells the kinds apart, so no token is tried as both.
         if token.startswith(PREFIX) and self._tokens is not None:
             return self._granted_to_static(token, self._tokens.value)
         if self._keys is None or self._jwt is None:
@@ -134,8 +138,10 @@ class Authenticator:
             claims = self._keys.value.claims_of(token, self._jwt)
         except UnknownKey:
             if isinstance(self._keys, FetchedKeys):
+                # Its issuer may sign with a key that was published a moment ago.
                 if self._keys.may_be_renewed:
                     raise KeysOutdated(self._keys.renewed) from None
+                # Without any keys nothing can be said of the token, so it is not called bad.
                 if not len(self._keys.value):
                     raise KeysUnknown("their URL gives none") from None
             raise
@@ -153,13 +159,17 @@ class Authenticator:
 
     def _remember(self, key: bytes, granted: Granted) -> Rights:
         rights = Rights(
+            # It goes into logs and keys of limits, and claims may be of any length.
             granted.identity[:_IDENTITY_MAX_CHARS],
             granted.role,
             granted.instances,
             takes_writes=self._takes_writes,
         )
+        # A large certificate is judged at each call: 4,096 of them would take a quarter of a
+        # gigabyte.
         if len(key) <= _KEY_MAX_BYTES:
             if len(self._known) >= _KNOWN_MAX:
+                # The oldest, without an order of use: to judge it again is cheap.
                 self._known.pop(next(iter(self._known)))
             self._known[key] = _Known(rights, granted.until_s)
         return rights
@@ -177,6 +187,7 @@ class Authenticator:
 
     def _rights_of_clients(self, pair: KeyPair) -> ClientRights:
         made = self._client_rights.get(id(pair))
+        # The id alone may belong to a new pair at the place of one that was freed.
         if made is None or made[0] is not pair:
             if len(self._client_rights) > 1:  # one of the connection's, one of the proxy's
                 self._client_rights.clear()
@@ -193,6 +204,7 @@ def _token_in(headers: Headers) -> str | None:
     found: str | None = None
     for key, value in headers:
         if key == _HEADER:
+            # Two would leave open whose rights count, and a proxy may have added one.
             if found is not None:
                 raise NotAuthenticated("more than one authorization header")
             found = value if isinstance(value, str) else ""

@@ -67,9 +67,11 @@ class ClientRights:
         """
         if not leaf_pem:
             raise ClientRefused("no certificate was shown")
+        # Before it is parsed: strangers choose what they show, where an authority lets them in.
         if len(leaf_pem) > _CERTIFICATE_MAX_BYTES:
             raise ClientRefused(f"a certificate of {len(leaf_pem)} bytes")
         try:
+            # Of the bytes as shown: an attribute more or less is another certificate.
             fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(leaf_pem.decode("ascii")))
         except ValueError as error:
             raise ClientRefused(f"it is not one PEM certificate ({error})") from None
@@ -80,6 +82,7 @@ class ClientRights:
         try:
             leaf = x509.load_pem_x509_certificate(leaf_pem)
             subject = leaf.subject.rfc4514_string()
+            # A listed one has dates that were read with the list.
             dates = listed or AllowedClient(
                 subject,
                 leaf.not_valid_before_utc.timestamp(),
@@ -89,6 +92,7 @@ class ClientRights:
             raise ClientRefused(f"it cannot be read ({error})", fingerprint) from None
         until_s = dates.until_s
         reason = dates.out_of_date(now_s)
+        # Whoever is listed needs no chain: its owner vouched for exactly this certificate.
         if listed is None and reason is None:
             try:
                 until_s = self._vouched_until(leaf, chain_pem, now_s)
@@ -97,6 +101,7 @@ class ClientRights:
         if reason is not None:
             raise ClientRefused(reason, fingerprint, subject)
         identity = f"certificate {subject[:_SUBJECT_MAX_CHARS]} {fingerprint}"
+        # Before the rules: a peer has the same rights whatever its subject says.
         if peer is not None:
             return Granted(identity, Role.PEER, Instances(), until_s)
         if client is None and invitation is not None:
@@ -110,6 +115,7 @@ class ClientRights:
         return self._authorities.vouch(leaf, chain_pem, now_s)
 
     def _ruled(self, leaf: x509.Certificate, fingerprint: str) -> tuple[Role | None, Instances]:
+        # As the old server had it: who is on the list may push.
         if not self._rules:
             return Role.PUSH, Instances()
         subject, names = _parts_of(leaf.subject), list(_names_of(leaf))
@@ -147,6 +153,7 @@ def _parts_of(name: x509.Name) -> Parts:
             (each.oid.dotted_string, each.value if isinstance(each.value, str) else "")
             for each in part
         ]
+        # RFC 4514, 2.1: texts begin with the last part of the encoding.
         for part in reversed(name.rdns)
     ]
 
@@ -157,6 +164,7 @@ def _names_of(certificate: x509.Certificate) -> Iterator[tuple[str, str]]:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return
+    # Each rule is compared with each name, and their number is the client's choice.
     for name in list(found.value)[:_NAMES_MAX]:
         if isinstance(name, x509.DNSName):
             yield "dns", name.value

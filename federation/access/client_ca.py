@@ -11,6 +11,7 @@ from federation.core.errors import ConfigError, FederationError
 
 _ANY = verification.Criticality.AGNOSTIC
 _CHAIN_MAX_BYTES = 64 * 1024
+# The verifier's work grows with what the client sent.
 _CHAIN_MAX = 10
 
 
@@ -24,6 +25,7 @@ def _is_authority(
 def _may_sign(
     _policy: verification.Policy, _certificate: x509.Certificate, found: x509.KeyUsage | None
 ) -> None:
+    # Absent is fine, as `openssl x509 -req` leaves it out; present without the bit is not.
     if found is not None and not found.key_cert_sign:
         raise ValueError("its key is not for signing certificates")
 
@@ -83,6 +85,7 @@ class Authorities:
         verifier = (
             verification.PolicyBuilder()
             .store(self._store)
+            # The caller's clock, as for all other dates of certificates.
             .time(datetime.fromtimestamp(now_s, UTC))
             .extension_policies(ca_policy=_OF_AUTHORITIES, ee_policy=_OF_CLIENTS)
             .build_client_verifier()
@@ -92,6 +95,7 @@ class Authorities:
             found = verifier.verify(leaf, chain[:_CHAIN_MAX]).chain
         except (verification.VerificationError, ValueError) as error:
             raise NotVouchedFor(f"no authority in client-ca issued it ({error})") from None
+        # An intermediate or root may end before the leaf does.
         return min(each.not_valid_after_utc.timestamp() for each in found)
 
 

@@ -20,6 +20,7 @@ def writable_by_others(file: Path) -> Path | None:
     """
     if _mode(file) & stat.S_IWOTH:
         return file
+    # Who can write a folder can put another file in the place of this one.
     for folder in file.absolute().parents:
         mode = _mode(folder)
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
@@ -31,4 +32,5 @@ def _mode(path: Path) -> int:
     try:
         return path.stat().st_mode
     except OSError:
+        # One that is not there is not exposed, and whoever opens it reports that it is missing.
         return 0

@@ -67,6 +67,7 @@ class FetchedKeys:
             await self.look()
             now_s = self._clock.monotonic_s()
             wait_s = self._schedule.due_in_s(now_s)
+            # Also when keys have to be dropped, which is due while no fetch is.
             if len(self.value):
                 wait_s = min(wait_s, self._schedule.left_s(now_s))
             await sleep_unless(self._asked, wait_s, self._clock)
@@ -90,6 +91,7 @@ class FetchedKeys:
     def may_be_renewed(self) -> bool:
         """Whether to wait for a fetch, as a key is unknown that a token names."""
         is_due = self._is_fetching or self._schedule.may_ask(self._clock.monotonic_s())
+        # Strangers can make calls wait by made-up key ids, so their number is bounded.
         return is_due and self._waiting < _WAITING_MAX
 
     async def renewed(self) -> None:
@@ -128,12 +130,14 @@ class FetchedKeys:
             self._is_fetching = False
             self._asked.clear()  # whoever asked meanwhile waited for this one
             self._ended.set()
+            # A new one: whoever comes from now on waits for the next fetch.
             self._ended = asyncio.Event()
 
     def _take(self, keys: JwtKeys) -> None:
         self._schedule.succeeded(self._clock.monotonic_s())
         self._given_at_s = self._clock.wall_s()
         self._fetches["ok"].inc()
+        # The same object stays where nothing changed: decisions that rest on it stay remembered.
         if keys != self.value:
             self.value = keys
             _log.info("jwt_keys_taken", url=self.url, count=len(keys))
@@ -146,5 +150,6 @@ class FetchedKeys:
         self._fetches["failed"].inc()
         was_well = not self._trouble
         self._trouble = reason
+        # Once per failure, not at each fetch.
         if was_well:
             _log.warning("jwt_keys_not_fetched", url=self.url, text=self.warning())

@@ -38,6 +38,7 @@ def load_files(listener: ListenerConfig, place: str, read: dict[Path, TokenTable
     tokens = auth.tokens if auth else None
     jwt = auth.jwt if auth else None
     proxy = auth.proxy if auth else None
+    # Listeners that share a file must see one version of it.
     if tokens is not None and tokens not in read:
         read[tokens] = load_tokens(tokens, f"{where}.tokens")
     return AccessFiles(
@@ -91,6 +92,7 @@ def _load(path: Path, where: str, max_bytes: int, parse: Callable[[bytes, str], 
     place = f"{where}: {path}"
     try:
         with path.open("rb") as file:
+            # One byte more shows that it is too large, which the parser then says.
             data = file.read(max_bytes + 1)
     except OSError as error:
         kind = _Absent if isinstance(error, FileNotFoundError) else ConfigError

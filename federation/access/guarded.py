@@ -103,4 +103,5 @@ def _listed(pair: KeyPair) -> dict[str, Any]:
 
 
 def _end_of(tls: LiveTls) -> float:
+    # No value is "not known"; 0 would look like long expired.
     return float("nan") if tls.end_s is None else tls.end_s

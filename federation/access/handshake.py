@@ -47,6 +47,7 @@ async def secure(
         refused(error)
         secured = None
     finally:
+        # In any case, and before connection_made(), which counts the connection again.
         release()
     if secured is None:
         transport.abort()

@@ -26,6 +26,7 @@ def parse_peer(text: str) -> PeerAddress:
     kind, _, rest = text.partition(":")
     host, _, port = unquote(rest).rpartition(":")
     if kind in _KINDS and port.isdecimal():
+        # gRPC writes IPv6 addresses with escaped brackets.
         plain = plain_host(host.strip("[]"))
         return PeerAddress(text, plain, int(port), f"address {plain}")
     return PeerAddress(text, text, 0, f"address {text}")
@@ -33,6 +34,7 @@ def parse_peer(text: str) -> PeerAddress:
 
 def plain_host(host: str) -> str:
     """Return an IP address without its zone, and as IPv4 where it is one in IPv6 form."""
+    # A listener on [::] sees IPv4 clients in IPv6 form; rules and limits know them as IPv4.
     return host.partition("%")[0].removeprefix(_MAPPED)
 
 

@@ -71,6 +71,7 @@ class JwtKeys:
         other keys could make it valid.
         """
         try:
+            # Only to choose a key. Nothing of it is believed: decode() below checks all.
             header = jwt.get_unverified_header(shown)
         except (jwt.InvalidTokenError, RecursionError):
             raise NotAuthenticated("the token is no JSON Web Token") from None
@@ -87,10 +88,13 @@ class JwtKeys:
                 claims: Mapping[str, Any] = jwt.decode(
                     shown,
                     key.key,
+                    # One, and compared with the configuration above: "none" and a confused key type
+                    # end there.
                     algorithms=[str(algorithm)],
                     audience=settings.audience,
                     issuer=settings.issuer,
                     leeway=settings.leeway,
+                    # A token without an end could never be taken back.
                     options={"require": ["exp"]},
                 )
             except jwt.InvalidSignatureError:
@@ -99,6 +103,7 @@ class JwtKeys:
                 if is_named or wrong is None:
                     kind = NotAuthenticated if is_named else UnknownKey
                     wrong = kind("the token's signature is not from a key known here")
+            # Its claims are whatever their sender wrote, such as a date beyond all dates.
             except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
                 raise NotAuthenticated(_reason(error, shown, settings)) from None
             else:
@@ -107,6 +112,7 @@ class JwtKeys:
 
     def _fitting(self, algorithm: str, key_id: object) -> Iterator[Key]:
         for key in self._keys:
+            # A key without an id may be the one that is named: many issuers leave ids out of files.
             if algorithm in key.algorithms and (key_id is None or key.id in (None, key_id)):
                 yield key
 
@@ -128,6 +134,7 @@ def _reason(error: Exception, shown: str, settings: JwtConfig) -> str:
 def _when(shown: str, claim: str) -> str:
     """Return the date in a claim, for an error about a token with a valid signature."""
     try:
+        # Verified a moment ago; decode() keeps the claims to itself where they are out of date.
         value = jwt.decode(shown, options={"verify_signature": False})[claim]
         return f" ({claim} {utc_text(float(value))})"
     except (jwt.InvalidTokenError, KeyError, ValueError, TypeError, OverflowError, OSError):
@@ -136,6 +143,7 @@ def _when(shown: str, claim: str) -> str:
 
 def until_s(claims: Mapping[str, Any], settings: JwtConfig) -> float:
     """Return until when these claims are valid, in seconds since 1970 UTC."""
+    # As decode() judges it, so that what is remembered ends when the token does.
     return float(claims["exp"]) + settings.leeway
 
 
@@ -156,8 +164,10 @@ def grant_of(claims: Mapping[str, Any], settings: JwtConfig) -> tuple[Role | Non
     names = {role.name.lower(): role for role in Role}
     roles = [names[each] for each in _texts(claims, settings.role_claim) if each in names]
     patterns = list(_texts(claims, settings.instances_claim))
+    # No claim means every instance; a claim of another type names none.
     if _value(claims, settings.instances_claim) is None:
         patterns = ["*"]
+    # The roles are in a row, and each includes those before it.
     return max(roles, default=None), Instances(patterns[:_PATTERNS_MAX])
 
 
@@ -169,6 +179,7 @@ def _texts(claims: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def _value(claims: Mapping[str, Any], name: str) -> Any:
+    # Claims of some issuers are URLs, with dots in them, so the whole name comes first.
     if name in claims:
         return claims[name]
     value: Any = claims
@@ -202,6 +213,7 @@ def parse_published(data: bytes, settings: JwtConfig, where: str) -> JwtKeys:
     """
     keys: list[Key] = []
     for at, each in _jwks_in(data, where):
+        # The issuer publishes keys for others, too, and changes them without asking.
         with suppress(ConfigError):
             keys += _read_jwk(each, settings.algorithms, at)
     return _known_by(keys, data, settings, where)
@@ -230,8 +242,10 @@ def _jwks_in(text: bytes, where: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _read_jwk(facts: dict[str, Any], algorithms: Sequence[str], where: str) -> Iterator[Key]:
     """Yield the key once for each family of algorithms that it can be used with."""
+    # RFC 7517, 4.2: a key for encryption does not verify.
     if facts.get("use", "sig") != "sig":
         return
+    # RFC 7518 and 8037: the private part of RSA, EC and OKP keys alike.
     if "d" in facts:
         raise ConfigError(f"{where}: a private key. It belongs to the issuer alone: take it out")
     if facts.get("kty") not in ("RSA", "EC", "OKP", "oct"):
@@ -239,6 +253,7 @@ def _read_jwk(facts: dict[str, Any], algorithms: Sequence[str], where: str) -> I
     named = facts.get("alg")
     for family in sorted({name[:2] for name in algorithms}):
         fitting = [x for x in algorithms if x.startswith(family) and named in (None, x)]
+        # A key of one kind must never be taken for another: a public key is no HMAC secret.
         if not fitting or _FAMILY_OF.get(family) != facts["kty"]:
             continue
         try:
@@ -258,6 +273,7 @@ def _read_pem(text: bytes, algorithms: Sequence[str], where: str) -> Key:
         raise ConfigError(
             f"{where}: a private key. It belongs to the issuer alone: put the public key here"
         )
+    # The classical confusion: whoever has the public key could sign with it.
     if algorithms[0].startswith("HS"):
         raise ConfigError(
             f"{where}: a public key, which everybody may know, cannot be the secret of "

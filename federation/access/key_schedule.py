@@ -23,6 +23,7 @@ class KeySchedule:
         if self.tried_at_s is None:
             return 0.0
         pause_s = self.refresh_s
+        # Sooner than usual, but never later: refresh may be shorter than the pause.
         if self.failures:
             pause_s = min(AGAIN_S * 2.0 ** min(self.failures - 1, 10), _LONGEST_PAUSE_S, pause_s)
         return self.tried_at_s + pause_s - now_s

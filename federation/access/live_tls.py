@@ -90,6 +90,7 @@ class LiveTls:
         for each in self.pair.lists:
             for fingerprint, listed in each.by_fingerprint.items():
                 reason = listed.out_of_date(self._clock.wall_s())
+                # Twice for one certificate at most: not valid yet, and not any more.
                 key = (fingerprint, listed.until_s < self._clock.wall_s())
                 if reason is None or key in self._told:
                     continue
@@ -107,6 +108,7 @@ class LiveTls:
 
     def _adopt(self) -> bool:
         """Reset what was logged if the pair is a new one; return whether it is."""
+        # By identity: LiveFile replaces the value only where it differs.
         if self._dated is self.pair:
             return False
         self._dated = self.pair
@@ -133,6 +135,8 @@ class LiveTls:
             return
         left_days = (self._end_s - self._clock.wall_s()) / _DAY_S
         passed = [days for days in _WARNED_AT_DAYS if left_days < days]
+        # The last threshold that was passed: after a start or a jump of the clock one warning will
+        # do.
         if passed and passed[-1] != self._warned_at_days:
             self._warned_at_days = passed[-1]
             _log.warning(

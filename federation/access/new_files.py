@@ -58,16 +58,19 @@ def sync_names(folder: Path) -> None:
 @contextmanager
 def _beside(path: Path, data: bytes, mode: int) -> Iterator[Path]:
     """Yield a durable temporary file in the same folder; removed at the end, unless renamed."""
+    # Hidden, as folders of certificates leave such files out.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            # After the open with 0600: at no time can others read a secret.
             os.fchmod(file.fileno(), mode)
             _keep_owner(path, file.fileno())
             file.flush()
             os.fsync(file.fileno())
         yield temporary
+        # Only now has the caller renamed it: the new name is durable like the bytes.
         sync_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)

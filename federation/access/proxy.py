@@ -68,13 +68,17 @@ class ProxiedClients:
             return b""
         headers = call.headers
         found = [value for key, value in headers if key == self._header]
+        # A proxy that appends its own to one of the client's would let the client choose.
         if len(found) > 1:
             raise NotAuthenticated(f"the proxy sent more than one {self._header} header")
+        # Some proxies send an empty header for a client without a certificate.
         if not found or not found[0]:
             return b""
+        # Before the certificate is parsed: other programs of the machine must not get that far.
         self._check_secret(headers)
         if not isinstance(found[0], str) or len(found[0]) > _HEADER_MAX_CHARS:
             raise NotAuthenticated(f"the proxy's {self._header} header is no certificate")
+        # nginx's $ssl_client_escaped_cert; a header cannot hold the line ends of PEM.
         pem = unquote_to_bytes(found[0])
         if not pem.isascii() or not pem.startswith(b"-----BEGIN CERTIFICATE-----"):
             raise NotAuthenticated(
@@ -118,6 +122,7 @@ def parse_secrets(data: bytes, where: str) -> Secrets:
 
 def comes_from(peer: PeerAddress, networks: Sequence[Network]) -> bool:
     """Whether a connection comes from an address in one of these networks."""
+    # A Unix socket has no address, and the configuration names addresses only.
     if not peer.port:
         return False
     try:

@@ -160,9 +160,11 @@ class Rights:
             raise self._refusal(role, method, f" in instance {instance!r}")
 
     def _refusal(self, role: int, method: str, where: str = "") -> NotAllowed | NotAuthenticated:
+        # Said first: no credentials would help on such a listener.
         if role >= _PUSH and not self._takes_writes:
             return NotAllowed(f"this listener does not take writes ({method})")
         needed = f"{method} needs the right to {Role(role).name.lower()}{where}"
+        # UNAUTHENTICATED makes clients show credentials, PERMISSION_DENIED makes them give up.
         if self._helps:
             return NotAuthenticated(f"{needed}, and no credentials were shown")
         who = "callers without credentials" if self.is_anonymous else self.identity

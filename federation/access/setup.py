@@ -42,6 +42,7 @@ class NodeAccess(NamedTuple):
 
     def warnings(self) -> list[str]:
         """Return what keeps clients away, or soon will; each once."""
+        # Listeners that share a URL of keys have the same trouble.
         return list(dict.fromkeys(text for each in self.all for text in each.warnings()))
 
 

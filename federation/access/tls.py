@@ -47,10 +47,12 @@ def load_pair(tls: TlsConfig, where: str) -> KeyPair:
     certificate = _read(tls.server_cert, f"{where}.server-cert")
     key = _read(tls.server_key, f"{where}.server-key")
 
+    # Without it OpenSSL asks on the terminal, and the node hangs at its start.
     def no_password() -> NoReturn:
         raise ConfigError(f"{where}.server-key: {tls.server_key} needs a password; store it plain")
 
     try:
+        # Loaded for its checks alone: gRPC would fail later, and say so in its own log only.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls.server_cert, tls.server_key, no_password)
     except (ssl.SSLError, OSError) as error:
@@ -96,6 +98,7 @@ def _read_folder(folder: Path, where: str) -> bytes:
         raise ConfigError(f"{where}: {folder}: {error.strerror or error}") from None
     data = b""
     for path in paths:
+        # The newline keeps the last line of one file and the first of the next apart.
         data += _read(path, where, LIST_MAX_BYTES + 1) + b"\n"
         if len(data) > LIST_MAX_BYTES:
             break  # parse_client_list refuses it
@@ -105,6 +108,7 @@ def _read_folder(folder: Path, where: str) -> bytes:
 def _load_invitations(folder: Path | None, where: str) -> ClientList | None:
     """Read a folder of invitations; None: it has none, or is not there. Raises ConfigError."""
     try:
+        # No open invitation is normal, unlike an empty list of clients.
         if folder is None or not folder.is_dir() or not certificates_in(folder):
             return None
     except OSError as error:
@@ -118,6 +122,8 @@ def _load_invitations(folder: Path | None, where: str) -> ClientList | None:
 def _load_authorities(path: Path | None, where: str) -> ClientList | None:
     found = load_list(path, where)
     if found is not None:
+        # Built for its checks: the operator learns at the start which certificate is no
+        # authority's.
         Authorities(found.pem, f"{where}: {path}")
     return found
 

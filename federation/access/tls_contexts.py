@@ -52,10 +52,12 @@ def make_context(pair: KeyPair, protocol: str) -> ssl.SSLContext:
     context.set_ciphers(_CIPHERS)
     context.set_alpn_protocols([protocol])
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    # TLS 1.3 counts apart from OP_NO_TICKET, which is about TLS 1.2.
     context.num_tickets = 0
     load_pair_into(context, pair.certificate, pair.key)
     if (roots := pair.roots_pem) is not None:
         context.verify_mode = ssl.CERT_REQUIRED
+        # A listed certificate is trusted by itself, though neither a root nor an authority's.
         context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
         context.load_verify_locations(cadata=roots.decode("ascii"))
     return context

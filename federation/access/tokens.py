@@ -75,6 +75,7 @@ class TokenTable:
         """
         match = _TOKEN.fullmatch(shown)
         token = self._tokens.get(match[1]) if match else None
+        # Compared in any case, so an id that does not exist takes as long as a wrong secret.
         right = hmac.compare_digest(_hash(shown), token.sha256 if token else _ABSENT)
         return token if right else None
 
@@ -116,6 +117,7 @@ def make_token(
     if len(random) != RANDOM_BYTES:
         raise ValueError(f"{len(random)} random bytes, not {RANDOM_BYTES}")
     number = random[:_ID_BYTES].hex()
+    # Without padding and without characters that shells, URLs or headers treat specially.
     secret = base64.urlsafe_b64encode(random[_ID_BYTES:]).decode().rstrip("=")
     text = f"{PREFIX}{number}_{secret}"
     facts: dict[str, Any] = {
@@ -157,6 +159,7 @@ def without_token(data: bytes, number: str) -> bytes:
     kept = []
     for line in data.split(b"\n"):
         text = line.strip()
+        # In a good file every such line is JSON with an id.
         if text and not text.startswith(b"#") and json.loads(text)["id"] == number:
             continue
         kept.append(line)
@@ -164,6 +167,7 @@ def without_token(data: bytes, number: str) -> bytes:
 
 
 def _read_line(text: bytes, place: str) -> Token:
+    # A token that was pasted here is as good as published to whoever reads backups.
     if text.startswith(PREFIX.encode()):
         raise ConfigError(
             f"{place}: a token itself, which does not belong here: only its hash does. Take it "

@@ -40,6 +40,7 @@ async def follow(watched: Iterable[Watched], asked: asyncio.Event, clock: Clock)
         at_once = asked.is_set()
         asked.clear()
         for each in watched:
+            # One after the other: refresh() is for one thread only, and a network folder may hang.
             await asyncio.to_thread(each.refresh, asked=at_once)
         await clock.sleep(_EVERY_S)
 
@@ -107,9 +108,11 @@ class LiveFile(Generic[T]):
                 break
         else:
             return
+        # Also of files that were refused: they are reported once, and again when they change.
         self._judged = stamp
         if trouble is not None:
             _log.error(f"{self._what}_refused", text=trouble, still="the files as they were before")
+        # A file that was only touched changes nothing for those who compare by identity.
         elif value != self.value:
             self.value = value
             _log.info(f"{self._what}_taken", listener=self._where, **self._facts(value))
@@ -126,11 +129,13 @@ def stamp_of(path: Path) -> tuple[int | str, ...]:
     try:
         facts = path.stat()
         inside = sorted(path.iterdir()) if stat.S_ISDIR(facts.st_mode) else []
+        # Hidden ones are temporary files of whoever is writing.
         parts = [each for each in inside if each.name[0] != "."]
         if not parts:
             return _stamp(facts)
         return tuple(fact for each in parts for fact in _named_stamp(each))
     except OSError as error:
+        # A stamp like others, so that a file that goes, or comes back, counts as a change.
         return (error.errno or 0,)
 
 
@@ -139,4 +144,5 @@ def _named_stamp(path: Path) -> tuple[int | str, ...]:
 
 
 def _stamp(facts: os.stat_result) -> tuple[int, ...]:
+    # The ctime as well: it moves where a tool keeps the old date on purpose.
     return (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
