@@ -44,6 +44,7 @@ def check_member(member: Member, now_s: float) -> None:
         _check_names(member.server_der, address)
     except (ValueError, ConfigError) as error:
         raise InvalidRequest(str(error)) from None
+    # The listener knows the member by this certificate, so the two names must be one.
     if client.listed.subject != f"CN={member.name}":
         raise InvalidRequest(f"{member.name}'s client certificate is for {client.listed.subject}")
 
@@ -72,6 +73,7 @@ def _check_names(der: bytes, address: Address) -> None:
         found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, x509.DuplicateExtension) as error:
         raise ValueError(f"the server certificate has no names ({error})") from None
+    # Host names have no case (RFC 4343).
     names = {name.lower() for name in found.get_values_for_type(x509.DNSName)}
     ips = set(found.get_values_for_type(x509.IPAddress))
     if address.host.lower() not in names and not _is_among(address.host, ips):

@@ -119,6 +119,7 @@ class MeshFolder:
                     f"{INVITATIONS_MAX} invitations are open; wait until they end, or delete some "
                     f"in {self.files.invitations}"
                 )
+            # The listener sees the new file and admits this certificate, without a reload.
             self._write(self._invitation(pair.fingerprint), pair.certificate)
 
     def is_invitation(self, fingerprint: str) -> bool:
@@ -138,8 +139,10 @@ class MeshFolder:
         check_member(member, now_s)
         others = self.members()
         for each in others:
+            # Asked again because the answer was lost: no refusal, and nothing to write.
             if each.member.client_der == member.client_der and each.name == member.name:
                 return False
+            # Without a certificate its files are incomplete, and this call completes them.
             if each.name == member.name and each.member.client_der:
                 raise InvalidRequest(f"another member has the name {member.name}; set node-name")
         if me.client_der == member.client_der or me.name == member.name:
@@ -164,6 +167,7 @@ class MeshFolder:
         an invitation that is not open any more, InvalidRequest as check() does: then it stays open.
         """
         with alone(self.files.root):
+            # Before the code is used up: a joiner with a wrong name may correct it and try again.
             new = self.check(joiner, me, taken, now_s)
             if not self._use_up(fingerprint):
                 raise NotAllowed("this invitation was used before, or was withdrawn")
@@ -186,6 +190,7 @@ class MeshFolder:
         with alone(self.files.root):
             if not self.check(member, me, taken, now_s):
                 return False
+            # What an operator removed here must not come back by another member.
             if via == "introduced" and member.name in self._removed_names():
                 raise NotAllowed(f"{member.name} was removed here (`federation members remove`)")
             self._add(member, via, introduced_by, now_s)
@@ -197,8 +202,10 @@ class MeshFolder:
             if name not in read_members(self.files):
                 raise ConfigError(f"no member has the name {name!r}")
             names = [*(each for each in self._removed_names() if each != name), name]
+            # Noted first: an introduction during the removal must not bring it back.
             self._write(self._removed, "\n".join(names[-_REMOVED_MAX:]).encode())
             files = self.files
+            # Its rights go first; the rest is only how it is reached.
             for path in (files.accepted / f"{name}.crt", files.members / f"{name}.yaml"):
                 path.unlink(missing_ok=True)
             (files.members / f"{name}.crt").unlink(missing_ok=True)
@@ -213,6 +220,7 @@ class MeshFolder:
             self._invitation(fingerprint).unlink()
         except FileNotFoundError:
             return False
+        # Durable before the joiner is written: a crash must not make the code good again.
         sync_names(self.files.invitations)
         return True
 
@@ -220,6 +228,7 @@ class MeshFolder:
         """Write a member's files; what gives it rights is the last, so that it is never alone."""
         removed = self._removed_names()
         if member.name in removed:
+            # Somebody invited or joined it here, which takes the removal back.
             removed.remove(member.name)
             self._write(self._removed, "\n".join(removed).encode())
         server = self.files.members / f"{member.name}.crt"

@@ -42,6 +42,7 @@ class Introducer:
         """Tell whoever does not know all, at once after a change, until cancelled."""
         pause_s = _AGAIN_FIRST_S
         while True:
+            # Before the folder is read: a change during the calls begins another round.
             self._changed.clear()
             if await self.tell_all():
                 await self._changed.wait()
@@ -55,6 +56,7 @@ class Introducer:
         members = await asyncio.to_thread(self._folder.members)
         whole = [each for each in members if each.member.client_der]
         invited = [each for each in whole if each.config.via == "invited"]
+        # Members that went are forgotten; one that comes back is told everything.
         self._told = {x.fingerprint: self._told.get(x.fingerprint, frozenset()) for x in invited}
         return all(await asyncio.gather(*(self._tell(each, whole) for each in invited)))
 
@@ -67,12 +69,14 @@ class Introducer:
         request = encode_introduction(each.member for each in others)
         try:
             async with self._at_once:
+                # Read for each call: they are small, and rounds are rare.
                 secrets = await SecretFiles(settings, self._clock).current()
                 answer = await call_once(settings, secrets.certificates, INTRODUCE, request)
         except RemoteFailed as error:
             _log.info("introduction_failed", member=member.name, reason=error.reason)
             return False
         refused = parse_introduced(answer)
+        # Not told again: a member that was removed there would be refused for ever.
         if refused:
             _log.warning("introductions_not_taken", member=member.name, reasons=refused)
         self._told[member.fingerprint] = wanted

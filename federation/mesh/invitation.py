@@ -76,6 +76,7 @@ class InvitationPair(NamedTuple):
 
 def parse_code(text: str) -> Invitation:
     """Read a code. Raises ConfigError for one that is mistyped, cut off or of a later version."""
+    # Mail programs break lines, and terminals wrap them.
     plain = "".join(text.split())
     if not plain.startswith(_PREFIX) or len(plain) > _CODE_MAX:
         raise ConfigError(f"not a code of `federation invite`, which begins with {_PREFIX}")
@@ -88,6 +89,7 @@ def parse_code(text: str) -> Invitation:
         version, until_s, secret, fingerprint = _HEAD.unpack_from(body)
         if version != _VERSION:
             raise ConfigError(f"the code is of version {version}, which this program does not know")
+        # A certificate cannot end before it begins.
         if until_s <= _SINCE.timestamp():
             raise ValueError("it ended before there were codes")
         inviter = parse_address(body[_HEAD.size :].decode())
@@ -105,11 +107,14 @@ def _check(data: bytes) -> bytes:
 
 def _derive(secret: bytes, until_s: int) -> InvitationPair:
     derived = HKDF(hashes.SHA256(), _DERIVED_BYTES, None, b"federation invitation 1").derive(secret)
+    # 1 to the order less 1: 0 is no private key.
     private = int.from_bytes(derived, "big") % (_ORDER - 1) + 1
     key = ec.derive_private_key(private, ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"invitation {_name_of(key)}")])
     certificate = (
+        # The serial number is fixed: both sites have to get the same bytes.
         x509.CertificateBuilder(name, name, key.public_key(), 1)
+        # Long ago, as the clocks of the two sites may differ.
         .not_valid_before(_SINCE)
         .not_valid_after(dt.datetime.fromtimestamp(until_s, dt.UTC))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

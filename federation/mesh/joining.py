@@ -70,6 +70,7 @@ class Inviter:
     async def _ask(self, method: Method) -> Joining:
         """Ask until the inviter has noticed a new invitation, or a new member."""
         where = self._invitation.inviter
+        # Its listener's certificate is no public one; this very one is the only root then.
         server = await fetch_certificate(
             self._settings.name, where, self._invitation.server_sha256, self._shown[0]
         )
@@ -80,8 +81,10 @@ class Inviter:
             try:
                 return self._checked(await self._call(method, each._replace(roots=server)))
             except RemoteFailed as error:
+                # An answer about the request itself, which would be the same at the next try.
                 if error.kind not in _NOT_FOR_GOOD:
                     raise
+                # The first one is about the code; those of the own certificate follow from it.
                 refusal = refusal or error
         assert refusal is not None
         raise CodeNotTaken(str(where), refusal.reason)
@@ -126,6 +129,7 @@ def take(folder: MeshFolder, me: Member, found: Joining, taken: set[str], now_s:
         try:
             if folder.add(member, "introduced", found.inviter.name, me, taken, now_s):
                 added.append(member.name)
+        # One that cannot be taken must not keep this node from the others.
         except (InvalidRequest, NotAllowed) as error:
             refused.append(f"{member.name}: {error}")
     return Taken(added, refused)
