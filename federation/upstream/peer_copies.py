@@ -108,12 +108,15 @@ class _Copying:
     async def bring(self, missing: Collection[Digest]) -> PeerAnswer:
         name, store = self._holder.name, self._holder.store
         try:
+            # Asked first: reads of what a peer lacks would each cost a round trip.
             held = set(missing) - await store.find_missing(missing)
         except SourceUnavailable as error:
             return PeerAnswer(name, error.reason, is_silent=True)
         small = [digest for digest in held if digest.size_bytes <= SMALL_PULL_BYTES]
+        # Small ones first, since a large one may use up a peer's failures.
         parts = [*batches(small), *([each] for each in held.difference(small))]
         for part in parts:
+            # A hanging peer would hold up all other lost blobs, for a minute with each part.
             if self._failures < _FAILURES_MAX:
                 await self._try_part(part)
         return PeerAnswer(name, self._said, is_silent=self._failures >= _FAILURES_MAX)
@@ -122,11 +125,13 @@ class _Copying:
         """Copy blobs of one batch, or a single one of any size."""
         size_bytes = sum(digest.size_bytes for digest in part)
         try:
+            # In proportion to the size, so that a slow link is not taken for a hanging peer.
             async with asyncio.timeout(_PEER_S + size_bytes / _PEER_RATE_MIN):
                 if len(part) == 1:
                     await self._copy(part[0])
                 else:
                     await self._copy_small(part)
+        # It may have been evicted there since; the next peer may hold it.
         except BlobNotFound:
             return
         except DigestMismatch:

@@ -42,12 +42,17 @@ class PinnedHoles:
         with hops.serving(hops.NOWHERE), uses.counted_as(Use.LEASE):
             if any(each.serves_blobs for each in self._pool.upstreams) and self._pool.may_ask():
                 await self._upstreams.find_missing(digests)
+            # One at a time: entries of one pin name the same blobs, which the first call then
+            # brings.
             async with self._alone:
                 await self._from_peers(digests)
 
     async def _from_peers(self, digests: Collection[Digest]) -> None:
+        # Looked up again: upstreams or another call may have brought them.
         missing = await self._pool.local.find_missing(digests)
         if missing:
+            # A purge is meant for all nodes, so a peer that has not heard of it brings nothing
+            # back.
             missing -= await self._purged(missing)
         if not missing:
             return
@@ -55,6 +60,7 @@ class PinnedHoles:
         resting = [name for name, until_s in self._rest_until_s.items() if now_s < until_s]
         _, answers = await self._peers.bring(missing, without=resting)
         silent = [each.name for each in answers if each.is_silent]
+        # Read again: asking may have taken minutes, and the rest begins behind it.
         now_s = self._clock.monotonic_s()
         self._rest_until_s = {
             **{name: self._rest_until_s[name] for name in resting},
