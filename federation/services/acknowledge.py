@@ -79,6 +79,8 @@ class Acknowledge:
         peers = self._peers()
         needed = 1 if self._how == "one-peer" else len(peers)
         try:
+            # The end as of now, not the row of this write: see decisions, "An acknowledged write
+            # waits for the log's end as it is then".
             return await self._known.wait_acknowledged(
                 self._known.head(), peers, needed, self._within_s
             )

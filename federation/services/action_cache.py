@@ -79,6 +79,7 @@ class ActionCacheService:
     def _get_at_once(self, data: bytes, call: Call) -> bytes | None:
         """Answer with a result that memory has, or that there is none. Raises EntryNotFound."""
         request, key, action = _asked(data, call)
+        # Size 0 stands for any size, and finding those takes a look-up by prefix.
         if action.size_bytes and (entry := self._finder.recall(key)) is not None:
             wants_more = self._inlines and to_inline(entry.value, request, action.function)
             if wants_more or len(entry.value) > SMALL_ANSWER:
@@ -108,6 +109,7 @@ class ActionCacheService:
         """Return what a result may be kept under, the action's own size first."""
         if action.size_bytes:
             return keys_with_size(key, action)
+        # None is held: upstreams are asked for the action as it was named.
         return await self._finder.keys_like([key_prefix_of(key.instance, action)]) or [key]
 
     async def _inline(
@@ -124,12 +126,14 @@ class ActionCacheService:
         return with_inlined(value, contents)
 
     def _miss(self, key: EntryKey, action: Digest) -> EntryNotFound:
+        # of(), not named(): asking must not give an instance a series of its own in the metrics.
         self._traffic.of(key.instance).action_results.misses += 1
         return EntryNotFound(f"no result of action {action} that could be served")
 
     async def _update(self, data: bytes, call: Call) -> bytes:
         update = read_update(data)
         call.check_push(check_instance(update.key.instance))
+        # Read for its errors: a malformed result is refused now, not at each later request for it.
         for names in names_of_action_result(update.value, update.function):
             if len(names.blobs) == SLICE:
                 await asyncio.sleep(0)  # each step parses many digests; let other tasks run

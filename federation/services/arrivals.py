@@ -62,6 +62,7 @@ class MessageArrivals:
             rest_bytes = received.get(peer, 0) - came_bytes - came_bytes // OVERHEAD
             if rest_bytes > worst_bytes:
                 worst, worst_bytes = calls[0], rest_bytes
+            # Which stream of the connection the rest belongs to is not visible, so they share it.
             each_bytes = min(max(LEAST_BYTES, rest_bytes // len(calls)), most_bytes)
             for call in calls:
                 self._undercharges_unknown |= each_bytes < most_bytes
@@ -89,6 +90,7 @@ class MessageArrivals:
             self._undercharges_known |= each_bytes < call.size_bytes
             self._incoming.adjust(call.caller, each_bytes - call.pending_bytes)
             call.pending_bytes = each_bytes
+            # By connection: what is closed to make room is a connection, with all its streams.
             of_peer[call.peer] = of_peer.get(call.peer, 0) + came_bytes
             if of_peer[call.peer] > worst_bytes:
                 worst, worst_bytes = call, of_peer[call.peer]

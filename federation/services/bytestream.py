@@ -72,12 +72,16 @@ class WriteCalls:
             raise InvalidRequest("a Write without a message")
         name = parse_upload(first.resource_name)
         call.check_push(name.instance)
+        # An open upload of this name is another stream's, which has to be ended first.
         if _is_whole(first, name) and not self._uploads.is_open(name):
             try:
                 return await self._store_at_once(name, first, messages, call)
             except StorageFull:
                 pass  # below, uploads that wait to be resumed are dropped to make room
+        # Only large blobs are looked up first: write_one does it in the visit that would store a
+        # small one.
         elif await self._is_here(name.digest, call):
+            # What an earlier stream left of it is not needed any more, and takes room.
             await self._uploads.drop_parked(name)
             return _early_answer(name)
         async with self._uploads.claim(name, requests) as upload:
@@ -85,6 +89,7 @@ class WriteCalls:
             if upload.taken_over and await self._is_here(name.digest, call):
                 upload.resumable = False
                 return _early_answer(name)
+            # A stream at offset 0 begins anew, whatever is here of an older one.
             if upload.rules.begin_stream(first.resource_name, first.write_offset):
                 await self._uploads.start_over(upload)
                 upload.rules.begin_stream(first.resource_name, 0)
@@ -119,6 +124,7 @@ class WriteCalls:
     async def query(self, request: bytes, call: Call) -> bytes:
         """Return how far an upload has come; an unknown one is at 0."""
         name = parse_upload(decode_query_request(request))
+        # It tells whether a blob is held, as a read does.
         call.check_pull(name.instance)
         if not await self._store.find_missing([name.digest]):
             return encode_query_response(name.digest.size_bytes, complete=True)

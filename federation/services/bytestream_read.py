@@ -87,6 +87,8 @@ class ReadCalls:
                 async with packed or nullcontext(chunks) as sent:
                     async for data in sent:
                         sent_bytes = len(data)
+                        # In a list, so that the yield itself takes the last reference: a slow
+                        # reader holds no second copy.
                         handed_on = [_response(data)]
                         del data  # it must not be kept here during the wait
                         pace.begin()
@@ -104,10 +106,12 @@ class ReadCalls:
         async for chunk in chunks:
             if data := await self._compute.run(len(chunk), encoder.encode, chunk):
                 yield data
+        # Also of an empty blob: its zstd frame is not empty.
         yield encoder.finish()
 
 
 def _response(data: bytes) -> bytes | Parts:
+    # Without data the field is left out (proto3), so the message is empty.
     return Parts(read_response_head(len(data)), data) if data else b""
 
 

@@ -96,7 +96,9 @@ class Call(RunningCall):
         """
         check_length(instance)
         self.rights.check_in(instance, PUSH, self.method)
+        # Something may be stored in it from now on, so it is counted by itself.
         self._runtime.metrics.traffic.named(instance)
+        # A peer brings the names of its own callers, which were bounded there.
         if instance and not self.is_peer:
             self._runtime.names.check_write(instance, self.caller, self.peer)
 
@@ -114,6 +116,7 @@ class Call(RunningCall):
             self.rights.check_everywhere(PEER, self.method)
         else:
             self.check_peer(instance)
+        # See decisions, "Only known peers tell purges and pins, except on this machine".
         self.rights.check_known(self.method)
 
     def accepted(self, instance: str, **what: Any) -> None:
@@ -132,6 +135,7 @@ class Call(RunningCall):
         try:
             return await work
         except asyncio.CancelledError:
+            # The caller has left, or the server stops: then the task is cancelled for good.
             if not runtime.calls.was_late(self):
                 raise
             raise Stalled(f"the call took longer than {limit_s:g} s") from None

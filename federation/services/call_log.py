@@ -17,6 +17,7 @@ from federation.observability.metrics import Metrics
 from federation.observability.rate_limits import LogLimit
 from federation.services.status_codes import INTERNAL, OK, TROUBLE_HERE, CallStatus, StatusCode
 
+# Misses, and callers that leave, are what a cache sees all day.
 _ORDINARY = frozenset({StatusCode.NOT_FOUND, StatusCode.CANCELLED})
 
 _log = structlog.get_logger(__name__)

@@ -50,6 +50,7 @@ class CapabilitiesService:
 
     async def _get(self, data: bytes, call: Call) -> bytes:
         answer = self._get_at_once(data, call)
+        # Nobody else reads them, and the id is told to peers alone.
         if call.is_peer and hops.current().via:
             await call.transport.send_headers(node_identity.headers(self._announce()))
         return answer

@@ -66,6 +66,8 @@ class CasService:
         """Answer with each digest once that is not held; the others are leased."""
         listed = await self._listed(request)
         if listed is not None:
+            # Another spelling than this node's own, such as another digest function: the slower
+            # decoder reads it.
             with suppress(NotCanonical):
                 return await self._find_listed(listed, call)
         return await self._find_any(request, call)
@@ -106,6 +108,8 @@ class CasService:
     async def _find_any(self, request: bytes, call: Call) -> bytes:
         asked = await self._compute.run(len(request) // 4, decode_find_missing, request)
         call.check_pull(asked.instance)
+        # REAPI leaves repeated digests open; here each is answered once, in the order of the
+        # request.
         digests = dict.fromkeys(asked.digests)
         store = self._asked(asked.instance, call)
         missing = await store.find_missing(digests.keys()) if digests else set()
@@ -116,6 +120,7 @@ class CasService:
         return await self._compute.run(64 * len(ordered), encode_missing, ordered)
 
     def _asked(self, instance: str, call: Call) -> LocalStore:
+        # See decisions, "Readers may be told what upstreams have, pushers may not".
         return self._asked_by_pushers if call.rights.may_push(instance) else self._store
 
     def _count(self, instance: str, asked: int, missing: int) -> None:

@@ -74,6 +74,7 @@ class BatchCalls:
         blobs: Sequence[Outcome] = update.data
         if any(update.compressors):
             unpacked_bytes = _unpacked_bytes(update)
+            # Both: data that does not compress is larger packed than it is unpacked.
             self._check_total(len(digests), max(sent_bytes, unpacked_bytes))
             await call.hold(unpacked_bytes)
             blobs = await self._compute.run(sent_bytes, _unpack, update)
@@ -101,6 +102,7 @@ class BatchCalls:
         provenance: Provenance,
     ) -> Sequence[FederationError | None]:
         """Write the valid blobs in one durable step."""
+        # The usual batch, without a look at each item.
         if set(map(type, digests)) == {Digest} and set(map(type, blobs)) == {bytes}:
             whole = cast("list[tuple[Digest, bytes]]", list(zip(digests, blobs, strict=True)))
             return await self._store.write_small(whole, provenance=provenance)
@@ -127,10 +129,13 @@ class BatchCalls:
         call.check_pull(asked.instance)
         self._check_total(len(asked.items), total_bytes)
         if total_bytes > _LARGE_BYTES:
+            # Before anything is read, for the whole answer: see decisions, "A call that waits for
+            # room for its answer holds none".
             await call.make_room(total_bytes + _ITEM_BYTES * len(asked.items))
         blobs = await self._store.read_small(unique) if unique else []
         held = [blob for blob in blobs if blob is not None]
         self._count(asked.instance, held, len(blobs))
+        # As many as items, so none is missing, malformed or repeated.
         if len(held) == len(asked.items) and not asked.zstd_accepted:
             return encode_held(heads or held_heads(unique), held)
         found = dict(zip(unique, blobs, strict=True))
@@ -173,12 +178,15 @@ def _decoded(request: bytes) -> _Question:
     asked = decode_batch_read(request)
     digests = [item for item in asked.items if isinstance(item, Digest)]
     unique = list(dict.fromkeys(digests))
+    # Repeated ones count each time, as each is answered.
     return _Question(asked, unique, sum(digest[1] for digest in digests), [])
 
 
 def _unpacked_bytes(update: BatchUpdate) -> int:
     """Return the total size of the blobs once they are unpacked."""
     return sum(
+        # The size in the digest, since decoding stops there: what a zstd frame says of itself is
+        # not checked.
         digest.size_bytes if compressor == ZSTD and isinstance(digest, Digest) else len(data)
         for digest, data, compressor in _items(update)
     )
@@ -220,6 +228,7 @@ def _pack_one(answer: Answer) -> Answer:
     if len(answer.data) < _ZSTD_MIN_BYTES:
         return answer
     packed = zstd.encode(answer.data)
+    # REAPI lets the server choose for each blob, and plain data need not be unpacked.
     if len(packed) >= len(answer.data):
         return answer
     return answer._replace(data=packed, compressor=ZSTD)

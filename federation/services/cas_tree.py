@@ -55,6 +55,8 @@ class TreeCalls:
         readable = [digest for digest in batch if digest.size_bytes <= DIRECTORY_MAX_BYTES]
         blobs = await self._store.read_small(readable)
         for digest, blob in zip(readable, blobs, strict=True):
+            # REAPI, GetTree: what is missing is left out, and the rest is answered; the root is
+            # NOT_FOUND.
             if blob is not None:
                 children = await self._children(digest, blob, walk)
                 if children is not None:
@@ -66,6 +68,7 @@ class TreeCalls:
     async def _check_sizes(self, batch: list[Digest], walk: _Walk) -> None:
         """Refuse directories that are held but do not fit into a message."""
         large = [digest for digest in batch if digest.size_bytes > DIRECTORY_MAX_BYTES]
+        # One that is held must not look as if it were missing; one that is missing, is.
         if large and (held := set(large) - await self._store.find_missing(large)):
             raise TooBusy(f"directory {held.pop()} does not fit into a message")
         if walk.root in large:
@@ -124,6 +127,7 @@ class _Page:
         """Whether the page has to be sent before this directory is added."""
         if not self._blobs:
             return False
+        # A directory above a page's size goes alone.
         return len(self._blobs) >= self._items_max or self._size_bytes + len(blob) > PAGE_BYTES
 
     def add(self, blob: bytes) -> None:

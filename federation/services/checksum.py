@@ -40,6 +40,7 @@ class ChecksumVerifier:
         if (known := self._known.get(key)) is not None:
             self._known.move_to_end(key)
             return known
+        # After the look above: one that was hashed before costs nothing.
         if digest.size_bytes > VERIFY_MAX_BYTES:
             return None
         hasher = hashlib.new(algorithm)
@@ -47,6 +48,7 @@ class ChecksumVerifier:
             async with self._store.open_read(digest, next_bytes=lambda: _CHUNK_BYTES) as chunks:
                 async for chunk in chunks:
                     hasher.update(chunk)
+        # Not remembered: it may come back.
         except (BlobNotFound, BlobDamaged):
             return None
         self._known[key] = hasher.digest()

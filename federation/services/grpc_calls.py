@@ -46,6 +46,7 @@ def _served(pipeline: Pipeline, method: Method) -> Any:
             return answer
         with suppress(grpc.aio.InternalError):  # the caller is gone
             await context.abort(_CODES[answer.code], answer.message)
+        # abort() raises; only where nobody is there any more does the call come to its end here.
         return b""
 
     if isinstance(method, Unary | ClientStream):
@@ -71,6 +72,7 @@ class GrpcCall:
     def certificate(self) -> ShownCertificate:
         """See IncomingCall."""
         shown = self._context.auth_context()
+        # gRPC lists each property's values, and a connection has one certificate.
         (leaf,) = shown.get("x509_pem_cert", (b"",))
         (chain,) = shown.get("x509_pem_cert_chain", (b"",))
         return ShownCertificate(leaf, chain)

@@ -66,6 +66,7 @@ class HealthControl:
             if status != reported:
                 reported = status
                 yield status
+            # After the last status was sent.
             elif self._ended:
                 return
             else:

@@ -18,6 +18,7 @@ _CALLERS_MAX = 1000  # remembered at once; the one that wrote longest ago is for
 
 def check_length(name: str) -> None:
     """Raise RequestTooLarge for a name of more than NAME_MAX_BYTES."""
+    # A character has four bytes at most, so a short name need not be encoded.
     if len(name) * 4 > NAME_MAX_BYTES and len(name.encode()) > NAME_MAX_BYTES:
         raise RequestTooLarge(
             "instance.name-bytes",
@@ -56,5 +57,6 @@ class InstanceNames:
                 f"this caller has written to {most} instances since the node was started "
                 "(limits.instances-per-caller)",
             )
+        # Only a name that is written to counts, so a caller that is refused one keeps its others.
         names.add(name)
         self._names.move_to_end(caller)

@@ -77,6 +77,8 @@ class MeshService:
         """Answer a joiner, in a thread; fingerprint: of what it has shown."""
         joiner = parse_join(data)
         members = self._folder.members()
+        # A joiner that lost the answer asks again with its own certificate, and gets the answer
+        # again.
         is_member = _is_shown_by(fingerprint, members, joiner)
         if not is_member and not self._folder.is_invitation(fingerprint):
             raise NotAllowed("this certificate is no open invitation: its code was used")
@@ -89,6 +91,7 @@ class MeshService:
             )  # fmt: skip
         elif not is_member:
             self._folder.check(joiner, me, taken, now_s)
+        # A member without a certificate is known by another means, which cannot be passed on.
         others = [x.member for x in members if x.name != joiner.name and x.member.client_der]
         return encode_joining(me, others)
 
@@ -99,6 +102,7 @@ class MeshService:
         introduced = parse_introduction(data)
         members = self._folder.members()
         by = next((x for x in members if x.fingerprint == fingerprint), None)
+        # Only the node that invited this one: a member that was let in does not decide who else is.
         if by is None or not by.config.introduces:
             raise NotAllowed("introductions are taken of the node that invited this one alone")
         added, refused = [], []
@@ -114,6 +118,7 @@ class MeshService:
 
     def _add_introduced(self, member: Member, by: str, members: list[KnownMember]) -> bool:
         me = self._me()
+        # The inviter tells all members of all, this one included.
         if member.client_der == me.client_der:
             return False
         taken, now_s = self._taken(members), self._clock.wall_s()

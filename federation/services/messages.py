@@ -80,6 +80,7 @@ class _Unary(_OneRequest):
         response = await call.in_time(self._handler(request, call))
         if not self._fits(call, len(response)):
             size_bytes = len(response)
+            # It is done by now, and must not be done twice.
             if self._writes:
                 await self._calls.make_room(call, size_bytes)
             else:  # an answer that waits for room must not take memory meanwhile
@@ -97,6 +98,7 @@ class _Unary(_OneRequest):
         if more_bytes < 0:
             self._calls.shrink_answer(call, -more_bytes)
             return True
+        # The number of calls bounds these.
         if size_bytes <= SMALL_ANSWER or not more_bytes:
             return True
         return self._calls.try_reserve_answer(call, more_bytes)
@@ -169,6 +171,7 @@ class _Sender:
             async for message in messages:
                 parts = message if isinstance(message, Parts) else (message, b"")
                 size_bytes = len(parts[0]) + len(parts[1])
+                # A paced handler keeps within a budget of its own.
                 if size_bytes > SMALL_ANSWER and not self._paced:
                     await calls.make_room(call, size_bytes)
                 calls.note_sending(call)
@@ -210,6 +213,7 @@ class UploadReader:
         first, self._first = self._first, False
         message = await self._calls.read(self._call, self._next_bytes, first=first)
         if message is not None:
+            # Clients send equal messages, all but the last.
             self._next_bytes = max(LEAST_BYTES, len(message))
         return message
 

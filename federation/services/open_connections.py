@@ -49,6 +49,7 @@ class OpenConnections(Generic[_C]):
         """See Connections."""
         connection = self.by_peer.get(peer)
         if connection is not None:
+            # Connections are called from threads: see their contract.
             self._loop.call_soon_threadsafe(connection.abort)
 
 
@@ -105,6 +106,8 @@ class ConnectionRegistry(Generic[_C]):
     def unregister(self, connection: _C) -> None:
         """A connection is closed, whether it was registered or not."""
         peer = connection.peer
+        # A connection that was refused never counted, and a newer one may have its address and
+        # port.
         if self._by_peer.get(peer.text) is connection:
             del self._by_peer[peer.text]
             self.release(peer)

@@ -93,6 +93,7 @@ class Pipeline:
             rights = self._rights_of(transport)
             rights.check(self._needs, self._name)
             caller = peer.caller if rights.is_anonymous else rights.identity
+            # Hops travel with a task, and here is none; a quota may have to wait.
             if not self._is_unbounded(caller, rights) or _has_hops(transport):
                 return None
             call = Call(transport, caller, self._name, rights, self._runtime)
@@ -136,6 +137,7 @@ class Pipeline:
             caller = peer.caller if rights.is_anonymous else rights.identity
             quota = None if self._quotas is None else self._quotas.of(caller)
             begun = Call(transport, caller, self._name, rights, self._runtime, quota)
+            # `call` is set behind this: one that was refused holds nothing to be released.
             self._calls.begin(begun, stranger=rights is _NOBODY)
             call = begun
             if quota is None:
@@ -167,6 +169,7 @@ class Pipeline:
             self._log.log_end(status, self._clock.monotonic_s() - started_s, peer.text)
             if traced is not None:
                 traced.answered(status.code)
+        # A caller may be slow to take its status, too, and a refused call is counted nowhere else.
         self._calls.note_sending(call or self._calls.refused(transport))
         return status
 
@@ -183,6 +186,8 @@ class Pipeline:
     def _rights_of(self, transport: Transport) -> Rights:
         """Return the rights of what the caller shows. Raises as Access does."""
         if self._open:
+            # Not the caller's rights: methods open to all must work where credentials are wrong or
+            # unknown.
             return self._access.admit(transport) or _NOBODY
         return self._access.rights_of(transport)
 

@@ -48,7 +48,7 @@ class CallerQuotas:
         return quota
 
     def _drop_one(self) -> None:
-        """Forget the one that is idle for longest; while all are in use, their calls bound them."""
+        """Forget the oldest that is idle; while all are in use, the bound on calls bounds them."""
         for caller, quota in self._by_caller.items():
             if quota.is_idle:
                 del self._by_caller[caller]
@@ -83,6 +83,7 @@ class CallerQuota:
 
         Raises Stalled when none is free within limits.stall.
         """
+        # Also while it waits for a slot, or its quota could be forgotten and begun anew.
         self._users += 1
         try:
             async with self._upload() if writes else nullcontext():
@@ -116,6 +117,8 @@ class CallerQuota:
         if not self._limits.bandwidth_per_caller:
             return
         debt_s = self._spend(size_bytes)
+        # Bytes are counted after they came: their size is not known before, and nothing is dropped
+        # for it.
         if debt_s > 0:
             self._held_back.labels(by="bandwidth").inc()
         while debt_s > 0:

@@ -64,6 +64,7 @@ class UploadReceiver:
         if data:
             self._gathered.append(data)
             self._gathered_bytes += len(data)
+        # Without budget nothing is gathered: the message goes on at once.
         if self._gathered_bytes >= GATHER_BYTES or not within_budget:
             await self._flush()
 
@@ -73,6 +74,7 @@ class UploadReceiver:
         await self._settle()
         if self._decoder is not None:
             self._decoder.finish()
+        # Before the commit runs: abort() must leave the account to it.
         self._committing = True
         self._run(self._commit())
         return bool(await self._settle())
@@ -98,6 +100,7 @@ class UploadReceiver:
             self._under_way.close()
         if self._running is not None:
             await asyncio.wait([self._running])
+            # Fetched, or asyncio would log it as an error that nobody looked at.
             self._running.exception()
             self._running = None
         self._gathered.clear()
@@ -152,6 +155,7 @@ class UploadReceiver:
         """Wait for the running step, and return its result or raise its error. Safe to cancel."""
         if self._running is None:
             return None
+        # A stream that ends must not cancel the step: see above.
         result = await asyncio.shield(self._running)
         self._running = None
         return result

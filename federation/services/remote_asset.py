@@ -70,6 +70,7 @@ class FetchService:
         request = read_request(kind, data)
         wanted = wanted_by(request)
         call.check_pull(request.instance_name)
+        # Only under the first: memory does not show that the URIs before another one name nothing.
         if wanted.integrity is not None or (entry := self._finder.recall(wanted.keys[0])) is None:
             return None
         if not self._is_current(wanted, entry):
@@ -91,6 +92,7 @@ class FetchService:
 
         Raises EntryNotFound, InvalidRequest, and what Call.check_pull does.
         """
+        # Before the rights: clients test a server by a request without URIs, and expect this error.
         wanted = wanted_by(request)
         call.check_pull(request.instance_name)
         acceptable = partial(self._acceptable, wanted)
@@ -148,6 +150,7 @@ class PushService:
         """
         entries = entries_of(pushed)
         call.check_push(pushed.instance_name)
+        # Read for its errors, as for action results; the entries of one push name the same.
         for names in names_of_entry(entries[0]):
             if len(names.blobs) + len(names.structures) == SLICE:
                 await asyncio.sleep(0)  # each step parses many digests; let other tasks run

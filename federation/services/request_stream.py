@@ -67,8 +67,10 @@ class RequestStream:
         """
         self._start()
         if self._gone is not None and self._last_bytes:
+            # Asking for the next message says that the handler has done with the last.
             self._gone(self._last_bytes)
             self._last_bytes = 0
+        # An error goes before what is queued: an upload that was taken over must not get more.
         while not self._queue or self._error is not None:
             if self._error is not None:
                 raise self._error
@@ -128,6 +130,7 @@ class RequestStream:
         within_budget = self._budget.try_acquire(len(message))
         if within_budget:
             self._budgeted_bytes += len(message)
+        # Queued without budget, too: it is in memory already.
         self._queue.append(message)
         self._queued_bytes += len(message)
         _wake(self._arrived)

@@ -101,6 +101,7 @@ class RunningCalls:
 
     def was_late(self, call: RunningCall) -> bool:
         """Whether only its time limit cancelled the call, which is then not cancelled any more."""
+        # A task may have been cancelled for another reason as well; that one counts then.
         task = call.task
         return call.is_late and task is not None and task.uncancel() == 0
 
@@ -248,6 +249,7 @@ class RunningCalls:
             if call.ended:
                 continue
             if now_s > call.late_at_s and call.task is not None:
+                # Once: a handler that needs time to clean up is not cancelled again.
                 call.late_at_s = NEVER_S
                 call.is_late = True
                 call.task.cancel()
@@ -279,6 +281,7 @@ class RunningCalls:
         pending = [call for call in self._calls if call.pending_bytes and not call.size_bytes]
         peers = {call.peer for call in pending}
         received = await asyncio.to_thread(self._connections.received_from, peers)
+        # Looked up anew: while the thread looked, messages have come and calls have ended.
         pending, slow = self._pending(self._clock.monotonic_s() - _WHOLE_S)
         greedy = self._arrivals.charge(pending, received, self._limits.message)
         greedy = self._arrivals.charge_known(slow, self._limits.message) or greedy
@@ -318,6 +321,7 @@ class RunningCalls:
         self._hits.hit("stall", call.caller, call.peer, held_bytes=call.answer_bytes)
         for each in self._calls:
             if each.peer == call.peer and each.phase is CallPhase.LEAVING:
+                # They end with the connection, and none of them is a caller that left.
                 each.ended = True
         self._break_off_connection(call.peer)
 

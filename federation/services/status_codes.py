@@ -45,6 +45,7 @@ _TABLE: dict[type[errors.FederationError], StatusCode] = {
     errors.BlobNotFound: StatusCode.NOT_FOUND,
     errors.EntryNotFound: StatusCode.NOT_FOUND,
     errors.OffsetOutside: StatusCode.OUT_OF_RANGE,
+    # REAPI, BatchUpdateBlobs: "insufficient disk quota to store the blob".
     errors.StorageFull: StatusCode.RESOURCE_EXHAUSTED,
     errors.TooBusy: StatusCode.RESOURCE_EXHAUSTED,
     errors.StorageFailed: StatusCode.UNAVAILABLE,
@@ -52,6 +53,7 @@ _TABLE: dict[type[errors.FederationError], StatusCode] = {
     errors.BlobDamaged: StatusCode.DATA_LOSS,
     errors.NotAllowed: StatusCode.PERMISSION_DENIED,
     errors.NotAuthenticated: StatusCode.UNAUTHENTICATED,
+    # Clients begin an aborted upload again, which is what the older stream has to do.
     errors.UploadSuperseded: StatusCode.ABORTED,
     errors.Stalled: StatusCode.DEADLINE_EXCEEDED,
 }
@@ -82,6 +84,7 @@ def status_of(error: Exception) -> CallStatus | None:
     """Return the status for this error; None for an error that is a bug."""
     if isinstance(error, DecodeError):
         return CallStatus(StatusCode.INVALID_ARGUMENT, "the request is not a valid protobuf")
+    # The nearest class decides, so a new error needs a line here only if it differs.
     for kind in type(error).__mro__:
         code = _TABLE.get(kind)
         if code is not None:

@@ -81,6 +81,7 @@ def break_off(connection: TcpConnection) -> bool:
         return False
     with own:  # the duplicate keeps referring to this socket
         try:
+            # The number may belong to a newer connection by now.
             if _endpoint(*own.getpeername()[:2]) != connection.peer:
                 return False
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
@@ -100,6 +101,7 @@ def received_bytes(connection: TcpConnection) -> int:
     if len(info) < _INFO_BYTES:
         return 0
     (received,) = struct.unpack_from("=Q", info, _RECEIVED_AT)
+    # The kernel counts what it holds, too; that has not reached gRPC's memory yet.
     return max(0, int(received) - waiting[0])
 
 

@@ -27,6 +27,7 @@ class _Caller:
     def wake(self) -> None:
         """Wake the waiting uploads."""
         self.changed.set()
+        # A new event for those who wait from now on, so nobody has to clear it.
         self.changed = asyncio.Event()
 
 
@@ -114,4 +115,5 @@ class Part:
         most = self._all.most_bytes()
         if not most or self._caller.size_bytes + size_bytes <= most:
             return True
+        # The oldest that a stream feeds: only its progress is certain to end the others' waiting.
         return next(iter(self._caller.parts), None) is self

@@ -138,6 +138,7 @@ class Uploads:
         has_waited = await self._wait_for_turn(name)
         upload = self._by_name.get(name) or self._add(name)
         claim, previous = _Claim(requests), upload.owner
+        # Before any await, so that of several newcomers the last one owns it.
         upload.owner = claim
         upload.taken_over = has_waited or previous is not None
         self._unpark(upload)
@@ -146,12 +147,15 @@ class Uploads:
                 previous.requests.interrupt(
                     UploadSuperseded("another stream took over this upload")
                 )
+                # Shielded: others wait for the same future.
                 await asyncio.shield(previous.released)
+            # Somebody newer came while this stream waited.
             if upload.owner is not claim:
                 raise UploadSuperseded("another stream took over this upload")
             claim.entered = True
             yield upload
         finally:
+            # Not awaited: what is written for a later stream is no business of this one's caller.
             self._start_ending(self._release(upload, claim, previous))
 
     async def _wait_for_turn(self, name: UploadName) -> bool:
