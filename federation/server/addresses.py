@@ -22,6 +22,7 @@ async def resolve(address: Address) -> list[str]:
             address.host,
             address.port,
             type=socket.SOCK_STREAM,
+            # ADDRCONFIG leaves out IPv6 on a machine without it, where binding would fail.
             flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG,
         )
     except OSError as error:
@@ -39,10 +40,13 @@ def listen(address: Address, *, shared: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
+        # A restart must not wait for connections of the last process that are in TIME_WAIT.
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
+            # A host's IPv6 address leaves IPv4 to a socket of its own, which the same name may ask
+            # for.
             only_v6 = not address.is_wildcard
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_v6)
         listening.bind((address.host, address.port))

@@ -76,8 +76,10 @@ def build(
     slot: WorkerSlot,
 ) -> Node:
     """Build a node on an open storage, which is the node's from then on."""
+    # First: all that is made below looks for the tracer once.
     traces = _traces_of(config, storage, metrics, clock)
     limits = LiveLimits.of(config.limits)
+    # Memory is bounded for the node, so each of several processes has a part of it.
     budget = MemoryBudget(slot.part(limits.buffer_memory))
     bounds = SharedBounds.of(metrics, clock, budget)
     services = make_services(config, limits, storage, metrics, clock, budget, slot, bounds.hits)
@@ -102,6 +104,7 @@ def build(
             bounds=bounds,
         )
         served = services.of(listener)
+        # Joiners speak gRPC to a listener with everything; an index or HTTP listener is none.
         if mesh is not None and served is services.served:
             served = [*served, mesh.service]
         ports.append(make_port(listener, allowed, served, runtime, slot, at, factory))
@@ -132,6 +135,7 @@ def build(
     own_socket = process_socket(config.data_dir)
     sockets = [HttpServer(UnixPlace(own_socket, OWN_MODE), pages.answer)]
     http = None
+    # With workers, their parent answers the HTTP address for all.
     if slot.alone:
         http, shared = http_servers(config.http, pages.answer, access.http, bounds.hits, clock)
         sockets += shared
@@ -144,6 +148,7 @@ def build(
         closers.insert(0, mesh.close)
     if traces is not None:
         traces.start(metrics.failing)
+        # Behind all that still makes spans, before the storage.
         closers.insert(-1, traces.close)
     return Node(
         ports=ports,
@@ -213,6 +218,7 @@ def _apply_config(
 
     Raises ConfigError before anything has changed.
     """
+    # The one that may refuse comes first, so that a refusal leaves everything as it was.
     services.apply_config(config)
     storage.apply_config(config.storage)
     replication.apply_config(config)

@@ -87,6 +87,8 @@ def _proxy_for_all(listener: ListenerConfig) -> str | None:
     proxy = listener.auth.proxy if listener.auth else None
     if proxy is None or proxy.secret is not None:
         return None
+    # Elsewhere the network decides who is at the proxy's address, and no other user of this
+    # machine.
     if not any(ipaddress.ip_network(each).is_loopback for each in proxy.addresses):
         return None
     return (

@@ -75,6 +75,8 @@ class ConnectionGuard:
         """Close excess connections, and return them; blocks."""
         limits = self._limits
         most = limits.connections_per_address or limits.connections // 2
+        # With fewer descriptors than that, no bound can be exceeded: the usual look costs one
+        # listing.
         if len(os.listdir("/proc/self/fd")) < min(most, limits.connections):  # noqa: PTH208
             self._seen.clear()
             return []
@@ -97,6 +99,8 @@ class ConnectionGuard:
             seen[each] = age
         self._seen = seen
         by_port: dict[int, list[TcpConnection]] = {}
+        # Descriptors do not say which came first: a closed one's number is given to the next
+        # connection.
         for each in sorted(seen, key=seen.__getitem__):
             by_port.setdefault(each.local_port, []).append(each)
         return by_port

@@ -50,11 +50,14 @@ def options(limits: model.LimitsConfig, *, alone: bool = True) -> list[tuple[str
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", limits.streams_per_connection),
         ("grpc.max_allowed_incoming_connections", allowed_by_grpc(limits)),
+        # With probes, gRPC would set windows by the speed of a connection: see window_bytes.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", window_bytes(limits)),
         ("grpc.max_connection_idle_ms", _IDLE_MS),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", _PING_MIN_MS),
+        # Clients that wait for a build keep their connection alive; without this gRPC counts that
+        # as abuse.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
@@ -115,11 +118,14 @@ class GrpcServer:
         """
         sockets = passed.take(self.address) if passed is not None else []
         for each in sockets:
+            # gRPC opens a socket that nobody reaches, and the passed one takes its place: see
+            # Exchange.
             port = self._listen(Address("127.0.0.1", 0))
             self._exchanges.append(Exchange(each, port))
         if sockets:
             return
         for host in await resolve(self.address):
+            # The next address of the host has to have the port that 0 became.
             port = self._listen(Address(host, self.address.port))
             self.address = self.address._replace(port=port)
 
@@ -146,6 +152,7 @@ class GrpcServer:
             await self.start()
             grace_s = 0
         while self._exchanges:
+            # Before gRPC ends: it shuts its sockets down, which would reach the service manager's.
             self._exchanges.pop().undo()
         await self.server.stop(grace_s)
 
@@ -174,6 +181,7 @@ def credentials(live: LiveTls) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(
         _configuration(shown),
         changed,  # type: ignore[arg-type]  # grpc documents None for "no change"
+        # Whether a certificate is asked for is fixed here; a reload changes whose are accepted.
         shown.roots_pem is not None,
     )
 

@@ -53,6 +53,8 @@ class Exchange:
         """
         self._number = _listener_on(port)
         watches = list(_watches(self._number))
+        # Another number of pollers would mean that gRPC works differently from what is undone
+        # below.
         if len(watches) != 1:
             raise CannotStart(
                 "this gRPC cannot take a socket of the service manager's "
@@ -61,6 +63,8 @@ class Exchange:
         (self._watch,) = watches
         self._own = os.dup(self._number)
         _control(self._watch, _DELETE, self._number)
+        # The kernel watches open files, not numbers, so the number is taken out before and put in
+        # again.
         os.dup2(passed.fileno(), self._number, inheritable=False)
         _control(self._watch, _ADD, self._number)
         passed.close()  # gRPC's descriptor stands for it now

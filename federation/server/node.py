@@ -182,6 +182,7 @@ class Node:
                 await self._http.start(passed)
             for each in self._sockets:
                 await each.start()
+            # All are bound, and none answers yet: a mistake is noticed before any client is.
             passed.check_all_taken()
             for port in self._ports:
                 await port.server.start()
@@ -234,6 +235,7 @@ class Node:
 
     async def _end(self, grace_s: float) -> None:
         await asyncio.gather(*(port.server.stop(grace_s) for port in self._ports))
+        # Behind the calls: some wait for what is watched here.
         await self._tasks.close()
         for each in (*self._sockets, self._http):  # last, since they show that the node drains
             if each is not None:
@@ -243,6 +245,7 @@ class Node:
 
     async def _publish_health(self) -> None:
         serving = self._readiness.refresh().serving
+        # Before the listeners close, so that load balancers turn away without an error.
         for port in self._ports:
             await port.health.set(serving)
 

@@ -29,6 +29,7 @@ class PassedSockets:
 
     def take(self, address: Address) -> list[socket.socket]:
         """Return those that listen on this port, none for port 0; the caller owns them."""
+        # By port alone: units may name the address in another form than the configuration.
         mine = [s for _, s in self._left if s.getsockname()[1] == address.port and address.port]
         self._left = [each for each in self._left if each[1] not in mine]
         return mine
@@ -56,8 +57,10 @@ def passed_sockets(environment: MutableMapping[str, str], pid: int) -> PassedSoc
 
     Raises CannotStart for anything but TCP sockets that listen.
     """
+    # Taken out, or a program that this node starts would take the descriptors for its own.
     values = [environment.pop(name, "") for name in _VARIABLES]
     for_pid, count, names = values
+    # The variables may have been left in the environment for another process (sd_listen_fds(3)).
     if not count or for_pid != str(pid):
         return PassedSockets()
     if not count.isdecimal():

@@ -42,6 +42,7 @@ async def warming(
     try:
         if pulling.shared.offline:
             raise SourceUnavailable("upstreams", "this node is offline, see `federation offline`")
+        # No peers: holes of pins and lost blobs are the serving node's business.
         pulling.start(None)
         warmer = pulling.warmer(pace, ttl_s=float("inf") if resume else 0.0)
         try:

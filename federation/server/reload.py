@@ -81,6 +81,7 @@ class Reloader:
             from federation.config.file import load  # noqa: PLC0415
 
             found = changes(self._running, load(self._file))
+        # Read only to find mistakes: nothing may change before every file is known to be good.
         load_access(found.config)
         return found
 

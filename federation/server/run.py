@@ -86,6 +86,7 @@ async def _serve(
     if control is not None:
         control.when_gone(partial(_parent_gone, stop))
     if again:
+        # The file may have been changed since the parent read it.
         hangup.set()
     node = await open_node(config, files, clock, slot)
     background, watched = Background(), Background()
@@ -108,12 +109,15 @@ async def _serve(
         _feed_watchdog(control, slot, watched)
         await stop.wait()
     systemd.notify("STOPPING=1")
+    # No reload begins any more while things are closed.
     await background.close()
     limit_s = node.drain_s + END_S
     if control is not None:
         control.send(**{"ending-within-s": limit_s})
+    # On the loop, not in the task below: a task that hangs cannot end itself.
     asyncio.get_running_loop().call_later(limit_s, _give_up, limit_s, flush)
     await node.stop()
+    # Last: the watchdog is fed as long as the node drains.
     await watched.close()
 
 
@@ -138,6 +142,7 @@ def _asked_to_stop(number: signal.Signals, stop: asyncio.Event, flush: logs.Flus
     if stop.is_set():
         _log.warning("second_signal", signal=number.name)
         flush(FLUSH_S)
+        # Somebody insists: nothing of the end may be waited for, no thread and no disk.
         os._exit(128 + number)
     _log.info("signal", signal=number.name)
     stop.set()

@@ -95,16 +95,16 @@ class _Parent:
             loop.add_signal_handler(number, partial(self._asked_to_stop, number))
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         config = self._config
-        face: AggregatedPages | None = None
+        pages: AggregatedPages | None = None
 
         def ended(worker: Worker) -> None:
-            if face is not None:
-                face.ended(worker)
+            if pages is not None:
+                pages.ended(worker)
 
         await self._ports.take([listener.address for listener in config.listeners], passed)
         addresses = [str(address) for address in self._ports.addresses]
         descriptors = [each.fileno() for each in self._ports.passed]
-        self._crew = Supervisor(config.workers, self._orders, descriptors, self._clock, ended)
+        self._supervisor = Supervisor(config.workers, self._orders, descriptors, self._clock, ended)
         try:
             if config.http.address is not None or config.http.socket is not None:
                 facts = {
@@ -112,8 +112,8 @@ class _Parent:
                     "version": __version__,
                     "listeners": addresses,
                 }
-                face = AggregatedPages(self._crew, facts, self._clock)
-                await self._serve_pages(face, passed)
+                pages = AggregatedPages(self._supervisor, facts, self._clock)
+                await self._serve_pages(pages, passed)
             passed.check_all_taken()
             status = await self._while_serving(ready, addresses)
         finally:
@@ -121,21 +121,21 @@ class _Parent:
             for each in (*self._sockets, self._http):
                 if each is not None:
                     await each.stop()
-            if face is not None:
-                await face.close()
+            if pages is not None:
+                await pages.close()
             self._ports.close()
         return status
 
-    async def _serve_pages(self, face: AggregatedPages, passed: PassedSockets) -> None:
+    async def _serve_pages(self, pages: AggregatedPages, passed: PassedSockets) -> None:
         settings, clock = self._config.http, self._clock
-        face.dashboard = LazyDashboard(self._config, clock)
+        pages.dashboard = LazyDashboard(self._config, clock)
         access = make_http_access(self._config, self._files.http, Metrics(), clock)
-        self._http, self._sockets = http_servers(settings, face.answer, access, None, clock)
+        self._http, self._sockets = http_servers(settings, pages.answer, access, None, clock)
         if self._http is not None:
             await self._http.start(passed)
         for each in self._sockets:
             await each.start()
-        self._keep(face.run, "counts of the workers")
+        self._keep(pages.run, "counts of the workers")
         if access is not None and access.watched:
             self._keep(lambda: follow(access.watched, self._asked_for_tls, clock), "tls-files")
         self._fetched = None if access is None else access.fetched
@@ -156,13 +156,13 @@ class _Parent:
     async def _while_serving(self, ready: Ready, addresses: list[str]) -> int:
         """Run the workers to their end; return the status to exit with."""
         stopping = self._tasks.start(self._stop.wait(), "signal to stop")
-        starting = self._tasks.start(self._crew.start(), "start of the workers")
+        starting = self._tasks.start(self._supervisor.start(), "start of the workers")
         await asyncio.wait([stopping, starting], return_when=asyncio.FIRST_COMPLETED)
         failed = starting.result() if starting.done() else 0
         if not failed and not stopping.done():
             self._keep(self._reload_on_hangup, "reload")
             http = None if self._http is None else str(self._http.place)
-            workers = len(self._crew.workers)
+            workers = len(self._supervisor.workers)
             _log.info("all_serving", listeners=addresses, http=http, workers=workers)
             process.settle()
             ready(addresses)
@@ -170,21 +170,21 @@ class _Parent:
             self._feed_watchdog()
             await stopping
         systemd.notify("STOPPING=1")
-        ended = await self._crew.stop(self._config.limits.drain + END_S)
+        ended = await self._supervisor.stop(self._config.limits.drain + END_S)
         return failed or ended
 
     def _feed_watchdog(self) -> None:
         """Feed the service manager's watchdog as long as the workers report that they are alive."""
         within_s = systemd.watchdog_s(os.environ, os.getpid())
         if within_s is not None:
-            alive = partial(self._crew.is_alive, within_s)
+            alive = partial(self._supervisor.is_alive, within_s)
             tell = systemd.notify_alive
             feeding = systemd.feed_watchdog(within_s, alive, self._clock, tell)
             self._tasks.start(feeding, "watchdog")
 
     def _asked_to_stop(self, number: signal.Signals) -> None:
         if self._stop.is_set():  # a second one: the workers end at once, and so does this process
-            self._crew.signal(number)
+            self._supervisor.signal(number)
             return
         _log.info("signal", signal=number.name)
         self._stop.set()
@@ -196,12 +196,14 @@ class _Parent:
             self._hangup.clear()
             began_s = self._clock.monotonic_s()
             systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={int(began_s * 1_000_000)}")
-            self._crew.signal(signal.SIGHUP)
+            self._supervisor.signal(signal.SIGHUP)
             self._asked_for_tls.set()
             if self._fetched is not None:
                 self._fetched.look_again()
             operations = operations_on(self._config.data_dir, self._config.storage)
-            pids = {worker.pid for worker in self._crew.workers}
+            # One that dies meanwhile is not in the list any more, and its successor reads the file
+            # at its start; then only the time limit ends the wait.
+            pids = {worker.pid for worker in self._supervisor.workers}
             while self._clock.monotonic_s() < began_s + _RELOAD_S:
                 served = await asyncio.to_thread(operations.processes)
                 if pids <= {each.get("pid") for each in served if _reloaded(each, began_s)}:

@@ -97,6 +97,7 @@ def make_services(
         ]
 
     asked_by_readers = through(includes_upstreams=True)
+    # See decisions, "Readers may be told what upstreams have, pushers may not".
     asked_by_pushers = through(includes_upstreams=False, includes_for_nodes=True)
     cas = CasService(asked_by_readers, limits, metrics, compute, asked_by_pushers)
     local = through(includes_upstreams=False)
@@ -144,6 +145,7 @@ def make_services(
         storage.keep_pins(walk, holes.bring)
 
     async def stop_fetching() -> None:
+        # First of all: what pins lack must begin no new pull while the others close.
         storage.keep_pins(walk, None)
 
     return Services(

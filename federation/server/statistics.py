@@ -61,6 +61,7 @@ class ActivitySampler:
             },
         }
         found = {series: _since(self._last.get(series, {}), now) for series, now in totals.items()}
+        # Replaced as a whole: series of upstreams and peers that have left go with it.
         self._last = totals
         self._add_saved(found)
         return found

@@ -19,9 +19,11 @@ def notify(state: str) -> None:
     name = os.environ.get("NOTIFY_SOCKET", "")
     if not name.startswith(("/", "@")):
         return
+    # @ stands for the abstract namespace (sd_notify(3)).
     address = f"\0{name[1:]}" if name.startswith("@") else name
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+            # A manager that hangs must not hang the event loop.
             out.setblocking(False)
             out.sendto(state.encode(), address)
     except OSError as error:
@@ -34,6 +36,7 @@ def watchdog_s(environment: Mapping[str, str], pid: int) -> float | None:
     pid: of the process that the manager has started.
     """
     text = environment.get("WATCHDOG_USEC", "")
+    # isdecimal() alone takes digits of other scripts, too.
     if not (text.isascii() and text.isdecimal()) or int(text) == 0:
         return None
     if environment.get("WATCHDOG_PID", str(pid)) != str(pid):

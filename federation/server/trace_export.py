@@ -80,6 +80,7 @@ class TraceExport:
     async def _send_all(self, limit_s: float) -> bool:
         """Send what waits now; return False, with the rest still waiting, if there is no answer."""
         until_s = self._clock.monotonic_s() + limit_s
+        # As many as wait now: spans that come meanwhile would keep this from ending.
         for _ in range(0, len(self._tracer), _BATCH_SPANS):
             left_s = until_s - self._clock.monotonic_s()
             if left_s <= 0 or not await self._send_batch(left_s):
@@ -98,6 +99,7 @@ class TraceExport:
         except (RemoteFailed, NotFound, InvalidRequest) as error:
             self._complaints.warn("traces_not_sent", error)
             return False
+        # Only now: without an answer they are sent again.
         self._tracer.forget_oldest(len(batch))
         self._spans.labels(result="sent").inc(len(batch) - rejected)
         self._spans.labels(result="rejected").inc(rejected)

@@ -85,6 +85,7 @@ def _is_left_over(path: Path, short: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
+            # Nothing but connecting tells: a socket's file stays when its process is killed.
             probe.connect(short)
         except (ConnectionRefusedError, FileNotFoundError):
             return True

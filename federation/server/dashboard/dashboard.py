@@ -79,6 +79,8 @@ class Dashboard:
 
     async def _explained(self, asked: str) -> str:
         """Return what is known here of an object, as text. One is looked for at a time."""
+        # A thread cannot be stopped, and on a hung disk each reload of the page would leave
+        # another.
         if self._explaining is not None and not self._explaining.done():
             return "Another question is being answered just now; ask again."
         self._explaining = asyncio.ensure_future(asyncio.to_thread(self._explain, asked))

@@ -72,5 +72,6 @@ class StoredFacts:
             summary = self._operations.summary()
             parked = list(self._operations.parked(None, _PARKED_MAX))
         except (FederationError, OSError) as error:
+            # The page matters most when something is wrong, so it shows what can be read.
             return Stored({}, [], history, [*problems, str(error)])
         return Stored(summary, parked, history, problems)

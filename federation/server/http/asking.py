@@ -24,6 +24,7 @@ class Asker:
     def __init__(self, place: Path | str) -> None:
         """place: a socket, or host:port."""
         self.place = place
+        # HTTP/1.1 demands a Host header; on a socket it decides nothing.
         self._host = "localhost" if isinstance(place, Path) else place
         self._session: aiohttp.ClientSession | None = None
         self._folder = ExitStack()  # the socket is reached through it

@@ -74,6 +74,7 @@ class BoundedServer(web.Server):
         host = _host_of(transport)
         share = self._share_of(host)
         if share.try_acquire(host) is ShareVerdict.GRANTED:
+            # Released behind the handshake: connection_made counts the connection that comes of it.
             release = partial(share.release, host)
             work = secure(transport, self(), self._contexts, _HANDSHAKE_S, release)
             self._handshakes.start(work, "TLS handshake")
@@ -129,6 +130,8 @@ class BoundedServer(web.Server):
         """End a connection on which nothing was asked for too long, or no answer taken."""
         held = self._held[handler]
         loop = asyncio.get_running_loop()
+        # aiohttp itself ends an idle connection behind an answer. This catches one that never asks,
+        # and one that takes no answer.
         left_s = held.since_s + _IDLE_S + _REQUEST_S - loop.time()
         if left_s > 0:
             held.timer = loop.call_later(left_s, self._look, handler, transport)

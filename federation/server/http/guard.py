@@ -52,6 +52,7 @@ class PageGuard:
             return await self._handler(request)
         if not self._is_named(request.host):
             error = f"this node is not {_shown(request.host)}; http.hosts can list further names"
+            # Misdirected Request (RFC 9110, section 15.5.20).
             return _refusal(421, error)
         if self._is_open:
             return await self._handler(request)
@@ -62,6 +63,7 @@ class PageGuard:
         if host in self._names:
             return True
         try:
+            # An address is safe: DNS rebinding needs a name that leads here.
             ipaddress.ip_address(host)
         except ValueError:
             return False
@@ -79,6 +81,7 @@ class PageGuard:
             self._log.log_refusal(error, "http.Pages", request.caller.peer.text, rights)
             if isinstance(error, NotAuthenticated):
                 return _refusal(401, str(error), _ASK_FOR_TOKEN if self._takes_tokens else None)
+            # Without keys a token is neither good nor bad: see decisions, "Keys by URL".
             return _refusal(503 if isinstance(error, KeysUnknown) else 403, str(error))
         return None
 

@@ -33,6 +33,7 @@ class LazyDashboard:
         is_page = request.path == "/" and "text/html" in request.accept
         if not is_page and not request.path.startswith("/dashboard."):
             return None
+        # The first page brings requests for its files at the same time.
         async with self._loading:
             if self._page is None:
                 room = await asyncio.to_thread(import_module, _ROOM)

@@ -68,6 +68,7 @@ class HttpServer:
             await self._server.stop()
         for each in self._sockets:
             each.close()
+        # Only if this server made it: the path may be another process's socket.
         if self._sockets:
             self.place.close()
 
@@ -90,6 +91,7 @@ class HttpServer:
         except BaseException:
             connection.close()
             raise
+        # Behind the first connection, so that the parser is imported only if there is one.
         self._accepting.append(await loop.create_server(server.accept, sock=listening))
 
     async def _load(self) -> BoundedServer:

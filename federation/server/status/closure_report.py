@@ -89,6 +89,7 @@ class _Walk:
         self._take(names_of_structure(shape, data, digest.function))
 
     def _check_leaves(self) -> None:
+        # In batches: a look-up of each would take a query for each.
         leaves, self._leaves = self._leaves, set()
         self._note_missing(sorted(self._explainer.missing(leaves)))
 

@@ -39,6 +39,7 @@ def peers_together(
 def _merged(stored: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
     """Prefer what the process says, except for the lag of a peer that needs a resync."""
     merged = {**stored, **live}
+    # The log does not show what such a peer lacks, so a number would be too small.
     if "lag-objects" in stored and stored["lag-objects"] is None:
         merged |= dict.fromkeys(("lag-objects", "lag-bytes", "lag-s", "caught-up-in-s"))
     return merged

@@ -38,7 +38,7 @@ def encode_orders(
     facts = {
         "config": config.model_dump(mode="json", by_alias=True),
         "file": None if file is None else str(file),
-        "share": [slot.number, slot.of, slot.ports, slot.http, slot.parent],
+        "slot": [slot.number, slot.of, slot.ports, slot.http, slot.parent],
         "descriptors": descriptors,
         "again": again,
     }
@@ -55,10 +55,11 @@ class Control:
         """Wait for the parent's line; None when the parent is gone."""
         with self._channel.makefile("rb") as lines:
             line = lines.readline(LINE_MAX)
+        # A parent that died in the middle of it leaves half a line.
         if not line.endswith(b"\n"):
             return None
         facts = json.loads(line)
-        number, of, ports, http, parent = facts["share"]
+        number, of, ports, http, parent = facts["slot"]
         sockets = [(f"descriptor {fd}", _adopt(fd)) for fd in facts["descriptors"]]
         return WorkerStart(
             Config.model_validate(facts["config"]),

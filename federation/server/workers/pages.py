@@ -36,8 +36,8 @@ class AggregatedPages(Router):
     Close it: it keeps a connection to each.
     """
 
-    def __init__(self, crew: Supervisor, facts: Mapping[str, Any], clock: Clock) -> None:
-        self._crew = crew
+    def __init__(self, supervisor: Supervisor, facts: Mapping[str, Any], clock: Clock) -> None:
+        self._supervisor = supervisor
         self._facts = facts
         self._clock = clock
         self._last: dict[int, Families] = {}  # by worker
@@ -46,7 +46,7 @@ class AggregatedPages(Router):
         self._askers: dict[int, Asker] = {}  # by worker
 
     def __repr__(self) -> str:
-        return f"<AggregatedPages {self._crew!r}>"
+        return f"<AggregatedPages {self._supervisor!r}>"
 
     async def run(self) -> None:
         """Look at the workers' counts now and then, until cancelled."""
@@ -61,12 +61,13 @@ class AggregatedPages(Router):
 
     def ended(self, worker: Worker) -> None:
         """Keep what a worker had counted when it was last looked at."""
+        # Its gauges go with it; what it counted since the last look is lost.
         last = self._last.pop(worker.number, {})
         self._ended = merged([self._ended, only_growing(last)], self._gauges)
 
     async def facts(self) -> Mapping[str, Any]:
         """See Router."""
-        workers = await asyncio.gather(*map(self._about, self._crew.workers))
+        workers = await asyncio.gather(*map(self._about, self._supervisor.workers))
         shown = {name: _shown_by(workers, name) for name in ("peers", "upstreams")}
         return {**self._facts, **_verdict(workers), **shown, "workers": workers}
 
@@ -74,24 +75,25 @@ class AggregatedPages(Router):
         """See Router."""
         await self._look()
         parts = [self._ended, *self._last.values()]
-        return exposition([*merged(parts, self._gauges).values(), *_own(self._crew)])
+        return exposition([*merged(parts, self._gauges).values(), *_own(self._supervisor)])
 
     async def readiness(self) -> Mapping[str, Any]:
         """See Router."""
-        answers = await asyncio.gather(*(self._get(w, "/readyz") for w in self._crew.workers))
+        answers = await asyncio.gather(*(self._get(w, "/readyz") for w in self._supervisor.workers))
         states = [
             {"worker": worker.number, **(json.loads(answer[1]) if answer else _SILENT)}
-            for worker, answer in zip(self._crew.workers, answers, strict=True)
+            for worker, answer in zip(self._supervisor.workers, answers, strict=True)
         ]
         return {**_verdict(states), "workers": states}
 
     async def _look(self) -> None:
         async def look(worker: Worker) -> None:
             answer = await self._get(worker, "/metrics")
-            if answer is not None and worker in self._crew.workers:
+            # It may have ended while it answered; its counts are among the ended ones then.
+            if answer is not None and worker in self._supervisor.workers:
                 self._last[worker.number] = parse(answer[1])
 
-        await asyncio.gather(*map(look, self._crew.workers))
+        await asyncio.gather(*map(look, self._supervisor.workers))
 
     async def _about(self, worker: Worker) -> dict[str, Any]:
         answer = await self._get(worker, "/")
@@ -104,6 +106,7 @@ class AggregatedPages(Router):
         if worker.http is None:
             return None
         asker = self._askers.get(worker.number)
+        # A worker that took another's place has another socket.
         if asker is None or asker.place != worker.http:
             self._askers[worker.number], before = Asker(worker.http), asker
             if before is not None:
@@ -143,12 +146,12 @@ def _why(unfit: Mapping[str, Any]) -> str:
     return str(unfit.get("reason", "no reason given"))
 
 
-def _own(crew: Supervisor) -> Iterable[Family]:
+def _own(supervisor: Supervisor) -> Iterable[Family]:
     """Yield the parent's own metrics."""
     workers = Family("federation_workers", "gauge", "Processes that serve, by state")
-    workers.add(crew.serving, labels={"state": "serving"})
-    workers.add(len(crew.workers) - crew.serving, labels={"state": "starting"})
+    workers.add(supervisor.serving, labels={"state": "serving"})
+    workers.add(len(supervisor.workers) - supervisor.serving, labels={"state": "starting"})
     yield workers
     restarts = Family("federation_worker_restarts", "counter", "Workers started again")
-    restarts.add(crew.restarts, suffix="_total", labels={})
+    restarts.add(supervisor.restarts, suffix="_total", labels={})
     yield restarts
