@@ -58,6 +58,7 @@ class BlobCalls:
 
     async def _answer(self, named: Digest, send: Send, call: Call) -> bytes:
         fields = _PUBLIC if call.rights.is_anonymous else _PRIVATE
+        # A size that was learnt comes first: with it an upstream can be asked, too.
         learnt = self._sizes.sized(named)
         if learnt is not None:
             if (shape := self._sizes.shape_of(learnt)) is not None:
@@ -76,6 +77,7 @@ class BlobCalls:
 
     async def _learn(self, digest: Digest, shape: Shape) -> None:
         """Learn the sizes of what a tree or directory names: whoever asks for it asks for them."""
+        # A larger one would have to be streamed and held; directories are rarely so large.
         if digest.size_bytes > SMALL_BLOB_BYTES:
             return
         (data,) = await self._store.read_small([digest])

@@ -29,6 +29,7 @@ def range_of(field: str | None, if_range: str | None, etag: str, size: int) -> B
     Several ranges, and units that are not bytes, are ignored, as the RFC allows. Raises
     RangeOutside.
     """
+    # If-Range compares strongly (RFC 9110, section 13.1.5): another value is sent whole.
     if field is None or (if_range is not None and if_range.strip() != etag):
         return None
     match = _RANGE.fullmatch(field.strip())
@@ -52,5 +53,6 @@ def is_unchanged(if_none_match: str | None, etag: str) -> bool:
     """Return whether If-None-Match names this value, so that it need not be sent again."""
     if if_none_match is None:
         return False
+    # If-None-Match compares weakly (section 13.1.2).
     named = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]
     return "*" in named or etag in named

@@ -63,6 +63,7 @@ class HttpConnection(RequestHandler):
         assert isinstance(transport, asyncio.Transport)
         transport.set_write_buffer_limits(high=_BUFFERED_BYTES)
         sock = transport.get_extra_info("socket")
+        # Head and body may be separate writes, and the second would wait for an acknowledgement.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.peer = self._server.registry.peer_of(transport)
         self._head_since_s = self._server.clock.monotonic_s()
@@ -79,6 +80,7 @@ class HttpConnection(RequestHandler):
         self.received_bytes += len(data)
         if self._is_broken:
             return
+        # While a call runs, what comes is its body, which has limits of its own.
         if self._head_since_s is None and data and not self._is_busy:
             self._head_since_s = self._server.clock.monotonic_s()
         super().data_received(data)
@@ -138,6 +140,7 @@ class HttpConnection(RequestHandler):
         if transport is None or transport.is_closing():
             raise CallEnded
         transport.write(data)
+        # Nearly never: what the socket takes at once needs no await.
         if self._paused:
             try:
                 await self._drain_helper()
@@ -172,6 +175,8 @@ class HttpConnection(RequestHandler):
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
+            # A plain close would let a client take a cut body for a whole one, where its size is
+            # not known.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         transport.abort()
 

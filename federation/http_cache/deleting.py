@@ -59,6 +59,7 @@ class DeleteCalls:
         things: list[tuple[Purgeable, str]] = [(keyed.key, str(keyed.action))]
         if target.kind is Kind.RESULT:
             assert named is not None
+            # It may be kept under any size of its action, and the path has none.
             held = await self._index.get_like([key_prefix_of(target.instance, named)])
             things += [(entry.key, entry.label) for entry in held]
         return things

@@ -121,6 +121,7 @@ class EntryCalls:
 
     async def headers(self, found: KeyedValue) -> Mapping[str, str]:
         """Return the headers that were kept with an entry."""
+        # An upstream's entry may name anything as its headers.
         if found.headers is None or found.headers.size_bytes > HEADERS_MAX_BYTES:
             return {}
         (data,) = await self._store.read_small([found.headers])
@@ -144,6 +145,7 @@ class EntryCalls:
             entry, value = await self._receive(pieces, call, http)
             await self._index.put([entry], provenance=call.provenance)
         else:
+            # Before the look at its closure: put_over stores only over what that look was about.
             (held,) = await self._index.get([key])
             if await call.in_time(self.find(target)) is not None:
                 return _there_already(http)
@@ -166,6 +168,7 @@ class EntryCalls:
             text = encode_headers(kept)
             headers = digest_of(text)
             beside.append((headers, text))
+        # Both before the entry: it is served only when all that it names is here.
         value, _ = await asyncio.gather(
             self._receiver.store(pieces, call), self._store_beside(beside, call)
         )

@@ -106,6 +106,7 @@ class HttpCall:
         # Values come back byte for byte, so what is packed for the way is not taken.
         if self.field("Content-Encoding") not in {None, "identity"}:
             return 415
+        # RFC 9110, section 14.5: a PUT of a part must not be taken for one of the whole.
         return 400 if self.field("Content-Range") is not None else None
 
     # For the pipeline
@@ -128,6 +129,8 @@ class HttpCall:
         """See Transport."""
         if self._is_dropping or self._reading is not None:
             raise CallEnded
+        # Only when the body is wanted: a blob that is held is answered without it (RFC 9110,
+        # 10.1.1).
         if self._wants_continue and not self._body.at_eof():
             self._wants_continue = False
             await self._wire.send(CONTINUE)
@@ -239,6 +242,8 @@ class HttpCall:
             self._sent_bytes += len(answer)
         if data or self._begun:
             await self._send(data)
+        # Content-Length was sent, so the client would wait for the rest, or take the next answer
+        # for it.
         if self._sent_bytes != self._promised_bytes:
             self._wire.abort()
             raise CallEnded
@@ -256,6 +261,8 @@ class HttpCall:
         if status.code is StatusCode.UNAUTHENTICATED and not is_probe:
             fields = (*TEXT, _ASKS_CREDENTIALS)
         self.answers(number, fields)
+        # Whether a client that was refused sends its body all the same is not known (RFC 9110,
+        # 10.1.1).
         self._closes = self._closes or self._wants_continue
         text = f"{status.message}\n".encode()
         found = self._head(len(text))

@@ -55,6 +55,7 @@ class BodyReceiver:
         digest = None
         if raw_hash is not None and http.length is not None:
             digest = Digest(raw_hash, http.length, function)
+            # Only with a length: hash and size together are the name.
             if await self._store.accept_held(digest, provenance=call.provenance):
                 return digest
         pieces = self.pieces(requests, call)
@@ -73,6 +74,7 @@ class BodyReceiver:
         with noting_size(http):
             if http.length is not None and http.length <= _AT_ONCE_BYTES:
                 data = b"".join([piece async for piece in pieces])
+                # Where a hash was demanded, and no size, begin_unsized compares it.
                 named = digest or digest_of(data, function)
                 try:
                     return await self._store_at_once(named, data, call)

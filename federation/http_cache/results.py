@@ -140,6 +140,8 @@ class ResultCalls:
         async with self._store.open_read(value) as chunks:
             async for data in chunks:
                 body += data
+                # Not JSON, so it names nothing that could be learnt, and need not be read to its
+                # end.
                 if not body.startswith(b"{"):
                     return
                 if len(body) > _UNCOUNTED_BYTES:
@@ -156,6 +158,7 @@ class ResultCalls:
         begun = await self._begin(pieces, call)
         named = _named(target)
         if len(begun) > RESPONSE_MAX_BYTES:
+            # Too large to be checked whole; taken for a value, it would hide a smaller result.
             if begins_like_result(begun):
                 with noting_size(http):
                     raise RequestTooLarge(
@@ -188,6 +191,7 @@ class ResultCalls:
         action = await self._action(named)  # no size that only somebody claimed: it may hide this
         held: Sequence[Entry] = ()
         if not action.size_bytes:
+            # A result that is here under its true size is replaced, not hidden behind a second one.
             held = await self._index.get_like([key_prefix_of(target.instance, named)])
         key = held[0].key if held else key_of(target.instance, action)
         label = held[0].label if held else str(action)

@@ -44,6 +44,8 @@ def _send(sock: int, fd: int, offset: int, end: int) -> int:
             sent = os.sendfile(sock, fd, offset, end - offset)
         except BlockingIOError:
             return offset
+        # The end of a file that was cut behind the node's back; without this the loop would never
+        # end.
         if not sent:
             raise OSError("the file is shorter than the blob")
         offset += sent

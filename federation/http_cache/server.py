@@ -59,6 +59,7 @@ class HttpCacheServer(web.Server):
         tls: LiveTls | None = None,
     ) -> None:
         """hits: that of the whole node. connections: what the routes' Runtime has, too."""
+        # A client that leaves cancels its task, as the pipeline expects of every protocol.
         super().__init__(self._serve, handler_cancellation=True)
         self.clock = clock
         self._routes = routes
@@ -85,6 +86,7 @@ class HttpCacheServer(web.Server):
             max_field_size=_FIELD_BYTES,
             max_headers=_FIELDS,
             read_bufsize=_ahead_bytes(self._limits),
+            # Values come back byte for byte, so none is unpacked.
             auto_decompress=False,
         )
 
@@ -190,6 +192,7 @@ class HttpCacheServer(web.Server):
             route = self._routes.find(call)
         except FederationError as error:
             return status_of(error) or CallStatus(StatusCode.INVALID_ARGUMENT, str(error))
+        # Before the pipeline: no method would take it, whoever asks.
         if (status := call.refused_at_once()) is not None:
             call.answers(status, TEXT)
             return f"{phrase(status)}\n".encode()

@@ -25,9 +25,7 @@ KEY_MAX_BYTES: Final = 1024
 _TARGET_MAX_CHARS = 4096
 _QUERY_FIELDS_MAX = 20
 _ORIGIN = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
-_PLAIN_KEY = re.compile(
-    r"[0-9A-Za-z._-]{1,128}"
-)  # Gradle's, Turborepo's and Nx's are hex or digits
+_PLAIN_KEY = re.compile(r"[0-9A-Za-z._-]{1,128}")  # Gradle's and others' are hex or digits
 _PROBE = ".sccache_check"
 _BLAKE3 = DigestFunction.BLAKE3.wire_name
 
@@ -88,6 +86,7 @@ def parse_target(target: str) -> Target:
 def _plain(part: str) -> str:
     """Undo percent-encoding. Raises InvalidRequest for what climbs like a path, or is no text."""
     try:
+        # Behind the split, so that an encoded slash stays part of one name, and is refused.
         text = unquote_to_bytes(part).decode() if "%" in part else part
     except UnicodeDecodeError:
         raise InvalidRequest("a path that is not UTF-8") from None
@@ -101,6 +100,7 @@ def _plain(part: str) -> str:
 def _parse(parts: Sequence[str], query: str, *, is_folder: bool) -> Target:
     if parts == ["status"]:
         return Target(Kind.STATUS, ClientKind.BAZEL)
+    # The first word that names a cache ends the instance, so no instance can have it in its name.
     for at, part in enumerate(parts):
         above, below = parts[:at], parts[at + 1 :]
         if part == "kv":
@@ -126,6 +126,7 @@ def _content(parts: Sequence[str]) -> Target:
             "the paths are [INSTANCE/]cas/HASH, [INSTANCE/]ac/HASH, kv/NAME/KEY, gradle/KEY, "
             "v8/artifacts/KEY, v1/cache/KEY and status"
         )
+    # The path has no size; SizesByHash or the catalogue add it.
     named = parse_digest(last, "0", function)
     instance = check_instance("/".join(above[:-1]))
     key = last if function is DigestFunction.SHA256 else f"{_BLAKE3}/{last}"
