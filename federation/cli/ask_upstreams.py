@@ -67,6 +67,7 @@ def ask_peers(
         )
         for peer in peers
     ]
+    # Without the mark a node would answer for its own upstreams, too.
     with hops.serving(hops.Hops(replicates=True)):
         return ask(alike, node_id, question)
 
@@ -94,6 +95,7 @@ async def _ask(settings: Settings, node_id: str, question: Question) -> dict[str
 async def _put(settings: Settings, node_id: str, question: Question) -> dict[str, Any]:
     impatient = replace(
         RemoteSettings.of(settings, settings.instance_name),
+        # Somebody waits at a terminal; and a slow answer says what this command is run to find out.
         request_timeout_s=_CALL_S,
         stall_s=_CALL_S,
         retry_limit=0,
@@ -126,6 +128,7 @@ def about_action(
     """
 
     async def question(asked: UpstreamAnswer) -> dict[str, Any]:
+        # As the node itself: an answer that it would never ask for explains nothing.
         if asked.settings.type == "storage":
             return _not_asked("it is not asked for action results (type: storage)")
         if not asked.settings.trust_action_results:
@@ -143,6 +146,7 @@ def about_asset(
 ) -> Question:
     """Return a question for the blob and the directory of a URI, and for what is missing here."""
     functions = {content_of(pushed_of(entry)).function for entry in here}
+    # A server looks an asset up for one function, that of what is here.
     function = functions.pop() if len(functions) == 1 else DigestFunction.SHA256
 
     async def question(asked: UpstreamAnswer) -> dict[str, Any]:

@@ -48,10 +48,12 @@ def authorize_command(
     where = _list(list_path, config_path).resolve()  # a symbolic link stays a link
     now_s = SystemClock().wall_s()
     candidates = [candidate(_read(Path(name)), name, now_s) for name in certificates]
+    # Reading, adding and replacing are one step, or two commands at once would lose an entry.
     with alone(where.parent):
         before = _read(where) if where.exists() else b""
         done = authorize(before, str(where), candidates)
         if done.added:
+            # The operator's permissions stay; certificates of a new list are no secret.
             mode = where.stat().st_mode & 0o7777 if where.exists() else 0o644
             replace_file(where, done.text, mode)
     _report(where, done, now_s, as_json=as_json)
@@ -72,6 +74,7 @@ def _list(list_path: Path | None, config_path: Path | None) -> Path:
 
 def _read(path: Path) -> bytes:
     with path.open("rb") as file:
+        # One byte more than is taken, so that a larger file is refused and not cut.
         return file.read(LIST_MAX_BYTES + 1)
 
 

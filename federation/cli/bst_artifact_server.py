@@ -86,6 +86,7 @@ def _config(given: dict[str, Any]) -> Config:
     if least is not None and most is not None and least > most:
         raise ConfigError("--head-room-min is more than --head-room-max")
     flags = [
+        # As the old server: every address, over IPv6 and IPv4.
         Flag("--port", ("listeners", 0, "address"), f"[::]:{given['port']}"),
         Flag("--enable-push", ("listeners", 0, "push"), given["enable_push"]),
         Flag("--server-cert", ("listeners", 0, "tls", "server-cert"), given["server_cert"]),
@@ -99,5 +100,6 @@ def _config(given: dict[str, Any]) -> Config:
         Flag("--workers", ("workers",), given["workers"]),
         Flag("--log-level", ("log", "level"), given["log_level"]),
     ]
+    # The old server had none, and two of these beside each other would both want its port.
     no_http = Flag("", ("http", "address"), None)
     return config_of([*(flag for flag in flags if flag.value is not None), no_http])

@@ -42,6 +42,7 @@ class Command(click.Command):
         """See click.Command."""
         try:
             return super().invoke(ctx)
+        # click shows these itself; it must not look like a failure of the command.
         except (click.ClickException, click.exceptions.Exit):
             raise
         except ConfigError as error:
@@ -53,6 +54,7 @@ class Command(click.Command):
         except KeyboardInterrupt:
             _fail(ctx, "interrupted", INTERRUPTED)
         except Exception as error:
+            # A bug: a trace helps whoever reports it, and nobody else.
             if os.environ.get("FEDERATION_TRACEBACK"):
                 raise
             hint = "FEDERATION_TRACEBACK=1 shows where"
@@ -80,6 +82,7 @@ def _fail(ctx: click.Context, error: Exception | str, code: int) -> NoReturn:
 
             if isinstance(error, ConfigFileError):
                 facts["problems"] = [problem._asdict() for problem in error.problems]
+        # Both: a script reads the JSON, and its log shows the line.
         emit_json(facts)
     click.echo(f"{ctx.find_root().info_name}: {error}", err=True)
     sys.exit(code)

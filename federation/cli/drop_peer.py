@@ -45,6 +45,7 @@ def drop_peer_command(
     been replicated to it.
     """
     where = place(config_path, data_dir)
+    # Read before it is dropped: what is told afterwards comes from this.
     known = check_peer(where, peer)
     _check_gone(where, peer)
     if not known.is_whole and not loses:
@@ -65,6 +66,7 @@ def _check_gone(where: Place, peer: str) -> None:
     if where.file is not None and any(each.name == peer for each in where.file.peers):
         raise ConfigError(f"{peer} is in the configuration; remove it first")
     for process in facts_of_processes(where.operations):
+        # Silence must not count as "not configured": the peer would come back with a full resync.
         if where.file is None and "not-known" in process:
             raise ConfigError(
                 f"process {process['pid']} does not say which peers it has "

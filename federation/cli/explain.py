@@ -68,8 +68,8 @@ def explain(
     """Show everything known about a blob, an asset, an action result or a keyed entry of the HTTP
     cache (kv/NAME/KEY, gradle/KEY, turborepo[/TEAM]/KEY, nx/KEY, ac/HASH): whether it is stored,
     since when and from where, whether it may be evicted, which peers have acknowledged it, and
-    whether each upstream and peer has it now. With --instance also from which others that one
-    reads.
+    whether each upstream and peer has it now. With --instance, also which others that instance
+    reads from.
 
     Reads the data directory, grants no lease and changes nothing. This command itself asks the
     upstreams and peers of --config; it does not ask upstreams while the node is offline. Exits with
@@ -119,6 +119,8 @@ class _Report(LocalReport):
         return self._others(
             about_action(action, entries, missing, below),
             _instance(found, below if instance is None else instance),
+            # Peers keep keyed entries under the same instance name; only upstreams have one below
+            # theirs.
             for_peers=for_all,
         )
 

@@ -27,6 +27,7 @@ def config_of(flags: list[Flag]) -> Config:
 
     Raises ConfigError with every problem.
     """
+    # As a file would have it: the same model checks both, and only the names in errors differ.
     raw: dict[str, Any] = {"listeners": [{}]}
     for flag in flags:
         *above, key = flag.location
@@ -43,6 +44,7 @@ def config_of(flags: list[Flag]) -> Config:
 
 def _complaint(detail: ErrorDetails, names: Mapping[Location, str]) -> str:
     location = detail["loc"]
+    # The model misses a key that nobody typed, so its error would name no flag.
     if location[-2:-1] == ("tls",) and detail["type"] == "missing":
         if (*location[:-1], "client-certs") in names and not _pair_begun(location, names):
             return "--client-certs: needs TLS, so the server's certificate and key too"

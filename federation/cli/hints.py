@@ -74,6 +74,7 @@ def buildstream_2(pointer: Pointer, *, in_project: bool = False) -> str:
         auth["access-token"] = pointer.access_token
     if auth:
         server += ["  auth:", *(f"    {key}: {value}" for key, value in auth.items())]
+    # project.conf has no `servers` level.
     if in_project:
         return "\n".join(["artifacts:", *server, "source-caches:", *server])
     servers = ["  servers:", *(f"  {line}" for line in server)]
@@ -115,6 +116,7 @@ def _auth(pointer: Pointer) -> dict[str, str]:
 
 
 def _grpc_url(url: str) -> str:
+    # Bazel speaks gRPC to grpc:// and grpcs:// only; http:// would mean its HTTP cache.
     return "grpc" + url.removeprefix("http") if url.startswith("http") else url
 
 
@@ -133,6 +135,7 @@ def _pointer(target: HintTarget) -> Pointer:
 
 def _reachable(address: Address) -> Address:
     """Replace an address that means every address of the machine by the machine's name."""
+    # Clients on other machines cannot connect to 0.0.0.0.
     return address._replace(host=socket.gethostname()) if address.is_wildcard else address
 
 

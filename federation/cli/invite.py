@@ -54,6 +54,7 @@ def invite(expires: str, config_path: Path | None, as_json: bool) -> None:
     until_s = int(now_s + _checked(expires))
     invitation = Invitation(
         authority_of(node.me.url),
+        # By this the joiner recognises this node, before either trusts anything else.
         hashlib.sha256(node.me.server_der).digest(),
         secrets.token_bytes(SECRET_BYTES),
         until_s,

@@ -57,6 +57,8 @@ def join(code: str, yes: bool, dry_run: bool, config_path: Path | None, as_json:
     breaks while joining, run the same command again. `-` reads the code from standard input, which
     keeps it out of the list of processes.
     """
+    # Checked first: the code is good once, and must not be lost on a question that nobody can
+    # answer.
     if not (yes or dry_run) and (as_json or not sys.stdin.isatty() or code == "-"):
         raise ConfigError("nobody can be asked here: give --yes to join, or --dry-run to look")
     invitation = parse_code(sys.stdin.readline() if code == "-" else code)
@@ -67,10 +69,12 @@ def join(code: str, yes: bool, dry_run: bool, config_path: Path | None, as_json:
         )
     node = mesh_node(config_path)
     inviter = Inviter(invitation, node.me, _own(node), SystemClock())
+    # Preview changes nothing at the inviter: the code stays good until somebody agrees.
     found = asyncio.run(inviter.preview())
     problems = problems_of(found, now_s)
     if not as_json:
         _show(node, found, invitation, problems)
+    # Without the inviter nothing can be taken; of others, those that can be.
     if found.inviter.name in problems:
         raise ConfigError(f"nothing was changed: {problems[found.inviter.name]}")
     if dry_run:
@@ -99,6 +103,7 @@ def _own(node: MeshNode) -> Certificates:
 def _join(node: MeshNode, inviter: Joins, shown: Joining, now_s: float) -> Taken:
     own_peers = node.own_peers  # before the inviter may have done anything
     found = asyncio.run(inviter.join())
+    # What was agreed to is what was shown.
     if found.inviter != shown.inviter:
         raise ConfigError("the inviter is another one than was shown; nothing was changed here")
     return take(node.folder, node.me, found, own_peers, now_s)

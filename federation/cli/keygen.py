@@ -65,6 +65,7 @@ def keygen(
     made = make_pair(purpose, names, key_type, SystemClock().wall_s(), days)
     out = Path(purpose) if out is None else out
     certificate, key = out.with_name(f"{out.name}.crt"), out.with_name(f"{out.name}.key")
+    # Together, or a new key could stand beside an old certificate.
     put_files({key: (made.key, 0o600), certificate: (made.certificate, 0o644)}, force=force)
     (fingerprint,) = parse_client_list(made.certificate, str(certificate)).by_fingerprint
     if as_json:
@@ -80,6 +81,7 @@ def keygen(
 
 
 def _for_server(names: tuple[str, ...], certificate: Path, key: Path, url: str | None) -> str:
+    # An IPv6 address needs brackets in a URL.
     host = f"[{names[0]}]" if ":" in names[0] else names[0]
     pull = Pointer(url or f"https://{host}:11001", server_cert=str(certificate))
     tls = f"tls: {{server-cert: {certificate}, server-key: {key}}}"

@@ -110,5 +110,7 @@ def _literal(text: str) -> list[str]:
 
 def _plain(text: str) -> str:
     """Return text that roff shows as it is."""
+    # A bare hyphen may be printed as a typographic one, which cannot be copied into a shell.
     escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    # roff takes these at the beginning of a line for requests.
     return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped

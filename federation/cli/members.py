@@ -33,6 +33,7 @@ def members(
     behind each is.
     """
     if context.invoked_subcommand is not None:
+        # click would take them silently and ignore them.
         if config_path or data_dir or as_json:
             raise click.UsageError(f"options go after {context.invoked_subcommand}")
         return

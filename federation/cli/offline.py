@@ -38,6 +38,7 @@ def offline(
     if state is not None:
         with warnings_only():
             where.operations.turn_offline(on=state == "on")
+        # So that a script which unplugs the network next does not meet calls that began before.
         wait_for_switch(where.operations, on=state == "on")
     emit(_facts(where), as_json=as_json)
 

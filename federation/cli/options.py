@@ -63,6 +63,7 @@ def place(config_path: Path | None, data_dir: Path | None) -> Place:
         loaded = load(config_path)
         return Place(loaded.data_dir, loaded.storage, loaded)
     defaults = model.Config()
+    # Absolute, since errors and records name it.
     return Place(data_dir.absolute() if data_dir else defaults.data_dir, defaults.storage)
 
 

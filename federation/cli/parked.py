@@ -44,6 +44,7 @@ def parked(
     `federation parked retry`. The list shows the oldest thousand.
     """
     if context.invoked_subcommand is not None:
+        # click would take them silently and ignore them.
         if peer or config_path or data_dir or as_json:
             raise click.UsageError(f"options go after {context.invoked_subcommand}")
         return

@@ -26,6 +26,7 @@ def print_peers(peers: Sequence[Mapping[str, Any]]) -> None:
     """Print the table and the notes below it on standard output."""
     console = Console()
     if not console.is_terminal:
+        # rich would take 80 columns for a pipe, and cut names.
         console = Console(width=_PIPED_WIDTH)
     console.print(shown(peers))
 
@@ -67,6 +68,7 @@ def _row(peer: Mapping[str, Any]) -> list[str | Text]:
     style = "green" if state == "following" else "yellow" if state in FINE_PEERS else "red"
     rate = peer.get("objects-per-s")
     return [
+        # Text, not str: rich would read [brackets] in a name as markup.
         Text(peer["name"]),
         Text(state, style=style),
         _or_dash(peer.get("lag-objects")),

@@ -57,8 +57,8 @@ def pin(
 ) -> None:
     """Keep what matches from eviction, with all that it names: what is here now, and what comes.
 
-    A URI may be a pattern with *, ? and [...]; it means assets with any qualifiers. Of what is
-    pinned already, date and note change. Pins take at most storage.pins-max of the quota: the first
+    A URI may be a pattern with *, ? and [...]; it means assets with any qualifiers. A pin that
+    exists gets the new date and note. Pins take at most storage.pins-max of the quota: the first
     that would exceed that is refused, with the numbers. What comes later and does not fit is not
     pinned: `federation pins` says how much that is.
 
@@ -85,6 +85,8 @@ def pin(
     made: list[PinReport] = []
     try:
         with warnings_only():
+            # One by one: each is tried and promised by itself, and the numbers of a refusal are
+            # those of one pin.
             for each in chosen:
                 report = where.operations.pin(_wanted(each, until_s, note), walk)
                 made.append(report)

@@ -43,6 +43,8 @@ async def _followed(announced: list[dict[str, Any]], *, on: bool) -> None:
     until_s = clock.monotonic_s() + _FOLLOW_S
     while clock.monotonic_s() < until_s:
         known = [each.get(BECAUSE) for each in await _ask_all(announced)]
+        # A process that does not answer is not waited for: the switch is in the catalogue either
+        # way.
         if all(("switch" in because) is on for because in known if because is not None):
             return
         await clock.sleep(_FOLLOW_S / 20)
@@ -67,5 +69,6 @@ async def _ask(announced: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(facts, dict):
         return {**announced, "not-known": "its answer is not from a node"}
     facts.pop("links", None)
+    # Addresses, as they were announced; the page has a table about each.
     listeners = {"listeners": announced["listeners"]} if "listeners" in announced else {}
     return {**announced, **facts, **listeners}

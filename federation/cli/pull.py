@@ -123,6 +123,7 @@ def pull(
         raise click.UsageError("--limit-rate: at least 64K")
     asked = qualifiers_of(qualifiers)
     scope = WarmScope(instance, DigestFunction[function.upper()], tuple(asked.items()))
+    # A default has no upstreams, which the error then says.
     config = Config() if config_path is None else load(config_path)
     clock = SystemClock()
     pace = Pace(clock, bytes_s=rate, window=window)
@@ -151,6 +152,7 @@ def _wanted(
             found += read_list(list_path)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    # A list may be empty: a script that makes it may find nothing to pull.
     if not found and list_path is None:
         raise click.UsageError("give a URI, a DIGEST, --action or --from-list")
     return found

@@ -149,8 +149,11 @@ def _entries(
         selections = [every._replace(uri=name)]
     for selection in selections:
         for found in where.operations.find_entries(selection):
+            # What is found is purged as it is here; only what is not needs a record by its name
+            # alone.
             absent = [key for key in absent if key != found.key]
             yield PurgeChoice(found.key, found.label, found.size_bytes)
+    # What is not here has no age.
     if before_s is None:
         yield from (PurgeChoice(key, str(action), None) for key in absent)
 
@@ -160,6 +163,7 @@ def _confirm(chosen: Iterator[PurgeChoice]) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("say --yes where nobody can be asked, or --dry-run")
     count = 0
+    # All are counted before the question, and none is kept: there may be millions.
     for count, each in enumerate(chosen, start=1):
         if count <= _LISTED:
             click.echo(_name_of(each.thing, each.label), err=True)
@@ -171,6 +175,7 @@ def _confirm(chosen: Iterator[PurgeChoice]) -> None:
 
 def _purged(where: Place, chosen: Iterator[PurgeChoice]) -> Iterator[PurgeOutcome]:
     """Purge, some at a time."""
+    # One transaction each: all at once would keep the writer from clients for as long.
     while part := [(each.thing, each.label) for each in islice(chosen, _AT_ONCE)]:
         yield from where.operations.purge(part, asked_by())
 

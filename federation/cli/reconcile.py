@@ -45,6 +45,7 @@ def reconcile(
     check_peer(where, peer)
     with warnings_only():
         where.operations.reconcile(peer)
+    # Read again: the record has the number of this request now, which the wait compares.
     asked = check_peer(where, peer)
     if not waits:
         serving = len(where.operations.processes())
@@ -60,6 +61,7 @@ def reconcile(
 def _wait(where: Place, asked: KnownPeer, report: Report) -> KnownPeer:
     """Wait for the reconciliation and return the peer's record. Raises SourceUnavailable."""
     while True:
+        # The record first: a process that ended just after finishing has done the work.
         now = check_peer(where, asked.name)
         if now.done >= asked.asked:
             return now

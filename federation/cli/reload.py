@@ -44,6 +44,7 @@ def reload(config_path: Path | None, data_dir: Path | None, as_json: bool) -> No
     serving = operations.processes()
     if not serving:
         raise CannotStart(f"no process serves {where.data_dir}")
+    # Before the signal: a reload that began earlier may have read the file as it was.
     asked_s = SystemClock().monotonic_s()
     unasked = {each["id"]: reason for each in serving if (reason := _ask(operations, each))}
     answers = _wait(
@@ -68,6 +69,7 @@ def _wait(operations: Operations, ids: list[str], asked_s: float) -> dict[str, d
     while len(answers) < len(ids) and clock.monotonic_s() < asked_s + _WAIT_S:
         for each in operations.processes():
             outcome = each.get(RELOAD)
+            # The monotonic clock is the same for all processes of the machine.
             if each["id"] in ids and outcome and outcome["began-monotonic-s"] >= asked_s:
                 answers[each["id"]] = each
         time.sleep(_LOOK_EVERY_S)

@@ -95,6 +95,7 @@ def serve(config_path: Path | None, **flags: Any) -> None:
     def ready(addresses: list[str]) -> None:
         click.echo(hints(config, addresses))
 
+    # Absolute: the file is read again at a reload, whatever the working directory is.
     run(config, ready, config_path and config_path.absolute())
 
 
@@ -113,6 +114,7 @@ def prepare_mesh(config: Config, url: str) -> bool:
 def from_flags(given: dict[str, Any]) -> Config:
     """Return the configuration that these flags describe. Raises ConfigError naming the flag."""
     address = given.setdefault("address", _DEFAULT_ADDRESS)
+    # An open port that takes pushes has to be asked for.
     given.setdefault("push", _is_loopback(address))
     if given.get("http") == "none":
         given["http"] = None

@@ -107,7 +107,9 @@ def new(
     )
     with alone(where.parent):
         before = _read(where) if where.exists() else b""
+        # Checked before anything is added, so that an error is not taken for the new line's.
         parse_tokens(before, str(where))
+        # Somebody may have edited the file, and left the last line open.
         joint = b"" if not before or before.endswith(b"\n") else b"\n"
         after = before + joint + made.line.encode() + b"\n"
         (*_, last) = parse_tokens(after, str(where))
@@ -116,6 +118,7 @@ def new(
         emit_json({"token": made.text, "file": str(where), **_facts(last)})
         return
     lasts = "without end" if lasts_s is None else f"for {format_duration(lasts_s)}"
+    # On standard error, so that a script's standard output is the token alone.
     click.echo(f"{where}: added token {made.id}, valid {lasts}", err=True)
     click.echo(made.text)
 

@@ -15,6 +15,7 @@ from federation.server.workers.control import Control
 def worker() -> None:
     """Serve a node's ports together with other workers; the parent process sends what to serve."""
     try:
+        # See Worker.run: the parent's end is at standard input.
         channel = socket.socket(fileno=0)
     except OSError:
         raise CannotStart("`federation serve` with `workers` starts this command") from None
