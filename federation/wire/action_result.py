@@ -61,6 +61,8 @@ def read_update(data: bytes) -> Update:
         if number == _ACTION_RESULT and kind == LENGTH:
             parts.append(data[a:b])
         else:
+            # From the end of the field before: so the tag goes along, which few_fields does not
+            # give.
             others.append(data[start:b])
         start = b
     request = reapi.UpdateActionResultRequest.FromString(b"".join(others))
@@ -69,6 +71,7 @@ def read_update(data: bytes) -> Update:
     if not parts:
         raise InvalidRequest("action_result is not set")
     value = b"".join(parts)
+    # What could never be read again is refused now, while its sender still has the outputs.
     if len(value) > RESPONSE_MAX_BYTES:
         raise InvalidRequest(
             f"action_result has {len(value)} bytes; at most {RESPONSE_MAX_BYTES} can be returned. "
@@ -93,8 +96,11 @@ def check_inlined(value: bytes, function: DigestFunction) -> None:
     except DecodeError:
         raise InvalidRequest("not an ActionResult: it cannot be parsed") from None
     for file in result.output_files:
+        # proto3 does not tell an empty field from one that is not set, and neither says anything
+        # wrong.
         if contents := file.contents:
             _check_one("contents of an output file", contents, file.digest, function)
+    # Without a digest beside it the text is all there is (REAPI allows that).
     if result.stdout_raw and result.HasField("stdout_digest"):
         _check_one("stdout_raw", result.stdout_raw, result.stdout_digest, function)
     if result.stderr_raw and result.HasField("stderr_digest"):
@@ -133,6 +139,7 @@ def to_inline(
             for place, file in enumerate(result.output_files)
             if file.path in paths and not file.contents
         ]
+    # REAPI lets a server inline less than was asked for; the digest is there in any case.
     room_bytes = RESPONSE_MAX_BYTES - len(value)
     chosen: dict[int, Digest] = {}
     for place, digest in asked:
@@ -147,6 +154,7 @@ def with_inlined(value: bytes, contents: Mapping[int, bytes]) -> bytes:
     """Return the result with these contents inlined at their places."""
     parts = []
     if any(place >= 0 for place in contents):
+        # Inside the messages of the files, whose lengths change with it.
         parts += _with_files(value, contents)
     else:
         parts.append(value)
@@ -167,6 +175,7 @@ def _with_files(value: bytes, contents: Mapping[int, bytes]) -> list[bytes]:
         end = b
         if number == _OUTPUT_FILES and kind == LENGTH:
             if place in contents:
+                # Behind what is there, by the same rule as below.
                 file = value[a:b] + length_field(_CONTENTS, contents[place])
                 parts += [value[copied:start], length_field(_OUTPUT_FILES, file)]
                 copied = end

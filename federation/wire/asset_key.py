@@ -60,6 +60,7 @@ def check_uris(uris: Sequence[str]) -> None:
             raise InvalidRequest("an empty URI")
         if len(uri.encode()) > URI_MAX_BYTES:
             raise InvalidRequest(f"a URI is longer than {URI_MAX_BYTES} bytes")
+        # URIs get into logs and lists with a line for each.
         if _CONTROL.search(uri):
             raise InvalidRequest("a URI has control characters")
 
@@ -77,8 +78,10 @@ def qualifiers_of(messages: Iterable[NameAndValue]) -> dict[str, str]:
             raise InvalidRequest(f"more than {QUALIFIERS_MAX} qualifiers")
         if len(name.encode()) + len(message.value.encode()) > QUALIFIER_MAX_BYTES:
             raise InvalidRequest(f"a qualifier is longer than {QUALIFIER_MAX_BYTES} bytes")
+        # The specification leaves open which of the two would count.
         if name in seen:
             raise InvalidRequest(f"qualifier {name} is repeated")
+        # The specification asks for it: a condition that is ignored may give the wrong asset.
         if name not in _KNOWN and not name.startswith(_KNOWN_PREFIXES):
             known = ", ".join((*sorted(_KNOWN), *(f"{prefix}*" for prefix in _KNOWN_PREFIXES)))
             raise InvalidRequest(f"qualifier {name} is not supported; supported are {known}")
@@ -93,12 +96,14 @@ def asset_names(
     qualified = hashlib.sha256()
     for name, value in sorted(qualifiers.items()):
         qualified.update(_sized(name) + _sized(value))
+    # The version makes room for another scheme, whose names would not meet these.
     start = _VERSION + bytes((function,)) + qualified.digest()
     return [hashlib.sha256(start + _sized(uri)).digest() for uri in uris]
 
 
 def _sized(text: str) -> bytes:
     encoded = text.encode()
+    # The length first: "ab" and "c" must not be the same as "a" and "bc".
     return len(encoded).to_bytes(8, "big") + encoded
 
 

@@ -29,6 +29,7 @@ Pushed = asset.PushBlobRequest | asset.PushDirectoryRequest
 
 def pushed_of(entry: Entry) -> Pushed:
     """Return the push message that is stored in an asset entry."""
+    # Also of what is stored: a peer or an older version may have sent it.
     check_fields(entry.value)
     if entry.key.kind is EntryKind.ASSET_BLOB:
         return parse_message(asset.PushBlobRequest, entry.value)
@@ -67,6 +68,7 @@ def wanted_by(request: asset.FetchBlobRequest | asset.FetchDirectoryRequest) -> 
     if integrity is not None:
         del qualifiers[CHECKSUM]
         plain = asset_names(function, request.uris, qualifiers)
+        # For each URI the exact name first: it was pushed with this very checksum.
         names = [name for pair in zip(names, plain, strict=True) for name in pair]
     keys = [EntryKey(EntryKind.ASSET_BLOB, request.instance_name, each) for each in names]
     return AssetQuery(keys, oldest_s, integrity)
@@ -88,11 +90,13 @@ def entries_of(request: Pushed) -> list[Entry]:
     is_blob = isinstance(request, asset.PushBlobRequest)
     kind = EntryKind.ASSET_BLOB if is_blob else EntryKind.ASSET_DIRECTORY
     value = _stored_value(request)
+    # Each URI has its own row with the whole value, so a thousand of them multiply a message.
     if len(value) > RESPONSE_MAX_BYTES or len(value) * len(request.uris) > PUSH_MAX_BYTES:
         raise InvalidRequest(
             f"a push of {len(value)} bytes under {len(request.uris)} URIs is too large; "
             f"at most {RESPONSE_MAX_BYTES} bytes, and {PUSH_MAX_BYTES} over all URIs"
         )
+    # By key, since clients name one URI twice, and a batch must not have two rows for one key.
     entries: dict[EntryKey, Entry] = {}
     names = asset_names(function, request.uris, qualifiers)
     for uri, name in zip(request.uris, names, strict=True):
@@ -127,6 +131,7 @@ def answer_with(entry: Entry) -> bytes:
         answer = asset.FetchDirectoryResponse(
             root_directory_digest=pushed.root_directory_digest, digest_function=function
         )
+    # Which of the URIs it was: the request may have named several.
     answer.uri = entry.label
     answer.qualifiers.extend(pushed.qualifiers)
     if pushed.HasField("expire_at"):
@@ -150,4 +155,5 @@ def _stored_value(request: Pushed) -> bytes:
     stored.ClearField("instance_name")
     stored.ClearField("qualifiers")
     stored.qualifiers.extend(each for each in request.qualifiers if not is_secret(each.name))
+    # The same push has to give the same bytes: values are compared between nodes.
     return stored.SerializeToString(deterministic=True)

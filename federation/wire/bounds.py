@@ -44,6 +44,7 @@ def check_fields(data: Buffer, item_bytes: int = DIGEST_BYTES, most: int | None 
     allowed = FREE_FIELDS + len(data) // item_bytes
     if most is not None:
         allowed = min(allowed, most)
+    # A field takes two bytes at least, so most messages need no counting.
     if len(data) // 2 > allowed:
         _count(data, 0, len(data), allowed)
 
@@ -66,7 +67,9 @@ def _count(data: Buffer, at: int, end: int, allowed: int) -> None:
             if data[at + 2] < 0x80:
                 at += 3 + (length & 0x7F | data[at + 2] << 7)
                 continue
+        # The rare rest: other kinds, long tags, lengths of three bytes and more.
         at = next(fields(data, at, end))[3]
+    # The short way above does not look at the end, so a length may have led beyond it.
     if at > end:
         raise broken("length beyond the end")
 
@@ -114,6 +117,7 @@ def pieces(kind: type[_M], data: Buffer) -> Iterator[_M]:
     bytes are no such message.
     """
     if len(data) <= SMALL_STRUCTURE_BYTES:
+        # Fields that are all unknown are judged by the caller, who sees the whole.
         yield parse_message(kind, data, unknown_is_fine=True)
         return
     inner = _messages_in(kind.DESCRIPTOR)
@@ -124,6 +128,7 @@ def pieces(kind: type[_M], data: Buffer) -> Iterator[_M]:
         if wire == LENGTH and b - a > SMALL_STRUCTURE_BYTES and number in inner:
             check_nested(inner[number], data, a, b)
         at, count = b, count + 1
+        # Cut between fields: protobuf merges messages that are parsed one after the other.
         if count == PIECE_FIELDS or at - start > _PIECE_BYTES:
             yield parse_message(kind, data[start:at], unknown_is_fine=True)
             start, count = at, 0

@@ -49,6 +49,7 @@ def decode_query_request(data: bytes) -> str:
 def decode_write_request(data: bytes) -> WriteRequest:
     """Raises InvalidRequest when it is not a valid message."""
     resource_name, write_offset, finish_write, start, end = "", 0, False, 0, 0
+    # A field that occurs twice counts with its last value, and one of another type is unknown.
     for number, kind, a, b in few_fields(data):
         if kind == LENGTH:
             if number == 10:
@@ -60,6 +61,7 @@ def decode_write_request(data: bytes) -> WriteRequest:
                 write_offset = signed(a)
             elif number == 3:
                 finish_write = a != 0
+    # A view keeps the whole message alive, which only pays for large data.
     whole = memoryview(data) if end - start >= _VIEWED_BYTES else data
     return WriteRequest(resource_name, write_offset, finish_write, whole[start:end])
 

@@ -97,6 +97,7 @@ def decode_find_missing(data: bytes) -> FindMissing:
     instance = check_instance(message.instance_name)
     digests = to_digests(message.blob_digests, function)
     if digests is None:
+        # One is malformed: read one by one the error names it.
         digests = [to_digest(one, function) for one in message.blob_digests]
     return FindMissing(instance, digests)
 
@@ -115,6 +116,7 @@ def decode_batch_update(data: bytes) -> BatchUpdate:
     message = pb.BatchUpdateBlobsRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
+    # BuildStream 1.6 sends an empty batch to see whether the service is there.
     if not message.requests:
         return BatchUpdate(instance, [], [], [])
     sent, blobs, compressors = zip(*map(_parts_of_item, message.requests), strict=True)
@@ -129,6 +131,7 @@ def decode_batch_read(data: bytes) -> BatchRead:
     instance = check_instance(message.instance_name)
     items = to_digests_or(message.digests, function, _malformed)
     compressors = message.acceptable_compressors
+    # They are packed, so one field may hold millions, which no count of fields shows.
     if len(compressors) > _OTHER_FIELDS:
         raise InvalidRequest(f"{len(compressors)} compressors; at most {_OTHER_FIELDS} are taken")
     return BatchRead(instance, items, ZSTD in compressors)
@@ -165,6 +168,7 @@ def encode_batch_read(answers: Sequence[Answer]) -> bytes:
     for one in answers:
         raw_digest, code, _, data, compressor = one
         head = length_field(1, raw_digest)
+        # proto3 leaves an empty field out, and so do the frames of encode_held.
         if data:
             head += length_prefix(2, len(data))
         tail = _FINE
@@ -213,6 +217,7 @@ def decode_get_tree(data: bytes) -> GetTree:
     message = pb.GetTreeRequest.FromString(data)
     function = function_of(message.digest_function)
     instance = check_instance(message.instance_name)
+    # REAPI: a server may return fewer than were asked for, but a negative number means nothing.
     if message.page_size < 0:
         raise InvalidRequest(f"page_size {message.page_size} is negative")
     root = to_digest(message.root_digest, function)

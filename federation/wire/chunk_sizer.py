@@ -46,10 +46,12 @@ class ChunkSizer:
 
         A slow one need not be the reader's fault: with many readers at once, this node is.
         """
+        # A product and no quotient: a write may take no time at all.
         self.is_slow = size_bytes < _SLOW_BYTES_PER_S * seconds
         if self._is_short:
             self.chunk_bytes = _OF_SHORT_BYTES
         if self.is_slow:
+            # What it took before says nothing about it any more.
             self._taken_bytes = 0
             while self.chunk_bytes > SMALL_BYTES and (
                 self.chunk_bytes * seconds > _CHUNK_S * size_bytes
@@ -57,5 +59,6 @@ class ChunkSizer:
                 self.chunk_bytes //= 2
             return
         self._taken_bytes += size_bytes
+        # Twice: the chunk that comes next may be an eighth of what was taken, at most.
         while self.chunk_bytes < LARGE_BYTES and self._taken_bytes >= 2 * self.chunk_bytes * _SHARE:
             self.chunk_bytes *= 2

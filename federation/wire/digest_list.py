@@ -54,16 +54,19 @@ def decode_listed(data: bytes) -> DigestList | None:
     """Cut a FindMissingBlobsRequest; None: read it as any message. Raises InvalidRequest."""
     start = 0
     instance = ""
+    # The instance name, if there is one, with a length of one byte. A longer one is read elsewhere.
     if data[:1] == b"\x0a" and len(data) > 1 and data[1] < 0x80:
         start = 2 + data[1]
         try:
             instance = data[2:start].decode()
         except UnicodeDecodeError:
             return None
+    # No name ends with these bytes: of a size in several bytes all but the last are 0x80 or more.
     end = len(data) - len(_SHA256) if data.endswith(_SHA256) else len(data)
     names = _NAME.findall(data, start, end)
     if sum(map(len, names)) != end - start:  # something else stands between them
         return None
+    # Casd repeats digests within a call, and an answer names each once.
     distinct = dict.fromkeys(names)
     distinct.pop(_EMPTY, None)
     return DigestList(check_instance(instance), tuple(distinct))

@@ -15,6 +15,7 @@ from federation.wire.protobuf import length_field, varint_field
 
 MALFORMED_MAX = 1000
 _HEX_DIGITS = 2 * HASH_BYTES
+# 0 is UNKNOWN: clients from before the field leave it unset and mean SHA-256.
 _FUNCTIONS = {int(function): function for function in DigestFunction} | {0: DigestFunction.SHA256}
 _new = partial(tuple.__new__, Digest)  # in half the time of its constructor
 _hashes_in = Struct(f"{HASH_BYTES}s").iter_unpack
@@ -75,6 +76,7 @@ def to_digests(messages: Iterable[WireDigest], function: DigestFunction) -> list
         raw = bytes.fromhex(text)
     except ValueError:
         return None
+    # Each by itself: two hashes of wrong lengths may have the right length together.
     if set(map(len, texts)) != {_HEX_DIGITS} or len(raw) * 2 != len(text) or text.lower() != text:
         return None
     if min(sizes) < 0:
@@ -108,9 +110,11 @@ def to_digests_or(
 
 def parse_digest(hash_text: str, size_text: str, function: DigestFunction) -> Digest:
     """Check and convert the two components of a resource name. Raises InvalidRequest."""
+    # isdigit() alone also takes digits of other scripts, which int() reads, too.
     if not (size_text.isascii() and size_text.isdigit()) or len(size_text) > 19:
         raise InvalidRequest("the size in a resource name is a decimal number")
     size_bytes = int(size_text)
+    # One blob, one name: with leading zeros an upload would have many.
     if size_bytes > MAX_SIZE_BYTES or (size_text[0] == "0" and len(size_text) > 1):
         raise InvalidRequest("the size in a resource name has a leading zero or is above 2^63-1")
     return to_digest(_Parsed(hash_text, size_bytes), function)
@@ -156,6 +160,7 @@ Frame = tuple[bytes, bytes]  # the bytes before a hash, and those after it
 
 def cut_frame(item: bytes) -> Frame:
     """Return the frame of an item that was encoded for blank(...)."""
+    # Nothing else in an item has 64 zeros: sizes and tags are a few bytes.
     before, after = item.split(b"0" * 2 * HASH_BYTES)
     return before, after
 
@@ -167,6 +172,7 @@ def blank(size_bytes: int) -> Digest:
 
 def framed(digests: Sequence[Digest], frame: Callable[[int], Frame]) -> list[bytes]:
     """Return each digest's hash in hex digits, between the two parts of its size's frame."""
+    # One call formats all hashes, with a space between them to cut at.
     text = b"".join([raw for raw, _, _ in digests]).hex(" ", HASH_BYTES).encode()
     frames = [frame(size_bytes) for _, size_bytes, _ in digests]
     return [

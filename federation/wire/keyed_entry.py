@@ -41,10 +41,12 @@ def action_of(namespace: str, key: str) -> Digest:
 def split_name(text: str) -> tuple[str, str] | None:
     """Split NAMESPACE/KEY as people write it; None: it begins with no namespace."""
     first, _, rest = text.partition("/")
+    # A kv namespace has a name of its own: kv/app and kv/site do not meet.
     if first == "kv":
         name, _, key = rest.partition("/")
         return (f"kv/{name}", key) if name and key else None
     if first == "turborepo":
+        # The team is optional, and the key is what Turborepo makes: it has no slash.
         team, slash, key = rest.rpartition("/")
         return (f"turborepo{slash}{team}", key) if key else None
     if first in {"gradle", "nx", "ac"} and rest:
@@ -58,6 +60,7 @@ def split_instance(name: str) -> tuple[str, str]:
     The second part of any other instance name is empty.
     """
     parts = name.split("/")
+    # The first: an instance of a keyed entry ends with its namespace, which may have more parts.
     at = next((at for at, part in enumerate(parts) if part in NAMESPACES), len(parts))
     return "/".join(parts[:at]), "/".join(parts[at:])
 
@@ -69,6 +72,7 @@ def encode_entry(entry: KeyedValue) -> bytes:
         if digest is not None:
             wire = reapi.Digest(hash=digest.hash_hex, size_bytes=digest.size_bytes)
             result.output_files.add(path=path, digest=wire)
+    # The same value has to be the same bytes at every node.
     return result.SerializeToString(deterministic=True)
 
 
@@ -91,6 +95,7 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
 
 def decode_headers(data: bytes) -> dict[str, str]:
     """Read encode_headers' bytes; lines that are none are left out."""
+    # A blob like others, so it may have been written by anybody who may push.
     lines = data[:HEADERS_MAX_BYTES].decode("utf-8", "replace").splitlines()
     pairs = (line.partition(": ") for line in lines)
     return {name: value for name, colon, value in pairs if colon}

@@ -70,6 +70,7 @@ def encode_introduced(added: Iterable[str], refused: Iterable[str]) -> bytes:
 def parse_introduced(data: bytes) -> list[str]:
     """Return the refusals in an IntroduceResponse. Raises DecodeError, InvalidRequest."""
     refused = read_request(mesh.IntroduceResponse, data).refused
+    # They go into the log as they come from another node.
     return [each[:_TEXT_MAX] for each in refused[:MEMBERS_MAX]]
 
 

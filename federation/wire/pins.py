@@ -35,7 +35,9 @@ def _encoded(pin: Pin) -> pins_pb2.PinRecord:
         ticks=pin.stamp.ticks,
         node=pin.stamp.node,
         is_removed=pin.is_removed,
+        # 0 is "no end": a pin that ended in 1970 needs no record.
         until_ms=0 if pin.until_s is None else int(pin.until_s * 1000),
+        # Cut, since a record that is too long would be refused by peers for ever.
         label=pin.label[:LABEL_MAX_CHARS],
         note=pin.note[:NOTE_MAX_CHARS],
         by=pin.by[:BY_MAX_CHARS],
@@ -94,6 +96,7 @@ def _decoded(record: pins_pb2.PinRecord) -> Pin:
 def _target(record: pins_pb2.PinRecord) -> PinTarget:
     if record.HasField("assets"):
         assets = record.assets
+        # Not set means every instance; the empty name is an instance like others.
         instance = assets.instance_name if assets.HasField("instance_name") else None
         return PinTarget(PinKind.ASSETS, instance, assets.pattern)
     if record.HasField("action"):
@@ -104,6 +107,7 @@ def _target(record: pins_pb2.PinRecord) -> PinTarget:
         return PinTarget(PinKind.INSTANCE, record.instance.instance_name)
     if record.HasField("blob"):
         return PinTarget(PinKind.BLOB, digest=_digest(record.blob))
+    # A newer version may know further kinds: to take one over as nothing would lose it.
     raise InvalidRequest("a record without a target that is known here")
 
 

@@ -41,6 +41,7 @@ def read_varint(data: Buffer, at: int, end: int, bytes_max: int = 10) -> tuple[i
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            # The tenth byte may have more bits than a 64-bit value; protobuf drops those.
             return value & _MASK64, at
         shift += 7
     raise broken("truncated or over-long varint")
@@ -69,6 +70,7 @@ def fields(data: Buffer, start: int = 0, end: int | None = None) -> Iterator[Fie
     stop = len(data) if end is None else end
     while at < stop:
         tag = data[at]
+        # The short ways here and below are nearly always taken, and save a call for each field.
         if tag < 0x80:
             at += 1
         else:
@@ -152,6 +154,7 @@ def varint(value: int) -> bytes:
     """Write an unsigned value, or a negative int64 as ten bytes."""
     if 0 <= value < 0x80:
         return _ONE_BYTE[value]
+    # Two's complement in 64 bits, as protobuf has it also for an int32.
     value &= _MASK64
     out = bytearray()
     while value >= 0x80:
@@ -191,6 +194,7 @@ def parse_message(kind: type[_M], data: Buffer, *, unknown_is_fine: bool = False
         message = kind.FromString(data)  # type: ignore[arg-type]
     except DecodeError:
         raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: it cannot be parsed") from None
+    # The runtime keeps unknown fields aside, so any message parses as any other.
     if data and not unknown_is_fine and not message.ListFields():
         raise InvalidRequest(f"not a {kind.DESCRIPTOR.name}: all its fields are unknown")
     return message

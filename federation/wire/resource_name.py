@@ -53,6 +53,7 @@ class UploadName(NamedTuple):
 
 def check_instance(name: str) -> str:
     """Return the instance name if it is valid, which "" is. Raises InvalidRequest."""
+    # Characters first: encoding megabytes only to count them is work for whoever sent them.
     if len(name) > INSTANCE_MAX_BYTES or len(name.encode()) > INSTANCE_MAX_BYTES:
         raise InvalidRequest(f"instance name of more than {INSTANCE_MAX_BYTES} bytes")
     if name:
@@ -68,6 +69,7 @@ def _check_instance_part(part: str) -> None:
         raise InvalidRequest("instance name with a control character")
     if part in RESERVED:
         raise InvalidRequest(f"instance name with the reserved word {part!r}")
+    # Over HTTP instances come in paths, which proxies decode and shorten.
     plain = unquote(part) if "%" in part else part
     if plain in {".", ".."} or "/" in plain or not plain.isprintable():
         raise InvalidRequest("instance name that climbs like a path")
@@ -88,10 +90,12 @@ def parse_upload(name: str) -> UploadName:
     instance, rest = _split(name)
     if not rest or rest[0] != "uploads":
         raise InvalidRequest("an upload's resource name is [INSTANCE/]uploads/UUID/blobs/HASH/SIZE")
+    # Any text will do: clients send names that are no UUIDs.
     uuid = rest[1] if len(rest) > 1 else ""
     if not uuid or len(uuid) > UUID_MAX_CHARS or uuid in {".", ".."} or uuid in RESERVED:
         raise InvalidRequest("resource name without a uuid behind uploads/")
     compressed, rest = _kind(rest[2:])
+    # REAPI: a client may append metadata, such as a file's name, for people only.
     digest, _ = _digest(rest)
     return UploadName(instance, uuid, digest, compressed)
 
@@ -103,7 +107,9 @@ def _split(name: str) -> tuple[str, list[str]]:
     if not name.isprintable():
         raise InvalidRequest("resource name with a control character")
     parts = name.split("/")
+    # REAPI: an instance name must not contain these words, so the first of them ends it.
     start = next((at for at, part in enumerate(parts) if part in RESERVED), len(parts))
+    # moon writes "/uploads/..." where the instance name is empty.
     if start == 1 and not parts[0]:
         return "", parts[1:]
     return check_instance("/".join(parts[:start])), parts[start:]

@@ -27,6 +27,7 @@ def read_integrity(text: str) -> Integrity:
     found = [_read_one(part) for part in text.split()]
     if not found:
         raise InvalidRequest("checksum.sri is empty")
+    # W3C SRI: the weaker ones are for readers that do not know this one.
     strongest = max((algorithm for algorithm, _ in found), key=_STRENGTH.index)
     return Integrity(
         strongest, frozenset(raw for algorithm, raw in found if algorithm == strongest)
@@ -38,6 +39,7 @@ def _read_one(part: str) -> tuple[str, bytes]:
     if algorithm not in _HASH_BYTES:
         raise InvalidRequest(f"checksum.sri: use one of {', '.join(_STRENGTH)}")
     try:
+        # Behind "?" are options, which the specification reserves and readers ignore.
         raw = base64.b64decode(rest.partition("?")[0], validate=True)
     except ValueError:
         raw = b""

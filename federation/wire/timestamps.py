@@ -21,6 +21,7 @@ def wall_s_of(message: Timestamp, what: str) -> float:
 
 def timestamp_of(wall_s: float) -> Timestamp:
     """Return seconds since 1970 as a message."""
+    # The whole value in nanoseconds, so that rounding carries into the seconds.
     nanos = round(wall_s * _NANOS)
     return Timestamp(seconds=nanos // _NANOS, nanos=nanos % _NANOS)
 

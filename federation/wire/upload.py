@@ -33,10 +33,13 @@ class Upload:
         """The largest number of bytes that may be sent."""
         if not self.compressed:
             return self.size_bytes
+        # zstd adds less than a hundredth to what it cannot compress; the rest is for careless
+        # encoders.
         return self.size_bytes + self.size_bytes // 2 + _ZSTD_SLACK_BYTES
 
     def begin_stream(self, resource_name: str, write_offset: int) -> bool:
         """Take the first message of a stream. Return True if the upload starts over."""
+        # 0 is always right: a client that lost its state, or never asked, begins anew.
         if write_offset not in {0, self.resumable_bytes}:
             raise InvalidRequest(
                 f"write_offset {write_offset}; this upload goes on at {self.resumable_bytes}, "
@@ -45,6 +48,7 @@ class Upload:
         restarts = write_offset == 0 and self.received_bytes > 0
         if restarts:
             self.received_bytes = 0
+        # A stream may come for what was sent whole and not yet committed, as after a lost answer.
         self.finished = False
         self._name = resource_name
         return restarts
@@ -55,6 +59,7 @@ class Upload:
         """Take a message of the stream, the first one too; its data may then be ingested."""
         if self.finished:
             raise InvalidRequest("a message after the one with finish_write")
+        # Only the first message has to have it; in others it must be the same (WriteRequest).
         if resource_name and resource_name != self._name:
             raise InvalidRequest("resource_name differs from the first message's")
         if write_offset != self.received_bytes:
@@ -62,6 +67,7 @@ class Upload:
         end = write_offset + data_bytes
         if end > self.most_bytes:
             raise InvalidRequest(f"{end} bytes sent for a blob of {self.size_bytes}")
+        # Of a zstd upload only the decoder knows whether it is whole.
         if finish_write and not self.compressed and end != self.size_bytes:
             raise InvalidRequest(f"finish_write after {end} bytes of {self.size_bytes}")
         self.received_bytes = end

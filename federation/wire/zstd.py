@@ -42,7 +42,9 @@ class Decoder:
 
         Raises InvalidRequest when the data is not zstd, or gives more bytes than the blob has.
         """
+        # A frame may have more to give than was asked for, also without further input.
         while self._input or (self._frame is not None and not self._frame.needs_input):
+            # One byte beyond shows that there is more, and no more than that is ever unpacked.
             piece = self._step(min(PIECE_BYTES, self._left_bytes + 1))
             if piece:
                 if len(piece) > self._left_bytes:
@@ -53,6 +55,7 @@ class Decoder:
 
     def _step(self, max_bytes: int) -> bytes:
         if self._frame is None:
+            # Empty frames take nine bytes and a decoder each, and give nothing.
             if self._frames_left == 0:
                 raise InvalidRequest("the zstd data has too many frames for its size")
             self._frames_left -= 1
