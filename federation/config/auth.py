@@ -24,6 +24,7 @@ _FINGERPRINT = re.compile(r"(?:[0-9A-F]{2}:){31}[0-9A-F]{2}")
 
 
 def _fingerprint(text: str) -> str:
+    # Tools print them with and without colons, in both cases.
     plain = text.upper().replace(":", "")
     colons = ":".join(plain[at : at + 2] for at in range(0, len(plain), 2))
     if not _FINGERPRINT.fullmatch(colons):
@@ -45,6 +46,7 @@ def _name(text: str) -> str:
 
 def _network(text: str) -> str:
     try:
+        # Strictly: 10.0.0.5/24 may mean one address or a network.
         return str(ipaddress.ip_network(text))
     except ValueError:
         raise ValueError(
@@ -54,6 +56,7 @@ def _network(text: str) -> str:
 
 
 def _header(name: str) -> str:
+    # gRPC keeps the first for itself, and sends the second as base64.
     if not _HEADER.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin"):
         raise ValueError("a header is small letters, digits, - and _; neither grpc-... nor ...-bin")
     return name
@@ -63,6 +66,7 @@ def _file_or_url(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str | Path):
         raise ValueError("must be a path or an https URL")  # noqa: TRY004 - pydantic's way
     if "://" not in str(value):
+        # Before any look at it as a URL: a path may hold a colon.
         return absolute(Path(value), info)
     try:
         parts = urlsplit(str(value))
@@ -110,6 +114,7 @@ class ClientRule(GrantRule):
 
     @model_validator(mode="after")
     def _says_whom(self) -> Self:
+        # A rule without a condition would match everybody, most likely by a mistyped key.
         if self.subject is None and self.name is None and self.fingerprint is None:
             raise ValueError('give subject, name or fingerprint; subject: "*" is everybody')
         return self
@@ -182,6 +187,7 @@ class JwtConfig(Section):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         shared = [name for name in self.algorithms if name.startswith("HS")]
+        # With both, whoever knows the public key could sign with it as the shared secret.
         if shared and len(shared) < len(self.algorithms):
             raise ValueError(
                 "algorithms: HS256 to HS512 (a shared secret) and others (a public key) exclude "

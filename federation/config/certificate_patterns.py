@@ -52,6 +52,7 @@ class SubjectPattern:
 
     def matches(self, parts: Parts) -> bool:
         """Whether a subject has just these parts in this order."""
+        # All places at once: trying them one after the other takes exponential time with many *.
         reached = {0}  # how many parts may be behind what was compared so far
         for wanted in self._parts:
             if wanted is None:
@@ -76,6 +77,7 @@ def _split(text: str) -> Iterator[list[str]]:
     part: list[str] = []
     begin = at = 0
     while at < len(text):
+        # What is escaped separates nothing.
         if text[at] == "\\":
             at += 1
         elif text[at] in _TO_BE_ESCAPED:
@@ -94,6 +96,7 @@ def _split(text: str) -> Iterator[list[str]]:
 def _stripped(text: str) -> str:
     """Drop spaces around, but for one at the end that is escaped."""
     stripped = text.strip(" ")
+    # An even number of backslashes are backslashes, and escape no space.
     escapes = len(stripped) - len(stripped.rstrip("\\"))
     return f"{stripped} " if escapes % 2 and text.endswith(" ") else stripped
 
@@ -117,6 +120,7 @@ def _regex(text: str, whole: str) -> re.Pattern[str]:
         raise ValueError(f"{whole!r}: values in hex (#...) are not known here; write \\# for #")
     plain, at = "", 0
     while at < len(text):
+        # RFC 4514, 2.4: several pairs may be the bytes of one character of UTF-8.
         if found := _HEX.match(text, at):
             octets = bytes.fromhex(found[0].replace("\\", ""))
             try:
@@ -136,6 +140,7 @@ def _regex(text: str, whole: str) -> re.Pattern[str]:
 
 
 def _literal(character: str) -> str:
+    # fnmatch has no other way to write one that means itself.
     return f"[{character}]" if character in _WILD else character
 
 
@@ -154,6 +159,7 @@ class NamePattern:
         if not self._pattern:
             raise ValueError(f"{text!r}: no pattern behind {kind}:")
         if self.kind == "dns":
+            # RFC 4343: names of DNS have no case.
             self._pattern = self._pattern.lower()
         self._network = _network(self._pattern) if self.kind == "ip" else None
 

@@ -21,6 +21,7 @@ def allowed(detail: ErrorDetails) -> str:
     if kind in _BOUND:
         word, name = _BOUND[kind]
         bound = context[name]
+        # Bounds of sizes are powers of two; others, such as 1000 calls, are no round sizes.
         is_round = isinstance(bound, int) and bound and bound % 1024 == 0
         return f"must be {word} {format_size(bound) if is_round else f'{bound:g}'}"
     if kind == "literal_error":

@@ -59,6 +59,7 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """
     try:
         with path.open("rb") as file:
+            # A byte more shows that it is too large; a wrong path may name a disk image.
             data = file.read(_FILE_MAX_BYTES + 1)
         if len(data) > _FILE_MAX_BYTES:
             raise _whole(path, f"larger than {format_size(_FILE_MAX_BYTES)}")
@@ -85,12 +86,17 @@ def read_section(kind: type[S], text: str, path: Path, environment: Mapping[str,
     """Return what the text of a file says. Raises ConfigFileError."""
     parsed = parse(text, environment)
     problems = [Problem(str(path), c.line, _dotted(c.location), c.text) for c in parsed.complaints]
+    # What could not be read has no value: pydantic would complain about it a second time.
     spoilt = {c.location for c in parsed.complaints}
     if () in spoilt:
         raise ConfigFileError(problems)
     try:
         found = kind.model_validate(
-            parsed.value, by_alias=True, by_name=False, context={"base": path.absolute().parent}
+            # The names of Python with underscores are no keys of the file.
+            parsed.value,
+            by_alias=True,
+            by_name=False,
+            context={"base": path.absolute().parent},
         )
     except ValidationError as error:
         problems += [

@@ -49,6 +49,7 @@ class HttpConfig(Section):
         cls, auth: ListenerAuthConfig | None, info: ValidationInfo
     ) -> ListenerAuthConfig | None:
         address = info.data.get("address")
+        # A value that was refused is missing here, and has a complaint of its own.
         if auth is None or address is None or "tls" not in info.data:
             return auth
         if reason := misfit(auth, info.data["tls"], True, address):
@@ -72,5 +73,11 @@ class HttpConfig(Section):
         if self.address is None or (self.tls is None and self.auth is None):
             return None
         return ListenerConfig(
-            address=self.address, protocol="http", push=True, tls=self.tls, auth=self.auth
+            # With push, since roles above pull count only where writes are taken, and pages ask for
+            # admin.
+            address=self.address,
+            protocol="http",
+            push=True,
+            tls=self.tls,
+            auth=self.auth,
         )

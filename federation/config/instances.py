@@ -78,4 +78,5 @@ def _add_sources(
                 f"{path[0]!r} reads from more than {SOURCES_MAX} instances, "
                 "those included that these read from"
             )
+        # By the first rule that matches, as look-ups do: a rule behind it does not count.
         _add_sources(rules, rule_for(rules, name), (*path, name), found)

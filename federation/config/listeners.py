@@ -92,6 +92,7 @@ class ListenerConfig(Section):
     def _fits(
         cls, auth: ListenerAuthConfig | None, info: ValidationInfo
     ) -> ListenerAuthConfig | None:
+        # A value that was refused is missing here, and has a complaint of its own.
         if auth is None or not {"tls", "push", "address"} <= info.data.keys():
             return auth
         if reason := misfit(auth, info.data["tls"], info.data["push"], info.data["address"]):

@@ -90,6 +90,7 @@ def mesh_files(data_dir: Path) -> MeshFiles:
 def read_members(files: MeshFiles) -> dict[str, MemberConfig]:
     """Return the members by name; blocks. Raises ConfigError for a file that is not valid."""
     paths = sorted(files.members.glob("*.yaml")) if files.members.is_dir() else []
+    # Whoever writes a file begins it under a hidden name.
     paths = [path for path in paths if not path.name.startswith(".")]
     if len(paths) > MEMBERS_MAX:
         raise ConfigError(f"{files.members}: {len(paths)} members; at most {MEMBERS_MAX}")
@@ -102,7 +103,9 @@ def _read(path: Path) -> MemberConfig:
             text = file.read(_FILE_MAX_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
+    # Without the environment: another node had a part in this text, and must not read variables.
     member = read_section(MemberConfig, text, path, {})
+    # The other files of the member are found by this name.
     if member.peer.name != path.stem or not is_member_name(path.stem):
         raise ConfigError(f"{path}: peer.name is {member.peer.name!r}; it must be {path.stem!r}")
     return member
@@ -115,6 +118,7 @@ def with_members(config: Config) -> Config:
     Raises ConfigError, also for a member with the name of a peer in the configuration.
     """
     files = mesh_files(config.data_dir)
+    # The server's certificate is written last, so it says that all files are there.
     if config.mesh.url is None or not files.server_cert.exists():
         return config
     raw: dict[str, Any] = config.model_dump(by_alias=True)
@@ -128,6 +132,7 @@ def with_members(config: Config) -> Config:
     members = read_members(files).values()
     raw["peers"] += [member.peer.model_dump(by_alias=True) for member in members]
     try:
+        # As a whole, for the checks between members and what the file says.
         return Config.model_validate(raw)
     except ValidationError as error:
         reasons = "; ".join(detail["msg"] for detail in error.errors())

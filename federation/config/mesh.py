@@ -30,6 +30,7 @@ def authority_of(url: str) -> Address:
     other nodes send is written into a file.
     """
     parts = urlsplit(url)
+    # One spelling only: URLs are compared between nodes.
     if parts.scheme != "https" or url != f"https://{parts.netloc}" or not parts.port:
         raise ValueError("a mesh uses TLS: https://host:port, with the port and nothing behind it")
     return parse_address(parts.netloc)

@@ -1,7 +1,7 @@
 """The model of the configuration file: every key, its type, default and bounds.
 
-Names are a contract with operators. config_file.py reads YAML into this model and turns its
-complaints into messages with file and line.
+Names are a contract with operators. file.py reads YAML into this model and turns its complaints
+into messages with file and line.
 """
 
 import os
@@ -141,6 +141,7 @@ class Config(Section):
     @field_validator("listeners")
     @classmethod
     def _different_addresses(cls, listeners: list[ListenerConfig]) -> list[ListenerConfig]:
+        # Each port 0 becomes another port.
         fixed = [x.address for x in listeners if parse_address(x.address).port]
         for address in fixed:
             if fixed.count(address) > 1:

@@ -116,6 +116,7 @@ class PeerConfig(Section):
 
     def _sent_instances(self) -> set[str]:
         """Return the instance patterns of the rules that send anything."""
+        # A rule that sends nothing mixes no names.
         sending = [rule for rule in self.rules if rule.when != "never"]
         return {name for rule in sending for name in rule.instances or ["*"]}
 
@@ -134,6 +135,7 @@ class PeerConfig(Section):
             return self
         sent = self._sent_instances() if self.rules else {"*"}
         if len(sent) != 1 or any(character in "".join(sent) for character in "*?["):
+            # JSON is YAML, too, and quotes whatever the name contains.
             fix = json.dumps({"": self.instance_name})
             raise ValueError(
                 "instance-name would send the names of all instances under "

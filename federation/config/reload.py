@@ -32,6 +32,7 @@ def _declared() -> Mapping[str, bool]:
 def is_live(dotted: str) -> bool:
     """Whether a change of this key takes effect without a restart."""
     parts = dotted.split(".")
+    # The key itself, or a list or section around it that was declared as a whole.
     above = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
     return any(_declared().get(each, False) for each in above)
 
@@ -47,10 +48,12 @@ def changes(running: Config, wanted: Config) -> Changes:
         dotted = ".".join(path)
         if is_live(dotted):
             now.append(dotted)
+            # Into what runs now: the rest of it stays as it is until the restart.
             _put(before, path, _get(after, path))
         else:
             restart.append(dotted)
     try:
+        # Values that fit together in the file need not fit those that wait for a restart.
         return Changes(Config.model_validate(before), now, restart)
     except ValidationError as error:
         reasons = "; ".join(detail["msg"] for detail in error.errors())

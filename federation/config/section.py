@@ -53,4 +53,5 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _empty_means_defaults(cls, value: Any) -> Any:
+        # YAML gives null for a key whose lines are all comments.
         return {} if value is None else value

@@ -35,6 +35,7 @@ def _check_catalogue(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"postgresql", "postgres"}:
         raise ValueError("a catalogue is postgresql://user@host/database")
+    # URLs of databases get into logs and messages of the driver.
     if parts.password or "password" in parse_qs(parts.query):
         raise ValueError(
             "the password does not belong here: name a file with ?passfile=, or set PGPASSWORD"
@@ -194,6 +195,7 @@ class StorageConfig(Section):
     def _whole_engine(self) -> Self:
         only_shared = {"catalogue": self.catalogue, "objects": self.objects, "cache": self.cache}
         if self.engine == "shared":
+            # The cache has a default. The quota has none: a bucket has no size to take it from.
             needed: dict[str, Any] = {**only_shared, "cache": True, "quota": self.quota}
             if missing := [name for name, value in needed.items() if value is None]:
                 raise ValueError(f"engine: shared needs {' and '.join(missing)}")
@@ -222,6 +224,7 @@ class StorageConfig(Section):
     @classmethod
     def _after_the_lease(cls, ages: dict[str, float], info: ValidationInfo) -> dict[str, float]:
         for name, age_s in ages.items():
+            # A client was promised them for that long.
             if age_s < info.data.get("lease", 0.0):
                 raise ValueError(f"entries of {name!r} would be removed within their lease")
         return ages

@@ -43,6 +43,7 @@ class Address(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether only programs of this machine can connect."""
+        # RFC 6761, 6.3: it always means this machine.
         if self.host == "localhost":
             return True
         try:
@@ -66,6 +67,7 @@ def parse_size(value: Any) -> int:
 
     Raises ValueError, whose text says what is allowed.
     """
+    # bool is an int in Python, and `quota: yes` is no size.
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -73,6 +75,7 @@ def parse_size(value: Any) -> int:
         raise ValueError(_SIZE_HELP)
     whole, _, part = match[1].partition(".")
     unit = _SIZE_UNIT[match[2].upper()] if match[2] else 1
+    # In whole numbers: a float loses bytes from 2^53 on.
     return int(whole) * unit + (int(part) * unit // 10 ** len(part) if part else 0)
 
 
@@ -111,6 +114,7 @@ def parse_address(text: str) -> Address:
 
     Raises ValueError, whose text says what is allowed.
     """
+    # The last colon: an IPv6 address has more of them.
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(_ADDRESS_HELP)
@@ -151,6 +155,7 @@ def check_window(text: str) -> str:
 def check_share(text: object) -> str:
     """Return the text if it is a size, or a share as 25%. Raises ValueError."""
     share = str(text)
+    # Only for its checks.
     share_of(share, 0)
     return share
 
@@ -172,6 +177,7 @@ def share_of(text: str, whole_bytes: int) -> int:
 def absolute(path: Path, info: ValidationInfo) -> Path:
     """Make a path absolute; relative ones start at the context's "base", else at the cwd."""
     base = (info.context or {}).get("base", Path.cwd())
+    # Every system call would fail later, with a message that names no key.
     if "\0" in str(path):
         raise ValueError("a path cannot contain a NUL byte")
     try:

@@ -24,6 +24,7 @@ _SCHEMES = ("http", "grpc", "https", "grpcs")
 def _check_url(url: str) -> str:
     try:
         parts = urlsplit(url)
+        # .port also raises ValueError for what is no number.
         fine = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
     except ValueError:
         fine = False
@@ -117,6 +118,7 @@ class UpstreamConfig(Section):
 
     @model_validator(mode="after")
     def _secrets_need_tls(self) -> Self:
+        # Refused and not ignored: the operator believes that the connection is private.
         if self.url.startswith(("http:", "grpc:")) and self.auth != AuthConfig():
             raise ValueError("auth needs TLS: an https or grpcs url")
         return self

@@ -52,6 +52,8 @@ class Parsed(NamedTuple):
 def parse(text: str, environment: Mapping[str, str]) -> Parsed:
     """Read one YAML document. Never raises: errors are in `complaints`."""
     try:
+        # Nodes and not values: they know their lines, and keys that are given twice are still
+        # there.
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -83,11 +85,13 @@ class _Reader:
 
     def read(self, node: yaml.Node, location: Location) -> Any:
         self._nodes += 1
+        # Counted as they are read: a few anchors that name each other make billions of nodes.
         if self._nodes > _NODES_MAX or len(location) > _DEPTH_MAX:
             if self._nodes <= _NODES_MAX + 1:
                 self._complain(node, location[:3], "too much, too deep, or it contains itself")
                 self._nodes = _NODES_MAX + 1
             return None
+        # A key's own line was set by its mapping, and is the better one.
         self.lines.setdefault(location, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, location)
@@ -105,6 +109,7 @@ class _Reader:
             here = (*location, key)
             if key in found:
                 first = self.lines[here]
+                # YAML takes the last one silently, and the operator reads the first.
                 self._complain(key_node, here, f"given twice, first in line {first}")
                 continue
             self.lines[here] = key_node.start_mark.line + 1
