@@ -30,8 +30,10 @@ class Merge(enum.Enum):
 _PROCESS = {
     "process_virtual_memory_bytes": Merge.SUM,
     "process_resident_memory_bytes": Merge.SUM,
+    # The oldest worker's: the time since then is that of the node.
     "process_start_time_seconds": Merge.LEAST,
     "process_open_fds": Merge.SUM,
+    # The first worker without a descriptor refuses its callers.
     "process_max_fds": Merge.LEAST,
 }
 
@@ -60,6 +62,7 @@ class MetricDeclarations:
         self, name: str, text: str, labels: Sequence[str] = ()
     ) -> Counter | Labelled[Counter]:
         """Declare what only grows; name ends in _total."""
+        # The text format puts it back, behind the name of the family.
         return self._declare(name.removesuffix("_total"), "counter", text, labels, Counter)
 
     @overload
@@ -115,6 +118,7 @@ class MetricDeclarations:
     def _declare(
         self, name: str, kind: Kind, text: str, labels: Sequence[str], make: Callable[[], S]
     ) -> S | Labelled[S]:
+        # Two metrics of one name would be one series with the sum of both.
         assert name not in self._metrics
         metric = Labelled(labels, make) if labels else make()
         self._metrics[name] = kind, text, metric

@@ -18,6 +18,7 @@ def exposition(families: Iterable[Family], *, with_process: bool = False) -> byt
 
     with_process: beside them process_*, what the system knows of this process.
     """
+    # A new one for each scrape: values are taken once, and nothing is registered for good.
     registry = CollectorRegistry()
     if with_process:
         ProcessCollector(registry=registry)

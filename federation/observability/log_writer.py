@@ -44,10 +44,13 @@ class LogWriter:
         self._lost_line = lost_line
         self._clock = clock
         self._queued_max = queued_max
+        # SimpleQueue may be used in signal handlers and finalizers: its put() takes no lock of
+        # Python's.
         self._queue: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._flushing = threading.Event()  # ends the pause
         self._lost = 0
         self._lost_lock = threading.Lock()
+        # A daemon: a pipe that nobody reads must not keep the process from ending.
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def __repr__(self) -> str:
@@ -55,6 +58,7 @@ class LogWriter:
 
     def put(self, line: str) -> None:
         """Hand over one line (without its newline); from any thread, never waits."""
+        # Not exact, as several threads put lines; the bound need not be.
         if self._queue.qsize() < self._queued_max:
             self._queue.put(line)
         else:
@@ -64,6 +68,7 @@ class LogWriter:
         """Wait until all queued lines are written; False if that took longer."""
         reached = threading.Event()
         self._queue.put(reached)
+        # Behind the queue's event: the thread must find that when it wakes.
         self._flushing.set()
         return reached.wait(timeout_s)
 
@@ -88,6 +93,7 @@ class LogWriter:
         lines: list[bytes] = []
         size_bytes = 0
         while isinstance(item, str):
+            # A lone surrogate in a file's name must not end the thread.
             line = f"{item}\n".encode(errors="replace")
             size_bytes += len(line)
             if lines and size_bytes > _WRITTEN_AT_ONCE_BYTES:
@@ -114,4 +120,5 @@ class LogWriter:
         try:
             self._write(told + b"".join(lines))
         except (OSError, ValueError):
+            # What was counted as told was not told either.
             self._lose(lost + len(lines))

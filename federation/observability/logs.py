@@ -43,6 +43,7 @@ def configure(
     """
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     as_json = settings.format == "json" or (settings.format == "auto" and not on_terminal)
+    # no-color.org: any value but an empty one counts.
     colours = on_terminal and not os.environ.get("NO_COLOR")
     writer = LogWriter(_write_stderr, _lost_line, SystemClock())
     set_level(settings.level)
@@ -52,6 +53,7 @@ def configure(
         logger_factory=lambda *_: _Line(writer),
         cache_logger_on_first_use=for_good,
     )
+    # asyncio reports failures of tasks and slow callbacks there.
     logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     return writer.flush
 
@@ -84,6 +86,7 @@ recent_warnings = RecentWarnings()  # of this process, as its log is
 
 def _said_by(worker: int | None) -> list[Processor]:
     def add(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        # An event about another worker names that one itself.
         event.setdefault("worker", worker)
         return event
 
@@ -132,6 +135,7 @@ def harmless(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Map
     """Escape control characters in, and clip, every value: log lines cannot be forged."""
     for key, value in event.items():
         if key == "exception":
+            # From the end, where the error itself is.
             lines = str(value)[-_EXCEPTION_MAX:].split("\n")
             # Indented, so that a line break in an error's text cannot pass for an event.
             event[key] = "\n".join(f"    {escape(line)}" for line in lines)

@@ -56,6 +56,7 @@ def understand(line: str) -> Said | None:
 
     Raises ValueError for a line that is not the core's.
     """
+    # The core writes these at each start, when nothing is wrong.
     if any(noise in line for noise in _NOISE):
         return None
     found = _LINE.fullmatch(line)
@@ -91,6 +92,7 @@ class _Reader:
 
     def run(self) -> None:
         with os.fdopen(self._source, "rb") as lines:
+            # Bounded: what a library writes need not have line ends.
             while line := lines.readline(_LINE_MAX_BYTES):
                 self._take(line)
 
@@ -98,6 +100,7 @@ class _Reader:
         try:
             found = understand(line.decode(errors="replace").rstrip("\n"))
         except ValueError:
+            # Somebody else's line, as it came.
             self._write(line)
             return
         if found is None:
@@ -115,9 +118,11 @@ def captured(clock: Clock) -> Iterator[None]:
     """
     real = os.dup(2)
     logs.write_to(real)
+    # It writes to a descriptor of its own: the pipe's reader does not run when the process aborts.
     faulthandler.enable(real)
     reading, writing = os.pipe()
     os.dup2(writing, 2)
+    # Descriptor 2 is the only writing end, so that closing it ends the reader.
     os.close(writing)
     reader = _Reader(reading, lambda data: logs.write_all(real, data), clock)
     thread = threading.Thread(target=reader.run, name="native-log", daemon=True)
@@ -126,4 +131,5 @@ def captured(clock: Clock) -> Iterator[None]:
         yield
     finally:
         os.dup2(real, 2)  # the last writing end: the reader ends once it has read everything
+        # A child process may hold the pipe open for longer.
         thread.join(1.0)

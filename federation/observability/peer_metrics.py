@@ -110,6 +110,7 @@ def _states(peers: list[Mapping[str, Any]]) -> Family:
     family = Family(_STATE, "gauge", "1 for the state that a peer is in, 0 for the others")
     for peer in peers:
         now = peer["state"].replace(" ", "-")
+        # All of them each time: a state that is left must show 0, not end.
         for state in dict.fromkeys((*STATES, now)):
             family.add(float(state == now), labels={"peer": peer["name"], "state": state})
     return family
@@ -131,6 +132,7 @@ def _last_success(peers: list[Mapping[str, Any]]) -> Family:
         _LAST_SUCCESS, "gauge", "When a peer last took something (Unix time); absent: never"
     )
     for peer in peers:
+        # Without it the series is absent: 0 would look like 1970 in every dashboard.
         if peer["last-success"]:
             at_s = datetime.fromisoformat(peer["last-success"]).timestamp()
             family.add(at_s, labels={"peer": peer["name"]})

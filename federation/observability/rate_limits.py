@@ -24,6 +24,7 @@ class LogLimit:
 
     def __post_init__(self) -> None:
         now_s = self.clock.monotonic_s()
+        # Full at the beginning: the first lines of a trouble are the ones that explain it.
         self._lines = TokenBucket(self.per_second, self.burst, now_s, tokens=self.burst)
 
     def admit(self) -> int | None:
@@ -50,6 +51,7 @@ class Complaints:
         """Log the event with the error's reason, unless the same was logged within a minute."""
         reason, now_s = str(error), self._clock.monotonic_s()
         logged, at_s = self._logged.get(event, ("", 0.0))
+        # A new reason is news even within the minute.
         if reason != logged or now_s - at_s >= _AGAIN_S:
             self._logged[event] = (reason, now_s)
             self._log.warning(event, reason=reason)
@@ -77,9 +79,11 @@ class LimitHits:
 
     def hit(self, limit: str, caller: str, peer: str = "", **facts: object) -> None:
         """Record that this caller reached this limit; peer: its address, if known."""
+        # The metric is exact, however few lines are written.
         self._metrics.limits_hit.labels(limit=limit).inc()
         self._last_s[limit] = self._clock.monotonic_s()
         lines = self._lines.get(limit)
+        # Each limit has its own bound, so that one does not hide another.
         if lines is None:
             lines = self._lines[limit] = LogLimit(self._clock, _PER_SECOND, _BURST)
         if (held_back := lines.admit()) is not None:

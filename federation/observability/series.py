@@ -50,6 +50,7 @@ class Counter:
         """Add to it; by is not negative."""
         assert by >= 0
         with self._lock:
+            # += is a read and a write, and threads may change in between.
             self.value += by
 
     def samples(self, labels: Labels) -> Iterator[SeriesSample]:
@@ -104,6 +105,7 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Count one."""
+        # Left: a value that equals a bound is within it (Prometheus: le).
         at = bisect_left(self._bounds, value)
         with self._lock:
             self._counts[at] += 1
@@ -116,6 +118,7 @@ class Histogram:
     def samples(self, labels: Labels) -> Iterator[SeriesSample]:
         """See Series."""
         with self._lock:
+            # Under one lock, or _count and _sum would be of different moments.
             counted, total = self.buckets(), self._sum
         for bound, count in counted:
             shown = "+Inf" if bound == float("inf") else repr(float(bound))
@@ -150,6 +153,7 @@ class Labelled(Generic[S]):
         found = self._series.get(key)
         if found is None:
             with self._lock:
+                # setdefault: another thread may have made it since the look above.
                 found = self._series.setdefault(key, self._make())
         return found
 

@@ -78,6 +78,7 @@ class Traffic:
 
     def of(self, instance: str) -> InstanceTraffic:
         """Return the numbers to add to for whatever a caller names."""
+        # Never a new name: whoever asks for a thousand names must not make a thousand series.
         return self._named.get(instance, self._others)
 
     def named(self, instance: str) -> InstanceTraffic:

@@ -40,6 +40,7 @@ class StatisticsSlot:
             lock = os.open(folder / f"{number}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another process lives, and has this one.
             except BlockingIOError:
                 os.close(lock)
             except BaseException:
@@ -58,6 +59,7 @@ class StatisticsSlot:
 
         Raises OSError.
         """
+        # Of a fixed name, as only the process with the lock writes it: a crash leaves one at most.
         temporary = self._path.with_suffix(".tmp")
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -87,6 +89,7 @@ def _read(path: Path) -> History:
         with path.open(encoding="utf-8") as file:
             text = file.read(_BYTES_MAX + 1)
     except FileNotFoundError:
+        # A process that has not written yet, or a number that was never taken.
         return History()
     except UnicodeDecodeError as error:
         raise HistoryDamaged(str(error)) from None

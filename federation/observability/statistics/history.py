@@ -98,6 +98,8 @@ class History:
     def _within(self, period: Period, wall_s: float) -> Iterator[tuple[int, Bucket]]:
         last = period.place(wall_s)
         for place, found in self._buckets[period].items():
+            # A bucket of the future comes from a clock that was ahead, and counts once its time has
+            # come.
             if last - period.count < place <= last:
                 yield place, found
 
@@ -128,6 +130,7 @@ def _add(into: Bucket, changes: Changes) -> None:
     for series, counts in changes.items():
         found = into.get(series)
         if found is None:
+            # Instances are the callers' choice; the sums of what is left out stay in the metrics.
             if len(into) >= _SERIES_MAX:
                 continue
             found = into[series] = {}
@@ -142,6 +145,7 @@ def _add_counts(into: dict[str, int], counts: Counts) -> None:
 def _checked(found: Any) -> Changes:
     for counts in found.values():
         for count in counts.values():
+            # A damaged file must not end readers: JSON has numbers without end, and true is an int.
             if type(count) is not int or abs(count) > _COUNT_MAX:
                 raise HistoryDamaged(f"{count!r} is no count")
     changes: Changes = found

@@ -65,6 +65,7 @@ class StatisticsRecorder:
     async def close(self) -> None:
         """Write the last counts and give the file up."""
         await self._tasks.close()
+        # Its thread may go on after the task was cancelled, and both would write one file.
         if self._writing is not None:
             await asyncio.wait({self._writing})
         await self.record()
@@ -97,6 +98,7 @@ class StatisticsRecorder:
                 self._slot = self._open()
             self._slot.write(self._history.to_text())
         except OSError as error:
+            # Once, not every 15 seconds while a disk is full.
             if not self._is_failing:
                 _log.warning("statistics_not_written", reason=error.strerror or str(error))
             self._is_failing = True
@@ -115,5 +117,6 @@ class StatisticsRecorder:
             raise
         else:
             before.merge(self._history)
+            # Only once it was read: what was counted so far is kept if that fails.
             self._history = before
         return slot

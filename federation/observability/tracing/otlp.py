@@ -45,6 +45,7 @@ def rejected(answer: bytes) -> int:
         if number == 1 and kind == LENGTH:  # partial_success
             for inner, inner_kind, value, _ in fields(answer, start, end):
                 if inner == 1 and inner_kind == VARINT:
+                    # Counters only grow, whatever a collector says.
                     return max(0, signed(value))
     return 0
 
@@ -56,6 +57,7 @@ def _span(span: Span) -> bytes:
             length_field(1, bytes.fromhex(span.context.trace_id)),
             length_field(2, bytes.fromhex(span.context.span_id)),
             length_field(3, span.context.state.encode()) if span.context.state else b"",
+            # OTLP: a span without a parent leaves the field out.
             length_field(4, bytes.fromhex(span.parent_id)) if span.parent_id else b"",
             length_field(5, span.name.encode()),
             varint_field(6, span.kind),

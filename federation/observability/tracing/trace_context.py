@@ -37,9 +37,11 @@ def parse(headers: Iterable[tuple[str, str | bytes]]) -> TraceContext | None:
     if found is None:
         return None
     version, trace_id, span_id, flags, more = found.groups()
+    # Version 00 has four fields; only later ones may have more.
     if trace_id == _NO_TRACE or span_id == _NO_SPAN or (more is not None and version == "00"):
         return None
     state = ",".join(states)
+    # Dropped as a whole: a part of a list could be read as another vendor's.
     if len(state) > _STATE_MAX_CHARS or not (state.isascii() and state.isprintable()):
         state = ""
     return TraceContext(trace_id, span_id, bool(int(flags, 16) & _SAMPLED), state)
@@ -47,6 +49,7 @@ def parse(headers: Iterable[tuple[str, str | bytes]]) -> TraceContext | None:
 
 def headers_of(context: TraceContext) -> list[tuple[str, str]]:
     """Return the headers that name this span as the caller's; parse is the inverse."""
+    # Other bits of the caller's flags are of versions that this program does not know.
     flags = "01" if context.is_sampled else "00"
     found = [(PARENT_HEADER, f"00-{context.trace_id}-{context.span_id}-{flags}")]
     if context.state:

@@ -94,10 +94,12 @@ class TracedCall:
         self._end({"federation.outcome": outcome}, is_failed=is_failed)
 
     def _end(self, more: Attributes, *, is_failed: bool) -> None:
+        # Ended once: a call that is cancelled while it ends must not be told twice.
         tracer, self._tracer = self._tracer, None
         if tracer is None or not self.context.is_sampled:
             return
         clock = tracer.clock
+        # The length by the monotonic clock: the wall clock may have been set during the call.
         end_ns = int(clock.wall_s() * 1e9)
         taken_ns = int((clock.monotonic_s() - self._started_s) * 1e9)
         tracer.keep(
@@ -167,6 +169,7 @@ class Tracer:
 
     def span_below(self, parent: TraceContext | None) -> TraceContext:
         """Return a new span of the parent's trace, or of a new trace."""
+        # W3C Trace Context: an id of zeros is none.
         span_id = f"{self._random.getrandbits(64) or 1:016x}"
         if parent is not None:
             return parent._replace(span_id=span_id)
@@ -175,6 +178,8 @@ class Tracer:
 
     def keep(self, span: Span) -> None:
         """Keep a span until it was sent; it is dropped if too many wait."""
+        # The newest is dropped: a collector that is away must not cost the beginning of the
+        # trouble.
         if len(self._ended) >= SPANS_MAX:
             self._dropped.inc()
         else:
