@@ -68,6 +68,7 @@ class Touches:
         """Record that clients used blobs at now_ms, which leases them."""
         before = len(self._gathering.blobs)
         self._gathering.blobs.update(dict.fromkeys(keys, now_ms))
+        # A repeated use adds nothing that would wait longer than what waits already.
         if len(self._gathering.blobs) > before:
             self._note_oldest(now_ms)
 
@@ -97,6 +98,7 @@ class Touches:
 
     def unflushed_since_ms(self) -> int | None:
         """Return the time of the oldest unwritten touch (store ms); None: all are written."""
+        # What is being written is older than whatever has gathered since.
         if self._flushing is not None and self._flushing.oldest_ms is not None:
             return self._flushing.oldest_ms
         return self._gathering.oldest_ms
@@ -126,6 +128,7 @@ class Touches:
             return
         batch, self._flushing = self._flushing, None
         newer = self._gathering
+        # Over the older times, which they renew.
         batch.blobs.update(newer.blobs)
         batch.leased.update(newer.leased)
         batch.entries.update(newer.entries)

@@ -57,6 +57,8 @@ class Acknowledgements:
         Raises what reading the peer records raises.
         """
         if not self._have(seq, peers, needed):
+            # Once for a process: what peers acknowledge later comes through shared memory.
+            # Shielded, as others wait for the same task.
             await asyncio.shield(self._records())
         return await self._watch.until(lambda: self._have(seq, peers, needed), timeout_s)
 

@@ -48,6 +48,8 @@ async def store_files(
         return [error or placed[blob.path] for blob, error in zip(blobs, outcomes, strict=True)]
     finally:
         core.space.release(sum(blob.digest.size_bytes for blob in blobs))
+        # Also of those that got their name, for which it finds nothing: a look costs as much as an
+        # attempt.
         core.writes.submit(_drop, blobs)
 
 

@@ -119,6 +119,7 @@ def _trouble_with(path: str, error: OSError) -> Exception:
         return Gone("is gone")
     if error.errno in _NOT_A_FILE:
         return Damage("is not a plain file")
+    # A folder that may not be entered gives the same error, and says nothing about the blob.
     if error.errno == errno.EACCES and _own_mode_forbids(path):
         return Unreadable("has a mode that forbids reading it")
     return SourceUnavailable("disk", f"{error.strerror} while opening a blob's file")
@@ -256,9 +257,11 @@ class WriteBack:
     def wrote(self, fd: int, written_bytes: int) -> None:
         """Start writing new bytes to the disk if there are many and few other writes run."""
         begun_bytes = self._begun_bytes
+        # Left out rather than waited for: the fdatasync writes whatever was not begun.
         if written_bytes - begun_bytes < _STEP_BYTES or not _slots.acquire(blocking=False):
             return
         self._begun_bytes = written_bytes
+        # A descriptor of its own: the ingest may have closed the file before a thread is free.
         self._pool.submit(_start, os.dup(fd), begun_bytes, written_bytes - begun_bytes)
 
 

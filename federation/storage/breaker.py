@@ -53,6 +53,7 @@ class DamageBreaker:
             most = max(_PROVEN_MIN, held_blobs // _PROVEN_PART) if is_proven else _UNPROVEN_MAX
             while found and found[0] < now_s - _WITHIN_S:
                 found.popleft()
+            # Once in trouble nothing is admitted, of either kind: the same disk is at fault.
             if not self.trouble and len(found) < most:
                 found.append(now_s)
                 return True

@@ -160,8 +160,10 @@ class StorageContext:
             outcome = await self.writer.submit(work)
         except FederationError as error:
             _log.error("blob_damaged", digest=str(digest), reason=reason, kept_because=str(error))
+            # A proven one counts as missing all the same, since no read will serve it.
             return QuarantineOutcome.DONE if damage.is_proven else QuarantineOutcome.NO_ROOM
         if outcome is QuarantineOutcome.DONE:
+            # After the commit, so that no other process remembers what it read before.
             self.epoch.bump()
             self.metrics.quarantined.inc()
             _log.error("blob_quarantined", digest=str(digest), reason=reason)
@@ -183,6 +185,7 @@ class StorageContext:
         self.quarantines[digest] = task
 
         def ended(task: asyncio.Task[QuarantineOutcome]) -> None:
+            # A later report of the same blob may have taken its place.
             if self.quarantines.get(digest) is task:
                 del self.quarantines[digest]
 

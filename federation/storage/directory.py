@@ -77,6 +77,7 @@ class DataDirectory:
                 folder.mkdir(mode=0o700, exist_ok=True)
             with os.scandir(self.blobs) as entries:
                 there = {entry.name for entry in entries if entry.is_dir()}
+            # All at once, so that no write ever has to make a folder and sync the one above.
             for number in range(256):
                 if (name := f"{number:02x}") not in there:
                     (self.blobs / name).mkdir(mode=0o700, exist_ok=True)

@@ -37,6 +37,8 @@ async def empty_log(core: StorageContext) -> bool:
 
 
 def _truncate(core: StorageContext) -> bool:
+    # A connection of its own, as its patience is: TRUNCATE keeps writers waiting as long as it
+    # waits.
     connection = schema.connect(core.directory.catalogue, create=False, busy_ms=_BUSY_MS)
     try:
         row: Any = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

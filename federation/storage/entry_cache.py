@@ -57,6 +57,7 @@ class EntryCache:
             if step is None:
                 self._drop_all()
                 self._seen = now
+            # A number in between is another process's change, of which no keys are known here.
             elif step.before != self._seen or step.keys is None:
                 self._drop_all()
                 self._seen = step.after
@@ -83,6 +84,7 @@ class EntryCache:
     def keep(self, key: EntryKey, row: EntryRow) -> None:
         """Cache a row that was read a moment ago, unless entries have changed since."""
         self.catch_up()
+        # Announced and perhaps committed since the row was read.
         if row.changes != self._seen:
             return
         entry = row.entry

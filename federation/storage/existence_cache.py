@@ -25,6 +25,7 @@ class ExistenceCache:
     ) -> None:
         """epoch: returns a number that differs after any held object is gone."""
         self._epoch = epoch
+        # A name lives for one to two generations, so for half a granularity at most: see above.
         self._generation_ms = granularity_ms // 4
         self._slow_ms = granularity_ms // 2
         self._half_max = names_max // 2
@@ -57,6 +58,7 @@ class ExistenceCache:
     def remember(self, names: Iterable[bytes], asked_ms: int, now_ms: int, epoch: int) -> None:
         """Remember names that a look-up found and leased; it began at asked_ms in this epoch."""
         self._turn(now_ms)
+        # Something has gone since the look-up began, or the lease it gave is too old already.
         if epoch != self._seen or now_ms - asked_ms > self._slow_ms:
             return
         self._young.update(names)
@@ -68,6 +70,7 @@ class ExistenceCache:
             self._seen = epoch
             self._young, self._old = set(), set()
         if now_ms >= self._turns_ms:
+            # Nobody asked for a whole generation: the young names are as old as old ones then.
             is_late = now_ms >= self._turns_ms + self._generation_ms
             self._old, self._young = set() if is_late else self._young, set()
             self._turns_ms = now_ms + self._generation_ms

@@ -90,10 +90,13 @@ class FileWatch:
             _log.info("files_not_watched", reason=str(error))
             return
         self._changes += 1
+        # Last, as it says that every change is noticed.
         self._fd = fd
 
     def changes(self) -> int:
         """Return a number that differs after each change; it says nothing while is_on is False."""
+        # To the end: what is not read yet may be the change of a file that somebody is about to
+        # believe in.
         while self._fd is not None:
             size_bytes = _read(self._fd, self._room_at, _ROOM_BYTES)
             if size_bytes > 0:
@@ -116,6 +119,7 @@ class FileWatch:
                 if len(self._placing) >= _PLACING_MAX:  # most of them went elsewhere
                     self._placing.clear()
                 self._placing.add(cookie)
+            # The second half of a rename out of incoming/: an upload that gets its name.
             elif mask & _MOVED_TO and cookie in self._placing:
                 self._placing.discard(cookie)
             else:

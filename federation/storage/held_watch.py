@@ -26,6 +26,7 @@ class StoredWatch:
 
     def __init__(self, core: StorageContext) -> None:
         self._core = core
+        # These numbers are read before the look-up: a change during it must not go unnoticed.
         self._epoch = core.epoch.value
         self._files = core.files.changes()
         self._is_certain = core.files.is_on
@@ -46,6 +47,8 @@ class StoredWatch:
         if self._is_certain:
             if self._files != core.files.changes():
                 return False
+        # Without reports each closure is looked up, except one that is too large to be remembered:
+        # see decisions, "A closure that was whole is remembered".
         elif digests is not None:
             return False
         # While leases wait to be written, only a look-up tells which of them are old.

@@ -102,6 +102,7 @@ class LocalIngest:
         end = self._received_bytes + len(data)
         if end > self._digest.size_bytes:
             raise DigestMismatch(self._digest, f"at least {end} bytes were sent")
+        # After a failed write nobody knows what the file holds, so no client may resume it.
         if self._failure is not None:
             raise self._failure
         self._reserve(len(data))
@@ -157,6 +158,7 @@ class LocalIngest:
             else:
                 hashing = self._core.pool.run(self._hasher.update, data)
                 writing = self._core.writes.run(self._write, data, None, seals)
+                # Both have ended before an error is raised: both threads use the same buffer.
                 for outcome in await asyncio.gather(hashing, writing, return_exceptions=True):
                     if isinstance(outcome, BaseException):
                         raise outcome
@@ -199,6 +201,7 @@ class LocalIngest:
 
     def _open_again(self) -> int:
         with self._lock, disk_errors_named("reading what is received"):
+            # A sealed file is closed and still under this path until it gets its name.
             if self._fd is None and not self._sealed:
                 raise SourceUnavailable("ingest", f"{self._digest} is not being received")
             return os.open(self._path, _READ)
@@ -246,6 +249,7 @@ class LocalIngest:
         return self._placed
 
     async def _commit_small(self, data: bytes) -> bool:
+        # The empty blob is held everywhere, and has no row.
         if not data:
             return False
         (outcome,) = await self._core.writer.submit(
@@ -285,6 +289,7 @@ class LocalIngest:
         self._core.space.release(self._reserved_bytes)
         if self._small is not None:
             self._small.clear()
+        # A file that has the blob's name is the blob's.
         elif not self._placed:
             self._core.writes.submit(self._drop)
 

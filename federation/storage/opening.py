@@ -88,6 +88,7 @@ def _join(directory: DataDirectory, clock: Clock, timing: Timing) -> Opened:
 def _join_with(directory: DataDirectory, clock: Clock, timing: Timing, epoch: Epoch) -> Opened:
     connection = schema.connect(directory.catalogue)
     try:
+        # Under the open lock, so it stays true until this process is registered.
         alone = not live_runs(directory)
         if alone or epoch.is_log_in_doubt:
             _settle_log(connection, directory)
@@ -105,6 +106,8 @@ def _join_with(directory: DataDirectory, clock: Clock, timing: Timing, epoch: Ep
             )
         if dead:
             epoch.bump()  # they may have set blobs aside without saying so
+        # Behind the pause, which is durable by now: without it these traces are all that asks for
+        # one.
         remove_dead(directory, dead)
         log_epoch = _open_log(connection, directory, epoch, alone=alone)
         if alone:
@@ -254,6 +257,7 @@ def _identify(connection: apsw.Connection, clock: Clock) -> tuple[str, int, bool
         if "node_id" not in meta:
             meta["node_id"] = uuid.uuid4().hex
         if meta.get("boot_id") != boot_id():
+            # Store time goes on from the latest use, whatever the new boot's clock says.
             newest = catalogue.newest_ms(connection) or _BEGIN_MS
             meta["boot_id"] = boot_id()
             meta["clock_base_ms"] = newest + 1 - int(clock.monotonic_s() * 1000)
@@ -283,6 +287,7 @@ def _open_log(
     known: Any = get_meta(connection, LOG_EPOCH)
     inode, known_inode = directory.catalogue.stat().st_ino, get_meta(connection, CATALOGUE_FILE)
     is_copy = known_inode not in {None, inode}
+    # Only alone: another process might be adding rows and announcing them at this moment.
     if alone and known is not None and (is_copy or epoch.head > seq):
         _log.warning("catalogue_put_back", rows=seq, rows_before=epoch.head, is_copy=is_copy)
         known = None

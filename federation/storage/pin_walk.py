@@ -62,6 +62,7 @@ class PinWalker:
         """
         core = self._core
         most = max_pinned_bytes(core)
+        # A look first: most entries that are met again are kept already, and need no transaction.
         keeping, does_fit = await core.pool.query(keepings.known, pin_id, entry_id), True
         if keeping is None:
             keeping, does_fit = await core.writer.submit(partial(_begin, pin_id, entry_id, most))
@@ -140,6 +141,7 @@ class _KeepingStore:
         keys = {key_of(digest): digest for digest in digests if not digest.is_empty}
         free, missing = await self._core.pool.query(keepings.look, list(keys))
         if missing and self._fetch is not None:
+            # Looked up again: what came is kept now, and is leased until then.
             await self._fetch([keys[key] for key in missing])
             free, missing = await self._core.pool.query(keepings.look, list(keys))
         self._note_missing(missing)

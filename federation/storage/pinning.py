@@ -85,12 +85,15 @@ class CataloguePins:
         try:
             await self._keep_all(pin_id, wanted, walker)
             await core.writer.submit(lambda tx: pins.end_trial(tx, pin_id, _stamped(tx, wanted)))
+        # Also when the command is interrupted: a trial that nobody goes on with keeps things for
+        # minutes.
         except BaseException:
             await core.writer.submit(lambda tx: pins.drop_trial(tx, pin_id))
             raise
 
     async def _keep_all(self, pin_id: int, wanted: Pin, walker: PinWalker) -> None:
         core, after, told_s = self._core, 0, self._core.clock.monotonic_s()
+        # For the message alone; what fits is decided under the write lock.
         before_bytes = await core.pool.query(keepings.total_bytes)
         if (blob := wanted.target.blob) is not None:
             self._check([await walker.keep_blob(pin_id, blob)], before_bytes)
@@ -187,6 +190,7 @@ def _apply(transaction: Transaction, received: Sequence[Pin]) -> int:
         if not pins.unknown_of(transaction.connection, [each]):  # a call may have a target twice
             continue
         is_over = each.has_ended(transaction.wall_s)
+        # Nothing to end: a record of it would only take the place of others.
         if is_over and pins.get(transaction.connection, each.target) is None:
             continue
         transaction.observe(each.stamp)

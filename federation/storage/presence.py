@@ -71,6 +71,7 @@ async def find_like(core: StorageContext, names: Sequence[bytes]) -> set[bytes]:
         damaged = []
         for name, key in to_check:
             row = rows.get(key)
+            # What is being evicted counts as absent: nobody could read it when this answer arrives.
             if row is None or row.marked_ms:
                 continue
             damage = damage_of(core, row)
@@ -103,6 +104,7 @@ class Presence:
     def _state(self) -> int:
         """Return a number that differs after any held object is gone, or any file has changed."""
         core = self._core
+        # While the volume is in doubt no file is certain, so nothing that was remembered counts.
         if core.directory.volume.trouble:
             return -1
         return (core.epoch.value << 32) + core.files.changes()
@@ -157,6 +159,7 @@ class Presence:
         found = await self._look_up(
             rest, lambda: keys_of_hashes(spelling.hashes_of(rest)), spelling.size_of
         )
+        # Only a client's look-up leases as a client's use does, which a remembered name stands for.
         if is_use:
             self._remember(rest, found, asked_ms, epoch)
         return found.missing

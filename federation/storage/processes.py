@@ -39,10 +39,13 @@ class ProcessEntry:
         """Publish facts about this process for people and tools, atomically."""
         temporary = self._json.with_suffix(_UNFINISHED)
         temporary.write_text(json.dumps({"pid": os.getpid(), **facts}))
+        # Readers see the old facts or the new, never half of them.
         temporary.replace(self._json)
 
     def end(self) -> None:
         """Remove this process's files and release its lock."""
+        # The lock's file loses its name before the lock: otherwise it would look like that of a
+        # killed process for a moment.
         self._json.unlink(missing_ok=True)
         self._lock_path.unlink(missing_ok=True)
         self._lock.release()

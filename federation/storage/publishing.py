@@ -41,6 +41,7 @@ def place_file(
     directory.volume.check_quickly()
     key = key_of(digest)
     row = catalogue.look_up(transaction.connection, [key]).get(key)
+    # Another upload may have been faster since this one began, seconds or hours ago.
     if row is not None:
         if _is_whole(directory, digest, row):
             catalogue.renew(transaction, row, origin)
@@ -53,8 +54,10 @@ def place_file(
         raise StorageFull(_FULL)
     purges.allow(transaction, [digest] if again else ())
     path = directory.blob_path(digest)
+    # Before the row: a crash here leaves a file without a row, which is swept.
     _rename(directory, received, path)
     transaction.folders.add(os.path.dirname(path))
+    # Behind the rename, which changes it.
     ctime_ns = os.stat(path, follow_symlinks=False).st_ctime_ns
     catalogue.insert(transaction, key, digest.size_bytes, None, ctime_ns, origin)
     return True
@@ -123,6 +126,7 @@ def find_or_place_inline(
         row is not None
         and row.inline
         and not row.marked_ms
+        # One that only an upstream gave becomes the client's, which is a write.
         and row.source != Source.UPSTREAM
         and origin.source is Source.CLIENT
     ):

@@ -66,6 +66,7 @@ def quarantine(
     """
     key = catalogue.key_of(digest)
     row = catalogue.look_up(transaction.connection, [key]).get(key)
+    # By the row that was read: a new upload of the same blob is another copy.
     if row is None or row.seq != seq:
         return QuarantineOutcome.STALE
     digest = catalogue.digest_of_key(key, row.size_bytes)
@@ -75,6 +76,7 @@ def quarantine(
     size_bytes = _size_of(row, path)
     name = f"{os.path.basename(path)}.{seq}{'' if damage.is_proven else _UNREAD}"
     has_room = _make_room(transaction, directory, size_bytes)
+    # Moved before its row goes: bytes that may be right must not be lost by an error in between.
     if not damage.is_proven and not (has_room and _move(path, directory, name)):
         return QuarantineOutcome.NO_ROOM
     if row.inline:
@@ -179,6 +181,7 @@ def _make_room(transaction: Transaction, directory: DataDirectory, size_bytes: i
     for one in kept:
         if size_bytes > most_bytes or (count <= KEPT_MAX and total <= most_bytes):
             break
+        # What could not be read may be the only copy, so it never makes room.
         if one.is_proven and _remove(str(directory.quarantine / one.name)):
             count, total = count - 1, total - one.size_bytes
     return count <= KEPT_MAX and total <= most_bytes

@@ -157,6 +157,8 @@ class BlobReceiver:
         """Store missing blobs in files; return the errors of those that were refused."""
         size_bytes = sum(len(data) for _, data in blobs)
         if size_bytes:
+            # Bytes that wait for the disk are bounded here: their callers' budgets end with the
+            # calls.
             await self._core.writer.room_for(size_bytes)
         refused: dict[Digest, FederationError] = {}
         admitted: list[Incoming] = []
@@ -172,6 +174,7 @@ class BlobReceiver:
             storing = self._core.background.start(
                 store_files(self._core, admitted, origin), "store a batch"
             )
+            # By the task and not by its caller, who may be cancelled long before.
             storing.add_done_callback(lambda _: self._core.writer.has_written(size_bytes))
             outcomes: Outcomes = await asyncio.shield(storing)
             for blob, outcome in zip(admitted, outcomes, strict=True):

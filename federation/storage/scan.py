@@ -80,6 +80,7 @@ def _page(
 ) -> tuple[list[Any], str | None]:
     at = WalkPosition.parse(position, _FIRST[table], now_ms)
     statement = (_UP if at.up else _DOWN)[table]
+    # Two cursors that are merged: eviction's indexes leave out what pins keep.
     found: list[Any] = [
         connection.execute(statement.format(part), (at.at, at.name, limit)) for part in _APART
     ]
@@ -107,6 +108,7 @@ def _until_full(rows: Any) -> Iterator[Any]:
     size = 0
     for row in rows:
         yield row
+        # Rows of blobs have four columns, and no value.
         size += _value_bytes(row) if len(row) > 4 else 0
         if size >= _PAGE_BYTES:
             return

@@ -154,6 +154,7 @@ class Epoch:
     def take_wanted(self) -> int:
         """Return the size of the largest upload that found no room since the last call; 0: none."""
         wanted = self._wanted()
+        # Nearly always 0, so the lock is taken only for a number.
         if wanted:
             with self._locked():
                 wanted = self._wanted()

@@ -43,6 +43,7 @@ class SingleWrites:
         is_use = origin.source is Source.CLIENT and uses.current() is Use.CLIENT
         if is_use and not core.is_behind() and not self._recent.unknown([key], asked_ms):
             return False
+        # Before the visit: what goes while it is under way must not be remembered.
         epoch = self._recent.epoch
         try:
             if wrong := mismatches([(digest, data)]):
@@ -50,6 +51,7 @@ class SingleWrites:
             if len(data) > core.settings.inline_max:
                 return await self._write_file(digest, data, origin)
             is_new = await self._write_inline(digest, data, asked_ms, origin)
+        # None of these matters for a blob that is held: clients skip what they see is stored.
         except (DigestMismatch, StorageFull, StorageFailed, SourceUnavailable) as error:
             if not await self._receiver.missing_of([digest], origin):
                 return False

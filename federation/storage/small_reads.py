@@ -104,6 +104,7 @@ class SmallReads:
         found = _Found()
         renew_before = asked_ms - self._core.timing.granularity_ms
         keys = [key_of(digest) for digest in digests]
+        # Each once: a repeated key would repeat the row with its bytes.
         rows = catalogue.read_rows(connection, list(dict.fromkeys(keys)))
         for digest, key in zip(digests, keys, strict=True):
             row, data = rows.get(key, (None, None))
@@ -117,6 +118,7 @@ class SmallReads:
                 data = self._trusted(digest, row, data, found)
                 found.data.append(data)
                 used_ms = row.used_ms
+                # A marked one is leased at once, which removes the mark: it was read.
                 if row.renewed_ms(use) < renew_before or row.marked_ms:
                     found.lease.append(key)
                     used_ms = asked_ms

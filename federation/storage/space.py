@@ -87,6 +87,7 @@ def marks(settings: StorageConfig, disk: Disk, stored_bytes: int, overhead_bytes
         bounds.append(_by_shares(settings, keeps))
         quota = min(keeps, fits)
     starts_at = min(bound.starts_at_bytes for bound in bounds)
+    # A bound that is not exceeded yet does not lower the target of another.
     met = [bound for bound in bounds if bound.starts_at_bytes < max(stored_bytes, starts_at + 1)]
     return Marks(quota, starts_at, min(bound.target_bytes for bound in met))
 
@@ -199,9 +200,11 @@ class Reserve:
         disk = measure_disk(self._directory.root)
         room_bytes = min(self._settings.quota or disk.total_bytes, disk.total_bytes)
         size_bytes = min(_RESERVE_MAX_BYTES, room_bytes // _RESERVE_PART)
+        # Only with room to spare, or making it would fill the disk that it is there for.
         if self._directory.reserve.exists() or disk.free_bytes < 8 * size_bytes:
             return
         with open(os.open(self._directory.reserve, CREATE, 0o600), "wb") as file:
+            # Written, not cut to length: it has to take blocks of the disk.
             file.write(bytes(size_bytes))
 
     @contextmanager

@@ -93,6 +93,7 @@ class Storage:
         _log.info("storage_opened", data_dir=str(data_dir), sqlite=schema.check_library())
         core = assemble(opened, settings, limits, metrics, clock, timing)
         storage = cls(core, opened.node_id, opened.log_epoch)
+        # Before anything is looked at, since a watch covers only what comes after it.
         await asyncio.to_thread(core.files.start)
         await storage.flusher.measure()
         await asyncio.to_thread(core.resident.open)
@@ -148,6 +149,7 @@ class Storage:
 
     async def close(self) -> None:
         """Write pending changes, end all threads and release the directory."""
+        # The roles first: another process takes them over while this one writes what is left.
         self.ledger.close()
         self.fetching.close()
         await self.ledger.stop_waiting()
@@ -161,7 +163,9 @@ class Storage:
         await asyncio.to_thread(self._core.writer.close)
         for pool in (self._core.writes, self._core.reads, self._core.pool):
             await asyncio.to_thread(pool.close)
+        # Behind all other connections: closing this descriptor drops the locks of all of them.
         self._core.resident.release()
+        # Behind the last write: from now on this process does not count as killed.
         self._core.run.end()
         self._core.files.close()
         self._core.epoch.close()

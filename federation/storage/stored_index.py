@@ -119,6 +119,8 @@ class StoredIndex:
 
     async def _write(self, entries: Sequence[Entry], work: Callable[[Transaction], _T]) -> _T:
         self._core.directory.volume.check_writable()
+        # See decisions, "A node that refused an upload for want of room also refuses names for a
+        # while".
         refused_ms = self._core.refused_ms
         if refused_ms is not None and self._core.now_ms() - refused_ms < _FULL_FOR_MS:
             raise StorageFull("this node is full and refused an upload a moment ago; try again")
@@ -129,5 +131,6 @@ class StoredIndex:
         except StorageFull:
             self._core.note_refusal(sum(catalogue.cost_of(entry) for entry in entries))
             raise
+        # Whoever has pushed must find the new value with the next look.
         self._cache.catch_up()
         return result

@@ -181,6 +181,7 @@ class Reading:
         """
         assert self._blob is not None
         again = self._open_file()
+        # The verification that was done, or goes on, is of the file as it was.
         if again.ctime_ns != self._blob.ctime_ns:
             os.close(again.fd)
             raise SourceUnavailable("disk", f"{self._digest} was replaced while it was read")
@@ -191,6 +192,7 @@ class Reading:
     def _verify_or_plan(self) -> None:
         assert self._blob is not None
         whole = self._offset == 0 and self._end == self._digest.size_bytes
+        # Its last chunk is held back until the hash is right, so the first need not wait for it.
         if whole and self._digest.size_bytes > _VERIFY_FIRST_BYTES:
             self._hasher = new_hasher(self._digest.function)
             return
@@ -247,6 +249,7 @@ class Reading:
     def next_part(self, most_bytes: int) -> FilePart | None:
         """See InFile."""
         left_bytes = self._end - self._offset
+        # What still has to be hashed must pass through this process.
         if self._blob is None or self._job is not None or self._hasher is not None:
             return None
         if self._purge_watch.is_due:

@@ -44,6 +44,7 @@ class UnsizedIngest(LocalIngest):
         if self._small is not None and end > self._core.settings.inline_max:
             self._reserve(len(data))
             data, self._small = bytes(self._small) + data, None
+            # They count again as they are written: all bytes so far become the file's first piece.
             self._received_bytes = self._hashed_bytes = 0
             await self._append_file(data, on_hashed)
             return

@@ -97,6 +97,7 @@ class Volume:
         except OSError:
             self.check()
             return
+        # After trouble the marker is read, too: a stat alone does not end a doubt.
         if self._identity != (facts.st_dev, facts.st_ino, facts.st_ctime_ns) or self._away:
             self.check()
 
@@ -114,6 +115,7 @@ class Volume:
         is_same = identity[0] == self._identity[0] or identity[1:] == self._identity[1:]
         if found != self._volume_id or not is_same:
             return f"{self._marker} belongs to another volume; mount the right one"
+        # The next quick look compares with the volume as it is mounted now.
         self._identity = identity
         return ""
 
