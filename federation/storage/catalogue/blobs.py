@@ -178,6 +178,7 @@ def used_at(now_ms: int, origin: Provenance) -> int:
 def _times(now_ms: int, origin: Provenance) -> tuple[int, int]:
     """Return the use and lease times of a blob received now; its sender always gets a lease."""
     used_ms = used_at(now_ms, origin)
+    # A use of now leases by itself; 0 takes fewer bytes in the row than a time.
     return used_ms, 0 if used_ms == now_ms else now_ms
 
 
@@ -197,6 +198,7 @@ def insert_inline(
     sizes = [len(data) for _, data in blobs]
     connection = transaction.connection
     connection.executemany(_INSERT_SMALL, zip(seqs, [data for _, data in blobs], strict=True))
+    # The table is ordered by key, so its pages are visited in turn.
     rows = sorted(zip(keys, sizes, seqs, strict=True))
     insert_all(connection, _INSERT_INLINE, rows, (used, now, leased, int(origin.source)))
     transaction.log_blobs(zip(seqs, keys, sizes, strict=True), origin)
@@ -226,11 +228,13 @@ def renew(transaction: Transaction, row: BlobRow, origin: Provenance) -> None:
     gets a new log row, so that it is replicated like any other upload.
     """
     revive(transaction, row.key, origin)
+    # Nothing new for peers: they were sent it when it came first, or it is not sent to them.
     if origin.source is Source.UPSTREAM or row.source != Source.UPSTREAM:
         return
     seq = transaction.next_seq()
     execute = transaction.connection.execute
     if row.inline:
+        # The bytes are found by the log's number, which has just changed.
         execute("UPDATE small SET seq = ? WHERE seq = ?", (seq, row.seq))
     source = int(origin.source)
     execute("UPDATE blob SET seq = ?, source = ? WHERE key = ?", (seq, source, row.key))
@@ -281,6 +285,7 @@ def set_verified(connection: apsw.Connection, verified: dict[bytes, tuple[int, i
 def delete(transaction: Transaction, row: BlobRow) -> None:
     """Make a blob invisible. If it has a file, the caller has to remove it."""
     execute = transaction.connection.execute
+    # `kept` is not in BlobRow, which every look-up would pay for.
     gone: Any = execute("DELETE FROM blob WHERE key = ? RETURNING kept", (row.key,)).fetchone()
     if gone is not None and gone[0]:
         keepings.blob_gone(transaction, gone[0], row.cost_bytes)

@@ -33,6 +33,8 @@ def read(connection: apsw.Connection, after: int, limit: int) -> LogSlice:
         if rows:
             is_whole = rows[0][0] == after + 1
         else:
+            # Without rows only the log's end tells a reader that is up to date from one of another
+            # log.
             is_whole = limit == 0 or after == read_totals(connection).seq
     return LogSlice([_log_row(row) for row in rows], is_whole)
 

@@ -45,6 +45,7 @@ def give_back(
     of this call, None if there are no more.
     """
     connection, name = transaction.connection, _KEPT[table]
+    # In order of use, by the index of kept rows: the walk never meets those that eviction may take.
     rows: Any = connection.execute(
         f"SELECT used, {name}, kept FROM {table} "  # noqa: S608 - constants
         f"WHERE kept > 0 AND (used, {name}) > (?, ?) ORDER BY used, {name} LIMIT ?",
@@ -85,6 +86,7 @@ def _without_pin(transaction: Transaction) -> int:
     """Return a keeping that ends as soon as pins were looked for."""
     connection = transaction.connection
     found = ended(connection)
+    # One is enough for all that is held, as all of it ends together.
     if found:
         return found[0]
     return keepings.new_row(connection, None, 0, 0)

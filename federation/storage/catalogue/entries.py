@@ -181,6 +181,7 @@ def put_over(
 ) -> bool:
     """Store an entry as Index.put_over describes. Raises as put() does."""
     old = _row(transaction.connection, entry.key)
+    # By value and stamp: the same value may have been purged and pushed again meanwhile.
     if _identity(old and old.entry) != _identity(held):
         return False
     _put(transaction, entry, origin)
@@ -196,6 +197,7 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
     old = _row(transaction.connection, entry.key)
     held = old and Held(old.entry.value, old.entry.expires_at_s, old.entry.source, old.entry.stamp)
     ticks, node_id, wall_s = transaction.totals.ticks, transaction.node_id, transaction.wall_s
+    # Looked up under the write lock: a purge that was committed a moment ago counts.
     purged = purges.stamp_of(transaction.connection, entry.key)
     dated = date(held, entry, origin.source, ticks, node_id, wall_s, transaction.drift_s, purged)
     transaction.totals.ticks = dated.ticks
@@ -208,6 +210,8 @@ def _put(transaction: Transaction, entry: Entry, origin: Provenance) -> None:
             used_ms = used_at(transaction.now_ms, origin)
             touch(transaction.connection, {old.id: used_ms})
         else:
+            # A client that pushes the same again renews its date, too (Remote Asset's
+            # oldest_content_accepted); under the old log number, since peers have the value.
             _write(transaction, entry._replace(stamp=dated.stamp), origin, old.seq, old)
 
 
@@ -215,6 +219,7 @@ def _store(
     transaction: Transaction, entry: Entry, origin: Provenance, old: EntryRow | None
 ) -> None:
     growth = cost_of(entry) - cost_of(old.entry) if old else cost_of(entry)
+    # A value that shrinks is taken even when the quota is used up.
     if growth > 0 and not transaction.room_for(growth):
         raise StorageFull("the quota is used up; nothing was stored")
     seq = transaction.next_seq()

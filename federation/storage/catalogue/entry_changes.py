@@ -54,6 +54,7 @@ class EntryChanges:
         """
         before = self.value
         stored = get_meta(transaction.connection, ENTRY_CHANGES) or 0
+        # Shared memory is ahead after a transaction that failed, and behind after a reboot.
         after = max(before, stored) + 1
         set_meta(transaction, ENTRY_CHANGES, after)
         keys: Collection[EntryKey] | None = transaction.changed_entries

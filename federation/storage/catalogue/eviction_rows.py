@@ -57,6 +57,7 @@ def mark(
 ) -> list[bytes]:
     """Mark those (used, key) that were not touched since; return the keys marked."""
     marked = []
+    # The same time of use as when it was chosen, or it has been used since and is no candidate.
     for used, key in candidates:
         transaction.connection.execute(
             "UPDATE blob SET marked = ? WHERE key = ? AND used = ? AND leased < ? AND marked = 0 "

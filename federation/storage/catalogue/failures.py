@@ -25,6 +25,7 @@ def translate(error: Exception) -> FederationError:
         return error
     if isinstance(error, apsw.FullError):
         return StorageFull("disk full while writing the catalogue")
+    # A full disk recovers, so it must not stop writing for good as another I/O error does.
     if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) in _NO_ROOM:
         return StorageFull("disk full while growing the catalogue's shared memory")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

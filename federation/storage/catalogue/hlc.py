@@ -52,6 +52,7 @@ class Dated(NamedTuple):
 
 def ticks_at(wall_s: float) -> int:
     """Return the first ticks of a millisecond of the wall clock."""
+    # 65,536 stamps in a millisecond before the clock runs ahead of the wall clock.
     return int(wall_s * 1000) << 16
 
 
@@ -134,6 +135,8 @@ def date(
     brings_stamp = is_dated(entry, source)
     if brings_stamp:
         check(entry.stamp, wall_s, drift_s)
+        # Also of a value that loses: whatever is given here later must be later than all that was
+        # seen.
         ticks = max(ticks, entry.stamp.ticks)
     if purged is not None and (
         source is Source.UPSTREAM or (brings_stamp and entry.stamp <= purged)
@@ -162,9 +165,11 @@ def date(
 def _judge_pulled(held: Held, wall_s: float, *, same: bool) -> Verdict:
     if held.source is Source.UPSTREAM:
         return Verdict.RENEW if same else Verdict.TAKE
+    # Nobody is served an expired entry, so an upstream's value replaces it.
     expired = held.expires_at_s is not None and held.expires_at_s <= wall_s
     return Verdict.TAKE if expired else Verdict.LET_FALL
 
 
 def _rank(stamp: Stamp, value: bytes) -> tuple[Stamp, bytes]:
+    # Two values with one stamp (a clone of a node): all nodes must still choose the same one.
     return stamp, hashlib.sha256(value).digest()

@@ -17,6 +17,7 @@ NAME = "(SELECT name FROM instance WHERE id = instance)"  # SQL for the name in 
 
 def intern(transaction: Transaction, name: str) -> int:
     """Return the id of a name, adding the name if it is new."""
+    # It is in the table from the beginning, and most rows have it.
     if not name:
         return NO_INSTANCE
     connection = transaction.connection
@@ -29,6 +30,7 @@ def intern(transaction: Transaction, name: str) -> int:
 
 def forget_unused(transaction: Transaction) -> int:
     """Remove names that no row refers to; return how many. Reads the whole index of entries."""
+    # Every table with a column `instance` has to be named here.
     transaction.connection.execute(
         "DELETE FROM instance WHERE id > 0 "
         "AND id NOT IN (SELECT instance FROM entry) "

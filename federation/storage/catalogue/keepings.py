@@ -102,6 +102,7 @@ def begin(transaction: Transaction, pin_id: int, entry_id: int) -> Keeping | Non
         "SELECT id, seq, tries FROM keeping WHERE pin = ? AND entry = ?", (pin_id, entry_id)
     ).fetchall()
     same = [Keeping(n, pin_id, entry_id, seq, tries) for n, seq, tries in rows if (seq,) == row]
+    # Not given back at once: the entry may get its former value back, and clients may still use it.
     earlier = [keeping_id for keeping_id, seq, _ in rows if (seq,) != row]
     _end(transaction, earlier, due_ms=transaction.now_ms + _RETURN_MS)
     if row is None or same:
@@ -150,6 +151,7 @@ def keep_entry(transaction: Transaction, keeping: Keeping, max_bytes: int) -> bo
         "FROM entry WHERE id = ?",
         (keeping.entry_id,),
     ).fetchone()
+    # Gone, or another pin keeps it already: one owner is enough.
     if row is None or row[2]:
         return True
     kept, size_bytes, _ = row
@@ -180,9 +182,11 @@ def keep(
     connection = transaction.connection
     rows: Any = connection.execute(_LOOK, (apsw.carray(tuple(keys)),)).fetchall()
     free = [(key, cost, kept) for key, cost, kept, is_ended in rows if not kept or is_ended]
+    # What an ended keeping has is counted already; it only changes owner.
     added = sum(cost for _, cost, kept in free if not kept)
     held = {row[0] for row in rows}
     missing = [key for key in keys if key not in held]
+    # The pin was removed while closures were walked for it.
     if not _has_pin(connection, keeping_id):
         return KeptNow(True, missing)
     if added and total_bytes(connection) + added > max_bytes:
@@ -219,6 +223,7 @@ def leave_out(transaction: Transaction, keeping: Keeping) -> None:
     ).fetchone()
     if row is None:  # the pin was removed meanwhile
         return
+    # What it keeps goes with a keeping that has ended, and a new one records the refusal.
     if row[0]:
         _end(transaction, [keeping.id], due_ms=0)
         anew = new_row(connection, keeping.pin_id, keeping.entry_id, keeping.seq)

@@ -99,6 +99,8 @@ def note_back(transaction: Transaction, digests: Collection[Digest]) -> dict[Dig
         if back is None:
             continue
         origins[digest] = came.origin
+        # It counts as received again, or eviction would take it first and peers without it not get
+        # it: see decisions, "Damaged blobs are healed by one process".
         if _source(back) is not Source.UPSTREAM:
             catalogue.renew(transaction, row, came._replace(source=_source(back)))
     return origins

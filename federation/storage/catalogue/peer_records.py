@@ -108,6 +108,7 @@ def holds(records: Iterable[PeerRecord]) -> PeerHolds:
     received, pulled = NO_HOLDS
     for record in holding(records):
         received = min(received, record.cursor)
+        # A peer that gets nothing of upstreams' waits for nothing of theirs.
         if record.pins_pulled:
             pulled = min(pulled, record.cursor)
     return PeerHolds(received, pulled)

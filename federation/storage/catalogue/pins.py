@@ -175,6 +175,7 @@ def store(transaction: Transaction, pin: Pin) -> int:
     What a removed pin has kept is given back soon. Raises InvalidRequest beyond PINS_MAX.
     """
     connection = transaction.connection
+    # A removal always fits: it takes the place of what it removes.
     if not pin.is_removed:
         _check_number(connection, pin.target)
         _follow_from_here(transaction)
@@ -227,6 +228,7 @@ def end_trial(transaction: Transaction, pin_id: int, pin: Pin) -> None:
     old = get(connection, pin.target)
     if old is not None:
         _drop(transaction, old.id)
+    # The trial's row stays, as keepings refer to it by its id.
     connection.execute("UPDATE pin SET target = ? WHERE id = ?", (pin.target.name, pin_id))
     store(transaction, pin)
 

@@ -196,6 +196,7 @@ def bar(
     Others than clients bring nothing back: is_push says who sends.
     """
     purged = blobs_among(transaction.connection, keys)
+    # A client's push allows the blob again: it does not know of the purge, or does not agree.
     if not purged or is_push:
         return set(), set(purged)
     note_used(transaction.connection, map(name_of_key, purged), transaction.now_ms)

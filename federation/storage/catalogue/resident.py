@@ -81,6 +81,7 @@ class ResidentCatalogue:
             return None
         try:
             found = work(connection)
+        # Nothing is reported here: the thread that looks next meets the same error, and reports it.
         except (*UNREADABLE, OSError):
             found = None
         self._note(begun_s, self._clock.monotonic_s())

@@ -93,11 +93,14 @@ def connect(
         flags |= apsw.SQLITE_OPEN_CREATE
     connection = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=200)
     connection.set_busy_timeout(busy_ms)
+    # Only before the first page is written; asked for, as setting it takes a write lock.
     if not read_only and connection.execute("PRAGMA page_count").fetchone() == (0,):
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = FULL")
+    # A full disk must not fail a query that only sorts.
     connection.execute("PRAGMA temp_store = MEMORY")
+    # Finds a damaged page where it is read, rather than by what its bytes lead to.
     connection.execute("PRAGMA cell_size_check = ON")
     connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {wal_pages}")

@@ -231,6 +231,7 @@ class Writer:
             connection.close()
 
     def _settle(self, batch: list[_Operation]) -> None:
+        # First: a caller that looks at the totals next must see its own commit.
         self._on_commit(self.totals, self.held_bytes)
         for operation in batch:
             operation.settle()
@@ -239,6 +240,8 @@ class Writer:
 
     def _commit(self, connection: apsw.Connection, batch: list[_Operation]) -> None:
         begun_s = self._clock.monotonic_s()
+        # Everything below is read under the write lock, so that no other process can make it
+        # untrue.
         connection.execute("BEGIN IMMEDIATE")
         totals = read_totals(connection)
         before = totals.row()
@@ -259,11 +262,14 @@ class Writer:
             for operation in batch:
                 self._apply(transaction, operation)
             for folder in transaction.folders:
+                # Before the commit: a row must not be durable whose file could lose its name at a
+                # power cut.
                 self._spare.sync_folder(folder)
             if transaction.totals.row() != before:
                 write_totals(connection, transaction.totals)
             held_bytes = footprint.measure(connection, transaction.totals).held
             if transaction.changes_entries and self._entry_changes is not None:
+                # Before the commit, so that nobody believes an old value behind it (EntryChanges).
                 self._entry_changes.announce(transaction)
             connection.execute("COMMIT")
         except BaseException:
@@ -280,6 +286,7 @@ class Writer:
             operation.result = operation.work(transaction)
         except FederationError as error:
             operation.error = error
+            # These are not SQLite's, so its rollback does not undo them.
             transaction.totals, transaction.grown_bytes = totals, grown_bytes
             transaction.connection.execute("ROLLBACK TO operation")
         transaction.connection.execute("RELEASE operation")
@@ -292,6 +299,7 @@ class Writer:
         if isinstance(reason, StorageFailed):
             self.fail(str(reason))
         for operation in batch:
+            # One that was refused by itself keeps its own reason.
             operation.error = operation.error or reason
         try:
             if connection is not None and connection.in_transaction:
