@@ -146,6 +146,8 @@ class _Copy:
         check_volume_is_there(self.source)
         target.prepare()
         unfinished = target.root / "catalogue.unfinished"
+        # The catalogue first: files never change, so those of its rows can only vanish, which is
+        # noticed.
         schema.copy_to(connection, unfinished)
         copy = apsw.Connection(str(unfinished))
         try:
@@ -163,9 +165,11 @@ class _Copy:
         _sync(unfinished)
         for beside in ("-wal", "-shm"):  # of a node that has served the backup
             Path(f"{target.catalogue}{beside}").unlink(missing_ok=True)
+        # Beside the catalogue's rename, so that both are of the same backup but for this moment.
         self._put_mesh()
         unfinished.replace(target.catalogue)
         sync_folder(target.root)
+        # Only now: until the new catalogue has its name, the earlier backup needs these.
         self._remove_others(report)
         return report
 
@@ -235,6 +239,8 @@ class _Copy:
                     offset += size
                 if hasher.digest() != digest.hash:
                     raise Damage("does not match its digest")
+                # A file with its final name counts as verified by later backups, so it must be
+                # whole.
                 os.fdatasync(fd)
                 os.rename(unfinished, target)
             finally:

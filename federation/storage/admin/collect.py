@@ -46,6 +46,7 @@ async def _collect(
         await storage.flusher.measure()
         report.stored_bytes = space.stored_bytes
         report.freed_bytes = max(0, before - space.stored_bytes)
+        # What held eviction back does not matter once the target was met.
         if report.stored_bytes <= target_bytes:
             report.held_back = ""
         return report

@@ -37,6 +37,7 @@ def send(data_dir: Path, run_id: str, pid: object, number: signal.Signals) -> st
     must not be tricked into signalling another process, so the process must have the run's lock
     file open.
     """
+    # True is an int, and 0 and negative numbers name groups of processes.
     if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
         return f"its file contains {pid!r}, which is not a process id"
     try:

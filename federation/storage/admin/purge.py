@@ -27,6 +27,8 @@ def find_entries(data_dir: Path, wanted: EntrySelection) -> Iterator[EntryMatch]
     with reading(existing(data_dir)) as connection:
         after = 0
         while rows := _page(connection, wanted, after):
+            # By row id, so that a selection of millions is neither held in memory nor read in one
+            # transaction.
             after = rows[-1][0]
             yield from (_match(row) for row in rows)
 

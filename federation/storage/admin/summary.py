@@ -86,6 +86,7 @@ def _stored(connection: apsw.Connection) -> dict[str, Any]:
 
 def _hold(connection: apsw.Connection) -> int | None:
     """Return until when eviction pauses (store ms); None if that was not set since the boot."""
+    # Store time is counted anew since the boot, so the number would be compared with another clock.
     if get_meta(connection, "boot_id") != boot_id():
         return None
     hold: int | None = get_meta(connection, HOLD)

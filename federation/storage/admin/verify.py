@@ -38,6 +38,7 @@ async def _verify(
     report = VerifyReport(repaired=repair)
     async with joined(data_dir, settings) as storage:
         core = storage.core
+        # An operator asked, so whatever is wrong is believed, however much it is.
         core.directory.volume.breaker.lift()
         report.catalogue_problems = await core.reads.run(_check_catalogue, core)
         total = (await core.reads.run(lambda: read_totals(core.reads.connection()))).blobs

@@ -141,6 +141,7 @@ class Evictor:
             return 0
         # Marked blobs are checked again before they are deleted, but count as missing from now on.
         await self._core.writer.submit(lambda tx: eviction_rows.mark(tx, choice.blobs, before_ms))
+        # Behind the commit: from now on no process answers from memory that these are held.
         self._core.epoch.bump()
         if choice.entries:
             count, size = await self._core.writer.submit(
@@ -174,10 +175,13 @@ class Evictor:
                 pulled=walk.pulled,
             )
             choice = choose(blobs, index, needed_bytes)
+            # On to the last one taken; where none was found at all, to the end of what may be
+            # evicted.
             if choice.blobs or not blobs:
                 walk.blobs_from_ms = choice.blobs[-1][0] if choice.blobs else before_ms
             if choice.entries or not index:
                 walk.entries_from_ms = choice.entries[-1][0] if choice.entries else before_ms
+            # Pulled objects first: the others are looked at only when no pulled one is left.
             if choice.blobs or choice.entries:
                 break
         return choice

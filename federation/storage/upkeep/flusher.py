@@ -50,6 +50,7 @@ class Flusher:
     async def flush(self) -> None:
         """Write the gathered touches. If that fails they are kept, and no new leases are given."""
         batch = self._core.touches.take()
+        # Ended all the same, or the empty batch would count as being written.
         if not batch:
             self._core.touches.flushed()
             return

@@ -140,6 +140,7 @@ class Maintenance:
         await self._flusher.measure()
         if self._core.directory.volume.trouble:
             return  # while the volume is in doubt, nothing is removed
+        # By every process, of what its own failures left; the rest is the holder's.
         await self._sweep_unsettled()
         if not self._lock.held:
             if not await self._core.pool.run_or_undo(self._lock.acquire, self._lock.release):
@@ -183,6 +184,7 @@ class Maintenance:
 
     async def _evict_to_watermark(self) -> None:
         if await self._is_held_back():
+            # Marks were made by what was known before the death; leases of the dead may be on them.
             await self._evictor.unmark_all()
             return
         if self._core.space.stored_bytes > self._core.space.marks.starts_at_bytes:
@@ -190,6 +192,7 @@ class Maintenance:
         with self._reserve.as_last_resort():
             await self._evictor.sweep_due()
         core = self._core
+        # Before the room is measured: a refusal from now on brings the next look at once.
         core.pressure.clear()
         wanted = core.epoch.take_wanted()
         quota, starts_at, target = core.space.marks
@@ -206,9 +209,8 @@ class Maintenance:
         """Return whether unknown leases of a killed process may still be valid."""
         hold_ms = await self._core.pool.query(get_meta, HOLD)
         left_ms = (hold_ms or 0) - self._core.now_ms()
-        self.held_back = (
-            f"a process died; its leases end in {left_ms / 1000:.0f} s" if left_ms > 0 else ""
-        )
+        why = f"a process died; its leases end in {left_ms / 1000:.0f} s"
+        self.held_back = why if left_ms > 0 else ""
         return left_ms > 0
 
     async def evict(

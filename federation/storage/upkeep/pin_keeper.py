@@ -91,6 +91,7 @@ class PinKeeper:
             await self._follow(self.walker)
             await self._scan(live, self.walker)
             await self._try_again(self.walker)
+        # Without a walk nobody can tell what other pins still need.
         knows_all = self.walker is not None or not live
         if knows_all and await core.pool.query(ended_keepings.is_return_due, core.now_ms()):
             await self._give_back()
@@ -124,11 +125,13 @@ class PinKeeper:
                 upto = min(head, at + _ROWS_AT_ONCE)
                 page = await core.pool.query(pins.changed, at, upto)
                 await self._keep(_Live(rows), page, walker, rests=False)
+            # Behind the work: what is cut off is looked at again.
             await core.writer.submit(partial(set_meta, name=pins.FOLLOWED, value=upto))
 
     async def _scan(self, live: Sequence[PinRow], walker: PinWalker) -> None:
         """Look at all entries for the pins for which that was not done."""
         core, after = self._core, 0
+        # A trial is scanned by its own command.
         rows = [row for row in live if not row.scanned and not row.is_trial]
         if not rows:
             return
@@ -167,6 +170,7 @@ class PinKeeper:
         core = self._core
         while due := await core.pool.query(keepings.due, core.now_ms(), _DUE_AT_ONCE):
             most = max_pinned_bytes(core) * _ROOM_SHARE
+            # Below the bound by some room, or one entry would go in and out at each try.
             if await core.pool.query(keepings.total_bytes) >= most:
                 waiting = [each for each in due if each.state == KeptState.LEFT_OUT]
                 due = [each for each in due if each.state != KeptState.LEFT_OUT]
@@ -194,6 +198,7 @@ class PinKeeper:
     async def _give_back(self) -> None:
         """Give back what nothing needs any more of what keepings have left."""
         core, walker = self._core, self.walker
+        # Before everything else is looked at: what ends meanwhile is of the next round.
         ended = await core.pool.query(ended_keepings.ended)
         after = 0
         while walker and (found := await core.pool.query(keepings.after, after, ENTRIES_AT_ONCE)):

@@ -65,6 +65,7 @@ def trim_log(transaction: Transaction, bounds: LogBounds, limit: int) -> Trimmed
     records = peer_records.holding(peer_records.read(transaction.connection))
     acknowledged = records[0].cursor if records else head
     last_needless = min(head - bounds.acknowledged_max, acknowledged)
+    # Rows that nobody needs are enough to go; no peer has to be marked for that.
     if last_needless > last_gone:
         return Trimmed(change_log.trim(transaction, last_needless, limit), [])
     if change_log.reaches_back_to(transaction.connection, last_gone):
@@ -140,6 +141,7 @@ class LogTrimmer:
             return trim_log(transaction, bounds, _TRIM_ROWS)
 
         rows = _TRIM_ROWS
+        # A full step means that there may be more.
         while rows == _TRIM_ROWS:
             rows, given_up = await core.writer.submit(work)
             for record in given_up:

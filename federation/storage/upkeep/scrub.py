@@ -69,6 +69,7 @@ def verify_slice(
             found.bad.append((row, damage))
         except SourceUnavailable:
             found.unknown += 1
+            # Not the blob's: every further one would fail in the same way.
             if core.directory.volume.trouble:
                 raise
     return found
@@ -124,6 +125,8 @@ class Scrubber:
             if found.blobs and clock.monotonic_s() - saved_s > _SAVE_EVERY_S:
                 saved_s = clock.monotonic_s()
                 await self._try_to_save(after)
+            # At the end a pause: with little stored, or all verified lately, the rows alone would
+            # keep it busy.
             await clock.sleep(max(found.size_bytes / rate, 1.0 if after else 600.0))
 
     async def note(self, found: ScrubSlice) -> None:

@@ -103,6 +103,7 @@ class Sweeper:
             )
             if not claimed:
                 strays.append((path, key_of(digest) if digest is not None else b""))
+        # What was found missing its row may be another volume's: checked before any is removed.
         if strays:
             self._core.directory.volume.check_certain()
         return strays

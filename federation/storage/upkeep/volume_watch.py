@@ -97,6 +97,7 @@ class VolumeWatch:
         for digest, seq in self._volume.breaker.suspects():
             key = key_of(digest)
             row = catalogue.look_up(self._core.reads.connection(), [key]).get(key)
+            # The suspect is gone or was replaced: nothing left to be judged.
             if row is None or row.seq != seq or row.inline:
                 continue
             try:
