@@ -214,28 +214,18 @@ class EntrySender:
                 confirmed.add(this_one)
         return outcome
 
-    # What it names
-
     async def _closed(self, wanted: EntryToSend, *, anew: bool = False) -> SendOutcome | None:
         """Send the closure; None: the peer holds it, and the entry may follow."""
         purges = self._shipper.purges
         for delay_s in (*(_HOLE_DELAYS_S if wanted.hole is Hole.WAIT else ()), None):
             # A new one for each attempt: it notes what was missing in one walk.
-            view = ShippingStore(
-                self._store,
-                self._shipper,
-                wanted.history,
-                wanted.bounds,
-                self._for_large,
-                purges.not_needed,
-            )
+            parts = self._store, self._shipper, wanted.history, wanted.bounds, self._for_large
+            view = ShippingStore(*parts, purges.not_needed)
             if anew:
-                # The peer has just refused the entry, so what it confirmed may be gone: ask again
-                # for all of it.
+                # The peer has just refused the entry: what it confirmed may be gone.
                 self._shipper.confirmed.clear()
             try:
-                # Memory before the turn to walk: who waits for memory must not keep others from
-                # walking.
+                # Memory before the turn to walk: a wait for memory must hold up no other walk.
                 async with self._begun, self._for_walk(wanted.head) as entry:
                     if isinstance(entry, SendOutcome):
                         return entry
@@ -272,8 +262,6 @@ class EntrySender:
     async def _is_old(self, wanted: EntryToSend) -> bool:
         (now,) = await self._change_log.heads_at([wanted.head.key])
         return now is None or now.seq > wanted.head.seq
-
-    # The entry
 
     async def _push(self, wanted: EntryToSend, node_id: str) -> SendOutcome:
         """Push until the outcome is known. node_id: the node that holds the closure."""

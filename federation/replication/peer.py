@@ -110,8 +110,7 @@ class PeerRunner:
         for lane in session.lanes:
             record = session.record(lane)
             session.change(lane, pins_pulled=session.rules.sends_pulled)
-            # Its cursor says nothing of older rows: see decisions, "During a resync a peer's
-            # acknowledgements do not count for `acknowledge`".
+            # Its cursor says nothing of older rows, so nobody may rely on it meanwhile.
             if lane is Lane.ALWAYS and record.state is PeerState.NEEDS_RESYNC:
                 session.change_log.note_unacknowledged(session.name)
             # An older catalogue was put back below a record that was saved later.
@@ -179,14 +178,11 @@ class PeerRunner:
             holds=False,
         )
 
-    # Who it is
-
     def _check_identity(self) -> None:
         """Compare the node that answers with the record. Raises Resync, IsItself."""
         session = self.session
         identity = session.api.identity
-        # It is no node of this project, or does not take this one for a peer: nothing can be
-        # compared.
+        # No node of this project, or none that takes this one for a peer: nothing to compare.
         if not identity.node_id:
             return
         if identity.node_id == session.change_log.node_id:
@@ -232,16 +228,13 @@ class PeerRunner:
                 last_error_s=session.gate.last_error_s,
             )
 
-    # What is sent
-
     async def _follow(self, lane: Lane, follower: Follower) -> None:
         if lane is Lane.ALWAYS:
             await follower.run()
         clock = self.session.clock
         while True:
             await self._while_open(follower.run)
-            # A new one from the saved cursor: the tasks of the last one were cancelled in the
-            # middle.
+            # From the saved cursor: the tasks of the last one were cancelled in the middle.
             self.followers[lane] = follower = Follower(self.session, lane)
             await follower.skip_ahead()
             await clock.sleep(min(_WINDOW_LOOK_S, self._opens_in_s() or _WATCH_EVERY_S))
@@ -308,7 +301,6 @@ class PeerRunner:
                 if is_full or makes_way or self._is_shut(lane):
                     task.cancel()
                     await asyncio.wait({task})
-        # The position is kept, and the walk goes on from there later.
         if task.cancelled() and not is_full:
             return
         reason = ""
@@ -329,7 +321,6 @@ class PeerRunner:
         if position.purpose is Purpose.REQUEST:
             # What was asked for when the walk began: a request since then gets a walk of its own.
             session.change(lane, served=wanted)
-        # Saved at once: a command may be waiting for it.
         await session.records.save()
 
     def _is_shut(self, lane: Lane) -> bool:

@@ -116,8 +116,7 @@ class Reconcile:
         """Walk through one phase, and wait for its pages."""
         self._keep(position)
         async with asyncio.TaskGroup() as group:
-            # Entries are offered even to a peer that evicts: their values are small, and go where
-            # all that they name is held.
+            # Entries go on: their values are small, and go only where all that they name is held.
             while not (self.fit.evicts and position.phase is WalkPhase.BLOBS):
                 page = await self._page(position)
                 number = self._open.begin(position)
@@ -135,8 +134,7 @@ class Reconcile:
         while pages.busy >= PAGES_AT_ONCE or pages.count >= PAGES_OPEN_MAX:
             pages.moved.clear()
             await pages.moved.wait()
-        # From the first page that has not ended: what later ones have sent is present when asked
-        # about again.
+        # The first that has not ended: what later ones have sent is present when asked about again.
         self._keep(pages.first or following)
 
     async def _offer(self, number: int, position: Position, page: Page) -> None:
@@ -220,8 +218,7 @@ class Reconcile:
         await session.shipper.ship(digests, history, on_outcome, is_behind=True)
         if parked:
             await session.change_log.park(parked)
-        # By the cheap question, which is no lease: a lease would keep the peer from evicting the
-        # sample.
+        # By the question that leases nothing: a lease would keep the peer from evicting these.
         if sample := self.fit.sample():
             self.fit.answered(sample, await session.shipper.absent(sample))
 
@@ -239,7 +236,6 @@ class Reconcile:
         if not missing:
             return []
         counts = await session.change_log.parked_counts()
-        # What is parked is lacking, too, and was never taken.
         if up_to_date and not counts.get(session.name):
             session.shipper.sender.note_forgotten(sorted(missing))
         return [digest for digest in digests if digest in missing]
@@ -279,7 +275,6 @@ class _Ages:
     def __init__(self, page: Page, clock: Clock) -> None:
         things: list[Digest | EntryKey] = [*page.digests, *(each.key for each in page.entries)]
         self._unused_s: dict[Digest | EntryKey, float] = dict(
-            # A storage that does not know the times leaves them out.
             zip(things, page.unused_s, strict=False)
         )
         self._read_s = clock.monotonic_s()

@@ -101,7 +101,6 @@ class RunningCalls:
 
     def was_late(self, call: RunningCall) -> bool:
         """Whether only its time limit cancelled the call, which is then not cancelled any more."""
-        # A task may have been cancelled for another reason as well; that one counts then.
         task = call.task
         return call.is_late and task is not None and task.uncancel() == 0
 
@@ -321,7 +320,6 @@ class RunningCalls:
         self._hits.hit("stall", call.caller, call.peer, held_bytes=call.answer_bytes)
         for each in self._calls:
             if each.peer == call.peer and each.phase is CallPhase.LEAVING:
-                # They end with the connection, and none of them is a caller that left.
                 each.ended = True
         self._break_off_connection(call.peer)
 
