@@ -119,9 +119,7 @@ class Calls:
     async def _retry(
         self, first: RemoteFailed, method: Method, request: bytes, deadline_s: float
     ) -> bytes:
-        """Retry after a first failure. Calls that succeed at once avoid this machinery, which costs
-        as much as the rest of a call.
-        """
+        """Retry after a first failure. This machinery costs as much as the rest of a call."""
         retrying = AsyncRetrying(
             sleep=self._clock.sleep,
             retry=retry_if_exception(_may_do_better),
@@ -129,8 +127,7 @@ class Calls:
             stop=lambda state: self._is_enough(state, deadline_s),
             reraise=True,
         )
-        failed = False
-        tries = 0
+        failed, tries = False, 0
         # Apart from the retries below: a call that was refused unseen uses up none of those.
         while await self.wait_to_try_again(first, tries, deadline_s):
             try:
@@ -142,8 +139,7 @@ class Calls:
 
         async def attempt() -> bytes:
             nonlocal failed
-            # The first failure is handed to tenacity as if it had happened inside, so that it
-            # counts.
+            # As if it had happened inside, so that tenacity counts it.
             if not failed:
                 failed = True
                 raise first
@@ -161,8 +157,7 @@ class Calls:
         async with self._running(method) as run:
             connection, metadata = await self._connected(run)
             left_s = max(deadline_s - run.started_s, 0.001)
-            # Nothing about it takes long, so a silent remote is given up early and another one
-            # asked.
+            # Nothing about it takes long, so silence is a sign sooner.
             if method.is_quick:
                 left_s = min(left_s, self._settings.stall_s)
             with connection.in_use():
@@ -172,8 +167,7 @@ class Calls:
                     headers.extend(await call.initial_metadata())
             self._measures.sent(len(request))
             self._measures.received(len(response))
-            # After the call: how large an answer is, only the answer tells. The debt delays the
-            # next one.
+            # After it, as only the answer tells its size: the debt delays the next call.
             await self._brake(len(request) + len(response))
             return response
 
@@ -320,7 +314,6 @@ class Calls:
         return max(delay_s, asked_s or 0.0)
 
     def _is_enough(self, state: RetryCallState, deadline_s: float) -> bool:
-        # The first attempt is no retry.
         if state.attempt_number > self._settings.retry_limit:
             return True
         return self._clock.monotonic_s() + state.upcoming_sleep >= deadline_s

@@ -44,10 +44,7 @@ class UpstreamPool:
         memory: MemoryBudget | None = None,
         purged: Purged = nothing_purged,
     ) -> None:
-        """memory: the bound on the bytes that pulls hold; None: no bound.
-
-        purged: tells which blobs were purged here, and so do not come back from upstreams.
-        """
+        """memory: bounds the bytes that pulls hold. purged: tells which blobs do not come back."""
         memory = memory or MemoryBudget(_UNBOUNDED_BYTES)
         self.node_id = node_id
         self.local = local
@@ -91,7 +88,6 @@ class UpstreamPool:
     def written(self, digests: Iterable[Digest]) -> None:
         """Forget how reads of these blobs failed at upstreams: they are being written here."""
         for upstream in self.upstreams:
-            # Mostly there are none, and an upload of a thousand blobs pays nothing.
             if upstream.wrongs or upstream.unreadable:
                 for digest in digests:
                     upstream.note_came(digest)
@@ -308,8 +304,7 @@ class _HereOrPulled:
         except BlobNotFound:
             if not self._shared.may_ask():
                 raise
-        # Not in the except block, where every error of the pull would carry the miss as its
-        # context.
+        # Not in the except block: errors of the pull would carry the miss as their context.
         self._opened = self._there()
         return await self._opened.__aenter__()
 
