@@ -87,6 +87,7 @@ class SmallPulls:
         self._unkept: dict[Digest, bytes] = {}
         self._groups: dict[str, _Group] = {}  # by the name of the upstream that sent them
         self._keeping: asyncio.Task[None] | None = None
+        self._round_ended = asyncio.Event()  # set when what was gathered is stored; then a new one
         self._waiting: dict[_Wanted, asyncio.Future[bytes | None]] = {}
         self._saved: Counter[_Wanted] = Counter()  # reads that wait for another request's answer
         self._background = Background()
@@ -153,8 +154,12 @@ class SmallPulls:
 
     async def wait_kept(self) -> None:
         """Wait until all blobs answered so far are stored, or cannot be."""
-        if self._keeping is not None:
-            await asyncio.wait([self._keeping])
+        # Two rounds have all of them, the one that stores and the one that gathers. Clients that
+        # pull all the time keep the task going for hours, so its end is not waited for.
+        for _ in range(2):
+            if self._keeping is None or self._keeping.done():
+                return
+            await self._round_ended.wait()
 
     async def close(self) -> None:
         """Stop all pulls under way."""
@@ -224,12 +229,20 @@ class SmallPulls:
             self._keeping = self._background.start(self._keep_groups(), "keep small blobs")
 
     async def _keep_groups(self) -> None:
-        while self._groups:
-            # One commit for many answers: each would cost a flush of the disk.
-            await self._clock.sleep(_GATHER_S)
-            groups, self._groups = self._groups, {}
-            for name, group in groups.items():
-                await self._keep(group.blobs, name, group.budgeted_bytes)
+        try:
+            while self._groups:
+                # One commit for many answers: each would cost a flush of the disk.
+                await self._clock.sleep(_GATHER_S)
+                groups, self._groups = self._groups, {}
+                for name, group in groups.items():
+                    await self._keep(group.blobs, name, group.budgeted_bytes)
+                self._end_round()
+        finally:
+            self._end_round()  # also if it is cancelled: nothing is stored any more
+
+    def _end_round(self) -> None:
+        ended, self._round_ended = self._round_ended, asyncio.Event()
+        ended.set()
 
     async def _keep(self, found: dict[Digest, bytes], origin: str, budgeted_bytes: int) -> None:
         """Store the blobs. A failure is only logged: the requests have their bytes."""

@@ -204,6 +204,34 @@ async def test_what_is_pulled_in_quick_succession_becomes_durable_in_one_step(
     assert len(steps) <= 2  # the one that was held up, and one for all that came meanwhile
 
 
+async def test_who_waits_for_kept_blobs_does_not_wait_for_what_others_go_on_pulling(
+    tmp_path: Path,
+) -> None:
+    up, there = upstream("a")
+    there.blobs[SMALL] = b"small"
+    others = {digest_of(data): data for data in (b"%d" % number for number in range(40))}
+    there.blobs.update(others)
+    rounds, wanted = 0, iter(others)
+    async with node(tmp_path, up) as (store, storage, shared), asyncio.timeout(60):
+        write = storage.write_small
+
+        async def and_pull_another(
+            blobs: Sequence[tuple[Digest, bytes]], *, provenance: Provenance
+        ) -> list[FederationError | None]:
+            nonlocal rounds
+            rounds += 1
+            refusals = await write(blobs, provenance=provenance)
+            if (digest := next(wanted, None)) is not None:
+                await store.read_small([digest])
+            return refusals
+
+        storage.write_small = and_pull_another  # type: ignore[method-assign, assignment]
+        assert await store.read_small([SMALL]) == [b"small"]
+        await shared.small.wait_kept()
+        assert rounds < 5
+        assert not await storage.find_missing([SMALL])
+
+
 async def test_a_disk_that_fails_after_all_is_verified_fails_no_reader(tmp_path: Path) -> None:
     up, there = upstream("a")
     there.blobs[BLOB] = DATA
