@@ -100,6 +100,7 @@ def _parsed_whole(kind: type[_M], data: Buffer) -> _M:
         raise InvalidRequest(
             f"{name} of {len(data)} bytes; at most {_WHOLE_MAX_BYTES} are accepted"
         )
+    # Before parsing: 16 MiB of empty fields would be gigabytes of objects.
     check_fields(data, _WHOLE_FIELD_BYTES)
     check_nested(kind.DESCRIPTOR, data, 0, len(data))
     return parse_message(kind, data)
@@ -260,6 +261,7 @@ def _names_of_artifact(
     blobs = [
         to_digest(getattr(artifact, name), function)
         for name in ("public_data", "low_diversity_meta", "high_diversity_meta")
+        # BuildStream leaves out what an element does not have.
         if artifact.HasField(name)
     ]
     files = [artifact.files] if artifact.HasField("files") else []

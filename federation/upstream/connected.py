@@ -52,6 +52,7 @@ def connect(
         clock,
         jitter,
         metrics,
+        # Of its own: what one upstream has says nothing about the others.
         Answers(present_s=config.pull.present_for, absent_s=config.pull.absent_for),
         index=RemoteIndex(remote),
         uri_globs=tuple(settings.assets),

@@ -52,6 +52,7 @@ class Fetching:
 
     def start(self, holders: Holders, schedule: Sequence[ScheduledPull]) -> None:
         """Begin to heal, and to pull what is scheduled. holders: see PeerCopies."""
+        # Before apply(), which does nothing otherwise: a reload may come before the start.
         self._started = True
         self._keep(partial(self._heal, holders), "healing")
         self.apply(schedule)

@@ -32,6 +32,7 @@ class Hedge(Generic[_T]):
         """Yield each answer as it comes. Raises what ask raises."""
         try:
             while self._waiting or self._running:
+                # True also while nobody is asked: the first one has nobody to be overtaken.
                 if self._waiting and self._late.issuperset(self._names()):
                     self._start(self._waiting.pop(0))
                 for task in await self._next():
@@ -71,7 +72,9 @@ class Hedge(Generic[_T]):
 
     async def _stop(self) -> None:
         for task, upstream in self._running.items():
+            # An answer of this very moment is not late any more.
             if upstream.name in self._late and not task.done():
                 upstream.note_overtaken()
             task.cancel()
+        # A cancelled call holds its slot at the remote until it has ended.
         await asyncio.gather(*self._running, return_exceptions=True)

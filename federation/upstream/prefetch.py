@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 
 from federation.closure.names import names_of_entry
-from federation.closure.walk import TooLarge, Walk, WalkContext
+from federation.closure.walk import Walk, WalkContext
 from federation.config.model import LimitsConfig
 from federation.core import hops
 from federation.core.errors import FederationError
@@ -76,6 +76,7 @@ class Prefetcher:
             # The one that has waited longest goes: its clients have most likely read it all by now.
             self._queue.popitem(last=False)
             self._dropped.inc()
+        # Few: what nobody has asked for yet shares the link with clients' reads.
         if self._running < self._workers:
             self._running += 1
             self._background.start(self._work(), "prefetch")
@@ -107,5 +108,6 @@ class Prefetcher:
             walk = Walk(BringingStore(self._shared), self._limits, self._context)
             whole = await walk.complete(lambda: names_of_entry(entry))
             _log.debug("prefetched", entry=entry.label, whole=whole)
-        except (TooLarge, FederationError) as error:
+        except FederationError as error:
+            # No warning: the entry is still served, from here and its upstream together.
             _log.info("prefetch_stopped", entry=entry.label, reason=str(error))

@@ -46,6 +46,7 @@ class Prober:
             if not self._may_probe():
                 continue
             for upstream in self._upstreams:
+                # As a task of its own: an upstream that hangs must not delay the probes of others.
                 if upstream.breaker.probe_due(self._clock.monotonic_s()):
                     self._background.start(self._probe(upstream), f"probe {upstream.name}")
 

@@ -143,6 +143,7 @@ class PullSchedule:
                 # The process that leads now has begun this pull anew.
                 if job.task is not None:
                     job.task.cancel()
+            # Those beyond the bound stay due, and begin as soon as another has ended.
             elif job.is_due(now_s) and self._running < _RUNNING_MAX:
                 job.task = self._background.start(self._run(job), f"pull {job.settings.name}")
 

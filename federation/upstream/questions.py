@@ -86,4 +86,5 @@ class ActionQuestion(NamedTuple):
 
 def keys_with_size(key: EntryKey, action: Digest) -> Sequence[EntryKey]:
     """Return what the result of an action of known size may be kept under, that size first."""
+    # A client of the HTTP cache knows an action's hash alone, and its result is kept under size 0.
     return [key, key_of(key.instance, action._replace(size_bytes=0))]

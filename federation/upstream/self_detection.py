@@ -63,6 +63,7 @@ class SelfDetector:
     async def _search(self) -> None:
         # With this node among its hops the question would not be told from a loop.
         with hops.serving(hops.NOWHERE):
+            # A copy, as a reload may change the list while one of them is asked.
             for upstream in list(self._upstreams):
                 await self._ask(upstream)
         found = [upstream.name for upstream in self._upstreams if upstream.is_this_node]

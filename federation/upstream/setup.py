@@ -78,10 +78,12 @@ class Pulling:
         self._closures, self._limits = closures, limits
         ttl_s, prefetch = config.pull.index_ttl, self._prefetcher.enqueue
         self.finder = self._find_with(prefetch, ttl_s)
+        # For listeners of `type: index`, whose callers have their blobs on another server.
         self.index_finder = self._find_with(prefetch, ttl_s, blobs_elsewhere=True)
         self._prober = Prober(
             self.shared.upstreams, clock, lambda: not self.shared.offline, metrics.failing
         )
+        # A schedule exists to bring what is new, so no pulled name is taken as it is.
         make_warmer = partial(self.warmer, ttl_s=0.0)
         self._fetching = Fetching(storage, self.shared, make_warmer, metrics, clock)
         self._switch.watch(self._apply_switch)
@@ -137,6 +139,7 @@ class Pulling:
         # In place: pulls, questions and probes hold this very list.
         self.shared.upstreams[:] = self._connect_all(config)
         self._offline = config.offline
+        # The file says only half of it: the switch may be on as well.
         self._apply_switch(self._switch.is_on)
         self.shared.pulls.pulls_max = config.pull.blobs_at_once
         self.shared.presence.budget_s = config.pull.find_missing_time
