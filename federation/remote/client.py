@@ -159,6 +159,7 @@ class Remote:
         """Return the connection and the metadata of a call. Raises RemoteFailed."""
         if self._closed:
             raise failure(self.name, FailureKind.CLOSED, "the client is closed")
+        # First: a request that may go no further costs neither secrets nor a connection.
         metadata = self._hops()
         secrets = await self._secrets.current()
         if self._helper is not None:

@@ -153,6 +153,7 @@ def batch_read(
 def batch_update(instance: str, blobs: Sequence[BlobSent], function: DigestFunction) -> bytes:
     """BatchUpdateBlobsRequest."""
     parts = [_text_field(1, instance)]
+    # All plain ones at once, which is most of what a batch of small blobs costs.
     heads = iter(framed([blob.digest for blob in blobs if not blob.compressed], _sent))
     for blob in blobs:
         if not blob.compressed:
@@ -204,6 +205,7 @@ def batch_update_items(remote: str, data: bytes, function: DigestFunction, sent:
 
 def _check_number(remote: str, answers: int, asked: int) -> None:
     if answers > asked:
+        # A repeated answer would overwrite an earlier one, be it better or worse.
         detail = f"{answers} answers to {asked} blobs"
         raise failure(remote, FailureKind.MALFORMED, detail)
 
@@ -218,6 +220,7 @@ def _named(messages: Sequence[reapi.Digest], function: DigestFunction) -> Sequen
     try:
         return to_digests_or(messages, function, lambda _message, _error: None)
     except InvalidRequest:  # of many
+        # So many malformed ones are no answer about any blob.
         return [None] * len(messages)
 
 

@@ -70,6 +70,8 @@ class SecretFiles:
         if not self._files:
             return Secrets()
         if self._secrets is None or self._clock.monotonic_s() >= self._look_at_s:
+            # However many calls find that a look is due, one makes it, and the others see its
+            # result.
             async with self._looking:
                 if self._secrets is None or self._clock.monotonic_s() >= self._look_at_s:
                     await self._look()
@@ -78,9 +80,11 @@ class SecretFiles:
 
     def look_soon(self) -> None:
         """Check the files before the next call: the remote refused their contents."""
+        # Without any secrets each call tries again, as it cannot go out anyway.
         self._look_at_s = 0.0
 
     async def _look(self) -> None:
+        # In a thread: the files may be on a network folder that hangs.
         stamps = await asyncio.to_thread(self._stamp_all)
         self._look_at_s = self._clock.monotonic_s() + _LOOK_EVERY_S
         if self._secrets is not None and stamps == self._stamps:
@@ -127,6 +131,7 @@ class SecretFiles:
         data = self._bytes_of(self._settings.access_token, FailureKind.DENIED)
         if data is None:
             return None
+        # Editors and `echo` end a file with a new line.
         token = data.decode("ascii", "replace").strip()
         usable = token.isascii() and token.isprintable() and " " not in token
         if not token or not usable or len(token) > _TOKEN_MAX_CHARS:

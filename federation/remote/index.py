@@ -127,6 +127,7 @@ class RemoteIndex:
     async def push_blob(self, push: asset.PushBlobRequest, instance: str | None = None) -> None:
         """Push a message as it is, but under this instance name. Raises RemoteFailed."""
         request = asset.PushBlobRequest()
+        # A copy: the same message goes to other peers, under other instance names.
         request.CopyFrom(push)
         request.instance_name = self._instance(instance)
         await self._push(PUSH_BLOB, request)

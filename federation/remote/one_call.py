@@ -81,7 +81,10 @@ async def _connect(address: Address, context: ssl.SSLContext) -> asyncio.StreamW
         return writer
     proxy = urlsplit(found)
     reader, writer = await asyncio.open_connection(
-        proxy.hostname, proxy.port or _PROXY_PORT, limit=_ANSWER_MAX_BYTES
+        # A proxy may answer with a page instead of a tunnel.
+        proxy.hostname,
+        proxy.port or _PROXY_PORT,
+        limit=_ANSWER_MAX_BYTES,
     )
     try:
         head = [f"CONNECT {address} HTTP/1.1", f"Host: {address}"]
@@ -109,6 +112,7 @@ async def _until_empty_line(reader: asyncio.StreamReader) -> bytes:
 
 def _context(own: Certificates) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # First, as ssl refuses CERT_NONE while it checks names.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # the hash is compared instead
     context.minimum_version = ssl.TLSVersion.TLSv1_3  # what a client shows travels encrypted

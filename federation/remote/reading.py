@@ -110,6 +110,7 @@ class _Plain:
             detail = f"the stream ended after {self._got_bytes} of {self._wanted_bytes} bytes"
             raise self._stream.fail(FailureKind.SHORT, detail)
         self._got_bytes += len(data)
+        # A server that does not know of limits goes on within the same message.
         excess_bytes = self._got_bytes - self._wanted_bytes
         return data[:-excess_bytes] if excess_bytes > 0 else data
 

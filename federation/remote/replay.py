@@ -132,6 +132,7 @@ class ReopenReplay:
             self._chunks = await self._stack.enter_async_context(self._open_at(self._at))
         data = await anext(self._chunks, b"")
         self._at += len(data)
+        # The remote would hash gigabytes before it could say that the size is wrong.
         if self._at > self._digest.size_bytes or not (data or self._at == self._digest.size_bytes):
             raise DigestMismatch(self._digest, f"{self._at} bytes were given")
         return data, self._at == self._digest.size_bytes
@@ -176,6 +177,7 @@ class ZstdReplay:
 
     async def rewind(self, offset: int) -> bool:
         """See Replay."""
+        # An offset counts compressed bytes, which come out the same only from the start.
         if offset != 0 or not await self._plain.rewind(0):
             return False
         self._encoder = Encoder()

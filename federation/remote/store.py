@@ -44,6 +44,7 @@ from federation.remote.uploads import BlobUploads
 from federation.wire.digests import digest_list
 
 _log = structlog.get_logger(__name__)
+# Well below the 4 MiB that servers take in one message.
 _FIND_MAX = 10_000  # digests in one FindMissingBlobs: 0.8 MB
 
 
@@ -245,6 +246,8 @@ class RemoteStore:
         try:
             async with self.open_read(digest) as chunks:
                 async for chunk in chunks:
+                    # Chunks are megabytes, and one that size would hold the event loop up for
+                    # milliseconds.
                     await asyncio.to_thread(hasher.update, chunk)
                     parts.append(chunk)
                     got_bytes += len(chunk)
