@@ -95,6 +95,7 @@ def _load(path: Path, where: str, max_bytes: int, parse: Callable[[bytes, str], 
             # One byte more shows that it is too large, which the parser then says.
             data = file.read(max_bytes + 1)
     except OSError as error:
+        # Told apart, as for this one there is a command that helps.
         kind = _Absent if isinstance(error, FileNotFoundError) else ConfigError
         raise kind(f"{place}: {error.strerror or error}") from None
     return parse(data, place)

@@ -18,6 +18,7 @@ def put_files(files: Mapping[Path, tuple[bytes, int]], *, force: bool) -> None:
     Raises CannotStart, before anything is written, if one exists already; OSError.
     """
     if not force:
+        # exists() follows links, and a link that leads nowhere is something, too.
         there = [str(path) for path in files if path.exists() or path.is_symlink()]
         if there:
             raise CannotStart(f"{', '.join(there)}: exists already; --force replaces it")
@@ -40,6 +41,7 @@ def alone(folder: Path) -> Iterator[None]:
     """Hold a lock, so that two commands do not overwrite each other's changes in a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        # On the folder: a lock on a file would go with the file that is replaced.
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
@@ -83,5 +85,6 @@ def _keep_owner(path: Path, descriptor: int) -> None:
     except FileNotFoundError:
         return
     mine = os.fstat(descriptor)
+    # Root edits files that the node's user has to read.
     if (before.st_uid, before.st_gid) != (mine.st_uid, mine.st_gid):
         os.fchown(descriptor, before.st_uid, before.st_gid)

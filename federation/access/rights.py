@@ -65,6 +65,7 @@ EVERY_INSTANCE = Instances()
 class Rights:
     """What one caller may do on one listener."""
 
+    # Thousands of callers are remembered, each with one.
     __slots__ = (
         "_everywhere",
         "_helps",
@@ -96,6 +97,7 @@ class Rights:
             is_known: whether it is known who calls, or only programs of this machine can.
         """
         self.identity = identity
+        # A peer's role is about writes alone, so it has no meaning where there are none.
         self._role = int(role or 0) if takes_writes else min(int(role or 0), _PULL)
         self._instances = instances
         self._everywhere = instances.all  # a short way: few callers are restricted to instances
@@ -127,6 +129,7 @@ class Rights:
 
     def may_purge(self, instance: str | None) -> bool:
         """Whether the caller is an admin there; instance None: everywhere, as for blobs."""
+        # Blobs are shared by all instances, so to purge one concerns every instance.
         is_there = self._everywhere if instance is None else instance in self._instances
         return self._role >= _ADMIN and is_there
 

@@ -92,6 +92,7 @@ def make_http_access(
     http = config.http.as_listener()
     if http is None:
         return None
+    # No listener here has anything that could be shared.
     return _make(http, "http", files, metrics, clock, Shared({}, {}))
 
 

@@ -129,6 +129,7 @@ def make_token(
         "created": _date(now_s),
         "expires": None if expires_after_s is None else _date(now_s + expires_after_s),
     }
+    # Keys without a value are left out, so the file stays readable for people.
     line = json.dumps({key: value for key, value in facts.items() if value is not None})
     return NewToken(text, number, line)
 
@@ -148,6 +149,8 @@ def parse_tokens(data: bytes, where: str) -> TokenTable:
             continue
         place = f"{where}:{number}"
         token = _read_line(text, place)
+        # Which of two lines counts would be the order's choice, and a revoked one could be the
+        # other.
         if token.id in found:
             raise ConfigError(f"{place}: id {token.id} is there twice; take one of the lines out")
         found[token.id] = token

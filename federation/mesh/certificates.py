@@ -39,6 +39,7 @@ def check_member(member: Member, now_s: float) -> None:
         )
     try:
         address = authority_of(member.url)
+        # With the same checks as for a certificate that an operator adds by hand.
         client = candidate(pem_of(member.client_der), f"{member.name}'s client", now_s)
         candidate(pem_of(member.server_der), f"{member.name}'s server", now_s)
         _check_names(member.server_der, address)
@@ -82,6 +83,7 @@ def _check_names(der: bytes, address: Address) -> None:
 
 def _is_among(host: str, ips: Collection[object]) -> bool:
     try:
+        # Compared as addresses: IPv6 has many spellings of one.
         return ipaddress.ip_address(host) in ips
     except ValueError:
         return False
