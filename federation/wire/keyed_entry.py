@@ -80,6 +80,7 @@ def decode_entry(value: bytes) -> KeyedValue:
     """Read an entry. Raises InvalidRequest for an action result that is none."""
     result = parse_message(reapi.ActionResult, value)
     files = {file.path: to_digest(file.digest, _FUNCTION) for file in result.output_files}
+    # Anybody may push an action result under this digest.
     if _VALUE not in files:
         raise InvalidRequest("an action result without an output file called value")
     return KeyedValue(files[_VALUE], files.get(_HEADERS))

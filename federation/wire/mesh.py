@@ -93,6 +93,7 @@ def _member(message: mesh.Member) -> Member:
     found = Member(
         message.name, message.url, message.server_certificate, message.client_certificate
     )
+    # They get into files and messages before anybody has looked at them.
     if max(len(found.name), len(found.url)) > _TEXT_MAX:
         raise InvalidRequest(f"a name or url of more than {_TEXT_MAX} characters")
     if max(len(found.server_der), len(found.client_der)) > CERTIFICATE_MAX_BYTES:

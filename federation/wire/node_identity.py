@@ -43,6 +43,7 @@ def parse(metadata: Iterable[tuple[str, str | bytes]]) -> NodeIdentity:
     """Read an answer's headers; malformed or too long ones are ignored."""
     node_id, log = UNKNOWN
     for key, value in metadata:
+        # Binary headers (-bin) come as bytes, and none of these is one.
         if not isinstance(value, str):
             continue
         if key == NODE_HEADER and is_node_id(value):
@@ -60,6 +61,7 @@ def parse_log(text: str) -> LogPosition | None:
 
 def headers(announced: NodeIdentity) -> list[tuple[str, str]]:
     """Return the metadata for this identity; parse is the inverse."""
+    # A header without a value would be malformed for the receiver.
     found = [(NODE_HEADER, announced.node_id)] if announced.node_id else []
     if announced.log is not None:
         found.append((LOG_HEADER, str(announced.log)))

@@ -36,6 +36,7 @@ def broken(what: str) -> InvalidRequest:
 def read_varint(data: Buffer, at: int, end: int, bytes_max: int = 10) -> tuple[int, int]:
     """Return the unsigned 64-bit value of the varint at `at`, and where it ends."""
     value = shift = 0
+    # Bounded, as the runtime does it: more bytes would only make a larger integer.
     while at < end and shift < 7 * bytes_max:
         byte = data[at]
         at += 1
@@ -119,6 +120,7 @@ def _skip_group(data: Buffer, at: int, end: int, tag: int, depth: int) -> int:
         skipped += 1
         if skipped > _GROUP_FIELDS_MAX:
             raise broken(f"a group of more than {_GROUP_FIELDS_MAX} fields")
+        # The runtime refuses deeper ones, and both have to agree on what a message is.
         if len(opened) > depth:
             raise broken("nested too deep")
         tag, at = read_varint(data, at, end, _SHORT)

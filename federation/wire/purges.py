@@ -40,6 +40,7 @@ def _encoded(purge: Purge) -> purges_pb2.PurgeRecord:
         )
     else:
         kind, instance, name = thing
+        # Cut, as peers refuse longer ones, and a record that is refused would never get through.
         label = purge.label[:LABEL_MAX_CHARS]
         record.entry.MergeFrom(
             purges_pb2.PurgedEntry(kind=kind, instance_name=instance, name=name, label=label)
@@ -62,7 +63,9 @@ def _decoded(record: purges_pb2.PurgeRecord) -> Purge:
     label = record.entry.label if record.HasField("entry") else ""
     if len(label) > LABEL_MAX_CHARS:
         raise InvalidRequest(f"a label of more than {LABEL_MAX_CHARS} characters")
+    # Without either it is an entry with an empty name, which _key refuses.
     thing = _digest(record.blob) if record.HasField("blob") else _key(record.entry)
+    # A client's push of an entry has a later stamp by itself; blobs have none.
     if record.is_allowed and not isinstance(thing, Digest):
         raise InvalidRequest("entries are allowed again by their stamps alone")
     stamp, at_s = Stamp(record.ticks, record.node), record.at_ms / 1000

@@ -31,6 +31,7 @@ RESERVED = frozenset(
         "compressed-blobs",
     }
 )
+# REAPI names the function in resource names, where it does not follow from the hash.
 _FUNCTIONS = {function.wire_name: function for function in DigestFunction}
 
 
@@ -122,6 +123,7 @@ def _kind(parts: list[str]) -> tuple[bool, list[str]]:
             return False, rest
         case ["compressed-blobs", "zstd", *rest]:
             return True, rest
+        # REAPI: a compressor that the server does not support is INVALID_ARGUMENT.
         case ["compressed-blobs", *_]:
             raise InvalidRequest("compressor in a resource name that is not zstd")
     raise InvalidRequest("resource name without blobs/ or compressed-blobs/zstd/ before a hash")

@@ -88,6 +88,7 @@ def decode(data: bytes, size_bytes: int) -> bytes:
     while (piece := decoder.pull()) is not None:
         pieces.append(piece)
     decoder.finish()
+    # Joining copies, and small blobs come in one piece.
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
