@@ -64,6 +64,8 @@ class HttpConfig(Section):
     @property
     def is_open(self) -> bool:
         """Whether everybody who reaches the address may see all pages."""
+        # Loopback alone is reached by this machine's programs only, and tools expect open metrics
+        # there.
         if self.pages == "auto" and self.address is not None:
             return not self.asks_callers and parse_address(self.address).is_loopback
         return self.pages == "open"

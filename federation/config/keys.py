@@ -49,5 +49,6 @@ def _section_of(annotation: object) -> tuple[type[Section] | None, bool]:
         return annotation, False
     for part in get_args(annotation):
         if isinstance(part, type) and issubclass(part, Section):
+            # A list counts as one key, whatever is in its items.
             return part, getattr(annotation, "__origin__", None) is list
     return None, False

@@ -103,6 +103,7 @@ class ListenerConfig(Section):
 def misfit(auth: ListenerAuthConfig, tls: TlsConfig | None, push: bool, address: str) -> str | None:
     """Return why these settings contradict each other, and how to fix them."""
     by_certificate = tls is not None and tls.asks_clients
+    # On loopback nobody is on the way.
     if auth.takes_tokens and tls is None and not parse_address(address).is_loopback:
         return (
             "tokens would travel as plain text, for everybody on the way to read: add tls to this "
@@ -113,6 +114,7 @@ def misfit(auth: ListenerAuthConfig, tls: TlsConfig | None, push: bool, address:
         return "clients are rules about certificates: set tls.client-ca or tls.client-certs, too"
     if not auth.takes_tokens and not by_certificate and auth.proxy is None:
         return "nobody could show anything: add tokens or jwt here, or client certificates in tls"
+    # gRPC asks for a certificate of everybody or of nobody.
     if auth.anonymous != "none" and by_certificate:
         return (
             "anonymous: every caller of this listener shows a certificate; leave it out, or have a "

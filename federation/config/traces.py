@@ -40,6 +40,7 @@ class TracesConfig(Section):
 
     @model_validator(mode="after")
     def _needs_tls(self) -> Self:
+        # A token over plain text is one that everybody on the way has.
         is_tls = self.endpoint is not None and urlsplit(self.endpoint).scheme in {"https", "grpcs"}
         if not is_tls and (self.server_cert or self.access_token):
             raise ValueError("server-cert and access-token need an https or grpcs endpoint")

@@ -77,4 +77,5 @@ class ManualClock:
 
 def utc_text(wall_s: float) -> str:
     """Return a wall clock time as text: 2026-01-31 12:00:00+00:00."""
+    # UTC, as logs of several sites are read side by side.
     return datetime.fromtimestamp(wall_s, UTC).isoformat(" ", "seconds")

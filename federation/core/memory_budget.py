@@ -30,6 +30,7 @@ class MemoryBudget:
 
     def count(self, by_bytes: int) -> None:
         """Count bytes that are held whether or not there is room; below 0: released ones."""
+        # Beyond the total, too: what is held already is counted, and makes others wait.
         self.used_bytes += by_bytes
         if self._whole is not None:
             self._whole.count(by_bytes)

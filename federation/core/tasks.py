@@ -137,6 +137,7 @@ class Background:
         self, work: Coroutine[Any, Any, None], name: str, clock: Clock, failing: FailingWork
     ) -> None:
         """Run work; after _SETTLED_S it no longer counts as failing."""
+        # A task of its own: the work must not stop when the timer beside it ends.
         task = asyncio.ensure_future(work)
         settled = asyncio.ensure_future(clock.sleep(_SETTLED_S))
         try:
@@ -157,11 +158,13 @@ class Background:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
+        # asyncio reports a failure only when the task is freed, which may be never.
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("background_task_failed", task=task.get_name(), exc_info=error)
 
     async def drain(self) -> None:
         """Wait until all tasks have ended without being cancelled."""
+        # Tasks may start others before they end.
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 

@@ -24,6 +24,7 @@ class Use(enum.IntEnum):
     CLIENT = 2  # it was used, and moves to the end of the order of eviction
 
 
+# A client by default: a look that forgets to say so protects too much, not too little.
 _current: ContextVar[Use] = ContextVar("federation_use", default=Use.CLIENT)
 
 
@@ -66,6 +67,7 @@ class Peek:
     ) -> AbstractAsyncContextManager[Chunks]:
         """See Readable."""
         with counted_as(Use.PEEK):
+            # Stores take the use from this call: what it returns is entered behind the block.
             return self._store.open_read(digest, offset=offset, limit=limit, next_bytes=next_bytes)
 
     async def read_small(self, digests: Sequence[Digest]) -> list[bytes | None]:

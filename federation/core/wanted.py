@@ -32,11 +32,13 @@ class Wanted(NamedTuple):
 
 def parse_wanted(text: str) -> Wanted:
     """Read one name. Raises ValueError, whose text says what is allowed."""
+    # Lists come from other programs, with spaces and line ends of all kinds.
     text = text.strip()
     if (match := _DIGEST.fullmatch(text)) is not None:
         function = DigestFunction[(match[2] or "sha256").upper()]
         digest = Digest(bytes.fromhex(match[3]), int(match[4]), function)
         return Wanted(digest=digest, is_action=match[1] is not None)
+    # A word without a scheme is a mistyped digest more often than a URI.
     if _URI.fullmatch(text) is None or len(text.encode()) > URI_MAX_BYTES:
         raise ValueError(f"{text[:100]!r} cannot be fetched: {_HELP}")
     return Wanted(uri=text)

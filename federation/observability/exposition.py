@@ -47,6 +47,7 @@ def parse(text: str) -> dict[str, Family]:
     """Read what a process of this node answered to a scrape. Raises ValueError."""
     found = {}
     for metric in text_string_to_metric_families(text):
+        # Samples with a time or an exemplar are none of ours.
         values = {_key(sample): sample.value for sample in metric.samples}
         kind = cast("Kind", metric.type)
         found[metric.name] = Family(metric.name, kind, metric.documentation, values)

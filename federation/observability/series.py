@@ -147,9 +147,11 @@ class Labelled(Generic[S]):
 
         values: in the order of the declaration; named: by the labels' names.
         """
+        # In the order of the declaration, so that every spelling finds the same series.
         key = values or tuple(named[name] for name in self._names)
         assert len(key) == len(self._names)
         assert len(named) == (0 if values else len(key))
+        # Without the lock, as every call comes by here; the worst is a second look below.
         found = self._series.get(key)
         if found is None:
             with self._lock:

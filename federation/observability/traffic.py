@@ -71,6 +71,7 @@ class Traffic:
 
     def __init__(self) -> None:
         self._others = InstanceTraffic(OTHERS)
+        # The empty name is most clients', and needs no proof that it is used.
         self._named = {"": InstanceTraffic("")}
 
     def __repr__(self) -> str:
@@ -85,6 +86,7 @@ class Traffic:
         """Return the numbers of an instance that something is stored in, or may be now."""
         found = self._named.get(instance)
         if found is None:
+            # Without removing any: a series that ends and begins again looks like a restart.
             if len(self._named) >= NAMES_MAX:
                 return self._others
             found = self._named[instance] = InstanceTraffic(instance)
