@@ -65,32 +65,13 @@ class ClientRights:
 
         Raises ClientRefused for one that is not admitted.
         """
-        if not leaf_pem:
-            raise ClientRefused("no certificate was shown")
-        # Before it is parsed: strangers choose what they show, where an authority lets them in.
-        if len(leaf_pem) > _CERTIFICATE_MAX_BYTES:
-            raise ClientRefused(f"a certificate of {len(leaf_pem)} bytes")
-        try:
-            # Of the bytes as shown: an attribute more or less is another certificate.
-            fingerprint = fingerprint_of(ssl.PEM_cert_to_DER_cert(leaf_pem.decode("ascii")))
-        except ValueError as error:
-            raise ClientRefused(f"it is not one PEM certificate ({error})") from None
+        fingerprint = _fingerprint_of(leaf_pem)
         peer = _find(self._pair.peers, fingerprint)
         invitation = _find(self._pair.invitations, fingerprint)
         client = _find(self._pair.clients, fingerprint)
         listed = peer or client or invitation
-        try:
-            leaf = x509.load_pem_x509_certificate(leaf_pem)
-            subject = leaf.subject.rfc4514_string()
-            # A listed one has dates that were read with the list.
-            dates = listed or AllowedClient(
-                subject,
-                leaf.not_valid_before_utc.timestamp(),
-                leaf.not_valid_after_utc.timestamp(),
-            )
-        except (ValueError, x509.InvalidVersion) as error:
-            raise ClientRefused(f"it cannot be read ({error})", fingerprint) from None
-        until_s = dates.until_s
+        leaf, dates = _read(leaf_pem, fingerprint, listed)
+        subject, until_s = dates.subject, dates.until_s
         reason = dates.out_of_date(now_s)
         # Whoever is listed needs no chain: its owner vouched for exactly this certificate.
         if listed is None and reason is None:
@@ -123,6 +104,36 @@ class ClientRights:
             if rule.matches(subject, names, fingerprint):
                 return role, instances
         return None, Instances()
+
+
+def _fingerprint_of(leaf_pem: bytes) -> str:
+    """Return the fingerprint of a certificate that may be anything. Raises ClientRefused."""
+    if not leaf_pem:
+        raise ClientRefused("no certificate was shown")
+    # Before it is parsed: strangers choose what they show, where an authority lets them in.
+    if len(leaf_pem) > _CERTIFICATE_MAX_BYTES:
+        raise ClientRefused(f"a certificate of {len(leaf_pem)} bytes")
+    try:
+        # Of the bytes as shown: an attribute more or less is another certificate.
+        return fingerprint_of(ssl.PEM_cert_to_DER_cert(leaf_pem.decode("ascii")))
+    except ValueError as error:
+        raise ClientRefused(f"it is not one PEM certificate ({error})") from None
+
+
+def _read(
+    leaf_pem: bytes, fingerprint: str, listed: AllowedClient | None
+) -> tuple[x509.Certificate, AllowedClient]:
+    """Return a certificate, with its subject and dates. Raises ClientRefused."""
+    try:
+        leaf = x509.load_pem_x509_certificate(leaf_pem)
+        # Of a listed one they were read with the list.
+        return leaf, listed or AllowedClient(
+            leaf.subject.rfc4514_string(),
+            leaf.not_valid_before_utc.timestamp(),
+            leaf.not_valid_after_utc.timestamp(),
+        )
+    except (ValueError, x509.InvalidVersion) as error:
+        raise ClientRefused(f"it cannot be read ({error})", fingerprint) from None
 
 
 def _find(listed: ClientList | None, fingerprint: str) -> AllowedClient | None:
