@@ -53,15 +53,20 @@ async def run_helper(program: Path, uri: str) -> HelperAnswer:
     finally:
         # Also when this call is cancelled: a helper must not outlive the node's interest in it.
         if not output.is_whole:
-            with suppress(ProcessLookupError):
-                os.killpg(process.get_pid(), signal.SIGKILL)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_END_S):
-                    await output.exited
+            await _kill(process, output)
         process.close()  # also if what it has started holds its output open
     if status := process.get_returncode():
         raise HelperFailed(f"has ended with the status {status}")
     return parse_answer(bytes(output.data))
+
+
+async def _kill(process: asyncio.SubprocessTransport, output: _Output) -> None:
+    """End a helper and what it has started, and wait a moment, so that no zombie is left."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.get_pid(), signal.SIGKILL)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_END_S):
+            await output.exited
 
 
 class _Output(asyncio.SubprocessProtocol):
