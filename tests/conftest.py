@@ -20,6 +20,7 @@ from structlog._config import BoundLoggerLazyProxy
 from tests.support.process import Node, serve
 from tests.support.process_client import Client
 from tests.support.quick import MEMORY, is_quick, no_processes
+from tests.support.warm import SHAKING
 
 if TYPE_CHECKING:
     from tests.support.postgres import Postgres
@@ -138,6 +139,11 @@ def _logs_as_they_were() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LEFT_OUT] = Counter()
+    if SHAKING in os.environ:
+        from tests.support import shaking
+
+        shaking.install()
+        config.pluginmanager.register(shaking)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -71,6 +71,7 @@ class WarmProcess:
 
 
 FEDERATION: Final = "federation.cli:main"
+SHAKING: Final = "FEDERATION_TEST_SHAKING"  # see tests/support/shaking.py
 
 
 class Warm:
@@ -252,6 +253,8 @@ def _main() -> None:
     sys.argv = ["federation", command]  # what federation.cli looks at when it is imported
     before = dict(os.environ)
     preload(command)
+    if SHAKING in os.environ:
+        import_module("tests.support.shaking").install()
     changed = {key: value for key, value in os.environ.items() if before.get(key) != value}
     todo = _Forking(asked, changed).run()
     if todo is not None:
