@@ -34,7 +34,7 @@ class RawConnection:
         tls: bool = False,
         source: str = "127.0.0.1",
         window_bytes: int | None = None,
-        timeout_s: float = 20,
+        timeout_s: float = 60,
     ) -> None:
         """Connect from an address of loopback (any 127.x.y.z will do)."""
         host, _, port = address.rpartition(":")
@@ -140,7 +140,7 @@ class RawConnection:
                 self._saw(event)
             self.flush()
 
-    def wait_for(self, ended: int, timeout_s: float = 20) -> None:
+    def wait_for(self, ended: int, timeout_s: float = 60) -> None:
         """Take what comes until so many calls have ended, or the connection has."""
         deadline_s = _clock.monotonic_s() + timeout_s
         while len(self.statuses) < ended and not self.ended:

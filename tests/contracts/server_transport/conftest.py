@@ -93,7 +93,7 @@ class Interop:
         self.entered.set()
         parts = []
         try:
-            while (part := await requests.next(20)) is not None:
+            while (part := await requests.next(60)) is not None:
                 parts.append(part)
         except asyncio.CancelledError:
             self.cancelled.set()
@@ -101,17 +101,17 @@ class Interop:
         return b"%d" % sum(map(len, parts))
 
     async def early(self, requests: RequestStream, _call: Call) -> bytes:
-        await requests.next(20)
+        await requests.next(60)
         return b"enough"
 
     async def each(self, requests: RequestStream, _call: Call) -> AsyncGenerator[bytes, None]:
-        while (size := await requests.next(20)) is not None:
+        while (size := await requests.next(60)) is not None:
             yield bytes(int(size))
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return when this holds; fail after 20 s."""
-    async with asyncio.timeout(20):
+    """Return when this holds; fail after 60 s."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)
 
