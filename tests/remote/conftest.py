@@ -18,5 +18,12 @@ async def fake() -> AsyncIterator[FakeServer]:
 
 @pytest.fixture
 async def here(fake: FakeServer) -> AsyncIterator[Here]:
+    async with connected(fake.address) as client:
+        yield client
+
+
+@pytest.fixture
+async def hasty(fake: FakeServer) -> AsyncIterator[Here]:
+    """One that takes half a second of silence for a stall: so may a busy machine be silent."""
     async with connected(fake.address, stall_s=0.5) as client:
         yield client

@@ -157,21 +157,21 @@ async def test_a_stream_without_end_is_not_waited_for_once_its_bytes_have_come(
 
 @pytest.mark.parametrize("sent", [0, 60_000])
 async def test_u04_silence_behind_the_headers_is_a_stall(
-    fake: FakeServer, here: Here, sent: int
+    fake: FakeServer, hasty: Here, sent: int
 ) -> None:
     data = noise(100_000)
     fake.streams = fake_server.hangs_after(sent)
-    came, _ = await read_until_failure(here.store, fake.holds(data), FailureKind.STALLED)
+    came, _ = await read_until_failure(hasty.store, fake.holds(data), FailureKind.STALLED)
     assert came == data[:sent]
-    assert here.calls("Read", "stalled") == 1
+    assert hasty.calls("Read", "stalled") == 1
 
 
-async def test_u04_other_calls_go_on_beside_a_stalled_one(fake: FakeServer, here: Here) -> None:
+async def test_u04_other_calls_go_on_beside_a_stalled_one(fake: FakeServer, hasty: Here) -> None:
     digest = fake.holds(noise(1000))
     fake.streams = fake_server.hangs_after(1)
-    stalled = asyncio.ensure_future(read_until_failure(here.store, digest, FailureKind.STALLED))
+    stalled = asyncio.ensure_future(read_until_failure(hasty.store, digest, FailureKind.STALLED))
     for _ in range(20):
-        assert await here.store.find_missing([digest]) == set()
+        assert await hasty.store.find_missing([digest]) == set()
     await stalled
 
 
@@ -184,10 +184,10 @@ async def test_u05_a_trickle_is_progress_and_arrives(fake: FakeServer, here: Her
         assert await anext(stream) == data[:1]  # whoever wants more may see how slow it is
 
 
-async def test_u24_empty_messages_are_no_progress(fake: FakeServer, here: Here) -> None:
+async def test_u24_empty_messages_are_no_progress(fake: FakeServer, hasty: Here) -> None:
     digest = fake.holds(noise(1000))
     fake.streams = fake_server.empty_messages
-    came, _ = await read_until_failure(here.store, digest, FailureKind.STALLED)
+    came, _ = await read_until_failure(hasty.store, digest, FailureKind.STALLED)
     assert came == b""
 
 
@@ -261,11 +261,11 @@ async def test_a_reader_that_is_cancelled_ends_the_call(fake: FakeServer, here: 
     assert here.calls("Read", "left") == 1
 
 
-async def test_a_reader_that_takes_its_time_is_no_stall(fake: FakeServer, here: Here) -> None:
+async def test_a_reader_that_takes_its_time_is_no_stall(fake: FakeServer, hasty: Here) -> None:
     data = noise(CHUNK_BYTES * 2)
     digest = fake.holds(data)
     got: list[bytes] = []
-    async with here.store.open_read(digest) as stream:
+    async with hasty.store.open_read(digest) as stream:
         async for chunk in stream:
             if not got:
                 await asyncio.sleep(0.8)  # longer than stall_s

@@ -272,16 +272,16 @@ async def test_the_status_that_ends_an_upload_is_the_server_s_own(fake: FakeServ
                 await here.store.send(digest, Replayable(data, step=10_000))
 
 
-async def test_u04_a_server_that_takes_nothing_is_a_stall(fake: FakeServer, here: Here) -> None:
+async def test_u04_a_server_that_takes_nothing_is_a_stall(fake: FakeServer, hasty: Here) -> None:
     async def takes_nothing(_upload: Upload, _context: fake_server.Context) -> None:
         await asyncio.Event().wait()
 
     fake.writes = takes_nothing
     data = noise(30_000_000)
     with pytest.raises(RemoteFailed) as caught:
-        await here.store.send(digest_of(data), Replayable(data))
+        await hasty.store.send(digest_of(data), Replayable(data))
     assert caught.value.kind is FailureKind.STALLED
-    assert here.remote.calls.slots.running == 0
+    assert hasty.remote.calls.slots.running == 0
 
 
 async def test_a_server_that_never_answers_is_a_stall(fake: FakeServer) -> None:

@@ -71,7 +71,7 @@ class Bench:
 
     async def join(self, requests: RequestStream, call: Call) -> bytes:
         parts = []
-        while (part := await requests.next(0.2)) is not None:
+        while (part := await requests.next(60)) is not None:
             parts.append(part)
         return b"".join(parts)
 
@@ -80,7 +80,7 @@ class Bench:
             yield bytes((each,))
 
     async def double(self, requests: RequestStream, call: Call) -> AsyncGenerator[bytes, None]:
-        while (part := await requests.next(0.2)) is not None:
+        while (part := await requests.next(60)) is not None:
             yield part * 2
 
     async def run(

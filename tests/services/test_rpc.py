@@ -30,6 +30,7 @@ class Probe:
         self.started = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.closed = asyncio.Event()
+        self.patience_s = 60.0
 
     def methods(self) -> Mapping[str, Method]:
         return {
@@ -66,7 +67,7 @@ class Probe:
 
     async def join(self, requests: RequestStream, call: Call) -> bytes:
         parts = []
-        while (part := await requests.next(0.2)) is not None:
+        while (part := await requests.next(self.patience_s)) is not None:
             parts.append(part)
         return b"".join(parts)
 
@@ -149,7 +150,7 @@ async def test_a_listener_without_push_refuses_writes_before_the_handler(serve: 
 
 async def test_a_call_without_a_stream_ends_at_the_time_limit(serve: Serve) -> None:
     probe = Probe()
-    served = await serve(probe, limits=LimitsConfig(request_time=0.05))
+    served = await serve(probe, limits=LimitsConfig(request_time=0.5))
     assert (await failure(unary(served, "Hang")(b""))).code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert probe.cancelled.is_set()
 
@@ -225,7 +226,9 @@ async def test_a_client_stream_is_read_to_its_half_close(serve: Serve) -> None:
 
 
 async def test_l02_a_client_stream_that_says_nothing_is_ended(serve: Serve) -> None:
-    served = await serve(Probe())
+    probe = Probe()
+    probe.patience_s = 0.2
+    served = await serve(probe)
     call = served.channel.stream_unary("/test.Probe/Join", None, None)(None)
     await call.write(b"a")
     assert (await failure(call)).code() == grpc.StatusCode.DEADLINE_EXCEEDED

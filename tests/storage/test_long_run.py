@@ -43,10 +43,12 @@ async def test_s23_readers_slower_than_the_lease_finish_under_eviction(
     storage = await open_storage(short(quota=64 * MIB, lease=0.3))
     data = os.urandom(2 * MIB)
     digest = await put(storage, data)
+    all_read = asyncio.Barrier(50)
 
     async def read_slowly() -> bytes:
         got = b""
         async with storage.open_read(digest, next_bytes=lambda: 128 * 1024) as chunks:
+            await all_read.wait()  # nothing is evicted before
             async for chunk in chunks:
                 got += chunk
                 await storage.maintenance.evict(0)

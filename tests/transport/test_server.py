@@ -59,7 +59,7 @@ class Waits:
         return request
 
     async def join(self, requests: RequestStream, _call: Call) -> bytes:
-        while await requests.next(20) is not None:
+        while await requests.next(60) is not None:
             pass
         return b"all"
 
@@ -144,7 +144,7 @@ async def test_several_sockets_are_one_listener() -> None:
 
 
 async def _call_for_ever(channel: grpc.aio.Channel) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             await call(channel, "Echo")(b"x")
 
@@ -163,7 +163,7 @@ async def test_a_drain_waits_for_what_runs_and_takes_nothing_new() -> None:
         assert not stopping.done()
         site.service.release.set()
         assert await running == b"done"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await stopping
     assert site.connections.by_peer == {}
 
@@ -193,7 +193,7 @@ async def test_a_connection_that_is_broken_off_frees_what_its_calls_hold() -> No
         await asyncio.to_thread(site.connections.break_off, peer)
         with suppress(grpc.aio.AioRpcError):
             await running
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while site.runtime.calls.count or site.budget.used_bytes:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     await site.server.stop(0)
@@ -238,10 +238,10 @@ async def test_what_the_socket_does_not_take_counts_in_the_budget() -> None:
         reader.take_all()
         reader.unary("test.Waits/Much", b"")
         await asyncio.to_thread(reader.flush)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not site.budget.used_bytes:  # noqa: ASYNC110 - the sockets fill
                 await asyncio.sleep(0.01)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while site.budget.used_bytes or site.runtime.calls.count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await site.server.stop(0)

@@ -43,7 +43,7 @@ async def test_all_brings_everything_so_that_it_is_served_with_the_upstream_down
     up = full()
     async with finder_over(tmp_path, up, prefetch="all", ttl_s=0.0) as here:
         assert await here.result(ACTION) == RESULT
-        await until(lambda: here.prefetcher.idle, within_s=30)
+        await until(lambda: here.prefetcher.idle)
         up.is_down = True
         assert await here.result(ACTION) == RESULT
         assert await here.storage.find_missing(DIGESTS) == set()
@@ -68,7 +68,7 @@ async def test_what_the_upstream_lost_meanwhile_stops_nothing_else(tmp_path: Pat
         assert await here.result(ACTION) == RESULT
         for digest in (DIGESTS[3], DIGESTS[-2]):
             del up.store.blobs[digest]
-        await until(lambda: here.prefetcher.idle, within_s=30)
+        await until(lambda: here.prefetcher.idle)
         missing = await here.storage.find_missing(DIGESTS)
     assert missing == {DIGESTS[3], DIGESTS[-2]}
 
@@ -86,7 +86,7 @@ async def test_prefetching_is_the_nodes_own_wish_whoever_asked(tmp_path: Path) -
     async with finder_over(tmp_path, up, prefetch="all") as here:
         with hops.serving(hops.Hops(("other",), "other")):
             assert await here.result(ACTION) == RESULT
-        await until(lambda: here.prefetcher.idle, within_s=30)
+        await until(lambda: here.prefetcher.idle)
     assert seen
     assert set(seen) == {hops.NOWHERE}
 

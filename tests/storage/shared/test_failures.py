@@ -143,9 +143,10 @@ async def test_a_lost_connection_is_replaced_without_notice(database: SiteDataba
 async def test_a_caller_that_leaves_does_not_cost_a_connection(database: SiteDatabase) -> None:
     connections = DatabaseConnections(database.url, SystemClock(), most=1, call_s=60)
     (before,) = await connections.ask_one("SELECT pg_backend_pid()")
-    leaving = asyncio.ensure_future(connections.ask("SELECT pg_sleep(0.2)"))
-    await until(lambda: "1 open, 0 idle" in repr(connections), "it is asked")
-    leaving.cancel()
+    with database.locked():
+        leaving = asyncio.ensure_future(connections.ask("SELECT pg_advisory_xact_lock(7)"))
+        await until(database.blocked, "it is asked")
+        leaving.cancel()
     assert await connections.ask_one("SELECT pg_backend_pid()") == (before,)
     await connections.close()
 
